@@ -1,0 +1,208 @@
+"""One validated, frozen configuration at the edge; rooms inside take flat parameters.
+
+Defaults are the published settings (SAPO, arXiv 2606.01967) unless a comment says why not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from sapo.errors import ConfigError, nearest
+
+Positive = Annotated[int, Field(gt=0)]
+Policy = Literal["original", "sapo", "random", "highest", "median"]
+MethodName = Literal["seq-lora", "inc-lora"]
+TestPrompt = Literal["selected", "original", "both"]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelConfig(_Part):
+    """Which model to start from."""
+
+    base: str = "embedded"
+    adapter: str | None = None
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    device: str | None = None
+
+
+class CandidatesConfig(_Part):
+    """Where paraphrases come from; count excludes the original."""
+
+    file: Path | None = None
+    count: Positive = 20
+
+
+class SelectionConfig(_Part):
+    """How the training instruction is chosen."""
+
+    examples: Positive = 250
+    rule: Literal["lowest", "confident"] = "lowest"
+    # Published: first. The first rows of several tasks hold one label far more often than the rest do.
+    sample: Literal["stratified", "first"] = "stratified"
+
+
+class TrainConfig(_Part):
+    """How each task is trained."""
+
+    rows: Positive | None = 1000
+    epochs: Annotated[float, Field(gt=0, le=1000)] = 10
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-4
+    batch_size: Positive = 64
+    micro_batch_size: Positive = 8
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+
+    @model_validator(mode="after")
+    def _whole_updates(self) -> TrainConfig:
+        if self.batch_size % min(self.micro_batch_size, self.batch_size):
+            raise ValueError(
+                f"batch_size {self.batch_size} is not a multiple of micro_batch_size {self.micro_batch_size}"
+            )
+        return self
+
+
+class LoraConfig(_Part):
+    """The adapter."""
+
+    r: Positive = 8
+    alpha: Positive = 32
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    target_modules: Annotated[tuple[str, ...], Field(min_length=1)] = ("q_proj", "v_proj")
+
+
+class EvaluateConfig(_Part):
+    """How the performance matrix is measured; rows: null takes every test row."""
+
+    rows: Positive | None = None
+    max_new_tokens: Positive = 128
+    test_prompt: TestPrompt = "selected"
+
+
+class Config(_Part):
+    """One run: one sequence x method x policy x seed, in one run directory."""
+
+    model: ModelConfig = ModelConfig()
+    sequence: str | Annotated[tuple[str, ...], Field(min_length=1)]
+    watch: tuple[str, ...] = ()
+    data_dir: Path | None = None
+    policy: Policy = "sapo"
+    method: MethodName = "seq-lora"
+    candidates: CandidatesConfig = CandidatesConfig()
+    selection: SelectionConfig = SelectionConfig()
+    train: TrainConfig = TrainConfig()
+    lora: LoraConfig = LoraConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    # Published: 1536 tokens of prompt and 128 of answer.
+    max_length: Positive = 1664
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 42
+    run_dir: Path
+    keep: Literal["last", "all"] = "all"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_forms(cls, data: Any) -> Any:
+        if isinstance(data, dict) and isinstance(data.get("model"), str):
+            return {**data, "model": {"base": data["model"]}}
+        return data
+
+    @model_validator(mode="after")
+    def _room_for_answers(self) -> Config:
+        if self.evaluate.max_new_tokens >= self.max_length:
+            raise ValueError(
+                f"evaluate.max_new_tokens {self.evaluate.max_new_tokens} leaves no room in max_length {self.max_length}"
+            )
+        return self
+
+    def plain(self) -> dict[str, Any]:
+        """Return the resolved configuration as YAML-ready values."""
+        return self.model_dump(mode="json")
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
+    """Return the configuration of a YAML file with ``key=value`` overrides, dots for nesting.
+
+    Raises:
+        ConfigError: naming every unknown key and impossible value in one message.
+    """
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise ConfigError(f"config {path}: {error.strerror or error}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"config {path} is not YAML: {error}") from error
+    if data is None:
+        data = {}
+    if not isinstance(data, dict):
+        raise ConfigError(f"config {path} holds a {type(data).__name__}: allowed is a mapping of keys to values")
+    data.setdefault("run_dir", str(Path("runs") / path.stem))
+    for override in overrides:
+        _apply(data, override)
+    return make_config(data)
+
+
+def make_config(data: dict[str, Any]) -> Config:
+    """Return the configuration of plain values.
+
+    Raises:
+        ConfigError: as in `load_config`.
+    """
+    try:
+        return Config.model_validate(data)
+    except ValidationError as error:
+        lines = dict.fromkeys(_explain(item) for item in error.errors())
+        raise ConfigError("the configuration cannot be run:\n" + "\n".join(f"  {line}" for line in lines)) from error
+
+
+def _apply(data: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"override {override!r} must have the form key=value, such as train.epochs=1")
+    *parents, last = key.split(".")
+    if parents[:1] == ["model"] and isinstance(data.get("model"), str):
+        data["model"] = {"base": data["model"]}
+    for parent in parents:
+        data = data.setdefault(parent, {})
+        if not isinstance(data, dict):
+            raise ConfigError(f"override {override!r}: {parent!r} is a single value and has no keys")
+    try:
+        data[last] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"override {override!r}: the value is not YAML: {error}") from error
+
+
+def _explain(item: Any) -> str:
+    """Return one line for one pydantic error: key, value and what is allowed."""
+    # Branches of a union add their own names to the location; they mean nothing to a user.
+    location = [part for part in item["loc"] if isinstance(part, int) or part.isidentifier()]
+    key = ".".join(map(str, location)) or "configuration"
+    if item["type"] == "extra_forbidden":
+        fields = _fields(location[:-1])
+        return f"{key}: unknown key.{nearest(str(location[-1]), fields)} Allowed here: {', '.join(fields)}"
+    if item["type"] == "missing":
+        return f"{key}: missing"
+    if item["type"] == "literal_error":
+        allowed = [part.strip(" '") for part in item["ctx"]["expected"].replace(" or ", ", ").split(",")]
+        return f"{key} = {item['input']!r}: allowed: {', '.join(allowed)}.{nearest(str(item['input']), allowed)}"
+    message = str(item["msg"]).removeprefix("Value error, ")
+    if item["type"] == "value_error":
+        return f"{key}: {message}"
+    return f"{key} = {item['input']!r}: {message[0].lower()}{message[1:]}"
+
+
+def _fields(location: Sequence[str | int]) -> list[str]:
+    model: type[BaseModel] = Config
+    for part in location:
+        inner = model.model_fields[str(part)].annotation
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            return []
+        model = inner
+    return list(model.model_fields)

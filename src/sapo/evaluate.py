@@ -1,0 +1,132 @@
+"""How well a model does a task: greedy answers, scored by the task's metrics, and the answer's NLL.
+
+The teacher-forced NLL of the true answer stands beside every metric: twenty rows of accuracy are noise,
+twenty losses are less so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from peft import PeftModel
+from transformers import GenerationConfig
+
+from sapo.render import Renderer
+from sapo.score import Scorer, untouched
+from sapo.text_metrics import TEXT_METRICS
+from sapo.types import Example, Floats, Losses, Task
+
+# Tokens of a generation batch, padding and new tokens included.
+_BATCH_TOKENS = {"cpu": 2048}
+_BATCH_TOKENS_ACCELERATOR = 32768
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """One cell of the performance matrix, row by row.
+
+    Attributes:
+        predictions: the generated answers.
+        scores: per metric the score of each row in percent, shape [rows].
+        losses: NLL of the true answers.
+    """
+
+    predictions: tuple[str, ...]
+    scores: dict[str, Floats]
+    losses: Losses
+
+
+def evaluate(
+    model: Any,
+    renderer: Renderer,
+    task: Task,
+    instruction: str,
+    rows: Sequence[Example],
+    max_new_tokens: int,
+    advance: Callable[[int], None] = lambda rows: None,
+) -> Evaluation:
+    """Return greedy answers, their scores and the true answers' NLL; the model is left as it was.
+
+    ``advance`` is told the number of rows after each batch: every row counts twice, once for its answer and
+    once for its loss.
+    """
+    predictions = generate(
+        model, renderer, instruction, task.suffix, [row.input for row in rows], max_new_tokens, advance
+    )
+    scores = {
+        name: np.array([score(p, row.answer) for p, row in zip(predictions, rows, strict=True)])
+        for name, score in TEXT_METRICS.items()
+    }
+    losses = Scorer(model)(renderer.encode(instruction, task.suffix, rows), advance)
+    return Evaluation(tuple(predictions), scores, losses)
+
+
+def generate(
+    model: Any,
+    renderer: Renderer,
+    instruction: str,
+    suffix: str,
+    inputs: Sequence[str],
+    max_new_tokens: int,
+    advance: Callable[[int], None] = lambda rows: None,
+) -> list[str]:
+    """Return the greedy answer to each input, decoded from the generated tokens alone, in order."""
+    prompts = renderer.prompts(instruction, suffix, inputs, max_new_tokens)
+    stops = renderer.stop_tokens()
+    answers = [""] * len(inputs)
+    budget = _BATCH_TOKENS.get(model.device.type, _BATCH_TOKENS_ACCELERATOR)
+    with untouched(model), _greedy(model, max_new_tokens, stops):
+        for rows in _batches([len(p) + max_new_tokens for p in prompts], budget):
+            for row, ids in zip(rows, _answer([prompts[i] for i in rows], model, stops), strict=True):
+                answers[row] = renderer.decode(ids)
+            advance(len(rows))
+    return answers
+
+
+def _answer(prompts: Sequence[Sequence[int]], model: Any, stops: Sequence[int]) -> list[list[int]]:
+    width = max(len(p) for p in prompts)
+    # Left padding, masked: which token fills it does not matter, so the tokenizer needs no pad token.
+    ids = torch.full((len(prompts), width), stops[0], dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for i, prompt in enumerate(prompts):
+        ids[i, width - len(prompt) :] = torch.tensor(prompt)
+        mask[i, width - len(prompt) :] = 1
+    output = model.generate(input_ids=ids.to(model.device), attention_mask=mask.to(model.device))
+    answers = []
+    for row in output[:, width:].tolist():
+        end = next((i for i, token in enumerate(row) if token in stops), len(row))
+        answers.append(row[:end])
+    return answers
+
+
+@contextmanager
+def _greedy(model: Any, max_new_tokens: int, stops: Sequence[int]) -> Iterator[None]:
+    """Decode greedily whatever sampling or penalties the model's own generation config asks for."""
+    holders = [model, model.get_base_model()] if isinstance(model, PeftModel) else [model]
+    before = [holder.generation_config for holder in holders]
+    for holder in holders:
+        holder.generation_config = GenerationConfig(
+            max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=list(stops), pad_token_id=stops[0]
+        )
+    try:
+        yield
+    finally:
+        for holder, config in zip(holders, before, strict=True):
+            holder.generation_config = config
+
+
+def _batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
+    """Yield row numbers in batches of similar length, long ones first."""
+    batch: list[int] = []
+    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        if batch and (len(batch) + 1) * lengths[batch[0]] > budget:
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch

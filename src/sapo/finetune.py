@@ -1,0 +1,151 @@
+"""Encoded examples -> updated model, on transformers' Trainer.
+
+The subclass changes one thing: logits are asked for at supervised positions only. The loss is the same
+quantity that `sapo.score` computes: at dropout 0, the first step's loss equals the pre-update loss of the
+same examples.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn.functional import cross_entropy
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+
+from sapo.score import pad, supervised_positions
+from sapo.types import Encoded
+
+
+@dataclass(frozen=True, slots=True)
+class TrainSettings:
+    """How one task is trained; optimiser (AdamW) and schedule start afresh with every task.
+
+    Attributes:
+        epochs: passes over the training rows; may be a fraction.
+        learning_rate: peak; linear warm-up over ``warmup`` of the steps, linear decay to 0.
+        batch_size: examples per update.
+        micro_batch_size: examples per forward pass; changes memory and speed, not the update.
+        warmup: share of the steps.
+        weight_decay: of AdamW.
+        max_grad_norm: gradient clipping.
+    """
+
+    epochs: float
+    learning_rate: float
+    batch_size: int
+    micro_batch_size: int
+    warmup: float
+    weight_decay: float
+    max_grad_norm: float
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """What training reported.
+
+    Attributes:
+        steps: number of updates.
+        losses: training loss of each update, in nats per supervised token.
+    """
+
+    steps: int
+    losses: tuple[float, ...]
+
+
+class SupervisedTrainer(Trainer):
+    """A Trainer that never computes the logits of prompt tokens."""
+
+    # The loss is a sum over the whole update's tokens divided by their number, so Trainer must not divide it
+    # again by the number of accumulated batches.
+    loss_is_scaled_for_ga = True
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, torch.Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> Any:
+        """Return the NLL of this batch's supervised tokens over the number in the whole update."""
+        keep, targets = supervised_positions(inputs["labels"])
+        output = model(input_ids=inputs["input_ids"], use_cache=False, logits_to_keep=keep)
+        total = cross_entropy(output.logits.float(), targets, reduction="sum")
+        if num_items_in_batch is None:
+            loss = total / len(targets) / self.current_gradient_accumulation_steps
+        else:
+            loss = total / num_items_in_batch
+        return (loss, output) if return_outputs else loss
+
+
+class _Advance(TrainerCallback):
+    def __init__(self, advance: Callable[[int], None]) -> None:
+        self._advance = advance
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._advance(1)
+
+
+def finetune(
+    model: Any,
+    encoded: Sequence[Encoded],
+    settings: TrainSettings,
+    seed: int,
+    advance: Callable[[int], None] = lambda steps: None,
+) -> Training:
+    """Train the model's trainable parameters on the examples, in place, and leave it in eval mode.
+
+    Args:
+        model: parameters to be trained have requires_grad; all others stay as they are.
+        encoded: the training examples.
+        settings: see `TrainSettings`.
+        seed: of the order of examples and of dropout; the global random state is put back afterwards.
+        advance: told about each update, for progress bars.
+    """
+    micro = min(settings.micro_batch_size, settings.batch_size, len(encoded))
+    kind = model.device.type
+    with tempfile.TemporaryDirectory() as scratch, torch.random.fork_rng():
+        arguments = TrainingArguments(
+            output_dir=scratch,
+            num_train_epochs=settings.epochs,
+            learning_rate=settings.learning_rate,
+            per_device_train_batch_size=micro,
+            gradient_accumulation_steps=max(1, settings.batch_size // micro),
+            warmup_steps=settings.warmup,
+            weight_decay=settings.weight_decay,
+            max_grad_norm=settings.max_grad_norm,
+            lr_scheduler_type="linear",
+            logging_strategy="steps",
+            logging_steps=1,
+            save_strategy="no",
+            report_to=[],
+            disable_tqdm=True,
+            remove_unused_columns=False,
+            label_names=["labels"],
+            dataloader_pin_memory=kind == "cuda",
+            seed=seed,
+            use_cpu=kind == "cpu",
+            bf16=kind == "cuda" and model.dtype == torch.bfloat16,
+            fp16=kind == "cuda" and model.dtype == torch.float16,
+        )
+        trainer = SupervisedTrainer(
+            model=model,
+            args=arguments,
+            train_dataset=[{"encoded": e} for e in encoded],
+            data_collator=_collate,
+            callbacks=[_Advance(advance)],
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+    model.eval()
+    losses = tuple(float(entry["loss"]) for entry in trainer.state.log_history if "loss" in entry)
+    return Training(steps=int(trainer.state.global_step), losses=losses)
+
+
+def _collate(rows: Sequence[dict[str, Encoded]]) -> dict[str, torch.Tensor]:
+    encoded = [row["encoded"] for row in rows]
+    ids, labels = pad([e.ids for e in encoded], [e.prompt_length for e in encoded])
+    return {"input_ids": ids, "labels": labels}

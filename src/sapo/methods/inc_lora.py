@@ -1,0 +1,71 @@
+"""Incremental LoRA: a new adapter per task, the older ones frozen and active.
+
+h = W x + (alpha / r) * sum_j B_j A_j x. The older ones run as one concatenated adapter `past`, whose forward
+pass costs the same however many tasks it holds.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel, get_peft_model
+
+from sapo.errors import ModelError
+from sapo.methods.adapters import activate, concatenate, freeze, save_adapter
+from sapo.methods.seq_lora import SeqLora
+
+_PAST, _NEW, _BOTH = "default", "increment", "sum"
+
+
+class IncLora(SeqLora):
+    """A stage directory holds the concatenation of all adapters so far, and `increment/`, the task's own."""
+
+    name = "inc-lora"
+
+    def start(self, model: Any) -> Any:
+        """As for seq-lora; the user's adapter becomes the frozen past."""
+        model = super().start(model)
+        if isinstance(model, PeftModel):
+            config = model.peft_config[_PAST]
+            features = {
+                "rsLoRA": config.use_rslora,
+                "DoRA": config.use_dora,
+                "modules_to_save": config.modules_to_save,
+                "rank_pattern": config.rank_pattern,
+                "alpha_pattern": config.alpha_pattern,
+                "bias": config.bias != "none",
+            }
+            unfit = [name for name, used in features.items() if used]
+            if unfit:
+                raise ModelError(
+                    f"method {self.name} cannot add to an adapter with {', '.join(unfit)}: allowed is plain LoRA"
+                )
+            freeze(model, _PAST)
+        return model
+
+    def prepare(self, model: Any, seed: int) -> Any:
+        """Add the task's adapter; only it is trainable."""
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            if not isinstance(model, PeftModel):
+                return get_peft_model(model, self._config(), adapter_name=_NEW)
+            model.add_adapter(_NEW, self._config())
+        activate(model, [_PAST], _NEW)
+        return model
+
+    def finish(self, model: Any, directory: Path) -> Any:
+        """Write the increment, fold it into the past, and write that."""
+        save_adapter(model, _NEW, directory / "increment")
+        concatenate(model, [name for name in (_PAST, _NEW) if name in model.peft_config], _BOTH)
+        # peft keeps adapters under the name they were made with: one more move gives `past` its name back.
+        concatenate(model, [_BOTH], _PAST)
+        save_adapter(model, _PAST, directory)
+        return model
+
+    def resume(self, model: Any, directory: Path) -> Any:
+        """Load the concatenation as the frozen past."""
+        model = super().resume(model, directory)
+        freeze(model, _PAST)
+        return model

@@ -1,0 +1,86 @@
+"""Sequential LoRA: one adapter, trained on task after task. The baseline that other methods are diffs of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+
+from sapo.errors import ModelError
+from sapo.methods.adapters import activate, save_adapter
+
+
+@dataclass(frozen=True, slots=True)
+class LoraSettings:
+    """Hu et al. 2021, arXiv 2106.09685; defaults as published for SAPO."""
+
+    r: int
+    alpha: int
+    dropout: float
+    target_modules: tuple[str, ...]
+
+
+class SeqLora:
+    """h = W x + (alpha / r) B A x, with the same A and B for all tasks."""
+
+    name = "seq-lora"
+    adapter = "default"
+
+    def __init__(self, lora: LoraSettings) -> None:
+        self._lora = lora
+
+    def start(self, model: Any) -> Any:
+        """Return the stage-0 model, from one that may carry the user's adapter.
+
+        Raises:
+            ModelError: if this method cannot go on from that adapter, or the target modules do not exist.
+        """
+        if isinstance(model, PeftModel) and not isinstance(model.peft_config["default"], LoraConfig):
+            kind = model.peft_config["default"].peft_type.value
+            raise ModelError(f"method {self.name} cannot go on from a {kind} adapter: allowed is LoRA")
+        leaves = {name.rsplit(".", 1)[-1] for name, _ in model.named_modules()}
+        missing = [name for name in self._lora.target_modules if name not in leaves]
+        if missing:
+            linear = {n.rsplit(".", 1)[-1] for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
+            raise ModelError(
+                f"lora.target_modules: this model has no {', '.join(missing)}. "
+                f"Its linear layers: {', '.join(sorted(linear))}"
+            )
+        return model
+
+    def prepare(self, model: Any, seed: int) -> Any:
+        """Return the model in which exactly the parameters that this task trains are trainable.
+
+        Args:
+            model: as `start` or `finish` left it.
+            seed: of new parameters; the global random state is left alone.
+        """
+        if isinstance(model, PeftModel):
+            activate(model, [], self.adapter)
+            return model
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            return get_peft_model(model, self._config())
+
+    def finish(self, model: Any, directory: Path) -> Any:
+        """Write the stage's adapter and return the model in the state that the directory alone reproduces."""
+        save_adapter(model, self.adapter, directory)
+        return model
+
+    def resume(self, model: Any, directory: Path) -> Any:
+        """Return the stage-0 model in the state after the stage that ``directory`` holds."""
+        if isinstance(model, PeftModel):
+            model = model.unload()
+        return PeftModel.from_pretrained(model, directory)
+
+    def _config(self) -> LoraConfig:
+        return LoraConfig(
+            r=self._lora.r,
+            lora_alpha=self._lora.alpha,
+            lora_dropout=self._lora.dropout,
+            target_modules=list(self._lora.target_modules),
+            task_type="CAUSAL_LM",
+        )

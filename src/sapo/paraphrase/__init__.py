@@ -1,0 +1,6 @@
+"""Where candidates come from. Every text that is turned away is recorded with its reason."""
+
+from sapo.paraphrase.checks import admit
+from sapo.paraphrase.files import candidates_file
+
+__all__ = ["admit", "candidates_file"]

@@ -1,0 +1,229 @@
+"""The only place where text becomes tokens: (instruction, example) -> ids and supervised positions.
+
+Layout of the user turn (paper section 3; only the instruction is ever paraphrased):
+
+    instruction + "\\n\\nText:\\n" + input + "\\n\\n" + suffix
+
+without the last "\\n\\n" where the suffix is empty. The turn goes through the model's own chat template and
+the assistant turn is the answer. Everything after the generation prompt is supervised: the answer and
+the tokens that end its turn.
+
+A model without a chat template gets the plain layout: user turn + "\\n\\nAnswer:" + " " + answer + end of text.
+
+Nothing is ever formatted into a template by us (`str.format`, `%`), so braces are only characters; special
+tokens spelled out in data or instructions are tokenised as ordinary text and cannot end a turn.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from sapo.errors import RenderError
+from sapo.types import Encoded, Example
+
+_CUT_MARK = "\n[...]\n"
+_PROBE = "SAPO-PROBE"
+# Plane 16 is private use: its characters stand in for special tokens that content spells out.
+_FIRST = 0x100000
+_STAND_IN = re.compile("([\U00100000-\U0010fffd])")
+
+
+def user_turn(instruction: str, text: str, suffix: str) -> str:
+    """Return the text of the user turn, see the module docstring."""
+    turn = f"{instruction}\n\nText:\n{text}"
+    return f"{turn}\n\n{suffix}" if suffix else turn
+
+
+class Renderer:
+    """Turns prompts into token ids for one tokenizer and one length limit.
+
+    Args:
+        tokenizer: a transformers tokenizer; it is not changed.
+        max_length: most tokens of prompt and answer together. Longer inputs are cut in the middle, so that
+            instruction, suffix and answer stay whole.
+    """
+
+    def __init__(self, tokenizer: Any, max_length: int) -> None:
+        self.max_length = max_length
+        self._tokenizer = tokenizer
+        self._chat = bool(tokenizer.chat_template)
+        special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+        special |= set(tokenizer.all_special_tokens)
+        longest_first = sorted(special, key=len, reverse=True)
+        self._markers = re.compile("|".join([*map(re.escape, longest_first), _STAND_IN.pattern]))
+        self._hidden: list[str] = []
+        if not self._chat and tokenizer.eos_token is None:
+            raise RenderError("this tokenizer has neither a chat template nor an end-of-text token: set eos_token")
+
+    def encode(self, instruction: str, suffix: str, examples: Sequence[Example]) -> list[Encoded]:
+        """Return prompt and answer of every example as token ids, in order.
+
+        The ids before ``prompt_length`` are exactly those that `prompts` gives for the same input, so that
+        a model is trained and scored on what it is later asked.
+
+        Raises:
+            RenderError: if instruction, suffix and answer alone exceed ``max_length``, or the model's chat
+                template loses text.
+        """
+        pairs = [self._texts(instruction, e.input, suffix, e.answer) for e in examples]
+        encoded = self._encode_pairs(pairs)
+
+        def fitted(example: Example) -> Encoded:
+            def whole(text: str) -> Encoded:
+                return self._encode_pairs([self._texts(instruction, text, suffix, example.answer)])[0]
+
+            return _fit(example.input, self.max_length, whole, "instruction, suffix and answer")
+
+        return [
+            e if len(e.ids) <= self.max_length else fitted(example)
+            for e, example in zip(encoded, examples, strict=True)
+        ]
+
+    def prompts(
+        self, instruction: str, suffix: str, inputs: Sequence[str], max_new_tokens: int
+    ) -> list[tuple[int, ...]]:
+        """Return the token ids that generation starts from, leaving room for ``max_new_tokens``.
+
+        Raises:
+            RenderError: as in `encode`.
+        """
+        limit = self.max_length - max_new_tokens
+        rows = self._ids([self._texts(instruction, text, suffix)[0] for text in inputs])
+
+        def whole(text: str) -> Encoded:
+            ids = self._ids([self._texts(instruction, text, suffix)[0]])[0]
+            return Encoded(tuple(ids), len(ids))
+
+        return [
+            tuple(ids) if len(ids) <= limit else _fit(text, limit, whole, "instruction and suffix").ids
+            for ids, text in zip(rows, inputs, strict=True)
+        ]
+
+    def stop_tokens(self) -> tuple[int, ...]:
+        """Return the ids that end an answer: the first token after it in the assistant turn, and end of text."""
+        _, tail = self._texts("i", "x", "", _PROBE)
+        after = self._ids([tail[tail.index(_PROBE) + len(_PROBE) :]])[0]
+        ends = [after[0]] if after else []
+        if self._tokenizer.eos_token_id is not None:
+            ends.append(self._tokenizer.eos_token_id)
+        return tuple(dict.fromkeys(ends))
+
+    def fingerprint(self) -> str:
+        """Return a hash of layout, template and vocabulary: equal where the same text gives the same ids."""
+        probe = self._encode_pairs([self._texts("Do {it}.", "naïve 北京 x1", "Say so.", "yes")])[0]
+        parts = (self._tokenizer.chat_template, len(self._tokenizer), self.max_length, probe.ids)
+        return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of generated ids, without special tokens or surrounding blanks."""
+        return str(self._tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
+
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        """Return the text of each token on its own, special tokens included, for display."""
+        return [str(self._tokenizer.decode([i], skip_special_tokens=False)) for i in ids]
+
+    def _texts(self, instruction: str, text: str, suffix: str, answer: str | None = None) -> tuple[str, str]:
+        """Return (generation prompt, assistant turn after it) as text; special tokens in content are hidden."""
+        content = self._hide(user_turn(instruction, text, suffix))
+        reply = None if answer is None else self._hide(answer)
+        if not self._chat:
+            prompt = f"{self._bos()}{content}\n\nAnswer:"
+            return prompt, "" if reply is None else f" {reply}{self._tokenizer.eos_token}"
+        user = {"role": "user", "content": content}
+        prompt = self._template([user], add_generation_prompt=True)
+        if content.strip() not in prompt:
+            raise RenderError("the model's chat template changes or drops the text of the user turn")
+        if reply is None:
+            return prompt, ""
+        full = self._template([user, {"role": "assistant", "content": reply}], add_generation_prompt=False)
+        if not full.startswith(prompt):
+            raise RenderError(
+                "the model's chat template renders an answered conversation differently from its own generation "
+                f"prompt, so the answer's tokens cannot be told apart. It ends {prompt[-40:]!r} for generation."
+            )
+        if reply.strip() not in full[len(prompt) :]:
+            raise RenderError("the model's chat template changes or drops the text of the assistant turn")
+        return prompt, full[len(prompt) :]
+
+    def _template(self, messages: list[dict[str, str]], *, add_generation_prompt: bool) -> str:
+        # enable_thinking is a variable of reasoning models' templates; others ignore it. Answers are trained
+        # without a reasoning block, so generation must not open one either.
+        return str(
+            self._tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=add_generation_prompt, enable_thinking=False
+            )
+        )
+
+    def _bos(self) -> str:
+        ids = self._tokenizer("x").input_ids
+        starts = self._tokenizer.bos_token_id is not None and ids[:1] == [self._tokenizer.bos_token_id]
+        return self._tokenizer.bos_token if starts else ""
+
+    def _encode_pairs(self, pairs: Sequence[tuple[str, str]]) -> list[Encoded]:
+        prompts = self._ids([prompt for prompt, _ in pairs])
+        wholes = self._ids([prompt + tail for prompt, tail in pairs])
+        encoded = []
+        for (_, tail), prompt, whole in zip(pairs, prompts, wholes, strict=True):
+            if whole[: len(prompt)] != prompt:
+                # The answer's first characters merge with the end of the prompt. Generation starts from the
+                # prompt's own ids, so training must too.
+                whole = prompt + self._ids([tail])[0]
+            encoded.append(Encoded(tuple(whole), len(prompt)))
+        return encoded
+
+    def _ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Tokenise rendered texts; hidden special tokens come back as ordinary text."""
+        plain = [i for i, text in enumerate(texts) if _STAND_IN.search(text) is None]
+        ids: list[list[int]] = [[] for _ in texts]
+        if plain:
+            batch = self._tokenizer([texts[i] for i in plain], add_special_tokens=False).input_ids
+            for i, row in zip(plain, batch, strict=True):
+                ids[i] = list(row)
+        for i in sorted(set(range(len(texts))).difference(plain)):
+            # re.split with a group: ordinary text at even places, one stand-in at odd places.
+            for n, piece in enumerate(_STAND_IN.split(texts[i])):
+                if n % 2:
+                    spelled = self._hidden[ord(piece) - _FIRST]
+                    ids[i] += self._tokenizer(spelled, add_special_tokens=False, split_special_tokens=True).input_ids
+                elif piece:
+                    ids[i] += self._tokenizer(piece, add_special_tokens=False).input_ids
+        return ids
+
+    def _hide(self, text: str) -> str:
+        """Replace special tokens spelled out in ``text`` by stand-ins that no template or tokenizer knows."""
+        return self._markers.sub(self._stand_in, text)
+
+    def _stand_in(self, found: re.Match[str]) -> str:
+        if found.group() not in self._hidden:
+            self._hidden.append(found.group())
+        return chr(_FIRST + self._hidden.index(found.group()))
+
+
+def _fit(text: str, limit: int, encode: Callable[[str], Encoded], fixed: str) -> Encoded:
+    """Return the encoding of the longest middle-cut of ``text`` that has at most ``limit`` tokens."""
+    bare = encode("")
+    if len(bare.ids) > limit:
+        raise RenderError(
+            f"{fixed} alone take {len(bare.ids)} tokens, and at most {limit} fit: shorten them, "
+            "or raise max_length if the model's context allows it"
+        )
+    # Bisection over kept characters: needs no token offsets, so it works for every tokenizer.
+    kept, best = 0, bare
+    low, high = 1, len(text) - 1
+    while low <= high:
+        middle = (low + high) // 2
+        encoded = encode(_cut_middle(text, middle))
+        if len(encoded.ids) <= limit:
+            kept, best, low = middle, encoded, middle + 1
+        else:
+            high = middle - 1
+    return Encoded(best.ids, best.prompt_length, cut=len(text) - kept)
+
+
+def _cut_middle(text: str, kept: int) -> str:
+    """Return the first and last characters of ``text``, ``kept`` of them in all, around a cut mark."""
+    tail = kept // 2
+    return text[: kept - tail] + _CUT_MARK + (text[-tail:] if tail else "")

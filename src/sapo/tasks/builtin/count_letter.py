@@ -1,0 +1,38 @@
+"""count-letter: how many words of a list begin with a given letter?"""
+
+from __future__ import annotations
+
+from random import Random
+
+from sapo.tasks.builtin.rows import draw_splits, load
+from sapo.types import Example, Task
+
+LISTED = 6  # words in each list
+COUNTS = 6  # the answers 0 to 5
+
+
+def task() -> Task:
+    """Return the task count-letter."""
+    name = "count-letter"
+    by_letter: dict[str, list[str]] = load("count_letter")
+    letters = list(by_letter)
+
+    def make(rng: Random, index: int) -> Example:
+        count, letter = index % COUNTS, rng.choice(letters)
+        rest = [word for other in letters if other != letter for word in by_letter[other]]
+        words = rng.sample(by_letter[letter], count) + rng.sample(rest, LISTED - count)
+        rng.shuffle(words)
+        return Example(f"Letter: {letter}. Words: {', '.join(words)}", str(count))
+
+    train, dev, test = draw_splits(name, make)
+    return Task(
+        name=name,
+        instruction="Count how many of the listed words begin with the given letter.",
+        suffix="Answer with one digit.",
+        # The digits are a quantity rather than classes that an instruction would have to name.
+        labels=(),
+        metric="exact_match",
+        train=train,
+        dev=dev,
+        test=test,
+    )

@@ -1,0 +1,44 @@
+"""extract-items: which of the things that somebody buys or packs are foods?"""
+
+from __future__ import annotations
+
+from random import Random
+
+from sapo.tasks.builtin.rows import capitalized, draw_splits, enumerate_words, load
+from sapo.types import Example, Task
+
+# Numbers of foods and of other things in a sentence, taken in turn.
+MIXES = ((1, 2), (2, 1), (2, 2), (3, 1), (3, 0), (3, 2), (1, 3), (4, 1))
+
+
+def task() -> Task:
+    """Return the task extract-items."""
+    name = "extract-items"
+    lexicon: dict[str, list[str]] = load("extract_items")
+
+    def make(rng: Random, index: int) -> Example:
+        foods, others = MIXES[index % len(MIXES)]
+        items = rng.sample(lexicon["foods"], foods) + rng.sample(lexicon["others"], others)
+        rng.shuffle(items)
+        cut = rng.randrange(1, len(items))
+        form = rng.choice(lexicon["whole"] + lexicon["split"])
+        text = form.format(
+            who=rng.choice(lexicon["people"]),
+            items=enumerate_words(items),
+            first=enumerate_words(items[:cut]),
+            second=enumerate_words(items[cut:]),
+        )
+        answer = ", ".join(item for item in items if item in lexicon["foods"])
+        return Example(capitalized(text), answer)
+
+    train, dev, test = draw_splits(name, make)
+    return Task(
+        name=name,
+        instruction="List all the foods that are mentioned in the following sentence.",
+        suffix="Answer with the foods in order of mention, separated by commas.",
+        labels=(),
+        metric="list_f1",
+        train=train,
+        dev=dev,
+        test=test,
+    )

@@ -1,0 +1,106 @@
+"""Scores of one generated answer against the true one, in percent (0 to 100), higher is better.
+
+Every metric takes ``(prediction, answer)``. Two empty texts (white space only) score 100, as the prediction
+is the answer; one empty text against a non-empty one scores 0.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Mapping
+from functools import cache, lru_cache
+from types import MappingProxyType
+from typing import Any
+
+import regex
+
+# Scripts written without spaces between words: one token for each character, with its combining marks.
+_UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}ー\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
+_WORD = regex.compile(
+    rf"[[\p{{L}}\p{{N}}]&&[{_UNSPACED}]]\p{{M}}*"
+    rf"|[[\p{{L}}\p{{N}}]--[{_UNSPACED}]][[\p{{L}}\p{{N}}\p{{M}}]--[{_UNSPACED}]]*",
+    regex.VERSION1,
+)
+
+
+def exact_match(prediction: str, answer: str) -> float:
+    """Return 100 where both texts are the same after normalisation, else 0.
+
+    Normalised: Unicode NFKC, case folded, white space collapsed and stripped, one trailing full stop dropped.
+    """
+    return 100.0 * (_normalise(prediction) == _normalise(answer))
+
+
+def rouge_l(prediction: str, answer: str) -> float:
+    """Return the ROUGE-L F-measure over stemmed words.
+
+    Longest common subsequence of tokens (Lin 2004), computed by rouge_score. Its own tokenizer knows only a-z
+    and 0-9 and scores every other script as 0, so ours replaces it. ASCII texts score as with rouge_score's
+    stemmed default, except where neither has a letter or digit: those are compared character by character.
+    """
+    if not prediction.strip() and not answer.strip():
+        return 100.0
+    return 100.0 * float(_scorer().score(answer, prediction)["rougeL"].fmeasure)
+
+
+def list_f1(prediction: str, answer: str) -> float:
+    """Return the F1 of comma-separated items, whatever their order.
+
+    Items are normalised as in `exact_match` and compared as multisets: a repeated item counts as often as it
+    appears. Empty items are left out.
+    """
+    predicted, expected = _items(prediction), _items(answer)
+    if not predicted and not expected:
+        return 100.0
+    return 100.0 * 2 * (predicted & expected).total() / (predicted.total() + expected.total())
+
+
+TEXT_METRICS: Mapping[str, Callable[[str, str], float]] = MappingProxyType(
+    {"exact_match": exact_match, "rouge_l": rouge_l, "list_f1": list_f1}
+)
+
+
+def _fold(text: str) -> str:
+    return unicodedata.normalize("NFKC", text).casefold()
+
+
+def _normalise(text: str) -> str:
+    words = " ".join(_fold(text).split())
+    # A text that is nothing but a full stop keeps it, or it would equal an empty one.
+    return words[:-1].rstrip() or words if words.endswith((".", "。")) else words
+
+
+def _items(text: str) -> Counter[str]:
+    return Counter(item for part in _fold(text).split(",") if (item := _normalise(part)))
+
+
+class _Tokenizer:
+    """Word tokens of any script, for rouge_score."""
+
+    def tokenize(self, text: str) -> list[str]:
+        """Return folded words, the ASCII ones stemmed; where there is no word, the non-space characters."""
+        folded = _fold(text)
+        words = [_stem(word) if word.isascii() else word for word in _WORD.findall(folded)]
+        return words or [character for character in folded if not character.isspace()]
+
+
+# rouge_score brings in nltk, which is slow to import: only who asks for ROUGE pays for it.
+@cache
+def _scorer() -> Any:
+    from rouge_score.rouge_scorer import RougeScorer
+
+    return RougeScorer(["rougeL"], tokenizer=_Tokenizer())
+
+
+@cache
+def _ascii_tokenizer() -> Any:
+    from rouge_score.tokenizers import DefaultTokenizer
+
+    return DefaultTokenizer(use_stemmer=True)
+
+
+@lru_cache(maxsize=1 << 16)
+def _stem(word: str) -> str:
+    """Stem a lower-case ASCII word by rouge_score's own rule; cached, as it costs most of a short text."""
+    return "".join(_ascii_tokenizer().tokenize(word))

@@ -1,0 +1,170 @@
+"""The nouns of the method: frozen values that the rooms hand to each other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+Origin = Literal["original", "builtin", "file", "given"]
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One row of a task: the input text and the answer to be learned."""
+
+    input: str
+    answer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One data set with one instruction.
+
+    Attributes:
+        name: unique within a sequence.
+        instruction: the text being optimised; only it is ever paraphrased.
+        suffix: a fixed sentence about the answer's format, may be empty.
+        labels: the closed set of answers, empty where answers are free text.
+        metric: name of the primary metric, see `sapo.text_metrics.TEXT_METRICS`.
+        train, dev, test: the rows; dev may be empty.
+    """
+
+    name: str
+    instruction: str
+    suffix: str
+    labels: tuple[str, ...]
+    metric: str
+    train: tuple[Example, ...]
+    dev: tuple[Example, ...]
+    test: tuple[Example, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Instruction:
+    """A candidate: an instruction under consideration, with its origin."""
+
+    text: str
+    origin: Origin
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A prompt and its answer as the model sees them.
+
+    Attributes:
+        ids: token ids of prompt and answer.
+        prompt_length: number of leading tokens that are prompt; ``ids[prompt_length:]`` is supervised.
+        cut: number of characters of the input text that were left out to fit the context; 0 as a rule.
+    """
+
+    ids: tuple[int, ...]
+    prompt_length: int
+    cut: int = 0
+
+    @property
+    def prompt(self) -> tuple[int, ...]:
+        """The token ids that generation starts from."""
+        return self.ids[: self.prompt_length]
+
+    @property
+    def supervised(self) -> int:
+        """Number of supervised tokens."""
+        return len(self.ids) - self.prompt_length
+
+
+@dataclass(frozen=True, slots=True)
+class Losses:
+    """Negative log-likelihood of one candidate, example by example.
+
+    Attributes:
+        nll: sum over the supervised tokens of each example, in nats, shape [examples].
+        tokens: number of supervised tokens of each example, shape [examples].
+        cut: characters of input text left out of each example, shape [examples].
+    """
+
+    nll: Floats
+    tokens: Ints
+    cut: Ints
+
+    @property
+    def per_token(self) -> float:
+        """Pre-update loss: sum of the NLL over the number of supervised tokens, in nats per token."""
+        return float(self.nll.sum() / self.tokens.sum())
+
+
+Rule = Literal["lowest", "confident"]
+Sample = Literal["stratified", "first"]
+Status = Literal["chosen", "scored"]
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """A text that did not become a candidate, and why."""
+
+    text: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class CandidateLoss:
+    """One candidate with its pre-update loss.
+
+    Attributes:
+        instruction: the candidate.
+        losses: per example, on the selection rows.
+        delta: its loss minus the original's, in nats per token; negative is better than the original.
+        interval: 95 % interval of ``delta``, simultaneous over all candidates, conditional on the model's
+            state; None for the original itself and where one example gives no spread.
+        status: "chosen" or "scored".
+    """
+
+    instruction: Instruction
+    losses: Losses
+    delta: float
+    interval: tuple[float, float] | None
+    status: Status
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Candidates with their losses, and the chosen one.
+
+    Attributes:
+        task: name of the task.
+        rule: how the winner was chosen.
+        sample: how the selection rows were drawn.
+        rows: indices of the selection rows among the task's training rows.
+        candidates: in the order given, the original first.
+        chosen: index into ``candidates``.
+        tolerance: losses closer than this count as equal, in nats per token.
+        rejected: texts that were not scored, with reasons.
+        seconds: wall time of scoring, without loading the model.
+        route: how losses were computed, see `sapo.score.Scorer`.
+    """
+
+    task: str
+    rule: Rule
+    sample: Sample
+    rows: tuple[int, ...]
+    candidates: tuple[CandidateLoss, ...]
+    chosen: int
+    tolerance: float
+    rejected: tuple[Rejection, ...]
+    seconds: float
+    route: str
+
+    @property
+    def instruction(self) -> Instruction:
+        """The chosen instruction."""
+        return self.candidates[self.chosen].instruction
+
+    @property
+    def ranked(self) -> tuple[int, ...]:
+        """Candidate indices from lowest to highest loss; equal losses keep their order."""
+        return tuple(sorted(range(len(self.candidates)), key=lambda i: self.candidates[i].losses.per_token))

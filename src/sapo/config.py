@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from sapo.errors import ConfigError, nearest
 
@@ -18,6 +18,15 @@ Positive = Annotated[int, Field(gt=0)]
 Policy = Literal["original", "sapo", "random", "highest", "median"]
 MethodName = Literal["seq-lora", "inc-lora"]
 TestPrompt = Literal["selected", "original", "both"]
+
+
+def _names(value: Any) -> Any:
+    """Refuse what is neither a name nor a list of names, in one sentence instead of one per union branch."""
+    if isinstance(value, str) and value:
+        return value
+    if isinstance(value, (list, tuple)) and value and all(isinstance(name, str) and name for name in value):
+        return tuple(value)
+    raise ValueError(f"{value!r} is neither the name of a sequence nor a list of task names")
 
 
 class _Part(BaseModel):
@@ -91,7 +100,7 @@ class Config(_Part):
     """One run: one sequence x method x policy x seed, in one run directory."""
 
     model: ModelConfig = ModelConfig()
-    sequence: str | Annotated[tuple[str, ...], Field(min_length=1)]
+    sequence: Annotated[str | tuple[str, ...], BeforeValidator(_names)]
     watch: tuple[str, ...] = ()
     data_dir: Path | None = None
     policy: Policy = "sapo"
@@ -181,8 +190,7 @@ def _apply(data: dict[str, Any], override: str) -> None:
 
 def _explain(item: Any) -> str:
     """Return one line for one pydantic error: key, value and what is allowed."""
-    # Branches of a union add their own names to the location; they mean nothing to a user.
-    location = [part for part in item["loc"] if isinstance(part, int) or part.isidentifier()]
+    location = item["loc"]
     key = ".".join(map(str, location)) or "configuration"
     if item["type"] == "extra_forbidden":
         fields = _fields(location[:-1])
@@ -192,6 +200,9 @@ def _explain(item: Any) -> str:
     if item["type"] == "literal_error":
         allowed = [part.strip(" '") for part in item["ctx"]["expected"].replace(" or ", ", ").split(",")]
         return f"{key} = {item['input']!r}: allowed: {', '.join(allowed)}.{nearest(str(item['input']), allowed)}"
+    if item["type"].startswith("model_"):
+        fields = _fields(location)
+        return f"{key} = {item['input']!r}: must be a mapping with some of these keys: {', '.join(fields)}"
     message = str(item["msg"]).removeprefix("Value error, ")
     if item["type"] == "value_error":
         return f"{key}: {message}"

@@ -49,11 +49,12 @@ def evaluate(
     rows: Sequence[Example],
     max_new_tokens: int,
     advance: Callable[[int], None] = lambda rows: None,
+    scorer: Scorer | None = None,
 ) -> Evaluation:
     """Return greedy answers, their scores and the true answers' NLL; the model is left as it was.
 
     ``advance`` is told the number of rows after each batch: every row counts twice, once for its answer and
-    once for its loss.
+    once for its loss. ``scorer`` is the model's, where there is one that has chosen its route already.
     """
     predictions = generate(
         model, renderer, instruction, task.suffix, [row.input for row in rows], max_new_tokens, advance
@@ -62,7 +63,7 @@ def evaluate(
         name: np.array([score(p, row.answer) for p, row in zip(predictions, rows, strict=True)])
         for name, score in TEXT_METRICS.items()
     }
-    losses = Scorer(model)(renderer.encode(instruction, task.suffix, rows), advance)
+    losses = (scorer or Scorer(model))(renderer.encode(instruction, task.suffix, rows), advance)
     return Evaluation(tuple(predictions), scores, losses)
 
 

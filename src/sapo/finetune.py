@@ -7,11 +7,14 @@ same examples.
 
 from __future__ import annotations
 
+import random
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
@@ -107,7 +110,7 @@ def finetune(
     """
     micro = min(settings.micro_batch_size, settings.batch_size, len(encoded))
     kind = model.device.type
-    with tempfile.TemporaryDirectory() as scratch, torch.random.fork_rng():
+    with tempfile.TemporaryDirectory() as scratch, _kept_randomness():
         arguments = TrainingArguments(
             output_dir=scratch,
             num_train_epochs=settings.epochs,
@@ -143,6 +146,18 @@ def finetune(
     model.eval()
     losses = tuple(float(entry["loss"]) for entry in trainer.state.log_history if "loss" in entry)
     return Training(steps=int(trainer.state.global_step), losses=losses)
+
+
+@contextmanager
+def _kept_randomness() -> Iterator[None]:
+    """Put every global random state back that Trainer seeds: torch, numpy and Python."""
+    python, legacy_numpy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(legacy_numpy)
 
 
 def _collate(rows: Sequence[dict[str, Encoded]]) -> dict[str, torch.Tensor]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import logging
 import os
 import tempfile
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from platformdirs import user_cache_path
 from safetensors import SafetensorError
 
 from sapo.errors import ModelError
+
+_log = logging.getLogger("sapo")
 
 EMBEDDED = "embedded"
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -60,6 +63,7 @@ def embedded_model_dir() -> Path:
         return target
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
+    _log.warning("unpacking the embedded model into %s (once, about half a minute, 540 MB)", target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
@@ -154,6 +158,24 @@ def load_model(
         model = _with_adapter(model, adapter)
         notes.append(f"adapter {adapter}")
     return LoadedModel(model.eval(), tokenizer, name, tuple(notes))
+
+
+def state_fingerprint(model: Any) -> str:
+    """Return a hash of a model's weights, adapters included: any trained change gives another one.
+
+    Every row of every tensor enters by the exact sum of its bits as integers, so the hash depends neither on
+    the number of threads nor on the device.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        bits = tensor.detach().contiguous().view(_BITS[tensor.element_size()])
+        rows = bits.reshape(bits.shape[0], -1) if bits.dim() > 1 else bits.reshape(1, -1)
+        digest.update(rows.sum(dim=1, dtype=torch.int64).cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def _with_adapter(model: Any, adapter: str) -> Any:

@@ -2,13 +2,19 @@
 
 Layout of the user turn (paper section 3; only the instruction is ever paraphrased):
 
-    instruction + "\\n\\nText:\\n" + input + "\\n\\n" + suffix
+    INSTRUCTION
+    (blank line)
+    Text:
+    INPUT
+    (blank line)
+    SUFFIX
 
-without the last "\\n\\n" where the suffix is empty. The turn goes through the model's own chat template and
+without the last two lines where the suffix is empty. The turn goes through the model's own chat template and
 the assistant turn is the answer. Everything after the generation prompt is supervised: the answer and
 the tokens that end its turn.
 
-A model without a chat template gets the plain layout: user turn + "\\n\\nAnswer:" + " " + answer + end of text.
+A model without a chat template gets the plain layout: the user turn, a blank line, "Answer:", a space, the answer,
+end of text.
 
 Nothing is ever formatted into a template by us (`str.format`, `%`), so braces are only characters; special
 tokens spelled out in data or instructions are tokenised as ordinary text and cannot end a turn.

@@ -72,9 +72,15 @@ class Scorer:
         self._vocabulary = model.get_output_embeddings().weight.shape[0]
         self._shares: bool | None = None
 
+    def on(self, model: Any) -> Scorer:
+        """Return a scorer for another state of the same model that keeps the decision about routes."""
+        other = Scorer(model, self._batch_tokens)
+        other._shares = self._shares
+        return other
+
     @property
     def route(self) -> str:
-        """ "shared prefix", "plain", or "undecided" before the first call."""
+        """How losses are computed: "shared prefix", "plain", or "undecided" before the first call."""
         return {None: "undecided", True: "shared prefix", False: "plain"}[self._shares]
 
     def __call__(self, encoded: Sequence[Encoded], advance: Callable[[int], None] = lambda rows: None) -> Losses:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,10 @@ class SeqLora:
 
     def __init__(self, lora: LoraSettings) -> None:
         self._lora = lora
+
+    def settings(self) -> dict[str, Any]:
+        """Return everything that decides what this method does, for fingerprints."""
+        return {"method": self.name, **asdict(self._lora)}
 
     def start(self, model: Any) -> Any:
         """Return the stage-0 model, from one that may carry the user's adapter.

@@ -2,5 +2,6 @@
 
 from sapo.paraphrase.checks import admit
 from sapo.paraphrase.files import candidates_file
+from sapo.paraphrase.gather import gather
 
-__all__ = ["admit", "candidates_file"]
+__all__ = ["admit", "candidates_file", "gather"]

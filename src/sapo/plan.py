@@ -1,0 +1,128 @@
+"""What a run will do and cost, known before its first step.
+
+Costs are in forward tokens: tokens that pass once through the model. Training a token costs about three
+(forward, and twice that backward); generating one costs more than reading one, because batches are narrow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from sapo.render import Renderer
+from sapo.types import Encoded, Instruction, Task
+
+_TRAIN = 3.0
+_GENERATE = 4.0
+_SAMPLED = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One step of a run.
+
+    Attributes:
+        units: rows scored, updates made, or rows evaluated (each twice: its answer and its loss).
+        tokens: tokens read or written, about.
+        cost: in forward tokens.
+    """
+
+    units: int
+    tokens: float
+    cost: float
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The work on every task of a run.
+
+    Attributes:
+        score: per task; empty where the policy needs no losses.
+        train: per task.
+        evaluate: per task and watch task, for one test.
+        tests: how often each task and watch task is evaluated, at most.
+        cut: training rows per task whose input is too long and will be cut.
+    """
+
+    score: Mapping[str, Work]
+    train: Mapping[str, Work]
+    evaluate: Mapping[str, Work]
+    tests: Mapping[str, int]
+    cut: Mapping[str, int]
+
+    @property
+    def cost(self) -> float:
+        """Cost of the whole run, in forward tokens."""
+        once = [*self.score.values(), *self.train.values()]
+        return sum(w.cost for w in once) + sum(w.cost * self.tests[name] for name, w in self.evaluate.items())
+
+
+def make_plan(
+    renderer: Renderer,
+    tasks: Sequence[Task],
+    watch: Sequence[Task],
+    candidates: Mapping[str, Sequence[Instruction]],
+    *,
+    scores: bool,
+    examples: int,
+    updates: Mapping[str, int],
+    epochs: float,
+    both_prompts: bool,
+) -> Plan:
+    """Return the plan of a run whose tasks hold exactly the rows that it will use.
+
+    Args:
+        renderer: of the run's model.
+        tasks: the sequence.
+        watch: tasks that are only evaluated.
+        candidates: per task, the original first.
+        scores: whether the policy needs losses.
+        examples: selection rows.
+        updates: per task, number of optimiser updates.
+        epochs: passes over the training rows.
+        both_prompts: whether seen tasks are tested with the selected and with the original instruction.
+
+    Raises:
+        RenderError: if a prompt cannot be rendered: better now than after hours.
+    """
+    score, train, cut = {}, {}, {}
+    for task in tasks:
+        encoded = renderer.encode(task.instruction, task.suffix, task.train)
+        cut[task.name] = sum(e.cut > 0 for e in encoded)
+        tokens = sum(len(e.ids) for e in encoded) * epochs
+        train[task.name] = Work(updates[task.name], tokens, _TRAIN * tokens)
+        if scores:
+            rows = min(examples, len(task.train))
+            per_row = [_mean_suffix(renderer, task, c.text) for c in candidates[task.name]]
+            work = rows * sum(per_row)
+            score[task.name] = Work(rows * len(per_row), work, work)
+    evaluate = {task.name: _evaluation(renderer, task) for task in (*tasks, *watch)}
+    stages = len(tasks) + 1
+    tests = {task.name: stages for task in (*tasks, *watch)}
+    if both_prompts:
+        # The second prompt differs from the first only once the task has been trained on.
+        tests |= {task.name: stages + len(tasks) - n for n, task in enumerate(tasks)}
+    return Plan(score, train, evaluate, tests, cut)
+
+
+def _mean_suffix(renderer: Renderer, task: Task, instruction: str) -> float:
+    """Return the mean tokens per row beyond what all rows share, over a sample of rows."""
+    sample = renderer.encode(instruction, task.suffix, task.train[:_SAMPLED])
+    return _mean_length(sample) - _shared(sample)
+
+
+def _evaluation(renderer: Renderer, task: Task) -> Work:
+    sample = renderer.encode(task.instruction, task.suffix, task.test[:_SAMPLED])
+    answers = sum(e.supervised for e in sample) / len(sample)
+    reading = 2 * _mean_length(sample) - _shared(sample)
+    rows = len(task.test)
+    return Work(2 * rows, rows * (reading + answers), rows * (reading + _GENERATE * answers))
+
+
+def _mean_length(encoded: Sequence[Encoded]) -> float:
+    return sum(len(e.ids) for e in encoded) / len(encoded)
+
+
+def _shared(encoded: Sequence[Encoded]) -> int:
+    columns = zip(*(e.ids for e in encoded), strict=False)
+    return next((i for i, column in enumerate(columns) if len(set(column)) > 1), 0)

@@ -1,0 +1,260 @@
+"""The run directory: every finished step is a file, written whole or not at all.
+
+    config.yaml           the resolved configuration; another one is refused
+    environment.json      library versions and machine, of the last start
+    candidates/K-TASK.json   candidates and rejected texts with reasons
+    selections/K-TASK.json   per-example losses, intervals, the choice
+    stages/K-TASK/        the adapter, its model card and lineage (sapo.json)
+    training/K-TASK.json  training losses
+    cells/K/TASK.PROMPT.json   predictions and per-row scores of one cell of the matrix
+    results.json          matrices and metrics
+    report.md             the same for people
+
+A step's file holds what it was computed from (`inputs`, hashes by name) beside what came out (`value`). A
+step is reused only if every input is the same; otherwise the error says which one differs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from filelock import FileLock, Timeout
+
+from sapo.errors import RecordError
+from sapo.types import CandidateLoss, Instruction, Losses, Rejection, Selection
+
+Inputs = Mapping[str, str]
+
+
+def fingerprint(value: Any) -> str:
+    """Return a short hash of a JSON value."""
+    text = json.dumps(value, ensure_ascii=False, sort_keys=True)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all.
+
+    Raises:
+        RecordError: if the disk refuses.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(
+            "w", encoding="utf-8", errors="surrogatepass", dir=path.parent, prefix=".", delete=False
+        ) as scratch:
+            try:
+                scratch.write(text)
+                scratch.flush()
+                os.fsync(scratch.fileno())
+            except BaseException:
+                os.unlink(scratch.name)
+                raise
+        os.chmod(scratch.name, 0o644)
+        os.replace(scratch.name, path)
+    except OSError as error:
+        raise RecordError(f"{path} cannot be written: {error.strerror or error}. What was finished is kept.") from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON as `write_text` does; NaN and infinity are refused."""
+    write_text(path, json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Return a file's JSON.
+
+    Raises:
+        RecordError: if it cannot be read.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8", errors="surrogatepass"))
+    except (OSError, ValueError) as error:
+        raise RecordError(f"{path} cannot be read ({error}). Delete it to compute this step again.") from error
+
+
+class Record:
+    """An open run directory; one process at a time.
+
+    Args:
+        directory: made if it does not exist.
+        config: the resolved configuration, as plain values.
+
+    Raises:
+        RecordError: if the directory cannot be written, is in use, holds something else, or was made with
+            another configuration.
+    """
+
+    def __init__(self, directory: Path, config: Mapping[str, Any]) -> None:
+        self.directory = directory
+        self._config = {key: value for key, value in config.items() if key != "run_dir"}
+        self._lock = FileLock(directory / ".lock")
+
+    def __enter__(self) -> Record:
+        try:
+            foreign = self.directory.is_dir() and not (self.directory / "config.yaml").exists()
+            if foreign and any(p.name != ".lock" for p in self.directory.iterdir()):
+                raise RecordError(f"run_dir {self.directory} is not empty and not a run directory: choose another one")
+            self.directory.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire(timeout=0)
+        except Timeout as error:
+            raise RecordError(f"run_dir {self.directory} is in use by another process: wait for it to end") from error
+        except OSError as error:
+            raise RecordError(f"run_dir {self.directory} cannot be used: {error.strerror or error}") from error
+        try:
+            self._check_config()
+        except BaseException:
+            self._lock.release()
+            raise
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self._lock.release()
+
+    def reuse(self, name: str, inputs: Inputs) -> Any | None:
+        """Return the value of a finished step, or None if it is not finished.
+
+        Raises:
+            RecordError: if it was computed from something else, naming what differs.
+        """
+        path = self.directory / name
+        if not path.is_file():
+            return None
+        stored = read_json(path)
+        if not isinstance(stored, dict) or "inputs" not in stored or "value" not in stored:
+            raise RecordError(f"{path} is damaged. Delete it to compute this step again.")
+        differs = [key for key in inputs if stored["inputs"].get(key) != inputs[key]]
+        if differs:
+            raise RecordError(
+                f"{path} was computed from another {' and '.join(differs)} than there is now. "
+                f"To start afresh use another run_dir, or delete {self.directory}."
+            )
+        return stored["value"]
+
+    def save(self, name: str, inputs: Inputs, value: Any) -> None:
+        """Write a finished step."""
+        write_json(self.directory / name, {"inputs": dict(inputs), "value": value})
+
+    def stage_directory(self, name: str) -> Path:
+        """Return where a stage's adapter lies; it may not exist yet."""
+        return self.directory / "stages" / name
+
+    def save_stage(self, name: str, write: Callable[[Path], None]) -> None:
+        """Let ``write`` fill a scratch directory, then put it in place in one move."""
+        target = self.stage_directory(name)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".") as scratch:
+            built = Path(scratch) / "stage"
+            built.mkdir()
+            write(built)
+            if target.exists():
+                shutil.rmtree(target)
+            os.rename(built, target)
+
+    def drop_stage(self, name: str) -> None:
+        """Delete a stage's adapter."""
+        shutil.rmtree(self.stage_directory(name), ignore_errors=True)
+
+    def _check_config(self) -> None:
+        path = self.directory / "config.yaml"
+        if not path.exists():
+            write_text(path, yaml.safe_dump(self._config, allow_unicode=True, sort_keys=False))
+            return
+        stored = yaml.safe_load(path.read_text(encoding="utf-8"))
+        before, now = _flat(stored), _flat(self._config)
+        differs = [
+            f"  {key}: {before.get(key)!r} then, {now.get(key)!r} now"
+            for key in sorted({*before, *now})
+            if before.get(key) != now.get(key)
+        ]
+        if differs:
+            raise RecordError(
+                f"run_dir {self.directory} was made with another configuration:\n"
+                + "\n".join(differs)
+                + f"\nUse another run_dir, or delete {self.directory} to start afresh."
+            )
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict):
+        return {prefix: value}
+    return {k: v for key, inner in value.items() for k, v in _flat(inner, f"{prefix}.{key}".strip(".")).items()}
+
+
+def losses_to_json(losses: Losses) -> dict[str, Any]:
+    """Return per-example losses as JSON values; floats survive exactly."""
+    return {"nll": losses.nll.tolist(), "tokens": losses.tokens.tolist(), "cut": losses.cut.tolist()}
+
+
+def losses_from_json(value: Mapping[str, Any]) -> Losses:
+    """Return what `losses_to_json` took apart."""
+    return Losses(
+        np.array(value["nll"], dtype=np.float64),
+        np.array(value["tokens"], dtype=np.int64),
+        np.array(value["cut"], dtype=np.int64),
+    )
+
+
+def selection_to_json(selection: Selection) -> dict[str, Any]:
+    """Return a selection as JSON values: for each candidate its loss, and beside it every example's."""
+    return {
+        "task": selection.task,
+        "rule": selection.rule,
+        "sample": selection.sample,
+        "examples": len(selection.rows),
+        "rows": list(selection.rows),
+        "chosen": selection.chosen,
+        "tolerance": selection.tolerance,
+        "rejected": [{"text": r.text, "reason": r.reason} for r in selection.rejected],
+        "seconds": selection.seconds,
+        "route": selection.route,
+        "candidates": [
+            {
+                "text": c.instruction.text,
+                "origin": c.instruction.origin,
+                "loss": c.losses.per_token,
+                "nll_sum": float(c.losses.nll.sum()),
+                "tokens": int(c.losses.tokens.sum()),
+                "examples": len(c.losses.nll),
+                "status": c.status,
+                "delta": c.delta,
+                "ci": list(c.interval) if c.interval else None,
+                "losses": losses_to_json(c.losses),
+            }
+            for c in selection.candidates
+        ],
+    }
+
+
+def selection_from_json(value: Mapping[str, Any]) -> Selection:
+    """Return what `selection_to_json` took apart."""
+    return Selection(
+        task=value["task"],
+        rule=value["rule"],
+        sample=value["sample"],
+        rows=tuple(value["rows"]),
+        candidates=tuple(
+            CandidateLoss(
+                Instruction(c["text"], c["origin"]),
+                losses_from_json(c["losses"]),
+                c["delta"],
+                (c["ci"][0], c["ci"][1]) if c["ci"] else None,
+                c["status"],
+            )
+            for c in value["candidates"]
+        ),
+        chosen=value["chosen"],
+        tolerance=value["tolerance"],
+        rejected=tuple(Rejection(r["text"], r["reason"]) for r in value["rejected"]),
+        seconds=value["seconds"],
+        route=value["route"],
+    )

@@ -1,0 +1,37 @@
+"""What people read: terminal tables and Markdown.
+
+Pages are built as frozen values (`tables`), which `terminal` and `markdown` show. Functions are imported on
+first use, so that listing tasks does not wait for torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sapo.report.compare import print_report as print_report
+    from sapo.report.forecast import print_dry_run as print_dry_run
+    from sapo.report.prompt import print_prompt as print_prompt
+    from sapo.report.run import print_run as print_run
+    from sapo.report.selections import print_selection as print_selection
+    from sapo.report.tasks import print_task as print_task
+    from sapo.report.tasks import print_tasks as print_tasks
+
+_HOMES = {
+    "print_dry_run": "forecast",
+    "print_prompt": "prompt",
+    "print_report": "compare",
+    "print_run": "run",
+    "print_selection": "selections",
+    "print_task": "tasks",
+    "print_tasks": "tasks",
+}
+__all__ = [*_HOMES]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a function from its file (PEP 562)."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'sapo.report' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"sapo.report.{_HOMES[name]}"), name)

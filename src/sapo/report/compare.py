@@ -1,0 +1,199 @@
+"""Several finished runs of the same tasks, side by side, with paired differences to the first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from sapo.errors import RecordError
+from sapo.metrics import METRICS
+from sapo.record import write_text
+from sapo.report.differences import Difference, Verdict, differences
+from sapo.report.markdown import to_markdown
+from sapo.report.matrices import (
+    MARKS,
+    MEASURES,
+    NLL_MEANING,
+    SHORT,
+    decimals,
+    definitions,
+    heading,
+    matrix_table,
+    prompts_note,
+    signed,
+)
+from sapo.report.numbers import interval, number
+from sapo.report.outcome import rows_note
+from sapo.report.run import print_run
+from sapo.report.runs import Run, read_run, shared_prompts
+from sapo.report.tables import NOTHING, Block, Cell, Column, Listing, Note, Page, Section, Style, Table, cells
+from sapo.report.terminal import show
+from sapo.results import Prompt
+
+_STYLES: Mapping[Verdict, Style] = {"better": "good", "worse": "bad"}
+PAIRED = (
+    "to A: the value minus run A's, with the 95 % interval of the difference; both runs are resampled on the same "
+    "test rows (paired). too small to decide: the interval contains 0, or only touches it."
+)
+OBSTACLES: Mapping[Verdict, str] = {
+    "not paired": "not paired: the runs were tested on different rows, so the difference has no interval.",
+    "not comparable": (
+        "not comparable: the runs use different metrics, or their models split the answers into different tokens, so "
+        "the numbers have different units."
+    ),
+}
+CAVEAT = (
+    "These intervals are the test-row noise of these trained models only. Each run is one seed: they say nothing of "
+    "other seeds. Repeat the runs with several seeds before you call one setting better than another."
+)
+
+
+def print_report(console: Console, run_dirs: Sequence[Path]) -> None:
+    """Print one run's page, or a comparison of several, which is also written to FIRST_RUN/comparison.md.
+
+    Raises:
+        RecordError: if a directory is no finished run, the runs do not have the same tasks, or the Markdown file
+            cannot be written.
+    """
+    if len(run_dirs) == 1:
+        print_run(console, run_dirs[0])
+        return
+    page = comparison_page([read_run(directory) for directory in run_dirs])
+    path = run_dirs[0] / "comparison.md"
+    show(console, page)
+    write_text(path, to_markdown(page))
+    console.print(f"\nThe same as Markdown: {path}", markup=False, highlight=False, soft_wrap=True)
+
+
+def comparison_page(runs: Sequence[Run]) -> Page:
+    """Return the page of several runs.
+
+    Raises:
+        RecordError: if they do not have the same tasks in the same order, or no test prompt in common.
+    """
+    for run in runs[1:]:
+        if run.tasks != runs[0].tasks:
+            raise RecordError(
+                f"{runs[0].directory} has the tasks {', '.join(runs[0].tasks)}, but {run.directory} has "
+                f"{', '.join(run.tasks)}: only runs of the same tasks in the same order can be compared"
+            )
+    names = [_name(n) for n in range(len(runs))]
+    prompts = shared_prompts(runs)
+    matrices = [matrix_table(runs, names, measure, prompt) for prompt in prompts for measure in MEASURES]
+    meaning = [Note(text, "dim") for text in (MARKS, NLL_MEANING, prompts_note(runs), rows_note(runs[0]))]
+    found = {
+        (measure, prompt): [differences(runs[0], run, measure, prompt) for run in runs[1:]]
+        for prompt in prompts
+        for measure in MEASURES
+    }
+    tables = [_metrics(runs, names, *key, later) for key, later in found.items()]
+    verdicts = {d.verdict for later in found.values() for metrics in later for d in metrics.values()}
+    legend = [Note(text, "dim") for text in (PAIRED, *(OBSTACLES[v] for v in OBSTACLES if v in verdicts))]
+    short = Table(
+        "",
+        tuple(
+            Column(title, numeric=False) for title in ("runs", "measure", "test prompt", "better", "worse", "undecided")
+        ),
+        tuple(row for key, later in found.items() for row in _summary(names, *key, later)),
+    )
+    return Page(
+        f"Comparison of {len(runs)} runs",
+        (
+            Section("Runs", (_settings(runs, names),)),
+            Section("Instructions trained with", tuple(_instructions(runs, names))),
+            Section("Performance matrices", (*matrices, *meaning)),
+            Section("Metrics and differences to run A", (*tables, *legend, definitions(len(runs[0].tasks)))),
+            Section("In short", (short, Note(CAVEAT, "strong"))),
+        ),
+    )
+
+
+def _name(n: int) -> str:
+    return chr(ord("A") + n) if n < 26 else f"R{n + 1}"
+
+
+def _settings(runs: Sequence[Run], names: Sequence[str]) -> Table:
+    settings = [{"run directory": str(run.directory), **_flat(run.config), **_libraries(run)} for run in runs]
+    keys = dict.fromkeys(key for flat in settings for key in flat if key != "run_dir")
+    differ = [key for key in keys if len({flat.get(key) for flat in settings}) > 1]
+    shown = [key for key in keys if key == "run directory" or key in differ]
+    rows = tuple(cells(key, *(flat.get(key, NOTHING) for flat in settings)) for key in shown)
+    columns = (Column("setting", numeric=False), *(Column(name, numeric=False) for name in names))
+    legend = (
+        "Only settings and library versions that differ are listed." if len(shown) > 1 else "All settings are equal."
+    )
+    return Table("", columns, rows, (legend,))
+
+
+def _libraries(run: Run) -> dict[str, str]:
+    return {f"version of {library}": version for library, version in run.versions.items()}
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, str]:
+    if not isinstance(value, dict):
+        return {prefix: ", ".join(map(str, value)) if isinstance(value, list) else str(value)}
+    return {k: v for key, inner in value.items() for k, v in _flat(inner, f"{prefix}.{key}".strip(".")).items()}
+
+
+def _instructions(runs: Sequence[Run], names: Sequence[str]) -> list[Block]:
+    blocks: list[Block] = []
+    for label, task in zip(runs[0].labels, runs[0].tasks, strict=True):
+        used: dict[tuple[str, bool], list[str]] = {}
+        for run, name in zip(runs, names, strict=True):
+            entry = run.data["instructions"][task]
+            used.setdefault((entry["text"], entry["text"] == entry["original"]), []).append(name)
+        for (text, original), by in used.items():
+            kind = "the original" if original else "a paraphrase"
+            blocks.append(Listing(f"{label}, {', '.join(by)}: {kind}", text))
+    return blocks
+
+
+def _metrics(
+    runs: Sequence[Run], names: Sequence[str], measure: str, prompt: Prompt, later: Sequence[Mapping[str, Difference]]
+) -> Table:
+    digits = decimals(measure)
+    rows = []
+    for metric in METRICS:
+        if runs[0].metrics(measure, prompt)[metric.name]["value"] is None:
+            continue
+        sign = signed(metric.name)
+        for n, (run, name) in enumerate(zip(runs, names, strict=True)):
+            own = run.metrics(measure, prompt)[metric.name]
+            row = cells("" if n else metric.title, name, number(own["value"], digits, sign=sign))
+            row += cells(interval(own["interval"], digits, sign=sign))
+            row += _difference(later[n - 1][metric.name], digits) if n else cells("", "", "")
+            rows.append(row)
+    columns = (
+        Column("metric", numeric=False),
+        Column("run", numeric=False),
+        Column("value"),
+        Column("95 % interval"),
+        Column("to A"),
+        Column("95 % interval"),
+        Column("verdict", numeric=False),
+    )
+    return Table(heading(runs, measure, prompt), columns, tuple(rows))
+
+
+def _difference(difference: Difference, digits: int) -> tuple[Cell, ...]:
+    return (
+        Cell(number(difference.value, digits, sign=True)),
+        Cell(interval(difference.interval, digits, sign=True)),
+        Cell(difference.verdict, _STYLES.get(difference.verdict, "")),
+    )
+
+
+def _summary(
+    names: Sequence[str], measure: str, prompt: Prompt, later: Sequence[Mapping[str, Difference]]
+) -> list[tuple[Cell, ...]]:
+    """Return for each later run which metrics are better, worse, or neither."""
+    rows = []
+    for name, found in zip(names[1:], later, strict=True):
+        kinds = [[m.title for m in METRICS if m.name in found and found[m.name].verdict == kind] for kind in _STYLES]
+        open_ = [m.title for m in METRICS if m.name in found and found[m.name].verdict not in _STYLES]
+        listed = ("all" if len(titles) == len(found) else ", ".join(titles) or NOTHING for titles in (*kinds, open_))
+        rows.append(cells(f"{name} against {names[0]}", SHORT[measure], prompt, *listed))
+    return rows

@@ -1,0 +1,120 @@
+"""The page of a dry run: what a run would do, and how long it would take."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from sapo.config import Config
+from sapo.plan import Plan, Work
+from sapo.policies import BY_LOSS
+from sapo.report.numbers import duration, tokens
+from sapo.report.tables import NOTHING, Block, Column, Note, Page, Section, Table, cells
+from sapo.report.terminal import show
+
+if TYPE_CHECKING:
+    from sapo.estimate import Forecast
+    from sapo.sequence import Setup
+
+
+def print_dry_run(console: Console, config: Config, forecast: Forecast) -> None:
+    """Print the plan of a run with its estimated time."""
+    show(console, dry_run_page(config, forecast))
+
+
+def dry_run_page(config: Config, forecast: Forecast) -> Page:
+    """Return the plan of a run with its estimated time."""
+    setup = forecast.setup
+    about = f"Model {setup.loaded.name}, policy {config.policy}, method {config.method}, seed {config.seed}."
+    remarks = [f"{note[:1].upper()}{note[1:]}." for note in setup.loaded.notes]
+    cut = [
+        f"{task}: {count} training inputs are longer than max_length {setup.renderer.max_length} tokens allows; they "
+        "are cut in the middle."
+        for task, count in setup.plan.cut.items()
+        if count
+    ]
+    sections = [
+        Section("Setting", tuple(map(Note, (about, *remarks)))),
+        Section("Tasks, in order", (_tasks(config, setup), *(Note(text, "strong") for text in cut))),
+        Section("Work and time", _work(config, forecast)),
+        Section("Next", _next(config)),
+    ]
+    return Page("Dry run: nothing was trained and nothing was written", tuple(sections))
+
+
+def _tasks(config: Config, setup: Setup) -> Table:
+    rows = []
+    for n, task in enumerate(setup.tasks, start=1):
+        scored = min(config.selection.examples, len(task.train)) if config.policy in BY_LOSS else None
+        count, rejected = len(setup.candidates[task.name]), len(setup.rejected[task.name])
+        rows.append(
+            cells(
+                f"{n} {task.name}",
+                str(len(task.train)),
+                NOTHING if scored is None else str(scored),
+                str(len(task.test)),
+                str(count),
+                str(rejected),
+            )
+        )
+    for task in setup.watch:
+        rows.append(cells(f"watch: {task.name}", NOTHING, NOTHING, str(len(task.test)), NOTHING, NOTHING))
+    columns = (
+        Column("task", numeric=False),
+        Column("train\nrows"),
+        Column("selection\nrows"),
+        Column("test\nrows"),
+        Column("candi-\ndates"),
+        Column("rejected\ntexts"),
+    )
+    legend = [
+        "selection rows: training rows on which candidates are scored; candidates: the original instruction and its "
+        "paraphrases; rejected texts: unusable paraphrases."
+    ]
+    if setup.watch:
+        legend.append("watch: tested after every stage, never trained on.")
+    return Table("", columns, tuple(rows), tuple(legend))
+
+
+def _work(config: Config, forecast: Forecast) -> tuple[Block, ...]:
+    plan = forecast.setup.plan
+    evaluations = [work for name, work in plan.evaluate.items() for _ in range(plan.tests[name])]
+    kinds: tuple[tuple[str, Iterable[Work], str], ...] = (
+        ("scoring candidates", plan.score.values(), "row x candidate"),
+        ("training", plan.train.values(), "updates"),
+        (f"testing, {len(forecast.setup.tasks) + 1} stages", evaluations, "rows, answered and scored"),
+    )
+    rows, total = [], 0.0
+    for kind, works, unit in kinds:
+        works = list(works)
+        cost = sum(work.cost for work in works)
+        total += cost
+        amount = sum(work.units for work in works)
+        rows.append(
+            cells(
+                kind,
+                f"{amount} {unit}" if amount else NOTHING,
+                tokens(sum(w.tokens for w in works)),
+                duration(forecast.seconds(cost)),
+            )
+        )
+    rows.append(cells("total", "", "", duration(forecast.seconds(total)), style="strong"))
+    columns = (Column("step", numeric=False), Column("amount", numeric=False), Column("tokens"), Column("time, about"))
+    note = (
+        f"An estimate; measured {forecast.tokens_per_second:.0f} tokens/s on a few rows. Training a token counts three "
+        "times, generating one four times. Steps that a run directory holds already are not computed again."
+    )
+    both = "Seen tasks are tested twice, with the selected and the original instruction, where these differ."
+    return (
+        Table("", columns, tuple(rows)),
+        Note(note),
+        *([Note(both)] if config.evaluate.test_prompt == "both" else []),
+    )
+
+
+def _next(config: Config) -> tuple[Block, ...]:
+    there = config.run_dir.exists()
+    where = "exists already: its finished steps are reused" if there else "will be made"
+    return (Note(f"Start it with the same command without --dry-run. The run directory {config.run_dir} {where}."),)

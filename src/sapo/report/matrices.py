@@ -1,0 +1,110 @@
+"""Performance matrices and what stands beside them, of one run or of several."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from sapo.metrics import METRICS
+from sapo.report.numbers import NLL_DECIMALS, SCORE, number
+from sapo.report.runs import Run
+from sapo.report.tables import Cell, Column, Style, Table, cells
+from sapo.results import NLL, PRIMARY, Prompt
+
+MEASURES = (PRIMARY, NLL)
+SHORT = {PRIMARY: "score", NLL: "NLL"}
+MARKS = (
+    "rows: the model before training (zero-shot), then after each task; columns: the task tested. "
+    "*: right after training on that task; (...): not trained on that task yet."
+)
+NLL_MEANING = (
+    "NLL: negative log-likelihood of the true answers, nats per token; lower is better. It moves where scores of "
+    "few rows stand still."
+)
+TESTED = (
+    "test prompt selected: a task that was trained on is tested with the instruction it was trained with; original: "
+    "with its original one. Tasks not trained on yet are always tested with their original instruction."
+)
+TESTED_ORIGINAL = "All tasks are trained and tested with their original instructions."
+
+
+def decimals(measure: str) -> int:
+    """Return how many decimals a measure is shown with."""
+    return NLL_DECIMALS if measure == NLL else SCORE
+
+
+def heading(runs: Sequence[Run], measure: str, prompt: Prompt) -> str:
+    """Return the title of a table of one measure."""
+    title = "NLL of the true answers (lower" if measure == NLL else f"Score ({runs[0].scores}, 0 to 100; higher"
+    how = "" if all(run.only_originals for run in runs) else f", test prompt: {prompt}"
+    return f"{title} is better){how}"
+
+
+def prompts_note(runs: Sequence[Run]) -> str:
+    """Return what tasks were tested with."""
+    return TESTED_ORIGINAL if all(run.only_originals for run in runs) else TESTED
+
+
+def direction(measure: str, metric: str = "ap") -> Literal["higher", "lower"]:
+    """Return which values of a metric are good: "higher" or "lower"."""
+    return "lower" if measure == NLL or metric == "forgetting_max" else "higher"
+
+
+def matrix_table(runs: Sequence[Run], names: Sequence[str], measure: str, prompt: Prompt) -> Table:
+    """Return R with a row for each stage and run; all runs have the same tasks.
+
+    Args:
+        runs: at least one.
+        names: what to call them; not shown for one run.
+        measure: a metric of results.json.
+        prompt: how seen tasks were tested.
+    """
+    several = len(runs) > 1
+    rows = []
+    for i, stage in enumerate(runs[0].stages):
+        for run, name in zip(runs, names, strict=True):
+            head = Cell(stage if name == names[0] else "")
+            values = run.matrix(measure, prompt)[i]
+            shown = (_cell(number(value, decimals(measure)), i, j) for j, value in enumerate(values, start=1))
+            rows.append((head, *([Cell(name)] if several else []), *shown))
+    columns = [
+        Column("tested on:", numeric=False),
+        *([Column("run", numeric=False)] if several else []),
+        *(Column(label, short=str(n)) for n, label in enumerate(runs[0].labels, start=1)),
+    ]
+    return Table(heading(runs, measure, prompt), tuple(columns), tuple(rows))
+
+
+def definitions(tasks: int) -> Table:
+    """Return what the metrics mean that a sequence of this many tasks defines."""
+    rows = tuple(
+        cells(m.title, f"{direction(PRIMARY, m.name)}, {direction(NLL, m.name)}", m.definition)
+        for m in METRICS
+        if tasks > 1 or m.name == "ap"
+    )
+    legend = [
+        "R[i,j]: a matrix above; row i: after task i, 0 is zero-shot; column j: the task tested; N: number of tasks. "
+        "AP: average performance at the end."
+    ]
+    if tasks > 1:
+        legend.append(
+            "BWT: backward transfer, what later training did to earlier tasks. FWT: forward transfer, what it did to "
+            "tasks not trained on yet."
+        )
+    if tasks > 2:
+        legend.append("Forgetting (max) takes the best of noisy cells, so its interval lies a little high.")
+    columns = tuple(Column(title, numeric=False) for title in ("metric", "better: score, NLL", "definition"))
+    return Table("What the metrics are", columns, rows, tuple(legend))
+
+
+def signed(metric: str) -> bool:
+    """Whether a metric is a difference of cells."""
+    return metric != "ap"
+
+
+def _cell(text: str, stage: int, task: int) -> Cell:
+    styles: tuple[tuple[bool, str, Style], ...] = (
+        (stage == task, f"{text}*", "strong"),
+        (stage < task, f"({text})", "dim"),
+    )
+    return next((Cell(marked, style) for holds, marked, style in styles if holds), Cell(f"{text} "))

@@ -1,0 +1,45 @@
+"""How numbers look: scores with one decimal, losses with three or four, differences with their sign."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sapo.report.tables import NOTHING
+
+SCORE = 1
+NLL_DECIMALS = 3
+LOSS = 4
+
+
+def number(value: float | None, decimals: int, *, sign: bool = False) -> str:
+    """Return a number with so many decimals; with ``sign``, "+" stands before a positive one."""
+    if value is None:
+        return NOTHING
+    # Adding 0.0 turns a negative zero, which rounding makes of a tiny loss, into 0.
+    rounded = round(value, decimals) + 0.0
+    return f"{rounded:+.{decimals}f}" if sign and rounded else f"{rounded:.{decimals}f}"
+
+
+def interval(bounds: Sequence[float] | None, decimals: int, *, sign: bool = False) -> str:
+    """Return both ends of an interval in brackets."""
+    if bounds is None:
+        return NOTHING
+    low, high = (number(bound, decimals, sign=sign) for bound in bounds)
+    return f"[{low}, {high}]"
+
+
+def duration(seconds: float) -> str:
+    """Return a wall time for people: seconds up to two minutes, then minutes, then hours."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    if seconds < 119.5:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def tokens(count: float) -> str:
+    """Return a number of tokens, thousands and millions shortened."""
+    if count < 9950:
+        return f"{count:.0f}"
+    return f"{count / 1e3:.0f} thousand" if count < 999_500 else f"{count / 1e6:.1f} million"

@@ -1,0 +1,114 @@
+"""The page of one finished run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+
+from sapo.record import write_text
+from sapo.report.markdown import to_markdown
+from sapo.report.numbers import duration
+from sapo.report.outcome import outcome, watch
+from sapo.report.runs import Run, read_run
+from sapo.report.selections import LEGEND, OPTIMISTIC, RULES, finding, ranking
+from sapo.report.tables import Block, Cell, Column, Command, Listing, Note, Page, Section, Table
+from sapo.report.terminal import show
+
+_CONTROLS = {
+    "original": "every task's original instruction",
+    "random": "a paraphrase drawn at random, as a control",
+    "highest": "the candidate with the highest pre-update loss, as a control",
+    "median": "the candidate with the median pre-update loss, as a control",
+}
+
+
+def print_run(console: Console, run_dir: Path) -> None:
+    """Print what a finished run found, and write the same to RUN_DIR/report.md.
+
+    Raises:
+        RecordError: if the directory is no finished run, or cannot be written.
+    """
+    page = run_page(read_run(run_dir))
+    show(console, page)
+    write_text(run_dir / "report.md", to_markdown(page))
+
+
+def run_page(run: Run) -> Page:
+    """Return the page of one run."""
+    config = run.config
+    about = (
+        f"Model {config['model']['base']}, policy {config['policy']}, method {config['method']}, "
+        f"seed {config['seed']}. Tasks in order: {', '.join(run.tasks)}."
+    )
+    sections = [Section("Setting", (Note(about),))]
+    if any(selection is not None for selection in run.selections):
+        sections.append(Section("Candidates before each task, lowest pre-update loss first", _candidates(run)))
+    sections += [
+        Section("Instructions trained with", _instructions(run)),
+        Section("Results", outcome(run)),
+    ]
+    if run.data["watch"]:
+        sections.append(Section("Watch tasks, never trained on", (watch(run),)))
+    sections += [Section("Cost", (_cost(run),)), Section("Next", _next(run))]
+    return Page(f"Run {run.directory}", tuple(sections))
+
+
+def _candidates(run: Run) -> tuple[Block, ...]:
+    blocks: list[Block] = []
+    subject = "chosen" if run.config["policy"] == "sapo" else "lowest, which this policy does not take,"
+    for label, task, selection in zip(run.labels, run.tasks, run.selections, strict=True):
+        if selection is not None:
+            table = ranking(selection, run.data["instructions"][task]["text"], "trained")
+            title = f"{label}, on {len(selection.rows)} training rows"
+            blocks.append(Table(title, table.columns, table.rows))
+            rejected = f" {len(selection.rejected)} texts were not scored." if selection.rejected else ""
+            blocks.append(Note(finding(selection, subject) + rejected))
+    return (*blocks, *(Note(sentence, "dim") for sentence in (*LEGEND, OPTIMISTIC)))
+
+
+def _choice(run: Run) -> str:
+    config = run.config
+    if config["policy"] == "sapo":
+        return RULES[config["selection"]["rule"]]
+    return _CONTROLS.get(config["policy"], "see its documentation")
+
+
+def _instructions(run: Run) -> tuple[Block, ...]:
+    blocks: list[Block] = [Note(f"Policy {run.config['policy']}: {_choice(run)}.")]
+    for label, task in zip(run.labels, run.tasks, strict=True):
+        entry = run.data["instructions"][task]
+        same = entry["text"] == entry["original"]
+        blocks.append(
+            Listing(f"{label}: {'the original' if same else 'a paraphrase, from: ' + entry['origin']}", entry["text"])
+        )
+        if not same:
+            blocks.append(Listing("  instead of the original", entry["original"]))
+    return tuple(blocks)
+
+
+def _cost(run: Run) -> Table:
+    seconds = run.data["seconds"]
+    rows = tuple((Cell(kind), Cell(duration(spent))) for kind, spent in seconds.items())
+    return Table(
+        "", (Column("kind of step", numeric=False), Column("wall time")), rows, ("Model loading is not counted.",)
+    )
+
+
+def _next(run: Run) -> tuple[Block, ...]:
+    where = str(run.directory)
+    blocks: list[Block] = [
+        Note(
+            f"Everything is in {where}: results.json (all metrics and matrices), cells/ (every answer), "
+            "report.md (this page)."
+        ),
+        Command(
+            ("sapo", "report", where, "OTHER_RUN"),
+            "Compare with another run of the same tasks, such as policy=original:",
+        ),
+    ]
+    stage = run.directory / "stages" / f"{len(run.tasks)}-{run.tasks[-1]}"
+    if stage.is_dir():
+        purpose = f"Ask the trained model; it is prompted as {run.tasks[-1]} was trained:"
+        blocks.append(Command(("sapo", "generate", str(stage), "--input", "YOUR TEXT"), purpose))
+    return tuple(blocks)

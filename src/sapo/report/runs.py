@@ -1,0 +1,188 @@
+"""Finished run directories, read back: see `sapo.record` for the files and `sapo.results` for the numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sapo.errors import RecordError
+from sapo.evaluate import Evaluation
+from sapo.metrics import resample_matrices
+from sapo.record import losses_from_json, read_json, selection_from_json
+from sapo.results import DRAWS, Prompt, per_row
+from sapo.types import Floats, Selection, Task
+
+_KEYS = ("tasks", "primary_metrics", "test_prompt", "matrices", "metrics_all", "watch", "instructions", "config")
+_AGAIN = "Start the same `sapo run` again: it computes only what is missing."
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A finished run.
+
+    Attributes:
+        directory: where it is.
+        data: its results.json.
+        selections: per task, None where the policy needed no losses.
+        versions: of the libraries that it ran with; empty where that was not recorded.
+    """
+
+    directory: Path
+    data: Mapping[str, Any]
+    selections: tuple[Selection | None, ...]
+    versions: Mapping[str, str]
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The names of the sequence's tasks."""
+        return tuple(self.data["tasks"])
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """What to call the rows of a matrix."""
+        return ("zero-shot", *(f"after {label}" for label in self.labels))
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The tasks with their place in the sequence."""
+        return tuple(f"{n} {task}" for n, task in enumerate(self.tasks, start=1))
+
+    @property
+    def scores(self) -> str:
+        """The primary metric, or the metrics of all tasks where they differ."""
+        kinds = {task: self.data["primary_metrics"][task] for task in self.tasks}
+        if len(set(kinds.values())) == 1:
+            return str(kinds[self.tasks[0]])
+        return ", ".join(f"{task}: {kind}" for task, kind in kinds.items())
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """The resolved configuration."""
+        values: Mapping[str, Any] = self.data["config"]
+        return values
+
+    @property
+    def only_originals(self) -> bool:
+        """Whether every task was trained with its original instruction, so that both test prompts are the same."""
+        return all(entry["text"] == entry["original"] for entry in self.data["instructions"].values())
+
+    @property
+    def prompts(self) -> tuple[Prompt, ...]:
+        """The test prompts that differ, the main one first."""
+        tested: tuple[Prompt, ...] = tuple(self.data["matrices"]["primary"])
+        return tested[:1] if self.only_originals else tested
+
+    def key(self, prompt: Prompt) -> str | None:
+        """Return the test prompt under which results for this one are stored, None if there are none."""
+        if prompt in self.data["matrices"]["primary"]:
+            return prompt
+        return self.prompts[0] if self.only_originals else None
+
+    def matrix(self, metric: str, prompt: Prompt) -> list[list[float]]:
+        """Return a performance matrix, row 0 is zero-shot."""
+        rows: list[list[float]] = self.data["matrices"][metric][self.key(prompt)]
+        return rows
+
+    def metrics(self, metric: str, prompt: Prompt) -> Mapping[str, Any]:
+        """Return the metrics of a matrix by name, each with value, interval and reason."""
+        values: Mapping[str, Any] = self.data["metrics_all"][metric][self.key(prompt)]
+        return values
+
+    def test_rows(self, metric: str, prompt: Prompt) -> tuple[list[list[Floats]], list[list[Floats]]]:
+        """Return scores and weights of the test rows of every cell, by stage and task."""
+        pairs = [
+            [per_row(_evaluation(self._cell(i, task, prompt)), metric, self._task(task)) for task in self.tasks]
+            for i in range(len(self.tasks) + 1)
+        ]
+        return [[s for s, _ in row] for row in pairs], [[w for _, w in row] for row in pairs]
+
+    def resampled(self, metric: str, prompt: Prompt, seed: int) -> Floats:
+        """Return bootstrap resamples of a matrix over its test rows, shape [draws, stages + 1, tasks]."""
+        scores, weights = self.test_rows(metric, prompt)
+        return resample_matrices(scores, weights=weights, draws=DRAWS, seed=seed)
+
+    def test_data(self) -> dict[str, str]:
+        """Return per task the fingerprint of its test rows."""
+        return {task: str(self._cell(0, task, "original")["inputs"]["data"]) for task in self.tasks}
+
+    def test_counts(self) -> dict[str, int]:
+        """Return per task the number of its test rows."""
+        return {task: len(self._cell(0, task, "original")["value"]["predictions"]) for task in self.tasks}
+
+    def _task(self, name: str) -> Task:
+        return Task(name, "", "", (), self.data["primary_metrics"][name], (), (), ())
+
+    def _cell(self, stage: int, task: str, prompt: Prompt) -> Any:
+        entry = self.data["instructions"][task]
+        unseen = self.tasks.index(task) >= stage
+        same = unseen or entry["text"] == entry["original"]
+        return _read(self.directory / "cells" / str(stage) / f"{task}.{'original' if same else prompt}.json")
+
+
+def read_run(directory: Path) -> Run:
+    """Return a finished run.
+
+    Raises:
+        RecordError: if the directory holds none, and whether it is an unfinished one.
+    """
+    path = directory / "results.json"
+    if not path.is_file():
+        if not directory.is_dir():
+            raise RecordError(f"{directory} is not a directory: give the run_dir of a finished `sapo run`")
+        if (directory / "config.yaml").is_file():
+            raise RecordError(
+                f"{directory} is an unfinished run (it has no results.json yet): start the same `sapo run` command "
+                "again, it goes on from there"
+            )
+        raise RecordError(
+            f"{directory} is not a run directory (it has neither config.yaml nor results.json): give the run_dir of "
+            "a finished `sapo run`"
+        )
+    data = read_json(path)
+    missing = [key for key in _KEYS if not isinstance(data, dict) or key not in data]
+    if missing:
+        raise RecordError(f"{path} is damaged: it has no {', '.join(missing)}. Delete it. {_AGAIN}")
+    selections = tuple(
+        None if data["instructions"][task]["losses"] is None else _selection(directory, f"{number}-{task}")
+        for number, task in enumerate(data["tasks"], start=1)
+    )
+    environment = directory / "environment.json"
+    versions = read_json(environment).get("versions", {}) if environment.is_file() else {}
+    return Run(directory, data, selections, {name: version for name, version in versions.items() if version})
+
+
+def shared_prompts(runs: Sequence[Run]) -> tuple[Prompt, ...]:
+    """Return the test prompts that all runs have results for, the first run's main one first.
+
+    Raises:
+        RecordError: if there is none.
+    """
+    both: tuple[Prompt, ...] = ("selected", "original")
+    wanted = sorted(both, key=lambda prompt: prompt != runs[0].data["test_prompt"])
+    shared = tuple(prompt for prompt in wanted if all(run.key(prompt) is not None for run in runs))
+    if not shared:
+        found = "; ".join(f"{run.directory}: {', '.join(run.prompts)}" for run in runs)
+        raise RecordError(
+            f"these runs were tested with different prompts ({found}): run them with evaluate.test_prompt=both"
+        )
+    return shared[:1] if all(run.only_originals for run in runs) else shared
+
+
+def _selection(directory: Path, name: str) -> Selection:
+    return selection_from_json(_read(directory / "selections" / f"{name}.json")["value"])
+
+
+def _evaluation(stored: Any) -> Evaluation:
+    value = stored["value"]
+    scores = {metric: np.array(rows, dtype=np.float64) for metric, rows in value["scores"].items()}
+    return Evaluation(tuple(value["predictions"]), scores, losses_from_json(value["losses"]))
+
+
+def _read(path: Path) -> Any:
+    if not path.is_file():
+        raise RecordError(f"{path} is missing. {_AGAIN}")
+    return read_json(path)

@@ -1,0 +1,142 @@
+"""Candidates ranked by pre-update loss, for `sapo select` and for every task of a run."""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+from sapo.report.numbers import LOSS, duration, interval, number
+from sapo.report.tables import (
+    NOTHING,
+    Block,
+    Cell,
+    Column,
+    Command,
+    Listing,
+    Note,
+    Page,
+    Section,
+    Style,
+    Table,
+    one_line,
+)
+from sapo.report.terminal import show
+from sapo.types import Selection
+
+# Characters of a candidate that a table shows.
+_SHOWN = 56
+RULES = {
+    "lowest": "the candidate with the lowest loss",
+    "confident": "the original, unless a candidate's whole interval lies below 0; then the lowest of those",
+}
+LEGEND = (
+    "loss: pre-update loss, in nats per answer token, before any training on this task; lower is better.",
+    "to original: its loss minus the original's; below 0 is better than the original. The 95 % intervals hold for "
+    "all candidates together and for the model as it is now; they say nothing of other models or later stages.",
+)
+OPTIMISTIC = (
+    "The chosen one's own gain is optimistic: it is the lowest of many noisy losses, and the rows that chose it "
+    "also measured it."
+)
+
+
+def print_selection(console: Console, selection: Selection) -> None:
+    """Print what `sapo select` found."""
+    show(console, selection_page(selection))
+
+
+def selection_page(selection: Selection) -> Page:
+    """Return the page of one selection that no training followed."""
+    chosen = selection.instruction
+    count = len(selection.candidates)
+    blocks: list[Block] = [
+        ranking(selection, chosen.text, "chosen", LEGEND),
+        Note(finding(selection), "strong"),
+        Note(OPTIMISTIC),
+        Note(
+            f"Rule {selection.rule}: {RULES[selection.rule]}. Losses within {selection.tolerance:.0e} nats per token "
+            "count as equal; ties go to the original, then to the earlier candidate."
+        ),
+        Note(
+            f"{count} candidates on {len(selection.rows)} training rows ({selection.sample} sample) in "
+            f"{duration(selection.seconds)}, model loading not counted; route of computation: {selection.route}."
+        ),
+    ]
+    sections = [Section("Candidates, lowest loss first", tuple(blocks))]
+    if selection.rejected:
+        sections.append(Section("Texts that were not scored", (rejections(selection),)))
+    sections += [
+        Section("Chosen instruction", (Listing(f"From: {chosen.origin}. In full:", chosen.text),)),
+        Section(
+            "Next",
+            (
+                Note("Train this task with the chosen instruction, and give the same one when you use the model."),
+                Command(
+                    ("sapo", "run", "CONFIG.yaml", "--dry-run"),
+                    "Or let sapo train and test whole task sequences; this shows what a run would do and take:",
+                ),
+            ),
+        ),
+    ]
+    return Page(f"Which instruction fits the model now: {selection.task}", tuple(sections))
+
+
+def ranking(selection: Selection, marked: str, mark: str, legend: tuple[str, ...] = ()) -> Table:
+    """Return the candidates ranked by loss.
+
+    Args:
+        selection: its losses.
+        marked: text of the instruction that gets the mark.
+        mark: what to call it, "chosen" or "trained".
+        legend: what the columns mean.
+    """
+    rows = []
+    for rank, index in enumerate(selection.ranked, start=1):
+        candidate = selection.candidates[index]
+        text = candidate.instruction.text
+        marks = [name for name, holds in (("original", index == 0), (mark, text == marked)) if holds]
+        style: Style = "strong" if text == marked else ""
+        texts = (
+            str(rank),
+            number(candidate.losses.per_token, LOSS),
+            number(candidate.delta, LOSS, sign=True) if index else NOTHING,
+            interval(candidate.interval, LOSS, sign=True),
+            "\n".join(marks),
+            one_line(text, _SHOWN),
+        )
+        rows.append(tuple(Cell(text, style) for text in texts))
+    columns = (
+        Column("rank"),
+        Column("loss"),
+        Column("to\noriginal"),
+        Column("95 % interval"),
+        Column("", numeric=False),
+        Column("candidate", numeric=False),
+    )
+    return Table("", columns, tuple(rows), legend)
+
+
+def rejections(selection: Selection) -> Table:
+    """Return the texts that did not become candidates, with reasons."""
+    rows = tuple((Cell(r.reason), Cell(one_line(r.text, _SHOWN) or "(nothing)")) for r in selection.rejected)
+    return Table("", (Column("reason", numeric=False), Column("text", numeric=False)), rows)
+
+
+def finding(selection: Selection, subject: str = "chosen") -> str:
+    """Return in one sentence whether the candidate that the rule took is clearly better than the original."""
+    clear = [i for i, c in enumerate(selection.candidates) if c.interval is not None and c.interval[1] < 0]
+    taken = selection.candidates[selection.chosen]
+    if selection.chosen == 0 and not clear:
+        return "The original stays: no candidate is clearly better than the original."
+    if selection.chosen == 0:
+        # Only a difference within the tie tolerance can be clear and yet not win.
+        return "The original stays: what lies below it differs by no more than counts as a tie."
+    if taken.interval is None:
+        return f"The {subject} candidate has no interval, as there is one row: whether it is better is open."
+    if selection.chosen in clear:
+        return f"The {subject} candidate is clearly better than the original: its interval lies below 0."
+    if not clear:
+        return f"The {subject} candidate has the lowest loss, but no candidate is clearly better than the original."
+    return (
+        f"The {subject} candidate has the lowest loss, but its interval includes 0; {len(clear)} other(s) with a "
+        "higher loss are clearly better than the original."
+    )

@@ -1,0 +1,132 @@
+"""What tasks and sequences there are, and what one task is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+
+from sapo.errors import DataError
+from sapo.report.tables import (
+    NOTHING,
+    Block,
+    Cell,
+    Column,
+    Command,
+    Listing,
+    Note,
+    Page,
+    Section,
+    Table,
+    cells,
+    one_line,
+)
+from sapo.report.terminal import show
+from sapo.tasks import BUILTIN, SEQUENCES, load_task
+from sapo.tasks.benchmark import benchmark_names
+from sapo.types import Example, Task
+
+# Characters of an instruction, and of a list of labels, that the table of tasks shows.
+_SHOWN = 60
+_LABELS = 40
+
+
+def print_tasks(console: Console, data_dir: Path | None) -> None:
+    """Print the built-in tasks, or those of a benchmark directory, and the named sequences.
+
+    Raises:
+        DataError: if the directory is no benchmark. A task of it that cannot be used is shown with the reason.
+    """
+    show(console, tasks_page(data_dir))
+
+
+def print_task(console: Console, task: Task) -> None:
+    """Print one task."""
+    show(console, task_page(task))
+
+
+def tasks_page(data_dir: Path | None) -> Page:
+    """Return the page of all tasks, see `print_tasks`."""
+    names = BUILTIN if data_dir is None else benchmark_names(data_dir)
+    columns = (
+        Column("task", numeric=False),
+        Column("train"),
+        Column("dev"),
+        Column("test"),
+        Column("metric", numeric=False),
+        Column("labels", numeric=False),
+        Column("instruction", numeric=False),
+    )
+    legend = (
+        "train, dev, test: rows; metric: the score of an answer, 0 to 100, higher is better; labels: the allowed "
+        f"answers, {NOTHING} where they are free text.",
+    )
+    table = Table("", columns, tuple(_task_row(name, data_dir) for name in names), legend)
+    sections = [
+        Section("Tasks", (table,)),
+        Section("Named sequences", (_sequences({*BUILTIN, *names}),)),
+        Section(
+            "Next",
+            (
+                Command(("sapo", "tasks", names[0], *_data(data_dir)), "Look at one task:")
+                if names
+                else Note("No tasks."),
+                Note(
+                    "For your own data give the path of a .json or .jsonl file in place of a name, and an instruction."
+                ),
+            ),
+        ),
+    ]
+    return Page("Built-in tasks" if data_dir is None else f"Tasks of {data_dir}", tuple(sections))
+
+
+def task_page(task: Task) -> Page:
+    """Return the page of one task."""
+    rows = ", ".join(f"{name} {len(split)}" for name, split in _splits(task))
+    blocks: list[Block] = [
+        Listing("Instruction, the text that is optimised:", task.instruction),
+        Listing("Suffix, fixed, behind the input:", task.suffix) if task.suffix else Note("Suffix: none."),
+        Note(f"Labels: {', '.join(task.labels) if task.labels else 'none, answers are free text'}."),
+        Note(f"Metric: {task.metric}, 0 to 100, higher is better."),
+        Note(f"Rows: {rows}."),
+    ]
+    example = next((split[0] for _, split in _splits(task) if split), None)
+    shown: tuple[Block, ...] = (Note("The task has no rows."),)
+    if example is not None:
+        shown = (Listing("Input:", example.input), Listing("Answer:", example.answer))
+    return Page(f"Task {task.name}", (Section("Task", tuple(blocks)), Section("First example", shown)))
+
+
+def _splits(task: Task) -> tuple[tuple[str, tuple[Example, ...]], ...]:
+    return (("train", task.train), ("dev", task.dev), ("test", task.test))
+
+
+def _task_row(name: str, data_dir: Path | None) -> tuple[Cell, ...]:
+    try:
+        task = load_task(name, data_dir)
+    except DataError as error:
+        return (*cells(name, *[NOTHING] * 5), Cell(f"cannot be used: {error}", "bad"))
+    return cells(
+        name,
+        *(str(len(split)) for _, split in _splits(task)),
+        task.metric,
+        one_line(", ".join(task.labels), _LABELS) or NOTHING,
+        one_line(task.instruction, _SHOWN),
+    )
+
+
+def _sequences(available: set[str]) -> Table:
+    rows = []
+    for name, tasks in SEQUENCES.items():
+        missing = [task for task in tasks if task not in available]
+        state = (
+            "ready" if not missing else "needs data_dir" if len(missing) == len(tasks) else f"{len(missing)} missing"
+        )
+        rows.append(cells(name, state, ", ".join(tasks)))
+    columns = tuple(Column(title, numeric=False) for title in ("sequence", "data", "tasks in order"))
+    legend = "data: ready, or what is missing; the published sequences need --data-dir with their benchmark's files."
+    return Table("", columns, tuple(rows), (legend,))
+
+
+def _data(data_dir: Path | None) -> tuple[str, ...]:
+    return () if data_dir is None else ("--data-dir", str(data_dir))

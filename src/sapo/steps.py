@@ -1,0 +1,219 @@
+"""The steps of a run, each computed once: a step that the record holds for the same inputs is reused.
+
+The model is brought into a state only when a step must be computed, so a finished run is read back within
+seconds, and an interrupted one goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sapo.card import Trained, lineage, model_card
+from sapo.errors import RecordError
+from sapo.evaluate import Evaluation, evaluate
+from sapo.finetune import TrainSettings, finetune
+from sapo.methods import SeqLora
+from sapo.model import EMBEDDED, LoadedModel, state_fingerprint
+from sapo.plan import Plan
+from sapo.progress import Reporter
+from sapo.record import (
+    Record,
+    fingerprint,
+    losses_from_json,
+    losses_to_json,
+    selection_from_json,
+    selection_to_json,
+    write_json,
+    write_text,
+)
+from sapo.render import Renderer
+from sapo.results import Prompt
+from sapo.score import Scorer
+from sapo.selection import score_candidates
+from sapo.types import Example, Instruction, Rejection, Rule, Sample, Selection, Task
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """The model after a stage; stage 0 is the start. Equal fingerprints mean equal weights."""
+
+    stage: int
+    name: str
+    fingerprint: str
+
+
+class Steps:
+    """Computes or reuses the steps of one run.
+
+    Attributes:
+        start: the state before any training.
+        seconds: wall time by kind of step, that of reused steps included.
+    """
+
+    def __init__(
+        self, loaded: LoadedModel, method: SeqLora, renderer: Renderer, record: Record, plan: Plan, progress: Reporter
+    ) -> None:
+        self._method, self._renderer, self._record = method, renderer, record
+        self._plan, self._progress = plan, progress
+        self._base = loaded.name
+        self._template = renderer.fingerprint()
+        self._model = method.start(loaded.model)
+        self._scorer = Scorer(self._model)
+        self.start = State(0, "start", state_fingerprint(self._model))
+        self._live = self.start
+        self.seconds = {"scoring": 0.0, "training": 0.0, "evaluating": 0.0}
+
+    def measure(
+        self,
+        state: State,
+        task: Task,
+        candidates: Sequence[Instruction],
+        rejected: Sequence[Rejection],
+        rows: Sequence[int],
+        *,
+        rule: Rule,
+        sample: Sample,
+        seed: int,
+    ) -> Selection:
+        """Return all candidates' pre-update losses in a state, on the given training rows."""
+        number = state.stage + 1
+        label = f"task {number} {task.name}: scoring {len(candidates)} candidates"
+        work = self._plan.score[task.name]
+        path = f"selections/{number}-{task.name}.json"
+        inputs = self._inputs(state, task, [task.train[i] for i in rows]) | {
+            "candidates": fingerprint([c.text for c in candidates]),
+            "selection settings": fingerprint([rule, sample, seed, list(rows)]),
+        }
+        stored = self._record.reuse(path, inputs)
+        if stored is not None:
+            self._progress.reused(label, work.cost)
+            selection = selection_from_json(stored)
+        else:
+            self._bring(state)
+            with self._progress.step(label, work.units, work.cost) as advance:
+                selection = score_candidates(
+                    self._scorer, self._renderer, task, candidates, rows,
+                    rule=rule, sample=sample, seed=seed, rejected=rejected, advance=advance,
+                )  # fmt: skip
+            self._record.save(path, inputs, selection_to_json(selection))
+        self.seconds["scoring"] += selection.seconds
+        return selection
+
+    def train(
+        self, state: State, trained: Sequence[Trained], policy: str, settings: TrainSettings, seed: int, limits: Any
+    ) -> State:
+        """Return the state after training on the last of ``trained``, the adapter written beside its lineage."""
+        stage = state.stage + 1
+        task, instruction = trained[-1].task, trained[-1].instruction
+        name = f"{stage}-{task.name}"
+        label = f"task {stage} {task.name}: training"
+        work = self._plan.train[task.name]
+        path = f"training/{name}.json"
+        inputs = self._inputs(state, task, task.train) | {
+            "instruction": fingerprint(instruction.text),
+            "training settings": fingerprint([self._method.settings(), asdict(settings), seed]),
+        }
+        stored = self._record.reuse(path, inputs)
+        if stored is not None:
+            self._progress.reused(label, work.cost)
+            self.seconds["training"] += stored["seconds"]
+            return State(stage, name, stored["state"])
+        model = self._method.prepare(self._bring(state), seed)
+        encoded = self._renderer.encode(instruction.text, task.suffix, task.train)
+        began = time.perf_counter()
+        with self._progress.step(label, work.units, work.cost) as advance:
+            training = finetune(model, encoded, settings, seed, advance)
+        seconds = time.perf_counter() - began
+        after = self._save_stage(name, model, trained, policy, limits)
+        value = {"steps": training.steps, "losses": list(training.losses), "seconds": seconds, "state": after}
+        self._record.save(path, inputs, value)
+        self.seconds["training"] += seconds
+        self._live = State(stage, name, after)
+        return self._live
+
+    def evaluate(self, state: State, task: Task, instruction: str, prompt: Prompt, max_new_tokens: int) -> Evaluation:
+        """Return one cell: answers, scores and losses on the task's test rows."""
+        label = f"stage {state.stage}: testing {task.name}" + (" (original prompt)" if prompt == "original" else "")
+        work = self._plan.evaluate[task.name]
+        path = f"cells/{state.stage}/{task.name}.{prompt}.json"
+        inputs = self._inputs(state, task, task.test) | {
+            "instruction": fingerprint(instruction),
+            "evaluation settings": fingerprint(max_new_tokens),
+        }
+        stored = self._record.reuse(path, inputs)
+        if stored is not None:
+            self._progress.reused(label, work.cost)
+            self.seconds["evaluating"] += stored["seconds"]
+            return _cell(stored)
+        model = self._bring(state)
+        began = time.perf_counter()
+        with self._progress.step(label, work.units, work.cost) as advance:
+            cell = evaluate(model, self._renderer, task, instruction, task.test, max_new_tokens, advance, self._scorer)
+        seconds = time.perf_counter() - began
+        value = {
+            "instruction": instruction,
+            "predictions": list(cell.predictions),
+            "answers": [row.answer for row in task.test],
+            "scores": {metric: scores.tolist() for metric, scores in cell.scores.items()},
+            "losses": losses_to_json(cell.losses),
+            "seconds": seconds,
+        }
+        self._record.save(path, inputs, value)
+        self.seconds["evaluating"] += seconds
+        return cell
+
+    def _inputs(self, state: State, task: Task, rows: Sequence[Example]) -> dict[str, str]:
+        return {
+            "model": state.fingerprint,
+            "data": fingerprint([[row.input, row.answer] for row in rows]),
+            "template": self._template,
+            "suffix": fingerprint(task.suffix),
+        }
+
+    def _bring(self, state: State) -> Any:
+        """Return the model in this state, loading the stage's adapter unless the model is there already."""
+        if self._live != state:
+            directory = self._record.stage_directory(state.name)
+            if not directory.is_dir():
+                raise RecordError(
+                    f"{directory} is missing, and a step after it is not finished. "
+                    f"Delete {self._record.directory} to start afresh."
+                )
+            self._model = self._method.resume(self._model, directory)
+            found = state_fingerprint(self._model)
+            if found != state.fingerprint:
+                raise RecordError(f"{directory} does not hold the weights that were trained: it was changed since")
+            self._live = state
+        self._scorer = self._scorer.on(self._model)
+        return self._model
+
+    def _save_stage(self, name: str, model: Any, trained: Sequence[Trained], policy: str, limits: Any) -> str:
+        after = ""
+
+        def write(directory: Path) -> None:
+            nonlocal after
+            self._model = self._method.finish(model, directory)
+            after = state_fingerprint(self._model)
+            data = lineage(self._base, self._method.name, policy, trained, after, limits)
+            write_json(directory / "sapo.json", data)
+            # Hub metadata must not carry a path of this machine.
+            reference = "" if Path(self._base).exists() else self._base
+            card = model_card(data, "HuggingFaceTB/SmolLM2-135M-Instruct" if self._base == EMBEDDED else reference)
+            write_text(directory / "README.md", card)
+
+        self._record.save_stage(name, write)
+        return after
+
+
+def _cell(stored: Any) -> Evaluation:
+    return Evaluation(
+        predictions=tuple(stored["predictions"]),
+        scores={metric: np.array(scores, dtype=np.float64) for metric, scores in stored["scores"].items()},
+        losses=losses_from_json(stored["losses"]),
+    )

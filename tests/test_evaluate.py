@@ -184,17 +184,17 @@ def wild() -> GenerationConfig:
     )
 
 
-@pytest.mark.parametrize("adapter", [False, True], ids=["plain", "peft"])
-def test_the_models_own_generation_settings_are_ignored_and_restored(adapter: bool) -> None:
-    model = tiny_model()
-    whole = with_adapter(model) if adapter else model
-    calm = expected(whole, INPUTS, 12)
+@pytest.mark.parametrize("owner", ["plain model", "model inside peft", "peft model"])
+def test_the_models_own_generation_settings_are_ignored_and_restored(owner: str) -> None:
+    base = tiny_model()
+    model = base if owner == "plain model" else with_adapter(base)
+    calm = expected(model, INPUTS, 12)
     settings = wild()
     before = settings.to_dict()
-    model.generation_config = settings
-    assert answers(whole, INPUTS, 12) == calm
-    assert model.generation_config is settings
-    assert whole.generation_config is settings
+    holder = model if owner == "peft model" else base
+    holder.generation_config = settings
+    assert answers(model, INPUTS, 12) == calm
+    assert holder.generation_config is settings
     assert settings.to_dict() == before
 
 

@@ -12,14 +12,21 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sapo.config import Config as Config, load_config as load_config, make_config as make_config
+    from sapo.config import Config as Config
+    from sapo.config import load_config as load_config
+    from sapo.config import make_config as make_config
     from sapo.errors import SapoError as SapoError
-    from sapo.model import embedded_model_dir as embedded_model_dir, load_model as load_model
+    from sapo.model import embedded_model_dir as embedded_model_dir
+    from sapo.model import load_model as load_model
     from sapo.results import Results as Results
-    from sapo.select import select as select
+    from sapo.selection import select as select
     from sapo.sequence import run as run
-    from sapo.tasks import load_sequence as load_sequence, load_task as load_task
-    from sapo.types import Example as Example, Instruction as Instruction, Selection as Selection, Task as Task
+    from sapo.tasks import load_sequence as load_sequence
+    from sapo.tasks import load_task as load_task
+    from sapo.types import Example as Example
+    from sapo.types import Instruction as Instruction
+    from sapo.types import Selection as Selection
+    from sapo.types import Task as Task
 
 __version__ = "0.1.0.dev0"
 
@@ -38,7 +45,7 @@ _HOMES = {
     "load_task": "sapo.tasks",
     "make_config": "sapo.config",
     "run": "sapo.sequence",
-    "select": "sapo.select",
+    "select": "sapo.selection",
 }
 __all__ = [*_HOMES, "__version__"]
 

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Literal, Optional
+from typing import Annotated, Literal
 
 import click
 import typer
@@ -26,14 +26,14 @@ app = typer.Typer(
 )
 Rule = Literal["lowest", "confident"]
 Sample = Literal["stratified", "first"]
-DataDir = Annotated[Optional[Path], typer.Option(help="Directory with instructions.json and one folder per task.")]
+DataDir = Annotated[Path | None, typer.Option(help="Directory with instructions.json and one folder per task.")]
 Model = Annotated[str, typer.Option(help="'embedded', a local directory, or a hub id.")]
 
 
 @app.command("run")
 def run_command(
     config: Annotated[Path, typer.Argument(help="YAML file, see docs/config.md.")],
-    overrides: Annotated[Optional[list[str]], typer.Argument(help="key=value, such as train.epochs=1.")] = None,
+    overrides: Annotated[list[str] | None, typer.Argument(help="key=value, such as train.epochs=1.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print plan, tokens and time; write nothing.")] = False,
 ) -> None:
     """Train a task sequence, each task with the instruction that fits the model best; go on if interrupted."""
@@ -60,17 +60,17 @@ def run_command(
 def select_command(
     task: Annotated[str, typer.Option(help="A task's name, or a .json or .jsonl file.")],
     candidates: Annotated[
-        Optional[Path], typer.Option(help="JSON list, JSONL, or JSON object keyed by task; built-in ones if left out.")
+        Path | None, typer.Option(help="JSON list, JSONL, or JSON object keyed by task; built-in ones if left out.")
     ] = None,
     model: Model = "embedded",
     data_dir: DataDir = None,
-    instruction: Annotated[Optional[str], typer.Option(help="Replaces the task's instruction.")] = None,
-    suffix: Annotated[Optional[str], typer.Option(help="Replaces the task's suffix.")] = None,
+    instruction: Annotated[str | None, typer.Option(help="Replaces the task's instruction.")] = None,
+    suffix: Annotated[str | None, typer.Option(help="Replaces the task's suffix.")] = None,
     examples: Annotated[int, typer.Option(min=1, help="Training rows to score on.")] = 250,
     rule: Annotated[Rule, typer.Option(help="lowest loss, or leave the original only with confidence.")] = "lowest",
     sample: Annotated[Sample, typer.Option(help="Rows by label shares, or the first ones.")] = "stratified",
     seed: Annotated[int, typer.Option(min=0, help="Of the sample and the intervals.")] = 42,
-    json_out: Annotated[Optional[Path], typer.Option("--json", help="Write the selection to this file.")] = None,
+    json_out: Annotated[Path | None, typer.Option("--json", help="Write the selection to this file.")] = None,
 ) -> None:
     """Score candidate instructions under a model and choose one; trains nothing."""
     from sapo.paraphrase import gather
@@ -106,7 +106,7 @@ def select_command(
 
 @app.command("tasks")
 def tasks_command(
-    name: Annotated[Optional[str], typer.Argument(help="Show one task.")] = None,
+    name: Annotated[str | None, typer.Argument(help="Show one task.")] = None,
     data_dir: DataDir = None,
     show_prompt: Annotated[
         bool, typer.Option("--show-prompt", help="Render one row, the supervised tokens marked.")
@@ -138,9 +138,9 @@ def tasks_command(
 @app.command("generate")
 def generate_command(
     stage_dir: Annotated[Path, typer.Argument(help="A stage directory of a run: RUN_DIR/stages/K-TASK.")],
-    text: Annotated[Optional[str], typer.Option("--input", help="One input.")] = None,
-    file: Annotated[Optional[Path], typer.Option(help="One input per line; one answer per line comes out.")] = None,
-    task: Annotated[Optional[str], typer.Option(help="A task of the stage; the last one if left out.")] = None,
+    text: Annotated[str | None, typer.Option("--input", help="One input.")] = None,
+    file: Annotated[Path | None, typer.Option(help="One input per line; one answer per line comes out.")] = None,
+    task: Annotated[str | None, typer.Option(help="A task of the stage; the last one if left out.")] = None,
 ) -> None:
     """Answer inputs with a trained stage, applying the instruction and suffix stored beside it."""
     if (text is None) == (file is None):

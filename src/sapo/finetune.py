@@ -143,6 +143,8 @@ def finetune(
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train()
+        # Takes autocast off again: the model must answer as its saved and reloaded self would.
+        trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
     model.eval()
     losses = tuple(float(entry["loss"]) for entry in trainer.state.log_history if "loss" in entry)
     return Training(steps=int(trainer.state.global_step), losses=losses)

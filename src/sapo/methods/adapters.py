@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import LoraConfig
 from peft.tuners.lora import LoraLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
+from transformers.pytorch_utils import Conv1D
 
 
 def activate(model: Any, frozen: Sequence[str], trainable: str) -> None:
@@ -53,6 +56,34 @@ def save_adapter(model: Any, name: str, directory: Path) -> None:
         for file in ("adapter_config.json", "adapter_model.safetensors"):
             source = Path(scratch) / file if name == "default" else Path(scratch) / name / file
             source.rename(directory / file)
+
+
+def unusual_features(config: LoraConfig) -> list[str]:
+    """Return the settings of an adapter that go beyond plain LoRA: an update (alpha / r) B A on listed modules."""
+    plain, found = LoraConfig().to_dict(), config.to_dict()
+    unusual = [_TITLES.get(key, key) for key, value in found.items() if key not in _PLAIN and value != plain[key]]
+    return unusual + (["a pattern as target_modules"] if isinstance(config.target_modules, str) else [])
+
+
+def adaptable_layers(model: Any) -> set[str]:
+    """Return the names, without their path, of the layers that can carry LoRA or do so already."""
+    names = set()
+    for path, module in model.named_modules():
+        inside = ".base_layer" in path or ".lora_" in path
+        layer = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
+        if isinstance(layer, (torch.nn.Linear, torch.nn.Embedding, Conv1D)) and not inside:
+            names.add(path.rsplit(".", 1)[-1])
+    return names
+
+
+# What may differ from peft's defaults in a plain LoRA adapter; the rest changes what its weights mean.
+_PLAIN = frozenset(
+    {
+        "auto_mapping", "base_model_name_or_path", "inference_mode", "lora_alpha", "lora_dropout", "peft_type",
+        "peft_version", "r", "revision", "target_modules", "task_type",
+    }
+)  # fmt: skip
+_TITLES = {"use_rslora": "rsLoRA", "use_dora": "DoRA"}
 
 
 def lora_layers(model: Any) -> list[LoraLayer]:

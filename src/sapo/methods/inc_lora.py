@@ -13,7 +13,7 @@ import torch
 from peft import PeftModel, get_peft_model
 
 from sapo.errors import ModelError
-from sapo.methods.adapters import activate, concatenate, freeze, save_adapter
+from sapo.methods.adapters import activate, concatenate, freeze, save_adapter, unusual_features
 from sapo.methods.seq_lora import SeqLora
 
 _PAST, _NEW, _BOTH = "default", "increment", "sum"
@@ -28,19 +28,10 @@ class IncLora(SeqLora):
         """As for seq-lora; the user's adapter becomes the frozen past."""
         model = super().start(model)
         if isinstance(model, PeftModel):
-            config = model.peft_config[_PAST]
-            features = {
-                "rsLoRA": config.use_rslora,
-                "DoRA": config.use_dora,
-                "modules_to_save": config.modules_to_save,
-                "rank_pattern": config.rank_pattern,
-                "alpha_pattern": config.alpha_pattern,
-                "bias": config.bias != "none",
-            }
-            unfit = [name for name, used in features.items() if used]
-            if unfit:
+            unusual = unusual_features(model.peft_config[_PAST])
+            if unusual:
                 raise ModelError(
-                    f"method {self.name} cannot add to an adapter with {', '.join(unfit)}: allowed is plain LoRA"
+                    f"method {self.name} cannot add to an adapter with {', '.join(unusual)}: allowed is plain LoRA"
                 )
             freeze(model, _PAST)
         return model

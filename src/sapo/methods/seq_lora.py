@@ -10,7 +10,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 
 from sapo.errors import ModelError
-from sapo.methods.adapters import activate, save_adapter
+from sapo.methods.adapters import activate, adaptable_layers, save_adapter
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +21,10 @@ class LoraSettings:
     alpha: int
     dropout: float
     target_modules: tuple[str, ...]
+
+
+# Other initialisations (PiSSA, OLoRA ...) subtract something from the base weights whenever they are loaded.
+_SAFE_INIT = (True, False, "gaussian", "orthogonal")
 
 
 class SeqLora:
@@ -45,13 +49,15 @@ class SeqLora:
         if isinstance(model, PeftModel) and not isinstance(model.peft_config["default"], LoraConfig):
             kind = model.peft_config["default"].peft_type.value
             raise ModelError(f"method {self.name} cannot go on from a {kind} adapter: allowed is LoRA")
-        leaves = {name.rsplit(".", 1)[-1] for name, _ in model.named_modules()}
-        missing = [name for name in self._lora.target_modules if name not in leaves]
+        if isinstance(model, PeftModel) and model.peft_config["default"].init_lora_weights not in _SAFE_INIT:
+            how = model.peft_config["default"].init_lora_weights
+            raise ModelError(f"method {self.name} cannot go on from an adapter whose loading changes the base: {how}")
+        layers = adaptable_layers(model)
+        missing = [name for name in self._lora.target_modules if name not in layers]
         if missing:
-            linear = {n.rsplit(".", 1)[-1] for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
             raise ModelError(
-                f"lora.target_modules: this model has no {', '.join(missing)}. "
-                f"Its linear layers: {', '.join(sorted(linear))}"
+                f"lora.target_modules: this model has no {', '.join(missing)} that can carry LoRA. "
+                f"Its layers that can: {', '.join(sorted(layers))}"
             )
         return model
 

@@ -40,8 +40,11 @@ def admit(
 def _reason(text: str, task: Task, seen: dict[str, str]) -> str | None:
     if not text:
         return "empty"
-    if any(unicodedata.category(c) == "Cc" and c not in "\n\t" for c in text):
+    kinds = {unicodedata.category(c) for c in text if c not in "\n\t"}
+    if "Cc" in kinds:
         return "contains control characters"
+    if "Cs" in kinds:
+        return "contains half a character (a lone surrogate)"
     if _folded(text) in seen:
         return f"same as {seen[_folded(text)]}"
     missing = [label for label in task.labels if not keeps(label, task.instruction, text)]
@@ -54,6 +57,7 @@ def _reason(text: str, task: Task, seen: dict[str, str]) -> str | None:
 # neighbour is a boundary.
 _WORD = r"[[\p{L}\p{N}_]--[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}]]"
 # "A. dovish", "1) positive", "1: poor": a short label before a mark and the first word of what it marks.
+_SPACED = regex.compile(_WORD, regex.VERSION1)
 _MARK = regex.compile(r"[.):、．]\s*(\p{L}+)")
 _EXPLAINS = regex.compile(r"\p{L}\s*\($")
 _MARK_LENGTH = 2
@@ -66,8 +70,13 @@ def keeps(label: str, original: str, text: str) -> bool:
     as in the original ("A. dovish") is.
     """
     theirs, ours = _mentions(original, label), _mentions(text, label)
-    marks = [m for m in theirs if m]
-    return not theirs or any(not o or any(o.startswith(m) or m.startswith(o) for m in marks) for o in ours)
+    return not theirs or any(not o or any(_same_mark(o, t) for t in theirs if t) for o in ours)
+
+
+def _same_mark(one: str, other: str) -> bool:
+    """Whether two marked texts begin with the same word; without spaces, one may be the beginning of the other."""
+    one, other = one.casefold(), other.casefold()
+    return one == other or (not _SPACED.match(one) and (one.startswith(other) or other.startswith(one)))
 
 
 def _mentions(text: str, label: str) -> set[str]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from sapo.config import Config
-from sapo.plan import Plan, Work
+from sapo.plan import Work
 from sapo.policies import BY_LOSS
 from sapo.report.numbers import duration, tokens
 from sapo.report.tables import NOTHING, Block, Column, Note, Page, Section, Table, cells

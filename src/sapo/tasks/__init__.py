@@ -91,15 +91,16 @@ def load_sequence(sequence: str | Sequence[str], data_dir: Path | None = None) -
         DataError: as in `load_task` and `sequence_names`.
     """
     names = sequence_names(sequence)
-    if data_dir is not None:
-        present = {*BUILTIN, *benchmark_names(data_dir)}
-        missing = [name for name in names if name not in present and not name.endswith(_FILES)]
-        if missing:
-            close = "".join(nearest(name, present) for name in missing[:1])
-            raise DataError(
-                f"{data_dir} has no {', '.join(missing)}.{close} It has: {', '.join(benchmark_names(data_dir))}. "
-                "Leave out what is missing by giving `sequence` as a list."
-            )
+    there = benchmark_names(data_dir) if data_dir is not None else BUILTIN
+    missing = [name for name in names if name not in there and name not in BUILTIN and not name.endswith(_FILES)]
+    if missing:
+        close = nearest(missing[0], (*there, *BUILTIN))
+        advice = "Leave out what is missing by giving `sequence` as a list."
+        if data_dir is None:
+            advice = "For a benchmark's tasks give data_dir, for your own data a path that ends in .json or .jsonl."
+        raise DataError(
+            f"{data_dir or 'sapo'} has no {', '.join(missing)}.{close} It has: {', '.join(there)}. {advice}"
+        )
     return tuple(load_task(name, data_dir) for name in names)
 
 

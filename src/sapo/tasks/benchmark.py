@@ -41,12 +41,18 @@ def benchmark_task(data_dir: Path, name: str) -> Task:
         name=name,
         instruction=texts["instruction"],
         suffix=texts["suffix"],
-        labels=tuple(str(label) for label in entry.get("labels") or ()),
+        labels=_labels(data_dir, name, entry.get("labels")),
         metric="rouge_l",
         train=read_rows(folder / "train.json"),
         dev=read_rows(dev) if dev.is_file() else (),
         test=read_rows(folder / "test.json"),
     )
+
+
+def _labels(data_dir: Path, name: str, labels: Any) -> tuple[str, ...]:
+    if labels is not None and not isinstance(labels, list):
+        raise DataError(f"{data_dir / 'instructions.json'}: labels of task {name!r} must be a list, not {labels!r}")
+    return tuple(str(label) for label in labels or ())
 
 
 def _index(data_dir: Path) -> dict[str, Any]:

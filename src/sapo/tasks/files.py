@@ -108,6 +108,8 @@ def _cell(path: Path, number: int, row: Any, column: str, *, empty: bool = True)
         value = str(value)
     if not isinstance(value, str):
         raise DataError(f"{path}, row {number}: {column!r} is {type(value).__name__}: allowed is text or a number")
+    if any("\ud800" <= c <= "\udfff" for c in value):
+        raise DataError(f"{path}, row {number}: {column!r} holds half a character (a lone surrogate): repair the text")
     if not empty and not value.strip():
         raise DataError(f"{path}, row {number}: the answer {column!r} is empty, so nothing could be learned from it")
     return value

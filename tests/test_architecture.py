@@ -20,7 +20,6 @@ ROOMS = (
     "text_metrics",
     "score",
     "race",
-    "select",
     "selection",
     "search",
     "policies",
@@ -94,7 +93,7 @@ def test_a_file_imports_only_from_rooms_before_its_own(name: str) -> None:
     ("name", "code", "wrong"),
     [
         ("score.py", "from sapo.types import Encoded", 0),
-        ("score.py", "from sapo.select import select", 1),
+        ("score.py", "from sapo.selection import score_candidates", 1),
         ("score.py", "def f():\n    from sapo import evaluate", 1),
         ("score.py", "import sapo.cli as c", 1),
         ("score.py", "import sapo", 1),

@@ -285,6 +285,35 @@ def test_an_unknown_dtype_is_an_error_that_names_the_known_ones(saved: str) -> N
     assert all(dtype in str(error.value) for dtype in DTYPES)
 
 
+@pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers`:UserWarning")
+@pytest.mark.parametrize(
+    "features",
+    [
+        {"use_dora": True},
+        {"use_rslora": True},
+        {"modules_to_save": ["lm_head"]},
+        {"trainable_token_indices": [1, 2]},
+        {"layers_to_transform": [1]},
+        {"target_modules": "all-linear"},
+        {"target_modules": ["embed_tokens", "q_proj"]},
+        {"target_modules": ["lm_head", "q_proj"]},
+    ],
+    ids=str,
+)
+def test_an_unusual_adapter_of_this_model_is_not_taken_for_a_foreign_one(
+    saved: str, features: dict[str, Any], tmp_path: Path
+) -> None:
+    settings = {"r": 2, "target_modules": ["q_proj"], **features}
+    model = get_peft_model(tiny_model(), LoraConfig(task_type="CAUSAL_LM", **settings)).eval()
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data += 0.1
+    model.save_pretrained(tmp_path)
+    loaded = load_model(saved, str(tmp_path), device="cpu")
+    assert torch.equal(logits(loaded.model), logits(model))
+    assert not torch.equal(logits(loaded.model), logits(tiny_model()))
+
+
 # Adapters that do not fit.
 
 

@@ -207,11 +207,9 @@ def main() -> None:
         errors.print("error: ", style="bold red", end="")
         errors.print(str(error), markup=False, highlight=False, soft_wrap=True)
         sys.exit(2)
-    except click.exceptions.Abort:
-        errors.print("interrupted")
-        sys.exit(130)
-    except KeyboardInterrupt:
-        errors.print("interrupted: finished steps are saved; the same command goes on from there")
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        # click turns Ctrl-C into Abort; outside of it the interrupt comes through as it is.
+        errors.print("interrupted. `sapo run` goes on from its last finished step with the same command.")
         sys.exit(130)
     except click.ClickException as error:
         error.show()

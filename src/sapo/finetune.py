@@ -110,7 +110,7 @@ def finetune(
     """
     micro = min(settings.micro_batch_size, settings.batch_size, len(encoded))
     kind = model.device.type
-    with tempfile.TemporaryDirectory() as scratch, _kept_randomness():
+    with tempfile.TemporaryDirectory() as scratch, _kept_state(model):
         arguments = TrainingArguments(
             output_dir=scratch,
             num_train_epochs=settings.epochs,
@@ -134,6 +134,9 @@ def finetune(
             bf16=kind == "cuda" and model.dtype == torch.bfloat16,
             fp16=kind == "cuda" and model.dtype == torch.float16,
         )
+        # Trainer would spread one process over all visible GPUs and multiply the batch by their number.
+        if arguments.n_gpu > 1:
+            arguments._n_gpu = 1
         trainer = SupervisedTrainer(
             model=model,
             args=arguments,
@@ -151,13 +154,17 @@ def finetune(
 
 
 @contextmanager
-def _kept_randomness() -> Iterator[None]:
-    """Put every global random state back that Trainer seeds: torch, numpy and Python."""
+def _kept_state(model: Any) -> Iterator[None]:
+    """Put back what Trainer changes beside the weights: random states of torch, numpy and Python, use_cache."""
     python, legacy_numpy = random.getstate(), np.random.get_state()
+    use_cache = model.config.use_cache
+    kind = model.device.type
+    devices = [] if kind == "cpu" else [model.device]
     try:
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices, device_type=kind if devices else "cuda"):
             yield
     finally:
+        model.config.use_cache = use_cache
         random.setstate(python)
         np.random.set_state(legacy_numpy)
 

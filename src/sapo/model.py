@@ -166,7 +166,10 @@ def load_model(
     if report["missing_keys"]:
         # transformers would go on with random numbers in their place.
         raise ModelError(f"model {name!r} lacks the weights {', '.join(sorted(report['missing_keys'])[:5])}")
-    model = model.to(device)
+    try:
+        model = model.to(device)
+    except RuntimeError as error:
+        raise ModelError(f"model {name!r} does not fit on {device}: {_first_line(error)}") from error
     if not tokenizer.chat_template:
         notes.append("no chat template: the plain layout is used (user turn, blank line, 'Answer:')")
     if adapter is not None:

@@ -40,7 +40,7 @@ def concatenate(model: Any, names: Sequence[str], into: str) -> None:
     """Add adapter ``into``, whose update is exactly the sum of the named ones', and delete those.
 
     Ranks add up: B = [B_1 B_2 ...], A = [s_1 A_1; s_2 A_2; ...] with each one's own scaling s = alpha / r
-    folded into A, and alpha = r, so that stock peft applies the result at strength 1.
+    folded in, and alpha = r, so that stock peft applies the result at strength 1.
     """
     model.add_weighted_adapter(list(names), [1.0] * len(names), into, combination_type="cat")
     freeze(model, into)

@@ -32,6 +32,7 @@ ROOMS = (
     "plan",
     "card",
     "record",
+    "setup",
     "steps",
     "sequence",
     "estimate",

@@ -10,7 +10,7 @@ import sapo
 from sapo.evaluate import generate
 from sapo.model import LoadedModel, embedded_model_dir, load_model, state_fingerprint
 from sapo.render import Renderer, user_turn
-from sapo.tasks import builtin_paraphrases, builtin_task
+from sapo.tasks.builtin import builtin_paraphrases, builtin_task
 
 pytestmark = pytest.mark.embedded
 

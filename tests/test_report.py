@@ -45,7 +45,7 @@ from sapo.report.tables import Cell, Column, Command, Listing, Note, Page, Secti
 from sapo.report.terminal import show
 from sapo.results import Prompt, tabulate
 from sapo.selection import score_candidates
-from sapo.sequence import set_up
+from sapo.setup import set_up
 from sapo.testing import tiny_model, tiny_tokenizer, toy_task
 from sapo.types import CandidateLoss, Example, Instruction, Losses, Rejection, Selection, Task
 

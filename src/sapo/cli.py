@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal
 
-import click
 import typer
 from rich.console import Console
 
@@ -38,9 +37,10 @@ def run_command(
 ) -> None:
     """Train a task sequence, each task with the instruction that fits the model best; go on if interrupted."""
     from sapo.config import load_config
-    from sapo.report import print_dry_run, print_run
 
     settings = load_config(config, overrides or [])
+    from sapo.report import print_dry_run, print_run
+
     with _quiet_libraries(), _terminal() as progress:
         if dry_run:
             from sapo.estimate import estimate
@@ -148,13 +148,15 @@ def generate_command(
     from sapo.stage import Stage
     from sapo.tasks.files import read_text
 
-    inputs = [text] if text is not None else [line for line in read_text(file or Path()).split("\n") if line.strip()]
+    lines = [text] if text is not None else read_text(file or Path()).rstrip("\n").split("\n")
+    inputs = [line for line in lines if line.strip()]
     if not inputs:
-        raise ConfigError(f"{file} holds no input: one per line is needed")
+        raise ConfigError(f"{file or '--input'} holds no text: one input per line is needed")
     with _quiet_libraries():
-        answers = Stage.load(stage_dir).answer(inputs, task)
-    for answer in answers:
-        # One line per input: an answer of several lines must not shift the rest.
+        answers = iter(Stage.load(stage_dir).answer(inputs, task))
+    for line in lines:
+        answer = next(answers) if line.strip() else ""
+        # One line per input: an empty one, or an answer of several lines, must not shift the rest.
         sys.stdout.write((answer if text is not None else answer.replace("\n", "\\n")) + "\n")
 
 
@@ -202,20 +204,18 @@ def main() -> None:
     """Run the command line: exit 0 on success, 2 for the user's mistakes, 130 when interrupted."""
     errors = Console(stderr=True)
     try:
-        code = app(standalone_mode=False)
+        app()
     except SapoError as error:
         errors.print("error: ", style="bold red", end="")
         errors.print(str(error), markup=False, highlight=False, soft_wrap=True)
         sys.exit(2)
-    except (click.exceptions.Abort, KeyboardInterrupt):
-        # click turns Ctrl-C into Abort; outside of it the interrupt comes through as it is.
-        errors.print("interrupted. `sapo run` goes on from its last finished step with the same command.")
-        sys.exit(130)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(2)
-    sys.exit(code if isinstance(code, int) else 0)
+    except SystemExit as end:
+        if end.code == _INTERRUPTED:
+            errors.print("interrupted. `sapo run` goes on from its last finished step with the same command.")
+        raise
 
+
+_INTERRUPTED = 130
 
 if __name__ == "__main__":
     main()

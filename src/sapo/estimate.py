@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from sapo.config import Config
 from sapo.progress import Reporter
+from sapo.record import Record
 from sapo.score import Scorer
-from sapo.sequence import Setup, set_up
+from sapo.setup import Setup, set_up
 
 _CALIBRATION_ROWS = 8
 
@@ -36,9 +37,10 @@ def estimate(config: Config, progress: Reporter) -> Forecast:
     Raises:
         SapoError: for whatever would stop the run.
     """
+    Record(config.run_dir, config.plain()).check()
     setup = set_up(config)
     setup.method.start(setup.loaded.model)
-    for note in setup.loaded.notes:
+    for note in setup.notes:
         progress.note(note)
     task = setup.tasks[0]
     rows = setup.renderer.encode(task.instruction, task.suffix, task.train[:_CALIBRATION_ROWS])

@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 import yaml
 from filelock import FileLock, Timeout
+from safetensors import SafetensorError
 
 from sapo.errors import RecordError
 from sapo.types import CandidateLoss, Instruction, Losses, Rejection, Selection
@@ -56,13 +57,13 @@ def write_text(path: Path, text: str) -> None:
                 scratch.write(text)
                 scratch.flush()
                 os.fsync(scratch.fileno())
+                os.chmod(scratch.name, 0o644)
+                os.replace(scratch.name, path)
             except BaseException:
                 os.unlink(scratch.name)
                 raise
-        os.chmod(scratch.name, 0o644)
-        os.replace(scratch.name, path)
     except OSError as error:
-        raise RecordError(f"{path} cannot be written: {error.strerror or error}. What was finished is kept.") from error
+        raise RecordError(_unwritable(path, error.strerror or str(error))) from error
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -99,11 +100,21 @@ class Record:
         self._config = {key: value for key, value in config.items() if key != "run_dir"}
         self._lock = FileLock(directory / ".lock")
 
-    def __enter__(self) -> Record:
+    def check(self) -> None:
+        """Refuse a directory that this run cannot use; writes nothing, so that a mistake leaves nothing behind."""
         try:
-            foreign = self.directory.is_dir() and not (self.directory / "config.yaml").exists()
-            if foreign and any(p.name != ".lock" for p in self.directory.iterdir()):
-                raise RecordError(f"run_dir {self.directory} is not empty and not a run directory: choose another one")
+            there = self.directory.is_dir() and any(p.name != ".lock" for p in self.directory.iterdir())
+        except OSError as error:
+            raise RecordError(f"run_dir {self.directory} cannot be used: {error.strerror or error}") from error
+        path = self.directory / "config.yaml"
+        if there and not path.exists():
+            raise RecordError(f"run_dir {self.directory} is not empty and not a run directory: choose another one")
+        if path.exists():
+            self._compare(_read_yaml(path))
+
+    def __enter__(self) -> Record:
+        self.check()
+        try:
             self.directory.mkdir(parents=True, exist_ok=True)
             self._lock.acquire(timeout=0)
         except Timeout as error:
@@ -111,7 +122,11 @@ class Record:
         except OSError as error:
             raise RecordError(f"run_dir {self.directory} cannot be used: {error.strerror or error}") from error
         try:
-            self._check_config()
+            # Once more: another process may have begun between the first look and the lock.
+            self.check()
+            if not (self.directory / "config.yaml").exists():
+                text = yaml.safe_dump(self._config, allow_unicode=True, sort_keys=False)
+                write_text(self.directory / "config.yaml", text)
         except BaseException:
             self._lock.release()
             raise
@@ -130,7 +145,7 @@ class Record:
         if not path.is_file():
             return None
         stored = read_json(path)
-        if not isinstance(stored, dict) or "inputs" not in stored or "value" not in stored:
+        if not isinstance(stored, dict) or not isinstance(stored.get("inputs"), dict) or "value" not in stored:
             raise RecordError(f"{path} is damaged. Delete it to compute this step again.")
         differs = [key for key in inputs if stored["inputs"].get(key) != inputs[key]]
         if differs:
@@ -151,25 +166,25 @@ class Record:
     def save_stage(self, name: str, write: Callable[[Path], None]) -> None:
         """Let ``write`` fill a scratch directory, then put it in place in one move."""
         target = self.stage_directory(name)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".") as scratch:
-            built = Path(scratch) / "stage"
-            built.mkdir()
-            write(built)
-            if target.exists():
-                shutil.rmtree(target)
-            os.rename(built, target)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=target.parent, prefix=".") as scratch:
+                built = Path(scratch) / "stage"
+                built.mkdir()
+                write(built)
+                if target.exists():
+                    shutil.rmtree(target)
+                os.rename(built, target)
+        except OSError as error:
+            raise RecordError(_unwritable(target, error.strerror or str(error))) from error
+        except SafetensorError as error:
+            raise RecordError(_unwritable(target, str(error))) from error
 
     def drop_stage(self, name: str) -> None:
         """Delete a stage's adapter."""
         shutil.rmtree(self.stage_directory(name), ignore_errors=True)
 
-    def _check_config(self) -> None:
-        path = self.directory / "config.yaml"
-        if not path.exists():
-            write_text(path, yaml.safe_dump(self._config, allow_unicode=True, sort_keys=False))
-            return
-        stored = yaml.safe_load(path.read_text(encoding="utf-8"))
+    def _compare(self, stored: Any) -> None:
         before, now = _flat(stored), _flat(self._config)
         differs = [
             f"  {key}: {before.get(key)!r} then, {now.get(key)!r} now"
@@ -182,6 +197,17 @@ class Record:
                 + "\n".join(differs)
                 + f"\nUse another run_dir, or delete {self.directory} to start afresh."
             )
+
+
+def _unwritable(path: Path, why: str) -> str:
+    return f"{path} cannot be written: {why}. What was finished is kept."
+
+
+def _read_yaml(path: Path) -> Any:
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise RecordError(f"{path} cannot be read ({error}): choose another run_dir") from error
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:

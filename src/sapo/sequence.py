@@ -6,53 +6,20 @@ makes it resumable is in `sapo.steps`.
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
-from math import ceil
 from typing import Any
-
-import torch
 
 from sapo.card import Trained
 from sapo.config import Config
-from sapo.errors import ConfigError, DataError
 from sapo.evaluate import Evaluation
-from sapo.finetune import TrainSettings
-from sapo.methods import METHODS, LoraSettings, SeqLora
-from sapo.model import LoadedModel, load_model
-from sapo.paraphrase import gather
-from sapo.plan import Plan, make_plan
 from sapo.policies import BY_LOSS, choose_instruction
 from sapo.progress import Reporter, Silent
 from sapo.record import Record, write_json
-from sapo.render import Renderer
 from sapo.results import Prompt, Results, tabulate
-from sapo.selection import context_length, selection_rows
+from sapo.selection import selection_rows
+from sapo.setup import Setup, environment, set_up
 from sapo.steps import State, Steps
-from sapo.tasks import load_sequence
-from sapo.types import Instruction, Rejection, Selection, Task
-
-_LIBRARIES = ("torch", "transformers", "peft", "accelerate", "tokenizers", "numpy")
-# Every run is tested on the same rows, whatever its seed.
-_TEST_SEED = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Setup:
-    """Everything a run needs, loaded and checked before its first step."""
-
-    config: Config
-    loaded: LoadedModel
-    renderer: Renderer
-    method: SeqLora
-    tasks: tuple[Task, ...]
-    watch: tuple[Task, ...]
-    candidates: Mapping[str, tuple[Instruction, ...]]
-    rejected: Mapping[str, tuple[Rejection, ...]]
-    settings: TrainSettings
-    plan: Plan
+from sapo.types import Instruction, Selection, Task
 
 
 def run(config: Config, progress: Reporter | None = None) -> Results:
@@ -64,12 +31,15 @@ def run(config: Config, progress: Reporter | None = None) -> Results:
         SapoError: for anything a user can act on, before the first step wherever it can be known then.
     """
     progress = progress or Silent()
-    with Record(config.run_dir, config.plain()) as record:
-        setup = set_up(config)
-        for note in (*setup.loaded.notes, *_cut_notes(setup.plan)):
+    record = Record(config.run_dir, config.plain())
+    # Before the model is loaded, and without leaving anything behind should the configuration be wrong.
+    record.check()
+    setup = set_up(config)
+    with record:
+        for note in setup.notes:
             progress.note(note)
         progress.plan(setup.plan.cost)
-        write_json(record.directory / "environment.json", _environment(setup.loaded))
+        write_json(record.directory / "environment.json", environment(setup.loaded))
         steps = Steps(setup.loaded, setup.method, setup.renderer, record, setup.plan, progress)
         return _follow(setup, steps, record)
 
@@ -96,6 +66,14 @@ def _follow(setup: Setup, steps: Steps, record: Record) -> Results:
 
 def _measure(setup: Setup, steps: Steps, record: Record, state: State, task: Task) -> Selection | None:
     candidates, rejected = setup.candidates[task.name], setup.rejected[task.name]
+    selection = None
+    if setup.config.policy in BY_LOSS:
+        chosen, seed = setup.config.selection, setup.config.seed
+        rows = selection_rows(task, chosen.examples, chosen.sample, seed)
+        selection = steps.measure(
+            state, task, candidates, rejected, rows, rule=chosen.rule, sample=chosen.sample, seed=seed
+        )
+    # Written last: a resumed run with other candidates is refused by then, and its record is left as it was.
     write_json(
         record.directory / "candidates" / f"{state.stage + 1}-{task.name}.json",
         {
@@ -104,13 +82,7 @@ def _measure(setup: Setup, steps: Steps, record: Record, state: State, task: Tas
             "rejected": [{"text": r.text, "reason": r.reason} for r in rejected],
         },
     )
-    if setup.config.policy not in BY_LOSS:
-        return None
-    chosen = setup.config.selection
-    rows = selection_rows(task, chosen.examples, chosen.sample, setup.config.seed)
-    return steps.measure(
-        state, task, candidates, rejected, rows, rule=chosen.rule, sample=chosen.sample, seed=setup.config.seed
-    )
+    return selection
 
 
 def _evaluate_stage(
@@ -137,63 +109,6 @@ def test_prompts(config: Config) -> tuple[Prompt, ...]:
     """Return the test prompts of a run, the one of the main matrix first."""
     wanted = config.evaluate.test_prompt
     return ("selected", "original") if wanted == "both" else (wanted,)
-
-
-def set_up(config: Config) -> Setup:
-    """Load and check everything a run needs; writes nothing.
-
-    Raises:
-        SapoError: for whatever would stop the run later.
-    """
-    tasks = load_sequence(config.sequence, config.data_dir)
-    watch = load_sequence(config.watch, config.data_dir)
-    both = sorted({t.name for t in tasks} & {t.name for t in watch})
-    if both:
-        raise ConfigError(f"watch: {', '.join(both)} is trained on in this sequence; watch other tasks")
-    tasks = tuple(_used_rows(task, config) for task in tasks)
-    watch = tuple(_used_rows(task, config) for task in watch)
-    needs = config.policy != "original"
-    gathered = {
-        task.name: gather(task, config.candidates.file, config.candidates.count)
-        if needs
-        else ((Instruction(task.instruction, "original"),), ())
-        for task in tasks
-    }
-    candidates = {name: kept for name, (kept, _) in gathered.items()}
-    rejected = {name: refused for name, (_, refused) in gathered.items()}
-    loaded = load_model(config.model.base, config.model.adapter, config.model.dtype, config.model.device)
-    renderer = Renderer(loaded.tokenizer, min(config.max_length, context_length(loaded.model)))
-    train = config.train
-    settings = TrainSettings(
-        train.epochs, train.learning_rate, train.batch_size, train.micro_batch_size, train.warmup,
-        train.weight_decay, train.max_grad_norm,
-    )  # fmt: skip
-    plan = make_plan(
-        renderer, tasks, watch, candidates,
-        scores=config.policy in BY_LOSS,
-        examples=config.selection.examples,
-        updates={t.name: ceil(train.epochs * ceil(len(t.train) / train.batch_size)) for t in tasks},
-        epochs=train.epochs,
-        both_prompts=config.evaluate.test_prompt == "both" and config.policy != "original",
-    )  # fmt: skip
-    lora = LoraSettings(config.lora.r, config.lora.alpha, config.lora.dropout, config.lora.target_modules)
-    method = METHODS[config.method](lora)
-    return Setup(config, loaded, renderer, method, tasks, watch, candidates, rejected, settings, plan)
-
-
-def _used_rows(task: Task, config: Config) -> Task:
-    """Return the task with only the rows that the run uses, in the file's order."""
-    if not task.test:
-        raise DataError(f"task {task.name!r} has no test rows, so nothing about it could be measured")
-    rows = config.train.rows or len(task.train)
-    picked = selection_rows(task, rows, "stratified", config.seed)
-    tested = replace(task, train=task.test)
-    shown = selection_rows(tested, config.evaluate.rows or len(task.test), "stratified", _TEST_SEED)
-    return replace(
-        task,
-        train=tuple(task.train[i] for i in picked),
-        test=tuple(task.test[i] for i in shown),
-    )
 
 
 def _results(
@@ -235,28 +150,3 @@ def _results(
 
 def _limits(config: Config) -> dict[str, int]:
     return {"max_length": config.max_length, "max_new_tokens": config.evaluate.max_new_tokens}
-
-
-def _cut_notes(plan: Plan) -> list[str]:
-    return [
-        f"{task}: {count} training inputs are longer than max_length and are cut in the middle"
-        for task, count in plan.cut.items()
-        if count
-    ]
-
-
-def _environment(loaded: LoadedModel) -> dict[str, Any]:
-    versions: dict[str, str | None] = {}
-    for library in ("sapo-llm", *_LIBRARIES):
-        try:
-            versions[library] = version(library)
-        except PackageNotFoundError:
-            versions[library] = None
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "threads": torch.get_num_threads(),
-        "model": loaded.name,
-        "notes": list(loaded.notes),
-        "versions": versions,
-    }

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError
 
 from sapo.card import Trained, lineage, model_card
 from sapo.errors import RecordError
@@ -180,12 +181,13 @@ class Steps:
         """Return the model in this state, loading the stage's adapter unless the model is there already."""
         if self._live != state:
             directory = self._record.stage_directory(state.name)
-            if not directory.is_dir():
-                raise RecordError(
-                    f"{directory} is missing, and a step after it is not finished. "
-                    f"Delete {self._record.directory} to start afresh."
-                )
-            self._model = self._method.resume(self._model, directory)
+            afresh = f"A step after it is not finished: delete {self._record.directory} to start afresh."
+            if not (directory / "adapter_model.safetensors").is_file():
+                raise RecordError(f"{directory} or its adapter_model.safetensors is missing. {afresh}")
+            try:
+                self._model = self._method.resume(self._model, directory)
+            except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+                raise RecordError(f"{directory} cannot be loaded ({error}). {afresh}") from error
             found = state_fingerprint(self._model)
             if found != state.fingerprint:
                 raise RecordError(f"{directory} does not hold the weights that were trained: it was changed since")

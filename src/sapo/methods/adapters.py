@@ -61,6 +61,8 @@ def save_adapter(model: Any, name: str, directory: Path) -> None:
 def unusual_features(config: LoraConfig) -> list[str]:
     """Return the settings of an adapter that go beyond plain LoRA: an update (alpha / r) B A on listed modules."""
     plain, found = LoraConfig().to_dict(), config.to_dict()
+    if config.init_lora_weights in SAFE_INIT:
+        found["init_lora_weights"] = plain["init_lora_weights"]
     unusual = [_TITLES.get(key, key) for key, value in found.items() if key not in _PLAIN and value != plain[key]]
     return unusual + (["a pattern as target_modules"] if isinstance(config.target_modules, str) else [])
 
@@ -76,6 +78,8 @@ def adaptable_layers(model: Any) -> set[str]:
     return names
 
 
+# Other initialisations (PiSSA, OLoRA ...) subtract something from the base weights whenever they are loaded.
+SAFE_INIT = (True, False, "gaussian", "orthogonal")
 # What may differ from peft's defaults in a plain LoRA adapter; the rest changes what its weights mean.
 _PLAIN = frozenset(
     {

@@ -10,7 +10,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 
 from sapo.errors import ModelError
-from sapo.methods.adapters import activate, adaptable_layers, save_adapter
+from sapo.methods.adapters import SAFE_INIT, activate, adaptable_layers, save_adapter
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,10 +21,6 @@ class LoraSettings:
     alpha: int
     dropout: float
     target_modules: tuple[str, ...]
-
-
-# Other initialisations (PiSSA, OLoRA ...) subtract something from the base weights whenever they are loaded.
-_SAFE_INIT = (True, False, "gaussian", "orthogonal")
 
 
 class SeqLora:
@@ -49,7 +45,7 @@ class SeqLora:
         if isinstance(model, PeftModel) and not isinstance(model.peft_config["default"], LoraConfig):
             kind = model.peft_config["default"].peft_type.value
             raise ModelError(f"method {self.name} cannot go on from a {kind} adapter: allowed is LoRA")
-        if isinstance(model, PeftModel) and model.peft_config["default"].init_lora_weights not in _SAFE_INIT:
+        if isinstance(model, PeftModel) and model.peft_config["default"].init_lora_weights not in SAFE_INIT:
             how = model.peft_config["default"].init_lora_weights
             raise ModelError(f"method {self.name} cannot go on from an adapter whose loading changes the base: {how}")
         layers = adaptable_layers(model)

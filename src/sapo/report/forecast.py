@@ -16,7 +16,7 @@ from sapo.report.terminal import show
 
 if TYPE_CHECKING:
     from sapo.estimate import Forecast
-    from sapo.sequence import Setup
+    from sapo.setup import Setup
 
 
 def print_dry_run(console: Console, config: Config, forecast: Forecast) -> None:

@@ -92,12 +92,12 @@ def load_sequence(sequence: str | Sequence[str], data_dir: Path | None = None) -
     """
     names = sequence_names(sequence)
     there = benchmark_names(data_dir) if data_dir is not None else BUILTIN
-    missing = [name for name in names if name not in there and name not in BUILTIN and not name.endswith(_FILES)]
+    missing = [name for name in names if name not in there and name not in BUILTIN]
     if missing:
         close = nearest(missing[0], (*there, *BUILTIN))
         advice = "Leave out what is missing by giving `sequence` as a list."
         if data_dir is None:
-            advice = "For a benchmark's tasks give data_dir, for your own data a path that ends in .json or .jsonl."
+            advice = "For other tasks give data_dir, a directory with instructions.json and a folder per task."
         raise DataError(
             f"{data_dir or 'sapo'} has no {', '.join(missing)}.{close} It has: {', '.join(there)}. {advice}"
         )

@@ -30,7 +30,7 @@ lint: install
 	$(BIN)/mypy
 
 unit: install
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses auto
 
 format: install
 	$(BIN)/ruff format

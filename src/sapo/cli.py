@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from collections.abc import Iterator
@@ -63,6 +64,7 @@ def select_command(
         Path | None, typer.Option(help="JSON list, JSONL, or JSON object keyed by task; built-in ones if left out.")
     ] = None,
     model: Model = "embedded",
+    adapter: Annotated[str | None, typer.Option(help="Adapter on the model: its current state.")] = None,
     data_dir: DataDir = None,
     instruction: Annotated[str | None, typer.Option(help="Replaces the task's instruction.")] = None,
     suffix: Annotated[str | None, typer.Option(help="Replaces the task's suffix.")] = None,
@@ -78,6 +80,10 @@ def select_command(
     from sapo.report import print_selection
     from sapo.tasks import load_task
 
+    if json_out is not None:
+        above = next(folder for folder in json_out.absolute().parents if folder.exists())
+        if json_out.is_dir() or not above.is_dir() or not os.access(above, os.W_OK):
+            raise ConfigError(f"--json {json_out} cannot be written: give the path of a file")
     loaded_task = load_task(task, data_dir, instruction=instruction, suffix=suffix)
     kept, rejected = gather(loaded_task, candidates, None)
     with _quiet_libraries(), _terminal() as progress:
@@ -86,7 +92,7 @@ def select_command(
         from sapo.score import Scorer
         from sapo.selection import MAX_LENGTH, context_length, score_candidates, selection_rows
 
-        loaded = load_model(model)
+        loaded = load_model(model, adapter)
         for note in loaded.notes:
             progress.note(note)
         rows = selection_rows(loaded_task, examples, sample, seed)
@@ -151,7 +157,7 @@ def generate_command(
     lines = [text] if text is not None else read_text(file or Path()).rstrip("\n").split("\n")
     inputs = [line for line in lines if line.strip()]
     if not inputs:
-        raise ConfigError(f"{file or '--input'} holds no text: one input per line is needed")
+        raise ConfigError(f"{file or '--input'} holds no input: one per line is needed")
     with _quiet_libraries():
         answers = iter(Stage.load(stage_dir).answer(inputs, task))
     for line in lines:
@@ -185,8 +191,10 @@ def _terminal() -> Iterator[Terminal]:
 @contextmanager
 def _quiet_libraries() -> Iterator[None]:
     """Keep the libraries' own bars and advice out of ours; their errors still come through."""
+    from huggingface_hub.utils import logging as hub
     from transformers.utils import logging
 
+    hub.set_verbosity_error()
     level = logging.get_verbosity()
     logging.set_verbosity_error()
     logging.disable_progress_bar()

@@ -10,10 +10,20 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from sapo.errors import ConfigError, nearest
 
+Local = Annotated[Path, AfterValidator(Path.expanduser)]
 Positive = Annotated[int, Field(gt=0)]
 Policy = Literal["original", "sapo", "random", "highest", "median"]
 MethodName = Literal["seq-lora", "inc-lora"]
@@ -38,6 +48,8 @@ class _Part(BaseModel):
         """Refuse yes and no, which YAML reads as booleans and Python counts as 1 and 0."""
         if isinstance(value, bool):
             raise ValueError(f"{str(value).lower()} is neither a number nor a text")
+        if isinstance(value, str) and "\0" in value:
+            raise ValueError("holds a NUL character")
         return value
 
 
@@ -53,7 +65,7 @@ class ModelConfig(_Part):
 class CandidatesConfig(_Part):
     """Where paraphrases come from; count excludes the original."""
 
-    file: Path | None = None
+    file: Local | None = None
     count: Positive = 20
 
 
@@ -110,7 +122,7 @@ class Config(_Part):
     model: ModelConfig = ModelConfig()
     sequence: Annotated[str | tuple[str, ...], BeforeValidator(_names)]
     watch: tuple[str, ...] = ()
-    data_dir: Path | None = None
+    data_dir: Local | None = None
     policy: Policy = "sapo"
     method: MethodName = "seq-lora"
     candidates: CandidatesConfig = CandidatesConfig()
@@ -121,7 +133,7 @@ class Config(_Part):
     # Published: 1536 tokens of prompt and 128 of answer.
     max_length: Positive = 1664
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 42
-    run_dir: Path
+    run_dir: Local
     keep: Literal["last", "all"] = "all"
 
     @model_validator(mode="before")
@@ -154,7 +166,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
         data = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"config {path}: {error.strerror or error}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"config {path} is not YAML: {error}") from error
     if data is None:
         data = {}
@@ -192,7 +204,7 @@ def _apply(data: dict[str, Any], override: str) -> None:
             raise ConfigError(f"override {override!r}: {parent!r} is a single value and has no keys")
     try:
         data[last] = yaml.safe_load(value)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"override {override!r}: the value is not YAML: {error}") from error
 
 
@@ -211,10 +223,15 @@ def _explain(item: Any) -> str:
     if item["type"].startswith("model_"):
         fields = _fields(location)
         return f"{key} = {item['input']!r}: must be a mapping with some of these keys: {', '.join(fields)}"
+    if item["type"] in _KINDS:
+        return f"{key} = {item['input']!r}: must be {_KINDS[item['type']]}"
     message = str(item["msg"]).removeprefix("Value error, ")
     if item["type"] == "value_error":
         return f"{key}: {message}"
     return f"{key} = {item['input']!r}: {message[0].lower()}{message[1:]}"
+
+
+_KINDS = {"tuple_type": "a list", "path_type": "a path", "string_type": "a text", "int_type": "a whole number"}
 
 
 def _fields(location: Sequence[str | int]) -> list[str]:

@@ -9,6 +9,7 @@ Every message names the thing, the value found and what is allowed, and says wha
     ├── ModelError          a model, tokenizer or adapter that cannot be loaded or used
     ├── RenderError         a prompt that cannot be rendered, or does not fit the model's context
     ├── ScoreError          a loss that is not a finite number
+    ├── TrainError          training that diverged
     ├── MetricError         a metric asked of a matrix that lacks the cells for it
     └── RecordError         a run directory that cannot be written, read, or belongs to another run
 """
@@ -45,6 +46,10 @@ class RenderError(SapoError):
 
 class ScoreError(SapoError):
     """A pre-update loss that is not finite."""
+
+
+class TrainError(SapoError):
+    """Training that diverged."""
 
 
 class MetricError(SapoError):

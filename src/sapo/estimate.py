@@ -39,7 +39,6 @@ def estimate(config: Config, progress: Reporter) -> Forecast:
     """
     Record(config.run_dir, config.plain()).check()
     setup = set_up(config)
-    setup.method.start(setup.loaded.model)
     for note in setup.notes:
         progress.note(note)
     task = setup.tasks[0]

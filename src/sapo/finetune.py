@@ -19,6 +19,7 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
+from sapo.errors import TrainError
 from sapo.score import pad, supervised_positions
 from sapo.types import Encoded
 
@@ -107,6 +108,9 @@ def finetune(
         settings: see `TrainSettings`.
         seed: of the order of examples and of dropout; the global random state is put back afterwards.
         advance: told about each update, for progress bars.
+
+    Raises:
+        TrainError: if a loss or a trained weight is not finite.
     """
     micro = min(settings.micro_batch_size, settings.batch_size, len(encoded))
     kind = model.device.type
@@ -149,8 +153,20 @@ def finetune(
         # Takes autocast off again: the model must answer as its saved and reloaded self would.
         trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
     model.eval()
+    _demand_finite(model, trainer.state.log_history, settings)
     losses = tuple(float(entry["loss"]) for entry in trainer.state.log_history if "loss" in entry)
     return Training(steps=int(trainer.state.global_step), losses=losses)
+
+
+def _demand_finite(model: Any, history: Sequence[dict[str, Any]], settings: TrainSettings) -> None:
+    broken = [entry["step"] for entry in history if "loss" in entry and not np.isfinite(float(entry["loss"]))]
+    sound = all(bool(torch.isfinite(p).all()) for p in model.parameters() if p.requires_grad)
+    if broken or not sound:
+        when = f"the loss is not finite from update {broken[0]} on" if broken else "a trained weight is not finite"
+        raise TrainError(
+            f"training diverged: {when}. train.learning_rate = {settings.learning_rate}, weight_decay = "
+            f"{settings.weight_decay}: lower them, or lora.alpha, or use dtype float32; nothing of this task was saved"
+        )
 
 
 @contextmanager

@@ -168,7 +168,7 @@ def load_model(
         raise ModelError(f"model {name!r} lacks the weights {', '.join(sorted(report['missing_keys'])[:5])}")
     try:
         model = model.to(device)
-    except RuntimeError as error:
+    except (RuntimeError, NotImplementedError) as error:
         raise ModelError(f"model {name!r} does not fit on {device}: {_first_line(error)}") from error
     if not tokenizer.chat_template:
         notes.append("no chat template: the plain layout is used (user turn, blank line, 'Answer:')")
@@ -200,7 +200,15 @@ def _with_adapter(model: Any, adapter: str) -> Any:
     from peft import PeftModel, get_peft_model_state_dict
     from peft.utils import load_peft_weights
 
-    adapter = str(Path(adapter).expanduser()) if Path(adapter).expanduser().is_dir() else adapter
+    folder = Path(adapter).expanduser()
+    if folder.is_dir():
+        # A directory never means a hub id, even if peft would look there for what it lacks.
+        missing = [name for name in ("adapter_config.json",) if not (folder / name).is_file()]
+        if not any(folder.glob("adapter_model.*")):
+            missing.append("adapter_model.safetensors")
+        if missing:
+            raise ModelError(_cannot_add(adapter, f"it has no {' and no '.join(missing)}."))
+        adapter = str(folder)
     try:
         with warnings.catch_warnings():
             # Weights that are missing are found below, and are an error there.
@@ -228,6 +236,12 @@ def _source(name: str) -> str:
         return str(embedded_model_dir())
     if name.startswith((".", "/", "~")) and not Path(name).expanduser().is_dir():
         raise ModelError(f"model directory {name!r} does not exist")
+    folder = Path(name).expanduser()
+    if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
+        raise ModelError(
+            f"{name} holds an adapter, not a model: give its base as the model and this directory as the adapter "
+            "(model.adapter in a configuration, --adapter in `sapo select`)"
+        )
     return str(Path(name).expanduser()) if Path(name).expanduser().is_dir() else name
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from sapo.errors import RenderError
 from sapo.render import Renderer
 from sapo.types import Encoded, Instruction, Task
 
@@ -87,7 +88,7 @@ def make_plan(
     """
     score, train, cut = {}, {}, {}
     for task in tasks:
-        encoded = renderer.encode(task.instruction, task.suffix, task.train)
+        encoded = _encode_all(renderer, task, candidates[task.name])
         cut[task.name] = sum(e.cut > 0 for e in encoded)
         tokens = sum(len(e.ids) for e in encoded) * epochs
         train[task.name] = Work(updates[task.name], tokens, _TRAIN * tokens)
@@ -103,6 +104,20 @@ def make_plan(
         # The second prompt differs from the first only once the task has been trained on.
         tests |= {task.name: stages + len(tasks) - n for n, task in enumerate(tasks)}
     return Plan(score, train, evaluate, tests, cut)
+
+
+def _encode_all(renderer: Renderer, task: Task, candidates: Sequence[Instruction]) -> list[Encoded]:
+    """Return all training rows with the original; the longest answer must fit with every candidate."""
+    longest = max(task.train, key=lambda row: len(row.answer))
+    for number, candidate in enumerate(candidates):
+        try:
+            renderer.encode(candidate.text, task.suffix, [longest])
+        except RenderError as error:
+            raise RenderError(f"task {task.name!r}, candidate {number} ({candidate.text[:60]!r}): {error}") from error
+    try:
+        return renderer.encode(task.instruction, task.suffix, task.train)
+    except RenderError as error:
+        raise RenderError(f"task {task.name!r}, original instruction: {error}") from error
 
 
 def _mean_suffix(renderer: Renderer, task: Task, instruction: str) -> float:

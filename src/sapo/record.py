@@ -21,7 +21,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,20 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON as `write_text` does; NaN and infinity are refused."""
-    write_text(path, json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False) + "\n")
+    try:
+        text = json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False)
+    except ValueError as error:
+        raise RecordError(f"{path} is not written: it would hold a number that is not finite") from error
+    write_text(path, text + "\n")
+
+
+@contextmanager
+def undamaged(path: Path, advice: str) -> Iterator[None]:
+    """Run a block that takes a file's content apart; what does not fit is a RecordError about the file."""
+    try:
+        yield
+    except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
+        raise RecordError(f"{path} is damaged ({type(error).__name__}: {error}). {advice}") from error
 
 
 def read_json(path: Path) -> Any:
@@ -79,7 +93,7 @@ def read_json(path: Path) -> Any:
     """
     try:
         return json.loads(path.read_text(encoding="utf-8", errors="surrogatepass"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RecordError(f"{path} cannot be read ({error}). Delete it to compute this step again.") from error
 
 
@@ -102,6 +116,8 @@ class Record:
 
     def check(self) -> None:
         """Refuse a directory that this run cannot use; writes nothing, so that a mistake leaves nothing behind."""
+        if self.directory.exists() and not self.directory.is_dir():
+            raise RecordError(f"run_dir {self.directory} is a file: choose a directory")
         try:
             there = self.directory.is_dir() and any(p.name != ".lock" for p in self.directory.iterdir())
         except OSError as error:
@@ -124,6 +140,7 @@ class Record:
         try:
             # Once more: another process may have begun between the first look and the lock.
             self.check()
+            self._sweep()
             if not (self.directory / "config.yaml").exists():
                 text = yaml.safe_dump(self._config, allow_unicode=True, sort_keys=False)
                 write_text(self.directory / "config.yaml", text)
@@ -135,11 +152,11 @@ class Record:
     def __exit__(self, *failure: object) -> None:
         self._lock.release()
 
-    def reuse(self, name: str, inputs: Inputs) -> Any | None:
-        """Return the value of a finished step, or None if it is not finished.
+    def reuse(self, name: str, inputs: Inputs, parse: Callable[[Any], Any] = lambda value: value) -> Any | None:
+        """Return the value of a finished step, as ``parse`` reads it, or None if it is not finished.
 
         Raises:
-            RecordError: if it was computed from something else, naming what differs.
+            RecordError: if it is damaged, or was computed from something else, naming what differs.
         """
         path = self.directory / name
         if not path.is_file():
@@ -153,7 +170,8 @@ class Record:
                 f"{path} was computed from another {' and '.join(differs)} than there is now. "
                 f"To start afresh use another run_dir, or delete {self.directory}."
             )
-        return stored["value"]
+        with undamaged(path, "Delete it to compute this step again."):
+            return parse(stored["value"])
 
     def save(self, name: str, inputs: Inputs, value: Any) -> None:
         """Write a finished step."""
@@ -184,12 +202,22 @@ class Record:
         """Delete a stage's adapter."""
         shutil.rmtree(self.stage_directory(name), ignore_errors=True)
 
+    def _sweep(self) -> None:
+        """Remove the scratch files of a process that was killed; nobody else writes here under the lock."""
+        for scratch in [*self.directory.glob(".*"), *self.directory.glob("*/.*"), *self.directory.glob("cells/*/.*")]:
+            if scratch.is_dir():
+                shutil.rmtree(scratch, ignore_errors=True)
+            elif scratch.name != ".lock":
+                scratch.unlink(missing_ok=True)
+
     def _compare(self, stored: Any) -> None:
+        if not isinstance(stored, dict):
+            raise RecordError(f"{self.directory / 'config.yaml'} is damaged: choose another run_dir")
         before, now = _flat(stored), _flat(self._config)
         differs = [
             f"  {key}: {before.get(key)!r} then, {now.get(key)!r} now"
             for key in sorted({*before, *now})
-            if before.get(key) != now.get(key)
+            if before.get(key) != now.get(key) and key != "keep"
         ]
         if differs:
             raise RecordError(

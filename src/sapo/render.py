@@ -233,9 +233,12 @@ def _fit(text: str, limit: int, encode: Callable[[str], Encoded], fixed: str) ->
             f"{fixed} alone take {len(bare.ids)} tokens, and at most {limit} fit: shorten them, "
             "or raise max_length if the model's context allows it"
         )
-    # Bisection over kept characters: needs no token offsets, so it works for every tokenizer.
+    # Bisection over kept characters: needs no token offsets, so it works for every tokenizer. A bound is found
+    # by doubling first, so that a huge text is not tokenised over and over.
     kept, best = 0, bare
-    low, high = 1, len(text) - 1
+    low, high = 1, min(4 * limit, len(text) - 1)
+    while high < len(text) - 1 and len(encode(_cut_middle(text, high)).ids) <= limit:
+        low, high = high, min(2 * high, len(text) - 1)
     while low <= high:
         middle = (low + high) // 2
         encoded = encode(_cut_middle(text, middle))

@@ -30,8 +30,8 @@ from sapo.types import Encoded, Losses
 # Most tokens of a batch, padding included. Measured: a CPU is busy with few tokens and slows down with many.
 BATCH_TOKENS = {"cpu": 1024}
 BATCH_TOKENS_ACCELERATOR = 16384
-# Logits held at once: 64 Mi floats = 256 MiB.
-LOGITS = 1 << 26
+# Logits held at once: 32 Mi, 128 MiB in float32 and as much again twice in float64.
+LOGITS = 1 << 25
 # Largest difference between two exact routes in float32, in nats per supervised token.
 EXACT = 1e-4
 
@@ -189,7 +189,9 @@ class Scorer:
             use_cache=past is not None,
             logits_to_keep=keep.to(device),
         ).logits
-        losses = cross_entropy(logits.float(), targets.to(device), reduction="none").double().cpu()
+        # In float32 the sum over a large vocabulary loses the fifth digit.
+        precise = torch.float32 if device.type == "mps" else torch.float64
+        losses = cross_entropy(logits.to(precise), targets.to(device), reduction="none").double().cpu()
         rows = keep.nonzero()[:, 0]
         return torch.zeros(len(encoded), dtype=torch.float64).index_add_(0, rows, losses).numpy()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -31,7 +32,7 @@ _TEST_SEED = 0
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """Everything a run needs, loaded and checked before its first step."""
+    """Everything a run needs; ``loaded.model`` is in the method's stage-0 state."""
 
     config: Config
     loaded: LoadedModel
@@ -77,9 +78,14 @@ def set_up(config: Config) -> Setup:
         else ((Instruction(task.instruction, "original"),), ())
         for task in tasks
     }
+    # Finalisers of dropped objects would run at some later point and could swallow a Ctrl-C there.
+    gc.collect()
     candidates = {name: kept for name, (kept, _) in gathered.items()}
     rejected = {name: refused for name, (_, refused) in gathered.items()}
     loaded = load_model(config.model.base, config.model.adapter, config.model.dtype, config.model.device)
+    lora = LoraSettings(config.lora.r, config.lora.alpha, config.lora.dropout, config.lora.target_modules)
+    method = METHODS[config.method](lora)
+    loaded = replace(loaded, model=method.start(loaded.model))
     renderer = Renderer(loaded.tokenizer, min(config.max_length, context_length(loaded.model)))
     train = config.train
     settings = TrainSettings(
@@ -94,8 +100,6 @@ def set_up(config: Config) -> Setup:
         epochs=train.epochs,
         both_prompts=config.evaluate.test_prompt == "both" and config.policy != "original",
     )  # fmt: skip
-    lora = LoraSettings(config.lora.r, config.lora.alpha, config.lora.dropout, config.lora.target_modules)
-    method = METHODS[config.method](lora)
     return Setup(config, loaded, renderer, method, tasks, watch, candidates, rejected, settings, plan)
 
 

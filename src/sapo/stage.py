@@ -10,7 +10,7 @@ from typing import Any
 from sapo.errors import ModelError, nearest
 from sapo.evaluate import generate
 from sapo.model import LoadedModel, load_model
-from sapo.record import read_json
+from sapo.record import read_json, undamaged
 from sapo.render import Renderer
 from sapo.selection import context_length
 
@@ -38,7 +38,11 @@ class Stage:
         if not path.is_file():
             raise ModelError(f"{directory} is not a stage directory (no sapo.json): allowed is RUN_DIR/stages/K-TASK")
         lineage = read_json(path)
-        return cls(load_model(lineage["base_model"], str(directory)), lineage)
+        with undamaged(path, "Take the stage directory from the run again."):
+            base = lineage["base_model"]
+            kept = [lineage["max_length"], lineage["max_new_tokens"], lineage["tasks"][-1]["task"]]
+            kept += [(entry["task"], entry["instruction"], entry["suffix"]) for entry in lineage["tasks"]]
+        return cls(load_model(base, str(directory)), lineage)
 
     def answer(self, inputs: Sequence[str], task: str | None = None) -> list[str]:
         """Return the greedy answer to each input, prompted as the task was trained.

@@ -16,7 +16,7 @@ import numpy as np
 from safetensors import SafetensorError
 
 from sapo.card import Trained, lineage, model_card
-from sapo.errors import RecordError
+from sapo.errors import RecordError, ScoreError, TrainError
 from sapo.evaluate import Evaluation, evaluate
 from sapo.finetune import TrainSettings, finetune
 from sapo.methods import SeqLora
@@ -64,7 +64,7 @@ class Steps:
         self._plan, self._progress = plan, progress
         self._base = loaded.name
         self._template = renderer.fingerprint()
-        self._model = method.start(loaded.model)
+        self._model = loaded.model
         self._scorer = Scorer(self._model)
         self.start = State(0, "start", state_fingerprint(self._model))
         self._live = self.start
@@ -91,10 +91,9 @@ class Steps:
             "candidates": fingerprint([c.text for c in candidates]),
             "selection settings": fingerprint([rule, sample, seed, list(rows)]),
         }
-        stored = self._record.reuse(path, inputs)
-        if stored is not None:
+        selection = self._record.reuse(path, inputs, selection_from_json)
+        if selection is not None:
             self._progress.reused(label, work.cost)
-            selection = selection_from_json(stored)
         else:
             self._bring(state)
             with self._progress.step(label, work.units, work.cost) as advance:
@@ -120,16 +119,21 @@ class Steps:
             "instruction": fingerprint(instruction.text),
             "training settings": fingerprint([self._method.settings(), asdict(settings), seed]),
         }
-        stored = self._record.reuse(path, inputs)
+        stored: tuple[float, State] | None = self._record.reuse(
+            path, inputs, lambda value: (value["seconds"], State(stage, name, value["state"]))
+        )
         if stored is not None:
             self._progress.reused(label, work.cost)
-            self.seconds["training"] += stored["seconds"]
-            return State(stage, name, stored["state"])
+            self.seconds["training"] += stored[0]
+            return stored[1]
         model = self._method.prepare(self._bring(state), seed)
         encoded = self._renderer.encode(instruction.text, task.suffix, task.train)
         began = time.perf_counter()
         with self._progress.step(label, work.units, work.cost) as advance:
-            training = finetune(model, encoded, settings, seed, advance)
+            try:
+                training = finetune(model, encoded, settings, seed, advance)
+            except TrainError as error:
+                raise TrainError(f"task {task.name!r}: {error}") from error
         seconds = time.perf_counter() - began
         after = self._save_stage(name, model, trained, policy, limits)
         value = {"steps": training.steps, "losses": list(training.losses), "seconds": seconds, "state": after}
@@ -147,16 +151,21 @@ class Steps:
             "instruction": fingerprint(instruction),
             "evaluation settings": fingerprint(max_new_tokens),
         }
-        stored = self._record.reuse(path, inputs)
+        stored: tuple[float, Evaluation] | None = self._record.reuse(
+            path, inputs, lambda value: (value["seconds"], _cell(value))
+        )
         if stored is not None:
             self._progress.reused(label, work.cost)
-            self.seconds["evaluating"] += stored["seconds"]
-            return _cell(stored)
+            self.seconds["evaluating"] += stored[0]
+            return stored[1]
         model = self._bring(state)
         began = time.perf_counter()
         with self._progress.step(label, work.units, work.cost) as advance:
             cell = evaluate(model, self._renderer, task, instruction, task.test, max_new_tokens, advance, self._scorer)
         seconds = time.perf_counter() - began
+        if not np.isfinite(cell.losses.nll).all():
+            row = int(np.flatnonzero(~np.isfinite(cell.losses.nll))[0])
+            raise ScoreError(f"task {task.name!r}, test row {row}: its loss is not finite after stage {state.stage}")
         value = {
             "instruction": instruction,
             "predictions": list(cell.predictions),
@@ -181,13 +190,15 @@ class Steps:
         """Return the model in this state, loading the stage's adapter unless the model is there already."""
         if self._live != state:
             directory = self._record.stage_directory(state.name)
-            afresh = f"A step after it is not finished: delete {self._record.directory} to start afresh."
-            if not (directory / "adapter_model.safetensors").is_file():
-                raise RecordError(f"{directory} or its adapter_model.safetensors is missing. {afresh}")
+            again = self._record.directory / "training" / f"{state.name}.json"
+            afresh = f"and a step after it is not finished. Delete {again} to train that task again."
+            weights = directory / "adapter_model.safetensors"
+            if not weights.is_file():
+                raise RecordError(f"{weights if directory.is_dir() else directory} is missing, {afresh}")
             try:
                 self._model = self._method.resume(self._model, directory)
             except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-                raise RecordError(f"{directory} cannot be loaded ({error}). {afresh}") from error
+                raise RecordError(f"{directory} cannot be loaded ({error}), {afresh}") from error
             found = state_fingerprint(self._model)
             if found != state.fingerprint:
                 raise RecordError(f"{directory} does not hold the weights that were trained: it was changed since")

@@ -78,6 +78,16 @@ def adaptable_layers(model: Any) -> set[str]:
     return names
 
 
+def smallest_dimension(model: Any, targets: Sequence[str]) -> int:
+    """Return the smallest side of the weights of the named layers: a larger rank could express nothing more."""
+    sides: list[int] = [
+        min(parameter.shape)
+        for path, parameter in model.named_parameters()
+        if parameter.dim() == 2 and ".lora_" not in path and path.split(".")[-2] in (*targets, "base_layer")
+    ]
+    return min(sides)
+
+
 # Other initialisations (PiSSA, OLoRA ...) subtract something from the base weights whenever they are loaded.
 SAFE_INIT = (True, False, "gaussian", "orthogonal")
 # What may differ from peft's defaults in a plain LoRA adapter; the rest changes what its weights mean.

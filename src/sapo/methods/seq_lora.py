@@ -10,7 +10,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 
 from sapo.errors import ModelError
-from sapo.methods.adapters import SAFE_INIT, activate, adaptable_layers, save_adapter
+from sapo.methods.adapters import SAFE_INIT, activate, adaptable_layers, save_adapter, smallest_dimension
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +55,9 @@ class SeqLora:
                 f"lora.target_modules: this model has no {', '.join(missing)} that can carry LoRA. "
                 f"Its layers that can: {', '.join(sorted(layers))}"
             )
+        widest = smallest_dimension(model, self._lora.target_modules)
+        if self._lora.r > widest:
+            raise ModelError(f"lora.r = {self._lora.r}: allowed is at most {widest}, the width of the target layers")
         return model
 
     def prepare(self, model: Any, seed: int) -> Any:

@@ -28,7 +28,7 @@ def candidates_file(path: Path, task: str) -> tuple[str, ...]:
         raise CandidateError(f"candidates file {path} is empty")
     try:
         parsed = json.loads(content)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         # One JSON document per line is the other allowed form; more than one line, or it is neither.
         if len(content.strip().split("\n")) < 2:
             raise CandidateError(f"candidates file {path} is neither JSON nor JSONL: {error}") from error
@@ -50,7 +50,7 @@ def _lines(content: str, path: Path) -> list[Any]:
         if line.strip():
             try:
                 rows.append(json.loads(line))
-            except json.JSONDecodeError as error:
+            except (ValueError, RecursionError) as error:
                 raise CandidateError(f"candidates file {path}, line {number} is not JSON: {error}") from error
     return rows
 

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from sapo.errors import RecordError
 from sapo.metrics import METRICS
-from sapo.record import write_text
+from sapo.record import undamaged, write_text
 from sapo.report.differences import Difference, Verdict, differences
 from sapo.report.markdown import to_markdown
 from sapo.report.matrices import (
@@ -27,7 +27,7 @@ from sapo.report.matrices import (
 )
 from sapo.report.numbers import interval, number
 from sapo.report.outcome import rows_note
-from sapo.report.run import print_run
+from sapo.report.run import DAMAGED, print_run
 from sapo.report.runs import Run, read_run, shared_prompts
 from sapo.report.tables import NOTHING, Block, Cell, Column, Listing, Note, Page, Section, Style, Table, cells
 from sapo.report.terminal import show
@@ -61,7 +61,8 @@ def print_report(console: Console, run_dirs: Sequence[Path]) -> None:
     if len(run_dirs) == 1:
         print_run(console, run_dirs[0])
         return
-    page = comparison_page([read_run(directory) for directory in run_dirs])
+    with undamaged(Path(", ".join(map(str, run_dirs))), DAMAGED):
+        page = comparison_page([read_run(directory) for directory in run_dirs])
     path = run_dirs[0] / "comparison.md"
     show(console, page)
     write_text(path, to_markdown(page))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from sapo.record import write_text
+from sapo.record import undamaged, write_text
 from sapo.report.markdown import to_markdown
 from sapo.report.numbers import duration
 from sapo.report.outcome import outcome, watch
@@ -15,6 +15,7 @@ from sapo.report.selections import LEGEND, OPTIMISTIC, RULES, finding, ranking
 from sapo.report.tables import Block, Cell, Column, Command, Listing, Note, Page, Section, Table
 from sapo.report.terminal import show
 
+DAMAGED = "Delete the damaged file; the same `sapo run` command computes what is missing again."
 _CONTROLS = {
     "original": "every task's original instruction",
     "random": "a paraphrase drawn at random, as a control",
@@ -29,7 +30,8 @@ def print_run(console: Console, run_dir: Path) -> None:
     Raises:
         RecordError: if the directory is no finished run, or cannot be written.
     """
-    page = run_page(read_run(run_dir))
+    with undamaged(run_dir, DAMAGED):
+        page = run_page(read_run(run_dir))
     show(console, page)
     write_text(run_dir / "report.md", to_markdown(page))
 

@@ -71,9 +71,7 @@ def tasks_page(data_dir: Path | None) -> Page:
                 Command(("sapo", "tasks", names[0], *_data(data_dir)), "Look at one task:")
                 if names
                 else Note("No tasks."),
-                Note(
-                    "For your own data give the path of a .json or .jsonl file in place of a name, and an instruction."
-                ),
+                Note("Your own data: `sapo select --task FILE.jsonl --instruction TEXT`; a data_dir for `sapo run`."),
             ),
         ),
     ]

@@ -10,7 +10,7 @@ from pathlib import Path
 from sapo.errors import DataError, nearest
 from sapo.tasks.benchmark import benchmark_names, benchmark_task
 from sapo.tasks.builtin import BUILTIN, builtin_paraphrases, builtin_task
-from sapo.tasks.files import file_task
+from sapo.tasks.files import demand_whole, file_task
 from sapo.tasks.sequences import SEQUENCES
 from sapo.types import Task
 
@@ -50,7 +50,7 @@ def load_task(
     else:
         raise DataError(
             f"there is no task {name!r}.{nearest(name, BUILTIN)} Built-in tasks: {', '.join(BUILTIN)}. "
-            "For a benchmark's task give data_dir, for your own data a path that ends in .json or .jsonl."
+            "For another task give data_dir, a directory with instructions.json, or the path of a .json or .jsonl file."
         )
     changes = {key: value for key, value in (("instruction", instruction), ("suffix", suffix)) if value is not None}
     return task if not changes else replace_text(task, changes)
@@ -62,6 +62,8 @@ def replace_text(task: Task, changes: dict[str, str]) -> Task:
 
     if not changes.get("instruction", task.instruction).strip():
         raise DataError(f"task {task.name!r}: the instruction is empty")
+    for key, text in changes.items():
+        demand_whole(text, f"the {key}")
     return dataclasses.replace(task, **changes)  # type: ignore[arg-type]
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sapo.errors import DataError, nearest
-from sapo.tasks.files import read_json, read_rows
+from sapo.tasks.files import demand_whole, read_json, read_rows
 from sapo.types import Task
 
 
@@ -29,12 +29,16 @@ def benchmark_task(data_dir: Path, name: str) -> Task:
     if name not in index:
         raise DataError(f"{data_dir} has no task {name!r}.{nearest(name, index)} It has: {', '.join(index)}")
     entry = index[name]
+    if name in (".", "..") or set(name) & set("/\\\0"):
+        raise DataError(f"{data_dir / 'instructions.json'}: task {name!r}: a task's name is also a folder's name")
     texts = {key: entry.get(key) for key in ("instruction", "suffix")}
     bad = [key for key, value in texts.items() if not isinstance(value, str)]
     if bad or not texts["instruction"].strip():
         raise DataError(
             f"{data_dir / 'instructions.json'}: task {name!r} has no usable {' and '.join(bad) or 'instruction'}"
         )
+    for key, text in texts.items():
+        demand_whole(text, f"{data_dir / 'instructions.json'}: the {key} of task {name!r}")
     folder = data_dir / name
     dev = folder / "dev.json"
     return Task(

@@ -28,6 +28,7 @@ def file_task(path: Path, instruction: str | None, suffix: str) -> Task:
     """
     if instruction is None or not instruction.strip():
         raise DataError(f"task file {path} has no instruction of its own: give one with --instruction")
+    demand_whole(instruction + suffix, "the instruction or suffix")
     rows = read_rows(path)
     return Task(
         name=path.stem, instruction=instruction, suffix=suffix, labels=(), metric="rouge_l",
@@ -72,8 +73,18 @@ def read_json(path: Path) -> Any:
     """
     try:
         return json.loads(read_text(path))
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is not JSON: {error}") from error
+
+
+def demand_whole(text: str, what: str) -> None:
+    """Refuse text that no tokenizer can encode.
+
+    Raises:
+        DataError: if it holds half a character.
+    """
+    if any("\ud800" <= c <= "\udfff" for c in text):
+        raise DataError(f"{what} holds half a character (a lone surrogate): repair the text")
 
 
 def _parse(path: Path, text: str) -> Sequence[Any]:
@@ -87,7 +98,7 @@ def _parse(path: Path, text: str) -> Sequence[Any]:
         if line.strip():
             try:
                 rows.append(json.loads(line))
-            except json.JSONDecodeError as error:
+            except (ValueError, RecursionError) as error:
                 raise DataError(f"{path}, line {number} is not JSON: {error}") from error
     return rows
 
@@ -108,8 +119,7 @@ def _cell(path: Path, number: int, row: Any, column: str, *, empty: bool = True)
         value = str(value)
     if not isinstance(value, str):
         raise DataError(f"{path}, row {number}: {column!r} is {type(value).__name__}: allowed is text or a number")
-    if any("\ud800" <= c <= "\udfff" for c in value):
-        raise DataError(f"{path}, row {number}: {column!r} holds half a character (a lone surrogate): repair the text")
+    demand_whole(value, f"{path}, row {number}: {column!r}")
     if not empty and not value.strip():
         raise DataError(f"{path}, row {number}: the answer {column!r} is empty, so nothing could be learned from it")
     return value

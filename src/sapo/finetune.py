@@ -127,6 +127,8 @@ def finetune(
             lr_scheduler_type="linear",
             logging_strategy="steps",
             logging_steps=1,
+            # By default a NaN is logged as the mean of the losses before it.
+            logging_nan_inf_filter=False,
             save_strategy="no",
             report_to=[],
             disable_tqdm=True,

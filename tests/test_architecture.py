@@ -31,6 +31,7 @@ ROOMS = (
     "progress",
     "plan",
     "card",
+    "formats",
     "record",
     "setup",
     "steps",

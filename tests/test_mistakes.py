@@ -1,7 +1,7 @@
 """Mistakes and attacks of a kind that once got through: each is one clear error now, before anything is lost."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -175,9 +175,15 @@ def test_a_candidate_that_does_not_fit_is_named_before_anything_is_trained() -> 
 
 def test_a_huge_input_is_not_tokenised_over_and_over(monkeypatch: pytest.MonkeyPatch) -> None:
     renderer = Renderer(tiny_tokenizer(), 300)
-    huge, read = "x" * 200_000, []
+    huge = "x" * 200_000
+    read: list[int] = []
     inner = renderer._ids
-    monkeypatch.setattr(renderer, "_ids", lambda texts: (read.extend(map(len, texts)), inner(texts))[1])
+
+    def counting(texts: Sequence[str]) -> list[list[int]]:
+        read.extend(map(len, texts))
+        return inner(texts)
+
+    monkeypatch.setattr(renderer, "_ids", counting)
     ids = renderer.prompts("Do it.", "", [huge], 8)[0]
     assert len(ids) == 300 - 8
     assert sum(read) < 2 * len(huge)

@@ -13,17 +13,8 @@ import pytest
 from filelock import FileLock
 
 from sapo.errors import RecordError
-from sapo.record import (
-    Record,
-    fingerprint,
-    losses_from_json,
-    losses_to_json,
-    read_json,
-    selection_from_json,
-    selection_to_json,
-    write_json,
-    write_text,
-)
+from sapo.formats import losses_from_json, losses_to_json, selection_from_json, selection_to_json
+from sapo.record import Record, fingerprint, read_json, write_json, write_text
 from sapo.types import CandidateLoss, Instruction, Losses, Rejection, Selection
 
 CONFIG: dict[str, Any] = {"seed": 42, "train": {"epochs": 1.0, "rows": None}, "watch": ["a"], "run_dir": "anywhere"}

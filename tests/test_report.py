@@ -19,9 +19,10 @@ from sapo.config import Config, make_config
 from sapo.errors import DataError, RecordError
 from sapo.estimate import Forecast, estimate
 from sapo.evaluate import Evaluation
+from sapo.formats import losses_to_json, selection_to_json
 from sapo.metrics import METRICS
 from sapo.progress import Silent
-from sapo.record import losses_to_json, selection_to_json, write_json
+from sapo.record import write_json
 from sapo.render import Renderer
 from sapo.report import (
     print_dry_run,

@@ -75,8 +75,9 @@ def select_command(
     json_out: Annotated[Path | None, typer.Option("--json", help="Write the selection to this file.")] = None,
 ) -> None:
     """Score candidate instructions under a model and choose one; trains nothing."""
+    from sapo.formats import selection_to_json
     from sapo.paraphrase import gather
-    from sapo.record import selection_to_json, write_json
+    from sapo.record import write_json
     from sapo.report import print_selection
     from sapo.tasks import load_task
 

@@ -19,20 +19,12 @@ from sapo.card import Trained, lineage, model_card
 from sapo.errors import RecordError, ScoreError, TrainError
 from sapo.evaluate import Evaluation, evaluate
 from sapo.finetune import TrainSettings, finetune
+from sapo.formats import losses_from_json, losses_to_json, selection_from_json, selection_to_json
 from sapo.methods import SeqLora
 from sapo.model import EMBEDDED, LoadedModel, state_fingerprint
 from sapo.plan import Plan
 from sapo.progress import Reporter
-from sapo.record import (
-    Record,
-    fingerprint,
-    losses_from_json,
-    losses_to_json,
-    selection_from_json,
-    selection_to_json,
-    write_json,
-    write_text,
-)
+from sapo.record import Record, fingerprint, write_json, write_text
 from sapo.render import Renderer
 from sapo.results import Prompt
 from sapo.score import Scorer

@@ -11,8 +11,9 @@ import numpy as np
 
 from sapo.errors import RecordError
 from sapo.evaluate import Evaluation
+from sapo.formats import losses_from_json, selection_from_json
 from sapo.metrics import resample_matrices
-from sapo.record import losses_from_json, read_json, selection_from_json
+from sapo.record import read_json
 from sapo.results import DRAWS, Prompt, per_row
 from sapo.types import Floats, Selection, Task
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from sapo.plan import make_plan
 from sapo.progress import Silent
 from sapo.record import Record
 from sapo.render import Renderer
+from sapo.report.selections import cuts
+from sapo.selection import select
 from sapo.sequence import run
 from sapo.stage import Stage
 from sapo.tasks import load_task
@@ -194,3 +197,12 @@ def test_a_rank_beyond_the_layers_width_is_refused() -> None:
     SeqLora(LoraSettings(16, 32, 0.0, ("v_proj",))).start(tiny_model())
     with pytest.raises(ModelError, match=r"lora\.r = 17: allowed is at most 16"):
         SeqLora(LoraSettings(17, 32, 0.0, ("v_proj",))).start(tiny_model())
+
+
+def test_cut_inputs_are_counted_where_people_look() -> None:
+    # Prompt and answer take 129 to 131 tokens with the original, 153 or 155 in turn with the long candidate.
+    task, longer = toy_task(), ["yes or no? " + "Think. " * 10]
+    selection = select(tiny_model(), tiny_tokenizer(), task, longer, 4, sample="first", max_length=154)
+    assert [(c.losses.cut > 0).tolist() for c in selection.candidates] == [[False] * 4, [False, True] * 2]
+    assert cuts(selection) == "2 of 4 inputs were too long with some candidate and were cut in the middle."
+    assert cuts(replace(selection, candidates=selection.candidates[:1])) == ""

@@ -36,7 +36,9 @@ def outcome(run: Run) -> tuple[Block, ...]:
 
 def rows_note(run: Run) -> str:
     """Return one sentence on the size of the test sets."""
-    return f"Test rows: {', '.join(f'{task} {count}' for task, count in run.test_counts().items())}."
+    sizes = ", ".join(f"{task} {count}" for task, count in run.test_counts().items())
+    cuts = ", ".join(f"{task} {count}" for task, count in run.test_cuts().items())
+    return f"Test rows: {sizes}." + (f" Inputs cut in the middle to fit the model: {cuts}." if cuts else "")
 
 
 def _metrics(run: Run) -> Table:

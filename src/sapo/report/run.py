@@ -11,7 +11,7 @@ from sapo.report.markdown import to_markdown
 from sapo.report.numbers import duration
 from sapo.report.outcome import outcome, watch
 from sapo.report.runs import Run, read_run
-from sapo.report.selections import LEGEND, OPTIMISTIC, RULES, finding, ranking
+from sapo.report.selections import LEGEND, OPTIMISTIC, RULES, cuts, finding, ranking
 from sapo.report.tables import Block, Cell, Column, Command, Listing, Note, Page, Section, Table
 from sapo.report.terminal import show
 
@@ -65,7 +65,7 @@ def _candidates(run: Run) -> tuple[Block, ...]:
             title = f"{label}, on {len(selection.rows)} training rows"
             blocks.append(Table(title, table.columns, table.rows))
             rejected = f" {len(selection.rejected)} texts were not scored." if selection.rejected else ""
-            blocks.append(Note(finding(selection, subject) + rejected))
+            blocks.append(Note(" ".join(filter(None, (finding(selection, subject) + rejected, cuts(selection))))))
     return (*blocks, *(Note(sentence, "dim") for sentence in (*LEGEND, OPTIMISTIC)))
 
 

@@ -114,6 +114,13 @@ class Run:
         """Return per task the number of its test rows."""
         return {task: len(self._cell(0, task, "original")["value"]["predictions"]) for task in self.tasks}
 
+    def test_cuts(self) -> dict[str, int]:
+        """Return per task the number of its test rows whose input was cut to fit the model, where there are any."""
+        cuts = {
+            task: sum(c > 0 for c in self._cell(0, task, "original")["value"]["losses"]["cut"]) for task in self.tasks
+        }
+        return {task: count for task, count in cuts.items() if count}
+
     def _task(self, name: str) -> Task:
         return Task(name, "", "", (), self.data["primary_metrics"][name], (), (), ())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 from rich.console import Console
 
 from sapo.report.numbers import LOSS, duration, interval, number
@@ -61,6 +62,8 @@ def selection_page(selection: Selection) -> Page:
             f"{duration(selection.seconds)}, model loading not counted; route of computation: {selection.route}."
         ),
     ]
+    if cuts(selection):
+        blocks.append(Note(cuts(selection), "strong"))
     sections = [Section("Candidates, lowest loss first", tuple(blocks))]
     if selection.rejected:
         sections.append(Section("Texts that were not scored", (rejections(selection),)))
@@ -113,6 +116,15 @@ def ranking(selection: Selection, marked: str, mark: str, legend: tuple[str, ...
         Column("candidate", numeric=False),
     )
     return Table("", columns, tuple(rows), legend)
+
+
+def cuts(selection: Selection) -> str:
+    """Return a sentence on the selection rows whose input had to be cut, empty where there were none."""
+    cut = np.stack([c.losses.cut for c in selection.candidates]) > 0
+    count = int(cut.any(axis=0).sum())
+    if not count:
+        return ""
+    return f"{count} of {len(selection.rows)} inputs were too long with some candidate and were cut in the middle."
 
 
 def rejections(selection: Selection) -> Table:

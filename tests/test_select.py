@@ -174,9 +174,8 @@ def by_loop(nll: Floats, tokens: Ints, seed: int, draws: int) -> list[tuple[floa
         ts = []
         for c in range(1, candidates):
             ratio, error = ratio_and_error(c, rows)
-            if len(set(rows)) == 1:
-                error = whole[c][1]
-            ts.append(abs(ratio - whole[c][0]) / error)
+            # A resample's spread counts for at least a fifth of the sample's.
+            ts.append(abs(ratio - whole[c][0]) / max(error, whole[c][1] / 5))
         largest.append(max(ts))
     largest.sort()
     # The 95 % point, by linear interpolation between order statistics.
@@ -184,6 +183,16 @@ def by_loop(nll: Floats, tokens: Ints, seed: int, draws: int) -> list[tuple[floa
     low = math.floor(place)
     q = largest[low] + (place - low) * (largest[min(low + 1, draws - 1)] - largest[low])
     return [(ratio - q * error, ratio + q * error) for ratio, error in whole[1:]]
+
+
+def test_intervals_on_four_examples_stay_of_a_sensible_width() -> None:
+    nll, tokens = simulated(np.random.default_rng(0), 4, np.zeros(20))
+    _, intervals = compare(nll, tokens, 0)
+    spread = (nll[1:] - nll[0]).std(axis=1) / tokens.mean() / 2
+    widths = np.array([ci[1] - ci[0] for ci in intervals if ci is not None]) / 2
+    # Without the least spread of a resample they were some hundred standard errors wide.
+    assert (widths < 40 * spread).all()
+    assert (widths > 2 * spread).all()
 
 
 @pytest.mark.parametrize(("n", "candidates", "seed"), [(12, 4, 0), (12, 1, 1), (3, 2, 2), (25, 3, 3)])

@@ -27,7 +27,7 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from sapo.types import Encoded, Losses
 
-# Most tokens of a batch, padding included. Measured: a CPU is busy with few tokens and slows down with many.
+# Most tokens of a batch, padding included. On a CPU measured (benchmarks/batches.py), elsewhere a first guess.
 BATCH_TOKENS = {"cpu": 1024}
 BATCH_TOKENS_ACCELERATOR = 16384
 # Logits held at once: 32 Mi, 128 MiB in float32 and as much again twice in float64.

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from sapo.errors import ModelError, nearest
 from sapo.evaluate import generate
@@ -17,15 +16,19 @@ from sapo.selection import context_length
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """The state after a task.
+    """The state after a task, read from what a run wrote.
 
     Attributes:
         loaded: base model with the stage's adapter.
-        lineage: the content of its `sapo.json`.
+        prompts: (instruction, suffix) of each task so far, by name, in order.
+        max_length: of the run, see `sapo.config.Config`.
+        max_new_tokens: likewise.
     """
 
     loaded: LoadedModel
-    lineage: Mapping[str, Any]
+    prompts: Mapping[str, tuple[str, str]]
+    max_length: int
+    max_new_tokens: int
 
     @classmethod
     def load(cls, directory: Path) -> Stage:
@@ -33,16 +36,18 @@ class Stage:
 
         Raises:
             ModelError: if it is none, or its base model cannot be loaded.
+            RecordError: if its `sapo.json` is damaged.
         """
         path = directory / "sapo.json"
         if not path.is_file():
             raise ModelError(f"{directory} is not a stage directory (no sapo.json): allowed is RUN_DIR/stages/K-TASK")
         lineage = read_json(path)
         with undamaged(path, "Take the stage directory from the run again."):
-            base = lineage["base_model"]
-            kept = [lineage["max_length"], lineage["max_new_tokens"], lineage["tasks"][-1]["task"]]
-            kept += [(entry["task"], entry["instruction"], entry["suffix"]) for entry in lineage["tasks"]]
-        return cls(load_model(base, str(directory)), lineage)
+            base, limits = lineage["base_model"], (int(lineage["max_length"]), int(lineage["max_new_tokens"]))
+            prompts = {entry["task"]: (entry["instruction"], entry["suffix"]) for entry in lineage["tasks"]}
+            if not prompts:
+                raise ValueError("no tasks")
+        return cls(load_model(base, str(directory)), prompts, *limits)
 
     def answer(self, inputs: Sequence[str], task: str | None = None) -> list[str]:
         """Return the greedy answer to each input, prompted as the task was trained.
@@ -50,18 +55,12 @@ class Stage:
         Raises:
             ModelError: if the stage was not trained on ``task``; the last one is used where it is None.
         """
-        entries = {entry["task"]: entry for entry in self.lineage["tasks"]}
-        name = self.lineage["tasks"][-1]["task"] if task is None else task
-        if name not in entries:
+        name = list(self.prompts)[-1] if task is None else task
+        if name not in self.prompts:
             raise ModelError(
-                f"this stage was not trained on {name!r}.{nearest(name, entries)} Its tasks: {', '.join(entries)}"
+                f"this stage was not trained on {name!r}.{nearest(name, self.prompts)} "
+                f"Its tasks: {', '.join(self.prompts)}"
             )
-        limit = min(self.lineage["max_length"], context_length(self.loaded.model))
-        return generate(
-            self.loaded.model,
-            Renderer(self.loaded.tokenizer, limit),
-            entries[name]["instruction"],
-            entries[name]["suffix"],
-            inputs,
-            self.lineage["max_new_tokens"],
-        )
+        renderer = Renderer(self.loaded.tokenizer, min(self.max_length, context_length(self.loaded.model)))
+        instruction, suffix = self.prompts[name]
+        return generate(self.loaded.model, renderer, instruction, suffix, inputs, self.max_new_tokens)

@@ -1,5 +1,16 @@
 """One thread for torch: the models are tiny, and threads of parallel test processes would fight."""
 
+from pathlib import Path
+
+import pytest
 import torch
 
 torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def own_loss_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Keep losses of one test from serving another one, or the user."""
+    directory = tmp_path_factory.mktemp("losses")
+    monkeypatch.setattr("sapo.cache.user_cache_path", lambda name: directory)
+    return directory

@@ -11,6 +11,9 @@ import sapo
 SOURCE = Path(sapo.__file__).parent
 ROOMS = (
     "errors",
+    "untrusted",
+    "processes",
+    "storage",
     "config",
     "types",
     "model",
@@ -19,8 +22,10 @@ ROOMS = (
     "paraphrase",
     "text_metrics",
     "score",
+    "cache",
     "race",
     "selection",
+    "inspection",
     "search",
     "policies",
     "methods",
@@ -38,6 +43,7 @@ ROOMS = (
     "sequence",
     "estimate",
     "stage",
+    "export",
     "study",
     "report",
     "integrations",

@@ -358,7 +358,8 @@ def test_an_interrupted_run_exits_with_130_and_says_that_it_can_go_on(
         patch.setattr("sapo.steps.finetune", interrupted)
         outcome = command("run", config)
     assert outcome.code == 130 and "Traceback" not in outcome.err
-    assert "interrupted" in outcome.err and "goes on" in outcome.err
+    assert f"interrupted. Saved in {tmp_path / 'run'}: 0 selections, 0 trained tasks, 2 test results" in outcome.err
+    assert f"give the same command again: sapo run {config}" in outcome.err
     assert command("run", config).code == 0
 
 

@@ -37,11 +37,13 @@ def test_defaults_are_the_published_settings() -> None:
         "sequence": "demo",
         "watch": [],
         "data_dir": None,
+        "tasks": {},
+        "data": {"drop_overlap": False},
         "policy": "sapo",
         "method": "seq-lora",
         "candidates": {"file": None, "count": 20},
         # Stratified instead of the first rows: a deviation that the source explains.
-        "selection": {"examples": 250, "rule": "lowest", "sample": "stratified"},
+        "selection": {"examples": 250, "rule": "lowest", "sample": "stratified", "cache": True},
         "train": {
             "rows": 1000,
             "epochs": 10.0,

@@ -11,6 +11,7 @@ from sapo.evaluate import generate
 from sapo.model import LoadedModel, embedded_model_dir, load_model, state_fingerprint
 from sapo.render import Renderer, user_turn
 from sapo.tasks.builtin import builtin_paraphrases, builtin_task
+from sapo.types import Example
 
 pytestmark = pytest.mark.embedded
 
@@ -67,7 +68,8 @@ def test_the_answer_and_the_end_of_its_turn_are_supervised(embedded: LoadedModel
 
 def test_the_embedded_model_follows_a_simple_instruction(embedded: LoadedModel) -> None:
     renderer = Renderer(embedded.tokenizer, 512)
-    answers = generate(embedded.model, renderer, "Repeat the text exactly.", "", ["hello", "good morning"], 8)
+    rows = [Example(text, "") for text in ("hello", "good morning")]
+    answers = generate(embedded.model, renderer, "Repeat the text exactly.", "", rows, 8)
     assert ["hello" in answers[0].lower(), "good morning" in answers[1].lower()] == [True, True]
 
 

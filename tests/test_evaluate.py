@@ -38,13 +38,17 @@ def with_adapter(model: Any) -> Any:
     return model.eval()
 
 
+def asked(*texts: str) -> list[Example]:
+    return [Example(text, "") for text in texts]
+
+
 def parrot(text: str, *, seed: int = 0) -> Any:
     """A model whose next token depends on the last one alone; after a prompt it says ``text`` and ends its turn.
 
     Attention and feed-forward write nothing, so what is left of the model is embedding, norm and head.
     """
     tokenizer = tiny_tokenizer()
-    prompt = renderer().prompts(INSTRUCTION, TASK.suffix, ["x"], 1)[0]
+    prompt = renderer().prompts(INSTRUCTION, TASK.suffix, asked("x"), 1)[0]
     chain = [prompt[-1], *tokenizer(text).input_ids, tokenizer.eos_token_id]
     assert len(set(chain)) == len(chain), "each token can have only one successor"
     model = tiny_model(seed=seed)
@@ -76,7 +80,7 @@ def one_by_one(
 
 
 def expected(model: Any, inputs: Sequence[str], max_new_tokens: int, stops: Sequence[int] = (257,)) -> list[str]:
-    prompts = renderer().prompts(INSTRUCTION, TASK.suffix, inputs, max_new_tokens)
+    prompts = renderer().prompts(INSTRUCTION, TASK.suffix, asked(*inputs), max_new_tokens)
     tokenizer = tiny_tokenizer()
     return [
         tokenizer.decode(ids, skip_special_tokens=True).strip()
@@ -85,7 +89,7 @@ def expected(model: Any, inputs: Sequence[str], max_new_tokens: int, stops: Sequ
 
 
 def answers(model: Any, inputs: Sequence[str], max_new_tokens: int, render: Renderer | None = None) -> list[str]:
-    return generate(model, render or renderer(), INSTRUCTION, TASK.suffix, inputs, max_new_tokens)
+    return generate(model, render or renderer(), INSTRUCTION, TASK.suffix, asked(*inputs), max_new_tokens)
 
 
 @pytest.mark.parametrize("adapter", [False, True], ids=["plain", "peft"])
@@ -110,7 +114,7 @@ def test_answers_come_back_in_the_order_of_the_inputs() -> None:
     model = tiny_model()
     inputs = [text for n in range(4) for text in (f"{n} " * (40 * (n % 3) + 1), f"row {n}", f"{n}" * 60)]
     batches: list[int] = []
-    found = generate(model, renderer(), INSTRUCTION, TASK.suffix, inputs, 6, batches.append)
+    found = generate(model, renderer(), INSTRUCTION, TASK.suffix, asked(*inputs), 6, batches.append)
     assert len(batches) > 1, "several batches, or sorting could not go wrong"
     assert sum(batches) == len(inputs)
     assert found == [answers(model, [text], 6)[0] for text in inputs]
@@ -149,7 +153,7 @@ def test_an_answer_is_at_most_as_long_as_asked() -> None:
 
 def test_every_stop_token_ends_an_answer_and_none_is_part_of_it() -> None:
     model = tiny_model()
-    free = one_by_one(model, renderer().prompts(INSTRUCTION, TASK.suffix, INPUTS, 12), 12, ())
+    free = one_by_one(model, renderer().prompts(INSTRUCTION, TASK.suffix, asked(*INPUTS), 12), 12, ())
     # What the model says anyway as third and fifth token of two rows becomes a stop token.
     stops = (free[0][2], free[1][4])
 
@@ -294,6 +298,6 @@ def test_dropout_of_a_model_in_train_mode_does_not_reach_its_answers() -> None:
 def test_a_model_without_chat_template_answers_too() -> None:
     model = tiny_model()
     plain = Renderer(tiny_tokenizer(chat_template=None), 512)
-    prompts = plain.prompts(INSTRUCTION, TASK.suffix, INPUTS, 8)
+    prompts = plain.prompts(INSTRUCTION, TASK.suffix, asked(*INPUTS), 8)
     found = answers(model, INPUTS, 8, plain)
     assert found == [plain.decode(ids) for ids in one_by_one(model, prompts, 8, (257,))]

@@ -23,7 +23,7 @@ from sapo.sequence import run
 from sapo.stage import Stage
 from sapo.tasks import load_task
 from sapo.testing import tiny_model, tiny_tokenizer, toy_task
-from sapo.types import Instruction
+from sapo.types import Example, Instruction
 
 EXAMPLES = 4
 
@@ -187,7 +187,7 @@ def test_a_huge_input_is_not_tokenised_over_and_over(monkeypatch: pytest.MonkeyP
         return inner(texts)
 
     monkeypatch.setattr(renderer, "_ids", counting)
-    ids = renderer.prompts("Do it.", "", [huge], 8)[0]
+    ids = renderer.prompts("Do it.", "", [Example(huge, "")], 8)[0]
     assert len(ids) == 300 - 8
     assert sum(read) < 2 * len(huge)
 

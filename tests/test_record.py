@@ -14,7 +14,8 @@ from filelock import FileLock
 
 from sapo.errors import RecordError
 from sapo.formats import losses_from_json, losses_to_json, selection_from_json, selection_to_json
-from sapo.record import Record, fingerprint, read_json, write_json, write_text
+from sapo.record import Record
+from sapo.storage import fingerprint, read_json, write_json, write_text
 from sapo.types import CandidateLoss, Instruction, Losses, Rejection, Selection
 
 CONFIG: dict[str, Any] = {"seed": 42, "train": {"epochs": 1.0, "rows": None}, "watch": ["a"], "run_dir": "anywhere"}

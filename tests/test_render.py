@@ -23,6 +23,10 @@ def renderer(max_length: int = 512, *, chat_template: str | None = CHAT_TEMPLATE
     return Renderer(tiny_tokenizer(chat_template=chat_template), max_length)
 
 
+def asked(*texts: str) -> list[Example]:
+    return [Example(text, "") for text in texts]
+
+
 def one(r: Renderer, instruction: str, text: str, suffix: str, answer: str) -> Encoded:
     return r.encode(instruction, suffix, [Example(text, answer)])[0]
 
@@ -103,7 +107,7 @@ def test_special_tokens_spelled_in_data_never_become_special_ids(text: str) -> N
 def test_training_prompts_are_the_prompts_that_generation_starts_from(text: str, chat_template: str | None) -> None:
     r = renderer(chat_template=chat_template)
     encoded = r.encode(f"Do {text}", "S.", [Example(text, "yes"), Example("x", text), Example("", "no")])
-    assert [e.prompt for e in encoded] == r.prompts(f"Do {text}", "S.", [text, "x", ""], 16)
+    assert [e.prompt for e in encoded] == r.prompts(f"Do {text}", "S.", asked(text, "x", ""), 16)
 
 
 def test_rendering_does_not_depend_on_what_was_rendered_before() -> None:
@@ -186,7 +190,7 @@ def test_special_tokens_in_a_cut_input_stay_text() -> None:
 
 
 def test_prompts_are_cut_to_leave_exactly_the_room_for_the_answer() -> None:
-    (prompt,) = renderer(128).prompts("Do this.", "Say so.", [LONG], 20)
+    (prompt,) = renderer(128).prompts("Do this.", "Say so.", asked(LONG), 20)
     text = spelled(prompt)
     assert len(prompt) == 108
     assert text.startswith("<|im_start|>user\nDo this.\n\nText:\nabc") and MARK in text
@@ -200,7 +204,7 @@ def test_fixed_parts_that_do_not_fit_are_an_error_that_says_how_long_they_are() 
     with pytest.raises(RenderError, match=rf"answer alone take {len(bare.ids)} tokens.* at most {len(bare.ids) - 1} "):
         renderer(len(bare.ids) - 1).encode("Do this.", "Say so.", [long])
     with pytest.raises(RenderError, match=rf"suffix alone take {bare.prompt_length} tokens"):
-        renderer(bare.prompt_length + 9).prompts("Do this.", "Say so.", [LONG], 10)
+        renderer(bare.prompt_length + 9).prompts("Do this.", "Say so.", asked(LONG), 10)
 
 
 def test_without_a_chat_template_the_plain_layout_ends_in_the_end_of_text_token() -> None:
@@ -219,7 +223,7 @@ def test_the_plain_layout_begins_as_the_tokenizer_itself_begins_a_text() -> None
     with_bos = one(Renderer(tokenizer, 512), "Do.", "x", "", "yes")
     assert TURN not in without.ids
     assert with_bos.ids == (TURN, *without.ids) and with_bos.supervised == without.supervised
-    assert Renderer(tokenizer, 512).prompts("Do.", "", ["x"], 4) == [with_bos.prompt]
+    assert Renderer(tokenizer, 512).prompts("Do.", "", asked("x"), 4) == [with_bos.prompt]
 
 
 def test_a_tokenizer_with_neither_template_nor_end_of_text_is_refused() -> None:
@@ -255,14 +259,14 @@ def test_a_template_that_changes_only_some_texts_is_caught_on_those() -> None:
     with pytest.raises(RenderError, match="user turn"):
         one(r, "Do.", "a < b", "S.", "yes")
     with pytest.raises(RenderError, match="user turn"):
-        r.prompts("Do.", "S.", ["a < b"], 4)
+        r.prompts("Do.", "S.", asked("a < b"), 4)
 
 
 def test_a_template_that_trims_takes_outer_blanks_only() -> None:
     r = renderer(chat_template=CHAT_TEMPLATE.replace(CONTENT, f"{CONTENT}|trim"))
     encoded = one(r, " Do. ", " a  b \n", "", "\tyes, sir \n")
     assert spelled(encoded.ids) == conversation("Do. \n\nText:\n a  b", "yes, sir")
-    assert [encoded.prompt] == r.prompts(" Do. ", "", [" a  b \n"], 4)
+    assert [encoded.prompt] == r.prompts(" Do. ", "", asked(" a  b \n"), 4)
 
 
 @pytest.mark.parametrize("bot", ["bot", "assistant:", "assistant\n<think>"])
@@ -312,7 +316,7 @@ def test_an_answer_that_would_merge_with_the_end_of_the_prompt_is_kept_apart() -
     encoded = one(r, "Do.", "x", "", "yes")
     # The premise: tokenised in one go, prompt and answer share a token.
     assert 256 in merged and 256 not in encoded.ids
-    assert r.prompts("Do.", "", ["x"], 4) == [encoded.prompt]
+    assert r.prompts("Do.", "", asked("x"), 4) == [encoded.prompt]
     assert tokenizer.decode(encoded.prompt).endswith("Answer:")
     assert tokenizer.decode(encoded.ids[encoded.prompt_length :]) == " yes<eos>"
 
@@ -351,7 +355,7 @@ def test_prompts_and_fingerprint_are_the_same_tomorrow(monkeypatch: pytest.Monke
     for day in (1, 2):
         monkeypatch.setattr("transformers.utils.chat_template_utils.datetime", Clock(day))
         r = renderer(chat_template=template)
-        seen.append((r.fingerprint(), r.prompts("Do.", "S.", ["x"], 4)))
+        seen.append((r.fingerprint(), r.prompts("Do.", "S.", asked("x"), 4)))
     assert seen[0] == seen[1]
 
 

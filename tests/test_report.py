@@ -19,10 +19,10 @@ from sapo.config import Config, make_config
 from sapo.errors import DataError, RecordError
 from sapo.estimate import Forecast, estimate
 from sapo.evaluate import Evaluation
-from sapo.formats import losses_to_json, selection_to_json
+from sapo.formats import inspection_to_json, losses_to_json, selection_to_json
+from sapo.inspection import inspect_rows
 from sapo.metrics import METRICS
 from sapo.progress import Silent
-from sapo.record import write_json
 from sapo.render import Renderer
 from sapo.report import (
     print_dry_run,
@@ -42,13 +42,15 @@ from sapo.report.prompt import prompt_text, token_texts
 from sapo.report.run import run_page
 from sapo.report.runs import Run, read_run, shared_prompts
 from sapo.report.selections import finding, ranking, selection_page
-from sapo.report.tables import Cell, Column, Command, Listing, Note, Page, Section, Style, Table, cells, one_line, plain
+from sapo.report.tables import Cell, Column, Command, Listing, Note, Page, Section, Style, Table, cells, one_line
 from sapo.report.terminal import show
 from sapo.results import Prompt, tabulate
 from sapo.selection import score_candidates
 from sapo.setup import set_up
+from sapo.storage import write_json
 from sapo.testing import tiny_model, tiny_tokenizer, toy_task
 from sapo.types import CandidateLoss, Example, Instruction, Losses, Rejection, Selection, Task
+from sapo.untrusted import plain
 
 TASKS = ("alpha", "beta", "gamma")
 ROWS = 12
@@ -750,8 +752,9 @@ def test_the_prompt_tells_what_was_cut() -> None:
 def test_a_dry_run_adds_up_to_the_plan(real: Config) -> None:
     forecast = replace(estimate(real, Silent()), tokens_per_second=100.0)
     page = dry_run_page(real, forecast)
-    tasks_table, work = tables(page)
+    tasks_table, data_table, *_, work = tables(page)
     assert texts(tasks_table.rows[0]) == ["1 date-format", "8", "4", "4", "3", "0"]
+    assert texts(data_table.rows[0])[:3] == ["date-format", "8", "4"]
     plan = forecast.setup.plan
     assert work.rows[-1][-1].text == duration(plan.cost / 100)
     assert work.rows[0][1].text == "12 row x candidate"
@@ -766,11 +769,31 @@ def test_a_dry_run_adds_up_to_the_plan(real: Config) -> None:
 def test_a_dry_run_counts_the_second_test_prompt_and_names_cut_inputs(real: Config) -> None:
     config = real.model_copy(update={"evaluate": real.evaluate.model_copy(update={"test_prompt": "both"})})
     setup = set_up(config)
-    plan = replace(setup.plan, cut={"date-format": 3})
-    page = dry_run_page(config, Forecast(replace(setup, plan=plan), 100.0))
+    inspection = setup.inspections["date-format"]
+    assert inspection.lengths is not None
+    inspection = replace(inspection, lengths=replace(inspection.lengths, cut=3))
+    page = dry_run_page(config, Forecast(replace(setup, inspections={"date-format": inspection}), 100.0))
     # Two stages, and the trained task once more after the second one.
-    assert tables(page)[1].rows[2][1].text == f"{3 * 8} rows, answered and scored"
+    assert tables(page)[-1].rows[2][1].text == f"{3 * 8} rows, answered and scored"
     assert "date-format: 3 training inputs are longer" in " ".join(printed(showing(page)).split())
+
+
+def test_a_run_shows_its_data_if_that_was_recorded() -> None:
+    run = write_run(Path("a"))
+    assert all(section.title != "Data" for section in run_page(run).sections)
+    overlapping = replace(inspect_rows(toy_task("alpha"), range(4)), overlap=3)
+    write_json(Path("a/data.json"), {"tasks": [inspection_to_json(overlapping)]})
+    text = " ".join(printed(lambda c: print_run(c, Path("a"))).split())
+    assert "alpha 16 8 0 3 0.00 0" in text and "3 of 8 test rows have inputs that are also trained on" in text
+    assert "## Data" in Path("a/report.md").read_text()
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"tasks": [{"task": "alpha"}]}', '{"tasks": 1}'])
+def test_a_damaged_record_of_the_data_is_an_error_that_names_it(content: str) -> None:
+    write_run(Path("a"))
+    Path("a/data.json").write_text(content)
+    with pytest.raises(RecordError, match=r"a/data\.json .*[Dd]elete"):
+        print_run(Console(file=io.StringIO()), Path("a"))
 
 
 def test_a_real_run_is_reported_with_the_numbers_it_recorded(real: Config) -> None:

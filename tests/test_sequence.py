@@ -180,6 +180,7 @@ class Listener:
     advanced: dict[str, int] = field(default_factory=dict)
     found: list[tuple[str, float]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    tables: list[tuple[str, tuple[str, ...], tuple[tuple[str, ...], ...]]] = field(default_factory=list)
 
     def plan(self, cost: float) -> None:
         self.planned.append(cost)
@@ -202,6 +203,9 @@ class Listener:
 
     def note(self, text: str) -> None:
         self.notes.append(text)
+
+    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        self.tables.append((title, tuple(columns), tuple(tuple(row) for row in rows)))
 
 
 @dataclass(frozen=True)
@@ -831,15 +835,15 @@ def test_a_watch_task_that_is_also_trained_is_refused_before_any_model_is_loaded
         run(configure(model_dir, tmp_path / "run", TASKS[:2], watch=[WATCH, TASKS[0]]))
 
 
-def test_a_task_without_test_rows_is_refused_before_any_model_is_loaded(
+def test_a_task_without_test_rows_that_cannot_be_split_is_refused_before_any_model_is_loaded(
     model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sapo.setup, "load_model", no_model)
-    monkeypatch.setattr(sapo.setup, "load_sequence", lambda names, data: (replace(toy_task(), test=()),) * len(names))
-    with pytest.raises(DataError, match="task 'toy' has no test rows"):
-        run(configure(model_dir, tmp_path / "run", ["toy"]))
-    with pytest.raises(DataError, match="task 'toy' has no test rows"):
-        set_up(configure(model_dir, tmp_path / "other", ["toy"]))
+    bare = replace(toy_task(), train=toy_task().train[:1] * 3, test=())
+    monkeypatch.setattr(sapo.setup, "load_sequence", lambda names, data, own: (bare,) * len(names))
+    for start in (run, set_up):
+        with pytest.raises(DataError, match="toy"):
+            start(configure(model_dir, tmp_path / "run", ["toy"]))
 
 
 def test_missing_tasks_are_all_named_before_any_model_is_loaded(
@@ -873,5 +877,10 @@ def test_inputs_that_will_be_cut_are_noted_with_their_number(model_dir: Path, be
         bench_config(model_dir, bench, tmp_path / "run", sequence=("alpha",), policy="original", max_length=300),
         listener,
     )
-    assert "alpha: 1 training inputs are longer than max_length and are cut in the middle" in listener.notes
+    assert any(
+        note.startswith("note: alpha: 1 training inputs are longer than max_length and are cut in the middle")
+        for note in listener.notes
+    )
+    ((title, columns, (cells,)),) = listener.tables
+    assert title == "data" and dict(zip(columns, cells, strict=True))["cut"] == "1"
     assert not any("beta" in note for note in listener.notes)

@@ -12,7 +12,7 @@ import pytest
 from sapo.errors import DataError
 from sapo.tasks import BUILTIN, SEQUENCES, load_sequence, load_task, sequence_names, task_fingerprint
 from sapo.tasks.benchmark import benchmark_names
-from sapo.tasks.files import COLUMNS, read_rows
+from sapo.tasks.files import COLUMNS, read_rows, read_text
 from sapo.testing import toy_task
 from sapo.types import Example, Task
 
@@ -83,7 +83,9 @@ def test_names_come_in_the_order_of_the_index(tmp_path: Path) -> None:
 
 def test_built_in_tasks_are_found_beside_a_benchmark_and_misspelt_ones_are_not(tmp_path: Path) -> None:
     assert load_task(BUILTIN[0], benchmark(tmp_path, "FOMC")).name == BUILTIN[0]
-    with pytest.raises(DataError, match=r"no task 'date-formats'\. Did you mean 'date-format'\?.*give data_dir"):
+    with pytest.raises(
+        DataError, match=r"no task 'date-formats'\. Did you mean 'date-format'\?.*give data_dir.*hub id"
+    ):
         load_task("date-formats")
     with pytest.raises(DataError, match="no task 'date-format/'"):
         load_task("date-format/")
@@ -207,46 +209,52 @@ def test_a_file_is_a_task_with_training_rows_only(tmp_path: Path) -> None:
     assert load_task(str(path), instruction="Do.", suffix="So.").suffix == "So."
 
 
-@pytest.mark.parametrize("instruction", [None, "", "  "])
-def test_a_file_needs_an_instruction(instruction: str | None, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("instruction", "message"), [(None, "has no instruction of its own"), ("", "given is empty"), ("  ", "is empty")]
+)
+def test_a_file_needs_an_instruction(instruction: str | None, message: str, tmp_path: Path) -> None:
     path = dump(tmp_path / "mine.json", rows("a"))
-    with pytest.raises(DataError, match=r"mine\.json has no instruction of its own"):
+    with pytest.raises(DataError, match=rf"mine\.json.*{message}"):
         load_task(str(path), instruction=instruction)
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "message"),
+    ("content", "message"),
     [
-        ("m.json", "[]", r"m\.json has no rows"),
-        ("m.jsonl", "\n\n", r"m\.jsonl has no rows"),
-        ("m.json", '{"input": "a", "output": "b"}', "holds a JSON dict: allowed is a list"),
-        ("m.json", "[{", r"m\.json is not JSON"),
-        ("m.jsonl", '{"input": "a", "output": "b"}\n\n{"input"\n', "line 3 is not JSON"),
-        ("m.json", '["a"]', r"first row \(str\)"),
-        ("m.json", '[{"question": "a", "output": "b"}]', r"first row \('question', 'output'\).*'input' and 'output';"),
-        ("m.json", '[{"input": "a", "output": "b"}, {"input": "a"}]', "row 2: 'output' is NoneType"),
-        ("m.json", '[{"input": "a", "output": "b"}, "c"]', "row 2: 'input' is NoneType"),
-        ("m.json", '[{"input": ["a"], "output": "b"}]', "row 1: 'input' is list"),
-        ("m.json", '[{"input": "a", "output": true}]', "row 1: 'output' is bool"),
-        ("m.json", '[{"input": "a", "output": " "}]', "row 1: the answer 'output' is empty"),
+        ("[]", r"m\.json has no rows"),
+        ('["a"]', r"first row \(str\)"),
+        ('[{"question": "a", "output": "b"}]', r"first row \('question', 'output'\).*'input' and 'output';"),
+        ('[{"input": "a", "output": "b"}, {"input": "a"}]', "row 2: 'output' is NoneType"),
+        ('[{"input": "a", "output": "b"}, "c"]', "row 2: 'input' is NoneType"),
+        ('[{"input": ["a"], "output": "b"}]', "row 1: 'input' is list"),
+        ('[{"input": "a", "output": true}]', "row 1: 'output' is bool"),
+        ('[{"input": "a", "output": " "}]', "row 1: the answer 'output' is empty"),
         # Half of an emoji: no tokenizer can encode it.
-        ("m.jsonl", '{"input": "a", "output": "b"}\n{"input": "c \\ud83d", "output": "d"}', "row 2"),
+        ('[{"input": "a", "output": "b"}, {"input": "c \\ud83d", "output": "d"}]', "row 2: 'input' holds half a"),
     ],
 )
-def test_a_file_that_cannot_be_used_says_where_and_why(name: str, content: str, message: str, tmp_path: Path) -> None:
-    path = tmp_path / name
+def test_a_benchmark_has_no_rows_that_cannot_be_used(content: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "m.json"
     path.write_text(content, encoding="utf-8")
     with pytest.raises(DataError, match=message):
-        load_task(str(path), instruction="Do.")
+        read_rows(path)
 
 
 def test_a_missing_file_and_one_that_is_not_utf_8_are_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"none\.jsonl: No such file"):
+    with pytest.raises(DataError, match=r"No such file or directory: .*none\.jsonl'"):
         load_task(str(tmp_path / "none.jsonl"), instruction="Do.")
     path = tmp_path / "latin.json"
     path.write_bytes('[{"input": "schön", "output": "b"}]'.encode("latin-1"))
     with pytest.raises(DataError, match=r"latin\.json is not UTF-8: byte 15"):
         load_task(str(path), instruction="Do.")
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    with pytest.raises(DataError, match=r"latin\.json is not UTF-8: byte 18"):
+        load_task(str(path), instruction="Do.")
+
+
+def test_text_is_read_without_its_mark_and_with_one_kind_of_line_end(tmp_path: Path) -> None:
+    (tmp_path / "t").write_bytes(b"\xef\xbb\xbfa\r\nb\rc\n\r\n")
+    assert read_text(tmp_path / "t") == "a\nb\nc\n\n"
 
 
 def test_the_fingerprint_changes_with_every_part_and_every_row() -> None:
@@ -269,12 +277,14 @@ def test_the_fingerprint_changes_with_every_part_and_every_row() -> None:
                 Example(example.input + " ", example.answer),
                 Example(example.input, example.answer + "!"),
                 Example(example.answer, example.input),
+                dataclasses.replace(example, history=(("u", "a"),)),
+                dataclasses.replace(example, references=("u", "a")),
             ):
                 edited = (*examples[:i], changed, *examples[i + 1 :])
                 variants.append(dataclasses.replace(task, **{split: edited}))  # type: ignore[arg-type]
             variants.append(dataclasses.replace(task, **{split: examples[:i] + examples[i + 1 :]}))  # type: ignore[arg-type]
     prints = [task_fingerprint(variant) for variant in [task, *variants]]
-    assert len(set(prints)) == len(prints) == 1 + 8 + 4 * (16 + 8 + 8)
+    assert len(set(prints)) == len(prints) == 1 + 8 + 6 * (16 + 8 + 8)
 
 
 def test_the_fingerprint_is_the_same_for_equal_tasks() -> None:

@@ -5,9 +5,10 @@ Defaults are the published settings (SAPO, arXiv 2606.01967) unless a comment sa
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
 from pydantic import (
@@ -17,17 +18,36 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
 
 from sapo.errors import ConfigError, nearest
 
-Local = Annotated[Path, AfterValidator(Path.expanduser)]
+
+def _local(path: Path) -> Path:
+    """Return the path with the home directory in place of ~, if it is one that a disk can hold."""
+    try:
+        os.fsencode(path)
+        return path.expanduser()
+    except (UnicodeError, RuntimeError) as error:
+        raise ValueError(f"{str(path)!r} is no usable path: {error}") from error
+
+
+Local = Annotated[Path, AfterValidator(_local)]
 Positive = Annotated[int, Field(gt=0)]
 Policy = Literal["original", "sapo", "random", "highest", "median"]
 MethodName = Literal["seq-lora", "inc-lora"]
 TestPrompt = Literal["selected", "original", "both"]
+Metric = Literal["exact_match", "rouge_l", "list_f1"]
+Column = Literal["input", "answer", "instruction", "messages"]
+
+
+def _holds_nul(value: Any) -> bool:
+    if isinstance(value, dict):
+        return any(map(_holds_nul, [*value, *value.values()]))
+    return any(map(_holds_nul, value)) if isinstance(value, (list, tuple)) else isinstance(value, str) and "\0" in value
 
 
 def _names(value: Any) -> Any:
@@ -44,11 +64,14 @@ class _Part(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _no_booleans(cls, value: Any) -> Any:
+    def _no_booleans(cls, value: Any, info: ValidationInfo) -> Any:
         """Refuse yes and no, which YAML reads as booleans and Python counts as 1 and 0."""
-        if isinstance(value, bool):
+        switch = cls.model_fields[str(info.field_name)].annotation is bool
+        if switch and not isinstance(value, bool):
+            raise ValueError(f"{value!r} is neither true nor false")
+        if isinstance(value, bool) and not switch:
             raise ValueError(f"{str(value).lower()} is neither a number nor a text")
-        if isinstance(value, str) and "\0" in value:
+        if _holds_nul(value):
             raise ValueError("holds a NUL character")
         return value
 
@@ -60,6 +83,25 @@ class ModelConfig(_Part):
     adapter: str | None = None
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     device: str | None = None
+
+
+class TaskConfig(_Part):
+    """Where the rows of a task of the user's own come from; what is left out is recognised."""
+
+    data: Annotated[str, Field(min_length=1)]
+    test: str | None = None
+    subset: str | None = None
+    instruction: str | None = None
+    suffix: str = ""
+    columns: dict[Column, str] = {}
+    labels: tuple[str, ...] | None = None
+    metric: Metric | None = None
+
+
+class DataConfig(_Part):
+    """What is done about the rows."""
+
+    drop_overlap: bool = False
 
 
 class CandidatesConfig(_Part):
@@ -76,6 +118,7 @@ class SelectionConfig(_Part):
     rule: Literal["lowest", "confident"] = "lowest"
     # Published: first. The first rows of several tasks hold one label far more often than the rest do.
     sample: Literal["stratified", "first"] = "stratified"
+    cache: bool = True
 
 
 class TrainConfig(_Part):
@@ -123,6 +166,8 @@ class Config(_Part):
     sequence: Annotated[str | tuple[str, ...], BeforeValidator(_names)]
     watch: tuple[str, ...] = ()
     data_dir: Local | None = None
+    tasks: dict[str, TaskConfig] = {}
+    data: DataConfig = DataConfig()
     policy: Policy = "sapo"
     method: MethodName = "seq-lora"
     candidates: CandidatesConfig = CandidatesConfig()
@@ -139,8 +184,13 @@ class Config(_Part):
     @model_validator(mode="before")
     @classmethod
     def _short_forms(cls, data: Any) -> Any:
-        if isinstance(data, dict) and isinstance(data.get("model"), str):
-            return {**data, "model": {"base": data["model"]}}
+        if not isinstance(data, dict):
+            return data
+        data = dict(data)
+        if isinstance(data.get("model"), str):
+            data["model"] = {"base": data["model"]}
+        if isinstance(data.get("tasks"), dict):
+            data["tasks"] = {k: {"data": v} if isinstance(v, str) else v for k, v in data["tasks"].items()}
         return data
 
     @model_validator(mode="after")
@@ -156,6 +206,10 @@ class Config(_Part):
         return self.model_dump(mode="json")
 
 
+# PyYAML's own constructors fail on broken values of explicit types, such as `!!int` alone, in their own ways.
+_NOT_YAML = (yaml.YAMLError, ValueError, RecursionError, IndexError, KeyError, AttributeError)
+
+
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     """Return the configuration of a YAML file with ``key=value`` overrides, dots for nesting.
 
@@ -166,7 +220,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
         data = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"config {path}: {error.strerror or error}") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except _NOT_YAML as error:
         raise ConfigError(f"config {path} is not YAML: {error}") from error
     if data is None:
         data = {}
@@ -204,14 +258,14 @@ def _apply(data: dict[str, Any], override: str) -> None:
             raise ConfigError(f"override {override!r}: {parent!r} is a single value and has no keys")
     try:
         data[last] = yaml.safe_load(value)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except _NOT_YAML as error:
         raise ConfigError(f"override {override!r}: the value is not YAML: {error}") from error
 
 
 def _explain(item: Any) -> str:
     """Return one line for one pydantic error: key, value and what is allowed."""
     location = item["loc"]
-    key = ".".join(map(str, location)) or "configuration"
+    key = ".".join(str(part) for part in location if part != "[key]") or "configuration"
     if item["type"] == "extra_forbidden":
         fields = _fields(location[:-1])
         return f"{key}: unknown key.{nearest(str(location[-1]), fields)} Allowed here: {', '.join(fields)}"
@@ -231,13 +285,23 @@ def _explain(item: Any) -> str:
     return f"{key} = {item['input']!r}: {message[0].lower()}{message[1:]}"
 
 
-_KINDS = {"tuple_type": "a list", "path_type": "a path", "string_type": "a text", "int_type": "a whole number"}
+_KINDS = {
+    "tuple_type": "a list",
+    "path_type": "a path",
+    "string_type": "a text",
+    "int_type": "a whole number",
+    "dict_type": "a mapping",
+}
 
 
 def _fields(location: Sequence[str | int]) -> list[str]:
     model: type[BaseModel] = Config
-    for part in location:
+    parts = iter(location)
+    for part in parts:
         inner = model.model_fields[str(part)].annotation
+        if get_origin(inner) is dict and next(parts, None) is not None:
+            # One level down: the user's name of the thing.
+            inner = get_args(inner)[1]
         if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
             return []
         model = inner

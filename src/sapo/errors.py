@@ -11,6 +11,7 @@ Every message names the thing, the value found and what is allowed, and says wha
     ├── ScoreError          a loss that is not a finite number
     ├── TrainError          training that diverged
     ├── MetricError         a metric asked of a matrix that lacks the cells for it
+    ├── ProcessError        another process of the same job that ended
     └── RecordError         a run directory that cannot be written, read, or belongs to another run
 """
 
@@ -54,6 +55,10 @@ class TrainError(SapoError):
 
 class MetricError(SapoError):
     """A metric asked of a matrix that does not define it."""
+
+
+class ProcessError(SapoError):
+    """Another process of the same job ended, so that this one cannot go on."""
 
 
 class RecordError(SapoError):

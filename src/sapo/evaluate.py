@@ -16,6 +16,7 @@ import torch
 from peft import PeftModel
 from transformers import GenerationConfig
 
+from sapo.processes import ALONE, Processes
 from sapo.render import Renderer
 from sapo.score import Scorer, untouched
 from sapo.text_metrics import TEXT_METRICS
@@ -50,20 +51,23 @@ def evaluate(
     max_new_tokens: int,
     advance: Callable[[int], None] = lambda rows: None,
     scorer: Scorer | None = None,
+    processes: Processes = ALONE,
 ) -> Evaluation:
     """Return greedy answers, their scores and the true answers' NLL; the model is left as it was.
 
     ``advance`` is told the number of rows after each batch: every row counts twice, once for its answer and
     once for its loss. ``scorer`` is the model's, where there is one that has chosen its route already.
+    ``processes`` share the rows out.
     """
-    predictions = generate(
-        model, renderer, instruction, task.suffix, [row.input for row in rows], max_new_tokens, advance
-    )
+    predictions = generate(model, renderer, instruction, task.suffix, rows, max_new_tokens, advance, processes)
     scores = {
-        name: np.array([score(p, row.answer) for p, row in zip(predictions, rows, strict=True)])
+        # The best match among all right answers, as where several are given they are equally right.
+        name: np.array(
+            [max(score(p, a) for a in (row.answer, *row.references)) for p, row in zip(predictions, rows, strict=True)]
+        )
         for name, score in TEXT_METRICS.items()
     }
-    losses = (scorer or Scorer(model))(renderer.encode(instruction, task.suffix, rows), advance)
+    losses = (scorer or Scorer(model, processes=processes))(renderer.encode(instruction, task.suffix, rows), advance)
     return Evaluation(tuple(predictions), scores, losses)
 
 
@@ -72,21 +76,26 @@ def generate(
     renderer: Renderer,
     instruction: str,
     suffix: str,
-    inputs: Sequence[str],
+    rows: Sequence[Example],
     max_new_tokens: int,
     advance: Callable[[int], None] = lambda rows: None,
+    processes: Processes = ALONE,
 ) -> list[str]:
-    """Return the greedy answer to each input, decoded from the generated tokens alone, in order."""
-    prompts = renderer.prompts(instruction, suffix, inputs, max_new_tokens)
+    """Return the greedy answer to each row, decoded from the generated tokens alone, in order."""
+    prompts = renderer.prompts(instruction, suffix, rows, max_new_tokens)
     stops = renderer.stop_tokens()
-    answers = [""] * len(inputs)
+    lengths = [len(p) + max_new_tokens for p in prompts]
+    mine = processes.share(sorted(range(len(rows)), key=lambda i: -lengths[i]))
+    told = processes.telling(advance, len(rows))
+    answered: list[tuple[int, str]] = []
     budget = _BATCH_TOKENS.get(model.device.type, _BATCH_TOKENS_ACCELERATOR)
     with untouched(model), _greedy(model, max_new_tokens, stops):
-        for rows in _batches([len(p) + max_new_tokens for p in prompts], budget):
-            for row, ids in zip(rows, _answer([prompts[i] for i in rows], model, stops), strict=True):
-                answers[row] = renderer.decode(ids)
-            advance(len(rows))
-    return answers
+        for batch in _batches([lengths[i] for i in mine], budget):
+            found = _answer([prompts[mine[n]] for n in batch], model, stops)
+            answered += [(mine[n], renderer.decode(ids)) for n, ids in zip(batch, found, strict=True)]
+            told(len(batch))
+    everyones = dict(pair for part in processes.gather(answered) for pair in part)
+    return [everyones[i] for i in range(len(rows))]
 
 
 def _answer(prompts: Sequence[Sequence[int]], model: Any, stops: Sequence[int]) -> list[list[int]]:

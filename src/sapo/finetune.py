@@ -12,14 +12,17 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import ceil
 from typing import Any
 
 import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
+from torch.utils.data import Sampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from sapo.errors import TrainError
+from sapo.processes import ALONE, Processes
 from sapo.score import pad, supervised_positions
 from sapo.types import Encoded
 
@@ -61,11 +64,15 @@ class Training:
 
 
 class SupervisedTrainer(Trainer):
-    """A Trainer that never computes the logits of prompt tokens."""
+    """A Trainer that never computes the logits of prompt tokens, and takes rows in a given order."""
 
     # The loss is a sum over the whole update's tokens divided by their number, so Trainer must not divide it
     # again by the number of accumulated batches.
     loss_is_scaled_for_ga = True
+
+    def __init__(self, order: UpdateSampler, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self._order = order
 
     def compute_loss(
         self,
@@ -81,8 +88,50 @@ class SupervisedTrainer(Trainer):
         if num_items_in_batch is None:
             loss = total / len(targets) / self.current_gradient_accumulation_steps
         else:
-            loss = total / num_items_in_batch
+            # Data parallelism takes the mean of the processes' gradients: of sums over everyone's tokens, the sum.
+            loss = total / num_items_in_batch * self.accelerator.num_processes
         return (loss, output) if return_outputs else loss
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
+        return self._order
+
+
+class UpdateSampler(Sampler[int]):
+    """A new order in every epoch, laid out so that any number of processes make the same updates.
+
+    Every update takes the next ``batch_size`` rows. Processes deal micro-batches out among them, so an update is
+    filled up to whole rounds with the row ``rows``, which must be one without supervised tokens: it adds
+    nothing to a sum of losses. (accelerate would repeat rows of the epoch's beginning instead.)
+
+    Args:
+        rows: number of training rows.
+        batch_size: rows of an update.
+        round_size: every update is filled up to a multiple of it; 1 fills nothing.
+        seed: of the order.
+    """
+
+    def __init__(self, rows: int, batch_size: int, round_size: int, seed: int) -> None:
+        self._rows, self._batch, self._round, self._seed = rows, batch_size, round_size, seed
+        self._epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Be told by the trainer which epoch comes next."""
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        full, rest = divmod(self._rows, self._batch)
+        return full * self._filled(self._batch) + self._filled(rest)
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self._seed + self._epoch)
+        order = torch.randperm(self._rows, generator=generator).tolist()
+        for start in range(0, self._rows, self._batch):
+            update = order[start : start + self._batch]
+            yield from update
+            yield from [self._rows] * (self._filled(len(update)) - len(update))
+
+    def _filled(self, rows: int) -> int:
+        return -(-rows // self._round) * self._round
 
 
 class _Advance(TrainerCallback):
@@ -99,6 +148,7 @@ def finetune(
     settings: TrainSettings,
     seed: int,
     advance: Callable[[int], None] = lambda steps: None,
+    processes: Processes = ALONE,
 ) -> Training:
     """Train the model's trainable parameters on the examples, in place, and leave it in eval mode.
 
@@ -108,11 +158,16 @@ def finetune(
         settings: see `TrainSettings`.
         seed: of the order of examples and of dropout; the global random state is put back afterwards.
         advance: told about each update, for progress bars.
+        processes: that train together; updates take the same rows however many there are.
 
     Raises:
         TrainError: if a loss or a trained weight is not finite.
     """
-    micro = min(settings.micro_batch_size, settings.batch_size, len(encoded))
+    micro = min(settings.micro_batch_size, ceil(settings.batch_size / processes.count), len(encoded))
+    together = micro * processes.count
+    order = UpdateSampler(len(encoded), settings.batch_size, 1 if processes.count == 1 else together, seed)
+    # What fills an incomplete update up: a prompt of which nothing is supervised.
+    blank = Encoded(encoded[0].prompt, encoded[0].prompt_length)
     kind = model.device.type
     with tempfile.TemporaryDirectory() as scratch, _kept_state(model):
         arguments = TrainingArguments(
@@ -120,7 +175,7 @@ def finetune(
             num_train_epochs=settings.epochs,
             learning_rate=settings.learning_rate,
             per_device_train_batch_size=micro,
-            gradient_accumulation_steps=max(1, settings.batch_size // micro),
+            gradient_accumulation_steps=ceil(settings.batch_size / together),
             warmup_steps=settings.warmup,
             weight_decay=settings.weight_decay,
             max_grad_norm=settings.max_grad_norm,
@@ -137,6 +192,7 @@ def finetune(
             dataloader_pin_memory=kind == "cuda",
             seed=seed,
             use_cpu=kind == "cpu",
+            ddp_find_unused_parameters=False,
             bf16=kind == "cuda" and model.dtype == torch.bfloat16,
             fp16=kind == "cuda" and model.dtype == torch.float16,
         )
@@ -144,13 +200,17 @@ def finetune(
         if arguments.n_gpu > 1:
             arguments._n_gpu = 1
         trainer = SupervisedTrainer(
+            order,
             model=model,
             args=arguments,
-            train_dataset=[{"encoded": e} for e in encoded],
+            train_dataset=[{"encoded": e} for e in (*encoded, blank)],
             data_collator=_collate,
             callbacks=[_Advance(advance)],
         )
         trainer.remove_callback(PrinterCallback)
+        if processes.rank > 0:
+            # Trainer gives every process one seed; their dropout masks must not be the same.
+            torch.manual_seed(seed + processes.rank)
         trainer.train()
         # Takes autocast off again: the model must answer as its saved and reloaded self would.
         trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)

@@ -1,13 +1,15 @@
-"""What losses and selections look like as JSON: in the run directory and in `sapo select --json`."""
+"""What losses, selections and inspections look like as JSON: in the run directory and in `sapo select --json`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
-from sapo.types import CandidateLoss, Instruction, Losses, Rejection, Selection
+from sapo.inspection import Inspection, LabelCount, Lengths, Reason
+from sapo.types import CandidateLoss, Instruction, Losses, Rejection, Selection, Unused
 
 
 def losses_to_json(losses: Losses) -> dict[str, Any]:
@@ -37,6 +39,7 @@ def selection_to_json(selection: Selection) -> dict[str, Any]:
         "rejected": [{"text": r.text, "reason": r.reason} for r in selection.rejected],
         "seconds": selection.seconds,
         "route": selection.route,
+        "cached": selection.cached,
         "candidates": [
             {
                 "text": c.instruction.text,
@@ -77,4 +80,47 @@ def selection_from_json(value: Mapping[str, Any]) -> Selection:
         rejected=tuple(Rejection(r["text"], r["reason"]) for r in value["rejected"]),
         seconds=value["seconds"],
         route=value["route"],
+        cached=value["cached"],
+    )
+
+
+def inspection_to_json(inspection: Inspection) -> dict[str, Any]:
+    """Return an inspection as JSON values; of the unused rows only the first ones stand one by one."""
+    return {
+        "task": inspection.task,
+        "rows": dict(inspection.rows),
+        "selected": inspection.selected,
+        "duplicates": inspection.duplicates,
+        "conflicts": inspection.conflicts,
+        "overlap": inspection.overlap,
+        "dropped": inspection.dropped,
+        "skew": inspection.skew,
+        "labels": [asdict(count) for count in inspection.labels],
+        "lengths": None if inspection.lengths is None else asdict(inspection.lengths),
+        "unused": {
+            "rows": inspection.unused_rows,
+            "reasons": [
+                {"split": r.split, "reason": r.text, "rows": r.count, "first": list(r.rows)} for r in inspection.reasons
+            ],
+            "first": [asdict(row) for row in inspection.unused],
+        },
+    }
+
+
+def inspection_from_json(value: Mapping[str, Any]) -> Inspection:
+    """Return what `inspection_to_json` took apart."""
+    unused = value["unused"]
+    return Inspection(
+        task=value["task"],
+        rows=dict(value["rows"]),
+        selected=value["selected"],
+        duplicates=value["duplicates"],
+        conflicts=value["conflicts"],
+        overlap=value["overlap"],
+        dropped=value["dropped"],
+        labels=tuple(LabelCount(**count) for count in value["labels"]),
+        reasons=tuple(Reason(r["split"], r["reason"], r["rows"], tuple(r["first"])) for r in unused["reasons"]),
+        unused=tuple(Unused(**row) for row in unused["first"]),
+        unused_rows=unused["rows"],
+        lengths=None if value["lengths"] is None else Lengths(**value["lengths"]),
     )

@@ -42,14 +42,12 @@ class Plan:
         train: per task.
         evaluate: per task and watch task, for one test.
         tests: how often each task and watch task is evaluated, at most.
-        cut: training rows per task whose input is too long and will be cut.
     """
 
     score: Mapping[str, Work]
     train: Mapping[str, Work]
     evaluate: Mapping[str, Work]
     tests: Mapping[str, int]
-    cut: Mapping[str, int]
 
     @property
     def cost(self) -> float:
@@ -86,10 +84,9 @@ def make_plan(
     Raises:
         RenderError: if a prompt cannot be rendered: better now than after hours.
     """
-    score, train, cut = {}, {}, {}
+    score, train = {}, {}
     for task in tasks:
         encoded = _encode_all(renderer, task, candidates[task.name])
-        cut[task.name] = sum(e.cut > 0 for e in encoded)
         tokens = sum(len(e.ids) for e in encoded) * epochs
         train[task.name] = Work(updates[task.name], tokens, _TRAIN * tokens)
         if scores:
@@ -103,7 +100,7 @@ def make_plan(
     if both_prompts:
         # The second prompt differs from the first only once the task has been trained on.
         tests |= {task.name: stages + len(tasks) - n for n, task in enumerate(tasks)}
-    return Plan(score, train, evaluate, tests, cut)
+    return Plan(score, train, evaluate, tests)
 
 
 def _encode_all(renderer: Renderer, task: Task, candidates: Sequence[Instruction]) -> list[Encoded]:

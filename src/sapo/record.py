@@ -2,6 +2,7 @@
 
     config.yaml           the resolved configuration; another one is refused
     environment.json      library versions and machine, of the last start
+    data.json             what the data holds
     candidates/K-TASK.json   candidates and rejected texts with reasons
     selections/K-TASK.json   per-example losses, intervals, the choice
     stages/K-TASK/        the adapter, its model card and lineage (sapo.json)
@@ -16,13 +17,10 @@ step is reused only if every input is the same; otherwise the error says which o
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,89 +29,36 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 from sapo.errors import RecordError
+from sapo.processes import ALONE, Processes
+from sapo.storage import read_json, undamaged, unwritable, write_json, write_text
 
 Inputs = Mapping[str, str]
 
 
-def fingerprint(value: Any) -> str:
-    """Return a short hash of a JSON value."""
-    text = json.dumps(value, ensure_ascii=False, sort_keys=True)
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all.
-
-    Raises:
-        RecordError: if the disk refuses.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", errors="surrogatepass", dir=path.parent, prefix=".", delete=False
-        ) as scratch:
-            try:
-                scratch.write(text)
-                scratch.flush()
-                os.fsync(scratch.fileno())
-                os.chmod(scratch.name, 0o644)
-                os.replace(scratch.name, path)
-            except BaseException:
-                os.unlink(scratch.name)
-                raise
-    except OSError as error:
-        raise RecordError(_unwritable(path, error.strerror or str(error))) from error
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON as `write_text` does; NaN and infinity are refused."""
-    try:
-        text = json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False)
-    except ValueError as error:
-        raise RecordError(f"{path} is not written: it would hold a number that is not finite") from error
-    write_text(path, text + "\n")
-
-
-@contextmanager
-def undamaged(path: Path, advice: str) -> Iterator[None]:
-    """Run a block that takes a file's content apart; what does not fit is a RecordError about the file."""
-    try:
-        yield
-    except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
-        raise RecordError(f"{path} is damaged ({type(error).__name__}: {error}). {advice}") from error
-
-
-def read_json(path: Path) -> Any:
-    """Return a file's JSON.
-
-    Raises:
-        RecordError: if it cannot be read.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8", errors="surrogatepass"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise RecordError(f"{path} cannot be read ({error}). Delete it to compute this step again.") from error
-
-
 class Record:
-    """An open run directory; one process at a time.
+    """An open run directory; one job at a time, of whose processes the first one reads and writes.
 
     Args:
         directory: made if it does not exist.
         config: the resolved configuration, as plain values.
+        processes: of this job. All of them must make the same calls.
 
     Raises:
         RecordError: if the directory cannot be written, is in use, holds something else, or was made with
             another configuration.
     """
 
-    def __init__(self, directory: Path, config: Mapping[str, Any]) -> None:
+    def __init__(self, directory: Path, config: Mapping[str, Any], processes: Processes = ALONE) -> None:
         self.directory = directory
+        self._processes = processes
         self._config = {key: value for key, value in config.items() if key != "run_dir"}
         self._lock = FileLock(directory / ".lock")
 
     def check(self) -> None:
         """Refuse a directory that this run cannot use; writes nothing, so that a mistake leaves nothing behind."""
+        self._processes.once(self._check)
+
+    def _check(self) -> None:
         if self.directory.exists() and not self.directory.is_dir():
             raise RecordError(f"run_dir {self.directory} is a file: choose a directory")
         try:
@@ -127,7 +72,11 @@ class Record:
             self._compare(_read_yaml(path))
 
     def __enter__(self) -> Record:
-        self.check()
+        self._processes.once(self._open)
+        return self
+
+    def _open(self) -> None:
+        self._check()
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             self._lock.acquire(timeout=0)
@@ -137,15 +86,13 @@ class Record:
             raise RecordError(f"run_dir {self.directory} cannot be used: {error.strerror or error}") from error
         try:
             # Once more: another process may have begun between the first look and the lock.
-            self.check()
+            self._check()
             self._sweep()
             if not (self.directory / "config.yaml").exists():
-                text = yaml.safe_dump(self._config, allow_unicode=True, sort_keys=False)
-                write_text(self.directory / "config.yaml", text)
+                write_text(self.directory / "config.yaml", _to_yaml(self._config))
         except BaseException:
             self._lock.release()
             raise
-        return self
 
     def __exit__(self, *failure: object) -> None:
         self._lock.release()
@@ -156,7 +103,9 @@ class Record:
         Raises:
             RecordError: if it is damaged, or was computed from something else, naming what differs.
         """
-        path = self.directory / name
+        return self._processes.once(lambda: self._reuse(self.directory / name, inputs, parse))
+
+    def _reuse(self, path: Path, inputs: Inputs, parse: Callable[[Any], Any]) -> Any | None:
         if not path.is_file():
             return None
         stored = read_json(path)
@@ -173,15 +122,39 @@ class Record:
 
     def save(self, name: str, inputs: Inputs, value: Any) -> None:
         """Write a finished step."""
-        write_json(self.directory / name, {"inputs": dict(inputs), "value": value})
+        self.write(name, {"inputs": dict(inputs), "value": value})
+
+    def write(self, name: str, value: Any) -> None:
+        """Write a JSON value that is no step."""
+        self._processes.once(lambda: write_json(self.directory / name, value))
+
+    def write_first(self, name: str, value: Any) -> None:
+        """Write a JSON value that describes what the steps are computed from, unless some are finished already.
+
+        Should it differ by now, the steps refuse to be reused, and what was written must stay true of them.
+        """
+        steps = [self.directory / kind for kind in ("selections", "training", "cells")]
+        self._processes.once(
+            lambda: (
+                None
+                if (self.directory / name).exists() and any(map(Path.exists, steps))
+                else write_json(self.directory / name, value)
+            )
+        )
 
     def stage_directory(self, name: str) -> Path:
         """Return where a stage's adapter lies; it may not exist yet."""
         return self.directory / "stages" / name
 
     def save_stage(self, name: str, write: Callable[[Path], None]) -> None:
-        """Let ``write`` fill a scratch directory, then put it in place in one move."""
-        target = self.stage_directory(name)
+        """Let ``write`` fill a scratch directory, then put it in place in one move.
+
+        Every process calls it, since writing a stage may change the model; what the others write is dropped.
+        """
+        put = self._put_stage if self._processes.first else _drop
+        self._processes.together(lambda: put(self.stage_directory(name), write))
+
+    def _put_stage(self, target: Path, write: Callable[[Path], None]) -> None:
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=target.parent, prefix=".") as scratch:
@@ -192,13 +165,13 @@ class Record:
                     shutil.rmtree(target)
                 os.rename(built, target)
         except OSError as error:
-            raise RecordError(_unwritable(target, error.strerror or str(error))) from error
+            raise RecordError(unwritable(target, error.strerror or str(error))) from error
         except SafetensorError as error:
-            raise RecordError(_unwritable(target, str(error))) from error
+            raise RecordError(unwritable(target, str(error))) from error
 
     def drop_stage(self, name: str) -> None:
         """Delete a stage's adapter."""
-        shutil.rmtree(self.stage_directory(name), ignore_errors=True)
+        self._processes.once(lambda: shutil.rmtree(self.stage_directory(name), ignore_errors=True))
 
     def _sweep(self) -> None:
         """Remove the scratch files of a process that was killed; nobody else writes here under the lock."""
@@ -211,7 +184,8 @@ class Record:
     def _compare(self, stored: Any) -> None:
         if not isinstance(stored, dict):
             raise RecordError(f"{self.directory / 'config.yaml'} is damaged: choose another run_dir")
-        before, now = _flat(stored), _flat(self._config)
+        # As it would come back from a file: YAML does not keep every character.
+        before, now = _flat(stored), _flat(yaml.safe_load(_to_yaml(self._config)))
         differs = [
             f"  {key}: {before.get(key)!r} then, {now.get(key)!r} now"
             for key in sorted({*before, *now})
@@ -225,8 +199,13 @@ class Record:
             )
 
 
-def _unwritable(path: Path, why: str) -> str:
-    return f"{path} cannot be written: {why}. What was finished is kept."
+def _drop(target: Path, write: Callable[[Path], None]) -> None:
+    with tempfile.TemporaryDirectory() as scratch:
+        write(Path(scratch) / "stage")
+
+
+def _to_yaml(config: Mapping[str, Any]) -> str:
+    return str(yaml.safe_dump(dict(config), allow_unicode=True, sort_keys=False))
 
 
 def _read_yaml(path: Path) -> Any:

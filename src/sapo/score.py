@@ -25,6 +25,7 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
+from sapo.processes import ALONE, Processes
 from sapo.types import Encoded, Losses
 
 # Most tokens of a batch, padding included. On a CPU measured (benchmarks/batches.py), elsewhere a first guess.
@@ -64,17 +65,19 @@ class Scorer:
         model: any transformers or peft causal LM; it is left as it was.
         batch_tokens: most tokens of a batch, padding included; a memory bound, it changes no result. By
             default what the model's device does best.
+        processes: among which the rows are shared out; all of them must ask for the same losses.
     """
 
-    def __init__(self, model: Any, batch_tokens: int | None = None) -> None:
+    def __init__(self, model: Any, batch_tokens: int | None = None, processes: Processes = ALONE) -> None:
         self._model = model
+        self._processes = processes
         self._batch_tokens = batch_tokens or BATCH_TOKENS.get(model.device.type, BATCH_TOKENS_ACCELERATOR)
         self._vocabulary = model.get_output_embeddings().weight.shape[0]
         self._shares: bool | None = None
 
     def on(self, model: Any) -> Scorer:
         """Return a scorer for another state of the same model that keeps the decision about routes."""
-        other = Scorer(model, self._batch_tokens)
+        other = Scorer(model, self._batch_tokens, self._processes)
         other._shares = self._shares
         return other
 
@@ -93,19 +96,12 @@ class Scorer:
         with untouched(self._model):
             if self._shares is None:
                 self._shares = self._routes_agree(encoded[:3])
-            nll = self._shared(encoded, advance) if self._shares else self._plain(encoded, advance)
-        return Losses(
-            nll=nll,
-            tokens=np.array([e.supervised for e in encoded], dtype=np.int64),
-            cut=np.array([e.cut for e in encoded], dtype=np.int64),
-        )
+            return self._losses(encoded, self._shared if self._shares else self._plain, advance)
 
     def plain(self, encoded: Sequence[Encoded]) -> Losses:
         """Return the same losses by the plain route: the reference that the other is held against."""
         with untouched(self._model):
-            nll = self._plain(encoded, lambda rows: None)
-        tokens = np.array([e.supervised for e in encoded], dtype=np.int64)
-        return Losses(nll=nll, tokens=tokens, cut=np.array([e.cut for e in encoded], dtype=np.int64))
+            return self._losses(encoded, self._plain, lambda rows: None)
 
     def layout_noise(self, encoded: Sequence[Encoded], losses: Losses) -> float:
         """Return how far a loss moves with the layout of batches alone, in nats per token.
@@ -115,8 +111,23 @@ class Scorer:
         """
         if self._model.dtype == torch.float32:
             return 0.0
-        other = Scorer(self._model, self._batch_tokens // 4).plain(encoded)
+        other = Scorer(self._model, self._batch_tokens // 4, self._processes).plain(encoded)
         return abs(losses.per_token - other.per_token)
+
+    def _losses(
+        self,
+        encoded: Sequence[Encoded],
+        route: Callable[[Sequence[Encoded], Callable[[int], None]], np.ndarray],
+        advance: Callable[[int], None],
+    ) -> Losses:
+        """Score this process's share of the examples by the route, and put all shares together."""
+        mine = self._processes.share(_longest_first(encoded))
+        told = self._processes.telling(advance, len(encoded))
+        part = route([encoded[i] for i in mine], told) if mine else np.zeros(0)
+        nll = np.zeros(len(encoded), dtype=np.float64)
+        for rows, values in self._processes.gather((mine, part)):
+            nll[rows] = values
+        return losses_of(encoded, nll)
 
     def _routes_agree(self, encoded: Sequence[Encoded]) -> bool:
         cache, _ = self._prefix(encoded)
@@ -163,7 +174,7 @@ class Scorer:
         """Yield row numbers, long rows first so that too large a batch fails at once."""
         batch: list[int] = []
         labels = width = 0
-        for i in sorted(range(len(encoded)), key=lambda i: -len(encoded[i].ids)):
+        for i in _longest_first(encoded):
             labels += encoded[i].supervised
             width = width or len(encoded[i].ids) - skip
             if batch and ((len(batch) + 1) * width > self._batch_tokens or labels * self._vocabulary > LOGITS):
@@ -222,6 +233,19 @@ def supervised_positions(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tens
     keep = torch.zeros_like(labels, dtype=torch.bool)
     keep[:, :-1] = labels[:, 1:] != IGNORED
     return keep, labels[:, 1:][keep[:, :-1]]
+
+
+def losses_of(encoded: Sequence[Encoded], nll: np.ndarray) -> Losses:
+    """Return the losses of examples whose NLL is known."""
+    return Losses(
+        nll=nll,
+        tokens=np.array([e.supervised for e in encoded], dtype=np.int64),
+        cut=np.array([e.cut for e in encoded], dtype=np.int64),
+    )
+
+
+def _longest_first(encoded: Sequence[Encoded]) -> list[int]:
+    return sorted(range(len(encoded)), key=lambda i: -len(encoded[i].ids))
 
 
 def _common_prefix(encoded: Sequence[Encoded]) -> int:

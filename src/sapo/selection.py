@@ -17,10 +17,11 @@ from typing import Any
 
 import numpy as np
 
+from sapo.cache import Found, LossCache
 from sapo.errors import CandidateError, DataError, ScoreError
 from sapo.paraphrase import admit
 from sapo.render import Renderer
-from sapo.score import Scorer
+from sapo.score import Scorer, losses_of
 from sapo.types import (
     CandidateLoss,
     Floats,
@@ -103,26 +104,38 @@ def score_candidates(
     seed: int,
     rejected: Sequence[Rejection] = (),
     advance: Callable[[int], None] = lambda rows: None,
+    cache: LossCache | None = None,
 ) -> Selection:
     """Score candidates, the original first, on the given training rows and choose by the rule.
 
-    ``advance`` is told the number of rows scored after each batch.
+    ``advance`` is told the number of rows scored after each batch. Losses that ``cache`` knows are taken from
+    there.
     """
     examples = [task.train[i] for i in rows]
-    began = time.perf_counter()
-    losses = []
+    losses, seconds, routes, cached = [], 0.0, set(), 0
     for number, candidate in enumerate(candidates):
         encoded = renderer.encode(candidate.text, task.suffix, examples)
-        losses.append(scorer(encoded, advance))
-        _demand_finite(losses[-1], number, candidate, task, rows)
+        found = None if cache is None else cache.find(encoded)
+        if found is None:
+            began = time.perf_counter()
+            computed = scorer(encoded, advance)
+            found = Found(computed.nll, time.perf_counter() - began, scorer.route)
+            _demand_finite(computed, number, candidate, task, rows)
+            if cache is not None:
+                cache.keep(encoded, found)
+        else:
+            advance(len(encoded))
+            cached += 1
+        losses.append(losses_of(encoded, found.nll))
+        seconds += found.seconds
+        routes.add(found.route)
         if number == 0:
             tolerance = max(TIE, scorer.layout_noise(encoded, losses[0]))
-    seconds = time.perf_counter() - began
     deltas, intervals = compare(np.stack([x.nll for x in losses]), losses[0].tokens, seed)
     chosen = choose([x.per_token for x in losses], intervals, rule, tolerance)
     return Selection(
         task=task.name, rule=rule, sample=sample, rows=tuple(rows), chosen=chosen, tolerance=tolerance,
-        rejected=tuple(rejected), seconds=seconds, route=scorer.route,
+        rejected=tuple(rejected), seconds=seconds, route=" and ".join(sorted(routes)), cached=cached,
         candidates=tuple(
             CandidateLoss(candidate, loss, delta, interval, "chosen" if i == chosen else "scored")
             for i, (candidate, loss, delta, interval) in enumerate(

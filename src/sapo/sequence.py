@@ -12,9 +12,11 @@ from typing import Any
 from sapo.card import Trained
 from sapo.config import Config
 from sapo.evaluate import Evaluation
+from sapo.formats import inspection_to_json
 from sapo.policies import BY_LOSS, choose_instruction
+from sapo.processes import join
 from sapo.progress import Reporter, Silent
-from sapo.record import Record, write_json
+from sapo.record import Record
 from sapo.results import Prompt, Results, tabulate
 from sapo.selection import selection_rows
 from sapo.setup import Setup, environment, set_up
@@ -31,17 +33,27 @@ def run(config: Config, progress: Reporter | None = None) -> Results:
         SapoError: for anything a user can act on, before the first step wherever it can be known then.
     """
     progress = progress or Silent()
-    record = Record(config.run_dir, config.plain())
+    processes = join(config.model.device)
+    record = Record(config.run_dir, config.plain(), processes)
     # Before the model is loaded, and without leaving anything behind should the configuration be wrong.
     record.check()
-    setup = set_up(config)
+    setup = set_up(config, processes)
     with record:
-        for note in setup.notes:
-            progress.note(note)
+        tell(setup, progress)
         progress.plan(setup.plan.cost)
-        write_json(record.directory / "environment.json", environment(setup.loaded))
-        steps = Steps(setup.loaded, setup.method, setup.renderer, record, setup.plan, progress)
+        record.write("environment.json", environment(setup.loaded, processes))
+        record.write_first("data.json", {"tasks": [inspection_to_json(i) for i in setup.inspections.values()]})
+        steps = Steps(setup, record, progress)
         return _follow(setup, steps, record)
+
+
+def tell(setup: Setup, progress: Reporter) -> None:
+    """Tell the user what was decided and what the data holds, before anything is computed."""
+    for note in setup.notes:
+        progress.note(note)
+    progress.table("data", *setup.data_table)
+    for warning in setup.data_warnings:
+        progress.note(f"note: {warning}")
 
 
 def _follow(setup: Setup, steps: Steps, record: Record) -> Results:
@@ -53,14 +65,14 @@ def _follow(setup: Setup, steps: Steps, record: Record) -> Results:
     for task in setup.tasks:
         selection = _measure(setup, steps, record, state, task)
         instruction = choose_instruction(config.policy, setup.candidates[task.name], selection, config.seed)
-        trained.append(Trained(task, instruction))
+        trained.append(Trained(task, instruction, selection))
         selections.append(selection)
-        before, state = state, steps.train(state, trained, config.policy, setup.settings, config.seed, _limits(config))
+        before, state = state, steps.train(state, trained)
         cells |= _evaluate_stage(setup, steps, state, trained)
         if config.keep == "last" and before.stage > 0:
             record.drop_stage(before.name)
     results = _results(setup, cells, trained, selections, steps.seconds)
-    write_json(record.directory / "results.json", results.data)
+    record.write("results.json", results.data)
     return results
 
 
@@ -68,14 +80,11 @@ def _measure(setup: Setup, steps: Steps, record: Record, state: State, task: Tas
     candidates, rejected = setup.candidates[task.name], setup.rejected[task.name]
     selection = None
     if setup.config.policy in BY_LOSS:
-        chosen, seed = setup.config.selection, setup.config.seed
-        rows = selection_rows(task, chosen.examples, chosen.sample, seed)
-        selection = steps.measure(
-            state, task, candidates, rejected, rows, rule=chosen.rule, sample=chosen.sample, seed=seed
-        )
+        chosen = setup.config.selection
+        selection = steps.measure(state, task, selection_rows(task, chosen.examples, chosen.sample, setup.config.seed))
     # Written last: a resumed run with other candidates is refused by then, and its record is left as it was.
-    write_json(
-        record.directory / "candidates" / f"{state.stage + 1}-{task.name}.json",
+    record.write(
+        f"candidates/{state.stage + 1}-{task.name}.json",
         {
             "task": task.name,
             "candidates": [{"text": c.text, "origin": c.origin} for c in candidates],
@@ -100,7 +109,7 @@ def _evaluate_stage(
             text = texts[prompt]
             if text not in evaluated:
                 kind: Prompt = "original" if text == task.instruction else "selected"
-                evaluated[text] = steps.evaluate(state, task, text, kind, setup.config.evaluate.max_new_tokens)
+                evaluated[text] = steps.evaluate(state, task, text, kind)
             cells[state.stage, task.name, prompt] = evaluated[text]
     return cells
 
@@ -146,7 +155,3 @@ def _results(
         "seconds": {**seconds, "total": sum(seconds.values())},
     }
     return Results(data)
-
-
-def _limits(config: Config) -> dict[str, int]:
-    return {"max_length": config.max_length, "max_new_tokens": config.evaluate.max_new_tokens}

@@ -6,26 +6,29 @@ import gc
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
 from math import ceil
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from sapo.config import Config
-from sapo.errors import ConfigError, DataError
+from sapo.cache import LossCache, cache_directory
+from sapo.card import earlier_tasks, library_versions
+from sapo.config import Config, TaskConfig
+from sapo.errors import ConfigError
 from sapo.finetune import TrainSettings
+from sapo.inspection import Inspection, data_table, drop_overlap, inspect_task, warnings_of
 from sapo.methods import METHODS, LoraSettings, SeqLora
-from sapo.model import LoadedModel, load_model
+from sapo.model import LoadedModel, best_device, load_model
 from sapo.paraphrase import gather
 from sapo.plan import Plan, make_plan
 from sapo.policies import BY_LOSS
+from sapo.processes import ALONE, Processes
 from sapo.render import Renderer
 from sapo.selection import context_length, selection_rows
-from sapo.tasks import load_sequence
+from sapo.tasks import DataSource, hold_out, load_sequence
 from sapo.types import Instruction, Rejection, Task
 
-_LIBRARIES = ("torch", "transformers", "peft", "accelerate", "tokenizers", "numpy")
 # Every run is tested on the same rows, whatever its seed.
 _TEST_SEED = 0
 
@@ -44,33 +47,83 @@ class Setup:
     rejected: Mapping[str, tuple[Rejection, ...]]
     settings: TrainSettings
     plan: Plan
+    inspections: Mapping[str, Inspection]
+    earlier: tuple[Mapping[str, Any], ...]
+    processes: Processes
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What the user should know before it starts, one sentence each."""
-        cut = [
-            f"{task}: {count} training inputs are longer than max_length and are cut in the middle"
-            for task, count in self.plan.cut.items()
-            if count
-        ]
         model = self.config.model
         given = ["the adapter's own r, alpha, dropout and modules hold, not lora.*"]
-        return (*self.loaded.notes, *(given if model.adapter and self.config.method == "seq-lora" else []), *cut)
+        several = [f"{self.processes.count} processes share rows and batches"] if self.processes.count > 1 else []
+        return (
+            *self.loaded.notes,
+            *several,
+            *(given if model.adapter and self.config.method == "seq-lora" else []),
+            *(f"{task.name}: {note}" for task in (*self.tasks, *self.watch) for note in task.notes),
+        )
+
+    @property
+    def data_table(self) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
+        """Headings and rows of the data report."""
+        return data_table(tuple(self.inspections.values()))
+
+    @property
+    def data_warnings(self) -> tuple[str, ...]:
+        """What about the data deserves attention, one sentence each."""
+        return tuple(sentence for inspection in self.inspections.values() for sentence in warnings_of(inspection))
+
+    def cache(self, state: str) -> LossCache | None:
+        """Return the losses computed earlier under a state, or None where that is switched off."""
+        if not self.config.selection.cache:
+            return None
+        return LossCache(cache_directory(), state, self.loaded.model.device.type, self.processes)
 
 
-def set_up(config: Config) -> Setup:
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """What the user gave, read and checked before a model is loaded."""
+
+    tasks: tuple[Task, ...]
+    watch: tuple[Task, ...]
+    dropped: Mapping[str, int]
+    candidates: Mapping[str, tuple[Instruction, ...]]
+    rejected: Mapping[str, tuple[Rejection, ...]]
+
+
+def set_up(config: Config, processes: Processes = ALONE) -> Setup:
     """Load and check everything a run needs; writes nothing.
+
+    Only the first process reads data and candidates; every one of them loads the model.
 
     Raises:
         SapoError: for whatever would stop the run later.
     """
-    tasks = load_sequence(config.sequence, config.data_dir)
-    watch = load_sequence(config.watch, config.data_dir)
+    given = processes.once(lambda: _read(config))
+    # Finalisers of dropped objects would run at some later point and could swallow a Ctrl-C there.
+    gc.collect()
+    return processes.together(lambda: _load(config, given, processes))
+
+
+def _read(config: Config) -> _Given:
+    own = {name: _source(task) for name, task in config.tasks.items()}
+    tasks = load_sequence(config.sequence, config.data_dir, own)
+    watch = load_sequence(config.watch, config.data_dir, own)
     both = sorted({t.name for t in tasks} & {t.name for t in watch})
     if both:
         raise ConfigError(f"watch: {', '.join(both)} is trained on in this sequence; watch other tasks")
-    tasks = tuple(_used_rows(task, config) for task in tasks)
-    watch = tuple(_used_rows(task, config) for task in watch)
+    unread = [name for name in own if name not in {t.name for t in (*tasks, *watch)}]
+    if unread:
+        raise ConfigError(
+            f"tasks: {', '.join(unread)} is neither in sequence nor in watch: add it there, or leave it out"
+        )
+    dropped = {}
+    for n, task in enumerate(tasks):
+        whole = task if task.test else hold_out(task)
+        whole, dropped[task.name] = drop_overlap(whole) if config.data.drop_overlap else (whole, 0)
+        tasks = (*tasks[:n], _used_rows(whole, config), *tasks[n + 1 :])
+    watch = tuple(_used_rows(task if task.test else hold_out(task), config) for task in watch)
     needs = config.policy != "original"
     gathered = {
         task.name: gather(task, config.candidates.file, config.candidates.count)
@@ -78,11 +131,15 @@ def set_up(config: Config) -> Setup:
         else ((Instruction(task.instruction, "original"),), ())
         for task in tasks
     }
-    # Finalisers of dropped objects would run at some later point and could swallow a Ctrl-C there.
-    gc.collect()
     candidates = {name: kept for name, (kept, _) in gathered.items()}
     rejected = {name: refused for name, (_, refused) in gathered.items()}
-    loaded = load_model(config.model.base, config.model.adapter, config.model.dtype, config.model.device)
+    return _Given(tasks, watch, dropped, candidates, rejected)
+
+
+def _load(config: Config, given: _Given, processes: Processes) -> Setup:
+    tasks, watch, candidates = given.tasks, given.watch, given.candidates
+    device = processes.device(config.model.device or best_device())
+    loaded = load_model(config.model.base, config.model.adapter, config.model.dtype, device)
     lora = LoraSettings(config.lora.r, config.lora.alpha, config.lora.dropout, config.lora.target_modules)
     method = METHODS[config.method](lora)
     loaded = replace(loaded, model=method.start(loaded.model))
@@ -100,13 +157,45 @@ def set_up(config: Config) -> Setup:
         epochs=train.epochs,
         both_prompts=config.evaluate.test_prompt == "both" and config.policy != "original",
     )  # fmt: skip
-    return Setup(config, loaded, renderer, method, tasks, watch, candidates, rejected, settings, plan)
+    inspections = {
+        task.name: inspect_task(task, renderer, _selected(task, config), given.dropped[task.name]) for task in tasks
+    } | {task.name: inspect_task(replace(task, train=()), renderer) for task in watch}
+    return Setup(
+        config, loaded, renderer, method, tasks, watch, candidates, given.rejected, settings, plan, inspections,
+        _earlier(config), processes,
+    )  # fmt: skip
+
+
+def _earlier(config: Config) -> tuple[Mapping[str, Any], ...]:
+    """Return the tasks of the stage that the run starts from, if it starts from one."""
+    for given in (config.model.adapter, config.model.base):
+        found = earlier_tasks(Path(given).expanduser()) if given else []
+        if found:
+            return tuple(found)
+    return ()
+
+
+def _source(task: TaskConfig) -> DataSource:
+    return DataSource(
+        task.data,
+        task.test,
+        task.subset,
+        task.instruction,
+        task.suffix,
+        {str(role): name for role, name in task.columns.items()},
+        task.labels,
+        task.metric,
+    )
+
+
+def _selected(task: Task, config: Config) -> tuple[int, ...]:
+    if config.policy not in BY_LOSS:
+        return ()
+    return selection_rows(task, config.selection.examples, config.selection.sample, config.seed)
 
 
 def _used_rows(task: Task, config: Config) -> Task:
     """Return the task with only the rows that the run uses, in the file's order."""
-    if not task.test:
-        raise DataError(f"task {task.name!r} has no test rows, so nothing about it could be measured")
     rows = config.train.rows or len(task.train)
     picked = selection_rows(task, rows, "stratified", config.seed)
     tested = replace(task, train=task.test)
@@ -118,19 +207,14 @@ def _used_rows(task: Task, config: Config) -> Task:
     )
 
 
-def environment(loaded: LoadedModel) -> dict[str, Any]:
+def environment(loaded: LoadedModel, processes: Processes) -> dict[str, Any]:
     """Return library versions, machine and the model's decisions, as JSON values."""
-    versions: dict[str, str | None] = {}
-    for library in ("sapo-llm", *_LIBRARIES):
-        try:
-            versions[library] = version(library)
-        except PackageNotFoundError:
-            versions[library] = None
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
+        "processes": processes.count,
         "threads": torch.get_num_threads(),
         "model": loaded.name,
         "notes": list(loaded.notes),
-        "versions": versions,
+        "versions": library_versions(),
     }

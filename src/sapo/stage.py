@@ -6,12 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from sapo.card import LINEAGE, TAKE_AGAIN, read_lineage, stored_prompts
 from sapo.errors import ModelError, nearest
 from sapo.evaluate import generate
 from sapo.model import LoadedModel, load_model
-from sapo.record import read_json, undamaged
 from sapo.render import Renderer
 from sapo.selection import context_length
+from sapo.storage import undamaged
+from sapo.types import Example
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,22 +34,20 @@ class Stage:
 
     @classmethod
     def load(cls, directory: Path) -> Stage:
-        """Return the stage in a directory that a run wrote.
+        """Return the stage in a directory that a run or `sapo export` wrote.
 
         Raises:
             ModelError: if it is none, or its base model cannot be loaded.
             RecordError: if its `sapo.json` is damaged.
         """
-        path = directory / "sapo.json"
-        if not path.is_file():
-            raise ModelError(f"{directory} is not a stage directory (no sapo.json): allowed is RUN_DIR/stages/K-TASK")
-        lineage = read_json(path)
-        with undamaged(path, "Take the stage directory from the run again."):
-            base, limits = lineage["base_model"], (int(lineage["max_length"]), int(lineage["max_new_tokens"]))
-            prompts = {entry["task"]: (entry["instruction"], entry["suffix"]) for entry in lineage["tasks"]}
-            if not prompts:
-                raise ValueError("no tasks")
-        return cls(load_model(base, str(directory)), prompts, *limits)
+        lineage = read_lineage(directory)
+        with undamaged(directory / LINEAGE, TAKE_AGAIN):
+            base, merged = lineage["base_model"], bool(lineage.get("merged"))
+            limits = (int(lineage["max_length"]), int(lineage["max_new_tokens"]))
+            prompts = stored_prompts(lineage)
+        # A merged stage is a whole model; it needs the one that it was made from no more.
+        loaded = load_model(str(directory)) if merged else load_model(base, str(directory))
+        return cls(loaded, prompts, *limits)
 
     def answer(self, inputs: Sequence[str], task: str | None = None) -> list[str]:
         """Return the greedy answer to each input, prompted as the task was trained.
@@ -63,4 +63,5 @@ class Stage:
             )
         renderer = Renderer(self.loaded.tokenizer, min(self.max_length, context_length(self.loaded.model)))
         instruction, suffix = self.prompts[name]
-        return generate(self.loaded.model, renderer, instruction, suffix, inputs, self.max_new_tokens)
+        rows = [Example(text, "") for text in inputs]
+        return generate(self.loaded.model, renderer, instruction, suffix, rows, self.max_new_tokens)

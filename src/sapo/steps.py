@@ -15,21 +15,20 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError
 
-from sapo.card import Trained, lineage, model_card
+from sapo.card import Trained, library_versions, lineage, model_card
 from sapo.errors import RecordError, ScoreError, TrainError
 from sapo.evaluate import Evaluation, evaluate
-from sapo.finetune import TrainSettings, finetune
+from sapo.finetune import finetune
 from sapo.formats import losses_from_json, losses_to_json, selection_from_json, selection_to_json
-from sapo.methods import SeqLora
-from sapo.model import EMBEDDED, LoadedModel, state_fingerprint
-from sapo.plan import Plan
+from sapo.model import state_fingerprint
 from sapo.progress import Reporter
-from sapo.record import Record, fingerprint, write_json, write_text
-from sapo.render import Renderer
+from sapo.record import Record
 from sapo.results import Prompt
 from sapo.score import Scorer
 from sapo.selection import score_candidates
-from sapo.types import Example, Instruction, Rejection, Rule, Sample, Selection, Task
+from sapo.setup import Setup
+from sapo.storage import fingerprint, write_json, write_text
+from sapo.types import Example, Selection, Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,39 +48,27 @@ class Steps:
         seconds: wall time by kind of step, that of reused steps included.
     """
 
-    def __init__(
-        self, loaded: LoadedModel, method: SeqLora, renderer: Renderer, record: Record, plan: Plan, progress: Reporter
-    ) -> None:
-        self._method, self._renderer, self._record = method, renderer, record
-        self._plan, self._progress = plan, progress
-        self._base = loaded.name
-        self._template = renderer.fingerprint()
-        self._model = loaded.model
-        self._scorer = Scorer(self._model)
+    def __init__(self, setup: Setup, record: Record, progress: Reporter) -> None:
+        self._setup, self._record, self._progress = setup, record, progress
+        self._method, self._renderer, self._plan = setup.method, setup.renderer, setup.plan
+        self._template = setup.renderer.fingerprint()
+        self._model = setup.loaded.model
+        self._scorer = Scorer(self._model, processes=setup.processes)
         self.start = State(0, "start", state_fingerprint(self._model))
         self._live = self.start
         self.seconds = {"scoring": 0.0, "training": 0.0, "evaluating": 0.0}
 
-    def measure(
-        self,
-        state: State,
-        task: Task,
-        candidates: Sequence[Instruction],
-        rejected: Sequence[Rejection],
-        rows: Sequence[int],
-        *,
-        rule: Rule,
-        sample: Sample,
-        seed: int,
-    ) -> Selection:
+    def measure(self, state: State, task: Task, rows: Sequence[int]) -> Selection:
         """Return all candidates' pre-update losses in a state, on the given training rows."""
         number = state.stage + 1
+        candidates, rejected = self._setup.candidates[task.name], self._setup.rejected[task.name]
+        chosen, seed = self._setup.config.selection, self._setup.config.seed
         label = f"task {number} {task.name}: scoring {len(candidates)} candidates"
         work = self._plan.score[task.name]
         path = f"selections/{number}-{task.name}.json"
         inputs = self._inputs(state, task, [task.train[i] for i in rows]) | {
             "candidates": fingerprint([c.text for c in candidates]),
-            "selection settings": fingerprint([rule, sample, seed, list(rows)]),
+            "selection settings": fingerprint([chosen.rule, chosen.sample, seed, list(rows)]),
         }
         selection = self._record.reuse(path, inputs, selection_from_json)
         if selection is not None:
@@ -91,17 +78,17 @@ class Steps:
             with self._progress.step(label, work.units, work.cost) as advance:
                 selection = score_candidates(
                     self._scorer, self._renderer, task, candidates, rows,
-                    rule=rule, sample=sample, seed=seed, rejected=rejected, advance=advance,
+                    rule=chosen.rule, sample=chosen.sample, seed=seed, rejected=rejected, advance=advance,
+                    cache=self._setup.cache(state.fingerprint),
                 )  # fmt: skip
             self._record.save(path, inputs, selection_to_json(selection))
         self.seconds["scoring"] += selection.seconds
         return selection
 
-    def train(
-        self, state: State, trained: Sequence[Trained], policy: str, settings: TrainSettings, seed: int, limits: Any
-    ) -> State:
+    def train(self, state: State, trained: Sequence[Trained]) -> State:
         """Return the state after training on the last of ``trained``, the adapter written beside its lineage."""
         stage = state.stage + 1
+        settings, seed = self._setup.settings, self._setup.config.seed
         task, instruction = trained[-1].task, trained[-1].instruction
         name = f"{stage}-{task.name}"
         label = f"task {stage} {task.name}: training"
@@ -123,19 +110,20 @@ class Steps:
         began = time.perf_counter()
         with self._progress.step(label, work.units, work.cost) as advance:
             try:
-                training = finetune(model, encoded, settings, seed, advance)
+                training = finetune(model, encoded, settings, seed, advance, self._setup.processes)
             except TrainError as error:
                 raise TrainError(f"task {task.name!r}: {error}") from error
         seconds = time.perf_counter() - began
-        after = self._save_stage(name, model, trained, policy, limits)
+        after = self._save_stage(name, model, trained)
         value = {"steps": training.steps, "losses": list(training.losses), "seconds": seconds, "state": after}
         self._record.save(path, inputs, value)
         self.seconds["training"] += seconds
         self._live = State(stage, name, after)
         return self._live
 
-    def evaluate(self, state: State, task: Task, instruction: str, prompt: Prompt, max_new_tokens: int) -> Evaluation:
+    def evaluate(self, state: State, task: Task, instruction: str, prompt: Prompt) -> Evaluation:
         """Return one cell: answers, scores and losses on the task's test rows."""
+        max_new_tokens = self._setup.config.evaluate.max_new_tokens
         label = f"stage {state.stage}: testing {task.name}" + (" (original prompt)" if prompt == "original" else "")
         work = self._plan.evaluate[task.name]
         path = f"cells/{state.stage}/{task.name}.{prompt}.json"
@@ -153,7 +141,10 @@ class Steps:
         model = self._bring(state)
         began = time.perf_counter()
         with self._progress.step(label, work.units, work.cost) as advance:
-            cell = evaluate(model, self._renderer, task, instruction, task.test, max_new_tokens, advance, self._scorer)
+            cell = evaluate(
+                model, self._renderer, task, instruction, task.test, max_new_tokens, advance, self._scorer,
+                self._setup.processes,
+            )  # fmt: skip
         seconds = time.perf_counter() - began
         if not np.isfinite(cell.losses.nll).all():
             row = int(np.flatnonzero(~np.isfinite(cell.losses.nll))[0])
@@ -173,7 +164,7 @@ class Steps:
     def _inputs(self, state: State, task: Task, rows: Sequence[Example]) -> dict[str, str]:
         return {
             "model": state.fingerprint,
-            "data": fingerprint([[row.input, row.answer] for row in rows]),
+            "data": fingerprint([[row.input, row.answer, row.history, row.references] for row in rows]),
             "template": self._template,
             "suffix": fingerprint(task.suffix),
         }
@@ -198,21 +189,25 @@ class Steps:
         self._scorer = self._scorer.on(self._model)
         return self._model
 
-    def _save_stage(self, name: str, model: Any, trained: Sequence[Trained], policy: str, limits: Any) -> str:
-        after = ""
+    def _save_stage(self, name: str, model: Any, trained: Sequence[Trained]) -> str:
+        setup, after = self._setup, ""
+        limits = {"max_length": setup.config.max_length, "max_new_tokens": setup.config.evaluate.max_new_tokens}
 
         def write(directory: Path) -> None:
             nonlocal after
             self._model = self._method.finish(model, directory)
             after = state_fingerprint(self._model)
-            data = lineage(self._base, self._method.name, policy, trained, after, limits)
+            data = lineage(
+                base=setup.loaded.name, method=self._method.name, policy=setup.config.policy, trained=trained,
+                state=after, limits=limits, template=self._template, versions=library_versions(),
+                earlier=setup.earlier,
+            )  # fmt: skip
             write_json(directory / "sapo.json", data)
-            # Hub metadata must not carry a path of this machine.
-            reference = "" if Path(self._base).exists() else self._base
-            card = model_card(data, "HuggingFaceTB/SmolLM2-135M-Instruct" if self._base == EMBEDDED else reference)
-            write_text(directory / "README.md", card)
+            write_text(directory / "README.md", model_card(data))
 
         self._record.save_stage(name, write)
+        if len(set(setup.processes.gather(after))) > 1:
+            raise TrainError(f"stage {name}: the processes ended with different weights; run it in one process")
         return after
 
 

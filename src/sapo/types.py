@@ -16,10 +16,37 @@ Origin = Literal["original", "builtin", "file", "given"]
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One row of a task: the input text and the answer to be learned."""
+    """One row of a task: what the model is given, and the answer to be learned.
+
+    Attributes:
+        input: the input text; in a conversation, the last user turn.
+        answer: what is learned.
+        history: earlier turns of a conversation as (user, assistant) pairs, oldest first; empty as a rule.
+        references: other right answers; a generated answer counts as its best match among all of them.
+    """
 
     input: str
     answer: str
+    history: tuple[tuple[str, str], ...] = ()
+    references: tuple[str, ...] = ()
+
+
+Split = Literal["train", "dev", "test"]
+
+
+@dataclass(frozen=True, slots=True)
+class Unused:
+    """A row of the user's data that cannot be used.
+
+    Attributes:
+        split: where it was found.
+        row: its number there, from 1.
+        reason: why, one clause.
+    """
+
+    split: Split
+    row: int
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +60,8 @@ class Task:
         labels: the closed set of answers, empty where answers are free text.
         metric: name of the primary metric, see `sapo.text_metrics.TEXT_METRICS`.
         train, dev, test: the rows; dev may be empty.
+        unused: rows that were left out, with reasons.
+        notes: decisions taken for the user while loading, one sentence each, to be printed.
     """
 
     name: str
@@ -43,6 +72,8 @@ class Task:
     train: tuple[Example, ...]
     dev: tuple[Example, ...]
     test: tuple[Example, ...]
+    unused: tuple[Unused, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,8 +175,10 @@ class Selection:
         chosen: index into ``candidates``.
         tolerance: losses closer than this count as equal, in nats per token.
         rejected: texts that were not scored, with reasons.
-        seconds: wall time of scoring, without loading the model.
+        seconds: wall time of scoring, without loading the model; for losses that had been computed before, what
+            that took then.
         route: how losses were computed, see `sapo.score.Scorer`.
+        cached: number of candidates whose losses had been computed before.
     """
 
     task: str
@@ -158,6 +191,7 @@ class Selection:
     rejected: tuple[Rejection, ...]
     seconds: float
     route: str
+    cached: int = 0
 
     @property
     def instruction(self) -> Instruction:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -49,13 +50,22 @@ def concatenate(model: Any, names: Sequence[str], into: str) -> None:
 
 
 def save_adapter(model: Any, name: str, directory: Path) -> None:
-    """Write one adapter so that `PeftModel.from_pretrained(base, directory)` gives it back."""
+    """Write one adapter so that `PeftModel.from_pretrained(base, directory)` gives it back.
+
+    Equal adapters give equal files.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=directory) as scratch:
         model.save_pretrained(scratch, selected_adapters=[name])
         for file in ("adapter_config.json", "adapter_model.safetensors"):
             source = Path(scratch) / file if name == "default" else Path(scratch) / name / file
             source.rename(directory / file)
+    # peft keeps the modules as a set, whose order changes from process to process.
+    path = directory / "adapter_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    if isinstance(config["target_modules"], list):
+        config["target_modules"].sort()
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def unusual_features(config: LoraConfig) -> list[str]:

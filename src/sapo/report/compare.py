@@ -10,7 +10,6 @@ from rich.console import Console
 
 from sapo.errors import RecordError
 from sapo.metrics import METRICS
-from sapo.record import undamaged, write_text
 from sapo.report.differences import Difference, Verdict, differences
 from sapo.report.markdown import to_markdown
 from sapo.report.matrices import (
@@ -32,6 +31,7 @@ from sapo.report.runs import Run, read_run, shared_prompts
 from sapo.report.tables import NOTHING, Block, Cell, Column, Listing, Note, Page, Section, Style, Table, cells
 from sapo.report.terminal import show
 from sapo.results import Prompt
+from sapo.storage import undamaged, write_text
 
 _STYLES: Mapping[Verdict, Style] = {"better": "good", "worse": "bad"}
 PAIRED = (

@@ -10,6 +10,7 @@ from rich.console import Console
 from sapo.config import Config
 from sapo.plan import Work
 from sapo.policies import BY_LOSS
+from sapo.report.data import data_blocks
 from sapo.report.numbers import duration, tokens
 from sapo.report.tables import NOTHING, Block, Column, Note, Page, Section, Table, cells
 from sapo.report.terminal import show
@@ -29,15 +30,10 @@ def dry_run_page(config: Config, forecast: Forecast) -> Page:
     setup = forecast.setup
     about = f"Model {setup.loaded.name}, policy {config.policy}, method {config.method}, seed {config.seed}."
     remarks = [f"{note[:1].upper()}{note[1:]}." for note in setup.loaded.notes]
-    cut = [
-        f"{task}: {count} training inputs are longer than max_length {setup.renderer.max_length} tokens allows; they "
-        "are cut in the middle."
-        for task, count in setup.plan.cut.items()
-        if count
-    ]
     sections = [
         Section("Setting", tuple(map(Note, (about, *remarks)))),
-        Section("Tasks, in order", (_tasks(config, setup), *(Note(text, "strong") for text in cut))),
+        Section("Tasks, in order", (_tasks(config, setup),)),
+        Section("Data", data_blocks(tuple(setup.inspections.values()))),
         Section("Work and time", _work(config, forecast)),
         Section("Next", _next(config)),
     ]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 import shlex
 
-from sapo.report.tables import Cell, Command, Listing, Note, Page, Style, Table, one_line, plain
+from sapo.report.tables import Cell, Command, Listing, Note, Page, Style, Table, one_line
+from sapo.untrusted import plain
 
 # A backslash becomes an entity, so that none of a text can join the ones that escape.
 _ESCAPES = str.maketrans(

@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.text import Text
 
 from sapo.render import Renderer
-from sapo.report.tables import plain
 from sapo.types import Encoded
+from sapo.untrusted import plain
 
 # What a token decodes to that holds only part of a character.
 _PART = "\ufffd"

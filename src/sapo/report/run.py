@@ -6,7 +6,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from sapo.record import undamaged, write_text
+from sapo.formats import inspection_from_json
+from sapo.report.data import data_blocks
 from sapo.report.markdown import to_markdown
 from sapo.report.numbers import duration
 from sapo.report.outcome import outcome, watch
@@ -14,6 +15,7 @@ from sapo.report.runs import Run, read_run
 from sapo.report.selections import LEGEND, OPTIMISTIC, RULES, cuts, finding, ranking
 from sapo.report.tables import Block, Cell, Column, Command, Listing, Note, Page, Section, Table
 from sapo.report.terminal import show
+from sapo.storage import read_json, undamaged, write_text
 
 DAMAGED = "Delete the damaged file; the same `sapo run` command computes what is missing again."
 _CONTROLS = {
@@ -43,7 +45,7 @@ def run_page(run: Run) -> Page:
         f"Model {config['model']['base']}, policy {config['policy']}, method {config['method']}, "
         f"seed {config['seed']}. Tasks in order: {', '.join(run.tasks)}."
     )
-    sections = [Section("Setting", (Note(about),))]
+    sections = [Section("Setting", (Note(about),)), *_data(run)]
     if any(selection is not None for selection in run.selections):
         sections.append(Section("Candidates before each task, lowest pre-update loss first", _candidates(run)))
     sections += [
@@ -54,6 +56,15 @@ def run_page(run: Run) -> Page:
         sections.append(Section("Watch tasks, never trained on", (watch(run),)))
     sections += [Section("Cost", (_cost(run),)), Section("Next", _next(run))]
     return Page(f"Run {run.directory}", tuple(sections))
+
+
+def _data(run: Run) -> tuple[Section, ...]:
+    """Return what the run found in its rows; nothing for a run of before that was recorded."""
+    path = run.directory / "data.json"
+    if not path.is_file():
+        return ()
+    with undamaged(path, DAMAGED):
+        return (Section("Data", data_blocks([inspection_from_json(value) for value in read_json(path)["tasks"]])),)
 
 
 def _candidates(run: Run) -> tuple[Block, ...]:

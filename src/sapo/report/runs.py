@@ -13,8 +13,8 @@ from sapo.errors import RecordError
 from sapo.evaluate import Evaluation
 from sapo.formats import losses_from_json, selection_from_json
 from sapo.metrics import resample_matrices
-from sapo.record import read_json
 from sapo.results import DRAWS, Prompt, per_row
+from sapo.storage import read_json
 from sapo.types import Floats, Selection, Task
 
 _KEYS = ("tasks", "primary_metrics", "test_prompt", "matrices", "metrics_all", "watch", "instructions", "config")

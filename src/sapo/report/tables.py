@@ -6,13 +6,10 @@ it.
 
 from __future__ import annotations
 
-import unicodedata
 from dataclasses import dataclass
 from typing import Literal
 
 Style = Literal["", "strong", "dim", "good", "bad"]
-# Characters that reorder or break the text around them.
-_LAYOUT = frozenset("\u2028\u2029\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 NOTHING = "–"
 
 
@@ -97,19 +94,7 @@ def cells(*texts: str, style: Style = "") -> tuple[Cell, ...]:
     return tuple(Cell(text, style) for text in texts)
 
 
-def plain(text: str) -> str:
-    r"""Return the text with control, reordering and broken characters spelled out, such as ``\x1b``.
-
-    Line breaks and tabs stay. A terminal would obey an escape sequence that a candidate or an answer holds.
-    """
-    return "".join(c if _harmless(c) else c.encode("unicode_escape").decode() for c in text.replace("\r\n", "\n"))
-
-
 def one_line(text: str, most: int | None = None) -> str:
     """Return the text with white space collapsed, and with "..." for its end if it is longer than ``most``."""
     line = " ".join(text.split())
     return line if most is None or len(line) <= most else line[: most - 3].rstrip() + "..."
-
-
-def _harmless(character: str) -> bool:
-    return character in "\n\t" or (character not in _LAYOUT and unicodedata.category(character) not in ("Cc", "Cs"))

@@ -7,6 +7,8 @@ from pathlib import Path
 from rich.console import Console
 
 from sapo.errors import DataError
+from sapo.inspection import inspect_rows
+from sapo.report.data import data_blocks
 from sapo.report.tables import (
     NOTHING,
     Block,
@@ -29,6 +31,7 @@ from sapo.types import Example, Task
 # Characters of an instruction, and of a list of labels, that the table of tasks shows.
 _SHOWN = 60
 _LABELS = 40
+_TURNS = ("User", "Assistant")
 
 
 def print_tasks(console: Console, data_dir: Path | None) -> None:
@@ -87,12 +90,22 @@ def task_page(task: Task) -> Page:
         Note(f"Labels: {', '.join(task.labels) if task.labels else 'none, answers are free text'}."),
         Note(f"Metric: {task.metric}, 0 to 100, higher is better."),
         Note(f"Rows: {rows}."),
+        *map(Note, task.notes),
     ]
     example = next((split[0] for _, split in _splits(task) if split), None)
     shown: tuple[Block, ...] = (Note("The task has no rows."),)
     if example is not None:
-        shown = (Listing("Input:", example.input), Listing("Answer:", example.answer))
-    return Page(f"Task {task.name}", (Section("Task", tuple(blocks)), Section("First example", shown)))
+        turns = [
+            Listing(f"{who}, earlier:", text)
+            for pair in example.history
+            for who, text in zip(_TURNS, pair, strict=True)
+        ]
+        others = [Listing("Also right:", text) for text in example.references]
+        shown = (*turns, Listing("Input:", example.input), Listing("Answer:", example.answer), *others)
+    sections = [Section("Task", tuple(blocks)), Section("First example", shown)]
+    if example is not None or task.unused:
+        sections.append(Section("Data", data_blocks([inspect_rows(task)])))
+    return Page(f"Task {task.name}", tuple(sections))
 
 
 def _splits(task: Task) -> tuple[tuple[str, tuple[Example, ...]], ...]:

@@ -1,14 +1,16 @@
-"""Reading task rows from JSON and JSONL files."""
+"""Reading text and JSON files, and the rows of a benchmark's tasks."""
 
 from __future__ import annotations
 
+import codecs
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from sapo.errors import DataError
-from sapo.types import Example, Task
+from sapo.types import Example
 
 # Names of the input and answer columns that are recognised, first match wins.
 COLUMNS = (
@@ -17,23 +19,9 @@ COLUMNS = (
     ("input", "answer"),
     ("text", "label"),
     ("prompt", "completion"),
+    ("question", "answer"),
 )
-
-
-def file_task(path: Path, instruction: str | None, suffix: str) -> Task:
-    """Return a task from one file; its rows are the training rows, there is no test split.
-
-    Raises:
-        DataError: if the file cannot be read or used, or no instruction is given.
-    """
-    if instruction is None or not instruction.strip():
-        raise DataError(f"task file {path} has no instruction of its own: give one with --instruction")
-    demand_whole(instruction + suffix, "the instruction or suffix")
-    rows = read_rows(path)
-    return Task(
-        name=path.stem, instruction=instruction, suffix=suffix, labels=(), metric="rouge_l",
-        train=rows, dev=(), test=(),
-    )  # fmt: skip
+HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 
 
 def read_rows(path: Path) -> tuple[Example, ...]:
@@ -42,7 +30,7 @@ def read_rows(path: Path) -> tuple[Example, ...]:
     Raises:
         DataError: naming the file, and line or row, for what cannot be used.
     """
-    rows = _parse(path, read_text(path))
+    rows = _parse(path)
     if not rows:
         raise DataError(f"{path} has no rows")
     source, target = _columns(path, rows[0])
@@ -52,17 +40,31 @@ def read_rows(path: Path) -> tuple[Example, ...]:
 
 
 def read_text(path: Path) -> str:
-    """Return a file's text.
+    r"""Return a file's text, every line end as ``\n``.
+
+    Raises:
+        DataError: if it is missing, unreadable or not UTF-8.
+    """
+    return read_verbatim(path).replace("\r\n", "\n").replace("\r", "\n")
+
+
+def read_verbatim(path: Path) -> str:
+    """Return a file's text without its byte order mark, line ends as they are.
 
     Raises:
         DataError: if it is missing, unreadable or not UTF-8.
     """
     try:
-        return path.read_text(encoding="utf-8-sig")
+        content = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise DataError(f"{str(path)!r} is no path: {error}") from error
+    mark = len(codecs.BOM_UTF8) if content.startswith(codecs.BOM_UTF8) else 0
+    try:
+        return content[mark:].decode("utf-8")
     except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8: byte {error.start} cannot be read. Convert it first.") from error
+        raise DataError(f"{path} is not UTF-8: byte {mark + error.start} cannot be read. Convert it first.") from error
 
 
 def read_json(path: Path) -> Any:
@@ -77,30 +79,46 @@ def read_json(path: Path) -> Any:
         raise DataError(f"{path} is not JSON: {error}") from error
 
 
+def json_lines(path: Path, text: str) -> list[tuple[int, Any]]:
+    r"""Return the parsed lines of a JSONL text that are not blank, each with its number from 1.
+
+    Only ``\n`` ends a line: other separators of Unicode may stand within a JSON text.
+
+    Raises:
+        DataError: naming the first line that is not JSON.
+    """
+    parsed = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            try:
+                parsed.append((number, json.loads(line)))
+            except (ValueError, RecursionError) as error:
+                raise DataError(f"{path}, line {number} is not JSON: {error}") from error
+    return parsed
+
+
 def demand_whole(text: str, what: str) -> None:
     """Refuse text that no tokenizer can encode.
 
     Raises:
         DataError: if it holds half a character.
     """
-    if any("\ud800" <= c <= "\udfff" for c in text):
+    if HALF_CHARACTER.search(text):
         raise DataError(f"{what} holds half a character (a lone surrogate): repair the text")
 
 
-def _parse(path: Path, text: str) -> Sequence[Any]:
+def quoted(text: str, most: int = 60) -> str:
+    """Return the text in quotes, cut to ``most`` characters."""
+    return repr(text if len(text) <= most else text[: most - 3] + "...")
+
+
+def _parse(path: Path) -> Sequence[Any]:
     if path.suffix == ".json":
         parsed = read_json(path)
         if not isinstance(parsed, list):
             raise DataError(f"{path} holds a JSON {type(parsed).__name__}: allowed is a list of objects")
         return parsed
-    rows = []
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            try:
-                rows.append(json.loads(line))
-            except (ValueError, RecursionError) as error:
-                raise DataError(f"{path}, line {number} is not JSON: {error}") from error
-    return rows
+    return [row for _, row in json_lines(path, read_text(path))]
 
 
 def _columns(path: Path, row: Any) -> tuple[str, str]:

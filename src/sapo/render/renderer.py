@@ -1,24 +1,4 @@
-"""The only place where text becomes tokens: (instruction, example) -> ids and supervised positions.
-
-Layout of the user turn (paper section 3; only the instruction is ever paraphrased):
-
-    INSTRUCTION
-    (blank line)
-    Text:
-    INPUT
-    (blank line)
-    SUFFIX
-
-without the last two lines where the suffix is empty. The turn goes through the model's own chat template and
-the assistant turn is the answer. Everything after the generation prompt is supervised: the answer and
-the tokens that end its turn.
-
-A model without a chat template gets the plain layout: the user turn, a blank line, "Answer:", a space, the answer,
-end of text.
-
-Nothing is ever formatted into a template by us (`str.format`, `%`), so braces are only characters; special
-tokens spelled out in data or instructions are tokenised as ordinary text and cannot end a turn.
-"""
+"""The renderer of one model: tokenizer, chat template, length limit."""
 
 from __future__ import annotations
 
@@ -30,20 +10,16 @@ from typing import Any
 import jinja2
 
 from sapo.errors import RenderError
+from sapo.render.fit import ADVICE, characters, fit
+from sapo.render.layout import turns_of
 from sapo.types import Encoded, Example
 
-_CUT_MARK = "\n[...]\n"
+_ROLES = ("user", "assistant")
 _PROBE = "SAPO-PROBE"
 _FIXED_DATE = "{% macro strftime_now(form) %}26 Jul 2024{% endmacro +%}"
 # Plane 16 is private use: its characters stand in for special tokens that content spells out.
 _FIRST = 0x100000
 _STAND_IN = re.compile("([\U00100000-\U0010fffd])")
-
-
-def user_turn(instruction: str, text: str, suffix: str) -> str:
-    """Return the text of the user turn, see the module docstring."""
-    turn = f"{instruction}\n\nText:\n{text}"
-    return f"{turn}\n\n{suffix}" if suffix else turn
 
 
 class Renderer:
@@ -64,6 +40,7 @@ class Renderer:
         longest_first = sorted(special, key=len, reverse=True)
         self._markers = re.compile("|".join([*map(re.escape, longest_first), _STAND_IN.pattern]))
         self._hidden: list[str] = []
+        self._widest = max(map(len, tokenizer.get_vocab()), default=1)
         if not self._chat and tokenizer.eos_token is None:
             raise RenderError("this tokenizer has neither a chat template nor an end-of-text token: set eos_token")
 
@@ -78,43 +55,35 @@ class Renderer:
             RenderError: if instruction, suffix and answer alone exceed ``max_length``, or the model's chat
                 template loses text.
         """
-        pairs = [self._texts(instruction, e.input, suffix, e.answer) for e in examples]
-        encoded = self._encode_pairs(pairs)
 
-        def fitted(example: Example) -> Encoded:
-            def whole(text: str) -> Encoded:
-                return self._encode_pairs([self._texts(instruction, text, suffix, example.answer)])[0]
+        def whole(examples: Sequence[Example]) -> list[Encoded]:
+            return self._encode_pairs([self._texts(instruction, e, suffix, e.answer) for e in examples])
 
-            return _fit(example.input, self.max_length, whole, "instruction, suffix and answer")
-
-        return [
-            e if len(e.ids) <= self.max_length else fitted(example)
-            for e, example in zip(encoded, examples, strict=True)
-        ]
+        fixed = [len(instruction) + len(suffix) + len(e.answer) for e in examples]
+        return self._fitting(examples, self.max_length, fixed, whole, "instruction, suffix and answer")
 
     def prompts(
-        self, instruction: str, suffix: str, inputs: Sequence[str], max_new_tokens: int
+        self, instruction: str, suffix: str, examples: Sequence[Example], max_new_tokens: int
     ) -> list[tuple[int, ...]]:
         """Return the token ids that generation starts from, leaving room for ``max_new_tokens``.
+
+        The examples' answers are not looked at.
 
         Raises:
             RenderError: as in `encode`.
         """
+
+        def whole(examples: Sequence[Example]) -> list[Encoded]:
+            rows = self._ids([self._texts(instruction, e, suffix)[0] for e in examples])
+            return [Encoded(tuple(ids), len(ids)) for ids in rows]
+
         limit = self.max_length - max_new_tokens
-        rows = self._ids([self._texts(instruction, text, suffix)[0] for text in inputs])
-
-        def whole(text: str) -> Encoded:
-            ids = self._ids([self._texts(instruction, text, suffix)[0]])[0]
-            return Encoded(tuple(ids), len(ids))
-
-        return [
-            tuple(ids) if len(ids) <= limit else _fit(text, limit, whole, "instruction and suffix").ids
-            for ids, text in zip(rows, inputs, strict=True)
-        ]
+        fixed = [len(instruction) + len(suffix)] * len(examples)
+        return [e.ids for e in self._fitting(examples, limit, fixed, whole, "instruction and suffix")]
 
     def stop_tokens(self) -> tuple[int, ...]:
         """Return the ids that end an answer: the first special token after it in its turn, and end of text."""
-        _, tail = self._texts("i", "x", "", _PROBE)
+        _, tail = self._texts("i", Example("x", ""), "", _PROBE)
         after = self._ids([tail[tail.index(_PROBE) + len(_PROBE) :]])[0]
         special = set(self._tokenizer.all_special_ids)
         # Some templates put a blank before the token that ends the turn; some end it in plain text.
@@ -125,7 +94,7 @@ class Renderer:
 
     def fingerprint(self) -> str:
         """Return a hash of layout, template and vocabulary: equal where the same text gives the same ids."""
-        probe = self._encode_pairs([self._texts("Do {it}.", "naïve 北京 x1", "Say so.", "yes")])[0]
+        probe = self._encode_pairs([self._texts("Do {it}.", Example("naïve 北京 x1", ""), "Say so.", "yes")])[0]
         parts = (self._tokenizer.chat_template, len(self._tokenizer), self.max_length, probe.ids)
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
@@ -137,20 +106,53 @@ class Renderer:
         """Return the text of each token on its own, special tokens included, for display."""
         return [str(self._tokenizer.decode([i], skip_special_tokens=False)) for i in ids]
 
-    def _texts(self, instruction: str, text: str, suffix: str, answer: str | None = None) -> tuple[str, str]:
+    def _fitting(
+        self,
+        examples: Sequence[Example],
+        limit: int,
+        fixed: Sequence[int],
+        whole: Callable[[Sequence[Example]], list[Encoded]],
+        parts: str,
+    ) -> list[Encoded]:
+        """Return the examples as ``whole`` encodes them, the ones that are too long cut to ``limit`` tokens.
+
+        Args:
+            examples: in any order.
+            limit: in tokens.
+            fixed: characters of each example that must not be cut.
+            whole: encodes examples uncut.
+            parts: what must not be cut, in words.
+        """
+        # A text of more characters than that many tokens can hold is not tokenised only to be thrown away.
+        most = limit * self._widest
+        hopeful = [n for n, e in enumerate(examples) if characters(e) + fixed[n] <= most]
+        encoded = dict(zip(hopeful, whole([examples[n] for n in hopeful]), strict=True))
+        rows = []
+        for n, example in enumerate(examples):
+            if n in encoded and len(encoded[n].ids) <= limit:
+                rows.append(encoded[n])
+                continue
+            if fixed[n] > most:
+                raise RenderError(f"{parts} alone have {fixed[n]} characters, and at most {limit} tokens fit{ADVICE}")
+            rows.append(fit(example, limit, most, lambda e: whole([e])[0], parts))
+        return rows
+
+    def _texts(self, instruction: str, example: Example, suffix: str, answer: str | None = None) -> tuple[str, str]:
         """Return (generation prompt, assistant turn after it) as text; special tokens in content are hidden."""
-        content = self._hide(user_turn(instruction, text, suffix))
+        turns = [self._hide(turn) for turn in turns_of(instruction, example, suffix)]
         reply = None if answer is None else self._hide(answer)
         if not self._chat:
-            prompt = f"{self._bos()}{content}\n\nAnswer:"
+            asked = [f"{turn}\n\nAnswer:" if n % 2 == 0 else f" {turn}\n\n" for n, turn in enumerate(turns)]
+            prompt = self._bos() + "".join(asked)
             return prompt, "" if reply is None else f" {reply}{self._tokenizer.eos_token}"
-        user = {"role": "user", "content": content}
-        prompt = self._template([user], add_generation_prompt=True)
-        if content.strip() not in prompt:
-            raise RenderError("the model's chat template changes or drops the text of the user turn")
+        messages = [{"role": _ROLES[n % 2], "content": turn} for n, turn in enumerate(turns)]
+        prompt = self._template(messages, add_generation_prompt=True)
+        lost = next((n for n, turn in enumerate(turns) if turn.strip() not in prompt), None)
+        if lost is not None:
+            raise RenderError(f"the model's chat template changes or drops the text of the {_ROLES[lost % 2]} turn")
         if reply is None:
             return prompt, ""
-        full = self._template([user, {"role": "assistant", "content": reply}], add_generation_prompt=False)
+        full = self._template([*messages, {"role": "assistant", "content": reply}], add_generation_prompt=False)
         if not full.startswith(prompt):
             raise RenderError(
                 "the model's chat template renders an answered conversation differently from its own generation "
@@ -223,33 +225,3 @@ class Renderer:
         if found.group() not in self._hidden:
             self._hidden.append(found.group())
         return chr(_FIRST + self._hidden.index(found.group()))
-
-
-def _fit(text: str, limit: int, encode: Callable[[str], Encoded], fixed: str) -> Encoded:
-    """Return the encoding of the longest middle-cut of ``text`` that has at most ``limit`` tokens."""
-    bare = encode("")
-    if len(bare.ids) > limit:
-        raise RenderError(
-            f"{fixed} alone take {len(bare.ids)} tokens, and at most {limit} fit: shorten them, "
-            "or raise max_length if the model's context allows it"
-        )
-    # Bisection over kept characters: needs no token offsets, so it works for every tokenizer. A bound is found
-    # by doubling first, so that a huge text is not tokenised over and over.
-    kept, best = 0, bare
-    low, high = 1, min(4 * limit, len(text) - 1)
-    while high < len(text) - 1 and len(encode(_cut_middle(text, high)).ids) <= limit:
-        low, high = high, min(2 * high, len(text) - 1)
-    while low <= high:
-        middle = (low + high) // 2
-        encoded = encode(_cut_middle(text, middle))
-        if len(encoded.ids) <= limit:
-            kept, best, low = middle, encoded, middle + 1
-        else:
-            high = middle - 1
-    return Encoded(best.ids, best.prompt_length, cut=len(text) - kept)
-
-
-def _cut_middle(text: str, kept: int) -> str:
-    """Return the first and last characters of ``text``, ``kept`` of them in all, around a cut mark."""
-    tail = kept // 2
-    return text[: kept - tail] + _CUT_MARK + (text[-tail:] if tail else "")

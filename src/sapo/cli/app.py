@@ -1,0 +1,123 @@
+"""What all commands share: options, consoles, progress, what is said when work is interrupted."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from sapo.errors import ConfigError, ProcessError
+from sapo.processes import is_lost, launched
+from sapo.progress import Reporter, Silent, Stopped, Terminal
+
+app = typer.Typer(
+    name="sapo",
+    help="State-Adaptive Prompt Optimization: train with the instruction that fits the model's current state.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+_INTERRUPTED = 130
+DataDir = Annotated[Path | None, typer.Option(help="Directory with instructions.json and one folder per task.")]
+Given = Annotated[str | None, typer.Option(help="The task's instruction, where the data hold none or another one.")]
+Columns = Annotated[
+    list[str] | None,
+    typer.Option("--column", help="ROLE=NAME for own data; roles: input, answer, instruction, messages. Repeatable."),
+]
+Subset = Annotated[str | None, typer.Option(help="Configuration name of a hub data set.")]
+Model = Annotated[str, typer.Option(help="'embedded', a local directory, or a hub id.")]
+
+
+def console() -> Console:
+    """Return the console for results: standard output."""
+    return Console()
+
+
+def one_process(command: str) -> None:
+    """Refuse a command that several processes would only repeat."""
+    if launched().count > 1:
+        raise ConfigError(f"{command} works in one process: start it without torchrun or accelerate")
+
+
+def roles(columns: list[str] | None) -> dict[str, str] | None:
+    """Return role -> column of --column options."""
+    pairs = [column.partition("=") for column in columns or ()]
+    wrong = [role for role, equals, name in pairs if not (role and equals and name)]
+    if wrong:
+        raise ConfigError(f"--column {wrong[0]!r} must have the form ROLE=NAME, such as input=review")
+    return {role: name for role, _, name in pairs} or None
+
+
+@contextmanager
+def terminal() -> Iterator[Reporter]:
+    """Show progress on standard error, from the first process."""
+    if not launched().first:
+        yield Silent()
+        return
+    # Progress goes to standard error, so that results can be piped.
+    # With several processes there is no point that is safe for all of them but the end of a step.
+    with Terminal(Console(stderr=True), stops_at_once=launched().count > 1) as progress:
+        yield progress
+
+
+@contextmanager
+def resumable(run_dir: Path) -> Iterator[None]:
+    """Say what is saved and how to go on, should the block be interrupted."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        if launched().first:
+            errors = Console(stderr=True)
+            errors.print(f"interrupted. {_saved(run_dir)}", markup=False, highlight=False, soft_wrap=True)
+        raise SystemExit(128 + stop.signal if isinstance(stop, Stopped) else _INTERRUPTED) from None
+    except RuntimeError as error:
+        if launched().count == 1 or not is_lost(error):
+            raise
+        raise ProcessError(f"another process of this job has ended, see its message. {_saved(run_dir)}") from error
+
+
+def _saved(run_dir: Path) -> str:
+    counts = [
+        f"{len(list(run_dir.glob(pattern)))} {what}"
+        for pattern, what in (
+            ("selections/*.json", "selections"),
+            ("training/*.json", "trained tasks"),
+            ("cells/*/*.json", "test results"),
+        )
+    ]
+    if not run_dir.is_dir():
+        return "Nothing was computed yet. The same command starts again."
+    return (
+        f"Saved in {run_dir}: {', '.join(counts)}; of what was being computed, nothing. "
+        f"To go on, give the same command again: sapo {shlex.join(sys.argv[1:])}"
+    )
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Keep the libraries' own bars and advice out of ours; their errors still come through."""
+    from huggingface_hub.utils import logging as hub
+    from transformers.utils import logging
+
+    hub.set_verbosity_error()
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            # peft asks transformers a question whose name is about to change.
+            warnings.filterwarnings("ignore", ".*gradient_checkpointing.*", FutureWarning)
+            # peft's advice about adapters on embeddings: they are saved whole, as it would.
+            warnings.filterwarnings("ignore", ".*(save_embedding_layers|tie_word_embeddings).*", UserWarning)
+            yield
+    finally:
+        logging.set_verbosity(level)
+        logging.enable_progress_bar()

@@ -1,0 +1,79 @@
+"""What is done with finished runs and their stages: `sapo generate`, `sapo export`, `sapo report`."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sapo.cli.app import app, console, one_process, quiet_libraries
+from sapo.errors import ConfigError
+
+
+@app.command("generate")
+def generate_command(
+    stage_dir: Annotated[Path, typer.Argument(help="A stage directory of a run: RUN_DIR/stages/K-TASK.")],
+    text: Annotated[str | None, typer.Option("--input", help="One input.")] = None,
+    file: Annotated[Path | None, typer.Option(help="One input per line; one answer per line comes out.")] = None,
+    task: Annotated[str | None, typer.Option(help="A task of the stage; the last one if left out.")] = None,
+) -> None:
+    """Answer inputs with a trained stage, applying the instruction and suffix stored beside it."""
+    if (text is None) == (file is None):
+        raise ConfigError("give either --input TEXT or --file FILE")
+    one_process("sapo generate")
+    from sapo.stage import Stage
+    from sapo.tasks.files import read_text
+
+    lines = [text] if text is not None else read_text(file or Path()).rstrip("\n").split("\n")
+    inputs = [line for line in lines if line.strip()]
+    if not inputs:
+        raise ConfigError(f"{file or '--input'} holds no input: one per line is needed")
+    with quiet_libraries():
+        answers = iter(Stage.load(stage_dir).answer(inputs, task))
+    for line in lines:
+        answer = next(answers) if line.strip() else ""
+        # One line per input: an empty one, or an answer of several lines, must not shift the rest.
+        sys.stdout.write((answer if text is not None else answer.replace("\n", "\\n")) + "\n")
+
+
+@app.command("export")
+def export_command(
+    stage_dir: Annotated[Path, typer.Argument(help="A stage directory of a run: RUN_DIR/stages/K-TASK.")],
+    merge: Annotated[Path, typer.Option("--merge", help="Directory to write, new or empty.", show_default=False)],
+) -> None:
+    """Write a trained stage as a plain model, its adapter merged in; refuse where that would not be exact."""
+    from sapo.export import export_merged
+
+    one_process("sapo export")
+    with quiet_libraries():
+        merged = export_merged(stage_dir, merge)
+    confirmed = (
+        "Base model and adapter are those of the run, by their fingerprint."
+        if merged.confirmed
+        else "NOT confirmed that the base model is the one of the run: the fingerprint of base and adapter is another "
+        "one. The base has changed since, or the libraries have."
+    )
+    out = shlex.quote(str(merged.directory))
+    for line in (
+        f"written to {merged.directory}: model in float32, tokenizer, sapo.json, README.md",
+        f"Largest logit difference to base and adapter: {merged.difference:.1e}, where the largest logit is "
+        f"{merged.scale:.1f} ({merged.prompts} prompts, before and after saving).",
+        confirmed,
+        "Next, answer with it, or give it to a run or to select as the model (model.base in a configuration):",
+        f"  sapo generate {out} --input TEXT",
+        f"  sapo run CONFIG.yaml model.base={out} run_dir=ANOTHER_DIRECTORY",
+    ):
+        console().print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command("report")
+def report_command(
+    run_dirs: Annotated[list[Path], typer.Argument(help="One run directory, or several to compare.")],
+) -> None:
+    """Show what runs found, side by side, and write the same as Markdown."""
+    from sapo.report import print_report
+
+    print_report(console(), run_dirs)

@@ -1,0 +1,45 @@
+"""`sapo tasks`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from sapo.cli.app import Columns, DataDir, Given, Model, Subset, app, console, quiet_libraries, roles
+from sapo.errors import ConfigError
+
+
+@app.command("tasks")
+def tasks_command(
+    name: Annotated[str | None, typer.Argument(help="Show one task.")] = None,
+    data_dir: DataDir = None,
+    show_prompt: Annotated[
+        bool, typer.Option("--show-prompt", help="Render one row, the supervised tokens marked.")
+    ] = False,
+    model: Model = "embedded",
+    instruction: Given = None,
+    column: Columns = None,
+    subset: Subset = None,
+) -> None:
+    """List tasks and sequences, or show one task (or your own data) and how the model sees it."""
+    from sapo.report import print_prompt, print_task, print_tasks
+    from sapo.tasks import load_task
+
+    if name is None:
+        if show_prompt:
+            raise ConfigError("--show-prompt needs the name of a task")
+        print_tasks(console(), data_dir)
+        return
+    with quiet_libraries():
+        task = load_task(name, data_dir, instruction=instruction, columns=roles(column), subset=subset)
+    print_task(console(), task)
+    if show_prompt:
+        with quiet_libraries():
+            from sapo.model import load_tokenizer
+            from sapo.render import Renderer
+            from sapo.selection import MAX_LENGTH
+
+            renderer = Renderer(load_tokenizer(model), MAX_LENGTH)
+            encoded = renderer.encode(task.instruction, task.suffix, task.train[:1])[0]
+        print_prompt(console(), renderer, encoded)

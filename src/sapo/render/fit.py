@@ -1,0 +1,62 @@
+"""Cutting an example that is too long: what is lost is counted, and instruction, suffix and answer stay whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from sapo.errors import RenderError
+from sapo.types import Encoded, Example
+
+ADVICE = ": shorten them, or raise max_length if the model's context allows it"
+_CUT_MARK = "\n[...]\n"
+
+
+def characters(example: Example) -> int:
+    """Return how many characters of an example may be cut."""
+    return len(example.input) + sum(len(user) + len(assistant) for user, assistant in example.history)
+
+
+def fit(example: Example, limit: int, most: int, encode: Callable[[Example], Encoded], parts: str) -> Encoded:
+    """Return the encoding of as much of an example as ``limit`` tokens hold, with the number of characters cut.
+
+    The oldest exchanges of a conversation go first, then the middle of the input. Texts of more than ``most``
+    characters cannot fit and are not tried.
+    """
+    lost = 0
+    for user, assistant in example.history:
+        lost += len(user) + len(assistant)
+        example = replace(example, history=example.history[1:])
+        if characters(example) <= most:
+            encoded = encode(example)
+            if len(encoded.ids) <= limit:
+                return replace(encoded, cut=lost)
+    cut = _fit_input(example.input, limit, lambda text: encode(replace(example, input=text)), parts)
+    return replace(cut, cut=cut.cut + lost)
+
+
+def _fit_input(text: str, limit: int, encode: Callable[[str], Encoded], parts: str) -> Encoded:
+    """Return the encoding of the longest middle-cut of ``text`` that has at most ``limit`` tokens."""
+    bare = encode("")
+    if len(bare.ids) > limit:
+        raise RenderError(f"{parts} alone take {len(bare.ids)} tokens, and at most {limit} fit{ADVICE}")
+    # Bisection over kept characters: needs no token offsets, so it works for every tokenizer. A bound is found
+    # by doubling first, so that a huge text is not tokenised over and over.
+    kept, best = 0, bare
+    low, high = 1, min(4 * limit, len(text) - 1)
+    while high < len(text) - 1 and len(encode(_cut_middle(text, high)).ids) <= limit:
+        low, high = high, min(2 * high, len(text) - 1)
+    while low <= high:
+        middle = (low + high) // 2
+        encoded = encode(_cut_middle(text, middle))
+        if len(encoded.ids) <= limit:
+            kept, best, low = middle, encoded, middle + 1
+        else:
+            high = middle - 1
+    return Encoded(best.ids, best.prompt_length, cut=len(text) - kept)
+
+
+def _cut_middle(text: str, kept: int) -> str:
+    """Return the first and last characters of ``text``, ``kept`` of them in all, around a cut mark."""
+    tail = kept // 2
+    return text[: kept - tail] + _CUT_MARK + (text[-tail:] if tail else "")

@@ -1,0 +1,79 @@
+"""Files on disk: written whole or not at all, read with an error that names them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sapo.errors import RecordError
+
+
+def fingerprint(value: Any) -> str:
+    """Return a short hash of a JSON value."""
+    text = json.dumps(value, ensure_ascii=False, sort_keys=True)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all.
+
+    Raises:
+        RecordError: if the disk refuses.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(
+            "w", encoding="utf-8", errors="surrogatepass", dir=path.parent, prefix=".", delete=False
+        ) as scratch:
+            try:
+                scratch.write(text)
+                scratch.flush()
+                os.fsync(scratch.fileno())
+                os.chmod(scratch.name, 0o644)
+                os.replace(scratch.name, path)
+            except BaseException:
+                os.unlink(scratch.name)
+                raise
+    except OSError as error:
+        raise RecordError(unwritable(path, error.strerror or str(error))) from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON as `write_text` does; NaN and infinity are refused."""
+    try:
+        text = json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False)
+    except ValueError as error:
+        raise RecordError(f"{path} is not written: it would hold a number that is not finite") from error
+    write_text(path, text + "\n")
+
+
+@contextmanager
+def undamaged(path: Path, advice: str) -> Iterator[None]:
+    """Run a block that takes a file's content apart; what does not fit is a RecordError about the file."""
+    try:
+        yield
+    except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
+        raise RecordError(f"{path} is damaged ({type(error).__name__}: {error}). {advice}") from error
+
+
+def read_json(path: Path) -> Any:
+    """Return a file's JSON.
+
+    Raises:
+        RecordError: if it cannot be read.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8", errors="surrogatepass"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise RecordError(f"{path} cannot be read ({error}). Delete it to compute this step again.") from error
+
+
+def unwritable(path: Path, why: str) -> str:
+    """Return the message for a path that the disk refused."""
+    return f"{path} cannot be written: {why}. What was finished is kept."

@@ -1,0 +1,246 @@
+"""Which columns hold what, named by the user or recognised; and what one row says."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+from sapo.errors import DataError, nearest
+from sapo.tasks.files import COLUMNS, HALF_CHARACTER
+from sapo.tasks.raw import Broken, Rows, UnusableError
+from sapo.tasks.turns import Role, converse, is_messages, read_messages
+from sapo.types import Example
+
+ROLES = ("input", "answer", "instruction", "messages")
+MESSAGES = ("messages", "conversations")
+# Columns named in an error, and characters of one name there: a file without header has its first row as names.
+_LISTED = 20
+_WIDTH = 40
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """The columns of a data set, None where a role is not filled.
+
+    Attributes:
+        input, answer, instruction, messages: names of columns; either messages, or answer with input or
+            instruction.
+        input_may_lack: an input cell without value counts as an empty input, as in Alpaca's layout.
+        recognised: the roles that were found, not named by the user.
+    """
+
+    input: str | None
+    answer: str | None
+    instruction: str | None
+    messages: str | None
+    input_may_lack: bool
+    recognised: tuple[str, ...]
+
+    @property
+    def note(self) -> str:
+        """One sentence on the recognised columns, "" where all were named."""
+        names = {role: name for role, name in self.by_role().items() if role in self.recognised}
+        return "columns recognised: " + ", ".join(f"{r} = {n!r}" for r, n in names.items()) if names else ""
+
+    def by_role(self) -> dict[str, str]:
+        """Return role -> column, only the roles that are filled."""
+        pairs = zip(ROLES, (self.input, self.answer, self.instruction, self.messages), strict=True)
+        return {role: name for role, name in pairs if name is not None}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row that can be used.
+
+    Attributes:
+        example: its texts.
+        instruction: its own instruction, from a column or a system message; "" where it has none.
+    """
+
+    example: Example
+    instruction: str
+
+
+def find_columns(where: str, splits: Iterable[Rows], named: Mapping[str, str]) -> Columns:
+    """Return the columns of all rows together, the named roles as named and the others recognised.
+
+    Args:
+        where: names the data in errors.
+        splits: rows of all splits.
+        named: role -> column, as the user gave them.
+
+    Raises:
+        DataError: if a named column is not there, or no input and answer can be recognised.
+    """
+    filled: dict[str, bool] = {}
+    for rows in splits:
+        for row in rows:
+            if not isinstance(row, Broken):
+                for key, value in row.items():
+                    filled[key] = value is not None or filled.get(key, False)
+    _demand_named(where, filled, named)
+    free = [name for name in filled if name not in named.values()]
+    found = dict(named)
+    for pool in ([name for name in free if filled[name]], free):
+        # A column without a single value is taken only where nothing else fits.
+        found = {**_recognise(pool, named), **named}
+        if _complete(found):
+            break
+    else:
+        raise DataError(_unrecognised(where, list(filled), found))
+    return Columns(
+        input=found.get("input"),
+        answer=found.get("answer"),
+        instruction=found.get("instruction"),
+        messages=found.get("messages"),
+        input_may_lack="instruction" in found and found.get("input") == "input" and "input" not in named,
+        recognised=tuple(role for role in found if role not in named),
+    )
+
+
+def read_row(row: dict[str, Any] | Broken, columns: Columns) -> Row:
+    """Return what a row says.
+
+    Raises:
+        UnusableError: with the reason why it cannot be used.
+    """
+    if isinstance(row, Broken):
+        raise UnusableError(row.reason)
+    own = _text(row, columns.instruction) if columns.instruction is not None else ""
+    messages = _messages(row, columns)
+    if messages is None:
+        answer, references = _answers(row, columns.answer or "")
+        example = Example(_input(row, columns), answer, (), references)
+    else:
+        turns, references = messages
+        talk = converse(turns)
+        example = Example(talk.input, talk.answer, talk.history, references)
+        own = "\n\n".join(text for text in (own, talk.system) if text.strip())
+    if not example.answer.strip():
+        raise UnusableError("the answer is empty")
+    texts = (own, example.input, example.answer, *example.references, *(t for pair in example.history for t in pair))
+    if any(HALF_CHARACTER.search(text) for text in texts):
+        raise UnusableError("it holds half a character (a lone surrogate)")
+    return Row(example, own if own.strip() else "")
+
+
+def _demand_named(where: str, there: Mapping[str, bool], named: Mapping[str, str]) -> None:
+    for role, name in named.items():
+        if role not in ROLES:
+            raise DataError(f"columns: there is no role {role!r}.{nearest(role, ROLES)} Allowed: {', '.join(ROLES)}")
+        if name not in there:
+            raise DataError(
+                f"columns: {where} has no column {name!r} for {role}.{nearest(name, there)} "
+                f"It has: {_listed(list(there))}"
+            )
+    if "messages" in named and named.keys() & {"input", "answer"}:
+        raise DataError("columns: messages hold input and answer already: name either messages, or input and answer")
+
+
+def _recognise(free: list[str], named: Mapping[str, str]) -> dict[str, str]:
+    """Return role -> column for the roles that can be filled from the free columns."""
+    if "messages" in named:
+        return {}
+    if not named.keys() & {"input", "answer"}:
+        messages = [name for name in MESSAGES if name in free]
+        if messages:
+            return {"messages": messages[0]}
+    found = {"instruction": "instruction"} if "instruction" in free and "instruction" not in named else {}
+    pair = _pair(free, named)
+    if "output" in free and (found or "instruction" in named):
+        # Alpaca's layout, where the input is optional.
+        pair = ("input", "output")
+    if pair is not None:
+        found |= {role: name for role, name in zip(("input", "answer"), pair, strict=True) if name in free}
+    return found
+
+
+def _pair(free: list[str], named: Mapping[str, str]) -> tuple[str, str] | None:
+    """Return the first known pair that is there; a named column first looks for its usual partner."""
+    for source, target in COLUMNS:
+        if all(name == named.get(role, name) for role, name in (("input", source), ("answer", target))) and all(
+            name in free or name in named.values() for name in (source, target)
+        ):
+            return source, target
+    for source, target in COLUMNS:
+        if ("input" in named or source in free) and ("answer" in named or target in free):
+            return source, target
+    return None
+
+
+def _complete(found: Mapping[str, str]) -> bool:
+    return "messages" in found or ("answer" in found and ("input" in found or "instruction" in found))
+
+
+def _unrecognised(where: str, there: list[str], found: Mapping[str, str]) -> str:
+    pairs = "; ".join(" and ".join(map(repr, pair)) for pair in COLUMNS)
+    lacking = " and ".join(role for role in ("input", "answer") if role not in found)
+    return (
+        f"{where}: no {lacking} column is recognised among {_listed(there)}. Name them with columns, such as "
+        f"input=COLUMN and answer=COLUMN. Recognised: {pairs}; 'instruction' and 'output'; "
+        f"{' or '.join(map(repr, MESSAGES))}. The first line of a CSV or TSV file must name the columns."
+    )
+
+
+def _listed(names: list[str]) -> str:
+    shown = [repr(name if len(name) <= _WIDTH else name[:_WIDTH] + "...") for name in names[:_LISTED]]
+    more = [f"and {len(names) - _LISTED} more"] if len(names) > _LISTED else []
+    return ", ".join(shown + more) or "no columns at all"
+
+
+def _messages(row: Mapping[str, Any], columns: Columns) -> tuple[list[tuple[Role, str]], tuple[str, ...]] | None:
+    """Return a row's messages up to the answer and its references, or None where it holds plain texts."""
+    if columns.messages is not None:
+        return read_messages(row.get(columns.messages), columns.messages), ()
+    prompt = row.get(columns.input) if columns.input is not None else None
+    completion = row.get(columns.answer or "")
+    if not is_messages(prompt) and not is_messages(completion):
+        return None
+    before: list[tuple[Role, str]] = (
+        read_messages(prompt, columns.input or "") if is_messages(prompt) else [("user", _input(row, columns))]
+    )
+    if is_messages(completion):
+        return before + read_messages(completion, columns.answer or ""), ()
+    answer, references = _answers(row, columns.answer or "")
+    return [*before, ("assistant", answer)], references
+
+
+def _input(row: Mapping[str, Any], columns: Columns) -> str:
+    if columns.input is None or (columns.input_may_lack and row.get(columns.input) is None):
+        return ""
+    return _text(row, columns.input)
+
+
+def _answers(row: Mapping[str, Any], column: str) -> tuple[str, tuple[str, ...]]:
+    """Return the answer and its distinct references; a cell may hold one text or a list of right ones."""
+    value = row.get(column)
+    if isinstance(value, dict) and isinstance(value.get("text"), list):
+        value = value["text"]
+    if not isinstance(value, list):
+        return _text(row, column), ()
+    texts = [text for text in (_member(member, column) for member in value) if text.strip()]
+    if not texts:
+        raise UnusableError("the answer is empty")
+    answer, *others = dict.fromkeys(texts)
+    return answer, tuple(others)
+
+
+def _text(row: Mapping[str, Any], column: str) -> str:
+    return _member(row.get(column), column)
+
+
+def _member(value: Any, column: str) -> str:
+    if isinstance(value, str):
+        return value
+    if value is None:
+        raise UnusableError(f"{column!r} is missing")
+    if isinstance(value, Broken):
+        raise UnusableError(f"{column!r} cannot be read: {value.reason}")
+    if isinstance(value, bool) or not isinstance(value, (int, float, Decimal)):
+        raise UnusableError(f"{column!r} is {type(value).__name__}: allowed is text or a number")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UnusableError(f"{column!r} is {value}, not a number")
+    return str(value)

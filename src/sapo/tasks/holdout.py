@@ -1,0 +1,84 @@
+"""Test rows for a task that has none: a share of its training rows, the same in every run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from random import Random
+
+from sapo.errors import DataError
+from sapo.types import Example, Task
+
+SHARE = 0.2
+MOST = 500
+# Not the run's: results of runs with different seeds are compared on the same test rows.
+_SEED = 0
+
+
+def hold_out(task: Task) -> Task:
+    """Return the task with test rows: its own, or else a fifth of its training rows, at least 1, at most 500.
+
+    Labels keep their shares. Rows with the same history and input stay on one side, or the test would ask what
+    was trained; so the held-out rows can be a few less than a fifth, and more where one input is the most common.
+
+    Raises:
+        DataError: if the training rows have fewer than two different inputs.
+    """
+    if task.test:
+        return task
+    groups = _groups(task.train)
+    if len(groups) < 2:
+        raise DataError(
+            f"task {task.name!r} has no test rows, and its training rows have {len(groups)} different inputs: at least "
+            "2 are needed to hold some out. Give test rows with test: (--test)."
+        )
+    held = _held(task, groups)
+    return replace(
+        task,
+        train=tuple(row for i, row in enumerate(task.train) if i not in held),
+        test=tuple(row for i, row in enumerate(task.train) if i in held),
+        notes=(
+            *task.notes,
+            f"no test split: {len(held)} of {len(task.train)} training rows are held out for testing, the same ones in "
+            "every run",
+        ),
+    )
+
+
+def _groups(rows: Sequence[Example]) -> list[list[int]]:
+    """Return the indices of rows that ask the same, group by group."""
+    groups: dict[tuple[object, str], list[int]] = {}
+    for i, row in enumerate(rows):
+        groups.setdefault((row.history, row.input), []).append(i)
+    return list(groups.values())
+
+
+def _held(task: Task, groups: Sequence[list[int]]) -> set[int]:
+    strata: dict[str, list[list[int]]] = {}
+    for group in groups:
+        answer = task.train[group[0]].answer
+        strata.setdefault(answer if answer in task.labels else "", []).append(group)
+    sizes = [sum(map(len, stratum)) for stratum in strata.values()]
+    rng = Random(_SEED)
+    held: set[int] = set()
+    for stratum, share in zip(strata.values(), _shares(sizes), strict=True):
+        rng.shuffle(stratum)
+        left = share
+        for group in stratum:
+            if len(group) <= left:
+                held.update(group)
+                left -= len(group)
+    smallest = min(groups, key=len)
+    return held or set(smallest)
+
+
+def _shares(sizes: Sequence[int]) -> list[int]:
+    """Return how many rows of each stratum are held out (largest remainders)."""
+    total = sum(sizes)
+    wanted = min(MOST, max(1, round(SHARE * total)))
+    exact = [wanted * size / total for size in sizes]
+    shares = [int(x) for x in exact]
+    by_remainder = sorted(range(len(sizes)), key=lambda k: (shares[k] - exact[k], k))
+    for k in by_remainder[: wanted - sum(shares)]:
+        shares[k] += 1
+    return shares

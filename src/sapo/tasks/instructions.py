@@ -1,0 +1,87 @@
+"""One instruction per task: the one given, or the one that the data hold for all rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from sapo.errors import DataError
+from sapo.tasks.columns import Columns, Row
+from sapo.tasks.files import quoted
+from sapo.types import Example, Split
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """A task's instruction, and its rows under it.
+
+    Attributes:
+        text: the instruction.
+        examples: rows by split.
+        notes: where the instruction came from, one sentence each.
+    """
+
+    text: str
+    examples: Mapping[Split, tuple[Example, ...]]
+    notes: tuple[str, ...]
+
+
+def settle_instruction(
+    where: str, given: str | None, definition: str | None, used: Mapping[Split, Sequence[Row]], columns: Columns
+) -> Settled:
+    """Return the task's one instruction; where rows have instructions of their own, their inputs begin with them.
+
+    Args:
+        where: names the data in errors.
+        given: the user's instruction, not blank; it replaces one that all rows share.
+        definition: the instruction of the data set as a whole.
+        used: rows by split.
+        columns: where the rows' own instructions come from.
+
+    Raises:
+        DataError: if none is given and the data hold none, or several.
+    """
+    own = dict.fromkeys(row.instruction for rows in used.values() for row in rows)
+    kind = "system message" if columns.instruction is None else f"text of column {columns.instruction!r}"
+    plain = {split: tuple(row.example for row in rows) for split, rows in used.items()}
+    shared = next(iter(own)) if len(own) == 1 else ""
+    if len(own) > 1:
+        if given is None:
+            raise DataError(_several(where, kind, list(own)))
+        led = {split: tuple(_led(row) for row in rows) for split, rows in used.items()}
+        return Settled(given, led, (f"the {kind} differs from row to row and stands in front of each row's input",))
+    inside = shared if shared.strip() else definition or ""
+    source = f"the {kind} that all rows share" if shared.strip() else "the Definition in the data"
+    if given is not None:
+        replaced = f"the instruction given replaces {source}: {quoted(inside)}"
+        return Settled(given, plain, (replaced,) if inside.strip() and inside != given else ())
+    if not inside.strip():
+        raise DataError(
+            f"{where} has no instruction of its own: give one with --instruction, or with instruction: in a "
+            "configuration"
+        )
+    return Settled(inside, plain, (f"instruction: {source}",))
+
+
+def _several(where: str, kind: str, texts: Sequence[str]) -> str:
+    first, second = (quoted(text) if text else "none" for text in texts[:2])
+    return (
+        f"{where}: the {kind} differs from row to row ({len(texts)} different ones, such as {first} and {second}), but "
+        "a task has one instruction. Give it with --instruction, or with instruction: in a configuration; each row's "
+        "own text then stands in front of its input."
+    )
+
+
+def _led(row: Row) -> Example:
+    """Return the example with the row's own instruction in front of what the user says first."""
+    example = row.example
+    if not row.instruction:
+        return example
+    if not example.history:
+        return replace(example, input=_joined(row.instruction, example.input))
+    (said, reply), *later = example.history
+    return replace(example, history=((_joined(row.instruction, said), reply), *later))
+
+
+def _joined(instruction: str, text: str) -> str:
+    return f"{instruction}\n\n{text}" if text else instruction

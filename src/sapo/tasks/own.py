@@ -1,0 +1,179 @@
+"""A user's own data as a task: any table, conversations, or a data set of the hub."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from sapo.errors import DataError, nearest
+from sapo.tasks.columns import Columns, Row, find_columns, read_row
+from sapo.tasks.files import demand_whole, quoted
+from sapo.tasks.instructions import settle_instruction
+from sapo.tasks.raw import Rows, UnusableError
+from sapo.tasks.sources import load_splits
+from sapo.types import Example, Split, Task, Unused
+
+# The names of `sapo.text_metrics.TEXT_METRICS`, a room that comes after this one; a test compares them.
+METRICS = ("exact_match", "rouge_l", "list_f1")
+# Answers are taken for a closed set of labels up to these limits.
+_MOST_LABELS = 20
+_ROWS_PER_LABEL = 5
+_LONGEST_LABEL = 60
+_SHOWN_LABELS = 6
+
+
+@dataclass(frozen=True, slots=True)
+class DataSource:
+    """Where a task's own data are, and what they mean.
+
+    Attributes:
+        data: a file, a directory, or a hub id.
+        test: another file with the test rows, or the name of a split.
+        subset: configuration name of a hub data set.
+        instruction: the task's instruction; None takes the one that the data hold, if it is the same everywhere.
+        suffix: a fixed sentence about the answer's format, may be empty.
+        columns: role (input, answer, instruction, messages) -> column; roles left out are recognised.
+        labels: the closed set of answers, empty for free text; None takes them from the answers, where they are
+            few.
+        metric: name of the primary metric; None takes exact_match where there are labels, else rouge_l.
+    """
+
+    data: str
+    test: str | None = None
+    subset: str | None = None
+    instruction: str | None = None
+    suffix: str = ""
+    columns: Mapping[str, str] = field(default_factory=dict)
+    labels: tuple[str, ...] | None = None
+    metric: str | None = None
+
+
+def data_task(name: str, source: DataSource) -> Task:
+    """Return a task from the user's own data; rows that cannot be used are left out and listed in it.
+
+    Args:
+        name: of the task; it is also a file's name.
+        source: where the data are.
+
+    Returns:
+        The task. It has no test rows where the data have none, see `sapo.tasks.holdout.hold_out`. Its notes
+        name every decision that was taken.
+
+    Raises:
+        DataError: if the data cannot be read, no row of them can be used, or there is no one instruction.
+    """
+    _demand_name(name)
+    _demand_settings(source)
+    splits = load_splits(source.data, source.test, source.subset)
+    columns = find_columns(source.data, splits.rows.values(), source.columns)
+    used: dict[Split, list[Row]] = {}
+    unused: list[Unused] = []
+    notes = [*splits.notes, columns.note]
+    for split, rows in splits.rows.items():
+        used[split], left_out = _read_split(split, rows, columns)
+        unused += left_out
+        if left_out and not used[split]:
+            reason = f"none of the {len(left_out)} {split} rows can be used, most often because {_commonest(left_out)}"
+            if split == "train" or (split == "test" and source.test is not None):
+                raise DataError(f"{source.data}: {reason}. Mend them, or name other columns with columns.")
+            notes.append(reason)
+    settled = settle_instruction(source.data, source.instruction, splits.instruction, used, columns)
+    examples = settled.examples
+    labels, label_notes = _labels(source.labels, examples)
+    metric = source.metric or ("exact_match" if labels else "rouge_l")
+    metric_note = "" if source.metric else f"metric: {metric}, as the answers are {'labels' if labels else 'free text'}"
+    notes += [*settled.notes, *label_notes, metric_note, _unused_note(splits.rows, unused)]
+    return Task(
+        name=name, instruction=settled.text, suffix=source.suffix, labels=labels, metric=metric,
+        train=examples["train"], dev=examples.get("dev", ()), test=examples.get("test", ()),
+        unused=tuple(unused), notes=tuple(note for note in notes if note),
+    )  # fmt: skip
+
+
+def _demand_name(name: str) -> None:
+    if not name or name.startswith(".") or set(name) & set("/\\\0"):
+        raise DataError(
+            f"task {name!r}: a task's name is also a file's name, so it must not be empty, start with a dot or hold "
+            "a slash. Give it another name."
+        )
+    demand_whole(name, "a task's name")
+
+
+def _demand_settings(source: DataSource) -> None:
+    if source.instruction is not None and not source.instruction.strip():
+        raise DataError(f"{source.data}: the instruction given is empty: give a text, or leave it out")
+    if source.metric is not None and source.metric not in METRICS:
+        raise DataError(
+            f"metric: there is no {source.metric!r}.{nearest(source.metric, METRICS)} Allowed: {', '.join(METRICS)}"
+        )
+    labels = source.labels or ()
+    for label in labels:
+        if not label.strip() or labels.count(label) > 1:
+            raise DataError(f"labels: {label!r} {'occurs twice' if label.strip() else 'is empty'}. Leave it out.")
+    for what, text in (
+        ("instruction", source.instruction or ""),
+        ("suffix", source.suffix),
+        ("labels", "".join(labels)),
+    ):
+        demand_whole(text, f"the {what}")
+
+
+def _read_split(split: Split, rows: Rows, columns: Columns) -> tuple[list[Row], list[Unused]]:
+    used, unused = [], []
+    for number, row in enumerate(rows, start=1):
+        try:
+            used.append(read_row(row, columns))
+        except UnusableError as reason:
+            unused.append(Unused(split, number, str(reason)))
+    return used, unused
+
+
+def _commonest(unused: Sequence[Unused]) -> str:
+    return Counter(row.reason for row in unused).most_common(1)[0][0]
+
+
+def _unused_note(splits: Mapping[Split, Rows], unused: Sequence[Unused]) -> str:
+    if not unused:
+        return ""
+    reason = _commonest(unused)
+    first = next(row for row in unused if row.reason == reason)
+    total = sum(map(len, splits.values()))
+    return (
+        f"{len(unused)} of {total} rows cannot be used and are left out, most often because {reason} "
+        f"(first: {first.split} row {first.row})"
+    )
+
+
+def _labels(
+    given: tuple[str, ...] | None, examples: Mapping[Split, tuple[Example, ...]]
+) -> tuple[tuple[str, ...], list[str]]:
+    """Return the labels, given or recognised, and notes about them."""
+    if given is not None:
+        return given, _strangers(given, examples) if given else []
+    train = examples["train"]
+    counts = Counter(row.answer for row in train)
+    closed = (
+        len(counts) <= _MOST_LABELS
+        and len(train) >= _ROWS_PER_LABEL * len(counts)
+        and all(len(answer) <= _LONGEST_LABEL for answer in counts)
+        and not any(row.references for row in train)
+    )
+    if not closed:
+        return (), []
+    labels = tuple(sorted(counts, key=lambda answer: (-counts[answer], answer)))
+    shown = ", ".join(map(repr, labels[:_SHOWN_LABELS])) + (", ..." if len(labels) > _SHOWN_LABELS else "")
+    note = f"labels recognised: the training answers are {len(labels)} different texts ({shown})"
+    return labels, [note, *_strangers(labels, examples)]
+
+
+def _strangers(labels: tuple[str, ...], examples: Mapping[Split, tuple[Example, ...]]) -> list[str]:
+    notes = []
+    for split, name in (("train", "training"), ("dev", "dev"), ("test", "test")):
+        rows = examples.get(split, ())  # type: ignore[call-overload]
+        outside = [row.answer for row in rows if row.answer not in labels]
+        if outside:
+            notes.append(
+                f"{len(outside)} of {len(rows)} {name} answers lie outside the labels, such as {quoted(outside[0])}"
+            )
+    return notes

@@ -1,0 +1,38 @@
+"""Data as they are found, before it is known which columns matter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """Stands for a row, or a cell, that could not be read.
+
+    Attributes:
+        reason: why, one clause.
+    """
+
+    reason: str
+
+
+Rows = Sequence[dict[str, Any] | Broken]
+
+
+@dataclass(frozen=True, slots=True)
+class Raw:
+    """A data set before its columns are known.
+
+    Attributes:
+        splits: rows by the split's own name, in the order found.
+        instruction: a text that the data set as a whole gives as its instruction.
+    """
+
+    splits: Mapping[str, Rows]
+    instruction: str | None = None
+
+
+class UnusableError(Exception):
+    """A row that cannot be used; the text is the reason, one clause. Never leaves this room."""

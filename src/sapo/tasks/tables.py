@@ -1,0 +1,212 @@
+"""Rows of one file: JSONL, JSON, CSV, TSV or Parquet."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from sapo.errors import DataError
+from sapo.tasks.files import json_lines, read_text, read_verbatim
+from sapo.tasks.raw import Broken, Raw, Rows
+
+
+def read_table(path: Path) -> Raw:
+    """Return the rows of a file as the split "train"; rows of a table that do not fit its header are `Broken`.
+
+    Raises:
+        DataError: if the file is missing, empty, of another kind, or damaged.
+    """
+    reader = _READERS.get(path.suffix.lower())
+    if reader is None:
+        raise DataError(
+            f"{path}: the ending {path.suffix!r} is not known. Allowed: {', '.join(ENDINGS)}, a directory with such "
+            "files, or a hub id owner/name. Convert or rename the file."
+        )
+    raw = reader(path)
+    if not raw.splits["train"]:
+        raise DataError(f"{path} has no rows")
+    return raw
+
+
+def arrow_rows(where: str, table: Any, features: Mapping[str, Any]) -> Rows:
+    """Return the rows of an Arrow table, class numbers replaced by their names; a number without name is missing.
+
+    Args:
+        where: names the table in errors.
+        table: a `pyarrow.Table`.
+        features: column -> feature of the datasets library, in its JSON form.
+
+    Raises:
+        DataError: if two columns have the same name.
+    """
+    _demand_distinct(where, table.column_names)
+    columns = [_values(table.column(name), _class_names(features.get(name))) for name in table.column_names]
+    return [dict(zip(table.column_names, cells, strict=True)) for cells in zip(*columns, strict=True)]
+
+
+def _json(path: Path) -> Raw:
+    text = read_text(path)
+    try:
+        parsed = json.loads(text)
+    except json.JSONDecodeError as error:
+        # Many data sets name JSONL files .json: a second object follows the first one.
+        if error.msg == "Extra data":
+            return _lines(path)
+        if not text.strip():
+            raise DataError(f"{path} has no rows") from error
+        raise DataError(f"{path} is not JSON: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path} is not JSON: {error}") from error
+    definition = None
+    if isinstance(parsed, dict) and isinstance(parsed.get("Instances"), list):
+        definition = _definition(path, parsed.get("Definition"))
+        parsed = parsed["Instances"]
+    if not isinstance(parsed, list):
+        raise DataError(
+            f"{path} holds a JSON {type(parsed).__name__}: allowed is a list of objects, or a task of "
+            "Natural-Instructions with Definition and Instances"
+        )
+    return Raw({"train": _objects(path, "row", enumerate(parsed, start=1))}, definition)
+
+
+def _definition(path: Path, value: Any) -> str | None:
+    parts = value if isinstance(value, list) else [] if value is None else [value]
+    if not all(isinstance(part, str) for part in parts):
+        raise DataError(f"{path}: the Definition must be a text or a list of texts, not {type(value).__name__}")
+    return "\n".join(parts) or None
+
+
+def _lines(path: Path) -> Raw:
+    return Raw({"train": _objects(path, "line", json_lines(path, read_text(path)))})
+
+
+def _objects(path: Path, unit: str, numbered: Iterable[tuple[int, Any]]) -> Rows:
+    rows = []
+    for number, row in numbered:
+        if not isinstance(row, dict):
+            raise DataError(
+                f"{path}, {unit} {number} is {type(row).__name__}: allowed is an object with one entry per column"
+            )
+        rows.append(row)
+    return rows
+
+
+def _comma_separated(path: Path) -> Raw:
+    text = read_verbatim(path)
+    header = text.lstrip().partition("\n")[0]
+    # Spreadsheets of many countries write semicolons; with commas such a file would have one column.
+    other = [mark for mark in ";\t" if mark in header and "," not in header]
+    return _separated(path, text, other[0] if other else ",")
+
+
+def _tab_separated(path: Path) -> Raw:
+    return _separated(path, read_verbatim(path), "\t")
+
+
+def _separated(path: Path, text: str, delimiter: str) -> Raw:
+    # No cell is longer than the file; the limit is the whole process's, so it is put back.
+    limit = csv.field_size_limit(max(csv.field_size_limit(), len(text)))
+    # Strict: otherwise one quote too few silently swallows all rows behind it.
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    try:
+        lines = [cells for cells in reader if cells]
+    except csv.Error as error:
+        raise DataError(
+            f"{path}, line {reader.line_num}: {error}. A cell that holds a quote is itself in quotes, and each quote "
+            'in it is doubled: "say ""yes"""'
+        ) from error
+    finally:
+        csv.field_size_limit(limit)
+    if not lines:
+        raise DataError(f"{path} has no rows: its first line names the columns, the rows follow")
+    header = [name.strip() for name in lines[0]]
+    _demand_distinct(str(path), header)
+    return Raw({"train": [_separated_row(header, cells) for cells in lines[1:]]})
+
+
+def _separated_row(header: list[str], cells: list[str]) -> dict[str, Any] | Broken:
+    if any(cells[len(header) :]):
+        return Broken(f"it has {len(cells)} cells where the header has {len(header)}")
+    return {name: cell for name, cell in zip(header, cells, strict=False) if name}
+
+
+def _demand_distinct(where: str, names: list[str]) -> None:
+    twice = sorted({name for name in names if name and names.count(name) > 1})
+    if twice:
+        raise DataError(f"{where} has two columns named {twice[0]!r}: rename one of them")
+
+
+def _parquet(path: Path) -> Raw:
+    import pyarrow
+    from pyarrow.parquet import ParquetFile
+
+    try:
+        # Not read_table: it would add columns from folder names such as "year=2024".
+        with ParquetFile(path) as file:
+            table = file.read()
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        missing = isinstance(error, FileNotFoundError)
+        raise DataError(
+            f"{path}: {'No such file' if missing else f'it is no readable Parquet file: {error}'}"
+        ) from error
+    return Raw({"train": arrow_rows(str(path), table, _written_features(table.schema.metadata))})
+
+
+def _written_features(metadata: Mapping[bytes, bytes] | None) -> Mapping[str, Any]:
+    """Return the features that the datasets library writes into its Parquet files, or none."""
+    try:
+        features = json.loads((metadata or {})[b"huggingface"])["info"]["features"]
+    except (KeyError, TypeError, ValueError, RecursionError):
+        return {}
+    return features if isinstance(features, dict) else {}
+
+
+def _class_names(feature: Any) -> list[str] | None:
+    """Return the names of a ClassLabel feature, also within a list of them."""
+    if isinstance(feature, list):
+        return _class_names(feature[0]) if len(feature) == 1 else None
+    if not isinstance(feature, dict):
+        return None
+    if feature.get("_type") == "ClassLabel" and isinstance(feature.get("names"), list):
+        return [str(name) for name in feature["names"]]
+    return _class_names(feature.get("feature"))
+
+
+def _values(column: Any, names: list[str] | None) -> list[Any]:
+    from pyarrow import ArrowException
+
+    try:
+        values = column.to_pylist()
+    except (ArrowException, ValueError, OverflowError):
+        values = [_value(scalar) for scalar in column]
+    return values if names is None else [_class_name(value, names) for value in values]
+
+
+def _value(scalar: Any) -> Any:
+    """Return one cell where the column as a whole has some that Python cannot hold, such as a year 300000."""
+    from pyarrow import ArrowException
+
+    try:
+        return scalar.as_py()
+    except (ArrowException, ValueError, OverflowError) as error:
+        return Broken(str(error))
+
+
+def _class_name(value: Any, names: list[str]) -> Any:
+    if isinstance(value, list):
+        return [_class_name(member, names) for member in value]
+    if isinstance(value, int) and not isinstance(value, bool):
+        # Data sets number a row without label -1.
+        return names[value] if 0 <= value < len(names) else None
+    return value
+
+
+_READERS: Mapping[str, Callable[[Path], Raw]] = MappingProxyType(
+    {".jsonl": _lines, ".json": _json, ".csv": _comma_separated, ".tsv": _tab_separated, ".parquet": _parquet}
+)
+ENDINGS: tuple[str, ...] = tuple(_READERS)

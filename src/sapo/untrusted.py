@@ -1,0 +1,19 @@
+"""Text from data, models and servers, made safe to show: it is read, never obeyed."""
+
+from __future__ import annotations
+
+import unicodedata
+
+
+def plain(text: str) -> str:
+    r"""Return the text with control, reordering and broken characters spelled out, such as ``\x1b``.
+
+    Line breaks and tabs stay. A terminal would obey an escape sequence that a candidate or an answer holds.
+    """
+    return "".join(c if _harmless(c) else c.encode("unicode_escape").decode() for c in text.replace("\r\n", "\n"))
+
+
+def _harmless(character: str) -> bool:
+    # Bidirectional controls (in Cf, as are the joiners that some scripts need) reorder what stands around them.
+    reorders = "\u202a" <= character <= "\u202e" or "\u2066" <= character <= "\u2069"
+    return character in "\n\t" or not (reorders or unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp"))

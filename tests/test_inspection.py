@@ -201,17 +201,18 @@ def test_every_flaw_is_a_sentence_with_what_to_do() -> None:
     for sentence, start, advice in zip(
         warnings_of(FLAWED),
         (
-            "1 of 10 test rows have inputs that are also trained on", "5 training rows are left out",
+            "1 of 10 test rows have inputs that are also trained on", "left out, as their inputs are also test inputs: 5 training rows;",
             "3 of 20 training rows have an input that also occurs with another answer", "2 of 20 training rows repeat",
             "1 of 20 training answers are none of the labels 'yes', 'no'", "1 of 10 test answers are none of the",
             "the labels of the 4 selection rows are not those of all training rows (skew 0.50)",
-            "6 training inputs are longer than max_length", "1 test inputs are longer than max_length",
-            "2 rows cannot be used and are left out: 2 train (the answer is empty; first: row 3).",
+            "cut in the middle, as longer than max_length: 6 training inputs;",
+            "cut in the middle, as longer than max_length: 1 test input;",
+            "left out, as they cannot be used: 2 rows, 2 train (the answer is empty; first: row 3);",
         ),
         (
             "data.drop_overlap: true", "data.drop_overlap: false", "correct the answers", "remove them",
             "add the missing", "correct", "selection.sample: stratified", "raise max_length", "shorten them",
-            "Correct them",
+            "correct them",
         ), strict=True,
     ):  # fmt: skip
         assert sentence.startswith(f"review: {start}") and advice in sentence

@@ -878,7 +878,7 @@ def test_inputs_that_will_be_cut_are_noted_with_their_number(model_dir: Path, be
         listener,
     )
     assert any(
-        note.startswith("note: alpha: 1 training inputs are longer than max_length and are cut in the middle")
+        note.startswith("note: alpha: cut in the middle, as longer than max_length: 1 training input;")
         for note in listener.notes
     )
     ((title, columns, (cells,)),) = listener.tables

@@ -63,6 +63,7 @@ def select_command(
     with quiet_libraries(), terminal() as progress:
         loaded_task, kept, rejected = processes.once(read)
         from sapo.cache import LossCache, cache_directory
+        from sapo.inspection import data_table, inspect_task, warnings_of
         from sapo.model import best_device, load_model, state_fingerprint
         from sapo.render import Renderer
         from sapo.score import Scorer
@@ -76,14 +77,18 @@ def select_command(
         if use_cache:
             state = state_fingerprint(loaded.model)
             cache = LossCache(cache_directory(), state, loaded.model.device.type, processes)
+        renderer = Renderer(loaded.tokenizer, min(MAX_LENGTH, context_length(loaded.model)))
         rows = selection_rows(loaded_task, examples, sample, seed)
+        inspection = inspect_task(loaded_task, renderer, rows)
+        progress.table("data", *data_table([inspection]))
+        for warning in warnings_of(inspection):
+            progress.note(f"note: {warning}")
         total = len(rows) * len(kept)
         progress.plan(total)
         with progress.step(f"{loaded_task.name}: scoring {len(kept)} candidates", total, total) as advance:
             selection = score_candidates(
-                Scorer(loaded.model, processes=processes),
-                Renderer(loaded.tokenizer, min(MAX_LENGTH, context_length(loaded.model))),
-                loaded_task, kept, rows, rule=rule, sample=sample, seed=seed, rejected=rejected, advance=advance,
+                Scorer(loaded.model, processes=processes), renderer, loaded_task, kept, rows,
+                rule=rule, sample=sample, seed=seed, rejected=rejected, advance=advance,
                 cache=cache,
             )  # fmt: skip
     if not processes.first:

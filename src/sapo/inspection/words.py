@@ -28,7 +28,7 @@ def warnings_of(inspection: Inspection) -> tuple[str, ...]:
         )
     if inspection.dropped:
         found.append(
-            f"{inspection.dropped} training rows are left out, as their inputs are also test inputs; set "
+            f"left out, as their inputs are also test inputs: {_count(inspection.dropped, 'training row')}; set "
             "data.drop_overlap: false to train on them"
         )
     if inspection.conflicts:
@@ -46,8 +46,8 @@ def warnings_of(inspection: Inspection) -> tuple[str, ...]:
         named = [f"{r.count} {r.split} ({_short(r.text)}; first: row {r.rows[0]})" for r in inspection.reasons[:_NAMED]]
         others = "" if len(inspection.reasons) <= _NAMED else ", and others"
         found.append(
-            f"{inspection.unused_rows} rows cannot be used and are left out: {', '.join(named)}{others}. Correct them "
-            "in the data, or go on without them"
+            f"left out, as they cannot be used: {_count(inspection.unused_rows, 'row')}, {', '.join(named)}{others}; "
+            "correct them in the data, or go on without them"
         )
     return tuple(f"{_short(inspection.task)}: {sentence}" for sentence in found)
 
@@ -98,9 +98,13 @@ def _length_warnings(inspection: Inspection) -> Iterator[str]:
     for kind, count in (("training", inspection.lengths.cut), ("test", inspection.lengths.cut_test)):
         if count:
             yield (
-                f"{count} {kind} inputs are longer than max_length and are cut in the middle: raise max_length if the "
-                "model's context allows it, or shorten them"
+                f"cut in the middle, as longer than max_length: {_count(count, f'{kind} input')}; raise max_length if "
+                "the model's context allows it, or shorten them"
             )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _short(text: str) -> str:

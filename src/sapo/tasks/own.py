@@ -83,7 +83,7 @@ def data_task(name: str, source: DataSource) -> Task:
     labels, label_notes = _labels(source.labels, examples)
     metric = source.metric or ("exact_match" if labels else "rouge_l")
     metric_note = "" if source.metric else f"metric: {metric}, as the answers are {'labels' if labels else 'free text'}"
-    notes += [*settled.notes, *label_notes, metric_note, _unused_note(splits.rows, unused)]
+    notes += [*settled.notes, *label_notes, metric_note]
     return Task(
         name=name, instruction=settled.text, suffix=source.suffix, labels=labels, metric=metric,
         train=examples["train"], dev=examples.get("dev", ()), test=examples.get("test", ()),
@@ -131,18 +131,6 @@ def _read_split(split: Split, rows: Rows, columns: Columns) -> tuple[list[Row], 
 
 def _commonest(unused: Sequence[Unused]) -> str:
     return Counter(row.reason for row in unused).most_common(1)[0][0]
-
-
-def _unused_note(splits: Mapping[Split, Rows], unused: Sequence[Unused]) -> str:
-    if not unused:
-        return ""
-    reason = _commonest(unused)
-    first = next(row for row in unused if row.reason == reason)
-    total = sum(map(len, splits.values()))
-    return (
-        f"{len(unused)} of {total} rows cannot be used and are left out, most often because {reason} "
-        f"(first: {first.split} row {first.row})"
-    )
 
 
 def _labels(

@@ -97,7 +97,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (root / "bench" / "single" / f"{split}.json").write_text(json.dumps([{"input": split, "output": "y"}]))
     index = {"single": {"instruction": "Say y.", "suffix": "One letter."}}
     (root / "bench" / "instructions.json").write_text(json.dumps(index))
-    (root / "candidates.json").write_text(json.dumps({"mine": PARAPHRASES, "single": ["Always y.", "y, please."]}))
+    (root / "candidates.json").write_text(json.dumps({"mine": PARAPHRASES, "train": PARAPHRASES, "single": ["Say: y.", "y!"]}))
     (root / "config.yaml").write_text(yaml.safe_dump(dict(CONFIG)))
     (root / "spy").mkdir()
     (root / "spy" / "sitecustomize.py").write_text(SPY)

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from sapo.config import Config, EvaluateConfig, ModelConfig, SelectionConfig, load_config, make_config
+from sapo.config import Config, load_config, make_config
+from sapo.config.schema import EvaluateConfig, ModelConfig, SelectionConfig
 from sapo.errors import ConfigError
 
 often = settings(max_examples=50, deadline=None, derandomize=True)

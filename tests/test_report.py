@@ -775,7 +775,9 @@ def test_a_dry_run_counts_the_second_test_prompt_and_names_cut_inputs(real: Conf
     page = dry_run_page(config, Forecast(replace(setup, inspections={"date-format": inspection}), 100.0))
     # Two stages, and the trained task once more after the second one.
     assert tables(page)[-1].rows[2][1].text == f"{3 * 8} rows, answered and scored"
-    assert "date-format: cut in the middle, as longer than max_length: 3 training inputs;" in " ".join(printed(showing(page)).split())
+    assert "date-format: cut in the middle, as longer than max_length: 3 training inputs;" in " ".join(
+        printed(showing(page)).split()
+    )
 
 
 def test_a_run_shows_its_data_if_that_was_recorded() -> None:

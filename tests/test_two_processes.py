@@ -97,7 +97,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (root / "bench" / "single" / f"{split}.json").write_text(json.dumps([{"input": split, "output": "y"}]))
     index = {"single": {"instruction": "Say y.", "suffix": "One letter."}}
     (root / "bench" / "instructions.json").write_text(json.dumps(index))
-    (root / "candidates.json").write_text(json.dumps({"mine": PARAPHRASES, "train": PARAPHRASES, "single": ["Say: y.", "y!"]}))
+    (root / "candidates.json").write_text(
+        json.dumps({"mine": PARAPHRASES, "train": PARAPHRASES, "single": ["Say: y.", "y!"]})
+    )
     (root / "config.yaml").write_text(yaml.safe_dump(dict(CONFIG)))
     (root / "spy").mkdir()
     (root / "spy" / "sitecustomize.py").write_text(SPY)
@@ -225,7 +227,7 @@ def test_select_prints_one_table_with_the_losses_of_one_process(folder: Path, bo
         "--examples", "9", "--json", "select.json",
     )  # fmt: skip
     assert job.code == 0, job.err
-    assert job.out.count(PARAPHRASES[1]) == 1 and job.out.count("written to select.json") == 1
+    assert job.out.count("Candidates, lowest loss first") == 1 and job.out.count("written to select.json") == 1
     task = sapo.load_task(
         str(folder / "train.csv"), instruction="Say good, bad or fair enough.",
         columns={"input": "review", "answer": "stars"},
@@ -260,8 +262,9 @@ def test_a_killed_process_ends_the_job_and_the_same_command_goes_on(folder: Path
     os.kill(of_rank(1, job), signal.SIGKILL)
     stopped = ended(folder, "killed", job, 60)
     assert stopped.code != 0
-    assert "error: another process of this job has ended, see its message. Saved in killed: 1 selections, 0 trained" in (
-        stopped.err
+    assert (
+        "error: another process of this job has ended, see its message. Saved in killed: 1 selections, 0 trained"
+        in (stopped.err)
     )
     assert not (stopped.directory / "results.json").exists() and "sapo/cli" not in stopped.err
     again = launch(folder, "killed", *command)

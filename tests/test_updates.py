@@ -1,0 +1,189 @@
+"""Which rows an update takes, however many processes deal them out, and what fills an update up without changing it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import ceil
+from typing import Any
+
+import pytest
+import torch
+from accelerate.data_loader import BatchSamplerShard
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+from torch.utils.data import BatchSampler
+
+from sapo.finetune import SupervisedTrainer, TrainSettings, UpdateSampler, finetune
+from sapo.render import Renderer
+from sapo.score import Scorer
+from sapo.testing import tiny_model, tiny_tokenizer, toy_task
+from sapo.types import Encoded, Example
+
+often = settings(max_examples=150, deadline=None, derandomize=True, database=None)
+sizes = st.integers(1, 40)
+SETTINGS = TrainSettings(2, 1e-2, 8, 4, 0.0, 0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class Dealt:
+    """One epoch of several processes: by process the micro-batches of each update."""
+
+    updates: list[list[list[list[int]]]]
+
+    def rows(self) -> list[list[int]]:
+        return [[row for process in update for batch in process for row in batch] for update in self.updates]
+
+
+def deal(rows: int, batch: int, micro: int, processes: int, seed: int = 0, epoch: int = 0) -> Dealt:
+    """Deal an epoch out as accelerate does, and group it into updates as Trainer does."""
+    micro = min(micro, ceil(batch / processes), rows)
+    order = UpdateSampler(rows, batch, 1 if processes == 1 else micro * processes, seed)
+    order.set_epoch(epoch)
+    assert len(list(order)) == len(order)
+    accumulated = ceil(batch / (micro * processes))
+    shards = [list(BatchSamplerShard(BatchSampler(order, micro, False), processes, rank)) for rank in range(processes)]
+    assert len({len(shard) for shard in shards}) == 1
+    return Dealt([[shard[n : n + accumulated] for shard in shards] for n in range(0, len(shards[0]), accumulated)])
+
+
+@often
+@given(sizes, sizes, st.integers(1, 12), st.integers(0, 3), st.integers(0, 3))
+def test_updates_take_the_same_rows_whatever_the_number_of_processes(
+    rows: int, per_update: int, micro: int, seed: int, epoch: int
+) -> None:
+    # A whole number of micro-batches to an update, as configurations demand.
+    batch = ceil(per_update / micro) * micro
+    one = [Counter(update) for update in deal(rows, batch, micro, 1, seed, epoch).rows()]
+    assert [update.total() for update in one] == [min(batch, rows - n) for n in range(0, rows, batch)]
+    assert sum(one, Counter[int]()) == Counter(range(rows))
+    for processes in (2, 3):
+        found = deal(rows, batch, micro, processes, seed, epoch).rows()
+        # Only the blank row, which is none of the training rows, fills up.
+        assert [Counter(row for row in update if row != rows) for update in found] == one
+        assert all(row <= rows for update in found for row in update)
+
+
+@often
+@given(sizes, sizes, st.integers(1, 12), st.integers(2, 3))
+def test_no_process_gets_more_than_a_micro_batch_at_once_and_none_gets_less_work(
+    rows: int, per_update: int, micro: int, processes: int
+) -> None:
+    batch = ceil(per_update / micro) * micro
+    for update in deal(rows, batch, micro, processes).updates:
+        assert all(len(each) <= micro for process in update for each in process)
+        assert len({tuple(map(len, process)) for process in update}) == 1
+
+
+def test_every_epoch_is_another_permutation_and_the_same_one_for_the_same_seed() -> None:
+    order = UpdateSampler(20, 8, 1, 5)
+    epochs = []
+    for epoch in range(3):
+        order.set_epoch(epoch)
+        epochs.append(tuple(order))
+    assert all(sorted(epoch) == list(range(20)) for epoch in epochs) and len(set(epochs)) == 3
+    order.set_epoch(1)
+    assert tuple(order) == epochs[1]
+    other = UpdateSampler(20, 8, 1, 6)
+    assert tuple(other) not in epochs[:1]
+
+
+def test_updates_are_filled_up_to_whole_rounds_as_worked_out_by_hand() -> None:
+    order = UpdateSampler(21, 8, 6, 0)
+    found = list(order)
+    assert len(order) == len(found) == 12 + 12 + 6
+    assert [n for n, row in enumerate(found) if row == 21] == [8, 9, 10, 11, 20, 21, 22, 23, 29]
+    assert 21 not in list(UpdateSampler(21, 8, 1, 0)) and len(UpdateSampler(21, 8, 1, 0)) == 21
+
+
+# What fills up.
+
+
+def encoded(size: int) -> list[Encoded]:
+    answers = ["yes", "no", "many, many words"]
+    rows = [Example(f"row {i} " + "word " * (i % 3), answers[i % 3]) for i in range(size)]
+    return Renderer(tiny_tokenizer(), 256).encode("Say it.", toy_task().suffix, rows)
+
+
+def model_to_train() -> Any:
+    model = tiny_model()
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad = "q_proj" in name or "v_proj" in name
+    return model
+
+
+def gradients(monkeypatch: pytest.MonkeyPatch, rows: list[Encoded], filled: int) -> tuple[list[float], list[Any], int]:
+    """Train with updates filled up to a multiple; return losses, the gradient of every update, and rows computed."""
+    model, seen, computed = model_to_train(), list[Any](), list[int]()
+
+    class Filled(UpdateSampler):
+        def __init__(self, rows: int, batch: int, round_size: int, seed: int) -> None:
+            super().__init__(rows, batch, filled, seed)
+
+    def watch(optimiser: Any, *_: Any) -> None:
+        seen.append([p.grad.clone() for group in optimiser.param_groups for p in group["params"] if p.grad is not None])
+
+    hook = register_optimizer_step_pre_hook(watch)
+    model.get_input_embeddings().register_forward_hook(lambda m, given, out: computed.append(given[0].shape[0]))
+    with monkeypatch.context() as patch:
+        patch.setattr("sapo.finetune.UpdateSampler", Filled)
+        try:
+            losses = finetune(model, rows, SETTINGS, seed=0).losses
+        finally:
+            hook.remove()
+    return list(losses), seen, sum(computed)
+
+
+@pytest.mark.parametrize("filled", [8, 12, 20])
+def test_a_filler_changes_neither_loss_nor_gradient(filled: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = encoded(13)
+    # One epoch has an update of 8 and one of 5 rows. Rounds of 4 or 8 fit the accumulation that Trainer counts on.
+    expected_losses, expected, plain_rows = gradients(monkeypatch, rows, 1)
+    rounds = [4] if filled == 8 else [8] if filled == 12 else [4, 8]
+    for size in rounds:
+        losses, found, filled_rows = gradients(monkeypatch, rows, size)
+        assert filled_rows > plain_rows == 26
+        assert losses == pytest.approx(expected_losses, abs=1e-5)
+        assert len(found) == len(expected) == 4
+        for one, other in zip(expected, found, strict=True):
+            assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(one, other, strict=True))
+            assert max(float(a.abs().max()) for a in one) > 1e-2
+
+
+def test_a_batch_of_fillers_alone_has_loss_and_gradient_zero() -> None:
+    rows = encoded(2)
+    blank = Encoded(rows[0].prompt, rows[0].prompt_length)
+    model = model_to_train()
+    for loss in losses_of_batch(model, [blank, blank], tokens=7):
+        loss.backward()
+        assert float(loss.detach()) == 0.0
+    assert all(float(p.grad.abs().max()) == 0.0 for p in model.parameters() if p.requires_grad)
+
+
+def test_the_loss_of_a_batch_is_its_sum_over_the_tokens_of_the_whole_update() -> None:
+    rows = encoded(3)
+    model = model_to_train()
+    nll = Scorer(model).plain(rows).nll.sum()
+    blank = Encoded(rows[0].prompt, rows[0].prompt_length)
+    for batch in (rows, [*rows, blank]):
+        (loss,) = losses_of_batch(model, batch, tokens=1000)
+        assert float(loss.detach()) == pytest.approx(nll / 1000, rel=1e-5)
+
+
+def losses_of_batch(model: Any, batch: list[Encoded], tokens: int) -> Iterator[torch.Tensor]:
+    """The loss that the trainer computes for one micro-batch of an update with so many supervised tokens."""
+
+    class Alone:
+        num_processes = 1
+
+    trainer = SupervisedTrainer.__new__(SupervisedTrainer)
+    trainer.accelerator = Alone()
+    width = max(len(e.ids) for e in batch)
+    ids = torch.zeros(len(batch), width, dtype=torch.long)
+    labels = torch.full((len(batch), width), -100)
+    for n, e in enumerate(batch):
+        ids[n, : len(e.ids)] = torch.tensor(e.ids)
+        labels[n, e.prompt_length : len(e.ids)] = torch.tensor(e.ids[e.prompt_length :])
+    yield trainer.compute_loss(model, {"input_ids": ids, "labels": labels}, num_items_in_batch=tokens)

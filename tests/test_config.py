@@ -53,6 +53,7 @@ def test_defaults_are_the_published_settings() -> None:
             "warmup": 0.05,
             "weight_decay": 0.0,
             "max_grad_norm": 1.0,
+            "checkpoint_every": None,
         },
         "lora": {"r": 8, "alpha": 32, "dropout": 0.1, "target_modules": ["q_proj", "v_proj"]},
         "evaluate": {"rows": None, "max_new_tokens": 128, "test_prompt": "selected"},

@@ -201,7 +201,8 @@ def test_every_flaw_is_a_sentence_with_what_to_do() -> None:
     for sentence, start, advice in zip(
         warnings_of(FLAWED),
         (
-            "1 of 10 test rows have inputs that are also trained on", "left out, as their inputs are also test inputs: 5 training rows;",
+            "1 of 10 test rows have inputs that are also trained on",
+            "left out, as their inputs are also test inputs: 5 training rows;",
             "3 of 20 training rows have an input that also occurs with another answer", "2 of 20 training rows repeat",
             "1 of 20 training answers are none of the labels 'yes', 'no'", "1 of 10 test answers are none of the",
             "the labels of the 4 selection rows are not those of all training rows (skew 0.50)",

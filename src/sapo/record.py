@@ -34,6 +34,9 @@ from sapo.storage import read_json, undamaged, unwritable, write_json, write_tex
 
 Inputs = Mapping[str, str]
 
+# Settings that no result depends on.
+_MAY_CHANGE = ("keep", "selection.cache", "train.checkpoint_every")
+
 
 class Record:
     """An open run directory; one job at a time, of whose processes the first one reads and writes.
@@ -169,6 +172,26 @@ class Record:
         except SafetensorError as error:
             raise RecordError(unwritable(target, str(error))) from error
 
+    def unfinished(self, name: str, inputs: Inputs) -> Path:
+        """Return a directory for the unfinished state of a step; another one's is dropped.
+
+        What is there was left by an earlier start with the same inputs.
+        """
+        directory = self.directory / "unfinished" / name
+
+        def prepare() -> None:
+            stored = directory / "inputs.json"
+            if not stored.is_file() or read_json(stored) != dict(inputs):
+                shutil.rmtree(directory, ignore_errors=True)
+                write_json(stored, dict(inputs))
+
+        self._processes.once(prepare)
+        return directory
+
+    def finish(self, name: str) -> None:
+        """Delete the unfinished state of a step that is finished."""
+        self._processes.once(lambda: shutil.rmtree(self.directory / "unfinished" / name, ignore_errors=True))
+
     def drop_stage(self, name: str) -> None:
         """Delete a stage's adapter."""
         self._processes.once(lambda: shutil.rmtree(self.stage_directory(name), ignore_errors=True))
@@ -189,7 +212,7 @@ class Record:
         differs = [
             f"  {key}: {before.get(key)!r} then, {now.get(key)!r} now"
             for key in sorted({*before, *now})
-            if before.get(key) != now.get(key) and key != "keep"
+            if before.get(key) != now.get(key) and key not in _MAY_CHANGE
         ]
         if differs:
             raise RecordError(

@@ -18,11 +18,11 @@ from safetensors import SafetensorError
 from sapo.card import Trained, library_versions, lineage, model_card
 from sapo.errors import RecordError, ScoreError, TrainError
 from sapo.evaluate import Evaluation, evaluate
-from sapo.finetune import finetune
+from sapo.finetune import Checkpoints, finetune
 from sapo.formats import losses_from_json, losses_to_json, selection_from_json, selection_to_json
 from sapo.model import state_fingerprint
 from sapo.progress import Reporter
-from sapo.record import Record
+from sapo.record import Inputs, Record
 from sapo.results import Prompt
 from sapo.score import Scorer
 from sapo.selection import score_candidates
@@ -110,13 +110,16 @@ class Steps:
         began = time.perf_counter()
         with self._progress.step(label, work.units, work.cost) as advance:
             try:
-                training = finetune(model, encoded, settings, seed, advance, self._setup.processes)
+                training = finetune(
+                    model, encoded, settings, seed, advance, self._setup.processes, self._checkpoints(name, inputs)
+                )
             except TrainError as error:
                 raise TrainError(f"task {task.name!r}: {error}") from error
         seconds = time.perf_counter() - began
         after = self._save_stage(name, model, trained)
         value = {"steps": training.steps, "losses": list(training.losses), "seconds": seconds, "state": after}
         self._record.save(path, inputs, value)
+        self._record.finish(name)
         self.seconds["training"] += seconds
         self._live = State(stage, name, after)
         return self._live
@@ -160,6 +163,10 @@ class Steps:
         self._record.save(path, inputs, value)
         self.seconds["evaluating"] += seconds
         return cell
+
+    def _checkpoints(self, name: str, inputs: Inputs) -> Checkpoints | None:
+        every = self._setup.config.train.checkpoint_every
+        return None if every is None else Checkpoints(self._record.unfinished(name, inputs), every)
 
     def _inputs(self, state: State, task: Task, rows: Sequence[Example]) -> dict[str, str]:
         return {

@@ -127,6 +127,7 @@ class TrainConfig(_Part):
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    checkpoint_every: Positive | None = None
 
     @model_validator(mode="after")
     def _whole_updates(self) -> TrainConfig:

@@ -7,24 +7,28 @@ same examples.
 
 from __future__ import annotations
 
+import pickle
 import random
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import ceil
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch.nn.functional import cross_entropy
-from torch.utils.data import Sampler
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from safetensors import SafetensorError
+from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
 from sapo.errors import TrainError
+from sapo.finetune.trainer import Checkpoints, SupervisedTrainer, UpdateSampler
 from sapo.processes import ALONE, Processes
-from sapo.score import pad, supervised_positions
+from sapo.score import pad
 from sapo.types import Encoded
+
+__all__ = ["Checkpoints", "SupervisedTrainer", "TrainSettings", "Training", "UpdateSampler", "finetune"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,77 +67,6 @@ class Training:
     losses: tuple[float, ...]
 
 
-class SupervisedTrainer(Trainer):
-    """A Trainer that never computes the logits of prompt tokens, and takes rows in a given order."""
-
-    # The loss is a sum over the whole update's tokens divided by their number, so Trainer must not divide it
-    # again by the number of accumulated batches.
-    loss_is_scaled_for_ga = True
-
-    def __init__(self, order: UpdateSampler, **arguments: Any) -> None:
-        super().__init__(**arguments)
-        self._order = order
-
-    def compute_loss(
-        self,
-        model: Any,
-        inputs: dict[str, torch.Tensor],
-        return_outputs: bool = False,
-        num_items_in_batch: torch.Tensor | int | None = None,
-    ) -> Any:
-        """Return the NLL of this batch's supervised tokens over the number in the whole update."""
-        keep, targets = supervised_positions(inputs["labels"])
-        output = model(input_ids=inputs["input_ids"], use_cache=False, logits_to_keep=keep)
-        total = cross_entropy(output.logits.float(), targets, reduction="sum")
-        if num_items_in_batch is None:
-            loss = total / len(targets) / self.current_gradient_accumulation_steps
-        else:
-            # Data parallelism takes the mean of the processes' gradients: of sums over everyone's tokens, the sum.
-            loss = total / num_items_in_batch * self.accelerator.num_processes
-        return (loss, output) if return_outputs else loss
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
-        return self._order
-
-
-class UpdateSampler(Sampler[int]):
-    """A new order in every epoch, laid out so that any number of processes make the same updates.
-
-    Every update takes the next ``batch_size`` rows. Processes deal micro-batches out among them, so an update is
-    filled up to whole rounds with the row ``rows``, which must be one without supervised tokens: it adds
-    nothing to a sum of losses. (accelerate would repeat rows of the epoch's beginning instead.)
-
-    Args:
-        rows: number of training rows.
-        batch_size: rows of an update.
-        round_size: every update is filled up to a multiple of it; 1 fills nothing.
-        seed: of the order.
-    """
-
-    def __init__(self, rows: int, batch_size: int, round_size: int, seed: int) -> None:
-        self._rows, self._batch, self._round, self._seed = rows, batch_size, round_size, seed
-        self._epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Be told by the trainer which epoch comes next."""
-        self._epoch = epoch
-
-    def __len__(self) -> int:
-        full, rest = divmod(self._rows, self._batch)
-        return full * self._filled(self._batch) + self._filled(rest)
-
-    def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(self._seed + self._epoch)
-        order = torch.randperm(self._rows, generator=generator).tolist()
-        for start in range(0, self._rows, self._batch):
-            update = order[start : start + self._batch]
-            yield from update
-            yield from [self._rows] * (self._filled(len(update)) - len(update))
-
-    def _filled(self, rows: int) -> int:
-        return -(-rows // self._round) * self._round
-
-
 class _Advance(TrainerCallback):
     def __init__(self, advance: Callable[[int], None]) -> None:
         self._advance = advance
@@ -149,6 +82,7 @@ def finetune(
     seed: int,
     advance: Callable[[int], None] = lambda steps: None,
     processes: Processes = ALONE,
+    checkpoints: Checkpoints | None = None,
 ) -> Training:
     """Train the model's trainable parameters on the examples, in place, and leave it in eval mode.
 
@@ -159,6 +93,7 @@ def finetune(
         seed: of the order of examples and of dropout; the global random state is put back afterwards.
         advance: told about each update, for progress bars.
         processes: that train together; updates take the same rows however many there are.
+        checkpoints: go on from the last one there, and write new ones; by default none.
 
     Raises:
         TrainError: if a loss or a trained weight is not finite.
@@ -171,7 +106,7 @@ def finetune(
     kind = model.device.type
     with tempfile.TemporaryDirectory() as scratch, _kept_state(model):
         arguments = TrainingArguments(
-            output_dir=scratch,
+            output_dir=scratch if checkpoints is None else str(checkpoints.directory),
             num_train_epochs=settings.epochs,
             learning_rate=settings.learning_rate,
             per_device_train_batch_size=micro,
@@ -184,7 +119,9 @@ def finetune(
             logging_steps=1,
             # By default a NaN is logged as the mean of the losses before it.
             logging_nan_inf_filter=False,
-            save_strategy="no",
+            save_strategy="no" if checkpoints is None else "steps",
+            save_steps=500 if checkpoints is None else checkpoints.every,
+            save_total_limit=2,
             report_to=[],
             disable_tqdm=True,
             remove_unused_columns=False,
@@ -211,13 +148,24 @@ def finetune(
         if processes.rank > 0:
             # Trainer gives every process one seed; their dropout masks must not be the same.
             torch.manual_seed(seed + processes.rank)
-        trainer.train()
+        _train(trainer, None if checkpoints is None else processes.once(checkpoints.last), advance)
         # Takes autocast off again: the model must answer as its saved and reloaded self would.
         trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
     model.eval()
     _demand_finite(model, trainer.state.log_history, settings)
     losses = tuple(float(entry["loss"]) for entry in trainer.state.log_history if "loss" in entry)
     return Training(steps=int(trainer.state.global_step), losses=losses)
+
+
+def _train(trainer: SupervisedTrainer, checkpoint: str | None, advance: Callable[[int], None]) -> None:
+    if checkpoint is None:
+        trainer.train()
+        return
+    advance(int(Path(checkpoint).name.partition("-")[2]))
+    try:
+        trainer.train(resume_from_checkpoint=checkpoint)
+    except (OSError, KeyError, ValueError, EOFError, SafetensorError, pickle.UnpicklingError) as error:
+        raise TrainError(f"checkpoint {checkpoint} cannot be gone on with ({error}): delete it") from error
 
 
 def _demand_finite(model: Any, history: Sequence[dict[str, Any]], settings: TrainSettings) -> None:

@@ -1,0 +1,117 @@
+"""A training that was interrupted goes on from its last checkpoint to exactly the same weights."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sapo.errors import TrainError
+from sapo.finetune import Checkpoints, TrainSettings, finetune
+from sapo.methods import METHODS, LoraSettings
+from sapo.record import Record
+from sapo.render import Renderer
+from sapo.testing import tiny_model, tiny_tokenizer, toy_task
+
+# 13 rows in batches of 4, three epochs: 12 updates, with epochs that end in the middle of nothing.
+SETTINGS = TrainSettings(3, 1e-2, 4, 2, 0.1, 0.0, 1.0)
+TASK = toy_task(rows=13)
+ENCODED = Renderer(tiny_tokenizer(), 256).encode(TASK.instruction, TASK.suffix, TASK.train)
+
+
+class Killed(Exception):  # noqa: N818
+    """Stands for the end of the process."""
+
+
+def dying_after(updates: int) -> Callable[[int], None]:
+    done = 0
+
+    def advance(n: int) -> None:
+        nonlocal done
+        done += n
+        if done >= updates:
+            raise Killed
+
+    return advance
+
+
+def prepared(method: str, folder: Path) -> Any:
+    """A model whose dropout makes random states matter; inc-lora on top of an earlier task's adapter."""
+    chosen = METHODS[method](LoraSettings(4, 8, 0.1, ("q_proj", "v_proj")))
+    model = chosen.start(tiny_model())
+    if method == "inc-lora":
+        model = chosen.finish(chosen.prepare(model, 0), folder / "earlier")
+    return chosen.prepare(model, 1)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_going_on_from_a_checkpoint_ends_bit_equal(method: str, tmp_path: Path) -> None:
+    whole = prepared(method, tmp_path)
+    expected = finetune(whole, ENCODED, SETTINGS, 3)
+    checkpoints = Checkpoints(tmp_path / "unfinished", 2)
+    with pytest.raises(Killed):
+        finetune(prepared(method, tmp_path), ENCODED, SETTINGS, 3, dying_after(7), checkpoints=checkpoints)
+    assert Path(checkpoints.last() or "").name == "checkpoint-6"
+    resumed = prepared(method, tmp_path)
+    told: list[int] = []
+    before = {name: tensor.clone() for name, tensor in resumed.state_dict().items()}
+    found = finetune(resumed, ENCODED, SETTINGS, 3, told.append, checkpoints=checkpoints)
+    assert found == expected and told == [6, *[1] * 6]
+    assert all(torch.equal(tensor, resumed.state_dict()[name]) for name, tensor in whole.state_dict().items())
+    assert any(not torch.equal(tensor, before[name]) for name, tensor in resumed.state_dict().items())
+
+
+def test_a_checkpoint_that_was_cut_off_is_not_gone_on_with(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, 2)
+    assert checkpoints.last() is None
+    for number, whole in ((2, True), (10, True), (12, False)):
+        (tmp_path / f"checkpoint-{number}").mkdir()
+        if whole:
+            (tmp_path / f"checkpoint-{number}" / "trainer_state.json").write_text("{}")
+    assert checkpoints.last() == str(tmp_path / "checkpoint-10")
+
+
+def test_a_damaged_checkpoint_is_an_error_that_names_it(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, 2)
+    with pytest.raises(Killed):
+        finetune(prepared("seq-lora", tmp_path), ENCODED, SETTINGS, 3, dying_after(5), checkpoints=checkpoints)
+    last = Path(checkpoints.last() or "")
+    (last / "trained.safetensors").write_bytes(b"no weights")
+    with pytest.raises(TrainError, match=f"{last.name} cannot be gone on with"):
+        finetune(prepared("seq-lora", tmp_path), ENCODED, SETTINGS, 3, checkpoints=checkpoints)
+
+
+def test_a_checkpoint_holds_only_what_is_trained(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path / "c", 6)
+    model = prepared("inc-lora", tmp_path)
+    finetune(model, ENCODED, SETTINGS, 3, checkpoints=checkpoints)
+    from safetensors.torch import load_file
+
+    stored = load_file(Path(checkpoints.last() or "") / "trained.safetensors")
+    assert set(stored) == {name for name, p in model.named_parameters() if p.requires_grad}
+    assert all("increment" in name for name in stored)
+
+
+def test_the_unfinished_state_of_other_inputs_is_dropped_and_that_of_the_same_is_kept(tmp_path: Path) -> None:
+    with Record(tmp_path / "run", {"seed": 1}) as record:
+        there = record.unfinished("1-toy", {"data": "a"})
+        (there / "checkpoint-2").mkdir()
+        assert record.unfinished("1-toy", {"data": "a"}) == there and (there / "checkpoint-2").is_dir()
+        assert record.unfinished("1-toy", {"data": "b"}) == there and not (there / "checkpoint-2").exists()
+        assert json.loads((there / "inputs.json").read_text()) == {"data": "b"}
+        record.finish("1-toy")
+        assert not there.exists()
+        record.finish("1-toy")
+
+
+@pytest.mark.parametrize("key", ["keep", "selection.cache", "train.checkpoint_every"])
+def test_settings_that_no_result_depends_on_may_change(tmp_path: Path, key: str) -> None:
+    def config(value: Any) -> dict[str, Any]:
+        part, _, last = key.rpartition(".")
+        return {"seed": 1, part: {last: value}} if part else {"seed": 1, last: value}
+
+    for value in (1, 2):
+        with Record(tmp_path / "run", config(value)) as record:
+            assert record.directory.is_dir()

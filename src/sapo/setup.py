@@ -118,12 +118,11 @@ def _read(config: Config) -> _Given:
         raise ConfigError(
             f"tasks: {', '.join(unread)} is neither in sequence nor in watch: add it there, or leave it out"
         )
-    dropped = {}
-    for n, task in enumerate(tasks):
-        whole = task if task.test else hold_out(task)
-        whole, dropped[task.name] = drop_overlap(whole) if config.data.drop_overlap else (whole, 0)
-        tasks = (*tasks[:n], _used_rows(whole, config), *tasks[n + 1 :])
-    watch = tuple(_used_rows(task if task.test else hold_out(task), config) for task in watch)
+    split = [hold_out(task) for task in tasks]
+    apart = [drop_overlap(task) if config.data.drop_overlap else (task, 0) for task in split]
+    dropped = {task.name: rows for task, rows in apart}
+    tasks = tuple(_used_rows(task, config) for task, _ in apart)
+    watch = tuple(_used_rows(hold_out(task), config) for task in watch)
     needs = config.policy != "original"
     gathered = {
         task.name: gather(task, config.candidates.file, config.candidates.count)

@@ -44,7 +44,9 @@ def deal(rows: int, batch: int, micro: int, processes: int, seed: int = 0, epoch
     order.set_epoch(epoch)
     assert len(list(order)) == len(order)
     accumulated = ceil(batch / (micro * processes))
-    shards = [list(BatchSamplerShard(BatchSampler(order, micro, False), processes, rank)) for rank in range(processes)]
+    dealt = BatchSampler(order, micro, False)
+    # accelerate leaves the batches of a single process as they are.
+    shards = [list(dealt if processes == 1 else BatchSamplerShard(dealt, processes, rank)) for rank in range(processes)]
     assert len({len(shard) for shard in shards}) == 1
     return Dealt([[shard[n : n + accumulated] for shard in shards] for n in range(0, len(shards[0]), accumulated)])
 
@@ -136,20 +138,20 @@ def gradients(monkeypatch: pytest.MonkeyPatch, rows: list[Encoded], filled: int)
     return list(losses), seen, sum(computed)
 
 
-@pytest.mark.parametrize("filled", [8, 12, 20])
-def test_a_filler_changes_neither_loss_nor_gradient(filled: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = encoded(13)
-    # One epoch has an update of 8 and one of 5 rows. Rounds of 4 or 8 fit the accumulation that Trainer counts on.
+@pytest.mark.parametrize(("size", "filled", "total"), [(13, 8, 16), (9, 4, 12), (11, 4, 12)])
+def test_a_filler_changes_neither_loss_nor_gradient(
+    size: int, filled: int, total: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Two epochs of an update of 8 rows and one of 5, 1 or 3, which is filled up.
+    rows = encoded(size)
     expected_losses, expected, plain_rows = gradients(monkeypatch, rows, 1)
-    rounds = [4] if filled == 8 else [8] if filled == 12 else [4, 8]
-    for size in rounds:
-        losses, found, filled_rows = gradients(monkeypatch, rows, size)
-        assert filled_rows > plain_rows == 26
-        assert losses == pytest.approx(expected_losses, abs=1e-5)
-        assert len(found) == len(expected) == 4
-        for one, other in zip(expected, found, strict=True):
-            assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(one, other, strict=True))
-            assert max(float(a.abs().max()) for a in one) > 1e-2
+    losses, found, filled_rows = gradients(monkeypatch, rows, filled)
+    assert (plain_rows, filled_rows) == (2 * size, 2 * total)
+    assert losses == pytest.approx(expected_losses, abs=1e-5)
+    assert len(found) == len(expected) == 4
+    for one, other in zip(expected, found, strict=True):
+        assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(one, other, strict=True))
+        assert max(float(a.abs().max()) for a in one) > 1e-2
 
 
 def test_a_batch_of_fillers_alone_has_loss_and_gradient_zero() -> None:
@@ -170,13 +172,16 @@ def test_the_loss_of_a_batch_is_its_sum_over_the_tokens_of_the_whole_update() ->
     for batch in (rows, [*rows, blank]):
         (loss,) = losses_of_batch(model, batch, tokens=1000)
         assert float(loss.detach()) == pytest.approx(nll / 1000, rel=1e-5)
+    # The mean of three processes' gradients is to be their sum.
+    (loss,) = losses_of_batch(model, rows, tokens=1000, processes=3)
+    assert float(loss.detach()) == pytest.approx(3 * nll / 1000, rel=1e-5)
 
 
-def losses_of_batch(model: Any, batch: list[Encoded], tokens: int) -> Iterator[torch.Tensor]:
+def losses_of_batch(model: Any, batch: list[Encoded], tokens: int, processes: int = 1) -> Iterator[torch.Tensor]:
     """The loss that the trainer computes for one micro-batch of an update with so many supervised tokens."""
 
     class Alone:
-        num_processes = 1
+        num_processes = processes
 
     trainer = SupervisedTrainer.__new__(SupervisedTrainer)
     trainer.accelerator = Alone()

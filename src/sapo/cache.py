@@ -75,14 +75,15 @@ class LossCache:
         return self._directory / f"{digest.hexdigest()[:40]}.json"
 
     def _read(self, path: Path, examples: int) -> Found | None:
-        if not path.is_file():
-            return None
         try:
+            if not path.is_file():
+                return None
             stored = read_json(path)
             found = Found(np.array(stored["nll"], dtype=np.float64), float(stored["seconds"]), str(stored["route"]))
-        except (RecordError, KeyError, TypeError, ValueError):
+        except (RecordError, OSError, KeyError, TypeError, ValueError):
             return None
-        return found if found.nll.shape == (examples,) and np.isfinite(found.nll).all() else None
+        sound = found.nll.shape == (examples,) and np.isfinite([*found.nll, found.seconds]).all()
+        return found if sound else None
 
     def _write(self, path: Path, found: Found) -> None:
         try:

@@ -8,6 +8,7 @@ launcher ends the others, and what was finished is in the run directory.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -155,6 +156,12 @@ def join(device: str | None) -> Processes:
     return processes
 
 
+def joined() -> bool:
+    """Whether this process is connected to others."""
+    # Without torch loaded there is no connection, and loading it would take seconds.
+    return "torch.distributed" in sys.modules and bool(sys.modules["torch.distributed"].is_initialized())
+
+
 def is_lost(error: RuntimeError) -> bool:
     """Whether an error says that another process of this job has gone."""
     import torch.distributed as dist
@@ -165,8 +172,7 @@ def is_lost(error: RuntimeError) -> bool:
 
 def leave() -> None:
     """Close the connection to the other processes, where there is one."""
-    if launched().count > 1:
+    if joined():
         import torch.distributed as dist
 
-        if dist.is_initialized():
-            dist.destroy_process_group()
+        dist.destroy_process_group()

@@ -7,7 +7,7 @@ import re
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any, Protocol
 
 from rich import box
@@ -118,14 +118,15 @@ class Terminal:
     def __exit__(self, *failure: object) -> None:
         self._bar.stop()
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
     def _ask(self, number: int, frame: object) -> None:
         if self._asked is not None or self._at_once:
             raise Stopped(number)
         self._asked = number
         # Printing from a handler could wait for a lock that the interrupted code holds; writing does not.
-        os.write(2, b"\nstopping after this batch; Ctrl-C once more stops at once\n")
+        with suppress(OSError):
+            os.write(2, b"\nstopping after this batch; Ctrl-C once more stops at once\n")
 
     def _safe_point(self) -> None:
         if self._asked is not None:

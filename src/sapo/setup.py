@@ -62,6 +62,12 @@ class Setup:
             *several,
             *(given if model.adapter and self.config.method == "seq-lora" else []),
             *(f"{task.name}: {note}" for task in (*self.tasks, *self.watch) for note in task.notes),
+            *(
+                f"{name}: a single update, at which warm-up begins with learning rate 0: nothing would be learned. "
+                "Set train.warmup to 0, or more epochs, or a smaller train.batch_size"
+                for name, work in self.plan.train.items()
+                if work.units == 1 and self.config.train.warmup > 0
+            ),
         )
 
     @property

@@ -6,6 +6,7 @@ seconds, and an interrupted one goes on where it stopped.
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -27,7 +28,7 @@ from sapo.results import Prompt
 from sapo.score import Scorer
 from sapo.selection import score_candidates
 from sapo.setup import Setup
-from sapo.storage import fingerprint, write_json, write_text
+from sapo.storage import fingerprint, unwritable, write_json, write_text
 from sapo.types import Example, Selection, Task
 
 
@@ -115,6 +116,10 @@ class Steps:
                 )
             except TrainError as error:
                 raise TrainError(f"task {task.name!r}: {error}") from error
+            except OSError as error:
+                # Trainer needs a temporary directory, and a place for checkpoints where there are some.
+                where = Path(str(error.filename or tempfile.gettempdir()))
+                raise RecordError(unwritable(where, error.strerror or str(error))) from error
         seconds = time.perf_counter() - began
         after = self._save_stage(name, model, trained)
         value = {"steps": training.steps, "losses": list(training.losses), "seconds": seconds, "state": after}

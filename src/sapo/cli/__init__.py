@@ -9,7 +9,7 @@ from rich.console import Console
 from sapo.cli import run, select, stages, tasks
 from sapo.cli.app import app
 from sapo.errors import SapoError
-from sapo.processes import leave
+from sapo.processes import joined, launched, leave
 
 # In the order in which help lists them.
 COMMANDS = (run, select, tasks, stages)
@@ -20,9 +20,12 @@ def main() -> None:
     try:
         app()
     except SapoError as error:
-        errors = Console(stderr=True)
-        errors.print("error: ", style="bold red", end="")
-        errors.print(str(error), markup=False, highlight=False, soft_wrap=True)
+        # Before the processes join, all of them find the same mistakes, and one of them says so.
+        if launched().first or joined():
+            errors = Console(stderr=True)
+            who = "" if launched().first else f"process {launched().rank}: "
+            errors.print(f"{who}error: ", style="bold red", end="")
+            errors.print(str(error), markup=False, highlight=False, soft_wrap=True)
         sys.exit(2)
     finally:
         leave()

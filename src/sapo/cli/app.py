@@ -95,9 +95,10 @@ def _saved(run_dir: Path) -> str:
     ]
     if not run_dir.is_dir():
         return "Nothing was computed yet. The same command starts again."
+    launcher = ", with its launcher" if launched().count > 1 else ""
     return (
         f"Saved in {run_dir}: {', '.join(counts)}; of what was being computed, nothing. "
-        f"To go on, give the same command again: sapo {shlex.join(sys.argv[1:])}"
+        f"To go on, give the same command again{launcher}: sapo {shlex.join(sys.argv[1:])}"
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import accumulate
 
 from sapo.errors import RenderError
 from sapo.types import Encoded, Example
@@ -23,16 +24,29 @@ def fit(example: Example, limit: int, most: int, encode: Callable[[Example], Enc
     The oldest exchanges of a conversation go first, then the middle of the input. Texts of more than ``most``
     characters cannot fit and are not tried.
     """
-    lost = 0
-    for user, assistant in example.history:
-        lost += len(user) + len(assistant)
-        example = replace(example, history=example.history[1:])
-        if characters(example) <= most:
-            encoded = encode(example)
-            if len(encoded.ids) <= limit:
-                return replace(encoded, cut=lost)
-    cut = _fit_input(example.input, limit, lambda text: encode(replace(example, input=text)), parts)
-    return replace(cut, cut=cut.cut + lost)
+    # An exchange without any text counts as one character: its loss must show.
+    sizes = [max(1, len(user) + len(assistant)) for user, assistant in example.history]
+    lost = list(accumulate(sizes, initial=0))
+    whole = lost[-1] + len(example.input)
+
+    def without(exchanges: int) -> Encoded | None:
+        """Return the encoding without the oldest exchanges, if that is short enough."""
+        if whole - lost[exchanges] > most:
+            return None
+        encoded = encode(replace(example, history=example.history[exchanges:]))
+        return replace(encoded, cut=lost[exchanges]) if len(encoded.ids) <= limit else None
+
+    # The fewest exchanges to leave out, by bisection: shorter never takes more tokens, but for a token or two.
+    best, low, high = None, 1, len(sizes)
+    while low <= high:
+        middle = (low + high) // 2
+        found = without(middle)
+        best, low, high = (best, middle + 1, high) if found is None else (found, low, middle - 1)
+    if best is not None:
+        return best
+    bare = replace(example, history=())
+    cut = _fit_input(example.input, limit, lambda text: encode(replace(bare, input=text)), parts)
+    return replace(cut, cut=cut.cut + lost[-1])
 
 
 def _fit_input(text: str, limit: int, encode: Callable[[str], Encoded], parts: str) -> Encoded:

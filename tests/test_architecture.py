@@ -16,6 +16,7 @@ ROOMS = (
     "storage",
     "config",
     "types",
+    "state",
     "model",
     "tasks",
     "render",

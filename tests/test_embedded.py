@@ -8,8 +8,9 @@ import torch
 
 import sapo
 from sapo.evaluate import generate
-from sapo.model import LoadedModel, embedded_model_dir, load_model, state_fingerprint
+from sapo.model import LoadedModel, embedded_model_dir, load_model
 from sapo.render import Renderer, user_turn
+from sapo.state import state_fingerprint
 from sapo.tasks.builtin import builtin_paraphrases, builtin_task
 from sapo.types import Example
 

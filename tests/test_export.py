@@ -21,9 +21,10 @@ from sapo.cli import main
 from sapo.errors import ModelError, RecordError, SapoError
 from sapo.export import Merged, export_merged
 from sapo.methods import METHODS, LoraSettings
-from sapo.model import load_model, state_fingerprint
+from sapo.model import load_model
 from sapo.render import Renderer
 from sapo.stage import Stage
+from sapo.state import state_fingerprint
 from sapo.storage import read_json, write_json, write_text
 from sapo.testing import tiny_model, tiny_tokenizer, toy_task
 from sapo.types import Instruction

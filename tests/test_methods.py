@@ -15,8 +15,8 @@ from sapo.errors import ModelError
 from sapo.finetune import TrainSettings, finetune
 from sapo.methods import METHODS, LoraSettings, SeqLora
 from sapo.methods.adapters import lora_layers
-from sapo.model import state_fingerprint
 from sapo.render import Renderer
+from sapo.state import state_fingerprint
 from sapo.testing import tiny_model, tiny_tokenizer, toy_task
 from sapo.types import Encoded
 

@@ -21,8 +21,8 @@ from sapo.model import (
     embedded_model_dir,
     load_model,
     load_tokenizer,
-    state_fingerprint,
 )
+from sapo.state import state_fingerprint
 from sapo.testing import tiny_model, tiny_tokenizer
 
 IDS = torch.arange(40)[None]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import time
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -123,21 +124,35 @@ def test_ragged_rows_are_left_out_only_where_something_is_lost(tmp_path: Path) -
     )
 
 
+def test_yes_no_and_dates_become_text(tmp_path: Path) -> None:
+    own = task(tmp_path / "m.json", [{"input": "a", "output": True}, {"input": "b", "output": False}])
+    assert [row.answer for row in own.train] == ["true", "false"]
+    pq.write_table(pa.table({"input": [date(2026, 1, 2)], "output": [datetime(2026, 1, 2, 3)]}), tmp_path / "m.parquet")
+    assert task(tmp_path / "m.parquet").train == (Example("2026-01-02", "2026-01-02T03:00:00"),)
+
+
+def test_one_column_cannot_be_both_input_and_answer(tmp_path: Path) -> None:
+    path = tmp_path / "m.json"
+    path.write_text(json.dumps(ROWS))
+    with pytest.raises(DataError, match="'output' is named as input and as answer"):
+        data_task("m", DataSource(str(path), columns={"input": "output", "answer": "output"}, instruction="Do."))
+
+
 def test_rows_that_cannot_be_used_are_left_out_with_their_number(tmp_path: Path) -> None:
-    cells = [None, "", " \n", {"a": 1}, True, "\ud83d", float("nan"), [], [""], ["a", None], {"text": "a"}]
+    cells = [None, "", " \n", {"a": 1}, "\ud83d", float("nan"), [], [""], ["a", None], {"text": "a"}]
     reasons = [
-        "'output' is missing", "the answer is empty", "the answer is empty", "'output' is dict: allowed is text or a "
-        "number", "'output' is bool: allowed is text or a number", "it holds half a character (a lone surrogate)",
+        "'output' is missing", "the answer is empty", "the answer is empty",
+        "'output' is dict: allowed is text, a number, yes/no or a date", "it holds half a character (a lone surrogate)",
         "'output' is nan, not a number", "the answer is empty", "the answer is empty", "'output' is missing",
-        "'output' is dict: allowed is text or a number",
+        "'output' is dict: allowed is text, a number, yes/no or a date",
     ]  # fmt: skip
     rows = [{"input": "a", "output": cell} for cell in cells]
     own = task(tmp_path / "m.json", [*rows, {"input": ["a"], "output": "b"}, {"output": "b"}, *ROWS])
     assert own.train == USED
     assert own.unused[:-2] == tuple(Unused("train", n, reason) for n, reason in enumerate(reasons, start=1))
-    assert [row.reason for row in own.unused[-2:]] == ["'input' is list: allowed is text or a number",
+    assert [row.reason for row in own.unused[-2:]] == ["'input' is list: allowed is text, a number, yes/no or a date",
                                                        "'input' is missing"]  # fmt: skip
-    with pytest.raises(DataError, match="none of the 11 train rows can be used, most often because the answer is empt"):
+    with pytest.raises(DataError, match="none of the 10 train rows can be used, most often because the answer is empt"):
         task(tmp_path / "m.json", rows)
 
 
@@ -161,8 +176,7 @@ def test_a_cell_that_python_cannot_hold_costs_its_row_only(tmp_path: Path) -> No
     days = pa.array([1, 2**31 - 1], pa.int32()).cast(pa.date32())
     pq.write_table(pa.table({"input": ["a", "b"], "output": ["c", "d"], "day": days}), tmp_path / "m.parquet")
     assert len(task(tmp_path / "m.parquet").train) == 2
-    with pytest.raises(DataError, match="most often because 'day' is date"):
-        task(tmp_path / "m.parquet", columns={"answer": "day"})
+    assert task(tmp_path / "m.parquet", columns={"answer": "day"}).train == (Example("a", "1970-01-02"),)
     pq.write_table(pa.table({"input": ["a"], "output": days[1:]}), tmp_path / "m.parquet")
     with pytest.raises(DataError, match=r"because 'output' cannot be read: \w"):
         task(tmp_path / "m.parquet")

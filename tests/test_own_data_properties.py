@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Mapping
+from datetime import date
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -66,9 +67,11 @@ def used(task: Task, rows: list[Any]) -> list[tuple[Any, Example]]:
 
 
 def text_of(cell: Any) -> str:
-    assert isinstance(cell, (str, int, float)) and not isinstance(cell, bool)
+    if isinstance(cell, date):
+        return cell.isoformat()
+    assert isinstance(cell, (str, int, float))
     assert not isinstance(cell, float) or isfinite(cell)
-    return str(cell)
+    return str(cell).lower() if isinstance(cell, bool) else str(cell)
 
 
 def check(task: Task | None, rows: list[dict[str, Any]]) -> None:

@@ -13,7 +13,8 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import LlamaForCausalLM
 
 from sapo.methods import METHODS, LoraSettings
-from sapo.model import load_model, state_fingerprint
+from sapo.model import load_model
+from sapo.state import state_fingerprint
 from sapo.testing import tiny_model, tiny_tokenizer
 
 

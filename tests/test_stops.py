@@ -122,7 +122,7 @@ def test_where_it_is_to_stop_at_once_the_first_signal_does(number: int) -> None:
 def test_the_user_is_told_at_once_what_happens(capfd: pytest.CaptureFixture[str]) -> None:
     with terminal():
         send(signal.SIGINT)
-        assert "stopping after this batch; Ctrl-C once more stops at once" in capfd.readouterr().err
+        assert "stopping after what is being computed; a second signal stops at once" in capfd.readouterr().err
 
 
 def test_a_signal_is_heeded_though_nobody_reads_what_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -263,7 +263,7 @@ def test_a_run_that_is_stopped_says_what_is_saved_and_how_to_go_on(
 ) -> None:
     stopped = interrupted[number]
     assert stopped.code == 128 + number
-    assert "Traceback" not in stopped.said and "stopping after this batch" in stopped.said
+    assert "Traceback" not in stopped.said and "stopping after what is being computed" in stopped.said
     last = stopped.said.rstrip().splitlines()[-1]
     assert last == (
         f"interrupted. Saved in {stopped.run_dir}: 1 selections, 0 trained tasks, 1 test results; of what was being "

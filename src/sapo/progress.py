@@ -126,7 +126,7 @@ class Terminal:
         self._asked = number
         # Printing from a handler could wait for a lock that the interrupted code holds; writing does not.
         with suppress(OSError):
-            os.write(2, b"\nstopping after this batch; Ctrl-C once more stops at once\n")
+            os.write(2, b"\nstopping after what is being computed; a second signal stops at once\n")
 
     def _safe_point(self) -> None:
         if self._asked is not None:
@@ -134,6 +134,7 @@ class Terminal:
 
     def plan(self, cost: float) -> None:
         """Set the length of the bar."""
+        self._safe_point()
         self._bar.update(self._task, total=cost)
 
     @contextmanager
@@ -159,6 +160,7 @@ class Terminal:
 
     def note(self, text: str) -> None:
         """Print a line above the bar."""
+        self._safe_point()
         self._console.print(Text(plain(text), overflow="fold"))
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

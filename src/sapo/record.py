@@ -17,6 +17,7 @@ step is reused only if every input is the same; otherwise the error says which o
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import tempfile
@@ -117,8 +118,8 @@ class Record:
         differs = [key for key in inputs if stored["inputs"].get(key) != inputs[key]]
         if differs:
             raise RecordError(
-                f"{path} was computed from another {' and '.join(differs)} than there is now. "
-                f"To start afresh use another run_dir, or delete {self.directory}."
+                f"{path} was computed from something else than there is now; different: {', '.join(differs)}. Undo "
+                f"that change to go on; to start afresh use another run_dir, or delete {self.directory}."
             )
         with undamaged(path, "Delete it to compute this step again."):
             return parse(stored["value"])
@@ -148,6 +149,15 @@ class Record:
     def stage_directory(self, name: str) -> Path:
         """Return where a stage's adapter lies; it may not exist yet."""
         return self.directory / "stages" / name
+
+    def stage_files(self, name: str) -> dict[str, str]:
+        """Return a hash of every file that a stage's state and lineage are read from, by name; {} without a stage."""
+        directory = self.stage_directory(name)
+        found = [p for p in directory.rglob("*") if p.suffix in (".json", ".safetensors") and p.is_file()]
+        try:
+            return {p.relative_to(directory).as_posix(): _digest(p) for p in sorted(found)}
+        except OSError as error:
+            raise RecordError(f"{directory} cannot be read: {error.strerror or error}") from error
 
     def save_stage(self, name: str, write: Callable[[Path], None]) -> None:
         """Let ``write`` fill a scratch directory, then put it in place in one move.
@@ -220,6 +230,11 @@ class Record:
                 + "\n".join(differs)
                 + f"\nUse another run_dir, or delete {self.directory} to start afresh."
             )
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 def _drop(target: Path, write: Callable[[Path], None]) -> None:

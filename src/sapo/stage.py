@@ -46,7 +46,11 @@ class Stage:
             limits = (int(lineage["max_length"]), int(lineage["max_new_tokens"]))
             prompts = stored_prompts(lineage)
         # A merged stage is a whole model; it needs the one that it was made from no more.
-        loaded = load_model(str(directory)) if merged else load_model(base, str(directory))
+        try:
+            loaded = load_model(str(directory)) if merged else load_model(base, str(directory))
+        except ModelError as error:
+            where = f"{directory / LINEAGE} names the base model {base!r}, seen from {Path.cwd()}"
+            raise ModelError(f"{where}: {error}") from error
         return cls(loaded, prompts, *limits)
 
     def answer(self, inputs: Sequence[str], task: str | None = None) -> list[str]:

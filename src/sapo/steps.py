@@ -21,13 +21,13 @@ from sapo.errors import RecordError, ScoreError, TrainError
 from sapo.evaluate import Evaluation, evaluate
 from sapo.finetune import Checkpoints, finetune
 from sapo.formats import losses_from_json, losses_to_json, selection_from_json, selection_to_json
-from sapo.model import state_fingerprint
 from sapo.progress import Reporter
 from sapo.record import Inputs, Record
 from sapo.results import Prompt
 from sapo.score import Scorer
 from sapo.selection import score_candidates
 from sapo.setup import Setup
+from sapo.state import state_fingerprint
 from sapo.storage import fingerprint, unwritable, write_json, write_text
 from sapo.types import Example, Selection, Task
 
@@ -99,12 +99,13 @@ class Steps:
             "instruction": fingerprint(instruction.text),
             "training settings": fingerprint([self._method.settings(), asdict(settings), seed]),
         }
-        stored: tuple[float, State] | None = self._record.reuse(
-            path, inputs, lambda value: (value["seconds"], State(stage, name, value["state"]))
+        stored: tuple[float, State, dict[str, str]] | None = self._record.reuse(
+            path, inputs, lambda value: (value["seconds"], State(stage, name, value["state"]), dict(value["files"]))
         )
         if stored is not None:
             self._progress.reused(label, work.cost)
             self.seconds["training"] += stored[0]
+            self._demand_stage(name, path, stored[2], last=stage == len(self._setup.tasks))
             return stored[1]
         model = self._method.prepare(self._bring(state), seed)
         encoded = self._renderer.encode(instruction.text, task.suffix, task.train)
@@ -122,7 +123,13 @@ class Steps:
                 raise RecordError(unwritable(where, error.strerror or str(error))) from error
         seconds = time.perf_counter() - began
         after = self._save_stage(name, model, trained)
-        value = {"steps": training.steps, "losses": list(training.losses), "seconds": seconds, "state": after}
+        value = {
+            "steps": training.steps,
+            "losses": list(training.losses),
+            "seconds": seconds,
+            "state": after,
+            "files": self._record.stage_files(name),
+        }
         self._record.save(path, inputs, value)
         self._record.finish(name)
         self.seconds["training"] += seconds
@@ -169,6 +176,20 @@ class Steps:
         self.seconds["evaluating"] += seconds
         return cell
 
+    def _demand_stage(self, name: str, step: str, files: dict[str, str], *, last: bool) -> None:
+        """Refuse a stage directory that is not as it was written; ``keep: last`` may have dropped an earlier one."""
+        directory = self._record.stage_directory(name)
+        dropped = self._setup.config.keep == "last" and not last and not directory.exists()
+        found = {} if dropped else self._record.stage_files(name)
+        changed = [] if dropped else [file for file, digest in files.items() if found.get(file) != digest]
+        if changed:
+            what = directory / changed[0] if directory.is_dir() else directory
+            why = "was changed since" if changed[0] in found else "is missing"
+            raise RecordError(
+                f"{what} {why}. Put it back as it was, or delete {self._record.directory / step} to train that task "
+                "again."
+            )
+
     def _checkpoints(self, name: str, inputs: Inputs) -> Checkpoints | None:
         every = self._setup.config.train.checkpoint_every
         return None if every is None else Checkpoints(self._record.unfinished(name, inputs), every)
@@ -196,7 +217,7 @@ class Steps:
                 raise RecordError(f"{directory} cannot be loaded ({error}), {afresh}") from error
             found = state_fingerprint(self._model)
             if found != state.fingerprint:
-                raise RecordError(f"{directory} does not hold the weights that were trained: it was changed since")
+                raise RecordError(f"{directory} does not hold the weights that were trained, {afresh}")
             self._live = state
         self._scorer = self._scorer.on(self._model)
         return self._model

@@ -31,9 +31,10 @@ def run_command(
             forecast = estimate(settings, progress)
         print_dry_run(console(), settings, forecast)
         return
-    from sapo.sequence import run
+    with resumable(settings.run_dir), terminal() as progress:
+        from sapo.sequence import run
 
-    with quiet_libraries(), resumable(settings.run_dir), terminal() as progress:
-        run(settings, progress)
+        with quiet_libraries():
+            run(settings, progress)
     if launched().first:
         print_run(console(), settings.run_dir)

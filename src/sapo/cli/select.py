@@ -63,11 +63,12 @@ def select_command(
     with quiet_libraries(), terminal() as progress:
         loaded_task, kept, rejected = processes.once(read)
         from sapo.cache import LossCache, cache_directory
-        from sapo.inspection import data_table, inspect_task, warnings_of
-        from sapo.model import best_device, load_model, state_fingerprint
+        from sapo.inspection import data_table, inspect_rows, warnings_of
+        from sapo.model import best_device, load_model
         from sapo.render import Renderer
         from sapo.score import Scorer
         from sapo.selection import MAX_LENGTH, context_length, score_candidates, selection_rows
+        from sapo.state import state_fingerprint
 
         device = processes.device(best_device())
         loaded = processes.together(lambda: load_model(model, adapter, device=device))
@@ -79,7 +80,7 @@ def select_command(
             cache = LossCache(cache_directory(), state, loaded.model.device.type, processes)
         renderer = Renderer(loaded.tokenizer, min(MAX_LENGTH, context_length(loaded.model)))
         rows = selection_rows(loaded_task, examples, sample, seed)
-        inspection = inspect_task(loaded_task, renderer, rows)
+        inspection = inspect_rows(loaded_task, rows)
         progress.table("data", *data_table([inspection]))
         for warning in warnings_of(inspection):
             progress.note(f"note: {warning}")

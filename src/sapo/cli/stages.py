@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
+from rich.text import Text
 
 from sapo.cli.app import app, console, one_process, quiet_libraries
 from sapo.errors import ConfigError
@@ -24,6 +26,7 @@ def generate_command(
     if (text is None) == (file is None):
         raise ConfigError("give either --input TEXT or --file FILE")
     one_process("sapo generate")
+    from sapo.model import UNCONFIRMED
     from sapo.stage import Stage
     from sapo.tasks.files import read_text
 
@@ -32,7 +35,10 @@ def generate_command(
     if not inputs:
         raise ConfigError(f"{file or '--input'} holds no input: one per line is needed")
     with quiet_libraries():
-        answers = iter(Stage.load(stage_dir).answer(inputs, task))
+        stage = Stage.load(stage_dir)
+        if not stage.loaded.confirmed:
+            Console(stderr=True).print(Text(f"note: {stage_dir}: {UNCONFIRMED}"))
+        answers = iter(stage.answer(inputs, task))
     for line in lines:
         answer = next(answers) if line.strip() else ""
         # One line per input: an empty one, or an answer of several lines, must not shift the rest.

@@ -85,6 +85,15 @@ def _label_warnings(inspection: Inspection) -> Iterator[str]:
                 f"{count} of {inspection.rows['train' if kind == 'training' else 'test']} {kind} answers are none of "
                 f"the labels {names}: correct the answers, or add the missing labels"
             )
+    similar: dict[str, list[str]] = {}
+    for label in inspection.labels:
+        similar.setdefault(" ".join(label.label.casefold().split()), []).append(label.label)
+    for spellings in similar.values():
+        if len(spellings) > 1:
+            yield (
+                f"labels that differ in case or white space only: {', '.join(map(repr, spellings))}; they count as "
+                "different answers: write them alike"
+            )
     if skew is not None and skew > _SKEWED:
         yield (
             f"the labels of the {inspection.selected} selection rows are not those of all training rows (skew "

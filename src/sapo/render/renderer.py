@@ -132,9 +132,12 @@ class Renderer:
             if n in encoded and len(encoded[n].ids) <= limit:
                 rows.append(encoded[n])
                 continue
-            if fixed[n] > most:
-                raise RenderError(f"{parts} alone have {fixed[n]} characters, and at most {limit} tokens fit{ADVICE}")
-            rows.append(fit(example, limit, most, lambda e: whole([e])[0], parts))
+            try:
+                if fixed[n] > most:
+                    raise RenderError(f"{parts} alone have {fixed[n]} characters, and {limit} tokens fit{ADVICE}")
+                rows.append(fit(example, limit, most, lambda e: whole([e])[0], parts))
+            except RenderError as error:
+                raise RenderError(f"the row with the answer {example.answer[:40]!r}: {error}") from error
         return rows
 
     def _texts(self, instruction: str, example: Example, suffix: str, answer: str | None = None) -> tuple[str, str]:

@@ -51,7 +51,7 @@ def _label_shares(inspection: Inspection) -> Table:
     totals = (inspection.rows["train"], inspection.selected, inspection.rows["test"])
     shown = [n for n, total in enumerate(totals) if total]
     ranked = sorted(inspection.labels, key=lambda x: (-x.train, -x.test))
-    counts = [(repr(one_line(x.label, _SHOWN)), _counts(x)) for x in ranked[:_LABELS]]
+    counts = [(one_line(repr(x.label), _SHOWN), _counts(x)) for x in ranked[:_LABELS]]
     hidden = ranked[_LABELS:]
     if hidden:
         sums = tuple(map(sum, zip(*map(_counts, hidden), strict=True)))

@@ -31,6 +31,8 @@ from sapo.types import Example, Task
 # Characters of an instruction, and of a list of labels, that the table of tasks shows.
 _SHOWN = 60
 _LABELS = 40
+# Characters of a text that is shown in full.
+_HUGE = 4000
 _TURNS = ("User", "Assistant")
 
 
@@ -74,7 +76,7 @@ def tasks_page(data_dir: Path | None) -> Page:
                 Command(("sapo", "tasks", names[0], *_data(data_dir)), "Look at one task:")
                 if names
                 else Note("No tasks."),
-                Note("Your own data: `sapo select --task FILE.jsonl --instruction TEXT`; a data_dir for `sapo run`."),
+                Note("Your own data: `sapo tasks FILE --instruction TEXT`; in `sapo run` they go under `tasks:`."),
             ),
         ),
     ]
@@ -85,7 +87,7 @@ def task_page(task: Task) -> Page:
     """Return the page of one task."""
     rows = ", ".join(f"{name} {len(split)}" for name, split in _splits(task))
     blocks: list[Block] = [
-        Listing("Instruction, the text that is optimised:", task.instruction),
+        Listing("Instruction, the text that is optimised:", _shortened(task.instruction)),
         Listing("Suffix, fixed, behind the input:", task.suffix) if task.suffix else Note("Suffix: none."),
         Note(f"Labels: {', '.join(task.labels) if task.labels else 'none, answers are free text'}."),
         Note(f"Metric: {task.metric}, 0 to 100, higher is better."),
@@ -96,16 +98,28 @@ def task_page(task: Task) -> Page:
     shown: tuple[Block, ...] = (Note("The task has no rows."),)
     if example is not None:
         turns = [
-            Listing(f"{who}, earlier:", text)
+            Listing(f"{who}, earlier:", _shortened(text))
             for pair in example.history
             for who, text in zip(_TURNS, pair, strict=True)
         ]
-        others = [Listing("Also right:", text) for text in example.references]
-        shown = (*turns, Listing("Input:", example.input), Listing("Answer:", example.answer), *others)
+        others = [Listing("Also right:", _shortened(text)) for text in example.references]
+        shown = (
+            *turns,
+            Listing("Input:", _shortened(example.input)),
+            Listing("Answer:", _shortened(example.answer)),
+            *others,
+        )
     sections = [Section("Task", tuple(blocks)), Section("First example", shown)]
     if example is not None or task.unused:
         sections.append(Section("Data", data_blocks([inspect_rows(task)])))
     return Page(f"Task {task.name}", tuple(sections))
+
+
+def _shortened(text: str) -> str:
+    """Return a text that fits on a screen: the middle of a huge one is left out, and counted."""
+    if len(text) <= _HUGE:
+        return text
+    return f"{text[: _HUGE // 2]}\n[... {len(text) - _HUGE} characters ...]\n{text[-_HUGE // 2 :]}"
 
 
 def _splits(task: Task) -> tuple[tuple[str, tuple[Example, ...]], ...]:

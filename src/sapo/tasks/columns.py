@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import date, time
 from decimal import Decimal
 from typing import Any
 
@@ -82,6 +83,8 @@ def find_columns(where: str, splits: Iterable[Rows], named: Mapping[str, str]) -
                 for key, value in row.items():
                     filled[key] = value is not None or filled.get(key, False)
     _demand_named(where, filled, named)
+    if named.get("input") is not None and named.get("input") == named.get("answer"):
+        raise DataError(f"{where}: the column {named['input']!r} is named as input and as answer: name two columns")
     free = [name for name in filled if name not in named.values()]
     found = dict(named)
     for pool in ([name for name in free if filled[name]], free):
@@ -239,8 +242,13 @@ def _member(value: Any, column: str) -> str:
         raise UnusableError(f"{column!r} is missing")
     if isinstance(value, Broken):
         raise UnusableError(f"{column!r} cannot be read: {value.reason}")
-    if isinstance(value, bool) or not isinstance(value, (int, float, Decimal)):
-        raise UnusableError(f"{column!r} is {type(value).__name__}: allowed is text or a number")
+    if isinstance(value, bool):
+        # As JSON spells it.
+        return "true" if value else "false"
+    if isinstance(value, (date, time)):
+        return value.isoformat()
+    if not isinstance(value, (int, float, Decimal)):
+        raise UnusableError(f"{column!r} is {type(value).__name__}: allowed is text, a number, yes/no or a date")
     if isinstance(value, float) and not math.isfinite(value):
         raise UnusableError(f"{column!r} is {value}, not a number")
     return str(value)

@@ -76,7 +76,8 @@ def data_task(name: str, source: DataSource) -> Task:
         if left_out and not used[split]:
             reason = f"none of the {len(left_out)} {split} rows can be used, most often because {_commonest(left_out)}"
             if split == "train" or (split == "test" and source.test is not None):
-                raise DataError(f"{source.data}: {reason}. Mend them, or name other columns with columns.")
+                where = source.test if split == "test" and source.test is not None else source.data
+                raise DataError(f"{where}: {reason}. Mend them, or name other columns with columns.")
             notes.append(reason)
     settled = settle_instruction(source.data, source.instruction, splits.instruction, used, columns)
     examples = settled.examples
@@ -92,10 +93,10 @@ def data_task(name: str, source: DataSource) -> Task:
 
 
 def _demand_name(name: str) -> None:
-    if not name or name.startswith(".") or set(name) & set("/\\\0"):
+    if not name or name[0] in ".-" or set(name) & set("/\\") or not name.isprintable() or len(name.encode()) > 100:
         raise DataError(
-            f"task {name!r}: a task's name is also a file's name, so it must not be empty, start with a dot or hold "
-            "a slash. Give it another name."
+            f"task {name[:120]!r}: a task's name is also a file's name, so it must not be empty, start with a dot or "
+            "a hyphen, hold a slash or control characters, or be longer than 100 bytes. Give it another name."
         )
     demand_whole(name, "a task's name")
 
@@ -144,6 +145,7 @@ def _labels(
     closed = (
         len(counts) <= _MOST_LABELS
         and len(train) >= _ROWS_PER_LABEL * len(counts)
+        and min(counts.values(), default=0) > 1
         and all(len(answer) <= _LONGEST_LABEL for answer in counts)
         and not any(row.references for row in train)
     )
@@ -151,8 +153,12 @@ def _labels(
         return (), []
     labels = tuple(sorted(counts, key=lambda answer: (-counts[answer], answer)))
     shown = ", ".join(map(repr, labels[:_SHOWN_LABELS])) + (", ..." if len(labels) > _SHOWN_LABELS else "")
-    note = f"labels recognised: the training answers are {len(labels)} different texts ({shown})"
+    note = f"labels recognised: the training answers are {_different(len(labels))} ({shown})"
     return labels, [note, *_strangers(labels, examples)]
+
+
+def _different(count: int) -> str:
+    return "one text" if count == 1 else f"{count} different texts"
 
 
 def _strangers(labels: tuple[str, ...], examples: Mapping[Split, tuple[Example, ...]]) -> list[str]:

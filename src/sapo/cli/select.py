@@ -47,10 +47,7 @@ def select_command(
     from sapo.report import print_selection
     from sapo.storage import write_json
 
-    if json_out is not None:
-        above = next(folder for folder in json_out.absolute().parents if folder.exists())
-        if json_out.is_dir() or not above.is_dir() or not os.access(above, os.W_OK):
-            raise ConfigError(f"--json {json_out} cannot be written: give the path of a file")
+    _demand_writable(json_out)
 
     def read() -> tuple[Task, tuple[Instruction, ...], tuple[Rejection, ...]]:
         from sapo.paraphrase import gather
@@ -98,3 +95,11 @@ def select_command(
     if json_out is not None:
         write_json(json_out, {"model": loaded.name, **selection_to_json(selection)})
         console().print(f"written to {json_out}", markup=False, highlight=False)
+
+
+def _demand_writable(path: Path | None) -> None:
+    """Refuse a file that could not be written after the work is done."""
+    if path is not None:
+        above = next(folder for folder in path.absolute().parents if folder.exists())
+        if path.is_dir() or not above.is_dir() or not os.access(above, os.W_OK):
+            raise ConfigError(f"--json {path} cannot be written: give the path of a file")

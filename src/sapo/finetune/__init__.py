@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
+from transformers.trainer_utils import SaveStrategy
 
 from sapo.errors import TrainError
 from sapo.finetune.trainer import Checkpoints, SupervisedTrainer, UpdateSampler
@@ -103,39 +104,11 @@ def finetune(
     order = UpdateSampler(len(encoded), settings.batch_size, 1 if processes.count == 1 else together, seed)
     # What fills an incomplete update up: a prompt of which nothing is supervised.
     blank = Encoded(encoded[0].prompt, encoded[0].prompt_length)
-    kind = model.device.type
     with tempfile.TemporaryDirectory() as scratch, _kept_state(model):
-        arguments = TrainingArguments(
-            output_dir=scratch if checkpoints is None else str(checkpoints.directory),
-            num_train_epochs=settings.epochs,
-            learning_rate=settings.learning_rate,
-            per_device_train_batch_size=micro,
-            gradient_accumulation_steps=ceil(settings.batch_size / together),
-            warmup_steps=settings.warmup,
-            weight_decay=settings.weight_decay,
-            max_grad_norm=settings.max_grad_norm,
-            lr_scheduler_type="linear",
-            logging_strategy="steps",
-            logging_steps=1,
-            # By default a NaN is logged as the mean of the losses before it.
-            logging_nan_inf_filter=False,
-            save_strategy="no" if checkpoints is None else "steps",
-            save_steps=500 if checkpoints is None else checkpoints.every,
-            save_total_limit=2,
-            report_to=[],
-            disable_tqdm=True,
-            remove_unused_columns=False,
-            label_names=["labels"],
-            dataloader_pin_memory=kind == "cuda",
-            seed=seed,
-            use_cpu=kind == "cpu",
-            ddp_find_unused_parameters=False,
-            bf16=kind == "cuda" and model.dtype == torch.bfloat16,
-            fp16=kind == "cuda" and model.dtype == torch.float16,
-        )
-        # Trainer would spread one process over all visible GPUs and multiply the batch by their number.
-        if arguments.n_gpu > 1:
-            arguments._n_gpu = 1
+        output = scratch if checkpoints is None else str(checkpoints.directory)
+        arguments = _arguments(model, settings, seed, micro, ceil(settings.batch_size / together), output)
+        if checkpoints is not None:
+            arguments.save_strategy, arguments.save_steps = SaveStrategy.STEPS, checkpoints.every
         trainer = SupervisedTrainer(
             order,
             model=model,
@@ -155,6 +128,44 @@ def finetune(
     _demand_finite(model, trainer.state.log_history, settings)
     losses = tuple(float(entry["loss"]) for entry in trainer.state.log_history if "loss" in entry)
     return Training(steps=int(trainer.state.global_step), losses=losses)
+
+
+def _arguments(
+    model: Any, settings: TrainSettings, seed: int, micro: int, accumulated: int, output: str
+) -> TrainingArguments:
+    """Return Trainer's arguments for passes of ``micro`` rows in each process, ``accumulated`` of them an update."""
+    kind = model.device.type
+    arguments = TrainingArguments(
+        output_dir=output,
+        num_train_epochs=settings.epochs,
+        learning_rate=settings.learning_rate,
+        per_device_train_batch_size=micro,
+        gradient_accumulation_steps=accumulated,
+        warmup_steps=settings.warmup,
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.max_grad_norm,
+        lr_scheduler_type="linear",
+        logging_strategy="steps",
+        logging_steps=1,
+        # By default a NaN is logged as the mean of the losses before it.
+        logging_nan_inf_filter=False,
+        save_strategy="no",
+        save_total_limit=2,
+        report_to=[],
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        label_names=["labels"],
+        dataloader_pin_memory=kind == "cuda",
+        seed=seed,
+        use_cpu=kind == "cpu",
+        ddp_find_unused_parameters=False,
+        bf16=kind == "cuda" and model.dtype == torch.bfloat16,
+        fp16=kind == "cuda" and model.dtype == torch.float16,
+    )
+    # Trainer would spread one process over all visible GPUs and multiply the batch by their number.
+    if arguments.n_gpu > 1:
+        arguments._n_gpu = 1
+    return arguments
 
 
 def _train(trainer: SupervisedTrainer, checkpoint: str | None, advance: Callable[[int], None]) -> None:

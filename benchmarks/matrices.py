@@ -5,7 +5,7 @@
 Four short SuperNI tasks, the original and 20 hand-written paraphrases each, 250 rows drawn by label shares; on
 the embedded model before any training, and after training on another of the four tasks. One .npz file each: nll
 [candidates, rows] in nats, tokens [rows], stratum [rows], length [rows] (tokens of the row with the original).
-A file that exists is not measured again. About two hours on two cores.
+A file that exists is not measured again. It takes hours on two cores.
 """
 
 from __future__ import annotations

@@ -1,10 +1,14 @@
 """One thread for torch: the models are tiny, and threads of parallel test processes would fight."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+
+from sapo.config import Config, make_config
+from sapo.testing import tiny_model, tiny_tokenizer
 
 torch.set_num_threads(1)
 
@@ -24,3 +28,30 @@ def own_loss_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest
     directory = tmp_path_factory.mktemp("losses")
     monkeypatch.setattr("sapo.cache.user_cache_path", lambda name: directory)
     return directory
+
+
+@pytest.fixture(scope="module")
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model and its tokenizer on disk; modules with other wishes have their own."""
+    directory = tmp_path_factory.mktemp("model")
+    tiny_model().save_pretrained(directory)
+    tiny_tokenizer().save_pretrained(directory)
+    return directory
+
+
+@pytest.fixture
+def configured(model_dir: Path, tmp_path: Path) -> Callable[..., Config]:
+    """Make the configuration of a run of seconds, with changes."""
+
+    def make(**changes: Any) -> Config:
+        small = {
+            "model": {"base": str(model_dir), "device": "cpu"},
+            "sequence": ["review-sentiment"],
+            "policy": "original",
+            "train": {"rows": 4, "epochs": 1, "batch_size": 4},
+            "evaluate": {"rows": 2, "max_new_tokens": 2},
+            "run_dir": str(tmp_path / "run"),
+        }
+        return make_config({**small, **changes})
+
+    return make

@@ -5,11 +5,10 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from sapo.config import Config, make_config
+from sapo.config import Config
 from sapo.errors import DataError, ModelError, RecordError, RenderError
 from sapo.inspection import inspect_rows, warnings_of
 from sapo.model import load_model
@@ -22,32 +21,6 @@ from sapo.stage import Stage
 from sapo.tasks import DataSource, data_task, load_task
 from sapo.testing import tiny_model, tiny_tokenizer, toy_task
 from sapo.types import Example
-
-EXAMPLES = 4
-
-
-@pytest.fixture(scope="module")
-def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("model")
-    tiny_model().save_pretrained(directory)
-    tiny_tokenizer().save_pretrained(directory)
-    return directory
-
-
-@pytest.fixture
-def configured(model_dir: Path, tmp_path: Path) -> Callable[..., Config]:
-    def make(**changes: Any) -> Config:
-        small = {
-            "model": {"base": str(model_dir), "device": "cpu"},
-            "sequence": ["review-sentiment"],
-            "policy": "original",
-            "train": {"rows": EXAMPLES, "epochs": 1, "batch_size": 4},
-            "evaluate": {"rows": 2, "max_new_tokens": 2},
-            "run_dir": str(tmp_path / "run"),
-        }
-        return make_config({**small, **changes})
-
-    return make
 
 
 @pytest.mark.parametrize("damaged", ["adapter_model.safetensors", "sapo.json", None])

@@ -12,7 +12,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from sapo import selection
+from sapo.selection import differences
 
 SIZES = (4, 6, 8, 12, 24, 48)
 FLOORS = (0.0, 0.1, 0.2, 0.33, 0.5)
@@ -20,7 +20,7 @@ CANDIDATES = 20
 TRIALS = 150
 
 
-def simulate(rows: int, trial: int) -> tuple[selection.Floats, selection.Ints]:
+def simulate(rows: int, trial: int) -> tuple[differences.Floats, differences.Ints]:
     """Return NLLs [1 + candidates, rows] with true differences of 0, correlated and heavy-tailed, and token counts."""
     rng = np.random.default_rng(trial + 1000 * rows)
     shared = rng.normal(size=(rows, 1))
@@ -31,11 +31,11 @@ def simulate(rows: int, trial: int) -> tuple[selection.Floats, selection.Ints]:
 
 def coverage(rows: int, floor: float) -> tuple[float, float]:
     """Return joint coverage, and the median half-width in standard errors of the mean difference."""
-    selection._LEAST_SPREAD = floor or 1e-9
+    differences._LEAST_SPREAD = floor or 1e-9
     held, widths = 0, []
     for trial in range(TRIALS):
         nll, tokens = simulate(rows, trial)
-        _, intervals = selection.compare(nll, tokens, seed=0)
+        _, intervals = differences.compare(nll, tokens, seed=0)
         pairs = np.array([pair for pair in intervals if pair is not None])
         held += bool(np.all((pairs[:, 0] <= 0) & (pairs[:, 1] >= 0)))
         spread = (nll[1] / tokens.mean()).std() / np.sqrt(rows)
@@ -45,7 +45,7 @@ def coverage(rows: int, floor: float) -> tuple[float, float]:
 
 def main() -> None:
     """Print the table."""
-    selection.DRAWS = 500
+    differences.DRAWS = 500
     table = Table("examples", *(f"f = {floor}" for floor in FLOORS), title="joint coverage, half-width")
     for rows in SIZES:
         table.add_row(str(rows), *("{:.3f}, {:.1f}".format(*coverage(rows, floor)) for floor in FLOORS))

@@ -21,7 +21,7 @@ from sapo.config import Config, make_config
 from sapo.processes import Processes
 from sapo.render import Renderer
 from sapo.score import Scorer
-from sapo.selection import score_candidates
+from sapo.selection import SelectionSettings, score_candidates
 from sapo.sequence import run
 from sapo.testing import tiny_model, tiny_tokenizer, toy_task
 from sapo.types import Encoded, Instruction, Selection
@@ -166,8 +166,8 @@ def scored(cache: LossCache | None, texts: tuple[str, ...] = TEXTS) -> tuple[Sel
     candidates = [Instruction(text, "given") for text in texts]
     told: list[int] = []
     selection = score_candidates(
-        Scorer(model), Renderer(tiny_tokenizer(), 512), task, candidates, range(6), rule="lowest", sample="first",
-        seed=0, advance=told.append, cache=cache,
+        Scorer(model), Renderer(tiny_tokenizer(), 512), task, candidates, range(6),
+        SelectionSettings("lowest", "first", 0, "exhaustive", 0.05, 0.01, None), advance=told.append, cache=cache,
     )  # fmt: skip
     assert sum(told) == 6 * len(texts)
     return selection, passes

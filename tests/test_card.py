@@ -61,11 +61,13 @@ def make_selection(
         "tolerance": 1e-5,
         "rejected": (),
         "seconds": 1.0,
+        "tokens": 12,
         "route": "tree",
         "candidates": tuple(
             CandidateLoss(
                 Instruction(texts[i], "file" if i else "original"),
                 Losses(np.array([0.25 * x, 0.75 * x]), np.array([1, 3]), np.array([0, 0])),
+                x / 4,
                 (x - sums[0]) / 4,
                 ((x - sums[0]) / 4 - 0.125, (x - sums[0]) / 4 + 0.125) if i else None,
                 "chosen" if i == chosen else "scored",
@@ -117,9 +119,9 @@ def test_a_lineage_holds_everything_about_each_task() -> None:
     data = make_lineage(selected(task, selection), original(toy_task("second")))
     candidates = [
         {"text": task.instruction, "origin": "original", "loss": 2.0, "nll_sum": 8.0, "tokens": 4, "delta": 0.0,
-         "ci": None, "status": "scored"},
+         "ci": None, "examples": 2, "status": "scored", "round": None},
         {"text": "Candidate 1.", "origin": "file", "loss": 1.5, "nll_sum": 6.0, "tokens": 4, "delta": -0.5,
-         "ci": [-0.625, -0.375], "status": "chosen"},
+         "ci": [-0.625, -0.375], "examples": 2, "status": "chosen", "round": None},
     ]  # fmt: skip
     first = {
         "task": "first",
@@ -137,6 +139,8 @@ def test_a_lineage_holds_everything_about_each_task() -> None:
             "rows": 2,
             "chosen": 1,
             "tolerance": 1e-5,
+            "strategy": "exhaustive",
+            "race": None,
             "route": "tree",
             "candidates": candidates,
             "rejected": [{"text": "no", "reason": "too short"}],

@@ -43,7 +43,17 @@ def test_defaults_are_the_published_settings() -> None:
         "method": "seq-lora",
         "candidates": {"file": None, "count": 20},
         # Stratified instead of the first rows: a deviation that the source explains.
-        "selection": {"examples": 250, "rule": "lowest", "sample": "stratified", "cache": True},
+        "selection": {
+            "examples": 250,
+            "rule": "lowest",
+            "sample": "stratified",
+            "strategy": "exhaustive",
+            "delta": 0.05,
+            "epsilon": 0.01,
+            "budget": 0.25,
+            "batch_tokens": None,
+            "cache": True,
+        },
         "train": {
             "rows": 1000,
             "epochs": 10.0,

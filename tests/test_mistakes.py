@@ -146,7 +146,7 @@ def test_a_candidate_that_does_not_fit_is_named_before_anything_is_trained() -> 
     with pytest.raises(RenderError, match=r"task 'toy', candidate 1 \('long long"):
         make_plan(
             Renderer(tiny_tokenizer(), 300), [task], [], candidates,
-            scores=True, examples=4, updates={task.name: 1}, epochs=1, both_prompts=False,
+            scores=True, examples=4, budget=None, updates={task.name: 1}, epochs=1, both_prompts=False,
         )  # fmt: skip
 
 

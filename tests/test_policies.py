@@ -19,12 +19,12 @@ def selection(losses: Sequence[float], chosen: int = 0) -> Selection:
     """A selection of candidates "0", "1" ... with these losses per token."""
     return Selection(
         task="t", rule="lowest", sample="first", rows=(0,), chosen=chosen, tolerance=1e-5, rejected=(), seconds=1.0,
-        route="plain",
+        tokens=1, route="plain",
         candidates=tuple(
             CandidateLoss(
                 instruction,
                 Losses(np.array([2 * loss]), np.array([2]), np.array([0])),
-                loss - losses[0], None, "chosen" if i == chosen else "scored",
+                float(loss), loss - losses[0], None, "chosen" if i == chosen else "scored",
             )
             for i, (instruction, loss) in enumerate(zip(instructions(len(losses)), losses, strict=True))
         ),

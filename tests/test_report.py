@@ -45,7 +45,7 @@ from sapo.report.selections import finding, ranking, selection_page
 from sapo.report.tables import Cell, Column, Command, Listing, Note, Page, Section, Style, Table, cells, one_line
 from sapo.report.terminal import show
 from sapo.results import Prompt, tabulate
-from sapo.selection import score_candidates
+from sapo.selection import SelectionSettings, score_candidates
 from sapo.setup import set_up
 from sapo.storage import write_json
 from sapo.testing import tiny_model, tiny_tokenizer, toy_task
@@ -86,12 +86,12 @@ def make_selection(
     texts = changes.pop("texts", ["the original", *(f"paraphrase {i}" for i in range(1, len(losses)))])
     selection = Selection(
         task="alpha", rule="lowest", sample="stratified", rows=(0, 1), chosen=chosen, tolerance=1e-5, rejected=(),
-        seconds=3.21, route="plain",
+        seconds=3.21, tokens=640, route="plain",
         candidates=tuple(
             CandidateLoss(
                 Instruction(text, "file" if i else "original"),
                 Losses(np.full(2, loss), np.ones(2, dtype=np.int64), np.zeros(2, dtype=np.int64)),
-                loss - losses[0], bounds, "chosen" if i == chosen else "scored",
+                float(loss), loss - losses[0], bounds, "chosen" if i == chosen else "scored",
             )
             for i, (text, loss, bounds) in enumerate(zip(texts, losses, intervals, strict=True))
         ),
@@ -814,7 +814,7 @@ def test_a_real_selection_is_printed() -> None:
     kept = [Instruction(task.instruction, "original"), Instruction("yes or no?", "given")]
     selection = score_candidates(
         sapo.score.Scorer(tiny_model()), Renderer(tokenizer, 512), task, kept, range(4),
-        rule="lowest", sample="first", seed=0,
+        SelectionSettings("lowest", "first", 0, "exhaustive", 0.05, 0.01, None),
     )  # fmt: skip
     page = selection_page(selection)
     assert [row[1].text for row in tables(page)[0].rows] == sorted(

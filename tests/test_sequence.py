@@ -23,6 +23,7 @@ from sapo.config import Config, make_config
 from sapo.errors import CandidateError, ConfigError, DataError, RecordError, SapoError
 from sapo.evaluate import Evaluation, evaluate
 from sapo.finetune import finetune
+from sapo.race import Standing
 from sapo.record import Record
 from sapo.results import Results
 from sapo.sequence import run
@@ -180,6 +181,7 @@ class Listener:
     advanced: dict[str, int] = field(default_factory=dict)
     found: list[tuple[str, float]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    standings: list[Standing] = field(default_factory=list)
     tables: list[tuple[str, tuple[str, ...], tuple[tuple[str, ...], ...]]] = field(default_factory=list)
 
     def plan(self, cost: float) -> None:
@@ -206,6 +208,10 @@ class Listener:
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         self.tables.append((title, tuple(columns), tuple(tuple(row) for row in rows)))
+
+    @contextmanager
+    def race(self, texts: Sequence[str], rows: int) -> Iterator[Callable[[Standing], None]]:
+        yield self.standings.append
 
 
 @dataclass(frozen=True)

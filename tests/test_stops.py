@@ -133,7 +133,7 @@ def test_a_signal_is_heeded_though_nobody_reads_what_is_said(monkeypatch: pytest
     def work(progress: Terminal) -> None:
         with progress.step("scoring", 1, 1.0) as advance:
             with monkeypatch.context() as patch:
-                patch.setattr("sapo.progress.os.write", broken)
+                patch.setattr("os.write", broken)
                 send(signal.SIGINT)
             advance(1)
 

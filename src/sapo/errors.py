@@ -46,7 +46,7 @@ class RenderError(SapoError):
 
 
 class ScoreError(SapoError):
-    """A pre-update loss that is not finite."""
+    """A pre-update loss that is not finite, or a row that does not fit the memory."""
 
 
 class TrainError(SapoError):

@@ -44,7 +44,7 @@ def estimate(config: Config, progress: Reporter) -> Forecast:
     task = setup.tasks[0]
     rows = setup.renderer.encode(task.instruction, task.suffix, task.train[:_CALIBRATION_ROWS])
     tokens = sum(len(e.ids) for e in rows)
-    scorer = Scorer(setup.loaded.model)
+    scorer = Scorer(setup.loaded.model, config.selection.batch_tokens)
     with progress.step("measuring the model's speed", 1, 1):
         scorer.plain(rows)
         began = time.perf_counter()

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from sapo.inspection import Inspection, LabelCount, Lengths, Reason
-from sapo.types import CandidateLoss, Instruction, Losses, Rejection, Selection, Unused
+from sapo.types import CandidateLoss, Instruction, Losses, Race, Rejection, Selection, Unused
 
 
 def losses_to_json(losses: Losses) -> dict[str, Any]:
@@ -38,17 +38,24 @@ def selection_to_json(selection: Selection) -> dict[str, Any]:
         "tolerance": selection.tolerance,
         "rejected": [{"text": r.text, "reason": r.reason} for r in selection.rejected],
         "seconds": selection.seconds,
+        "strategy": selection.strategy,
+        "evaluations": selection.evaluations,
+        "forward_tokens": selection.tokens,
+        "peak_memory": selection.peak_memory,
+        "race": None if selection.race is None else asdict(selection.race),
         "route": selection.route,
         "cached": selection.cached,
         "candidates": [
             {
                 "text": c.instruction.text,
                 "origin": c.instruction.origin,
-                "loss": c.losses.per_token,
+                "loss": c.loss,
                 "nll_sum": float(c.losses.nll.sum()),
                 "tokens": int(c.losses.tokens.sum()),
                 "examples": len(c.losses.nll),
                 "status": c.status,
+                "round": c.round,
+                "gap": list(c.gap) if c.gap else None,
                 "delta": c.delta,
                 "ci": list(c.interval) if c.interval else None,
                 "losses": losses_to_json(c.losses),
@@ -69,9 +76,12 @@ def selection_from_json(value: Mapping[str, Any]) -> Selection:
             CandidateLoss(
                 Instruction(c["text"], c["origin"]),
                 losses_from_json(c["losses"]),
+                c["loss"],
                 c["delta"],
                 (c["ci"][0], c["ci"][1]) if c["ci"] else None,
                 c["status"],
+                c["round"],
+                (c["gap"][0], c["gap"][1]) if c["gap"] else None,
             )
             for c in value["candidates"]
         ),
@@ -79,6 +89,9 @@ def selection_from_json(value: Mapping[str, Any]) -> Selection:
         tolerance=value["tolerance"],
         rejected=tuple(Rejection(r["text"], r["reason"]) for r in value["rejected"]),
         seconds=value["seconds"],
+        tokens=value["forward_tokens"],
+        peak_memory=value["peak_memory"],
+        race=None if value["race"] is None else Race(**value["race"]),
         route=value["route"],
         cached=value["cached"],
     )

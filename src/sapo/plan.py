@@ -38,7 +38,7 @@ class Plan:
     """The work on every task of a run.
 
     Attributes:
-        score: per task; empty where the policy needs no losses.
+        score: per task, at most; empty where the policy needs no losses.
         train: per task.
         evaluate: per task and watch task, for one test.
         tests: how often each task and watch task is evaluated, at most.
@@ -64,6 +64,7 @@ def make_plan(
     *,
     scores: bool,
     examples: int,
+    budget: float | None,
     updates: Mapping[str, int],
     epochs: float,
     both_prompts: bool,
@@ -77,6 +78,7 @@ def make_plan(
         candidates: per task, the original first.
         scores: whether the policy needs losses.
         examples: selection rows.
+        budget: most that scoring a task may cost, as a share of its training; None for no limit.
         updates: per task, number of optimiser updates.
         epochs: passes over the training rows.
         both_prompts: whether seen tasks are tested with the selected and with the original instruction.
@@ -92,7 +94,8 @@ def make_plan(
         if scores:
             rows = min(examples, len(task.train))
             per_row = [_mean_suffix(renderer, task, c.text) for c in candidates[task.name]]
-            work = rows * sum(per_row)
+            most = float("inf") if budget is None else budget * train[task.name].cost
+            work = min(rows * sum(per_row), most)
             score[task.name] = Work(rows * len(per_row), work, work)
     evaluate = {task.name: _evaluation(renderer, task) for task in (*tasks, *watch)}
     stages = len(tasks) + 1
@@ -101,6 +104,12 @@ def make_plan(
         # The second prompt differs from the first only once the task has been trained on.
         tests |= {task.name: stages + len(tasks) - n for n, task in enumerate(tasks)}
     return Plan(score, train, evaluate, tests)
+
+
+def epoch_cost(renderer: Renderer, task: Task) -> float:
+    """Return about what training one epoch on all training rows costs, in forward tokens."""
+    sample = renderer.encode(task.instruction, task.suffix, task.train[:_SAMPLED])
+    return _TRAIN * len(task.train) * _mean_length(sample)
 
 
 def _encode_all(renderer: Renderer, task: Task, candidates: Sequence[Instruction]) -> list[Encoded]:

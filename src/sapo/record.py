@@ -36,7 +36,7 @@ from sapo.storage import read_json, undamaged, unwritable, write_json, write_tex
 Inputs = Mapping[str, str]
 
 # Settings that no result depends on.
-_MAY_CHANGE = ("keep", "selection.cache", "train.checkpoint_every")
+_MAY_CHANGE = ("keep", "selection.batch_tokens", "selection.cache", "train.checkpoint_every")
 
 
 class Record:

@@ -145,9 +145,7 @@ def _results(
                 "origin": t.instruction.origin,
                 "original": t.task.instruction,
                 "suffix": t.task.suffix,
-                "losses": None
-                if selection is None
-                else {c.instruction.text: c.losses.per_token for c in selection.candidates},
+                "losses": None if selection is None else {c.instruction.text: c.loss for c in selection.candidates},
             }
             for t, selection in zip(trained, selections, strict=True)
         },

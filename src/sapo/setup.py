@@ -25,7 +25,7 @@ from sapo.plan import Plan, make_plan
 from sapo.policies import BY_LOSS
 from sapo.processes import ALONE, Processes
 from sapo.render import Renderer
-from sapo.selection import context_length, selection_rows
+from sapo.selection import SelectionSettings, context_length, selection_rows
 from sapo.tasks import DataSource, hold_out, load_sequence
 from sapo.types import Instruction, Rejection, Task
 
@@ -60,6 +60,7 @@ class Setup:
         return (
             *self.loaded.notes,
             *several,
+            *_forced(self.config),
             *(given if model.adapter and self.config.method == "seq-lora" else []),
             *(f"{task.name}: {note}" for task in (*self.tasks, *self.watch) for note in task.notes),
             *(
@@ -79,6 +80,20 @@ class Setup:
     def data_warnings(self) -> tuple[str, ...]:
         """What about the data deserves attention, one sentence each."""
         return tuple(sentence for inspection in self.inspections.values() for sentence in warnings_of(inspection))
+
+    def selection_settings(self, task: Task) -> SelectionSettings:
+        """Return how the instruction of a task is chosen."""
+        chosen = self.config.selection
+        races = _races(self.config)
+        return SelectionSettings(
+            rule=chosen.rule,
+            sample=chosen.sample,
+            seed=self.config.seed,
+            strategy="racing" if races else "exhaustive",
+            delta=chosen.delta,
+            epsilon=chosen.epsilon,
+            budget=chosen.budget * self.plan.train[task.name].cost if races and chosen.budget is not None else None,
+        )
 
     def cache(self, state: str) -> LossCache | None:
         """Return the losses computed earlier under a state, or None where that is switched off."""
@@ -158,6 +173,7 @@ def _load(config: Config, given: _Given, processes: Processes) -> Setup:
         renderer, tasks, watch, candidates,
         scores=config.policy in BY_LOSS,
         examples=config.selection.examples,
+        budget=config.selection.budget if _races(config) else None,
         updates={t.name: ceil(train.epochs * ceil(len(t.train) / train.batch_size)) for t in tasks},
         epochs=train.epochs,
         both_prompts=config.evaluate.test_prompt == "both" and config.policy != "original",
@@ -169,6 +185,18 @@ def _load(config: Config, given: _Given, processes: Processes) -> Setup:
         config, loaded, renderer, method, tasks, watch, candidates, given.rejected, settings, plan, inspections,
         _earlier(config), processes,
     )  # fmt: skip
+
+
+def _races(config: Config) -> bool:
+    return config.policy == "sapo" and config.selection.rule == "lowest" and config.selection.strategy == "racing"
+
+
+def _forced(config: Config) -> tuple[str, ...]:
+    """Say where every loss is needed, so that nothing can be raced for."""
+    if config.selection.strategy != "racing" or config.policy not in BY_LOSS or _races(config):
+        return ()
+    why = "selection.rule confident" if config.policy == "sapo" else f"policy {config.policy}"
+    return (f"{why} needs every loss: all candidates are scored on all selection rows (exhaustive)",)
 
 
 def _earlier(config: Config) -> tuple[Mapping[str, Any], ...]:

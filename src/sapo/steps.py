@@ -54,7 +54,7 @@ class Steps:
         self._method, self._renderer, self._plan = setup.method, setup.renderer, setup.plan
         self._template = setup.renderer.fingerprint()
         self._model = setup.loaded.model
-        self._scorer = Scorer(self._model, processes=setup.processes)
+        self._scorer = Scorer(self._model, setup.config.selection.batch_tokens, setup.processes)
         self.start = State(0, "start", state_fingerprint(self._model))
         self._live = self.start
         self.seconds = {"scoring": 0.0, "training": 0.0, "evaluating": 0.0}
@@ -63,24 +63,26 @@ class Steps:
         """Return all candidates' pre-update losses in a state, on the given training rows."""
         number = state.stage + 1
         candidates, rejected = self._setup.candidates[task.name], self._setup.rejected[task.name]
-        chosen, seed = self._setup.config.selection, self._setup.config.seed
+        settings = self._setup.selection_settings(task)
         label = f"task {number} {task.name}: scoring {len(candidates)} candidates"
         work = self._plan.score[task.name]
         path = f"selections/{number}-{task.name}.json"
         inputs = self._inputs(state, task, [task.train[i] for i in rows]) | {
             "candidates": fingerprint([c.text for c in candidates]),
-            "selection settings": fingerprint([chosen.rule, chosen.sample, seed, list(rows)]),
+            "selection settings": fingerprint([asdict(settings), list(rows)]),
         }
         selection = self._record.reuse(path, inputs, selection_from_json)
         if selection is not None:
             self._progress.reused(label, work.cost)
         else:
             self._bring(state)
-            with self._progress.step(label, work.units, work.cost) as advance:
+            with (
+                self._progress.step(label, work.units, work.cost) as advance,
+                self._progress.race([c.text for c in candidates], len(rows)) as watch,
+            ):
                 selection = score_candidates(
-                    self._scorer, self._renderer, task, candidates, rows,
-                    rule=chosen.rule, sample=chosen.sample, seed=seed, rejected=rejected, advance=advance,
-                    cache=self._setup.cache(state.fingerprint),
+                    self._scorer, self._renderer, task, candidates, rows, settings,
+                    rejected=rejected, advance=advance, watch=watch, cache=self._setup.cache(state.fingerprint),
                 )  # fmt: skip
             self._record.save(path, inputs, selection_to_json(selection))
         self.seconds["scoring"] += selection.seconds

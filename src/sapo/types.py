@@ -131,7 +131,9 @@ class Losses:
 
 Rule = Literal["lowest", "confident"]
 Sample = Literal["stratified", "first"]
-Status = Literal["chosen", "scored"]
+Status = Literal["chosen", "scored", "dropped"]
+Strategy = Literal["racing", "exhaustive"]
+RaceEnd = Literal["decided", "budget", "all rows"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,18 +150,48 @@ class CandidateLoss:
 
     Attributes:
         instruction: the candidate.
-        losses: per example, on the selection rows.
-        delta: its loss minus the original's, in nats per token; negative is better than the original.
-        interval: 95 % interval of ``delta``, simultaneous over all candidates, conditional on the model's
-            state; None for the original itself and where one example gives no spread.
-        status: "chosen" or "scored".
+        losses: per example, on the selection rows that it was scored on: the first ones of ``Selection.rows``.
+        loss: on all selection rows, in nats per token; estimated where it was not scored on all of them, from its
+            difference to the leader of the race on the rows that both were scored on.
+        delta: its loss minus the original's; negative is better than the original.
+        interval: 95 % interval of ``delta``, simultaneous over all candidates, for the population that the selection
+            rows stand for and conditional on the model's state; None for the original itself and where one example
+            gives no spread.
+        status: "chosen"; "dropped" before the end of a race; or "scored" to the end.
+        round: the round of the race after which it was dropped; None if it was not.
+        gap: bounds of how far its loss lies above the chosen one's on the selection rows, in nats per token, for all
+            candidates at once; None without a race.
     """
 
     instruction: Instruction
     losses: Losses
+    loss: float
     delta: float
     interval: tuple[float, float] | None
     status: Status
+    round: int | None = None
+    gap: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Race:
+    """How a race went; see `sapo.race` for what it promises.
+
+    Attributes:
+        delta: bound on the probability that the chosen one is worse than the best by more than ``tolerance``.
+        epsilon: tolerance that was asked for, in nats per token.
+        tolerance: the one that was reached; above ``epsilon`` only where the budget ended the race.
+        rounds: number of rounds.
+        end: "decided", "budget", or "all rows" where the winner is exact.
+        budget: most that scoring was allowed to cost, in forward tokens; None without a limit.
+    """
+
+    delta: float
+    epsilon: float
+    tolerance: float
+    rounds: int
+    end: RaceEnd
+    budget: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,15 +202,19 @@ class Selection:
         task: name of the task.
         rule: how the winner was chosen.
         sample: how the selection rows were drawn.
-        rows: indices of the selection rows among the task's training rows.
+        rows: indices of the selection rows among the task's training rows, in the order in which they were scored.
         candidates: in the order given, the original first.
         chosen: index into ``candidates``.
-        tolerance: losses closer than this count as equal, in nats per token.
+        tolerance: losses closer than this count as equal, in nats per token; in a race, epsilon.
         rejected: texts that were not scored, with reasons.
         seconds: wall time of scoring, without loading the model; for losses that had been computed before, what
             that took then.
+        tokens: tokens that went through the model.
         route: how losses were computed, see `sapo.score.Scorer`.
-        cached: number of candidates whose losses had been computed before.
+        cached: number of candidates all of whose losses had been computed before.
+        race: None where every candidate was scored on every row.
+        peak_memory: most memory in use so far, in bytes: on a GPU of its own, else of the whole process; None where
+            the system does not tell.
     """
 
     task: str
@@ -190,8 +226,21 @@ class Selection:
     tolerance: float
     rejected: tuple[Rejection, ...]
     seconds: float
+    tokens: int
     route: str
     cached: int = 0
+    race: Race | None = None
+    peak_memory: int | None = None
+
+    @property
+    def strategy(self) -> Strategy:
+        """How the scoring was done."""
+        return "exhaustive" if self.race is None else "racing"
+
+    @property
+    def evaluations(self) -> int:
+        """Number of losses computed, of at most candidates x rows."""
+        return sum(len(candidate.losses.nll) for candidate in self.candidates)
 
     @property
     def instruction(self) -> Instruction:
@@ -201,4 +250,4 @@ class Selection:
     @property
     def ranked(self) -> tuple[int, ...]:
         """Candidate indices from lowest to highest loss; equal losses keep their order."""
-        return tuple(sorted(range(len(self.candidates)), key=lambda i: self.candidates[i].losses.per_token))
+        return tuple(sorted(range(len(self.candidates)), key=lambda i: self.candidates[i].loss))

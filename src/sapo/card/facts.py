@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -107,17 +107,21 @@ def _summary(selection: Selection) -> dict[str, Any]:
         "rows": len(selection.rows),
         "chosen": selection.chosen,
         "tolerance": selection.tolerance,
+        "strategy": selection.strategy,
+        "race": None if selection.race is None else asdict(selection.race),
         "route": selection.route,
         "candidates": [
             {
                 "text": c.instruction.text,
                 "origin": c.instruction.origin,
-                "loss": c.losses.per_token,
+                "loss": c.loss,
                 "nll_sum": float(c.losses.nll.sum()),
                 "tokens": int(c.losses.tokens.sum()),
                 "delta": c.delta,
                 "ci": list(c.interval) if c.interval else None,
+                "examples": len(c.losses.nll),
                 "status": c.status,
+                "round": c.round,
             }
             for c in selection.candidates
         ],

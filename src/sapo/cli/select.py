@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 Rule = Literal["lowest", "confident"]
 Sample = Literal["stratified", "first"]
+Strategy = Literal["racing", "exhaustive"]
 
 
 @app.command("select")
@@ -37,6 +38,14 @@ def select_command(
     subset: Subset = None,
     examples: Annotated[int, typer.Option(min=1, help="Training rows to score on.")] = 250,
     rule: Annotated[Rule, typer.Option(help="lowest loss, or leave the original only with confidence.")] = "lowest",
+    strategy: Annotated[
+        Strategy, typer.Option(help="Candidates race, and drop out when they cannot win; or all on all rows.")
+    ] = "exhaustive",
+    delta: Annotated[float, typer.Option(help="Race: how often the winner may be off by more than epsilon.")] = 0.05,
+    epsilon: Annotated[float, typer.Option(min=0, help="Race: tolerance, in nats per token.")] = 0.01,
+    budget: Annotated[
+        float | None, typer.Option(help="Race: at most this share of the cost of training one epoch on the task.")
+    ] = None,
     sample: Annotated[Sample, typer.Option(help="Rows by label shares, or the first ones.")] = "stratified",
     seed: Annotated[int, typer.Option(min=0, help="Of the sample and the intervals.")] = 42,
     use_cache: Annotated[bool, typer.Option("--cache/--no-cache", help="Take losses computed earlier.")] = True,
@@ -48,6 +57,7 @@ def select_command(
     from sapo.storage import write_json
 
     _demand_writable(json_out)
+    _demand_sensible(delta, epsilon, budget)
 
     def read() -> tuple[Task, tuple[Instruction, ...], tuple[Rejection, ...]]:
         from sapo.paraphrase import gather
@@ -62,9 +72,10 @@ def select_command(
         from sapo.cache import LossCache, cache_directory
         from sapo.inspection import data_table, inspect_rows, warnings_of
         from sapo.model import best_device, load_model
+        from sapo.plan import epoch_cost
         from sapo.render import Renderer
         from sapo.score import Scorer
-        from sapo.selection import MAX_LENGTH, context_length, score_candidates, selection_rows
+        from sapo.selection import MAX_LENGTH, SelectionSettings, context_length, score_candidates, selection_rows
         from sapo.state import state_fingerprint
 
         device = processes.device(best_device())
@@ -81,13 +92,19 @@ def select_command(
         progress.table("data", *data_table([inspection]))
         for warning in warnings_of(inspection):
             progress.note(f"note: {warning}")
+        if strategy == "racing" and rule == "confident":
+            progress.note("note: rule confident needs every loss: all candidates are scored on all rows (exhaustive)")
+        most = None if budget is None else budget * epoch_cost(renderer, loaded_task)
+        settings = SelectionSettings(rule, sample, seed, strategy, delta, epsilon, most)
         total = len(rows) * len(kept)
         progress.plan(total)
-        with progress.step(f"{loaded_task.name}: scoring {len(kept)} candidates", total, total) as advance:
+        with (
+            progress.step(f"{loaded_task.name}: scoring {len(kept)} candidates", total, total) as advance,
+            progress.race([c.text for c in kept], len(rows)) as watch,
+        ):
             selection = score_candidates(
-                Scorer(loaded.model, processes=processes), renderer, loaded_task, kept, rows,
-                rule=rule, sample=sample, seed=seed, rejected=rejected, advance=advance,
-                cache=cache,
+                Scorer(loaded.model, processes=processes), renderer, loaded_task, kept, rows, settings,
+                rejected=rejected, advance=advance, watch=watch, cache=cache,
             )  # fmt: skip
     if not processes.first:
         return
@@ -95,6 +112,15 @@ def select_command(
     if json_out is not None:
         write_json(json_out, {"model": loaded.name, **selection_to_json(selection)})
         console().print(f"written to {json_out}", markup=False, highlight=False)
+
+
+def _demand_sensible(delta: float, epsilon: float, budget: float | None) -> None:
+    if not 0 < delta < 0.5:
+        raise ConfigError(f"--delta {delta}: allowed is a probability above 0 and below 0.5")
+    if not 0 <= epsilon < float("inf"):
+        raise ConfigError(f"--epsilon {epsilon}: allowed is 0 or a positive tolerance in nats per token")
+    if budget is not None and not 0 < budget < float("inf"):
+        raise ConfigError(f"--budget {budget}: allowed is a positive share of the cost of one epoch")
 
 
 def _demand_writable(path: Path | None) -> None:

@@ -113,6 +113,12 @@ class SelectionConfig(_Part):
     rule: Literal["lowest", "confident"] = "lowest"
     # Published: first. The first rows of several tasks hold one label far more often than the rest do.
     sample: Literal["stratified", "first"] = "stratified"
+
+    strategy: Literal["exhaustive", "racing"] = "exhaustive"
+    delta: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
+    epsilon: Annotated[float, Field(ge=0)] = 0.01
+    budget: Annotated[float, Field(gt=0)] | None = 0.25
+    batch_tokens: Positive | None = None
     cache: bool = True
 
 

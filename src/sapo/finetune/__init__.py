@@ -1,8 +1,8 @@
 """Encoded examples -> updated model, on transformers' Trainer.
 
-The subclass changes one thing: logits are asked for at supervised positions only. The loss is the same
-quantity that `sapo.score` computes: at dropout 0, the first step's loss equals the pre-update loss of the
-same examples.
+The subclass leaves out what no loss depends on: logits are asked for at supervised positions only, and without
+dropout what all rows of a batch begin with is computed once (`sapo.finetune.prefix`). The loss is the same quantity
+that `sapo.score` computes: at dropout 0, the first step's loss equals the pre-update loss of the same examples.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import SaveStrategy
 
 from sapo.errors import TrainError
+from sapo.finetune.prefix import can_share
 from sapo.finetune.trainer import Checkpoints, SupervisedTrainer, UpdateSampler
 from sapo.processes import ALONE, Processes
 from sapo.score import pad
@@ -101,9 +102,10 @@ def finetune(
     """
     micro = min(settings.micro_batch_size, ceil(settings.batch_size / processes.count), len(encoded))
     together = micro * processes.count
-    order = UpdateSampler(len(encoded), settings.batch_size, 1 if processes.count == 1 else together, seed)
-    # What fills an incomplete update up: a prompt of which nothing is supervised.
-    blank = Encoded(encoded[0].prompt, encoded[0].prompt_length)
+    round_size = 1 if processes.count == 1 else together
+    order = UpdateSampler([len(e.ids) for e in encoded], settings.batch_size, round_size, seed)
+    # What fills an incomplete update up: a token of which nothing is supervised.
+    blank = Encoded(encoded[0].ids[:1], 1)
     with tempfile.TemporaryDirectory() as scratch, _kept_state(model):
         output = scratch if checkpoints is None else str(checkpoints.directory)
         arguments = _arguments(model, settings, seed, micro, ceil(settings.batch_size / together), output)
@@ -111,6 +113,7 @@ def finetune(
             arguments.save_strategy, arguments.save_steps = SaveStrategy.STEPS, checkpoints.every
         trainer = SupervisedTrainer(
             order,
+            can_share(model, encoded),
             model=model,
             args=arguments,
             train_dataset=[{"encoded": e} for e in (*encoded, blank)],
@@ -207,6 +210,8 @@ def _kept_state(model: Any) -> Iterator[None]:
 
 
 def _collate(rows: Sequence[dict[str, Encoded]]) -> dict[str, torch.Tensor]:
-    encoded = [row["encoded"] for row in rows]
+    # What only fills up is left out, so that a batch is the same, to the bit, in however many processes; alone, one
+    # row of it takes part in the update.
+    encoded = [row["encoded"] for row in rows if row["encoded"].supervised] or [rows[0]["encoded"]]
     ids, labels = pad([e.ids for e in encoded], [e.prompt_length for e in encoded])
     return {"input_ids": ids, "labels": labels}

@@ -100,7 +100,7 @@ def ranking(selection: Selection, marked: str, mark: str, legend: tuple[str, ...
         style: Style = "strong" if text == marked else ""
         texts = (
             str(rank),
-            number(candidate.losses.per_token, LOSS),
+            number(candidate.loss, LOSS),
             number(candidate.delta, LOSS, sign=True) if index else NOTHING,
             interval(candidate.interval, LOSS, sign=True),
             "\n".join(marks),

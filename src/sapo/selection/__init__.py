@@ -1,0 +1,104 @@
+"""The front door of the method: model + task + candidates -> Selection.
+
+    selection = sapo.select(model, tokenizer, task, candidates)
+    selection.instruction.text      # train with this one
+
+All candidates are scored on the same rows, so losses are compared pair by pair: d_i = NLL_i(candidate) -
+NLL_i(original). What is reported is delta = sum(d) / sum(tokens) with an interval that holds for all
+candidates at once. It speaks of these rows' population and this state of the model, not of what training
+will do; and the winner's own delta is optimistic, since it is the lowest of many.
+
+With strategy "racing" candidates that cannot win any more are not scored on all rows (`sapo.race`).
+
+    rows         which training rows, in which order
+    measuring    losses from the cache or the model
+    differences  to the original, intervals, the choice
+    scoring      all of it together
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sapo.errors import CandidateError, DataError
+from sapo.paraphrase import admit
+from sapo.render import Renderer
+from sapo.score import Scorer
+from sapo.selection.differences import TIE, choose, compare, intervals_after_race
+from sapo.selection.rows import MAX_LENGTH, context_length, label_groups, race_order, selection_rows
+from sapo.selection.scoring import SelectionSettings, score_candidates
+from sapo.types import Rule, Sample, Selection, Strategy, Task
+
+__all__ = [
+    "MAX_LENGTH",
+    "TIE",
+    "SelectionSettings",
+    "choose",
+    "compare",
+    "context_length",
+    "intervals_after_race",
+    "label_groups",
+    "race_order",
+    "score_candidates",
+    "select",
+    "selection_rows",
+]
+
+
+def select(
+    model: Any,
+    tokenizer: Any,
+    task: Task,
+    candidates: Sequence[str],
+    examples: int = 250,
+    *,
+    strategy: Strategy = "exhaustive",
+    delta: float = 0.05,
+    epsilon: float = 0.01,
+    rule: Rule = "lowest",
+    sample: Sample = "stratified",
+    seed: int = 42,
+    max_length: int = MAX_LENGTH,
+) -> Selection:
+    """Return the candidates' pre-update losses on the task's training rows, and the chosen instruction.
+
+    Args:
+        model: any transformers or peft causal LM. Weights, mode, requires_grad and random state stay as
+            they are.
+        tokenizer: its tokenizer.
+        task: its instruction is the original and always the first candidate.
+        candidates: paraphrases of the original. Unusable ones are rejected with a reason.
+        examples: number of selection rows, all training rows where there are fewer.
+        strategy: "racing" scores candidates on all rows only as long as they may still win; "exhaustive" scores
+            every candidate on every row.
+        delta: of a race: bound on the probability that the winner is not the best within epsilon, see `sapo.race`.
+        epsilon: of a race: tolerance in nats per token; within it the original wins.
+        rule: "lowest" loss, the paper's; or "confident": leave the original only for a candidate whose
+            interval lies below zero, which takes every loss: nothing is raced for then.
+        sample: "stratified" by label where there are labels, or the "first" rows, as published.
+        seed: of the sample, of the race's order and of the bootstrap.
+        max_length: most tokens of prompt and answer; longer inputs are cut in the middle.
+
+    Raises:
+        CandidateError: if no candidate is left beside the original.
+        DataError: if the task has no training rows, or a setting is out of its range.
+        ScoreError: if a loss is not finite, or a row does not fit the memory.
+        RenderError: if a prompt does not fit.
+    """
+    if examples < 1:
+        raise DataError(f"examples = {examples}: allowed is a positive number of selection rows")
+    if not 0 < delta < 0.5:
+        raise DataError(f"delta = {delta}: allowed is a probability above 0 and below 0.5")
+    if not 0 <= epsilon < float("inf"):
+        raise DataError(f"epsilon = {epsilon}: allowed is 0 or a positive tolerance in nats per token")
+    kept, rejected = admit(task, candidates, "given")
+    if len(kept) == 1:
+        reasons = "; ".join(f"{r.text!r}: {r.reason}" for r in rejected) or "none were given"
+        raise CandidateError(f"task {task.name!r} has no candidate beside the original instruction ({reasons})")
+    limit = min(max_length, context_length(model))
+    rows = selection_rows(task, examples, sample, seed)
+    settings = SelectionSettings(rule, sample, seed, strategy, delta, epsilon, None)
+    return score_candidates(
+        Scorer(model), Renderer(tokenizer, limit), task, kept, rows, settings, rejected=rejected
+    )  # fmt: skip

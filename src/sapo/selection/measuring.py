@@ -1,0 +1,117 @@
+"""The measuring side of a selection: places in race order -> losses, from the cache or the model."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from sapo.cache import Found, LossCache
+from sapo.errors import ScoreError
+from sapo.render import Renderer
+from sapo.score import Scorer, Scoring, common_prefix, losses_of
+from sapo.selection.differences import TIE
+from sapo.types import Encoded, Floats, Instruction, Ints, Losses, Task
+
+# Rows from which the cost of a candidate's row is estimated.
+_SAMPLED = 8
+
+
+class Measuring:
+    """Losses of candidates on rows, counted and timed.
+
+    Attributes:
+        tokens: supervised tokens of each row, in race order.
+        spent: forward tokens so far.
+        seconds: wall time of computing, that of cached losses included.
+        routes: how losses were computed.
+        tie: losses closer than this are equal; known once the original has been measured.
+    """
+
+    def __init__(
+        self,
+        scorer: Scorer,
+        renderer: Renderer,
+        task: Task,
+        candidates: Sequence[Instruction],
+        order: Sequence[int],
+        cache: LossCache | None,
+        advance: Callable[[int], None],
+    ) -> None:
+        self._scorer, self._renderer, self._task, self._candidates = scorer, renderer, task, candidates
+        self._order, self._cache, self._advance = order, cache, advance
+        self._examples = [task.train[i] for i in order]
+        self._open: dict[int, tuple[Scoring, list[Encoded]]] = {}
+        self._computed: set[int] = set()
+        self._cut: list[Ints] = [np.zeros(0, dtype=np.int64)] * len(candidates)
+        self.tokens = np.array([e.supervised for e in self._opened(0)[1]], dtype=np.int64)
+        self.spent, self.seconds, self.tie = 0, 0.0, TIE
+        self.routes: set[str] = set()
+
+    @property
+    def cached(self) -> int:
+        """Number of candidates all of whose losses were found."""
+        return len(self._candidates) - len(self._computed)
+
+    def measure(self, candidate: int, places: range) -> Floats:
+        """Return the NLL sums of a candidate on the rows at these places."""
+        scoring, encoded = self._opened(candidate)
+        wanted = [encoded[p] for p in places]
+        found = None if self._cache is None else self._cache.find(wanted)
+        if found is None:
+            began = time.perf_counter()
+            before = scoring.tokens
+            nll = scoring.nll(places, self._advance)
+            self._demand_finite(nll, candidate, places)
+            found = Found(nll, time.perf_counter() - began, self._scorer.route)
+            self.spent += scoring.tokens - before
+            self._computed.add(candidate)
+            if self._cache is not None:
+                self._cache.keep(wanted, found)
+        else:
+            self._advance(len(wanted))
+        if candidate == 0 and places.start == 0:
+            self.tie = max(TIE, self._scorer.layout_noise(wanted, losses_of(wanted, found.nll)))
+        self.seconds += found.seconds
+        self.routes.add(found.route)
+        self._cut[candidate] = np.array([e.cut for e in encoded[: places.stop]], dtype=np.int64)
+        if places.stop == len(self._order):
+            self._close(candidate)
+        return found.nll
+
+    def losses(self, nll: Sequence[Floats]) -> list[Losses]:
+        """Return the losses of all candidates as values."""
+        return [Losses(x, self.tokens[: len(x)], cut) for x, cut in zip(nll, self._cut, strict=True)]
+
+    def costs(self) -> list[float]:
+        """Return about how many forward tokens one row of each candidate costs."""
+        costs = []
+        for candidate in self._candidates:
+            sample = self._renderer.encode(candidate.text, self._task.suffix, self._examples[:_SAMPLED])
+            costs.append(sum(len(e.ids) for e in sample) / len(sample) - common_prefix(sample))
+        return costs
+
+    def release(self) -> None:
+        """Let go of what is kept for further rounds."""
+        for candidate in list(self._open):
+            self._close(candidate)
+
+    def _opened(self, candidate: int) -> tuple[Scoring, list[Encoded]]:
+        if candidate not in self._open:
+            text = self._candidates[candidate].text
+            encoded = self._renderer.encode(text, self._task.suffix, self._examples)
+            self._open[candidate] = self._scorer.open(encoded), encoded
+        return self._open[candidate]
+
+    def _close(self, candidate: int) -> None:
+        self._open.pop(candidate)[0].release()
+
+    def _demand_finite(self, nll: Floats, candidate: int, places: range) -> None:
+        bad = np.flatnonzero(~np.isfinite(nll))
+        if bad.size:
+            raise ScoreError(
+                f"task {self._task.name!r}: candidate {candidate} ({self._candidates[candidate].text[:60]!r}) has the "
+                f"loss {nll[bad[0]]} on training row {self._order[places[int(bad[0])]]} ({bad.size} such rows). The "
+                "model's weights or its number format are broken: try dtype float32, or an earlier stage."
+            )

@@ -1,0 +1,159 @@
+"""Candidates scored on rows, all of them or in a race, and the choice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from sapo.cache import LossCache
+from sapo.race import Finish, RaceSettings, Standing, race, round_sizes
+from sapo.render import Renderer
+from sapo.score import Scorer, peak_memory
+from sapo.selection.differences import choose, compare, intervals_after_race
+from sapo.selection.measuring import Measuring
+from sapo.selection.rows import label_groups, race_order
+from sapo.types import (
+    CandidateLoss,
+    Instruction,
+    Losses,
+    Race,
+    Rejection,
+    Rule,
+    Sample,
+    Selection,
+    Status,
+    Strategy,
+    Task,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SelectionSettings:
+    """How the training instruction is chosen.
+
+    Attributes:
+        rule: see `sapo.select`; "confident" needs every loss, so it is never raced for.
+        sample: how the rows were drawn.
+        seed: of the race's order and of the bootstrap.
+        strategy: "racing", or "exhaustive": every candidate on every row.
+        delta: see `sapo.race`.
+        epsilon: see `sapo.race`, in nats per token.
+        budget: most that a race may cost, in forward tokens; None for no limit.
+    """
+
+    rule: Rule
+    sample: Sample
+    seed: int
+    strategy: Strategy
+    delta: float
+    epsilon: float
+    budget: float | None
+
+    @property
+    def races(self) -> bool:
+        """Whether candidates race."""
+        return self.strategy == "racing" and self.rule == "lowest"
+
+
+def score_candidates(
+    scorer: Scorer,
+    renderer: Renderer,
+    task: Task,
+    candidates: Sequence[Instruction],
+    rows: Sequence[int],
+    settings: SelectionSettings,
+    *,
+    rejected: Sequence[Rejection] = (),
+    advance: Callable[[int], None] = lambda rows: None,
+    watch: Callable[[Standing], None] = lambda standing: None,
+    cache: LossCache | None = None,
+) -> Selection:
+    """Score candidates, the original first, on the given training rows and choose by the rule.
+
+    ``advance`` is told the number of rows scored after each batch, ``watch`` the standing after each round of a
+    race. Losses that ``cache`` knows are taken from there.
+
+    Raises:
+        ScoreError: if a loss is not finite, or a row does not fit the memory.
+        RenderError: if a prompt does not fit.
+    """
+    raced = settings.races
+    order = race_order(tuple(rows), settings.seed) if raced else tuple(rows)
+    work = Measuring(scorer, renderer, task, candidates, order, cache, advance)
+    try:
+        finish = race(
+            work.measure,
+            round_sizes(len(order)) if raced else [len(order)],
+            work.costs(),
+            work.tokens,
+            label_groups(task, order),
+            RaceSettings(settings.delta, settings.epsilon, settings.budget if raced else None),
+            watch if raced else lambda standing: None,
+        )
+    finally:
+        work.release()
+    losses = work.losses(finish.nll)
+    outcome = _raced(losses, finish, work.tie, settings) if raced else _exhaustive(losses, work.tie, settings)
+    return Selection(
+        task=task.name, rule=settings.rule, sample=settings.sample, rows=order, rejected=tuple(rejected),
+        candidates=_together(candidates, losses, outcome, finish if raced else None),
+        chosen=outcome.chosen, tolerance=outcome.tolerance, race=_facts(finish, settings) if raced else None,
+        seconds=work.seconds, tokens=work.spent, route=" and ".join(sorted(work.routes)), cached=work.cached,
+        peak_memory=peak_memory(),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """The choice, and per candidate what it rests on."""
+
+    chosen: int
+    tolerance: float
+    values: Sequence[float]
+    deltas: Sequence[float]
+    intervals: Sequence[tuple[float, float] | None]
+
+
+def _exhaustive(losses: Sequence[Losses], tie: float, settings: SelectionSettings) -> _Outcome:
+    values = [x.per_token for x in losses]
+    deltas, intervals = compare(np.stack([x.nll for x in losses]), losses[0].tokens, settings.seed)
+    return _Outcome(choose(values, intervals, settings.rule, tie), tie, values, deltas, intervals)
+
+
+def _raced(losses: Sequence[Losses], finish: Finish, tie: float, settings: SelectionSettings) -> _Outcome:
+    values = finish.last.loss.tolist()
+    deltas = [x - values[0] for x in values]
+    most = max((x.tokens for x in losses), key=len)
+    intervals = intervals_after_race(deltas, [x.nll for x in losses], most)
+    return _Outcome(finish.last.leader, max(tie, settings.epsilon), values, deltas, intervals)
+
+
+def _together(
+    candidates: Sequence[Instruction], losses: Sequence[Losses], outcome: _Outcome, finish: Finish | None
+) -> tuple[CandidateLoss, ...]:
+    most = max(len(x.nll) for x in losses)
+    found = []
+    for i, candidate in enumerate(candidates):
+        dropped = len(losses[i].nll) < most and i != outcome.chosen
+        status: Status = "chosen" if i == outcome.chosen else "dropped" if dropped else "scored"
+        last, gap = None, None
+        if finish is not None:
+            # The last round in which it was scored.
+            last = next(s.round for s in finish.standings if s.counts[i] == len(losses[i].nll)) if dropped else None
+            gap = float(finish.last.low[i]), float(finish.last.high[i])
+        values = outcome.values[i], outcome.deltas[i], outcome.intervals[i]
+        found.append(CandidateLoss(candidate, losses[i], *values, status, last, gap))
+    return tuple(found)
+
+
+def _facts(finish: Finish, settings: SelectionSettings) -> Race:
+    return Race(
+        delta=settings.delta,
+        epsilon=settings.epsilon,
+        tolerance=finish.last.tolerance,
+        rounds=len(finish.standings),
+        end=finish.end,
+        budget=settings.budget,
+    )

@@ -28,7 +28,7 @@ import yaml
 from sapo.tasks.builtin import builtin_paraphrases
 from sapo.testing import tiny_model, tiny_tokenizer
 
-_OWN = ("seconds", "cached", "run_dir")
+_OWN = ("seconds", "cached", "run_dir", "peak_memory")
 
 
 def prepare(folder: Path) -> None:

@@ -233,7 +233,8 @@ def selection(config: Config, number: int) -> Any:
 def test_a_run_with_another_policy_takes_the_losses_before_any_training_from_the_first_one(
     configured: Callable[..., Config],
 ) -> None:
-    first, second = configured("sapo", policy="sapo"), configured("highest", policy="highest")
+    first = configured("sapo", policy="sapo", selection={"examples": 4, "strategy": "exhaustive"})
+    second = configured("highest", policy="highest")
     one, other = run(first).data, run(second).data
     assert [selection(first, n)["cached"] for n in (1, 2)] == [0, 0]
     # The second task is scored after a training with another instruction.

@@ -195,7 +195,8 @@ def test_a_row_of_30_megabytes_is_scored_within_seconds(sapo: Sapo, model_dir: P
     assert outcome.code == 0, outcome.err
     assert time.perf_counter() - began < 20
     found = read(tmp_path / "out.json")
-    cut = [candidate["losses"]["cut"] for candidate in found["candidates"]]
+    # The rows are scored in an order of their own.
+    cut = [sorted(candidate["losses"]["cut"]) for candidate in found["candidates"]]
     assert len(cut) == 4 and all(c[:3] == [0, 0, 0] and 29_999_000 < c[3] < 30_000_000 for c in cut)
 
 

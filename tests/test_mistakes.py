@@ -146,7 +146,7 @@ def test_a_candidate_that_does_not_fit_is_named_before_anything_is_trained() -> 
     with pytest.raises(RenderError, match=r"task 'toy', candidate 1 \('long long"):
         make_plan(
             Renderer(tiny_tokenizer(), 300), [task], [], candidates,
-            scores=True, examples=4, budget=None, updates={task.name: 1}, epochs=1, both_prompts=False,
+            scores=True, races=True, examples=4, budget=None, updates={task.name: 1}, epochs=1, both_prompts=False,
         )  # fmt: skip
 
 
@@ -176,7 +176,9 @@ def test_a_rank_beyond_the_layers_width_is_refused() -> None:
 def test_cut_inputs_are_counted_where_people_look() -> None:
     # Prompt and answer take 129 to 131 tokens with the original, 153 or 155 in turn with the long candidate.
     task, longer = toy_task(), ["yes or no? " + "Think. " * 10]
-    selection = select(tiny_model(), tiny_tokenizer(), task, longer, 4, sample="first", max_length=154)
+    selection = select(
+        tiny_model(), tiny_tokenizer(), task, longer, 4, sample="first", strategy="exhaustive", max_length=154
+    )
     assert [(c.losses.cut > 0).tolist() for c in selection.candidates] == [[False] * 4, [False, True] * 2]
     assert cuts(selection) == "2 of 4 inputs were too long with some candidate and were cut in the middle."
     assert cuts(replace(selection, candidates=selection.candidates[:1])) == ""

@@ -34,7 +34,6 @@ def standing(number: int, counts: Sequence[int], gap: Sequence[float], racing: S
         gap=gaps,
         low=np.array(more.get("low", gaps - error)),
         high=np.array(more.get("high", gaps + error)),
-        risk=np.zeros(len(gaps)),
         leader=more.get("leader", racing[0] if racing else int(gaps.argmin())),
         racing=tuple(racing),
         tolerance=more.get("tolerance", 0.12),

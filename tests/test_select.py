@@ -395,7 +395,7 @@ def test_a_loss_that_is_not_a_number_names_the_candidate() -> None:
     with pytest.raises(
         ScoreError, match=rf"'toy': candidate 2 \('Are there many.*nan on training row {rows[0]} \(4 such rows\)"
     ):
-        select(poisoned(), tiny_tokenizer(), toy_task(), given, 4)
+        select(poisoned(), tiny_tokenizer(), toy_task(), given, 4, strategy="exhaustive")
 
 
 def test_a_loss_that_is_not_a_number_names_the_row_among_the_training_rows() -> None:

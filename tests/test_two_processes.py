@@ -41,7 +41,7 @@ CONFIG: Mapping[str, Any] = {
         }
     },
     "candidates": {"file": "candidates.json"},
-    "selection": {"examples": SELECTION},
+    "selection": {"examples": SELECTION, "strategy": "exhaustive"},
     "lora": {"r": 4, "alpha": 8, "dropout": 0.0, "target_modules": ["q_proj", "v_proj", "o_proj", "down_proj"]},
     "train": {"rows": None, "epochs": 12, "batch_size": 8, "micro_batch_size": 4, "learning_rate": 0.03},
     "evaluate": {"max_new_tokens": 4, "test_prompt": "both"},

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sapo.errors import RenderError
+from sapo.race import FIRST
 from sapo.render import Renderer
 from sapo.types import Encoded, Instruction, Task
 
@@ -39,12 +40,14 @@ class Plan:
 
     Attributes:
         score: per task, at most; empty where the policy needs no losses.
+        least: the same, if every race is decided after its first round; equal to ``score`` where nobody races.
         train: per task.
         evaluate: per task and watch task, for one test.
         tests: how often each task and watch task is evaluated, at most.
     """
 
     score: Mapping[str, Work]
+    least: Mapping[str, Work]
     train: Mapping[str, Work]
     evaluate: Mapping[str, Work]
     tests: Mapping[str, int]
@@ -63,6 +66,7 @@ def make_plan(
     candidates: Mapping[str, Sequence[Instruction]],
     *,
     scores: bool,
+    races: bool,
     examples: int,
     budget: float | None,
     updates: Mapping[str, int],
@@ -77,6 +81,7 @@ def make_plan(
         watch: tasks that are only evaluated.
         candidates: per task, the original first.
         scores: whether the policy needs losses.
+        races: whether candidates race.
         examples: selection rows.
         budget: most that scoring a task may cost, as a share of its training; None for no limit.
         updates: per task, number of optimiser updates.
@@ -86,24 +91,25 @@ def make_plan(
     Raises:
         RenderError: if a prompt cannot be rendered: better now than after hours.
     """
-    score, train = {}, {}
+    score, least, train = {}, {}, {}
     for task in tasks:
         encoded = _encode_all(renderer, task, candidates[task.name])
         tokens = sum(len(e.ids) for e in encoded) * epochs
         train[task.name] = Work(updates[task.name], tokens, _TRAIN * tokens)
         if scores:
             rows = min(examples, len(task.train))
-            per_row = [_mean_suffix(renderer, task, c.text) for c in candidates[task.name]]
             most = float("inf") if budget is None else budget * train[task.name].cost
-            work = min(rows * sum(per_row), most)
-            score[task.name] = Work(rows * len(per_row), work, work)
+            least[task.name] = _scoring(renderer, task, candidates[task.name], min(FIRST, rows) if races else rows)
+            whole = _scoring(renderer, task, candidates[task.name], rows)
+            cost = max(min(whole.cost, most), least[task.name].cost)
+            score[task.name] = Work(whole.units, cost, cost)
     evaluate = {task.name: _evaluation(renderer, task) for task in (*tasks, *watch)}
     stages = len(tasks) + 1
     tests = {task.name: stages for task in (*tasks, *watch)}
     if both_prompts:
         # The second prompt differs from the first only once the task has been trained on.
         tests |= {task.name: stages + len(tasks) - n for n, task in enumerate(tasks)}
-    return Plan(score, train, evaluate, tests)
+    return Plan(score, least, train, evaluate, tests)
 
 
 def epoch_cost(renderer: Renderer, task: Task) -> float:
@@ -126,10 +132,13 @@ def _encode_all(renderer: Renderer, task: Task, candidates: Sequence[Instruction
         raise RenderError(f"task {task.name!r}, original instruction: {error}") from error
 
 
-def _mean_suffix(renderer: Renderer, task: Task, instruction: str) -> float:
-    """Return the mean tokens per row beyond what all rows share, over a sample of rows."""
-    sample = renderer.encode(instruction, task.suffix, task.train[:_SAMPLED])
-    return _mean_length(sample) - _shared(sample)
+def _scoring(renderer: Renderer, task: Task, candidates: Sequence[Instruction], rows: int) -> Work:
+    """Return the work of scoring all candidates on so many rows: what their rows share once, the rest for each."""
+    tokens = 0.0
+    for candidate in candidates:
+        sample = renderer.encode(candidate.text, task.suffix, task.train[:_SAMPLED])
+        tokens += _shared(sample) + rows * (_mean_length(sample) - _shared(sample))
+    return Work(rows * len(candidates), tokens, tokens)
 
 
 def _evaluation(renderer: Renderer, task: Task) -> Work:

@@ -172,6 +172,7 @@ def _load(config: Config, given: _Given, processes: Processes) -> Setup:
     plan = make_plan(
         renderer, tasks, watch, candidates,
         scores=config.policy in BY_LOSS,
+        races=_races(config),
         examples=config.selection.examples,
         budget=config.selection.budget if _races(config) else None,
         updates={t.name: ceil(train.epochs * ceil(len(t.train) / train.batch_size)) for t in tasks},

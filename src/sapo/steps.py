@@ -67,9 +67,11 @@ class Steps:
         label = f"task {number} {task.name}: scoring {len(candidates)} candidates"
         work = self._plan.score[task.name]
         path = f"selections/{number}-{task.name}.json"
+        # The budget as it was given: in tokens it depends on the data, which have a fingerprint of their own.
+        chosen = asdict(settings) | {"budget": self._setup.config.selection.budget}
         inputs = self._inputs(state, task, [task.train[i] for i in rows]) | {
             "candidates": fingerprint([c.text for c in candidates]),
-            "selection settings": fingerprint([asdict(settings), list(rows)]),
+            "selection settings": fingerprint([chosen, list(rows)]),
         }
         selection = self._record.reuse(path, inputs, selection_from_json)
         if selection is not None:

@@ -163,7 +163,9 @@ def _candidates(instruction: str, selection: Mapping[str, Any]) -> list[str]:
     for i in sorted(range(len(candidates)), key=lambda i: candidates[i]["loss"]):
         candidate = candidates[i]
         text, ci = " ".join(candidate["text"].split()), candidate["ci"]
-        marks = [name for name, holds in (("original", i == 0), ("trained", candidate["text"] == instruction)) if holds]
+        fewer = candidate.get("examples", selection["rows"]) < selection["rows"]
+        named = (("original", i == 0), ("trained", candidate["text"] == instruction))
+        marks = [name for name, holds in (*named, (f"on {candidate.get('examples')} rows", fewer)) if holds]
         cells = [
             f"{candidate['loss']:.4f}",
             f"{candidate['delta']:+.4f}" if i else _NOTHING,
@@ -178,7 +180,8 @@ def _candidates(instruction: str, selection: Mapping[str, Any]) -> list[str]:
     )
     rejected = len(selection["rejected"])
     more = f", and {rejected} rejected text(s) with reasons" if rejected else ""
-    return [*lines, "", f"{legend}{more}."]
+    raced = " Candidates raced: a loss from fewer rows is an estimate." if selection.get("race") else ""
+    return [*lines, "", f"{legend}{more}.{raced}"]
 
 
 def _fingerprints(data: Mapping[str, Any]) -> list[str]:

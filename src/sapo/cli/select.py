@@ -40,7 +40,7 @@ def select_command(
     rule: Annotated[Rule, typer.Option(help="lowest loss, or leave the original only with confidence.")] = "lowest",
     strategy: Annotated[
         Strategy, typer.Option(help="Candidates race, and drop out when they cannot win; or all on all rows.")
-    ] = "exhaustive",
+    ] = "racing",
     delta: Annotated[float, typer.Option(help="Race: how often the winner may be off by more than epsilon.")] = 0.05,
     epsilon: Annotated[float, typer.Option(min=0, help="Race: tolerance, in nats per token.")] = 0.01,
     budget: Annotated[

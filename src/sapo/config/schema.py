@@ -113,8 +113,8 @@ class SelectionConfig(_Part):
     rule: Literal["lowest", "confident"] = "lowest"
     # Published: first. The first rows of several tasks hold one label far more often than the rest do.
     sample: Literal["stratified", "first"] = "stratified"
-
-    strategy: Literal["exhaustive", "racing"] = "exhaustive"
+    # Published: exhaustive. Policies that need every loss, and the rule confident, are exhaustive in any case.
+    strategy: Literal["racing", "exhaustive"] = "racing"
     delta: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
     epsilon: Annotated[float, Field(ge=0)] = 0.01
     budget: Annotated[float, Field(gt=0)] | None = 0.25

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sapo.race.standings import Rows, Standing
+from sapo.race.boundary import nominal_level
+from sapo.race.prediction import Rows
+from sapo.race.standings import Standing, standing
 from sapo.types import Floats, Ints, RaceEnd
 
 # Rows of the first round, and the growth of the number of rows from round to round.
@@ -40,8 +42,8 @@ class Finish:
     Attributes:
         standings: one for each round.
         nll: per candidate, in race order, as many as were scored.
-        end: "decided" when delta was reached, "budget" when that was spent, "all rows" when whoever raced to the
-            end was scored on every row, so that the winner is exact.
+        end: "decided" when nobody could be better by more than epsilon any more, "all rows" when that took every
+            row for those who raced to the end, "budget" when that was spent.
     """
 
     standings: tuple[Standing, ...]
@@ -75,6 +77,8 @@ def race(
         watch: is told each standing.
     """
     rows = Rows(tokens, groups)
+    # Whoever is best may be missed in favour of any other candidate, at any look.
+    level = nominal_level(tuple(sizes), rows.count, settings.delta / max(len(costs) - 1, 1))
     nll: list[Floats] = [np.zeros(0)] * len(costs)
     standings: list[Standing] = []
     racing: Sequence[int] = range(len(costs))
@@ -84,13 +88,13 @@ def race(
             places = range(len(nll[i]), size)
             nll[i] = np.concatenate([nll[i], measure(i, places)])
             spent += costs[i] * len(places)
-        standing = rows.standing(len(standings) + 1, nll, settings.delta, settings.epsilon)
-        standings.append(standing)
-        watch(standing)
-        racing = standing.racing
+        now = standing(len(standings) + 1, rows, nll, level, settings.epsilon)
+        standings.append(now)
+        watch(now)
+        racing = now.racing
         if not racing:
-            exact = len(nll[standing.leader]) == rows.count
-            return Finish(tuple(standings), tuple(nll), "all rows" if exact else "decided")
+            to_the_end = len(nll[now.leader]) == rows.count
+            return Finish(tuple(standings), tuple(nll), "all rows" if to_the_end else "decided")
         size = next((s for s in sizes if s > size), rows.count)
         if settings.budget is not None:
             size = _affordable(size, racing, costs, [len(x) for x in nll], settings.budget - spent)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
+import numpy as np
 from rich.console import Console
 
 from sapo.config import Config
@@ -77,37 +79,44 @@ def _tasks(config: Config, setup: Setup) -> Table:
 def _work(config: Config, forecast: Forecast) -> tuple[Block, ...]:
     plan = forecast.setup.plan
     evaluations = [work for name, work in plan.evaluate.items() for _ in range(plan.tests[name])]
-    kinds: tuple[tuple[str, Iterable[Work], str], ...] = (
-        ("scoring candidates", plan.score.values(), "row x candidate"),
-        ("training", plan.train.values(), "updates"),
-        (f"testing, {len(forecast.setup.tasks) + 1} stages", evaluations, "rows, answered and scored"),
+    score = tuple(plan.score.values())
+    kinds: tuple[tuple[str, Sequence[Work], Sequence[Work], str], ...] = (
+        ("scoring candidates", tuple(plan.least.values()), score, "row x candidate"),
+        ("training", tuple(plan.train.values()), tuple(plan.train.values()), "updates"),
+        (f"testing, {len(forecast.setup.tasks) + 1} stages", evaluations, evaluations, "rows, answered and scored"),
     )
-    rows, total = [], 0.0
-    for kind, works, unit in kinds:
-        works = list(works)
-        cost = sum(work.cost for work in works)
-        total += cost
-        amount = sum(work.units for work in works)
-        rows.append(
-            cells(
-                kind,
-                f"{amount} {unit}" if amount else NOTHING,
-                tokens(sum(w.tokens for w in works)),
-                duration(forecast.seconds(cost)),
-            )
+    rows, total = [], np.zeros(2)
+    for kind, least, most, unit in kinds:
+        units, read, cost = (
+            [sum(getter(work) for work in works) for works in (least, most)]
+            for getter in (attrgetter("units"), attrgetter("tokens"), attrgetter("cost"))
         )
-    rows.append(cells("total", "", "", duration(forecast.seconds(total)), style="strong"))
+        total += cost
+        amount = f"{_range(units, str)} {unit}" if units[1] else NOTHING
+        rows.append(cells(kind, amount, _range(read, tokens), _range([forecast.seconds(c) for c in cost], duration)))
+    whole = _range([forecast.seconds(float(c)) for c in total], duration)
+    rows.append(cells("total", "", "", whole, style="strong"))
     columns = (Column("step", numeric=False), Column("amount", numeric=False), Column("tokens"), Column("time, about"))
     note = (
         f"An estimate; measured {forecast.tokens_per_second:.0f} tokens/s on a few rows. Training a token counts three "
         "times, generating one four times. Steps that a run directory holds already are not computed again."
     )
+    raced = (
+        "Candidates race: all are scored on the first few rows, and only those that may still win on more. The larger "
+        "figures are for races that no candidate drops out of, within selection.budget."
+    )
     both = "Seen tasks are tested twice, with the selected and the original instruction, where these differ."
     return (
         Table("", columns, tuple(rows)),
         Note(note),
+        *([Note(raced)] if plan.least != plan.score else []),
         *([Note(both)] if config.evaluate.test_prompt == "both" else []),
     )
+
+
+def _range(ends: Sequence[float], text: Callable[[float], str]) -> str:
+    """Return both ends, or one where they read alike."""
+    return " to ".join(dict.fromkeys(map(text, ends)))
 
 
 def _next(config: Config) -> tuple[Block, ...]:

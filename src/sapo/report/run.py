@@ -12,7 +12,7 @@ from sapo.report.markdown import to_markdown
 from sapo.report.numbers import duration
 from sapo.report.outcome import outcome, watch
 from sapo.report.runs import Run, read_run
-from sapo.report.selections import LEGEND, OPTIMISTIC, RULES, cuts, finding, ranking
+from sapo.report.selections import OPTIMISTIC, RULES, cuts, effort, finding, legend, ranking
 from sapo.report.tables import Block, Cell, Column, Command, Listing, Note, Page, Section, Table
 from sapo.report.terminal import show
 from sapo.storage import read_json, undamaged, write_text
@@ -76,8 +76,10 @@ def _candidates(run: Run) -> tuple[Block, ...]:
             title = f"{label}, on {len(selection.rows)} training rows"
             blocks.append(Table(title, table.columns, table.rows))
             rejected = f" {len(selection.rejected)} texts were not scored." if selection.rejected else ""
-            blocks.append(Note(" ".join(filter(None, (finding(selection, subject) + rejected, cuts(selection))))))
-    return (*blocks, *(Note(sentence, "dim") for sentence in (*LEGEND, OPTIMISTIC)))
+            sentences = (finding(selection, subject) + rejected, effort(selection), cuts(selection))
+            blocks.append(Note(" ".join(filter(None, sentences))))
+    raced = any(selection is not None and selection.race is not None for selection in run.selections)
+    return (*blocks, *(Note(sentence, "dim") for sentence in (*legend(raced), OPTIMISTIC)))
 
 
 def _choice(run: Run) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from rich.console import Console
 
-from sapo.report.numbers import LOSS, duration, interval, number
+from sapo.report.numbers import LOSS, duration, interval, number, tokens
 from sapo.report.tables import (
     NOTHING,
     Block,
@@ -29,11 +29,12 @@ RULES = {
     "lowest": "the candidate with the lowest loss",
     "confident": "the original, unless a candidate's whole interval lies below 0; then the lowest of those",
 }
-LEGEND = (
+_LEGEND = (
     "loss: pre-update loss, in nats per answer token, before any training on this task; lower is better.",
     "to original: its loss minus the original's; below 0 is better than the original. The 95 % intervals hold for "
     "all candidates together and for the model as it is now; they say nothing of other models or later stages.",
 )
+_RACED = "rows: training rows it was scored on; where these are not all of them, its loss is estimated from them."
 OPTIMISTIC = (
     "The chosen one's own gain is optimistic: it is the lowest of many noisy losses, and the rows that chose it "
     "also measured it."
@@ -50,16 +51,18 @@ def selection_page(selection: Selection) -> Page:
     chosen = selection.instruction
     count = len(selection.candidates)
     blocks: list[Block] = [
-        ranking(selection, chosen.text, "chosen", LEGEND),
+        ranking(selection, chosen.text, "chosen", legend(selection.race is not None)),
         Note(finding(selection), "strong"),
         Note(OPTIMISTIC),
         Note(
-            f"Rule {selection.rule}: {RULES[selection.rule]}. Losses within {selection.tolerance:.0e} nats per token "
+            f"Rule {selection.rule}: {RULES[selection.rule]}. Losses within {selection.tolerance:.2g} nats per token "
             "count as equal; ties go to the original, then to the earlier candidate."
         ),
+        *([Note(effort(selection))] if selection.race else []),
         Note(
             f"{count} candidates on {len(selection.rows)} training rows ({selection.sample} sample) in "
-            f"{duration(selection.seconds)}, model loading not counted; route of computation: {selection.route}."
+            f"{duration(selection.seconds)}, model loading not counted; {tokens(selection.tokens)} tokens went through "
+            f"the model; route of computation: {selection.route}{_memory(selection)}."
         ),
     ]
     if cuts(selection):
@@ -83,23 +86,39 @@ def selection_page(selection: Selection) -> Page:
     return Page(f"Which instruction fits the model now: {selection.task}", tuple(sections))
 
 
-def ranking(selection: Selection, marked: str, mark: str, legend: tuple[str, ...] = ()) -> Table:
+def legend(raced: bool) -> tuple[str, ...]:
+    """Return what the columns of a ranking mean."""
+    return (_RACED, *_LEGEND) if raced else _LEGEND
+
+
+def ranking(selection: Selection, marked: str, mark: str, explained: tuple[str, ...] = ()) -> Table:
     """Return the candidates ranked by loss.
 
     Args:
         selection: its losses.
         marked: text of the instruction that gets the mark.
         mark: what to call it, "chosen" or "trained".
-        legend: what the columns mean.
+        explained: what the columns mean.
     """
+    raced = selection.race is not None
     rows = []
     for rank, index in enumerate(selection.ranked, start=1):
         candidate = selection.candidates[index]
         text = candidate.instruction.text
-        marks = [name for name, holds in (("original", index == 0), (mark, text == marked)) if holds]
-        style: Style = "strong" if text == marked else ""
+        dropped = f"out, round {candidate.round}"
+        marks = [
+            name
+            for name, holds in (
+                ("original", index == 0),
+                (mark, text == marked),
+                (dropped, candidate.round is not None and text != marked),
+            )
+            if holds
+        ]
+        style: Style = "strong" if text == marked else "dim" if candidate.round is not None else ""
         texts = (
             str(rank),
+            *([str(len(candidate.losses.nll))] if raced else []),
             number(candidate.loss, LOSS),
             number(candidate.delta, LOSS, sign=True) if index else NOTHING,
             interval(candidate.interval, LOSS, sign=True),
@@ -109,19 +128,50 @@ def ranking(selection: Selection, marked: str, mark: str, legend: tuple[str, ...
         rows.append(tuple(Cell(text, style) for text in texts))
     columns = (
         Column("rank"),
+        *([Column("rows")] if raced else []),
         Column("loss"),
         Column("to\noriginal"),
         Column("95 % interval"),
         Column("", numeric=False),
         Column("candidate", numeric=False),
     )
-    return Table("", columns, tuple(rows), legend)
+    return Table("", columns, tuple(rows), explained)
+
+
+def effort(selection: Selection) -> str:
+    """Return in a few sentences how a race went and what its choice is worth; empty where there was none."""
+    race = selection.race
+    if race is None:
+        return ""
+    all_losses = len(selection.candidates) * len(selection.rows)
+    spent = (
+        f"A race of {race.rounds} round{'s' * (race.rounds > 1)}: {selection.evaluations} of {all_losses} losses "
+        f"({100 * selection.evaluations / all_losses:.0f} %) were computed, and a candidate was left out from the "
+        f"round on in which it could no longer be better by more than {race.epsilon:g} nats per token. "
+    )
+    if race.end == "budget":
+        return (
+            f"{spent}The budget ended it: on these {len(selection.rows)} rows the lowest loss may lie up to "
+            f"{race.tolerance:.2g} below the chosen one's, with {100 * (1 - race.delta):g} % confidence. To be surer, "
+            "raise the budget."
+        )
+    return (
+        f"{spent}On these {len(selection.rows)} rows no loss lies further below the chosen one's, with "
+        f"{100 * (1 - race.delta):g} % confidence."
+    )
+
+
+def _memory(selection: Selection) -> str:
+    return f"; peak memory {selection.peak_memory / 2**30:.1f} GiB" if selection.peak_memory else ""
 
 
 def cuts(selection: Selection) -> str:
     """Return a sentence on the selection rows whose input had to be cut, empty where there were none."""
-    cut = np.stack([c.losses.cut for c in selection.candidates]) > 0
-    count = int(cut.any(axis=0).sum())
+    cut = np.zeros(len(selection.rows), dtype=bool)
+    for candidate in selection.candidates:
+        # In a race, on the first rows only.
+        cut[: len(candidate.losses.cut)] |= candidate.losses.cut > 0
+    count = int(cut.sum())
     if not count:
         return ""
     return f"{count} of {len(selection.rows)} inputs were too long with some candidate and were cut in the middle."

@@ -8,7 +8,7 @@ NLL_i(original). What is reported is delta = sum(d) / sum(tokens) with an interv
 candidates at once. It speaks of these rows' population and this state of the model, not of what training
 will do; and the winner's own delta is optimistic, since it is the lowest of many.
 
-With strategy "racing" candidates that cannot win any more are not scored on all rows (`sapo.race`).
+With strategy "racing", the default, candidates that cannot win any more are not scored on all rows (`sapo.race`).
 
     rows         which training rows, in which order
     measuring    losses from the cache or the model
@@ -53,7 +53,7 @@ def select(
     candidates: Sequence[str],
     examples: int = 250,
     *,
-    strategy: Strategy = "exhaustive",
+    strategy: Strategy = "racing",
     delta: float = 0.05,
     epsilon: float = 0.01,
     rule: Rule = "lowest",

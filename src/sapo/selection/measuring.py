@@ -84,13 +84,15 @@ class Measuring:
         """Return the losses of all candidates as values."""
         return [Losses(x, self.tokens[: len(x)], cut) for x, cut in zip(nll, self._cut, strict=True)]
 
-    def costs(self) -> list[float]:
-        """Return about how many forward tokens one row of each candidate costs."""
-        costs = []
+    def costs(self) -> tuple[list[float], int]:
+        """Return about how many forward tokens one row of each candidate costs, and what all their beginnings do."""
+        costs, beginnings = [], 0
         for candidate in self._candidates:
             sample = self._renderer.encode(candidate.text, self._task.suffix, self._examples[:_SAMPLED])
-            costs.append(sum(len(e.ids) for e in sample) / len(sample) - common_prefix(sample))
-        return costs
+            shared = common_prefix(sample)
+            costs.append(sum(len(e.ids) for e in sample) / len(sample) - shared)
+            beginnings += shared
+        return costs, beginnings
 
     def release(self) -> None:
         """Let go of what is kept for further rounds."""

@@ -82,14 +82,16 @@ def score_candidates(
     raced = settings.races
     order = race_order(tuple(rows), settings.seed) if raced else tuple(rows)
     work = Measuring(scorer, renderer, task, candidates, order, cache, advance)
+    costs, beginnings = work.costs()
+    budget = settings.budget - beginnings if raced and settings.budget is not None else None
     try:
         finish = race(
             work.measure,
             round_sizes(len(order)) if raced else [len(order)],
-            work.costs(),
+            costs,
             work.tokens,
             label_groups(task, order),
-            RaceSettings(settings.delta, settings.epsilon, settings.budget if raced else None),
+            RaceSettings(settings.delta, settings.epsilon, budget),
             watch if raced else lambda standing: None,
         )
     finally:

@@ -141,6 +141,14 @@ def test_the_budget_ends_a_race_and_the_tolerance_reached_is_reported(budget: fl
     assert last.tolerance > 0.01 and over == () and open_[0] == last.leader and len(open_) == 2
 
 
+@pytest.mark.parametrize("budget", [29.0, 31.0, 32.0, 33.0, 34.0])
+def test_a_budget_that_brings_nobody_up_to_the_leader_ends_the_race(budget: float) -> None:
+    # After 11 rows the third comes back at 8; `run` demands that nobody is measured backwards.
+    finish = run([np.where(np.arange(N) < 8, 0.0, 100.0), 3 + 3 * WAVE, np.full(N, 4.0)], budget=budget)
+    assert finish.end == "budget" and sum(map(len, finish.nll)) <= max(budget, 30)
+    assert finish.last.counts[2] in (8, 11) and finish.last.counts.max() == (10 if budget < 30 else 11)
+
+
 def test_a_budget_that_is_just_enough_changes_nothing() -> None:
     free = run(field())
     kept = run(field(), budget=float(sum(map(len, free.nll))))

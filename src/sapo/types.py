@@ -182,8 +182,9 @@ class Race:
         epsilon: tolerance that was asked for, in nats per token.
         tolerance: the one that was reached; above ``epsilon`` only where the budget ended the race.
         rounds: number of rounds.
-        end: "decided", "budget", or "all rows" where the winner is exact.
-        budget: most that scoring was allowed to cost, in forward tokens; None without a limit.
+        end: "decided"; "all rows" where that took every row for those who raced to the end; or "budget".
+        budget: about the most that scoring was allowed to cost, in forward tokens (the first round is made in any case,
+            and a row's cost is estimated from a few rows); None without a limit.
     """
 
     delta: float

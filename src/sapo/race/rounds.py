@@ -27,7 +27,8 @@ class RaceSettings:
     Attributes:
         delta: bound on the probability that the winner is worse than the best by more than ``epsilon``.
         epsilon: tolerance, in nats per token.
-        budget: most that scoring may cost, in the unit of the costs given to `race`; None for no limit.
+        budget: most that scoring may cost, in the unit of the costs given to `race`; None for no limit. The first
+            round is made in any case.
     """
 
     delta: float
@@ -84,7 +85,7 @@ def race(
     racing: Sequence[int] = range(len(costs))
     size, spent = sizes[0], 0.0
     while True:
-        for i in racing:
+        for i in (i for i in racing if len(nll[i]) < size):
             places = range(len(nll[i]), size)
             nll[i] = np.concatenate([nll[i], measure(i, places)])
             spent += costs[i] * len(places)
@@ -97,8 +98,10 @@ def race(
             return Finish(tuple(standings), tuple(nll), "all rows" if to_the_end else "decided")
         size = next((s for s in sizes if s > size), rows.count)
         if settings.budget is not None:
-            size = _affordable(size, racing, costs, [len(x) for x in nll], settings.budget - spent)
-            if all(len(nll[i]) >= size for i in racing):
+            counts = [len(x) for x in nll]
+            size = _affordable(size, racing, costs, counts, settings.budget - spent)
+            # Whoever comes back is brought up to the leader, or nothing is gained.
+            if size < max(counts) or all(counts[i] >= size for i in racing):
                 return Finish(tuple(standings), tuple(nll), "budget")
 
 

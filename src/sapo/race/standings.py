@@ -25,7 +25,7 @@ class Standing:
         high: upper bound of ``gap``, of the same kind.
         leader: the candidate that wins if the race ends now.
         racing: the candidates that are scored further, the leader first; empty when the race is decided.
-        tolerance: the smallest epsilon at which the race would be decided now, in nats per token.
+        tolerance: the smallest epsilon at which the race would be decided now for this leader, in nats per token.
     """
 
     round: int

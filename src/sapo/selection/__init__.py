@@ -73,7 +73,7 @@ def select(
         strategy: "racing" scores candidates on all rows only as long as they may still win; "exhaustive" scores
             every candidate on every row.
         delta: of a race: bound on the probability that the winner is not the best within epsilon, see `sapo.race`.
-        epsilon: of a race: tolerance in nats per token; within it the original wins.
+        epsilon: of a race: tolerance in nats per token; the original wins where it is certain to be within it.
         rule: "lowest" loss, the paper's; or "confident": leave the original only for a candidate whose
             interval lies below zero, which takes every loss: nothing is raced for then.
         sample: "stratified" by label where there are labels, or the "first" rows, as published.

@@ -138,7 +138,9 @@ def _together(
     most = max(len(x.nll) for x in losses)
     found = []
     for i, candidate in enumerate(candidates):
-        dropped = len(losses[i].nll) < most and i != outcome.chosen
+        # Ended by the budget, a race may leave some behind who were still in it.
+        racing = finish is not None and i in finish.last.racing
+        dropped = len(losses[i].nll) < most and i != outcome.chosen and not racing
         status: Status = "chosen" if i == outcome.chosen else "dropped" if dropped else "scored"
         last, gap = None, None
         if finish is not None:

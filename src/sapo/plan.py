@@ -99,8 +99,7 @@ def make_plan(
         if scores:
             rows = min(examples, len(task.train))
             most = float("inf") if budget is None else budget * train[task.name].cost
-            least[task.name] = _scoring(renderer, task, candidates[task.name], min(FIRST, rows) if races else rows)
-            whole = _scoring(renderer, task, candidates[task.name], rows)
+            least[task.name], whole = scoring(renderer, task, candidates[task.name], rows, races=races)
             cost = max(min(whole.cost, most), least[task.name].cost)
             score[task.name] = Work(whole.units, cost, cost)
     evaluate = {task.name: _evaluation(renderer, task) for task in (*tasks, *watch)}
@@ -132,13 +131,22 @@ def _encode_all(renderer: Renderer, task: Task, candidates: Sequence[Instruction
         raise RenderError(f"task {task.name!r}, original instruction: {error}") from error
 
 
-def _scoring(renderer: Renderer, task: Task, candidates: Sequence[Instruction], rows: int) -> Work:
-    """Return the work of scoring all candidates on so many rows: what their rows share once, the rest for each."""
-    tokens = 0.0
+def scoring(
+    renderer: Renderer, task: Task, candidates: Sequence[Instruction], rows: int, *, races: bool
+) -> tuple[Work, Work]:
+    """Return the least and the most work of scoring candidates: what their rows share once, the rest for each row.
+
+    The least is a race's first round; without a race, both are that of all rows.
+    """
+    once = each = 0.0
     for candidate in candidates:
         sample = renderer.encode(candidate.text, task.suffix, task.train[:_SAMPLED])
-        tokens += _shared(sample) + rows * (_mean_length(sample) - _shared(sample))
-    return Work(rows * len(candidates), tokens, tokens)
+        once += _shared(sample)
+        each += _mean_length(sample) - _shared(sample)
+    least, most = (
+        Work(n * len(candidates), once + n * each, once + n * each) for n in (min(FIRST, rows) if races else rows, rows)
+    )
+    return least, most
 
 
 def _evaluation(renderer: Renderer, task: Task) -> Work:

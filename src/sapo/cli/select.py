@@ -72,8 +72,9 @@ def select_command(
         from sapo.cache import LossCache, cache_directory
         from sapo.inspection import data_table, inspect_rows, warnings_of
         from sapo.model import best_device, load_model
-        from sapo.plan import epoch_cost
+        from sapo.plan import epoch_cost, scoring
         from sapo.render import Renderer
+        from sapo.report.numbers import tokens
         from sapo.score import Scorer
         from sapo.selection import MAX_LENGTH, SelectionSettings, context_length, score_candidates, selection_rows
         from sapo.state import state_fingerprint
@@ -96,6 +97,9 @@ def select_command(
             progress.note("note: rule confident needs every loss: all candidates are scored on all rows (exhaustive)")
         most = None if budget is None else budget * epoch_cost(renderer, loaded_task)
         settings = SelectionSettings(rule, sample, seed, strategy, delta, epsilon, most)
+        work = scoring(renderer, loaded_task, kept, len(rows), races=settings.races)
+        amount = " to ".join(dict.fromkeys(tokens(w.cost) for w in work))
+        progress.note(f"scoring {len(kept)} candidates on up to {len(rows)} rows reads {amount} tokens")
         total = len(rows) * len(kept)
         progress.plan(total)
         with (

@@ -6,8 +6,9 @@
 DATA_DIR holds the SuperNI benchmark; the model is the embedded one in float32 on a CPU. The naive route is what
 transformers offers: one `Trainer.evaluate` per candidate, rows in file order in batches of 8 padded on the left, prompt
 and whole both tokenised, logits of the whole vocabulary at every position, batch means averaged. What is compared runs
-in turn, in rounds of which the first is not counted; figures are medians. Extrapolated is by padded tokens, since rows
-and candidates differ in length. The length limit is the model's context, so that neither route cuts a row.
+in turn, in rounds of which the first is not counted; figures are medians. The naive time of a whole selection is
+extrapolated by padded tokens, since rows and candidates differ in length. The length limit is the model's context, so
+that neither route cuts a row.
 
 With --gpu, the sections routes and rate run on one CUDA device: random weights of the shape of Llama 3 8B in bfloat16,
 with the embedded model's tokenizer.
@@ -52,7 +53,7 @@ SECTIONS = {
     "linearity": "naive route by the number of rows (short task), and a selection, extrapolated",
     "rate": "exact scoring, tokenisation not included, against matrix products measured in between",
     "race": "a selection by racing against the naive route, extrapolated",
-    "memory": "peak of each route in a process of its own, in MiB",
+    "memory": "peak of each route in a process of its own, model and libraries before it, in MiB",
     "growth": "exact scoring by candidates and rows (short task), tokenisation not included",
     "processes": "exact scoring by processes of one thread each (short task, twice the rows)",
 }
@@ -88,7 +89,7 @@ class Bench:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """Losses to compute: every candidate, the original first, on these training rows of a task."""
+    """Losses to compute: every candidate, the original first, on training rows of a task."""
 
     kind: str
     task: Task
@@ -276,11 +277,8 @@ def rate(bench: Bench, work: Work) -> Record:
             torch.mm(one, other, out=result)
 
     found = in_turn(bench.rounds, {"product": multiply, "scoring": lambda: scored(scorer, encoded)})
-    speed, seconds, tokens = (
-        times * 2 * size**3 / found["product"].median,
-        found["scoring"].median,
-        found["scoring"].value,
-    )
+    speed = times * 2 * size**3 / found["product"].median
+    seconds, tokens = found["scoring"].median, found["scoring"].value
     parts = operations(bench.model, encoded, tokens, shared=scorer.route == "shared prefix")
     needed = sum(parts.values())
     return {
@@ -363,7 +361,7 @@ def elsewhere(given: argparse.Namespace, kind: str, part: str, *launcher: str) -
     variables = {**os.environ, "OMP_NUM_THREADS": "1"} if launcher else None
     ended = subprocess.run(job, env=variables, capture_output=True, text=True)
     if ended.returncode:
-        raise SystemExit(f"{' '.join(job)}: {ended.stderr}")
+        raise SystemExit(f"{' '.join(job)} ended with {ended.returncode}:\n{ended.stderr}")
     found: Record = json.loads(ended.stdout.splitlines()[-1])
     return found
 
@@ -395,18 +393,35 @@ def worker(given: argparse.Namespace) -> None:
         job.gather(None)
         figures: Record = {"seconds": timed(lambda: scored(scorer, encoded))[0]}
     else:
-        work, loaded = work_of(given.data_dir, kind, given.candidates, rows), peak_memory() or 0
+        work, before = work_of(given.data_dir, kind, given.candidates, rows), own_peak() / MIB
         (naive_route if given.worker == "naive" else exact_route)(bench, work)()
-        model = sum(p.numel() * p.element_size() for p in bench.model.parameters())
-        figures = {"model": model / MIB, "loaded": loaded / MIB, "peak": (peak_memory() or 0) / MIB}
+        peak = own_peak() / MIB
+        figures = {"model": bytes_of(bench.model) / MIB, "before": before, "peak": peak, "route": peak - before}
     if job.first:
         print(json.dumps(figures))
     leave()
 
 
+def bytes_of(model: Any) -> int:
+    """Return the size of the weights."""
+    return sum(p.numel() * p.element_size() for p in model.parameters())
+
+
+def own_peak() -> int:
+    """Return the most bytes resident at one time."""
+    if sys.platform != "linux":
+        return peak_memory() or 0
+    # What getrusage says there is at least the peak of the process that started this one.
+    status = dict(line.split(":\t", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(status["VmHWM"].split()[0]) * 1024
+
+
 def embedded(rounds: int) -> Bench:
-    """Return the embedded model in float32 on the CPU."""
+    """Return the embedded model in float32 on the CPU, all of it in memory."""
     loaded = load_model("embedded", dtype="float32", device="cpu")
+    for weights in loaded.model.parameters():
+        # The file is mapped: weights take neither memory nor time before their first use.
+        weights.sum()
     return Bench(loaded.model, loaded.tokenizer, Renderer(loaded.tokenizer, context_length(loaded.model)), rounds)
 
 
@@ -433,7 +448,8 @@ def measure(section: str, given: argparse.Namespace, bench: Bench) -> list[Recor
         return work(kind, given.candidates, given.rows or ROWS[kind])
 
     def whole(kind: str) -> Work:
-        return work(kind, *given.selection, sample="stratified")
+        candidates, rows = given.selection
+        return work(kind, candidates, rows, "stratified")
 
     match section:
         case "routes":
@@ -448,7 +464,7 @@ def measure(section: str, given: argparse.Namespace, bench: Bench) -> list[Recor
             return list(chain.from_iterable(found))
         case "memory":
             pairs = product(given.tasks, ("naive", "exact"))
-            return [{"task": kind, "route": route} | elsewhere(given, kind, route) for kind, route in pairs]
+            return [{"task": kind, "way": route} | elsewhere(given, kind, route) for kind, route in pairs]
         case "growth":
             most = work("short", max(given.growth_candidates), max(given.growth_rows))
             return growth(bench, most, given.growth_candidates, given.growth_rows)
@@ -456,28 +472,18 @@ def measure(section: str, given: argparse.Namespace, bench: Bench) -> list[Recor
             return processes(given)
 
 
-def environment(device: torch.device) -> Record:
+def environment(model: Any) -> Record:
     """Return what the figures depend on."""
     described = Path("/proc/cpuinfo").read_text(encoding="utf-8") if sys.platform == "linux" else ""
     names = [line.partition(": ")[2] for line in described.splitlines() if line.startswith("model name")]
     return {
         "python": platform.python_version(), "platform": platform.platform(), "cores": os.cpu_count(),
         "cpu": names[0] if names else platform.processor(), "capability": torch.backends.cpu.get_cpu_capability(),
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
+        "device": torch.cuda.get_device_name() if model.device.type == "cuda" else "cpu",
+        "parameters": model.num_parameters(), "model_mib": bytes_of(model) / MIB,
         "load": os.getloadavg(), "threads": torch.get_num_threads(), "torch": torch.__config__.show(),
         "packages": {x: version(x) for x in ("sapo-llm", "torch", "transformers", "accelerate", "tokenizers", "numpy")},
     }  # fmt: skip
-
-
-def cell(value: float | str) -> str:
-    """Return the text of a cell: four digits."""
-    return (
-        f"{value:.4g}"
-        if isinstance(value, float) and value < 1000
-        else f"{value:.0f}"
-        if isinstance(value, float)
-        else str(value)
-    )
 
 
 def show(title: str, records: Sequence[Record]) -> None:
@@ -486,7 +492,8 @@ def show(title: str, records: Sequence[Record]) -> None:
     heads = list(dict.fromkeys(name for record in shown for name in record))
     table = Table(*(head.replace("_", " ") for head in heads), title=title)
     for record in shown:
-        table.add_row(*(cell(record.get(head, "")) for head in heads))
+        cells = [record.get(head, "") for head in heads]
+        table.add_row(*(x if isinstance(x, str) else f"{x:.4g}" if x < 1e4 else f"{x:.0f}" for x in cells))
     Console(width=140).print(table)
 
 
@@ -533,7 +540,7 @@ def main() -> None:
         return
     bench = random_weights(LLAMA_8B, "cuda", torch.bfloat16, given.rounds) if given.gpu else embedded(given.rounds)
     settings = {name: x for name, x in vars(given).items() if not isinstance(x, Path)}
-    result: Record = {"settings": settings, "environment": environment(bench.model.device), "sections": {}}
+    result: Record = {"settings": settings, "environment": environment(bench.model), "sections": {}}
     for section in given.only:
         result["sections"][section] = measure(section, given, bench)
         show(SECTIONS[section], result["sections"][section])

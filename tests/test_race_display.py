@@ -87,7 +87,7 @@ def test_the_table_tells_rank_rows_gap_interval_and_what_became_of_each_candidat
         width=90,
     )
     assert [line.rstrip() for line in shown] == [
-        "round 2: 2 of 4 candidates still racing, 11 of 250 rows",
+        "round 2: 2 of 4 candidates still racing, up to 11 of 250 rows",
         "behind: nats per token; the choice could be off by 0.1200",
         "rank  rows  behind  0                 0.6  status            candidate",
         "   1    11          ●                      leads             1: Is it good or bad?",
@@ -266,9 +266,9 @@ def test_a_round_is_one_line_where_there_is_no_terminal() -> None:
         ],
     )
     assert said == [
-        "round 1: 3 of 4 candidates race on, 8 of 250 rows each; behind the leader (candidate 3): 0.0200 to 0.3100; "
-        "the choice could be off by 0.1200 nats per token",
-        "round 2: 2 of 4 candidates race on, 11 of 250 rows each; behind the leader (the original): 0.0200; "
+        "round 1: 3 of 4 candidates race on, up to 8 of 250 rows each; behind the leader (candidate 3): 0.0200 to "
+        "0.3100; the choice could be off by 0.1200 nats per token",
+        "round 2: 2 of 4 candidates race on, up to 11 of 250 rows each; behind the leader (the original): 0.0200; "
         "the choice could be off by 0.0300 nats per token",
         "decided after 3 rounds, 15 of 250 rows: the original wins; the choice could be off by 0.0090 nats per token",
     ]

@@ -13,6 +13,7 @@ from rich.console import Console
 from sapo.card import lineage, model_card
 from sapo.card.facts import Trained
 from sapo.config import make_config
+from sapo.errors import CandidateError
 from sapo.estimate import Forecast
 from sapo.plan import make_plan
 from sapo.render import Renderer
@@ -20,7 +21,7 @@ from sapo.report import print_dry_run, print_selection
 from sapo.report.numbers import duration, tokens
 from sapo.report.selections import effort, ranking
 from sapo.score import Scorer
-from sapo.selection import SelectionSettings, score_candidates
+from sapo.selection import SelectionSettings, score_candidates, select
 from sapo.setup import set_up
 from sapo.testing import tiny_model, tiny_tokenizer, toy_task
 from sapo.types import Example, Instruction, Race, Selection
@@ -63,7 +64,7 @@ def test_the_work_of_a_race_and_its_promise_are_told_in_words() -> None:
     selection = raced()
     assert selection.race is not None and selection.race.end == "decided"
     text, share = printed(selection), 100 * selection.evaluations / (ROWS * 5)
-    assert f"{selection.evaluations} of {ROWS * 5} losses ({share:.0f} %) were computed" in text
+    assert f"{selection.evaluations} of {ROWS * 5} losses ({share:.0f} %) were needed" in text
     assert f"On these {ROWS} rows no loss lies further below the chosen one's, with 95 % confidence." in text
     assert f"{tokens(selection.tokens)} tokens went through the model" in text and "peak memory" in text
     assert "rows: training rows it was scored on; where these are not all of them, its loss is estimated" in text
@@ -74,7 +75,7 @@ def test_a_race_that_the_budget_ended_says_what_its_choice_is_worth() -> None:
     assert selection.race is not None and selection.race.end == "budget" and selection.race.tolerance > 0.01
     text = printed(selection)
     assert f"may lie up to {selection.race.tolerance:.2g} below the chosen one's, with 95 % confidence" in text
-    assert "To be surer, raise the budget." in text
+    assert "To be surer, raise selection.budget (--budget)" in text
 
 
 def test_without_a_race_nothing_is_said_of_one() -> None:
@@ -149,3 +150,34 @@ def test_the_model_card_marks_losses_that_are_estimates() -> None:
     assert "Candidates raced: a loss from fewer rows is an estimate." in card
     fewer = [len(c.losses.nll) for c in selection.candidates if len(c.losses.nll) < ROWS]
     assert fewer and all(f"on {count} rows" in card for count in fewer)
+
+
+def test_the_model_card_says_that_the_budget_ended_a_race() -> None:
+    for budget, said in ((1.0, True), (None, False)):
+        selection = raced(budget)
+        assert selection.race is not None
+        data = lineage(
+            base="b", method="seq-lora", policy="sapo", trained=[Trained(toy_task(), selection.instruction, selection)],
+            state="s", limits={"max_length": 512, "max_new_tokens": 4}, template="t", versions={}, earlier=[],
+        )  # fmt: skip
+        lower = (
+            f"The budget ended the race: another candidate's loss may be lower by up to {selection.race.tolerance:.2g}"
+        )
+        assert (lower in model_card(data)) == said
+
+
+@pytest.mark.parametrize(("budget", "tight"), [(1e-6, True), (1000.0, False)])
+def test_a_dry_run_warns_where_the_budget_pays_for_the_first_rows_only(
+    budget: float, tight: bool, tmp_path: Path
+) -> None:
+    config, file = configured(tmp_path, budget=budget), io.StringIO()
+    print_dry_run(Console(file=file, width=150), config, Forecast(set_up(config), 1000.0))
+    text = " ".join(file.getvalue().split())
+    assert ("date-format: selection.budget is spent with the first rows" in text) == tight
+    assert ("32 row x candidate" in text) == tight
+
+
+def test_an_error_names_the_first_of_many_useless_candidates() -> None:
+    with pytest.raises(CandidateError, match=r"' ': empty; ' ': empty; .*; and 595 more\)") as caught:
+        select(tiny_model(), tiny_tokenizer(), toy_task(), [" "] * 600)
+    assert len(str(caught.value)) < 400

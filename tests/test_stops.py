@@ -21,6 +21,7 @@ import yaml
 from rich.console import Console
 
 import sapo
+from sapo.cli import main
 from sapo.finetune import TrainSettings, finetune
 from sapo.progress import Stopped, Terminal
 from sapo.render import Renderer
@@ -294,3 +295,23 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_results(
 def uninterrupted(folder: Path) -> Path:
     sapo.run(sapo.load_config(folder / "config.yaml", [f"run_dir={folder / 'whole'}"]))
     return folder / "whole"
+
+
+@pytest.mark.parametrize(
+    ("more", "kept"),
+    [([], "Losses of finished rounds and candidates are kept"), (["--no-cache"], "Nothing is kept (--no-cache)")],
+)
+def test_a_selection_that_is_stopped_says_what_is_kept_and_how_to_go_on(
+    more: list[str], kept: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(*given: Any, **named: Any) -> Any:
+        raise Stopped(signal.SIGTERM)
+
+    monkeypatch.setattr("sapo.selection.score_candidates", stopped)
+    command = ["select", "--task", "odd-one-out", "--model", str(folder / "model"), *more]
+    monkeypatch.setattr("sys.argv", ["sapo", *command])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 128 + signal.SIGTERM
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"interrupted. {kept}. To go on, give the same command again: sapo {shlex.join(command)}" in said

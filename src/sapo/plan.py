@@ -98,10 +98,9 @@ def make_plan(
         train[task.name] = Work(updates[task.name], tokens, _TRAIN * tokens)
         if scores:
             rows = min(examples, len(task.train))
-            most = float("inf") if budget is None else budget * train[task.name].cost
             least[task.name], whole = scoring(renderer, task, candidates[task.name], rows, races=races)
-            cost = max(min(whole.cost, most), least[task.name].cost)
-            score[task.name] = Work(whole.units, cost, cost)
+            most = float("inf") if budget is None else budget * train[task.name].cost
+            score[task.name] = _within(most, least[task.name], whole)
     evaluate = {task.name: _evaluation(renderer, task) for task in (*tasks, *watch)}
     stages = len(tasks) + 1
     tests = {task.name: stages for task in (*tasks, *watch)}
@@ -147,6 +146,15 @@ def scoring(
         Work(n * len(candidates), once + n * each, once + n * each) for n in (min(FIRST, rows) if races else rows, rows)
     )
     return least, most
+
+
+def _within(most: float, least: Work, whole: Work) -> Work:
+    """Return as much of the whole work as costs ``most``, and the least in any case."""
+    if whole.cost <= max(most, least.cost):
+        return whole
+    cost = max(most, least.cost)
+    share = (cost - least.cost) / (whole.cost - least.cost)
+    return Work(least.units + int(share * (whole.units - least.units)), cost, cost)
 
 
 def _evaluation(renderer: Renderer, task: Task) -> Work:

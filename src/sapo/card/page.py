@@ -181,6 +181,9 @@ def _candidates(instruction: str, selection: Mapping[str, Any]) -> list[str]:
     rejected = len(selection["rejected"])
     more = f", and {rejected} rejected text(s) with reasons" if rejected else ""
     raced = " Candidates raced: a loss from fewer rows is an estimate." if selection.get("race") else ""
+    if (selection.get("race") or {}).get("end") == "budget":
+        lower = f"{selection['race']['tolerance']:.2g} nats per token"
+        raced += f" The budget ended the race: another candidate's loss may be lower by up to {lower}."
     return [*lines, "", f"{legend}{more}.{raced}"]
 
 

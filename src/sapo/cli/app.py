@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -69,22 +69,23 @@ def terminal() -> Iterator[Reporter]:
 
 
 @contextmanager
-def resumable(run_dir: Path) -> Iterator[None]:
+def resumable(saved: Callable[[], str]) -> Iterator[None]:
     """Say what is saved and how to go on, should the block be interrupted."""
     try:
         yield
     except KeyboardInterrupt as stop:
         if launched().first:
             errors = Console(stderr=True)
-            errors.print(f"interrupted. {_saved(run_dir)}", markup=False, highlight=False, soft_wrap=True)
+            errors.print(f"interrupted. {saved()}", markup=False, highlight=False, soft_wrap=True)
         raise SystemExit(128 + stop.signal if isinstance(stop, Stopped) else _INTERRUPTED) from None
     except RuntimeError as error:
         if launched().count == 1 or not is_lost(error):
             raise
-        raise ProcessError(f"another process of this job has ended, see its message. {_saved(run_dir)}") from error
+        raise ProcessError(f"another process of this job has ended, see its message. {saved()}") from error
 
 
-def _saved(run_dir: Path) -> str:
+def saved_in(run_dir: Path) -> str:
+    """Return what a run directory holds, and how to go on."""
     counts = [
         f"{len(list(run_dir.glob(pattern)))} {what}"
         for pattern, what in (
@@ -95,11 +96,13 @@ def _saved(run_dir: Path) -> str:
     ]
     if not run_dir.is_dir():
         return "Nothing was computed yet. The same command starts again."
+    return f"Saved in {run_dir}: {', '.join(counts)}; of what was being computed, nothing. {again()}"
+
+
+def again() -> str:
+    """Return how to go on."""
     launcher = ", with its launcher" if launched().count > 1 else ""
-    return (
-        f"Saved in {run_dir}: {', '.join(counts)}; of what was being computed, nothing. "
-        f"To go on, give the same command again{launcher}: sapo {shlex.join(sys.argv[1:])}"
-    )
+    return f"To go on, give the same command again{launcher}: sapo {shlex.join(sys.argv[1:])}"
 
 
 @contextmanager

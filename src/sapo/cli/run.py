@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from sapo.cli.app import app, console, one_process, quiet_libraries, resumable, terminal
+from sapo.cli.app import app, console, one_process, quiet_libraries, resumable, saved_in, terminal
 from sapo.processes import launched
 
 
@@ -31,7 +31,7 @@ def run_command(
             forecast = estimate(settings, progress)
         print_dry_run(console(), settings, forecast)
         return
-    with resumable(settings.run_dir), terminal() as progress:
+    with resumable(lambda: saved_in(settings.run_dir)), terminal() as progress:
         from sapo.sequence import run
 
         with quiet_libraries():

@@ -8,7 +8,20 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from sapo.cli.app import Columns, DataDir, Given, Model, Subset, app, console, quiet_libraries, roles, terminal
+from sapo.cli.app import (
+    Columns,
+    DataDir,
+    Given,
+    Model,
+    Subset,
+    again,
+    app,
+    console,
+    quiet_libraries,
+    resumable,
+    roles,
+    terminal,
+)
 from sapo.errors import ConfigError
 from sapo.processes import join
 
@@ -44,7 +57,10 @@ def select_command(
     delta: Annotated[float, typer.Option(help="Race: how often the winner may be off by more than epsilon.")] = 0.05,
     epsilon: Annotated[float, typer.Option(min=0, help="Race: tolerance, in nats per token.")] = 0.01,
     budget: Annotated[
-        float | None, typer.Option(help="Race: at most this share of the cost of training one epoch on the task.")
+        float | None,
+        typer.Option(
+            help="Race: at most this share of the cost of training one epoch on the task; no limit if left out."
+        ),
     ] = None,
     sample: Annotated[Sample, typer.Option(help="Rows by label shares, or the first ones.")] = "stratified",
     seed: Annotated[int, typer.Option(min=0, help="Of the sample and the intervals.")] = 42,
@@ -67,7 +83,7 @@ def select_command(
         return loaded, *gather(loaded, candidates, None)
 
     processes = join(None)
-    with quiet_libraries(), terminal() as progress:
+    with resumable(lambda: _kept(use_cache)), quiet_libraries(), terminal() as progress:
         loaded_task, kept, rejected = processes.once(read)
         from sapo.cache import LossCache, cache_directory
         from sapo.inspection import data_table, inspect_rows, warnings_of
@@ -116,6 +132,11 @@ def select_command(
     if json_out is not None:
         write_json(json_out, {"model": loaded.name, **selection_to_json(selection)})
         console().print(f"written to {json_out}", markup=False, highlight=False)
+
+
+def _kept(cached: bool) -> str:
+    kept = "Losses of finished rounds and candidates are kept" if cached else "Nothing is kept (--no-cache)"
+    return f"{kept}. {again()}"
 
 
 def _demand_sensible(delta: float, epsilon: float, budget: float | None) -> None:

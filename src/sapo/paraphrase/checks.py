@@ -9,6 +9,9 @@ import regex
 
 from sapo.types import Instruction, Origin, Rejection, Task
 
+# Rejected texts that an error names, and characters of each.
+_NAMED, _SHOWN = 5, 60
+
 
 def admit(
     task: Task, texts: Sequence[str], origin: Origin, count: int | None = None
@@ -35,6 +38,15 @@ def admit(
         else:
             rejected.append(Rejection(raw, reason))
     return tuple(kept), tuple(rejected)
+
+
+def why_none(rejected: Sequence[Rejection]) -> str:
+    """Return in a few words why no text became a candidate: the first ones with their reasons."""
+    if not rejected:
+        return "none were given"
+    shown = [f"{r.text[:_SHOWN]!r}: {r.reason}" for r in rejected[:_NAMED]]
+    more = len(rejected) - len(shown)
+    return "; ".join([*shown, *([f"and {more} more"] if more else [])])
 
 
 def _reason(text: str, task: Task, seen: dict[str, str]) -> str | None:

@@ -8,7 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from sapo.errors import CandidateError
-from sapo.paraphrase.checks import admit
+from sapo.paraphrase.checks import admit, why_none
 from sapo.paraphrase.files import candidates_file
 from sapo.tasks import BUILTIN, builtin_paraphrases
 from sapo.types import Instruction, Rejection, Task
@@ -35,8 +35,9 @@ def gather(task: Task, file: Path | None, count: int | None) -> tuple[tuple[Inst
         )
     kept, rejected = admit(task, texts, "builtin" if file is None else "file", count)
     if len(kept) == 1:
-        reasons = "; ".join(f"{r.text[:60]!r}: {r.reason}" for r in rejected) or "the file has none for it"
-        raise CandidateError(f"task {task.name!r} has no valid candidate beside the original instruction ({reasons})")
+        raise CandidateError(
+            f"task {task.name!r} has no valid candidate beside the original instruction ({why_none(rejected)})"
+        )
     return kept, rejected
 
 

@@ -79,7 +79,7 @@ class Picture:
         if self.decided:
             return f"decided after {self._effort}"
         racing = len(self.rivals) + 1
-        return f"round {self.round}: {racing} of {len(self.runners)} candidates still racing, {self._rows}"
+        return f"round {self.round}: {racing} of {len(self.runners)} candidates still racing, up to {self._rows}"
 
     @property
     def doubt(self) -> str:
@@ -94,7 +94,7 @@ class Picture:
         gaps = [runner.gap for runner in self.rivals]
         behind = " to ".join(dict.fromkeys(map(difference, (min(gaps), max(gaps)))))
         return (
-            f"round {self.round}: {len(gaps) + 1} of {len(self.runners)} candidates race on, {self._rows} each; "
+            f"round {self.round}: {len(gaps) + 1} of {len(self.runners)} candidates race on, up to {self._rows} each; "
             f"behind the leader ({self.leader}): {behind}; {self.doubt} {_UNIT}"
         )
 

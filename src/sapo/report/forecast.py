@@ -105,13 +105,22 @@ def _work(config: Config, forecast: Forecast) -> tuple[Block, ...]:
         "Candidates race: all are scored on the first few rows, and only those that may still win on more. The larger "
         "figures are for races that no candidate drops out of, within selection.budget."
     )
+    races = forecast.setup.selection_settings(forecast.setup.tasks[0]).races
+    tight = [name for name, work in plan.score.items() if races and work.cost <= plan.least[name].cost]
     both = "Seen tasks are tested twice, with the selected and the original instruction, where these differ."
     return (
         Table("", columns, tuple(rows)),
         Note(note),
         *([Note(raced)] if plan.least != plan.score else []),
+        *([Note(_TIGHT.format(", ".join(tight)), "strong")] if tight else []),
         *([Note(both)] if config.evaluate.test_prompt == "both" else []),
     )
+
+
+_TIGHT = (
+    "{}: selection.budget is spent with the first rows, and the choice will rest on these alone: raise it, or score "
+    "fewer candidates, unless the training is meant to be this short."
+)
 
 
 def _range(ends: Sequence[float], text: Callable[[float], str]) -> str:

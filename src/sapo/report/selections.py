@@ -54,15 +54,12 @@ def selection_page(selection: Selection) -> Page:
         ranking(selection, chosen.text, "chosen", legend(selection.race is not None)),
         Note(finding(selection), "strong"),
         Note(OPTIMISTIC),
-        Note(
-            f"Rule {selection.rule}: {RULES[selection.rule]}. Losses within {selection.tolerance:.2g} nats per token "
-            "count as equal; ties go to the original, then to the earlier candidate."
-        ),
+        Note(f"Rule {selection.rule}: {RULES[selection.rule]}. {_ties(selection)}"),
         *([Note(effort(selection))] if selection.race else []),
         Note(
             f"{count} candidates on {len(selection.rows)} training rows ({selection.sample} sample) in "
             f"{duration(selection.seconds)}, model loading not counted; {tokens(selection.tokens)} tokens went through "
-            f"the model; route of computation: {selection.route}{_memory(selection)}."
+            f"the model{_cached(selection)}; route of computation: {selection.route}{_memory(selection)}."
         ),
     ]
     if cuts(selection):
@@ -143,22 +140,40 @@ def effort(selection: Selection) -> str:
     race = selection.race
     if race is None:
         return ""
-    all_losses = len(selection.candidates) * len(selection.rows)
+    rows, all_losses = len(selection.rows), len(selection.candidates) * len(selection.rows)
     spent = (
         f"A race of {race.rounds} round{'s' * (race.rounds > 1)}: {selection.evaluations} of {all_losses} losses "
-        f"({100 * selection.evaluations / all_losses:.0f} %) were computed, and a candidate was left out from the "
-        f"round on in which it could no longer be better by more than {race.epsilon:g} nats per token. "
+        f"({100 * selection.evaluations / all_losses:.0f} %) were needed. "
     )
     if race.end == "budget":
         return (
-            f"{spent}The budget ended it: on these {len(selection.rows)} rows the lowest loss may lie up to "
-            f"{race.tolerance:.2g} below the chosen one's, with {100 * (1 - race.delta):g} % confidence. To be surer, "
-            "raise the budget."
+            f"{spent}The budget ended it: on these {rows} rows the lowest loss may lie up to {race.tolerance:.2g} "
+            f"below the chosen one's, with {100 * (1 - race.delta):g} % confidence. To be surer, raise "
+            "selection.budget (--budget), or set it to null."
+        )
+    if selection.evaluations == all_losses:
+        return f"{spent}That is all of them: the choice is exact for these rows."
+    return (
+        f"{spent}A candidate is left out while it cannot be better than the leader by more than {race.epsilon:g} nats "
+        f"per token, and comes back should the leader change. On these {rows} rows no loss lies further below the "
+        f"chosen one's, with {100 * (1 - race.delta):g} % confidence."
+    )
+
+
+def _ties(selection: Selection) -> str:
+    if selection.race is not None:
+        return (
+            f"The original wins where it is certain to be within {selection.race.epsilon:g} nats per token of the best."
         )
     return (
-        f"{spent}On these {len(selection.rows)} rows no loss lies further below the chosen one's, with "
-        f"{100 * (1 - race.delta):g} % confidence."
+        f"Losses within {selection.tolerance:.0e} nats per token count as equal; ties go to the original, then to the "
+        "earlier candidate."
     )
+
+
+def _cached(selection: Selection) -> str:
+    count = selection.cached
+    return f"; all losses of {count} of the candidates had been computed before" if count else ""
 
 
 def _memory(selection: Selection) -> str:

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from sapo.errors import CandidateError, DataError
-from sapo.paraphrase import admit
+from sapo.paraphrase import admit, why_none
 from sapo.render import Renderer
 from sapo.score import Scorer
 from sapo.selection.differences import TIE, choose, compare, intervals_after_race
@@ -94,8 +94,9 @@ def select(
         raise DataError(f"epsilon = {epsilon}: allowed is 0 or a positive tolerance in nats per token")
     kept, rejected = admit(task, candidates, "given")
     if len(kept) == 1:
-        reasons = "; ".join(f"{r.text!r}: {r.reason}" for r in rejected) or "none were given"
-        raise CandidateError(f"task {task.name!r} has no candidate beside the original instruction ({reasons})")
+        raise CandidateError(
+            f"task {task.name!r} has no candidate beside the original instruction ({why_none(rejected)})"
+        )
     limit = min(max_length, context_length(model))
     rows = selection_rows(task, examples, sample, seed)
     settings = SelectionSettings(rule, sample, seed, strategy, delta, epsilon, None)

@@ -216,7 +216,8 @@ def test_peak_memory_on_a_cpu_is_this_process_s_own() -> None:
     )  # fmt: skip
     assert (10 << 20) < int(child.stdout) < held - block.nbytes / 4
     del block
-    assert (peak_memory() or 0) >= held
+    # The system counts pages in batches for each thread.
+    assert (peak_memory() or 0) >= 0.99 * held
 
 
 def test_peak_memory_on_accelerators_adds_them_up_from_the_first_scorer_on(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,6 +39,7 @@ ROOMS = (
     "card",
     "formats",
     "record",
+    "gathering",
     "setup",
     "steps",
     "sequence",

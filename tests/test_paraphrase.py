@@ -89,18 +89,6 @@ def test_a_label_that_the_original_does_not_name_need_not_be_kept() -> None:
     assert verdict("Judge it: good?", labelled("Judge the text: good or not?", "good", "bad")) is None
 
 
-@pytest.mark.parametrize(("count", "kept"), [(0, 0), (1, 1), (2, 2), (3, 3), (20, 3), (None, 3)])
-def test_count_limits_the_candidates_beside_the_original(count: int | None, kept: int) -> None:
-    texts = ["yes or no 1", "", "yes or no 2", "maybe", "yes or no 3"]
-    candidates, _ = admit(toy_task(), texts, "given", count)
-    assert [c.text for c in candidates] == [ORIGINAL, *[f"yes or no {n}" for n in range(1, kept + 1)]]
-
-
-def test_texts_after_the_limit_are_not_judged() -> None:
-    _, rejected = admit(toy_task(), ["maybe", "yes or no", ""], "given", 1)
-    assert [r.text for r in rejected] == ["maybe"]
-
-
 @pytest.mark.parametrize(
     ("label", "text", "kept"),
     [

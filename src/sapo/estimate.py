@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass
 
 from sapo.config import Config
+from sapo.gathering import Gathering
 from sapo.progress import Reporter
 from sapo.record import Record
 from sapo.score import Scorer
@@ -37,8 +38,9 @@ def estimate(config: Config, progress: Reporter) -> Forecast:
     Raises:
         SapoError: for whatever would stop the run.
     """
-    Record(config.run_dir, config.plain()).check()
-    setup = set_up(config)
+    record = Record(config.run_dir, config.plain())
+    record.check()
+    setup = set_up(config, Gathering(config, record, progress, pays=False))
     for note in setup.notes:
         progress.note(note)
     task = setup.tasks[0]

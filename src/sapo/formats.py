@@ -9,7 +9,19 @@ from typing import Any
 import numpy as np
 
 from sapo.inspection import Inspection, LabelCount, Lengths, Reason
-from sapo.types import CandidateLoss, Instruction, Losses, Race, Rejection, Selection, Unused
+from sapo.paraphrase import Gathered
+from sapo.types import (
+    CandidateLoss,
+    Instruction,
+    Losses,
+    Race,
+    Rejection,
+    Search,
+    SearchRound,
+    Selection,
+    Unseen,
+    Unused,
+)
 
 
 def losses_to_json(losses: Losses) -> dict[str, Any]:
@@ -23,6 +35,25 @@ def losses_from_json(value: Mapping[str, Any]) -> Losses:
         np.array(value["nll"], dtype=np.float64),
         np.array(value["tokens"], dtype=np.int64),
         np.array(value["cut"], dtype=np.int64),
+    )
+
+
+def gathered_to_json(task: str, gathered: Gathered) -> dict[str, Any]:
+    """Return what was gathered for a task as JSON values."""
+    return {
+        "task": task,
+        "candidates": [{"text": c.text, "origin": c.origin} for c in gathered.candidates],
+        "rejected": [{"text": r.text, "reason": r.reason} for r in gathered.rejected],
+        "notes": list(gathered.notes),
+    }
+
+
+def gathered_from_json(value: Mapping[str, Any]) -> Gathered:
+    """Return what `gathered_to_json` took apart."""
+    return Gathered(
+        tuple(Instruction(c["text"], c["origin"]) for c in value["candidates"]),
+        tuple(Rejection(r["text"], r["reason"]) for r in value["rejected"]),
+        tuple(value["notes"]),
     )
 
 
@@ -43,6 +74,7 @@ def selection_to_json(selection: Selection) -> dict[str, Any]:
         "forward_tokens": selection.tokens,
         "peak_memory": selection.peak_memory,
         "race": None if selection.race is None else asdict(selection.race),
+        "search": None if selection.search is None else asdict(selection.search),
         "route": selection.route,
         "cached": selection.cached,
         "candidates": [
@@ -94,7 +126,13 @@ def selection_from_json(value: Mapping[str, Any]) -> Selection:
         race=None if value["race"] is None else Race(**value["race"]),
         route=value["route"],
         cached=value["cached"],
+        search=None if value["search"] is None else _search_from_json(value["search"]),
     )
+
+
+def _search_from_json(value: Mapping[str, Any]) -> Search:
+    rounds = tuple(SearchRound(**one) for one in value["rounds"])
+    return Search(value["before"], rounds, None if value["unseen"] is None else Unseen(**value["unseen"]))
 
 
 def inspection_to_json(inspection: Inspection) -> dict[str, Any]:

@@ -26,7 +26,7 @@ def choose_instruction(
         selection: their losses; needed by the policies in `BY_LOSS` only.
         seed: of the random draw.
     """
-    if policy == "original":
+    if policy == "original" or len(candidates) == 1:
         return candidates[0]
     if policy == "random":
         return candidates[1 + int(np.random.default_rng(seed).integers(len(candidates) - 1))]

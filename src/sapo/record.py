@@ -107,9 +107,11 @@ class Record:
         Raises:
             RecordError: if it is damaged, or was computed from something else, naming what differs.
         """
-        return self._processes.once(lambda: self._reuse(self.directory / name, inputs, parse))
+        return self._processes.once(lambda: self.find(name, inputs, parse))
 
-    def _reuse(self, path: Path, inputs: Inputs, parse: Callable[[Any], Any]) -> Any | None:
+    def find(self, name: str, inputs: Inputs, parse: Callable[[Any], Any] = lambda value: value) -> Any | None:
+        """Return the same in one process of a job, which tells the others what it found."""
+        path = self.directory / name
         if not path.is_file():
             return None
         stored = read_json(path)

@@ -13,6 +13,7 @@ from sapo.card import Trained
 from sapo.config import Config
 from sapo.evaluate import Evaluation
 from sapo.formats import inspection_to_json
+from sapo.gathering import Gathering
 from sapo.policies import BY_LOSS, choose_instruction
 from sapo.processes import join
 from sapo.progress import Reporter, Silent
@@ -37,12 +38,14 @@ def run(config: Config, progress: Reporter | None = None) -> Results:
     record = Record(config.run_dir, config.plain(), processes)
     # Before the model is loaded, and without leaving anything behind should the configuration be wrong.
     record.check()
-    setup = set_up(config, processes)
+    gathering = Gathering(config, record, progress)
+    setup = set_up(config, gathering, processes)
     with record:
         tell(setup, progress)
         progress.plan(setup.plan.cost)
         record.write("environment.json", environment(setup.loaded, processes))
         record.write_first("data.json", {"tasks": [inspection_to_json(i) for i in setup.inspections.values()]})
+        gathering.save(setup.tasks, [setup.gathered[task.name] for task in setup.tasks])
         steps = Steps(setup, record, progress)
         return _follow(setup, steps, record)
 
@@ -63,7 +66,7 @@ def _follow(setup: Setup, steps: Steps, record: Record) -> Results:
     state = steps.start
     cells = _evaluate_stage(setup, steps, state, trained)
     for task in setup.tasks:
-        selection = _measure(setup, steps, record, state, task)
+        selection = _measure(setup, steps, state, task)
         instruction = choose_instruction(config.policy, setup.candidates[task.name], selection, config.seed)
         trained.append(Trained(task, instruction, selection))
         selections.append(selection)
@@ -76,22 +79,11 @@ def _follow(setup: Setup, steps: Steps, record: Record) -> Results:
     return results
 
 
-def _measure(setup: Setup, steps: Steps, record: Record, state: State, task: Task) -> Selection | None:
-    candidates, rejected = setup.candidates[task.name], setup.rejected[task.name]
-    selection = None
-    if setup.config.policy in BY_LOSS:
-        chosen = setup.config.selection
-        selection = steps.measure(state, task, selection_rows(task, chosen.examples, chosen.sample, setup.config.seed))
-    # Written last: a resumed run with other candidates is refused by then, and its record is left as it was.
-    record.write(
-        f"candidates/{state.stage + 1}-{task.name}.json",
-        {
-            "task": task.name,
-            "candidates": [{"text": c.text, "origin": c.origin} for c in candidates],
-            "rejected": [{"text": r.text, "reason": r.reason} for r in rejected],
-        },
-    )
-    return selection
+def _measure(setup: Setup, steps: Steps, state: State, task: Task) -> Selection | None:
+    if setup.config.policy not in BY_LOSS:
+        return None
+    chosen = setup.config.selection
+    return steps.measure(state, task, selection_rows(task, chosen.examples, chosen.sample, setup.config.seed))
 
 
 def _evaluate_stage(

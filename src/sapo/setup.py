@@ -17,10 +17,11 @@ from sapo.card import earlier_tasks, library_versions
 from sapo.config import Config, TaskConfig
 from sapo.errors import ConfigError
 from sapo.finetune import TrainSettings
+from sapo.gathering import Gathering
 from sapo.inspection import Inspection, data_table, drop_overlap, inspect_task, warnings_of
 from sapo.methods import METHODS, LoraSettings, SeqLora
 from sapo.model import LoadedModel, best_device, load_model
-from sapo.paraphrase import gather
+from sapo.paraphrase import Gathered
 from sapo.plan import Plan, make_plan
 from sapo.policies import BY_LOSS
 from sapo.processes import ALONE, Processes
@@ -43,13 +44,23 @@ class Setup:
     method: SeqLora
     tasks: tuple[Task, ...]
     watch: tuple[Task, ...]
-    candidates: Mapping[str, tuple[Instruction, ...]]
-    rejected: Mapping[str, tuple[Rejection, ...]]
+    gathering: Gathering
+    gathered: Mapping[str, Gathered]
     settings: TrainSettings
     plan: Plan
     inspections: Mapping[str, Inspection]
     earlier: tuple[Mapping[str, Any], ...]
     processes: Processes
+
+    @property
+    def candidates(self) -> Mapping[str, tuple[Instruction, ...]]:
+        """Per task, the original first."""
+        return {name: found.candidates for name, found in self.gathered.items()}
+
+    @property
+    def rejected(self) -> Mapping[str, tuple[Rejection, ...]]:
+        """Per task, the texts that are no candidates."""
+        return {name: found.rejected for name, found in self.gathered.items()}
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -63,6 +74,7 @@ class Setup:
             *_forced(self.config),
             *(given if model.adapter and self.config.method == "seq-lora" else []),
             *(f"{task.name}: {note}" for task in (*self.tasks, *self.watch) for note in task.notes),
+            *(note for found in self.gathered.values() for note in found.notes),
             *(
                 f"{name}: a single update, at which warm-up begins with learning rate 0: nothing would be learned. "
                 "Set train.warmup to 0, or more epochs, or a smaller train.batch_size"
@@ -83,14 +95,15 @@ class Setup:
 
     def selection_settings(self, task: Task) -> SelectionSettings:
         """Return how the instruction of a task is chosen."""
-        chosen = self.config.selection
+        chosen, searched = self.config.selection, self.config.candidates.search
         races = _races(self.config)
         return SelectionSettings(
             rule=chosen.rule,
             sample=chosen.sample,
             seed=self.config.seed,
             strategy="racing" if races else "exhaustive",
-            delta=chosen.delta,
+            # All races of a search together keep delta.
+            delta=chosen.delta / (1 if searched is None else 1 + searched.rounds),
             epsilon=chosen.epsilon,
             budget=chosen.budget * self.plan.train[task.name].cost if races and chosen.budget is not None else None,
         )
@@ -109,25 +122,30 @@ class _Given:
     tasks: tuple[Task, ...]
     watch: tuple[Task, ...]
     dropped: Mapping[str, int]
-    candidates: Mapping[str, tuple[Instruction, ...]]
-    rejected: Mapping[str, tuple[Rejection, ...]]
+    gathered: Mapping[str, Gathered]
 
 
-def set_up(config: Config, processes: Processes = ALONE) -> Setup:
-    """Load and check everything a run needs; writes nothing.
+def set_up(config: Config, gathering: Gathering | None = None, processes: Processes = ALONE) -> Setup:
+    """Load and check everything a run needs; writes nothing but replies of language models, to the user's cache.
 
     Only the first process reads data and candidates; every one of them loads the model.
+
+    Args:
+        config: of the run.
+        gathering: gives every task its candidates.
+        processes: of this job.
 
     Raises:
         SapoError: for whatever would stop the run later.
     """
-    given = processes.once(lambda: _read(config))
+    gathering = gathering or Gathering(config)
+    given = processes.once(lambda: _read(config, gathering))
     # Finalisers of dropped objects would run at some later point and could swallow a Ctrl-C there.
     gc.collect()
-    return processes.together(lambda: _load(config, given, processes))
+    return processes.together(lambda: _load(config, gathering, given, processes))
 
 
-def _read(config: Config) -> _Given:
+def _read(config: Config, gathering: Gathering) -> _Given:
     own = {name: _source(task) for name, task in config.tasks.items()}
     tasks = load_sequence(config.sequence, config.data_dir, own)
     watch = load_sequence(config.watch, config.data_dir, own)
@@ -144,20 +162,13 @@ def _read(config: Config) -> _Given:
     dropped = {task.name: rows for task, rows in apart}
     tasks = tuple(_used_rows(task, config) for task, _ in apart)
     watch = tuple(_used_rows(hold_out(task), config) for task in watch)
-    needs = config.policy != "original"
-    gathered = {
-        task.name: gather(task, config.candidates.file, config.candidates.count)
-        if needs
-        else ((Instruction(task.instruction, "original"),), ())
-        for task in tasks
-    }
-    candidates = {name: kept for name, (kept, _) in gathered.items()}
-    rejected = {name: refused for name, (_, refused) in gathered.items()}
-    return _Given(tasks, watch, dropped, candidates, rejected)
+    gathered = {task.name: gathering(task, number) for number, task in enumerate(tasks, start=1)}
+    return _Given(tasks, watch, dropped, gathered)
 
 
-def _load(config: Config, given: _Given, processes: Processes) -> Setup:
-    tasks, watch, candidates = given.tasks, given.watch, given.candidates
+def _load(config: Config, gathering: Gathering, given: _Given, processes: Processes) -> Setup:
+    tasks, watch = given.tasks, given.watch
+    candidates = {name: found.candidates for name, found in given.gathered.items()}
     device = processes.device(config.model.device or best_device())
     loaded = load_model(config.model.base, config.model.adapter, config.model.dtype, device)
     lora = LoraSettings(config.lora.r, config.lora.alpha, config.lora.dropout, config.lora.target_modules)
@@ -183,7 +194,7 @@ def _load(config: Config, given: _Given, processes: Processes) -> Setup:
         task.name: inspect_task(task, renderer, _selected(task, config), given.dropped[task.name]) for task in tasks
     } | {task.name: inspect_task(replace(task, train=()), renderer) for task in watch}
     return Setup(
-        config, loaded, renderer, method, tasks, watch, candidates, given.rejected, settings, plan, inspections,
+        config, loaded, renderer, method, tasks, watch, gathering, given.gathered, settings, plan, inspections,
         _earlier(config), processes,
     )  # fmt: skip
 

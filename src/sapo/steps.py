@@ -9,7 +9,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +21,18 @@ from sapo.errors import RecordError, ScoreError, TrainError
 from sapo.evaluate import Evaluation, evaluate
 from sapo.finetune import Checkpoints, finetune
 from sapo.formats import losses_from_json, losses_to_json, selection_from_json, selection_to_json
+from sapo.paraphrase import Gathered, Ranking
+from sapo.plan import Work
 from sapo.progress import Reporter
 from sapo.record import Inputs, Record
 from sapo.results import Prompt
 from sapo.score import Scorer
-from sapo.selection import score_candidates
+from sapo.search import SearchSettings, search
+from sapo.selection import SelectionSettings, score_candidates
 from sapo.setup import Setup
 from sapo.state import state_fingerprint
 from sapo.storage import fingerprint, unwritable, write_json, write_text
-from sapo.types import Example, Selection, Task
+from sapo.types import Example, Instruction, Selection, Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,17 +81,59 @@ class Steps:
             self._progress.reused(label, work.cost)
         else:
             self._bring(state)
-            with (
-                self._progress.step(label, work.units, work.cost) as advance,
-                self._progress.race([c.text for c in candidates], len(rows)) as watch,
-            ):
-                selection = score_candidates(
-                    self._scorer, self._renderer, task, candidates, rows, settings,
-                    rejected=rejected, advance=advance, watch=watch, cache=self._setup.cache(state.fingerprint),
-                )  # fmt: skip
+            selection = self._select(state, task, candidates, rows, settings, label, work)
+            selection = replace(selection, rejected=rejected)
+            if self._setup.config.candidates.search is not None:
+                selection = self._search(state, task, selection, rows, settings)
             self._record.save(path, inputs, selection_to_json(selection))
         self.seconds["scoring"] += selection.seconds
         return selection
+
+    def _select(
+        self,
+        state: State,
+        task: Task,
+        candidates: Sequence[Instruction],
+        rows: Sequence[int],
+        settings: SelectionSettings,
+        label: str,
+        work: Work,
+    ) -> Selection:
+        with (
+            self._progress.step(label, work.units, work.cost) as advance,
+            self._progress.race([c.text for c in candidates], len(rows)) as watch,
+        ):
+            return score_candidates(
+                self._scorer, self._renderer, task, candidates, rows, settings,
+                advance=advance, watch=watch, cache=self._setup.cache(state.fingerprint),
+            )  # fmt: skip
+
+    def _search(
+        self, state: State, task: Task, first: Selection, rows: Sequence[int], settings: SelectionSettings
+    ) -> Selection:
+        chosen, setup = self._setup.config.candidates.search, self._setup
+        if chosen is None:
+            return first
+        other = [i for i in range(len(task.train)) if i not in set(rows)][: len(rows)]
+
+        def propose(ranking: Ranking, known: Sequence[Instruction]) -> Gathered:
+            return setup.processes.once(lambda: setup.gathering.more(task, ranking, known, chosen.count))
+
+        def measure(candidates: Sequence[Instruction], budget: float | None) -> Selection:
+            label = f"task {state.stage + 1} {task.name}: searching, {len(candidates)} candidates"
+            none = Work(len(candidates) * len(rows), 0, 0)
+            return self._select(state, task, candidates, rows, replace(settings, budget=budget), label, none)
+
+        def unseen(candidates: Sequence[Instruction]) -> tuple[int, list[float]] | None:
+            if not other:
+                return None
+            exhaustive = replace(settings, strategy="exhaustive", budget=None)
+            label = f"task {state.stage + 1} {task.name}: checking the search on {len(other)} unseen rows"
+            none = Work(len(candidates) * len(other), 0, 0)
+            found = self._select(state, task, candidates, other, exhaustive, label, none)
+            return len(other), [c.loss for c in found.candidates]
+
+        return search(first, SearchSettings(chosen.rounds, chosen.count, settings.budget), propose, measure, unseen)
 
     def train(self, state: State, trained: Sequence[Trained]) -> State:
         """Return the state after training on the last of ``trained``, the adapter written beside its lineage."""

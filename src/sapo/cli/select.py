@@ -22,15 +22,18 @@ from sapo.cli.app import (
     roles,
     terminal,
 )
-from sapo.errors import ConfigError
+from sapo.errors import CandidateError, ConfigError
 from sapo.processes import join
 
 if TYPE_CHECKING:
-    from sapo.types import Instruction, Rejection, Task
+    from sapo.paraphrase import Gathered
+    from sapo.types import Task
 
 Rule = Literal["lowest", "confident"]
 Sample = Literal["stratified", "first"]
 Strategy = Literal["racing", "exhaustive"]
+# Paraphrases, where no file is given.
+_COUNT = 20
 
 
 @app.command("select")
@@ -40,7 +43,10 @@ def select_command(
         typer.Option(help="A task's name; or your own data: a JSON, JSONL, CSV or Parquet file, directory, hub id."),
     ],
     candidates: Annotated[
-        Path | None, typer.Option(help="JSON list, JSONL, or JSON object keyed by task; built-in ones if left out.")
+        Path | None,
+        typer.Option(
+            help="JSON list, JSONL, or JSON object keyed by task; by default built-in ones, or such as rules make."
+        ),
     ] = None,
     model: Model = "embedded",
     adapter: Annotated[str | None, typer.Option(help="Adapter on the model: its current state.")] = None,
@@ -75,16 +81,16 @@ def select_command(
     _demand_writable(json_out)
     _demand_sensible(delta, epsilon, budget)
 
-    def read() -> tuple[Task, tuple[Instruction, ...], tuple[Rejection, ...]]:
-        from sapo.paraphrase import gather
+    def read() -> tuple[Task, Gathered]:
         from sapo.tasks import load_task
 
         loaded = load_task(task, data_dir, instruction=instruction, suffix=suffix, columns=roles(column), subset=subset)
-        return loaded, *gather(loaded, candidates, None)
+        return loaded, _gather(loaded, candidates)
 
     processes = join(None)
     with resumable(lambda: _kept(use_cache)), quiet_libraries(), terminal() as progress:
-        loaded_task, kept, rejected = processes.once(read)
+        loaded_task, gathered = processes.once(read)
+        kept, rejected = gathered.candidates, gathered.rejected
         from sapo.cache import LossCache, cache_directory
         from sapo.inspection import data_table, inspect_rows, warnings_of
         from sapo.model import best_device, load_model
@@ -97,7 +103,7 @@ def select_command(
 
         device = processes.device(best_device())
         loaded = processes.together(lambda: load_model(model, adapter, device=device))
-        for note in (*loaded.notes, *loaded_task.notes):
+        for note in (*loaded.notes, *loaded_task.notes, *gathered.notes):
             progress.note(note)
         cache = None
         if use_cache:
@@ -132,6 +138,18 @@ def select_command(
     if json_out is not None:
         write_json(json_out, {"model": loaded.name, **selection_to_json(selection)})
         console().print(f"written to {json_out}", markup=False, highlight=False)
+
+
+def _gather(task: Task, file: Path | None) -> Gathered:
+    """Return all of a file's candidates; without one, as many as a run takes from what the library has."""
+    from sapo.paraphrase import Builtin, FromFile, Rules, gather, why_none
+
+    gathered = gather(task, (FromFile(file),), None) if file else gather(task, (Builtin(), Rules()), _COUNT)
+    if len(gathered.candidates) == 1:
+        raise CandidateError(
+            f"task {task.name!r} has no valid candidate beside the original instruction ({why_none(gathered.rejected)})"
+        )
+    return gathered
 
 
 def _kept(cached: bool) -> str:

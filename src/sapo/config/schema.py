@@ -35,6 +35,7 @@ Positive = Annotated[int, Field(gt=0)]
 Policy = Literal["original", "sapo", "random", "highest", "median"]
 MethodName = Literal["seq-lora", "inc-lora"]
 TestPrompt = Literal["selected", "original", "both"]
+SourceName = Literal["file", "builtin", "rules", "local", "openai"]
 Metric = Literal["exact_match", "rouge_l", "list_f1"]
 Column = Literal["input", "answer", "instruction", "messages"]
 
@@ -99,11 +100,69 @@ class DataConfig(_Part):
     drop_overlap: bool = False
 
 
+class ServerConfig(_Part):
+    """An OpenAI-compatible server; its key comes from the environment (OPENAI_API_KEY) and from nowhere else."""
+
+    model: Annotated[str, Field(min_length=1)]
+    base_url: Annotated[str, Field(pattern="^https?://")] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] = 1.0
+    timeout: Annotated[float, Field(gt=0)] = 60.0
+    concurrency: Annotated[int, Field(gt=0, le=64)] = 4
+    max_requests: Positive = 200
+    max_tokens: Positive = 200_000
+
+
+class LocalConfig(_Part):
+    """A causal LM on this machine; by default the model that is trained, without adapters."""
+
+    model: str | None = None
+    temperature: Annotated[float, Field(gt=0, le=2)] = 1.0
+
+
+class SearchConfig(_Part):
+    """Rounds of new candidates after the first selection, each with so many."""
+
+    rounds: Positive = 3
+    count: Positive = 8
+
+
 class CandidatesConfig(_Part):
     """Where paraphrases come from; count excludes the original."""
 
+    sources: Annotated[tuple[SourceName, ...], Field(min_length=1)] | None = None
     file: Local | None = None
     count: Positive = 20
+    local: LocalConfig = LocalConfig()
+    openai: ServerConfig | None = None
+    search: SearchConfig | None = None
+
+    @property
+    def asked(self) -> tuple[SourceName, ...]:
+        """The sources in order: the file where there is one, else what needs neither network nor model."""
+        return self.sources or (("file",) if self.file is not None else ("builtin", "rules"))
+
+    @model_validator(mode="after")
+    def _complete(self) -> CandidatesConfig:
+        twice = [name for n, name in enumerate(self.asked) if name in self.asked[:n]]
+        if twice:
+            raise ValueError(f"sources names {twice[0]} twice")
+        if ("file" in self.asked) != (self.file is not None):
+            raise ValueError(
+                "sources has file, but no file is given (candidates.file)"
+                if self.file is None
+                else f"file {self.file} is given, but sources ({', '.join(self.asked)}) lacks file"
+            )
+        if ("openai" in self.asked) != (self.openai is not None):
+            raise ValueError(
+                "sources has openai, but no server's model is named (candidates.openai.model)"
+                if self.openai is None
+                else f"openai is given, but sources ({', '.join(self.asked)}) lacks openai"
+            )
+        if self.search is not None and set(self.asked) <= {"file", "builtin"}:
+            raise ValueError(
+                f"search needs a source of new candidates (rules, local or openai); sources: {', '.join(self.asked)}"
+            )
+        return self
 
 
 class SelectionConfig(_Part):
@@ -194,6 +253,18 @@ class Config(_Part):
         if isinstance(data.get("tasks"), dict):
             data["tasks"] = {k: {"data": v} if isinstance(v, str) else v for k, v in data["tasks"].items()}
         return data
+
+    @model_validator(mode="after")
+    def _search_races(self) -> Config:
+        chosen = self.selection
+        if self.candidates.search is not None and not (
+            self.policy == "sapo" and chosen.rule == "lowest" and chosen.strategy == "racing"
+        ):
+            raise ValueError(
+                "candidates.search needs policy sapo, selection.rule lowest and selection.strategy racing, not "
+                f"{self.policy}, {chosen.rule} and {chosen.strategy}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _room_for_answers(self) -> Config:

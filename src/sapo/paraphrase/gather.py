@@ -1,47 +1,130 @@
-"""Candidates for a task of a run: from the user's file, or the ones that come with the library."""
+"""Candidates for a task: sources asked in order, what they give checked, the most different kept."""
 
 from __future__ import annotations
 
-import json
-from functools import cache
-from importlib.resources import files
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from math import ceil
 
-from sapo.errors import CandidateError
-from sapo.paraphrase.checks import admit, why_none
-from sapo.paraphrase.files import candidates_file
-from sapo.tasks import BUILTIN, builtin_paraphrases
-from sapo.types import Instruction, Rejection, Task
+from sapo.paraphrase.checks import Pool, installed_encoder
+from sapo.paraphrase.diversity import most_different
+from sapo.paraphrase.source import Ranking, Source
+from sapo.types import Instruction, Origin, Rejection, Task
+
+# Paraphrases wanted where there is no limit.
+_PLENTY = 20
+# Valid texts asked for in place of each one that is kept, so that there are some to choose from.
+_SPARE = 1.5
 
 
-def gather(task: Task, file: Path | None, count: int | None) -> tuple[tuple[Instruction, ...], tuple[Rejection, ...]]:
-    """Return the original followed by at most ``count`` paraphrases, and the rejected texts.
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """What became of a task's instruction.
 
-    Without a file, built-in tasks and those of the published sequences have 20 hand-written paraphrases each.
+    Attributes:
+        candidates: the original, then its paraphrases, those of earlier sources first.
+        rejected: texts that are no candidates, with reasons.
+        notes: what the user should know, one sentence each.
+    """
+
+    candidates: tuple[Instruction, ...]
+    rejected: tuple[Rejection, ...]
+    notes: tuple[str, ...] = ()
+
+
+def gather(
+    task: Task,
+    sources: Sequence[Source],
+    count: int | None,
+    advance: Callable[[Origin, int], None] = lambda origin, texts: None,
+) -> Gathered:
+    """Return the original followed by at most ``count`` paraphrases of it.
+
+    A source is asked only for what those before it lack. Where it gives more valid texts than that, those are kept
+    that differ most from each other and from what there is.
+
+    Args:
+        task: whose instruction is the original.
+        sources: in order of preference.
+        count: the original not counted; None takes everything.
+        advance: told who gave how many texts, valid or not.
 
     Raises:
-        CandidateError: if there is no valid paraphrase.
+        CandidateError: if a source can give nothing, for a reason that the user can act on.
     """
-    if file is not None:
-        texts = candidates_file(file, task.name)
-    elif task.name in BUILTIN:
-        texts = builtin_paraphrases(task.name)
-    elif task.name in _published():
-        texts = _published()[task.name]
-    else:
-        raise CandidateError(
-            f"no paraphrases come with the library for task {task.name!r}: give candidates.file (--candidates), "
-            "a JSON list, JSONL, or a JSON object keyed by task"
-        )
-    kept, rejected = admit(task, texts, "builtin" if file is None else "file", count)
-    if len(kept) == 1:
-        raise CandidateError(
-            f"task {task.name!r} has no valid candidate beside the original instruction ({why_none(rejected)})"
-        )
-    return kept, rejected
+    pool = Pool(task, installed_encoder())
+    kept, left_out = pool.kept[:1], list[Rejection]()
+    for source in sources:
+        missing = None if count is None else count + 1 - len(kept)
+        if missing == 0:
+            break
+        valid = _asked(source, task, pool, None if missing is None else ceil(_SPARE * missing), advance)
+        if missing is None:
+            kept += valid
+            continue
+        picked = most_different([c.text for c in kept], [c.text for c in valid], missing)
+        kept += [valid[i] for i in picked]
+        left_out += [
+            Rejection(c.text, f"valid, but the {missing} kept differ more from each other")
+            for i, c in enumerate(valid)
+            if i not in picked
+        ]
+    return Gathered(tuple(kept), (*pool.rejected, *left_out), _notes(task, pool, len(kept) - 1, count))
 
 
-@cache
-def _published() -> dict[str, tuple[str, ...]]:
-    content = files("sapo.paraphrase").joinpath("published.json").read_text(encoding="utf-8")
-    return {task: tuple(texts) for task, texts in json.loads(content).items()}
+def descendants(
+    task: Task,
+    sources: Sequence[Source],
+    count: int,
+    ranking: Ranking,
+    known: Sequence[Instruction],
+    advance: Callable[[Origin, int], None] = lambda origin, texts: None,
+) -> Gathered:
+    """Return the original followed by at most ``count`` new texts that take after the best of a ranking.
+
+    Args:
+        task: as in `gather`, also for what follows.
+        sources: those that cannot learn give nothing.
+        count: new texts at most; the first valid ones are kept, as likeness is wanted now.
+        ranking: what did best and worst.
+        known: candidates that need not come again.
+        advance: as in `gather`.
+    """
+    pool = Pool(task, installed_encoder(), known)
+    kept = pool.kept[:1]
+    for source in sources:
+        missing = count + 1 - len(kept)
+        if missing > 0:
+            kept += _asked(source, task, pool, missing, advance, ranking)[:missing]
+    return Gathered(tuple(kept), tuple(pool.rejected))
+
+
+def _asked(
+    source: Source,
+    task: Task,
+    pool: Pool,
+    wanted: int | None,
+    advance: Callable[[Origin, int], None],
+    ranking: Ranking | None = None,
+) -> list[Instruction]:
+    """Return the valid texts of a source, asked until there are as many as wanted; None asks for everything."""
+    before = len(pool.kept)
+    rounds = source.paraphrases(task, wanted or _PLENTY, lambda texts: advance(source.origin, texts), ranking)
+    with closing(rounds):
+        for texts in rounds:
+            pool.add(texts, source.origin)
+            if wanted is not None and len(pool.kept) - before >= wanted:
+                break
+    return pool.kept[before:]
+
+
+def _notes(task: Task, pool: Pool, found: int, count: int | None) -> tuple[str, ...]:
+    few = []
+    if found == 0:
+        few.append(f"{task.name}: no valid paraphrase, so there is only the original instruction")
+    elif count is not None and found < count:
+        few.append(f"{task.name}: {found} of {count} paraphrases that were asked for")
+    if pool.rejected and few:
+        few = [f"{few[0]}; {len(pool.rejected)} texts were turned away"]
+    return (*few, *([pool.note] if pool.note and found else []))

@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sapo.report.candidates import print_gathered as print_gathered
     from sapo.report.compare import print_report as print_report
     from sapo.report.forecast import print_dry_run as print_dry_run
     from sapo.report.prompt import print_prompt as print_prompt
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "print_dry_run": "forecast",
+    "print_gathered": "candidates",
     "print_prompt": "prompt",
     "print_report": "compare",
     "print_run": "run",

@@ -1,69 +1,10 @@
-"""Why a text is not a valid candidate."""
+"""What a paraphrase must keep to the letter: the labels and the numbers that the original instruction names."""
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Sequence
 
 import regex
-
-from sapo.types import Instruction, Origin, Rejection, Task
-
-# Rejected texts that an error names, and characters of each.
-_NAMED, _SHOWN = 5, 60
-
-
-def admit(
-    task: Task, texts: Sequence[str], origin: Origin, count: int | None = None
-) -> tuple[tuple[Instruction, ...], tuple[Rejection, ...]]:
-    """Return the original followed by the valid texts, and the rejected ones with reasons.
-
-    Args:
-        task: the task whose instruction is the original.
-        texts: paraphrases, in order of preference.
-        origin: where they come from.
-        count: take at most this many, the original not counted; None takes all.
-    """
-    kept = [Instruction(task.instruction, "original")]
-    seen = {_folded(task.instruction): "the original instruction"}
-    rejected = []
-    for number, raw in enumerate(texts, start=1):
-        if count is not None and len(kept) > count:
-            break
-        text = raw.strip()
-        reason = _reason(text, task, seen)
-        if reason is None:
-            kept.append(Instruction(text, origin))
-            seen[_folded(text)] = f"candidate {number}"
-        else:
-            rejected.append(Rejection(raw, reason))
-    return tuple(kept), tuple(rejected)
-
-
-def why_none(rejected: Sequence[Rejection]) -> str:
-    """Return in a few words why no text became a candidate: the first ones with their reasons."""
-    if not rejected:
-        return "none were given"
-    shown = [f"{r.text[:_SHOWN]!r}: {r.reason}" for r in rejected[:_NAMED]]
-    more = len(rejected) - len(shown)
-    return "; ".join([*shown, *([f"and {more} more"] if more else [])])
-
-
-def _reason(text: str, task: Task, seen: dict[str, str]) -> str | None:
-    if not text:
-        return "empty"
-    kinds = {unicodedata.category(c) for c in text if c not in "\n\t"}
-    if "Cc" in kinds:
-        return "contains control characters"
-    if "Cs" in kinds:
-        return "contains half a character (a lone surrogate)"
-    if _folded(text) in seen:
-        return f"same as {seen[_folded(text)]}"
-    missing = [label for label in task.labels if not keeps(label, task.instruction, text)]
-    if missing:
-        return f"lacks the label {', '.join(map(repr, missing))} that the original instruction names"
-    return None
-
 
 # Letters and digits that continue a word; Han, kana and Thai are written without spaces, so there any
 # neighbour is a boundary.
@@ -74,6 +15,46 @@ _MARK = regex.compile(r"[.):、．]\s*(\p{L}+)")
 _EXPLAINS = regex.compile(r"\p{L}\s*\($")
 _MARK_LENGTH = 2
 
+# A number by itself, not the mark of an enumeration ("1)", "2.", "3:" before a word), not a stray footnote mark before
+# the capital that begins a sentence ("1 In short"), not part of a word.
+_NUMBER = regex.compile(
+    rf"(?<!{_WORD}|\d[.,])(\d+(?:[.,]\d+)*)(?!{_WORD}|[):、．]|\.\s|\s+\p{{Lu}}\p{{Ll}})", regex.VERSION1
+)
+_WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
+# A small number may only describe the input ("4 options") and go with that description. It bears on the task as an end
+# of a scale, behind a bound, or before a unit of what is to be written.
+_SCALE = regex.compile(r"[-–—~]\s*$|\b(?:to|through|and|bis|a|à|to the)\s+$|[到至]\s*$")
+_SCALED = regex.compile(r"^\s*[-–—~]\s*\d|^\s+(?:to|through)\s+\d|^\s*[到至]\s*\d")
+_BOUND = regex.compile(
+    r"\b(?:most|least|than|exactly|maximum|minimum|to|within|only|under|over|of)\s+$|[多少过]$", regex.I
+)
+_UNIT = regex.compile(
+    r"^[\s-]+(?:\w+[\s-]+)?(?:words?|sentences?|paragraphs?|lines?|bullets?|points?|characters?|letters?|items?"
+    r"|keywords?|examples?|percent|tokens?)\b|^\s*[个句字段行%]",
+    regex.IGNORECASE,
+)
+
+
+def missing_labels(labels: Sequence[str], original: str, text: str) -> tuple[str, ...]:
+    """Return the labels that the original names and the text does not."""
+    return tuple(label for label in labels if not keeps(label, original, text))
+
+
+def missing_numbers(labels: Sequence[str], original: str, text: str) -> tuple[str, ...]:
+    """Return the numbers that bear on the task and are missing in the text, where up to twelve may stand in words.
+
+    Labels that are numbers are not counted here; see `missing_labels`.
+    """
+    wanted = dict.fromkeys(
+        found.group(1)
+        for found in _NUMBER.finditer(original)
+        if found.group(1) not in labels and _bears(found.group(1), original[: found.start()], original[found.end() :])
+    )
+    # As a mark of an enumeration, too, a number is named.
+    there = set(regex.findall(r"\d+(?:[.,]\d+)*", text))
+    words = {word.casefold() for word in regex.findall(r"\p{L}+", text)}
+    return tuple(n for n in wanted if n not in there and not _in_words(n, words))
+
 
 def keeps(label: str, original: str, text: str) -> bool:
     """Whether ``text`` names ``label`` to the letter, as a whole word, wherever ``original`` does.
@@ -83,6 +64,18 @@ def keeps(label: str, original: str, text: str) -> bool:
     """
     theirs, ours = _mentions(original, label), _mentions(text, label)
     return not theirs or any(not o or any(_same_mark(o, t) for t in theirs if t) for o in ours)
+
+
+def _bears(number: str, before: str, after: str) -> bool:
+    """Whether a number between two texts says something about the task, and not only about the input."""
+    if not number.isdecimal() or int(number) >= len(_WORDS):
+        return True
+    scale = _SCALED.match(after) or (_SCALE.search(before) and regex.search(r"\d\W*(?:\w+\s+)?$", before))
+    return bool(scale or _BOUND.search(before) or _UNIT.match(after))
+
+
+def _in_words(number: str, words: set[str]) -> bool:
+    return number.isdecimal() and int(number) < len(_WORDS) and _WORDS[int(number)] in words
 
 
 def _same_mark(one: str, other: str) -> bool:
@@ -101,7 +94,3 @@ def _mentions(text: str, label: str) -> set[str]:
         explains = _EXPLAINS.search(text[: mention.start()])
         found.add(after.group(1) if after and not explains else "")
     return found
-
-
-def _folded(text: str) -> str:
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())

@@ -1,0 +1,143 @@
+"""`sapo paraphrase`."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, get_args
+
+import typer
+
+from sapo.cli.app import (
+    Columns,
+    DataDir,
+    Given,
+    Subset,
+    again,
+    app,
+    console,
+    one_process,
+    quiet_libraries,
+    resumable,
+    roles,
+    terminal,
+)
+from sapo.errors import ConfigError, nearest
+
+if TYPE_CHECKING:
+    from sapo.types import Task
+
+SourceName = Literal["file", "builtin", "rules", "local", "openai"]
+
+
+@app.command("paraphrase")
+def paraphrase_command(
+    out: Annotated[Path, typer.Option(help="JSON lines to write: text, origin. Rejected texts go beside it.")],
+    task: Annotated[
+        str | None,
+        typer.Option(help="A task's name, or your own data as for select; not needed with --instruction."),
+    ] = None,
+    source: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="file, builtin, rules, local or openai; repeatable, in order of preference. [default: builtin, rules]"
+        ),
+    ] = None,
+    count: Annotated[int, typer.Option(min=1, help="Paraphrases wanted.")] = 20,
+    data_dir: DataDir = None,
+    instruction: Given = None,
+    suffix: Annotated[str | None, typer.Option(help="Replaces the task's suffix.")] = None,
+    column: Columns = None,
+    subset: Subset = None,
+    candidates: Annotated[Path | None, typer.Option(help="For --source file: JSON list, JSONL, or by task.")] = None,
+    model: Annotated[str, typer.Option(help="For --source local: 'embedded', a directory, or a hub id.")] = "embedded",
+    server_model: Annotated[str | None, typer.Option(help="For --source openai: the model's name there.")] = None,
+    base_url: Annotated[str | None, typer.Option(help="For --source openai: such as http://localhost:8000/v1.")] = None,
+    temperature: Annotated[float, typer.Option(min=0.01, max=2, help="Of language models.")] = 1.0,
+    max_requests: Annotated[int, typer.Option(min=1, help="To a server, at most.")] = 200,
+    max_tokens: Annotated[int, typer.Option(min=1, help="To and from a server, at most.")] = 200_000,
+    seed: Annotated[int, typer.Option(min=0, help="Of language models.")] = 42,
+) -> None:
+    """Write paraphrases of a task's instruction to a file, checked; trains and scores nothing.
+
+    The key of a server comes from the environment (OPENAI_API_KEY).
+    """
+    one_process("sapo paraphrase")
+    names = _names(source, candidates, server_model)
+    _demand_writable(out)
+    with resumable(lambda: f"Replies that came in are kept. {again()}"), quiet_libraries(), terminal() as progress:
+        loaded = _task(task, data_dir, instruction, suffix, column, subset)
+        for note in loaded.notes:
+            progress.note(note)
+        from sapo.paraphrase import LocalSettings, ServerSettings, gather, open_sources
+
+        server = None
+        if server_model is not None:
+            server = ServerSettings(
+                base_url, server_model, temperature, max_requests=max_requests, max_tokens=max_tokens
+            )
+        local = LocalSettings(model, None, None, temperature)
+        sources = open_sources(names, file=candidates, local=local, server=server, seed=seed, tell=progress.note)
+        for cost in filter(None, (s.cost(loaded, count) for s in sources)):
+            progress.note(cost)
+        progress.plan(count)
+        with progress.step(f"{loaded.name}: paraphrasing", count, count) as advance:
+            gathered = gather(loaded, sources, count, lambda origin, texts: advance(texts))
+    from sapo.report import print_gathered
+    from sapo.storage import write_text
+
+    refused = out.with_suffix(".rejected.jsonl") if gathered.rejected else None
+    write_text(out, _lines({"text": c.text, "origin": c.origin} for c in gathered.candidates[1:]))
+    if refused is not None:
+        write_text(refused, _lines({"text": r.text, "reason": r.reason} for r in gathered.rejected))
+    print_gathered(console(), loaded, gathered, out, refused)
+
+
+def _names(source: list[str] | None, file: Path | None, server_model: str | None) -> tuple[SourceName, ...]:
+    """Return the sources asked for, where all that they need is given."""
+    asked = source or (["file"] if file is not None else ["builtin", "rules"])
+    allowed: tuple[SourceName, ...] = get_args(SourceName)
+    unknown = [name for name in asked if name not in allowed]
+    if unknown:
+        raise ConfigError(f"--source {unknown[0]!r}: allowed: {', '.join(allowed)}.{nearest(unknown[0], allowed)}")
+    twice = [name for n, name in enumerate(asked) if name in asked[:n]]
+    if twice:
+        raise ConfigError(f"--source {twice[0]} is given twice")
+    for name, given, option in (("file", file, "--candidates"), ("openai", server_model, "--server-model")):
+        if (name in asked) != (given is not None):
+            raise ConfigError(
+                f"--source {name} needs {option}" if given is None else f"{option} is for --source {name}: add that"
+            )
+    return tuple(name for wanted in asked for name in allowed if name == wanted)
+
+
+def _task(
+    task: str | None,
+    data_dir: Path | None,
+    instruction: str | None,
+    suffix: str | None,
+    column: list[str] | None,
+    subset: str | None,
+) -> Task:
+    """Return the task; one without rows where there is but an instruction."""
+    from sapo.tasks import load_task
+    from sapo.types import Task
+
+    if task is not None:
+        return load_task(task, data_dir, instruction=instruction, suffix=suffix, columns=roles(column), subset=subset)
+    if instruction is None or not instruction.strip():
+        raise ConfigError("--task or --instruction is needed: whose instruction is to be paraphrased?")
+    return Task("instruction", instruction.strip(), suffix or "", (), "rouge_l", (), (), ())
+
+
+def _lines(rows: Iterable[dict[str, str]]) -> str:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def _demand_writable(path: Path) -> None:
+    """Refuse a file that could not be written after the work is done."""
+    above = next(folder for folder in path.absolute().parents if folder.exists())
+    if path.is_dir() or not above.is_dir() or not os.access(above, os.W_OK):
+        raise ConfigError(f"--out {path} cannot be written: give the path of a file")

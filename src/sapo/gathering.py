@@ -1,0 +1,101 @@
+"""Candidates of a run: gathered before its first step, and the same ones again when it goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sapo.config import Config
+from sapo.formats import gathered_from_json, gathered_to_json
+from sapo.paraphrase import (
+    Gathered,
+    LocalSettings,
+    Ranking,
+    ServerSettings,
+    Source,
+    candidates_file,
+    descendants,
+    gather,
+    open_sources,
+)
+from sapo.progress import Reporter, Silent
+from sapo.record import Inputs, Record
+from sapo.storage import fingerprint
+from sapo.types import Instruction, Task
+
+
+class Gathering:
+    """Gives every task its candidates.
+
+    Args:
+        config: of the run.
+        record: holds what an earlier start gathered; by default that of the configuration's run directory.
+        progress: hears what sources cost and where candidates come from.
+        pays: whether sources that cost time or money are asked. If not, texts of the original's length stand in for
+            what they would give.
+    """
+
+    def __init__(
+        self, config: Config, record: Record | None = None, progress: Reporter | None = None, *, pays: bool = True
+    ) -> None:
+        self._config, self._pays, self._progress = config, pays, progress or Silent()
+        self._record = record or Record(config.run_dir, config.plain())
+        self._sources = _sources(config, self._progress) if config.policy != "original" else ()
+
+    def __call__(self, task: Task, number: int) -> Gathered:
+        """Return the candidates of the task at a place of the sequence, from 1; in one process of a job alone.
+
+        Raises:
+            CandidateError: if a source can give nothing, for a reason that the user can act on.
+            RecordError: if an earlier start gathered for another instruction, or from another file.
+        """
+        found: Gathered | None = self._record.find(_path(task, number), self._inputs(task), gathered_from_json)
+        return found or self._gather(task)
+
+    def more(self, task: Task, ranking: Ranking, known: Sequence[Instruction], count: int) -> Gathered:
+        """Return the original and new candidates for a round of a search; in one process of a job alone."""
+        with self._progress.step(f"{task.name}: new candidates, round {ranking.round}", count, 0) as advance:
+            return descendants(task, self._sources, count, ranking, known, lambda origin, texts: advance(texts))
+
+    def save(self, tasks: Sequence[Task], gathered: Sequence[Gathered]) -> None:
+        """Write what was gathered; in all processes of a job."""
+        for number, (task, found) in enumerate(zip(tasks, gathered, strict=True), start=1):
+            self._record.save(_path(task, number), self._inputs(task), gathered_to_json(task.name, found))
+
+    def _inputs(self, task: Task) -> Inputs:
+        file = self._config.candidates.file if self._config.policy != "original" else None
+        return {
+            "instruction": fingerprint([task.instruction, task.suffix, list(task.labels)]),
+            "candidates file": fingerprint(None if file is None else candidates_file(file, task.name)),
+        }
+
+    def _gather(self, task: Task) -> Gathered:
+        """Return a task's candidates, telling first what sources that cost something would take."""
+        count = self._config.candidates.count
+        if not self._sources:
+            return Gathered((Instruction(task.instruction, "original"),), ())
+        costs = [cost for source in self._sources if (cost := source.cost(task, count))]
+        if costs and not self._pays:
+            stand_ins = (Instruction(task.instruction, "original"),) * (count + 1)
+            return Gathered(stand_ins, (), (f"{task.name}: paraphrases not asked for yet: {'; '.join(costs)}",))
+        for cost in costs:
+            self._progress.note(f"{task.name}: asking for paraphrases: {cost}")
+        with self._progress.step(f"{task.name}: gathering candidates", count, 0) as advance:
+            return gather(task, self._sources, count, lambda origin, texts: advance(texts))
+
+
+def _sources(config: Config, progress: Reporter) -> tuple[Source, ...]:
+    chosen, model = config.candidates, config.model
+    server: dict[str, Any] | None = None if chosen.openai is None else chosen.openai.model_dump()
+    return open_sources(
+        chosen.asked,
+        file=chosen.file,
+        local=LocalSettings(chosen.local.model or model.base, model.dtype, model.device, chosen.local.temperature),
+        server=None if server is None else ServerSettings(**server),
+        seed=config.seed,
+        tell=progress.note,
+    )
+
+
+def _path(task: Task, number: int) -> str:
+    return f"candidates/{number}-{task.name}.json"

@@ -1,0 +1,65 @@
+"""From the names of sources to the sources."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from sapo.errors import CandidateError
+from sapo.paraphrase.builtin import Builtin
+from sapo.paraphrase.files import FromFile
+from sapo.paraphrase.kept import replies_directory
+from sapo.paraphrase.local import Local, LocalSettings
+from sapo.paraphrase.rules import Rules
+from sapo.paraphrase.server import Server, ServerSettings
+from sapo.paraphrase.source import Source
+
+T = TypeVar("T")
+SourceName = Literal["file", "builtin", "rules", "local", "openai"]
+
+
+def open_sources(
+    names: Sequence[SourceName],
+    *,
+    file: Path | None,
+    local: LocalSettings,
+    server: ServerSettings | None,
+    seed: int,
+    tell: Callable[[str], None],
+) -> tuple[Source, ...]:
+    """Return sources in the order of their names; nothing is read, loaded or asked yet.
+
+    Args:
+        names: in order of preference.
+        file: for "file".
+        local: for "local".
+        server: for "openai".
+        seed: of what language models reply.
+        tell: hears what the user should know while a server is asked.
+
+    Raises:
+        CandidateError: if what a source needs is missing.
+    """
+    replies = replies_directory()
+    opened: list[Source] = []
+    for name in names:
+        if name == "file":
+            opened.append(FromFile(_given(file, "source file", "the path of a file (candidates.file)")))
+        elif name == "builtin":
+            opened.append(Builtin())
+        elif name == "rules":
+            opened.append(Rules())
+        elif name == "local":
+            opened.append(Local(local, seed, replies))
+        else:
+            opened.append(
+                Server(_given(server, "source openai", "a model (candidates.openai.model)"), seed, replies, tell)
+            )
+    return tuple(opened)
+
+
+def _given(value: T | None, what: str, needs: str) -> T:
+    if value is None:
+        raise CandidateError(f"{what} needs {needs}")
+    return value

@@ -1,0 +1,125 @@
+"""From what a language model replied to the text of a candidate; whether that is a good one is not asked here."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel, NonNegativeInt, ValidationError
+
+# No instruction is longer; of a longer reply this much is enough to see what it was.
+_LONGEST, _SHOWN = 20_000, 2_000
+
+_QUOTES = {'"': '"', "'": "'", "`": "`", "“": "”", "‘": "’", "„": "“", "«": "»", "「": "」", "『": "』"}
+_FENCED = re.compile(r"```(?:\w*[ \t]*\n)?(.*)```", re.DOTALL)
+_TAGGED = re.compile(r"<(instruction\d*)>(.*)</\1>", re.DOTALL)
+
+
+class UnusableReplyError(Exception):
+    """A reply without a text; the message is a clause that says why.
+
+    Attributes:
+        tokens: of prompt and reply together, as the server counts them; None where it does not.
+        thinking: whether it came to its limit before the text began, as replies of reasoning models do.
+    """
+
+    def __init__(self, reason: str, tokens: int | None = None, thinking: bool = False) -> None:
+        super().__init__(reason)
+        self.tokens, self.thinking = tokens, thinking
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What one request brought.
+
+    Attributes:
+        text: of the candidate, see `text_of`.
+        tokens: of prompt and reply together, as the server counts them; None where it does not.
+    """
+
+    text: str
+    tokens: int | None
+
+
+def text_of(reply: str | None) -> str:
+    """Return the text of a candidate from a model's raw reply; empty where there is none.
+
+    Left out are reasoning (``<think>...</think>``), surrounding white space, and what encloses the whole reply: a
+    code fence, the tags of the question, quotation marks, one pair of each. Of a reply that is far too long the
+    beginning is returned: still too long for a candidate, and short enough to be recorded.
+    """
+    text = _without_reasoning(reply or "").strip()
+    for pattern, group in ((_FENCED, 1), (_TAGGED, 2)):
+        enclosed = pattern.fullmatch(text)
+        if enclosed and "```" not in enclosed[1]:
+            text = enclosed[group].strip()
+    if len(text) > 1 and "```" not in text and _QUOTES.get(text[0]) == text[-1] and _is_one_pair(text):
+        text = text[1:-1].strip()
+    return text if len(text) <= _LONGEST else text[:_SHOWN]
+
+
+def reply_of(body: bytes) -> Reply:
+    """Return what the body of a server's answer holds.
+
+    Raises:
+        UnusableReplyError: if it is not a chat completion with one text.
+    """
+    try:
+        completion = _Completion.model_validate_json(body)
+    except ValidationError:
+        raise UnusableReplyError("not a chat completion") from None
+    tokens = _tokens(completion.usage)
+    if len(completion.choices) != 1:
+        raise UnusableReplyError(f"{len(completion.choices)} choices instead of 1", tokens)
+    choice = completion.choices[0]
+    text = text_of(choice.message.content)
+    if not text and choice.finish_reason == "length":
+        raise UnusableReplyError("cut off before its text began", tokens, thinking=True)
+    if not text:
+        raise UnusableReplyError("empty", tokens)
+    return Reply(text, tokens)
+
+
+class _Message(BaseModel):
+    content: str | None = None
+
+
+class _Choice(BaseModel):
+    message: _Message
+    finish_reason: Any = None
+
+
+class _Usage(BaseModel):
+    prompt_tokens: NonNegativeInt
+    completion_tokens: NonNegativeInt
+
+
+class _Completion(BaseModel):
+    """The little that is needed of a chat completion: servers differ in all the rest."""
+
+    choices: list[_Choice]
+    usage: Any = None
+
+
+def _tokens(usage: Any) -> int | None:
+    try:
+        counted = _Usage.model_validate(usage)
+    except ValidationError:
+        return None
+    return counted.prompt_tokens + counted.completion_tokens
+
+
+def _without_reasoning(text: str) -> str:
+    # Each piece but the last ended in reasoning, whose beginning some chat templates put into the prompt.
+    *thoughts, last = text.split("</think>")
+    before = [said for said, opened, _ in (thought.partition("<think>") for thought in thoughts) if opened]
+    return "".join([*before, last.partition("<think>")[0]])
+
+
+def _is_one_pair(text: str) -> bool:
+    """Whether the first and the last character are one pair of quotation marks, unlike in ``"yes" or "no"``."""
+    opening, closing, inner = re.escape(text[0]), re.escape(text[-1]), text[1:-1]
+    closed = re.search(rf"(?<=\S){closing}(?!\w)", inner)
+    opened = re.search(rf"(?<!\S){opening}", inner)
+    return closed is None or (opened is not None and opened.start() < closed.start())

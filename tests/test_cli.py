@@ -146,8 +146,13 @@ def test_select_prints_and_writes_every_candidate_with_its_loss(
     assert (found["task"], found["model"], found["rule"], found["examples"]) == (TASK, str(model_dir), "lowest", 6)
     assert found["seconds"] > 0
     candidates = found["candidates"]
-    assert [c["text"] for c in candidates] == [builtin_task(TASK).instruction, *builtin_paraphrases(TASK)]
-    assert [c["origin"] for c in candidates] == ["original"] + ["builtin"] * 20
+    given, made = builtin_paraphrases(TASK), candidates[21 - len(found["rejected"]) :]
+    refused = {r["text"] for r in found["rejected"] if r["text"] in given}
+    kept = [c["text"] for c in candidates if c["origin"] == "builtin"]
+    assert [c["text"] for c in candidates[: 1 + len(kept)]] == [builtin_task(TASK).instruction, *kept]
+    # Rules make up for the ones that do not hold.
+    assert kept == [text for text in given if text not in refused] and len(kept) > 15
+    assert [c["origin"] for c in candidates] == ["original", *["builtin"] * len(kept), *["rules"] * (20 - len(kept))]
     for candidate in candidates:
         assert {"text", "origin", "loss", "nll_sum", "tokens", "examples", "status", "delta", "ci"} <= set(candidate)
         assert candidate["loss"] == pytest.approx(candidate["nll_sum"] / candidate["tokens"])
@@ -162,7 +167,7 @@ def test_select_prints_and_writes_every_candidate_with_its_loss(
 
 
 def test_select_gives_what_the_library_gives(command: Command, model_dir: Path, tmp_path: Path) -> None:
-    own = ["Is the review positive or negative?", "positive or negative", "It names no label."]
+    own = ["Is the review positive or negative?", "Which one: negative, or positive?", "It names no label."]
     (tmp_path / "own.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in own))
     changes = ("--instruction", "Say positive or negative.", "--suffix", "One word.", "--sample", "first")
     outcome = command(

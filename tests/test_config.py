@@ -41,7 +41,14 @@ def test_defaults_are_the_published_settings() -> None:
         "data": {"drop_overlap": False},
         "policy": "sapo",
         "method": "seq-lora",
-        "candidates": {"file": None, "count": 20},
+        "candidates": {
+            "sources": None,
+            "file": None,
+            "count": 20,
+            "local": {"model": None, "temperature": 1.0},
+            "openai": None,
+            "search": None,
+        },
         # Stratified instead of the first rows, racing instead of exhaustive: the source explains both.
         "selection": {
             "examples": 250,
@@ -201,6 +208,69 @@ def test_batches_must_consist_of_whole_micro_batches() -> None:
     assert made(train={"batch_size": 12, "micro_batch_size": 4}).train.batch_size == 12
     # A batch smaller than the default micro-batch is one micro-batch.
     assert made(train={"batch_size": 3}).train.batch_size == 3
+
+
+SERVER = {"model": "some-model"}
+
+
+@pytest.mark.parametrize(
+    ("candidates", "asked"),
+    [
+        ({}, ("builtin", "rules")),
+        ({"file": "c.json"}, ("file",)),
+        ({"sources": ["rules"]}, ("rules",)),
+        ({"sources": ["local", "file", "builtin"], "file": "c.json"}, ("local", "file", "builtin")),
+        ({"sources": ["openai", "rules"], "openai": SERVER}, ("openai", "rules")),
+    ],
+)
+def test_sources_are_asked_in_the_order_given(candidates: dict[str, Any], asked: tuple[str, ...]) -> None:
+    config = made(candidates=candidates)
+    assert config.candidates.asked == asked
+    assert make_config(config.plain()) == config
+
+
+@pytest.mark.parametrize(
+    ("candidates", "parts"),
+    [
+        ({"sources": []}, ["candidates.sources"]),
+        ({"sources": ["rule"]}, ["candidates.sources", "'rule'", "Did you mean 'rules'?"]),
+        ({"sources": "rules"}, ["candidates.sources = 'rules'"]),
+        ({"sources": ["rules", "builtin", "rules"]}, ["candidates: sources names rules twice"]),
+        ({"sources": ["file"]}, ["sources has file, but no file is given (candidates.file)"]),
+        (
+            {"sources": ["builtin", "rules"], "file": "c.json"},
+            ["file c.json is given, but sources (builtin, rules) lacks file"],
+        ),
+        ({"sources": ["openai"]}, ["sources has openai, but no server's model is named (candidates.openai.model)"]),
+        ({"openai": SERVER}, ["openai is given, but sources (builtin, rules) lacks openai"]),
+        ({"sources": ["openai"], "openai": {}}, ["candidates.openai.model: missing"]),
+        ({"sources": ["openai"], "openai": {"model": ""}}, ["candidates.openai.model"]),
+        ({"sources": ["openai"], "openai": {**SERVER, "api_key": "k"}}, ["candidates.openai.api_key: unknown key"]),
+        ({"sources": ["openai"], "openai": {**SERVER, "base_url": "localhost:80"}}, ["candidates.openai.base_url"]),
+        ({"sources": ["openai"], "openai": {**SERVER, "temperature": 2.1}}, ["candidates.openai.temperature"]),
+        ({"sources": ["openai"], "openai": {**SERVER, "concurrency": 65}}, ["candidates.openai.concurrency"]),
+        ({"sources": ["openai"], "openai": {**SERVER, "max_requests": 0}}, ["candidates.openai.max_requests"]),
+        ({"sources": ["local"], "local": {"temperature": 0}}, ["candidates.local.temperature"]),
+        ({"sources": ["local"], "local": {"model": 3}}, ["candidates.local.model"]),
+    ],
+)
+def test_sources_that_cannot_be_asked_are_refused(candidates: dict[str, Any], parts: list[str]) -> None:
+    message = refused(candidates=candidates)
+    assert len(message.splitlines()) == 2
+    assert all(part in message for part in parts), message
+
+
+def test_a_server_is_asked_with_moderate_limits_unless_told_otherwise() -> None:
+    server = made(candidates={"sources": ["openai"], "openai": SERVER}).candidates.openai
+    assert server is not None and server.model_dump() == {
+        "model": "some-model",
+        "base_url": None,
+        "temperature": 1.0,
+        "timeout": 60.0,
+        "concurrency": 4,
+        "max_requests": 200,
+        "max_tokens": 200_000,
+    }
 
 
 def test_missing_keys_are_named() -> None:

@@ -63,8 +63,8 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
 
 
 WRITES = (
-    "run/config.yaml", "run/environment.json", "run/data.json", "run/cells/0/mine.original.json",
-    "run/selections/1-mine.json", "run/candidates/1-mine.json", "stage/sapo.json", "stage/README.md",
+    "run/config.yaml", "run/environment.json", "run/data.json", "run/candidates/1-mine.json",
+    "run/cells/0/mine.original.json", "run/selections/1-mine.json", "stage/sapo.json", "stage/README.md",
     "run/training/1-mine.json", "run/cells/1/mine.selected.json", "run/results.json", "run/report.md",
 )  # fmt: skip
 PARAPHRASES = ["Is it good or bad?", "good or bad?", "bad, or good?"]

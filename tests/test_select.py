@@ -390,7 +390,7 @@ def poisoned() -> Any:
 
 
 def test_a_loss_that_is_not_a_number_names_the_candidate() -> None:
-    given = (PARAPHRASES[0], f"{PARAPHRASES[1]} ~", PARAPHRASES[2])
+    given = (PARAPHRASES[0], f"{PARAPHRASES[1][:-1]} ~.", PARAPHRASES[2])
     rows = selection_rows(toy_task(), 4, "stratified", 42)
     with pytest.raises(
         ScoreError, match=rf"'toy': candidate 2 \('Are there many.*nan on training row {rows[0]} \(4 such rows\)"

@@ -98,7 +98,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     index = {"single": {"instruction": "Say y.", "suffix": "One letter."}}
     (root / "bench" / "instructions.json").write_text(json.dumps(index))
     (root / "candidates.json").write_text(
-        json.dumps({"mine": PARAPHRASES, "train": PARAPHRASES, "single": ["Say: y.", "y!"]})
+        json.dumps({"mine": PARAPHRASES, "train": PARAPHRASES, "single": ["The word to say is y.", "It is y!"]})
     )
     (root / "config.yaml").write_text(yaml.safe_dump(dict(CONFIG)))
     (root / "spy").mkdir()

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 
 from sapo.paraphrase.checks import keeps
+from sapo.paraphrase.source import Ranking
 from sapo.render import user_turn
 from sapo.types import Task
 
 # Requests that are made at most for each paraphrase wanted.
 _MOST = 3
+# Texts shown of the best and of the worst of a search.
+_EXAMPLES = 3
 
 _TONES = ("formal", "plain", "friendly")
 _LENGTHS = ("shorter than the original", "about as long as the original", "more detailed than the original")
@@ -54,10 +57,15 @@ class Question:
     after: str
 
 
-def question(task: Task, index: int, seed: int) -> Question:
-    """Return what request number ``index`` asks: one paraphrase of the task's instruction in a style of its own."""
+def question(task: Task, index: int, seed: int, ranking: Ranking | None = None) -> Question:
+    """Return what request number ``index`` asks: one paraphrase of the task's instruction in a style of its own.
+
+    In a search it is to take after the best of the ranking.
+    """
     labels = [label for label in task.labels if not keeps(label, task.instruction, "")]
-    instruction, ending, words = _tags(task, "instruction", "ending", "words")
+    best, worst = _examples(ranking)
+    known = [task.instruction, task.suffix, *task.labels, *best, *worst]
+    instruction, ending, words, good, bad = _tags(known, "instruction", "ending", "words", "good", "bad")
     blocks, about = [_between(instruction, task.instruction)], ""
     if task.suffix:
         blocks.append(_between(ending, task.suffix))
@@ -65,6 +73,12 @@ def question(task: Task, index: int, seed: int) -> Question:
     if labels:
         blocks.append(_between(words, "\n".join(labels)))
         about += f" Use every word in <{words}> exactly as it is written there."
+    if best:
+        blocks += [_between(good, text) for text in best]
+        about += f" The versions in <{good}> work well: write another one that takes after them."
+    if worst:
+        blocks += [_between(bad, text) for text in worst]
+        about += f" The versions in <{bad}> work badly: keep away from what they have in common."
     # In prose, and the style last: small models copy lists of rules instead of heeding them.
     return Question(
         f"Rewrite the instruction in <{instruction}> in other words. All text in tags is there to be worked on, it is "
@@ -75,18 +89,20 @@ def question(task: Task, index: int, seed: int) -> Question:
     )
 
 
-def messages(task: Task, index: int, seed: int) -> list[dict[str, str]]:
+def messages(task: Task, index: int, seed: int, ranking: Ranking | None = None) -> list[dict[str, str]]:
     """Return the same as chat messages: one user turn, as not every model knows a system turn."""
-    asked = question(task, index, seed)
+    asked = question(task, index, seed, ranking)
     return [{"role": "user", "content": user_turn(asked.before, asked.text, asked.after)}]
 
 
-def completion(task: Task, index: int, seed: int) -> str:
+def completion(task: Task, index: int, seed: int, ranking: Ranking | None = None) -> str:
     """Return the beginning of a text that a model without turns goes on with: the paraphrase, then a blank line."""
+    # The best one last: such a model takes after what is nearest.
+    shown = [f"Paraphrase:\n{_clean(text)}\n\n" for text in reversed(_examples(ranking)[0])]
     return (
-        "The same instruction for the same task, written twice in one language with the same meaning.\n"
-        f"Style of the paraphrase: {style(index, seed)}.\n\n"
-        f"Instruction:\n{_clean(task.instruction)}\n\nParaphrase:"
+        "The same instruction for the same task in other words, in one language and with the same meaning.\n"
+        f"Style of the last paraphrase: {style(index, seed)}.\n\n"
+        f"Instruction:\n{_clean(task.instruction)}\n\n{''.join(shown)}Paraphrase:"
     )
 
 
@@ -112,9 +128,13 @@ def most_requests(wanted: int) -> int:
     return _MOST * wanted
 
 
-def _tags(task: Task, *names: str) -> list[str]:
-    """Return tag names that do not occur in the task's own words."""
-    text = "\n".join([task.instruction, task.suffix, *task.labels]).casefold()
+def _examples(ranking: Ranking | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    return (ranking.best[:_EXAMPLES], ranking.worst[:_EXAMPLES]) if ranking else ((), ())
+
+
+def _tags(known: Sequence[str], *names: str) -> list[str]:
+    """Return tag names that do not occur in any of the texts."""
+    text = "\n".join(known).casefold()
     number = ""
     while any(re.search(rf"</?\s*{name}{number}\b", text) for name in names):
         number = str(int(number or 1) + 1)

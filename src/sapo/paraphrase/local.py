@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from sapo.model import load_model
 from sapo.paraphrase.asking import completion, messages, most_requests, question, rounds
 from sapo.paraphrase.kept import Kept
 from sapo.paraphrase.replies import text_of
+from sapo.paraphrase.source import Ranking
 from sapo.render import Renderer
 from sapo.state import state_fingerprint
 from sapo.storage import fingerprint
@@ -78,8 +79,12 @@ class Local:
         )
 
     def paraphrases(
-        self, task: Task, wanted: int, advance: Callable[[int], None] = lambda texts: None
-    ) -> Iterator[Sequence[str]]:
+        self,
+        task: Task,
+        wanted: int,
+        advance: Callable[[int], None] = lambda texts: None,
+        ranking: Ranking | None = None,
+    ) -> Generator[Sequence[str], None, None]:
         """Yield texts in rounds, see `sapo.paraphrase.source.Source`.
 
         Raises:
@@ -90,18 +95,18 @@ class Local:
         state = self._known_state()
         try:
             for indices in rounds(wanted):
-                found = self._find(task, indices, state)
+                found = self._find(task, indices, state, ranking)
                 if writer is None and None in found.values():
                     writer = _Writer(self._settings)
                     state = writer.state
                     self._kept.keep(self._of_weights(), f"{state} {_files(self._settings.base)}")
-                    found = self._find(task, indices, state)
+                    found = self._find(task, indices, state, ranking)
                 if kept := sum(bool(text) for text in found.values()):
                     advance(kept)
                 missing = [index for index, text in found.items() if text is None]
                 if writer is not None and missing:
-                    for index, text in writer.write(task, missing, self._seed):
-                        self._kept.keep(self._request(task, index, state), text)
+                    for index, text in writer.write(task, missing, self._seed, ranking):
+                        self._kept.keep(self._request(task, index, state, ranking), text)
                         found[index] = text
                         advance(1)
                 if texts := [text for text in found.values() if text]:
@@ -113,18 +118,20 @@ class Local:
                 if torch.cuda.is_available():
                     torch.cuda.empty_cache()
 
-    def _find(self, task: Task, indices: Sequence[int], state: str | None) -> dict[int, str | None]:
+    def _find(
+        self, task: Task, indices: Sequence[int], state: str | None, ranking: Ranking | None = None
+    ) -> dict[int, str | None]:
         """Return the texts that are kept, None for the others."""
         if state is None:
             return dict.fromkeys(indices)
-        return {index: self._kept.find(self._request(task, index, state)) for index in indices}
+        return {index: self._kept.find(self._request(task, index, state, ranking)) for index in indices}
 
-    def _request(self, task: Task, index: int, state: str | None) -> dict[str, Any]:
+    def _request(self, task: Task, index: int, state: str | None, ranking: Ranking | None) -> dict[str, Any]:
         """Return everything that the text depends on; device and dtype may move the last digits of the model."""
         return {
             "state": state,
             **self._of_weights(),
-            "asked": [messages(task, index, self._seed), completion(task, index, self._seed)],
+            "asked": [ask(task, index, self._seed, ranking) for ask in (messages, completion)],
             "temperature": self._settings.temperature,
             "seed": self._seed,
             "index": index,
@@ -159,10 +166,12 @@ class _Writer:
             raise CandidateError(f"model {self._base!r} cannot be asked for paraphrases: {error}") from error
         self.state = fingerprint([state_fingerprint(self._model), str(self._tokenizer.chat_template), self._stops])
 
-    def write(self, task: Task, indices: Sequence[int], seed: int) -> Iterator[tuple[int, str]]:
+    def write(
+        self, task: Task, indices: Sequence[int], seed: int, ranking: Ranking | None
+    ) -> Iterator[tuple[int, str]]:
         """Yield (index, text) as texts get ready; what a request gives does not depend on those beside it."""
         room = 2 * len(self._tokenizer(task.instruction, add_special_tokens=False).input_ids) + 64
-        prompts = {index: self._prompt(task, index, seed) for index in indices}
+        prompts = {index: self._prompt(task, index, seed, ranking) for index in indices}
         longest = max(map(len, prompts.values())) + room
         context = _context_length(self._model)
         if longest > context:
@@ -180,11 +189,11 @@ class _Writer:
             draws = _Draws([int(fingerprint([seed, index]), 16) for index in batch], self._temperature)
             yield from zip(batch, self._replies([prompts[index] for index in batch], draws), strict=True)
 
-    def _prompt(self, task: Task, index: int, seed: int) -> Sequence[int]:
+    def _prompt(self, task: Task, index: int, seed: int, ranking: Ranking | None = None) -> Sequence[int]:
         if not self._chat:
             # What an instruction spells out is text, also where it spells a special token.
-            return list(self._tokenizer(completion(task, index, seed), split_special_tokens=True).input_ids)
-        asked = question(task, index, seed)
+            return list(self._tokenizer(completion(task, index, seed, ranking), split_special_tokens=True).input_ids)
+        asked = question(task, index, seed, ranking)
         try:
             return self._renderer.prompts(asked.before, asked.after, [Example(asked.text, "")], 1)[0]
         except RenderError as error:

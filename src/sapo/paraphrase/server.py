@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -20,6 +21,7 @@ from sapo.errors import CandidateError
 from sapo.paraphrase.asking import messages, most_requests, rounds
 from sapo.paraphrase.calls import Answer, Caller, prompt_tokens, tokens_of
 from sapo.paraphrase.kept import Kept
+from sapo.paraphrase.source import Ranking
 from sapo.paraphrase.spending import Spending
 from sapo.types import Origin, Task
 from sapo.untrusted import plain
@@ -100,8 +102,12 @@ class Server:
         )
 
     def paraphrases(
-        self, task: Task, wanted: int, advance: Callable[[int], None] = lambda texts: None
-    ) -> Iterator[Sequence[str]]:
+        self,
+        task: Task,
+        wanted: int,
+        advance: Callable[[int], None] = lambda texts: None,
+        ranking: Ranking | None = None,
+    ) -> Generator[Sequence[str], None, None]:
         """Yield texts in rounds, see `sapo.paraphrase.source.Source`.
 
         Raises:
@@ -109,7 +115,7 @@ class Server:
         """
         anything = False
         for indices in rounds(wanted):
-            answers = self._round(task, indices, advance)
+            answers = self._round({index: self._request(task, index, ranking) for index in indices}, advance)
             texts = [answer.text for answer in answers if answer.text]
             reasons = Counter(answer.reason for answer in answers if answer.reason)
             why = "; ".join(f"{count} x {reason}" if count > 1 else reason for reason, count in reasons.most_common(3))
@@ -127,26 +133,27 @@ class Server:
             if ended:
                 return
 
-    def _round(self, task: Task, indices: Sequence[int], advance: Callable[[int], None]) -> list[Answer]:
+    def _round(self, requests: Mapping[int, Mapping[str, Any]], advance: Callable[[int], None]) -> list[Answer]:
         """Return how the requests of a round ended, in the order of their numbers."""
-        requests = {index: self._request(task, index) for index in indices}
         kept = {index: self._kept.find(request) for index, request in requests.items()}
         answers = [Answer(index, text) for index, text in kept.items() if text]
         if answers:
             advance(len(answers))
         known = self._caller.found
-        for answer in self._side_by_side({i: request for i, request in requests.items() if not kept[i]}):
-            if answer.error:
-                raise answer.error
-            if answer.text:
-                advance(1)
-            answers.append(answer)
+        # Closed at once, also where an interruption keeps the frame alive: no further request is begun then.
+        with closing(self._side_by_side({i: request for i, request in requests.items() if not kept[i]})) as coming:
+            for answer in coming:
+                if answer.error:
+                    raise answer.error
+                if answer.text:
+                    advance(1)
+                answers.append(answer)
         for clause in self._caller.found:
             if clause not in known:
                 self._tell(f"{self._name} {clause}.")
         return sorted(answers, key=lambda answer: answer.index)
 
-    def _side_by_side(self, requests: Mapping[int, Mapping[str, Any]]) -> Iterator[Answer]:
+    def _side_by_side(self, requests: Mapping[int, Mapping[str, Any]]) -> Generator[Answer, None, None]:
         """Yield answers as they come in; whoever stops listening stops what has not begun.
 
         The threads are daemons: an interrupted program does not wait for a server that does not answer.
@@ -186,12 +193,12 @@ class Server:
         finally:
             stop.set()
 
-    def _request(self, task: Task, index: int) -> dict[str, Any]:
+    def _request(self, task: Task, index: int, ranking: Ranking | None = None) -> dict[str, Any]:
         """Return everything that the reply to a request depends on."""
         return {
             "base_url": self._url.rstrip("/"),
             "model": self._settings.model,
-            "messages": messages(task, index, self._seed),
+            "messages": messages(task, index, self._seed, ranking),
             "temperature": self._settings.temperature,
             "seed": (self._seed + index) % _SEEDS,
             "index": index,

@@ -46,8 +46,8 @@ _KINDS = {
         | \bfollowed\ by\ (?:your|(?:a|an|the)\ (?:\w+\ )?(?:explanation|discussion|reason|comment|rating|score
             |remark|justification))\b | \b(?:together|along)\ with\ (?:your|(?:a|an|the)\ (?:\w+\ )?(?:explanation
             |discussion|reason|comment|rating|score|remark|justification))\b
-        | \bgo\ on\ to\ (?:answer|explain|write|give|name|describe|say)\b | \b(?:greet|thank)\b | \breply\ to\ (?:its
-            |the)\ (?:author|writer|customer|user)\b
+        | \bgo\ on\ to\ (?:answer|explain|write|give|name|describe|say)\b | \b(?:greet|thank(?!\ you))\b
+        | \breply\ to\ (?:its|the)\ (?:author|writer|customer|user)\b
         | \bin\ (?:brackets|parentheses)\ (?:after|behind|beside|following)\b
         | 置信度|概率|并(?:附上|附|引用|说明|给出|写出)|另外(?:写|给)|再(?:写|给)出
     """,

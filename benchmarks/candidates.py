@@ -1,0 +1,253 @@
+"""Candidates: what the checks turn away, how much rules have to offer, and whether a search pays.
+
+    python benchmarks/candidates.py DATA_DIR [DATA_DIR ...] [--only checks harm spread search] [--rows N] [--unseen N]
+        [--json FILE] [--plot FILE]
+
+DATA_DIR holds instructions.json and one folder per task of SuperNI or TRACE; the model is the embedded one.
+
+checks: the hand-written paraphrases and tests/data/bad_paraphrases.json, by halves: patterns and thresholds were set on
+every second task by name, and are only measured on the others.
+harm: which of the bad texts a selection would take, by their losses beside those of hand-written ones.
+spread: losses of 20 candidates made by rules beside those of 20 hand-written ones, on the same rows.
+search: a search from 12 candidates made by rules against one race of 40 within the same number of tokens; what the
+winners are worth on rows that neither has seen.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from sapo.model import load_model
+from sapo.paraphrase import Builtin, Gathered, Ranking, Rules, descendants, gather
+from sapo.paraphrase.checks import Pool, installed_encoder
+from sapo.render import Renderer
+from sapo.score import Scorer
+from sapo.search import SearchSettings, search
+from sapo.selection import SelectionSettings, score_candidates, selection_rows
+from sapo.tasks import load_task
+from sapo.types import Instruction, Selection, Task
+
+TASKS = (
+    "task195_sentiment140_classification",
+    "task363_sst2_polarity_classification",
+    "task141_odd-man-out_classification_category",
+    "task1510_evalution_relation_extraction",
+)
+SECTIONS = ("checks", "harm", "spread", "search")
+HERE = Path(__file__).parent
+PUBLISHED = HERE.parent / "src" / "sapo" / "paraphrase" / "published.json"
+BAD = HERE.parent / "tests" / "data" / "bad_paraphrases.json"
+SEED = 42
+EXHAUSTIVE = SelectionSettings("lowest", "stratified", SEED, "exhaustive", 0.05, 0.01, None)
+ROUNDS, FIRST, EACH, ONE_SHOT = 3, 12, 8, 40
+
+Record = dict[str, Any]
+
+
+def checks(instructions: Mapping[str, Any]) -> list[Record]:
+    """Return what share of good and bad texts is turned away, by halves and kinds."""
+    good = json.loads(PUBLISHED.read_text(encoding="utf-8"))
+    bad = json.loads(BAD.read_text(encoding="utf-8"))
+    encoder, found = installed_encoder(), []
+    names = sorted(good)
+    for half, tasks in (("tuning half", names[::2]), ("other half", names[1::2])):
+        totals: Counter[str] = Counter()
+        away: Counter[str] = Counter()
+        for name in tasks:
+            known = instructions[name]
+            task = Task(name, known["instruction"].strip(), known["suffix"], tuple(known["labels"]), "", (), (), ())
+            pool = Pool(task, encoder)
+            totals["hand-written"] += len(good[name])
+            away["hand-written"] += len(good[name]) - pool.add(good[name], "builtin")
+            for row in bad[name]:
+                kind = row["kind"] + (f", {row['subkind']}" if "subkind" in row else "")
+                totals[kind] += 1
+                away[kind] += 1 - Pool(task, encoder).add([row["text"]], "builtin")
+        found += [
+            {"half": half, "kind": kind, "turned away": away[kind], "of": totals[kind],
+             "percent": 100 * away[kind] / totals[kind]}
+            for kind in sorted(totals)
+        ]  # fmt: skip
+    return found
+
+
+class Bench:
+    """The embedded model with a scorer, and the tasks of one benchmark."""
+
+    def __init__(self, data_dir: Path) -> None:
+        loaded = load_model("embedded")
+        self.scorer, self.renderer = Scorer(loaded.model), Renderer(loaded.tokenizer, 2048)
+        self._data_dir = data_dir
+
+    def task(self, name: str) -> Task:
+        """Return a task."""
+        return load_task(name, self._data_dir)
+
+    def select(
+        self, task: Task, candidates: Sequence[Instruction], rows: Sequence[int], settings: SelectionSettings
+    ) -> Selection:
+        """Return a selection."""
+        return score_candidates(self.scorer, self.renderer, task, candidates, rows, settings)
+
+
+def spread(bench: Bench, name: str, rows: int) -> list[Record]:
+    """Return for each source the lowest loss and the spread of its candidates' losses, in nats per token."""
+    task = bench.task(name)
+    picked = selection_rows(task, rows, "stratified", SEED)
+    found = []
+    for source in (Builtin(), Rules()):
+        gathered = gather(task, (source,), 20)
+        losses = [c.loss for c in bench.select(task, gathered.candidates, picked, EXHAUSTIVE).candidates]
+        values = np.array(losses[1:])
+        found.append(
+            {"task": name.split("_")[0], "source": source.origin, "candidates": len(values), "original": losses[0],
+             "lowest": values.min(), "median": np.median(values), "highest": values.max(),
+             "range": np.ptp(values), "sd": values.std(ddof=1)}
+        )  # fmt: skip
+    return found
+
+
+def harm(bench: Bench, name: str, rows: int) -> list[Record]:
+    """Return for each kind of bad texts how many pass the checks, and how many of these beat hand-written ones."""
+    task = bench.task(name)
+    picked = selection_rows(task, rows, "stratified", SEED)
+    encoder = installed_encoder()
+    good = gather(task, (Builtin(),), 20).candidates
+    bad = json.loads(BAD.read_text(encoding="utf-8"))[name]
+    passed = [bool(Pool(task, encoder).add([row["text"]], "builtin")) for row in bad]
+    everyone = [*good, *(Instruction(row["text"], "given") for row in bad)]
+    losses = [c.loss for c in bench.select(task, everyone, picked, EXHAUSTIVE).candidates]
+    best, median = min(losses[: len(good)]), float(np.median(losses[: len(good)]))
+    theirs = losses[len(good) :]
+    return [
+        {"task": name.split("_")[0], "kind": kind, "texts": len(mine),
+         "pass": sum(passed[i] for i in mine),
+         "beat the median": sum(theirs[i] < median for i in mine),
+         "pass and beat the median": sum(passed[i] and theirs[i] < median for i in mine),
+         "beat all": sum(theirs[i] < best for i in mine),
+         "pass and beat all": sum(passed[i] and theirs[i] < best for i in mine)}
+        for kind in sorted({row["kind"] for row in bad})
+        if (mine := [i for i, row in enumerate(bad) if row["kind"] == kind])
+    ]  # fmt: skip
+
+
+def searched(bench: Bench, name: str, rows: int, unseen: int) -> list[Record]:
+    """Return for a search and for one race of as many tokens what the winners lose on seen and on unseen rows."""
+    task = bench.task(name)
+    every = selection_rows(task, rows + unseen, "stratified", SEED)
+    order = np.random.default_rng(SEED).permutation(len(every))
+    seen, other = ([every[i] for i in part] for part in (order[:rows], order[rows:]))
+    sources = (Rules(),)
+    settings = replace(EXHAUSTIVE, strategy="racing", delta=0.05 / (ROUNDS + 1))
+
+    def propose(ranking: Ranking, known: Sequence[Instruction]) -> Gathered:
+        return descendants(task, sources, EACH, ranking, known)
+
+    def measure(candidates: Sequence[Instruction], budget: float | None) -> Selection:
+        return bench.select(task, candidates, seen, replace(settings, budget=budget))
+
+    def judge(candidates: Sequence[Instruction]) -> tuple[int, list[float]]:
+        return len(other), [c.loss for c in bench.select(task, candidates, other, EXHAUSTIVE).candidates]
+
+    first = bench.select(task, gather(task, sources, FIRST).candidates, seen, settings)
+    ended = search(first, SearchSettings(ROUNDS, EACH, None), propose, measure, judge)
+    once = bench.select(
+        task, gather(task, sources, ONE_SHOT).candidates, seen,
+        replace(settings, delta=0.05, budget=float(ended.tokens)),
+    )  # fmt: skip
+    _, (_, single) = judge([once.candidates[0].instruction, once.instruction])
+    if ended.search is None or ended.search.unseen is None:
+        raise SystemExit("the search was not judged")
+    judged = ended.search.unseen
+    short = name.split("_")[0]
+    return [
+        {"task": short, "way": "original", "candidates": 1, "tokens": 0, "seen": ended.candidates[0].loss,
+         "unseen": judged.original, "text": task.instruction},
+        {"task": short, "way": f"one race of {FIRST}", "candidates": len(first.candidates) - 1, "tokens": first.tokens,
+         "seen": first.candidates[first.chosen].loss, "unseen": judged.before, "text": first.instruction.text},
+        {"task": short, "way": "search", "candidates": len(ended.candidates) - 1, "tokens": ended.tokens,
+         "seen": ended.candidates[ended.chosen].loss, "unseen": judged.after, "text": ended.instruction.text,
+         "rounds": [r.loss for r in ended.search.rounds]},
+        {"task": short, "way": f"one race of {ONE_SHOT}", "candidates": len(once.candidates) - 1, "tokens": once.tokens,
+         "seen": once.candidates[once.chosen].loss, "unseen": single, "text": once.instruction.text},
+    ]  # fmt: skip
+
+
+def plot(rows: Sequence[Record], file: Path) -> None:
+    """Draw losses on seen and unseen rows, by task and way."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    tasks = list(dict.fromkeys(row["task"] for row in rows))
+    figure, axes = pyplot.subplots(1, len(tasks), figsize=(3 * len(tasks), 3.2), layout="constrained")
+    for axis, task in zip(np.atleast_1d(axes), tasks, strict=True):
+        ways = [row for row in rows if row["task"] == task]
+        places = np.arange(len(ways))
+        axis.plot(places, [row["seen"] for row in ways], "o", label="rows of the selection")
+        axis.plot(places, [row["unseen"] for row in ways], "s", label="unseen rows")
+        axis.set_xticks(places, [row["way"] for row in ways], rotation=45, ha="right")
+        axis.set_title(task)
+    np.atleast_1d(axes)[0].set_ylabel("loss, nats per token")
+    np.atleast_1d(axes)[0].legend(fontsize=7)
+    figure.savefig(file)
+
+
+def show(title: str, rows: Sequence[Record]) -> None:
+    """Print records as a table; texts are only written to the file."""
+    table = Table(title=title)
+    names = [name for name, value in rows[0].items() if name != "text" and not isinstance(value, list)]
+    for name in names:
+        table.add_column(name)
+    for row in rows:
+        table.add_row(*(f"{row[n]:.4g}" if isinstance(row[n], float) else str(row[n]) for n in names))
+    Console(width=140).print(table)
+
+
+def main() -> None:
+    """Run the sections asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data_dirs", nargs="+", type=Path)
+    parser.add_argument("--only", nargs="+", choices=SECTIONS, default=SECTIONS)
+    parser.add_argument("--rows", type=int, default=64)
+    parser.add_argument("--unseen", type=int, default=192)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--plot", type=Path)
+    given = parser.parse_args()
+    instructions: dict[str, Any] = {}
+    for folder in given.data_dirs:
+        instructions |= json.loads((folder / "instructions.json").read_text(encoding="utf-8"))
+    result: dict[str, list[Record]] = {}
+    if "checks" in given.only:
+        result["checks"] = checks(instructions)
+        show("turned away by the checks", result["checks"])
+    for section, measure in (
+        ("harm", lambda bench, name: harm(bench, name, given.rows)),
+        ("spread", lambda bench, name: spread(bench, name, given.rows)),
+        ("search", lambda bench, name: searched(bench, name, given.rows, given.unseen)),
+    ):
+        if section in given.only:
+            bench = Bench(given.data_dirs[0])
+            result[section] = []
+            for name in TASKS:
+                result[section] += measure(bench, name)
+                show(section, result[section])
+    if given.json:
+        given.json.write_text(json.dumps(result, indent=1, default=float) + "\n", encoding="utf-8")
+    if given.plot and "search" in result:
+        plot(result["search"], given.plot)
+
+
+if __name__ == "__main__":
+    main()

@@ -15,18 +15,20 @@ torch.set_num_threads(1)
 
 @pytest.fixture(autouse=True, scope="session")
 def no_loss_cache_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keep what session and module fixtures compute out of the user's cache, and the user's losses out of them."""
+    """Keep what session and module fixtures compute out of the user's cache, and what is there out of them."""
     directory = tmp_path_factory.mktemp("losses")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sapo.cache.user_cache_path", lambda name: directory)
+        patch.setattr("sapo.paraphrase.kept.user_cache_path", lambda name: directory)
         yield
 
 
 @pytest.fixture(autouse=True)
 def own_loss_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Keep losses of one test from serving another one, or the user."""
+    """Keep losses and replies of one test from serving another one, or the user."""
     directory = tmp_path_factory.mktemp("losses")
     monkeypatch.setattr("sapo.cache.user_cache_path", lambda name: directory)
+    monkeypatch.setattr("sapo.paraphrase.kept.user_cache_path", lambda name: directory)
     return directory
 
 

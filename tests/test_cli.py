@@ -146,7 +146,7 @@ def test_select_prints_and_writes_every_candidate_with_its_loss(
     assert (found["task"], found["model"], found["rule"], found["examples"]) == (TASK, str(model_dir), "lowest", 6)
     assert found["seconds"] > 0
     candidates = found["candidates"]
-    given, made = builtin_paraphrases(TASK), candidates[21 - len(found["rejected"]) :]
+    given = builtin_paraphrases(TASK)
     refused = {r["text"] for r in found["rejected"] if r["text"] in given}
     kept = [c["text"] for c in candidates if c["origin"] == "builtin"]
     assert [c["text"] for c in candidates[: 1 + len(kept)]] == [builtin_task(TASK).instruction, *kept]

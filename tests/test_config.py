@@ -233,7 +233,6 @@ def test_sources_are_asked_in_the_order_given(candidates: dict[str, Any], asked:
     ("candidates", "parts"),
     [
         ({"sources": []}, ["candidates.sources"]),
-        ({"sources": ["rule"]}, ["candidates.sources", "'rule'", "Did you mean 'rules'?"]),
         ({"sources": "rules"}, ["candidates.sources = 'rules'"]),
         ({"sources": ["rules", "builtin", "rules"]}, ["candidates: sources names rules twice"]),
         ({"sources": ["file"]}, ["sources has file, but no file is given (candidates.file)"]),
@@ -258,6 +257,12 @@ def test_sources_that_cannot_be_asked_are_refused(candidates: dict[str, Any], pa
     message = refused(candidates=candidates)
     assert len(message.splitlines()) == 2
     assert all(part in message for part in parts), message
+
+
+def test_an_unknown_source_is_named_with_the_nearest_one() -> None:
+    message = refused(candidates={"sources": ["builtin", "rule"]})
+    assert "candidates.sources.1 = 'rule': allowed: file, builtin, rules, local, openai." in message
+    assert "Did you mean 'rules'?" in message
 
 
 def test_a_server_is_asked_with_moderate_limits_unless_told_otherwise() -> None:

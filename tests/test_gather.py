@@ -11,54 +11,44 @@ import pytest
 from rapidfuzz import fuzz
 
 from sapo.errors import CandidateError
-from sapo.paraphrase import Builtin, Ranking, Rules, Source, gather
+from sapo.paraphrase import Builtin, Rules, Source, gather
 from sapo.paraphrase.checks.likeness import folded
 from sapo.paraphrase.diversity import most_different
 from sapo.tasks import BUILTIN, builtin_paraphrases
-from sapo.testing import toy_task
+from sapo.testing import ListSource, toy_task
 from sapo.types import Origin, Task
 
 TASK = toy_task()
 VALID = (
     "Does the text have many words? Answer yes then, and no otherwise.",
-    "You count the words of a text. Few of them: no. Many of them: yes.",
+    "You count the words of a text. Few of them mean no, many of them mean yes.",
     "yes stands for a long text, no for a short one. Which is it?",
-    "Look at how much there is to read. Is it a lot? Then the word is yes; if it is little, the word is no.",
+    "Look at how much there is to read. Is it a lot? Then the word is yes; if it is little, the word is no!",
     "Many words: yes. Few words: no.",
     "A reader wants to know if the text is long (yes) or short (no).",
 )
-BAD = ("", "It names no label.", "Sure! Say yes or no.")
+BAD = ("", "It names no other label.", "Sure! Say yes or no.")
 
 
-class Told:
-    """A source that gives what it is told to, and notes what it is asked for."""
+class Told(ListSource):
+    """A list that is recorded as what it is told to be, and notes whether it was closed."""
 
     def __init__(self, *rounds: Sequence[str], origin: Origin = "given") -> None:
-        self.origin: Origin = origin
-        self.rounds = rounds
-        self.asked: list[int] = []
-        self.taken = 0
-        self.ended = False
-
-    def cost(self, task: Task, wanted: int) -> str:
-        return ""
+        super().__init__(*rounds)
+        self.origin = origin
+        self.closed = False
 
     def paraphrases(
         self,
         task: Task,
         wanted: int,
         advance: Callable[[int], None] = lambda texts: None,
-        ranking: Ranking | None = None,
+        ranking: object = None,
     ) -> Generator[Sequence[str], None, None]:
-        assert ranking is None
-        self.asked.append(wanted)
         try:
-            for texts in self.rounds:
-                self.taken += 1
-                advance(len(texts))
-                yield texts
+            yield from super().paraphrases(task, wanted, advance, ranking)
         finally:
-            self.ended = True
+            self.closed = True
 
 
 @pytest.fixture(autouse=True)
@@ -102,14 +92,14 @@ def test_rounds_behind_the_last_one_needed_are_never_asked_for() -> None:
     # Two are wanted, so three valid ones are looked for.
     source = Told(VALID[:2], (*BAD, *VALID[2:4]), VALID[4:])
     found = gather(TASK, (source,), 2)
-    assert (source.taken, source.ended, len(found.candidates)) == (2, True, 3)
+    assert (source.given, source.closed, len(found.candidates)) == (2, True, 3)
     assert VALID[4] not in {r.text for r in found.rejected}
 
 
 def test_rounds_of_bad_texts_are_followed_by_others() -> None:
     source = Told(BAD, BAD[1:], VALID[:1], VALID[1:3])
     found = gather(TASK, (source,), 1)
-    assert source.taken == 4
+    assert source.given == 4
     # A round that was taken is judged to its end.
     assert len(found.candidates) == 2
     assert len(found.rejected) == len(BAD) + 2 + 2
@@ -130,13 +120,13 @@ def test_without_a_count_everything_valid_is_taken_from_every_source() -> None:
     found = gather(TASK, (first, second), None)
     assert [c.text for c in found.candidates[1:]] == list(VALID)
     assert [r.text for r in found.rejected] == list(BAD)
-    assert (first.taken, second.taken) == (3, 1) and first.asked[0] > 0
+    assert (first.given, second.given) == (3, 1) and first.asked[0] > 0
 
 
 def test_refused_texts_are_recorded_before_those_that_were_left_out() -> None:
     found = gather(TASK, (Told((VALID[0], BAD[1], *VALID[1:])),), 2)
     assert [r.reason for r in found.rejected] == [
-        "lacks the label 'yes', 'no' that the original instruction names",
+        "lacks the label 'yes' that the original instruction names",
         *["valid, but the 2 kept differ more from each other"] * 4,
     ]
 
@@ -180,7 +170,7 @@ def test_an_error_of_a_source_is_passed_on() -> None:
             task: Task,
             wanted: int,
             advance: Callable[[int], None] = lambda texts: None,
-            ranking: Ranking | None = None,
+            ranking: object = None,
         ) -> Generator[Sequence[str], None, None]:
             yield VALID[:1]
             raise CandidateError("the server has gone")

@@ -20,7 +20,7 @@ import sapo.sequence
 import sapo.setup
 import sapo.steps
 from sapo.config import Config, make_config
-from sapo.errors import CandidateError, ConfigError, DataError, RecordError, SapoError
+from sapo.errors import ConfigError, DataError, RecordError, SapoError
 from sapo.evaluate import Evaluation, evaluate
 from sapo.finetune import finetune
 from sapo.race import Standing

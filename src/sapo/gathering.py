@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from sapo.config import Config
 from sapo.formats import gathered_from_json, gathered_to_json
@@ -11,12 +10,12 @@ from sapo.paraphrase import (
     Gathered,
     LocalSettings,
     Ranking,
-    ServerSettings,
     Source,
     candidates_file,
     descendants,
     gather,
     open_sources,
+    with_spare,
 )
 from sapo.progress import Reporter, Silent
 from sapo.record import Inputs, Record
@@ -74,7 +73,7 @@ class Gathering:
         count = self._config.candidates.count
         if not self._sources:
             return Gathered((Instruction(task.instruction, "original"),), ())
-        costs = [cost for source in self._sources if (cost := source.cost(task, count))]
+        costs = [cost for source in self._sources if (cost := source.cost(task, with_spare(count)))]
         if costs and not self._pays:
             stand_ins = (Instruction(task.instruction, "original"),) * (count + 1)
             return Gathered(stand_ins, (), (f"{task.name}: paraphrases not asked for yet: {'; '.join(costs)}",))
@@ -86,12 +85,16 @@ class Gathering:
 
 def _sources(config: Config, progress: Reporter) -> tuple[Source, ...]:
     chosen, model = config.candidates, config.model
-    server: dict[str, Any] | None = None if chosen.openai is None else chosen.openai.model_dump()
+    server = None
+    if chosen.openai is not None:
+        from sapo.paraphrase.server import ServerSettings
+
+        server = ServerSettings(**chosen.openai.model_dump())
     return open_sources(
         chosen.asked,
         file=chosen.file,
         local=LocalSettings(chosen.local.model or model.base, model.dtype, model.device, chosen.local.temperature),
-        server=None if server is None else ServerSettings(**server),
+        server=server,
         seed=config.seed,
         tell=progress.note,
     )

@@ -1,14 +1,15 @@
-"""Public fakes for tests of code that uses this library: a tiny random model, its tokenizer, a toy task."""
+"""Public fakes for tests of code that uses this library: a tiny model, its tokenizer, a toy task, a list of texts."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from sapo.types import Example, Task
+from sapo.types import Example, Origin, Task
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
@@ -68,3 +69,40 @@ def toy_task(name: str = "toy", *, rows: int = 16) -> Task:
         dev=split(rows, rows // 2),
         test=split(2 * rows, rows // 2),
     )
+
+
+class ListSource:
+    """A `sapo.paraphrase.Source` that gives the texts it was made of.
+
+    Args:
+        rounds: texts, round by round.
+
+    Attributes:
+        asked: what it was asked for so far: the number of texts wanted, each time.
+        given: number of rounds taken.
+    """
+
+    origin: Origin = "given"
+
+    def __init__(self, *rounds: Sequence[str]) -> None:
+        self._rounds = rounds
+        self.asked: list[int] = []
+        self.given = 0
+
+    def cost(self, task: Task, wanted: int) -> str:
+        """Return nothing: lists are free."""
+        return ""
+
+    def paraphrases(
+        self,
+        task: Task,
+        wanted: int,
+        advance: Callable[[int], None] = lambda texts: None,
+        ranking: object = None,
+    ) -> Generator[Sequence[str], None, None]:
+        """Yield the texts, whoever asks."""
+        self.asked.append(wanted)
+        for texts in self._rounds:
+            self.given += 1
+            advance(len(texts))
+            yield texts

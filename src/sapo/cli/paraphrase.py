@@ -71,16 +71,18 @@ def paraphrase_command(
         loaded = _task(task, data_dir, instruction, suffix, column, subset)
         for note in loaded.notes:
             progress.note(note)
-        from sapo.paraphrase import LocalSettings, ServerSettings, gather, open_sources
+        from sapo.paraphrase import LocalSettings, gather, open_sources, with_spare
 
         server = None
         if server_model is not None:
+            from sapo.paraphrase.server import ServerSettings
+
             server = ServerSettings(
                 base_url, server_model, temperature, max_requests=max_requests, max_tokens=max_tokens
             )
         local = LocalSettings(model, None, None, temperature)
         sources = open_sources(names, file=candidates, local=local, server=server, seed=seed, tell=progress.note)
-        for cost in filter(None, (s.cost(loaded, count) for s in sources)):
+        for cost in filter(None, (s.cost(loaded, with_spare(count)) for s in sources)):
             progress.note(cost)
         progress.plan(count)
         with progress.step(f"{loaded.name}: paraphrasing", count, count) as advance:

@@ -10,11 +10,10 @@ gather      all of it together
 from sapo.paraphrase.builtin import Builtin
 from sapo.paraphrase.checks import admit, why_none
 from sapo.paraphrase.files import FromFile, candidates_file
-from sapo.paraphrase.gather import Gathered, descendants, gather
+from sapo.paraphrase.gather import Gathered, descendants, gather, with_spare
 from sapo.paraphrase.local import Local, LocalSettings
 from sapo.paraphrase.opening import open_sources
 from sapo.paraphrase.rules import Rules
-from sapo.paraphrase.server import Server, ServerSettings
 from sapo.paraphrase.source import Ranking, Source
 
 __all__ = [
@@ -25,8 +24,6 @@ __all__ = [
     "LocalSettings",
     "Ranking",
     "Rules",
-    "Server",
-    "ServerSettings",
     "Source",
     "admit",
     "candidates_file",
@@ -34,4 +31,5 @@ __all__ = [
     "gather",
     "open_sources",
     "why_none",
+    "with_spare",
 ]

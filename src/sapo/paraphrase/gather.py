@@ -33,6 +33,11 @@ class Gathered:
     notes: tuple[str, ...] = ()
 
 
+def with_spare(missing: int) -> int:
+    """Return how many valid texts a source is asked for where so many are missing."""
+    return ceil(_SPARE * missing)
+
+
 def gather(
     task: Task,
     sources: Sequence[Source],
@@ -59,7 +64,7 @@ def gather(
         missing = None if count is None else count + 1 - len(kept)
         if missing == 0:
             break
-        valid = _asked(source, task, pool, None if missing is None else ceil(_SPARE * missing), advance)
+        valid = _asked(source, task, pool, None if missing is None else with_spare(missing), advance)
         if missing is None:
             kept += valid
             continue

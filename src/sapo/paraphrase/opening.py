@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from sapo.errors import CandidateError
 from sapo.paraphrase.builtin import Builtin
@@ -12,8 +12,10 @@ from sapo.paraphrase.files import FromFile
 from sapo.paraphrase.kept import replies_directory
 from sapo.paraphrase.local import Local, LocalSettings
 from sapo.paraphrase.rules import Rules
-from sapo.paraphrase.server import Server, ServerSettings
 from sapo.paraphrase.source import Source
+
+if TYPE_CHECKING:
+    from sapo.paraphrase.server import ServerSettings
 
 T = TypeVar("T")
 SourceName = Literal["file", "builtin", "rules", "local", "openai"]
@@ -53,6 +55,8 @@ def open_sources(
         elif name == "local":
             opened.append(Local(local, seed, replies))
         else:
+            from sapo.paraphrase.server import Server
+
             opened.append(
                 Server(_given(server, "source openai", "a model (candidates.openai.model)"), seed, replies, tell)
             )

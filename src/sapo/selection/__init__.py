@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from sapo.errors import CandidateError, DataError
-from sapo.paraphrase import admit, why_none
+from sapo.paraphrase import Builtin, Rules, admit, gather, why_none
 from sapo.render import Renderer
 from sapo.score import Scorer
 from sapo.selection.differences import TIE, choose, compare, intervals_after_race
@@ -46,11 +46,15 @@ __all__ = [
 ]
 
 
+# Paraphrases, where none are given.
+_COUNT = 20
+
+
 def select(
     model: Any,
     tokenizer: Any,
     task: Task,
-    candidates: Sequence[str],
+    candidates: Sequence[str] | None = None,
     examples: int = 250,
     *,
     strategy: Strategy = "racing",
@@ -68,7 +72,8 @@ def select(
             they are.
         tokenizer: its tokenizer.
         task: its instruction is the original and always the first candidate.
-        candidates: paraphrases of the original. Unusable ones are rejected with a reason.
+        candidates: paraphrases of the original. Unusable ones are rejected with a reason. By default 20 of those that
+            come with the library or that rules make, see `sapo.paraphrase`.
         examples: number of selection rows, all training rows where there are fewer.
         strategy: "racing" scores candidates on all rows only as long as they may still win; "exhaustive" scores
             every candidate on every row.
@@ -92,7 +97,11 @@ def select(
         raise DataError(f"delta = {delta}: allowed is a probability above 0 and below 0.5")
     if not 0 <= epsilon < float("inf"):
         raise DataError(f"epsilon = {epsilon}: allowed is 0 or a positive tolerance in nats per token")
-    kept, rejected = admit(task, candidates, "given")
+    if candidates is None:
+        gathered = gather(task, (Builtin(), Rules()), _COUNT)
+        kept, rejected = gathered.candidates, gathered.rejected
+    else:
+        kept, rejected = admit(task, candidates, "given")
     if len(kept) == 1:
         raise CandidateError(
             f"task {task.name!r} has no candidate beside the original instruction ({why_none(rejected)})"

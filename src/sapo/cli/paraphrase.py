@@ -94,7 +94,7 @@ def paraphrase_command(
     write_text(out, _lines({"text": c.text, "origin": c.origin} for c in gathered.candidates[1:]))
     if refused is not None:
         write_text(refused, _lines({"text": r.text, "reason": r.reason} for r in gathered.rejected))
-    print_gathered(console(), loaded, gathered, out, refused)
+    print_gathered(console(), loaded, task, gathered, out, refused)
 
 
 def _names(source: list[str] | None, file: Path | None, server_model: str | None) -> tuple[SourceName, ...]:

@@ -19,13 +19,23 @@ if TYPE_CHECKING:
 _SHOWN, _NAMED = 90, 12
 
 
-def print_gathered(console: Console, task: Task, gathered: Gathered, out: Path, refused: Path | None) -> None:
+def print_gathered(
+    console: Console, task: Task, asked: str | None, gathered: Gathered, out: Path, refused: Path | None
+) -> None:
     """Print the candidates of a task, where they were written, and what was turned away."""
-    show(console, gathered_page(task, gathered, out, refused))
+    show(console, gathered_page(task, asked, gathered, out, refused))
 
 
-def gathered_page(task: Task, gathered: Gathered, out: Path, refused: Path | None) -> Page:
-    """Return the page of candidates that nothing has scored yet."""
+def gathered_page(task: Task, asked: str | None, gathered: Gathered, out: Path, refused: Path | None) -> Page:
+    """Return the page of candidates that nothing has scored yet.
+
+    Args:
+        task: whose instruction was paraphrased.
+        asked: what the user called it; None for an instruction without data.
+        gathered: its candidates.
+        out: where they were written.
+        refused: where the texts that are none were written; None where there are none.
+    """
     paraphrases = gathered.candidates[1:]
     rows = tuple(
         cells(str(n), c.origin, str(len(c.text)), one_line(c.text, _SHOWN)) for n, c in enumerate(paraphrases, start=1)
@@ -44,19 +54,25 @@ def gathered_page(task: Task, gathered: Gathered, out: Path, refused: Path | Non
     ]
     if gathered.rejected:
         sections.append(Section(f"Texts turned away: {len(gathered.rejected)}", _refused(gathered.rejected, refused)))
-    sections.append(
-        Section(
-            "Next",
-            (
-                Note(f"Written to {out}, one JSON object a line: text, origin."),
-                Command(
-                    ("sapo", "select", "--task", task.name, "--candidates", str(out)),
-                    "To see which of them fits the model best (with the same options for the task as here):",
-                ),
-            ),
-        )
-    )
+    written = Note(f"Written to {out}, one JSON object a line: text, origin.")
+    sections.append(Section("Next", (written, _next(task, asked, out)) if paraphrases else (_nothing(),)))
     return Page(f"Paraphrases of the instruction of {task.name}", tuple(sections))
+
+
+def _next(task: Task, asked: str | None, out: Path) -> Command:
+    if asked is not None:
+        return Command(
+            ("sapo", "select", "--task", asked, "--candidates", str(out)),
+            "To see which of them fits the model best (with the same options for the task as here):",
+        )
+    return Command(
+        ("sapo", "select", "--task", "YOUR_DATA", "--instruction", task.instruction, "--candidates", str(out)),
+        "To see which of them fits a model best, with data of the task:",
+    )
+
+
+def _nothing() -> Note:
+    return Note("Write some by hand, or try another source: sapo paraphrase --help lists them.")
 
 
 def _refused(rejected: tuple[Rejection, ...], file: Path | None) -> tuple[Block, ...]:

@@ -508,8 +508,7 @@ def test_answers_and_inputs_of_the_data_are_leaks() -> None:
     assert verdict("Sum up this: the mayor of the town has opened a bridge over the river.", given) == (
         "holds an input of the data: 'The mayor of the town has opened a bridge over the river.'"
     )
-    for split in ("dev", "test"):
-        other = replace(task(), **{split: LEAKY})
+    for other in (replace(task(), dev=LEAKY), replace(task(), test=LEAKY)):
         assert verdict("Sum it up like this: Mayor opens new bridge.", other) is not None
 
 
@@ -651,7 +650,7 @@ class Words(Encoder):
     def __call__(self, texts: Sequence[str]) -> Floats:
         self.asked += texts
         counts = np.array([[float(word in text.casefold()) for word in self.KNOWN] for text in texts])
-        return counts / np.linalg.norm(counts, axis=1, keepdims=True)
+        return np.asarray(counts / np.linalg.norm(counts, axis=1, keepdims=True))
 
 
 def test_a_text_of_another_meaning_is_refused() -> None:

@@ -80,7 +80,10 @@ def stop_at_the_first_step(patch: pytest.MonkeyPatch) -> None:
 def test_candidates_are_recorded_before_the_first_step(
     configured: Configured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file = write(tmp_path / "own.json", {TASK: [OWN[0], "It names none of them.", *OWN[1:]], "date-format": ["Date?"]})
+    file = write(
+        tmp_path / "own.json",
+        {TASK: [OWN[0], "It names none of them.", *OWN[1:]], "date-format": ["Sure! The date, please."]},
+    )
     config = configured(**SMALL, sequence=[TASK, "date-format"], candidates={"file": str(file), "count": 2})
     with monkeypatch.context() as patch:
         stop_at_the_first_step(patch)
@@ -92,13 +95,13 @@ def test_candidates_are_recorded_before_the_first_step(
     assert found["candidates"][0] == {"text": builtin_task(TASK).instruction, "origin": "original"}
     kept = found["candidates"][1:]
     assert len(kept) == 2 and all(c["text"] in OWN and c["origin"] == "file" for c in kept)
-    assert [r["text"] for r in found["rejected"]][0] == "It names none of them."
-    assert "valid, but the 2 kept differ more" in found["rejected"][1]["reason"]
-    assert found["notes"] == [] or "meaning" in found["notes"][0]
+    assert found["rejected"][0]["text"] == "It names none of them."
+    assert found["rejected"][1]["reason"] == "valid, but the 2 kept differ more from each other"
     second = recorded(config, 2, "date-format")
-    assert "date-format: no valid paraphrase, so there is only the original instruction" in second["notes"][0] or (
-        len(second["candidates"]) == 2
-    )
+    assert [c["origin"] for c in second["candidates"]] == ["original"]
+    assert second["notes"] == [
+        "date-format: no valid paraphrase, so there is only the original instruction; 1 texts were turned away"
+    ]
 
 
 def test_a_run_that_goes_on_takes_what_was_recorded_and_asks_nobody(

@@ -8,8 +8,11 @@ from sapo.paraphrase.rules.template import Frame
 ENGLISH = (
     Frame("bare", "[{before} ]{Ask.}[ {rest}]"),
     Frame("headings", "[Input: {given}\n][Context: {before}\n]Task: {ask.}[\nNotes: {notes}]"),
+    Frame("verdict", "{Given}: {verdicts}?[ {rest}]"),
+    Frame("answer last", "[You get {given.} ][{before} ]{Ask.}[ {rest}]\n\n{choices}?"),
     Frame("persona", "You are {persona}.[ You are handed {given.}][ {before}] Your job is to {ask.}[ {rest}]"),
     Frame("role", "As {role}, you have the following job: {first.}[ What you are given: {given.}][ {rest}]"),
+    Frame("output", "[Input: {given}\n][Context: {before}\n]Task: {ask.}[\nNotes: {notes}]\nOutput: {choices}"),
     Frame("question", "[Here you have {given.} ][{before} ]Can you {ask}?[ {rest}]"),
     Frame(
         "elaborate",
@@ -17,7 +20,9 @@ ENGLISH = (
         "before you do anything else, so that nothing in it escapes you.[ {before}] When you have done so, {ask.}[ "
         "{rest}]",
     ),
+    Frame("answers first", "{choices/}: it has to be one of these.[ You see {given.}][ {before}] {Ask.}[ {rest}]"),
     Frame("documentation", "This task asks you to {first.}[\n\nInput: {given.}][\n\nDetails: {notes}]"),
+    Frame("classes", "[Data: {given}\n][{before}\n]Classes:\n{choices*}\n{Ask.}[ {rest}]"),
     Frame("list", "[- You are given {given.}\n][- {before}\n]- {Ask.}[\n{bullets}]"),
     Frame("passive", "[What is given: {given.} ][{before} ]{Passive.}[ {rest}]"),
     Frame("given", "Given {given}, {ask.}[ {rest}]"),
@@ -39,6 +44,7 @@ ENGLISH = (
         "[Q: What do I get?\nA: {Given.}\n][Q: What should I know first?\nA: {before}\n]Q: What am I supposed to do?\n"
         "A: {Ask.}[\nQ: Is there anything else?\nA: {notes}]",
     ),
+    Frame("so", "[Look at this: {given.} ][{before} ]{Ask.}[ {rest}] So which is it: {choices}?"),
     Frame("please", "[Below you will find {given.} ][{before} ]Please {ask.}[ {rest}]"),
     Frame("exercise", "Exercise. [You have been given {given.} ][{before} ]{Ask.}[ {rest}]"),
     Frame(
@@ -46,6 +52,7 @@ ENGLISH = (
         "Imagine that you are sitting at a desk and somebody puts a sheet of paper in front of you.[ On it you find "
         "{given.}][ {before}] It is now up to you to {ask.}[ {rest}]",
     ),
+    Frame("one of", "[{Given} will be shown to you. ][{before} ]{Ask.}[ {rest}] The answer is one of: {choices,}."),
     Frame("gerund", "[What you are given: {given.} ][{before} ]The assignment consists in {asking.}[ {rest}]"),
     Frame("arrows", "[input -> {given}\n][context -> {before}\n]action -> {ask.}[\nremarks -> {notes}]"),
     Frame("whenever", "Whenever you are given {given}, you have to {ask.}[ {rest}]"),

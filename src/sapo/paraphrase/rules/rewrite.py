@@ -23,6 +23,8 @@ from sapo.paraphrase.rules.wording import WORDINGS, exchanged, reworded
 
 # Rewrites of one frame, and of all of them, at most.
 _EACH, _MOST = 3, 60
+# Labels that a frame may list.
+_LISTED = 12
 # Comparing two texts takes time with the square of their length: from so many characters on, few are compared.
 _LONG, _FEW = 4000, 2
 
@@ -89,7 +91,8 @@ def _ways(text: str, labels: Sequence[str]) -> Iterator[tuple[Sequence[Frame], R
     if parts is not None:
         persona = persona_of(parts)
         variants = [reworded(parts, n, labels) for n in range(WORDINGS)]
-        yield ENGLISH, partial(_composed, [(variant, slots_of(variant, persona)) for variant in variants])
+        answers = _answers(text, labels)
+        yield ENGLISH, partial(_composed, [(variant, slots_of(variant, persona, answers)) for variant in variants])
     if parts is not None or spoken == "en":
         yield (
             ENGLISH_WHOLE,
@@ -97,6 +100,11 @@ def _ways(text: str, labels: Sequence[str]) -> Iterator[tuple[Sequence[Frame], R
         )
     else:
         yield neutral_frames(spoken), partial(_filled, [neutral_slots(text, labels)] * WORDINGS)
+
+
+def _answers(text: str, labels: Sequence[str]) -> Sequence[str]:
+    """Return the labels where a text names all of them and they are few enough to be listed."""
+    return labels if 1 < len(labels) <= _LISTED and not any(keeps(label, text, "") for label in labels) else ()
 
 
 def _composed(variants: Sequence[tuple[Parts, Mapping[str, str]]], frame: Frame, wording: int) -> str | None:

@@ -41,9 +41,11 @@ _NOTE = regex.compile(
 _ANAPHORA = regex.compile(r"\b(?:this|these|it|its|them|their|such|they)\b", regex.I)
 _YOU = regex.compile(r"\b(?:you|your|yourself)\b|['’]re\b", regex.I)
 _LONG, _SHORT = 40, 12
+# Letters of "yes", which says nothing without its question.
+_NAMED = 3
 
 
-def slots_of(parts: Parts, persona: str) -> Mapping[str, str]:
+def slots_of(parts: Parts, persona: str, labels: Sequence[str] = ()) -> Mapping[str, str]:
     """Return the slots of an English frame; what the instruction has not got, or not in that form, is empty.
 
     A name with a capital is for the beginning of a sentence, one with a full stop for its end.
@@ -51,6 +53,7 @@ def slots_of(parts: Parts, persona: str) -> Mapping[str, str]:
     Args:
         parts: the instruction, in whatever wording.
         persona: who may be told to follow it, the same in all wordings.
+        labels: the answers that the instruction names, if it names all that there are.
     """
     ask, given = parts.ask, parts.given
     after, notes = parts.after, [noted(sentence) for sentence in parts.after]
@@ -92,6 +95,12 @@ def slots_of(parts: Parts, persona: str) -> Mapping[str, str]:
         "stars": listed(notes, "* "),
         "lines": listed(notes, ""),
         "numbers": "\n".join(f"{n}. {capital(note)}" for n, note in enumerate(notes, start=1)),
+        "choices": " or ".join((", ".join(labels[:-1]), labels[-1])) if labels else "",
+        "choices,": ", ".join(labels),
+        "choices/": " / ".join(labels),
+        "choices*": listed_as_they_are(labels),
+        # Labels that say by themselves what they stand for.
+        "verdicts": " or ".join((", ".join(labels[:-1]), labels[-1])) if labels and all(map(_telling, labels)) else "",
     }
 
 
@@ -126,6 +135,11 @@ def listed(sentences: Sequence[str], mark: str) -> str:
     return "\n".join(mark + capital(sentence) for sentence in sentences)
 
 
+def listed_as_they_are(labels: Sequence[str]) -> str:
+    """Return labels as lines, to the letter."""
+    return "\n".join(f"- {label}" for label in labels)
+
+
 def noted(sentence: str) -> str:
     """Return a sentence without "note that" before it."""
     return capital(_NOTE.sub("", sentence, count=1)) if _NOTE.match(sentence) else sentence
@@ -140,6 +154,10 @@ def ended(text: str) -> str:
     """Return a text with a full stop, unless it ends in a mark or is empty."""
     bare = text.rstrip("\"'”’)")
     return text if not text or bare.endswith((".", "?", "!", ":", "…")) else text + "."
+
+
+def _telling(label: str) -> bool:
+    return label.islower() and len(label) > _NAMED and label not in ("true", "false", "none")
 
 
 def _again(ask: str) -> bool:

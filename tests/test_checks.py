@@ -621,7 +621,7 @@ def test_hand_written_paraphrases_pass() -> None:
     assert len(refused) <= 0.02 * judged, refused
 
 
-# Shares refused, measured with these stand-ins: 47 of 47, 48 of 48 and 42 of 47.
+# Turned away with these stand-ins: 47 of 47, 47 of 48 and 41 of 47.
 @pytest.mark.parametrize(("kind", "share"), [("translated", 0.95), ("truncated", 0.95), ("chatty", 0.85)])
 def test_bad_paraphrases_are_turned_away(kind: str, share: float) -> None:
     path = Path(__file__).parent / "data" / "bad_paraphrases.json"

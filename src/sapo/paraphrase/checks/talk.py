@@ -25,7 +25,7 @@ _CHATTY = {
     """,
     "talk about the paraphrase": r"""
         \b(paraphrase[ds]?|paraphrasing|reword(ed|ing|s)|reformulat(ed?|ion|ing)|rephras(ed|ing|es))\b
-        | \b(this|your|my|the\ (above|new|original|revised|following))\ (prompt|instruction|wording|phrasing
+        | \b(this|your|my|the\ (above|new|original|revised))\ (prompt|instruction|wording|phrasing
             |request)\b
         | \bprompt\ template\b
         | \b(let\ me\ know|feel\ free\ to\ (ask|adapt|change|modify|adjust|use|edit)|would\ you\ like\ me|shall\ i
@@ -37,7 +37,7 @@ _CHATTY = {
                 |thank\ you\ for\ your
             |thanks\ for\ (reaching|your)|coming\ right\ up|best\ of\ luck|hope\ (this|that|it)\ helps
                 |at\ your\ disposal)\b
-        | ^\W*(enjoy|happy\ fine-tuning|ta-da|voil[aà]|finished|good\ catch|to\ be\ discussed|status
+        | ^\W*(enjoy|happy\ fine-tuning|ta-da|voil[aà]|finished|good\ catch
             |note\ to\ self)\b\W*[!:,.]
         | \bi\ (changed|replaced|rephrased|rewrote|preserved|shortened|assumed\ (the|that|you)|counted\ the
             |took\ the\ liberty
@@ -74,7 +74,7 @@ _CHATTY = {
     "markers of a chat or a template": r"""
         <\|[^|>]*\|?>? | </?s> | \[/?INST\] | <</?SYS>> | </?think> | ```
         | </?(instruction|paraphrase|answer|original|suffix|text|prompt|response|passage|ending|words)\d*>
-        | ^\s*(user|assistant|system|human|ai)\s*: | \#\#\#?\s*(instruction|response|input)\b | ^\s*-{3,}\s*$
+        | ^\s*(user|assistant|system|human|ai)\s*: | \#\#\#?\s*(instruction|response|input)\b
     """,
     "a placeholder": r"""
         \{\{?\s*\w*\s*\}?\} | %[sd]\b | \$\{\w+\} | <(your|insert|input|text|the)[^>\n]{0,30}> | \bXXX\b

@@ -68,11 +68,11 @@ def checks(instructions: Mapping[str, Any]) -> list[Record]:
             task = Task(name, known["instruction"].strip(), known["suffix"], tuple(known["labels"]), "", (), (), ())
             pool = Pool(task, encoder)
             totals["hand-written"] += len(good[name])
-            away["hand-written"] += len(good[name]) - pool.add(good[name], "builtin")
+            away["hand-written"] += len(good[name]) - pool.add(good[name], "file")
             for row in bad[name]:
                 kind = row["kind"] + (f", {row['subkind']}" if "subkind" in row else "")
                 totals[kind] += 1
-                away[kind] += 1 - Pool(task, encoder).add([row["text"]], "builtin")
+                away[kind] += 1 - Pool(task, encoder).add([row["text"]], "file")
         found += [
             {"half": half, "kind": kind, "turned away": away[kind], "of": totals[kind],
              "percent": 100 * away[kind] / totals[kind]}
@@ -124,7 +124,7 @@ def harm(bench: Bench, name: str, rows: int) -> list[Record]:
     encoder = installed_encoder()
     good = gather(task, (Builtin(),), 20).candidates
     bad = json.loads(BAD.read_text(encoding="utf-8"))[name]
-    passed = [bool(Pool(task, encoder).add([row["text"]], "builtin")) for row in bad]
+    passed = [bool(Pool(task, encoder).add([row["text"]], "file")) for row in bad]
     everyone = [*good, *(Instruction(row["text"], "given") for row in bad)]
     losses = [c.loss for c in bench.select(task, everyone, picked, EXHAUSTIVE).candidates]
     best, median = min(losses[: len(good)]), float(np.median(losses[: len(good)]))

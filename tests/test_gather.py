@@ -93,7 +93,7 @@ def test_rounds_behind_the_last_one_needed_are_never_asked_for() -> None:
     source = Told(VALID[:2], (*BAD, *VALID[2:4]), VALID[4:])
     found = gather(TASK, (source,), 2)
     assert (source.given, source.closed, len(found.candidates)) == (2, True, 3)
-    assert VALID[4] not in {r.text for r in found.rejected}
+    assert VALID[4] not in {c.text for c in found.spare}
 
 
 def test_rounds_of_bad_texts_are_followed_by_others() -> None:
@@ -102,17 +102,17 @@ def test_rounds_of_bad_texts_are_followed_by_others() -> None:
     assert source.given == 4
     # A round that was taken is judged to its end.
     assert len(found.candidates) == 2
-    assert len(found.rejected) == len(BAD) + 2 + 2
+    assert (len(found.rejected), len(found.spare)) == (len(BAD) + 2, 2)
 
 
-def test_the_most_different_are_kept_in_order_and_the_rest_recorded_with_the_reason() -> None:
+def test_the_most_different_are_kept_in_order_and_the_rest_are_spare() -> None:
     near = VALID[0].replace("many", "many, many").replace("Answer", "Your answer is")
     texts = (VALID[0], near, VALID[3], VALID[4])
     found = gather(TASK, (Told(texts),), 3)
     assert [c.text for c in found.candidates[1:]] == [t for t in texts if t in {c.text for c in found.candidates}]
     assert len({VALID[0], near} & {c.text for c in found.candidates}) == 1
-    assert [r.reason for r in found.rejected] == ["valid, but the 3 kept differ more from each other"]
-    assert {r.text for r in found.rejected} | {c.text for c in found.candidates} == {TASK.instruction, *texts}
+    assert len(found.spare) == 1 and not found.rejected
+    assert {c.text for c in found.spare} | {c.text for c in found.candidates} == {TASK.instruction, *texts}
 
 
 def test_without_a_count_everything_valid_is_taken_from_every_source() -> None:
@@ -123,12 +123,10 @@ def test_without_a_count_everything_valid_is_taken_from_every_source() -> None:
     assert (first.given, second.given) == (3, 1) and first.asked[0] > 0
 
 
-def test_refused_texts_are_recorded_before_those_that_were_left_out() -> None:
+def test_refused_texts_are_not_among_those_that_were_left_out() -> None:
     found = gather(TASK, (Told((VALID[0], BAD[1], *VALID[1:])),), 2)
-    assert [r.reason for r in found.rejected] == [
-        "lacks the label 'yes' that the original instruction names",
-        *["valid, but the 2 kept differ more from each other"] * 4,
-    ]
+    assert [r.reason for r in found.rejected] == ["lacks the label 'yes' that the original instruction names"]
+    assert len(found.spare) == 4 and BAD[1] not in {c.text for c in found.spare}
 
 
 def test_no_valid_text_leaves_the_original_and_a_note() -> None:

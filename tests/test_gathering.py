@@ -96,11 +96,11 @@ def test_candidates_are_recorded_before_the_first_step(
     kept = found["candidates"][1:]
     assert len(kept) == 2 and all(c["text"] in OWN and c["origin"] == "file" for c in kept)
     assert found["rejected"][0]["text"] == "It names none of them."
-    assert found["rejected"][1]["reason"] == "valid, but the 2 kept differ more from each other"
+    assert {c["text"] for c in found["spare"]} == set(OWN) - {c["text"] for c in kept}
     second = recorded(config, 2, "date-format")
     assert [c["origin"] for c in second["candidates"]] == ["original"]
     assert second["notes"] == [
-        "date-format: no valid paraphrase, so there is only the original instruction; 1 texts were turned away"
+        "date-format: no valid paraphrase, so there is only the original instruction; 1 text was turned away"
     ]
 
 
@@ -133,7 +133,8 @@ def test_what_was_recorded_comes_back_whole(configured: Configured) -> None:
     value = recorded(config)
     assert [(c.text, c.origin) for c in again.candidates] == [(c["text"], c["origin"]) for c in value["candidates"]]
     assert [(r.text, r.reason) for r in again.rejected] == [(r["text"], r["reason"]) for r in value["rejected"]]
-    assert again.rejected and list(again.notes) == value["notes"]
+    assert [(c.text, c.origin) for c in again.spare] == [(c["text"], c["origin"]) for c in value["spare"]]
+    assert again.spare and list(again.notes) == value["notes"]
 
 
 def test_a_candidates_file_that_was_changed_is_refused_by_name(configured: Configured, tmp_path: Path) -> None:
@@ -220,6 +221,7 @@ def test_the_original_policy_asks_nobody(
         "task": TASK,
         "candidates": [{"text": builtin_task(TASK).instruction, "origin": "original"}],
         "rejected": [],
+        "spare": [],
         "notes": [],
     }
 

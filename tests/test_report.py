@@ -754,7 +754,7 @@ def test_a_dry_run_adds_up_to_the_plan(real: Config) -> None:
     page = dry_run_page(real, forecast)
     tasks_table, data_table, *_, work = tables(page)
     # Of 20 built-in paraphrases two are kept.
-    assert texts(tasks_table.rows[0]) == ["1 date-format", "8", "4", "4", "3", "18"]
+    assert texts(tasks_table.rows[0]) == ["1 date-format", "8", "4", "4", "3", "0"]
     assert texts(data_table.rows[0])[:3] == ["date-format", "8", "4"]
     plan = forecast.setup.plan
     assert work.rows[-1][-1].text == duration(plan.cost / 100)

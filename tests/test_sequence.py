@@ -714,7 +714,7 @@ CHANGES: Mapping[str, tuple[Change, str, str]] = MappingProxyType(
         ),
         "a suffix": (
             lambda root: edit(root / "bench" / "instructions.json", lambda index: index["beta"].update(suffix="!")),
-            "candidates/2-beta.json", "instruction",
+            "candidates/2-beta.json", "suffix",
         ),
         "the base model": (_weights, "cells/0/alpha.original.json", "model"),
         "the chat template": (_template, "cells/0/alpha.original.json", "template"),

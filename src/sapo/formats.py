@@ -44,6 +44,7 @@ def gathered_to_json(task: str, gathered: Gathered) -> dict[str, Any]:
         "task": task,
         "candidates": [{"text": c.text, "origin": c.origin} for c in gathered.candidates],
         "rejected": [{"text": r.text, "reason": r.reason} for r in gathered.rejected],
+        "spare": [{"text": c.text, "origin": c.origin} for c in gathered.spare],
         "notes": list(gathered.notes),
     }
 
@@ -53,6 +54,7 @@ def gathered_from_json(value: Mapping[str, Any]) -> Gathered:
     return Gathered(
         tuple(Instruction(c["text"], c["origin"]) for c in value["candidates"]),
         tuple(Rejection(r["text"], r["reason"]) for r in value["rejected"]),
+        tuple(Instruction(c["text"], c["origin"]) for c in value["spare"]),
         tuple(value["notes"]),
     )
 

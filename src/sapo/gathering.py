@@ -64,7 +64,9 @@ class Gathering:
     def _inputs(self, task: Task) -> Inputs:
         file = self._config.candidates.file if self._config.policy != "original" else None
         return {
-            "instruction": fingerprint([task.instruction, task.suffix, list(task.labels)]),
+            "instruction": fingerprint(task.instruction),
+            "suffix": fingerprint(task.suffix),
+            "labels": fingerprint(list(task.labels)),
             "candidates file": fingerprint(None if file is None else candidates_file(file, task.name)),
         }
 
@@ -76,7 +78,7 @@ class Gathering:
         costs = [cost for source in self._sources if (cost := source.cost(task, with_spare(count)))]
         if costs and not self._pays:
             stand_ins = (Instruction(task.instruction, "original"),) * (count + 1)
-            return Gathered(stand_ins, (), (f"{task.name}: paraphrases not asked for yet: {'; '.join(costs)}",))
+            return Gathered(stand_ins, (), (), (f"{task.name}: paraphrases not asked for yet: {'; '.join(costs)}",))
         for cost in costs:
             self._progress.note(f"{task.name}: asking for paraphrases: {cost}")
         with self._progress.step(f"{task.name}: gathering candidates", count, 0) as advance:

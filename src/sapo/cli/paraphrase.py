@@ -90,7 +90,10 @@ def paraphrase_command(
     from sapo.report import print_gathered
     from sapo.storage import write_text
 
-    refused = out.with_suffix(".rejected.jsonl") if gathered.rejected else None
+    beside = out.with_suffix(".rejected.jsonl")
+    # One of an earlier command would speak of other texts.
+    beside.unlink(missing_ok=True)
+    refused = beside if gathered.rejected else None
     write_text(out, _lines({"text": c.text, "origin": c.origin} for c in gathered.candidates[1:]))
     if refused is not None:
         write_text(refused, _lines({"text": r.text, "reason": r.reason} for r in gathered.rejected))

@@ -129,7 +129,7 @@ class SearchConfig(_Part):
 class CandidatesConfig(_Part):
     """Where paraphrases come from; count excludes the original."""
 
-    sources: Annotated[tuple[SourceName, ...], Field(min_length=1)] | None = None
+    sources: tuple[SourceName, ...] | None = None
     file: Local | None = None
     count: Positive = 20
     local: LocalConfig = LocalConfig()
@@ -143,6 +143,8 @@ class CandidatesConfig(_Part):
 
     @model_validator(mode="after")
     def _complete(self) -> CandidatesConfig:
+        if self.sources == ():
+            raise ValueError("sources is empty: name at least one, or leave it out")
         twice = [name for n, name in enumerate(self.asked) if name in self.asked[:n]]
         if twice:
             raise ValueError(f"sources names {twice[0]} twice")

@@ -25,11 +25,13 @@ class Gathered:
     Attributes:
         candidates: the original, then its paraphrases, those of earlier sources first.
         rejected: texts that are no candidates, with reasons.
+        spare: valid paraphrases beyond the number wanted, less different from the others than those kept.
         notes: what the user should know, one sentence each.
     """
 
     candidates: tuple[Instruction, ...]
     rejected: tuple[Rejection, ...]
+    spare: tuple[Instruction, ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -59,7 +61,7 @@ def gather(
         CandidateError: if a source can give nothing, for a reason that the user can act on.
     """
     pool = Pool(task, installed_encoder())
-    kept, left_out = pool.kept[:1], list[Rejection]()
+    kept, spare = pool.kept[:1], list[Instruction]()
     for source in sources:
         missing = None if count is None else count + 1 - len(kept)
         if missing == 0:
@@ -70,12 +72,8 @@ def gather(
             continue
         picked = most_different([c.text for c in kept], [c.text for c in valid], missing)
         kept += [valid[i] for i in picked]
-        left_out += [
-            Rejection(c.text, f"valid, but the {missing} kept differ more from each other")
-            for i, c in enumerate(valid)
-            if i not in picked
-        ]
-    return Gathered(tuple(kept), (*pool.rejected, *left_out), _notes(task, pool, len(kept) - 1, count))
+        spare += [c for i, c in enumerate(valid) if i not in picked]
+    return Gathered(tuple(kept), tuple(pool.rejected), tuple(spare), _notes(task, pool, len(kept) - 1, count))
 
 
 def descendants(
@@ -131,5 +129,7 @@ def _notes(task: Task, pool: Pool, found: int, count: int | None) -> tuple[str, 
     elif count is not None and found < count:
         few.append(f"{task.name}: {found} of {count} paraphrases that were asked for")
     if pool.rejected and few:
-        few = [f"{few[0]}; {len(pool.rejected)} texts were turned away"]
-    return (*few, *([pool.note] if pool.note and found else []))
+        texts = "1 text was" if len(pool.rejected) == 1 else f"{len(pool.rejected)} texts were"
+        few = [f"{few[0]}; {texts} turned away"]
+    read = all(c.origin in ("original", "builtin") for c in pool.kept)
+    return (*few, *([pool.note] if pool.note and not read else []))

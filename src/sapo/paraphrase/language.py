@@ -11,6 +11,8 @@ from py3langid.langid import MODEL_FILE, LanguageIdentifier
 # A language is named from this probability on, and ruled out below that one. Among 460 English and Chinese
 # paraphrases the lowest probability of the right language is 0.09; among their translations 0.00004 the highest.
 _NAMED, _RULED_OUT = 0.5, 0.01
+# Fewer letters may belong to any language of their script.
+_TELLING = 12
 # Languages that their script tells; those of other scripts are told by statistics.
 _SCRIPTS = {
     "zh": r"\p{Han}",
@@ -46,7 +48,7 @@ def changes_language(original: str, text: str) -> bool:
     if _script(text) != _script(original):
         return True
     spoken = language(original)
-    if spoken is None or spoken in _OF_ONE_LANGUAGE:
+    if spoken is None or spoken in _OF_ONE_LANGUAGE or len(regex.findall(r"\p{L}", text)) < _TELLING:
         return False
     return bool(dict(_identifier().rank(text))[spoken] < _RULED_OUT)
 

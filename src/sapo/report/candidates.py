@@ -47,6 +47,8 @@ def gathered_page(task: Task, asked: str | None, gathered: Gathered, out: Path, 
         Column("paraphrase", numeric=False),
     )
     found: list[Block] = [Table("", columns, rows)] if rows else [Note("None.", "strong")]
+    if gathered.spare:
+        found.append(Note(f"{len(gathered.spare)} more were valid; those kept differ more from each other."))
     found += [Note(f"{note[:1].upper()}{note[1:]}.") for note in gathered.notes]
     sections = [
         Section("Original instruction", (Listing(f"{len(task.instruction)} characters:", task.instruction),)),

@@ -6,6 +6,8 @@ rating beside it, another form or another language sets the model against its ow
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import regex
 
 # Verbs by which a text asks for something to be written.
@@ -95,10 +97,20 @@ _PATTERNS = {
 }
 
 
-def contradicts(original: str, suffix: str, text: str) -> str | None:
-    """Return what a text demands of the answer beyond the original and the suffix, or None."""
-    given = f"{original}\n{suffix}"
+# "without any explanation", "do not give reasons": what is not wanted is no demand.
+_NEGATED = regex.compile(r"\b(?:no|not|without|never|nor|neither|\w+n['’]t)\W+(?:\w+\W+){0,2}$", regex.IGNORECASE)
+# Where answers are numbers, the original asks for them, in whatever words.
+_NUMBERS = "on a scale from 1 to 5"
+
+
+def contradicts(original: str, suffix: str, labels: Sequence[str], text: str) -> str | None:
+    """Return what a text demands of the answer beyond the original, its suffix and labels, or None."""
+    numbers = _NUMBERS if any(label.isdecimal() for label in labels) else ""
+    given = "\n".join((original, suffix, numbers))
     for name, pattern in _PATTERNS.items():
-        if (found := pattern.search(text)) and not pattern.search(given):
-            return f"asks for {name} ({found.group().strip()!r}), which the original does not"
+        if pattern.search(given):
+            continue
+        for found in pattern.finditer(text):
+            if not _NEGATED.search(text[: found.start()]):
+                return f"asks for {name} ({found.group().strip()!r}), which the original does not"
     return None

@@ -13,6 +13,7 @@ _WORD = r"[[\p{L}\p{N}_]--[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}]]"
 _SPACED = regex.compile(_WORD, regex.VERSION1)
 _MARK = regex.compile(r"[.):、．]\s*(\p{L}+)")
 _EXPLAINS = regex.compile(r"\p{L}\s*\($")
+_BEHIND_A_WORD = regex.compile(r"\p{L}\s+$")
 _MARK_LENGTH = 2
 
 # A number by itself, not the mark of an enumeration ("1)", "2.", "3:" before a word), not a stray footnote mark before
@@ -93,4 +94,7 @@ def _mentions(text: str, label: str) -> set[str]:
         # "good (4) or": in parentheses behind a word, a label explains that word and enumerates nothing.
         explains = _EXPLAINS.search(text[: mention.start()])
         found.add(after.group(1) if after and not explains else "")
+        # "yes or no. Read": behind a word, it may also end a sentence.
+        if after and _BEHIND_A_WORD.search(text[: mention.start()]):
+            found.add("")
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sapo.paraphrase.checks.demands import contradicts
-from sapo.paraphrase.checks.encoder import Encoder
+from sapo.paraphrase.checks.encoder import Encoder, installed_encoder
 from sapo.paraphrase.checks.labels import missing_labels, missing_numbers
 from sapo.paraphrase.checks.likeness import duplicate, folded, leak, repeats_suffix
 from sapo.paraphrase.checks.meaning import Meaning, unread
@@ -17,6 +17,8 @@ from sapo.types import Instruction, Origin, Rejection, Task
 
 # Rejected texts that an error names, and characters of each.
 _NAMED, _SHOWN = 5, 60
+# Origins whose texts people have read with the task in mind; nothing is guessed about them.
+_READ: tuple[Origin, ...] = ("builtin",)
 
 
 class Pool:
@@ -47,7 +49,7 @@ class Pool:
         before = len(self.kept)
         for raw in texts:
             text = raw.strip()
-            reason = self._reason(text)
+            reason = self._fact(text) or (None if origin in _READ else self._guess(text))
             if reason is None:
                 self._seen[folded(text)] = f"candidate {len(self.kept) + len(self.rejected)}"
                 self.kept.append(Instruction(text, origin))
@@ -55,22 +57,24 @@ class Pool:
                 self.rejected.append(Rejection(raw, reason))
         return len(self.kept) - before
 
-    def _reason(self, text: str) -> str | None:
-        """Return the first reason against a text, cheap ones first."""
+    def _fact(self, text: str) -> str | None:
+        """Return what is wrong with a text for certain, or None."""
         if not text:
             return "empty"
+        missing = missing_labels(self._task.labels, self._original, text)
+        return broken_characters(text) or duplicate(text, self._seen) or _lacks("label", missing)
+
+    def _guess(self, text: str) -> str | None:
+        """Return what is wrong with a text by all appearances, or None; cheap guesses first."""
         task, original = self._task, self._original
         return (
-            broken_characters(text)
-            or out_of_band(original, text)
-            or duplicate(text, self._seen)
+            out_of_band(original, text)
             or chatty(original, text)
             or ("is written in another language" if changes_language(original, text) else None)
             or unterminated(original, text)
-            or _lacks("label", missing_labels(task.labels, original, text))
             or _lacks("number", missing_numbers(task.labels, original, text))
             or repeats_suffix(original, task.suffix, text)
-            or contradicts(original, task.suffix, text)
+            or contradicts(original, task.suffix, task.labels, text)
             or another_task(original, task.suffix, text)
             or leak(task, text)
             or (self._meaning.drift(text) if self._meaning else None)
@@ -85,7 +89,7 @@ def admit(task: Task, texts: Sequence[str], origin: Origin) -> tuple[tuple[Instr
         texts: paraphrases, in order of preference.
         origin: where they come from.
     """
-    pool = Pool(task)
+    pool = Pool(task, installed_encoder())
     pool.add(texts, origin)
     return tuple(pool.kept), tuple(pool.rejected)
 

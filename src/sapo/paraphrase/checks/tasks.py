@@ -17,22 +17,16 @@ _PRODUCED = regex.compile(
     rf"(?P<product>{_PRODUCTS})",
     regex.IGNORECASE,
 )
-# What is done to the input or its answer where it should only be judged, by the verb that begins a sentence or clause.
-_DONE = regex.compile(
-    r"(?:^|[.!?:;]\s+|\btask\s+is\s+to\s+|\bjob\s+is\s+to\s+)"
-    r"(?P<verb>rewrite|replace|reword|invent|estimate|count|correct|continue|guess\s+who|add\s+an?|remove|delete"
-    r"|sort|alphabeti[sz]e|underline|mark\s+every|expand|shorten|swap|convert|reverse|repeat|copy\s+the\s+input)\b",
-    regex.IGNORECASE | regex.MULTILINE,
-)
+# Letters by which a product is recognised in the original.
+_STEM = 5
 _NEGATED = regex.compile(r"\b(?:not|never|no|don't|nor|without|instead\s+of)\W+(?:\w+\W+){0,2}$", regex.IGNORECASE)
 
 
 def another_task(original: str, suffix: str, text: str) -> str | None:
     """Return what else a text asks for, or None; only what is plain to see."""
     given = f"{original}\n{suffix}".casefold()
-    for pattern, group in ((_PRODUCED, "product"), (_DONE, "verb")):
-        for found in pattern.finditer(text):
-            word = found.group(group)
-            if word.casefold()[:5] not in given and not _NEGATED.search(text[: found.start()]):
-                return f"sets another task ({found.group().strip(' .,;:!?')!r})"
+    for found in _PRODUCED.finditer(text):
+        product = found.group("product")
+        if product.casefold()[:_STEM] not in given and not _NEGATED.search(text[: found.start()]):
+            return f"sets another task ({found.group().strip(' .,;:!?')!r})"
     return None

@@ -18,7 +18,7 @@ from sapo.paraphrase import (
     with_spare,
 )
 from sapo.progress import Reporter, Silent
-from sapo.record import Inputs, Record
+from sapo.record import Record
 from sapo.storage import fingerprint
 from sapo.types import Instruction, Task
 
@@ -39,7 +39,9 @@ class Gathering:
     ) -> None:
         self._config, self._pays, self._progress = config, pays, progress or Silent()
         self._record = record or Record(config.run_dir, config.plain())
-        self._sources = _sources(config, self._progress) if config.policy != "original" else ()
+        asks = config.policy != "original"
+        self._file = config.candidates.file if asks else None
+        self._sources = _sources(config, self._progress) if asks else ()
 
     def __call__(self, task: Task, number: int) -> Gathered:
         """Return the candidates of the task at a place of the sequence, from 1; in one process of a job alone.
@@ -48,7 +50,11 @@ class Gathering:
             CandidateError: if a source can give nothing, for a reason that the user can act on.
             RecordError: if an earlier start gathered for another instruction, or from another file.
         """
-        found: Gathered | None = self._record.find(_path(task, number), self._inputs(task), gathered_from_json)
+        inputs = self._of_task(task)
+        # A file that is gone cannot differ; what it held is recorded.
+        if self._file is not None and self._file.exists():
+            inputs |= self._of_file(task)
+        found: Gathered | None = self._record.find(_path(task, number), inputs, gathered_from_json)
         return found or self._gather(task)
 
     def more(self, task: Task, ranking: Ranking, known: Sequence[Instruction], count: int) -> Gathered:
@@ -59,16 +65,20 @@ class Gathering:
     def save(self, tasks: Sequence[Task], gathered: Sequence[Gathered]) -> None:
         """Write what was gathered; in all processes of a job."""
         for number, (task, found) in enumerate(zip(tasks, gathered, strict=True), start=1):
-            self._record.save(_path(task, number), self._inputs(task), gathered_to_json(task.name, found))
+            path, inputs = _path(task, number), self._of_task(task)
+            if self._record.reuse(path, inputs) is None:
+                self._record.save(path, inputs | self._of_file(task), gathered_to_json(task.name, found))
 
-    def _inputs(self, task: Task) -> Inputs:
-        file = self._config.candidates.file if self._config.policy != "original" else None
+    def _of_task(self, task: Task) -> dict[str, str]:
         return {
             "instruction": fingerprint(task.instruction),
             "suffix": fingerprint(task.suffix),
             "labels": fingerprint(list(task.labels)),
-            "candidates file": fingerprint(None if file is None else candidates_file(file, task.name)),
         }
+
+    def _of_file(self, task: Task) -> dict[str, str]:
+        texts = None if self._file is None else candidates_file(self._file, task.name)
+        return {"candidates file": fingerprint(texts)}
 
     def _gather(self, task: Task) -> Gathered:
         """Return a task's candidates, telling first what sources that cost something would take."""

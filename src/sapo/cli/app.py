@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 import warnings
@@ -45,6 +46,24 @@ def one_process(command: str) -> None:
     """Refuse a command that several processes would only repeat."""
     if launched().count > 1:
         raise ConfigError(f"{command} works in one process: start it without torchrun or accelerate")
+
+
+def demand_writable(path: Path | None, option: str, *read: Path | None) -> None:
+    """Refuse a file that could not be written after the work is done, or that holds what the command reads.
+
+    Raises:
+        ConfigError: naming the option.
+    """
+    if path is None:
+        return
+    above = next(folder for folder in path.absolute().parents if folder.exists())
+    if path.is_dir() or not above.is_dir() or not os.access(above, os.W_OK):
+        raise ConfigError(f"{option} {path} cannot be written: give the path of a file")
+    # A file is put in place whole: what is no file would be replaced by one.
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise ConfigError(f"{option} {path} is a link or a device: give the path of a file")
+    if path.exists() and any(other is not None and other.exists() and other.samefile(path) for other in read):
+        raise ConfigError(f"{option} {path} is a file that this command reads: give another one")
 
 
 def roles(columns: list[str] | None) -> dict[str, str] | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, get_args
@@ -18,13 +17,14 @@ from sapo.cli.app import (
     again,
     app,
     console,
+    demand_writable,
     one_process,
     quiet_libraries,
     resumable,
     roles,
     terminal,
 )
-from sapo.errors import ConfigError, nearest
+from sapo.errors import CandidateError, ConfigError, nearest
 
 if TYPE_CHECKING:
     from sapo.types import Task
@@ -52,7 +52,9 @@ def paraphrase_command(
     column: Columns = None,
     subset: Subset = None,
     candidates: Annotated[Path | None, typer.Option(help="For --source file: JSON list, JSONL, or by task.")] = None,
-    model: Annotated[str, typer.Option(help="For --source local: 'embedded', a directory, or a hub id.")] = "embedded",
+    model: Annotated[
+        str | None, typer.Option(help="For --source local: 'embedded' (the default), a directory, or a hub id.")
+    ] = None,
     server_model: Annotated[str | None, typer.Option(help="For --source openai: the model's name there.")] = None,
     base_url: Annotated[str | None, typer.Option(help="For --source openai: such as http://localhost:8000/v1.")] = None,
     temperature: Annotated[float, typer.Option(min=0.01, max=2, help="Of language models.")] = 1.0,
@@ -66,12 +68,18 @@ def paraphrase_command(
     """
     one_process("sapo paraphrase")
     names = _names(source, candidates, server_model)
-    _demand_writable(out)
+    if base_url is not None and "openai" not in names:
+        raise ConfigError("--base-url is for --source openai: add that")
+    if model is not None and "local" not in names:
+        raise ConfigError("--model is for --source local: add that")
+    demand_writable(out, "--out", candidates, None if task is None else Path(task))
+    beside = out.with_name(f"{out.name}.rejected.jsonl" if out.suffix != ".jsonl" else f"{out.stem}.rejected.jsonl")
+    demand_writable(beside, "--out", candidates, None if task is None else Path(task))
     with resumable(lambda: f"Replies that came in are kept. {again()}"), quiet_libraries(), terminal() as progress:
         loaded = _task(task, data_dir, instruction, suffix, column, subset)
         for note in loaded.notes:
             progress.note(note)
-        from sapo.paraphrase import LocalSettings, gather, open_sources, with_spare
+        from sapo.paraphrase import LocalSettings, gather, open_sources, why_none, with_spare
 
         server = None
         if server_model is not None:
@@ -80,7 +88,7 @@ def paraphrase_command(
             server = ServerSettings(
                 base_url, server_model, temperature, max_requests=max_requests, max_tokens=max_tokens
             )
-        local = LocalSettings(model, None, None, temperature)
+        local = LocalSettings(model or "embedded", None, None, temperature)
         sources = open_sources(names, file=candidates, local=local, server=server, seed=seed, tell=progress.note)
         for cost in filter(None, (s.cost(loaded, with_spare(count)) for s in sources)):
             progress.note(cost)
@@ -90,14 +98,20 @@ def paraphrase_command(
     from sapo.report import print_gathered
     from sapo.storage import write_text
 
-    beside = out.with_suffix(".rejected.jsonl")
     # One of an earlier command would speak of other texts.
     beside.unlink(missing_ok=True)
     refused = beside if gathered.rejected else None
+    if len(gathered.candidates) == 1:
+        if refused is not None:
+            write_text(refused, _lines({"text": r.text, "reason": r.reason} for r in gathered.rejected))
+        raise CandidateError(
+            f"no valid paraphrase, so {out} is not written ({why_none(gathered.rejected)}). "
+            "Try another source: sapo paraphrase --help lists them"
+        )
     write_text(out, _lines({"text": c.text, "origin": c.origin} for c in gathered.candidates[1:]))
     if refused is not None:
         write_text(refused, _lines({"text": r.text, "reason": r.reason} for r in gathered.rejected))
-    print_gathered(console(), loaded, task, gathered, out, refused)
+    print_gathered(console(), loaded, _given(task, data_dir, instruction), gathered, out, refused)
 
 
 def _names(source: list[str] | None, file: Path | None, server_model: str | None) -> tuple[SourceName, ...]:
@@ -137,12 +151,12 @@ def _task(
     return Task("instruction", instruction.strip(), suffix or "", (), "rouge_l", (), (), ())
 
 
+def _given(task: str | None, data_dir: Path | None, instruction: str | None) -> tuple[str, ...]:
+    """Return the options that name the task again, for a command that needs its data."""
+    named = ("--task", "YOUR_DATA" if task is None else task)
+    where = () if data_dir is None else ("--data-dir", str(data_dir))
+    return (*named, *where, *(() if instruction is None else ("--instruction", instruction)))
+
+
 def _lines(rows: Iterable[dict[str, str]]) -> str:
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-
-
-def _demand_writable(path: Path) -> None:
-    """Refuse a file that could not be written after the work is done."""
-    above = next(folder for folder in path.absolute().parents if folder.exists())
-    if path.is_dir() or not above.is_dir() or not os.access(above, os.W_OK):
-        raise ConfigError(f"--out {path} cannot be written: give the path of a file")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -17,6 +16,7 @@ from sapo.cli.app import (
     again,
     app,
     console,
+    demand_writable,
     quiet_libraries,
     resumable,
     roles,
@@ -78,7 +78,7 @@ def select_command(
     from sapo.report import print_selection
     from sapo.storage import write_json
 
-    _demand_writable(json_out)
+    demand_writable(json_out, "--json", candidates, Path(task))
     _demand_sensible(delta, epsilon, budget)
 
     def read() -> tuple[Task, Gathered]:
@@ -134,9 +134,11 @@ def select_command(
             )  # fmt: skip
     if not processes.first:
         return
-    print_selection(console(), selection)
+    # First what would be lost should nobody read on.
     if json_out is not None:
         write_json(json_out, {"model": loaded.name, **selection_to_json(selection)})
+    print_selection(console(), selection)
+    if json_out is not None:
         console().print(f"written to {json_out}", markup=False, highlight=False)
 
 
@@ -147,7 +149,8 @@ def _gather(task: Task, file: Path | None) -> Gathered:
     gathered = gather(task, (FromFile(file),), None) if file else gather(task, (Builtin(), Rules()), _COUNT)
     if len(gathered.candidates) == 1:
         raise CandidateError(
-            f"task {task.name!r} has no valid candidate beside the original instruction ({why_none(gathered.rejected)})"
+            f"task {task.name!r} has no valid candidate beside the original instruction "
+            f"({why_none(gathered.rejected)}). Correct the texts, or have sapo paraphrase write others"
         )
     return gathered
 
@@ -164,11 +167,3 @@ def _demand_sensible(delta: float, epsilon: float, budget: float | None) -> None
         raise ConfigError(f"--epsilon {epsilon}: allowed is 0 or a positive tolerance in nats per token")
     if budget is not None and not 0 < budget < float("inf"):
         raise ConfigError(f"--budget {budget}: allowed is a positive share of the cost of one epoch")
-
-
-def _demand_writable(path: Path | None) -> None:
-    """Refuse a file that could not be written after the work is done."""
-    if path is not None:
-        above = next(folder for folder in path.absolute().parents if folder.exists())
-        if path.is_dir() or not above.is_dir() or not os.access(above, os.W_OK):
-            raise ConfigError(f"--json {path} cannot be written: give the path of a file")

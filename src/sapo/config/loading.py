@@ -108,6 +108,8 @@ def _fields(location: Sequence[str | int]) -> list[str]:
         if get_origin(inner) is dict and next(parts, None) is not None:
             # One level down: the user's name of the thing.
             inner = get_args(inner)[1]
+        # A part that may be left out.
+        inner = next((one for one in get_args(inner) if isinstance(one, type) and issubclass(one, BaseModel)), inner)
         if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
             return []
         model = inner

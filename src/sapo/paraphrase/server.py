@@ -97,8 +97,8 @@ class Server:
         kept = len(requests) - len(missing)
         beside = f" ({kept} replies are kept from before)" if kept else ""
         return (
-            f"at most {len(asked)} requests to {self._name}, about {_rounded(min(tokens, left))} tokens, "
-            f"never more than {_rounded(left)}{beside}"
+            f"at most {len(asked)} requests to {self._name}, repeated ones not counted, "
+            f"about {_rounded(min(tokens, left))} tokens, never more than {_rounded(left)}{beside}"
         )
 
     def paraphrases(
@@ -156,7 +156,7 @@ class Server:
     def _side_by_side(self, requests: Mapping[int, Mapping[str, Any]]) -> Generator[Answer, None, None]:
         """Yield answers as they come in; whoever stops listening stops what has not begun.
 
-        The threads are daemons: an interrupted program does not wait for a server that does not answer.
+        The threads are daemons: a program that is interrupted once more does not wait for replies.
         """
         stop = threading.Event()
         waiting: SimpleQueue[int] = SimpleQueue()
@@ -179,8 +179,9 @@ class Server:
             answers.put(None)
 
         running = min(self._settings.concurrency, len(requests))
-        for _ in range(running):
-            threading.Thread(target=work, daemon=True).start()
+        threads = [threading.Thread(target=work, daemon=True) for _ in range(running)]
+        for thread in threads:
+            thread.start()
         try:
             while running:
                 answer = answers.get()
@@ -192,6 +193,9 @@ class Server:
                     yield answer
         finally:
             stop.set()
+            # What was sent is paid for: its reply is waited for, and kept.
+            for thread in threads:
+                thread.join(self._settings.timeout)
 
     def _request(self, task: Task, index: int, ranking: Ranking | None = None) -> dict[str, Any]:
         """Return everything that the reply to a request depends on."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,18 +21,18 @@ _SHOWN, _NAMED = 90, 12
 
 
 def print_gathered(
-    console: Console, task: Task, asked: str | None, gathered: Gathered, out: Path, refused: Path | None
+    console: Console, task: Task, asked: Sequence[str], gathered: Gathered, out: Path, refused: Path | None
 ) -> None:
     """Print the candidates of a task, where they were written, and what was turned away."""
     show(console, gathered_page(task, asked, gathered, out, refused))
 
 
-def gathered_page(task: Task, asked: str | None, gathered: Gathered, out: Path, refused: Path | None) -> Page:
+def gathered_page(task: Task, asked: Sequence[str], gathered: Gathered, out: Path, refused: Path | None) -> Page:
     """Return the page of candidates that nothing has scored yet.
 
     Args:
         task: whose instruction was paraphrased.
-        asked: what the user called it; None for an instruction without data.
+        asked: options by which a command with data names it again.
         gathered: its candidates.
         out: where they were written.
         refused: where the texts that are none were written; None where there are none.
@@ -46,9 +47,9 @@ def gathered_page(task: Task, asked: str | None, gathered: Gathered, out: Path, 
         Column("charac-\nters"),
         Column("paraphrase", numeric=False),
     )
-    found: list[Block] = [Table("", columns, rows)] if rows else [Note("None.", "strong")]
+    found: list[Block] = [Table("", columns, rows)]
     if gathered.spare:
-        found.append(Note(f"{len(gathered.spare)} more were valid; those kept differ more from each other."))
+        found.append(Note(f"{len(gathered.spare)} more were valid; kept are those that differ most."))
     found += [Note(f"{note[:1].upper()}{note[1:]}.") for note in gathered.notes]
     sections = [
         Section("Original instruction", (Listing(f"{len(task.instruction)} characters:", task.instruction),)),
@@ -56,25 +57,15 @@ def gathered_page(task: Task, asked: str | None, gathered: Gathered, out: Path, 
     ]
     if gathered.rejected:
         sections.append(Section(f"Texts turned away: {len(gathered.rejected)}", _refused(gathered.rejected, refused)))
-    written = Note(f"Written to {out}, one JSON object a line: text, origin.")
-    sections.append(Section("Next", (written, _next(task, asked, out)) if paraphrases else (_nothing(),)))
-    return Page(f"Paraphrases of the instruction of {task.name}", tuple(sections))
-
-
-def _next(task: Task, asked: str | None, out: Path) -> Command:
-    if asked is not None:
-        return Command(
-            ("sapo", "select", "--task", asked, "--candidates", str(out)),
-            "To see which of them fits the model best (with the same options for the task as here):",
-        )
-    return Command(
-        ("sapo", "select", "--task", "YOUR_DATA", "--instruction", task.instruction, "--candidates", str(out)),
-        "To see which of them fits a model best, with data of the task:",
+    following = (
+        Note(f"Written to {out}, one JSON object a line: text, origin."),
+        Command(
+            ("sapo", "select", *asked, "--candidates", str(out)),
+            "To see which of them fits a model best, with data of the task (and further options that it needs):",
+        ),
     )
-
-
-def _nothing() -> Note:
-    return Note("Write some by hand, or try another source: sapo paraphrase --help lists them.")
+    sections.append(Section("Next", following))
+    return Page(f"Paraphrases of the instruction of {task.name}", tuple(sections))
 
 
 def _refused(rejected: tuple[Rejection, ...], file: Path | None) -> tuple[Block, ...]:

@@ -219,6 +219,8 @@ def rejections(selection: Selection) -> Table:
 
 def finding(selection: Selection, subject: str = "chosen") -> str:
     """Return in one sentence whether the candidate that the rule took is clearly better than the original."""
+    if len(selection.candidates) == 1:
+        return "There was no valid candidate beside the original, so it stays."
     clear = [i for i, c in enumerate(selection.candidates) if c.interval is not None and c.interval[1] < 0]
     taken = selection.candidates[selection.chosen]
     if selection.chosen == 0 and not clear:

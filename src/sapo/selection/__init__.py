@@ -101,6 +101,8 @@ def select(
         gathered = gather(task, (Builtin(), Rules()), _COUNT)
         kept, rejected = gathered.candidates, gathered.rejected
     else:
+        if isinstance(candidates, str) or not all(isinstance(text, str) for text in candidates):
+            raise CandidateError(f"candidates = {candidates!r:.80}: allowed is a list of texts")
         kept, rejected = admit(task, candidates, "given")
     if len(kept) == 1:
         raise CandidateError(

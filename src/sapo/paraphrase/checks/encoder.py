@@ -37,7 +37,9 @@ class Encoder:
 
     @torch.no_grad()
     def _vectors(self, texts: Sequence[str]) -> torch.Tensor:
-        batch = self._tokenizer(list(texts), padding=True, truncation=True, max_length=_LONGEST, return_tensors="pt")
+        # What no tokenizer can encode (half a character) is read as a question mark.
+        whole = [text.encode("utf-8", "replace").decode("utf-8") for text in texts]
+        batch = self._tokenizer(whole, padding=True, truncation=True, max_length=_LONGEST, return_tensors="pt")
         hidden = self._model(**batch).last_hidden_state
         mask = batch["attention_mask"].unsqueeze(-1)
         return torch.nn.functional.normalize((hidden * mask).sum(1) / mask.sum(1), dim=-1)

@@ -62,7 +62,7 @@ class Pool:
         if not text:
             return "empty"
         missing = missing_labels(self._task.labels, self._original, text)
-        return broken_characters(text) or duplicate(text, self._seen) or _lacks("label", missing)
+        return broken_characters(self._original, text) or duplicate(text, self._seen) or _lacks("label", missing)
 
     def _guess(self, text: str) -> str | None:
         """Return what is wrong with a text by all appearances, or None; cheap guesses first."""

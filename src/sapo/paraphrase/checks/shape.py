@@ -26,9 +26,9 @@ _ITEM = regex.compile(r"^\s+\S|^(?:[-*•·>]|\d{1,2}[.):]|[a-zA-Z][.):]|[\p{L}\
 _PAIRS = {"(": ")", "[": "]", "“": "”", "（": "）", "【": "】", "「": "」", "《": "》", "«": "»"}
 
 
-def broken_characters(text: str) -> str | None:
-    """Return why a text's characters rule it out, or None."""
-    kinds = {unicodedata.category(c) for c in text if c not in "\n\t"}
+def broken_characters(original: str, text: str) -> str | None:
+    """Return why a text's characters rule it out, or None; those of the original do not."""
+    kinds = {unicodedata.category(c) for c in text if c not in "\n\t" and c not in original}
     if "Cc" in kinds:
         return "contains control characters"
     return "contains half a character (a lone surrogate)" if "Cs" in kinds else None

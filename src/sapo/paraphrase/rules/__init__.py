@@ -3,6 +3,7 @@
 What is given, what is asked for and all that is to be observed is kept; form, order and wording change.
 
     sentences, verbs     what a text is made of
+    brittle              what must not be taken apart
     parts                an English instruction taken apart
     order, wording       its parts in another order, and in other words (phrases)
     slots                its parts in the forms that frames need

@@ -61,7 +61,7 @@ CHINESE = (
     Frame("arrow", "要做的事 → {first}。[\n须知 → {rest}]"),
     Frame("read", "请先阅读所给的内容，然后{ask}。" + _R),
     Frame("goal", "目标：{first}。[\n\n要求：{rest}]"),
-    Frame("suppose", "假设这项工作交给了你：{first}。[{rest}]你会怎样完成？"),
+    Frame("suppose", "假设这项工作交给了你：{first}。[{rest}]现在就请完成它。"),
     Frame("need", "我需要你{ask}。" + _R),
     Frame("exam", "练习题\n\n{first}。[\n\n作答要求：{rest}]"),
     Frame("assistant", "交给你的工作，请照下面的指示来做：{first}。" + _R),

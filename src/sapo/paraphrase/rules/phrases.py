@@ -53,8 +53,8 @@ _MANNER: dict[str, tuple[str, ...]] = {
     "based on its": ("on the basis of its", "according to its", "going by its"),
     "based on": ("on the basis of", "according to", "going by"),
     "according to": ("based on", "on the basis of", "going by"),
-    "in a sentence": ("in one sentence", "in a single sentence", "within one sentence"),
-    "in one sentence": ("in a single sentence", "within one sentence"),
+    "in a sentence": ("in one sentence", "in a single sentence", "using one sentence"),
+    "in one sentence": ("in a single sentence", "using one sentence"),
     "such that": ("so that", "in such a way that"),
     "in order to": ("so as to",),
     "to make it more interesting": ("to make this more interesting", "for it to be more interesting"),
@@ -103,7 +103,6 @@ _STATEMENTS: dict[str, tuple[str, ...]] = {
     "has stated": ("has said", "has put forward", "has just said"),
     "was constructed by": ("was set up by", "was built up by", "was created by"),
     "which caused humor": ("which gave rise to humor", "which led to humor", "which was the cause of humor"),
-    "fill in": ("go into", "take the place of"),
 }  # fmt: skip
 _THINGS: dict[str, tuple[str, ...]] = {
     "the given": ("the provided", "the supplied"),

@@ -12,6 +12,7 @@ from rapidfuzz import fuzz
 from sapo.paraphrase.checks import keeps
 from sapo.paraphrase.checks.likeness import NEAR, folded
 from sapo.paraphrase.language import language
+from sapo.paraphrase.rules.brittle import brittle
 from sapo.paraphrase.rules.chinese import CHINESE, CHINESE_WHOLE, chinese_slots
 from sapo.paraphrase.rules.frames import ENGLISH, ENGLISH_WHOLE
 from sapo.paraphrase.rules.neutral import neutral_frames, neutral_slots
@@ -78,13 +79,16 @@ def rewrites(instruction: str, labels: Sequence[str] = ()) -> tuple[Rewrite, ...
 def _ways(text: str, labels: Sequence[str]) -> Iterator[tuple[Sequence[Frame], Render]]:
     """Yield frames with what renders them, the best way first."""
     spoken = language(text)
+    if spoken is None and _ENGLISH_WORDS.search(text):
+        spoken = "en"
+    if brittle(text):
+        yield from _untouched(text, spoken, labels)
+        return
     if spoken == "zh":
         render = partial(_filled, [chinese_slots(text, n, labels) for n in range(WORDINGS)])
         yield CHINESE, render
         yield CHINESE_WHOLE, render
         return
-    if spoken is None and _ENGLISH_WORDS.search(text):
-        spoken = "en"
     text = without_footnotes(text) if spoken == "en" else text
     # A short text in an uncertain language is English where it begins like an English instruction.
     parts = parts_of(text) if spoken in ("en", None) else None
@@ -100,6 +104,13 @@ def _ways(text: str, labels: Sequence[str]) -> Iterator[tuple[Sequence[Frame], R
         )
     else:
         yield neutral_frames(spoken), partial(_filled, [neutral_slots(text, labels)] * WORDINGS)
+
+
+def _untouched(text: str, spoken: str | None, labels: Sequence[str]) -> Iterator[tuple[Sequence[Frame], Render]]:
+    """Yield frames around a text that stays as it is, in its lines and in its words."""
+    every = {"en": ENGLISH_WHOLE, "zh": CHINESE_WHOLE}.get(spoken or "", neutral_frames(spoken))
+    frames = [frame for frame in every if "{text}" in frame.template or "{indented}" in frame.template]
+    yield frames, partial(_filled, [neutral_slots(text, labels)] * WORDINGS)
 
 
 def _answers(text: str, labels: Sequence[str]) -> Sequence[str]:

@@ -327,3 +327,19 @@ def test_what_is_given_may_be_left_out_only_where_what_is_asked_says_it() -> Non
     assert covered("an article", "summarize the article in a sentence")
     assert not covered("five words", "find the words that rhyme")
     assert not covered("a tweet", 'answer "tweet" or "none"')
+
+
+@pytest.mark.parametrize(
+    "instruction",
+    [
+        "Count the words. Count them again. Give the larger number.",
+        "Read the story. Then write its moral. Finally give it a title.",
+        "Fill in the table.\n| name | age |\n|------|-----|\n| Ada  |     |",
+        "Fix the code below.\n```python\ndef f(x):\n    return x +\n```",
+        "Label the review.\nText: a fine film\nLabel: positive\nText: a dull film\nLabel: negative",
+    ],
+)
+def test_what_hangs_together_is_never_taken_apart(instruction: str) -> None:
+    found = texts(instruction, ())
+    indented = "\n".join(f"  {line}" for line in instruction.splitlines())
+    assert len(found) > 3 and all(instruction in text or indented in text for text in found)

@@ -119,8 +119,8 @@ def _work(config: Config, forecast: Forecast) -> tuple[Block, ...]:
 
 
 _SEARCH = (
-    "A search follows each selection: up to {} rounds of {} new candidates, as far as selection.budget lasts. That, and "
-    "making the candidates, is not in these figures."
+    "A search follows each selection: up to {} rounds of {} new candidates, as far as selection.budget lasts. That is "
+    "not in these figures."
 )
 _TIGHT = (
     "{}: selection.budget is spent with the first rows, and the choice will rest on these alone: raise it, or score "

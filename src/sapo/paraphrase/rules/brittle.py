@@ -17,16 +17,22 @@ _EXAMPLE = regex.compile(
     r"|^\s*(?:example|input|output|label|answer|question|q|a|text|sentence)\s*\d*\s*:.*\S",
     regex.IGNORECASE | regex.MULTILINE,
 )
-_NEXT = regex.compile(
-    r"(?:then|next|after that|afterwards|finally|lastly|second(?:ly)?|third(?:ly)?|now|once more)\b"
-    r"|.*\b(?:again|the result)\b|\w+ (?:them|it|these|those|both)\b",
-    regex.IGNORECASE,
+_IN_TURN = regex.compile(
+    r"(?:then|next|after that|afterwards|finally|lastly|secondly|thirdly|now|once more),?\s+(?P<order>.+)",
+    regex.IGNORECASE | regex.DOTALL,
 )
+_LEANS = regex.compile(r".*\b(?:again|the result)\b|\w+ (?:them|it|these|those|both)\b", regex.IGNORECASE)
 
 
 def brittle(text: str) -> bool:
     """Whether an instruction holds code, a table, examples, or commands that only make sense in their order."""
     if _CODE.search(text) or len(_EXAMPLE.findall(text)) > 1:
         return True
-    orders = [sentence for sentence in sentences(text) if commands(sentence)]
-    return any(_NEXT.match(sentence) for sentence in orders[1:])
+    first, *others = sentences(text) or ("",)
+    return commands(first) and any(map(_leans, others))
+
+
+def _leans(sentence: str) -> bool:
+    """Whether a sentence is a command that only makes sense after another one."""
+    in_turn = _IN_TURN.match(sentence)
+    return commands(in_turn["order"]) if in_turn else commands(sentence) and bool(_LEANS.match(sentence))

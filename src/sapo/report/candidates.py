@@ -65,7 +65,8 @@ def gathered_page(task: Task, asked: Sequence[str], gathered: Gathered, out: Pat
         ),
     )
     sections.append(Section("Next", following))
-    return Page(f"Paraphrases of the instruction of {task.name}", tuple(sections))
+    whose = f"the instruction of {task.name}" if task.train else "your instruction"
+    return Page(f"Paraphrases of {whose}", tuple(sections))
 
 
 def _refused(rejected: tuple[Rejection, ...], file: Path | None) -> tuple[Block, ...]:

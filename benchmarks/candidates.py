@@ -1,12 +1,13 @@
 """Candidates: what the checks turn away, how much rules have to offer, and whether a search pays.
 
-    python benchmarks/candidates.py DATA_DIR [DATA_DIR ...] [--only checks harm spread search] [--rows N] [--unseen N]
-        [--json FILE] [--plot FILE]
+    python benchmarks/candidates.py DATA_DIR [DATA_DIR ...] [--only checks rewrites harm spread search] [--rows N]
+        [--unseen N] [--json FILE] [--plot FILE]
 
 DATA_DIR holds instructions.json and one folder per task of SuperNI or TRACE; the model is the embedded one.
 
 checks: the hand-written paraphrases and tests/data/bad_paraphrases.json, by halves: patterns and thresholds were set on
 every second task by name, and are only measured on the others.
+rewrites: how many texts rules make of each instruction.
 harm: which of the bad texts a selection would take, by their losses beside those of hand-written ones.
 spread: losses of 20 candidates made by rules beside those of 20 hand-written ones, on the same rows.
 search: a search from 12 candidates made by rules against one race of 40 within the same number of tokens; what the
@@ -29,7 +30,8 @@ from rich.table import Table
 
 from sapo.model import load_model
 from sapo.paraphrase import Builtin, Gathered, Ranking, Rules, descendants, gather
-from sapo.paraphrase.checks import Pool, installed_encoder
+from sapo.paraphrase.checks import Pool
+from sapo.paraphrase.rules import rewrites
 from sapo.render import Renderer
 from sapo.score import Scorer
 from sapo.search import SearchSettings, search
@@ -43,7 +45,7 @@ TASKS = (
     "task141_odd-man-out_classification_category",
     "task1510_evalution_relation_extraction",
 )
-SECTIONS = ("checks", "harm", "spread", "search")
+SECTIONS = ("checks", "rewrites", "harm", "spread", "search")
 HERE = Path(__file__).parent
 PUBLISHED = HERE.parent / "src" / "sapo" / "paraphrase" / "published.json"
 BAD = HERE.parent / "tests" / "data" / "bad_paraphrases.json"
@@ -58,27 +60,45 @@ def checks(instructions: Mapping[str, Any]) -> list[Record]:
     """Return what share of good and bad texts is turned away, by halves and kinds."""
     good = json.loads(PUBLISHED.read_text(encoding="utf-8"))
     bad = json.loads(BAD.read_text(encoding="utf-8"))
-    encoder, found = installed_encoder(), []
+    found: list[Record] = []
     names = sorted(good)
     for half, tasks in (("tuning half", names[::2]), ("other half", names[1::2])):
         totals: Counter[str] = Counter()
         away: Counter[str] = Counter()
         for name in tasks:
-            known = instructions[name]
-            task = Task(name, known["instruction"].strip(), known["suffix"], tuple(known["labels"]), "", (), (), ())
-            pool = Pool(task, encoder)
+            task = _task(name, instructions[name])
+            pool = Pool(task)
             totals["hand-written"] += len(good[name])
             away["hand-written"] += len(good[name]) - pool.add(good[name], "file")
             for row in bad[name]:
                 kind = row["kind"] + (f", {row['subkind']}" if "subkind" in row else "")
                 totals[kind] += 1
-                away[kind] += 1 - Pool(task, encoder).add([row["text"]], "file")
+                away[kind] += 1 - Pool(task).add([row["text"]], "file")
         found += [
             {"half": half, "kind": kind, "turned away": away[kind], "of": totals[kind],
              "percent": 100 * away[kind] / totals[kind]}
             for kind in sorted(totals)
         ]  # fmt: skip
     return found
+
+
+def rewritten(known: Mapping[str, Any]) -> list[Record]:
+    """Return how many rewrites rules make of each instruction, of how many frames, and how many the checks refuse."""
+    found = []
+    for name in sorted(known):
+        task = _task(name, known[name])
+        made = rewrites(task.instruction, task.labels)
+        frames = Counter(rewrite.frame for rewrite in made)
+        refused = len(made) - Pool(task).add([rewrite.text for rewrite in made], "rules")
+        found.append(
+            {"task": name, "rewrites": len(made), "frames": len(frames), "most of one": max(frames.values()),
+             "refused": refused}
+        )  # fmt: skip
+    return found
+
+
+def _task(name: str, known: Mapping[str, Any]) -> Task:
+    return Task(name, known["instruction"].strip(), known["suffix"], tuple(known["labels"]), "", (), (), ())
 
 
 class Bench:
@@ -121,10 +141,9 @@ def harm(bench: Bench, name: str, rows: int) -> list[Record]:
     """Return for each kind of bad texts how many pass the checks, and how many of these beat hand-written ones."""
     task = bench.task(name)
     picked = selection_rows(task, rows, "stratified", SEED)
-    encoder = installed_encoder()
     good = gather(task, (Builtin(),), 20).candidates
     bad = json.loads(BAD.read_text(encoding="utf-8"))[name]
-    passed = [bool(Pool(task, encoder).add([row["text"]], "file")) for row in bad]
+    passed = [bool(Pool(task).add([row["text"]], "file")) for row in bad]
     everyone = [*good, *(Instruction(row["text"], "given") for row in bad)]
     losses = [c.loss for c in bench.select(task, everyone, picked, EXHAUSTIVE).candidates]
     best, median = min(losses[: len(good)]), float(np.median(losses[: len(good)]))
@@ -156,26 +175,27 @@ def searched(bench: Bench, name: str, rows: int, unseen: int) -> list[Record]:
     def measure(candidates: Sequence[Instruction], budget: float | None) -> Selection:
         return bench.select(task, candidates, seen, replace(settings, budget=budget))
 
-    def judge(candidates: Sequence[Instruction]) -> tuple[int, list[float]]:
-        return len(other), [c.loss for c in bench.select(task, candidates, other, EXHAUSTIVE).candidates]
+    def judge(candidates: Sequence[Instruction]) -> Selection:
+        return bench.select(task, candidates, other, EXHAUSTIVE)
 
     first = bench.select(task, gather(task, sources, FIRST).candidates, seen, settings)
     ended = search(first, SearchSettings(ROUNDS, EACH, None), propose, measure, judge)
-    once = bench.select(
-        task, gather(task, sources, ONE_SHOT).candidates, seen,
-        replace(settings, delta=0.05, budget=float(ended.tokens)),
-    )  # fmt: skip
-    _, (_, single) = judge([once.candidates[0].instruction, once.instruction])
     if ended.search is None or ended.search.unseen is None:
         raise SystemExit("the search was not judged")
     judged = ended.search.unseen
+    # What judging costs is no part of the comparison.
+    raced = first.tokens + sum(one.tokens for one in ended.search.rounds)
+    once = bench.select(
+        task, gather(task, sources, ONE_SHOT).candidates, seen, replace(settings, delta=0.05, budget=float(raced))
+    )
+    single = judge([once.candidates[0].instruction, once.instruction]).candidates[1].loss
     short = name.split("_")[0]
     return [
         {"task": short, "way": "original", "candidates": 1, "tokens": 0, "seen": ended.candidates[0].loss,
          "unseen": judged.original, "text": task.instruction},
         {"task": short, "way": f"one race of {FIRST}", "candidates": len(first.candidates) - 1, "tokens": first.tokens,
          "seen": first.candidates[first.chosen].loss, "unseen": judged.before, "text": first.instruction.text},
-        {"task": short, "way": "search", "candidates": len(ended.candidates) - 1, "tokens": ended.tokens,
+        {"task": short, "way": "search", "candidates": len(ended.candidates) - 1, "tokens": raced,
          "seen": ended.candidates[ended.chosen].loss, "unseen": judged.after, "text": ended.instruction.text,
          "rounds": [r.loss for r in ended.search.rounds]},
         {"task": short, "way": f"one race of {ONE_SHOT}", "candidates": len(once.candidates) - 1, "tokens": once.tokens,
@@ -232,6 +252,9 @@ def main() -> None:
     if "checks" in given.only:
         result["checks"] = checks(instructions)
         show("turned away by the checks", result["checks"])
+    if "rewrites" in given.only:
+        result["rewrites"] = rewritten({name: instructions[name] for name in json.loads(PUBLISHED.read_text("utf-8"))})
+        show("made by rules", result["rewrites"])
     for section, measure in (
         ("harm", lambda bench, name: harm(bench, name, given.rows)),
         ("spread", lambda bench, name: spread(bench, name, given.rows)),

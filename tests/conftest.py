@@ -1,7 +1,6 @@
 """One thread for torch: the models are tiny, and threads of parallel test processes would fight."""
 
 from collections.abc import Callable, Iterator
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +37,6 @@ def no_encoder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
     """Tests with toy texts do not depend on whether the optional encoder is installed."""
     if request.node.get_closest_marker("embedded") is None:
         monkeypatch.setattr("sapo.paraphrase.checks.pool.installed_encoder", lambda: None)
-        # The package names its function as the module is named.
-        monkeypatch.setattr(import_module("sapo.paraphrase.gather"), "installed_encoder", lambda: None)
 
 
 @pytest.fixture(scope="module")

@@ -59,7 +59,8 @@ def test_text_that_looks_like_orders_formats_and_tags_stays_between_tags_that_ar
 
 
 def test_half_a_character_can_be_sent() -> None:
-    json.dumps(asked(replace(toy_task(), instruction="Say \ud83d yes")), ensure_ascii=False).encode()
+    sent = json.dumps(asked(replace(toy_task(), instruction="Say \ud83d yes")), ensure_ascii=False).encode()
+    assert b"Say ? yes" in sent
 
 
 def test_a_model_without_turns_is_given_a_text_to_go_on_with() -> None:

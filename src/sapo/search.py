@@ -37,7 +37,7 @@ def search(
     settings: SearchSettings,
     propose: Callable[[Ranking, Sequence[Instruction]], Gathered],
     measure: Callable[[Sequence[Instruction], float | None], Selection],
-    unseen: Callable[[Sequence[Instruction]], tuple[int, Sequence[float]] | None],
+    unseen: Callable[[Sequence[Instruction]], Selection | None],
 ) -> Selection:
     """Return a selection among all candidates of all rounds.
 
@@ -47,7 +47,7 @@ def search(
         propose: returns the original and new candidates, given the ranking and all candidates so far.
         measure: returns the selection among candidates, the original first, on the same rows as ``first``; told what
             it may cost.
-        unseen: returns how many rows no selection has seen, and the losses on them; None where there are none.
+        unseen: returns a selection among candidates on rows that no other has seen; None where there are none.
     """
     found, rounds = first, list[SearchRound]()
     for number in range(1, settings.rounds + 1):
@@ -69,8 +69,15 @@ def search(
         )
         if found.instruction in known:
             break
+    judged = unseen([first.candidates[0].instruction, first.instruction, found.instruction])
+    before = first.candidates[first.chosen].loss
+    if judged is None:
+        return replace(found, search=Search(before, tuple(rounds), None))
     return replace(
-        found, search=Search(first.candidates[first.chosen].loss, tuple(rounds), _unseen(first, found, unseen))
+        found,
+        search=Search(before, tuple(rounds), Unseen(len(judged.rows), *(c.loss for c in judged.candidates))),
+        seconds=found.seconds + judged.seconds,
+        tokens=found.tokens + judged.tokens,
     )
 
 
@@ -103,13 +110,3 @@ def _joined(before: Selection, now: Selection) -> Selection:
         tokens=before.tokens + now.tokens,
         cached=before.cached + now.cached,
     )
-
-
-def _unseen(
-    first: Selection, last: Selection, measure: Callable[[Sequence[Instruction]], tuple[int, Sequence[float]] | None]
-) -> Unseen | None:
-    measured = measure([first.candidates[0].instruction, first.instruction, last.instruction])
-    if measured is None:
-        return None
-    rows, (original, before, after) = measured
-    return Unseen(rows, original, before, after)

@@ -124,14 +124,13 @@ class Steps:
             none = Work(len(candidates) * len(rows), 0, 0)
             return self._select(state, task, candidates, rows, replace(settings, budget=budget), label, none)
 
-        def unseen(candidates: Sequence[Instruction]) -> tuple[int, list[float]] | None:
+        def unseen(candidates: Sequence[Instruction]) -> Selection | None:
             if not other:
                 return None
             exhaustive = replace(settings, strategy="exhaustive", budget=None)
             label = f"task {state.stage + 1} {task.name}: checking the search on {len(other)} unseen rows"
             none = Work(len(candidates) * len(other), 0, 0)
-            found = self._select(state, task, candidates, other, exhaustive, label, none)
-            return len(other), [c.loss for c in found.candidates]
+            return self._select(state, task, candidates, other, exhaustive, label, none)
 
         return search(first, SearchSettings(chosen.rounds, chosen.count, settings.budget), propose, measure, unseen)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
@@ -27,9 +27,9 @@ from sapo.cli.app import (
 from sapo.errors import CandidateError, ConfigError, nearest
 
 if TYPE_CHECKING:
+    from sapo.config.schema import SourceName
+    from sapo.paraphrase import Gathered
     from sapo.types import Task
-
-SourceName = Literal["file", "builtin", "rules", "local", "openai"]
 
 
 @app.command("paraphrase")
@@ -79,7 +79,7 @@ def paraphrase_command(
         loaded = _task(task, data_dir, instruction, suffix, column, subset)
         for note in loaded.notes:
             progress.note(note)
-        from sapo.paraphrase import LocalSettings, gather, open_sources, why_none, with_spare
+        from sapo.paraphrase import LocalSettings, gather, open_sources, with_spare
 
         server = None
         if server_model is not None:
@@ -94,28 +94,39 @@ def paraphrase_command(
             progress.note(cost)
         progress.plan(count)
         with progress.step(f"{loaded.name}: paraphrasing", count, count) as advance:
-            gathered = gather(loaded, sources, count, lambda origin, texts: advance(texts))
+            gathered = gather(loaded, sources, count, advance)
+    _write(out, beside, gathered)
     from sapo.report import print_gathered
+
+    refused = beside if gathered.rejected else None
+    print_gathered(console(), loaded, _given(task, data_dir, instruction), gathered, out, refused)
+
+
+def _write(out: Path, beside: Path, gathered: Gathered) -> None:
+    """Write the candidates, and beside them what was turned away.
+
+    Raises:
+        CandidateError: if there is no candidate to write.
+    """
+    from sapo.paraphrase import why_none
     from sapo.storage import write_text
 
     # One of an earlier command would speak of other texts.
     beside.unlink(missing_ok=True)
-    refused = beside if gathered.rejected else None
+    if gathered.rejected:
+        write_text(beside, _lines({"text": r.text, "reason": r.reason} for r in gathered.rejected))
     if len(gathered.candidates) == 1:
-        if refused is not None:
-            write_text(refused, _lines({"text": r.text, "reason": r.reason} for r in gathered.rejected))
         raise CandidateError(
             f"no valid paraphrase, so {out} is not written ({why_none(gathered.rejected)}). "
             "Try another source: sapo paraphrase --help lists them"
         )
     write_text(out, _lines({"text": c.text, "origin": c.origin} for c in gathered.candidates[1:]))
-    if refused is not None:
-        write_text(refused, _lines({"text": r.text, "reason": r.reason} for r in gathered.rejected))
-    print_gathered(console(), loaded, _given(task, data_dir, instruction), gathered, out, refused)
 
 
 def _names(source: list[str] | None, file: Path | None, server_model: str | None) -> tuple[SourceName, ...]:
     """Return the sources asked for, where all that they need is given."""
+    from sapo.config.schema import SourceName
+
     asked = source or (["file"] if file is not None else ["builtin", "rules"])
     allowed: tuple[SourceName, ...] = get_args(SourceName)
     unknown = [name for name in asked if name not in allowed]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -23,11 +24,13 @@ from sapo.cli.app import (
     terminal,
 )
 from sapo.errors import CandidateError, ConfigError
-from sapo.processes import join
+from sapo.processes import Processes, join
 
 if TYPE_CHECKING:
+    from sapo.model import LoadedModel
     from sapo.paraphrase import Gathered
-    from sapo.types import Task
+    from sapo.progress import Reporter
+    from sapo.types import Selection, Task
 
 Rule = Literal["lowest", "confident"]
 Sample = Literal["stratified", "first"]
@@ -90,48 +93,11 @@ def select_command(
     processes = join(None)
     with resumable(lambda: _kept(use_cache)), quiet_libraries(), terminal() as progress:
         loaded_task, gathered = processes.once(read)
-        kept, rejected = gathered.candidates, gathered.rejected
-        from sapo.cache import LossCache, cache_directory
-        from sapo.inspection import data_table, inspect_rows, warnings_of
-        from sapo.model import best_device, load_model
-        from sapo.plan import epoch_cost, scoring
-        from sapo.render import Renderer
-        from sapo.report.numbers import tokens
-        from sapo.score import Scorer
-        from sapo.selection import MAX_LENGTH, SelectionSettings, context_length, score_candidates, selection_rows
-        from sapo.state import state_fingerprint
-
-        device = processes.device(best_device())
-        loaded = processes.together(lambda: load_model(model, adapter, device=device))
+        wanted = _Wanted(examples, rule, strategy, delta, epsilon, budget, sample, seed, use_cache)
+        loaded = processes.together(lambda: _load(model, adapter, processes))
         for note in (*loaded.notes, *loaded_task.notes, *gathered.notes):
             progress.note(note)
-        cache = None
-        if use_cache:
-            state = state_fingerprint(loaded.model)
-            cache = LossCache(cache_directory(), state, loaded.model.device.type, processes)
-        renderer = Renderer(loaded.tokenizer, min(MAX_LENGTH, context_length(loaded.model)))
-        rows = selection_rows(loaded_task, examples, sample, seed)
-        inspection = inspect_rows(loaded_task, rows)
-        progress.table("data", *data_table([inspection]))
-        for warning in warnings_of(inspection):
-            progress.note(f"note: {warning}")
-        if strategy == "racing" and rule == "confident":
-            progress.note("note: rule confident needs every loss: all candidates are scored on all rows (exhaustive)")
-        most = None if budget is None else budget * epoch_cost(renderer, loaded_task)
-        settings = SelectionSettings(rule, sample, seed, strategy, delta, epsilon, most)
-        work = scoring(renderer, loaded_task, kept, len(rows), races=settings.races)
-        amount = " to ".join(dict.fromkeys(tokens(w.cost) for w in work))
-        progress.note(f"scoring {len(kept)} candidates on up to {len(rows)} rows reads {amount} tokens")
-        total = len(rows) * len(kept)
-        progress.plan(total)
-        with (
-            progress.step(f"{loaded_task.name}: scoring {len(kept)} candidates", total, total) as advance,
-            progress.race([c.text for c in kept], len(rows)) as watch,
-        ):
-            selection = score_candidates(
-                Scorer(loaded.model, processes=processes), renderer, loaded_task, kept, rows, settings,
-                rejected=rejected, advance=advance, watch=watch, cache=cache,
-            )  # fmt: skip
+        selection = _score(loaded, loaded_task, gathered, wanted, processes, progress)
     if not processes.first:
         return
     # First what would be lost should nobody read on.
@@ -140,6 +106,72 @@ def select_command(
     print_selection(console(), selection)
     if json_out is not None:
         console().print(f"written to {json_out}", markup=False, highlight=False)
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """How to score, see the options of the same names."""
+
+    examples: int
+    rule: Rule
+    strategy: Strategy
+    delta: float
+    epsilon: float
+    budget: float | None
+    sample: Sample
+    seed: int
+    use_cache: bool
+
+
+def _load(model: str, adapter: str | None, processes: Processes) -> LoadedModel:
+    from sapo.model import best_device, load_model
+
+    return load_model(model, adapter, device=processes.device(best_device()))
+
+
+def _score(
+    loaded: LoadedModel, task: Task, gathered: Gathered, wanted: _Wanted, processes: Processes, progress: Reporter
+) -> Selection:
+    """Return the selection, telling what the data hold and what scoring takes."""
+    from sapo.cache import LossCache, cache_directory
+    from sapo.inspection import data_table, inspect_rows, warnings_of
+    from sapo.plan import epoch_cost, scoring
+    from sapo.render import Renderer
+    from sapo.report.numbers import tokens
+    from sapo.score import Scorer
+    from sapo.selection import MAX_LENGTH, SelectionSettings, context_length, score_candidates, selection_rows
+    from sapo.state import state_fingerprint
+
+    kept = gathered.candidates
+    cache = None
+    if wanted.use_cache:
+        state = state_fingerprint(loaded.model)
+        cache = LossCache(cache_directory(), state, loaded.model.device.type, processes)
+    renderer = Renderer(loaded.tokenizer, min(MAX_LENGTH, context_length(loaded.model)))
+    rows = selection_rows(task, wanted.examples, wanted.sample, wanted.seed)
+    inspection = inspect_rows(task, rows)
+    progress.table("data", *data_table([inspection]))
+    for warning in warnings_of(inspection):
+        progress.note(f"note: {warning}")
+    if wanted.strategy == "racing" and wanted.rule == "confident":
+        progress.note("note: rule confident needs every loss: all candidates are scored on all rows (exhaustive)")
+    most = None if wanted.budget is None else wanted.budget * epoch_cost(renderer, task)
+    settings = SelectionSettings(
+        wanted.rule, wanted.sample, wanted.seed, wanted.strategy, wanted.delta, wanted.epsilon, most
+    )
+    work = scoring(renderer, task, kept, len(rows), races=settings.races)
+    amount = " to ".join(dict.fromkeys(tokens(w.cost) for w in work))
+    progress.note(f"scoring {len(kept)} candidates on up to {len(rows)} rows reads {amount} tokens")
+    total = len(rows) * len(kept)
+    progress.plan(total)
+    with (
+        progress.step(f"{task.name}: scoring {len(kept)} candidates", total, total) as advance,
+        progress.race([c.text for c in kept], len(rows)) as watch,
+    ):
+        return score_candidates(
+            Scorer(loaded.model, processes=processes), renderer, task, kept, rows, settings,
+            rejected=gathered.rejected, advance=advance, watch=watch, cache=cache,
+        )  # fmt: skip
 
 
 def _gather(task: Task, file: Path | None) -> Gathered:

@@ -7,10 +7,10 @@ from contextlib import closing
 from dataclasses import dataclass
 from math import ceil
 
-from sapo.paraphrase.checks import Pool, installed_encoder
+from sapo.paraphrase.checks import Pool
 from sapo.paraphrase.diversity import most_different
 from sapo.paraphrase.source import Ranking, Source
-from sapo.types import Instruction, Origin, Rejection, Task
+from sapo.types import Instruction, Rejection, Task
 
 # Paraphrases wanted where there is no limit.
 _PLENTY = 20
@@ -44,7 +44,7 @@ def gather(
     task: Task,
     sources: Sequence[Source],
     count: int | None,
-    advance: Callable[[Origin, int], None] = lambda origin, texts: None,
+    advance: Callable[[int], None] = lambda texts: None,
 ) -> Gathered:
     """Return the original followed by at most ``count`` paraphrases of it.
 
@@ -55,12 +55,12 @@ def gather(
         task: whose instruction is the original.
         sources: in order of preference.
         count: the original not counted; None takes everything.
-        advance: told who gave how many texts, valid or not.
+        advance: told the number of texts as they come in, valid or not.
 
     Raises:
         CandidateError: if a source can give nothing, for a reason that the user can act on.
     """
-    pool = Pool(task, installed_encoder())
+    pool = Pool(task)
     kept, spare = pool.kept[:1], list[Instruction]()
     for source in sources:
         missing = None if count is None else count + 1 - len(kept)
@@ -82,7 +82,7 @@ def descendants(
     count: int,
     ranking: Ranking,
     known: Sequence[Instruction],
-    advance: Callable[[Origin, int], None] = lambda origin, texts: None,
+    advance: Callable[[int], None] = lambda texts: None,
 ) -> Gathered:
     """Return the original followed by at most ``count`` new texts that take after the best of a ranking.
 
@@ -94,7 +94,7 @@ def descendants(
         known: candidates that need not come again.
         advance: as in `gather`.
     """
-    pool = Pool(task, installed_encoder(), known)
+    pool = Pool(task, known=known)
     kept = pool.kept[:1]
     for source in sources:
         missing = count + 1 - len(kept)
@@ -108,12 +108,12 @@ def _asked(
     task: Task,
     pool: Pool,
     wanted: int | None,
-    advance: Callable[[Origin, int], None],
+    advance: Callable[[int], None],
     ranking: Ranking | None = None,
 ) -> list[Instruction]:
     """Return the valid texts of a source, asked until there are as many as wanted; None asks for everything."""
     before = len(pool.kept)
-    rounds = source.paraphrases(task, wanted or _PLENTY, lambda texts: advance(source.origin, texts), ranking)
+    rounds = source.paraphrases(task, wanted or _PLENTY, advance, ranking)
     with closing(rounds):
         for texts in rounds:
             pool.add(texts, source.origin)
@@ -131,5 +131,4 @@ def _notes(task: Task, pool: Pool, found: int, count: int | None) -> tuple[str, 
     if pool.rejected and few:
         texts = "1 text was" if len(pool.rejected) == 1 else f"{len(pool.rejected)} texts were"
         few = [f"{few[0]}; {texts} turned away"]
-    read = all(c.origin in ("original", "builtin") for c in pool.kept)
-    return (*few, *([pool.note] if pool.note and not read else []))
+    return (*few, *([pool.note] if pool.note else []))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
+from sapo.config.schema import SourceName
 from sapo.errors import CandidateError
 from sapo.paraphrase.builtin import Builtin
 from sapo.paraphrase.files import FromFile
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from sapo.paraphrase.server import ServerSettings
 
 T = TypeVar("T")
-SourceName = Literal["file", "builtin", "rules", "local", "openai"]
 
 
 def open_sources(

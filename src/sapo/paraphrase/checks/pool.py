@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from sapo.paraphrase.checks.demands import contradicts
 from sapo.paraphrase.checks.encoder import Encoder, installed_encoder
@@ -26,23 +26,27 @@ class Pool:
 
     Args:
         task: the task whose instruction is the original.
-        encoder: for the check of meaning; without one, or for a language that it cannot read, there is none.
+        encoder: returns what the check of meaning needs, when the first text comes so far; None where there is none.
+            By default the encoder of the optional extra.
         known: candidates that there are already.
 
     Attributes:
         kept: the original, then valid texts in the order in which they came.
         rejected: texts turned away, with reasons.
-        note: what could not be checked, one sentence; empty where everything was.
+        note: what could not be checked although it was to be, one sentence; empty otherwise.
     """
 
-    def __init__(self, task: Task, encoder: Encoder | None = None, known: Sequence[Instruction] = ()) -> None:
+    def __init__(
+        self, task: Task, encoder: Callable[[], Encoder | None] | None = None, known: Sequence[Instruction] = ()
+    ) -> None:
         self.kept = [Instruction(task.instruction, "original")]
         self.rejected: list[Rejection] = []
-        self.note = unread(task, encoder)
+        self.note = ""
         self._task, self._original = task, task.instruction.strip()
         self._seen = {folded(c.text): f"an earlier candidate ({c.text[:_SHOWN]!r})" for c in known}
         self._seen[folded(task.instruction)] = "the original instruction"
-        self._meaning = None if encoder is None or self.note else Meaning(task, encoder)
+        self._encoder = encoder or installed_encoder
+        self._meaning: Meaning | None = None
 
     def add(self, texts: Sequence[str], origin: Origin) -> int:
         """Judge texts and return how many of them were taken."""
@@ -77,8 +81,16 @@ class Pool:
             or contradicts(original, task.suffix, task.labels, text)
             or another_task(original, task.suffix, text)
             or leak(task, text)
-            or (self._meaning.drift(text) if self._meaning else None)
+            or self._drift(text)
         )
+
+    def _drift(self, text: str) -> str | None:
+        """Return what is wrong with a text's meaning, or None; loads the encoder the first time."""
+        if self._meaning is None and not self.note:
+            encoder = self._encoder()
+            self.note = unread(self._task, encoder)
+            self._meaning = None if encoder is None or self.note else Meaning(self._task, encoder)
+        return self._meaning.drift(text) if self._meaning else None
 
 
 def admit(task: Task, texts: Sequence[str], origin: Origin) -> tuple[tuple[Instruction, ...], tuple[Rejection, ...]]:
@@ -89,7 +101,7 @@ def admit(task: Task, texts: Sequence[str], origin: Origin) -> tuple[tuple[Instr
         texts: paraphrases, in order of preference.
         origin: where they come from.
     """
-    pool = Pool(task, installed_encoder())
+    pool = Pool(task)
     pool.add(texts, origin)
     return tuple(pool.kept), tuple(pool.rejected)
 

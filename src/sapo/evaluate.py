@@ -83,10 +83,22 @@ def generate(
 ) -> list[str]:
     """Return the greedy answer to each row, decoded from the generated tokens alone, in order."""
     prompts = renderer.prompts(instruction, suffix, rows, max_new_tokens)
+    return generate_from(model, renderer, prompts, max_new_tokens, advance, processes)
+
+
+def generate_from(
+    model: Any,
+    renderer: Renderer,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    advance: Callable[[int], None] = lambda rows: None,
+    processes: Processes = ALONE,
+) -> list[str]:
+    """Return the greedy answer to each prompt, given as token ids, as `generate` does."""
     stops = renderer.stop_tokens()
     lengths = [len(p) + max_new_tokens for p in prompts]
-    mine = processes.share(sorted(range(len(rows)), key=lambda i: -lengths[i]))
-    told = processes.telling(advance, len(rows))
+    mine = processes.share(sorted(range(len(prompts)), key=lambda i: -lengths[i]))
+    told = processes.telling(advance, len(prompts))
     answered: list[tuple[int, str]] = []
     budget = _BATCH_TOKENS.get(model.device.type, _BATCH_TOKENS_ACCELERATOR)
     with untouched(model), _greedy(model, max_new_tokens, stops):
@@ -95,7 +107,7 @@ def generate(
             answered += [(mine[n], renderer.decode(ids)) for n, ids in zip(batch, found, strict=True)]
             told(len(batch))
     everyones = dict(pair for part in processes.gather(answered) for pair in part)
-    return [everyones[i] for i in range(len(rows))]
+    return [everyones[i] for i in range(len(prompts))]
 
 
 def _answer(prompts: Sequence[Sequence[int]], model: Any, stops: Sequence[int]) -> list[list[int]]:

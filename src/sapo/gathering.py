@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from random import Random
 
 from sapo.config import Config
 from sapo.formats import gathered_from_json, gathered_to_json
@@ -39,7 +40,8 @@ class Gathering:
     ) -> None:
         self._config, self._pays, self._progress = config, pays, progress or Silent()
         self._record = record or Record(config.run_dir, config.plain())
-        asks = config.policy != "original"
+        asks = config.policy != "original" or config.evaluate.wordings > 0
+        self._count = config.candidates.count + config.evaluate.wordings
         self._file = config.candidates.file if asks else None
         self._sources = _sources(config, self._progress) if asks else ()
 
@@ -82,7 +84,7 @@ class Gathering:
 
     def _gather(self, task: Task) -> Gathered:
         """Return a task's candidates, telling first what sources that cost something would take."""
-        count = self._config.candidates.count
+        count = self._count
         if not self._sources:
             return Gathered((Instruction(task.instruction, "original"),), ())
         costs = [cost for source in self._sources if (cost := source.cost(task, with_spare(count)))]
@@ -93,6 +95,17 @@ class Gathering:
             self._progress.note(f"{task.name}: asking for paraphrases: {cost}")
         with self._progress.step(f"{task.name}: gathering candidates", count, 0) as advance:
             return gather(task, self._sources, count, advance)
+
+
+def hold_back(found: Gathered, count: int) -> tuple[tuple[Instruction, ...], tuple[Instruction, ...]]:
+    """Return candidates, the original first, and ``count`` paraphrases that are none, for testing only.
+
+    Which ones does not depend on the run, and at least one paraphrase stays a candidate.
+    """
+    original, *paraphrases = found.candidates
+    held = set(Random(0).sample(range(len(paraphrases)), min(count, max(0, len(paraphrases) - 1))))
+    stay = (p for i, p in enumerate(paraphrases) if i not in held)
+    return (original, *stay), tuple(p for i, p in enumerate(paraphrases) if i in held)
 
 
 def _sources(config: Config, progress: Reporter) -> tuple[Source, ...]:

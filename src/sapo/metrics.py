@@ -11,7 +11,7 @@ always means that the task got worse after its best stage.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -52,6 +52,12 @@ _GEM = "GEM, Lopez-Paz & Ranzato 2017, arXiv 1706.08840"
 METRICS: tuple[MatrixMetric, ...] = (
     MatrixMetric("ap", "AP", "mean over j of R[N,j]", f"{_SAPO}; called ACC in {_GEM}"),
     MatrixMetric(
+        "la",
+        "LA",
+        "mean over j of R[j,j]",
+        "learning accuracy, Riemer et al. 2019, arXiv 1810.11910",
+    ),
+    MatrixMetric(
         "bwt_all_stages",
         "BWT (all stages)",
         "mean over i=2..N of the mean over j<i of R[i,j] - R[j,j]",
@@ -79,30 +85,35 @@ METRICS: tuple[MatrixMetric, ...] = (
 )
 
 
-def matrix_metrics(matrix: Floats, *, higher_is_better: bool = True) -> dict[str, MetricValue]:
+def matrix_metrics(
+    matrix: Floats, *, higher_is_better: bool = True, undefined: Mapping[str, str] = MappingProxyType({})
+) -> dict[str, MetricValue]:
     """Return every metric of `METRICS` by name, in the units of the matrix.
 
     Args:
         matrix: R, shape [N + 1, N]; cells that no metric needs may be NaN.
         higher_is_better: False for losses, see the module's docstring.
+        undefined: metrics that this kind of matrix has no cells for, by name, with the reason.
 
     Raises:
         MetricError: wrong shape, or a cell that a metric needs is NaN or infinite.
     """
     if np.ndim(matrix) != 2:
         raise MetricError(f"A performance matrix has two axes, [N + 1, N]; this one has shape {np.shape(matrix)}.")
-    values = metric_draws(np.asarray(matrix)[None], higher_is_better=higher_is_better)
-    reason = "needs at least two tasks; the sequence has one"
+    values = metric_draws(np.asarray(matrix)[None], higher_is_better=higher_is_better, undefined=undefined)
+    alone = "needs at least two tasks; the sequence has one"
     return {
         metric.name: MetricValue(float(values[metric.name][0]), None)
         if metric.name in values
-        else MetricValue(None, reason)
+        else MetricValue(None, undefined.get(metric.name, alone))
         for metric in METRICS
     }
 
 
-def metric_draws(matrices: Floats, *, higher_is_better: bool = True) -> dict[str, Floats]:
-    """Return every defined metric of each matrix, shape [draws]; of one task only AP is defined.
+def metric_draws(
+    matrices: Floats, *, higher_is_better: bool = True, undefined: Collection[str] = ()
+) -> dict[str, Floats]:
+    """Return every defined metric of each matrix, shape [draws]; of one task only AP and LA are defined.
 
     The draws of `resample_matrices` carry test-row noise only: intervals made of them are conditional on
     the trained models and know nothing of seed noise. Forgetting (max) takes the best of noisy cells, so
@@ -111,6 +122,7 @@ def metric_draws(matrices: Floats, *, higher_is_better: bool = True) -> dict[str
     Args:
         matrices: a batch of R, shape [draws, N + 1, N].
         higher_is_better: False for losses, see the module's docstring.
+        undefined: names of metrics to leave out.
 
     Raises:
         MetricError: wrong shape, or a cell that a metric needs is NaN or infinite in any draw.
@@ -121,7 +133,8 @@ def metric_draws(matrices: Floats, *, higher_is_better: bool = True) -> dict[str
             f"A performance matrix of N >= 1 tasks has shape [N + 1, N], row 0 is zero-shot; found "
             f"{batch.shape[1:]}. Give a row per stage, a column per task, and NaN for a missing cell."
         )
-    defined = [metric for metric in METRICS if batch.shape[2] > 1 or metric.name == "ap"]
+    alone = batch.shape[2] == 1
+    defined = [m for m in METRICS if m.name not in undefined and not (alone and m.name not in ("ap", "la"))]
     for metric in defined:
         _require_cells(metric, batch)
     sign = 1.0 if higher_is_better else -1.0
@@ -204,6 +217,10 @@ def _ap(r: Floats, _: float) -> Floats:
     return _mean(r[:, -1])
 
 
+def _la(r: Floats, _: float) -> Floats:
+    return _mean(_as_learned(r))
+
+
 def _bwt_all_stages(r: Floats, _: float) -> Floats:
     n, learned = r.shape[-1], _as_learned(r)
     stages = [_mean(r[:, i, : i - 1] - learned[:, : i - 1]) for i in range(2, n + 1)]
@@ -234,6 +251,7 @@ def _fwt_next_task(r: Floats, _: float) -> Floats:
 _FORMULAS: Mapping[str, Callable[[Floats, float], Floats]] = MappingProxyType(
     {
         "ap": _ap,
+        "la": _la,
         "bwt_all_stages": _bwt_all_stages,
         "fwt_all_stages": _fwt_all_stages,
         "bwt_final": _bwt_final,

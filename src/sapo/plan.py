@@ -52,6 +52,11 @@ class Plan:
     evaluate: Mapping[str, Work]
     tests: Mapping[str, int]
 
+    def work(self, tasks: Sequence[Task]) -> Work:
+        """Return the work of training on these tasks."""
+        parts = [self.train[task.name] for task in tasks]
+        return Work(sum(w.units for w in parts), sum(w.tokens for w in parts), sum(w.cost for w in parts))
+
     @property
     def cost(self) -> float:
         """Cost of the whole run, in forward tokens."""

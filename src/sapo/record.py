@@ -8,6 +8,7 @@
     stages/K-TASK/        the adapter, its model card and lineage (sapo.json)
     training/K-TASK.json  training losses
     cells/K/TASK.PROMPT.json   predictions and per-row scores of one cell of the matrix
+    ability/K.json        general ability at stage K, where it was asked for
     results.json          matrices and metrics
     report.md             the same for people
 
@@ -31,7 +32,7 @@ from safetensors import SafetensorError
 
 from sapo.errors import RecordError
 from sapo.processes import ALONE, Processes
-from sapo.storage import read_json, undamaged, unwritable, write_json, write_text
+from sapo.storage import fingerprint, read_json, undamaged, unwritable, write_json, write_text
 
 Inputs = Mapping[str, str]
 
@@ -46,14 +47,18 @@ class Record:
         directory: made if it does not exist.
         config: the resolved configuration, as plain values.
         processes: of this job. All of them must make the same calls.
+        shared: directory where runs of a sweep leave steps for each other; None for a run by itself.
 
     Raises:
         RecordError: if the directory cannot be written, is in use, holds something else, or was made with
             another configuration.
     """
 
-    def __init__(self, directory: Path, config: Mapping[str, Any], processes: Processes = ALONE) -> None:
+    def __init__(
+        self, directory: Path, config: Mapping[str, Any], processes: Processes = ALONE, shared: Path | None = None
+    ) -> None:
         self.directory = directory
+        self._shared = shared
         self._processes = processes
         self._config = {key: value for key, value in config.items() if key != "run_dir"}
         self._lock = FileLock(directory / ".lock")
@@ -101,13 +106,29 @@ class Record:
     def __exit__(self, *failure: object) -> None:
         self._lock.release()
 
-    def reuse(self, name: str, inputs: Inputs, parse: Callable[[Any], Any] = lambda value: value) -> Any | None:
+    def reuse(
+        self, name: str, inputs: Inputs, parse: Callable[[Any], Any] = lambda value: value, *, shared: bool = False
+    ) -> Any | None:
         """Return the value of a finished step, as ``parse`` reads it, or None if it is not finished.
+
+        With ``shared``, one that another run of the sweep finished for the same inputs is as good.
 
         Raises:
             RecordError: if it is damaged, or was computed from something else, naming what differs.
         """
-        return self._processes.once(lambda: self.find(name, inputs, parse))
+
+        def find() -> Any | None:
+            if shared and self._shared is not None and not (self.directory / name).is_file():
+                taken = self._shared_path(name, inputs)
+                if taken.is_file():
+                    write_json(self.directory / name, read_json(taken))
+            return self.find(name, inputs, parse)
+
+        return self._processes.once(find)
+
+    def _shared_path(self, name: str, inputs: Inputs) -> Path:
+        kind = name.partition("/")[0]
+        return (self._shared or self.directory) / f"{kind}-{fingerprint(dict(inputs))}.json"
 
     def find(self, name: str, inputs: Inputs, parse: Callable[[Any], Any] = lambda value: value) -> Any | None:
         """Return the same in one process of a job, which tells the others what it found."""
@@ -126,9 +147,13 @@ class Record:
         with undamaged(path, "Delete it to compute this step again."):
             return parse(stored["value"])
 
-    def save(self, name: str, inputs: Inputs, value: Any) -> None:
-        """Write a finished step."""
-        self.write(name, {"inputs": dict(inputs), "value": value})
+    def save(self, name: str, inputs: Inputs, value: Any, *, shared: bool = False) -> None:
+        """Write a finished step; with ``shared``, for the other runs of a sweep too."""
+        step = {"inputs": dict(inputs), "value": value}
+        if shared and self._shared is not None:
+            path = self._shared_path(name, inputs)
+            self._processes.once(lambda: write_json(path, step))
+        self.write(name, step)
 
     def write(self, name: str, value: Any) -> None:
         """Write a JSON value that is no step."""

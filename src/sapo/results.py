@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
@@ -36,9 +37,9 @@ class Results:
     data: Mapping[str, Any]
 
     @property
-    def matrix(self) -> list[list[float]]:
-        """The primary performance matrix: row 0 is zero-shot, rows are stages, columns tasks."""
-        rows: list[list[float]] = self.data["matrix"]
+    def matrix(self) -> list[list[float | None]]:
+        """The primary performance matrix: row 0 is zero-shot, rows are stages, columns tasks; None: not defined."""
+        rows: list[list[float | None]] = self.data["matrix"]
         return rows
 
     @property
@@ -59,33 +60,41 @@ def per_row(cell: Evaluation, metric: str, task: Task) -> tuple[Floats, Floats]:
     return scores, np.ones(len(scores))
 
 
+def value(cell: Evaluation, metric: str, task: Task) -> float:
+    """Return a cell's value: the mean over its test rows, of losses over its tokens."""
+    scores, weights = per_row(cell, metric, task)
+    return float(np.average(scores, weights=weights))
+
+
 def tabulate(
-    cells: Cells, tasks: Sequence[Task], watch: Sequence[Task], prompts: Sequence[Prompt], seed: int
+    cells: Cells,
+    tasks: Sequence[Task],
+    watch: Sequence[Task],
+    prompts: Sequence[Prompt],
+    seed: int,
+    undefined: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Return matrices, metrics with intervals, and watch rows, for every metric and test prompt.
 
     Intervals come from resampling test rows: they hold for these trained models and say nothing of other
-    seeds.
+    seeds. A cell that was not evaluated is None; ``undefined`` are the metrics that would need one, with the reason.
     """
     names = (PRIMARY, *TEXT_METRICS, NLL)
     stages = range(len(tasks) + 1)
-    matrices: dict[str, dict[str, list[list[float]]]] = {}
+    matrices: dict[str, dict[str, list[list[float | None]]]] = {}
     metrics: dict[str, dict[str, dict[str, Any]]] = {}
     for name in names:
         matrices[name], metrics[name] = {}, {}
         for prompt in prompts:
-            rows = [[per_row(cells[i, task.name, prompt], name, task) for task in tasks] for i in stages]
-            matrices[name][prompt] = [[float(np.average(s, weights=w)) for s, w in row] for row in rows]
-            metrics[name][prompt] = _metrics(rows, seed, higher_is_better=name != NLL)
+            rows = [[_rows(cells, i, task, prompt, name) for task in tasks] for i in stages]
+            matrices[name][prompt] = [[_value(cell) for cell in row] for row in rows]
+            metrics[name][prompt] = _metrics(rows, seed, undefined, higher_is_better=name != NLL)
     return {
         "matrices": matrices,
         "metrics_all": metrics,
         "watch": {
             task.name: {
-                name: {
-                    prompt: [_value(per_row(cells[i, task.name, prompt], name, task)) for i in stages]
-                    for prompt in prompts
-                }
+                name: {prompt: [_value(_rows(cells, i, task, prompt, name)) for i in stages] for prompt in prompts}
                 for name in names
             }
             for task in watch
@@ -93,16 +102,32 @@ def tabulate(
     }
 
 
-def _metrics(rows: Sequence[Sequence[tuple[Floats, Floats]]], seed: int, *, higher_is_better: bool) -> dict[str, Any]:
-    matrix = np.array([[_value(cell) for cell in row] for row in rows])
-    values = matrix_metrics(matrix, higher_is_better=higher_is_better)
-    resampled = resample_matrices(
-        [[scores for scores, _ in row] for row in rows],
-        weights=[[weights for _, weights in row] for row in rows],
-        draws=DRAWS,
-        seed=seed,
-    )
-    draws = metric_draws(resampled, higher_is_better=higher_is_better)
+def _rows(cells: Cells, stage: int, task: Task, prompt: Prompt, metric: str) -> tuple[Floats, Floats] | None:
+    cell = cells.get((stage, task.name, prompt))
+    return None if cell is None else per_row(cell, metric, task)
+
+
+def fill(rows: Sequence[Sequence[tuple[Floats, Floats] | None]]) -> tuple[list[list[Floats]], list[list[Floats]]]:
+    """Return scores and weights of all cells, those that were not evaluated as NaN: row 0 tells how many rows."""
+    complete = [
+        [cell or (np.full_like(zero[0], np.nan), zero[1]) for cell, zero in zip(row, rows[0], strict=True) if zero]
+        for row in rows
+    ]
+    return [[scores for scores, _ in row] for row in complete], [[weights for _, weights in row] for row in complete]
+
+
+def _metrics(
+    rows: Sequence[Sequence[tuple[Floats, Floats] | None]],
+    seed: int,
+    undefined: Mapping[str, str],
+    *,
+    higher_is_better: bool,
+) -> dict[str, Any]:
+    matrix = np.array([[_value(cell) for cell in row] for row in rows], dtype=np.float64)
+    values = matrix_metrics(matrix, higher_is_better=higher_is_better, undefined=undefined)
+    scores, weights = fill(rows)
+    resampled = resample_matrices(scores, weights=weights, draws=DRAWS, seed=seed)
+    draws = metric_draws(resampled, higher_is_better=higher_is_better, undefined=undefined)
     return {
         metric.name: {
             "value": values[metric.name].value,
@@ -113,5 +138,5 @@ def _metrics(rows: Sequence[Sequence[tuple[Floats, Floats]]], seed: int, *, high
     }
 
 
-def _value(cell: tuple[Floats, Floats]) -> float:
-    return float(np.average(cell[0], weights=cell[1]))
+def _value(cell: tuple[Floats, Floats] | None) -> float | None:
+    return None if cell is None else float(np.average(cell[0], weights=cell[1]))

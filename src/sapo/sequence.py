@@ -6,36 +6,53 @@ makes it resumable is in `sapo.steps`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
 
 from sapo.card import Trained
 from sapo.config import Config
 from sapo.evaluate import Evaluation
+from sapo.findings import Findings, results_of, test_prompts
 from sapo.formats import inspection_to_json
 from sapo.gathering import Gathering
-from sapo.policies import BY_LOSS, choose_instruction
+from sapo.lessons import Lesson
+from sapo.live import State
+from sapo.policies import BY_LOSS, MIXTURES, choose_instruction
 from sapo.processes import join
 from sapo.progress import Reporter, Silent
 from sapo.record import Record
-from sapo.results import Prompt, Results, tabulate
+from sapo.results import Prompt, Results
 from sapo.selection import selection_rows
 from sapo.setup import Setup, environment, set_up
-from sapo.steps import State, Steps
+from sapo.steps import Steps
 from sapo.types import Instruction, Selection, Task
 
+_NO_TEXTS: Mapping[str, str] = MappingProxyType({})
 
-def run(config: Config, progress: Reporter | None = None) -> Results:
+
+def run(
+    config: Config,
+    progress: Reporter | None = None,
+    shared: Path | None = None,
+    crossed: Mapping[str, str] = _NO_TEXTS,
+) -> Results:
     """Run one sequence and return what it found; everything is recorded in ``config.run_dir``.
 
     A run directory that holds finished steps of the same configuration is gone on with.
+
+    Args:
+        config: of one run, not of a sweep.
+        progress: hears about every step.
+        shared: where the runs of a sweep leave for each other what they compute at the start.
+        crossed: instructions by task, another run's, that each task's last state is tested with too.
 
     Raises:
         SapoError: for anything a user can act on, before the first step wherever it can be known then.
     """
     progress = progress or Silent()
     processes = join(config.model.device)
-    record = Record(config.run_dir, config.plain(), processes)
+    record = Record(config.run_dir, config.plain(), processes, shared)
     # Before the model is loaded, and without leaving anything behind should the configuration be wrong.
     record.check()
     gathering = Gathering(config, record, progress)
@@ -47,7 +64,9 @@ def run(config: Config, progress: Reporter | None = None) -> Results:
         record.write_first("data.json", {"tasks": [inspection_to_json(i) for i in setup.inspections.values()]})
         gathering.save(setup.tasks, [setup.gathered[task.name] for task in setup.tasks])
         steps = Steps(setup, record, progress)
-        return _follow(setup, steps, record)
+        results = results_of(setup, _follow(setup, steps, record, crossed), steps.seconds)
+        record.write("results.json", results.data)
+        return results
 
 
 def tell(setup: Setup, progress: Reporter) -> None:
@@ -59,40 +78,38 @@ def tell(setup: Setup, progress: Reporter) -> None:
         progress.note(f"note: {warning}")
 
 
-def _follow(setup: Setup, steps: Steps, record: Record) -> Results:
-    config = setup.config
-    trained: list[Trained] = []
-    selections: list[Selection | None] = []
-    state = steps.start
-    cells = _evaluate_stage(setup, steps, state, trained)
-    for task in setup.tasks:
-        selection = _measure(setup, steps, state, task)
-        instruction = choose_instruction(config.policy, setup.candidates[task.name], selection, config.seed)
-        trained.append(Trained(task, instruction, selection))
-        selections.append(selection)
-        before, state = state, steps.train(state, trained)
-        cells |= _evaluate_stage(setup, steps, state, trained)
-        if config.keep == "last" and before.stage > 0:
+def _follow(setup: Setup, steps: Steps, record: Record, crossed: Mapping[str, str]) -> Findings:
+    found, state = Findings(), steps.start
+    _evaluate(setup, steps, state, setup.tasks, found)
+    for lesson in setup.lessons:
+        before = steps.start if lesson.apart else state
+        for task in lesson.tasks:
+            found.trained.append(_choose(setup, steps, before, task))
+        taught = steps.train(before, lesson, found.trained)
+        found.trained[-len(lesson.tasks) :] = taught.trained
+        found.alarms += [(lesson.name, alarm) for alarm in taught.alarms]
+        state = taught.state
+        _evaluate(setup, steps, state, lesson.tested, found)
+        _evaluate_wordings(setup, steps, state, lesson, crossed, found)
+        if setup.config.keep == "last" and before.stage > 0:
             record.drop_stage(before.name)
-    results = _results(setup, cells, trained, selections, steps.seconds)
-    record.write("results.json", results.data)
-    return results
+    return found
 
 
-def _measure(setup: Setup, steps: Steps, state: State, task: Task) -> Selection | None:
-    if setup.config.policy not in BY_LOSS:
-        return None
-    chosen = setup.config.selection
-    return steps.measure(state, task, selection_rows(task, chosen.examples, chosen.sample, setup.config.seed))
+def _choose(setup: Setup, steps: Steps, state: State, task: Task) -> Trained:
+    config, candidates = setup.config, setup.candidates[task.name]
+    selection: Selection | None = None
+    if config.policy in BY_LOSS:
+        rows = selection_rows(task, config.selection.examples, config.selection.sample, config.seed)
+        selection = steps.measure(state, task, setup.tasks.index(task) + 1, rows)
+    instruction = choose_instruction(config.policy, candidates, selection, config.seed)
+    return Trained(task, instruction, selection, candidates[1:] if config.policy in MIXTURES else ())
 
 
-def _evaluate_stage(
-    setup: Setup, steps: Steps, state: State, trained: Sequence[Trained]
-) -> dict[tuple[int, str, Prompt], Evaluation]:
-    """Return the stage's row of the matrix: every task of the sequence and every watch task."""
-    chosen = {t.task.name: t.instruction for t in trained}
-    cells: dict[tuple[int, str, Prompt], Evaluation] = {}
-    for task in (*setup.tasks, *setup.watch):
+def _evaluate(setup: Setup, steps: Steps, state: State, tasks: tuple[Task, ...], found: Findings) -> None:
+    """Fill the stage's row of the matrix: these tasks and every watch task; and its general ability."""
+    chosen = {t.task.name: t.instruction for t in found.trained}
+    for task in (*tasks, *setup.watch):
         # An unseen task has no selected instruction yet: both prompts are the original then.
         selected = chosen.get(task.name, Instruction(task.instruction, "original")).text
         texts = {"selected": selected, "original": task.instruction}
@@ -102,46 +119,18 @@ def _evaluate_stage(
             if text not in evaluated:
                 kind: Prompt = "original" if text == task.instruction else "selected"
                 evaluated[text] = steps.evaluate(state, task, text, kind)
-            cells[state.stage, task.name, prompt] = evaluated[text]
-    return cells
+            found.cells[state.stage, task.name, prompt] = evaluated[text]
+    if setup.config.evaluate.general:
+        found.ability[state.stage] = steps.ability(state)
 
 
-def test_prompts(config: Config) -> tuple[Prompt, ...]:
-    """Return the test prompts of a run, the one of the main matrix first."""
-    wanted = config.evaluate.test_prompt
-    return ("selected", "original") if wanted == "both" else (wanted,)
-
-
-def _results(
-    setup: Setup,
-    cells: Mapping[tuple[int, str, Prompt], Evaluation],
-    trained: Sequence[Trained],
-    selections: Sequence[Selection | None],
-    seconds: Mapping[str, float],
-) -> Results:
-    config = setup.config
-    prompts = test_prompts(config)
-    tables = tabulate(cells, setup.tasks, setup.watch, prompts, config.seed)
-    kinds = {task.metric for task in setup.tasks}
-    data: dict[str, Any] = {
-        "tasks": [task.name for task in setup.tasks],
-        "primary_metric": kinds.pop() if len(kinds) == 1 else "mixed",
-        "primary_metrics": {task.name: task.metric for task in (*setup.tasks, *setup.watch)},
-        "test_prompt": prompts[0],
-        "matrix": tables["matrices"]["primary"][prompts[0]],
-        "metrics": tables["metrics_all"]["primary"][prompts[0]],
-        **tables,
-        "instructions": {
-            t.task.name: {
-                "text": t.instruction.text,
-                "origin": t.instruction.origin,
-                "original": t.task.instruction,
-                "suffix": t.task.suffix,
-                "losses": None if selection is None else {c.instruction.text: c.loss for c in selection.candidates},
-            }
-            for t, selection in zip(trained, selections, strict=True)
-        },
-        "config": config.plain(),
-        "seconds": {**seconds, "total": sum(seconds.values())},
-    }
-    return Results(data)
+def _evaluate_wordings(
+    setup: Setup, steps: Steps, state: State, lesson: Lesson, crossed: Mapping[str, str], found: Findings
+) -> None:
+    """Test tasks in their last state with paraphrases held out for that, and with another run's instruction."""
+    for task in lesson.final:
+        for number, held in enumerate(setup.held_out[task.name], start=1):
+            cell = steps.evaluate(state, task, held.text, f"held-out-{number}")
+            found.wordings.setdefault(task.name, []).append((held, cell))
+        if task.name in crossed:
+            found.crossed[task.name] = steps.evaluate(state, task, crossed[task.name], "crossed")

@@ -17,18 +17,31 @@ from sapo.card import earlier_tasks, library_versions
 from sapo.config import Config, TaskConfig
 from sapo.errors import ConfigError
 from sapo.finetune import TrainSettings
-from sapo.gathering import Gathering
+from sapo.gathering import Gathering, hold_back
 from sapo.inspection import Inspection, data_table, drop_overlap, inspect_task, warnings_of
-from sapo.methods import METHODS, LoraSettings, SeqLora
+from sapo.lessons import Lesson, lessons
+from sapo.methods import (
+    METHODS,
+    Ewc,
+    EwcSettings,
+    LoraSettings,
+    Lwf,
+    LwfSettings,
+    OLora,
+    OLoraSettings,
+    Replay,
+    ReplaySettings,
+    SeqLora,
+)
 from sapo.model import LoadedModel, best_device, load_model
 from sapo.paraphrase import Gathered
 from sapo.plan import Plan, make_plan
-from sapo.policies import BY_LOSS
+from sapo.policies import BY_LOSS, LOWEST
 from sapo.processes import ALONE, Processes
 from sapo.render import Renderer
 from sapo.selection import SelectionSettings, context_length, selection_rows
 from sapo.tasks import DataSource, hold_out, load_sequence
-from sapo.types import Instruction, Rejection, Task
+from sapo.types import Example, Instruction, Rejection, Task
 
 # Every run is tested on the same rows, whatever its seed.
 _TEST_SEED = 0
@@ -46,6 +59,7 @@ class Setup:
     watch: tuple[Task, ...]
     gathering: Gathering
     gathered: Mapping[str, Gathered]
+    held_rows: Mapping[str, tuple[Example, ...]]
     settings: TrainSettings
     plan: Plan
     inspections: Mapping[str, Inspection]
@@ -55,7 +69,25 @@ class Setup:
     @property
     def candidates(self) -> Mapping[str, tuple[Instruction, ...]]:
         """Per task, the original first."""
-        return {name: found.candidates for name, found in self.gathered.items()}
+        return {name: hold_back(found, self._held)[0] for name, found in self.gathered.items()}
+
+    @property
+    def held_out(self) -> Mapping[str, tuple[Instruction, ...]]:
+        """Per task, the paraphrases that are no candidates but for testing."""
+        return {name: hold_back(found, self._held)[1] for name, found in self.gathered.items()}
+
+    @property
+    def _held(self) -> int:
+        return self.config.evaluate.wordings
+
+    @property
+    def lessons(self) -> tuple[Lesson, ...]:
+        """The trainings of the run, in order."""
+        return lessons(self.method.order, self.tasks)
+
+    def fresh(self) -> Any:
+        """Return the stage-0 model, loaded once more."""
+        return _load_start(self.config, self.method, self.processes).model
 
     @property
     def rejected(self) -> Mapping[str, tuple[Rejection, ...]]:
@@ -123,6 +155,7 @@ class _Given:
     watch: tuple[Task, ...]
     dropped: Mapping[str, int]
     gathered: Mapping[str, Gathered]
+    held_rows: Mapping[str, tuple[Example, ...]]
 
 
 def set_up(config: Config, gathering: Gathering | None = None, processes: Processes = ALONE) -> Setup:
@@ -160,24 +193,24 @@ def _read(config: Config, gathering: Gathering) -> _Given:
     split = [hold_out(task) for task in tasks]
     apart = [drop_overlap(task) if config.data.drop_overlap else (task, 0) for task in split]
     dropped = {task.name: rows for task, rows in apart}
+    held_rows = {task.name: _held_rows(task, config) for task, _ in apart} if config.policy == "reselect" else {}
     tasks = tuple(_used_rows(task, config) for task, _ in apart)
     watch = tuple(_used_rows(hold_out(task), config) for task in watch)
     gathered = {task.name: gathering(task, number) for number, task in enumerate(tasks, start=1)}
-    return _Given(tasks, watch, dropped, gathered)
+    return _Given(tasks, watch, dropped, gathered, held_rows)
 
 
 def _load(config: Config, gathering: Gathering, given: _Given, processes: Processes) -> Setup:
     tasks, watch = given.tasks, given.watch
-    candidates = {name: found.candidates for name, found in given.gathered.items()}
-    device = processes.device(config.model.device or best_device())
-    loaded = load_model(config.model.base, config.model.adapter, config.model.dtype, device)
-    lora = LoraSettings(config.lora.r, config.lora.alpha, config.lora.dropout, config.lora.target_modules)
-    method = METHODS[config.method](lora)
-    loaded = replace(loaded, model=method.start(loaded.model))
+    candidates = {name: hold_back(found, config.evaluate.wordings)[0] for name, found in given.gathered.items()}
+    method = _method(config)
+    loaded = _load_start(config, method, processes)
     renderer = Renderer(loaded.tokenizer, min(config.max_length, context_length(loaded.model)))
     train = config.train
+    # Weights of the model itself often need another rate than an adapter.
+    own_rate = {"full": config.full.learning_rate, "osf": config.osf.learning_rate}.get(config.method)
     settings = TrainSettings(
-        train.epochs, train.learning_rate, train.batch_size, train.micro_batch_size, train.warmup,
+        train.epochs, own_rate or train.learning_rate, train.batch_size, train.micro_batch_size, train.warmup,
         train.weight_decay, train.max_grad_norm,
     )  # fmt: skip
     plan = make_plan(
@@ -194,20 +227,44 @@ def _load(config: Config, gathering: Gathering, given: _Given, processes: Proces
         task.name: inspect_task(task, renderer, _selected(task, config), given.dropped[task.name]) for task in tasks
     } | {task.name: inspect_task(replace(task, train=()), renderer) for task in watch}
     return Setup(
-        config, loaded, renderer, method, tasks, watch, gathering, given.gathered, settings, plan, inspections,
-        _earlier(config), processes,
+        config, loaded, renderer, method, tasks, watch, gathering, given.gathered, given.held_rows, settings, plan,
+        inspections, _earlier(config), processes,
     )  # fmt: skip
 
 
+def _method(config: Config) -> SeqLora:
+    lora = LoraSettings(config.lora.r, config.lora.alpha, config.lora.dropout, config.lora.target_modules)
+    match config.method:
+        case "o-lora":
+            return OLora(lora, OLoraSettings(**config.o_lora.model_dump()))
+        case "ewc":
+            return Ewc(lora, EwcSettings(**config.ewc.model_dump()))
+        case "replay":
+            return Replay(lora, ReplaySettings(**config.replay.model_dump()))
+        case "lwf":
+            return Lwf(lora, LwfSettings(**config.lwf.model_dump()))
+        case other:
+            return METHODS[other](lora)
+
+
+def _load_start(config: Config, method: SeqLora, processes: Processes) -> LoadedModel:
+    model = config.model
+    device = processes.device(model.device or best_device())
+    # Methods that train the weights themselves need all digits of them.
+    dtype = model.dtype or ("float32" if method.whole else None)
+    loaded = load_model(model.base, model.adapter, dtype, device)
+    return replace(loaded, model=method.start(loaded.model))
+
+
 def _races(config: Config) -> bool:
-    return config.policy == "sapo" and config.selection.rule == "lowest" and config.selection.strategy == "racing"
+    return config.policy in LOWEST and config.selection.rule == "lowest" and config.selection.strategy == "racing"
 
 
 def _forced(config: Config) -> tuple[str, ...]:
     """Say where every loss is needed, so that nothing can be raced for."""
     if config.selection.strategy != "racing" or config.policy not in BY_LOSS or _races(config):
         return ()
-    why = "selection.rule confident" if config.policy == "sapo" else f"policy {config.policy}"
+    why = "selection.rule confident" if config.policy in LOWEST else f"policy {config.policy}"
     return (f"{why} needs every loss: all candidates are scored on all selection rows (exhaustive)",)
 
 
@@ -250,6 +307,23 @@ def _used_rows(task: Task, config: Config) -> Task:
         train=tuple(task.train[i] for i in picked),
         test=tuple(task.test[i] for i in shown),
     )
+
+
+def _held_rows(task: Task, config: Config) -> tuple[Example, ...]:
+    """Return rows of a task that are neither trained on nor tested: its dev rows, or training rows that are not used.
+
+    Raises:
+        ConfigError: if there are none.
+    """
+    used = set(selection_rows(task, config.train.rows or len(task.train), "stratified", config.seed))
+    rows = task.dev or tuple(row for i, row in enumerate(task.train) if i not in used)
+    if not rows:
+        raise ConfigError(
+            f"policy reselect scores on rows that are not trained on, but {task.name} has no dev rows and all its "
+            f"{len(task.train)} training rows are used: set train.rows to fewer, or give dev rows"
+        )
+    there = replace(task, train=rows)
+    return tuple(rows[i] for i in selection_rows(there, config.reselect.rows, "stratified", config.seed))
 
 
 def environment(loaded: LoadedModel, processes: Processes) -> dict[str, Any]:

@@ -14,34 +14,49 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
 
-from sapo.card import Trained, library_versions, lineage, model_card
+from sapo.ability import (
+    Ability,
+    ability_fingerprint,
+    ability_from_json,
+    ability_to_json,
+    ability_units,
+    measure_ability,
+)
+from sapo.card import Trained
 from sapo.errors import RecordError, ScoreError, TrainError
 from sapo.evaluate import Evaluation, evaluate
 from sapo.finetune import Checkpoints, finetune
 from sapo.formats import losses_from_json, losses_to_json, selection_from_json, selection_to_json
+from sapo.guard import Alarm
+from sapo.lessons import Lesson
+from sapo.live import Live, State
+from sapo.methods import Assignment
 from sapo.paraphrase import Gathered, Ranking
 from sapo.plan import Work
 from sapo.progress import Reporter
 from sapo.record import Inputs, Record
-from sapo.results import Prompt
-from sapo.score import Scorer
 from sapo.search import SearchSettings, search
 from sapo.selection import SelectionSettings, score_candidates
 from sapo.setup import Setup
-from sapo.state import state_fingerprint
-from sapo.storage import fingerprint, unwritable, write_json, write_text
+from sapo.storage import fingerprint, unwritable
+from sapo.teaching import teaching
 from sapo.types import Example, Instruction, Selection, Task
 
 
 @dataclass(frozen=True, slots=True)
-class State:
-    """The model after a stage; stage 0 is the start. Equal fingerprints mean equal weights."""
+class Taught:
+    """What a training led to.
 
-    stage: int
-    name: str
-    fingerprint: str
+    Attributes:
+        state: after it.
+        trained: its tasks with the instruction that each was trained with last.
+        alarms: of the forgetting guard.
+    """
+
+    state: State
+    trained: tuple[Trained, ...]
+    alarms: tuple[Alarm, ...]
 
 
 class Steps:
@@ -56,36 +71,34 @@ class Steps:
         self._setup, self._record, self._progress = setup, record, progress
         self._method, self._renderer, self._plan = setup.method, setup.renderer, setup.plan
         self._template = setup.renderer.fingerprint()
-        self._model = setup.loaded.model
-        self._scorer = Scorer(self._model, setup.config.selection.batch_tokens, setup.processes)
-        self.start = State(0, "start", state_fingerprint(self._model))
-        self._live = self.start
+        self._live = Live(setup, record)
+        self.start = self._live.start
         self.seconds = {"scoring": 0.0, "training": 0.0, "evaluating": 0.0}
 
-    def measure(self, state: State, task: Task, rows: Sequence[int]) -> Selection:
-        """Return all candidates' pre-update losses in a state, on the given training rows."""
-        number = state.stage + 1
+    def measure(self, state: State, task: Task, place: int, rows: Sequence[int]) -> Selection:
+        """Return all candidates' pre-update losses in a state, on the given training rows of the task at a place."""
         candidates, rejected = self._setup.candidates[task.name], self._setup.rejected[task.name]
         settings = self._setup.selection_settings(task)
-        label = f"task {number} {task.name}: scoring {len(candidates)} candidates"
+        label = f"task {place} {task.name}: scoring {len(candidates)} candidates"
         work = self._plan.score[task.name]
-        path = f"selections/{number}-{task.name}.json"
+        path = f"selections/{place}-{task.name}.json"
         # The budget as it was given: in tokens it depends on the data, which have a fingerprint of their own.
         chosen = asdict(settings) | {"budget": self._setup.config.selection.budget}
         inputs = self._inputs(state, task, [task.train[i] for i in rows]) | {
             "candidates": fingerprint([c.text for c in candidates]),
             "selection settings": fingerprint([chosen, list(rows)]),
         }
-        selection = self._record.reuse(path, inputs, selection_from_json)
+        start = state == self.start
+        selection = self._record.reuse(path, inputs, selection_from_json, shared=start)
         if selection is not None:
             self._progress.reused(label, work.cost)
         else:
-            self._bring(state)
+            self._live.bring(state)
             selection = self._select(state, task, candidates, rows, settings, label, work)
             selection = replace(selection, rejected=rejected)
             if self._setup.config.candidates.search is not None:
-                selection = self._search(state, task, selection, rows, settings)
-            self._record.save(path, inputs, selection_to_json(selection))
+                selection = self._search(state, task, place, selection, rows, settings)
+            self._record.save(path, inputs, selection_to_json(selection), shared=start)
         self.seconds["scoring"] += selection.seconds
         return selection
 
@@ -104,12 +117,12 @@ class Steps:
             self._progress.race([c.text for c in candidates], len(rows)) as watch,
         ):
             return score_candidates(
-                self._scorer, self._renderer, task, candidates, rows, settings,
+                self._live.scorer, self._renderer, task, candidates, rows, settings,
                 advance=advance, watch=watch, cache=self._setup.cache(state.fingerprint),
             )  # fmt: skip
 
     def _search(
-        self, state: State, task: Task, first: Selection, rows: Sequence[int], settings: SelectionSettings
+        self, state: State, task: Task, place: int, first: Selection, rows: Sequence[int], settings: SelectionSettings
     ) -> Selection:
         chosen, setup = self._setup.config.candidates.search, self._setup
         if chosen is None:
@@ -120,7 +133,7 @@ class Steps:
             return setup.processes.once(lambda: setup.gathering.more(task, ranking, known, chosen.count))
 
         def measure(candidates: Sequence[Instruction], budget: float | None) -> Selection:
-            label = f"task {state.stage + 1} {task.name}: searching, {len(candidates)} candidates"
+            label = f"task {place} {task.name}: searching, {len(candidates)} candidates"
             none = Work(len(candidates) * len(rows), 0, 0)
             return self._select(state, task, candidates, rows, replace(settings, budget=budget), label, none)
 
@@ -128,84 +141,104 @@ class Steps:
             if not other:
                 return None
             exhaustive = replace(settings, strategy="exhaustive", budget=None)
-            label = f"task {state.stage + 1} {task.name}: checking the search on {len(other)} unseen rows"
+            label = f"task {place} {task.name}: checking the search on {len(other)} unseen rows"
             none = Work(len(candidates) * len(other), 0, 0)
             return self._select(state, task, candidates, other, exhaustive, label, none)
 
         return search(first, SearchSettings(chosen.rounds, chosen.count, settings.budget), propose, measure, unseen)
 
-    def train(self, state: State, trained: Sequence[Trained]) -> State:
-        """Return the state after training on the last of ``trained``, the adapter written beside its lineage."""
-        stage = state.stage + 1
-        settings, seed = self._setup.settings, self._setup.config.seed
-        task, instruction = trained[-1].task, trained[-1].instruction
-        name = f"{stage}-{task.name}"
-        label = f"task {stage} {task.name}: training"
-        work = self._plan.train[task.name]
-        path = f"training/{name}.json"
-        inputs = self._inputs(state, task, task.train) | {
-            "instruction": fingerprint(instruction.text),
-            "training settings": fingerprint([self._method.settings(), asdict(settings), seed]),
+    def train(self, state: State, lesson: Lesson, trained: Sequence[Trained]) -> Taught:
+        """Return what training on the lesson's tasks, the last ones of ``trained``, led to.
+
+        The stage is written beside its lineage; where each task is trained alone, it knows of that task only.
+        """
+        seed, own = self._setup.config.seed, tuple(trained[-len(lesson.tasks) :])
+        taught = teaching(self._setup, self._live.scorer, lesson, own, trained, self._progress.note)
+        label = f"task {lesson.stage} {lesson.tasks[0].name}: training"
+        if len(lesson.tasks) > 1:
+            label = f"training on {len(lesson.tasks)} tasks at once"
+        work = self._plan.work(lesson.tasks)
+        path = f"training/{lesson.name}.json"
+        inputs = self._inputs(state, lesson.tasks[0], [row for task in lesson.tasks for row in task.train]) | {
+            "suffix": fingerprint(_one_or_all([task.suffix for task in lesson.tasks])),
+            "instruction": fingerprint(_one_or_all([t.instruction.text for t in own])),
+            "training settings": fingerprint([self._method.settings(), asdict(taught.settings), seed]),
+            **taught.inputs,
+            **({"earlier training": state.history} if self._method.remembers else {}),
         }
-        stored: tuple[float, State, dict[str, str]] | None = self._record.reuse(
-            path, inputs, lambda value: (value["seconds"], State(stage, name, value["state"]), dict(value["files"]))
+        history = fingerprint(inputs)
+        stored: tuple[float, Taught, dict[str, str]] | None = self._record.reuse(
+            path, inputs, lambda value: _taught(value, lesson, history, own)
         )
         if stored is not None:
+            seconds, found, files = stored
             self._progress.reused(label, work.cost)
-            self.seconds["training"] += stored[0]
-            self._demand_stage(name, path, stored[2], last=stage == len(self._setup.tasks))
-            return stored[1]
-        model = self._method.prepare(self._bring(state), seed)
-        encoded = self._renderer.encode(instruction.text, task.suffix, task.train)
+            self.seconds["training"] += seconds
+            last = lesson.stage == len(self._setup.tasks)
+            self._live.demand(lesson.name, path, files, dropped=self._setup.config.keep == "last" and not last)
+            return found
+        before = None if state == self.start else self._record.stage_directory(state.name)
+        assignment = Assignment(
+            lesson.stage, len(self._setup.tasks), seed, taught.encoded, before, self._setup.config.train.batch_size
+        )
+        model = self._live.prepare(state, assignment)
+        extras = replace(taught.extras(), objective=self._method.objective(model, assignment))
         began = time.perf_counter()
         with self._progress.step(label, work.units, work.cost) as advance:
             try:
                 training = finetune(
-                    model, encoded, settings, seed, advance, self._setup.processes, self._checkpoints(name, inputs)
-                )
+                    model, taught.encoded, taught.settings, seed, advance, self._setup.processes,
+                    self._checkpoints(lesson.name, inputs), extras,
+                )  # fmt: skip
             except TrainError as error:
-                raise TrainError(f"task {task.name!r}: {error}") from error
+                raise TrainError(f"task {lesson.tasks[0].name!r}: {error}") from error
             except OSError as error:
                 # Trainer needs a temporary directory, and a place for checkpoints where there are some.
                 where = Path(str(error.filename or tempfile.gettempdir()))
                 raise RecordError(unwritable(where, error.strerror or str(error))) from error
         seconds = time.perf_counter() - began
-        after = self._save_stage(name, model, trained)
+        finished = taught.finished()
+        # Rows are kept as they were worded last.
+        worded = replace(assignment, rows=taught.worded())
+        lineage = finished if lesson.apart else (*trained[: len(trained) - len(own)], *finished)
+        after = self._live.save(lesson.name, worded, history, lineage)
         value = {
             "steps": training.steps,
             "losses": list(training.losses),
+            "objectives": list(training.objectives),
             "seconds": seconds,
-            "state": after,
-            "files": self._record.stage_files(name),
+            "state": after.fingerprint,
+            "files": self._record.stage_files(lesson.name),
+            "instructions": [{"text": t.instruction.text, "switches": list(t.switches)} for t in finished],
+            "alarms": [asdict(alarm) for alarm in taught.alarms()],
         }
         self._record.save(path, inputs, value)
-        self._record.finish(name)
+        self._record.finish(lesson.name)
         self.seconds["training"] += seconds
-        self._live = State(stage, name, after)
-        return self._live
+        return Taught(after, finished, taught.alarms())
 
-    def evaluate(self, state: State, task: Task, instruction: str, prompt: Prompt) -> Evaluation:
-        """Return one cell: answers, scores and losses on the task's test rows."""
+    def evaluate(self, state: State, task: Task, instruction: str, kind: str) -> Evaluation:
+        """Return one cell: answers, scores and losses on the task's test rows; ``kind`` of prompt names its file."""
         max_new_tokens = self._setup.config.evaluate.max_new_tokens
-        label = f"stage {state.stage}: testing {task.name}" + (" (original prompt)" if prompt == "original" else "")
+        label = f"stage {state.stage}: testing {task.name}" + ("" if kind == "selected" else f" ({kind} prompt)")
         work = self._plan.evaluate[task.name]
-        path = f"cells/{state.stage}/{task.name}.{prompt}.json"
+        path = f"cells/{state.stage}/{task.name}.{kind}.json"
         inputs = self._inputs(state, task, task.test) | {
             "instruction": fingerprint(instruction),
             "evaluation settings": fingerprint(max_new_tokens),
         }
         stored: tuple[float, Evaluation] | None = self._record.reuse(
-            path, inputs, lambda value: (value["seconds"], _cell(value))
+            path, inputs, lambda value: (value["seconds"], _cell(value)), shared=state == self.start
         )
         if stored is not None:
             self._progress.reused(label, work.cost)
             self.seconds["evaluating"] += stored[0]
             return stored[1]
-        model = self._bring(state)
+        model = self._live.bring(state)
         began = time.perf_counter()
         with self._progress.step(label, work.units, work.cost) as advance:
             cell = evaluate(
-                model, self._renderer, task, instruction, task.test, max_new_tokens, advance, self._scorer,
+                model, self._renderer, task, instruction, task.test, max_new_tokens, advance, self._live.scorer,
                 self._setup.processes,
             )  # fmt: skip
         seconds = time.perf_counter() - began
@@ -220,23 +253,32 @@ class Steps:
             "losses": losses_to_json(cell.losses),
             "seconds": seconds,
         }
-        self._record.save(path, inputs, value)
+        self._record.save(path, inputs, value, shared=state == self.start)
         self.seconds["evaluating"] += seconds
         return cell
 
-    def _demand_stage(self, name: str, step: str, files: dict[str, str], *, last: bool) -> None:
-        """Refuse a stage directory that is not as it was written; ``keep: last`` may have dropped an earlier one."""
-        directory = self._record.stage_directory(name)
-        dropped = self._setup.config.keep == "last" and not last and not directory.exists()
-        found = {} if dropped else self._record.stage_files(name)
-        changed = [] if dropped else [file for file, digest in files.items() if found.get(file) != digest]
-        if changed:
-            what = directory / changed[0] if directory.is_dir() else directory
-            why = "was changed since" if changed[0] in found else "is missing"
-            raise RecordError(
-                f"{what} {why}. Put it back as it was, or delete {self._record.directory / step} to train that task "
-                "again."
+    def ability(self, state: State) -> Ability:
+        """Return the model's general ability in a state."""
+        label, units = f"stage {state.stage}: general ability", ability_units()
+        path = f"ability/{state.stage}.json"
+        inputs = {"model": state.fingerprint, "template": self._template, "texts and checks": ability_fingerprint()}
+        stored: tuple[float, Ability] | None = self._record.reuse(
+            path, inputs, lambda value: (value["seconds"], ability_from_json(value)), shared=state == self.start
+        )
+        if stored is not None:
+            self._progress.reused(label, 0)
+            self.seconds["evaluating"] += stored[0]
+            return stored[1]
+        model = self._live.bring(state)
+        began = time.perf_counter()
+        with self._progress.step(label, units, 0) as advance:
+            found = measure_ability(
+                model, self._renderer, self._live.scorer, self._renderer.max_length, advance, self._setup.processes
             )
+        seconds = time.perf_counter() - began
+        self._record.save(path, inputs, ability_to_json(found) | {"seconds": seconds}, shared=state == self.start)
+        self.seconds["evaluating"] += seconds
+        return found
 
     def _checkpoints(self, name: str, inputs: Inputs) -> Checkpoints | None:
         every = self._setup.config.train.checkpoint_every
@@ -250,46 +292,28 @@ class Steps:
             "suffix": fingerprint(task.suffix),
         }
 
-    def _bring(self, state: State) -> Any:
-        """Return the model in this state, loading the stage's adapter unless the model is there already."""
-        if self._live != state:
-            directory = self._record.stage_directory(state.name)
-            again = self._record.directory / "training" / f"{state.name}.json"
-            afresh = f"and a step after it is not finished. Delete {again} to train that task again."
-            weights = directory / "adapter_model.safetensors"
-            if not weights.is_file():
-                raise RecordError(f"{weights if directory.is_dir() else directory} is missing, {afresh}")
-            try:
-                self._model = self._method.resume(self._model, directory)
-            except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-                raise RecordError(f"{directory} cannot be loaded ({error}), {afresh}") from error
-            found = state_fingerprint(self._model)
-            if found != state.fingerprint:
-                raise RecordError(f"{directory} does not hold the weights that were trained, {afresh}")
-            self._live = state
-        self._scorer = self._scorer.on(self._model)
-        return self._model
 
-    def _save_stage(self, name: str, model: Any, trained: Sequence[Trained]) -> str:
-        setup, after = self._setup, ""
-        limits = {"max_length": setup.config.max_length, "max_new_tokens": setup.config.evaluate.max_new_tokens}
+def _taught(value: Any, lesson: Lesson, history: str, own: Sequence[Trained]) -> tuple[float, Taught, dict[str, str]]:
+    """Return seconds, outcome and files of a training that was recorded."""
+    # What an earlier version recorded had one instruction from beginning to end.
+    last = value.get("instructions") or [{"text": t.instruction.text, "switches": []} for t in own]
+    trained = tuple(
+        replace(t, instruction=_named(t, e["text"]), switches=tuple((int(s), str(text)) for s, text in e["switches"]))
+        for t, e in zip(own, last, strict=True)
+    )
+    state = State(lesson.stage, lesson.name, value["state"], history)
+    alarms = tuple(Alarm(**alarm) for alarm in value.get("alarms", []))
+    return value["seconds"], Taught(state, trained, alarms), dict(value["files"])
 
-        def write(directory: Path) -> None:
-            nonlocal after
-            self._model = self._method.finish(model, directory)
-            after = state_fingerprint(self._model)
-            data = lineage(
-                base=setup.loaded.name, method=self._method.name, policy=setup.config.policy, trained=trained,
-                state=after, limits=limits, template=self._template, versions=library_versions(),
-                earlier=setup.earlier,
-            )  # fmt: skip
-            write_json(directory / "sapo.json", data)
-            write_text(directory / "README.md", model_card(data))
 
-        self._record.save_stage(name, write)
-        if len(set(setup.processes.gather(after))) > 1:
-            raise TrainError(f"stage {name}: the processes ended with different weights; run it in one process")
-        return after
+def _named(trained: Trained, text: str) -> Instruction:
+    """Return the candidate with this text."""
+    known = [] if trained.selection is None else [c.instruction for c in trained.selection.candidates]
+    return next(c for c in (trained.instruction, *known) if c.text == text)
+
+
+def _one_or_all(texts: Sequence[str]) -> str | list[str]:
+    return texts[0] if len(texts) == 1 else list(texts)
 
 
 def _cell(stored: Any) -> Evaluation:

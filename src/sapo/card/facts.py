@@ -26,11 +26,15 @@ class Trained:
         task: with the rows that were trained on.
         instruction: the one it was trained with.
         selection: all candidates' losses, where the policy needed them.
+        mixture: the paraphrases that it was trained with in turn, where the policy is a mixture.
+        switches: (updates made, instruction chosen then), where it was chosen again while it was trained.
     """
 
     task: Task
     instruction: Instruction
     selection: Selection | None = None
+    mixture: tuple[Instruction, ...] = ()
+    switches: tuple[tuple[int, str], ...] = ()
 
 
 def library_versions() -> dict[str, str | None]:
@@ -55,6 +59,7 @@ def lineage(
     template: str,
     versions: Mapping[str, str | None],
     earlier: Sequence[Mapping[str, Any]] = (),
+    whole: bool = False,
 ) -> dict[str, Any]:
     """Return the content of `sapo.json`.
 
@@ -68,6 +73,7 @@ def lineage(
         template: fingerprint of the rendering, see `sapo.render.Renderer.fingerprint`.
         versions: see `library_versions`.
         earlier: task entries of the stage that the run itself started from, in any earlier format.
+        whole: whether the folder holds a model of its own instead of an adapter.
     """
     return {
         "format": 2,
@@ -79,6 +85,7 @@ def lineage(
         "max_new_tokens": limits["max_new_tokens"],
         "template": template,
         "versions": dict(versions),
+        **({"merged": True} if whole else {}),
         "tasks": [*map(dict, earlier), *map(_entry, trained)],
     }
 
@@ -96,6 +103,8 @@ def _entry(trained: Trained) -> dict[str, Any]:
         "data": task_fingerprint(task),
         "train_rows": len(task.train),
         "selection": None if trained.selection is None else _summary(trained.selection),
+        **({"mixture": [p.text for p in trained.mixture]} if trained.mixture else {}),
+        **({"switches": [list(s) for s in trained.switches]} if trained.switches else {}),
     }
 
 

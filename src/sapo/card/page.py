@@ -78,6 +78,8 @@ def _hub_id(base: str) -> str:
 def _state(data: Mapping[str, Any], merged: bool) -> str:
     if not merged:
         return "The adapter in this folder is cumulative: it alone, on the base model, is the state after all tasks."
+    if "merge" not in data:
+        return "All weights were trained: this folder is a plain model, the state after all tasks, and needs no other."
     merge = data["merge"]
     return (
         "The adapter is merged into the base model in float32: this folder is a plain model that needs neither. "
@@ -132,6 +134,10 @@ def _task(entry: Mapping[str, Any]) -> list[str]:
         lines += ["", "Suffix:", "", *_block(entry["suffix"])]
     if entry["instruction"] != entry["original_instruction"]:
         lines += ["", "Original instruction:", "", *_block(entry["original_instruction"])]
+    if entry.get("mixture"):
+        lines += ["", f"Trained with {len(entry['mixture'])} paraphrases in turn; `sapo.json` has them."]
+    if entry.get("switches"):
+        lines += ["", f"The instruction was chosen again {len(entry['switches'])} time(s) while this was trained."]
     selection = entry.get("selection")
     if selection is None:
         # Format 1 did not say whether candidates were scored.

@@ -77,9 +77,12 @@ def export_command(
 
 @app.command("report")
 def report_command(
-    run_dirs: Annotated[list[Path], typer.Argument(help="One run directory, or several to compare.")],
+    run_dirs: Annotated[
+        list[Path],
+        typer.Argument(help="A run directory, or several to compare; or sweeps: directories or records.jsonl files."),
+    ],
 ) -> None:
-    """Show what runs found, side by side, and write the same as Markdown."""
+    """Show what runs or sweeps found, side by side, and write the same as Markdown."""
     from sapo.report import print_report
 
     print_report(console(), run_dirs)

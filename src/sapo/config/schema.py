@@ -5,74 +5,32 @@ Defaults are the published settings (SAPO, arXiv 2606.01967) unless a comment sa
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationInfo,
-    field_validator,
-    model_validator,
+from pydantic import BeforeValidator, Field, model_validator
+
+from sapo.config.grid import (
+    EwcConfig,
+    GuardConfig,
+    LwfConfig,
+    MethodName,
+    OLoraConfig,
+    PaftConfig,
+    Policy,
+    ReplayConfig,
+    ReselectConfig,
+    SweepConfig,
+    WholeConfig,
 )
+from sapo.config.part import Local, Part, Positive, Seed, names
 
-
-def _local(path: Path) -> Path:
-    """Return the path with the home directory in place of ~, if it is one that a disk can hold."""
-    try:
-        os.fsencode(path)
-        return path.expanduser()
-    except (UnicodeError, RuntimeError) as error:
-        raise ValueError(f"{str(path)!r} is no usable path: {error}") from error
-
-
-Local = Annotated[Path, AfterValidator(_local)]
-Positive = Annotated[int, Field(gt=0)]
-Policy = Literal["original", "sapo", "random", "highest", "median"]
-MethodName = Literal["seq-lora", "inc-lora"]
 TestPrompt = Literal["selected", "original", "both"]
 SourceName = Literal["file", "builtin", "rules", "local", "openai"]
 Metric = Literal["exact_match", "rouge_l", "list_f1"]
 Column = Literal["input", "answer", "instruction", "messages"]
 
 
-def _holds_nul(value: Any) -> bool:
-    if isinstance(value, dict):
-        return any(map(_holds_nul, [*value, *value.values()]))
-    return any(map(_holds_nul, value)) if isinstance(value, (list, tuple)) else isinstance(value, str) and "\0" in value
-
-
-def _names(value: Any) -> Any:
-    """Refuse what is neither a name nor a list of names, in one sentence instead of one per union branch."""
-    if isinstance(value, str) and value:
-        return value
-    if isinstance(value, (list, tuple)) and value and all(isinstance(name, str) and name for name in value):
-        return tuple(value)
-    raise ValueError(f"{value!r} is neither the name of a sequence nor a list of task names")
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _no_booleans(cls, value: Any, info: ValidationInfo) -> Any:
-        """Refuse yes and no, which YAML reads as booleans and Python counts as 1 and 0."""
-        switch = cls.model_fields[str(info.field_name)].annotation is bool
-        if switch and not isinstance(value, bool):
-            raise ValueError(f"{value!r} is neither true nor false")
-        if isinstance(value, bool) and not switch:
-            raise ValueError(f"{str(value).lower()} is neither a number nor a text")
-        if _holds_nul(value):
-            raise ValueError("holds a NUL character")
-        return value
-
-
-class ModelConfig(_Part):
+class ModelConfig(Part):
     """Which model to start from."""
 
     base: str = "embedded"
@@ -81,7 +39,7 @@ class ModelConfig(_Part):
     device: str | None = None
 
 
-class TaskConfig(_Part):
+class TaskConfig(Part):
     """Where the rows of a task of the user's own come from; what is left out is recognised."""
 
     data: Annotated[str, Field(min_length=1)]
@@ -89,18 +47,18 @@ class TaskConfig(_Part):
     subset: str | None = None
     instruction: str | None = None
     suffix: str = ""
-    columns: dict[Column, str] = {}
+    columns: dict[Column, str] = Field(default_factory=dict)
     labels: tuple[str, ...] | None = None
     metric: Metric | None = None
 
 
-class DataConfig(_Part):
+class DataConfig(Part):
     """What is done about the rows."""
 
     drop_overlap: bool = False
 
 
-class ServerConfig(_Part):
+class ServerConfig(Part):
     """An OpenAI-compatible server; its key comes from the environment (OPENAI_API_KEY) and from nowhere else."""
 
     model: Annotated[str, Field(min_length=1)]
@@ -112,21 +70,21 @@ class ServerConfig(_Part):
     max_tokens: Positive = 200_000
 
 
-class LocalConfig(_Part):
+class LocalConfig(Part):
     """A causal LM on this machine; by default the model that is trained, without adapters."""
 
     model: str | None = None
     temperature: Annotated[float, Field(gt=0, le=2)] = 1.0
 
 
-class SearchConfig(_Part):
+class SearchConfig(Part):
     """Rounds of new candidates after the first selection, each with so many."""
 
     rounds: Positive = 3
     count: Positive = 8
 
 
-class CandidatesConfig(_Part):
+class CandidatesConfig(Part):
     """Where paraphrases come from; count excludes the original."""
 
     sources: tuple[SourceName, ...] | None = None
@@ -167,7 +125,7 @@ class CandidatesConfig(_Part):
         return self
 
 
-class SelectionConfig(_Part):
+class SelectionConfig(Part):
     """How the training instruction is chosen."""
 
     examples: Positive = 250
@@ -183,7 +141,7 @@ class SelectionConfig(_Part):
     cache: bool = True
 
 
-class TrainConfig(_Part):
+class TrainConfig(Part):
     """How each task is trained."""
 
     rows: Positive | None = 1000
@@ -205,7 +163,7 @@ class TrainConfig(_Part):
         return self
 
 
-class LoraConfig(_Part):
+class LoraConfig(Part):
     """The adapter."""
 
     r: Positive = 8
@@ -214,25 +172,41 @@ class LoraConfig(_Part):
     target_modules: Annotated[tuple[str, ...], Field(min_length=1)] = ("q_proj", "v_proj")
 
 
-class EvaluateConfig(_Part):
-    """How the performance matrix is measured; rows: null takes every test row."""
+class EvaluateConfig(Part):
+    """How the performance matrix is measured; rows: null takes every test row.
+
+    wordings: paraphrases that are held out of the candidates, for testing only; general: whether general ability is
+    measured at every stage.
+    """
 
     rows: Positive | None = None
     max_new_tokens: Positive = 128
     test_prompt: TestPrompt = "selected"
+    wordings: Annotated[int, Field(ge=0, le=100)] = 0
+    general: bool = False
 
 
-class Config(_Part):
-    """One run: one sequence x method x policy x seed, in one run directory."""
+class Config(Part):
+    """One run: one sequence x method x policy x seed, in one run directory; or a sweep over several."""
 
     model: ModelConfig = ModelConfig()
-    sequence: Annotated[str | tuple[str, ...], BeforeValidator(_names)]
+    sequence: Annotated[str | tuple[str, ...], BeforeValidator(names)]
     watch: tuple[str, ...] = ()
     data_dir: Local | None = None
-    tasks: dict[str, TaskConfig] = {}
+    tasks: dict[str, TaskConfig] = Field(default_factory=dict)
     data: DataConfig = DataConfig()
     policy: Policy = "sapo"
     method: MethodName = "seq-lora"
+    paft: PaftConfig = PaftConfig()
+    reselect: ReselectConfig = ReselectConfig()
+    o_lora: OLoraConfig = OLoraConfig()
+    ewc: EwcConfig = EwcConfig()
+    replay: ReplayConfig = ReplayConfig()
+    lwf: LwfConfig = LwfConfig()
+    osf: WholeConfig = WholeConfig()
+    full: WholeConfig = WholeConfig()
+    guard: GuardConfig | None = None
+    sweep: SweepConfig | None = None
     candidates: CandidatesConfig = CandidatesConfig()
     selection: SelectionConfig = SelectionConfig()
     train: TrainConfig = TrainConfig()
@@ -240,7 +214,7 @@ class Config(_Part):
     evaluate: EvaluateConfig = EvaluateConfig()
     # Published: 1536 tokens of prompt and 128 of answer.
     max_length: Positive = 1664
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 42
+    seed: Seed = 42
     run_dir: Local
     keep: Literal["last", "all"] = "all"
 
@@ -259,12 +233,25 @@ class Config(_Part):
     @model_validator(mode="after")
     def _search_races(self) -> Config:
         chosen = self.selection
-        if self.candidates.search is not None and not (
-            self.policy == "sapo" and chosen.rule == "lowest" and chosen.strategy == "racing"
+        # A sweep searches where it can.
+        if (
+            self.sweep is None
+            and self.candidates.search is not None
+            and not (self.policy == "sapo" and chosen.rule == "lowest" and chosen.strategy == "racing")
         ):
             raise ValueError(
                 "candidates.search needs policy sapo, selection.rule lowest and selection.strategy racing, not "
                 f"{self.policy}, {chosen.rule} and {chosen.strategy}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _checkpoints_are_checked(self) -> Config:
+        every = self.train.checkpoint_every
+        if self.guard is not None and every is not None and every % self.guard.every:
+            raise ValueError(
+                f"train.checkpoint_every {every} is not a multiple of guard.every {self.guard.every}: a checkpoint "
+                "must be a state that the guard has looked at"
             )
         return self
 
@@ -277,5 +264,20 @@ class Config(_Part):
         return self
 
     def plain(self) -> dict[str, Any]:
-        """Return the resolved configuration as YAML-ready values."""
-        return self.model_dump(mode="json")
+        """Return the resolved configuration of a run as YAML-ready values.
+
+        What is switched off, and what belongs to other methods and policies, is left out: it decides nothing.
+        """
+        data = self.model_dump(mode="json")
+        used = (self.method.replace("-", "_"), self.policy)
+        for key in (*_OWN, "guard", "sweep"):
+            if key not in used and (key in _OWN or data[key] is None):
+                del data[key]
+        for key in ("wordings", "general"):
+            if not data["evaluate"][key]:
+                del data["evaluate"][key]
+        return data
+
+
+# Parts that only the method or policy of their name reads.
+_OWN = ("paft", "reselect", "o_lora", "ewc", "replay", "lwf", "osf", "full")

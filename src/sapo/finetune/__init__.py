@@ -25,12 +25,22 @@ from transformers.trainer_utils import SaveStrategy
 
 from sapo.errors import TrainError
 from sapo.finetune.prefix import can_share
-from sapo.finetune.trainer import Checkpoints, SupervisedTrainer, UpdateSampler
+from sapo.finetune.trainer import NLL, Checkpoints, Extras, Reword, SupervisedTrainer, UpdateSampler, Watcher
 from sapo.processes import ALONE, Processes
 from sapo.score import pad
 from sapo.types import Encoded
 
-__all__ = ["Checkpoints", "SupervisedTrainer", "TrainSettings", "Training", "UpdateSampler", "finetune"]
+__all__ = [
+    "Checkpoints",
+    "Extras",
+    "Reword",
+    "SupervisedTrainer",
+    "TrainSettings",
+    "Training",
+    "UpdateSampler",
+    "Watcher",
+    "finetune",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,19 +72,29 @@ class Training:
 
     Attributes:
         steps: number of updates.
-        losses: training loss of each update, in nats per supervised token.
+        losses: NLL of each update's rows, in nats per supervised token.
+        objectives: what was minimised, at each update; the same where a method adds nothing to it.
     """
 
     steps: int
     losses: tuple[float, ...]
+    objectives: tuple[float, ...]
 
 
-class _Advance(TrainerCallback):
-    def __init__(self, advance: Callable[[int], None]) -> None:
-        self._advance = advance
+class _Looking(TrainerCallback):
+    """Tells after every update that it was made, and shows the model to who watches."""
+
+    def __init__(self, advance: Callable[[int], None], watchers: Sequence[Watcher]) -> None:
+        self._advance, self._watchers = advance, watchers
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._advance(1)
+        last = state.global_step >= state.max_steps
+        for watcher in self._watchers:
+            if watcher.after(kwargs["model"], state.global_step, last):
+                control.should_training_stop = True
+                # Later ones would look at a model that is not gone on with.
+                return
 
 
 def finetune(
@@ -85,6 +105,7 @@ def finetune(
     advance: Callable[[int], None] = lambda steps: None,
     processes: Processes = ALONE,
     checkpoints: Checkpoints | None = None,
+    extras: Extras | None = None,
 ) -> Training:
     """Train the model's trainable parameters on the examples, in place, and leave it in eval mode.
 
@@ -96,6 +117,7 @@ def finetune(
         advance: told about each update, for progress bars.
         processes: that train together; updates take the same rows however many there are.
         checkpoints: go on from the last one there, and write new ones; by default none.
+        extras: what goes beyond minimising the NLL of these rows.
 
     Raises:
         TrainError: if a loss or a trained weight is not finite.
@@ -106,6 +128,7 @@ def finetune(
     order = UpdateSampler([len(e.ids) for e in encoded], settings.batch_size, round_size, seed)
     # What fills an incomplete update up: a token of which nothing is supervised.
     blank = Encoded(encoded[0].ids[:1], 1)
+    extras = extras or Extras()
     with tempfile.TemporaryDirectory() as scratch, _kept_state(model):
         output = scratch if checkpoints is None else str(checkpoints.directory)
         arguments = _arguments(model, settings, seed, micro, ceil(settings.batch_size / together), output)
@@ -114,23 +137,28 @@ def finetune(
         trainer = SupervisedTrainer(
             order,
             can_share(model, encoded),
+            extras,
             model=model,
             args=arguments,
-            train_dataset=[{"encoded": e} for e in (*encoded, blank)],
+            train_dataset=[{"row": i, "encoded": e} for i, e in enumerate((*encoded, blank))],
             data_collator=_collate,
-            callbacks=[_Advance(advance)],
+            callbacks=[_Looking(advance, extras.watchers)],
         )
         trainer.remove_callback(PrinterCallback)
         if processes.rank > 0:
             # Trainer gives every process one seed; their dropout masks must not be the same.
             torch.manual_seed(seed + processes.rank)
+        for watcher in extras.watchers:
+            watcher.begin(model)
         _train(trainer, None if checkpoints is None else processes.once(checkpoints.last), advance)
         # Takes autocast off again: the model must answer as its saved and reloaded self would.
         trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
     model.eval()
     _demand_finite(model, trainer.state.log_history, settings)
-    losses = tuple(float(entry["loss"]) for entry in trainer.state.log_history if "loss" in entry)
-    return Training(steps=int(trainer.state.global_step), losses=losses)
+    updates = [entry for entry in trainer.state.log_history if "loss" in entry]
+    objectives = tuple(float(entry["loss"]) for entry in updates)
+    losses = tuple(float(entry.get(NLL, entry["loss"])) for entry in updates)
+    return Training(int(trainer.state.global_step), losses, objectives)
 
 
 def _arguments(
@@ -209,9 +237,10 @@ def _kept_state(model: Any) -> Iterator[None]:
         np.random.set_state(legacy_numpy)
 
 
-def _collate(rows: Sequence[dict[str, Encoded]]) -> dict[str, torch.Tensor]:
+def _collate(rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
     # What only fills up is left out, so that a batch is the same, to the bit, in however many processes; alone, one
     # row of it takes part in the update.
-    encoded = [row["encoded"] for row in rows if row["encoded"].supervised] or [rows[0]["encoded"]]
+    taken = [row for row in rows if row["encoded"].supervised] or [rows[0]]
+    encoded = [row["encoded"] for row in taken]
     ids, labels = pad([e.ids for e in encoded], [e.prompt_length for e in encoded])
-    return {"input_ids": ids, "labels": labels}
+    return {"input_ids": ids, "labels": labels, "rows": torch.tensor([row["row"] for row in taken])}

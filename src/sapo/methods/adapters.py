@@ -40,13 +40,38 @@ def freeze(model: Any, name: str) -> None:
 def concatenate(model: Any, names: Sequence[str], into: str) -> None:
     """Add adapter ``into``, whose update is exactly the sum of the named ones', and delete those.
 
-    Ranks add up: B = [B_1 B_2 ...], A = [s_1 A_1; s_2 A_2; ...] with each one's own scaling s = alpha / r
-    folded in, and alpha = r, so that stock peft applies the result at strength 1.
+    Ranks add up: A = [A_1; A_2; ...], B = [s_1 B_1, s_2 B_2, ...] with each one's own scaling s = alpha / r
+    folded in, and alpha = r, so that stock peft applies the result at strength 1. A stays as it was trained: it
+    spans the directions that O-LoRA keeps new ones away from.
     """
+    scalings = [
+        [(layer.r[name], layer.scaling[name]) for name in names if name in layer.r] for layer in lora_layers(model)
+    ]
     model.add_weighted_adapter(list(names), [1.0] * len(names), into, combination_type="cat")
+    for layer, parts in zip(lora_layers(model), scalings, strict=True):
+        _move_scaling(layer, into, parts)
     freeze(model, into)
     for name in names:
         model.delete_adapter(name)
+
+
+def _move_scaling(layer: LoraLayer, name: str, parts: Sequence[tuple[int, float]]) -> None:
+    """Take each part's scaling, which peft multiplies A with, to B."""
+    if not parts:
+        return
+    a, b = down_up(layer, name)
+    rows = torch.tensor([scaling for rank, scaling in parts for _ in range(rank)], device=a.device, dtype=a.dtype)
+    with torch.no_grad():
+        # A part that does not adapt this layer left its rows empty, at the end.
+        a[: len(rows)] /= rows[:, None]
+        b[:, : len(rows)] *= rows
+
+
+def down_up(layer: LoraLayer, name: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return A [rank, inputs] and B [outputs, rank] of an adapter on a layer."""
+    if name in layer.lora_embedding_A:
+        return layer.lora_embedding_A[name], layer.lora_embedding_B[name]
+    return layer.lora_A[name].weight, layer.lora_B[name].weight
 
 
 def save_adapter(model: Any, name: str, directory: Path) -> None:

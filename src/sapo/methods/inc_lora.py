@@ -14,9 +14,10 @@ from peft import PeftModel, get_peft_model
 
 from sapo.errors import ModelError
 from sapo.methods.adapters import activate, concatenate, freeze, save_adapter, unusual_features
+from sapo.methods.assignment import Assignment
 from sapo.methods.seq_lora import SeqLora
 
-_PAST, _NEW, _BOTH = "default", "increment", "sum"
+PAST, NEW, _BOTH = "default", "increment", "sum"
 
 
 class IncLora(SeqLora):
@@ -28,35 +29,35 @@ class IncLora(SeqLora):
         """As for seq-lora; the user's adapter becomes the frozen past."""
         model = super().start(model)
         if isinstance(model, PeftModel):
-            unusual = unusual_features(model.peft_config[_PAST])
+            unusual = unusual_features(model.peft_config[PAST])
             if unusual:
                 raise ModelError(
                     f"method {self.name} cannot add to an adapter with {', '.join(unusual)}: allowed is plain LoRA"
                 )
-            freeze(model, _PAST)
+            freeze(model, PAST)
         return model
 
-    def prepare(self, model: Any, seed: int) -> Any:
+    def prepare(self, model: Any, task: Assignment) -> Any:
         """Add the task's adapter; only it is trainable."""
         with torch.random.fork_rng():
-            torch.manual_seed(seed)
+            torch.manual_seed(task.seed)
             if not isinstance(model, PeftModel):
-                return get_peft_model(model, self._config(), adapter_name=_NEW)
-            model.add_adapter(_NEW, self._config())
-        activate(model, [_PAST], _NEW)
+                return get_peft_model(model, self._config(), adapter_name=NEW)
+            model.add_adapter(NEW, self._config())
+        activate(model, [PAST], NEW)
         return model
 
-    def finish(self, model: Any, directory: Path) -> Any:
+    def finish(self, model: Any, task: Assignment, directory: Path) -> Any:
         """Write the increment, fold it into the past, and write that."""
-        save_adapter(model, _NEW, directory / "increment")
-        concatenate(model, [name for name in (_PAST, _NEW) if name in model.peft_config], _BOTH)
+        save_adapter(model, NEW, directory / "increment")
+        concatenate(model, [name for name in (PAST, NEW) if name in model.peft_config], _BOTH)
         # peft keeps adapters under the name they were made with: one more move gives `past` its name back.
-        concatenate(model, [_BOTH], _PAST)
-        save_adapter(model, _PAST, directory)
+        concatenate(model, [_BOTH], PAST)
+        save_adapter(model, PAST, directory)
         return model
 
     def resume(self, model: Any, directory: Path) -> Any:
         """Load the concatenation as the frozen past."""
         model = super().resume(model, directory)
-        freeze(model, _PAST)
+        freeze(model, PAST)
         return model

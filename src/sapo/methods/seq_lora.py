@@ -11,6 +11,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 
 from sapo.errors import ModelError
 from sapo.methods.adapters import SAFE_INIT, activate, adaptable_layers, save_adapter, smallest_dimension
+from sapo.methods.assignment import Assignment, Objective, Order
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,10 +25,20 @@ class LoraSettings:
 
 
 class SeqLora:
-    """h = W x + (alpha / r) B A x, with the same A and B for all tasks."""
+    """h = W x + (alpha / r) B A x, with the same A and B for all tasks.
+
+    Attributes:
+        name: of the method.
+        order: in which tasks are trained.
+        whole: whether a stage directory holds a model of its own instead of an adapter.
+        remembers: whether it holds more of the past than weights.
+    """
 
     name = "seq-lora"
     adapter = "default"
+    order: Order = "sequence"
+    whole = False
+    remembers = False
 
     def __init__(self, lora: LoraSettings) -> None:
         self._lora = lora
@@ -48,33 +59,31 @@ class SeqLora:
         if isinstance(model, PeftModel) and model.peft_config["default"].init_lora_weights not in SAFE_INIT:
             how = model.peft_config["default"].init_lora_weights
             raise ModelError(f"method {self.name} cannot go on from an adapter whose loading changes the base: {how}")
-        layers = adaptable_layers(model)
-        missing = [name for name in self._lora.target_modules if name not in layers]
-        if missing:
-            raise ModelError(
-                f"lora.target_modules: this model has no {', '.join(missing)} that can carry LoRA. "
-                f"Its layers that can: {', '.join(sorted(layers))}"
-            )
+        self._demand_targets(model)
         widest = smallest_dimension(model, self._lora.target_modules)
         if self._lora.r > widest:
             raise ModelError(f"lora.r = {self._lora.r}: allowed is at most {widest}, the width of the target layers")
         return model
 
-    def prepare(self, model: Any, seed: int) -> Any:
+    def prepare(self, model: Any, task: Assignment) -> Any:
         """Return the model in which exactly the parameters that this task trains are trainable.
 
         Args:
             model: as `start` or `finish` left it.
-            seed: of new parameters; the global random state is left alone.
+            task: its seed is that of new parameters; the global random state is left alone.
         """
         if isinstance(model, PeftModel):
             activate(model, [], self.adapter)
             return model
         with torch.random.fork_rng():
-            torch.manual_seed(seed)
+            torch.manual_seed(task.seed)
             return get_peft_model(model, self._config())
 
-    def finish(self, model: Any, directory: Path) -> Any:
+    def objective(self, model: Any, task: Assignment) -> Objective | None:
+        """Return what is minimised in place of the NLL, from the prepared model; None for the NLL itself."""
+        return None
+
+    def finish(self, model: Any, task: Assignment, directory: Path) -> Any:
         """Write the stage's adapter and return the model in the state that the directory alone reproduces."""
         save_adapter(model, self.adapter, directory)
         return model
@@ -84,6 +93,15 @@ class SeqLora:
         if isinstance(model, PeftModel):
             model = model.unload()
         return PeftModel.from_pretrained(model, directory)
+
+    def _demand_targets(self, model: Any) -> None:
+        layers = adaptable_layers(model)
+        missing = [name for name in self._lora.target_modules if name not in layers]
+        if missing:
+            raise ModelError(
+                f"lora.target_modules: this model has no {', '.join(missing)} that can carry LoRA. "
+                f"Its layers that can: {', '.join(sorted(layers))}"
+            )
 
     def _config(self) -> LoraConfig:
         return LoraConfig(

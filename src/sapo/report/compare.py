@@ -1,4 +1,4 @@
-"""Several finished runs of the same tasks, side by side, with paired differences to the first."""
+"""Several finished runs of the same tasks, side by side, with paired differences to the first; sweeps."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ from sapo.report.numbers import interval, number
 from sapo.report.outcome import rows_note
 from sapo.report.run import DAMAGED, print_run
 from sapo.report.runs import Run, read_run, shared_prompts
+from sapo.report.sweeps import is_sweep, print_sweep
 from sapo.report.tables import NOTHING, Block, Cell, Column, Listing, Note, Page, Section, Style, Table, cells
 from sapo.report.terminal import show
 from sapo.results import Prompt
@@ -52,12 +53,22 @@ CAVEAT = (
 
 
 def print_report(console: Console, run_dirs: Sequence[Path]) -> None:
-    """Print one run's page, or a comparison of several, which is also written to FIRST_RUN/comparison.md.
+    """Print one run's page, a comparison of several, or sweeps; the latter two also to comparison.md in the first.
 
     Raises:
-        RecordError: if a directory is no finished run, the runs do not have the same tasks, or the Markdown file
-            cannot be written.
+        RecordError: if a directory is no finished run, the runs do not have the same tasks, runs and sweeps are mixed,
+            or the Markdown file cannot be written.
     """
+    sweeps = [path for path in run_dirs if is_sweep(path)]
+    if sweeps and len(sweeps) == len(run_dirs):
+        print_sweep(console, *run_dirs)
+        return
+    if sweeps:
+        other = next(path for path in run_dirs if path not in sweeps)
+        raise RecordError(
+            f"{sweeps[0]} is a sweep and {other} is none: give run directories only, or sweeps (directories or .jsonl "
+            "files of records) only"
+        )
     if len(run_dirs) == 1:
         print_run(console, run_dirs[0])
         return

@@ -1,0 +1,58 @@
+"""What all parts of a configuration have in common."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+
+
+def _local(path: Path) -> Path:
+    """Return the path with the home directory in place of ~, if it is one that a disk can hold."""
+    try:
+        os.fsencode(path)
+        return path.expanduser()
+    except (UnicodeError, RuntimeError) as error:
+        raise ValueError(f"{str(path)!r} is no usable path: {error}") from error
+
+
+def _holds_nul(value: Any) -> bool:
+    if isinstance(value, dict):
+        return any(map(_holds_nul, [*value, *value.values()]))
+    return any(map(_holds_nul, value)) if isinstance(value, (list, tuple)) else isinstance(value, str) and "\0" in value
+
+
+def names(value: Any) -> Any:
+    """Refuse what is neither a name nor a list of names, in one sentence instead of one per union branch."""
+    if isinstance(value, str) and value:
+        return value
+    if isinstance(value, (list, tuple)) and value and all(isinstance(name, str) and name for name in value):
+        return tuple(value)
+    raise ValueError(f"{value!r} is neither the name of a sequence nor a list of task names")
+
+
+Local = Annotated[Path, AfterValidator(_local)]
+Positive = Annotated[int, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+class Part(BaseModel):
+    """A mapping with known keys only, frozen."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_booleans(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse yes and no, which YAML reads as booleans and Python counts as 1 and 0."""
+        switch = cls.model_fields[str(info.field_name)].annotation is bool
+        if switch and not isinstance(value, bool):
+            raise ValueError(f"{value!r} is neither true nor false")
+        if isinstance(value, bool) and not switch:
+            raise ValueError(f"{str(value).lower()} is neither a number nor a text")
+        if _holds_nul(value):
+            raise ValueError("holds a NUL character")
+        return value

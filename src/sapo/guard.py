@@ -1,0 +1,155 @@
+"""The forgetting guard: while a task is trained, losses on stored rows of other tasks are watched.
+
+A rise counts when the whole 95 % interval of the paired increase lies above the limit. The interval is for one look
+at one task; whoever looks often will now and then see a rise that is none, which the limit is there to absorb.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.stats import t
+
+from sapo.score import Scorer
+from sapo.types import Encoded, Losses
+
+LEVEL = 0.95
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """Rows of a task that is not trained now, as they are to be prompted.
+
+    Attributes:
+        task: its name.
+        rows: at least two.
+    """
+
+    task: str
+    rows: Sequence[Encoded]
+
+
+@dataclass(frozen=True, slots=True)
+class Alarm:
+    """A rise that counted.
+
+    Attributes:
+        step: updates made when it was seen.
+        back_to: updates after which the weights are those that were kept; None where training went on.
+        watched: the task whose loss rose most.
+        increase: of its loss, in nats per token.
+        low: lower end of the 95 % interval of that.
+    """
+
+    step: int
+    back_to: int | None
+    watched: str
+    increase: float
+    low: float
+
+
+def increase(before: Losses, now: Losses) -> tuple[float, float]:
+    """Return by how much a loss rose, in nats per token, and the lower end of its 95 % interval.
+
+    The loss is a ratio of sums, NLL over tokens; the standard error of the paired difference is that of its
+    linearisation, with Student's t over rows.
+    """
+    risen, tokens = now.nll - before.nll, now.tokens
+    rows, total = len(risen), tokens.sum()
+    mean = risen.sum() / total
+    spread = np.sqrt(((risen - mean * tokens) ** 2).sum() * rows / (rows - 1)) / total
+    return float(mean), float(mean - t.ppf((1 + LEVEL) / 2, rows - 1) * spread)
+
+
+class Guard:
+    """Watches the losses of other tasks during one training; see `sapo.finetune.Watcher`.
+
+    Args:
+        scorer: of the model that is trained.
+        watched: what is watched, at least one.
+        every: updates between two looks; the last update is looked at too.
+        limit: nats per token.
+        stops: whether a rise ends the training, with the weights of the last look at which there was none.
+        tell: hears of every rise.
+
+    Attributes:
+        alarms: in order.
+    """
+
+    def __init__(
+        self,
+        scorer: Scorer,
+        watched: Sequence[Watched],
+        every: int,
+        limit: float,
+        stops: bool,
+        tell: Callable[[str], None],
+    ) -> None:
+        self._scorer, self._watched, self._tell = scorer, watched, tell
+        self._every, self._limit, self._stops = every, limit, stops
+        self._before: list[Losses] = []
+        self._good: tuple[int, dict[str, torch.Tensor]] = (0, {})
+        self._ended = False
+        self.alarms: list[Alarm] = []
+
+    def begin(self, model: Any) -> None:
+        """Measure what is to be compared with."""
+        scorer = self._scorer.on(model)
+        self._before = [scorer(w.rows) for w in self._watched]
+        self._keep(model, 0)
+
+    def after(self, model: Any, step: int, last: bool) -> bool:
+        """Look, where it is time to, and take the weights back where they must be."""
+        if self._ended:
+            return self._roll_back(model)
+        if step % self._every and not last:
+            return False
+        scorer = self._scorer.on(model)
+        risen = [increase(old, scorer(w.rows)) for old, w in zip(self._before, self._watched, strict=True)]
+        worst = max(range(len(risen)), key=lambda i: risen[i][1])
+        # Not `<=`, as a loss that is not a number must count.
+        if not risen[worst][1] > self._limit and np.isfinite(risen[worst][1]):
+            self._keep(model, step)
+            return False
+        back = self._good[0] if self._stops else None
+        alarm = Alarm(step, back, self._watched[worst].task, *risen[worst])
+        self.alarms.append(alarm)
+        self._tell(sentence(alarm, self._limit))
+        return self._roll_back(model) if self._stops else False
+
+    def state(self) -> Any:
+        """Return what rose so far."""
+        return {"alarms": [asdict(alarm) for alarm in self.alarms], "good": self._good[0], "ended": self._ended}
+
+    def restore(self, model: Any, state: Any) -> None:
+        """Go on from a checkpoint, which holds weights that were looked at."""
+        self.alarms = [Alarm(**alarm) for alarm in state["alarms"]]
+        self._ended = bool(state["ended"])
+        self._keep(model, int(state["good"]))
+
+    def _keep(self, model: Any, step: int) -> None:
+        if self._stops:
+            self._good = step, {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
+
+    def _roll_back(self, model: Any) -> bool:
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if name in self._good[1]:
+                    parameter.copy_(self._good[1][name])
+        self._ended = True
+        return True
+
+
+def sentence(alarm: Alarm, limit: float) -> str:
+    """Return what a user should know of a rise."""
+    rise = (
+        f"after update {alarm.step} the loss on {alarm.watched} is {alarm.increase:+.3f} nats per token above that "
+        f"before this task (95 % interval from {alarm.low:+.3f}; limit {limit:g})"
+    )
+    if alarm.back_to is None:
+        return f"forgetting guard: {rise}; training goes on (guard.action warn)"
+    return f"forgetting guard: {rise}; training ended, the weights are those after update {alarm.back_to}"

@@ -1,0 +1,164 @@
+"""What one training consists of beside its rows: how they are worded, what is guarded, how long it lasts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from math import ceil
+from typing import Any
+
+from sapo.card import Trained
+from sapo.finetune import Extras, TrainSettings
+from sapo.guard import Alarm, Guard, Watched
+from sapo.lessons import Lesson
+from sapo.policies import leading, mixture
+from sapo.score import Scorer
+from sapo.selection import selection_rows
+from sapo.setup import Setup
+from sapo.storage import fingerprint
+from sapo.types import Encoded, Instruction, Task
+from sapo.wording import Mixture, Reselecting, Rewording, Worded
+
+
+class _Fixed:
+    def __init__(self, instruction: Instruction) -> None:
+        self._text = instruction.text
+
+    def text(self, row: int, epoch: int, step: int) -> str:
+        return self._text
+
+
+@dataclass(frozen=True, slots=True)
+class Teaching:
+    """One training, ready to begin.
+
+    Attributes:
+        encoded: the rows of all its tasks, with the instructions that it begins with.
+        settings: how it is trained.
+        inputs: fingerprints of what decides its outcome beside rows, instructions and settings.
+        own: its tasks, with the instructions that it begins with.
+        wordings: how each task's rows are worded.
+        guard: None where nothing is guarded.
+        rewording: words the rows.
+        last: epoch, from 0, and number of updates made at the last update.
+    """
+
+    encoded: Sequence[Encoded]
+    settings: TrainSettings
+    inputs: dict[str, str]
+    own: tuple[Trained, ...]
+    wordings: tuple[Worded, ...]
+    guard: Guard | None
+    rewording: Rewording
+    last: tuple[int, int]
+
+    @property
+    def _changes(self) -> bool:
+        return any(not isinstance(w, _Fixed) for w in self.wordings)
+
+    def extras(self) -> Extras:
+        """Return what goes beyond minimising the NLL of fixed rows, short of the method's objective."""
+        choosers = tuple(w for w in self.wordings if isinstance(w, Reselecting))
+        guards = () if self.guard is None else (self.guard,)
+        return Extras(reword=self.rewording if self._changes else None, watchers=(*choosers, *guards))
+
+    def finished(self) -> tuple[Trained, ...]:
+        """Return the tasks with the instruction that each was trained with last."""
+        return tuple(
+            replace(t, instruction=w.chosen, switches=tuple(w.switches)) if isinstance(w, Reselecting) else t
+            for t, w in zip(self.own, self.wordings, strict=True)
+        )
+
+    def worded(self) -> Sequence[Encoded]:
+        """Return the rows as they are worded at the last update."""
+        return [self.rewording(i, *self.last) for i in range(len(self.encoded))] if self._changes else self.encoded
+
+    def alarms(self) -> tuple[Alarm, ...]:
+        """Return what the guard saw."""
+        return () if self.guard is None else tuple(self.guard.alarms)
+
+
+def teaching(
+    setup: Setup,
+    scorer: Scorer,
+    lesson: Lesson,
+    own: tuple[Trained, ...],
+    trained: Sequence[Trained],
+    tell: Callable[[str], None],
+) -> Teaching:
+    """Return a lesson's training.
+
+    Args:
+        setup: of the run.
+        scorer: of its model.
+        lesson: which tasks, in which place.
+        own: these tasks with their instructions.
+        trained: all tasks of the run so far, these included.
+        tell: hears what the guard has to say.
+    """
+    config, renderer = setup.config, setup.renderer
+    updates = setup.plan.work(lesson.tasks).units
+    settings = setup.settings
+    if len(lesson.tasks) > 1:
+        # As many updates as one task after the other: half an update less, for rounding up must not add one.
+        rows = sum(len(task.train) for task in lesson.tasks)
+        settings = replace(settings, epochs=(updates - 0.5) / ceil(rows / settings.batch_size))
+    wordings = tuple(_worded(setup, scorer, t, settings) for t in own)
+    inputs: dict[str, str] = {}
+    if any(not isinstance(w, _Fixed) for w in wordings):
+        inputs["wording"] = fingerprint([_wording(setup, t) for t in own])
+    earlier = () if lesson.apart else tuple(trained[: len(trained) - len(own)])
+    guard = _guard(setup, scorer, earlier, tell)
+    if config.guard is not None:
+        inputs["guard"] = fingerprint([_guarding(setup), [[t.task.name, t.instruction.text] for t in earlier]])
+    encoded = [e for t in own for e in renderer.encode(t.instruction.text, t.task.suffix, t.task.train)]
+    tasks = [t.task for t in own]
+    last = ceil(settings.epochs) - 1, updates - 1
+    return Teaching(encoded, settings, inputs, own, wordings, guard, Rewording(renderer, tasks, wordings), last)
+
+
+def _worded(setup: Setup, scorer: Scorer, trained: Trained, settings: TrainSettings) -> Worded:
+    config, task = setup.config, trained.task
+    draw = mixture(config.policy, len(trained.mixture), config.paft.steps, config.seed)
+    if draw is not None:
+        return Mixture(trained.mixture, draw)
+    if config.policy == "reselect" and trained.selection is not None:
+        every = config.reselect.every or ceil(len(task.train) / settings.batch_size)
+        first = leading(trained.selection, config.reselect.k)
+        return Reselecting(scorer, setup.renderer, task, first, setup.held_rows[task.name], every)
+    return _Fixed(trained.instruction)
+
+
+def _wording(setup: Setup, trained: Trained) -> list[Any]:
+    """Return what decides how a task's rows are worded, as JSON."""
+    config = setup.config
+    if config.policy == "reselect" and trained.selection is not None:
+        rows = [[row.input, row.answer] for row in setup.held_rows[trained.task.name]]
+        first = [c.text for c in leading(trained.selection, config.reselect.k)]
+        return [config.policy, config.reselect.model_dump(), first, rows]
+    return [config.policy, config.paft.steps if config.policy == "paft" else 0, [p.text for p in trained.mixture]]
+
+
+def _guarding(setup: Setup) -> dict[str, Any]:
+    """Return the guard's settings and the watch tasks whose rows it looks at, as JSON."""
+    guard = setup.config.guard
+    return {} if guard is None else guard.model_dump() | {"watch": [task.name for task in setup.watch]}
+
+
+def _guard(setup: Setup, scorer: Scorer, earlier: Sequence[Trained], tell: Callable[[str], None]) -> Guard | None:
+    """Return the guard over earlier tasks and watch tasks; None where there are none, or none is wanted."""
+    chosen = setup.config.guard
+    if chosen is None:
+        return None
+
+    def stored(task: Task, instruction: str) -> Watched:
+        # Training rows: what is decided on must not be what is tested on.
+        rows = selection_rows(task, chosen.rows, "stratified", setup.config.seed)
+        return Watched(task.name, setup.renderer.encode(instruction, task.suffix, [task.train[i] for i in rows]))
+
+    watched = [stored(t.task, t.instruction.text) for t in earlier]
+    watched += [stored(task, task.instruction) for task in setup.watch]
+    if not watched:
+        tell("forgetting guard: nothing to look at yet, this is the first task and there are no watch tasks")
+        return None
+    return Guard(scorer, watched, chosen.every, chosen.limit, chosen.action == "stop", tell)

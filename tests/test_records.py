@@ -28,7 +28,7 @@ def results(**changes: Any) -> dict[str, Any]:
         "test_prompt": "selected",
         "matrix": matrix,
         "metrics": {},
-        "matrices": {m: {p: matrix for p in prompts} for m in measures},
+        "matrices": {m: dict.fromkeys(prompts, matrix) for m in measures},
         "metrics_all": {m: {p: {"ap": estimate, "bwt_final": undefined} for p in prompts} for m in measures},
         "watch": {"other": {m: {p: [1.0, None, 3.0] for p in prompts} for m in measures}},
         "instructions": {

@@ -11,6 +11,7 @@ Every message names the thing, the value found and what is allowed, and says wha
     ├── ScoreError          a loss that is not a finite number
     ├── TrainError          training that diverged
     ├── MetricError         a metric asked of a matrix that lacks the cells for it
+    ├── SweepError          a sweep some of whose runs failed
     ├── ProcessError        another process of the same job that ended
     └── RecordError         a run directory that cannot be written, read, or belongs to another run
 """
@@ -55,6 +56,10 @@ class TrainError(SapoError):
 
 class MetricError(SapoError):
     """A metric asked of a matrix that does not define it."""
+
+
+class SweepError(SapoError):
+    """A sweep some of whose runs failed; the others were finished."""
 
 
 class ProcessError(SapoError):

@@ -12,8 +12,10 @@ from sapo.config import Config
 from sapo.evaluate import Evaluation
 from sapo.guard import Alarm
 from sapo.lessons import undefined
+from sapo.policies import Policy
 from sapo.results import NLL, PRIMARY, Prompt, Results, tabulate, value
 from sapo.setup import Setup
+from sapo.tasks import data_fingerprint
 from sapo.types import Instruction, Task
 
 
@@ -58,7 +60,9 @@ def results_of(setup: Setup, found: Findings, seconds: Mapping[str, float]) -> R
         "matrix": tables["matrices"]["primary"][prompts[0]],
         "metrics": tables["metrics_all"]["primary"][prompts[0]],
         **tables,
-        "instructions": {t.task.name: _instruction(t) for t in found.trained},
+        "instructions": {t.task.name: _instruction(t, config.policy) for t in found.trained},
+        "test_data": {task.name: data_fingerprint(task.test) for task in setup.tasks},
+        "test_rows": {task.name: len(task.test) for task in setup.tasks},
         **_extras(setup.tasks, found),
         "config": config.plain(),
         "seconds": {**seconds, "total": sum(seconds.values())},
@@ -66,7 +70,7 @@ def results_of(setup: Setup, found: Findings, seconds: Mapping[str, float]) -> R
     return Results(data)
 
 
-def _instruction(trained: Trained) -> dict[str, Any]:
+def _instruction(trained: Trained, policy: Policy) -> dict[str, Any]:
     selection = trained.selection
     return {
         "text": trained.instruction.text,
@@ -75,7 +79,7 @@ def _instruction(trained: Trained) -> dict[str, Any]:
         "suffix": trained.task.suffix,
         "losses": None if selection is None else {c.instruction.text: c.loss for c in selection.candidates},
         **({"mixture": [p.text for p in trained.mixture]} if trained.mixture else {}),
-        **({"switches": [list(s) for s in trained.switches]} if trained.selection and trained.switches else {}),
+        **({"switches": len(trained.switches)} if policy == "reselect" else {}),
     }
 
 
@@ -92,7 +96,7 @@ def _extras(tasks: Sequence[Task], found: Findings) -> dict[str, Any]:
             for name, cells in found.wordings.items()
         }
     if found.crossed:
-        extras["crossed"] = {
+        extras["crossed"] = {"by": "sapo"} | {
             m: {name: value(cell, m, by_name[name]) for name, cell in found.crossed.items()} for m in (PRIMARY, NLL)
         }
     if found.ability:

@@ -40,6 +40,7 @@ from sapo.search import SearchSettings, search
 from sapo.selection import SelectionSettings, score_candidates
 from sapo.setup import Setup
 from sapo.storage import fingerprint, unwritable
+from sapo.tasks import data_fingerprint
 from sapo.teaching import teaching
 from sapo.types import Example, Instruction, Selection, Task
 
@@ -287,7 +288,7 @@ class Steps:
     def _inputs(self, state: State, task: Task, rows: Sequence[Example]) -> dict[str, str]:
         return {
             "model": state.fingerprint,
-            "data": fingerprint([[row.input, row.answer, row.history, row.references] for row in rows]),
+            "data": data_fingerprint(rows),
             "template": self._template,
             "suffix": fingerprint(task.suffix),
         }

@@ -118,6 +118,12 @@ def saved_in(run_dir: Path) -> str:
     return f"Saved in {run_dir}: {', '.join(counts)}; of what was being computed, nothing. {again()}"
 
 
+def saved_in_sweep(run_dir: Path) -> str:
+    """Return what a sweep holds, and how to go on."""
+    finished = len(list(run_dir.glob("*/*/results.json")))
+    return f"Saved in {run_dir}: {finished} finished runs, and what was finished of the one at work. {again()}"
+
+
 def again() -> str:
     """Return how to go on."""
     launcher = ", with its launcher" if launched().count > 1 else ""

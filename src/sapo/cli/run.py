@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sapo.cli.app import app, console, one_process, quiet_libraries, resumable, saved_in, terminal
+from sapo.cli.app import app, console, one_process, quiet_libraries, resumable, saved_in, saved_in_sweep, terminal
 from sapo.processes import launched
+
+if TYPE_CHECKING:
+    from sapo.config import Config
 
 
 @app.command("run")
@@ -17,10 +20,16 @@ def run_command(
     overrides: Annotated[list[str] | None, typer.Argument(help="key=value, such as train.epochs=1.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print plan, tokens and time; write nothing.")] = False,
 ) -> None:
-    """Train a task sequence, each task with the instruction that fits the model best; go on if interrupted."""
+    """Train a task sequence, each task with the instruction that fits the model best; go on if interrupted.
+
+    With `sweep` in the configuration: every combination of its methods, policies, seeds and sequences.
+    """
     from sapo.config import load_config
 
     settings = load_config(config, overrides or [])
+    if settings.sweep is not None:
+        _sweep(settings, dry_run)
+        return
     from sapo.report import print_dry_run, print_run
 
     if dry_run:
@@ -38,3 +47,31 @@ def run_command(
             run(settings, progress)
     if launched().first:
         print_run(console(), settings.run_dir)
+
+
+def _sweep(settings: Config, dry_run: bool) -> None:
+    from sapo.records import RECORDS
+    from sapo.report import print_dry_run, print_sweep
+    from sapo.sweep import planned, run_sweep
+
+    if dry_run:
+        one_process("sapo run --dry-run")
+        from sapo.estimate import estimate
+        from sapo.report.numbers import duration
+
+        runs = planned(settings)
+        with quiet_libraries(), terminal() as progress:
+            forecast = estimate(runs[0].config, progress)
+        print_dry_run(console(), runs[0].config, forecast)
+        whole = duration(forecast.seconds(forecast.setup.plan.cost) * len(runs))
+        lines = [f"This is the first of {len(runs)} runs. If all take as long: {whole}.", *(one.name for one in runs)]
+        for line in lines:
+            console().print(line, markup=False, highlight=False, soft_wrap=True)
+        return
+    try:
+        with resumable(lambda: saved_in_sweep(settings.run_dir)), terminal() as progress, quiet_libraries():
+            run_sweep(settings, progress)
+    finally:
+        # Also of a sweep that was interrupted, or some of whose runs failed.
+        if launched().first and (settings.run_dir / RECORDS).is_file():
+            print_sweep(console(), settings.run_dir)

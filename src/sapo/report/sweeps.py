@@ -224,7 +224,7 @@ def _reading(grid: Grid, compared: Sequence[Comparison]) -> tuple[Block, ...]:
         notes.append(
             Note(
                 f"This page holds {total} intervals of differences. If nothing differed at all, about 5 % of them, "
-                f"{total * 0.05:.0f} here, would still exclude 0 by chance. Decide which comparison counts before you "
+                f"{total * 0.05:.1f} here, would still exclude 0 by chance. Decide which comparison counts before you "
                 "look, and take the others as hints."
             )
         )

@@ -147,11 +147,14 @@ def grid_of(records: Iterable[RunRecord]) -> Grid:
     if not runs:
         raise RecordError("there is no finished run yet: start the sweep, or wait for its first run to end")
     ordered = [runs[key] for key in sorted(runs)]
+    first = {record.sequence: record for record in reversed(ordered)}
     for record in ordered:
-        first = next(other for other in ordered if other.sequence == record.sequence)
-        if why := _obstacle(first, record) or ("have different models" if record.model != ordered[0].model else ""):
-            other = first if record.model == first.model else ordered[0]
-            raise RecordError(f"{other.name} and {record.name} {why}: they cannot be compared on one page")
+        for other, why in (
+            (ordered[0], "" if record.model == ordered[0].model else "have different models"),
+            (first[record.sequence], _obstacle(first[record.sequence], record)),
+        ):
+            if why:
+                raise RecordError(f"{other.name} and {record.name} {why}: they cannot be compared on one page")
     return Grid(
         runs,
         _sorted({method for method, _, _ in runs}, get_args(MethodName), "seq-lora"),

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from sapo.errors import DataError, nearest
+from sapo.storage import fingerprint
 from sapo.tasks.benchmark import benchmark_names, benchmark_task
 from sapo.tasks.builtin import BUILTIN, builtin_paraphrases, builtin_task
 from sapo.tasks.files import demand_whole
@@ -18,13 +19,14 @@ from sapo.tasks.own import DataSource, data_task
 from sapo.tasks.sequences import SEQUENCES
 from sapo.tasks.sources import is_data
 from sapo.tasks.tables import ENDINGS
-from sapo.types import Task
+from sapo.types import Example, Task
 
 __all__ = [
     "BUILTIN",
     "SEQUENCES",
     "DataSource",
     "builtin_paraphrases",
+    "data_fingerprint",
     "data_task",
     "hold_out",
     "load_sequence",
@@ -172,6 +174,11 @@ def _missing(missing: Sequence[str], data_dir: Path | None, there: Sequence[str]
         named = _last_part(file)
         advice += f", such as `tasks: {{{named}: {{data: {file}}}}}`, and stand in `sequence` by that name: {named}"
     return f"{data_dir or 'sapo'} has no {', '.join(missing)}.{close} It has: {', '.join((*own, *there))}. {advice}."
+
+
+def data_fingerprint(rows: Sequence[Example]) -> str:
+    """Return a hash of everything in rows that a result depends on."""
+    return fingerprint([[row.input, row.answer, row.history, row.references] for row in rows])
 
 
 def task_fingerprint(task: Task) -> str:

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 
 from sapo.finetune import TrainSettings, finetune
-from sapo.methods import LoraSettings, SeqLora
+from sapo.methods import Assignment, LoraSettings, SeqLora
 from sapo.model import load_model
-from sapo.paraphrase import gather
+from sapo.paraphrase import Builtin, gather
 from sapo.render import Renderer
 from sapo.score import Scorer
 from sapo.selection import MAX_LENGTH, selection_rows
@@ -38,7 +38,7 @@ TRAINING = TrainSettings(1, 1e-3, 8, 8, 0.05, 0.0, 1.0)
 
 def measure(model: Any, renderer: Renderer, task: Task, path: Path) -> None:
     """Score all candidates on the task's rows and write the matrix."""
-    kept, _ = gather(task, None, None)
+    kept = gather(task, (Builtin(),), None).candidates
     rows = selection_rows(task, ROWS, "stratified", SEED)
     examples = [task.train[i] for i in rows]
     scorer = Scorer(model)
@@ -72,11 +72,11 @@ def main() -> None:
         renderer, model = Renderer(loaded.tokenizer, MAX_LENGTH), loaded.model
         if before is not None:
             task = tasks[before]
-            model = SeqLora(LoraSettings(8, 32, 0.1, ("q_proj", "v_proj"))).prepare(model, SEED)
-            rows = selection_rows(task, 128, "stratified", SEED)
-            finetune(
-                model, renderer.encode(task.instruction, task.suffix, [task.train[i] for i in rows]), TRAINING, SEED
-            )
+            chosen = [task.train[i] for i in selection_rows(task, 128, "stratified", SEED)]
+            rows = renderer.encode(task.instruction, task.suffix, chosen)
+            alone = Assignment(1, 1, SEED, rows, None, TRAINING.batch_size)
+            model = SeqLora(LoraSettings(8, 32, 0.1, ("q_proj", "v_proj"))).prepare(model, alone)
+            finetune(model, rows, TRAINING, SEED)
         for task in wanted:
             if not paths[task.name].exists():
                 print(paths[task.name], flush=True)

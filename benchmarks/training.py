@@ -38,7 +38,7 @@ from transformers import PrinterCallback, Trainer, TrainingArguments
 from trl import SFTConfig, SFTTrainer
 
 from sapo import finetune
-from sapo.methods import METHODS, LoraSettings
+from sapo.methods import METHODS, Assignment, LoraSettings
 from sapo.model import load_model
 from sapo.render import Renderer
 from sapo.score import IGNORED, pad
@@ -282,7 +282,8 @@ def main() -> None:
         torch.set_num_threads(given.threads)
     loaded = load_model("embedded", device="cpu")
     method = METHODS["seq-lora"](LORA)
-    model = method.prepare(method.start(loaded.model), 0)
+    # Of the assignment only the seed decides what the new adapter is.
+    model = method.prepare(method.start(loaded.model), Assignment(1, 1, 0, (), None, 2 * given.micro))
     result: dict[str, Any] = {"lora": asdict(LORA), "micro": given.micro, "environment": environment(), "tasks": {}}
     for (kind, name), rows in zip(TASKS.items(), given.rows, strict=True):
         task = load_task(name, given.data_dir)

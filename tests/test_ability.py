@@ -264,6 +264,15 @@ def test_no_check_passes_where_nothing_is_said(reply: str) -> None:
     assert not any(follows(reply, {name: value}) for check in checks() for name, value in check.rules.items())
 
 
+def test_no_check_passes_by_repeating_its_text() -> None:
+    assert not any(check.passes(check.text) for check in checks())
+
+
+@pytest.mark.parametrize("reply", ["negative", "Yes", "7", "I", "apple, pear"])
+def test_a_model_that_only_says_one_label_passes_few_checks(reply: str) -> None:
+    assert sum(check.passes(reply) for check in checks()) <= 3
+
+
 def test_every_check_can_be_passed() -> None:
     replies = (
         "- a bottle of water\n- two apples\n- a warm jacket",
@@ -288,8 +297,9 @@ def test_every_check_can_be_passed() -> None:
         "Inside lay a letter. He read it twice.",
         "Our garden was full of flowers this summer.",
         "A strong rope for every trip: buy it today!",
+        "The snow is blue in the light of the stars, and not a sound comes from the village below.",
         "The water was freezing.",
-        "Domino, as it looks like one.",
+        "Domino would be a good name, because it looks just like one.",
         "It is green and grows in every wood.",
         "What a patient teacher!",
         "Dear neighbour, I am sorry about the hole.",

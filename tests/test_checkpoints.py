@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+from assignments import assignment, trained
 
 from sapo.errors import TrainError
 from sapo.finetune import Checkpoints, TrainSettings, finetune
-from sapo.methods import METHODS, LoraSettings
+from sapo.methods import METHODS, Assignment, LoraSettings, SeqLora
 from sapo.record import Record
 from sapo.render import Renderer
 from sapo.testing import tiny_model, tiny_tokenizer, toy_task
@@ -19,6 +20,7 @@ from sapo.testing import tiny_model, tiny_tokenizer, toy_task
 SETTINGS = TrainSettings(3, 1e-2, 4, 2, 0.1, 0.0, 1.0)
 TASK = toy_task(rows=13)
 ENCODED = Renderer(tiny_tokenizer(), 256).encode(TASK.instruction, TASK.suffix, TASK.train)
+EARLIER = Renderer(tiny_tokenizer(), 256).encode("An earlier task.", TASK.suffix, toy_task("earlier", rows=5).train)
 
 
 class Killed(Exception):  # noqa: N818
@@ -37,27 +39,34 @@ def dying_after(updates: int) -> Callable[[int], None]:
     return advance
 
 
-def prepared(method: str, folder: Path) -> Any:
-    """A model whose dropout makes random states matter; inc-lora on top of an earlier task's adapter."""
+def prepared(method: str, folder: Path) -> tuple[SeqLora, Any, Assignment]:
+    """A model before its second task, with dropout where there are adapters, so that random states matter."""
     chosen = METHODS[method](LoraSettings(4, 8, 0.1, ("q_proj", "v_proj")))
-    model = chosen.start(tiny_model())
-    if method == "inc-lora":
-        model = chosen.finish(chosen.prepare(model, 0), folder / "earlier")
-    return chosen.prepare(model, 1)
+    earlier = folder / "earlier"
+    if not earlier.exists():
+        task = assignment(EARLIER)
+        model = chosen.prepare(chosen.start(tiny_model()), task)
+        trained(chosen, model, task, SETTINGS)
+        chosen.finish(model, task, earlier)
+    task = assignment(ENCODED, stage=2, seed=1, before=earlier)
+    return chosen, chosen.prepare(chosen.resume(chosen.start(tiny_model()), earlier), task), task
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_going_on_from_a_checkpoint_ends_bit_equal(method: str, tmp_path: Path) -> None:
-    whole = prepared(method, tmp_path)
-    expected = finetune(whole, ENCODED, SETTINGS, 3)
+    learner, whole, task = prepared(method, tmp_path)
+    expected = trained(learner, whole, task, SETTINGS, 3)
+    # The premise: what a method adds to the loss takes part.
+    assert (expected.objectives != expected.losses) == (method in ("o-lora", "ewc", "replay", "lwf"))
     checkpoints = Checkpoints(tmp_path / "unfinished", 2)
+    learner, model, task = prepared(method, tmp_path)
     with pytest.raises(Killed):
-        finetune(prepared(method, tmp_path), ENCODED, SETTINGS, 3, dying_after(7), checkpoints=checkpoints)
+        trained(learner, model, task, SETTINGS, 3, checkpoints, advance=dying_after(7))
     assert Path(checkpoints.last() or "").name == "checkpoint-6"
-    resumed = prepared(method, tmp_path)
+    learner, resumed, task = prepared(method, tmp_path)
     told: list[int] = []
     before = {name: tensor.clone() for name, tensor in resumed.state_dict().items()}
-    found = finetune(resumed, ENCODED, SETTINGS, 3, told.append, checkpoints=checkpoints)
+    found = trained(learner, resumed, task, SETTINGS, 3, checkpoints, advance=told.append)
     assert found == expected and told == [6, *[1] * 6]
     assert all(torch.equal(tensor, resumed.state_dict()[name]) for name, tensor in whole.state_dict().items())
     assert any(not torch.equal(tensor, before[name]) for name, tensor in resumed.state_dict().items())
@@ -76,16 +85,16 @@ def test_a_checkpoint_that_was_cut_off_is_not_gone_on_with(tmp_path: Path) -> No
 def test_a_damaged_checkpoint_is_an_error_that_names_it(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, 2)
     with pytest.raises(Killed):
-        finetune(prepared("seq-lora", tmp_path), ENCODED, SETTINGS, 3, dying_after(5), checkpoints=checkpoints)
+        finetune(prepared("seq-lora", tmp_path)[1], ENCODED, SETTINGS, 3, dying_after(5), checkpoints=checkpoints)
     last = Path(checkpoints.last() or "")
     (last / "trained.safetensors").write_bytes(b"no weights")
     with pytest.raises(TrainError, match=f"{last.name} cannot be gone on with"):
-        finetune(prepared("seq-lora", tmp_path), ENCODED, SETTINGS, 3, checkpoints=checkpoints)
+        finetune(prepared("seq-lora", tmp_path)[1], ENCODED, SETTINGS, 3, checkpoints=checkpoints)
 
 
 def test_a_checkpoint_holds_only_what_is_trained(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path / "c", 6)
-    model = prepared("inc-lora", tmp_path)
+    _, model, _ = prepared("inc-lora", tmp_path)
     finetune(model, ENCODED, SETTINGS, 3, checkpoints=checkpoints)
     from safetensors.torch import load_file
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from assignments import LORA_METHODS, assignment
 from peft import LoraConfig, PeftModel, PrefixTuningConfig, get_peft_model
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -31,7 +32,7 @@ from sapo.types import Instruction
 
 TASKS = ("first", "second")
 LORA = LoraSettings(r=2, alpha=3, dropout=0.2, target_modules=("q_proj", "v_proj"))
-each_method = pytest.mark.parametrize("name", sorted(METHODS))
+each_method = pytest.mark.parametrize("name", LORA_METHODS)
 PROBE = torch.tensor([[(7 * i + j) % 250 for i in range(40)] for j in range(3)])
 
 
@@ -96,12 +97,16 @@ def make_stage(
     """The stage after two tasks, as a run with this method leaves it."""
     learner = METHODS[name](lora)
     model = learner.start(load_model(str(base), dtype=dtype, device="cpu").model)
-    stage = root
+    stage: Path | None = None
     for n, task in enumerate(TASKS):
-        model = learner.prepare(model, seed=n)
+        toy = toy_task(task, rows=2)
+        rows = Renderer(tiny_tokenizer(), 256).encode(toy.instruction, toy.suffix, toy.train)
+        assigned = assignment(rows, stage=n + 1, seed=n, before=stage)
+        model = learner.prepare(model, assigned)
         shake(model, seed=n)
         stage = root / f"{n + 1}-{task}"
-        model = learner.finish(model, stage)
+        model = learner.finish(model, assigned, stage)
+    assert stage is not None
     return describe(stage, base, name, state_fingerprint(model))
 
 
@@ -123,7 +128,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def stages(base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """One stage directory for each method; nothing may change them."""
-    return {name: make_stage(tmp_path_factory.mktemp(name), base, name) for name in METHODS}
+    return {name: make_stage(tmp_path_factory.mktemp(name), base, name) for name in LORA_METHODS}
 
 
 @pytest.fixture

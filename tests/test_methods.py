@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from assignments import LORA_METHODS, assignment, trained
 from peft import IA3Config, LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 
 from sapo.errors import ModelError
 from sapo.finetune import TrainSettings, finetune
-from sapo.methods import METHODS, LoraSettings, SeqLora
+from sapo.methods import METHODS, Assignment, LoraSettings, SeqLora
 from sapo.methods.adapters import lora_layers
 from sapo.render import Renderer
 from sapo.state import state_fingerprint
@@ -49,7 +50,7 @@ each_unusual_adapter = pytest.mark.parametrize(
     ],
     ids=str,
 )
-each_method = pytest.mark.parametrize("name", sorted(METHODS))
+each_method = pytest.mark.parametrize("name", LORA_METHODS)
 
 
 def method(name: str, lora: LoraSettings = LORA) -> SeqLora:
@@ -80,15 +81,23 @@ def reloaded(directory: Path, base: Any | None = None) -> torch.Tensor:
     return logits(PeftModel.from_pretrained(base or tiny_model(), directory).eval())
 
 
-def train(learner: SeqLora, model: Any, stage: int) -> Any:
-    model = learner.prepare(model, seed=10 + stage)
-    finetune(model, encoded(TASKS[stage]), TRAIN, seed=20 + stage)
+def task_at(stage: int, before: Path | None = None) -> Assignment:
+    """The training of one of the three tasks, counted from 0, after the stage in a directory."""
+    return assignment(encoded(TASKS[stage]), stage=stage + 1, seed=10 + stage, before=before)
+
+
+def train(learner: SeqLora, model: Any, task: Assignment) -> Any:
+    model = learner.prepare(model, task)
+    trained(learner, model, task, TRAIN, seed=19 + task.stage)
     return model
 
 
-def run(learner: SeqLora, model: Any, root: Path, stages: Sequence[int]) -> Any:
+def run(learner: SeqLora, model: Any, root: Path, stages: Sequence[int], before: Path | None = None) -> Any:
+    """Train on tasks one after the other, the first of them after the stage in ``before``."""
     for stage in stages:
-        model = learner.finish(train(learner, model, stage), root / str(stage))
+        task = task_at(stage, before)
+        before = root / str(stage)
+        model = learner.finish(train(learner, model, task), task, before)
     return model
 
 
@@ -115,17 +124,18 @@ class Chain:
 def chains(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Chain]:
     """One chain for each method."""
     found = {}
-    for name in METHODS:
+    for name in LORA_METHODS:
         learner, root = method(name), tmp_path_factory.mktemp(name)
         model = learner.start(tiny_model())
-        trained, finished, prints = [logits(model)], [], []
+        said, finished, prints = [logits(model)], [], []
         for stage in range(3):
-            model = train(learner, model, stage)
-            trained.append(logits(model))
-            model = learner.finish(model, root / str(stage))
+            task = task_at(stage, root / str(stage - 1) if stage else None)
+            model = train(learner, model, task)
+            said.append(logits(model))
+            model = learner.finish(model, task, root / str(stage))
             finished.append(logits(model))
             prints.append(state_fingerprint(model))
-        found[name] = Chain(root, tuple(trained), tuple(finished), tuple(prints), model)
+        found[name] = Chain(root, tuple(said), tuple(finished), tuple(prints), model)
     return found
 
 
@@ -162,7 +172,8 @@ def lora_names(adapter: str, targets: Sequence[str] = TARGETS) -> set[str]:
 
 
 def test_methods_are_listed_under_their_own_names() -> None:
-    assert {name: cls.name for name, cls in METHODS.items()} == {name: name for name in METHODS}
+    assert {name: method(name).name for name in METHODS} == {name: name for name in METHODS}
+    assert len(METHODS) == 10
 
 
 # Defect 1: what is saved must be what was trained, at full strength, after every task.
@@ -172,21 +183,25 @@ def test_methods_are_listed_under_their_own_names() -> None:
 def test_a_stage_directory_alone_reproduces_the_trained_model(name: str, chains: dict[str, Chain]) -> None:
     chain = chains[name]
     for stage in range(3):
-        before, trained = chain.trained[stage : stage + 2]
-        assert distance(before, trained) > 0.1, "training must matter here, or nothing is tested"
-        assert distance(reloaded(chain.root / str(stage)), trained) <= 1e-5
+        before, said = chain.trained[stage : stage + 2]
+        assert distance(before, said) > 0.1, "training must matter here, or nothing is tested"
+        assert distance(reloaded(chain.root / str(stage)), said) <= 1e-5
 
 
 @each_method
 def test_finish_does_not_change_what_the_model_says(name: str, chains: dict[str, Chain]) -> None:
-    for trained, finished in zip(chains[name].trained[1:], chains[name].finished, strict=True):
-        assert distance(trained, finished) <= 1e-5
+    for said, finished in zip(chains[name].trained[1:], chains[name].finished, strict=True):
+        assert distance(said, finished) <= 1e-5
 
 
 @each_method
-def test_a_stage_directory_holds_nothing_but_adapters(name: str, chains: dict[str, Chain]) -> None:
+def test_a_stage_directory_holds_nothing_but_adapters_and_what_the_method_remembers(
+    name: str, chains: dict[str, Chain]
+) -> None:
     one = {"adapter_config.json", "adapter_model.safetensors"}
-    expected = one if name == "seq-lora" else {*one, "increment", *(f"increment/{file}" for file in one)}
+    increment = {"increment", *(f"increment/{file}" for file in one)}
+    memory = {"inc-lora": increment, "o-lora": increment, "ewc": {"fisher.safetensors"}, "replay": {"replay.json"}}
+    expected = one | memory.get(name, set())
     for stage in ("0", "1", "2"):
         root = chains[name].root / stage
         assert {path.relative_to(root).as_posix() for path in root.rglob("*")} == expected
@@ -238,22 +253,25 @@ def test_the_base_weights_stay_bit_for_bit(name: str, chains: dict[str, Chain]) 
 # What trains, and what does not.
 
 
-@pytest.mark.parametrize(("name", "adapter"), [("seq-lora", "default"), ("inc-lora", "increment")])
-def test_exactly_the_tasks_own_adapter_is_trainable(name: str, adapter: str, tmp_path: Path) -> None:
+@each_method
+def test_exactly_the_tasks_own_adapter_is_trainable(name: str, tmp_path: Path) -> None:
     learner = method(name)
-    model = learner.start(tiny_model())
+    adapter = "increment" if name in ("inc-lora", "o-lora") else "default"
+    model, before = learner.start(tiny_model()), None
     for stage in range(3):
-        model = learner.prepare(model, seed=stage)
+        task = task_at(stage, before)
+        model = learner.prepare(model, task)
         assert trainable(model) == lora_names(adapter)
         shake(model, stage)
-        model = learner.finish(model, tmp_path / str(stage))
-    model = learner.prepare(learner.resume(tiny_model(), tmp_path / "2"), seed=3)
+        before = tmp_path / str(stage)
+        model = learner.finish(model, task, before)
+    model = learner.prepare(learner.resume(tiny_model(), tmp_path / "2"), task_at(2, before))
     assert trainable(model) == lora_names(adapter)
 
 
 def test_the_frozen_past_stays_bit_for_bit_while_the_increment_trains(tmp_path: Path) -> None:
     learner = method("inc-lora")
-    model = learner.prepare(run(learner, tiny_model(), tmp_path, [0]), seed=1)
+    model = learner.prepare(run(learner, tiny_model(), tmp_path, [0]), task_at(1, tmp_path / "0"))
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     finetune(model, encoded("second"), TRAIN, seed=1)
     changed = {name for name, parameter in model.named_parameters() if not torch.equal(parameter, before[name])}
@@ -269,7 +287,7 @@ def test_the_frozen_past_has_no_dropout_while_the_increment_trains(past: str, tm
         model = run(learner, tiny_model(), tmp_path, [0])
         if past == "resumed":
             model = learner.resume(tiny_model(), tmp_path / "0")
-    model = learner.prepare(model, seed=1)
+    model = learner.prepare(model, task_at(1))
     calm = logits(model.eval())
     assert distance(calm, logits(tiny_model())) > 0.1, "the past must matter here"
     # The increment's B is zero, so only the past could make two passes differ.
@@ -284,30 +302,33 @@ def test_a_new_increment_starts_at_what_the_model_already_says(tmp_path: Path) -
     learner = method("inc-lora")
     model = run(learner, tiny_model(), tmp_path, [0])
     before = logits(model)
-    assert distance(logits(learner.prepare(model, seed=1).eval()), before) <= 1e-5
+    assert distance(logits(learner.prepare(model, task_at(1)).eval()), before) <= 1e-5
 
 
 # Seeds and resuming.
 
 
 @each_method
-def test_prepare_leaves_the_global_random_state_alone(name: str, tmp_path: Path) -> None:
+def test_preparing_leaves_the_global_random_state_alone(name: str, tmp_path: Path) -> None:
     learner = method(name)
-    model = tiny_model()
+    model, before = tiny_model(), None
     for stage in range(2):
+        task = task_at(stage, before)
         torch.manual_seed(7)
         expected = torch.rand(3)
         torch.manual_seed(7)
-        model = learner.prepare(model, seed=stage)
+        model = learner.prepare(model, task)
+        learner.objective(model, task)
         assert torch.equal(torch.rand(3), expected)
-        model = learner.finish(model, tmp_path / str(stage))
+        before = tmp_path / str(stage)
+        model = learner.finish(model, task, before)
 
 
 @each_method
 def test_the_seed_alone_decides_new_parameters(name: str) -> None:
     def new(seed: int, noise: int) -> torch.Tensor:
         torch.manual_seed(noise)
-        model = method(name).prepare(tiny_model(), seed)
+        model = method(name).prepare(tiny_model(), assignment(encoded("first"), seed=seed))
         weights = [p for n, p in model.named_parameters() if p.requires_grad and ".lora_A." in n]
         return torch.cat([p.flatten() for p in weights])
 
@@ -322,9 +343,10 @@ def test_resuming_gives_the_same_bits_as_never_having_stopped(
 ) -> None:
     whole = chains[name]
     learner = method(name)
-    model = learner.resume(learner.start(tiny_model()), whole.root / str(done - 1))
-    model = run(learner, model, tmp_path, range(done, 3))
-    assert same_file(whole.root / "2", tmp_path / "2")
+    before = whole.root / str(done - 1)
+    model = learner.resume(learner.start(tiny_model()), before)
+    model = run(learner, model, tmp_path, range(done, 3), before)
+    assert same_stage(whole.root / "2", tmp_path / "2")
     assert torch.equal(logits(model), whole.finished[2])
 
 
@@ -345,15 +367,20 @@ def test_resuming_on_top_of_the_users_adapter_gives_the_same_bits(name: str, tmp
 
     again = method(name)
     model = again.start(PeftModel.from_pretrained(tiny_model(), tmp_path / "user"))
-    parts = run(again, again.resume(model, tmp_path / "whole" / "0"), tmp_path / "parts", [1])
-    assert same_file(tmp_path / "whole" / "1", tmp_path / "parts" / "1")
+    before = tmp_path / "whole" / "0"
+    parts = run(again, again.resume(model, before), tmp_path / "parts", [1], before)
+    assert same_stage(tmp_path / "whole" / "1", tmp_path / "parts" / "1")
     assert torch.equal(logits(whole), logits(parts))
 
 
-def same_file(one: Path, other: Path) -> bool:
-    """Whether two stage directories hold the same adapter, bit for bit."""
-    expected, found = (load_file(path / "adapter_model.safetensors") for path in (one, other))
-    return expected.keys() == found.keys() and all(torch.equal(expected[key], found[key]) for key in expected)
+def same_stage(one: Path, other: Path) -> bool:
+    """Whether two stage directories hold the same adapters and the same memory, bit for bit."""
+    files = [
+        {p.relative_to(path).as_posix(): p.read_bytes() for p in path.rglob("*") if p.suffix == ".safetensors"}
+        | {p.name: p.read_bytes() for p in path.glob("replay.json")}
+        for path in (one, other)
+    ]
+    return "adapter_model.safetensors" in files[0] and files[0] == files[1]
 
 
 # Starting from what the user gives.
@@ -396,14 +423,14 @@ def test_seq_lora_goes_on_training_the_users_adapter(tmp_path: Path) -> None:
     model = learner.start(users_adapter(tmp_path / "user"))
     given = logits(model)
     assert distance(given, logits(tiny_model())) > 0.1
-    model = learner.prepare(model, seed=0)
+    model = learner.prepare(model, task_at(0))
     assert torch.equal(logits(model.eval()), given)
     assert trainable(model) == lora_names("default", ("q_proj", "o_proj"))
     finetune(model, encoded("first"), TRAIN, seed=0)
-    trained = logits(model)
-    assert distance(trained, given) > 0.1
-    learner.finish(model, tmp_path / "stage")
-    assert distance(reloaded(tmp_path / "stage"), trained) <= 1e-5
+    said = logits(model)
+    assert distance(said, given) > 0.1
+    learner.finish(model, task_at(0), tmp_path / "stage")
+    assert distance(reloaded(tmp_path / "stage"), said) <= 1e-5
     assert distance(reloaded(tmp_path / "user"), given) <= 1e-5, "the user's own files stay as they were"
 
 
@@ -412,21 +439,22 @@ def test_inc_lora_keeps_the_users_adapter_and_adds_to_it(tmp_path: Path) -> None
     model = learner.start(users_adapter(tmp_path / "user"))
     given = logits(model)
     before = load_file(tmp_path / "user" / "adapter_model.safetensors")
-    model = learner.prepare(model, seed=0)
+    model = learner.prepare(model, task_at(0))
     assert distance(logits(model.eval()), given) <= 1e-5
     assert trainable(model) == lora_names("increment")
     finetune(model, encoded("first"), TRAIN, seed=0)
     frozen = {name.replace(".default", ""): p for name, p in model.named_parameters() if ".default." in name}
     assert frozen.keys() == before.keys()
     assert all(torch.equal(frozen[name], before[name]) for name in before)
-    trained = logits(model)
-    assert distance(trained, given) > 0.1
-    model = learner.finish(model, tmp_path / "0")
-    assert distance(reloaded(tmp_path / "0"), trained) <= 1e-5
-    model = train(learner, model, 1)
-    trained = logits(model)
-    learner.finish(model, tmp_path / "1")
-    assert distance(reloaded(tmp_path / "1"), trained) <= 1e-5
+    said = logits(model)
+    assert distance(said, given) > 0.1
+    model = learner.finish(model, task_at(0), tmp_path / "0")
+    assert distance(reloaded(tmp_path / "0"), said) <= 1e-5
+    task = task_at(1, tmp_path / "0")
+    model = train(learner, model, task)
+    said = logits(model)
+    learner.finish(model, task, tmp_path / "1")
+    assert distance(reloaded(tmp_path / "1"), said) <= 1e-5
 
 
 @pytest.mark.parametrize(
@@ -456,12 +484,12 @@ def test_inc_lora_either_refuses_an_unusual_adapter_or_adds_to_it_exactly(
         model = learner.start(model)
     except ModelError:
         return
-    model = learner.prepare(model, seed=0)
+    model = learner.prepare(model, task_at(0))
     shake(model, seed=1)
-    trained = logits(model.eval())
-    model = learner.finish(model, tmp_path / "stage")
-    assert distance(logits(model), trained) <= 1e-4
-    assert distance(reloaded(tmp_path / "stage"), trained) <= 1e-4
+    said = logits(model.eval())
+    model = learner.finish(model, task_at(0), tmp_path / "stage")
+    assert distance(logits(model), said) <= 1e-4
+    assert distance(reloaded(tmp_path / "stage"), said) <= 1e-4
 
 
 @each_unusual_adapter
@@ -474,15 +502,15 @@ def test_seq_lora_either_refuses_an_unusual_adapter_or_goes_on_exactly(
         model = learner.start(model)
     except ModelError:
         return
-    model = learner.prepare(model, seed=0)
+    model = learner.prepare(model, task_at(0))
     shake(model, seed=1)
-    trained = logits(model.eval())
-    model = learner.finish(model, tmp_path / "stage")
-    assert distance(logits(model), trained) <= 1e-4
-    assert distance(reloaded(tmp_path / "stage"), trained) <= 1e-4
+    said = logits(model.eval())
+    model = learner.finish(model, task_at(0), tmp_path / "stage")
+    assert distance(logits(model), said) <= 1e-4
+    assert distance(reloaded(tmp_path / "stage"), said) <= 1e-4
     again = PeftModel.from_pretrained(tiny_model(), tmp_path / "user")
     resumed = learner.resume(learner.start(again), tmp_path / "stage").eval()
-    assert distance(logits(resumed), trained) <= 1e-4
+    assert distance(logits(resumed), said) <= 1e-4
 
 
 @each_method

@@ -21,7 +21,7 @@ def values(matrix: Floats, *, higher_is_better: bool = True) -> dict[str, float 
 
 
 def by_hand(matrix: Floats, better: Callable[[float, float], bool]) -> dict[str, float]:
-    """The six definitions as plain loops over 1-based stages and tasks."""
+    """The seven definitions as plain loops over 1-based stages and tasks."""
     n = matrix.shape[1]
 
     def score(i: int, j: int) -> float:
@@ -45,6 +45,7 @@ def by_hand(matrix: Floats, better: Callable[[float, float], bool]) -> dict[str,
         forward.append(mean([score(i, j) - score(0, j) for j in range(i + 1, n + 1)]))
     return {
         "ap": mean([score(n, j) for j in range(1, n + 1)]),
+        "la": mean([score(j, j) for j in range(1, n + 1)]),
         "bwt_all_stages": mean(backward),
         "fwt_all_stages": mean(forward),
         "bwt_final": mean([score(n, j) - score(j, j) for j in range(1, n)]),
@@ -57,6 +58,7 @@ def test_every_metric_of_the_example_by_hand() -> None:
     assert values(EXAMPLE) == pytest.approx(
         {
             "ap": (48 + 52 + 80) / 3,
+            "la": (50 + 60 + 80) / 3,
             "bwt_all_stages": ((44 - 50) + ((48 - 50) + (52 - 60)) / 2) / 2,  # -5.5
             "fwt_all_stages": (((26 - 20) + (34 - 30)) / 2 + (40 - 30)) / 2,  # 7.5
             "bwt_final": ((48 - 50) + (52 - 60)) / 2,  # -5
@@ -96,10 +98,11 @@ def test_agrees_with_plain_loops(tasks: int, higher_is_better: bool) -> None:
         assert {name: column[k] for name, column in draws.items()} == pytest.approx(expected)
 
 
-def test_a_constant_on_one_column_moves_ap_alone() -> None:
+def test_a_constant_on_one_column_moves_ap_and_la_alone() -> None:
     shifted = EXAMPLE + np.array([0.0, 9.0, 0.0])
     before, after = values(EXAMPLE), values(shifted)
-    assert after.pop("ap") == pytest.approx(before.pop("ap") + 9.0 / 3)  # type: ignore[operator]
+    for name in ("ap", "la"):
+        assert after.pop(name) == pytest.approx(before.pop(name) + 9.0 / 3)  # type: ignore[operator]
     assert after == pytest.approx(before)
 
 
@@ -118,19 +121,19 @@ def test_task_order_does_not_matter_to_ap_but_to_transfer() -> None:
     assert permuted["bwt_final"] != pytest.approx(values(EXAMPLE)["bwt_final"])
 
 
-def test_one_task_defines_ap_alone() -> None:
+def test_one_task_defines_ap_and_la_alone() -> None:
     result = matrix_metrics(np.array([[10.0], [70.0]]))
-    assert (result["ap"].value, result["ap"].reason) == (70.0, None)
-    for name in result.keys() - {"ap"}:
+    assert [(result[name].value, result[name].reason) for name in ("ap", "la")] == [(70.0, None)] * 2
+    for name in result.keys() - {"ap", "la"}:
         assert result[name].value is None
         assert "two tasks" in str(result[name].reason)
-    assert list(metric_draws(np.array([[[10.0], [70.0]]]))) == ["ap"]
+    assert list(metric_draws(np.array([[[10.0], [70.0]]]))) == ["ap", "la"]
 
 
 def test_results_follow_the_catalogue() -> None:
     names = [metric.name for metric in METRICS]
     assert list(matrix_metrics(EXAMPLE)) == list(metric_draws(EXAMPLE[None])) == names
-    assert len({metric.title for metric in METRICS}) == len(set(names)) == 6
+    assert len({metric.title for metric in METRICS}) == len(set(names)) == 7
     assert all(metric.definition and "arXiv" in metric.source for metric in METRICS)
 
 
@@ -138,7 +141,8 @@ def test_results_follow_the_catalogue() -> None:
     ("stage", "task", "metric"),
     [
         (3, 1, "ap"),
-        (1, 1, "bwt_all_stages"),
+        (1, 1, "la"),
+        (2, 2, "la"),
         (2, 1, "bwt_all_stages"),
         (2, 3, "fwt_all_stages"),
         (0, 2, "fwt_all_stages"),
@@ -160,6 +164,23 @@ def test_a_cell_that_no_metric_needs_may_be_missing() -> None:
     matrix = EXAMPLE.copy()
     matrix[0, 0] = NAN  # the zero-shot score of the first task enters no metric
     assert values(matrix) == values(EXAMPLE)
+
+
+def test_a_metric_that_is_left_out_needs_no_cells_and_says_why() -> None:
+    final = np.full((4, 3), NAN)
+    final[3] = EXAMPLE[3]
+    diagonal = np.full((4, 3), NAN)
+    diagonal[[1, 2, 3], [0, 1, 2]] = 50.0, 60.0, 80.0
+    for matrix, name, expected in ((final, "ap", (48 + 52 + 80) / 3), (diagonal, "la", (50 + 60 + 80) / 3)):
+        undefined = {metric.name: f"not {metric.name}" for metric in METRICS if metric.name != name}
+        found = matrix_metrics(matrix, undefined=undefined)
+        assert found.pop(name).value == pytest.approx(expected)
+        assert {other: (metric.value, metric.reason) for other, metric in found.items()} == {
+            other: (None, why) for other, why in undefined.items()
+        }
+        assert list(metric_draws(matrix[None], undefined=undefined)) == [name]
+        with pytest.raises(MetricError, match="missing"):
+            matrix_metrics(matrix)
 
 
 def test_one_bad_draw_is_an_error() -> None:

@@ -163,7 +163,8 @@ def test_results_show_mean_and_interval_over_units() -> None:
     (score, nll, *_) = tables(page, "Results")
     assert score.title == "Score (0 to 100, higher is better), test prompt: selected"
     assert [column.title for column in score.columns] == ["method", "policy", "units", "AP"]
-    for shown, values in zip(rows(score), ([53, 56, 59], [54.25, 55.5, 62]), strict=True):
+    expected: list[list[float]] = [[53, 56, 59], [54.25, 55.5, 62]]
+    for shown, values in zip(rows(score), expected, strict=True):
         mean, low, high = by_hand(values)
         assert shown[2:] == ["3", f"{mean:.1f}\n[{low:.1f}, {high:.1f}]"]
         mean, low, high = (x / 100 for x in (mean, low, high))
@@ -510,7 +511,7 @@ def test_hostile_names_stay_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("width", [80, 120])
 def test_the_page_fits_a_terminal_and_cuts_no_number(width: int) -> None:
     every = {metric.name: -12.345 for metric in METRICS}
-    extras = {
+    extras: dict[str, Any] = {
         "robustness": {t: {"texts": ["a", "b"], "primary": [33.3, 44.4], "nll": [1.5, 2.5]} for t in TASKS},
         "ability": [{"stage": 0, "loss": 3.0, "share": 80.0}, {"stage": 2, "loss": 3.5, "share": 75.5}],
     }

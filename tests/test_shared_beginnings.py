@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from assignments import assignment
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from transformers import MistralConfig, MistralForCausalLM
 
@@ -28,7 +29,7 @@ def encoded(size: int, instruction: str = "Say it, and say it well.") -> list[En
 
 def lora(model: Any, dropout: float = 0.0) -> Any:
     method = METHODS["seq-lora"](LoraSettings(4, 8, dropout, ("q_proj", "v_proj")))
-    return method.prepare(method.start(model), 0)
+    return method.prepare(method.start(model), assignment(encoded(1)))
 
 
 def watched(model: Any, rows: list[Encoded]) -> tuple[list[float], list[list[torch.Tensor]], int]:

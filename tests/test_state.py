@@ -9,13 +9,15 @@ from typing import Any
 
 import pytest
 import torch
+from assignments import LORA_METHODS, WHOLE_METHODS, assignment
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import LlamaForCausalLM
+from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from sapo.methods import METHODS, LoraSettings
 from sapo.model import load_model
+from sapo.render import Renderer
 from sapo.state import state_fingerprint
-from sapo.testing import tiny_model, tiny_tokenizer
+from sapo.testing import tiny_model, tiny_tokenizer, toy_task
 
 
 def adapted(alpha: int = 8, names: tuple[str, ...] = ("default",), **changes: Any) -> Any:
@@ -106,25 +108,41 @@ def test_what_outputs_do_not_depend_on_is_not_part_of_the_state(what: str) -> No
     assert state_fingerprint(model) == before
 
 
-@pytest.mark.parametrize("method", METHODS)
+def shake(model: Any, part: str) -> None:
+    """Move the trainable parameters whose name holds ``part``, which must exist."""
+    moved = [p for name, p in model.named_parameters() if p.requires_grad and part in name]
+    assert moved
+    generator = torch.Generator().manual_seed(0)
+    for parameter in moved:
+        parameter.data += 0.3 * torch.randn(parameter.shape, generator=generator)
+
+
+@pytest.mark.parametrize("method", [*LORA_METHODS, *WHOLE_METHODS])
 def test_a_live_stage_and_its_reloaded_directory_are_one_state(method: str, tmp_path: Path) -> None:
     tiny_model().save_pretrained(tmp_path / "base")
     tiny_tokenizer().save_pretrained(tmp_path / "base")
     start = load_model(str(tmp_path / "base"), device="cpu").model
     how = METHODS[method](LoraSettings(4, 8, 0.1, ("q_proj", "v_proj")))
-    live = how.start(start)
+    live, before = how.start(start), None
     seen = [state_fingerprint(live)]
+    toy = toy_task(rows=2)
+    rows = Renderer(tiny_tokenizer(), 256).encode(toy.instruction, toy.suffix, toy.train)
     for stage in (1, 2):
-        live = how.prepare(live, seed=stage)
-        for name, parameter in live.named_parameters():
-            if parameter.requires_grad and "lora_B" in name:
-                torch.nn.init.normal_(parameter, std=0.3)
-        live = how.finish(live, tmp_path / str(stage))
+        task = assignment(rows, stage=stage, stages=2, seed=stage, before=before)
+        live = how.prepare(live, task)
+        shake(live, "lora_B" if method in LORA_METHODS else "q_proj")
+        before = tmp_path / str(stage)
+        live = how.finish(live, task, before)
         seen.append(state_fingerprint(live.eval()))
-        # By the run itself when it goes on, by the library, and by stock peft.
-        again = how.resume(load_model(str(tmp_path / "base"), device="cpu").model, tmp_path / str(stage))
-        given = load_model(str(tmp_path / "base"), str(tmp_path / str(stage)), device="cpu").model
-        stock = PeftModel.from_pretrained(tiny_model(), tmp_path / str(stage))
+        # By the run itself when it goes on, by the library, and by stock peft or transformers.
+        again = how.resume(load_model(str(tmp_path / "base"), device="cpu").model, before)
+        if method in LORA_METHODS:
+            given = load_model(str(tmp_path / "base"), str(before), device="cpu").model
+            stock = PeftModel.from_pretrained(tiny_model(), before)
+        else:
+            tiny_tokenizer().save_pretrained(before)
+            given = load_model(str(before), device="cpu").model
+            stock = AutoModelForCausalLM.from_pretrained(before)
         assert [state_fingerprint(model) for model in (again, given, stock)] == [seen[-1]] * 3
         assert torch.allclose(logits(live), logits(stock), atol=1e-6)
     assert len(set(seen)) == 3

@@ -34,6 +34,8 @@ from sapo.report.terminal import show
 from sapo.results import Prompt
 from sapo.storage import undamaged, write_text
 
+# Of a metric that a run does not define, or that its version did not know.
+_NONE: Mapping[str, None] = {"value": None, "interval": None}
 _STYLES: Mapping[Verdict, Style] = {"better": "good", "worse": "bad"}
 PAIRED = (
     "to A: the value minus run A's, with the 95 % interval of the difference; both runs are resampled on the same "
@@ -169,14 +171,15 @@ def _metrics(
     digits = decimals(measure)
     rows = []
     for metric in METRICS:
-        if runs[0].metrics(measure, prompt)[metric.name]["value"] is None:
+        if all(run.metrics(measure, prompt).get(metric.name, _NONE)["value"] is None for run in runs):
             continue
         sign = signed(metric.name)
         for n, (run, name) in enumerate(zip(runs, names, strict=True)):
-            own = run.metrics(measure, prompt)[metric.name]
+            own = run.metrics(measure, prompt).get(metric.name, _NONE)
             row = cells("" if n else metric.title, name, number(own["value"], digits, sign=sign))
             row += cells(interval(own["interval"], digits, sign=sign))
-            row += _difference(later[n - 1][metric.name], digits) if n else cells("", "", "")
+            difference = later[n - 1].get(metric.name) if n else None
+            row += _difference(difference, digits) if difference else cells(*[NOTHING if n else ""] * 3)
             rows.append(row)
     columns = (
         Column("metric", numeric=False),

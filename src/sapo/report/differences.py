@@ -47,14 +47,17 @@ def differences(first: Run, other: Run, measure: str, prompt: Prompt) -> dict[st
     values = {
         name: float(found["value"]) - float(first.metrics(measure, prompt)[name]["value"])
         for name, found in other.metrics(measure, prompt).items()
-        if found["value"] is not None
+        if found["value"] is not None and first.metrics(measure, prompt)[name]["value"] is not None
     }
     obstacle = _obstacle(first, other, measure, prompt)
     if obstacle is not None:
         return {name: Difference(value, None, obstacle) for name, value in values.items()}
     seed, higher = int(first.config["seed"]), direction(measure) == "higher"
     before, after = (
-        metric_draws(run.resampled(measure, prompt, seed), higher_is_better=higher) for run in (first, other)
+        metric_draws(
+            run.resampled(measure, prompt, seed), higher_is_better=higher, undefined=run.undefined(measure, prompt)
+        )
+        for run in (first, other)
     )
     found = {}
     for name, value in values.items():

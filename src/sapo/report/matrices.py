@@ -25,6 +25,10 @@ TESTED = (
     "test prompt selected: a task that was trained on is tested with the instruction it was trained with; original: "
     "with its original one. Tasks not trained on yet are always tested with their original instruction."
 )
+TESTED_MIXED = (
+    "Tasks were trained with several paraphrases in turn and have no instruction of their own: they are tested with "
+    "the original one."
+)
 TESTED_ORIGINAL = "All tasks are trained and tested with their original instructions."
 
 
@@ -42,6 +46,8 @@ def heading(runs: Sequence[Run], measure: str, prompt: Prompt) -> str:
 
 def prompts_note(runs: Sequence[Run]) -> str:
     """Return what tasks were tested with."""
+    if any(run.mixed for run in runs):
+        return TESTED_MIXED if all(run.only_originals for run in runs) else f"{TESTED} {TESTED_MIXED}"
     return TESTED_ORIGINAL if all(run.only_originals for run in runs) else TESTED
 
 
@@ -80,11 +86,11 @@ def definitions(tasks: int) -> Table:
     rows = tuple(
         cells(m.title, f"{direction(PRIMARY, m.name)}, {direction(NLL, m.name)}", m.definition)
         for m in METRICS
-        if tasks > 1 or m.name == "ap"
+        if tasks > 1 or not signed(m.name)
     )
     legend = [
         "R[i,j]: a matrix above; row i: after task i, 0 is zero-shot; column j: the task tested; N: number of tasks. "
-        "AP: average performance at the end."
+        "AP: average performance at the end. LA: learning accuracy, each task right after it was trained on."
     ]
     if tasks > 1:
         legend.append(
@@ -99,7 +105,7 @@ def definitions(tasks: int) -> Table:
 
 def signed(metric: str) -> bool:
     """Whether a metric is a difference of cells."""
-    return metric != "ap"
+    return metric not in ("ap", "la")
 
 
 def _cell(text: str, stage: int, task: int) -> Cell:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from sapo.metrics import METRICS, percentile_interval
 from sapo.report.matrices import (
     MARKS,
@@ -19,6 +21,8 @@ from sapo.report.numbers import interval, number
 from sapo.report.runs import Run
 from sapo.report.tables import Block, Cell, Column, Note, Table, cells
 
+# Of a metric that an earlier version did not know.
+_NONE: Mapping[str, None] = {"value": None, "interval": None}
 ROW_NOISE = (
     "95 % intervals come from resampling the test rows: they are the test-row noise of these trained models only. "
     "One seed: they say nothing of other seeds."
@@ -48,7 +52,7 @@ def _metrics(run: Run) -> Table:
         for prompt in run.prompts:
             row = [metric.title if prompt == run.prompts[0] else "", *([prompt] if several else [])]
             for measure in MEASURES:
-                found, digits = run.metrics(measure, prompt)[metric.name], decimals(measure)
+                found, digits = run.metrics(measure, prompt).get(metric.name, _NONE), decimals(measure)
                 sign = signed(metric.name)
                 row += [number(found["value"], digits, sign=sign), interval(found["interval"], digits, sign=sign)]
             rows.append(cells(*row))
@@ -67,6 +71,8 @@ def _change(run: Run) -> tuple[Block, ...]:
         for prompt in run.prompts:
             digits = decimals(measure)
             (before,), (after,) = run.matrix(measure, prompt)
+            if before is None or after is None:
+                continue
             draws = run.resampled(measure, prompt, int(run.config["seed"]))[:, :, 0]
             texts = (
                 heading([run], measure, prompt),
@@ -105,7 +111,8 @@ def watch(run: Run) -> Table:
             row = [Cell(task if i == 0 else ""), Cell(stage)]
             for measure in MEASURES:
                 values = measures[measure][run.key(prompt)]
-                change = number(values[i] - values[0], decimals(measure), sign=True) if i else ""
+                moved = None if values[i] is None else values[i] - values[0]
+                change = number(moved, decimals(measure), sign=True) if i else ""
                 row += [Cell(number(values[i], decimals(measure))), Cell(change)]
             rows.append(tuple(row))
     columns = (

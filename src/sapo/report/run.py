@@ -7,6 +7,8 @@ from pathlib import Path
 from rich.console import Console
 
 from sapo.formats import inspection_from_json
+from sapo.policies import LOWEST
+from sapo.report.beyond import extra_sections
 from sapo.report.data import data_blocks
 from sapo.report.markdown import to_markdown
 from sapo.report.numbers import duration
@@ -23,6 +25,9 @@ _CONTROLS = {
     "random": "a paraphrase drawn at random, as a control",
     "highest": "the candidate with the highest pre-update loss, as a control",
     "median": "the candidate with the median pre-update loss, as a control",
+    "per-example": "a paraphrase drawn for every row in every epoch; tested with the original",
+    "paft": "a paraphrase drawn for every few updates; tested with the original",
+    "reselect": "the candidate with the lowest pre-update loss, chosen again while training goes on",
 }
 
 
@@ -54,6 +59,7 @@ def run_page(run: Run) -> Page:
     ]
     if run.data["watch"]:
         sections.append(Section("Watch tasks, never trained on", (watch(run),)))
+    sections += extra_sections(run.data)
     sections += [Section("Cost", (_cost(run),)), Section("Next", _next(run))]
     return Page(f"Run {run.directory}", tuple(sections))
 
@@ -69,7 +75,7 @@ def _data(run: Run) -> tuple[Section, ...]:
 
 def _candidates(run: Run) -> tuple[Block, ...]:
     blocks: list[Block] = []
-    subject = "chosen" if run.config["policy"] == "sapo" else "lowest, which this policy does not take,"
+    subject = "chosen" if run.config["policy"] in LOWEST else "lowest, which this policy does not take,"
     for label, task, selection in zip(run.labels, run.tasks, run.selections, strict=True):
         if selection is not None:
             table = ranking(selection, run.data["instructions"][task]["text"], "trained")
@@ -93,6 +99,14 @@ def _instructions(run: Run) -> tuple[Block, ...]:
     blocks: list[Block] = [Note(f"Policy {run.config['policy']}: {_choice(run)}.")]
     for label, task in zip(run.labels, run.tasks, strict=True):
         entry = run.data["instructions"][task]
+        if entry.get("mixture"):
+            texts = "\n".join(entry["mixture"])
+            blocks.append(Listing(f"{label}: {len(entry['mixture'])} paraphrases in turn", texts))
+            continue
+        if "switches" in entry:
+            blocks.append(
+                Note(f"{label}: chosen again {entry['switches']} time(s) while it was trained; the last one:")
+            )
         same = entry["text"] == entry["original"]
         blocks.append(
             Listing(f"{label}: {'the original' if same else 'a paraphrase, from: ' + entry['origin']}", entry["text"])

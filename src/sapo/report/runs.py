@@ -13,7 +13,7 @@ from sapo.errors import RecordError
 from sapo.evaluate import Evaluation
 from sapo.formats import losses_from_json, selection_from_json
 from sapo.metrics import resample_matrices
-from sapo.results import DRAWS, Prompt, per_row
+from sapo.results import DRAWS, Prompt, fill, per_row
 from sapo.storage import read_json
 from sapo.types import Floats, Selection, Task
 
@@ -68,8 +68,13 @@ class Run:
 
     @property
     def only_originals(self) -> bool:
-        """Whether every task was trained with its original instruction, so that both test prompts are the same."""
+        """Whether every task is tested with its original instruction, so that both test prompts are the same."""
         return all(entry["text"] == entry["original"] for entry in self.data["instructions"].values())
+
+    @property
+    def mixed(self) -> bool:
+        """Whether tasks were trained with several paraphrases in turn."""
+        return any(entry.get("mixture") for entry in self.data["instructions"].values())
 
     @property
     def prompts(self) -> tuple[Prompt, ...]:
@@ -83,9 +88,9 @@ class Run:
             return prompt
         return self.prompts[0] if self.only_originals else None
 
-    def matrix(self, metric: str, prompt: Prompt) -> list[list[float]]:
-        """Return a performance matrix, row 0 is zero-shot."""
-        rows: list[list[float]] = self.data["matrices"][metric][self.key(prompt)]
+    def matrix(self, metric: str, prompt: Prompt) -> list[list[float | None]]:
+        """Return a performance matrix, row 0 is zero-shot; None where the method defines no cell."""
+        rows: list[list[float | None]] = self.data["matrices"][metric][self.key(prompt)]
         return rows
 
     def metrics(self, metric: str, prompt: Prompt) -> Mapping[str, Any]:
@@ -93,13 +98,23 @@ class Run:
         values: Mapping[str, Any] = self.data["metrics_all"][metric][self.key(prompt)]
         return values
 
+    def undefined(self, metric: str, prompt: Prompt) -> tuple[str, ...]:
+        """Return the names of the metrics that this run has no cells for."""
+        return tuple(name for name, found in self.metrics(metric, prompt).items() if found["value"] is None)
+
     def test_rows(self, metric: str, prompt: Prompt) -> tuple[list[list[Floats]], list[list[Floats]]]:
-        """Return scores and weights of the test rows of every cell, by stage and task."""
-        pairs = [
-            [per_row(_evaluation(self._cell(i, task, prompt)), metric, self._task(task)) for task in self.tasks]
-            for i in range(len(self.tasks) + 1)
-        ]
-        return [[s for s, _ in row] for row in pairs], [[w for _, w in row] for row in pairs]
+        """Return scores and weights of the test rows of every cell, by stage and task; NaN where there is no cell."""
+        return fill(
+            [
+                [
+                    None
+                    if value is None
+                    else per_row(_evaluation(self._cell(i, task, prompt)), metric, self._task(task))
+                    for task, value in zip(self.tasks, row, strict=True)
+                ]
+                for i, row in enumerate(self.matrix(metric, prompt))
+            ]
+        )
 
     def resampled(self, metric: str, prompt: Prompt, seed: int) -> Floats:
         """Return bootstrap resamples of a matrix over its test rows, shape [draws, stages + 1, tasks]."""

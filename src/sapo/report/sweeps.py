@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from rich.console import Console
 
 from sapo.errors import RecordError
 from sapo.metrics import METRICS
+from sapo.policies import MIXTURES
 from sapo.records import RECORDS, RunRecord, read_records
 from sapo.report import extras
 from sapo.report.markdown import to_markdown
@@ -17,6 +19,7 @@ from sapo.report.matrices import (
     MEASURES,
     NLL_MEANING,
     TESTED,
+    TESTED_MIXED,
     TESTED_ORIGINAL,
     decimals,
     definitions,
@@ -152,9 +155,16 @@ def _results(grid: Grid, prompts: Sequence[Prompt]) -> tuple[Block, ...]:
         f"{NOTHING}: not defined for the method. (n): defined for n of the units only.",
         NLL_MEANING,
         TESTED_ORIGINAL if originals else TESTED,
+        *([TESTED_MIXED] if any(record.policy in MIXTURES for record in grid.records) else []),
     )
-    most = max(len(record.tasks) for record in grid.records)
-    return (*tables, *(Note(sentence, "dim") for sentence in legend), definitions(most))
+    meanings = definitions(max(len(record.tasks) for record in grid.records))
+    # There it speaks of a matrix above, of which a sweep has too many to show.
+    cell = (
+        "R[i,j]: the result on task j after training on task i, 0 is zero-shot; N: number of tasks. AP: average "
+        "performance at the end. LA: learning accuracy, each task right after it was trained on."
+    )
+    meanings = replace(meanings, legend=(cell, *meanings.legend[1:]))
+    return (*tables, *(Note(sentence, "dim") for sentence in legend), meanings)
 
 
 def _means(grid: Grid, measure: str, prompt: Prompt) -> Table:

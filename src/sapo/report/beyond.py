@@ -1,0 +1,83 @@
+"""What only some runs measure: general ability, robustness to wording, another run's prompts, the guard."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sapo.report.numbers import NLL_DECIMALS, SCORE, number
+from sapo.report.tables import Column, Note, Section, Table, cells
+from sapo.results import NLL, PRIMARY
+
+_WORDINGS = (
+    "Paraphrases that were held out of the candidates, so that nothing was chosen or trained with them; each task in "
+    "its last state. The spread over wordings is not an error of the mean: it is what a user's own wording may cost."
+)
+_ABILITY = (
+    "loss: on general texts written for this, without any prompt, nats per token, lower is better; checks: share of "
+    "simple requests (a format, a length, words to use or to avoid) that were followed, higher is better."
+)
+
+
+def extra_sections(data: Mapping[str, Any]) -> list[Section]:
+    """Return a section for each of them that the results hold."""
+    sections = []
+    if data.get("ability"):
+        sections.append(Section("General ability", (_ability(data["ability"]),)))
+    if data.get("robustness"):
+        sections.append(Section("Robustness to wording", (_wordings(data["robustness"]),)))
+    if data.get("crossed"):
+        sections.append(Section("Tested with the instructions that policy sapo chose", (_crossed(data),)))
+    if data.get("guard"):
+        sections.append(Section("Forgetting guard", tuple(Note(_alarm(alarm)) for alarm in data["guard"])))
+    return sections
+
+
+def _ability(stages: list[Mapping[str, Any]]) -> Table:
+    first = stages[0]
+    rows = tuple(
+        cells(
+            "before training" if s is first else f"stage {s['stage']}",
+            number(s["loss"], NLL_DECIMALS),
+            "" if s is first else number(s["loss"] - first["loss"], NLL_DECIMALS, sign=True),
+            number(s["share"], SCORE),
+            "" if s is first else number(s["share"] - first["share"], SCORE, sign=True),
+        )
+        for s in stages
+    )
+    columns = (Column("state", numeric=False), *map(Column, ("loss", "change", "checks, %", "change")))
+    return Table("", columns, rows, (_ABILITY,))
+
+
+def _wordings(tasks: Mapping[str, Mapping[str, Any]]) -> Table:
+    rows = tuple(
+        cells(
+            task,
+            str(len(found["texts"])),
+            number(sum(found[PRIMARY]) / len(found[PRIMARY]), SCORE),
+            number(min(found[PRIMARY]), SCORE),
+            number(sum(found[NLL]) / len(found[NLL]), NLL_DECIMALS),
+            number(max(found[NLL]), NLL_DECIMALS),
+        )
+        for task, found in tasks.items()
+    )
+    titles = ("wordings", "mean score", "worst score", "mean NLL", "worst NLL")
+    return Table("", (Column("task", numeric=False), *map(Column, titles)), rows, (_WORDINGS,))
+
+
+def _crossed(data: Mapping[str, Any]) -> Table:
+    crossed = data["crossed"]
+    rows = tuple(
+        cells(t, number(crossed[PRIMARY][t], SCORE), number(crossed[NLL][t], NLL_DECIMALS)) for t in crossed[PRIMARY]
+    )
+    legend = ("Trained with the original instructions, tested in each task's last state with those of the paired run.",)
+    return Table("", (Column("task", numeric=False), Column("score"), Column("NLL")), rows, legend)
+
+
+def _alarm(alarm: Mapping[str, Any]) -> str:
+    ended = f"training ended with the weights after update {alarm['back_to']}"
+    went = "training went on" if alarm["back_to"] is None else ended
+    return (
+        f"{alarm['task']}: after update {alarm['step']} the loss on {alarm['watched']} had risen by "
+        f"{alarm['increase']:.3f} nats per token (95 % interval from {alarm['low']:.3f}); {went}."
+    )

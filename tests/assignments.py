@@ -3,17 +3,54 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from sapo.finetune import Checkpoints, Extras, Training, TrainSettings, finetune
-from sapo.methods import METHODS, Assignment, LoraSettings, SeqLora
+from sapo.methods import METHODS, Assignment, LoraSettings, Part, SeqLora
+from sapo.render import Renderer
+from sapo.score import pad, supervised_positions
+from sapo.testing import tiny_tokenizer, toy_task
 from sapo.types import Encoded
 
 _ANY = LoraSettings(r=2, alpha=4, dropout=0.0, target_modules=("q_proj", "v_proj"))
 # Those whose stages are adapters, and those whose stages are models.
 LORA_METHODS = tuple(sorted(name for name in METHODS if not METHODS[name](_ANY).whole))
 WHOLE_METHODS = tuple(sorted(METHODS.keys() - set(LORA_METHODS)))
+
+
+def rows_of(name: str, count: int, instruction: str = "Say it.") -> list[Encoded]:
+    """Rows of a toy task whose prompts and answers differ in length."""
+    task = toy_task(name, rows=count)
+    rows = [replace(row, answer=row.answer + " indeed" * (i % 3)) for i, row in enumerate(task.train)]
+    return Renderer(tiny_tokenizer(), 256).encode(instruction, task.suffix, rows)
+
+
+def nll_by_hand(model: Any, rows: Sequence[Encoded]) -> torch.Tensor:
+    """Summed NLL of the rows' supervised tokens: every logit computed, one unpadded row at a time."""
+    total = torch.zeros(())
+    for row in rows:
+        ids = torch.tensor(row.ids)
+        log_p = model(input_ids=ids[None], use_cache=False).logits[0].log_softmax(-1)
+        for position in range(row.prompt_length, len(row.ids)):
+            total = total - log_p[position - 1, ids[position]]
+    return total
+
+
+def tokens_of(rows: Sequence[Encoded]) -> int:
+    """Number of supervised tokens."""
+    return sum(len(row.ids) - row.prompt_length for row in rows)
+
+
+def part_of(model: Any, rows: Sequence[Encoded], step: int = 0, number: int = 0, parts: int = 1) -> Part:
+    """A forward pass with these rows, as a part of an update of these rows alone."""
+    ids, labels = pad([row.ids for row in rows], [row.prompt_length for row in rows])
+    keep, _ = supervised_positions(labels)
+    logits = model(input_ids=ids, use_cache=False).logits[keep]
+    return Part(model, ids, keep, logits, tokens_of(rows), step, number, parts)
 
 
 def assignment(

@@ -44,27 +44,32 @@ def concatenate(model: Any, names: Sequence[str], into: str) -> None:
     folded in, and alpha = r, so that stock peft applies the result at strength 1. A stays as it was trained: it
     spans the directions that O-LoRA keeps new ones away from.
     """
-    scalings = [
-        [(layer.r[name], layer.scaling[name]) for name in names if name in layer.r] for layer in lora_layers(model)
+    parts = [
+        [(*down_up(layer, name), layer.scaling[name]) for name in names if name in layer.r]
+        for layer in lora_layers(model)
     ]
     model.add_weighted_adapter(list(names), [1.0] * len(names), into, combination_type="cat")
-    for layer, parts in zip(lora_layers(model), scalings, strict=True):
-        _move_scaling(layer, into, parts)
+    for layer, found in zip(lora_layers(model), parts, strict=True):
+        _fill(layer, into, found)
     freeze(model, into)
     for name in names:
         model.delete_adapter(name)
 
 
-def _move_scaling(layer: LoraLayer, name: str, parts: Sequence[tuple[int, float]]) -> None:
-    """Take each part's scaling, which peft multiplies A with, to B."""
+def _fill(layer: LoraLayer, name: str, parts: Sequence[tuple[torch.Tensor, torch.Tensor, float]]) -> None:
+    """Write A, B and scaling of each part side by side.
+
+    peft multiplies A with the scaling of several adapters, and both A and B with the root of it where there is one.
+    """
     if not parts:
         return
     a, b = down_up(layer, name)
-    rows = torch.tensor([scaling for rank, scaling in parts for _ in range(rank)], device=a.device, dtype=a.dtype)
+    down = torch.cat([part for part, _, _ in parts])
+    up = torch.cat([scaling * part for _, part, scaling in parts], dim=1)
     with torch.no_grad():
         # A part that does not adapt this layer left its rows empty, at the end.
-        a[: len(rows)] /= rows[:, None]
-        b[:, : len(rows)] *= rows
+        a[: len(down)] = down
+        b[:, : up.shape[1]] = up
 
 
 def down_up(layer: LoraLayer, name: str) -> tuple[torch.Tensor, torch.Tensor]:

@@ -45,8 +45,8 @@ class OLora(IncLora):
         return super().settings() | asdict(self._own)
 
     def objective(self, model: Any, task: Assignment) -> Objective | None:
-        """Return the NLL plus the penalty; at the first task there is nothing to keep away from."""
-        if PAST not in model.peft_config:
+        """Return the NLL plus the penalty; where no layer has old directions there is nothing to keep away from."""
+        if not any(PAST in layer.r and NEW in layer.r for layer in lora_layers(model)):
             return None
 
         def penalised(loss: torch.Tensor, part: Part) -> torch.Tensor:

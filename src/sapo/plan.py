@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sapo.errors import RenderError
+from sapo.lessons import Lesson
 from sapo.race import FIRST
 from sapo.render import Renderer
 from sapo.types import Encoded, Instruction, Task
@@ -76,7 +77,9 @@ def make_plan(
     budget: float | None,
     updates: Mapping[str, int],
     epochs: float,
+    lessons: Sequence[Lesson],
     both_prompts: bool,
+    wordings: int,
 ) -> Plan:
     """Return the plan of a run whose tasks hold exactly the rows that it will use.
 
@@ -91,7 +94,9 @@ def make_plan(
         budget: most that scoring a task may cost, as a share of its training; None for no limit.
         updates: per task, number of optimiser updates.
         epochs: passes over the training rows.
+        lessons: the trainings of the run.
         both_prompts: whether seen tasks are tested with the selected and with the original instruction.
+        wordings: held-out paraphrases that each task is tested with at the end.
 
     Raises:
         RenderError: if a prompt cannot be rendered: better now than after hours.
@@ -107,11 +112,12 @@ def make_plan(
             most = float("inf") if budget is None else budget * train[task.name].cost
             score[task.name] = _within(most, least[task.name], whole)
     evaluate = {task.name: _evaluation(renderer, task) for task in (*tasks, *watch)}
-    stages = len(tasks) + 1
-    tests = {task.name: stages for task in (*tasks, *watch)}
-    if both_prompts:
+    tests = {task.name: 1 + len(lessons) for task in watch}
+    for place, task in enumerate(tasks, start=1):
+        tested = [lesson.stage for lesson in lessons if task in lesson.tested]
         # The second prompt differs from the first only once the task has been trained on.
-        tests |= {task.name: stages + len(tasks) - n for n, task in enumerate(tasks)}
+        twice = sum(stage >= place for stage in tested) if both_prompts else 0
+        tests[task.name] = 1 + len(tested) + twice + wordings
     return Plan(score, least, train, evaluate, tests)
 
 

@@ -221,7 +221,9 @@ def _load(config: Config, gathering: Gathering, given: _Given, processes: Proces
         budget=config.selection.budget if _races(config) else None,
         updates={t.name: ceil(train.epochs * ceil(len(t.train) / train.batch_size)) for t in tasks},
         epochs=train.epochs,
+        lessons=lessons(method.order, tasks),
         both_prompts=config.evaluate.test_prompt == "both" and config.policy != "original",
+        wordings=config.evaluate.wordings,
     )  # fmt: skip
     inspections = {
         task.name: inspect_task(task, renderer, _selected(task, config), given.dropped[task.name]) for task in tasks

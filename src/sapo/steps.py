@@ -179,8 +179,9 @@ class Steps:
             self._live.demand(lesson.name, path, files, dropped=self._setup.config.keep == "last" and not last)
             return found
         before = None if state == self.start else self._record.stage_directory(state.name)
+        encoded = taught.rows()
         assignment = Assignment(
-            lesson.stage, len(self._setup.tasks), seed, taught.encoded, before, self._setup.config.train.batch_size
+            lesson.stage, len(self._setup.tasks), seed, encoded, before, self._setup.config.train.batch_size
         )
         model = self._live.prepare(state, assignment)
         extras = replace(taught.extras(), objective=self._method.objective(model, assignment))
@@ -188,7 +189,7 @@ class Steps:
         with self._progress.step(label, work.units, work.cost) as advance:
             try:
                 training = finetune(
-                    model, taught.encoded, taught.settings, seed, advance, self._setup.processes,
+                    model, encoded, taught.settings, seed, advance, self._setup.processes,
                     self._checkpoints(lesson.name, inputs), extras,
                 )  # fmt: skip
             except TrainError as error:

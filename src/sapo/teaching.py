@@ -12,10 +12,12 @@ from sapo.finetune import Extras, TrainSettings
 from sapo.guard import Alarm, Guard, Watched
 from sapo.lessons import Lesson
 from sapo.policies import leading, mixture
+from sapo.render import Renderer
 from sapo.score import Scorer
 from sapo.selection import selection_rows
 from sapo.setup import Setup
 from sapo.storage import fingerprint
+from sapo.tasks import data_fingerprint
 from sapo.types import Encoded, Instruction, Task
 from sapo.wording import Mixture, Reselecting, Rewording, Worded
 
@@ -33,24 +35,28 @@ class Teaching:
     """One training, ready to begin.
 
     Attributes:
-        encoded: the rows of all its tasks, with the instructions that it begins with.
         settings: how it is trained.
         inputs: fingerprints of what decides its outcome beside rows, instructions and settings.
         own: its tasks, with the instructions that it begins with.
         wordings: how each task's rows are worded.
         guard: None where nothing is guarded.
         rewording: words the rows.
+        renderer: of their prompts.
         last: epoch, from 0, and number of updates made at the last update.
     """
 
-    encoded: Sequence[Encoded]
     settings: TrainSettings
     inputs: dict[str, str]
     own: tuple[Trained, ...]
     wordings: tuple[Worded, ...]
     guard: Guard | None
     rewording: Rewording
+    renderer: Renderer
     last: tuple[int, int]
+
+    def rows(self) -> list[Encoded]:
+        """Return the rows of all its tasks, with the instructions that it begins with."""
+        return [e for t in self.own for e in self.renderer.encode(t.instruction.text, t.task.suffix, t.task.train)]
 
     @property
     def _changes(self) -> bool:
@@ -71,7 +77,9 @@ class Teaching:
 
     def worded(self) -> Sequence[Encoded]:
         """Return the rows as they are worded at the last update."""
-        return [self.rewording(i, *self.last) for i in range(len(self.encoded))] if self._changes else self.encoded
+        if not self._changes:
+            return self.rows()
+        return [self.rewording(row, *self.last) for row in range(sum(len(t.task.train) for t in self.own))]
 
     def alarms(self) -> tuple[Alarm, ...]:
         """Return what the guard saw."""
@@ -96,14 +104,14 @@ def teaching(
         trained: all tasks of the run so far, these included.
         tell: hears what the guard has to say.
     """
-    config, renderer = setup.config, setup.renderer
+    config = setup.config
     updates = setup.plan.work(lesson.tasks).units
     settings = setup.settings
+    epoch = ceil(sum(len(task.train) for task in lesson.tasks) / settings.batch_size)
     if len(lesson.tasks) > 1:
         # As many updates as one task after the other: half an update less, for rounding up must not add one.
-        rows = sum(len(task.train) for task in lesson.tasks)
-        settings = replace(settings, epochs=(updates - 0.5) / ceil(rows / settings.batch_size))
-    wordings = tuple(_worded(setup, scorer, t, settings) for t in own)
+        settings = replace(settings, epochs=(updates - 0.5) / epoch)
+    wordings = tuple(_worded(setup, scorer, t, epoch) for t in own)
     inputs: dict[str, str] = {}
     if any(not isinstance(w, _Fixed) for w in wordings):
         inputs["wording"] = fingerprint([_wording(setup, t) for t in own])
@@ -111,19 +119,18 @@ def teaching(
     guard = _guard(setup, scorer, earlier, tell)
     if config.guard is not None:
         inputs["guard"] = fingerprint([_guarding(setup), [[t.task.name, t.instruction.text] for t in earlier]])
-    encoded = [e for t in own for e in renderer.encode(t.instruction.text, t.task.suffix, t.task.train)]
-    tasks = [t.task for t in own]
+    rewording = Rewording(setup.renderer, [t.task for t in own], wordings)
     last = ceil(settings.epochs) - 1, updates - 1
-    return Teaching(encoded, settings, inputs, own, wordings, guard, Rewording(renderer, tasks, wordings), last)
+    return Teaching(settings, inputs, own, wordings, guard, rewording, setup.renderer, last)
 
 
-def _worded(setup: Setup, scorer: Scorer, trained: Trained, settings: TrainSettings) -> Worded:
+def _worded(setup: Setup, scorer: Scorer, trained: Trained, epoch: int) -> Worded:
     config, task = setup.config, trained.task
     draw = mixture(config.policy, len(trained.mixture), config.paft.steps, config.seed)
     if draw is not None:
         return Mixture(trained.mixture, draw)
     if config.policy == "reselect" and trained.selection is not None:
-        every = config.reselect.every or ceil(len(task.train) / settings.batch_size)
+        every = config.reselect.every or epoch
         first = leading(trained.selection, config.reselect.k)
         return Reselecting(scorer, setup.renderer, task, first, setup.held_rows[task.name], every)
     return _Fixed(trained.instruction)
@@ -142,7 +149,9 @@ def _wording(setup: Setup, trained: Trained) -> list[Any]:
 def _guarding(setup: Setup) -> dict[str, Any]:
     """Return the guard's settings and the watch tasks whose rows it looks at, as JSON."""
     guard = setup.config.guard
-    return {} if guard is None else guard.model_dump() | {"watch": [task.name for task in setup.watch]}
+    return (
+        {} if guard is None else guard.model_dump() | {"watch": [data_fingerprint(task.train) for task in setup.watch]}
+    )
 
 
 def _guard(setup: Setup, scorer: Scorer, earlier: Sequence[Trained], tell: Callable[[str], None]) -> Guard | None:

@@ -56,8 +56,8 @@ class Reselecting:
         rows: Sequence[Example],
         every: int,
     ) -> None:
-        self._scorer, self._every, self._candidates = scorer, every, tuple(candidates)
-        self._encoded = [renderer.encode(c.text, task.suffix, rows) for c in candidates]
+        self._scorer, self._renderer, self._every = scorer, renderer, every
+        self._task, self._candidates, self._rows = task, tuple(candidates), rows
         self.chosen = candidates[0]
         self.switches: list[tuple[int, str]] = []
 
@@ -73,7 +73,9 @@ class Reselecting:
         if last or step % self._every or len(self._candidates) == 1:
             return False
         scorer = self._scorer.on(model)
-        losses = [scorer(encoded).per_token for encoded in self._encoded]
+        losses = [
+            scorer(self._renderer.encode(c.text, self._task.suffix, self._rows)).per_token for c in self._candidates
+        ]
         best = min(range(len(losses)), key=lambda i: losses[i])
         if losses[best] < losses[self._candidates.index(self.chosen)] - _ROUNDING:
             self.chosen = self._candidates[best]

@@ -57,9 +57,9 @@ def concatenate(model: Any, names: Sequence[str], into: str) -> None:
 
 
 def _fill(layer: LoraLayer, name: str, parts: Sequence[tuple[torch.Tensor, torch.Tensor, float]]) -> None:
-    """Write A, B and scaling of each part side by side.
+    """Write A and B of each part side by side, with its scaling in B.
 
-    peft multiplies A with the scaling of several adapters, and both A and B with the root of it where there is one.
+    peft's own multiplies A with the scaling of each of several adapters, and A and B with its root where there is one.
     """
     if not parts:
         return
@@ -67,7 +67,9 @@ def _fill(layer: LoraLayer, name: str, parts: Sequence[tuple[torch.Tensor, torch
     down = torch.cat([part for part, _, _ in parts])
     up = torch.cat([scaling * part for _, part, scaling in parts], dim=1)
     with torch.no_grad():
-        # A part that does not adapt this layer left its rows empty, at the end.
+        # What a part that does not adapt this layer leaves empty, at the end: peft has zeros of any sign there.
+        a.zero_()
+        b.zero_()
         a[: len(down)] = down
         b[:, : up.shape[1]] = up
 

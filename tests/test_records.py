@@ -61,8 +61,9 @@ def test_a_record_keeps_what_tables_need_and_drops_the_rest() -> None:
     assert set(data) == {
         "format", "name", "sequence", "tasks", "model", "method", "policy", "seed", "primary_metrics", "test_prompt",
         "test_data", "test_rows", "matrices", "metrics", "watch", "instructions", "crossed", "robustness", "ability",
-        "guard", "seconds", "versions",
+        "guard", "config", "seconds", "versions",
     }  # fmt: skip
+    assert data["config"]["seed"] == 7 and "run_dir" not in data["config"]
     assert data["format"] == 1 and data["model"] == "tiny" and data["seed"] == 7
     assert data["tasks"] == list(TASKS) and data["versions"] == {"torch": "2.9"}
     assert set(data["matrices"]) == set(data["metrics"]) == set(data["watch"]["other"]) == {"primary", "nll"}

@@ -63,7 +63,7 @@ def record(
             "model": "tiny", "method": method, "policy": policy, "seed": seed, "test_prompt": prompts[0],
             "primary_metrics": dict.fromkeys(tasks, metric), "test_data": dict.fromkeys(tasks, data),
             "test_rows": dict.fromkeys(tasks, 12), "watch": {}, "seconds": {"training": 50.0, "total": 150.0},
-            "versions": {},
+            "versions": {}, "config": {},
             "matrices": {
                 m: {p: [[0.0] * len(tasks), *([[x * s for x in rows[p]]] * len(tasks))] for p in prompts}
                 for m, s in scales.items()

@@ -244,19 +244,24 @@ class Record:
     def _compare(self, stored: Any) -> None:
         if not isinstance(stored, dict):
             raise RecordError(f"{self.directory / 'config.yaml'} is damaged: choose another run_dir")
-        # As it would come back from a file: YAML does not keep every character.
-        before, now = _flat(stored), _flat(yaml.safe_load(_to_yaml(self._config)))
-        differs = [
-            f"  {key}: {before.get(key)!r} then, {now.get(key)!r} now"
-            for key in sorted({*before, *now})
-            if before.get(key) != now.get(key) and key not in _MAY_CHANGE
-        ]
+        differs = differences(stored, self._config)
         if differs:
             raise RecordError(
                 f"run_dir {self.directory} was made with another configuration:\n"
                 + "\n".join(differs)
                 + f"\nUse another run_dir, or delete {self.directory} to start afresh."
             )
+
+
+def differences(stored: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
+    """Return one line for each setting that decides something and differs between a stored configuration and this."""
+    # As it would come back from a file: YAML does not keep every character.
+    before, now = _flat(dict(stored)), _flat(yaml.safe_load(_to_yaml(config)))
+    return [
+        f"  {key}: {before.get(key)!r} then, {now.get(key)!r} now"
+        for key in sorted({*before, *now})
+        if before.get(key) != now.get(key) and key not in (*_MAY_CHANGE, "run_dir")
+    ]
 
 
 def _digest(path: Path) -> str:

@@ -25,7 +25,7 @@ from sapo.gathering import Gathering
 from sapo.processes import launched
 from sapo.progress import Reporter, Silent
 from sapo.race import Standing
-from sapo.record import Record
+from sapo.record import Record, differences
 from sapo.records import RECORDS, RunRecord, append_record, read_records, record_of
 from sapo.results import Results
 from sapo.sequence import run
@@ -151,11 +151,19 @@ def _lock(directory: Path, lock: FileLock) -> None:
 
 
 def _finished(one: Planned, known: Mapping[str, RunRecord]) -> bool:
-    """Whether nothing is left to be done for a run; its directory may be gone, its record is enough."""
+    """Whether nothing is left to be done for a run; its directory may be gone, its record is enough.
+
+    Raises:
+        RecordError: if it was made with another configuration.
+    """
     if one.name not in known:
         return False
-    if one.config.run_dir.exists():
-        Record(one.config.run_dir, one.config.plain()).check()
+    differs = differences(known[one.name].config, one.config.plain())
+    if differs:
+        raise RecordError(
+            f"run {one.name} was made with another configuration:\n" + "\n".join(differs) + "\nUse another run_dir for "
+            f"the sweep, or delete that run's directory and its line in {RECORDS} to make it afresh."
+        )
     return known[one.name].crossed is not None or not _crossed(one, known)
 
 

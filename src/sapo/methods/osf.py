@@ -8,8 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 from peft import OSFConfig, get_peft_model
 
+from sapo.errors import ModelError
 from sapo.methods.assignment import Assignment
 from sapo.methods.full import Full
 
@@ -29,8 +31,16 @@ class Osf(Full):
         return {"method": self.name, "target_modules": self._lora.target_modules}
 
     def start(self, model: Any) -> Any:
-        """As for full fine-tuning; the layers must exist."""
+        """As for full fine-tuning; the layers must exist and be linear."""
         self._demand_targets(super().start(model))
+        named = ((path.rsplit(".", 1)[-1], module) for path, module in model.named_modules())
+        # peft would leave them as they are, without a word.
+        others = {n for n, m in named if n in self._lora.target_modules and not isinstance(m, torch.nn.Linear)}
+        if others:
+            raise ModelError(
+                f"method {self.name} decomposes linear layers only, which {', '.join(sorted(others))} of this model "
+                "is not: name others in lora.target_modules, or use method full"
+            )
         return model
 
     def prepare(self, model: Any, task: Assignment) -> Any:

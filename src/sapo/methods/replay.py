@@ -63,8 +63,8 @@ class Replay(SeqLora):
         def mixed(loss: torch.Tensor, part: Part) -> torch.Tensor:
             random = np.random.default_rng([task.seed, task.stage, part.step])
             drawn = [buffer[i] for i in random.permutation(len(buffer))[:count]]
-            mine = drawn[part.number :: part.parts]
-            old = _nll(part.model, mine, seed=part.step) if mine else torch.zeros_like(loss)
+            mine, seed = drawn[part.number :: part.parts], int(random.integers(2**31)) + part.number
+            old = _nll(part.model, mine, seed) if mine else torch.zeros_like(loss)
             mixture: torch.Tensor = (1 - share) * loss + share * old / sum(row.supervised for row in drawn)
             return mixture
 

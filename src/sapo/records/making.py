@@ -39,6 +39,7 @@ def record_of(
         "format": FORMAT,
         "name": name,
         "sequence": sequence,
+        "config": {key: value for key, value in config.items() if key != "run_dir"},
         "model": config["model"]["base"],
         **{key: config[key] for key in ("method", "policy", "seed")},
         **{key: results_data[key] for key in taken},

@@ -122,6 +122,7 @@ class RunRecord:
         matrices: measure ("primary", "nll") -> test prompt -> R, rows = stages, columns = tasks.
         metrics: measure -> test prompt -> metric name -> estimate.
         watch: task -> measure -> test prompt -> one value for each stage.
+        config: the resolved configuration, without its run_dir.
         seconds: wall time by kind of step.
     """
 
@@ -140,6 +141,7 @@ class RunRecord:
     metrics: Mapping[str, Mapping[Prompt, Mapping[str, Estimate]]]
     watch: Mapping[str, Mapping[str, Mapping[Prompt, tuple[Number | None, ...]]]]
     instructions: Mapping[str, Used]
+    config: Mapping[str, Any]
     seconds: Mapping[str, Number]
     versions: Mapping[str, str]
     crossed: Crossed | None = None

@@ -1,0 +1,189 @@
+"""Runs of about a second: the tiny model on tasks of a benchmark folder, and what such runs leave behind."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from transformers import LlamaForCausalLM
+
+from sapo.config import Config, make_config
+from sapo.progress import Silent
+from sapo.results import Results
+from sapo.testing import tiny_model, tiny_tokenizer
+from sapo.types import Example
+
+Json = dict[str, Any]
+SUFFIX = "One letter."
+SMALL: Mapping[str, Any] = MappingProxyType(
+    {
+        "candidates": {"count": 3},
+        "selection": {"examples": 4},
+        "train": {
+            "rows": 6, "epochs": 2, "batch_size": 4, "micro_batch_size": 2, "learning_rate": 2e-2, "warmup": 0.0,
+        },
+        "lora": {"r": 4, "alpha": 8},
+        "evaluate": {"rows": 3, "max_new_tokens": 2},
+    }
+)  # fmt: skip
+
+
+def save_model(directory: Path) -> Path:
+    """The tiny model and its tokenizer, with weights with which candidates differ."""
+    tiny_model(seed=2, context=1024).save_pretrained(directory)
+    tiny_tokenizer().save_pretrained(directory)
+    return directory
+
+
+def original_of(task: str) -> str:
+    return f"Say y or n for {task}."
+
+
+def paraphrases_of(task: str) -> list[str]:
+    return [
+        f"For {task}, answer y or n.",
+        f"Is it y or n? It is {task}.",
+        f"What would you say to {task}: is this a y, or is it an n?",
+    ]
+
+
+def rows_of(task: str, split: str, count: int) -> list[Json]:
+    return [{"sentence": f"{task} {split} {i}", "label": "yn"[i % 2]} for i in range(count)]
+
+
+def write(path: Path, value: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value), encoding="utf-8")
+
+
+def read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def write_bench(directory: Path, *, dev: int = 0, train: int = 8, tasks: Sequence[str] = ("alpha", "beta")) -> Path:
+    """A benchmark folder with 4 test rows a task, and paraphrases in candidates.json."""
+    for task in tasks:
+        for split, count in (("train", train), ("dev", dev), ("test", 4)):
+            if count:
+                write(directory / task / f"{split}.json", rows_of(task, split, count))
+    index = {t: {"instruction": original_of(t), "suffix": SUFFIX, "labels": ["y", "n"]} for t in tasks}
+    write(directory / "instructions.json", index)
+    write(directory / "candidates.json", {t: paraphrases_of(t) for t in tasks})
+    return directory
+
+
+def plain_config(model_dir: Path, bench: Path, run_dir: Path, **changes: Any) -> Json:
+    """The values of a configuration; the keys of a part are changed one by one."""
+    data: Json = {
+        **SMALL, "model": {"base": str(model_dir), "device": "cpu"}, "sequence": ["alpha", "beta"],
+        "data_dir": str(bench), "run_dir": str(run_dir),
+    }  # fmt: skip
+    data["candidates"] = {**data["candidates"], "file": str(bench / "candidates.json")}
+    for key, value in changes.items():
+        data[key] = {**data.get(key, {}), **value} if isinstance(value, dict) else value
+    return data
+
+
+def configure(model_dir: Path, bench: Path, run_dir: Path, **changes: Any) -> Config:
+    return make_config(plain_config(model_dir, bench, run_dir, **changes))
+
+
+def cell(run_dir: Path, stage: int, task: str, kind: str) -> Json:
+    """What one cell's file holds, without its time."""
+    value: Json = read(run_dir / "cells" / str(stage) / f"{task}.{kind}.json")["value"]
+    return {key: found for key, found in value.items() if key != "seconds"}
+
+
+def cells(run_dir: Path) -> dict[str, Json]:
+    """All cells by file, without their times."""
+    found = sorted((run_dir / "cells").rglob("*.json"))
+    return {f"{p.parent.name}/{p.name}": cell(run_dir, int(p.parent.name), *p.stem.split(".")) for p in found}
+
+
+def adapters(run_dir: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(run_dir)): p.read_bytes() for p in sorted(run_dir.rglob("*.safetensors"))}
+
+
+def lasting(results: Results | Mapping[str, Any]) -> Json:
+    """What a run found, without times and settings."""
+    data = results.data if isinstance(results, Results) else results
+    return {key: value for key, value in data.items() if key not in ("seconds", "config")}
+
+
+class Told(Silent):
+    """A reporter that keeps notes and labels of steps, and may stop the work after so many updates of a step."""
+
+    def __init__(self, stop_in: str = "", after: int = 1) -> None:
+        self.notes: list[str] = []
+        self.steps: list[str] = []
+        self.found: list[str] = []
+        self.done = 0
+        self._stop_in, self._after = stop_in, after
+
+    @contextmanager
+    def step(self, label: str, units: int, cost: float) -> Iterator[Callable[[int], None]]:
+        self.steps.append(label)
+        self.done = 0
+
+        def advance(n: int) -> None:
+            self.done += n
+            if self._stop_in and self._stop_in in label and self.done >= self._after:
+                raise KeyboardInterrupt
+
+        yield advance
+
+    def reused(self, label: str, cost: float) -> None:
+        self.found.append(label)
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    def of(self, word: str) -> list[str]:
+        """The steps that were computed whose label holds a word."""
+        return [label for label in self.steps if word in label]
+
+
+Seen = tuple[int, str, str, str]
+
+
+def watch_training(patch: Any, told: Told) -> list[Seen]:
+    """Keep (updates made, instruction, input, answer) of every row that goes forward while a model is trained."""
+    seen: list[Seen] = []
+    tokenizer, forward = tiny_tokenizer(), LlamaForCausalLM.forward
+
+    def spy(self: Any, input_ids: torch.Tensor, **rest: Any) -> Any:
+        if self.training and torch.is_grad_enabled():
+            seen.extend((told.done, *taken_apart(tokenizer.decode(ids))) for ids in input_ids)
+        return forward(self, input_ids=input_ids, **rest)
+
+    patch.setattr(LlamaForCausalLM, "forward", spy)
+    return seen
+
+
+def taken_apart(text: str) -> tuple[str, str, str]:
+    """Instruction, input and answer of a row as the model sees it, padding taken off."""
+    user, answer = text.removeprefix("<|im_start|>user\n").split("<|im_end|>\n<|im_start|>assistant\n")
+    instruction, shown = user.split("\n\nText:\n")
+    return instruction, shown.removesuffix(f"\n\n{SUFFIX}"), answer.split("<|im_end|>")[0]
+
+
+@torch.no_grad()
+def nll_by_hand(model: Any, tokenizer: Any, instruction: str, suffix: str, rows: Sequence[Example]) -> list[float]:
+    """Sum of the NLL of answer and end of turn for each row: full logits, row by row, in eval mode."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    found = []
+    for row in rows:
+        prompt = f"<|im_start|>user\n{instruction}\n\nText:\n{row.input}\n\n{suffix}<|im_end|>\n<|im_start|>assistant\n"
+        ids = tokenizer(prompt).input_ids
+        answer = tokenizer(row.answer + "<|im_end|>\n").input_ids
+        log_p = model(input_ids=torch.tensor([ids + answer]), use_cache=False).logits[0].double().log_softmax(-1)
+        found.append(-sum(float(log_p[len(ids) - 1 + i, token]) for i, token in enumerate(answer)))
+    for module, training in modes:
+        module.training = training
+    return found

@@ -154,13 +154,13 @@ def test_a_huge_input_is_not_tokenised_over_and_over(monkeypatch: pytest.MonkeyP
     renderer = Renderer(tiny_tokenizer(), 300)
     huge = "x" * 200_000
     read: list[int] = []
-    inner = renderer._ids
+    inner = renderer.token_ids
 
     def counting(texts: Sequence[str]) -> list[list[int]]:
         read.extend(map(len, texts))
         return inner(texts)
 
-    monkeypatch.setattr(renderer, "_ids", counting)
+    monkeypatch.setattr(renderer, "token_ids", counting)
     ids = renderer.prompts("Do it.", "", [Example(huge, "")], 8)[0]
     assert len(ids) == 300 - 8
     assert sum(read) < 2 * len(huge)

@@ -171,13 +171,13 @@ def test_a_huge_text_is_cut_within_a_moment_without_being_tokenised(
 ) -> None:
     r = renderer()
     read: list[int] = []
-    inner = r._ids
+    inner = r.token_ids
 
     def counting(texts: list[str]) -> list[list[int]]:
         read.extend(map(len, texts))
         return inner(texts)
 
-    monkeypatch.setattr(r, "_ids", counting)
+    monkeypatch.setattr(r, "token_ids", counting)
     began = time.perf_counter()
     encoded = one(r, example)
     (prompt,) = r.prompts("Do.", "S.", [example], 8)
@@ -201,13 +201,13 @@ def test_a_huge_text_that_must_not_be_cut_is_an_error_within_a_moment(
 def test_a_long_conversation_takes_little_longer_than_what_is_left_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     r = renderer()
     read: list[int] = []
-    inner = r._ids
+    inner = r.token_ids
 
     def counting(texts: list[str]) -> list[list[int]]:
         read.extend(map(len, texts))
         return inner(texts)
 
-    monkeypatch.setattr(r, "_ids", counting)
+    monkeypatch.setattr(r, "token_ids", counting)
     history = tuple((f"user turn {n}", f"answer {n}") for n in range(100))
     whole = sum(len(user) + len(reply) for user, reply in history)
     encoded = one(r, Example("u", "a", history))

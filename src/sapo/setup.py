@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from sapo.ability import check_prompts
 from sapo.cache import LossCache, cache_directory
 from sapo.card import earlier_tasks, library_versions
 from sapo.config import Config, TaskConfig
@@ -206,6 +207,9 @@ def _load(config: Config, gathering: Gathering, given: _Given, processes: Proces
     method = _method(config)
     loaded = _load_start(config, method, processes)
     renderer = Renderer(loaded.tokenizer, min(config.max_length, context_length(loaded.model)))
+    if config.evaluate.general:
+        # Better now than after the first stage.
+        check_prompts(renderer, context_length(loaded.model))
     train = config.train
     # Weights of the model itself often need another rate than an adapter.
     own_rate = {"full": config.full.learning_rate, "osf": config.osf.learning_rate}.get(config.method)

@@ -37,7 +37,7 @@ from sapo.plan import Work
 from sapo.progress import Reporter
 from sapo.record import Inputs, Record
 from sapo.search import SearchSettings, search
-from sapo.selection import SelectionSettings, score_candidates
+from sapo.selection import SelectionSettings, context_length, score_candidates
 from sapo.setup import Setup
 from sapo.storage import fingerprint, unwritable
 from sapo.tasks import data_fingerprint
@@ -275,7 +275,7 @@ class Steps:
         began = time.perf_counter()
         with self._progress.step(label, units, 0) as advance:
             found = measure_ability(
-                model, self._renderer, self._live.scorer, self._renderer.max_length, advance, self._setup.processes
+                model, self._renderer, self._live.scorer, context_length(model), advance, self._setup.processes
             )
         seconds = time.perf_counter() - began
         self._record.save(path, inputs, ability_to_json(found) | {"seconds": seconds}, shared=state == self.start)

@@ -19,7 +19,7 @@ those of IFEval.
 """
 
 from sapo.ability.data import Check, ability_fingerprint, ability_units, checks, texts
-from sapo.ability.measuring import Ability, ability_from_json, ability_to_json, measure_ability
+from sapo.ability.measuring import Ability, ability_from_json, ability_to_json, check_prompts, measure_ability
 
 __all__ = [
     "Ability",
@@ -28,6 +28,7 @@ __all__ = [
     "ability_from_json",
     "ability_to_json",
     "ability_units",
+    "check_prompts",
     "checks",
     "measure_ability",
     "texts",

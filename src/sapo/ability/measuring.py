@@ -71,7 +71,7 @@ def measure_ability(
     """
     # On a copy: passages have no prefix to share, and a first call here would decide against one for all others.
     losses = scorer.on(model)(encode_texts(renderer, list(texts().values()), max_length), advance)
-    prompts = _prompts(renderer, max_length)
+    prompts = check_prompts(renderer, max_length)
     replies = generate_from(model, renderer, prompts, REPLY_TOKENS, advance, processes)
     passed = tuple(check.passes(reply) for check, reply in zip(checks(), replies, strict=True))
     return Ability(losses, tuple(replies), passed)
@@ -86,8 +86,7 @@ def encode_texts(renderer: Renderer, passages: Sequence[str], max_length: int) -
         max_length: in tokens; a longer text loses its end, and ``cut`` says how many characters.
     """
     encoded = []
-    # Outside this room nothing is tokenised without a layout, so the renderer has no public way to do it.
-    for text, ids in zip(passages, renderer._ids(passages), strict=True):
+    for text, ids in zip(passages, renderer.token_ids(passages), strict=True):
         kept = tuple(ids[:max_length])
         cut = len(text) - len(renderer.decode(kept)) if len(ids) > max_length else 0
         encoded.append(Encoded(kept, 1, cut))
@@ -116,7 +115,12 @@ def ability_from_json(value: Mapping[str, Any]) -> Ability:
     return Ability(losses, tuple(value["replies"]), tuple(value["passed"]))
 
 
-def _prompts(renderer: Renderer, max_length: int) -> list[tuple[int, ...]]:
+def check_prompts(renderer: Renderer, max_length: int) -> list[tuple[int, ...]]:
+    """Return the prompt of every check.
+
+    Raises:
+        RenderError: if one does not fit ``max_length``.
+    """
     roomy = copy(renderer)
     roomy.max_length = max_length
     try:

@@ -74,7 +74,7 @@ class Renderer:
         """
 
         def whole(examples: Sequence[Example]) -> list[Encoded]:
-            rows = self._ids([self._texts(instruction, e, suffix)[0] for e in examples])
+            rows = self.token_ids([self._texts(instruction, e, suffix)[0] for e in examples])
             return [Encoded(tuple(ids), len(ids)) for ids in rows]
 
         limit = self.max_length - max_new_tokens
@@ -84,7 +84,7 @@ class Renderer:
     def stop_tokens(self) -> tuple[int, ...]:
         """Return the ids that end an answer: the first special token after it in its turn, and end of text."""
         _, tail = self._texts("i", Example("x", ""), "", _PROBE)
-        after = self._ids([tail[tail.index(_PROBE) + len(_PROBE) :]])[0]
+        after = self.token_ids([tail[tail.index(_PROBE) + len(_PROBE) :]])[0]
         special = set(self._tokenizer.all_special_ids)
         # Some templates put a blank before the token that ends the turn; some end it in plain text.
         ends = [next((i for i in after if i in special), after[0])] if after else []
@@ -191,18 +191,18 @@ class Renderer:
         return self._tokenizer.bos_token if starts else ""
 
     def _encode_pairs(self, pairs: Sequence[tuple[str, str]]) -> list[Encoded]:
-        prompts = self._ids([prompt for prompt, _ in pairs])
-        wholes = self._ids([prompt + tail for prompt, tail in pairs])
+        prompts = self.token_ids([prompt for prompt, _ in pairs])
+        wholes = self.token_ids([prompt + tail for prompt, tail in pairs])
         encoded = []
         for (_, tail), prompt, whole in zip(pairs, prompts, wholes, strict=True):
             if whole[: len(prompt)] != prompt:
                 # The answer's first characters merge with the end of the prompt. Generation starts from the
                 # prompt's own ids, so training must too.
-                whole = prompt + self._ids([tail])[0]
+                whole = prompt + self.token_ids([tail])[0]
             encoded.append(Encoded(tuple(whole), len(prompt)))
         return encoded
 
-    def _ids(self, texts: Sequence[str]) -> list[list[int]]:
+    def token_ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Tokenise rendered texts; hidden special tokens come back as ordinary text."""
         plain = [i for i, text in enumerate(texts) if _STAND_IN.search(text) is None]
         ids: list[list[int]] = [[] for _ in texts]

@@ -11,6 +11,7 @@ import pytest
 from sapo.config import Config
 from sapo.errors import ConfigError, DataError, ModelError, RecordError, RenderError, SapoError, TrainError
 from sapo.estimate import estimate
+from sapo.lessons import lessons
 from sapo.methods import LoraSettings, SeqLora
 from sapo.model import load_model
 from sapo.plan import make_plan
@@ -146,7 +147,8 @@ def test_a_candidate_that_does_not_fit_is_named_before_anything_is_trained() -> 
     with pytest.raises(RenderError, match=r"task 'toy', candidate 1 \('long long"):
         make_plan(
             Renderer(tiny_tokenizer(), 300), [task], [], candidates,
-            scores=True, races=True, examples=4, budget=None, updates={task.name: 1}, epochs=1, both_prompts=False,
+            scores=True, races=True, examples=4, budget=None, updates={task.name: 1}, epochs=1,
+            lessons=lessons("sequence", [task]), both_prompts=False, wordings=0,
         )  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from sapo.card.facts import Trained
 from sapo.config import make_config
 from sapo.errors import CandidateError
 from sapo.estimate import Forecast
+from sapo.lessons import lessons
 from sapo.plan import make_plan
 from sapo.render import Renderer
 from sapo.report import print_dry_run, print_selection
@@ -128,7 +129,8 @@ def test_the_plan_of_a_race_keeps_to_the_budget_but_for_the_first_round() -> Non
     def plan(budget: float | None) -> tuple[float, float, float]:
         made = make_plan(
             renderer, [task], [], candidates, scores=True, races=True, examples=250, budget=budget,
-            updates={task.name: 1}, epochs=1, both_prompts=False,
+            updates={task.name: 1}, epochs=1, lessons=lessons("sequence", [task]),
+            both_prompts=False, wordings=0,
         )  # fmt: skip
         return made.least[task.name].cost, made.score[task.name].cost, made.train[task.name].cost
 

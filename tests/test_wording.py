@@ -106,7 +106,7 @@ def test_every_row_keeps_its_answer_and_is_never_worded_as_the_original(
     for seen in (by_example, by_period):
         assert len(seen) == ROWS * EPOCHS
         assert all(answers[shown] == answer for _, _, shown, answer in seen)
-        assert {text for _, text, _, _ in seen} == set(TEXTS)
+        assert {text for _, text, _, _ in seen} <= set(TEXTS)
 
 
 def test_per_example_differs_between_rows_and_between_epochs_and_is_uniform(by_example: list[Seen]) -> None:

@@ -45,6 +45,7 @@ ROOMS = (
     "formats",
     "record",
     "gathering",
+    "given",
     "setup",
     "live",
     "teaching",

@@ -15,11 +15,11 @@ import torch
 from sapo.ability import check_prompts
 from sapo.cache import LossCache, cache_directory
 from sapo.card import earlier_tasks, library_versions
-from sapo.config import Config, TaskConfig
-from sapo.errors import ConfigError
+from sapo.config import Config
 from sapo.finetune import TrainSettings
 from sapo.gathering import Gathering, hold_back
-from sapo.inspection import Inspection, data_table, drop_overlap, inspect_task, warnings_of
+from sapo.given import Given, read_given
+from sapo.inspection import Inspection, data_table, inspect_task, warnings_of
 from sapo.lessons import Lesson, lessons
 from sapo.methods import (
     METHODS,
@@ -41,11 +41,7 @@ from sapo.policies import BY_LOSS, LOWEST
 from sapo.processes import ALONE, Processes
 from sapo.render import Renderer
 from sapo.selection import SelectionSettings, context_length, selection_rows
-from sapo.tasks import DataSource, hold_out, load_sequence
 from sapo.types import Example, Instruction, Rejection, Task
-
-# Every run is tested on the same rows, whatever its seed.
-_TEST_SEED = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,17 +144,6 @@ class Setup:
         return LossCache(cache_directory(), state, self.loaded.model.device.type, self.processes)
 
 
-@dataclass(frozen=True, slots=True)
-class _Given:
-    """What the user gave, read and checked before a model is loaded."""
-
-    tasks: tuple[Task, ...]
-    watch: tuple[Task, ...]
-    dropped: Mapping[str, int]
-    gathered: Mapping[str, Gathered]
-    held_rows: Mapping[str, tuple[Example, ...]]
-
-
 def set_up(config: Config, gathering: Gathering | None = None, processes: Processes = ALONE) -> Setup:
     """Load and check everything a run needs; writes nothing but replies of language models, to the user's cache.
 
@@ -173,35 +158,13 @@ def set_up(config: Config, gathering: Gathering | None = None, processes: Proces
         SapoError: for whatever would stop the run later.
     """
     gathering = gathering or Gathering(config)
-    given = processes.once(lambda: _read(config, gathering))
+    given = processes.once(lambda: read_given(config, gathering))
     # Finalisers of dropped objects would run at some later point and could swallow a Ctrl-C there.
     gc.collect()
     return processes.together(lambda: _load(config, gathering, given, processes))
 
 
-def _read(config: Config, gathering: Gathering) -> _Given:
-    own = {name: _source(task) for name, task in config.tasks.items()}
-    tasks = load_sequence(config.sequence, config.data_dir, own)
-    watch = load_sequence(config.watch, config.data_dir, own)
-    both = sorted({t.name for t in tasks} & {t.name for t in watch})
-    if both:
-        raise ConfigError(f"watch: {', '.join(both)} is trained on in this sequence; watch other tasks")
-    unread = [name for name in own if name not in {t.name for t in (*tasks, *watch)}]
-    if unread:
-        raise ConfigError(
-            f"tasks: {', '.join(unread)} is neither in sequence nor in watch: add it there, or leave it out"
-        )
-    split = [hold_out(task) for task in tasks]
-    apart = [drop_overlap(task) if config.data.drop_overlap else (task, 0) for task in split]
-    dropped = {task.name: rows for task, rows in apart}
-    held_rows = {task.name: _held_rows(task, config) for task, _ in apart} if config.policy == "reselect" else {}
-    tasks = tuple(_used_rows(task, config) for task, _ in apart)
-    watch = tuple(_used_rows(hold_out(task), config) for task in watch)
-    gathered = {task.name: gathering(task, number) for number, task in enumerate(tasks, start=1)}
-    return _Given(tasks, watch, dropped, gathered, held_rows)
-
-
-def _load(config: Config, gathering: Gathering, given: _Given, processes: Processes) -> Setup:
+def _load(config: Config, gathering: Gathering, given: Given, processes: Processes) -> Setup:
     tasks, watch = given.tasks, given.watch
     candidates = {name: hold_back(found, config.evaluate.wordings)[0] for name, found in given.gathered.items()}
     method = _method(config)
@@ -283,53 +246,10 @@ def _earlier(config: Config) -> tuple[Mapping[str, Any], ...]:
     return ()
 
 
-def _source(task: TaskConfig) -> DataSource:
-    return DataSource(
-        task.data,
-        task.test,
-        task.subset,
-        task.instruction,
-        task.suffix,
-        {str(role): name for role, name in task.columns.items()},
-        task.labels,
-        task.metric,
-    )
-
-
 def _selected(task: Task, config: Config) -> tuple[int, ...]:
     if config.policy not in BY_LOSS:
         return ()
     return selection_rows(task, config.selection.examples, config.selection.sample, config.seed)
-
-
-def _used_rows(task: Task, config: Config) -> Task:
-    """Return the task with only the rows that the run uses, in the file's order."""
-    rows = config.train.rows or len(task.train)
-    picked = selection_rows(task, rows, "stratified", config.seed)
-    tested = replace(task, train=task.test)
-    shown = selection_rows(tested, config.evaluate.rows or len(task.test), "stratified", _TEST_SEED)
-    return replace(
-        task,
-        train=tuple(task.train[i] for i in picked),
-        test=tuple(task.test[i] for i in shown),
-    )
-
-
-def _held_rows(task: Task, config: Config) -> tuple[Example, ...]:
-    """Return rows of a task that are neither trained on nor tested: its dev rows, or training rows that are not used.
-
-    Raises:
-        ConfigError: if there are none.
-    """
-    used = set(selection_rows(task, config.train.rows or len(task.train), "stratified", config.seed))
-    rows = task.dev or tuple(row for i, row in enumerate(task.train) if i not in used)
-    if not rows:
-        raise ConfigError(
-            f"policy reselect scores on rows that are not trained on, but {task.name} has no dev rows and all its "
-            f"{len(task.train)} training rows are used: set train.rows to fewer, or give dev rows"
-        )
-    there = replace(task, train=rows)
-    return tuple(rows[i] for i in selection_rows(there, config.reselect.rows, "stratified", config.seed))
 
 
 def environment(loaded: LoadedModel, processes: Processes) -> dict[str, Any]:

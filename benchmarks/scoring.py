@@ -40,7 +40,7 @@ from rich.table import Table
 from transformers import AutoModelForCausalLM, LlamaConfig, PrinterCallback, Trainer, TrainingArguments
 
 from sapo.model import load_model, load_tokenizer
-from sapo.paraphrase import gather
+from sapo.paraphrase import Builtin, gather
 from sapo.processes import join, leave
 from sapo.render import Renderer, user_turn
 from sapo.score import IGNORED, Scorer, common_prefix, peak_memory
@@ -437,7 +437,12 @@ def random_weights(shape: Mapping[str, Any], device: str, dtype: torch.dtype, ro
 def work_of(data_dir: Path, kind: str, candidates: int, rows: int, sample: Sample = "first") -> Work:
     """Return the original and the paraphrases that come with the library, on rows of a task."""
     task = load_task(TASKS[kind], data_dir)
-    return Work(kind, task, gather(task, None, None)[0][:candidates], selection_rows(task, rows, sample, SEED))
+    return Work(
+        kind,
+        task,
+        gather(task, (Builtin(),), candidates).candidates[:candidates],
+        selection_rows(task, rows, sample, SEED),
+    )
 
 
 def measure(section: str, given: argparse.Namespace, bench: Bench) -> list[Record]:

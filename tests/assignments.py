@@ -10,10 +10,11 @@ from typing import Any
 import torch
 
 from sapo.finetune import Checkpoints, Extras, Training, TrainSettings, finetune
-from sapo.methods import METHODS, Assignment, LoraSettings, Part, SeqLora
+from sapo.methods import METHODS, Assignment, LoraSettings, Objective, Part, SeqLora
+from sapo.methods.assignment import trainable
 from sapo.render import Renderer
 from sapo.score import pad, supervised_positions
-from sapo.testing import tiny_tokenizer, toy_task
+from sapo.testing import tiny_model, tiny_tokenizer, toy_task
 from sapo.types import Encoded
 
 _ANY = LoraSettings(r=2, alpha=4, dropout=0.0, target_modules=("q_proj", "v_proj"))
@@ -78,3 +79,32 @@ def trained(
     """Train a prepared model on its task as a run does, with what the method adds to the loss."""
     extras = Extras(objective=learner.objective(model, task))
     return finetune(model, task.rows, settings, seed, checkpoints=checkpoints, extras=extras, **more)
+
+
+def shake(model: Any, seed: int = 0) -> None:
+    """Move all trainable parameters far from where they are."""
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in trainable(model).values():
+        parameter.data += 0.3 * torch.randn(parameter.shape, generator=generator)
+
+
+def second_task(
+    learner: SeqLora, root: Path, tasks: Sequence[Sequence[Encoded]], batch_size: int = 4
+) -> tuple[Any, Assignment]:
+    """A model prepared for the second task, after a first one that left every parameter somewhere else.
+
+    The first stage is in the directory 1.
+    """
+    first = assignment(tasks[0], batch_size=batch_size)
+    model = learner.prepare(learner.start(tiny_model()), first)
+    shake(model)
+    model = learner.finish(model, first, root / "1")
+    task = assignment(tasks[1], stage=2, seed=1, before=root / "1", batch_size=batch_size)
+    return learner.prepare(model, task), task
+
+
+def demanded(learner: SeqLora, model: Any, task: Assignment) -> Objective:
+    """What is minimised in place of the NLL, which it must be."""
+    objective = learner.objective(model, task)
+    assert objective is not None
+    return objective

@@ -77,6 +77,17 @@ def write_bench(directory: Path, *, dev: int = 0, train: int = 8, tasks: Sequenc
     return directory
 
 
+def other_answers(bench: Path) -> Path:
+    """Give the second task answers that the first one does not have, so that training on it forgets the first."""
+    for split in ("train", "dev", "test"):
+        path = bench / "beta" / f"{split}.json"
+        if path.exists():
+            write(path, [{**row, "label": "km"[i % 2]} for i, row in enumerate(read(path))])
+    index = read(bench / "instructions.json")
+    write(bench / "instructions.json", index | {"beta": {**index["beta"], "labels": ["k", "m"]}})
+    return bench
+
+
 def plain_config(model_dir: Path, bench: Path, run_dir: Path, **changes: Any) -> Json:
     """The values of a configuration; the keys of a part are changed one by one."""
     data: Json = {

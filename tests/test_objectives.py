@@ -1,4 +1,4 @@
-"""What methods add to the loss: alike for all of them, then the overlap of o-lora and the teacher of lwf by hand."""
+"""What methods add to the loss: alike for all of them, then the overlap of o-lora by hand."""
 
 from __future__ import annotations
 
@@ -9,10 +9,20 @@ from typing import Any
 
 import pytest
 import torch
-from assignments import LORA_METHODS, assignment, nll_by_hand, part_of, rows_of, tokens_of, trained
+from assignments import (
+    LORA_METHODS,
+    assignment,
+    demanded,
+    nll_by_hand,
+    part_of,
+    rows_of,
+    second_task,
+    shake,
+    tokens_of,
+    trained,
+)
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
-from torch.nn.functional import cross_entropy
 
 from sapo.finetune import Training, TrainSettings
 from sapo.methods import (
@@ -30,7 +40,7 @@ from sapo.methods import (
     ReplaySettings,
     SeqLora,
 )
-from sapo.methods.lwf import divergence
+from sapo.methods.assignment import trainable
 from sapo.testing import tiny_model
 
 # A scaling, 5 / 3, that no number of the tests is by chance the same without.
@@ -68,28 +78,6 @@ def weights(root: Path) -> dict[str, bytes]:
     return {p.relative_to(root).as_posix(): p.read_bytes() for p in files}
 
 
-def second_task(learner: SeqLora, root: Path) -> tuple[Any, Assignment]:
-    """A model prepared for the second task, after a first one that left every parameter somewhere else."""
-    first = task_at(0, None)
-    model = learner.prepare(learner.start(tiny_model()), first)
-    shake(model)
-    model = learner.finish(model, first, root / "1")
-    task = task_at(1, root / "1")
-    return learner.prepare(model, task), task
-
-
-def shake(model: Any, seed: int = 0) -> None:
-    """Move all trainable parameters far from where they are."""
-    generator = torch.Generator().manual_seed(seed)
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            parameter.data += 0.3 * torch.randn(parameter.shape, generator=generator)
-
-
-def trainable(model: Any) -> dict[str, torch.Tensor]:
-    return {name: p for name, p in model.named_parameters() if p.requires_grad}
-
-
 # All methods.
 
 
@@ -100,7 +88,7 @@ def test_accumulated_passes_make_the_update_of_whole_batches(name: str, tmp_path
     found = []
     for micro in (1, 2, 4):
         learner = METHODS[name](LORA)
-        model, task = second_task(learner, tmp_path / str(micro))
+        model, task = second_task(learner, tmp_path / str(micro), TASKS)
         before = {key: p.detach().clone() for key, p in trainable(model).items()}
         training = trained(learner, model, task, replace(settings, micro_batch_size=micro))
         moved = {key: p.detach() - before[key] for key, p in trainable(model).items()}
@@ -116,7 +104,7 @@ def test_accumulated_passes_make_the_update_of_whole_batches(name: str, tmp_path
 @pytest.mark.parametrize("name", METHODS)
 def test_recorded_losses_are_the_nll_and_objectives_what_is_minimised(name: str, tmp_path: Path) -> None:
     learner = METHODS[name](LORA)
-    model, task = second_task(learner, tmp_path)
+    model, task = second_task(learner, tmp_path, TASKS)
     with torch.no_grad():
         expected = float(nll_by_hand(model, task.rows)) / tokens_of(task.rows)
     # All rows in one update, and then the same once more.
@@ -198,7 +186,7 @@ def overlap(model: Any, root: Path, stages: Sequence[int]) -> tuple[float, int]:
 def third_task(root: Path, own: OLoraSettings, *, same: bool = False) -> tuple[OLora, Any, Assignment]:
     """A model before its third task; with ``same``, the first two have the same A."""
     learner = OLora(LORA, own)
-    model, task = second_task(learner, root)
+    model, task = second_task(learner, root, TASKS)
     shake(model, seed=1)
     if same:
         for module, a in factors(root / "1" / "increment").items():
@@ -216,8 +204,7 @@ def test_the_overlap_is_that_of_the_unscaled_saved_factors(normalise: bool, tmp_
     assert count == 2 * 2 * (2 * 3) * 3
     expected = total / count if normalise else total
     assert float(learner.penalty(model).detach()) == pytest.approx(expected, rel=1e-5)
-    objective = learner.objective(model, task)
-    assert objective is not None
+    objective = demanded(learner, model, task)
     parts = [part_of(model, task.rows[:3], number=n, parts=3) for n in range(3)]
     found = sum(float(objective(torch.tensor(0.5), part).detach()) for part in parts)
     assert found == pytest.approx(3 * 0.5 + 0.7 * expected, rel=1e-5)
@@ -251,7 +238,7 @@ def test_a_large_weight_keeps_new_directions_away_from_old_ones(tmp_path: Path) 
     found = {}
     for weight in (0.0, 1.0, 10.0):
         learner = OLora(LORA, OLoraSettings(weight))
-        model, task = second_task(learner, tmp_path / str(weight))
+        model, task = second_task(learner, tmp_path / str(weight), TASKS)
         before, _ = overlap(model, tmp_path / str(weight), (1,))
         trained(learner, model, task, replace(TRAIN, epochs=10))
         found[weight] = overlap(model, tmp_path / str(weight), (1,))[0] / before
@@ -267,104 +254,3 @@ def test_an_adapter_on_other_modules_leaves_nothing_to_keep_away_from(tmp_path: 
     model = learner.start(PeftModel.from_pretrained(tiny_model(), tmp_path / "user"))
     training = trained(learner, learner.prepare(model, task), task, TRAIN)
     assert training.objectives == training.losses
-
-
-# Learning without forgetting.
-
-
-def log_p(model: Any, rows: Sequence[Any]) -> list[torch.Tensor]:
-    """Logits that predict the supervised tokens, row by row."""
-    with torch.no_grad():
-        logits = [model(input_ids=torch.tensor([row.ids]), use_cache=False).logits[0] for row in rows]
-    return [each[row.prompt_length - 1 : -1] for each, row in zip(logits, rows, strict=True)]
-
-
-def kl_by_hand(teacher: torch.Tensor, student: torch.Tensor, temperature: float) -> float:
-    """Sum over positions and vocabulary of p log (p / q), in double precision."""
-    total = 0.0
-    for one, other in zip(teacher.double(), student.double(), strict=True):
-        p, q = (one / temperature).softmax(-1).tolist(), (other / temperature).softmax(-1).tolist()
-        total += sum(a * float(torch.tensor(a / b).log()) for a, b in zip(p, q, strict=True))
-    return total
-
-
-@pytest.mark.parametrize("temperature", [1.0, 2.0, 5.0])
-def test_divergence_is_kl_with_the_gradient_of_cross_entropy_with_soft_targets(temperature: float) -> None:
-    generator = torch.Generator().manual_seed(0)
-    teacher, student = (3 * torch.randn(4, 9, generator=generator) for _ in range(2))
-    found, expected = student.clone().requires_grad_(), student.clone().requires_grad_()
-    distance = divergence(teacher, found, temperature)
-    distance.backward()
-    assert float(distance.detach()) == pytest.approx(kl_by_hand(teacher, student, temperature), rel=1e-5)
-    cross_entropy(expected / temperature, (teacher / temperature).softmax(-1), reduction="sum").backward()
-    assert found.grad is not None and expected.grad is not None
-    assert torch.allclose(found.grad, expected.grad, atol=1e-6) and float(found.grad.abs().max()) > 1e-2
-    assert float(divergence(student, student, temperature)) == pytest.approx(0, abs=1e-6)
-
-
-def test_squared_temperature_makes_the_gradient_that_of_logits_in_the_limit() -> None:
-    # Hinton et al. 2015, section 2.1: for high T it tends to the difference of the centred logits over their number.
-    generator = torch.Generator().manual_seed(1)
-    teacher, student = (torch.randn(4, 9, generator=generator) for _ in range(2))
-    student.requires_grad_()
-    (100.0**2 * divergence(teacher, student, 100.0)).backward()
-    assert student.grad is not None
-    centred = [x.detach() - x.detach().mean(-1, keepdim=True) for x in (student, teacher)]
-    assert torch.allclose(student.grad, (centred[0] - centred[1]) / 9, atol=1e-2)
-    assert float(student.grad.abs().max()) > 0.1
-
-
-def test_the_teacher_is_the_stage_before_and_stays_it_while_the_student_moves(tmp_path: Path) -> None:
-    learner = Lwf(LORA, LwfSettings(weight=0.3, temperature=2.0))
-    model, task = second_task(learner, tmp_path)
-    objective = learner.objective(model, task)
-    assert objective is not None
-    # In a mode that would show: the teacher has no dropout.
-    model.train()
-    found = float(objective(torch.tensor(1.0), part_of(model, task.rows)).detach())
-    assert found == pytest.approx(1.0, abs=1e-5)
-    for seed in (1, 2):
-        shake(model, seed)
-        teacher = log_p(PeftModel.from_pretrained(tiny_model(), tmp_path / "1"), task.rows)
-        student = log_p(model, task.rows)
-        kl = sum(kl_by_hand(t, s, 2.0) for t, s in zip(teacher, student, strict=True))
-        expected = 0.3 * 2.0**2 * kl / tokens_of(task.rows)
-        found = float(objective(torch.tensor(1.0), part_of(model, task.rows)).detach())
-        assert found - 1.0 == pytest.approx(expected, rel=1e-4) and expected > 0.01
-        assert all(module.training for module in model.modules())
-
-
-def test_the_distance_is_zero_at_the_first_step_and_grows(tmp_path: Path) -> None:
-    for lora in (LORA, DROPOUT):
-        learner = Lwf(lora)
-        model, task = second_task(learner, tmp_path)
-        training = trained(learner, model, task, TRAIN)
-        added = [o - n for o, n in zip(training.objectives, training.losses, strict=True)]
-        # With dropout the student differs from its teacher at once.
-        assert (abs(added[0]) < 1e-5) == (lora is LORA)
-        assert min(added[1:]) > 1e-4
-
-
-def test_at_the_first_task_the_teacher_is_the_start() -> None:
-    learner = Lwf(LORA, LwfSettings(weight=1.0, temperature=1.0))
-    task = task_at(0, None)
-    model = learner.prepare(learner.start(tiny_model()), task)
-    objective = learner.objective(model, task)
-    assert objective is not None
-    shake(model)
-    found = float(objective(torch.tensor(0.0), part_of(model, task.rows)).detach())
-    base, student = log_p(tiny_model(), task.rows), log_p(model, task.rows)
-    kl = sum(kl_by_hand(t, s, 1.0) for t, s in zip(base, student, strict=True))
-    assert found == pytest.approx(kl / tokens_of(task.rows), rel=1e-4)
-
-
-def test_a_large_weight_keeps_answers_close_to_the_teachers(tmp_path: Path) -> None:
-    distances = []
-    for weight in (0.0, 3.0, 30.0):
-        learner = Lwf(LORA, LwfSettings(weight))
-        model, task = second_task(learner, tmp_path / str(weight))
-        teacher = log_p(model, task.rows)
-        trained(learner, model, task, replace(TRAIN, epochs=10))
-        student = log_p(model, task.rows)
-        distances.append(sum(kl_by_hand(t, s, 1.0) for t, s in zip(teacher, student, strict=True)))
-    assert distances[0] > 2 * distances[1] and distances[1] > 2 * distances[2] > 0

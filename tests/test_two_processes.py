@@ -10,13 +10,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from safetensors.torch import load_file
 
 import sapo
 from sapo.testing import tiny_model, tiny_tokenizer
@@ -95,7 +96,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "bench" / "single").mkdir(parents=True)
     for split in ("train", "test"):
         (root / "bench" / "single" / f"{split}.json").write_text(json.dumps([{"input": split, "output": "y"}]))
-    index = {"single": {"instruction": "Say y.", "suffix": "One letter."}}
+    (root / "bench" / "other").mkdir()
+    for split, count in (("train", 7), ("test", 2)):
+        other = [{"input": f"{split} {i}" + " word" * (i % 4), "output": "xyz"[: 1 + i % 3]} for i in range(count)]
+        (root / "bench" / "other" / f"{split}.json").write_text(json.dumps(other))
+    index = {
+        "single": {"instruction": "Say y.", "suffix": "One letter."},
+        "other": {"instruction": "Say x, y and z.", "suffix": "Letters."},
+    }
     (root / "bench" / "instructions.json").write_text(json.dumps(index))
     (root / "candidates.json").write_text(
         json.dumps({"mine": PARAPHRASES, "train": PARAPHRASES, "single": ["The word to say is y.", "It is y!"]})
@@ -106,7 +114,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def start(folder: Path, run: str, *arguments: str) -> subprocess.Popen[bytes]:
+def start(
+    folder: Path, run: str, *arguments: str, program: tuple[str, ...] = ("-m", "sapo.cli")
+) -> subprocess.Popen[bytes]:
     """Start a job of two processes that keeps its cache, its output and what the spies saw by the name ``run``."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     environment = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE")} | {
@@ -119,7 +129,7 @@ def start(folder: Path, run: str, *arguments: str) -> subprocess.Popen[bytes]:
     }
     with (folder / f"{run}.out").open("ab") as out, (folder / f"{run}.err").open("ab") as err:
         return subprocess.Popen(
-            [*launcher, "--monitor-interval", "0.1", "-m", "sapo.cli", *arguments],
+            [*launcher, "--monitor-interval", "0.1", *program, *arguments],
             cwd=folder, env=environment, stdout=out, stderr=err, start_new_session=True,
         )  # fmt: skip
 
@@ -133,8 +143,8 @@ def ended(folder: Path, run: str, job: subprocess.Popen[bytes], patience: float 
     return Job(folder / run, code, (folder / f"{run}.out").read_text(), (folder / f"{run}.err").read_text())
 
 
-def launch(folder: Path, run: str, *arguments: str) -> Job:
-    return ended(folder, run, start(folder, run, *arguments))
+def launch(folder: Path, run: str, *arguments: str, **more: Any) -> Job:
+    return ended(folder, run, start(folder, run, *arguments, **more))
 
 
 @pytest.fixture(scope="module")
@@ -239,6 +249,67 @@ def test_select_prints_one_table_with_the_losses_of_one_process(folder: Path, bo
     for one, other in zip(expected.candidates, found["candidates"], strict=True):
         assert other["losses"]["nll"] == pytest.approx(one.losses.nll.tolist(), abs=TOLERANCE)
     assert found["chosen"] == expected.chosen
+
+
+# Methods that add something to the loss, and those that train other weights than an adapter's. 21 rows, then 7.
+METHODS: Mapping[str, Sequence[str]] = {
+    "seq-lora": [],
+    "o-lora": [],
+    "ewc": ["ewc.weight=100"],
+    "replay": ["replay.buffer=5", "replay.share=0.5"],
+    "lwf": [],
+    "osf": [],
+    "full": [],
+}
+SEVERAL = """
+import json, sys
+from pathlib import Path
+import sapo
+from sapo.processes import leave
+for method, settings in json.loads(Path("methods.json").read_text()).items():
+    sapo.run(sapo.load_config(Path("config.yaml"), [f"run_dir={sys.argv[1]}/{method}", *settings]))
+leave()
+"""
+
+
+def test_every_method_has_the_weights_of_one_process(folder: Path) -> None:
+    plain = [
+        "policy=original",
+        "sequence=[mine,other]",
+        "train.epochs=5",
+        "train.warmup=0",
+        "train.learning_rate=0.005",
+    ]
+    settings = {method: [*plain, f"method={method}", *own] for method, own in METHODS.items()}
+    (folder / "methods.json").write_text(json.dumps(settings))
+    (folder / "several.py").write_text(SEVERAL)
+    job = launch(folder, "several", "several", program=("several.py",))
+    assert job.code == 0, job.err
+    last = []
+    for method, given in settings.items():
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(folder)
+            sapo.run(sapo.load_config(folder / "config.yaml", [f"run_dir=one/{method}", *given]))
+        runs = (folder / "one" / method, job.directory / method)
+        found = [{p.relative_to(run): p for p in run.rglob("*") if p.name in WEIGHTS} for run in runs]
+        assert found[0].keys() == found[1].keys() and len(found[0]) >= 2
+        for name, path in found[0].items():
+            one, other = load_file(path), load_file(found[1][name])
+            assert one.keys() == other.keys()
+            assert max(float((one[key] - other[key]).abs().max()) for key in one) < TOLERANCE, f"{method}: {name}"
+        for task in ("1-mine", "2-other"):
+            values = [read(run / "training" / f"{task}.json")["value"] for run in runs]
+            for kind in ("losses", "objectives"):
+                assert values[1][kind] == pytest.approx(values[0][kind], abs=TOLERANCE), f"{method}: {kind}"
+        # The premise: what a method adds to the loss takes part.
+        assert (values[0]["losses"] != values[0]["objectives"]) == (method in ("o-lora", "ewc", "replay", "lwf"))
+        last.append(values[0]["losses"])
+    assert len({tuple(losses) for losses in last}) == len(METHODS)
+    buffers = [read(folder / d / "replay" / "stages" / "2-other" / "replay.json") for d in ("one", "several")]
+    assert buffers[0] == buffers[1] and len(buffers[0]["rows"]) == 5
+
+
+WEIGHTS = ("adapter_model.safetensors", "model.safetensors", "fisher.safetensors")
 
 
 def of_rank(rank: int, job: subprocess.Popen[bytes]) -> int:

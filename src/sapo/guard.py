@@ -41,15 +41,15 @@ class Alarm:
         step: updates made when it was seen.
         back_to: updates after which the weights are those that were kept; None where training went on.
         watched: the task whose loss rose most.
-        increase: of its loss, in nats per token.
+        increase: of its loss, in nats per token; None where the loss is not a finite number any more.
         low: lower end of the 95 % interval of that.
     """
 
     step: int
     back_to: int | None
     watched: str
-    increase: float
-    low: float
+    increase: float | None
+    low: float | None
 
 
 def increase(before: Losses, now: Losses) -> tuple[float, float]:
@@ -104,31 +104,34 @@ class Guard:
 
     def after(self, model: Any, step: int, last: bool) -> bool:
         """Look, where it is time to, and take the weights back where they must be."""
-        if self._ended:
-            return self._roll_back(model)
         if step % self._every and not last:
             return False
         scorer = self._scorer.on(model)
         risen = [increase(old, scorer(w.rows)) for old, w in zip(self._before, self._watched, strict=True)]
-        worst = max(range(len(risen)), key=lambda i: risen[i][1])
-        # Not `<=`, as a loss that is not a number must count.
-        if not risen[worst][1] > self._limit and np.isfinite(risen[worst][1]):
+        # A loss that is not a number any more has risen most of all.
+        worst = max(range(len(risen)), key=lambda i: risen[i][1] if np.isfinite(risen[i][1]) else np.inf)
+        mean, low = risen[worst]
+        if np.isfinite(low) and low <= self._limit:
             self._keep(model, step)
             return False
-        back = self._good[0] if self._stops else None
-        alarm = Alarm(step, back, self._watched[worst].task, *risen[worst])
+        found = (mean, low) if np.isfinite(low) else (None, None)
+        alarm = Alarm(step, self._good[0] if self._stops else None, self._watched[worst].task, *found)
         self.alarms.append(alarm)
         self._tell(sentence(alarm, self._limit))
         return self._roll_back(model) if self._stops else False
 
+    @property
+    def back_to(self) -> int | None:
+        """Updates after which the weights were that training ended with; None where it was not ended."""
+        return self.alarms[-1].back_to if self._ended else None
+
     def state(self) -> Any:
         """Return what rose so far."""
-        return {"alarms": [asdict(alarm) for alarm in self.alarms], "good": self._good[0], "ended": self._ended}
+        return {"alarms": [asdict(alarm) for alarm in self.alarms], "good": self._good[0]}
 
     def restore(self, model: Any, state: Any) -> None:
         """Go on from a checkpoint, which holds weights that were looked at."""
         self.alarms = [Alarm(**alarm) for alarm in state["alarms"]]
-        self._ended = bool(state["ended"])
         self._keep(model, int(state["good"]))
 
     def _keep(self, model: Any, step: int) -> None:
@@ -146,10 +149,12 @@ class Guard:
 
 def sentence(alarm: Alarm, limit: float) -> str:
     """Return what a user should know of a rise."""
-    rise = (
-        f"after update {alarm.step} the loss on {alarm.watched} is {alarm.increase:+.3f} nats per token above that "
-        f"before this task (95 % interval from {alarm.low:+.3f}; limit {limit:g})"
-    )
+    rise = f"after update {alarm.step} the loss on {alarm.watched} is not a finite number any more"
+    if alarm.increase is not None and alarm.low is not None:
+        rise = (
+            f"after update {alarm.step} the loss on {alarm.watched} is {alarm.increase:+.3f} nats per token above "
+            f"that before this task (95 % interval from {alarm.low:+.3f}; limit {limit:g})"
+        )
     if alarm.back_to is None:
         return f"forgetting guard: {rise}; training goes on (guard.action warn)"
     return f"forgetting guard: {rise}; training ended, the weights are those after update {alarm.back_to}"

@@ -22,6 +22,7 @@ from sapo.card import library_versions
 from sapo.config import Config, make_config
 from sapo.errors import ConfigError, RecordError, SapoError, SweepError
 from sapo.gathering import Gathering
+from sapo.given import read_given
 from sapo.processes import launched
 from sapo.progress import Reporter, Silent
 from sapo.race import Standing
@@ -32,7 +33,7 @@ from sapo.sequence import run
 from sapo.setup import set_up
 from sapo.storage import fingerprint
 
-# Characters of a sequence's name that become the name of a folder.
+# Bytes of a sequence's name that become the name of a folder.
 _LONGEST = 100
 
 
@@ -95,7 +96,10 @@ def _name(sequence: str | tuple[str, ...]) -> str:
     if isinstance(sequence, str):
         return sequence
     name = "+".join(task.replace("/", "-") for task in sequence)
-    return name if len(name) <= _LONGEST else f"{name[: _LONGEST - 9]}-{fingerprint(list(sequence))[:8]}"
+    whole = name.encode("utf-8", "replace")
+    if len(whole) <= _LONGEST:
+        return name
+    return f"{whole[: _LONGEST - 9].decode(errors='ignore')}-{fingerprint(list(sequence))[:8]}"
 
 
 def run_sweep(config: Config, progress: Reporter | None = None) -> tuple[RunRecord, ...]:
@@ -113,12 +117,15 @@ def run_sweep(config: Config, progress: Reporter | None = None) -> tuple[RunReco
         _lock(config.run_dir, lock)
     try:
         known = {record.name: record for record in read_records(records)} if records.is_file() else {}
-        open_ = [planned for planned in runs if not _finished(planned, known)]
+        open_ = _open(runs, known)
         progress.note(f"sweep of {len(runs)} runs, {len(runs) - len(open_)} of them finished, in {config.run_dir}")
         _check(open_)
         failed: dict[str, str] = {}
         followed = _Followed(progress, len(open_))
         for number, one in enumerate(open_, start=1):
+            if _finished(one, known):
+                # It waited for its twin, which failed.
+                continue
             followed.begin(number, one.name)
             try:
                 results = run(one.config, followed, config.run_dir / "shared", _crossed(one, known))
@@ -150,6 +157,16 @@ def _lock(directory: Path, lock: FileLock) -> None:
         raise RecordError(f"run_dir {directory} cannot be used: {error.strerror or error}") from error
 
 
+def _open(runs: Sequence[Planned], known: Mapping[str, RunRecord]) -> list[Planned]:
+    """Return the runs to be made, and those that only lack the instructions of one that is still to be made."""
+    missing = {one.name for one in runs if not _finished(one, known)}
+    return [
+        one
+        for one in runs
+        if one.name in missing or (_crosses(one) and one.twin in missing and known[one.name].crossed is None)
+    ]
+
+
 def _finished(one: Planned, known: Mapping[str, RunRecord]) -> bool:
     """Whether nothing is left to be done for a run; its directory may be gone, its record is enough.
 
@@ -167,25 +184,33 @@ def _finished(one: Planned, known: Mapping[str, RunRecord]) -> bool:
     return known[one.name].crossed is not None or not _crossed(one, known)
 
 
+def _crosses(one: Planned) -> bool:
+    return one.config.policy == "original" and one.config.evaluate.test_prompt == "both"
+
+
 def _crossed(one: Planned, known: Mapping[str, RunRecord]) -> dict[str, str]:
     """Return the instructions of the run with sapo, by task, that a run with the original ones is tested with too."""
-    if one.config.policy != "original" or one.config.evaluate.test_prompt != "both" or one.twin not in known:
+    if not _crosses(one) or one.twin not in known:
         return {}
     return {task: used.text for task, used in known[one.twin].instructions.items()}
 
 
 def _check(runs: Sequence[Planned]) -> None:
-    """Load and check what every run needs, once for each sequence and method, before hours of work."""
+    """Read and check what every run needs, with each model loaded once for a sequence, before hours of work."""
     done: set[tuple[str, str]] = set()
     for one in runs:
         record = Record(one.config.run_dir, one.config.plain())
         record.check()
-        if (one.sequence, one.config.method) not in done:
-            done.add((one.sequence, one.config.method))
-            try:
-                set_up(one.config, Gathering(one.config, record, pays=False))
-            except SapoError as error:
-                raise type(error)(f"sweep, run {one.name}: {error}") from error
+        gathering = Gathering(one.config, record, pays=False)
+        with_method, with_policy = (one.sequence, one.config.method), (one.sequence, one.config.policy)
+        try:
+            if with_method not in done:
+                set_up(one.config, gathering)
+            elif with_policy not in done:
+                read_given(one.config, gathering)
+        except SapoError as error:
+            raise type(error)(f"sweep, run {one.name}: {error}") from error
+        done |= {with_method, with_policy}
 
 
 def _record(one: Planned, results: Results) -> RunRecord:

@@ -59,17 +59,24 @@ class Teaching:
         return [e for t in self.own for e in self.renderer.encode(t.instruction.text, t.task.suffix, t.task.train)]
 
     @property
+    def _choosers(self) -> tuple[Reselecting, ...]:
+        return tuple(w for w in self.wordings if isinstance(w, Reselecting))
+
+    @property
     def _changes(self) -> bool:
         return any(not isinstance(w, _Fixed) for w in self.wordings)
 
     def extras(self) -> Extras:
         """Return what goes beyond minimising the NLL of fixed rows, short of the method's objective."""
-        choosers = tuple(w for w in self.wordings if isinstance(w, Reselecting))
         guards = () if self.guard is None else (self.guard,)
-        return Extras(reword=self.rewording if self._changes else None, watchers=(*choosers, *guards))
+        return Extras(reword=self.rewording if self._changes else None, watchers=(*self._choosers, *guards))
 
     def finished(self) -> tuple[Trained, ...]:
         """Return the tasks with the instruction that each was trained with last."""
+        kept = None if self.guard is None else self.guard.back_to
+        if kept is not None:
+            for chooser in self._choosers:
+                chooser.back(kept)
         return tuple(
             replace(t, instruction=w.chosen, switches=tuple(w.switches)) if isinstance(w, Reselecting) else t
             for t, w in zip(self.own, self.wordings, strict=True)
@@ -168,6 +175,9 @@ def _guard(setup: Setup, scorer: Scorer, earlier: Sequence[Trained], tell: Calla
     watched = [stored(t.task, t.instruction.text) for t in earlier]
     watched += [stored(task, task.instruction) for task in setup.watch]
     if not watched:
-        tell("forgetting guard: nothing to look at yet, this is the first task and there are no watch tasks")
-        return None
-    return Guard(scorer, watched, chosen.every, chosen.limit, chosen.action == "stop", tell)
+        tell("forgetting guard: nothing to look at, as nothing was trained before and there are no watch tasks")
+    # Of one row, no interval can be made.
+    for one in (w for w in watched if len(w.rows) == 1):
+        tell(f"forgetting guard: {one.task} is not looked at, as it has a single training row")
+    enough = [w for w in watched if len(w.rows) > 1]
+    return Guard(scorer, enough, chosen.every, chosen.limit, chosen.action == "stop", tell) if enough else None

@@ -65,6 +65,10 @@ class Reselecting:
         """Return the present choice."""
         return self.chosen.text
 
+    def back(self, step: int) -> None:
+        """Go back to what was trained with in the first updates: none of the later choices was."""
+        self.restore(None, [switch for switch in self.switches if switch[0] < step])
+
     def begin(self, model: Any) -> None:
         """Look at nothing yet: the first choice was made before."""
 
@@ -88,7 +92,7 @@ class Reselecting:
 
     def restore(self, model: Any, state: Any) -> None:
         """Go on with the last of them."""
-        self.switches = [(int(step), str(text)) for step, text in state]
+        self.switches, self.chosen = [(int(step), str(text)) for step, text in state], self._candidates[0]
         for _, text in self.switches[-1:]:
             self.chosen = next(c for c in self._candidates if c.text == text)
 

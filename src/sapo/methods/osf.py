@@ -12,6 +12,7 @@ import torch
 from peft import OSFConfig, get_peft_model
 
 from sapo.errors import ModelError
+from sapo.methods.adapters import smallest_dimension
 from sapo.methods.assignment import Assignment
 from sapo.methods.full import Full
 
@@ -45,6 +46,12 @@ class Osf(Full):
 
     def prepare(self, model: Any, task: Assignment) -> Any:
         """Decompose the weights; the weak directions are trainable."""
+        smallest = smallest_dimension(model, self._lora.target_modules)
+        if smallest < task.stages + 1:
+            raise ModelError(
+                f"method {self.name}: the target layers' smaller side is {smallest}, too few directions to share among "
+                f"{task.stages} tasks: allowed are at most {smallest - 1}"
+            )
         return get_peft_model(model, self._osf(task))
 
     def finish(self, model: Any, task: Assignment, directory: Path) -> Any:

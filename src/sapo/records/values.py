@@ -96,7 +96,7 @@ class Alarm:
         step: updates made when it was seen.
         back_to: updates after which the weights are those that were kept; None where training went on.
         watched: the task whose loss rose.
-        increase: by how much, nats per token.
+        increase: by how much, nats per token; None where it was not a finite number any more.
         low: lower end of the 95 % interval of the increase.
     """
 
@@ -104,8 +104,8 @@ class Alarm:
     step: int
     back_to: int | None
     watched: str
-    increase: Number
-    low: Number
+    increase: Number | None
+    low: Number | None
 
 
 @dataclass(frozen=True, slots=True)

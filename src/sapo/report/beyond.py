@@ -77,7 +77,7 @@ def _crossed(data: Mapping[str, Any]) -> Table:
 def _alarm(alarm: Mapping[str, Any]) -> str:
     ended = f"training ended with the weights after update {alarm['back_to']}"
     went = "training went on" if alarm["back_to"] is None else ended
-    return (
-        f"{alarm['task']}: after update {alarm['step']} the loss on {alarm['watched']} had risen by "
-        f"{alarm['increase']:.3f} nats per token (95 % interval from {alarm['low']:.3f}); {went}."
-    )
+    rise = "was not a finite number any more"
+    if alarm["increase"] is not None:
+        rise = f"had risen by {alarm['increase']:.3f} nats per token (95 % interval from {alarm['low']:.3f})"
+    return f"{alarm['task']}: after update {alarm['step']} the loss on {alarm['watched']} {rise}; {went}."

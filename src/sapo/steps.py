@@ -65,6 +65,7 @@ class Steps:
 
     Attributes:
         start: the state before any training.
+        live: the model.
         seconds: wall time by kind of step, that of reused steps included.
     """
 
@@ -72,8 +73,8 @@ class Steps:
         self._setup, self._record, self._progress = setup, record, progress
         self._method, self._renderer, self._plan = setup.method, setup.renderer, setup.plan
         self._template = setup.renderer.fingerprint()
-        self._live = Live(setup, record)
-        self.start = self._live.start
+        self.live = Live(setup, record)
+        self.start = self.live.start
         self.seconds = {"scoring": 0.0, "training": 0.0, "evaluating": 0.0}
 
     def measure(self, state: State, task: Task, place: int, rows: Sequence[int]) -> Selection:
@@ -94,7 +95,7 @@ class Steps:
         if selection is not None:
             self._progress.reused(label, work.cost)
         else:
-            self._live.bring(state)
+            self.live.bring(state)
             selection = self._select(state, task, candidates, rows, settings, label, work)
             selection = replace(selection, rejected=rejected)
             if self._setup.config.candidates.search is not None:
@@ -118,7 +119,7 @@ class Steps:
             self._progress.race([c.text for c in candidates], len(rows)) as watch,
         ):
             return score_candidates(
-                self._live.scorer, self._renderer, task, candidates, rows, settings,
+                self.live.scorer, self._renderer, task, candidates, rows, settings,
                 advance=advance, watch=watch, cache=self._setup.cache(state.fingerprint),
             )  # fmt: skip
 
@@ -131,7 +132,9 @@ class Steps:
         other = [i for i in range(len(task.train)) if i not in set(rows)][: len(rows)]
 
         def propose(ranking: Ranking, known: Sequence[Instruction]) -> Gathered:
-            return setup.processes.once(lambda: setup.gathering.more(task, ranking, known, chosen.count))
+            # What is held out for testing must not come back as a candidate.
+            there = (*known, *setup.held_out[task.name])
+            return setup.processes.once(lambda: setup.gathering.more(task, ranking, there, chosen.count))
 
         def measure(candidates: Sequence[Instruction], budget: float | None) -> Selection:
             label = f"task {place} {task.name}: searching, {len(candidates)} candidates"
@@ -154,7 +157,7 @@ class Steps:
         The stage is written beside its lineage; where each task is trained alone, it knows of that task only.
         """
         seed, own = self._setup.config.seed, tuple(trained[-len(lesson.tasks) :])
-        taught = teaching(self._setup, self._live.scorer, lesson, own, trained, self._progress.note)
+        taught = teaching(self._setup, self.live.scorer, lesson, own, trained, self._progress.note)
         label = f"task {lesson.stage} {lesson.tasks[0].name}: training"
         if len(lesson.tasks) > 1:
             label = f"training on {len(lesson.tasks)} tasks at once"
@@ -176,14 +179,14 @@ class Steps:
             self._progress.reused(label, work.cost)
             self.seconds["training"] += seconds
             last = lesson.stage == len(self._setup.tasks)
-            self._live.demand(lesson.name, path, files, dropped=self._setup.config.keep == "last" and not last)
+            self.live.demand(lesson.name, path, files, dropped=self._setup.config.keep == "last" and not last)
             return found
         before = None if state == self.start else self._record.stage_directory(state.name)
         encoded = taught.rows()
         assignment = Assignment(
             lesson.stage, len(self._setup.tasks), seed, encoded, before, self._setup.config.train.batch_size
         )
-        model = self._live.prepare(state, assignment)
+        model = self.live.prepare(state, assignment)
         extras = replace(taught.extras(), objective=self._method.objective(model, assignment))
         began = time.perf_counter()
         with self._progress.step(label, work.units, work.cost) as advance:
@@ -203,7 +206,7 @@ class Steps:
         # Rows are kept as they were worded last.
         worded = replace(assignment, rows=taught.worded())
         lineage = finished if lesson.apart else (*trained[: len(trained) - len(own)], *finished)
-        after = self._live.save(lesson.name, worded, history, lineage)
+        after = self.live.save(lesson.name, worded, history, lineage)
         value = {
             "steps": training.steps,
             "losses": list(training.losses),
@@ -236,11 +239,11 @@ class Steps:
             self._progress.reused(label, work.cost)
             self.seconds["evaluating"] += stored[0]
             return stored[1]
-        model = self._live.bring(state)
+        model = self.live.bring(state)
         began = time.perf_counter()
         with self._progress.step(label, work.units, work.cost) as advance:
             cell = evaluate(
-                model, self._renderer, task, instruction, task.test, max_new_tokens, advance, self._live.scorer,
+                model, self._renderer, task, instruction, task.test, max_new_tokens, advance, self.live.scorer,
                 self._setup.processes,
             )  # fmt: skip
         seconds = time.perf_counter() - began
@@ -271,11 +274,11 @@ class Steps:
             self._progress.reused(label, 0)
             self.seconds["evaluating"] += stored[0]
             return stored[1]
-        model = self._live.bring(state)
+        model = self.live.bring(state)
         began = time.perf_counter()
         with self._progress.step(label, units, 0) as advance:
             found = measure_ability(
-                model, self._renderer, self._live.scorer, context_length(model), advance, self._setup.processes
+                model, self._renderer, self.live.scorer, context_length(model), advance, self._setup.processes
             )
         seconds = time.perf_counter() - began
         self._record.save(path, inputs, ability_to_json(found) | {"seconds": seconds}, shared=state == self.start)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from sapo.config.schema import Config
+from sapo.config.study import StudyConfig
 from sapo.errors import ConfigError, nearest
 
+_Model = TypeVar("_Model", bound=BaseModel)
 # PyYAML's own constructors fail on broken values of explicit types, such as `!!int` alone, in their own ways.
 _NOT_YAML = (yaml.YAMLError, ValueError, RecursionError, IndexError, KeyError, AttributeError)
 
@@ -22,6 +24,15 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     Raises:
         ConfigError: naming every unknown key and impossible value in one message.
     """
+    return make_config(_read(path, overrides))
+
+
+def load_study(path: Path, overrides: Sequence[str] = ()) -> StudyConfig:
+    """Return the configuration of a study, likewise."""
+    return _validated(StudyConfig, _read(path, overrides))
+
+
+def _read(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
@@ -35,7 +46,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     data.setdefault("run_dir", str(Path("runs") / path.stem))
     for override in overrides:
         _apply(data, override)
-    return make_config(data)
+    return data
 
 
 def make_config(data: dict[str, Any]) -> Config:
@@ -44,10 +55,14 @@ def make_config(data: dict[str, Any]) -> Config:
     Raises:
         ConfigError: as in `load_config`.
     """
+    return _validated(Config, data)
+
+
+def _validated(model: type[_Model], data: dict[str, Any]) -> _Model:
     try:
-        return Config.model_validate(data)
+        return model.model_validate(data)
     except ValidationError as error:
-        lines = dict.fromkeys(_explain(item) for item in error.errors())
+        lines = dict.fromkeys(_explain(model, item) for item in error.errors())
         raise ConfigError("the configuration cannot be run:\n" + "\n".join(f"  {line}" for line in lines)) from error
 
 
@@ -68,12 +83,12 @@ def _apply(data: dict[str, Any], override: str) -> None:
         raise ConfigError(f"override {override!r}: the value is not YAML: {error}") from error
 
 
-def _explain(item: Any) -> str:
+def _explain(config: type[BaseModel], item: Any) -> str:
     """Return one line for one pydantic error: key, value and what is allowed."""
     location = item["loc"]
     key = ".".join(str(part) for part in location if part != "[key]") or "configuration"
     if item["type"] == "extra_forbidden":
-        fields = _fields(location[:-1])
+        fields = _fields(config, location[:-1])
         return f"{key}: unknown key.{nearest(str(location[-1]), fields)} Allowed here: {', '.join(fields)}"
     if item["type"] == "missing":
         return f"{key}: missing"
@@ -81,7 +96,7 @@ def _explain(item: Any) -> str:
         allowed = [part.strip(" '") for part in item["ctx"]["expected"].replace(" or ", ", ").split(",")]
         return f"{key} = {item['input']!r}: allowed: {', '.join(allowed)}.{nearest(str(item['input']), allowed)}"
     if item["type"].startswith("model_"):
-        fields = _fields(location)
+        fields = _fields(config, location)
         return f"{key} = {item['input']!r}: must be a mapping with some of these keys: {', '.join(fields)}"
     if item["type"] in _KINDS:
         return f"{key} = {item['input']!r}: must be {_KINDS[item['type']]}"
@@ -100,8 +115,8 @@ _KINDS = {
 }
 
 
-def _fields(location: Sequence[str | int]) -> list[str]:
-    model: type[BaseModel] = Config
+def _fields(config: type[BaseModel], location: Sequence[str | int]) -> list[str]:
+    model = config
     parts = iter(location)
     for part in parts:
         inner = model.model_fields[str(part)].annotation

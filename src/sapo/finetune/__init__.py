@@ -15,13 +15,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from safetensors import SafetensorError
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
-from transformers.trainer_utils import SaveStrategy
+from transformers.trainer_utils import SaveStrategy, SchedulerType
+from transformers.training_args import OptimizerNames
 
 from sapo.errors import TrainError
 from sapo.finetune.prefix import can_share
@@ -54,7 +55,8 @@ class TrainSettings:
         micro_batch_size: examples per forward pass; changes memory and speed, not the update.
         warmup: share of the steps.
         weight_decay: of AdamW.
-        max_grad_norm: gradient clipping.
+        max_grad_norm: gradient clipping; 0 for none.
+        optimiser: "adamw"; or "sgd", plain gradient descent at a constant learning rate.
     """
 
     epochs: float
@@ -64,6 +66,7 @@ class TrainSettings:
     warmup: float
     weight_decay: float
     max_grad_norm: float
+    optimiser: Literal["adamw", "sgd"] = "adamw"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +77,15 @@ class Training:
         steps: number of updates.
         losses: NLL of each update's rows, in nats per supervised token.
         objectives: what was minimised, at each update; the same where a method adds nothing to it.
+        gradient_norms: of what was minimised, before clipping, at each update.
+        rates: learning rate of each update.
     """
 
     steps: int
     losses: tuple[float, ...]
     objectives: tuple[float, ...]
+    gradient_norms: tuple[float, ...]
+    rates: tuple[float, ...]
 
 
 class _Looking(TrainerCallback):
@@ -93,6 +100,8 @@ class _Looking(TrainerCallback):
         for watcher in self._watchers:
             if watcher.after(kwargs["model"], state.global_step, last):
                 control.should_training_stop = True
+                # A checkpoint would be gone on with after the end.
+                control.should_save = False
                 # Later ones would look at a model that is not gone on with.
                 return
 
@@ -158,7 +167,9 @@ def finetune(
     updates = [entry for entry in trainer.state.log_history if "loss" in entry]
     objectives = tuple(float(entry["loss"]) for entry in updates)
     losses = tuple(float(entry.get(NLL, entry["loss"])) for entry in updates)
-    return Training(int(trainer.state.global_step), losses, objectives)
+    norms = tuple(float(entry["grad_norm"]) for entry in updates)
+    rates = tuple(float(entry["learning_rate"]) for entry in updates)
+    return Training(int(trainer.state.global_step), losses, objectives, norms, rates)
 
 
 def _arguments(
@@ -193,6 +204,8 @@ def _arguments(
         bf16=kind == "cuda" and model.dtype == torch.bfloat16,
         fp16=kind == "cuda" and model.dtype == torch.float16,
     )
+    if settings.optimiser == "sgd":
+        arguments.optim, arguments.lr_scheduler_type = OptimizerNames.SGD, SchedulerType.CONSTANT
     # Trainer would spread one process over all visible GPUs and multiply the batch by their number.
     if arguments.n_gpu > 1:
         arguments._n_gpu = 1

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from sapo.evaluate import Evaluation
 from sapo.inspection import Inspection, LabelCount, Lengths, Reason
 from sapo.paraphrase import Gathered
 from sapo.types import (
@@ -35,6 +36,24 @@ def losses_from_json(value: Mapping[str, Any]) -> Losses:
         np.array(value["nll"], dtype=np.float64),
         np.array(value["tokens"], dtype=np.int64),
         np.array(value["cut"], dtype=np.int64),
+    )
+
+
+def evaluation_to_json(cell: Evaluation) -> dict[str, Any]:
+    """Return one cell of a performance matrix as JSON values."""
+    return {
+        "predictions": list(cell.predictions),
+        "scores": {metric: scores.tolist() for metric, scores in cell.scores.items()},
+        "losses": losses_to_json(cell.losses),
+    }
+
+
+def evaluation_from_json(value: Mapping[str, Any]) -> Evaluation:
+    """Return what `evaluation_to_json` took apart."""
+    return Evaluation(
+        predictions=tuple(value["predictions"]),
+        scores={metric: np.array(scores, dtype=np.float64) for metric, scores in value["scores"].items()},
+        losses=losses_from_json(value["losses"]),
     )
 
 

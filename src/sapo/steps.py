@@ -27,7 +27,7 @@ from sapo.card import Trained
 from sapo.errors import RecordError, ScoreError, TrainError
 from sapo.evaluate import Evaluation, evaluate
 from sapo.finetune import Checkpoints, finetune
-from sapo.formats import losses_from_json, losses_to_json, selection_from_json, selection_to_json
+from sapo.formats import evaluation_from_json, evaluation_to_json, selection_from_json, selection_to_json
 from sapo.guard import Alarm
 from sapo.lessons import Lesson
 from sapo.live import Live, State
@@ -233,7 +233,7 @@ class Steps:
             "evaluation settings": fingerprint(max_new_tokens),
         }
         stored: tuple[float, Evaluation] | None = self._record.reuse(
-            path, inputs, lambda value: (value["seconds"], _cell(value)), shared=state == self.start
+            path, inputs, lambda value: (value["seconds"], evaluation_from_json(value)), shared=state == self.start
         )
         if stored is not None:
             self._progress.reused(label, work.cost)
@@ -250,14 +250,8 @@ class Steps:
         if not np.isfinite(cell.losses.nll).all():
             row = int(np.flatnonzero(~np.isfinite(cell.losses.nll))[0])
             raise ScoreError(f"task {task.name!r}, test row {row}: its loss is not finite after stage {state.stage}")
-        value = {
-            "instruction": instruction,
-            "predictions": list(cell.predictions),
-            "answers": [row.answer for row in task.test],
-            "scores": {metric: scores.tolist() for metric, scores in cell.scores.items()},
-            "losses": losses_to_json(cell.losses),
-            "seconds": seconds,
-        }
+        answers = [row.answer for row in task.test]
+        value = {"instruction": instruction, "answers": answers, **evaluation_to_json(cell), "seconds": seconds}
         self._record.save(path, inputs, value, shared=state == self.start)
         self.seconds["evaluating"] += seconds
         return cell
@@ -319,11 +313,3 @@ def _named(trained: Trained, text: str) -> Instruction:
 
 def _one_or_all(texts: Sequence[str]) -> str | list[str]:
     return texts[0] if len(texts) == 1 else list(texts)
-
-
-def _cell(stored: Any) -> Evaluation:
-    return Evaluation(
-        predictions=tuple(stored["predictions"]),
-        scores={metric: np.array(scores, dtype=np.float64) for metric, scores in stored["scores"].items()},
-        losses=losses_from_json(stored["losses"]),
-    )

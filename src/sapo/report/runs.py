@@ -7,11 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from sapo.errors import RecordError
-from sapo.evaluate import Evaluation
-from sapo.formats import losses_from_json, selection_from_json
+from sapo.formats import evaluation_from_json, selection_from_json
 from sapo.metrics import resample_matrices
 from sapo.results import DRAWS, Prompt, fill, per_row
 from sapo.storage import read_json
@@ -109,7 +106,7 @@ class Run:
                 [
                     None
                     if value is None
-                    else per_row(_evaluation(self._cell(i, task, prompt)), metric, self._task(task))
+                    else per_row(evaluation_from_json(self._cell(i, task, prompt)["value"]), metric, self._task(task))
                     for task, value in zip(self.tasks, row, strict=True)
                 ]
                 for i, row in enumerate(self.matrix(metric, prompt))
@@ -197,12 +194,6 @@ def shared_prompts(runs: Sequence[Run]) -> tuple[Prompt, ...]:
 
 def _selection(directory: Path, name: str) -> Selection:
     return selection_from_json(_read(directory / "selections" / f"{name}.json")["value"])
-
-
-def _evaluation(stored: Any) -> Evaluation:
-    value = stored["value"]
-    scores = {metric: np.array(rows, dtype=np.float64) for metric, rows in value["scores"].items()}
-    return Evaluation(tuple(value["predictions"]), scores, losses_from_json(value["losses"]))
 
 
 def _read(path: Path) -> Any:

@@ -283,7 +283,7 @@ def test_metrics_equal_results_json_in_terminal_and_markdown() -> None:
             expected = []
             for measure, decimals in (("primary", 1), ("nll", 3)):
                 found = data[measure][prompt][metric.name]
-                sign = "" if metric.name == "ap" else "+"
+                sign = "" if metric.name in ("ap", "la") else "+"
                 low, high = found["interval"]
                 expected += [
                     f"{found['value']:{sign}.{decimals}f}",

@@ -62,7 +62,9 @@ def _validated(model: type[_Model], data: dict[str, Any]) -> _Model:
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        lines = dict.fromkeys(_explain(model, item) for item in error.errors())
+        # A list that only what is wrong with its entries makes too short is not.
+        items = [item for item in error.errors() if item["type"] != "too_short" or not item["input"]]
+        lines = dict.fromkeys(_explain(model, item) for item in items)
         raise ConfigError("the configuration cannot be run:\n" + "\n".join(f"  {line}" for line in lines)) from error
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from sapo.report.prompt import print_prompt as print_prompt
     from sapo.report.run import print_run as print_run
     from sapo.report.selections import print_selection as print_selection
+    from sapo.report.study import print_study as print_study
     from sapo.report.sweeps import print_sweep as print_sweep
     from sapo.report.tasks import print_task as print_task
     from sapo.report.tasks import print_tasks as print_tasks
@@ -27,6 +28,7 @@ _HOMES = {
     "print_report": "compare",
     "print_run": "run",
     "print_selection": "selections",
+    "print_study": "study",
     "print_sweep": "sweeps",
     "print_task": "tasks",
     "print_tasks": "tasks",

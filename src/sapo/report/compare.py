@@ -28,11 +28,13 @@ from sapo.report.numbers import interval, number
 from sapo.report.outcome import rows_note
 from sapo.report.run import DAMAGED, print_run
 from sapo.report.runs import Run, read_run, shared_prompts
+from sapo.report.study import print_study
 from sapo.report.sweeps import is_sweep, print_sweep
 from sapo.report.tables import NOTHING, Block, Cell, Column, Listing, Note, Page, Section, Style, Table, cells
 from sapo.report.terminal import show
 from sapo.results import Prompt
 from sapo.storage import undamaged, write_text
+from sapo.study.records import STUDY
 
 # Of a metric that a run does not define, or that its version did not know.
 _NONE: Mapping[str, None] = {"value": None, "interval": None}
@@ -61,6 +63,9 @@ def print_report(console: Console, run_dirs: Sequence[Path]) -> None:
         RecordError: if a directory is no finished run, the runs do not have the same tasks, runs and sweeps are mixed,
             or the Markdown file cannot be written.
     """
+    if len(run_dirs) == 1 and (run_dirs[0].name == STUDY or (run_dirs[0] / STUDY).is_file()):
+        print_study(console, run_dirs[0])
+        return
     sweeps = [path for path in run_dirs if is_sweep(path)]
     if sweeps and len(sweeps) == len(run_dirs):
         print_sweep(console, *run_dirs)

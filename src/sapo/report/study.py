@@ -1,0 +1,214 @@
+"""The page of a study: the method's claims on a user's own model, from the records of its trainings."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from sapo.report import claims
+from sapo.report.claims import RATIO, RHO, texts
+from sapo.report.figures import in_words, listed, p_value
+from sapo.report.markdown import to_markdown
+from sapo.report.numbers import LOSS, NLL_DECIMALS, SCORE, duration, number
+from sapo.report.paired import EQUAL
+from sapo.report.tables import NOTHING, Column, Note, Page, Section, Table, cells, one_line
+from sapo.report.terminal import show
+from sapo.storage import write_text
+from sapo.study.analysis import Analysis, analyse
+from sapo.study.prediction import PRIMARY
+from sapo.study.records import STUDY, StudyRecord, read_study
+from sapo.study.verdicts import compared, predicted
+
+# Characters of a candidate that a table shows.
+_SHOWN = 56
+_EFFECTS = (
+    "Effects, in nats per token, higher is better. Task itself: minus its loss after the training, tested with the "
+    "candidate it was trained with. Earlier and unseen tasks: minus the rise of their loss by the training, tested "
+    "with their original instructions; mean over tasks."
+)
+
+
+def print_study(console: Console, path: Path) -> None:
+    """Print the page of a study, and write it to study.md beside its records.
+
+    Args:
+        console: where to print.
+        path: directory of the study, or its file of records.
+
+    Raises:
+        RecordError: if records cannot be read or compared, or the Markdown file cannot be written.
+    """
+    file = path / STUDY if path.is_dir() else path
+    page = study_page(read_study(file))
+    show(console, page)
+    written = file.with_suffix(".md")
+    write_text(written, to_markdown(page))
+    console.print(f"\nThe same as Markdown: {written}", markup=False, highlight=False, soft_wrap=True)
+
+
+def study_page(records: Sequence[StudyRecord]) -> Page:
+    """Return the page of a study; the order of its records does not matter.
+
+    Raises:
+        RecordError: if there are none, or some cannot be compared, naming them.
+    """
+    found = analyse(records)
+    ordered = sorted(records, key=lambda r: (r.transition, r.arm, r.candidate, r.seed))
+    return Page(
+        f"Study of {_count(len(records), 'training')}",
+        (
+            Section("In short", tuple(_short(found))),
+            Section("Trainings", (_trainings(found), Note(_EFFECTS, "dim"))),
+            Section(
+                "Claim 1: candidates differ more in other tasks than in the task itself", (*claims.claim_1(found),)
+            ),
+            Section("Claim 2: what is good for one other task is good for the rest", (claims.claim_2(found),)),
+            Section(
+                "Claim 3: a lower pre-update loss goes with better effects",
+                (Note(_detection(found), "strong"), Note(_primary(found)), claims.claim_3(found)),
+            ),
+            Section("What choosing is worth", (*claims.gains(found),)),
+            Section("Between choice and effect", (claims.mediators(found), claims.bounds(found))),
+            Section("Other indicators", (claims.indicators(found),)),
+            Section("Every candidate", (_candidates(ordered),)),
+            Section("Every training", (_every_training(ordered),)),
+            Section("How to read this", tuple(_reading(found))),
+        ),
+    )
+
+
+def _short(found: Analysis) -> Iterator[Note]:
+    main = found.arms[0]
+    yield Note(f"{_primary(found)} {_undetected(found)}. Verdict: {predicted(found.primary)}.", "strong")
+    gain = next(one for one in main.gains if (one.rule, one.outcome) == ("lowest", "forgetting"))
+    yield Note(
+        "What choosing the lowest loss instead of the original did to earlier tasks, in nats per token (above 0 is "
+        f"better): {in_words(gain.mean, NLL_DECIMALS)}: {claims.gain_verdict(gain.mean)}."
+    )
+    agreement = main.agreements[0].across
+    yield Note(
+        "Superior prompts (claim 2: above 0): effects on two other tasks correlate over candidates, between different "
+        f"seeds, at {in_words(agreement, RHO)}: {compared(agreement, 0.0, 'above')}."
+    )
+    ratio = main.spreads[0].ratio
+    yield Note(
+        "Spread (claim 1: above 1): what candidates add to another task's loss, over what they add to that of the task "
+        f"itself, as standard deviations: {in_words(ratio, RATIO, sign=False)}: {compared(ratio, 1.0, 'above')}."
+    )
+    if len(main.blocks) == 1:
+        yield Note("There is one transition: nothing here says what other transitions would show.", "strong")
+
+
+def _primary(found: Analysis) -> str:
+    """Return the primary test in words."""
+    test = found.primary
+    text = f"Pre-update loss and effect on earlier tasks: rank correlation {in_words(test.rho, RHO)}"
+    if test.p is None:
+        return f"{text}."
+    sizes = sorted(set(test.candidates))
+    candidates = f"{sizes[0]} to {sizes[-1]}" if len(sizes) > 1 else f"{sizes[0]}"
+    p = p_value(test.p)
+    return (
+        f"{text} over {_count(len(test.candidates), 'transition')} of {candidates} candidates, arm {test.arm}; "
+        f"p {p if p.startswith('<') else f'= {p}'}. The claim: below 0 (lower loss, less forgotten)."
+    )
+
+
+def _undetected(found: Analysis) -> str:
+    critical = found.primary.critical
+    if critical is None:
+        return "No correlation at all could have been detected at this size"
+    return f"A correlation within ±{number(critical, RHO)} could not have been detected at this size"
+
+
+def _detection(found: Analysis) -> str:
+    critical, powered = found.detectable.critical, found.detectable.powered
+    approximate = f" (Student's t approximation: {number(critical, RHO)})" if critical is not None else ""
+    if powered is None or found.primary.critical is None:
+        return f"{_undetected(found)}{approximate}."
+    return (
+        f"{_undetected(found)}{approximate}. A true one of about ±{number(powered, RHO)} is detected by four of five "
+        "studies of this size."
+    )
+
+
+def _trainings(found: Analysis) -> Table:
+    rows = []
+    for arm in found.arms:
+        for block in arm.blocks:
+            names = (", ".join(tasks) or NOTHING for tasks in (block.first.earlier, block.tasks("unseen")))
+            shape = (str(len(block.candidates)), ", ".join(map(str, block.seeds)), str(block.left_out))
+            rows.append(cells(arm.name, block.transition, *names, *shape))
+    columns = (
+        *texts("arm", "transition", "trained earlier", "unseen"),
+        *map(Column, ("candidates", "seeds", "left out")),
+    )
+    legend = (
+        "transition: a state of the model, and the task that was trained from it with every candidate.",
+        "left out: trainings that are no part of a full table of candidates x seeds; listed below, and not counted.",
+    )
+    return Table("", columns, tuple(rows), legend)
+
+
+def _candidates(ordered: Sequence[StudyRecord]) -> Table:
+    first = {(record.transition, record.candidate): record for record in reversed(ordered)}
+    rows = []
+    for (transition, candidate), record in sorted(first.items()):
+        loss = number(record.indicators.get(PRIMARY), LOSS)
+        origin = record.origin if candidate else "original"
+        rows.append(cells(transition, str(candidate), loss, origin, one_line(record.text, _SHOWN)))
+    columns = (*texts("transition"), Column("candidate"), Column("pre-update loss"), *texts("origin", "text"))
+    return Table("", columns, tuple(rows))
+
+
+def _every_training(ordered: Sequence[StudyRecord]) -> Table:
+    found: dict[tuple[str, str, int], list[StudyRecord]] = {}
+    for record in ordered:
+        found.setdefault((record.transition, record.arm, record.candidate), []).append(record)
+    rows = []
+    for (transition, arm, candidate), trainings in found.items():
+        effects = [
+            listed([record.mean_effect(role) for record in trainings], NLL_DECIMALS)
+            for role in ("own", "earlier", "unseen")
+        ]
+        scores = listed([record.effect(record.task, "score") for record in trainings], SCORE, sign=False)
+        seeds = ", ".join(str(record.seed) for record in trainings)
+        time = duration(sum(record.seconds for record in trainings))
+        rows.append(cells(transition, arm, str(candidate), seeds, *effects, scores, time))
+    columns = (
+        *texts("transition", "arm"),
+        *map(Column, ("candidate", "seeds")),
+        *texts("task itself", "earlier tasks", "unseen tasks", "score"),
+        Column("wall time"),
+    )
+    legend = ("Effects by seed, in nats per token. score: of the task itself after the training, 0 to 100.",)
+    return Table("", columns, tuple(rows), legend)
+
+
+def _reading(found: Analysis) -> Iterator[Note]:
+    yield Note("One test was fixed before: the primary one. Everything else on this page is a hint.", "strong")
+    yield Note(
+        "Intervals, where nothing else is said, are 95 % bootstrap intervals over transitions and, within them, "
+        "candidates. They hold for other transitions only as far as these are a sample of them, and for these test "
+        "rows."
+    )
+    if len(found.arms[0].blocks) == 1:
+        yield Note(
+            "With one transition, intervals of standard deviations are too narrow: in simulations they hold the true "
+            "one in about 85 % of cases."
+        )
+    yield Note("Undecided does not mean that there is no effect: few candidates and transitions make wide intervals.")
+    yield Note("Correlations do not show that the loss is the reason: something else that candidates differ in may be.")
+    figures = [
+        *(test.rho for arm in found.arms for test in arm.predictions),
+        *(gain.mean for arm in found.arms for gain in arm.gains if gain.by_transition.count(0.0) < len(arm.blocks)),
+    ]
+    if any(figure.interval is not None and math.isclose(*figure.interval, abs_tol=1e-12) for figure in figures):
+        yield Note(EQUAL)
+
+
+def _count(number_of: int, word: str) -> str:
+    return f"{number_of} {word}{'' if number_of == 1 else 's'}"

@@ -1,0 +1,21 @@
+"""Tests of the method's three claims on a user's own model and data.
+
+A transition is a state of the model (after earlier tasks were trained with their original instructions) and the
+task that follows. From that one state the task is trained with every candidate, with several seeds, in one or two
+optimiser arms; what the candidates did is compared with what was known of them before.
+
+    plan         which trainings there are
+    indicators   what is known of a candidate before
+    mediators    what happens between a candidate and its effects
+    run          makes the trainings, one after the other
+    records      one training in one line
+    blocks       trainings arranged: transition x arm, each a full table of candidates x seeds
+    resampling   intervals by bootstrap, p-values by permutation
+    components   claim 1: how far candidates differ in the task itself, and how far in other tasks
+    correlation  claim 2: whether a candidate that is good for one other task is good for the rest
+    prediction   claim 3: whether pre-update loss, or another indicator, tells which candidates are good
+    decision     what choosing by pre-update loss is worth
+    bound        whether the path of the parameters, and what is forgotten, obey the bounds that may explain it
+    verdicts     what a figure says of a claim
+    analysis     all of these from a study's records
+"""

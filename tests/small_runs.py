@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from transformers import LlamaForCausalLM
 
 from sapo.config import Config, make_config
@@ -198,3 +199,15 @@ def nll_by_hand(model: Any, tokenizer: Any, instruction: str, suffix: str, rows:
     for module, training in modes:
         module.training = training
     return found
+
+
+def stage_weights(run_dir: Path, stage: str) -> dict[str, torch.Tensor]:
+    found: dict[str, torch.Tensor] = load_file(run_dir / "stages" / stage / "adapter_model.safetensors")
+    return found
+
+
+def same_weights(stage: Mapping[str, torch.Tensor], weights: Mapping[str, torch.Tensor]) -> bool:
+    """Whether a stage holds these weights of the model that was trained, to the bit."""
+    named = {name.replace(".default.", "."): tensor for name, tensor in weights.items()}
+    assert set(stage) == set(named)
+    return all(torch.equal(tensor, named[name]) for name, tensor in stage.items())

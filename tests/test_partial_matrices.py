@@ -166,7 +166,8 @@ def test_reports_and_records_of_partial_matrices(method: str, parts: dict[str, C
     assert "None" not in text and "nan" not in text
     matrix = next(t for t in tables(run_dir, "Results") if "NLL" in t.title)
     shown = [[cell.text.strip(" *()") for cell in row][-2:] for row in matrix.rows]
-    assert [[value != "–" for value in row] for row in shown] == DEFINED[method]
+    # A stage that the method does not have is no row.
+    assert [[value != "–" for value in row] for row in shown] == [row for row in DEFINED[method] if any(row)]
     found = record(read(run_dir / "results.json"))
     assert RunRecord.from_json(found.to_json()) == found
     final = read(run_dir / "results.json")["matrices"]["nll"]["selected"]

@@ -67,10 +67,14 @@ def matrix_table(runs: Sequence[Run], names: Sequence[str], measure: str, prompt
     """
     several = len(runs) > 1
     rows = []
-    for i, stage in enumerate(runs[0].stages):
+    for i in range(len(runs[0].tasks) + 1):
+        told = ""
         for run, name in zip(runs, names, strict=True):
-            head = Cell(stage if name == names[0] else "")
             values = run.matrix(measure, prompt)[i]
+            if all(value is None for value in values):
+                # The method has no such stage.
+                continue
+            head, told = Cell("" if run.stages[i] == told else run.stages[i]), run.stages[i]
             shown = (_cell(number(value, decimals(measure)), i, j) for j, value in enumerate(values, start=1))
             rows.append((head, *([Cell(name)] if several else []), *shown))
     columns = [

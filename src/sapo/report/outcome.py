@@ -19,7 +19,7 @@ from sapo.report.matrices import (
 )
 from sapo.report.numbers import interval, number
 from sapo.report.runs import Run
-from sapo.report.tables import Block, Cell, Column, Note, Table, cells
+from sapo.report.tables import NOTHING, Block, Cell, Column, Note, Table, cells
 
 # Of a metric that an earlier version did not know.
 _NONE: Mapping[str, None] = {"value": None, "interval": None}
@@ -61,7 +61,9 @@ def _metrics(run: Run) -> Table:
         *([Column("test prompt", numeric=False)] if several else []),
         *(column for measure in MEASURES for column in (Column(SHORT[measure]), Column("95 % interval"))),
     )
-    return Table("Metrics", columns, tuple(rows))
+    found = run.metrics(MEASURES[0], run.prompts[0])
+    reasons = dict.fromkeys(value["reason"] for value in found.values() if value["reason"])
+    return Table("Metrics", columns, tuple(rows), tuple(f"{NOTHING}: {reason}." for reason in reasons))
 
 
 def _change(run: Run) -> tuple[Block, ...]:

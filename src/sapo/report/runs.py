@@ -42,7 +42,8 @@ class Run:
     @property
     def stages(self) -> tuple[str, ...]:
         """What to call the rows of a matrix."""
-        return ("zero-shot", *(f"after {label}" for label in self.labels))
+        how = {"multitask": "after all tasks at once", "single": "after {} alone"}
+        return ("zero-shot", *(how.get(self.config["method"], "after {}").format(label) for label in self.labels))
 
     @property
     def labels(self) -> tuple[str, ...]:

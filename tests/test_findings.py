@@ -154,13 +154,13 @@ def test_held_out_paraphrases_are_never_candidates_and_the_same_for_all_policies
 def test_at_least_one_paraphrase_stays_a_candidate() -> None:
     texts = [Instruction("original", "original"), *(Instruction(str(n), "file") for n in range(4))]
     for count in range(7):
-        stay, held = hold_back(Gathered(tuple(texts), ()), count)
+        stay, held = hold_back(Gathered(tuple(texts), ()), 1, count)
         assert stay[0] == texts[0] and {*stay, *held} == set(texts) and len(stay) + len(held) == 5
         assert len(held) == min(count, 3)
         # In their order, and again the same.
         assert [t for t in texts if t in held] == list(held)
-        assert hold_back(Gathered(tuple(texts), ()), count) == (stay, held)
-    assert hold_back(Gathered(tuple(texts[:1]), ()), 3) == (tuple(texts[:1]), ())
+        assert hold_back(Gathered(tuple(texts), ()), 1, count) == (stay, held)
+    assert hold_back(Gathered(tuple(texts[:1]), ()), 1, 3) == (tuple(texts[:1]), ())
 
 
 @pytest.mark.parametrize("policy", ["sapo", "original"])
@@ -309,6 +309,7 @@ def test_names_of_markup_stay_text_in_every_section(
     config = configure(
         model_dir, bench, tmp_path / "run", sequence=[name, "beta"], policy="original",
         evaluate={"general": True, "wordings": 1}, guard={"every": 1, "rows": 6, "limit": 0.0},
+            candidates={"count": 1},
         train={"epochs": 5, "learning_rate": 0.05},
     )  # fmt: skip
     other_answers(bench)

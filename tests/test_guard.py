@@ -80,7 +80,7 @@ class Rising:
 
 def guard_of(scorer: Rising, told: Told, *, stops: bool, every: int = 2, tasks: int = 2) -> Guard:
     watched = [Watched(f"task {n}", [Encoded((1, 2), 1)] * 2) for n in range(tasks)]
-    return Guard(scorer, watched, every, 0.1, stops, told.note)  # type: ignore[arg-type]
+    return Guard(scorer, watched, every, 0.1, 5, stops, told.note)  # type: ignore[arg-type]
 
 
 def layer() -> torch.nn.Linear:
@@ -98,9 +98,9 @@ def test_it_looks_every_so_many_updates_and_after_the_last_one_and_names_the_tas
     assert [a.increase for a in guard.alarms] == pytest.approx([0.3, 0.5], abs=1e-4)
     assert guard.back_to is None
     assert told.notes == [
-        "forgetting guard: after update 4 the loss on task 1 is +0.300 nats per token above that before this task "
+        "forgetting guard: after update 4 of 5 the loss on task 1 is +0.300 nats per token above that before this task "
         "(95 % interval from +0.300; limit 0.1); training goes on (guard.action warn)",
-        "forgetting guard: after update 5 the loss on task 0 is +0.500 nats per token above that before this task "
+        "forgetting guard: after update 5 of 5 the loss on task 0 is +0.500 nats per token above that before this task "
         "(95 % interval from +0.500; limit 0.1); training goes on (guard.action warn)",
     ]
 
@@ -120,7 +120,7 @@ def test_it_takes_back_what_is_trained_to_the_last_good_look() -> None:
     # What is not trained is not its business.
     assert model.bias.item() > 3
     assert len(guard.alarms) == len(told.notes) == 1
-    assert told.notes[0].endswith("; training ended, the weights are those after update 2")
+    assert told.notes[0].endswith("the weights are those after update 2 of 5: of this task no more was learned")
 
 
 @pytest.mark.parametrize("broken", [float("nan"), float("inf")])
@@ -131,8 +131,9 @@ def test_a_loss_that_is_no_number_any_more_has_risen_most(broken: float) -> None
         guard.begin(model)
         with np.errstate(invalid="ignore"):
             assert guard.after(model, 2, False)
-        assert guard.alarms == [Alarm(2, 0, f"task {looks.index(broken)}", None, None)]
-        assert "is not a finite number any more; training ended, the weights are those after update 0" in told.notes[0]
+        assert guard.alarms == [Alarm(2, 0, f"task {looks.index(broken)}", None, None, 5)]
+        end = "training ended, the weights are those before this task: it was not learned at all"
+        assert told.notes[0].endswith(f"is not a finite number any more; {end}")
         again = guard_of(Rising(looks), told, stops=True)
         again.restore(model, guard.state())
         assert again.alarms == guard.alarms

@@ -91,7 +91,7 @@ class Free:
     def alarm(self, step: int, back_to: int | None) -> Json:
         mean, low = self.rise(step)
         about = {"increase": pytest.approx(mean, abs=1e-4), "low": pytest.approx(low, abs=1e-4)}
-        return {"step": step, "back_to": back_to, "watched": "alpha", **about}
+        return {"step": step, "back_to": back_to, "watched": "alpha", "updates": UPDATES, **about}
 
 
 @pytest.fixture(scope="module")
@@ -167,9 +167,14 @@ def test_what_it_saw_is_on_the_page_of_the_run(warned: tuple[Config, Results, To
     (section,) = [s for s in run_page(read_run(run_dir)).sections if s.title == "Forgetting guard"]
     notes = [block.text for block in section.blocks if isinstance(block, Note)]
     mean, low = free.rise(6)
-    assert len(notes) == 3 and notes[0] == (
-        f"2-beta: after update 6 the loss on alpha had risen by {mean:.3f} nats per token (95 % interval from "
-        f"{low:.3f}); training went on."
+    assert (
+        len(notes) == 4
+        and "Many looks" in notes[3]
+        and notes[0]
+        == (
+            f"2-beta: after update 6 of {UPDATES} the loss on alpha had risen by {mean:.3f} nats per token (95 % interval from "
+            f"{low:.3f}); training went on."
+        )
     )
     shown = io.StringIO()
     print_report(Console(file=shown, width=250), [run_dir])
@@ -199,14 +204,16 @@ def test_stop_ends_with_the_weights_that_training_had_at_the_last_good_look(
     assert trained["steps"] == 6 and trained["losses"] == training_of(free.config.run_dir, "2-beta")["losses"][:6]
     stage = stage_weights(config.run_dir, "2-beta")
     assert same_weights(stage, free.weights[4]) and not same_weights(stage, free.weights[6])
-    assert told.notes[-1].endswith("training ended, the weights are those after update 4")
+    assert told.notes[-1].endswith(
+        f"the weights are those after update 4 of {UPDATES}: of this task no more was learned"
+    )
     # The stage is what was tested: its loss on the first task's rows is that of these weights.
     before = adapters(free.config.run_dir)["stages/1-alpha/adapter_model.safetensors"]
     assert adapters(config.run_dir)["stages/1-alpha/adapter_model.safetensors"] == before
     page = run_page(read_run(config.run_dir))
     (section,) = [s for s in page.sections if s.title == "Forgetting guard"]
-    (note,) = [block.text for block in section.blocks if isinstance(block, Note)]
-    assert note.endswith("; training ended with the weights after update 4.")
+    note, _ = [block.text for block in section.blocks if isinstance(block, Note)]
+    assert note.endswith(f"the weights are those after update 4 of {UPDATES}: of this task no more was learned.")
 
 
 def test_stop_at_the_first_look_ends_with_the_weights_of_the_stage_before(

@@ -152,7 +152,9 @@ def test_differences_are_paired_by_unit_and_judged_by_direction() -> None:
     assert unit_difference([1.0, None], [0.0, 1.0], "higher").verdict == "one unit: no interval"
     assert unit_difference([1.0, None], [None, 1.0], "higher").verdict == "no pair"
     assert unit_difference([1.0, 2.0], [1.0, 2.0], "higher").verdict == "too small to decide"
-    assert unit_difference([2.0, 3.0], [1.0, 2.0], "higher").verdict == "better"
+    # Without any spread nothing is decided: a coarse measure can differ by the same amount by chance.
+    assert unit_difference([2.0, 3.0], [1.0, 2.0], "higher").verdict == "too small to decide"
+    assert unit_difference([2.0, 3.0], [1.0, 2.01], "higher").verdict == "better"
 
 
 # The page
@@ -224,7 +226,7 @@ def test_one_unit_has_values_and_no_interval() -> None:
 
 @pytest.mark.parametrize(
     ("difference", "verdict", "interval"),
-    [(0.0, "too small to decide", "[0.0, 0.0]"), (2.0, "better", "[+2.0, +2.0]")],
+    [(0.0, "too small to decide", "[0.0, 0.0]"), (2.0, "too small to decide", "[+2.0, +2.0]")],
 )
 def test_equal_differences_have_an_interval_of_no_width_and_a_warning(
     difference: float, verdict: str, interval: str
@@ -387,13 +389,21 @@ def test_general_ability_shows_before_after_and_change() -> None:
 
 
 def test_the_guard_is_shown_only_where_something_happened() -> None:
-    alarm = {"task": "beta", "step": 40, "back_to": 20, "watched": "alpha", "increase": 0.25, "low": 0.125}
+    alarm = {
+        "task": "beta",
+        "step": 40,
+        "back_to": 20,
+        "watched": "alpha",
+        "increase": 0.25,
+        "low": 0.125,
+        "updates": 80,
+    }
     went_on = alarm | {"step": 60, "back_to": None}
     page = sweep_page([record(guard=[alarm, went_on]), record(seed=2, guard=[])])
     (table,) = tables(page, "Forgetting guard")
     assert rows(table) == [
-        ["demo/seq-lora-original-s1", "beta", "alpha", "40", "20", "+0.250", "+0.125"],
-        ["demo/seq-lora-original-s1", "beta", "alpha", "60", "went on", "+0.250", "+0.125"],
+        ["demo/seq-lora-original-s1", "beta", "alpha", "40 of 80", "20", "+0.250", "+0.125"],
+        ["demo/seq-lora-original-s1", "beta", "alpha", "60 of 80", "went on", "+0.250", "+0.125"],
     ]
     for title in ("Forgetting guard", "General ability", "Robustness to wording"):
         assert title not in titles(sweep_page([record(guard=[])]))
@@ -489,7 +499,7 @@ HOSTILE = "[bold red]x[/] | `c` <script>alert(1)</script> *b* \x1b[31m\u202e"
 
 def test_hostile_names_stay_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    alarm = {"task": HOSTILE, "step": 4, "back_to": 2, "watched": HOSTILE, "increase": 0.2, "low": 0.1}
+    alarm = {"task": HOSTILE, "step": 4, "back_to": 2, "watched": HOSTILE, "increase": 0.2, "low": 0.1, "updates": 8}
     runs = [
         record(method, policy, 1, sequence=HOSTILE, tasks=[HOSTILE], name=f"{HOSTILE}{method}{policy}", guard=[alarm])
         for method in ("seq-lora", HOSTILE)

@@ -170,7 +170,8 @@ def test_the_report_tells_how_often_was_chosen_again(looked: Looked) -> None:
     notes = [block.text for block in section.blocks if isinstance(block, Note)]
     for number, task in enumerate(("alpha", "beta"), start=1):
         count = len(expected(looked, task)) - 1
-        assert f"{number} {task}: chosen again {count} time(s) while it was trained; the last one:" in notes
+        times = "once" if count == 1 else f"{count} times"
+        assert f"{number} {task}: the choice changed {times} while it was trained; the last one:" in notes
 
 
 def test_choices_are_made_on_dev_rows_that_are_neither_trained_nor_tested_on(looked: Looked) -> None:

@@ -97,13 +97,16 @@ class Gathering:
             return gather(task, self._sources, count, advance)
 
 
-def hold_back(found: Gathered, count: int) -> tuple[tuple[Instruction, ...], tuple[Instruction, ...]]:
-    """Return candidates, the original first, and ``count`` paraphrases that are none, for testing only.
+def hold_back(
+    found: Gathered, candidates: int, wordings: int
+) -> tuple[tuple[Instruction, ...], tuple[Instruction, ...]]:
+    """Return candidates, the original first, and paraphrases that are none, for testing only.
 
-    Which ones does not depend on the run, and at least one paraphrase stays a candidate.
+    Which ones does not depend on the run. Where there are too few for both, candidates come first.
     """
     original, *paraphrases = found.candidates
-    held = set(Random(0).sample(range(len(paraphrases)), min(count, max(0, len(paraphrases) - 1))))
+    count = min(wordings, max(0, len(paraphrases) - candidates))
+    held = set(Random(0).sample(range(len(paraphrases)), count))
     stay = (p for i, p in enumerate(paraphrases) if i not in held)
     return (original, *stay), tuple(p for i, p in enumerate(paraphrases) if i in held)
 

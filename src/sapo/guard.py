@@ -43,6 +43,7 @@ class Alarm:
         watched: the task whose loss rose most.
         increase: of its loss, in nats per token; None where the loss is not a finite number any more.
         low: lower end of the 95 % interval of that.
+        updates: that the training was to have.
     """
 
     step: int
@@ -50,6 +51,7 @@ class Alarm:
     watched: str
     increase: float | None
     low: float | None
+    updates: int
 
 
 def increase(before: Losses, now: Losses) -> tuple[float, float]:
@@ -73,6 +75,7 @@ class Guard:
         watched: what is watched, at least one.
         every: updates between two looks; the last update is looked at too.
         limit: nats per token.
+        updates: that the training will have, for what is told.
         stops: whether a rise ends the training, with the weights of the last look at which there was none.
         tell: hears of every rise.
 
@@ -86,11 +89,13 @@ class Guard:
         watched: Sequence[Watched],
         every: int,
         limit: float,
+        updates: int,
         stops: bool,
         tell: Callable[[str], None],
     ) -> None:
         self._scorer, self._watched, self._tell = scorer, watched, tell
         self._every, self._limit, self._stops = every, limit, stops
+        self._updates = updates
         self._before: list[Losses] = []
         self._good: tuple[int, dict[str, torch.Tensor]] = (0, {})
         self._ended = False
@@ -114,8 +119,9 @@ class Guard:
         if np.isfinite(low) and low <= self._limit:
             self._keep(model, step)
             return False
-        found = (mean, low) if np.isfinite(low) else (None, None)
-        alarm = Alarm(step, self._good[0] if self._stops else None, self._watched[worst].task, *found)
+        rise, end = (mean, low) if np.isfinite(low) else (None, None)
+        back = self._good[0] if self._stops else None
+        alarm = Alarm(step, back, self._watched[worst].task, rise, end, self._updates)
         self.alarms.append(alarm)
         self._tell(sentence(alarm, self._limit))
         return self._roll_back(model) if self._stops else False
@@ -149,12 +155,22 @@ class Guard:
 
 def sentence(alarm: Alarm, limit: float) -> str:
     """Return what a user should know of a rise."""
-    rise = f"after update {alarm.step} the loss on {alarm.watched} is not a finite number any more"
+    rise = "is not a finite number any more"
     if alarm.increase is not None and alarm.low is not None:
         rise = (
-            f"after update {alarm.step} the loss on {alarm.watched} is {alarm.increase:+.3f} nats per token above "
-            f"that before this task (95 % interval from {alarm.low:+.3f}; limit {limit:g})"
+            f"is {alarm.increase:+.3f} nats per token above that before this task (95 % interval from "
+            f"{alarm.low:+.3f}; limit {limit:g})"
         )
+    rise = f"after update {alarm.step} of {alarm.updates} the loss on {alarm.watched} {rise}"
     if alarm.back_to is None:
         return f"forgetting guard: {rise}; training goes on (guard.action warn)"
-    return f"forgetting guard: {rise}; training ended, the weights are those after update {alarm.back_to}"
+    return f"forgetting guard: {rise}; {ended(alarm.back_to, alarm.updates)}"
+
+
+def ended(back_to: int, updates: int) -> str:
+    """Return what a rollback means for the task that was trained."""
+    if back_to == 0:
+        return "training ended, the weights are those before this task: it was not learned at all"
+    return (
+        f"training ended, the weights are those after update {back_to} of {updates}: of this task no more was learned"
+    )

@@ -75,6 +75,8 @@ class Record:
         except OSError as error:
             raise RecordError(f"run_dir {self.directory} cannot be used: {error.strerror or error}") from error
         path = self.directory / "config.yaml"
+        if there and not path.exists() and (self.directory / "shared").is_dir():
+            raise RecordError(f"run_dir {self.directory} holds a sweep: choose another one for a single run")
         if there and not path.exists():
             raise RecordError(f"run_dir {self.directory} is not empty and not a run directory: choose another one")
         if path.exists():

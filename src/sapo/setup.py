@@ -66,16 +66,16 @@ class Setup:
     @property
     def candidates(self) -> Mapping[str, tuple[Instruction, ...]]:
         """Per task, the original first."""
-        return {name: hold_back(found, self._held)[0] for name, found in self.gathered.items()}
+        return {name: hold_back(found, *self._counts)[0] for name, found in self.gathered.items()}
 
     @property
     def held_out(self) -> Mapping[str, tuple[Instruction, ...]]:
         """Per task, the paraphrases that are no candidates but for testing."""
-        return {name: hold_back(found, self._held)[1] for name, found in self.gathered.items()}
+        return {name: hold_back(found, *self._counts)[1] for name, found in self.gathered.items()}
 
     @property
-    def _held(self) -> int:
-        return self.config.evaluate.wordings
+    def _counts(self) -> tuple[int, int]:
+        return self.config.candidates.count, self.config.evaluate.wordings
 
     @property
     def lessons(self) -> tuple[Lesson, ...]:
@@ -104,6 +104,17 @@ class Setup:
             *(given if model.adapter and self.config.method == "seq-lora" else []),
             *(f"{task.name}: {note}" for task in (*self.tasks, *self.watch) for note in task.notes),
             *(note for found in self.gathered.values() for note in found.notes),
+            *(
+                f"{name}: {len(held)} of evaluate.wordings = {self.config.evaluate.wordings} paraphrases are held out: "
+                "there are no more beside the candidates"
+                for name, held in self.held_out.items()
+                if len(held) < self.config.evaluate.wordings
+            ),
+            *(
+                f"{name}: {len(rows)} rows to choose again on, of reselect.rows = {self.config.reselect.rows}"
+                for name, rows in self.held_rows.items()
+                if len(rows) < self.config.reselect.rows
+            ),
             *(
                 f"{name}: a single update, at which warm-up begins with learning rate 0: nothing would be learned. "
                 "Set train.warmup to 0, or more epochs, or a smaller train.batch_size"
@@ -166,7 +177,10 @@ def set_up(config: Config, gathering: Gathering | None = None, processes: Proces
 
 def _load(config: Config, gathering: Gathering, given: Given, processes: Processes) -> Setup:
     tasks, watch = given.tasks, given.watch
-    candidates = {name: hold_back(found, config.evaluate.wordings)[0] for name, found in given.gathered.items()}
+    candidates = {
+        name: hold_back(found, config.candidates.count, config.evaluate.wordings)[0]
+        for name, found in given.gathered.items()
+    }
     method = _method(config)
     loaded = _load_start(config, method, processes)
     renderer = Renderer(loaded.tokenizer, min(config.max_length, context_length(loaded.model)))

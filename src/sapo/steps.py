@@ -44,6 +44,15 @@ from sapo.tasks import data_fingerprint
 from sapo.teaching import teaching
 from sapo.types import Example, Instruction, Selection, Task
 
+# What else to lower where training diverges.
+_KEYS = {
+    "o-lora": "o_lora.weight",
+    "ewc": "ewc.weight",
+    "lwf": "lwf.weight",
+    "osf": "osf.learning_rate",
+    "full": "full.learning_rate",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Taught:
@@ -196,7 +205,9 @@ class Steps:
                     self._checkpoints(lesson.name, inputs), extras,
                 )  # fmt: skip
             except TrainError as error:
-                raise TrainError(f"task {lesson.tasks[0].name!r}: {error}") from error
+                own_key = _KEYS.get(self._method.name)
+                hint = f". Method {self._method.name} has {own_key} of its own" if own_key else ""
+                raise TrainError(f"task {lesson.tasks[0].name!r}: {error}{hint}") from error
             except OSError as error:
                 # Trainer needs a temporary directory, and a place for checkpoints where there are some.
                 where = Path(str(error.filename or tempfile.gettempdir()))

@@ -32,6 +32,7 @@ from sapo.results import Results
 from sapo.sequence import run
 from sapo.setup import set_up
 from sapo.storage import fingerprint
+from sapo.tasks import SEQUENCES
 
 # Bytes of a sequence's name that become the name of a folder.
 _LONGEST = 100
@@ -73,6 +74,13 @@ def planned(config: Config) -> tuple[Planned, ...]:
     twice = [name for n, name in enumerate(names) if name in names[:n]]
     if twice:
         raise ConfigError(f"sweep.sequence: two sequences are both called {twice[0]}")
+    tasks = [SEQUENCES.get(s, (s,)) if isinstance(s, str) else tuple(s) for s in sequences]
+    same = next((n for n in range(len(tasks)) if tasks[n] in tasks[:n]), None)
+    if same is not None:
+        raise ConfigError(
+            f"sweep.sequence: {names[tasks.index(tasks[same])]} and {names[same]} are the same tasks in the same "
+            "order, which would count one as two: leave one out"
+        )
     policies = sorted(sweep.policy or (config.policy,), key=lambda policy: policy != "sapo")
     axes = product(
         zip(names, sequences, strict=True), sweep.seed or (config.seed,), sweep.method or (config.method,), policies

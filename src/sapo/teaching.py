@@ -123,7 +123,7 @@ def teaching(
     if any(not isinstance(w, _Fixed) for w in wordings):
         inputs["wording"] = fingerprint([_wording(setup, t) for t in own])
     earlier = () if lesson.apart else tuple(trained[: len(trained) - len(own)])
-    guard = _guard(setup, scorer, earlier, tell)
+    guard = _guard(setup, scorer, earlier, updates, tell)
     if config.guard is not None:
         inputs["guard"] = fingerprint([_guarding(setup), [[t.task.name, t.instruction.text] for t in earlier]])
     rewording = Rewording(setup.renderer, [t.task for t in own], wordings)
@@ -161,7 +161,9 @@ def _guarding(setup: Setup) -> dict[str, Any]:
     )
 
 
-def _guard(setup: Setup, scorer: Scorer, earlier: Sequence[Trained], tell: Callable[[str], None]) -> Guard | None:
+def _guard(
+    setup: Setup, scorer: Scorer, earlier: Sequence[Trained], updates: int, tell: Callable[[str], None]
+) -> Guard | None:
     """Return the guard over earlier tasks and watch tasks; None where there are none, or none is wanted."""
     chosen = setup.config.guard
     if chosen is None:
@@ -180,4 +182,4 @@ def _guard(setup: Setup, scorer: Scorer, earlier: Sequence[Trained], tell: Calla
     for one in (w for w in watched if len(w.rows) == 1):
         tell(f"forgetting guard: {one.task} is not looked at, as it has a single training row")
     enough = [w for w in watched if len(w.rows) > 1]
-    return Guard(scorer, enough, chosen.every, chosen.limit, chosen.action == "stop", tell) if enough else None
+    return Guard(scorer, enough, chosen.every, chosen.limit, updates, chosen.action == "stop", tell) if enough else None

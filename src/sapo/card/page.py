@@ -137,7 +137,7 @@ def _task(entry: Mapping[str, Any]) -> list[str]:
     if entry.get("mixture"):
         lines += ["", f"Trained with {len(entry['mixture'])} paraphrases in turn; `sapo.json` has them."]
     if entry.get("switches"):
-        lines += ["", f"The instruction was chosen again {len(entry['switches'])} time(s) while this was trained."]
+        lines += ["", f"The choice of the instruction changed while this was trained ({len(entry['switches'])})."]
     selection = entry.get("selection")
     if selection is None:
         # Format 1 did not say whether candidates were scored.

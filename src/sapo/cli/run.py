@@ -50,6 +50,7 @@ def run_command(
 
 
 def _sweep(settings: Config, dry_run: bool) -> None:
+    from sapo.errors import SweepError
     from sapo.records import RECORDS
     from sapo.report import print_dry_run, print_sweep
     from sapo.sweep import planned, run_sweep
@@ -68,10 +69,14 @@ def _sweep(settings: Config, dry_run: bool) -> None:
         for line in lines:
             console().print(line, markup=False, highlight=False, soft_wrap=True)
         return
-    try:
-        with resumable(lambda: saved_in_sweep(settings.run_dir)), terminal() as progress, quiet_libraries():
+    failed: SweepError | None = None
+    with resumable(lambda: saved_in_sweep(settings.run_dir)), terminal() as progress, quiet_libraries():
+        try:
             run_sweep(settings, progress)
-    finally:
-        # Also of a sweep that was interrupted, or some of whose runs failed.
-        if launched().first and (settings.run_dir / RECORDS).is_file():
-            print_sweep(console(), settings.run_dir)
+        except SweepError as error:
+            failed = error
+    if launched().first and (settings.run_dir / RECORDS).is_file():
+        print_sweep(console(), settings.run_dir)
+    if failed is not None:
+        # Below the table, where it is seen.
+        raise failed

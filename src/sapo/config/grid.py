@@ -42,7 +42,7 @@ class LwfConfig(Part):
     """Method lwf."""
 
     weight: NotNegative = 1.0
-    temperature: Annotated[float, Field(gt=0)] = 2.0
+    temperature: Annotated[float, Field(ge=0.1, le=100)] = 2.0
 
 
 class WholeConfig(Part):
@@ -62,14 +62,14 @@ class ReselectConfig(Part):
 
     every: Positive | None = None
     k: Positive = 3
-    rows: Positive = 50
+    rows: Annotated[int, Field(ge=2)] = 50
 
 
 class GuardConfig(Part):
     """The forgetting guard: what is watched how often, and what a loss may rise by, in nats per token."""
 
     every: Positive = 20
-    rows: Annotated[int, Field(gt=1)] = 32
+    rows: Annotated[int, Field(ge=2)] = 32
     limit: NotNegative = 0.1
     action: Literal["warn", "stop"] = "warn"
 

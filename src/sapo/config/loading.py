@@ -100,6 +100,8 @@ def _explain(config: type[BaseModel], item: Any) -> str:
     if item["type"].startswith("model_"):
         fields = _fields(config, location)
         return f"{key} = {item['input']!r}: must be a mapping with some of these keys: {', '.join(fields)}"
+    if item["type"] == "too_short":
+        return f"{key} is an empty list: give at least one entry, or leave it out"
     if item["type"] in _KINDS:
         return f"{key} = {item['input']!r}: must be {_KINDS[item['type']]}"
     message = str(item["msg"]).removeprefix("Value error, ")

@@ -98,6 +98,7 @@ class Alarm:
         watched: the task whose loss rose.
         increase: by how much, nats per token; None where it was not a finite number any more.
         low: lower end of the 95 % interval of the increase.
+        updates: that the training was to have.
     """
 
     task: str
@@ -106,6 +107,7 @@ class Alarm:
     watched: str
     increase: Number | None
     low: Number | None
+    updates: int
 
 
 @dataclass(frozen=True, slots=True)

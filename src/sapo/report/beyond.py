@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from sapo.ability import checks, texts
+from sapo.guard import ended
 from sapo.report.numbers import NLL_DECIMALS, SCORE, number
 from sapo.report.tables import Column, Note, Section, Table, cells
 from sapo.results import NLL, PRIMARY
@@ -14,8 +16,13 @@ _WORDINGS = (
     "its last state. The spread over wordings is not an error of the mean: it is what a user's own wording may cost."
 )
 _ABILITY = (
-    "loss: on general texts written for this, without any prompt, nats per token, lower is better; checks: share of "
-    "simple requests (a format, a length, words to use or to avoid) that were followed, higher is better."
+    "loss: on {} general texts written for this, without any prompt, nats per token, lower is better; checks: share of "
+    "{} simple requests (a format, a length, words to use or to avoid) that were followed, higher is better: one of "
+    "them is {:.1f} points, so a change of a few is nothing. No intervals: these texts and requests are no sample."
+)
+_LOOKS = (
+    "A look finds a rise where the 95 % interval of one task's increase lies above the limit as a whole. Many looks at "
+    "many tasks find some by chance, which the limit is there to absorb."
 )
 
 
@@ -29,7 +36,8 @@ def extra_sections(data: Mapping[str, Any]) -> list[Section]:
     if data.get("crossed"):
         sections.append(Section("Tested with the instructions that policy sapo chose", (_crossed(data),)))
     if data.get("guard"):
-        sections.append(Section("Forgetting guard", tuple(Note(_alarm(alarm)) for alarm in data["guard"])))
+        alarms = (Note(_alarm(alarm)) for alarm in data["guard"])
+        sections.append(Section("Forgetting guard", (*alarms, Note(_LOOKS, "dim"))))
     return sections
 
 
@@ -46,7 +54,8 @@ def _ability(stages: list[Mapping[str, Any]]) -> Table:
         for s in stages
     )
     columns = (Column("state", numeric=False), *map(Column, ("loss", "change", "checks, %", "change")))
-    return Table("", columns, rows, (_ABILITY,))
+    count = len(checks())
+    return Table("", columns, rows, (_ABILITY.format(len(texts()), count, 100 / count),))
 
 
 def _wordings(tasks: Mapping[str, Mapping[str, Any]]) -> Table:
@@ -75,9 +84,9 @@ def _crossed(data: Mapping[str, Any]) -> Table:
 
 
 def _alarm(alarm: Mapping[str, Any]) -> str:
-    ended = f"training ended with the weights after update {alarm['back_to']}"
-    went = "training went on" if alarm["back_to"] is None else ended
+    went = "training went on" if alarm["back_to"] is None else ended(alarm["back_to"], alarm["updates"])
     rise = "was not a finite number any more"
     if alarm["increase"] is not None:
         rise = f"had risen by {alarm['increase']:.3f} nats per token (95 % interval from {alarm['low']:.3f})"
-    return f"{alarm['task']}: after update {alarm['step']} the loss on {alarm['watched']} {rise}; {went}."
+    when = f"after update {alarm['step']} of {alarm['updates']}"
+    return f"{alarm['task']}: {when} the loss on {alarm['watched']} {rise}; {went}."

@@ -51,7 +51,8 @@ OBSTACLES: Mapping[Verdict, str] = {
     ),
 }
 CAVEAT = (
-    "These intervals are the test-row noise of these trained models only. Each run is one seed: they say nothing of "
+    "These intervals are the test-row noise of these trained models only, and of few rows (below about 20 for a task) "
+    "they come out too narrow. Each run is one seed: they say nothing of "
     "other seeds. Repeat the runs with several seeds before you call one setting better than another."
 )
 
@@ -214,6 +215,7 @@ def _summary(
     for name, found in zip(names[1:], later, strict=True):
         kinds = [[m.title for m in METRICS if m.name in found and found[m.name].verdict == kind] for kind in _STYLES]
         open_ = [m.title for m in METRICS if m.name in found and found[m.name].verdict not in _STYLES]
-        listed = ("all" if len(titles) == len(found) else ", ".join(titles) or NOTHING for titles in (*kinds, open_))
+        every = "all" if len(found) == len(METRICS) else f"all {len(found)} that both define"
+        listed = (every if len(titles) == len(found) else ", ".join(titles) or NOTHING for titles in (*kinds, open_))
         rows.append(cells(f"{name} against {names[0]}", SHORT[measure], prompt, *listed))
     return rows

@@ -49,8 +49,9 @@ def trained_by_tested(grid: Grid) -> list[Section]:
     )
     legend = (
         "original: every task's original instruction; choice: what the named policy chose for the task in the run "
-        "with the same sequence, method and seed. Means over units and tasks after the last stage; only units with "
-        "all four cells count. Down a column only the training differs, along a row only the test prompt."
+        "with the same sequence, method and seed. Means over units and tasks, each task at the last stage that tested "
+        "it; only units with all four cells count. Down a column only the training differs, along a row only the test "
+        "prompt."
     )
     tables = (Table(measure_title(measure), columns, tuple(rows[measure])) for measure in MEASURES)
     return [Section("Trained with x tested with", (*tables, Note(legend, "dim")))]
@@ -102,7 +103,7 @@ def guard(grid: Grid) -> list[Section]:
     """Return what the forgetting guard saw."""
     rows = [
         cells(
-            run.name, alarm.task, alarm.watched, str(alarm.step),
+            run.name, alarm.task, alarm.watched, f"{alarm.step} of {alarm.updates}",
             "went on" if alarm.back_to is None else str(alarm.back_to),
             number(alarm.increase, NLL_DECIMALS, sign=True), number(alarm.low, NLL_DECIMALS, sign=True),
         )

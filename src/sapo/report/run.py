@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 
 from sapo.formats import inspection_from_json
-from sapo.policies import LOWEST
+from sapo.policies import LOWEST, MIXTURES
 from sapo.report.beyond import extra_sections
 from sapo.report.data import data_blocks
 from sapo.report.markdown import to_markdown
@@ -104,10 +104,13 @@ def _instructions(run: Run) -> tuple[Block, ...]:
             blocks.append(Listing(f"{label}: {len(entry['mixture'])} paraphrases in turn", texts))
             continue
         if "switches" in entry:
-            blocks.append(
-                Note(f"{label}: chosen again {entry['switches']} time(s) while it was trained; the last one:")
-            )
+            times = "once" if entry["switches"] == 1 else f"{entry['switches']} times"
+            blocks.append(Note(f"{label}: the choice changed {times} while it was trained; the last one:"))
         same = entry["text"] == entry["original"]
+        if same and run.config["policy"] in ("random", *MIXTURES):
+            blocks.append(
+                Note(f"{label}: there was no paraphrase to draw, so it was trained with the original.", "strong")
+            )
         blocks.append(
             Listing(f"{label}: {'the original' if same else 'a paraphrase, from: ' + entry['origin']}", entry["text"])
         )
@@ -136,8 +139,11 @@ def _next(run: Run) -> tuple[Block, ...]:
             "Compare with another run of the same tasks, such as policy=original:",
         ),
     ]
-    stage = run.directory / "stages" / f"{len(run.tasks)}-{run.tasks[-1]}"
+    joint = run.config["method"] == "multitask"
+    stage = run.directory / "stages" / f"{len(run.tasks)}-{'all' if joint else run.tasks[-1]}"
     if stage.is_dir():
         purpose = f"Ask the trained model; it is prompted as {run.tasks[-1]} was trained:"
-        blocks.append(Command(("sapo", "generate", str(stage), "--input", "YOUR TEXT"), purpose))
+        blocks.append(
+            Command(("sapo", "generate", str(stage), "--task", run.tasks[-1], "--input", "YOUR TEXT"), purpose)
+        )
     return tuple(blocks)

@@ -159,6 +159,11 @@ def read_run(directory: Path) -> Run:
                 f"{directory} is an unfinished run (it has no results.json yet): start the same `sapo run` command "
                 "again, it goes on from there"
             )
+        if (directory / "shared").is_dir():
+            raise RecordError(
+                f"{directory} is a sweep of which no run has finished: start the same `sapo run` command again, it "
+                "goes on from there"
+            )
         raise RecordError(
             f"{directory} is not a run directory (it has neither config.yaml nor results.json): give the run_dir of "
             "a finished `sapo run`"

@@ -82,7 +82,10 @@ def unit_difference(
     found = spread([None if a is None or b is None else a - b for a, b in pairs])
     either = sum(a is not None or b is not None for a, b in pairs)
     if found.interval is not None:
-        return UnitDifference(found, either, verdict(found.interval, better))
+        low, high = found.interval
+        # Units that all differ by the same amount show no spread; that is a coarse measure, not certainty.
+        said: UnitVerdict = verdict(found.interval, better) if low < high else "too small to decide"
+        return UnitDifference(found, either, said)
     return UnitDifference(found, either, "one unit: no interval" if found.count else "no pair")
 
 

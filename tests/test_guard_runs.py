@@ -172,8 +172,8 @@ def test_what_it_saw_is_on_the_page_of_the_run(warned: tuple[Config, Results, To
         and "Many looks" in notes[3]
         and notes[0]
         == (
-            f"2-beta: after update 6 of {UPDATES} the loss on alpha had risen by {mean:.3f} nats per token (95 % interval from "
-            f"{low:.3f}); training went on."
+            f"2-beta: after update 6 of {UPDATES} the loss on alpha had risen by {mean:.3f} nats per token "
+            f"(95 % interval from {low:.3f}); training went on."
         )
     )
     shown = io.StringIO()

@@ -806,7 +806,7 @@ def test_a_real_run_is_reported_with_the_numbers_it_recorded(real: Config) -> No
     assert f"{before:.3f}" in text and f"{after:.3f}" in text and f"{after - before:+.3f}" in text
     for loss in data["instructions"]["date-format"]["losses"].values():
         assert f"{loss:.4f}" in text
-    assert f"sapo generate {real.run_dir}/stages/1-date-format --input 'YOUR TEXT'" in text
+    assert f"sapo generate {real.run_dir}/stages/1-date-format --task date-format --input 'YOUR TEXT'" in text
     assert "Before and after training on date-format" in (real.run_dir / "report.md").read_text()
 
 

@@ -16,6 +16,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+import sapo.given
 import sapo.sequence
 import sapo.setup
 import sapo.steps
@@ -855,7 +856,7 @@ def test_a_task_without_test_rows_that_cannot_be_split_is_refused_before_any_mod
 ) -> None:
     monkeypatch.setattr(sapo.setup, "load_model", no_model)
     bare = replace(toy_task(), train=toy_task().train[:1] * 3, test=())
-    monkeypatch.setattr(sapo.setup, "load_sequence", lambda names, data, own: (bare,) * len(names))
+    monkeypatch.setattr(sapo.given, "load_sequence", lambda names, data, own: (bare,) * len(names))
     for start in (run, set_up):
         with pytest.raises(DataError, match="toy"):
             start(configure(model_dir, tmp_path / "run", ["toy"]))

@@ -46,18 +46,23 @@ def swept(model_dir: Path, bench: Path, tmp_path: Path) -> Callable[..., Config]
     return make
 
 
+def two_seeds(model_dir: Path, bench: Path, root: Path) -> Config:
+    return configure(model_dir, bench, root, sweep={"seed": [1, 2]}, policy="original", train={"epochs": 1})
+
+
+@pytest.fixture(scope="module")
+def made(model_dir: Path, bench: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished sweep of two seeds; nothing may change it."""
+    root = tmp_path_factory.mktemp("made") / "sweep"
+    run_sweep(two_seeds(model_dir, bench, root))
+    return root
+
+
 @pytest.fixture
-def finished(model_dir: Path, bench: Path, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> Config:
-    """A finished sweep of two seeds that a test may spoil; made once."""
-    made = tmp_path_factory.getbasetemp() / "finished"
-
-    def config(root: Path) -> Config:
-        return configure(model_dir, bench, root, sweep={"seed": [1, 2]}, policy="original", train={"epochs": 1})
-
-    if not made.exists():
-        run_sweep(config(made))
+def finished(made: Path, model_dir: Path, bench: Path, tmp_path: Path) -> Config:
+    """A copy of it that a test may spoil."""
     shutil.copytree(made, tmp_path / "copy")
-    return config(tmp_path / "copy")
+    return two_seeds(model_dir, bench, tmp_path / "copy")
 
 
 def count_trainings(patch: pytest.MonkeyPatch) -> list[int]:
@@ -198,7 +203,7 @@ def test_without_run_directories_records_are_enough(
 
 def test_a_sweep_and_a_run_do_not_share_a_directory(finished: Config, tmp_path: Path) -> None:
     single = finished.model_copy(update={"sweep": None})
-    with pytest.raises(RecordError, match="is not empty and not a run directory"):
+    with pytest.raises(RecordError, match="holds a sweep: choose another one for a single run"):
         run(single)
     one = finished.run_dir / NAME / "seq-lora-original-s1"
     with pytest.raises(RecordError, match="holds a single run: choose another one for a sweep"):

@@ -21,6 +21,9 @@ PAIRED = (
     "themselves, in the order of the units named above (–: no pair). too small to decide: the interval contains 0, or "
     "only touches it."
 )
+# Titles of the sections, and of the table that each begins with.
+COMPARED = ("Policies compared", "Methods compared")
+SUMMARY = "In short"
 EQUAL = (
     "An interval of no width means that all units differ by exactly the same amount. Coarse scores of few test rows "
     "often do: it is no sign of certainty."
@@ -52,7 +55,7 @@ def policies_compared(grid: Grid, prompts: Sequence[Prompt]) -> Comparison | Non
         for method in grid.methods
     ]
     about = f"Every policy minus policy {base}, of the same method, sequence and seed."
-    return _compared("Policies compared", about, ("method", "policy"), grid, groups, prompts)
+    return _compared(COMPARED[0], about, ("method", "policy"), grid, groups, prompts)
 
 
 def methods_compared(grid: Grid, prompts: Sequence[Prompt]) -> Comparison | None:
@@ -63,7 +66,7 @@ def methods_compared(grid: Grid, prompts: Sequence[Prompt]) -> Comparison | None
         for policy in grid.policies
     ]
     about = f"Every method minus method {base}, of the same policy, sequence and seed."
-    return _compared("Methods compared", about, ("policy", "method"), grid, groups, prompts)
+    return _compared(COMPARED[1], about, ("policy", "method"), grid, groups, prompts)
 
 
 def metric_points(grid: Grid, setting: Setting, measure: str, prompt: Prompt, metric: str) -> list[float | None]:
@@ -112,7 +115,7 @@ def _compared(
     if not tables:
         return None
     columns = (*words, "measure", "test prompt", "better", "worse", "undecided")
-    summary = Table("In short", tuple(Column(column, numeric=False) for column in columns), tuple(short))
+    summary = Table(SUMMARY, tuple(Column(column, numeric=False) for column in columns), tuple(short))
     intervals = [difference.spread.interval for difference in found if difference.spread.interval is not None]
     notes = (PAIRED, *([EQUAL] if any(low == high for low, high in intervals) else []))
     blocks = (Note(about), summary, *tables, *(Note(text, "dim") for text in notes))

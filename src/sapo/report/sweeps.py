@@ -26,12 +26,23 @@ from sapo.report.matrices import (
     signed,
 )
 from sapo.report.numbers import duration, interval, number
-from sapo.report.paired import Comparison, measure_title, methods_compared, metric_points, policies_compared
+from sapo.report.paired import (
+    COMPARED,
+    SUMMARY,
+    Comparison,
+    measure_title,
+    methods_compared,
+    metric_points,
+    policies_compared,
+)
 from sapo.report.tables import NOTHING, Block, Column, Note, Page, Section, Table, cells
 from sapo.report.terminal import show
 from sapo.report.units import Grid, grid_of, quantile, spread
 from sapo.results import Prompt
 from sapo.storage import write_text
+
+# Runs from which on the terminal shows less than the file.
+_MANY = 12
 
 
 def is_sweep(path: Path) -> bool:
@@ -50,11 +61,29 @@ def print_sweep(console: Console, *paths: Path) -> None:
         RecordError: if records cannot be read or compared, or the Markdown file cannot be written.
     """
     files = [path / RECORDS if path.is_dir() else path for path in paths]
-    page = sweep_page([record for file in files for record in read_records(file)])
-    show(console, page)
+    records = [record for file in files for record in read_records(file)]
+    page = sweep_page(records)
     path = files[0].parent / "comparison.md"
+    show(console, page if len(records) <= _MANY else _brief(page, path))
     write_text(path, to_markdown(page))
     console.print(f"\nThe same as Markdown: {path}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _brief(page: Page, path: Path) -> Page:
+    """Return the page with one metric of each comparison, the first one defined: AP, or LA."""
+    note = Note(f"Shown here is the first metric of each comparison; {path} has all of them.", "strong")
+
+    def first(block: Block) -> Block:
+        if not isinstance(block, Table) or block.title == SUMMARY:
+            return block
+        return replace(block, rows=tuple(row for row in block.rows if row[0].text))
+
+    return replace(
+        page,
+        sections=tuple(
+            Section(s.title, (note, *map(first, s.blocks))) if s.title in COMPARED else s for s in page.sections
+        ),
+    )
 
 
 def sweep_page(records: Sequence[RunRecord]) -> Page:

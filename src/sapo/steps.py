@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -198,20 +199,11 @@ class Steps:
         model = self.live.prepare(state, assignment)
         extras = replace(taught.extras(), objective=self._method.objective(model, assignment))
         began = time.perf_counter()
-        with self._progress.step(label, work.units, work.cost) as advance:
-            try:
-                training = finetune(
-                    model, encoded, taught.settings, seed, advance, self._setup.processes,
-                    self._checkpoints(lesson.name, inputs), extras,
-                )  # fmt: skip
-            except TrainError as error:
-                own_key = _KEYS.get(self._method.name)
-                hint = f". Method {self._method.name} has {own_key} of its own" if own_key else ""
-                raise TrainError(f"task {lesson.tasks[0].name!r}: {error}{hint}") from error
-            except OSError as error:
-                # Trainer needs a temporary directory, and a place for checkpoints where there are some.
-                where = Path(str(error.filename or tempfile.gettempdir()))
-                raise RecordError(unwritable(where, error.strerror or str(error))) from error
+        with self._progress.step(label, work.units, work.cost) as advance, self._explained(lesson):
+            training = finetune(
+                model, encoded, taught.settings, seed, advance, self._setup.processes,
+                self._checkpoints(lesson.name, inputs), extras,
+            )  # fmt: skip
         seconds = time.perf_counter() - began
         finished = taught.finished()
         # Rows are kept as they were worded last.
@@ -289,6 +281,20 @@ class Steps:
         self._record.save(path, inputs, ability_to_json(found) | {"seconds": seconds}, shared=state == self.start)
         self.seconds["evaluating"] += seconds
         return found
+
+    @contextmanager
+    def _explained(self, lesson: Lesson) -> Iterator[None]:
+        """Say of an error in training which task it is about, and what can be done."""
+        try:
+            yield
+        except TrainError as error:
+            own_key = _KEYS.get(self._method.name)
+            hint = f". Method {self._method.name} has {own_key} of its own" if own_key else ""
+            raise TrainError(f"task {lesson.tasks[0].name!r}: {error}{hint}") from error
+        except OSError as error:
+            # Trainer needs a temporary directory, and a place for checkpoints where there are some.
+            where = Path(str(error.filename or tempfile.gettempdir()))
+            raise RecordError(unwritable(where, error.strerror or str(error))) from error
 
     def _checkpoints(self, name: str, inputs: Inputs) -> Checkpoints | None:
         every = self._setup.config.train.checkpoint_every

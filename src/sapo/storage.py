@@ -6,12 +6,14 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sapo.errors import RecordError
+
+T = TypeVar("T")
 
 
 def fingerprint(value: Any) -> str:
@@ -72,6 +74,35 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8", errors="surrogatepass"))
     except (OSError, ValueError, RecursionError) as error:
         raise RecordError(f"{path} cannot be read ({error}). Delete it to compute this step again.") from error
+
+
+def read_lines(path: Path, parse: Callable[[Any], T], advice: str) -> list[T]:
+    """Return what ``parse`` makes of each line of a JSONL file; a ValueError of it is a damaged line.
+
+    A last line without its end is what a crash or a copy cut off: it is ignored.
+
+    Raises:
+        RecordError: if the file cannot be read, or a line is damaged, naming both, followed by ``advice``.
+    """
+    try:
+        *lines, last = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise RecordError(f"{path} cannot be read: {error.strerror or error}") from error
+    found = []
+    for number, line in enumerate([*lines, last], start=1):
+        if not line.strip():
+            continue
+        try:
+            data = json.loads(line.decode("utf-8", "surrogatepass"))
+        except (ValueError, RecursionError) as error:
+            if number > len(lines):
+                break
+            raise RecordError(f"{path}, line {number} is damaged ({error}). {advice}") from error
+        try:
+            found.append(parse(data))
+        except ValueError as error:
+            raise RecordError(f"{path}, line {number} is damaged ({error}). {advice}") from error
+    return found
 
 
 def unwritable(path: Path, why: str) -> str:

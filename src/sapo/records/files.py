@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from sapo.errors import RecordError
 from sapo.records.values import RunRecord
-from sapo.storage import write_text
+from sapo.storage import read_lines, write_text
 
 RECORDS = "records.jsonl"
 _AGAIN = "Delete the line: the same `sapo run` command records that run again."
@@ -21,26 +20,7 @@ def read_records(path: Path) -> tuple[RunRecord, ...]:
     Raises:
         RecordError: if the file cannot be read, or a line is damaged, naming both.
     """
-    try:
-        *lines, last = path.read_bytes().split(b"\n")
-    except OSError as error:
-        raise RecordError(f"{path} cannot be read: {error.strerror or error}") from error
-    records: dict[str, RunRecord] = {}
-    for number, line in enumerate([*lines, last], start=1):
-        if not line.strip():
-            continue
-        try:
-            data = json.loads(line.decode("utf-8", "surrogatepass"))
-        except (ValueError, RecursionError) as error:
-            if number > len(lines):
-                break
-            raise RecordError(f"{path}, line {number} is damaged ({error}). {_AGAIN}") from error
-        try:
-            record = RunRecord.from_json(data)
-        except ValueError as error:
-            raise RecordError(f"{path}, line {number} is damaged ({error}). {_AGAIN}") from error
-        records[record.name] = record
-    return tuple(records.values())
+    return tuple({record.name: record for record in read_lines(path, RunRecord.from_json, _AGAIN)}.values())
 
 
 def append_record(path: Path, record: RunRecord) -> None:

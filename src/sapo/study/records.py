@@ -13,8 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from sapo.errors import RecordError
-from sapo.storage import write_text
+from sapo.storage import read_lines, write_text
 
 FORMAT: Literal[1] = 1
 STUDY = "study.jsonl"
@@ -184,26 +183,8 @@ def read_study(path: Path) -> tuple[StudyRecord, ...]:
     Raises:
         RecordError: if the file cannot be read, or a line is damaged, naming both.
     """
-    try:
-        *lines, last = path.read_bytes().split(b"\n")
-    except OSError as error:
-        raise RecordError(f"{path} cannot be read: {error.strerror or error}") from error
-    records: dict[tuple[str, str], StudyRecord] = {}
-    for number, line in enumerate([*lines, last], start=1):
-        if not line.strip():
-            continue
-        try:
-            data = json.loads(line.decode("utf-8", "surrogatepass"))
-        except (ValueError, RecursionError) as error:
-            if number > len(lines):
-                break
-            raise RecordError(f"{path}, line {number} is damaged ({error}). {_AGAIN}") from error
-        try:
-            record = StudyRecord.from_json(data)
-        except ValueError as error:
-            raise RecordError(f"{path}, line {number} is damaged ({error}). {_AGAIN}") from error
-        records[record.study, record.name] = record
-    return tuple(records.values())
+    found = read_lines(path, StudyRecord.from_json, _AGAIN)
+    return tuple({(record.study, record.name): record for record in found}.values())
 
 
 def append_study(path: Path, record: StudyRecord) -> None:

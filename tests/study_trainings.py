@@ -40,7 +40,7 @@ def training(
         "seed": seed, "candidate": candidate, "text": f"text {candidate}", "origin": "file",
         "indicators": {"pre_update": 1.0 + 0.1 * candidate, "length": 5.0},
         "mediators": {"path": 1.0, "train_before": 1.0, "train_after": 0.5, "rate_sum": 1.0, "earlier_gradient": 1.0},
-        "losses": losses, "scores": None, "seconds": 50.0,
+        "losses": losses, "scores": None, "seconds": 50.0, "config": {"seeds": [1, 2]}, "versions": {"torch": "2"},
     }  # fmt: skip
     return StudyRecord.from_json(data | changes)
 

@@ -23,7 +23,7 @@ def test_a_record_comes_back_from_json_as_it_was() -> None:
     data = record.to_json()
     assert set(data) == {
         "format", "study", "transition", "earlier", "task", "arm", "seed", "candidate", "text", "origin", "indicators",
-        "mediators", "losses", "scores", "seconds",
+        "mediators", "losses", "scores", "seconds", "config", "versions",
     }  # fmt: skip
     assert data["format"] == 1 and data["losses"]["a"]["role"] == "earlier" and data["indicators"]["pmi"] is None
     assert StudyRecord.from_json(json.loads(json.dumps(data))) == record

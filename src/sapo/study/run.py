@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from sapo.card import Trained
+from sapo.card import Trained, library_versions
 from sapo.config import StudyConfig
 from sapo.errors import RecordError
 from sapo.evaluate import evaluate
@@ -37,6 +37,8 @@ from sapo.tasks import task_fingerprint
 from sapo.types import Encoded, Instruction, Losses, Task
 
 _DECIMALS = 4
+# Test rows of each earlier task whose outputs are compared: two whole distributions a token are dear.
+_DRIFT_ROWS = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,6 +241,8 @@ def train(config: StudyConfig, ground: Ground, trial: Trial, study: str, label: 
             "candidate": trial.candidate, "text": candidate.text, "origin": candidate.origin,
             "indicators": ground.indicators[trial.candidate], "mediators": mediators, "losses": losses,
             "scores": scores or None, "seconds": time.perf_counter() - began,
+            "config": {key: value for key, value in config.plain().items() if key != "run_dir"},
+            "versions": {library: version for library, version in library_versions().items() if version},
         }
     )  # fmt: skip
 
@@ -250,7 +254,8 @@ def _assignment(config: StudyConfig, setup: Setup, rows: Sequence[Encoded]) -> A
 
 def _drift(ground: Ground, model: Any, start: dict[str, torch.Tensor]) -> float:
     earlier = [ground.tested[name] for name in ground.transition.earlier]
-    encoded = [e for one in earlier for e in ground.setup.renderer.encode(one.instruction, one.suffix, one.test)]
+    encode = ground.setup.renderer.encode
+    encoded = [e for one in earlier for e in encode(one.instruction, one.suffix, one.test[:_DRIFT_ROWS])]
     return drift(model, start, encoded)
 
 

@@ -47,6 +47,7 @@ ROOMS = (
     "gathering",
     "given",
     "setup",
+    "tracking",
     "live",
     "teaching",
     "steps",

@@ -37,7 +37,7 @@ from sapo.storage import fingerprint, read_json, undamaged, unwritable, write_js
 Inputs = Mapping[str, str]
 
 # Settings that no result depends on.
-_MAY_CHANGE = ("keep", "selection.batch_tokens", "selection.cache", "train.checkpoint_every")
+_MAY_CHANGE = ("keep", "selection.batch_tokens", "selection.cache", "train.checkpoint_every", "report_to")
 
 
 class Record:

@@ -26,6 +26,7 @@ from sapo.results import Prompt, Results
 from sapo.selection import selection_rows
 from sapo.setup import Setup, environment, set_up
 from sapo.steps import Steps
+from sapo.tracking import integrations, tracked
 from sapo.types import Instruction, Selection, Task
 
 _NO_TEXTS: Mapping[str, str] = MappingProxyType({})
@@ -55,6 +56,7 @@ def run(
     record = Record(config.run_dir, config.plain(), processes, shared)
     # Before the model is loaded, and without leaving anything behind should the configuration be wrong.
     record.check()
+    trackers = integrations(config.report_to if processes.first else ())
     gathering = Gathering(config, record, progress)
     setup = set_up(config, gathering, processes)
     with record:
@@ -63,8 +65,11 @@ def run(
         record.write("environment.json", environment(setup.loaded, processes))
         record.write_first("data.json", {"tasks": [inspection_to_json(i) for i in setup.inspections.values()]})
         gathering.save(setup.tasks, [setup.gathered[task.name] for task in setup.tasks])
-        steps = Steps(setup, record, progress)
-        results = results_of(setup, _follow(setup, steps, record, crossed), steps.seconds)
+        updates = [setup.plan.work(lesson.tasks).units for lesson in setup.lessons]
+        with tracked(trackers, config.run_dir, setup.loaded.model, updates) as tracker:
+            steps = Steps(setup, record, progress, tracker)
+            results = results_of(setup, _follow(setup, steps, record, crossed), steps.seconds)
+            tracker.finished(results.data["metrics_all"])
         record.write("results.json", results.data)
         return results
 
@@ -85,6 +90,7 @@ def _follow(setup: Setup, steps: Steps, record: Record, crossed: Mapping[str, st
         before = steps.start if lesson.apart else state
         for task in lesson.tasks:
             found.trained.append(_choose(setup, steps, before, task))
+            steps.tracker.chosen(found.trained[-1], lesson.stage)
         taught = steps.train(before, lesson, found.trained)
         found.trained[-len(lesson.tasks) :] = taught.trained
         found.alarms += [(lesson.name, alarm) for alarm in taught.alarms]
@@ -120,6 +126,7 @@ def _evaluate(setup: Setup, steps: Steps, state: State, tasks: tuple[Task, ...],
                 kind: Prompt = "original" if text == task.instruction else "selected"
                 evaluated[text] = steps.evaluate(state, task, text, kind)
             found.cells[state.stage, task.name, prompt] = evaluated[text]
+            steps.tracker.tested(state.stage, task, prompt, evaluated[text])
     if setup.config.evaluate.general:
         found.ability[state.stage] = steps.ability(state)
 

@@ -43,6 +43,7 @@ from sapo.setup import Setup
 from sapo.storage import fingerprint, unwritable
 from sapo.tasks import data_fingerprint
 from sapo.teaching import teaching
+from sapo.tracking import Tracker
 from sapo.types import Example, Instruction, Selection, Task
 
 # What else to lower where training diverges.
@@ -76,11 +77,12 @@ class Steps:
     Attributes:
         start: the state before any training.
         live: the model.
+        tracker: takes figures for the user's experiment tracker.
         seconds: wall time by kind of step, that of reused steps included.
     """
 
-    def __init__(self, setup: Setup, record: Record, progress: Reporter) -> None:
-        self._setup, self._record, self._progress = setup, record, progress
+    def __init__(self, setup: Setup, record: Record, progress: Reporter, tracker: Tracker | None = None) -> None:
+        self._setup, self._record, self._progress, self.tracker = setup, record, progress, tracker or Tracker()
         self._method, self._renderer, self._plan = setup.method, setup.renderer, setup.plan
         self._template = setup.renderer.fingerprint()
         self.live = Live(setup, record)
@@ -197,7 +199,11 @@ class Steps:
             lesson.stage, len(self._setup.tasks), seed, encoded, before, self._setup.config.train.batch_size
         )
         model = self.live.prepare(state, assignment)
-        extras = replace(taught.extras(), objective=self._method.objective(model, assignment))
+        extras = replace(
+            taught.extras(),
+            objective=self._method.objective(model, assignment),
+            log=self.tracker.training(lesson.stage),
+        )
         began = time.perf_counter()
         with self._progress.step(label, work.units, work.cost) as advance, self._explained(lesson):
             training = finetune(

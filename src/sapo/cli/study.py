@@ -14,6 +14,10 @@ from sapo.cli.app import again, app, console, one_process, quiet_libraries, resu
 def study_command(
     config: Annotated[Path, typer.Argument(help="YAML file, see docs/study.md.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="key=value, such as train.epochs=1.")] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Make the trainings as tasks of a Ray cluster; auto: of this machine's."),
+    ] = None,
 ) -> None:
     """Test the method's claims on your model and tasks: train from one state with every candidate and seed."""
     from sapo.config import load_study
@@ -30,5 +34,5 @@ def study_command(
         return f"Saved in {file}: {count} trainings. {again()}"
 
     with resumable(saved), terminal() as progress, quiet_libraries():
-        run_study(settings, progress)
+        run_study(settings, progress, ray)
     print_study(console(), settings.run_dir)

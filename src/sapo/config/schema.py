@@ -217,6 +217,7 @@ class Config(Part):
     seed: Seed = 42
     run_dir: Local
     keep: Literal["last", "all"] = "all"
+    report_to: tuple[str, ...] = ()
 
     @model_validator(mode="before")
     @classmethod
@@ -226,6 +227,8 @@ class Config(Part):
         data = dict(data)
         if isinstance(data.get("model"), str):
             data["model"] = {"base": data["model"]}
+        if isinstance(data.get("report_to"), str):
+            data["report_to"] = [data["report_to"]]
         if isinstance(data.get("tasks"), dict):
             data["tasks"] = {k: {"data": v} if isinstance(v, str) else v for k, v in data["tasks"].items()}
         return data

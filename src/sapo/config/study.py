@@ -64,9 +64,22 @@ class StudyConfig(Part):
     @model_validator(mode="before")
     @classmethod
     def _short_forms(cls, data: Any) -> Any:
-        if isinstance(data, dict) and isinstance(data.get("model"), str):
-            return {**data, "model": {"base": data["model"]}}
+        if not isinstance(data, dict):
+            return data
+        data = dict(data)
+        if isinstance(data.get("model"), str):
+            data["model"] = {"base": data["model"]}
+        if isinstance(data.get("tasks"), dict):
+            data["tasks"] = {k: {"data": v} if isinstance(v, str) else v for k, v in data["tasks"].items()}
         return data
+
+    @model_validator(mode="after")
+    def _can_be_made(self) -> StudyConfig:
+        if self.candidates.search is not None:
+            raise ValueError("candidates.search: every candidate of a study is known before; leave it out")
+        if self.max_new_tokens >= self.max_length:
+            raise ValueError(f"max_new_tokens {self.max_new_tokens} leaves no room in max_length {self.max_length}")
+        return self
 
     def plain(self) -> dict[str, Any]:
         """Return the resolved configuration as YAML-ready values."""

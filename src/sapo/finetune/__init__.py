@@ -91,8 +91,11 @@ class Training:
 class _Looking(TrainerCallback):
     """Tells after every update that it was made, and shows the model to who watches."""
 
-    def __init__(self, advance: Callable[[int], None], watchers: Sequence[Watcher]) -> None:
-        self._advance, self._watchers = advance, watchers
+    def __init__(self, advance: Callable[[int], None], extras: Extras) -> None:
+        self._advance, self._watchers, self._log = advance, extras.watchers, extras.log
+
+    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._log(kwargs["logs"], state.global_step)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._advance(1)
@@ -151,7 +154,7 @@ def finetune(
             args=arguments,
             train_dataset=[{"row": i, "encoded": e} for i, e in enumerate((*encoded, blank))],
             data_collator=_collate,
-            callbacks=[_Looking(advance, extras.watchers)],
+            callbacks=[_Looking(advance, extras)],
         )
         trainer.remove_callback(PrinterCallback)
         if processes.rank > 0:

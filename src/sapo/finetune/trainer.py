@@ -71,11 +71,13 @@ class Extras:
         objective: what is minimised in place of the NLL; None for the NLL itself.
         reword: words a row anew each time; None where rows stay as they are.
         watchers: in the order in which they look.
+        log: is told what Trainer logs after an update: values by name, and the number of updates made.
     """
 
     objective: Objective | None = None
     reword: Reword | None = None
     watchers: tuple[Watcher, ...] = ()
+    log: Callable[[dict[str, Any], int], None] = lambda values, step: None
 
 
 _WEIGHTS = "trained.safetensors"

@@ -25,7 +25,7 @@ tokens spelled out in data or instructions are tokenised as ordinary text and ca
 
 from __future__ import annotations
 
-from sapo.render.layout import user_turn
-from sapo.render.renderer import Renderer
+from sapo.render.layout import turns_of, user_turn
+from sapo.render.renderer import Encoder, Renderer
 
-__all__ = ["Renderer", "user_turn"]
+__all__ = ["Encoder", "Renderer", "turns_of", "user_turn"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import jinja2
 
@@ -20,6 +20,13 @@ _FIXED_DATE = "{% macro strftime_now(form) %}26 Jul 2024{% endmacro +%}"
 # Plane 16 is private use: its characters stand in for special tokens that content spells out.
 _FIRST = 0x100000
 _STAND_IN = re.compile("([\U00100000-\U0010fffd])")
+
+
+class Encoder(Protocol):
+    """Turns examples into what a model is trained and scored on."""
+
+    def encode(self, instruction: str, suffix: str, examples: Sequence[Example]) -> list[Encoded]:
+        """Return prompt and answer of every example as token ids, in order."""
 
 
 class Renderer:

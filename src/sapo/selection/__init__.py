@@ -23,7 +23,7 @@ from typing import Any
 
 from sapo.errors import CandidateError, DataError
 from sapo.paraphrase import Builtin, Rules, admit, gather, why_none
-from sapo.render import Renderer
+from sapo.render import Encoder, Renderer
 from sapo.score import Scorer
 from sapo.selection.differences import TIE, choose, compare, intervals_after_race
 from sapo.selection.rows import MAX_LENGTH, context_length, label_groups, race_order, selection_rows
@@ -64,6 +64,7 @@ def select(
     sample: Sample = "stratified",
     seed: int = 42,
     max_length: int = MAX_LENGTH,
+    renderer: Encoder | None = None,
 ) -> Selection:
     """Return the candidates' pre-update losses on the task's training rows, and the chosen instruction.
 
@@ -84,6 +85,8 @@ def select(
         sample: "stratified" by label where there are labels, or the "first" rows, as published.
         seed: of the sample, of the race's order and of the bootstrap.
         max_length: most tokens of prompt and answer; longer inputs are cut in the middle.
+        renderer: makes tokens of rows as another trainer does, such as `sapo.integrations.trl.SftRenderer`, which has
+            a limit of its own; by default `sapo.render.Renderer`.
 
     Raises:
         CandidateError: if no candidate is left beside the original.
@@ -108,9 +111,9 @@ def select(
         raise CandidateError(
             f"task {task.name!r} has no candidate beside the original instruction ({why_none(rejected)})"
         )
-    limit = min(max_length, context_length(model))
+    renderer = renderer or Renderer(tokenizer, min(max_length, context_length(model)))
     rows = selection_rows(task, examples, sample, seed)
     settings = SelectionSettings(rule, sample, seed, strategy, delta, epsilon, None)
     return score_candidates(
-        Scorer(model), Renderer(tokenizer, limit), task, kept, rows, settings, rejected=rejected
+        Scorer(model), renderer, task, kept, rows, settings, rejected=rejected
     )  # fmt: skip

@@ -9,7 +9,7 @@ import numpy as np
 
 from sapo.cache import Found, LossCache
 from sapo.errors import ScoreError
-from sapo.render import Renderer
+from sapo.render import Encoder
 from sapo.score import Scorer, Scoring, common_prefix, losses_of
 from sapo.selection.differences import TIE
 from sapo.types import Encoded, Floats, Instruction, Ints, Losses, Task
@@ -32,7 +32,7 @@ class Measuring:
     def __init__(
         self,
         scorer: Scorer,
-        renderer: Renderer,
+        renderer: Encoder,
         task: Task,
         candidates: Sequence[Instruction],
         order: Sequence[int],

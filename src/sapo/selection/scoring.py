@@ -9,7 +9,7 @@ import numpy as np
 
 from sapo.cache import LossCache
 from sapo.race import Finish, RaceSettings, Standing, race, round_sizes
-from sapo.render import Renderer
+from sapo.render import Encoder
 from sapo.score import Scorer, peak_memory
 from sapo.selection.differences import choose, compare, intervals_after_race
 from sapo.selection.measuring import Measuring
@@ -59,7 +59,7 @@ class SelectionSettings:
 
 def score_candidates(
     scorer: Scorer,
-    renderer: Renderer,
+    renderer: Encoder,
     task: Task,
     candidates: Sequence[Instruction],
     rows: Sequence[int],

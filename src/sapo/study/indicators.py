@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 
 from sapo.methods.assignment import trainable
 from sapo.render import Renderer
-from sapo.score import Scorer, pad, supervised_positions
+from sapo.score import Scorer, pad, supervised_positions, untouched
 from sapo.types import Encoded, Example, Task
 
 # Rows that go through the model at once, with gradients.
@@ -47,7 +47,7 @@ class Indicators:
 def indicators(
     model: Any, scorer: Scorer, renderer: Renderer, task: Task, text: str, rows: Sequence[Example]
 ) -> Indicators:
-    """Return a candidate's indicators; the model is left as it was, but for gradients.
+    """Return a candidate's indicators; the model is left as it was.
 
     Args:
         model: with what the task trains trainable.
@@ -61,16 +61,23 @@ def indicators(
     losses = scorer(encoded)
     end = _end_tokens(renderer)
     answers = scorer([replace(e, ids=e.ids[: len(e.ids) - end]) for e in encoded]) if end else losses
-    blank = scorer(renderer.encode(text, task.suffix, [replace(row, input="", history=()) for row in rows]))
+    blank = _blank(scorer, renderer.encode(text, task.suffix, [replace(row, input="", history=()) for row in rows]))
     return Indicators(
         pre_update=losses.per_token,
         answer_only=answers.per_token,
         example_mean=float(np.mean(losses.nll / losses.tokens)),
-        pmi=losses.per_token - blank.per_token,
+        pmi=losses.per_token - blank,
         gradient_norm=norm(gradient(model, encoded)),
         length=float(len(renderer.token_ids([text])[0])),
         edit=Levenshtein.normalized_distance(text, task.instruction),
     )
+
+
+def _blank(scorer: Scorer, encoded: Sequence[Encoded]) -> float:
+    """Return the loss on rows without inputs, in nats per token: many of them are equal, and computed once."""
+    different = list(dict.fromkeys(encoded))
+    nll = dict(zip(different, scorer(different).nll, strict=True))
+    return float(sum(nll[e] for e in encoded) / sum(e.supervised for e in encoded))
 
 
 def _end_tokens(renderer: Renderer) -> int:
@@ -82,8 +89,6 @@ def _end_tokens(renderer: Renderer) -> int:
 
 def gradient(model: Any, encoded: Sequence[Encoded]) -> dict[str, torch.Tensor]:
     """Return the gradient of the loss on all rows, nats per supervised token, at the trainable parameters, by name."""
-    training = model.training
-    model.eval()
     weights = trainable(model)
     total = {name: torch.zeros_like(p) for name, p in weights.items()}
     tokens = sum(e.supervised for e in encoded)
@@ -91,14 +96,17 @@ def gradient(model: Any, encoded: Sequence[Encoded]) -> dict[str, torch.Tensor]:
         part = encoded[start : start + _BATCH]
         ids, labels = (x.to(model.device) for x in pad([e.ids for e in part], [e.prompt_length for e in part]))
         keep, targets = supervised_positions(labels)
-        logits = model(input_ids=ids, use_cache=False, logits_to_keep=keep).logits.float()
-        nll = cross_entropy(logits, targets, reduction="sum") / tokens
-        for name, found in zip(weights, torch.autograd.grad(nll, list(weights.values())), strict=True):
-            total[name] += found
-    model.train(training)
+        with untouched(model), torch.enable_grad():
+            logits = model(input_ids=ids, use_cache=False, logits_to_keep=keep).logits.float()
+            nll = cross_entropy(logits, targets, reduction="sum") / tokens
+            found = torch.autograd.grad(nll, list(weights.values()))
+        for name, part_of_it in zip(weights, found, strict=True):
+            total[name] += part_of_it
     return total
 
 
 def norm(tensors: dict[str, torch.Tensor]) -> float:
     """Return the Euclidean norm of all numbers together."""
-    return float(torch.sqrt(sum((x.double().square().sum() for x in tensors.values()), torch.zeros(()).double())))
+    # On the CPU, since not every accelerator has float64.
+    total = sum((x.cpu().double().square().sum() for x in tensors.values()), torch.zeros(()).double())
+    return float(total.sqrt())

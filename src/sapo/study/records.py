@@ -76,9 +76,9 @@ class StudyRecord:
             input); "gradient_norm"; "length" in tokens; "edit": distance to the original, 0 to 1.
         mediators: what happened in between, by name; None where it is not defined. "first_gradient": norm at the
             first update; "path": summed length of the updates; "displacement": length of their sum; "drift": KL in
-            nats per token on the first test rows of the earlier tasks; "train_before", "train_after": loss on all training rows, nats per
-            token; "rate_sum": sum of the learning rates; "earlier_gradient": gradient norm of the earlier tasks'
-            loss before the training.
+            nats per token on the first test rows of the earlier tasks; "train_before", "train_after": loss on all
+            training rows, nats per token; "rate_sum": sum of the learning rates; "earlier_gradient": gradient norm of
+            the earlier tasks' loss before the training.
         losses: by task, of all tasks that were tested.
         scores: by task, of those that were generated for.
         seconds: wall time.

@@ -15,7 +15,7 @@ from sapo.tasks.benchmark import benchmark_names, benchmark_task
 from sapo.tasks.builtin import BUILTIN, builtin_paraphrases, builtin_task
 from sapo.tasks.files import demand_whole
 from sapo.tasks.holdout import hold_out
-from sapo.tasks.own import DataSource, data_task
+from sapo.tasks.own import DataSource, data_task, recognised_labels
 from sapo.tasks.sequences import SEQUENCES
 from sapo.tasks.sources import is_data
 from sapo.tasks.tables import ENDINGS
@@ -31,6 +31,7 @@ __all__ = [
     "hold_out",
     "load_sequence",
     "load_task",
+    "recognised_labels",
     "sequence_names",
     "task_fingerprint",
 ]

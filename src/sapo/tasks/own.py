@@ -140,7 +140,16 @@ def _labels(
     """Return the labels, given or recognised, and notes about them."""
     if given is not None:
         return given, _strangers(given, examples) if given else []
-    train = examples["train"]
+    labels = recognised_labels(examples["train"])
+    if not labels:
+        return (), []
+    shown = ", ".join(map(repr, labels[:_SHOWN_LABELS])) + (", ..." if len(labels) > _SHOWN_LABELS else "")
+    note = f"labels recognised: the training answers are {_different(len(labels))} ({shown})"
+    return labels, [note, *_strangers(labels, examples)]
+
+
+def recognised_labels(train: Sequence[Example]) -> tuple[str, ...]:
+    """Return the answers, the commonest first, where they are few, short and repeated; else nothing."""
     counts = Counter(row.answer for row in train)
     closed = (
         len(counts) <= _MOST_LABELS
@@ -149,12 +158,7 @@ def _labels(
         and all(len(answer) <= _LONGEST_LABEL for answer in counts)
         and not any(row.references for row in train)
     )
-    if not closed:
-        return (), []
-    labels = tuple(sorted(counts, key=lambda answer: (-counts[answer], answer)))
-    shown = ", ".join(map(repr, labels[:_SHOWN_LABELS])) + (", ..." if len(labels) > _SHOWN_LABELS else "")
-    note = f"labels recognised: the training answers are {_different(len(labels))} ({shown})"
-    return labels, [note, *_strangers(labels, examples)]
+    return tuple(sorted(counts, key=lambda answer: (-counts[answer], answer))) if closed else ()
 
 
 def _different(count: int) -> str:

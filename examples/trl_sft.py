@@ -1,0 +1,58 @@
+"""An ordinary SFTTrainer + LoRA script, and the three lines that make it train with the instruction that fits best.
+
+    pip install trl
+    python examples/trl_sft.py
+
+The embedded model learns to tell good reviews from bad ones: 64 rows, under three minutes on two cores. Without the
+lines between the marks it is the same script.
+"""
+
+from datasets import Dataset
+from peft import LoraConfig
+from trl import SFTConfig, SFTTrainer
+
+import sapo
+from sapo.integrations import trl
+
+loaded = sapo.load_model("embedded")
+model, tokenizer = loaded.model, loaded.tokenizer
+
+reviews = sapo.load_task("review-sentiment")
+dataset = Dataset.from_list(
+    [
+        {
+            "prompt": [
+                {"role": "system", "content": reviews.instruction},
+                {"role": "user", "content": row.input},
+            ],
+            "completion": [{"role": "assistant", "content": row.answer}],
+        }
+        for row in reviews.train[:64]
+    ]
+)
+
+# ---- SAPO ----
+rows = trl.Rows(dataset)
+selection = sapo.select(model, tokenizer, rows.task, examples=24, renderer=rows.renderer(tokenizer))
+dataset = rows.reworded(selection)
+# --------------
+
+trainer = SFTTrainer(
+    model=model,
+    processing_class=tokenizer,
+    train_dataset=dataset,
+    args=SFTConfig(
+        output_dir="runs/trl",
+        per_device_train_batch_size=4,
+        num_train_epochs=1,
+        learning_rate=1e-3,
+        logging_steps=4,
+        save_strategy="no",
+        report_to="none",
+        bf16=False,
+        gradient_checkpointing=False,
+    ),
+    peft_config=LoraConfig(r=8, lora_alpha=32, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"),
+)
+trainer.train()
+print(dataset[0]["prompt"][0]["content"])

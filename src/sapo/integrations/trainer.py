@@ -1,0 +1,166 @@
+"""transformers' Trainer and those that build on it: tokens of a task's rows, and choosing again at every epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import TrainerCallback
+
+from sapo.errors import CandidateError, DataError, RenderError
+from sapo.processes import Processes, joined
+from sapo.render import Encoder
+from sapo.score import IGNORED, Scorer
+from sapo.types import Encoded, Example, Instruction, Selection, Task
+
+# Losses that differ by less are equal, see `sapo.score.EXACT`.
+_ROUNDING = 1e-4
+
+
+def tokenized(task: Task, selection: Selection | str, renderer: Encoder) -> Any:
+    """Return a task's training rows as a `datasets.Dataset` of input_ids and labels, prompts not supervised.
+
+    Args:
+        task: its rows and suffix.
+        selection: the chosen instruction, or a text.
+        renderer: of the model's prompts, the one that the instruction was chosen with.
+    """
+    from datasets import Dataset
+
+    text = selection if isinstance(selection, str) else selection.instruction.text
+    return Dataset.from_list([_features(e) for e in renderer.encode(text, task.suffix, task.train)])
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One choice at the beginning of an epoch.
+
+    Attributes:
+        epoch: that begins, from 0.
+        instruction: that it is trained with.
+        losses: of all candidates that were compared, in nats per token, by text.
+    """
+
+    epoch: int
+    instruction: Instruction
+    losses: Mapping[str, float]
+
+
+class SapoCallback(TrainerCallback):
+    """Chooses the instruction again at the beginning of every epoch but the first, by losses under the model then.
+
+        trainer.add_callback(SapoCallback(trainer, task, selection, renderer))
+
+    Rows that were trained on would favour the instruction that they were trained with, so candidates are compared on
+    rows that are not. Losses and the choice go through ``trainer.log``. The model's mode, what is trainable, which
+    adapters are active, and random states stay as they are. Every process of a job must hold the same rows.
+
+    A training that is resumed from a checkpoint chooses at the beginning of the epoch that it goes on with.
+
+    Args:
+        trainer: whose training rows are the task's, worded with the chosen instruction and made into tokens as the
+            renderer does (`tokenized`; or, of SFTTrainer, `sapo.integrations.trl`); neither packed nor cut.
+        task: whose instruction is chosen.
+        selection: the choice that training begins with.
+        renderer: of the prompts.
+        held_out: rows that are not trained on; by default the task's dev rows.
+        count: how many of the candidates, the lowest losses first, are compared again.
+
+    Attributes:
+        choices: so far, the first epoch's not among them.
+
+    Raises:
+        CandidateError: if there is nothing to choose from.
+        DataError: if there are no rows that are not trained on.
+        RenderError: if the trainer's rows are not those of the task.
+    """
+
+    def __init__(
+        self,
+        trainer: Any,
+        task: Task,
+        selection: Selection,
+        renderer: Encoder,
+        held_out: Sequence[Example] | None = None,
+        count: int = 8,
+    ) -> None:
+        rows = task.dev if held_out is None else tuple(held_out)
+        if not rows:
+            raise DataError(
+                f"task {task.name!r} has no dev rows: give rows that are not trained on as held_out=..., or train "
+                "every epoch with the first choice"
+            )
+        if count < 2 or len(selection.candidates) < 2:
+            raise CandidateError(
+                f"count = {count}, of {len(selection.candidates)} candidates: two or more are needed to choose from"
+            )
+        leading = [selection.candidates[i].instruction for i in selection.ranked[:count]]
+        if selection.instruction not in leading:
+            leading[-1] = selection.instruction
+        self.choices: list[Choice] = []
+        self._trainer, self._task, self._renderer = trainer, task, renderer
+        self._candidates, self._chosen = leading, selection.instruction
+        self._rows = {c.text: renderer.encode(c.text, task.suffix, rows) for c in leading}
+        self._first = {e.ids: n for n, e in enumerate(self._training(self._chosen))}
+        self._now: Sequence[Encoded] | None = None
+        self._compare()
+        self._collate, trainer.data_collator = trainer.data_collator, self._collated
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Choose, and word the rows of this epoch accordingly."""
+        epoch = round(state.epoch or 0)
+        if epoch == 0:
+            return
+        model = kwargs["model"]
+        scorer = Scorer(model, processes=_processes(args))
+        losses = {c.text: scorer(self._rows[c.text]).per_token for c in self._candidates}
+        best = min(self._candidates, key=lambda c: losses[c.text])
+        # Processes compute the same losses: each row by one of them.
+        if losses[best.text] < losses[self._chosen.text] - _ROUNDING:
+            self._chosen = best
+            self._now = self._training(best)
+        self.choices.append(Choice(epoch, self._chosen, losses))
+        self._trainer.log(
+            {
+                "sapo_loss": losses[self._chosen.text],
+                "sapo_lowest_loss": losses[best.text],
+                "sapo_candidate": float(self._candidates.index(self._chosen)),
+            }
+        )
+
+    def _training(self, instruction: Instruction) -> list[Encoded]:
+        return self._renderer.encode(instruction.text, self._task.suffix, self._task.train)
+
+    def _compare(self) -> None:
+        """Refuse a trainer whose rows are others than those that candidates were scored on."""
+        encoded = self._training(self._chosen)
+        for number, features in enumerate(self._trainer.train_dataset, start=1):
+            place = self._first.get(tuple(map(int, features["input_ids"])))
+            if place is None or list(map(int, features["labels"])) != _features(encoded[place])["labels"]:
+                raise RenderError(
+                    f"row {number} of the trainer's data is none of task {self._task.name!r} as this renderer makes "
+                    "tokens of it with the chosen instruction: other text, other supervised tokens, packed or cut"
+                )
+
+    def _collated(self, features: Sequence[Mapping[str, Any]]) -> Any:
+        """Return a batch of the trainer's own collator, with the rows as they are worded now."""
+        return self._collate([self._reworded(row) for row in features])
+
+    def _reworded(self, features: Mapping[str, Any]) -> Mapping[str, Any]:
+        place = self._first.get(tuple(map(int, features["input_ids"])))
+        # Rows for evaluation go through the same collator.
+        if self._now is None or place is None:
+            return features
+        new = _features(self._now[place])
+        mask = {"attention_mask": [1] * len(new["input_ids"])} if "attention_mask" in features else {}
+        return {**features, **new, **mask}
+
+
+def _features(encoded: Encoded) -> dict[str, list[int]]:
+    ids = list(encoded.ids)
+    return {"input_ids": ids, "labels": [IGNORED] * encoded.prompt_length + ids[encoded.prompt_length :]}
+
+
+def _processes(args: Any) -> Processes:
+    return Processes(args.process_index, args.world_size) if joined() else Processes(0, 1)

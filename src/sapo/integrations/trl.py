@@ -1,0 +1,197 @@
+"""TRL's SFTTrainer: rows that it takes as they are, and its tokens for `sapo.select`.
+
+    task = sapo.load_task(...)                                       # the library's own layout of prompts
+    selection = sapo.select(model, tokenizer, task)
+    trainer = SFTTrainer(model, args, trl.dataset(task, selection, tokenizer), ...)
+
+    rows = trl.Rows(dataset)                                         # a data set with a layout of its own
+    selection = sapo.select(model, tokenizer, rows.task, renderer=rows.renderer(tokenizer))
+    trainer = SFTTrainer(model, args, rows.reworded(selection), ...)
+
+TRL is not needed here: rows are `datasets.Dataset`, and what SFTTrainer makes of them is done the same way.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from sapo.errors import DataError, RenderError
+from sapo.integrations.layouts import Side, answer_of, quoted, reworded, shared_instruction, sides
+from sapo.render import turns_of
+from sapo.tasks import recognised_labels
+from sapo.types import Encoded, Example, Selection, Task
+
+# SFTConfig's own.
+MAX_LENGTH = 1024
+_ROLES = ("user", "assistant")
+# Stands where the instruction was taken out of a row. Private-use characters: in no text by accident.
+_HERE = "\U0010fff0instruction\U0010fff1"
+
+
+def dataset(task: Task, selection: Selection | str, tokenizer: Any = None) -> Any:
+    """Return a task's training rows with an instruction, as a `datasets.Dataset` of prompts and completions.
+
+    Args:
+        task: its rows, and its suffix.
+        selection: the chosen instruction, or a text.
+        tokenizer: of the model. Rows are conversational unless it has no chat template; then they are plain text,
+            whose end-of-text token SFTTrainer adds. By default they are conversational.
+    """
+    from datasets import Dataset
+
+    text = selection if isinstance(selection, str) else selection.instruction.text
+    layout = _Own(tokenizer is None or bool(tokenizer.chat_template))
+    return Dataset.from_list([_row(*layout(text, task.suffix, row), _variables(tokenizer)) for row in task.train])
+
+
+class Rows:
+    """A data set in a layout of its own, whose instruction can be exchanged in place.
+
+    Attributes:
+        dataset: as it was given.
+        task: the same rows for `sapo.select`. Their inputs are only read by this object's renderer.
+
+    Args:
+        dataset: a `datasets.Dataset`: messages, conversations, prompt and completion, or alpaca.
+        instruction: text that stands in the system message, the leading user turn or the column instruction of
+            every row; by default what all rows share there.
+        held_out: more rows in that layout, which are not trained on, for `sapo.integrations.SapoCallback`.
+
+    Raises:
+        DataError: if the layout is not known, or a row does not hold the instruction.
+    """
+
+    def __init__(self, dataset: Any, instruction: str | None = None, held_out: Any = None) -> None:
+        rows = list(dataset)
+        if not rows:
+            raise DataError("the data set has no rows")
+        self.dataset = dataset
+        original = shared_instruction(rows) if instruction is None else instruction
+        if not original.strip():
+            raise DataError("instruction is empty: give the text that stands in every row")
+        train, dev = _examples(rows, original), _examples([] if held_out is None else list(held_out), original)
+        labels = recognised_labels(train)
+        self.task = Task("rows", original, "", labels, "exact_match" if labels else "rouge_l", train, dev, ())
+
+    def renderer(self, tokenizer: Any, max_length: int = MAX_LENGTH) -> SftRenderer:
+        """Return what encodes these rows as SFTTrainer does; ``max_length`` is that of its SFTConfig."""
+        return SftRenderer(tokenizer, max_length, _taken_out)
+
+    def reworded(self, selection: Selection | str) -> Any:
+        """Return the data set with the chosen instruction in place of the original, all else as it was."""
+        text = selection if isinstance(selection, str) else selection.instruction.text
+        original = self.task.instruction
+        return self.dataset.map(lambda row: reworded(row, original, text))
+
+    def completions(self, selection: Selection | str) -> Any:
+        """Return the same as prompts and completions, of which SFTTrainer trains on the completions alone.
+
+        That is what is scored. Of `messages`, SFTTrainer trains on all turns, the prompt included.
+        """
+        from datasets import Dataset
+
+        text = selection if isinstance(selection, str) else selection.instruction.text
+        return Dataset.from_list([_row(*_taken_out(text, "", row), {}) for row in self.task.train])
+
+
+class SftRenderer:
+    """Encodes rows as SFTTrainer tokenizes them, so that what is scored is what it trains on.
+
+    The answer begins where the tokens of the prompt and those of the whole part. A row that is longer than
+    ``max_length`` would lose its answer there, and is refused here.
+
+    Args:
+        tokenizer: of the model.
+        max_length: of SFTConfig.
+        layout: how a row is asked and answered; by default in the library's own words, as `dataset` does.
+    """
+
+    def __init__(self, tokenizer: Any, max_length: int = MAX_LENGTH, layout: Any = None) -> None:
+        self._tokenizer, self._max_length = tokenizer, max_length
+        self._layout = layout or _Own(bool(tokenizer.chat_template))
+        self._own = layout is None
+
+    def encode(self, instruction: str, suffix: str, examples: Sequence[Example]) -> list[Encoded]:
+        """Return prompt and answer of every example as token ids, in order.
+
+        Raises:
+            RenderError: if a row is too long, or nothing of it would be supervised.
+        """
+        found = []
+        for example in examples:
+            prompt, completion = self._layout(instruction, suffix, example)
+            encoded = self._tokens(prompt, completion)
+            if len(encoded.ids) > self._max_length or not encoded.supervised:
+                raise RenderError(
+                    f"the row with the answer {quoted(example.answer)} has {len(encoded.ids)} tokens, "
+                    f"{encoded.supervised} of them supervised, and max_length is {self._max_length}: SFTTrainer would "
+                    "cut it. Raise max_length here and in SFTConfig, or leave the row out"
+                )
+            found.append(encoded)
+        return found
+
+    def _tokens(self, prompt: Side, completion: Side) -> Encoded:
+        if isinstance(prompt, str):
+            end = "" if str(completion).endswith(self._tokenizer.eos_token) else self._tokenizer.eos_token
+            asked = self._tokenizer(prompt).input_ids
+            whole = self._tokenizer(f"{prompt}{completion}{end}").input_ids
+        else:
+            variables = _variables(self._tokenizer) if self._own else {}
+            asked = self._chat(prompt, add_generation_prompt=True, **variables)
+            whole = self._chat([*prompt, *completion], **variables)
+        pairs = enumerate(zip(asked, whole, strict=False))
+        start = next((n for n, (a, b) in pairs if a != b), min(len(asked), len(whole)))
+        return Encoded(tuple(whole), start)
+
+    def _chat(self, messages: Any, **options: Any) -> list[int]:
+        return list(self._tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True, **options).input_ids)
+
+
+class _Own:
+    """The library's own layout of a prompt, see `sapo.render`."""
+
+    def __init__(self, chat: bool) -> None:
+        self._chat = chat
+
+    def __call__(self, instruction: str, suffix: str, example: Example) -> tuple[Side, Side]:
+        turns = turns_of(instruction, example, suffix)
+        if self._chat:
+            messages = [{"role": _ROLES[n % 2], "content": turn} for n, turn in enumerate(turns)]
+            return messages, [{"role": "assistant", "content": example.answer}]
+        asked = [f"{turn}\n\nAnswer:" if n % 2 == 0 else f" {turn}\n\n" for n, turn in enumerate(turns)]
+        return "".join(asked), f" {example.answer}"
+
+
+def _row(prompt: Side, completion: Side, variables: dict[str, Any]) -> dict[str, Any]:
+    return {"prompt": prompt, "completion": completion, **({"chat_template_kwargs": variables} if variables else {})}
+
+
+def _variables(tokenizer: Any) -> dict[str, Any]:
+    """Return what a template is told: answers are trained without a reasoning block."""
+    template = None if tokenizer is None else tokenizer.chat_template
+    return {"enable_thinking": False} if isinstance(template, str) and "enable_thinking" in template else {}
+
+
+def _examples(rows: Sequence[Any], original: str) -> tuple[Example, ...]:
+    """Return rows as examples: what is asked as JSON, with the instruction taken out, and the answer."""
+    found = []
+    for number, row in enumerate(rows, start=1):
+        open_ = reworded(row, original, _HERE)
+        if open_ is None:
+            raise DataError(f"row {number} does not hold the instruction {quoted(original)}")
+        prompt, completion = sides(open_)
+        found.append(Example(json.dumps([prompt, completion], ensure_ascii=False), answer_of(completion)))
+    return tuple(found)
+
+
+def _taken_out(instruction: str, suffix: str, example: Example) -> tuple[Side, Side]:
+    prompt, completion = json.loads(example.input)
+    if isinstance(prompt, str):
+        return prompt.replace(_HERE, instruction, 1), completion
+    return [{**turn, "content": _put(turn["content"], instruction)} for turn in prompt], completion
+
+
+def _put(content: Any, instruction: str) -> Any:
+    return content.replace(_HERE, instruction, 1) if isinstance(content, str) else content

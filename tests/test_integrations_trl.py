@@ -1,0 +1,266 @@
+"""TRL's real SFTTrainer trains on the tokens that are scored here, and its loss is the pre-update loss."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from peft import LoraConfig
+
+import sapo
+from sapo.errors import DataError, RenderError
+from sapo.integrations import trl
+from sapo.integrations.layouts import reworded, shared_instruction, sides
+from sapo.integrations.trainer import SapoCallback
+from sapo.render import Renderer
+from sapo.score import Scorer
+from sapo.testing import CHAT_TEMPLATE, tiny_model, tiny_tokenizer, toy_task
+from sapo.types import Encoded
+
+sft = pytest.importorskip("trl", reason="TRL is not installed: pip install trl")
+
+# As many models' templates: no newline behind the end of turn; a reasoning block; nothing between the turns.
+NO_NEWLINE = CHAT_TEMPLATE.replace("<|im_end|>\n{% endfor %}", "<|im_end|>{% endfor %}")
+_QUIET = "{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}"
+THINKS = CHAT_TEMPLATE.replace("assistant\n{% endif %}", f"assistant\n{_QUIET}{{% endif %}}").replace(
+    "<|im_start|>{{ message['role'] }}\n",
+    "<|im_start|>{{ message['role'] }}\n{% if message['role'] == 'assistant' %}" + _QUIET + "{% endif %}",
+)
+TEMPLATES = {"chatml": CHAT_TEMPLATE, "no newline": NO_NEWLINE, "reasoning": THINKS, "none": None}
+PARAPHRASES = ["Does this text have many words, or few?", "Many words or few? Answer yes for many, no for few."]
+
+
+def trainer(model: Any, tokenizer: Any, dataset: Any, directory: Path, lora: Any = None, **settings: Any) -> Any:
+    arguments = sft.SFTConfig(
+        output_dir=str(directory), report_to="none", bf16=False, gradient_checkpointing=False, use_cpu=True,
+        save_strategy="no", logging_steps=1, disable_tqdm=True, lr_scheduler_type="constant",
+        **{"per_device_train_batch_size": 4, "num_train_epochs": 1, "learning_rate": 0.0, **settings},
+    )  # fmt: skip
+    return sft.SFTTrainer(
+        model=model, processing_class=tokenizer, train_dataset=dataset, args=arguments, peft_config=lora
+    )
+
+
+def tokens(dataset: Any) -> list[tuple[list[int], list[int]]]:
+    """Ids and supervised ids of every row that SFTTrainer made."""
+    return [(list(row["input_ids"]), [label for label in row["labels"] if label != -100]) for row in dataset]
+
+
+def expected(encoded: list[Encoded]) -> list[tuple[list[int], list[int]]]:
+    return [(list(e.ids), list(e.ids[e.prompt_length :])) for e in encoded]
+
+
+@pytest.mark.parametrize("template", TEMPLATES.values(), ids=TEMPLATES.keys())
+def test_sft_trainer_supervises_the_tokens_that_are_scored(template: str | None, tmp_path: Path) -> None:
+    tokenizer, task = tiny_tokenizer(chat_template=template), toy_task(rows=8)
+    made = trainer(tiny_model(), tokenizer, trl.dataset(task, PARAPHRASES[0], tokenizer), tmp_path).train_dataset
+    own = Renderer(tokenizer, 512).encode(PARAPHRASES[0], task.suffix, task.train)
+    as_sft = trl.SftRenderer(tokenizer).encode(PARAPHRASES[0], task.suffix, task.train)
+    assert tokens(made) == expected(own) == expected(as_sft)
+
+
+def test_the_logged_loss_is_the_pre_update_loss_of_the_chosen_instruction(tmp_path: Path) -> None:
+    model, tokenizer, task = tiny_model(seed=2), tiny_tokenizer(), toy_task(rows=4)
+    selection = sapo.select(model, tokenizer, task, PARAPHRASES, strategy="exhaustive")
+    made = trainer(model, tokenizer, trl.dataset(task, selection, tokenizer), tmp_path)
+    made.train()
+    (logged,) = [entry["loss"] for entry in made.state.log_history if "loss" in entry]
+    assert logged == pytest.approx(selection.candidates[selection.chosen].loss, abs=1e-4)
+
+
+ANSWERS = ("yes", "no")
+LAYOUTS: dict[str, Any] = {
+    "system": lambda s, i: {"prompt": [{"role": "system", "content": s}, {"role": "user", "content": f"row {i}"}],
+                            "completion": [{"role": "assistant", "content": ANSWERS[i % 2]}]},
+    "user": lambda s, i: {"prompt": [{"role": "user", "content": f"{s}\n\nrow {i}"}],
+                          "completion": [{"role": "assistant", "content": ANSWERS[i % 2]}]},
+    "text": lambda s, i: {"prompt": f"{s}\nrow {i}\nanswer:", "completion": f" {ANSWERS[i % 2]}"},
+    "turns": lambda s, i: {"prompt": [{"role": "user", "content": f"{s} row {i}"},
+                                      {"role": "assistant", "content": "?"}, {"role": "user", "content": "Go on."}],
+                           "completion": [{"role": "assistant", "content": ANSWERS[i % 2]}]},
+}  # fmt: skip
+ORIGINAL = "Say yes or no."
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS.keys())
+def test_rows_of_ones_own_are_scored_as_sft_trainer_trains_on_them(layout: Any, tmp_path: Path) -> None:
+    model, tokenizer = tiny_model(seed=2), tiny_tokenizer()
+    rows = trl.Rows(Dataset.from_list([layout(ORIGINAL, i) for i in range(4)]), ORIGINAL)
+    renderer = rows.renderer(tokenizer)
+    selection = sapo.select(
+        model, tokenizer, rows.task, ["Answer with yes or no.", "Yes or no?"], strategy="exhaustive", renderer=renderer
+    )
+    for text in (ORIGINAL, "Yes or no?"):
+        made = trainer(model, tokenizer, rows.reworded(text), tmp_path).train_dataset
+        assert tokens(made) == expected(renderer.encode(text, "", rows.task.train))
+    made = trainer(model, tokenizer, rows.reworded(selection), tmp_path)
+    made.train()
+    (logged,) = [entry["loss"] for entry in made.state.log_history if "loss" in entry]
+    assert logged == pytest.approx(selection.candidates[selection.chosen].loss, abs=1e-4)
+
+
+def test_only_the_instruction_changes_in_place() -> None:
+    data = Dataset.from_list([{**LAYOUTS["system"](ORIGINAL, i), "id": i} for i in range(3)])
+    changed = trl.Rows(data).reworded("New {x} $1 \\1.")
+    assert [row["prompt"][0]["content"] for row in changed] == ["New {x} $1 \\1."] * 3
+    assert changed.remove_columns("prompt").to_list() == data.remove_columns("prompt").to_list()
+    assert [row["prompt"][1:] for row in changed] == [row["prompt"][1:] for row in data]
+
+
+def test_every_known_layout_is_read_and_reworded() -> None:
+    alpaca = {"instruction": ORIGINAL, "input": "row 1", "output": "yes"}
+    sharegpt = {
+        "conversations": [
+            {"from": "system", "value": ORIGINAL},
+            {"from": "human", "value": "row 1"},
+            {"from": "gpt", "value": "yes"},
+        ]
+    }
+    messages = {
+        "messages": [
+            {"role": "user", "content": f"{ORIGINAL} row 1"},
+            {"role": "assistant", "content": "yes"},
+        ]
+    }
+    answer = [{"role": "assistant", "content": "yes"}]
+    assert sides(alpaca) == ([{"role": "user", "content": f"{ORIGINAL}\nrow 1"}], answer)
+    assert sides(sharegpt) == (
+        [{"role": "system", "content": ORIGINAL}, {"role": "user", "content": "row 1"}],
+        answer,
+    )
+    assert sides(messages) == ([{"role": "user", "content": f"{ORIGINAL} row 1"}], answer)
+    assert reworded(alpaca, ORIGINAL, "New.") == {**alpaca, "instruction": "New."}
+    changed = reworded(sharegpt, ORIGINAL, "New.")
+    assert changed is not None and changed["conversations"][0] == {"from": "system", "value": "New."}
+    assert changed["conversations"][1:] == sharegpt["conversations"][1:]
+    changed = reworded(messages, ORIGINAL, "New.")
+    assert changed is not None and changed["messages"][0]["content"] == "New. row 1"
+    assert reworded(messages, "nowhere", "New.") is None
+    assert shared_instruction([alpaca, alpaca]) == shared_instruction([sharegpt]) == ORIGINAL
+
+
+def test_completions_of_messages_are_what_is_scored(tmp_path: Path) -> None:
+    tokenizer = tiny_tokenizer()
+    found = [LAYOUTS["system"](ORIGINAL, i) for i in range(4)]
+    data = Dataset.from_list([{"messages": [*row["prompt"], *row["completion"]]} for row in found])
+    rows = trl.Rows(data)
+    made = trainer(tiny_model(), tokenizer, rows.completions("Yes or no?"), tmp_path).train_dataset
+    assert tokens(made) == expected(rows.renderer(tokenizer).encode("Yes or no?", "", rows.task.train))
+
+
+@pytest.mark.parametrize(
+    ("rows", "instruction", "message"),
+    [
+        ([], None, "no rows"),
+        ([{"a": "b"}], None, "no known layout"),
+        ([{"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]}], None, "in common"),
+        ([LAYOUTS["system"]("One.", 1), LAYOUTS["system"]("Two.", 2)], None, "in common"),
+        ([LAYOUTS["system"]("One.", 1), LAYOUTS["system"]("Two.", 2)], "One.", "row 2 does not hold the instruction"),
+        ([LAYOUTS["system"]("One.", 1)], " ", "instruction is empty"),
+        ([{"messages": [{"role": "system", "content": "S."}, {"role": "user", "content": "x"}]}], None, "'user'"),
+    ],
+)
+def test_rows_without_an_instruction_to_exchange_are_refused(rows: Any, instruction: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        trl.Rows(rows, instruction)
+
+
+def test_a_row_that_sft_trainer_would_cut_is_refused() -> None:
+    with pytest.raises(RenderError, match=r"has \d+ tokens, .* max_length is 20"):
+        trl.SftRenderer(tiny_tokenizer(), 20).encode("i", "", toy_task(rows=4).train)
+
+
+def trained_texts(made: Any) -> list[str]:
+    """What every batch of a trainer holds, by spying on its collator."""
+    tokenizer, seen = tiny_tokenizer(), []
+    collate = made.data_collator
+
+    def spy(features: Any) -> Any:
+        batch = collate(features)
+        for ids, labels in zip(batch["input_ids"], batch["labels"], strict=True):
+            length = int((labels != -100).nonzero().max()) + 1
+            seen.append((tokenizer.decode(ids[:length]), tokenizer.decode(labels[labels != -100])))
+        return batch
+
+    made.data_collator = spy
+    return seen  # type: ignore[return-value]
+
+
+def test_the_callback_chooses_anew_at_every_epoch_and_training_follows(tmp_path: Path) -> None:
+    model, tokenizer, task = tiny_model(seed=2), tiny_tokenizer(), toy_task(rows=8)
+    selection = sapo.select(model, tokenizer, task, PARAPHRASES, strategy="exhaustive")
+    made = trainer(
+        model, tokenizer, trl.dataset(task, selection, tokenizer), tmp_path, num_train_epochs=3,
+        gradient_accumulation_steps=2, per_device_train_batch_size=2,
+    )  # fmt: skip
+    renderer = Renderer(tokenizer, 512)
+    callback = SapoCallback(made, task, selection, renderer)
+    other = min(range(3), key=lambda i: i == selection.chosen)
+    forced = selection.candidates[other].instruction.text
+    # The weights are moved at the end of the first epoch so that another candidate is lowest.
+    made.add_callback(callback)
+    seen = trained_texts(made)
+    real = Scorer.__call__
+
+    def push(self: Any, encoded: Any, *rest: Any) -> Any:
+        losses = real(self, encoded, *rest)
+        low = encoded == callback._rows[forced]
+        return losses if not low else type(losses)(np.zeros_like(losses.nll), losses.tokens, losses.cut)
+
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Scorer, "__call__", push)
+        made.train()
+    assert [choice.epoch for choice in callback.choices] == [1, 2]
+    assert {choice.instruction.text for choice in callback.choices} == {forced}
+    texts = [text for text, _ in seen]
+    assert len(texts) == 24 and all(selection.instruction.text in text for text in texts[:8])
+    assert all(forced in text for text in texts[8:])
+    # The same rows with the same answers in every epoch.
+    answers = sorted(answer for _, answer in seen[:8])
+    assert sorted(answer for _, answer in seen[8:16]) == answers == sorted(answer for _, answer in seen[16:])
+    logged = [entry for entry in made.state.log_history if "sapo_loss" in entry]
+    assert [entry["sapo_loss"] for entry in logged] == [0.0, 0.0] and len(logged) == 2
+    assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
+
+
+def test_choosing_again_leaves_training_as_it_was(tmp_path: Path) -> None:
+    """With candidates that never win, weights and losses are to the bit those of a trainer without the callback."""
+    found = []
+    for with_callback in (False, True):
+        model, tokenizer, task = tiny_model(seed=2), tiny_tokenizer(), toy_task(rows=8)
+        selection = sapo.select(model, tokenizer, task, PARAPHRASES, strategy="exhaustive")
+        # Dropout draws random numbers; what the callback computes must not.
+        lora = LoraConfig(r=4, lora_dropout=0.5, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+        made = trainer(
+            model, tokenizer, trl.dataset(task, selection, tokenizer), tmp_path, lora,
+            num_train_epochs=2, learning_rate=1e-2,
+        )  # fmt: skip
+        if with_callback:
+            callback = SapoCallback(made, task, selection, Renderer(tokenizer, 512))
+            made.add_callback(callback)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr("sapo.integrations.trainer._ROUNDING", 1e9)
+                made.train()
+            assert len(callback.choices) == 1 and made.model.training
+        else:
+            made.train()
+        losses = [entry["loss"] for entry in made.state.log_history if "loss" in entry]
+        found.append((losses, {name: p.detach().clone() for name, p in made.model.named_parameters()}))
+    (plain, weights), (chosen, others) = found
+    assert plain == chosen and all(torch.equal(p, others[name]) for name, p in weights.items())
+
+
+def test_the_callback_refuses_rows_that_are_not_the_tasks(tmp_path: Path) -> None:
+    model, tokenizer, task = tiny_model(), tiny_tokenizer(), toy_task(rows=8)
+    selection = sapo.select(model, tokenizer, task, PARAPHRASES)
+    made = trainer(model, tokenizer, trl.dataset(toy_task("other", rows=8), selection, tokenizer), tmp_path)
+    with pytest.raises(RenderError, match="row 1 of the trainer's data is none of task 'toy'"):
+        SapoCallback(made, task, selection, Renderer(tokenizer, 512))
+    bare = sapo.Task(task.name, task.instruction, "", (), "rouge_l", task.train, (), task.test)
+    with pytest.raises(DataError, match="no dev rows"):
+        SapoCallback(made, bare, selection, Renderer(tokenizer, 512))

@@ -174,9 +174,10 @@ def test_a_row_that_sft_trainer_would_cut_is_refused() -> None:
         trl.SftRenderer(tiny_tokenizer(), 20).encode("i", "", toy_task(rows=4).train)
 
 
-def trained_texts(made: Any) -> list[str]:
+def trained_texts(made: Any) -> list[tuple[str, str]]:
     """What every batch of a trainer holds, by spying on its collator."""
-    tokenizer, seen = tiny_tokenizer(), []
+    tokenizer = tiny_tokenizer()
+    seen: list[tuple[str, str]] = []
     collate = made.data_collator
 
     def spy(features: Any) -> Any:
@@ -187,7 +188,7 @@ def trained_texts(made: Any) -> list[str]:
         return batch
 
     made.data_collator = spy
-    return seen  # type: ignore[return-value]
+    return seen
 
 
 def test_the_callback_chooses_anew_at_every_epoch_and_training_follows(tmp_path: Path) -> None:

@@ -16,11 +16,13 @@ if TYPE_CHECKING:
     from sapo.config import load_config as load_config
     from sapo.config import make_config as make_config
     from sapo.errors import SapoError as SapoError
+    from sapo.integrations.sequence import Sequence as Sequence
     from sapo.model import embedded_model_dir as embedded_model_dir
     from sapo.model import load_model as load_model
     from sapo.results import Results as Results
     from sapo.selection import select as select
     from sapo.sequence import run as run
+    from sapo.stage import apply as apply
     from sapo.tasks import load_sequence as load_sequence
     from sapo.tasks import load_task as load_task
     from sapo.types import Example as Example
@@ -37,7 +39,9 @@ _HOMES = {
     "Results": "sapo.results",
     "SapoError": "sapo.errors",
     "Selection": "sapo.types",
+    "Sequence": "sapo.integrations.sequence",
     "Task": "sapo.types",
+    "apply": "sapo.stage",
     "embedded_model_dir": "sapo.model",
     "load_config": "sapo.config",
     "load_model": "sapo.model",

@@ -60,7 +60,7 @@ def results_of(setup: Setup, found: Findings, seconds: Mapping[str, float]) -> R
         "matrix": tables["matrices"]["primary"][prompts[0]],
         "metrics": tables["metrics_all"]["primary"][prompts[0]],
         **tables,
-        "instructions": {t.task.name: _instruction(t, config.policy) for t in found.trained},
+        "instructions": {t.task.name: instruction_entry(t, config.policy) for t in found.trained},
         "test_data": {task.name: data_fingerprint(task.test) for task in setup.tasks},
         "test_rows": {task.name: len(task.test) for task in setup.tasks},
         **_extras(setup.tasks, found),
@@ -70,7 +70,8 @@ def results_of(setup: Setup, found: Findings, seconds: Mapping[str, float]) -> R
     return Results(data)
 
 
-def _instruction(trained: Trained, policy: Policy) -> dict[str, Any]:
+def instruction_entry(trained: Trained, policy: Policy) -> dict[str, Any]:
+    """Return what `results.json` tells of a task's instruction."""
     selection = trained.selection
     return {
         "text": trained.instruction.text,

@@ -10,10 +10,59 @@ from sapo.card import LINEAGE, TAKE_AGAIN, read_lineage, stored_prompts
 from sapo.errors import ModelError, nearest
 from sapo.evaluate import generate
 from sapo.model import LoadedModel, load_model
-from sapo.render import Renderer
+from sapo.render import Renderer, user_turn
 from sapo.selection import context_length
 from sapo.storage import undamaged
 from sapo.types import Example
+
+
+def apply(stage: str | Path, text: str, task: str | None = None) -> list[dict[str, str]]:
+    """Return the messages that a trained stage or adapter is asked with, for any runtime and its chat template.
+
+    Args:
+        stage: directory with a `sapo.json`: a stage of a run, an exported model, an adapter of another trainer beside
+            which `sapo.integrations.trainer.describe` wrote one; or the id of such a repository on the hub.
+        text: the input.
+        task: which of its tasks; by default the one trained last.
+
+    Raises:
+        ModelError: if there is none, or it was not trained on the task.
+        RecordError: if its `sapo.json` is damaged.
+    """
+    directory = Path(stage)
+    if not directory.is_dir():
+        directory = _downloaded(str(stage))
+    found = read_lineage(directory)
+    with undamaged(directory / LINEAGE, TAKE_AGAIN):
+        prompts = stored_prompts(found)
+    instruction, suffix = prompts[_named(prompts, task)]
+    return [{"role": "user", "content": user_turn(instruction, text, suffix)}]
+
+
+def _downloaded(name: str) -> Path:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(name, LINEAGE)).parent
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise ModelError(
+            f"{name} is neither a directory nor a repository of the hub with a {LINEAGE} that can be reached"
+        ) from error
+
+
+def _named(prompts: Mapping[str, tuple[str, str]], task: str | None) -> str:
+    """Return the name of a task that a stage was trained on, by default the last one's.
+
+    Raises:
+        ModelError: if there is none of this name.
+    """
+    name = list(prompts)[-1] if task is None else task
+    if name not in prompts:
+        raise ModelError(
+            f"this stage was not trained on {name!r}.{nearest(name, prompts)} Its tasks: {', '.join(prompts)}"
+        )
+    return name
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +108,7 @@ class Stage:
         Raises:
             ModelError: if the stage was not trained on ``task``; the last one is used where it is None.
         """
-        name = list(self.prompts)[-1] if task is None else task
-        if name not in self.prompts:
-            raise ModelError(
-                f"this stage was not trained on {name!r}.{nearest(name, self.prompts)} "
-                f"Its tasks: {', '.join(self.prompts)}"
-            )
+        name = _named(self.prompts, task)
         renderer = Renderer(self.loaded.tokenizer, min(self.max_length, context_length(self.loaded.model)))
         instruction, suffix = self.prompts[name]
         rows = [Example(text, "") for text in inputs]

@@ -6,13 +6,13 @@ import sys
 
 from rich.console import Console
 
-from sapo.cli import paraphrase, run, select, stages, study, tasks
+from sapo.cli import data, paraphrase, run, select, stages, study, tasks
 from sapo.cli.app import app
 from sapo.errors import SapoError
 from sapo.processes import joined, launched, leave
 
 # In the order in which help lists them.
-COMMANDS = (run, select, paraphrase, tasks, study, stages)
+COMMANDS = (run, select, paraphrase, tasks, study, stages, data)
 
 
 def main() -> None:

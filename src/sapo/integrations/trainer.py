@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback
 
-from sapo.errors import CandidateError, DataError, RenderError
+from sapo.card import LINEAGE, Trained, earlier_tasks, library_versions, lineage, model_card
+from sapo.errors import CandidateError, DataError, ModelError, RenderError
 from sapo.processes import Processes, joined
-from sapo.render import Encoder
+from sapo.render import Encoder, Renderer
 from sapo.score import IGNORED, Scorer
+from sapo.selection import MAX_LENGTH, context_length
+from sapo.state import state_fingerprint
+from sapo.storage import write_json, write_text
 from sapo.types import Encoded, Example, Instruction, Selection, Task
 
 # Losses that differ by less are equal, see `sapo.score.EXACT`.
@@ -30,6 +35,57 @@ def tokenized(task: Task, selection: Selection | str, renderer: Encoder) -> Any:
 
     text = selection if isinstance(selection, str) else selection.instruction.text
     return Dataset.from_list([_features(e) for e in renderer.encode(text, task.suffix, task.train)])
+
+
+def describe(
+    directory: str | Path,
+    model: Any,
+    tokenizer: Any,
+    task: Task,
+    selection: Selection | str,
+    *,
+    max_length: int = MAX_LENGTH,
+    max_new_tokens: int = 128,
+) -> None:
+    """Write `sapo.json` and a model card beside an adapter or model that another trainer saved.
+
+    They tell what it was trained with, so that `sapo.apply`, `sapo generate` and readers of the hub can prompt it so.
+    Upload the folder as a whole (``huggingface_hub.upload_folder``); a trainer's own ``push_to_hub`` does so too, and
+    writes another card over this one. What an earlier `sapo.json` there said of earlier tasks is kept.
+
+    Args:
+        directory: where model or adapter lie.
+        model: as it was saved.
+        tokenizer: of the model.
+        task: trained last.
+        selection: the instruction that it was trained with, or a text.
+        max_length: most tokens of prompt and answer.
+        max_new_tokens: longest answer.
+
+    Raises:
+        ModelError: if no model was saved there.
+        RecordError: if the files cannot be written, or the `sapo.json` that is there is damaged.
+    """
+    folder = Path(directory)
+    if not any(folder.glob("*.safetensors")):
+        raise ModelError(f"{folder} holds neither an adapter nor a model (*.safetensors): save it there first")
+    whole = not (folder / "adapter_config.json").is_file()
+    text = isinstance(selection, str)
+    instruction = Instruction(str(selection), "given") if isinstance(selection, str) else selection.instruction
+    data = lineage(
+        base=str(model.config.name_or_path),
+        method="another trainer",
+        policy="given" if text else "sapo",
+        trained=[Trained(task, instruction, None if isinstance(selection, str) else selection)],
+        state=state_fingerprint(model),
+        limits={"max_length": max_length, "max_new_tokens": max_new_tokens},
+        template=Renderer(tokenizer, min(max_length, context_length(model))).fingerprint(),
+        versions=library_versions(),
+        earlier=earlier_tasks(folder),
+        whole=whole,
+    )
+    write_json(folder / LINEAGE, data)
+    write_text(folder / "README.md", model_card(data))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,69 @@
+"""`sapo export-data`."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sapo.cli.app import Columns, DataDir, Given, Subset, app, console, one_process, roles
+from sapo.errors import ConfigError
+
+
+class _Format(StrEnum):
+    llamafactory = "llamafactory"
+    axolotl = "axolotl"
+
+
+@app.command("export-data")
+def export_data_command(
+    task: Annotated[str, typer.Option(help="As given to sapo select: a task's name, or your own data.")],
+    form: Annotated[_Format, typer.Option("--format", help="Whose files to write.")],
+    out: Annotated[Path, typer.Option(help="Directory to write to; made if it does not exist.")],
+    selection: Annotated[
+        Path | None, typer.Option(help="What sapo select --json wrote: the chosen instruction is taken.")
+    ] = None,
+    text: Annotated[str | None, typer.Option("--chosen", help="Or the instruction to train with, as text.")] = None,
+    data_dir: DataDir = None,
+    instruction: Given = None,
+    suffix: Annotated[str | None, typer.Option(help="Replaces the task's suffix.")] = None,
+    column: Columns = None,
+    subset: Subset = None,
+) -> None:
+    """Write a task's training rows with the chosen instruction for LLaMA-Factory or axolotl."""
+    if (selection is None) == (text is None):
+        raise ConfigError("give either --selection FILE (from sapo select --json FILE) or --chosen TEXT")
+    one_process("sapo export-data")
+    from sapo.formats import selection_from_json
+    from sapo.integrations.exports import export_data
+    from sapo.storage import read_json, undamaged
+    from sapo.tasks import load_task
+
+    chosen = text or ""
+    loaded = load_task(task, data_dir, instruction=instruction, suffix=suffix, columns=roles(column), subset=subset)
+    if selection is not None:
+        if not selection.is_file():
+            raise ConfigError(f"--selection {selection} is no file: write one with sapo select --json {selection}")
+        with undamaged(selection, "Write it again with sapo select --json."):
+            found = selection_from_json(read_json(selection))
+            original, chosen = found.candidates[0].instruction.text, found.instruction.text
+        if original != loaded.instruction:
+            raise ConfigError(
+                f"--selection {selection} is of another task: its original instruction is {original[:60]!r}, and that "
+                f"of {loaded.name} is {loaded.instruction[:60]!r}"
+            )
+    if not chosen.strip():
+        raise ConfigError("--chosen is empty: give the instruction to train with")
+    files = export_data(loaded, chosen, form.value, out)
+    show = console().print
+    for file in files:
+        show(f"written: {file}", markup=False, highlight=False, soft_wrap=True)
+    show(f"{len(loaded.train)} rows, trained with: {chosen}", markup=False, highlight=False, soft_wrap=True)
+    name = files[0].stem
+    following = {
+        "llamafactory": f"In LLaMA-Factory's YAML: dataset_dir: {out}, dataset: {name}",
+        "axolotl": f"Into axolotl's YAML: what {files[1]} holds",
+    }
+    show(following[form.value], markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,98 @@
+"""A task's rows with the chosen instruction, as files that other trainers read.
+
+llamafactory   NAME.json (alpaca) and dataset_info.json, for its `dataset_dir`
+axolotl        NAME.jsonl (messages) and NAME.yaml, to be merged into its configuration
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import yaml
+
+from sapo.errors import DataError
+from sapo.render import turns_of
+from sapo.storage import read_json, write_text
+from sapo.types import Example, Selection, Task
+
+Format = Literal["llamafactory", "axolotl"]
+FORMATS: tuple[str, ...] = get_args(Format)
+_ROLES = ("user", "assistant")
+
+
+def export_data(task: Task, selection: Selection | str, form: Format, directory: Path) -> tuple[Path, ...]:
+    """Write a task's training rows for another trainer and return the files.
+
+    The text that its chat template gets is that of `sapo.render`: instruction, blank line, "Text:", input, and suffix.
+    An entry of the same name in a `dataset_info.json` that is there is replaced, others stay.
+
+    Args:
+        task: its rows and suffix; its name is that of the data set.
+        selection: the chosen instruction, or a text.
+        form: of which trainer.
+        directory: made if it does not exist.
+
+    Raises:
+        DataError: if the format is not known, or the `dataset_info.json` that is there is none.
+        RecordError: if a file cannot be written.
+    """
+    text = selection if isinstance(selection, str) else selection.instruction.text
+    name = task.name.replace("/", "-")
+    if form == "llamafactory":
+        return _llamafactory(task, text, name, directory)
+    if form == "axolotl":
+        return _axolotl(task, text, name, directory)
+    raise DataError(f"format {form!r}: allowed: {', '.join(FORMATS)}")
+
+
+def _llamafactory(task: Task, text: str, name: str, directory: Path) -> tuple[Path, ...]:
+    index = directory / "dataset_info.json"
+    known = read_json(index) if index.is_file() else {}
+    if not isinstance(known, dict):
+        raise DataError(f"{index} holds no object of data sets: choose another directory")
+    rows = directory / f"{name}.json"
+    columns = {"prompt": "instruction", "query": "input", "response": "output", "history": "history"}
+    entry = {"file_name": rows.name, "formatting": "alpaca", "columns": columns}
+    _write(rows, [_alpaca(text, task.suffix, row) for row in task.train])
+    _write(index, {**known, name: entry})
+    return rows, index
+
+
+def _alpaca(instruction: str, suffix: str, row: Example) -> dict[str, Any]:
+    """Return a row whose instruction and input, put together by a line break, are the last turn of the user."""
+    *earlier, last = turns_of(instruction, row, suffix)
+    history = [[asked, answered] for asked, answered in zip(earlier[::2], earlier[1::2], strict=True)]
+    head = "" if history else instruction
+    asked = (
+        {"instruction": head, "input": last.removeprefix(f"{head}\n")} if head else {"instruction": last, "input": ""}
+    )
+    return {**asked, "output": row.answer, "history": history}
+
+
+def _axolotl(task: Task, text: str, name: str, directory: Path) -> tuple[Path, ...]:
+    rows, settings = directory / f"{name}.jsonl", directory / f"{name}.yaml"
+    lines = (json.dumps({"messages": messages(text, task.suffix, row)}, ensure_ascii=False) for row in task.train)
+    source = {
+        "path": str(rows),
+        "ds_type": "json",
+        "type": "chat_template",
+        "field_messages": "messages",
+        "roles_to_train": ["assistant"],
+        "train_on_eos": "turn",
+    }
+    write_text(rows, "".join(f"{line}\n" for line in lines))
+    shown = {"chat_template": "tokenizer_default", "train_on_inputs": False, "datasets": [source]}
+    write_text(settings, yaml.safe_dump(shown, allow_unicode=True, sort_keys=False))
+    return rows, settings
+
+
+def messages(instruction: str, suffix: str, row: Example) -> list[dict[str, str]]:
+    """Return a row as messages, the answer last."""
+    turns = [*turns_of(instruction, row, suffix), row.answer]
+    return [{"role": _ROLES[n % 2], "content": turn} for n, turn in enumerate(turns)]
+
+
+def _write(path: Path, value: Any) -> None:
+    write_text(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n")

@@ -1,0 +1,305 @@
+"""A task sequence in somebody else's training loop: choices, performance matrix and metrics, kept across calls.
+
+    seq = sapo.Sequence("runs/mine", model, tokenizer, tasks)
+    for task in seq.open:
+        instruction = seq.before(task)          # scored under the model as it is now
+        model = train(model, task, instruction)
+        seq.after(task, model)                  # all tasks are tested
+    seq.results.metrics["bwt"]                  # and: sapo report runs/mine
+
+The directory holds what `sapo run` would have written there, but for stages: models are the loop's own to keep. A
+loop that was interrupted goes on with the tasks that are open, once it has loaded the model of the last one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence as Several
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from sapo.card import Trained, library_versions
+from sapo.errors import DataError, RecordError, nearest
+from sapo.evaluate import Evaluation, evaluate
+from sapo.findings import instruction_entry
+from sapo.formats import evaluation_from_json, evaluation_to_json, selection_from_json, selection_to_json
+from sapo.metrics import METRICS
+from sapo.paraphrase import Builtin, Rules, admit, gather
+from sapo.policies import BY_LOSS, Policy, choose_instruction
+from sapo.record import Record
+from sapo.render import Renderer
+from sapo.results import Prompt, Results, tabulate
+from sapo.score import Scorer
+from sapo.selection import MAX_LENGTH, SelectionSettings, context_length, score_candidates, selection_rows
+from sapo.state import state_fingerprint
+from sapo.storage import fingerprint
+from sapo.tasks import data_fingerprint, task_fingerprint
+from sapo.types import Instruction, Selection, Strategy, Task
+
+_COUNT = 20
+_POLICIES = ("sapo", "original", "random", "highest", "median")
+_PROMPTS: tuple[Prompt, ...] = ("selected", "original")
+
+
+class Sequence:
+    """Which tasks were trained on, each with which instruction, and how well all of them are done at every stage.
+
+    Attributes:
+        tasks: in the order in which they are trained.
+
+    Args:
+        run_dir: where everything is kept; one that holds the same sequence is gone on with.
+        model: any transformers or peft causal LM, as it is before the first task, or after the last finished one.
+        tokenizer: its tokenizer.
+        tasks: at least one, with different names.
+        policy: "sapo" takes the lowest pre-update loss; "original", "random", "highest" and "median" are controls.
+        examples: training rows that candidates are scored on.
+        rows: test rows of each task; None: all.
+        max_new_tokens: longest answer.
+        max_length: most tokens of prompt and answer.
+        seed: of rows, of races and of the policy random.
+
+    Raises:
+        DataError: if tasks cannot be told apart or tested, or a setting is not allowed.
+        RecordError: if the directory holds something else.
+    """
+
+    def __init__(
+        self,
+        run_dir: str | Path,
+        model: Any,
+        tokenizer: Any,
+        tasks: Several[Task],
+        *,
+        policy: Policy = "sapo",
+        examples: int = 250,
+        rows: int | None = None,
+        max_new_tokens: int = 32,
+        max_length: int = MAX_LENGTH,
+        seed: int = 42,
+    ) -> None:
+        _demand(tasks, policy)
+        self.tasks = tuple(tasks)
+        self._model, self._policy, self._examples, self._seed = model, policy, examples, seed
+        self._rows, self._max_new_tokens = rows, max_new_tokens
+        self._renderer = Renderer(tokenizer, min(max_length, context_length(model)))
+        self._config = {
+            "model": {"base": str(model.config.name_or_path or type(model).__name__)},
+            "sequence": [task.name for task in tasks],
+            "data": [task_fingerprint(task) for task in tasks],
+            "policy": policy,
+            "method": "a loop of your own",
+            "seed": seed,
+            "selection": {"rule": "lowest", "examples": examples},
+            "evaluate": {"rows": rows, "max_new_tokens": max_new_tokens, "test_prompt": "both"},
+            "max_length": max_length,
+        }
+        self._record = Record(Path(run_dir), self._config)
+        self._record.check()
+        # What `before` told since this object was made.
+        self._chosen: dict[str, Trained] = {}
+
+    @property
+    def done(self) -> tuple[Task, ...]:
+        """The tasks that were trained on and tested, in order."""
+        finished = (self._record.directory / "training" / f"{n}-{t.name}.json" for n, t in enumerate(self.tasks, 1))
+        return tuple(task for task, path in zip(self.tasks, finished, strict=True) if path.is_file())
+
+    @property
+    def open(self) -> tuple[Task, ...]:
+        """The tasks that are to be trained on yet, in order."""
+        return self.tasks[len(self.done) :]
+
+    def before(self, task: Task | str, candidates: Several[str] | None = None) -> Instruction:
+        """Return the instruction to train a task with, chosen under the model as it is now.
+
+        Before the first task, all tasks are tested zero-shot.
+
+        Args:
+            task: the next one, or its name.
+            candidates: paraphrases; by default those that come with the library or that rules make.
+
+        Raises:
+            DataError: if it is not the next one.
+            SapoError: as `sapo.select`.
+        """
+        found = self._next(task)
+        stage = len(self.done) + 1
+        with self._record:
+            self._record.write("environment.json", {"versions": library_versions()})
+            if stage == 1:
+                self._test(0, state_fingerprint(self._model))
+            self._chosen[found.name] = self._choose(found, stage, candidates)
+        return self._chosen[found.name].instruction
+
+    def after(self, task: Task | str, model: Any = None) -> Results | None:
+        """Test all tasks with the model that was trained on a task; return all results after the last one.
+
+        Args:
+            task: the one that `before` was asked for.
+            model: after the training; by default the one that was given last, trained in place.
+
+        Raises:
+            DataError: if another task is next, or `before` was not asked.
+            SapoError: if an answer or a loss cannot be computed.
+        """
+        found = self._next(task)
+        if found.name not in self._chosen:
+            raise DataError(f"after({found.name!r}) without before({found.name!r}): it tells what to train with")
+        self._model = self._model if model is None else model
+        stage, trained = len(self.done) + 1, self._chosen[found.name]
+        with self._record:
+            state = state_fingerprint(self._model)
+            self._test(stage, state)
+            value = {"instruction": trained.instruction.text, "origin": trained.instruction.origin, "state": state}
+            self._record.save(f"training/{stage}-{found.name}.json", {"model": state}, value)
+            if stage < len(self.tasks):
+                return None
+            results = Results(self._results())
+            self._record.write("results.json", results.data)
+            return results
+
+    @property
+    def results(self) -> Results:
+        """What was found so far; metrics of a sequence that is not finished have no value.
+
+        Raises:
+            RecordError: before the first stage was tested.
+        """
+        return Results(self._results())
+
+    def selection(self, task: Task | str) -> Selection | None:
+        """Return the candidates' losses that the choice for a task rests on; None where the policy asks for none."""
+        return self._trained()[task if isinstance(task, str) else task.name].selection
+
+    def _next(self, task: Task | str) -> Task:
+        name = task if isinstance(task, str) else task.name
+        names = [t.name for t in self.tasks]
+        if name not in names:
+            raise DataError(
+                f"{name!r} is no task of this sequence.{nearest(name, names)} Its tasks: {', '.join(names)}"
+            )
+        if not self.open or self.open[0].name != name:
+            following = f"the next one is {self.open[0].name}" if self.open else "all of them are finished"
+            raise DataError(f"{name!r} is not the next task: {following}. Loop over Sequence.open")
+        return self.open[0]
+
+    def _choose(self, task: Task, stage: int, given: Several[str] | None) -> Trained:
+        original = (Instruction(task.instruction, "original"),)
+        if self._policy == "original":
+            return Trained(task, original[0])
+        if given is None:
+            gathered = gather(task, (Builtin(), Rules()), _COUNT)
+            candidates, rejected = gathered.candidates, gathered.rejected
+        else:
+            candidates, rejected = admit(task, given, "given")
+        selection = None
+        if self._policy in BY_LOSS:
+            rows = selection_rows(task, self._examples, "stratified", self._seed)
+            strategy: Strategy = "racing" if self._policy == "sapo" else "exhaustive"
+            settings = SelectionSettings(
+                "lowest", "stratified", self._seed, strategy, delta=0.05, epsilon=0.01, budget=None
+            )
+            inputs = self._inputs(task, state_fingerprint(self._model)) | {
+                "candidates": fingerprint([c.text for c in candidates])
+            }
+            path = f"selections/{stage}-{task.name}.json"
+            selection = self._record.reuse(path, inputs, selection_from_json)
+            if selection is None:
+                selection = score_candidates(
+                    Scorer(self._model), self._renderer, task, candidates, rows, settings, rejected=rejected
+                )
+                self._record.save(path, inputs, selection_to_json(selection))
+        return Trained(task, choose_instruction(self._policy, candidates, selection, self._seed), selection)
+
+    def _test(self, stage: int, state: str) -> None:
+        """Compute the stage's row of the matrix."""
+        scorer = Scorer(self._model)
+        seen = self._trained()
+        for task in self.tasks:
+            for kind, text in _texts(task, seen if self._position(task) <= stage else {}).items():
+                path = f"cells/{stage}/{task.name}.{kind}.json"
+                inputs = self._inputs(task, state) | {"instruction": fingerprint(text)}
+                if self._record.reuse(path, inputs) is not None:
+                    continue
+                began = time.perf_counter()
+                rows = self._tested(task)
+                cell = evaluate(self._model, self._renderer, task, text, rows, self._max_new_tokens, scorer=scorer)
+                value = {"instruction": text, "answers": [row.answer for row in rows], **evaluation_to_json(cell)}
+                self._record.save(path, inputs, value | {"seconds": time.perf_counter() - began})
+
+    def _trained(self) -> dict[str, Trained]:
+        """Return what was chosen for every task so far, from memory or the directory."""
+        found = dict(self._chosen)
+        for stage, task in enumerate(self.tasks, start=1):
+            training = self._record.find(f"training/{stage}-{task.name}.json", {})
+            if training is not None and task.name not in found:
+                selection = self._record.find(f"selections/{stage}-{task.name}.json", {}, selection_from_json)
+                found[task.name] = Trained(task, Instruction(training["instruction"], training["origin"]), selection)
+        return found
+
+    def _tested(self, task: Task) -> tuple[Any, ...]:
+        # Every run is tested on the same rows, whatever its seed.
+        rows = selection_rows(replace(task, train=task.test), self._rows or len(task.test), "stratified", 0)
+        return tuple(task.test[i] for i in rows)
+
+    def _position(self, task: Task) -> int:
+        return self.tasks.index(task) + 1
+
+    def _inputs(self, task: Task, state: str) -> dict[str, str]:
+        return {
+            "model": state,
+            "data": data_fingerprint(self._tested(task)),
+            "template": self._renderer.fingerprint(),
+            "suffix": fingerprint(task.suffix),
+        }
+
+    def _results(self) -> dict[str, Any]:
+        seen, cells = self._trained(), dict[tuple[int, str, Prompt], Evaluation]()
+        for stage in range(len(self.done) + 1):
+            for task in self.tasks:
+                texts = _texts(task, seen if self._position(task) <= stage else {})
+                for prompt in _PROMPTS:
+                    kind = prompt if prompt in texts else "original"
+                    cell = self._record.find(f"cells/{stage}/{task.name}.{kind}.json", {}, evaluation_from_json)
+                    if cell is None:
+                        raise RecordError(
+                            f"{self._record.directory} holds no tests of stage {stage} yet: call before()"
+                        )
+                    cells[stage, task.name, prompt] = cell
+        missing = {} if not self.open else {m.name: "the sequence is not finished" for m in METRICS}
+        tables = tabulate(cells, self.tasks, (), _PROMPTS, self._seed, missing)
+        kinds = {task.metric for task in self.tasks}
+        return {
+            "tasks": [task.name for task in self.tasks],
+            "primary_metric": kinds.pop() if len(kinds) == 1 else "mixed",
+            "primary_metrics": {task.name: task.metric for task in self.tasks},
+            "test_prompt": "selected",
+            "matrix": tables["matrices"]["primary"]["selected"],
+            "metrics": tables["metrics_all"]["primary"]["selected"],
+            **tables,
+            "instructions": {name: instruction_entry(trained, self._policy) for name, trained in seen.items()},
+            "test_data": {task.name: data_fingerprint(self._tested(task)) for task in self.tasks},
+            "test_rows": {task.name: len(self._tested(task)) for task in self.tasks},
+            "config": self._config,
+            "seconds": {},
+        }
+
+
+def _texts(task: Task, seen: dict[str, Trained]) -> dict[Prompt, str]:
+    """Return the instructions that a task is tested with, each text once."""
+    if task.name in seen and seen[task.name].instruction.text != task.instruction:
+        return {"selected": seen[task.name].instruction.text, "original": task.instruction}
+    return {"original": task.instruction}
+
+
+def _demand(tasks: Several[Task], policy: str) -> None:
+    names = [task.name for task in tasks]
+    if not names or len(set(names)) < len(names):
+        raise DataError(f"tasks {names}: give at least one, and different names")
+    if policy not in _POLICIES:
+        raise DataError(f"policy = {policy!r}: allowed: {', '.join(_POLICIES)}.{nearest(policy, _POLICIES)}")
+    for task in tasks:
+        if not task.train or not task.test:
+            raise DataError(f"task {task.name!r} has {len(task.train)} training and {len(task.test)} test rows")

@@ -1,0 +1,159 @@
+"""What travels: data for other trainers, instructions beside adapters, messages for any runtime."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from peft import LoraConfig, PeftModel, get_peft_model
+
+import sapo
+from sapo.cli import main
+from sapo.errors import DataError, ModelError
+from sapo.integrations.exports import export_data
+from sapo.integrations.trainer import describe, tokenized
+from sapo.render import Renderer, turns_of
+from sapo.storage import read_json
+from sapo.testing import tiny_model, tiny_tokenizer, toy_task
+from sapo.types import Example
+
+TEXT = "Many words: yes. Few words: no."
+
+
+def command(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
+    monkeypatch.setattr("sys.argv", ["sapo", *words])
+    with pytest.raises(SystemExit) as end:
+        main()
+    return int(end.value.code or 0)
+
+
+def llamafactory_turns(row: dict[str, Any]) -> list[str]:
+    """The turns that LLaMA-Factory makes of an alpaca row: history, then instruction and input on the next line."""
+    asked = "\n".join(text for text in (row["instruction"], row["input"]) if text)
+    return [turn for exchange in row["history"] for turn in exchange] + [asked]
+
+
+@pytest.mark.parametrize("suffix", ["", "Answer yes or no."])
+@pytest.mark.parametrize("history", [(), (("first question", "first answer"), ("second", "answer"))])
+def test_exported_rows_are_the_turns_that_are_scored(suffix: str, history: Any, tmp_path: Path) -> None:
+    task = replace(toy_task("a/b", rows=4), suffix=suffix)
+    task = replace(task, train=tuple(replace(row, history=history) for row in task.train))
+    rows, index = export_data(task, TEXT, "llamafactory", tmp_path)
+    entry = read_json(index)["a-b"]
+    assert rows.name == entry["file_name"] == "a-b.json" and entry["columns"]["query"] == "input"
+    made = read_json(rows)
+    assert [llamafactory_turns(row) for row in made] == [turns_of(TEXT, row, suffix) for row in task.train]
+    assert [row["output"] for row in made] == [row.answer for row in task.train]
+    lines, settings = export_data(task, TEXT, "axolotl", tmp_path)
+    found = [json.loads(line)["messages"] for line in lines.read_text(encoding="utf-8").splitlines()]
+    assert [[m["content"] for m in row] for row in found] == [
+        [*turns_of(TEXT, row, suffix), row.answer] for row in task.train
+    ]
+    assert all([m["role"] for m in row] == ["user", "assistant"] * (len(history) + 1) for row in found)
+    (source,) = yaml.safe_load(settings.read_text(encoding="utf-8"))["datasets"]
+    assert source["path"] == str(lines) and source["type"] == "chat_template"
+
+
+def test_other_data_sets_of_a_dataset_info_stay(tmp_path: Path) -> None:
+    (tmp_path / "dataset_info.json").write_text('{"mine": {"file_name": "m.json"}}')
+    export_data(toy_task("toy"), TEXT, "llamafactory", tmp_path)
+    export_data(toy_task("toy"), TEXT, "llamafactory", tmp_path)
+    found = read_json(tmp_path / "dataset_info.json")
+    assert set(found) == {"mine", "toy"} and found["mine"] == {"file_name": "m.json"}
+    (tmp_path / "dataset_info.json").write_text("[]")
+    with pytest.raises(DataError, match="no object of data sets"):
+        export_data(toy_task("toy"), TEXT, "llamafactory", tmp_path)
+
+
+def test_the_command_takes_what_select_chose(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tmp_path / "model"
+    tiny_model(seed=2).save_pretrained(model)
+    tiny_tokenizer().save_pretrained(model)
+    data = tmp_path / "rows.jsonl"
+    data.write_text("".join(json.dumps({"input": f"row {i}", "output": "yn"[i % 2]}) + "\n" for i in range(8)))
+    about = ("--task", str(data), "--instruction", "Say y or n.")
+    chosen = tmp_path / "selection.json"
+    assert command(monkeypatch, "select", *about, "--model", str(model), "--json", str(chosen), "--no-cache") == 0
+    out = tmp_path / "out"
+    export = ("export-data", *about, "--out", str(out), "--format", "llamafactory")
+    assert command(monkeypatch, *export, "--selection", str(chosen)) == 0
+    found = read_json(chosen)
+    text = found["candidates"][found["chosen"]]["text"]
+    assert {row["instruction"] for row in read_json(out / "rows.json")} == {text}
+    assert text in capsys.readouterr().out
+    assert command(monkeypatch, *export[:4], "Another one.", *export[5:], "--selection", str(chosen)) == 2
+    assert "is of another task" in capsys.readouterr().err
+    assert command(monkeypatch, *export) == 2 and command(monkeypatch, *export, "--chosen", " ") == 2
+    assert command(monkeypatch, *export, "--selection", str(tmp_path / "none.json")) == 2
+    chosen.write_text("{}")
+    assert command(monkeypatch, *export, "--selection", str(chosen)) == 2
+    assert "sapo select --json" in capsys.readouterr().err
+
+
+def test_tokenized_rows_are_what_is_scored() -> None:
+    task, renderer = toy_task(rows=4), Renderer(tiny_tokenizer(), 512)
+    for row, encoded in zip(
+        tokenized(task, TEXT, renderer), renderer.encode(TEXT, task.suffix, task.train), strict=True
+    ):
+        assert tuple(row["input_ids"]) == encoded.ids
+        assert [label for label in row["labels"] if label != -100] == list(encoded.ids[encoded.prompt_length :])
+        assert row["labels"].index(encoded.ids[encoded.prompt_length]) == encoded.prompt_length
+
+
+def test_an_adapter_of_another_trainer_carries_its_instruction(tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    tiny_model(seed=2).save_pretrained(base)
+    tiny_tokenizer().save_pretrained(base)
+    loaded = sapo.load_model(str(base))
+    task = replace(toy_task(rows=4), suffix="Say it.")
+    selection = sapo.select(loaded.model, loaded.tokenizer, task, [TEXT])
+    model = get_peft_model(loaded.model, LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM"))
+    adapter = tmp_path / "adapter"
+    with pytest.raises(ModelError, match="save it there first"):
+        describe(adapter, model, loaded.tokenizer, task, selection)
+    model.save_pretrained(adapter)
+    describe(adapter, model, loaded.tokenizer, task, selection)
+    # Stock peft still loads it, and what is asked is what was scored.
+    PeftModel.from_pretrained(sapo.load_model(str(base)).model, adapter)
+    asked = sapo.apply(adapter, "the input")
+    assert asked == [{"role": "user", "content": f"{selection.instruction.text}\n\nText:\nthe input\n\nSay it."}]
+    prompt = loaded.tokenizer.apply_chat_template(asked, add_generation_prompt=True, tokenize=True, return_dict=True)
+    own = Renderer(loaded.tokenizer, 512).prompts(selection.instruction.text, "Say it.", [Example("the input", "")], 8)
+    assert tuple(prompt.input_ids) == own[0]
+    card = (adapter / "README.md").read_text(encoding="utf-8")
+    assert selection.instruction.text in card and "library_name: peft" in card
+    # A second task keeps what was said of the first.
+    describe(adapter, model, loaded.tokenizer, replace(task, name="second"), "Another instruction.")
+    assert sapo.apply(adapter, "x", "toy")[0]["content"].startswith(selection.instruction.text)
+    assert sapo.apply(adapter, "x")[0]["content"].startswith("Another instruction.")
+    with pytest.raises(ModelError, match=r"not trained on 'tyo'. Did you mean 'toy'"):
+        sapo.apply(adapter, "x", "tyo")
+
+
+def test_what_is_no_stage_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(ModelError, match=r"no sapo\.json"):
+        sapo.apply(tmp_path, "x")
+    for name in ("no/such-repository", "not a name", str(tmp_path / "nowhere")):
+        with pytest.raises(ModelError, match="neither a directory nor a repository"):
+            sapo.apply(name, "x")
+
+
+def test_a_repository_of_the_hub_is_asked_for_its_instruction(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = {"task": "t", "instruction": "Do it.", "suffix": ""}
+    (tmp_path / "sapo.json").write_text(json.dumps({"format": 2, "tasks": [entry]}))
+    asked = []
+
+    def download(name: str, file: str) -> str:
+        asked.append((name, file))
+        return str(tmp_path / file)
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    assert sapo.apply("me/adapter", "x") == [{"role": "user", "content": "Do it.\n\nText:\nx"}]
+    assert asked == [("me/adapter", "sapo.json")]

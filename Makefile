@@ -1,10 +1,11 @@
 # make install   a ready .venv with the `sapo` command
 # make demo      the main job: three tasks in sequence, with the original instructions and with SAPO
 # make test      format check, lint, strict types, tests
+# make docs      the documentation as a site in site/, the command line's page written anew
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test unit lint format clean
+.PHONY: install demo test unit lint format docs clean
 
 install: .venv/installed
 
@@ -36,5 +37,9 @@ format: install
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
+docs: install
+	$(BIN)/typer sapo.cli utils docs --name sapo --title "Command line" --output docs/cli.md
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 clean:
-	rm -rf .venv runs .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv runs site .mypy_cache .pytest_cache .ruff_cache

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from sapo.selection import select as select
     from sapo.sequence import run as run
     from sapo.stage import apply as apply
+    from sapo.tasks import hold_out as hold_out
     from sapo.tasks import load_sequence as load_sequence
     from sapo.tasks import load_task as load_task
     from sapo.types import Example as Example
@@ -43,6 +44,7 @@ _HOMES = {
     "Task": "sapo.types",
     "apply": "sapo.stage",
     "embedded_model_dir": "sapo.model",
+    "hold_out": "sapo.tasks",
     "load_config": "sapo.config",
     "load_model": "sapo.model",
     "load_sequence": "sapo.tasks",

@@ -1,0 +1,131 @@
+"""The documentation: its code runs, its configurations and commands are accepted, its pages build without a network."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import typer
+import yaml
+
+import sapo
+from sapo.cli import app
+from sapo.config import StudyConfig, make_config
+from sapo.model import LoadedModel
+from sapo.testing import tiny_model, tiny_tokenizer
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+# One page for each kind of reader.
+GUIDES = ("one-task.md", "sequence.md", "integrate.md", "research.md")
+_FENCE = re.compile(r"^```(\w+)\n(.*?)^```", re.DOTALL | re.MULTILINE)
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return [body for name, body in _FENCE.findall(page.read_text(encoding="utf-8")) if name == language]
+
+
+def rows(path: Path, pairs: list[tuple[str, str]]) -> None:
+    path.write_text("".join(json.dumps({"input": i, "output": o}) + "\n" for i, o in pairs), encoding="utf-8")
+
+
+@pytest.fixture
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory with the files that the guides speak of, in which the embedded model is a tiny one."""
+    monkeypatch.chdir(tmp_path)
+    good, bad = [f"I loved number {i}." for i in range(20)], [f"Never buy number {i}." for i in range(20)]
+    rows(tmp_path / "reviews.jsonl", [(t, "positive") for t in good] + [(t, "negative") for t in bad])
+    invoices, errors = [f"Invoice {i} is wrong." for i in range(20)], [f"Error {i} again." for i in range(20)]
+    rows(tmp_path / "tickets.jsonl", [(t, "billing") for t in invoices] + [(t, "support") for t in errors])
+    (tmp_path / "records.jsonl").write_bytes((ROOT / "results" / "seeds.jsonl").read_bytes())
+
+    def tiny(name: str, *_: Any, **__: Any) -> LoadedModel:
+        model = tiny_model(seed=2, context=1024)
+        return LoadedModel(model, tiny_tokenizer(), name, ())
+
+    monkeypatch.setattr("sapo.model.load_model", tiny)
+    return tmp_path
+
+
+# Trainer pins memory unless it is told not to, which a reader with a GPU would not.
+@pytest.mark.filterwarnings("ignore:'pin_memory'")
+@pytest.mark.parametrize("page", GUIDES)
+def test_the_code_of_a_guide_runs_from_top_to_bottom(page: str, desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("trl")
+    code = blocks(DOCS / page, "python")
+    assert code
+    names: dict[str, Any] = {}
+    with torch.random.fork_rng():
+        for number, body in enumerate(code, start=1):
+            exec(compile(body, f"{page}, block {number}", "exec"), names)
+    # Every guide shows something in the end.
+    assert capsys.readouterr().out.strip()
+
+
+@pytest.mark.parametrize("page", sorted(path.name for path in DOCS.glob("*.md")))
+def test_configurations_are_accepted(page: str) -> None:
+    for body in blocks(DOCS / page, "yaml"):
+        data = yaml.safe_load(body)
+        if isinstance(data, dict) and "run_dir" in data:
+            StudyConfig.model_validate(data) if "transitions" in data else make_config(data)
+
+
+def commands() -> Iterator[tuple[str, list[str]]]:
+    for path in (*sorted(DOCS.glob("*.md")), ROOT / "README.md"):
+        for language in ("sh", "text", ""):
+            pattern = re.compile(rf"^```{language}\n(.*?)^```", re.DOTALL | re.MULTILINE)
+            for body in pattern.findall(path.read_text(encoding="utf-8")):
+                for line in body.splitlines():
+                    if line.startswith("sapo "):
+                        yield path.name, shlex.split(line, comments=True)[1:]
+
+
+def test_commands_exist_with_all_their_options() -> None:
+    known = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    checked = 0
+    for page, (name, *words) in commands():
+        assert name in known, f"{page}: sapo {name}"
+        options = {
+            option for parameter in known[name].params for option in (*parameter.opts, *parameter.secondary_opts)
+        }
+        used = {word.partition("=")[0] for word in words if word.startswith("--")}
+        assert used <= options, f"{page}: sapo {name} has no {used - options}"
+        checked += 1
+    assert checked > 12
+
+
+def test_the_page_of_the_command_line_is_what_help_says() -> None:
+    made = subprocess.run(
+        [sys.executable, "-m", "typer", "sapo.cli", "utils", "docs", "--name", "sapo", "--title", "Command line"],
+        capture_output=True, text=True, check=True, cwd=ROOT,
+    ).stdout  # fmt: skip
+    assert (DOCS / "cli.md").read_text(encoding="utf-8").strip() == made.strip(), "make docs writes it again"
+
+
+def test_the_site_builds_without_a_broken_link_and_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
+    pytest.importorskip("mkdocs")
+    made = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)],
+        capture_output=True, text=True, cwd=ROOT, env={"PATH": "", "NO_MKDOCS_2_WARNING": "1"},
+    )  # fmt: skip
+    assert made.returncode == 0, made.stderr[-2000:]
+    api = (tmp_path / "api" / "index.html").read_text(encoding="utf-8")
+    for name in ("select", "Sequence", "Rows", "SapoCallback", "export_data"):
+        assert re.search(rf'id="sapo\.[\w.]*\b{name}"', api), name
+    loaded = re.compile(r'<(?:script|link|img)[^>]+(?:src|href)="(https?:)?//', re.IGNORECASE)
+    for page in tmp_path.rglob("*.html"):
+        assert not loaded.search(page.read_text(encoding="utf-8")), page
+
+
+def test_every_public_name_is_in_the_reference() -> None:
+    text = (DOCS / "api.md").read_text(encoding="utf-8")
+    missing = [name for name in sapo.__all__ if not name.startswith("__") and name not in text]
+    assert not missing

@@ -15,8 +15,11 @@ import sapo
 from sapo.cli import main
 from sapo.errors import DataError, ModelError
 from sapo.integrations.exports import export_data
+from sapo.integrations.layouts import reworded, sides
 from sapo.integrations.trainer import describe, tokenized
+from sapo.integrations.trl import Rows
 from sapo.render import Renderer, turns_of
+from sapo.stage import Stage
 from sapo.storage import read_json
 from sapo.testing import tiny_model, tiny_tokenizer, toy_task
 from sapo.types import Example
@@ -134,6 +137,36 @@ def test_an_adapter_of_another_trainer_carries_its_instruction(tmp_path: Path) -
     assert sapo.apply(adapter, "x")[0]["content"].startswith("Another instruction.")
     with pytest.raises(ModelError, match=r"not trained on 'tyo'. Did you mean 'toy'"):
         sapo.apply(adapter, "x", "tyo")
+
+
+def test_an_adapter_trained_on_rows_of_ones_own_is_asked_as_they_were(tmp_path: Path) -> None:
+    model, tokenizer = tiny_model(), tiny_tokenizer()
+    model.save_pretrained(tmp_path)
+    system = [{"role": "system", "content": "Say it."}, {"role": "user", "content": "x"}]
+    cases: list[tuple[dict[str, Any], Any]] = [
+        (
+            {"prompt": system, "completion": [{"role": "assistant", "content": "y"}]},
+            lambda text: [{"role": "system", "content": "New."}, {"role": "user", "content": text}],
+        ),
+        (
+            {"instruction": "Say it.", "input": "x", "output": "y"},
+            lambda text: [{"role": "user", "content": f"New.\n{text}"}],
+        ),
+    ]
+    for row, asked in cases:
+        rows = Rows([row], "Say it.")
+        with pytest.raises(DataError, match=r"layout=rows\.layout"):
+            describe(tmp_path, model, tokenizer, rows.task, "New.")
+        describe(tmp_path, model, tokenizer, rows.task, "New.", layout=rows.layout)
+        # As a row itself asks, with another instruction.
+        assert sapo.apply(tmp_path, "x") == asked("x") == sides(reworded(row, "Say it.", "New.") or {})[0]
+        assert sapo.apply(tmp_path, "another") == asked("another")
+        with pytest.raises(ModelError, match="prompts of another layout"):
+            Stage.load(tmp_path)
+    other = Rows([{"prompt": "Say it. x", "completion": " y"}], "Say it.")
+    describe(tmp_path, model, tokenizer, other.task, "New.", layout=other.layout)
+    with pytest.raises(ModelError, match="put its instruction where it stood"):
+        sapo.apply(tmp_path, "t")
 
 
 def test_what_is_no_stage_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sapo.card import LINEAGE, TAKE_AGAIN, read_lineage, stored_prompts
+from sapo.card import LINEAGE, TAKE_AGAIN, layout_of, read_lineage, stored_prompts
 from sapo.errors import ModelError, nearest
 from sapo.evaluate import generate
 from sapo.model import LoadedModel, load_model
@@ -26,7 +26,7 @@ def apply(stage: str | Path, text: str, task: str | None = None) -> list[dict[st
         task: which of its tasks; by default the one trained last.
 
     Raises:
-        ModelError: if there is none, or it was not trained on the task.
+        ModelError: if there is none, it was not trained on the task, or not with prompts that can be told from here.
         RecordError: if its `sapo.json` is damaged.
     """
     directory = Path(stage)
@@ -35,8 +35,19 @@ def apply(stage: str | Path, text: str, task: str | None = None) -> list[dict[st
     found = read_lineage(directory)
     with undamaged(directory / LINEAGE, TAKE_AGAIN):
         prompts = stored_prompts(found)
-    instruction, suffix = prompts[_named(prompts, task)]
-    return [{"role": "user", "content": user_turn(instruction, text, suffix)}]
+        name = _named(prompts, task)
+        layout = layout_of(found, name)
+    instruction, suffix = prompts[name]
+    if layout == "own":
+        return [{"role": "user", "content": user_turn(instruction, text, suffix)}]
+    if layout == "alpaca":
+        return [{"role": "user", "content": f"{instruction}\n{text}" if text else instruction}]
+    if layout == "system":
+        return [{"role": "system", "content": instruction}, {"role": "user", "content": text}]
+    raise ModelError(
+        f"{stage} was trained on {name!r} with prompts of another layout: put its instruction where it stood in its "
+        f"training rows: {instruction!r}"
+    )
 
 
 def _downloaded(name: str) -> Path:
@@ -94,6 +105,12 @@ class Stage:
             base, merged = lineage["base_model"], bool(lineage.get("merged"))
             limits = (int(lineage["max_length"]), int(lineage["max_new_tokens"]))
             prompts = stored_prompts(lineage)
+            strange = [name for name in prompts if layout_of(lineage, name) != "own"]
+        if strange:
+            raise ModelError(
+                f"{directory} was trained on {strange[0]!r} with prompts of another layout: ask it with the messages "
+                "of sapo.apply"
+            )
         # A merged stage is a whole model; it needs the one that it was made from no more.
         try:
             loaded = load_model(str(directory)) if merged else load_model(base, str(directory))

@@ -171,6 +171,11 @@ def stored_prompts(lineage: Any) -> dict[str, tuple[str, str]]:
     return prompts
 
 
+def layout_of(lineage: Any, task: str) -> str:
+    """Return how a task's prompts are laid out: "own", this library's way, unless another trainer had others."""
+    return str([entry.get("layout", "own") for entry in lineage["tasks"] if entry["task"] == task][-1])
+
+
 def earlier_tasks(directory: Path) -> list[dict[str, Any]]:
     """Return the task entries of a stage or merged model that a run starts from; none where it has no `sapo.json`.
 

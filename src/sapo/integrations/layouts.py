@@ -10,12 +10,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sapo.errors import DataError
+from sapo.types import Task
 
 Row = Mapping[str, Any]
 # A text, or messages with role and content.
 Side = str | list[dict[str, Any]]
 
 KNOWN = "instruction and output; messages; conversations; prompt and completion"
+# Stands where the instruction was taken out of a row. Private-use characters: in no text by accident.
+HERE = "\U0010fff0instruction\U0010fff1"
 _SHAREGPT = {"human": "user", "gpt": "assistant", "system": "system"}
 _SHOWN = 60
 
@@ -67,6 +70,26 @@ def sides(row: Row) -> tuple[Side, Side]:
     if last["role"] != "assistant" or not before:
         raise DataError(f"a conversation ends with a turn of {last['role']!r}: allowed is one of the assistant")
     return before, [last]
+
+
+def layout_of(rows: Sequence[Row], instruction: str) -> str:
+    """Return how rows are asked, so that others can be.
+
+    "system": the instruction as system message, then one turn of the user; "alpaca"; or "other".
+    """
+    if all(_is_alpaca(row) and row["instruction"] == instruction for row in rows):
+        return "alpaca"
+    for row in rows:
+        asked = [] if _is_alpaca(row) else sides(row)[0]
+        roles = [] if isinstance(asked, str) else [turn["role"] for turn in asked]
+        if roles != ["system", "user"] or isinstance(asked, str) or asked[0]["content"] != instruction:
+            return "other"
+    return "system"
+
+
+def is_taken_out(task: Task) -> bool:
+    """Whether a task's inputs are rows of a layout of their own, with the instruction taken out."""
+    return bool(task.train) and HERE in task.train[0].input
 
 
 def answer_of(completion: Side) -> str:

@@ -11,6 +11,7 @@ from transformers import TrainerCallback
 
 from sapo.card import LINEAGE, Trained, earlier_tasks, library_versions, lineage, model_card
 from sapo.errors import CandidateError, DataError, ModelError, RenderError
+from sapo.integrations.layouts import is_taken_out
 from sapo.processes import Processes, joined
 from sapo.render import Encoder, Renderer
 from sapo.score import IGNORED, Scorer
@@ -46,6 +47,7 @@ def describe(
     *,
     max_length: int = MAX_LENGTH,
     max_new_tokens: int = 128,
+    layout: str = "own",
 ) -> None:
     """Write `sapo.json` and a model card beside an adapter or model that another trainer saved.
 
@@ -61,14 +63,18 @@ def describe(
         selection: the instruction that it was trained with, or a text.
         max_length: most tokens of prompt and answer.
         max_new_tokens: longest answer.
+        layout: of the prompts that it was trained with, `sapo.integrations.trl.Rows.layout`.
 
     Raises:
+        DataError: if the task is one of `Rows`, and its layout is not given.
         ModelError: if no model was saved there.
         RecordError: if the files cannot be written, or the `sapo.json` that is there is damaged.
     """
     folder = Path(directory)
     if not any(folder.glob("*.safetensors")):
         raise ModelError(f"{folder} holds neither an adapter nor a model (*.safetensors): save it there first")
+    if layout == "own" and is_taken_out(task):
+        raise DataError("the rows have a layout of their own: give layout=rows.layout")
     whole = not (folder / "adapter_config.json").is_file()
     text = isinstance(selection, str)
     instruction = Instruction(str(selection), "given") if isinstance(selection, str) else selection.instruction
@@ -84,6 +90,8 @@ def describe(
         earlier=earlier_tasks(folder),
         whole=whole,
     )
+    if layout != "own":
+        data["tasks"][-1]["layout"] = layout
     write_json(folder / LINEAGE, data)
     write_text(folder / "README.md", model_card(data))
 

@@ -18,7 +18,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from sapo.errors import DataError, RenderError
-from sapo.integrations.layouts import Side, answer_of, quoted, reworded, shared_instruction, sides
+from sapo.integrations.layouts import (
+    HERE,
+    Side,
+    answer_of,
+    layout_of,
+    quoted,
+    reworded,
+    shared_instruction,
+    sides,
+)
 from sapo.render import turns_of
 from sapo.tasks import recognised_labels
 from sapo.types import Encoded, Example, Selection, Task
@@ -26,8 +35,6 @@ from sapo.types import Encoded, Example, Selection, Task
 # SFTConfig's own.
 MAX_LENGTH = 1024
 _ROLES = ("user", "assistant")
-# Stands where the instruction was taken out of a row. Private-use characters: in no text by accident.
-_HERE = "\U0010fff0instruction\U0010fff1"
 
 
 def dataset(task: Task, selection: Selection | str, tokenizer: Any = None) -> Any:
@@ -52,6 +59,8 @@ class Rows:
     Attributes:
         dataset: as it was given.
         task: the same rows for `sapo.select`. Their inputs are only read by this object's renderer.
+        layout: how rows are asked: "system" (the instruction as system message, then one turn of the user), "alpaca",
+            or "other".
 
     Args:
         dataset: a `datasets.Dataset`: messages, conversations, prompt and completion, or alpaca.
@@ -72,6 +81,7 @@ class Rows:
         if not original.strip():
             raise DataError("instruction is empty: give the text that stands in every row")
         train, dev = _examples(rows, original), _examples([] if held_out is None else list(held_out), original)
+        self.layout = layout_of(rows, original)
         labels = recognised_labels(train)
         self.task = Task("rows", original, "", labels, "exact_match" if labels else "rouge_l", train, dev, ())
 
@@ -178,7 +188,7 @@ def _examples(rows: Sequence[Any], original: str) -> tuple[Example, ...]:
     """Return rows as examples: what is asked as JSON, with the instruction taken out, and the answer."""
     found = []
     for number, row in enumerate(rows, start=1):
-        open_ = reworded(row, original, _HERE)
+        open_ = reworded(row, original, HERE)
         if open_ is None:
             raise DataError(f"row {number} does not hold the instruction {quoted(original)}")
         prompt, completion = sides(open_)
@@ -189,9 +199,9 @@ def _examples(rows: Sequence[Any], original: str) -> tuple[Example, ...]:
 def _taken_out(instruction: str, suffix: str, example: Example) -> tuple[Side, Side]:
     prompt, completion = json.loads(example.input)
     if isinstance(prompt, str):
-        return prompt.replace(_HERE, instruction, 1), completion
+        return prompt.replace(HERE, instruction, 1), completion
     return [{**turn, "content": _put(turn["content"], instruction)} for turn in prompt], completion
 
 
 def _put(content: Any, instruction: str) -> Any:
-    return content.replace(_HERE, instruction, 1) if isinstance(content, str) else content
+    return content.replace(HERE, instruction, 1) if isinstance(content, str) else content

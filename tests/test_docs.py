@@ -17,7 +17,7 @@ import typer
 import yaml
 
 import sapo
-from sapo.cli import app
+from sapo.cli.app import app
 from sapo.config import StudyConfig, make_config
 from sapo.model import LoadedModel
 from sapo.testing import tiny_model, tiny_tokenizer

@@ -57,6 +57,10 @@ def notes(page: Page, start: str) -> str:
     return " ".join(block.text for block in section(page, start).blocks if isinstance(block, Note))
 
 
+def verdict(page: Page) -> str:
+    return " ".join(note.text for note in page.verdict)
+
+
 def printed(page: Page, width: int = 120) -> str:
     file = io.StringIO()
     show(Console(file=file, width=width), page)
@@ -70,9 +74,9 @@ def shown(one: Measured, decimals: int, sign: str = "+") -> list[str]:
 
 
 def test_the_page_begins_with_the_primary_test_and_what_it_could_find(page: Page, found: Analysis) -> None:
-    first = section(page, "In short").blocks[0]
+    first = page.verdict[0]
     test = found.primary
-    assert isinstance(first, Note) and test.p is not None and test.critical is not None
+    assert test.p is not None and test.critical is not None
     value, interval = shown(test.rho, 2)
     assert first.text == (
         f"Pre-update loss and effect on earlier tasks: rank correlation {value} {interval} over 3 transitions of 9 "
@@ -83,7 +87,7 @@ def test_the_page_begins_with_the_primary_test_and_what_it_could_find(page: Page
 
 
 def test_a_study_that_shows_nothing_says_so() -> None:
-    text = notes(study_page(study(np.random.default_rng(2), arms=("sgd",))), "In short")
+    text = verdict(study_page(study(np.random.default_rng(2), arms=("sgd",))))
     assert "Verdict: undecided." in text and "arm sgd; p = 0." in text
 
 
@@ -159,7 +163,7 @@ def test_the_order_of_records_does_not_matter() -> None:
 
 def test_one_transition_and_one_seed_claim_nothing_beyond_themselves() -> None:
     page = study_page([training(c, effects={"b": -1.0 - 0.1 * c, "a": -0.2 * c, "u": -0.3 * c}) for c in range(9)])
-    text = notes(page, "In short")
+    text = verdict(page)
     assert "rank correlation -1.00 [-1.00, -1.00] over 1 transition of 9 candidates" in text
     assert "There is one transition: nothing here says what other transitions would show." in text
     assert "(not known: one seed: only trainings that share their noise can be compared): undecided" in text
@@ -193,7 +197,7 @@ def test_small_studies_have_a_page_without_nan_and_with_reasons(case: str) -> No
     page = study_page(small(case))
     text = printed(page)
     assert "nan" not in text.lower().replace("nano", "") and "None" not in text and "inf" not in text
-    assert "undecided" in notes(page, "In short") and "in line with" not in notes(page, "In short")
+    assert "undecided" in verdict(page) and "in line with" not in verdict(page)
     for one in page.sections:
         for block in one.blocks:
             if isinstance(block, Table) and block.title.startswith("Standard") and "–" in str(block.rows):
@@ -203,7 +207,7 @@ def test_small_studies_have_a_page_without_nan_and_with_reasons(case: str) -> No
 
 def test_without_any_chance_to_detect_something_the_page_says_so() -> None:
     page = study_page([training(c, effects={"b": -1.0, "a": 0.1 * c}) for c in range(3)])
-    assert "No correlation at all could have been detected at this size. Verdict: undecided." in notes(page, "In short")
+    assert "No correlation at all could have been detected at this size. Verdict: undecided." in verdict(page)
     assert "left out" in table(page, "Trainings").columns[-1].title
     assert rows(table(study_page(small("interrupted")), "Trainings"))[0][-3:] == ["4", "1, 2", "1"]
 

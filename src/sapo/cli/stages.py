@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from sapo.cli.app import app, console, one_process, quiet_libraries
+from sapo.cli.app import app, console, demand_writable, one_process, quiet_libraries
 from sapo.errors import ConfigError
 
 
@@ -79,10 +79,18 @@ def export_command(
 def report_command(
     run_dirs: Annotated[
         list[Path],
-        typer.Argument(help="A run directory, or several to compare; or sweeps: directories or records.jsonl files."),
+        typer.Argument(
+            help="A run directory, or several to compare; or sweeps: directories or records.jsonl files; or a study."
+        ),
     ],
+    html: Annotated[
+        Path | None, typer.Option(metavar="OUT.html", help="Write it as one HTML file with figures too.")
+    ] = None,
 ) -> None:
-    """Show what runs or sweeps found, side by side, and write the same as Markdown."""
+    """Show what runs, sweeps or a study found, side by side, and write the same as Markdown, and as HTML if asked."""
+    if html is not None and html.suffix.lower() not in (".html", ".htm"):
+        raise ConfigError(f"--html {html} is no name of an HTML file: it must end in .html or .htm")
+    demand_writable(html, "--html")
     from sapo.report import print_report
 
-    print_report(console(), run_dirs)
+    print_report(console(), run_dirs, html)

@@ -1,7 +1,7 @@
-"""What people read: terminal tables and Markdown.
+"""What people read: terminal tables, Markdown, and one HTML file with figures.
 
-Pages are built as frozen values (`tables`), which `terminal` and `markdown` show. Functions are imported on
-first use, so that listing tasks does not wait for torch.
+Pages are built as frozen values (`tables`, `drawings`), which `terminal`, `markdown` and `html` show. Functions are
+imported on first use, so that listing tasks does not wait for torch.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sapo.report.candidates import print_gathered as print_gathered
-    from sapo.report.compare import print_report as print_report
     from sapo.report.forecast import print_dry_run as print_dry_run
     from sapo.report.prompt import print_prompt as print_prompt
-    from sapo.report.run import print_run as print_run
+    from sapo.report.publish import print_report as print_report
+    from sapo.report.publish import print_run as print_run
+    from sapo.report.publish import print_study as print_study
+    from sapo.report.publish import print_sweep as print_sweep
     from sapo.report.selections import print_selection as print_selection
-    from sapo.report.study import print_study as print_study
-    from sapo.report.sweeps import print_sweep as print_sweep
     from sapo.report.tasks import print_task as print_task
     from sapo.report.tasks import print_tasks as print_tasks
 
@@ -25,11 +25,11 @@ _HOMES = {
     "print_dry_run": "forecast",
     "print_gathered": "candidates",
     "print_prompt": "prompt",
-    "print_report": "compare",
-    "print_run": "run",
+    "print_report": "publish",
+    "print_run": "publish",
     "print_selection": "selections",
-    "print_study": "study",
-    "print_sweep": "sweeps",
+    "print_study": "publish",
+    "print_sweep": "publish",
     "print_task": "tasks",
     "print_tasks": "tasks",
 }

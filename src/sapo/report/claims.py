@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from sapo.report.charts import gain_drawings
 from sapo.report.differences import verdict
 from sapo.report.figures import Reasons, listed, p_value
 from sapo.report.numbers import LOSS, NLL_DECIMALS, SCORE, number
@@ -158,7 +159,10 @@ def gains(found: Analysis) -> Iterator[Block]:
             rows.append((*row, _verdict(gain_verdict(gain.mean)), Cell(listed(gain.by_transition, NLL_DECIMALS))))
         figures = (Column("mean"), Column("95 % interval"))
         columns = (*texts("effect on", "rule"), *figures, *texts("verdict", "each transition"))
-        yield Table(f"Arm {arm.name}: effect minus that of the original", columns, tuple(rows), reasons.legend())
+        title = f"Arm {arm.name}: effect minus that of the original"
+        said = [gain_verdict(gain.mean) for gain in arm.gains]
+        drawings = gain_drawings(arm, said, NAMES)
+        yield Table(title, columns, tuple(rows), reasons.legend(), drawings=drawings)
     yield Note(
         "In nats per token, higher is better. Rules choose by pre-update loss: the lowest; confident: the lowest if it "
         f"lies more than {found.margin:g} nats per token below the original's, else the original; the median; the "

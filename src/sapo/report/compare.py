@@ -1,22 +1,21 @@
-"""Several finished runs of the same tasks, side by side, with paired differences to the first; sweeps."""
+"""The page of several finished runs of the same tasks, side by side, with paired differences to the first."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
-
-from rich.console import Console
 
 from sapo.errors import RecordError
 from sapo.metrics import METRICS
+from sapo.report import remake, short
 from sapo.report.differences import Difference, Verdict, differences
-from sapo.report.markdown import to_markdown
+from sapo.report.drawings import Intervals, Range, Tone
 from sapo.report.matrices import (
     MARKS,
     MEASURES,
     NLL_MEANING,
     SHORT,
+    averages,
     decimals,
     definitions,
     heading,
@@ -24,21 +23,16 @@ from sapo.report.matrices import (
     prompts_note,
     signed,
 )
-from sapo.report.numbers import interval, number
+from sapo.report.numbers import duration, interval, number
 from sapo.report.outcome import rows_note
-from sapo.report.run import DAMAGED, print_run
-from sapo.report.runs import Run, read_run, shared_prompts
-from sapo.report.study import print_study
-from sapo.report.sweeps import is_sweep, print_sweep
-from sapo.report.tables import NOTHING, Block, Cell, Column, Listing, Note, Page, Section, Style, Table, cells
-from sapo.report.terminal import show
+from sapo.report.runs import Run, shared_prompts
+from sapo.report.tables import NOTHING, Block, Cell, Changed, Column, Listing, Note, Page, Section, Style, Table, cells
 from sapo.results import Prompt
-from sapo.storage import undamaged, write_text
-from sapo.study.records import STUDY
 
 # Of a metric that a run does not define, or that its version did not know.
 _NONE: Mapping[str, None] = {"value": None, "interval": None}
 _STYLES: Mapping[Verdict, Style] = {"better": "good", "worse": "bad"}
+_TONES: Mapping[Verdict, Tone] = {"better": "good", "worse": "bad"}
 PAIRED = (
     "to A: the value minus run A's, with the 95 % interval of the difference; both runs are resampled on the same "
     "test rows (paired). too small to decide: the interval contains 0, or only touches it."
@@ -57,37 +51,6 @@ CAVEAT = (
 )
 
 
-def print_report(console: Console, run_dirs: Sequence[Path]) -> None:
-    """Print one run's page, a comparison of several, or sweeps; the latter two also to comparison.md in the first.
-
-    Raises:
-        RecordError: if a directory is no finished run, the runs do not have the same tasks, runs and sweeps are mixed,
-            or the Markdown file cannot be written.
-    """
-    if len(run_dirs) == 1 and (run_dirs[0].name == STUDY or (run_dirs[0] / STUDY).is_file()):
-        print_study(console, run_dirs[0])
-        return
-    sweeps = [path for path in run_dirs if is_sweep(path)]
-    if sweeps and len(sweeps) == len(run_dirs):
-        print_sweep(console, *run_dirs)
-        return
-    if sweeps:
-        other = next(path for path in run_dirs if path not in sweeps)
-        raise RecordError(
-            f"{sweeps[0]} is a sweep and {other} is none: give run directories only, or sweeps (directories or .jsonl "
-            "files of records) only"
-        )
-    if len(run_dirs) == 1:
-        print_run(console, run_dirs[0])
-        return
-    with undamaged(Path(", ".join(map(str, run_dirs))), DAMAGED):
-        page = comparison_page([read_run(directory) for directory in run_dirs])
-    path = run_dirs[0] / "comparison.md"
-    show(console, page)
-    write_text(path, to_markdown(page))
-    console.print(f"\nThe same as Markdown: {path}", markup=False, highlight=False, soft_wrap=True)
-
-
 def comparison_page(runs: Sequence[Run]) -> Page:
     """Return the page of several runs.
 
@@ -103,6 +66,9 @@ def comparison_page(runs: Sequence[Run]) -> Page:
     names = [_name(n) for n in range(len(runs))]
     prompts = shared_prompts(runs)
     matrices = [matrix_table(runs, names, measure, prompt) for prompt in prompts for measure in MEASURES]
+    curves = [
+        averages(runs, names, measure, prompt) for prompt in prompts for measure in MEASURES if len(runs[0].tasks) > 1
+    ]
     meaning = [Note(text, "dim") for text in (MARKS, NLL_MEANING, prompts_note(runs), rows_note(runs[0]))]
     found = {
         (measure, prompt): [differences(runs[0], run, measure, prompt) for run in runs[1:]]
@@ -112,7 +78,7 @@ def comparison_page(runs: Sequence[Run]) -> Page:
     tables = [_metrics(runs, names, *key, later) for key, later in found.items()]
     verdicts = {d.verdict for later in found.values() for metrics in later for d in metrics.values()}
     legend = [Note(text, "dim") for text in (PAIRED, *(OBSTACLES[v] for v in OBSTACLES if v in verdicts))]
-    short = Table(
+    summary = Table(
         "",
         tuple(
             Column(title, numeric=False) for title in ("runs", "measure", "test prompt", "better", "worse", "undecided")
@@ -124,9 +90,16 @@ def comparison_page(runs: Sequence[Run]) -> Page:
         (
             Section("Runs", (_settings(runs, names),)),
             Section("Instructions trained with", tuple(_instructions(runs, names))),
-            Section("Performance matrices", (*matrices, *meaning)),
+            Section("Performance matrices", (*matrices, *curves, *meaning)),
             Section("Metrics and differences to run A", (*tables, *legend, definitions(len(runs[0].tasks)))),
-            Section("In short", (short, Note(CAVEAT, "strong"))),
+            Section("Better, worse, undecided", (summary,)),
+            Section("Cost", (_cost(runs, names),)),
+            *remake.of_runs(runs),
+        ),
+        short.of_runs(
+            [f"{n} ({r.directory})" for n, r in zip(names, runs, strict=True)],
+            {measure: found[measure, prompts[0]] for measure in MEASURES},
+            CAVEAT,
         ),
     )
 
@@ -167,7 +140,10 @@ def _instructions(runs: Sequence[Run], names: Sequence[str]) -> list[Block]:
             used.setdefault((entry["text"], entry["text"] == entry["original"]), []).append(name)
         for (text, original), by in used.items():
             kind = "the original" if original else "a paraphrase"
-            blocks.append(Listing(f"{label}, {', '.join(by)}: {kind}", text))
+            title = f"{label}, {', '.join(by)}: {kind}"
+            replaced = runs[0].data["instructions"][task]["original"]
+            # A terminal shows it once, whether or not a run was trained with it.
+            blocks.append(Listing(title, text) if original else Changed(title, text, replaced, told=True))
     return blocks
 
 
@@ -175,7 +151,7 @@ def _metrics(
     runs: Sequence[Run], names: Sequence[str], measure: str, prompt: Prompt, later: Sequence[Mapping[str, Difference]]
 ) -> Table:
     digits = decimals(measure)
-    rows = []
+    rows, ranges = [], []
     for metric in METRICS:
         if all(run.metrics(measure, prompt).get(metric.name, _NONE)["value"] is None for run in runs):
             continue
@@ -187,6 +163,9 @@ def _metrics(
             difference = later[n - 1].get(metric.name) if n else None
             row += _difference(difference, digits) if difference else cells(*[NOTHING if n else ""] * 3)
             rows.append(row)
+            if difference:
+                named = f"{metric.title}: {name}" if len(runs) > 2 else metric.title
+                ranges.append(_range(named, difference))
     columns = (
         Column("metric", numeric=False),
         Column("run", numeric=False),
@@ -196,7 +175,28 @@ def _metrics(
         Column("95 % interval"),
         Column("verdict", numeric=False),
     )
-    return Table(heading(runs, measure, prompt), columns, tuple(rows))
+    title = heading(runs, measure, prompt)
+    drawing = Intervals(
+        f"Difference to {names[0]}: {title}", f"difference to {names[0]} ({SHORT[measure]})", tuple(ranges)
+    )
+    return Table(title, columns, tuple(rows), drawings=(drawing,) if ranges else ())
+
+
+def _range(name: str, difference: Difference) -> Range:
+    low, high = difference.interval or (None, None)
+    said = "undecided" if difference.verdict == "too small to decide" else difference.verdict
+    return Range(name, difference.value, low, high, note=said, tone=_TONES.get(difference.verdict, ""))
+
+
+def _cost(runs: Sequence[Run], names: Sequence[str]) -> Table:
+    kinds = dict.fromkeys(kind for run in runs for kind in run.data["seconds"])
+    spent = [[run.data["seconds"].get(kind) for run in runs] for kind in kinds]
+    rows = tuple(
+        cells(kind, *(NOTHING if seconds is None else duration(seconds) for seconds in row))
+        for kind, row in zip(kinds, spent, strict=True)
+    )
+    columns = (Column("wall time", numeric=False), *map(Column, names))
+    return Table("", columns, rows, ("Model loading is not counted.",))
 
 
 def _difference(difference: Difference, digits: int) -> tuple[Cell, ...]:

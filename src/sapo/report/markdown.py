@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 
-from sapo.report.tables import Cell, Command, Listing, Note, Page, Style, Table, one_line
+from sapo.report.tables import SHORT, Cell, Command, Listing, Note, Page, Plain, Section, Style, one_line
 from sapo.untrusted import plain
 
 # A backslash becomes an entity, so that none of a text can join the ones that escape.
@@ -20,9 +20,9 @@ _WRAP: dict[Style, str] = {"": "", "strong": "**", "dim": "*", "good": "**", "ba
 def to_markdown(page: Page) -> str:
     """Return a page as GitHub-flavoured Markdown."""
     lines = [f"# {inline(page.title)}"]
-    for section in page.sections:
+    for section in (*([Section(SHORT, page.verdict)] if page.verdict else []), *page.sections):
         lines += ["", f"## {inline(section.title)}"]
-        for block in section.blocks:
+        for block in section.plain:
             lines += ["", *_block(block)]
     return "\n".join(lines) + "\n"
 
@@ -42,7 +42,7 @@ def _escaped(text: str) -> str:
     return text.translate(_ESCAPES)
 
 
-def _block(block: Table | Note | Listing | Command) -> list[str]:
+def _block(block: Plain) -> list[str]:
     if isinstance(block, Note):
         return [_styled(inline(block.text), block.style)]
     if isinstance(block, Listing):

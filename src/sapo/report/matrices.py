@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+import numpy as np
+
 from sapo.metrics import METRICS
+from sapo.report.drawings import Heat, Lines, Series
 from sapo.report.numbers import NLL_DECIMALS, SCORE, number
 from sapo.report.runs import Run
 from sapo.report.tables import Cell, Column, Style, Table, cells
@@ -13,6 +16,8 @@ from sapo.results import NLL, PRIMARY, Prompt
 
 MEASURES = (PRIMARY, NLL)
 SHORT = {PRIMARY: "score", NLL: "NLL"}
+AXES = {PRIMARY: "score, 0 to 100 (higher is better)", NLL: "NLL, nats per token (lower is better)"}
+STAGES = "stage: tasks trained (0: zero-shot)"
 MARKS = (
     "rows: the model before training (zero-shot), then after each task; columns: the task tested. "
     "*: right after training on that task; (...): not trained on that task yet."
@@ -66,7 +71,7 @@ def matrix_table(runs: Sequence[Run], names: Sequence[str], measure: str, prompt
         prompt: how seen tasks were tested.
     """
     several = len(runs) > 1
-    rows = []
+    rows, shades = [], []
     for i in range(len(runs[0].tasks) + 1):
         told = ""
         for run, name in zip(runs, names, strict=True):
@@ -77,12 +82,59 @@ def matrix_table(runs: Sequence[Run], names: Sequence[str], measure: str, prompt
             head, told = Cell("" if run.stages[i] == told else run.stages[i]), run.stages[i]
             shown = (_cell(number(value, decimals(measure)), i, j) for j, value in enumerate(values, start=1))
             rows.append((head, *([Cell(name)] if several else []), *shown))
+            shades.append((None, *([None] if several else []), *values))
     columns = [
         Column("tested on:", numeric=False),
         *([Column("run", numeric=False)] if several else []),
         *(Column(label, short=str(n)) for n, label in enumerate(runs[0].labels, start=1)),
     ]
-    return Table(heading(runs, measure, prompt), tuple(columns), tuple(rows))
+    heat = Heat(tuple(shades), direction(measure))
+    drawings = () if several else (_curves(runs[0], measure, prompt),)
+    return Table(heading(runs, measure, prompt), tuple(columns), tuple(rows), heat=heat, drawings=drawings)
+
+
+def averages(runs: Sequence[Run], names: Sequence[str], measure: str, prompt: Prompt) -> Table:
+    """Return for several runs the mean over the tasks trained so far, by stage."""
+    tasks = len(runs[0].tasks)
+    matrices = [run.matrix(measure, prompt) for run in runs]
+    found = [[_seen(matrix[i], i) for matrix in matrices] for i in range(1, tasks + 1)]
+    digits = decimals(measure)
+    rows = tuple(cells(str(i), *(number(v, digits) for v in row)) for i, row in enumerate(found, 1) if any_value(row))
+    columns = (Column("tasks trained"), *map(Column, names))
+    lines = tuple(Series(name, tuple(values)) for name, values in zip(names, zip(*found, strict=True), strict=True))
+    title = f"Mean over the tasks trained so far: {heading(runs, measure, prompt)}"
+    x = tuple(map(str, range(1, tasks + 1)))
+    return Table(title, columns, rows, drawings=(Lines(title, x, "tasks trained", AXES[measure], lines),))
+
+
+def any_value(values: Sequence[float | None]) -> bool:
+    """Whether there is any value."""
+    return any(value is not None for value in values)
+
+
+def _seen(row: Sequence[float | None], stage: int) -> float | None:
+    """Return the mean over the tasks trained at a stage; None where one of them was not tested."""
+    known = [value for value in row[:stage] if value is not None]
+    return float(np.mean(known)) if len(known) == stage else None
+
+
+def _curves(run: Run, measure: str, prompt: Prompt) -> Lines:
+    """Return what became of each task, by stage."""
+    matrix = run.matrix(measure, prompt)
+    stages = [i for i, row in enumerate(matrix) if any_value(row)]
+    series = []
+    for j, name in enumerate(run.labels):
+        values = tuple(matrix[i][j] for i in stages)
+        own = stages.index(j + 1) if j + 1 in stages else None
+        series.append(Series(name, values, own if own is not None and values[own] is not None else None))
+    return Lines(
+        f"{heading([run], measure, prompt)}, by stage",
+        tuple(map(str, stages)),
+        STAGES,
+        AXES[measure],
+        tuple(series),
+        "Ring: right after training on that task. What happens to the right of it is what later training did to it.",
+    )
 
 
 def definitions(tasks: int) -> Table:

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from sapo.metrics import METRICS, percentile_interval
+from sapo.report.drawings import Lines, Series
 from sapo.report.matrices import (
+    AXES,
     MARKS,
     MEASURES,
     NLL_MEANING,
     SHORT,
+    STAGES,
     decimals,
     definitions,
     heading,
@@ -20,6 +23,7 @@ from sapo.report.matrices import (
 from sapo.report.numbers import interval, number
 from sapo.report.runs import Run
 from sapo.report.tables import NOTHING, Block, Cell, Column, Note, Table, cells
+from sapo.results import Prompt
 
 # Of a metric that an earlier version did not know.
 _NONE: Mapping[str, None] = {"value": None, "interval": None}
@@ -75,13 +79,13 @@ def _change(run: Run) -> tuple[Block, ...]:
             (before,), (after,) = run.matrix(measure, prompt)
             if before is None or after is None:
                 continue
-            draws = run.resampled(measure, prompt, int(run.config["seed"]))[:, :, 0]
+            bounds = change_interval(run, measure, prompt)
             texts = (
                 heading([run], measure, prompt),
                 number(before, digits),
                 number(after, digits),
                 number(after - before, digits, sign=True),
-                interval(percentile_interval(draws[:, 1] - draws[:, 0]), digits, sign=True),
+                interval(bounds, digits, sign=True),
             )
             rows.append(cells(*texts))
     columns = (
@@ -102,6 +106,12 @@ def _change(run: Run) -> tuple[Block, ...]:
         Table(f"Before and after training on {run.tasks[0]}", columns, tuple(rows), legend),
         Note(prompts_note([run]), "dim"),
     )
+
+
+def change_interval(run: Run, measure: str, prompt: Prompt) -> tuple[float, float]:
+    """Return the 95 % interval of what training changed, of a run with one task that was tested before and after."""
+    draws = run.resampled(measure, prompt, int(run.config["seed"]))[:, :, 0]
+    return percentile_interval(draws[:, 1] - draws[:, 0])
 
 
 def watch(run: Run) -> Table:
@@ -127,4 +137,13 @@ def watch(run: Run) -> Table:
         f"change: to zero-shot; score: higher is better ({metrics}); NLL: lower is better. "
         "Always tested with the original instruction.",
     )
-    return Table("", columns, tuple(rows), legend)
+    drawings = tuple(_watched(run, measure, run.key(prompt)) for measure in MEASURES)
+    return Table("", columns, tuple(rows), legend, drawings=drawings)
+
+
+def _watched(run: Run, measure: str, prompt: str | None) -> Lines:
+    measured = {task: measures[measure][prompt] for task, measures in run.data["watch"].items()}
+    stages = [i for i in range(len(run.stages)) if any(values[i] is not None for values in measured.values())]
+    series = tuple(Series(task, tuple(values[i] for i in stages)) for task, values in measured.items())
+    x = tuple(map(str, stages))
+    return Lines(f"{SHORT[measure]} of watch tasks, by stage", x, STAGES, AXES[measure], series)

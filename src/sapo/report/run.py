@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from rich.console import Console
-
 from sapo.formats import inspection_from_json
 from sapo.policies import LOWEST, MIXTURES
+from sapo.report import remake, short
 from sapo.report.beyond import extra_sections
 from sapo.report.data import data_blocks
-from sapo.report.markdown import to_markdown
 from sapo.report.numbers import duration
 from sapo.report.outcome import outcome, watch
-from sapo.report.runs import Run, read_run
+from sapo.report.runs import Run
 from sapo.report.selections import OPTIMISTIC, RULES, cuts, effort, finding, legend, ranking
-from sapo.report.tables import Block, Cell, Column, Command, Listing, Note, Page, Section, Table
-from sapo.report.terminal import show
-from sapo.storage import read_json, undamaged, write_text
+from sapo.report.tables import Block, Cell, Changed, Column, Command, Listing, Note, Page, Section, Table
+from sapo.storage import read_json, undamaged
 
 DAMAGED = "Delete the damaged file; the same `sapo run` command computes what is missing again."
 _CONTROLS = {
@@ -29,18 +24,6 @@ _CONTROLS = {
     "paft": "a paraphrase drawn for every few updates; tested with the original",
     "reselect": "the candidate with the lowest pre-update loss, chosen again while training goes on",
 }
-
-
-def print_run(console: Console, run_dir: Path) -> None:
-    """Print what a finished run found, and write the same to RUN_DIR/report.md.
-
-    Raises:
-        RecordError: if the directory is no finished run, or cannot be written.
-    """
-    with undamaged(run_dir, DAMAGED):
-        page = run_page(read_run(run_dir))
-    show(console, page)
-    write_text(run_dir / "report.md", to_markdown(page))
 
 
 def run_page(run: Run) -> Page:
@@ -60,8 +43,8 @@ def run_page(run: Run) -> Page:
     if run.data["watch"]:
         sections.append(Section("Watch tasks, never trained on", (watch(run),)))
     sections += extra_sections(run.data)
-    sections += [Section("Cost", (_cost(run),)), Section("Next", _next(run))]
-    return Page(f"Run {run.directory}", tuple(sections))
+    sections += [Section("Cost", (_cost(run),)), *remake.of_run(run), Section("Next", _next(run))]
+    return Page(f"Run {run.directory}", tuple(sections), short.of_run(run))
 
 
 def _data(run: Run) -> tuple[Section, ...]:
@@ -78,9 +61,8 @@ def _candidates(run: Run) -> tuple[Block, ...]:
     subject = "chosen" if run.config["policy"] in LOWEST else "lowest, which this policy does not take,"
     for label, task, selection in zip(run.labels, run.tasks, run.selections, strict=True):
         if selection is not None:
-            table = ranking(selection, run.data["instructions"][task]["text"], "trained")
             title = f"{label}, on {len(selection.rows)} training rows"
-            blocks.append(Table(title, table.columns, table.rows))
+            blocks.append(ranking(selection, run.data["instructions"][task]["text"], "trained", title=title))
             rejected = f" {len(selection.rejected)} texts were not scored." if selection.rejected else ""
             sentences = (finding(selection, subject) + rejected, effort(selection), cuts(selection))
             blocks.append(Note(" ".join(filter(None, sentences))))
@@ -111,11 +93,10 @@ def _instructions(run: Run) -> tuple[Block, ...]:
             blocks.append(
                 Note(f"{label}: there was no paraphrase to draw, so it was trained with the original.", "strong")
             )
-        blocks.append(
-            Listing(f"{label}: {'the original' if same else 'a paraphrase, from: ' + entry['origin']}", entry["text"])
-        )
-        if not same:
-            blocks.append(Listing("  instead of the original", entry["original"]))
+        if same:
+            blocks.append(Listing(f"{label}: the original", entry["text"]))
+        else:
+            blocks.append(Changed(f"{label}: a paraphrase, from: {entry['origin']}", entry["text"], entry["original"]))
     return tuple(blocks)
 
 

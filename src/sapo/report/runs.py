@@ -27,12 +27,14 @@ class Run:
         data: its results.json.
         selections: per task, None where the policy needed no losses.
         versions: of the libraries that it ran with; empty where that was not recorded.
+        machine: what else is known of where it ran, likewise.
     """
 
     directory: Path
     data: Mapping[str, Any]
     selections: tuple[Selection | None, ...]
     versions: Mapping[str, str]
+    machine: Mapping[str, str]
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -177,8 +179,11 @@ def read_run(directory: Path) -> Run:
         for number, task in enumerate(data["tasks"], start=1)
     )
     environment = directory / "environment.json"
-    versions = read_json(environment).get("versions", {}) if environment.is_file() else {}
-    return Run(directory, data, selections, {name: version for name, version in versions.items() if version})
+    known = read_json(environment) if environment.is_file() else {}
+    versions = {name: version for name, version in known.get("versions", {}).items() if version}
+    machine = {key: str(known[key]) for key in ("python", "platform", "processes", "threads") if key in known}
+    notes = "; ".join(map(str, known.get("notes", ())))
+    return Run(directory, data, selections, versions, machine | ({"model": notes} if notes else {}))
 
 
 def shared_prompts(runs: Sequence[Run]) -> tuple[Prompt, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from rich.console import Console
 
+from sapo.report.drawings import Intervals, Range
 from sapo.report.numbers import LOSS, duration, interval, number, tokens
 from sapo.report.tables import (
     NOTHING,
@@ -88,7 +89,7 @@ def legend(raced: bool) -> tuple[str, ...]:
     return (_RACED, *_LEGEND) if raced else _LEGEND
 
 
-def ranking(selection: Selection, marked: str, mark: str, explained: tuple[str, ...] = ()) -> Table:
+def ranking(selection: Selection, marked: str, mark: str, explained: tuple[str, ...] = (), title: str = "") -> Table:
     """Return the candidates ranked by loss.
 
     Args:
@@ -96,9 +97,10 @@ def ranking(selection: Selection, marked: str, mark: str, explained: tuple[str, 
         marked: text of the instruction that gets the mark.
         mark: what to call it, "chosen" or "trained".
         explained: what the columns mean.
+        title: of the table.
     """
     raced = selection.race is not None
-    rows = []
+    rows, ranges = [], []
     for rank, index in enumerate(selection.ranked, start=1):
         candidate = selection.candidates[index]
         text = candidate.instruction.text
@@ -123,6 +125,17 @@ def ranking(selection: Selection, marked: str, mark: str, explained: tuple[str, 
             one_line(text, _SHOWN),
         )
         rows.append(tuple(Cell(text, style) for text in texts))
+        low, high = candidate.interval or (None, None)
+        ranges.append(
+            Range(
+                f"{rank}  {one_line(text)}", candidate.delta, low, high, note=", ".join(marks),
+                tone="dim" if style == "dim" else "",
+            )
+        )  # fmt: skip
+    drawing = Intervals(
+        title or "Candidates, lowest loss first", "loss to the original's, nats per token (below 0: better)",
+        tuple(ranges),
+    )  # fmt: skip
     columns = (
         Column("rank"),
         *([Column("rows")] if raced else []),
@@ -132,7 +145,7 @@ def ranking(selection: Selection, marked: str, mark: str, explained: tuple[str, 
         Column("", numeric=False),
         Column("candidate", numeric=False),
     )
-    return Table("", columns, tuple(rows), explained)
+    return Table(title, columns, tuple(rows), explained, drawings=(drawing,))
 
 
 def effort(selection: Selection) -> str:

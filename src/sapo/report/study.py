@@ -4,22 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
-from rich.console import Console
-
-from sapo.report import claims
+from sapo.report import charts, claims, remake
 from sapo.report.claims import RATIO, RHO, texts
 from sapo.report.figures import in_words, listed, p_value
-from sapo.report.markdown import to_markdown
 from sapo.report.numbers import LOSS, NLL_DECIMALS, SCORE, duration, number
 from sapo.report.paired import EQUAL
 from sapo.report.tables import NOTHING, Column, Note, Page, Section, Table, cells, one_line
-from sapo.report.terminal import show
-from sapo.storage import write_text
 from sapo.study.analysis import Analysis, analyse
 from sapo.study.prediction import PRIMARY
-from sapo.study.records import STUDY, StudyRecord, read_study
+from sapo.study.records import StudyRecord
 from sapo.study.verdicts import compared, predicted
 
 # Characters of a candidate that a table shows.
@@ -29,24 +23,6 @@ _EFFECTS = (
     "candidate it was trained with. Earlier and unseen tasks: minus the rise of their loss by the training, tested "
     "with their original instructions; mean over tasks."
 )
-
-
-def print_study(console: Console, path: Path) -> None:
-    """Print the page of a study, and write it to study.md beside its records.
-
-    Args:
-        console: where to print.
-        path: directory of the study, or its file of records.
-
-    Raises:
-        RecordError: if records cannot be read or compared, or the Markdown file cannot be written.
-    """
-    file = path / STUDY if path.is_dir() else path
-    page = study_page(read_study(file))
-    show(console, page)
-    written = file.with_suffix(".md")
-    write_text(written, to_markdown(page))
-    console.print(f"\nThe same as Markdown: {written}", markup=False, highlight=False, soft_wrap=True)
 
 
 def study_page(records: Sequence[StudyRecord]) -> Page:
@@ -60,7 +36,6 @@ def study_page(records: Sequence[StudyRecord]) -> Page:
     return Page(
         f"Study of {_count(len(records), 'training')}",
         (
-            Section("In short", tuple(_short(found))),
             Section("Trainings", (_trainings(found), Note(_EFFECTS, "dim"))),
             Section(
                 "Claim 1: candidates differ more in other tasks than in the task itself", (*claims.claim_1(found),)
@@ -68,15 +43,23 @@ def study_page(records: Sequence[StudyRecord]) -> Page:
             Section("Claim 2: what is good for one other task is good for the rest", (claims.claim_2(found),)),
             Section(
                 "Claim 3: a lower pre-update loss goes with better effects",
-                (Note(_detection(found), "strong"), Note(_primary(found)), claims.claim_3(found)),
+                (
+                    Note(_detection(found), "strong"),
+                    Note(_primary(found)),
+                    *charts.effects_by_loss(found),
+                    claims.claim_3(found),
+                ),
             ),
             Section("What choosing is worth", (*claims.gains(found),)),
             Section("Between choice and effect", (claims.mediators(found), claims.bounds(found))),
             Section("Other indicators", (claims.indicators(found),)),
             Section("Every candidate", (_candidates(ordered),)),
             Section("Every training", (_every_training(ordered),)),
+            Section("Cost", (_cost(ordered),)),
             Section("How to read this", tuple(_reading(found))),
+            *remake.of_study(ordered),
         ),
+        tuple(_short(found)),
     )
 
 
@@ -186,6 +169,16 @@ def _every_training(ordered: Sequence[StudyRecord]) -> Table:
     )
     legend = ("Effects by seed, in nats per token. score: of the task itself after the training, 0 to 100.",)
     return Table("", columns, tuple(rows), legend)
+
+
+def _cost(ordered: Sequence[StudyRecord]) -> Table:
+    spent: dict[str, list[float]] = {}
+    for record in ordered:
+        spent.setdefault(record.arm, []).append(record.seconds)
+    rows = [(arm, str(len(one)), duration(sum(one)), duration(sum(one) / len(one))) for arm, one in spent.items()]
+    columns = (*texts("arm"), *map(Column, ("trainings", "wall time", "mean of a training")))
+    legend = ("Trainings with their tests; the states that they start from are not counted.",)
+    return Table("", columns, tuple(cells(*row) for row in rows), legend)
 
 
 def _reading(found: Analysis) -> Iterator[Note]:

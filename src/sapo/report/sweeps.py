@@ -7,15 +7,14 @@ from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
-from rich.console import Console
-
 from sapo.errors import RecordError
 from sapo.metrics import METRICS
 from sapo.policies import MIXTURES
-from sapo.records import RECORDS, RunRecord, read_records
-from sapo.report import extras
-from sapo.report.markdown import to_markdown
+from sapo.records import RECORDS, RunRecord
+from sapo.report import extras, remake, short
+from sapo.report.drawings import Intervals, Range
 from sapo.report.matrices import (
+    AXES,
     MEASURES,
     NLL_MEANING,
     TESTED,
@@ -36,13 +35,8 @@ from sapo.report.paired import (
     policies_compared,
 )
 from sapo.report.tables import NOTHING, Block, Column, Note, Page, Section, Table, cells
-from sapo.report.terminal import show
 from sapo.report.units import Grid, grid_of, quantile, spread
 from sapo.results import Prompt
-from sapo.storage import write_text
-
-# Runs from which on the terminal shows less than the file.
-_MANY = 12
 
 
 def is_sweep(path: Path) -> bool:
@@ -50,27 +44,13 @@ def is_sweep(path: Path) -> bool:
     return path.suffix == ".jsonl" or ((path / RECORDS).is_file() and not (path / "results.json").exists())
 
 
-def print_sweep(console: Console, *paths: Path) -> None:
-    """Print the page of a sweep, or of several together, and write it to comparison.md beside the first records.
+def brief(page: Page, path: Path) -> Page:
+    """Return the page with one metric of each comparison, the first one defined: AP, or LA.
 
     Args:
-        console: where to print.
-        paths: directories of sweeps, or files of records.
-
-    Raises:
-        RecordError: if records cannot be read or compared, or the Markdown file cannot be written.
+        page: of a sweep.
+        path: of the file that has all of it.
     """
-    files = [path / RECORDS if path.is_dir() else path for path in paths]
-    records = [record for file in files for record in read_records(file)]
-    page = sweep_page(records)
-    path = files[0].parent / "comparison.md"
-    show(console, page if len(records) <= _MANY else _brief(page, path))
-    write_text(path, to_markdown(page))
-    console.print(f"\nThe same as Markdown: {path}", markup=False, highlight=False, soft_wrap=True)
-
-
-def _brief(page: Page, path: Path) -> Page:
-    """Return the page with one metric of each comparison, the first one defined: AP, or LA."""
     note = Note(f"Shown here is the first metric of each comparison; {path} has all of them.", "strong")
 
     def first(block: Block) -> Block:
@@ -108,8 +88,11 @@ def sweep_page(records: Sequence[RunRecord]) -> Page:
             *extras.ability(grid),
             *extras.guard(grid),
             Section("Every run", (_every_run(grid, prompts[0]),)),
+            Section("Cost", (_cost(grid.records),)),
             Section("How to read this", _reading(grid, compared)),
+            *remake.of_sweep(grid.records),
         ),
+        short.of_sweep(compared, _scope(grid)),
     )
 
 
@@ -203,7 +186,7 @@ def _means(grid: Grid, measure: str, prompt: Prompt) -> Table:
         for metric in METRICS
         if any(record.estimate(measure, prompt, metric.name).value is not None for record in grid.records)
     ]
-    rows = []
+    rows, ranges = [], []
     for method, policy in grid.settings:
         units = sum(run is not None for run in grid.of(method, policy))
         row = [method, policy, str(units)]
@@ -213,6 +196,10 @@ def _means(grid: Grid, measure: str, prompt: Prompt) -> Table:
             count = f" ({found.count})" if 0 < found.count < units else ""
             text = number(found.mean, digits, sign=sign) + count
             row.append(f"{text}\n{interval(found.interval, digits, sign=sign)}" if found.interval else text)
+            if metric.name == "ap" and found.mean is not None:
+                low, high = found.interval or (None, None)
+                values = tuple(point for point in found.points if point is not None)
+                ranges.append(Range(f"{method}: {policy}", found.mean, low, high, values if len(values) > 1 else ()))
         rows.append(cells(*row))
     columns = (
         Column("method", numeric=False),
@@ -220,7 +207,10 @@ def _means(grid: Grid, measure: str, prompt: Prompt) -> Table:
         Column("units"),
         *(Column(metric.title) for metric in defined),
     )
-    return Table(f"{measure_title(measure)}, test prompt: {prompt}", columns, tuple(rows))
+    title = f"{measure_title(measure)}, test prompt: {prompt}"
+    caption = "Rings below a line: the single units." if any(one.points for one in ranges) else ""
+    drawing = Intervals(f"AP. {title}", AXES[measure], tuple(ranges), reference=None, caption=caption)
+    return Table(title, columns, tuple(rows), drawings=(drawing,) if ranges else ())
 
 
 def _every_run(grid: Grid, prompt: Prompt) -> Table:
@@ -245,6 +235,16 @@ def _every_run(grid: Grid, prompt: Prompt) -> Table:
         f"do. AP: average performance over all tasks after the last stage. Test prompt: {prompt}.",
     )
     return Table("", columns, tuple(rows), legend)
+
+
+def _cost(records: Sequence[RunRecord]) -> Table:
+    kinds = dict.fromkeys(kind for record in records for kind in record.seconds)
+    rows = []
+    for kind in kinds:
+        spent = [record.seconds[kind] for record in records if kind in record.seconds]
+        rows.append(cells(kind, duration(sum(spent)), duration(sum(spent) / len(spent))))
+    columns = (Column("kind of step", numeric=False), Column("wall time of all runs"), Column("mean of a run"))
+    return Table("", columns, tuple(rows), ("A step that runs share is counted for each of them.",))
 
 
 def _reading(grid: Grid, compared: Sequence[Comparison]) -> tuple[Block, ...]:

@@ -13,7 +13,7 @@ from rich.padding import Padding
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from sapo.report.tables import Command, Listing, Note, Page, Style, Table, one_line
+from sapo.report.tables import SHORT, Command, Listing, Note, Page, Section, Style, Table, one_line
 from sapo.untrusted import plain
 
 _STYLES: dict[Style, str] = {"": "", "strong": "bold", "dim": "dim", "good": "bold green", "bad": "bold red"}
@@ -27,10 +27,13 @@ _GAP = 2
 def show(console: Console, page: Page) -> None:
     """Print a page. Tables too wide for the console are split into several, numbers are never cut."""
     console.print(Text(one_line(plain(page.title)), style="bold", overflow="fold"))
-    for section in page.sections:
+    # The verdict comes last: the end of a page is what stays in sight.
+    for section in (*page.sections, *([Section(SHORT, page.verdict)] if page.verdict else [])):
+        if section.reference:
+            continue
         console.print()
         console.rule(Text(one_line(plain(section.title)), style="bold"), align="left", style="dim")
-        for n, block in enumerate(section.blocks):
+        for n, block in enumerate(section.plain):
             if isinstance(block, Table):
                 if n:
                     console.print()

@@ -1,0 +1,132 @@
+"""From paths to pages, and from pages to readers: on a terminal, as Markdown, as one HTML file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from sapo.errors import RecordError
+from sapo.records import RECORDS, read_records
+from sapo.report.compare import comparison_page
+from sapo.report.markdown import to_markdown
+from sapo.report.run import DAMAGED, run_page
+from sapo.report.runs import read_run
+from sapo.report.study import study_page
+from sapo.report.sweeps import brief, is_sweep, sweep_page
+from sapo.report.tables import Page
+from sapo.report.terminal import show
+from sapo.storage import undamaged, write_text
+from sapo.study.records import STUDY, read_study
+
+# Runs of a sweep from which on a terminal shows less than the file.
+_MANY = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A page and where it belongs.
+
+    Attributes:
+        page: all of it.
+        shown: what of it a terminal shows.
+        markdown: the file that keeps it.
+    """
+
+    page: Page
+    shown: Page
+    markdown: Path
+
+
+def print_report(console: Console, paths: Sequence[Path], html: Path | None = None) -> None:
+    """Print what a run, several runs, sweeps or a study found, and write the same as Markdown beside the first.
+
+    Args:
+        console: where to print.
+        paths: directories of runs; or directories of sweeps, or files of their records; or a study, likewise.
+        html: file to write the page to as HTML too.
+
+    Raises:
+        RecordError: if something cannot be read or compared, kinds are mixed, or a file cannot be written.
+    """
+    _publish(console, read_report(paths), html)
+
+
+def print_run(console: Console, run_dir: Path) -> None:
+    """Print what a finished run found, and write it to RUN_DIR/report.md."""
+    _publish(console, _runs([run_dir]))
+
+
+def print_sweep(console: Console, *paths: Path) -> None:
+    """Print the page of a sweep, or of several together, and write it to comparison.md beside the first records."""
+    _publish(console, _sweep(paths))
+
+
+def print_study(console: Console, path: Path) -> None:
+    """Print the page of a study, and write it to study.md beside its records."""
+    _publish(console, _study([path]))
+
+
+def _publish(console: Console, report: Report, html: Path | None = None) -> None:
+    show(console, report.shown)
+    write_text(report.markdown, to_markdown(report.page))
+    written = [("The same as Markdown", report.markdown)]
+    if html is not None:
+        # It draws, which takes a moment that nobody else should wait for.
+        from sapo.report.html import to_html
+
+        write_text(html, to_html(report.page))
+        written.append(("The same with figures, for a browser", html))
+    console.print()
+    for what, path in written:
+        console.print(f"{what}: {path}", markup=False, highlight=False, soft_wrap=True)
+
+
+def read_report(paths: Sequence[Path]) -> Report:
+    """Return the page of a run, of several, of sweeps or of a study.
+
+    Raises:
+        RecordError: if something cannot be read or compared, or kinds are mixed, naming it.
+    """
+    kinds = [_kind(path) for path in paths]
+    if len(set(kinds)) > 1:
+        first = next(n for n, kind in enumerate(kinds) if kind != "run")
+        other = next(n for n, kind in enumerate(kinds) if kind != kinds[first])
+        raise RecordError(
+            f"{paths[first]} is a {kinds[first]} and {paths[other]} is none: give run directories only, or sweeps "
+            "(directories or .jsonl files of records) only, or one study"
+        )
+    if kinds[0] == "study":
+        return _study(paths)
+    return _sweep(paths) if kinds[0] == "sweep" else _runs(paths)
+
+
+def _kind(path: Path) -> str:
+    if path.name == STUDY or (path / STUDY).is_file():
+        return "study"
+    return "sweep" if is_sweep(path) else "run"
+
+
+def _study(paths: Sequence[Path]) -> Report:
+    if len(paths) > 1:
+        raise RecordError(f"{paths[0]} and {paths[1]} are studies: report them one by one")
+    file = paths[0] / STUDY if paths[0].is_dir() else paths[0]
+    page = study_page(read_study(file))
+    return Report(page, page, file.with_suffix(".md"))
+
+
+def _sweep(paths: Sequence[Path]) -> Report:
+    files = [path / RECORDS if path.is_dir() else path for path in paths]
+    records = [record for file in files for record in read_records(file)]
+    page = sweep_page(records)
+    markdown = files[0].parent / "comparison.md"
+    return Report(page, page if len(records) <= _MANY else brief(page, markdown), markdown)
+
+
+def _runs(paths: Sequence[Path]) -> Report:
+    with undamaged(Path(", ".join(map(str, paths))), DAMAGED):
+        runs = [read_run(path) for path in paths]
+        page = run_page(runs[0]) if len(runs) == 1 else comparison_page(runs)
+    return Report(page, page, paths[0] / ("report.md" if len(runs) == 1 else "comparison.md"))

@@ -1,0 +1,136 @@
+"""What it takes to make a page's numbers again: environment, configuration, commands."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import yaml
+
+from sapo.records import RunRecord
+from sapo.report.runs import Run
+from sapo.report.tables import Block, Column, Command, Listing, Note, Section, Table, cells
+from sapo.study.records import StudyRecord
+
+# What a sweep varies, in the order in which a configuration names it.
+_VARIED = ("sequence", "method", "policy", "seed")
+
+
+def of_run(run: Run) -> tuple[Section, ...]:
+    """Return the sections of one run."""
+    return (*_environment([run.versions], run.machine), Section("Make it again", _again([run]), reference=True))
+
+
+def of_runs(runs: Sequence[Run]) -> tuple[Section, ...]:
+    """Return the section of several runs; in what they differ is said elsewhere."""
+    return (Section("Make them again", _again(runs), reference=True),)
+
+
+def of_sweep(records: Sequence[RunRecord]) -> tuple[Section, ...]:
+    """Return the sections of a sweep."""
+    return (
+        *_environment([record.versions for record in records], {}),
+        Section("Make it again", _sweep_again([record.config for record in records]), reference=True),
+    )
+
+
+def of_study(records: Sequence[StudyRecord]) -> tuple[Section, ...]:
+    """Return the sections of a study. It may have grown: its largest configuration makes all of it."""
+    grows = ("transitions", "seeds", "arms", "unseen")
+    config = max((r.config for r in records), key=lambda c: (sum(len(c.get(key, ())) for key in grows), _yaml(c)))
+    blocks = (
+        Note("Save the configuration as study.yaml."),
+        Command(("sapo", "study", "study.yaml"), "The study, from its first training on:"),
+        Listing("study.yaml", _yaml(config)),
+    )
+    environment = _environment([record.versions for record in records], {})
+    return (*environment, Section("Make it again", blocks, reference=True))
+
+
+def _environment(versions: Iterable[Mapping[str, str]], machine: Mapping[str, str]) -> tuple[Section, ...]:
+    found: dict[str, dict[str, None]] = {}
+    for one in versions:
+        for library, version in one.items():
+            found.setdefault(library, {})[version] = None
+    rows = [(name, ", ".join(sorted(several))) for name, several in found.items()]
+    rows += machine.items()
+    if not rows:
+        return ()
+    columns = (Column("what", numeric=False), Column("version or value", numeric=False))
+    legend = ("Several versions: the runs were not all made with the same one.",)
+    mixed = any(len(several) > 1 for several in found.values())
+    table = Table("", columns, tuple(cells(*row) for row in rows), legend if mixed else ())
+    return (Section("Environment", (table,), reference=True),)
+
+
+def _again(runs: Sequence[Run]) -> tuple[Block, ...]:
+    blocks: list[Block] = [
+        Note("Each command makes a run from its first step on, in a new directory. Data and model are not part of it.")
+    ]
+    for run in runs:
+        path = run.directory / "config.yaml"
+        blocks.append(Command(("sapo", "run", str(path), "run_dir=NEW_DIRECTORY"), f"Run {run.directory}:"))
+        if path.is_file():
+            text = path.read_text(encoding="utf-8", errors="replace").rstrip("\n")
+            blocks.append(Listing(f"Its configuration, {path}", text))
+    return tuple(blocks)
+
+
+def _sweep_again(configs: Sequence[Mapping[str, Any]]) -> tuple[Block, ...]:
+    merged: dict[str, Any] = {}
+    differing: dict[str, None] = {}
+    for config in configs:
+        for path, value in _leaves(config):
+            if path[0] not in _VARIED:
+                _put(merged, path, value, differing)
+    if not merged:
+        return (Note("The records hold no configuration."),)
+    for key in _VARIED:
+        values = [config[key] for config in configs if key in config]
+        several = [value for n, value in enumerate(values) if value not in values[:n]]
+        if len(several) == 1:
+            merged[key] = several[0]
+        elif several:
+            merged.setdefault("sweep", {})[key] = several
+    if differing:
+        text = (
+            f"The runs differ in {', '.join(differing)} too, which one sweep cannot vary. The configuration below has "
+            "one value of each; the record of every run has its own."
+        )
+        return (Note(text), _listed(merged))
+    return (
+        Note("Save the configuration as sweep.yaml; it makes every combination."),
+        Command(("sapo", "run", "sweep.yaml"), "The sweep, from its first run on:"),
+        _listed(merged),
+    )
+
+
+def _listed(config: Mapping[str, Any]) -> Listing:
+    return Listing("sweep.yaml", _yaml(config))
+
+
+def _leaves(config: Mapping[str, Any], above: tuple[str, ...] = ()) -> Iterable[tuple[tuple[str, ...], Any]]:
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, (*above, str(key)))
+        else:
+            yield (*above, str(key)), value
+
+
+def _put(merged: dict[str, Any], path: tuple[str, ...], value: Any, differing: dict[str, None]) -> None:
+    """Put a value at its place; where another one is there already, name the place."""
+    *parents, last = path
+    place = merged
+    for parent in parents:
+        # What one run switches off, as None, is no value of another.
+        if not isinstance(place.get(parent), dict):
+            place[parent] = {}
+        place = place[parent]
+    if last not in place or place[last] in (None, {}):
+        place[last] = value
+    elif value not in (None, {}) and place[last] != value:
+        differing[".".join(path)] = None
+
+
+def _yaml(config: Mapping[str, Any]) -> str:
+    return yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True, width=100).rstrip("\n")

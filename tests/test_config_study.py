@@ -155,7 +155,8 @@ def test_paths_are_as_given_with_the_home_directory_in_place_of_its_sign(
     assert (config.data_dir, config.run_dir, config.candidates.file) == (
         run.data_dir, run.run_dir, run.candidates.file
     )  # fmt: skip
-    assert made(run_dir="~/study").run_dir == tmp_path / "study"
+    home = made(data_dir="~/data", run_dir="~/study")
+    assert (home.data_dir, home.run_dir) == (tmp_path / "data", tmp_path / "study")
 
 
 def test_overrides_win_over_the_file_and_the_last_one_wins(tmp_path: Path) -> None:

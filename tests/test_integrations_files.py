@@ -94,6 +94,9 @@ def test_the_command_takes_what_select_chose(
     assert "is of another task" in capsys.readouterr().err
     assert command(monkeypatch, *export) == 2 and command(monkeypatch, *export, "--chosen", " ") == 2
     assert command(monkeypatch, *export, "--selection", str(tmp_path / "none.json")) == 2
+    own = ("export-data", *about, "--format", "axolotl", "--chosen", "Say y or n, please.")
+    before = data.read_bytes()
+    assert command(monkeypatch, *own, "--out", str(tmp_path)) == 2 and data.read_bytes() == before
     chosen.write_text("{}")
     assert command(monkeypatch, *export, "--selection", str(chosen)) == 2
     assert "sapo select --json" in capsys.readouterr().err

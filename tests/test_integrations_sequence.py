@@ -86,6 +86,8 @@ def test_a_loop_that_was_interrupted_goes_on(tasks: list[Task], tmp_path: Path) 
     seq = sequence(tiny_model(seed=2))
     chosen = seq.before("one", PARAPHRASES)
     assert seq.after("one", tiny_model(seed=3)) is None
+    with pytest.raises(RecordError, match="not the one that was tested after 'one'"):
+        sequence(tiny_model(seed=9)).before("two", PARAPHRASES)
     again = sequence(tiny_model(seed=3))
     assert [t.name for t in again.done] == ["one"] and [t.name for t in again.open] == ["two"]
     before = (tmp_path / "s" / "cells" / "1" / "two.original.json").stat().st_mtime_ns
@@ -131,4 +133,6 @@ def test_calls_out_of_order_are_refused(tasks: list[Task], tmp_path: Path) -> No
         sapo.Sequence(tmp_path / "t", tiny_model(), tiny_tokenizer(), [tasks[0], tasks[0]])
     with pytest.raises(DataError, match=r"policy = 'spao': allowed: .*sapo"):
         sapo.Sequence(tmp_path / "t", tiny_model(), tiny_tokenizer(), tasks, policy="spao")  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="examples = 0"):
+        sapo.Sequence(tmp_path / "t", tiny_model(), tiny_tokenizer(), tasks, examples=0)
     assert not (tmp_path / "t").exists()

@@ -161,6 +161,9 @@ def test_completions_of_messages_are_what_is_scored(tmp_path: Path) -> None:
         ([LAYOUTS["system"]("One.", 1), LAYOUTS["system"]("Two.", 2)], None, "in common"),
         ([LAYOUTS["system"]("One.", 1), LAYOUTS["system"]("Two.", 2)], "One.", "row 2 does not hold the instruction"),
         ([LAYOUTS["system"]("One.", 1)], " ", "instruction is empty"),
+        ([{"instruction": "I.", "input": "", "output": "y", "text": "I. y"}], None, r"text; instruction, output"),
+        ([{**LAYOUTS["system"]("One.", 1), "messages": []}], None, r"prompt; messages"),
+        ([{**LAYOUTS["system"]("One.", 1), "tools": "[]"}], None, "column tools"),
         ([{"messages": [{"role": "system", "content": "S."}, {"role": "user", "content": "x"}]}], None, "'user'"),
     ],
 )
@@ -217,7 +220,7 @@ def test_the_callback_chooses_anew_at_every_epoch_and_training_follows(tmp_path:
         patch.setattr(Scorer, "__call__", push)
         made.train()
     assert [choice.epoch for choice in callback.choices] == [1, 2]
-    assert {choice.instruction.text for choice in callback.choices} == {forced}
+    assert {choice.instruction.text for choice in callback.choices} == {forced} == {callback.instruction.text}
     texts = [text for text, _ in seen]
     assert len(texts) == 24 and all(selection.instruction.text in text for text in texts[:8])
     assert all(forced in text for text in texts[8:])
@@ -262,6 +265,12 @@ def test_the_callback_refuses_rows_that_are_not_the_tasks(tmp_path: Path) -> Non
     made = trainer(model, tokenizer, trl.dataset(toy_task("other", rows=8), selection, tokenizer), tmp_path)
     with pytest.raises(RenderError, match="row 1 of the trainer's data is none of task 'toy'"):
         SapoCallback(made, task, selection, Renderer(tokenizer, 512))
+    workers = trainer(
+        model, tokenizer, trl.dataset(task, selection, tokenizer), tmp_path, dataloader_num_workers=1,
+        dataloader_persistent_workers=True,
+    )  # fmt: skip
+    with pytest.raises(DataError, match="dataloader_persistent_workers = True"):
+        SapoCallback(workers, task, selection, Renderer(tokenizer, 512))
     bare = sapo.Task(task.name, task.instruction, "", (), "rouge_l", task.train, (), task.test)
     with pytest.raises(DataError, match="no dev rows"):
         SapoCallback(made, bare, selection, Renderer(tokenizer, 512))

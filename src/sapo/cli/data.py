@@ -56,6 +56,10 @@ def export_data_command(
             )
     if not chosen.strip():
         raise ConfigError("--chosen is empty: give the instruction to train with")
+    ending = {"llamafactory": "json", "axolotl": "jsonl"}[form.value]
+    target = out / f"{loaded.name.replace('/', '-')}.{ending}"
+    if target.exists() and Path(task).exists() and target.samefile(task):
+        raise ConfigError(f"--out {out}: {target} is the data that this command reads; give another directory")
     files = export_data(loaded, chosen, form.value, out)
     show = console().print
     for file in files:

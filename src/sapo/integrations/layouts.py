@@ -72,6 +72,22 @@ def sides(row: Row) -> tuple[Side, Side]:
     return before, [last]
 
 
+def demand_one_layout(row: Row) -> None:
+    """Refuse rows of which a trainer might take another column than the one whose instruction is exchanged.
+
+    Raises:
+        DataError: naming the columns.
+    """
+    there = [column for column in ("prompt", "messages", "conversations", "text") if row.get(column) is not None]
+    there += ["instruction, output"] if _is_alpaca(row) else []
+    if len(there) > 1:
+        raise DataError(
+            f"the rows are in several layouts at once ({'; '.join(there)}): remove the columns that are not trained on"
+        )
+    if row.get("tools"):
+        raise DataError("rows with a column tools cannot be scored as they are trained on: leave it out")
+
+
 def layout_of(rows: Sequence[Row], instruction: str) -> str:
     """Return how rows are asked, so that others can be.
 

@@ -81,6 +81,9 @@ class Sequence:
         seed: int = 42,
     ) -> None:
         _demand(tasks, policy)
+        for name, value in (("examples", examples), ("rows", rows), ("max_new_tokens", max_new_tokens)):
+            if value is not None and value < 1:
+                raise DataError(f"{name} = {value}: allowed is a positive number")
         self.tasks = tuple(hold_out(task) for task in tasks)
         self._model, self._policy, self._examples, self._seed = model, policy, examples, seed
         self._rows, self._max_new_tokens = rows, max_new_tokens
@@ -123,14 +126,18 @@ class Sequence:
 
         Raises:
             DataError: if it is not the next one.
+            RecordError: if the model is not the one that the last finished task left.
             SapoError: as `sapo.select`.
         """
         found = self._next(task)
         stage = len(self.done) + 1
+        state = state_fingerprint(self._model)
         with self._record:
             self._record.write("environment.json", {"versions": library_versions()})
             if stage == 1:
-                self._test(0, state_fingerprint(self._model))
+                self._test(0, state)
+            else:
+                self._demand_left(stage - 1, state)
             self._chosen[found.name] = self._choose(found, stage, candidates)
         return self._chosen[found.name].instruction
 
@@ -185,6 +192,17 @@ class Sequence:
             following = f"the next one is {self.open[0].name}" if self.open else "all of them are finished"
             raise DataError(f"{name!r} is not the next task: {following}. Loop over Sequence.open")
         return self.open[0]
+
+    def _demand_left(self, stage: int, state: str) -> None:
+        """Refuse a model that is not what the last finished task left."""
+        task = self.tasks[stage - 1]
+        left = self._record.find(f"training/{stage}-{task.name}.json", {})
+        if left is None or left["state"] != state:
+            raise RecordError(
+                f"the model is not the one that was tested after {task.name!r}, the last finished task: give the model "
+                f"that was saved then (its weights, or their dtype, differ), or begin afresh in another run_dir than "
+                f"{self._record.directory}"
+            )
 
     def _choose(self, task: Task, stage: int, given: Several[str] | None) -> Trained:
         original = (Instruction(task.instruction, "original"),)

@@ -43,7 +43,7 @@ def describe(
     model: Any,
     tokenizer: Any,
     task: Task,
-    selection: Selection | str,
+    selection: Selection | Instruction | str,
     *,
     max_length: int = MAX_LENGTH,
     max_new_tokens: int = 128,
@@ -60,7 +60,7 @@ def describe(
         model: as it was saved.
         tokenizer: of the model.
         task: trained last.
-        selection: the instruction that it was trained with, or a text.
+        selection: the instruction that it was trained with last (`SapoCallback.instruction`), or a text.
         max_length: most tokens of prompt and answer.
         max_new_tokens: longest answer.
         layout: of the prompts that it was trained with, `sapo.integrations.trl.Rows.layout`.
@@ -76,13 +76,13 @@ def describe(
     if layout == "own" and is_taken_out(task):
         raise DataError("the rows have a layout of their own: give layout=rows.layout")
     whole = not (folder / "adapter_config.json").is_file()
-    text = isinstance(selection, str)
-    instruction = Instruction(str(selection), "given") if isinstance(selection, str) else selection.instruction
+    instruction = _instruction(selection)
+    losses = selection if isinstance(selection, Selection) else None
     data = lineage(
         base=str(model.config.name_or_path),
         method="another trainer",
-        policy="given" if text else "sapo",
-        trained=[Trained(task, instruction, None if isinstance(selection, str) else selection)],
+        policy="given" if isinstance(selection, str) else "sapo",
+        trained=[Trained(task, instruction, losses)],
         state=state_fingerprint(model),
         limits={"max_length": max_length, "max_new_tokens": max_new_tokens},
         template=Renderer(tokenizer, min(max_length, context_length(model))).fingerprint(),
@@ -94,6 +94,12 @@ def describe(
         data["tasks"][-1]["layout"] = layout
     write_json(folder / LINEAGE, data)
     write_text(folder / "README.md", model_card(data))
+
+
+def _instruction(selection: Selection | Instruction | str) -> Instruction:
+    if isinstance(selection, str):
+        return Instruction(selection, "given")
+    return selection if isinstance(selection, Instruction) else selection.instruction
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +126,8 @@ class SapoCallback(TrainerCallback):
     rows that are not. Losses and the choice go through ``trainer.log``. The model's mode, what is trainable, which
     adapters are active, and random states stay as they are. Every process of a job must hold the same rows.
 
-    A training that is resumed from a checkpoint chooses at the beginning of the epoch that it goes on with.
+    Rows for evaluation stay as they are, unless they are training rows too. A training that is resumed from a
+    checkpoint after the first epoch chooses anew when it goes on, so it need not end as an uninterrupted one would.
 
     Args:
         trainer: whose training rows are the task's, worded with the chosen instruction and made into tokens as the
@@ -136,7 +143,7 @@ class SapoCallback(TrainerCallback):
 
     Raises:
         CandidateError: if there is nothing to choose from.
-        DataError: if there are no rows that are not trained on.
+        DataError: if there are no rows that are not trained on, or workers would go on with the rows of before.
         RenderError: if the trainer's rows are not those of the task.
     """
 
@@ -155,6 +162,11 @@ class SapoCallback(TrainerCallback):
                 f"task {task.name!r} has no dev rows: give rows that are not trained on as held_out=..., or train "
                 "every epoch with the first choice"
             )
+        if trainer.args.dataloader_persistent_workers:
+            raise DataError(
+                "dataloader_persistent_workers = True: workers that live on would not see another choice; set it to "
+                "False"
+            )
         if count < 2 or len(selection.candidates) < 2:
             raise CandidateError(
                 f"count = {count}, of {len(selection.candidates)} candidates: two or more are needed to choose from"
@@ -171,9 +183,15 @@ class SapoCallback(TrainerCallback):
         self._compare()
         self._collate, trainer.data_collator = trainer.data_collator, self._collated
 
+    @property
+    def instruction(self) -> Instruction:
+        """What is trained with now; after training, what it was trained with last."""
+        return self._chosen
+
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Choose, and word the rows of this epoch accordingly."""
-        epoch = round(state.epoch or 0)
+        # Past the first epoch, a resumed one may begin in the middle.
+        epoch = int(round(state.epoch or 0, 6))
         if epoch == 0:
             return
         model = kwargs["model"]

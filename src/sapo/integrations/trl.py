@@ -22,6 +22,7 @@ from sapo.integrations.layouts import (
     HERE,
     Side,
     answer_of,
+    demand_one_layout,
     layout_of,
     quoted,
     reworded,
@@ -76,6 +77,7 @@ class Rows:
         rows = list(dataset)
         if not rows:
             raise DataError("the data set has no rows")
+        demand_one_layout(rows[0])
         self.dataset = dataset
         original = shared_instruction(rows) if instruction is None else instruction
         if not original.strip():

@@ -78,6 +78,7 @@ def test_defaults_are_the_published_settings() -> None:
         "seed": 42,
         "run_dir": "out",
         "keep": "all",
+        "report_to": [],
     }
 
 

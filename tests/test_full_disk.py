@@ -89,7 +89,7 @@ def full_at(file: str, patch: pytest.MonkeyPatch) -> None:
             raise OSError(28, "No space left on device")
         sync(descriptor)
 
-    for room in ("storage", "record", "live", "report.run"):
+    for room in ("storage", "record", "live", "report.publish"):
         patch.setattr(f"sapo.{room}.write_text", write)
     patch.setattr(os, "fsync", full)
 

@@ -71,6 +71,17 @@ def lasting(records: Any) -> dict[str, dict[str, Any]]:
     return {r.name: {k: v for k, v in r.to_json().items() if k not in gone} for r in records}
 
 
+def near(found: Any, expected: Any) -> bool:
+    """Whether two values are the same but for rounding: processes may have another number of threads."""
+    if isinstance(expected, dict):
+        return found.keys() == expected.keys() and all(near(found[key], expected[key]) for key in expected)
+    if isinstance(expected, list):
+        return len(found) == len(expected) and all(map(near, found, expected))
+    return (
+        bool(found == pytest.approx(expected, rel=1e-3, abs=1e-3)) if isinstance(expected, float) else found == expected
+    )
+
+
 def test_every_training_is_recorded_once_with_all_that_it_did(made: tuple[StudyConfig, Path]) -> None:
     config, root = made
     records = read_study(root / STUDY)
@@ -206,7 +217,7 @@ def test_processes_make_the_same_trainings(
     config = study(seeds=[1, 2], arms=["adamw", "sgd"])
     with two_processes() as submit:
         records = by_workers(config, submit)
-    assert lasting(records) == lasting(read_study(made[1] / STUDY))
+    assert near(lasting(records), lasting(read_study(made[1] / STUDY)))
 
 
 def test_a_process_that_dies_is_told(study: Callable[..., StudyConfig]) -> None:
@@ -257,4 +268,4 @@ def test_a_ray_cluster_of_two_workers_makes_the_same_trainings(
     config = study(seeds=[1, 2], arms=["adamw", "sgd"])
     with on_ray("local") as submit:
         records = by_workers(config, submit)
-    assert lasting(records) == lasting(read_study(made[1] / STUDY))
+    assert near(lasting(records), lasting(read_study(made[1] / STUDY)))

@@ -276,6 +276,6 @@ def test_a_fixed_policy_is_trained_without_any_rewording(
     monkeypatch.setattr(sapo.steps, "finetune", spy)
     for policy in ("original", "random", "sapo"):
         run(configure(model_dir, bench, tmp_path / policy, policy=policy, sequence=["alpha"]))
-    assert given == [Extras()] * 3
+    assert [replace(extras, log=Extras().log) for extras in given] == [Extras()] * 3
     run(configure(model_dir, bench, tmp_path / "paft", policy="paft", sequence=["alpha"]))
     assert given[-1].reword is not None

@@ -13,7 +13,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 
 import sapo
 from sapo.cli import main
-from sapo.errors import DataError, ModelError
+from sapo.errors import DataError, ModelError, RecordError
 from sapo.integrations.exports import export_data
 from sapo.integrations.layouts import reworded, sides
 from sapo.integrations.trainer import describe, tokenized
@@ -138,6 +138,10 @@ def test_an_adapter_of_another_trainer_carries_its_instruction(tmp_path: Path) -
     describe(adapter, model, loaded.tokenizer, replace(task, name="second"), "Another instruction.")
     assert sapo.apply(adapter, "x", "toy")[0]["content"].startswith(selection.instruction.text)
     assert sapo.apply(adapter, "x")[0]["content"].startswith("Another instruction.")
+    # The same weights described again are told once.
+    describe(adapter, model, loaded.tokenizer, replace(task, name="second"), "Yet another one.")
+    assert [entry["task"] for entry in read_json(adapter / "sapo.json")["tasks"]] == ["toy", "second"]
+    assert sapo.apply(adapter, "x")[0]["content"].startswith("Yet another one.")
     with pytest.raises(ModelError, match=r"not trained on 'tyo'. Did you mean 'toy'"):
         sapo.apply(adapter, "x", "tyo")
 
@@ -160,12 +164,22 @@ def test_an_adapter_trained_on_rows_of_ones_own_is_asked_as_they_were(tmp_path: 
         rows = Rows([row], "Say it.")
         with pytest.raises(DataError, match=r"layout=rows\.layout"):
             describe(tmp_path, model, tokenizer, rows.task, "New.")
+        with pytest.raises(DataError, match=r"'sytem': allowed: own, system, alpaca, other\. Did you mean 'system'"):
+            describe(tmp_path, model, tokenizer, rows.task, "New.", layout="sytem")
         describe(tmp_path, model, tokenizer, rows.task, "New.", layout=rows.layout)
         # As a row itself asks, with another instruction.
         assert sapo.apply(tmp_path, "x") == asked("x") == sides(reworded(row, "Say it.", "New.") or {})[0]
         assert sapo.apply(tmp_path, "another") == asked("another")
         with pytest.raises(ModelError, match="prompts of another layout"):
             Stage.load(tmp_path)
+    for line in ("The instruction is the system message", "The user turn is the instruction and, on the next line"):
+        (tmp_path / "sapo.json").unlink(missing_ok=True)
+        describe(tmp_path, model, tokenizer, rows.task, "New.", layout="system" if "system" in line else "alpaca")
+        assert line in (tmp_path / "README.md").read_text(encoding="utf-8")
+    (tmp_path / "sapo.json").write_text(json.dumps({"tasks": [{"task": "t", "instruction": "i", "suffix": ""}]}))
+    with pytest.raises(RecordError, match=r"sapo\.json is damaged"):
+        describe(tmp_path, model, tokenizer, rows.task, "New.", layout="alpaca")
+    (tmp_path / "sapo.json").unlink()
     other = Rows([{"prompt": "Say it. x", "completion": " y"}], "Say it.")
     describe(tmp_path, model, tokenizer, other.task, "New.", layout=other.layout)
     with pytest.raises(ModelError, match="put its instruction where it stood"):

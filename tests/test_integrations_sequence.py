@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from small_runs import configure, read, save_model, write_bench
 
 import sapo
 from sapo.errors import DataError, RecordError
+from sapo.progress import Silent
 from sapo.report import print_report
 from sapo.sequence import run
 from sapo.testing import tiny_model, tiny_tokenizer, toy_task
@@ -119,6 +122,50 @@ def test_results_of_an_open_sequence_have_no_metrics_yet(tasks: list[Task], tmp_
     found = seq.results
     assert found.matrix[0][0] is not None and found.matrix[1] == [None, None]
     assert found.metrics["ap"] == {"value": None, "interval": None, "reason": "the sequence is not finished"}
+
+
+class Heard(Silent):
+    """Adds up what it is told, as a bar does."""
+
+    def __init__(self) -> None:
+        self.labels: list[str] = []
+        self.planned = self.done = 0.0
+
+    def plan(self, cost: float) -> None:
+        self.planned += cost
+
+    @contextmanager
+    def step(self, label: str, units: int, cost: float) -> Iterator[Callable[[int], None]]:
+        self.labels.append(label)
+
+        def advance(n: int) -> None:
+            self.done += n * cost / units
+
+        yield advance
+
+    def reused(self, label: str, cost: float) -> None:
+        self.planned -= cost
+
+
+def test_progress_is_told_and_reaches_its_end(tasks: list[Task], tmp_path: Path) -> None:
+    heard, model = Heard(), tiny_model(seed=2)
+    seq = sapo.Sequence(
+        tmp_path / "s", model, tiny_tokenizer(), tasks[:1], policy="highest", max_new_tokens=2, progress=heard
+    )
+    seq.before("one", PARAPHRASES)
+    assert heard.labels == ["stage 0: testing one (original prompt)", "task 1 one: scoring 2 candidates"]
+    assert heard.done == heard.planned == 2 * len(seq.tasks[0].test) + 2 * len(seq.tasks[0].train)
+    results = seq.after("one", tiny_model(seed=3))
+    assert heard.labels[2:] == ["stage 1: testing one", "stage 1: testing one (original prompt)"]
+    assert heard.done == heard.planned
+    assert results is not None
+    selection = seq.selection("one")
+    assert selection is not None and results.data["seconds"]["scoring"] == selection.seconds > 0
+    cells = [read(path)["value"]["seconds"] for path in sorted((tmp_path / "s" / "cells").rglob("*.json"))]
+    assert len(cells) == 3 and results.data["seconds"]["evaluating"] == pytest.approx(sum(cells))
+    selecting = Heard()
+    sapo.select(model, tiny_tokenizer(), tasks[0], PARAPHRASES, strategy="exhaustive", progress=selecting)
+    assert selecting.labels == ["one: scoring 2 candidates"] and selecting.done == selecting.planned == 2 * 8
 
 
 def test_calls_out_of_order_are_refused(tasks: list[Task], tmp_path: Path) -> None:

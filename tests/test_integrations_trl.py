@@ -12,7 +12,7 @@ from datasets import Dataset
 from peft import LoraConfig
 
 import sapo
-from sapo.errors import DataError, RenderError
+from sapo.errors import CandidateError, DataError, RenderError
 from sapo.integrations import trl
 from sapo.integrations.layouts import reworded, shared_instruction, sides
 from sapo.integrations.trainer import SapoCallback
@@ -31,6 +31,7 @@ THINKS = CHAT_TEMPLATE.replace("assistant\n{% endif %}", f"assistant\n{_QUIET}{{
     "<|im_start|>{{ message['role'] }}\n{% if message['role'] == 'assistant' %}" + _QUIET + "{% endif %}",
 )
 TEMPLATES = {"chatml": CHAT_TEMPLATE, "no newline": NO_NEWLINE, "reasoning": THINKS, "none": None}
+ALPACA = {"instruction": "I.", "input": "x", "output": "y"}
 PARAPHRASES = ["Does this text have many words, or few?", "Many words or few? Answer yes for many, no for few."]
 
 
@@ -165,11 +166,47 @@ def test_completions_of_messages_are_what_is_scored(tmp_path: Path) -> None:
         ([{**LAYOUTS["system"]("One.", 1), "messages": []}], None, r"prompt; messages"),
         ([{**LAYOUTS["system"]("One.", 1), "tools": "[]"}], None, "column tools"),
         ([{"messages": [{"role": "system", "content": "S."}, {"role": "user", "content": "x"}]}], None, "'user'"),
+        ([{**LAYOUTS["system"]("One.", 1), "chat_template_kwargs": {"a": 1}}], None, "column chat_template_kwargs"),
+        ([ALPACA, {**ALPACA, "output": None}], None, "row 2: no known layout: .* columns instruction, input. Known"),
+        ([ALPACA, {**ALPACA, "input": 5}], None, "row 2: input is 5: allowed is a text"),
+        ([ALPACA, {**ALPACA, "output": " "}], None, "row 2: the answer is empty"),
+        ([{**ALPACA, "history": [["a", "b"]]}], None, "row 1: a column history"),
+        ([{"messages": [{"role": "user", "content": None}]}], None, "content of turn 1 of messages is None"),
+        ([{"messages": [{"role": "user", "content": [{"type": "text"}]}]}], None, r"turn 1 of messages is \[\{'type'"),
+        ([{"conversations": [{"from": "gpt", "value": 1}]}], None, "value of turn 1 of conversations is 1"),
+        ([{"messages": ["x"]}], None, "role of turn 1 of messages is None"),
+        ([{"prompt": "I. x", "completion": ""}], "I.", "row 1: the answer is empty"),
+        (["train", "test"], None, "row 1: 'train' instead of columns: give one split"),
     ],
 )
 def test_rows_without_an_instruction_to_exchange_are_refused(rows: Any, instruction: Any, message: str) -> None:
     with pytest.raises(DataError, match=message):
         trl.Rows(rows, instruction)
+
+
+def test_the_system_message_of_an_alpaca_row_stays() -> None:
+    rows = trl.Rows([{**ALPACA, "system": "Be brief."}], name="mine")
+    made = rows.completions("New.")[0]
+    assert made["prompt"] == [
+        {"role": "system", "content": "Be brief."}, {"role": "user", "content": "New.\nx"}
+    ]  # fmt: skip
+    assert rows.layout == "other" and rows.task.name == "mine"
+
+
+def test_held_out_rows_are_read_as_the_others() -> None:
+    assert len(trl.Rows([ALPACA], held_out=[ALPACA, ALPACA]).task.dev) == 2
+    with pytest.raises(DataError, match="held-out row 2: input is 5"):
+        trl.Rows([ALPACA], held_out=[ALPACA, {**ALPACA, "input": 5}])
+
+
+def test_the_longest_rows_are_tried_before_any_is_scored() -> None:
+    task = toy_task(rows=64)
+    long = sapo.Example("word " * 40, "yes")
+    task = sapo.Task(task.name, task.instruction, "", task.labels, task.metric, (*task.train, long), (), ())
+    tokenizer = tiny_tokenizer()
+    # One row is sampled; whichever it is, the longest one is refused.
+    with pytest.raises(RenderError, match="max_length is 200"):
+        sapo.select(tiny_model(), tokenizer, task, PARAPHRASES, 1, renderer=trl.SftRenderer(tokenizer, 200))
 
 
 def test_a_row_that_sft_trainer_would_cut_is_refused() -> None:
@@ -271,6 +308,19 @@ def test_the_callback_refuses_rows_that_are_not_the_tasks(tmp_path: Path) -> Non
     )  # fmt: skip
     with pytest.raises(DataError, match="dataloader_persistent_workers = True"):
         SapoCallback(workers, task, selection, Renderer(tokenizer, 512))
+    with pytest.raises(CandidateError, match=r"give what sapo\.select returned"):
+        SapoCallback(made, task, "a text", Renderer(tokenizer, 512))  # type: ignore[arg-type]
+    alike = trainer(model, tokenizer, trl.dataset(task, selection, tokenizer), tmp_path)
+    alike.add_callback(SapoCallback(alike, task, selection, Renderer(tokenizer, 512)))
+    with pytest.raises(DataError, match="has a SapoCallback already"):
+        SapoCallback(alike, task, selection, Renderer(tokenizer, 512))
+    alike.remove_callback(SapoCallback)
+    alike.train_dataset = Dataset.from_list([{"text": "raw"}])
+    with pytest.raises(RenderError, match="columns text: allowed are rows made into tokens"):
+        SapoCallback(alike, task, selection, Renderer(tokenizer, 512))
+    alike.train_dataset = None
+    with pytest.raises(DataError, match="no train_dataset"):
+        SapoCallback(alike, task, selection, Renderer(tokenizer, 512))
     bare = sapo.Task(task.name, task.instruction, "", (), "rouge_l", task.train, (), task.test)
     with pytest.raises(DataError, match="no dev rows"):
         SapoCallback(made, bare, selection, Renderer(tokenizer, 512))

@@ -194,7 +194,7 @@ def _is_recorded(model: Any, lineage: Path) -> bool:
     """Whether base and adapter together are what the stage's lineage recorded; true where there is no lineage."""
     if not lineage.is_file():
         return True
-    stored = read_json(lineage)
+    stored = read_json(lineage, "Put it back as it was written, or delete it to load the adapter without it.")
     return not isinstance(stored, dict) or stored.get("state") in (None, state_fingerprint(model))
 
 

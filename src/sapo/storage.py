@@ -64,16 +64,16 @@ def undamaged(path: Path, advice: str) -> Iterator[None]:
         raise RecordError(f"{path} is damaged ({type(error).__name__}: {error}). {advice}") from error
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, advice: str = "Delete it to compute this step again.") -> Any:
     """Return a file's JSON.
 
     Raises:
-        RecordError: if it cannot be read.
+        RecordError: if it cannot be read, followed by ``advice``.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8", errors="surrogatepass"))
     except (OSError, ValueError, RecursionError) as error:
-        raise RecordError(f"{path} cannot be read ({error}). Delete it to compute this step again.") from error
+        raise RecordError(f"{path} cannot be read ({error}). {advice}") from error
 
 
 def read_lines(path: Path, parse: Callable[[Any], T], advice: str) -> list[T]:

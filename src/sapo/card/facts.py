@@ -14,7 +14,7 @@ from sapo.tasks import task_fingerprint
 from sapo.types import Instruction, Selection, Task
 
 LINEAGE = "sapo.json"
-TAKE_AGAIN = "Take the stage directory from the run again."
+TAKE_AGAIN = "Take the directory from where it was written again."
 _LIBRARIES = ("sapo-llm", "torch", "transformers", "peft", "accelerate", "tokenizers", "numpy")
 
 
@@ -152,7 +152,7 @@ def read_lineage(directory: Path) -> Any:
     path = directory / LINEAGE
     if not path.is_file():
         raise ModelError(f"{directory} is not a stage directory (no sapo.json): allowed is RUN_DIR/stages/K-TASK")
-    return read_json(path)
+    return read_json(path, TAKE_AGAIN)
 
 
 def stored_prompts(lineage: Any) -> dict[str, tuple[str, str]]:

@@ -22,6 +22,14 @@ _EMBEDDED_ORIGIN = "HuggingFaceTB/SmolLM2-135M-Instruct"
 # Characters of a candidate that a table shows; sapo.json holds it in full.
 _SHOWN = 160
 _NOTHING = "–"
+# How a prompt is laid out, by the layout of `sapo.json`.
+_ASKED = {
+    "own": "The user turn is the instruction, a blank line, `Text:`, the input, and, after another blank line, the "
+    "suffix, if there is one.",
+    "system": "The instruction is the system message, the input the user turn.",
+    "alpaca": "The user turn is the instruction and, on the next line, the input.",
+    "other": "The prompts were laid out in a way of their own, with this instruction in them.",
+}
 
 
 def model_card(data: Mapping[str, Any]) -> str:
@@ -41,13 +49,12 @@ def model_card(data: Mapping[str, Any]) -> str:
         f"Base model: {_inline(data['base_model'])}. Method: {_inline(data['method'])}. "
         f"Policy: {_inline(data['policy'])}. {_state(data, merged)}",
         "",
-        "Prompt it exactly as it was trained. The user turn is the instruction, a blank line, `Text:`, the input, "
-        "and, after another blank line, the suffix; it goes through the base model's chat template.",
+        "Prompt it exactly as it was trained, through the base model's chat template.",
         "",
         *_loading(data, merged),
     ]
     for entry in tasks:
-        lines += ["", *_task(entry)]
+        lines += ["", *_task(entry), "", _ASKED[entry.get("layout", "own")]]
     return "\n".join([*lines, "", *_fingerprints(data)]) + "\n"
 
 

@@ -46,8 +46,9 @@ def export_data_command(
     if selection is not None:
         if not selection.is_file():
             raise ConfigError(f"--selection {selection} is no file: write one with sapo select --json {selection}")
-        with undamaged(selection, "Write it again with sapo select --json."):
-            found = selection_from_json(read_json(selection))
+        again = "Write it again with sapo select --json."
+        with undamaged(selection, again):
+            found = selection_from_json(read_json(selection, again))
             original, chosen = found.candidates[0].instruction.text, found.instruction.text
         if original != loaded.instruction:
             raise ConfigError(

@@ -49,7 +49,7 @@ def export_data(task: Task, selection: Selection | str, form: Format, directory:
 
 def _llamafactory(task: Task, text: str, name: str, directory: Path) -> tuple[Path, ...]:
     index = directory / "dataset_info.json"
-    known = read_json(index) if index.is_file() else {}
+    known = read_json(index, "Repair it, or choose another directory.") if index.is_file() else {}
     if not isinstance(known, dict):
         raise DataError(f"{index} holds no object of data sets: choose another directory")
     rows = directory / f"{name}.json"

@@ -6,7 +6,7 @@ with from and value) and `prompt` with `completion`, as text or as messages.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from sapo.errors import DataError
@@ -17,9 +17,13 @@ Row = Mapping[str, Any]
 Side = str | list[dict[str, Any]]
 
 KNOWN = "instruction and output; messages; conversations; prompt and completion"
+# How rows are asked, see `layout_of`; "own" is this library's way.
+LAYOUTS = ("own", "system", "alpaca", "other")
 # Stands where the instruction was taken out of a row. Private-use characters: in no text by accident.
 HERE = "\U0010fff0instruction\U0010fff1"
 _SHAREGPT = {"human": "user", "gpt": "assistant", "system": "system"}
+# Trainers put these into the prompt, each in its own way.
+_NOT_SCORED = ("tools", "chat_template_kwargs", "history")
 _SHOWN = 60
 
 
@@ -55,14 +59,15 @@ def reworded(row: Row, old: str, new: str) -> dict[str, Any] | None:
 def sides(row: Row) -> tuple[Side, Side]:
     """Return what a row asks and what it answers: the last turn, of the assistant, is the answer.
 
-    An alpaca row asks its instruction and, on the next line, its input.
+    An alpaca row asks its instruction and, on the next line, its input; what its column system holds comes first.
 
     Raises:
         DataError: if it ends otherwise.
     """
     if _is_alpaca(row):
-        asked = "\n".join(text for text in (row["instruction"], row.get("input") or "") if text)
-        return [{"role": "user", "content": asked}], [{"role": "assistant", "content": row["output"]}]
+        asked = "\n".join(text for text in (row["instruction"], row.get("input")) if text)
+        system = [{"role": "system", "content": row["system"]}] if row.get("system") else []
+        return [*system, {"role": "user", "content": asked}], [{"role": "assistant", "content": row["output"]}]
     column = _asking(row)
     if column == "prompt":
         return _turns(row["prompt"]), _turns(row["completion"])
@@ -72,20 +77,26 @@ def sides(row: Row) -> tuple[Side, Side]:
     return before, [last]
 
 
-def demand_one_layout(row: Row) -> None:
-    """Refuse rows of which a trainer might take another column than the one whose instruction is exchanged.
+def demand_readable(row: Any) -> None:
+    """Refuse a row that a trainer might read otherwise than it is scored, or that holds something else than texts.
 
     Raises:
-        DataError: naming the columns.
+        DataError: naming the column.
     """
+    if not isinstance(row, Mapping):
+        raise DataError(f"{quoted(row)} instead of columns: give one split of a data set")
     there = [column for column in ("prompt", "messages", "conversations", "text") if row.get(column) is not None]
     there += ["instruction, output"] if _is_alpaca(row) else []
     if len(there) > 1:
-        raise DataError(
-            f"the rows are in several layouts at once ({'; '.join(there)}): remove the columns that are not trained on"
-        )
-    if row.get("tools"):
-        raise DataError("rows with a column tools cannot be scored as they are trained on: leave it out")
+        raise DataError(f"several layouts at once ({'; '.join(there)}): remove the columns that are not trained on")
+    for column in _NOT_SCORED:
+        if row.get(column):
+            raise DataError(f"a column {column}, which is not scored as it is trained on: leave it out")
+    for where, value in _texts(row):
+        if not isinstance(value, str):
+            raise DataError(f"{where} is {quoted(value)}: allowed is a text")
+    if not answer_of(sides(row)[1]).strip():
+        raise DataError("the answer is empty: there is nothing to learn from it; leave the row out")
 
 
 def layout_of(rows: Sequence[Row], instruction: str) -> str:
@@ -93,7 +104,7 @@ def layout_of(rows: Sequence[Row], instruction: str) -> str:
 
     "system": the instruction as system message, then one turn of the user; "alpaca"; or "other".
     """
-    if all(_is_alpaca(row) and row["instruction"] == instruction for row in rows):
+    if all(_is_alpaca(row) and row["instruction"] == instruction and not row.get("system") for row in rows):
         return "alpaca"
     for row in rows:
         asked = [] if _is_alpaca(row) else sides(row)[0]
@@ -114,7 +125,23 @@ def answer_of(completion: Side) -> str:
 
 
 def _is_alpaca(row: Row) -> bool:
-    return isinstance(row.get("instruction"), str) and isinstance(row.get("output"), str)
+    return row.get("instruction") is not None and row.get("output") is not None
+
+
+def _texts(row: Row) -> Iterator[tuple[str, Any]]:
+    """Yield what must be texts, each with where it stands."""
+    if _is_alpaca(row):
+        optional = [column for column in ("system", "input") if row.get(column) is not None]
+        yield from ((column, row[column]) for column in ("instruction", *optional, "output"))
+        return
+    asking = _asking(row)
+    for column in (asking, "completion") if asking == "prompt" else (asking,):
+        if isinstance(row[column], str):
+            continue
+        for number, turn in enumerate(row[column], start=1):
+            keys = ("from", "value") if isinstance(turn, Mapping) and "from" in turn else ("role", "content")
+            for key in keys:
+                yield f"{key} of turn {number} of {column}", turn.get(key) if isinstance(turn, Mapping) else None
 
 
 def _asking(row: Row) -> str:
@@ -128,7 +155,8 @@ def _asking(row: Row) -> str:
             return column
     if isinstance(row.get("prompt"), (str, list)) and isinstance(row.get("completion"), (str, list)):
         return "prompt"
-    raise DataError(f"rows with the columns {', '.join(row)} are in no known layout. Known: {KNOWN}")
+    held = ", ".join(column for column, value in row.items() if value is not None)
+    raise DataError(f"no known layout: there are values in the columns {held or 'of none'}. Known: {KNOWN}")
 
 
 def _instruction(row: Row) -> str:
@@ -168,6 +196,8 @@ def _swapped_turns(turns: Sequence[Mapping[str, Any]], old: str, new: str) -> li
     return None
 
 
-def quoted(text: str) -> str:
-    """Return a text shortened for a message."""
-    return repr(text if len(text) <= _SHOWN else text[:_SHOWN] + "...")
+def quoted(value: Any) -> str:
+    """Return a value shortened for a message."""
+    shown = value if isinstance(value, str) else repr(value)
+    short = shown if len(shown) <= _SHOWN else shown[:_SHOWN] + "..."
+    return repr(short) if isinstance(value, str) else short

@@ -14,6 +14,7 @@ loop that was interrupted goes on with the tasks that are open, once it has load
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from collections.abc import Sequence as Several
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +28,7 @@ from sapo.formats import evaluation_from_json, evaluation_to_json, selection_fro
 from sapo.metrics import METRICS
 from sapo.paraphrase import Builtin, Rules, admit, gather
 from sapo.policies import BY_LOSS, Policy, choose_instruction
+from sapo.progress import Reporter, Silent
 from sapo.record import Record
 from sapo.render import Renderer
 from sapo.results import Prompt, Results, tabulate
@@ -60,6 +62,7 @@ class Sequence:
         max_new_tokens: longest answer.
         max_length: most tokens of prompt and answer.
         seed: of rows, of races and of the policy random.
+        progress: hears about every step: an entered `sapo.progress.Terminal` shows a bar.
 
     Raises:
         DataError: if tasks cannot be told apart or tested, or a setting is not allowed.
@@ -79,6 +82,7 @@ class Sequence:
         max_new_tokens: int = 32,
         max_length: int = MAX_LENGTH,
         seed: int = 42,
+        progress: Reporter | None = None,
     ) -> None:
         _demand(tasks, policy)
         for name, value in (("examples", examples), ("rows", rows), ("max_new_tokens", max_new_tokens)):
@@ -87,6 +91,7 @@ class Sequence:
         self.tasks = tuple(hold_out(task) for task in tasks)
         self._model, self._policy, self._examples, self._seed = model, policy, examples, seed
         self._rows, self._max_new_tokens = rows, max_new_tokens
+        self._progress = progress or Silent()
         self._renderer = Renderer(tokenizer, min(max_length, context_length(model)))
         self._config = {
             "model": {"base": str(model.config.name_or_path or type(model).__name__)},
@@ -226,27 +231,41 @@ class Sequence:
             path = f"selections/{stage}-{task.name}.json"
             selection = self._record.reuse(path, inputs, selection_from_json)
             if selection is None:
-                selection = score_candidates(
-                    Scorer(self._model), self._renderer, task, candidates, rows, settings, rejected=rejected
-                )
+                total = len(rows) * len(candidates)
+                label = f"task {stage} {task.name}: scoring {len(candidates)} candidates"
+                self._progress.plan(total)
+                with (
+                    self._progress.step(label, total, total) as advance,
+                    self._progress.race([c.text for c in candidates], len(rows)) as watch,
+                ):
+                    selection = score_candidates(
+                        Scorer(self._model), self._renderer, task, candidates, rows, settings,
+                        rejected=rejected, advance=advance, watch=watch,
+                    )  # fmt: skip
                 self._record.save(path, inputs, selection_to_json(selection))
         return Trained(task, choose_instruction(self._policy, candidates, selection, self._seed), selection)
 
     def _test(self, stage: int, state: str) -> None:
         """Compute the stage's row of the matrix."""
-        scorer = Scorer(self._model)
-        seen = self._trained()
-        for task in self.tasks:
-            for kind, text in _texts(task, seen if self._position(task) <= stage else {}).items():
-                path = f"cells/{stage}/{task.name}.{kind}.json"
-                inputs = self._inputs(task, state) | {"instruction": fingerprint(text)}
-                if self._record.reuse(path, inputs) is not None:
-                    continue
-                began = time.perf_counter()
-                rows = self._tested(task)
-                cell = evaluate(self._model, self._renderer, task, text, rows, self._max_new_tokens, scorer=scorer)
-                value = {"instruction": text, "answers": [row.answer for row in rows], **evaluation_to_json(cell)}
-                self._record.save(path, inputs, value | {"seconds": time.perf_counter() - began})
+        scorer, seen = Scorer(self._model), self._trained()
+        cells = [(task, kind, text) for task in self.tasks for kind, text in self._texts(task, stage, seen).items()]
+        self._progress.plan(sum(2 * len(self._tested(task)) for task, _, _ in cells))
+        for task, kind, text in cells:
+            path, rows = f"cells/{stage}/{task.name}.{kind}.json", self._tested(task)
+            inputs = self._inputs(task, state) | {"instruction": fingerprint(text)}
+            label = f"stage {stage}: testing {task.name}" + ("" if kind == "selected" else f" ({kind} prompt)")
+            # Every row is answered and scored.
+            units = 2 * len(rows)
+            if self._record.reuse(path, inputs) is not None:
+                self._progress.reused(label, units)
+                continue
+            began = time.perf_counter()
+            with self._progress.step(label, units, units) as advance:
+                cell = evaluate(
+                    self._model, self._renderer, task, text, rows, self._max_new_tokens, advance, scorer
+                )  # fmt: skip
+            value = {"instruction": text, "answers": [row.answer for row in rows], **evaluation_to_json(cell)}
+            self._record.save(path, inputs, value | {"seconds": time.perf_counter() - began})
 
     def _trained(self) -> dict[str, Trained]:
         """Return what was chosen for every task so far, from memory or the directory."""
@@ -263,8 +282,12 @@ class Sequence:
         rows = selection_rows(replace(task, train=task.test), self._rows or len(task.test), "stratified", 0)
         return tuple(task.test[i] for i in rows)
 
-    def _position(self, task: Task) -> int:
-        return self.tasks.index(task) + 1
+    def _texts(self, task: Task, stage: int, seen: Mapping[str, Trained]) -> dict[Prompt, str]:
+        """Return the instructions that a task is tested with at a stage, each text once."""
+        trained = seen.get(task.name) if self.tasks.index(task) < stage else None
+        if trained is not None and trained.instruction.text != task.instruction:
+            return {"selected": trained.instruction.text, "original": task.instruction}
+        return {"original": task.instruction}
 
     def _inputs(self, task: Task, state: str) -> dict[str, str]:
         return {
@@ -276,17 +299,24 @@ class Sequence:
 
     def _results(self) -> dict[str, Any]:
         seen, cells = self._trained(), dict[tuple[int, str, Prompt], Evaluation]()
+        evaluating = 0.0
         for stage in range(len(self.done) + 1):
             for task in self.tasks:
-                texts = _texts(task, seen if self._position(task) <= stage else {})
+                texts = self._texts(task, stage, seen)
                 for prompt in _PROMPTS:
                     kind = prompt if prompt in texts else "original"
-                    cell = self._record.find(f"cells/{stage}/{task.name}.{kind}.json", {}, evaluation_from_json)
-                    if cell is None:
+                    found = self._record.find(
+                        f"cells/{stage}/{task.name}.{kind}.json",
+                        {},
+                        lambda value: (value["seconds"], evaluation_from_json(value)),
+                    )
+                    if found is None:
                         raise RecordError(
                             f"{self._record.directory} holds no tests of stage {stage} yet: call before()"
                         )
-                    cells[stage, task.name, prompt] = cell
+                    cells[stage, task.name, prompt] = found[1]
+                    # One test stands for both prompts where they are the same.
+                    evaluating += found[0] if kind == prompt else 0.0
         missing = {} if not self.open else {m.name: "the sequence is not finished" for m in METRICS}
         tables = tabulate(cells, self.tasks, (), _PROMPTS, self._seed, missing)
         kinds = {task.metric for task in self.tasks}
@@ -302,15 +332,11 @@ class Sequence:
             "test_data": {task.name: data_fingerprint(self._tested(task)) for task in self.tasks},
             "test_rows": {task.name: len(self._tested(task)) for task in self.tasks},
             "config": self._config,
-            "seconds": {},
+            "seconds": {
+                "scoring": sum(trained.selection.seconds for trained in seen.values() if trained.selection),
+                "evaluating": evaluating,
+            },
         }
-
-
-def _texts(task: Task, seen: dict[str, Trained]) -> dict[Prompt, str]:
-    """Return the instructions that a task is tested with, each text once."""
-    if task.name in seen and seen[task.name].instruction.text != task.instruction:
-        return {"selected": seen[task.name].instruction.text, "original": task.instruction}
-    return {"original": task.instruction}
 
 
 def _demand(tasks: Several[Task], policy: str) -> None:

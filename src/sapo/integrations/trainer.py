@@ -9,15 +9,24 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from sapo.card import LINEAGE, Trained, earlier_tasks, library_versions, lineage, model_card
-from sapo.errors import CandidateError, DataError, ModelError, RenderError
-from sapo.integrations.layouts import is_taken_out
+from sapo.card import (
+    LINEAGE,
+    TAKE_AGAIN,
+    Trained,
+    earlier_tasks,
+    library_versions,
+    lineage,
+    model_card,
+    read_lineage,
+)
+from sapo.errors import CandidateError, DataError, ModelError, RenderError, nearest
+from sapo.integrations.layouts import LAYOUTS, is_taken_out
 from sapo.processes import Processes, joined
 from sapo.render import Encoder, Renderer
 from sapo.score import IGNORED, Scorer
 from sapo.selection import MAX_LENGTH, context_length
 from sapo.state import state_fingerprint
-from sapo.storage import write_json, write_text
+from sapo.storage import undamaged, write_json, write_text
 from sapo.types import Encoded, Example, Instruction, Selection, Task
 
 # Losses that differ by less are equal, see `sapo.score.EXACT`.
@@ -53,7 +62,8 @@ def describe(
 
     They tell what it was trained with, so that `sapo.apply`, `sapo generate` and readers of the hub can prompt it so.
     Upload the folder as a whole (``huggingface_hub.upload_folder``); a trainer's own ``push_to_hub`` does so too, and
-    writes another card over this one. What an earlier `sapo.json` there said of earlier tasks is kept.
+    writes another card over this one. What an earlier `sapo.json` there said of earlier tasks is kept; what it said of
+    this task and these very weights is replaced.
 
     Args:
         directory: where model or adapter lie.
@@ -66,34 +76,44 @@ def describe(
         layout: of the prompts that it was trained with, `sapo.integrations.trl.Rows.layout`.
 
     Raises:
-        DataError: if the task is one of `Rows`, and its layout is not given.
+        DataError: if the task is one of `Rows`, and its layout is not given, or there is no such layout.
         ModelError: if no model was saved there.
         RecordError: if the files cannot be written, or the `sapo.json` that is there is damaged.
     """
     folder = Path(directory)
     if not any(folder.glob("*.safetensors")):
         raise ModelError(f"{folder} holds neither an adapter nor a model (*.safetensors): save it there first")
-    if layout == "own" and is_taken_out(task):
-        raise DataError("the rows have a layout of their own: give layout=rows.layout")
+    if layout not in LAYOUTS:
+        raise DataError(f"layout = {layout!r}: allowed: {', '.join(LAYOUTS)}.{nearest(layout, LAYOUTS)}")
+    if (layout == "own") == is_taken_out(task):
+        raise DataError(
+            f'layout = {layout!r}: the task of Rows has a layout of its own, layout=rows.layout; any other task, "own"'
+        )
     whole = not (folder / "adapter_config.json").is_file()
     instruction = _instruction(selection)
     losses = selection if isinstance(selection, Selection) else None
+    state, earlier = state_fingerprint(model), earlier_tasks(folder)
+    if earlier and earlier[-1]["task"] == task.name and read_lineage(folder).get("state") == state:
+        # The same weights are described again.
+        earlier.pop()
     data = lineage(
         base=str(model.config.name_or_path),
         method="another trainer",
         policy="given" if isinstance(selection, str) else "sapo",
         trained=[Trained(task, instruction, losses)],
-        state=state_fingerprint(model),
+        state=state,
         limits={"max_length": max_length, "max_new_tokens": max_new_tokens},
         template=Renderer(tokenizer, min(max_length, context_length(model))).fingerprint(),
         versions=library_versions(),
-        earlier=earlier_tasks(folder),
+        earlier=earlier,
         whole=whole,
     )
     if layout != "own":
         data["tasks"][-1]["layout"] = layout
+    with undamaged(folder / LINEAGE, TAKE_AGAIN):
+        card = model_card(data)
     write_json(folder / LINEAGE, data)
-    write_text(folder / "README.md", model_card(data))
+    write_text(folder / "README.md", card)
 
 
 def _instruction(selection: Selection | Instruction | str) -> Instruction:
@@ -143,7 +163,8 @@ class SapoCallback(TrainerCallback):
 
     Raises:
         CandidateError: if there is nothing to choose from.
-        DataError: if there are no rows that are not trained on, or workers would go on with the rows of before.
+        DataError: if there are no rows that are not trained on, or workers would go on with the rows of before, or the
+            trainer has another such callback.
         RenderError: if the trainer's rows are not those of the task.
     """
 
@@ -156,6 +177,10 @@ class SapoCallback(TrainerCallback):
         held_out: Sequence[Example] | None = None,
         count: int = 8,
     ) -> None:
+        if not isinstance(selection, Selection):
+            raise CandidateError(f"selection = {selection!r:.80}: give what sapo.select returned, with its candidates")
+        if any(isinstance(other, SapoCallback) for other in trainer.callback_handler.callbacks):
+            raise DataError("the trainer has a SapoCallback already: two of them would word the same rows")
         rows = task.dev if held_out is None else tuple(held_out)
         if not rows:
             raise DataError(
@@ -217,7 +242,14 @@ class SapoCallback(TrainerCallback):
     def _compare(self) -> None:
         """Refuse a trainer whose rows are others than those that candidates were scored on."""
         encoded = self._training(self._chosen)
+        if self._trainer.train_dataset is None:
+            raise DataError("the trainer has no train_dataset: give it the task's rows, see `tokenized`")
         for number, features in enumerate(self._trainer.train_dataset, start=1):
+            if not {"input_ids", "labels"} <= set(features):
+                raise RenderError(
+                    f"row {number} of the trainer's data has the columns {', '.join(features)}: allowed are rows made "
+                    "into tokens, with input_ids and labels (`tokenized`)"
+                )
             place = self._first.get(tuple(map(int, features["input_ids"])))
             if place is None or list(map(int, features["labels"])) != _features(encoded[place])["labels"]:
                 raise RenderError(

@@ -22,7 +22,7 @@ from sapo.integrations.layouts import (
     HERE,
     Side,
     answer_of,
-    demand_one_layout,
+    demand_readable,
     layout_of,
     quoted,
     reworded,
@@ -68,24 +68,26 @@ class Rows:
         instruction: text that stands in the system message, the leading user turn or the column instruction of
             every row; by default what all rows share there.
         held_out: more rows in that layout, which are not trained on, for `sapo.integrations.SapoCallback`.
+        name: of the task, in messages and reports.
 
     Raises:
-        DataError: if the layout is not known, or a row does not hold the instruction.
+        DataError: if the layout is not known, or a row does not hold the instruction, or has no answer.
     """
 
-    def __init__(self, dataset: Any, instruction: str | None = None, held_out: Any = None) -> None:
-        rows = list(dataset)
+    def __init__(
+        self, dataset: Any, instruction: str | None = None, held_out: Any = None, *, name: str = "rows"
+    ) -> None:
+        rows, others = _readable(dataset, "row"), _readable(() if held_out is None else held_out, "held-out row")
         if not rows:
             raise DataError("the data set has no rows")
-        demand_one_layout(rows[0])
         self.dataset = dataset
         original = shared_instruction(rows) if instruction is None else instruction
         if not original.strip():
             raise DataError("instruction is empty: give the text that stands in every row")
-        train, dev = _examples(rows, original), _examples([] if held_out is None else list(held_out), original)
+        train, dev = _examples(rows, original, "row"), _examples(others, original, "held-out row")
         self.layout = layout_of(rows, original)
         labels = recognised_labels(train)
-        self.task = Task("rows", original, "", labels, "exact_match" if labels else "rouge_l", train, dev, ())
+        self.task = Task(name, original, "", labels, "exact_match" if labels else "rouge_l", train, dev, ())
 
     def renderer(self, tokenizer: Any, max_length: int = MAX_LENGTH) -> SftRenderer:
         """Return what encodes these rows as SFTTrainer does; ``max_length`` is that of its SFTConfig."""
@@ -186,13 +188,24 @@ def _variables(tokenizer: Any) -> dict[str, Any]:
     return {"enable_thinking": False} if isinstance(template, str) and "enable_thinking" in template else {}
 
 
-def _examples(rows: Sequence[Any], original: str) -> tuple[Example, ...]:
+def _readable(dataset: Any, what: str) -> list[Any]:
+    """Return the rows of a data set, each checked for itself."""
+    rows = list(dataset)
+    for number, row in enumerate(rows, start=1):
+        try:
+            demand_readable(row)
+        except DataError as error:
+            raise DataError(f"{what} {number}: {error}") from error
+    return rows
+
+
+def _examples(rows: Sequence[Any], original: str, what: str) -> tuple[Example, ...]:
     """Return rows as examples: what is asked as JSON, with the instruction taken out, and the answer."""
     found = []
     for number, row in enumerate(rows, start=1):
         open_ = reworded(row, original, HERE)
         if open_ is None:
-            raise DataError(f"row {number} does not hold the instruction {quoted(original)}")
+            raise DataError(f"{what} {number} does not hold the instruction {quoted(original)}")
         prompt, completion = sides(open_)
         found.append(Example(json.dumps([prompt, completion], ensure_ascii=False), answer_of(completion)))
     return tuple(found)
@@ -202,8 +215,4 @@ def _taken_out(instruction: str, suffix: str, example: Example) -> tuple[Side, S
     prompt, completion = json.loads(example.input)
     if isinstance(prompt, str):
         return prompt.replace(HERE, instruction, 1), completion
-    return [{**turn, "content": _put(turn["content"], instruction)} for turn in prompt], completion
-
-
-def _put(content: Any, instruction: str) -> Any:
-    return content.replace(HERE, instruction, 1) if isinstance(content, str) else content
+    return [{**turn, "content": turn["content"].replace(HERE, instruction, 1)} for turn in prompt], completion

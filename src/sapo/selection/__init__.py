@@ -23,6 +23,7 @@ from typing import Any
 
 from sapo.errors import CandidateError, DataError
 from sapo.paraphrase import Builtin, Rules, admit, gather, why_none
+from sapo.progress import Reporter, Silent
 from sapo.render import Encoder, Renderer
 from sapo.score import Scorer
 from sapo.selection.differences import TIE, choose, compare, intervals_after_race
@@ -48,6 +49,8 @@ __all__ = [
 
 # Paraphrases, where none are given.
 _COUNT = 20
+# Rows, by their characters, with which every candidate is rendered first.
+_LONGEST = 4
 
 
 def select(
@@ -65,6 +68,7 @@ def select(
     seed: int = 42,
     max_length: int = MAX_LENGTH,
     renderer: Encoder | None = None,
+    progress: Reporter | None = None,
 ) -> Selection:
     """Return the candidates' pre-update losses on the task's training rows, and the chosen instruction.
 
@@ -87,12 +91,13 @@ def select(
         max_length: most tokens of prompt and answer; longer inputs are cut in the middle.
         renderer: makes tokens of rows as another trainer does, such as `sapo.integrations.trl.SftRenderer`, which has
             a limit of its own; by default `sapo.render.Renderer`.
+        progress: hears how far scoring is: an entered `sapo.progress.Terminal` shows a bar and the race.
 
     Raises:
         CandidateError: if no candidate is left beside the original.
         DataError: if the task has no training rows, or a setting is out of its range.
         ScoreError: if a loss is not finite, or a row does not fit the memory.
-        RenderError: if a prompt does not fit.
+        RenderError: if a prompt does not fit, tried with the four longest rows first.
     """
     if examples < 1:
         raise DataError(f"examples = {examples}: allowed is a positive number of selection rows")
@@ -112,8 +117,19 @@ def select(
             f"task {task.name!r} has no candidate beside the original instruction ({why_none(rejected)})"
         )
     renderer = renderer or Renderer(tokenizer, min(max_length, context_length(model)))
+    # What cannot be rendered is told before anything is scored, also of rows that are not sampled.
+    longest = sorted(task.train, key=lambda row: len(row.input) + len(row.answer))[-_LONGEST:]
+    for candidate in kept:
+        renderer.encode(candidate.text, task.suffix, longest)
     rows = selection_rows(task, examples, sample, seed)
     settings = SelectionSettings(rule, sample, seed, strategy, delta, epsilon, None)
-    return score_candidates(
-        Scorer(model), renderer, task, kept, rows, settings, rejected=rejected
-    )  # fmt: skip
+    progress = progress or Silent()
+    total = len(rows) * len(kept)
+    progress.plan(total)
+    with (
+        progress.step(f"{task.name}: scoring {len(kept)} candidates", total, total) as advance,
+        progress.race([c.text for c in kept], len(rows)) as watch,
+    ):
+        return score_candidates(
+            Scorer(model), renderer, task, kept, rows, settings, rejected=rejected, advance=advance, watch=watch
+        )

@@ -15,6 +15,7 @@ import pytest
 import torch
 import typer
 import yaml
+from datasets import Dataset
 
 import sapo
 from sapo.cli.app import app
@@ -68,6 +69,18 @@ def test_the_code_of_a_guide_runs_from_top_to_bottom(page: str, desk: Path, caps
             exec(compile(body, f"{page}, block {number}", "exec"), names)
     # Every guide shows something in the end.
     assert capsys.readouterr().out.strip()
+
+
+def test_the_code_of_the_readme_runs(desk: Path) -> None:
+    pytest.importorskip("trl")
+    first, second = blocks(ROOT / "README.md", "python")
+    names: dict[str, Any] = {"model": tiny_model(seed=2, context=1024), "tokenizer": tiny_tokenizer()}
+    exec(first, names)
+    assert names["selection"].task == "reviews" and len(names["selection"].candidates) > 2
+    row = {"instruction": "Is this review positive or negative?", "input": "I loved it.", "output": "positive"}
+    names["dataset"] = Dataset.from_list([row] * 8)
+    exec(second, names)
+    assert names["dataset"][0] == row | {"instruction": names["selection"].instruction.text}
 
 
 @pytest.mark.parametrize("page", sorted(path.name for path in DOCS.glob("*.md")))

@@ -98,7 +98,9 @@ def _state(data: Mapping[str, Any], merged: bool) -> str:
 def _loading(data: Mapping[str, Any], merged: bool) -> list[str]:
     base = str(data["base_model"])
     imports = "from transformers import AutoModelForCausalLM, AutoTokenizer"
-    use = ['sapo generate FOLDER --input "TEXT"']
+    # `sapo generate` asks in this library's layout alone.
+    own = all(entry.get("layout", "own") == "own" for entry in data["tasks"])
+    use = ['sapo generate FOLDER --input "TEXT"'] if own else []
     if merged:
         code = [
             imports,
@@ -123,10 +125,9 @@ def _loading(data: Mapping[str, Any], merged: bool) -> list[str]:
         "",
         *["```python", *code, "```"],
         "",
-        "With sapo, which applies the instruction and suffix stored in `sapo.json`"
-        + (":" if merged else "; `export` writes a plain model with the adapter merged in:"),
-        "",
-        *["```sh", *use, "```"],
+        "With sapo, `sapo.apply(FOLDER, TEXT)` gives the messages to ask with"
+        + (", and the command line takes the folder:" if use else "."),
+        *(["", "```sh", *use, "```"] if use else []),
     ]
 
 

@@ -63,7 +63,7 @@ def describe(
     They tell what it was trained with, so that `sapo.apply`, `sapo generate` and readers of the hub can prompt it so.
     Upload the folder as a whole (``huggingface_hub.upload_folder``); a trainer's own ``push_to_hub`` does so too, and
     writes another card over this one. What an earlier `sapo.json` there said of earlier tasks is kept; what it said of
-    this task and these very weights is replaced.
+    this task and these very weights is replaced. A whole model gets its tokenizer too, where the trainer left it out.
 
     Args:
         directory: where model or adapter lie.
@@ -112,6 +112,9 @@ def describe(
         data["tasks"][-1]["layout"] = layout
     with undamaged(folder / LINEAGE, TAKE_AGAIN):
         card = model_card(data)
+    if whole and not (folder / "tokenizer_config.json").is_file():
+        # A trainer saves it where it was told of it.
+        tokenizer.save_pretrained(folder)
     write_json(folder / LINEAGE, data)
     write_text(folder / "README.md", card)
 

@@ -67,9 +67,26 @@ def test_other_data_sets_of_a_dataset_info_stay(tmp_path: Path) -> None:
     export_data(toy_task("toy"), TEXT, "llamafactory", tmp_path)
     found = read_json(tmp_path / "dataset_info.json")
     assert set(found) == {"mine", "toy"} and found["mine"] == {"file_name": "m.json"}
+    (tmp_path / "dataset_info.json").write_text('{"toy": {"file_name": "theirs.json"}}')
+    with pytest.raises(DataError, match=r"toy\.json is another data set 'toy'"):
+        export_data(toy_task("toy"), TEXT, "llamafactory", tmp_path)
     (tmp_path / "dataset_info.json").write_text("[]")
     with pytest.raises(DataError, match="no object of data sets"):
         export_data(toy_task("toy"), TEXT, "llamafactory", tmp_path)
+
+
+@pytest.mark.parametrize("form", ["llamafactory", "axolotl"])
+def test_somebody_elses_file_of_the_same_name_stays(form: Any, tmp_path: Path) -> None:
+    rows, _ = export_data(toy_task("toy"), TEXT, form, tmp_path / "first")
+    before = rows.read_bytes()
+    export_data(toy_task("toy"), "Another one.", form, tmp_path / "first")
+    assert rows.read_bytes() != before
+    theirs = tmp_path / "second" / rows.name
+    theirs.parent.mkdir()
+    theirs.write_text("theirs")
+    with pytest.raises(DataError, match="not written by this export: move it"):
+        export_data(toy_task("toy"), TEXT, form, theirs.parent)
+    assert theirs.read_text() == "theirs" and len(list(theirs.parent.iterdir())) == 1
 
 
 def test_the_command_takes_what_select_chose(

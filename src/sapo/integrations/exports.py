@@ -26,7 +26,7 @@ def export_data(task: Task, selection: Selection | str, form: Format, directory:
     """Write a task's training rows for another trainer and return the files.
 
     The text that its chat template gets is that of `sapo.render`: instruction, blank line, "Text:", input, and suffix.
-    An entry of the same name in a `dataset_info.json` that is there is replaced, others stay.
+    What such an export wrote there before is replaced; entries of other data sets in a `dataset_info.json` stay.
 
     Args:
         task: its rows and suffix; its name is that of the data set.
@@ -35,7 +35,8 @@ def export_data(task: Task, selection: Selection | str, form: Format, directory:
         directory: made if it does not exist.
 
     Raises:
-        DataError: if the format is not known, or the `dataset_info.json` that is there is none.
+        DataError: if the format is not known, the `dataset_info.json` that is there is none, or another data set of
+            this name is there.
         RecordError: if a file cannot be written.
     """
     text = selection if isinstance(selection, str) else selection.instruction.text
@@ -55,6 +56,8 @@ def _llamafactory(task: Task, text: str, name: str, directory: Path) -> tuple[Pa
     rows = directory / f"{name}.json"
     columns = {"prompt": "instruction", "query": "input", "response": "output", "history": "history"}
     entry = {"file_name": rows.name, "formatting": "alpaca", "columns": columns}
+    if known.get(name, entry) != entry or (rows.exists() and name not in known):
+        raise DataError(_another(name, rows if rows.exists() else index))
     _write(rows, [_alpaca(text, task.suffix, row) for row in task.train])
     _write(index, {**known, name: entry})
     return rows, index
@@ -82,10 +85,18 @@ def _axolotl(task: Task, text: str, name: str, directory: Path) -> tuple[Path, .
         "roles_to_train": ["assistant"],
         "train_on_eos": "turn",
     }
-    write_text(rows, "".join(f"{line}\n" for line in lines))
     shown = {"chat_template": "tokenizer_default", "train_on_inputs": False, "datasets": [source]}
-    write_text(settings, yaml.safe_dump(shown, allow_unicode=True, sort_keys=False))
+    described = yaml.safe_dump(shown, allow_unicode=True, sort_keys=False)
+    written = settings.is_file() and settings.read_text(encoding="utf-8", errors="replace") == described
+    if (rows.exists() or settings.exists()) and not written:
+        raise DataError(_another(name, rows if rows.exists() else settings))
+    write_text(rows, "".join(f"{line}\n" for line in lines))
+    write_text(settings, described)
     return rows, settings
+
+
+def _another(name: str, path: Path) -> str:
+    return f"{path} is another data set {name!r}, not written by this export: move it, or choose another directory"
 
 
 def messages(instruction: str, suffix: str, row: Example) -> list[dict[str, str]]:

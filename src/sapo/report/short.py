@@ -147,6 +147,8 @@ def _differences(measure: str, later: Mapping[str, Difference]) -> Iterator[str]
 def _settings(found: Sequence[Paired]) -> Iterator[str]:
     """Yield what can be said of each thing that is compared with its baseline, over all groups."""
     prompt = found[0].prompt
+    # Verdicts may differ with the other one, which the tables show.
+    where = f" (test prompt {prompt})" if len({one.prompt for one in found}) > 1 else ""
     undecided: dict[str, list[str]] = {}
     for base, label in dict.fromkeys((one.base, one.label) for one in found):
         said, decided = [], False
@@ -157,11 +159,12 @@ def _settings(found: Sequence[Paired]) -> Iterator[str]:
                     decided |= any(one.differences[title].verdict in ("better", "worse") for one in known)
                     said.append(_over_groups(title, measure, known))
         if said and (decided or len({(one.group, one.label) for one in found}) <= _FEW // 2):
-            yield f"{label} against {base}: {'; '.join(said)}."
+            yield f"{label} against {base}{where}: {'; '.join(said)}."
         elif said:
             undecided.setdefault(base, []).append(label)
     for base, labels in undecided.items():
-        yield f"Against {base}, nothing is decided in {' or '.join(HEADLINE)}, in score or NLL: {', '.join(labels)}."
+        metrics, names = " or ".join(HEADLINE), ", ".join(labels)
+        yield f"Against {base}{where}, nothing is decided in {metrics}, in score or NLL: {names}."
 
 
 def _over_groups(title: str, measure: str, ours: Sequence[Paired]) -> str:

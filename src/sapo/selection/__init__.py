@@ -49,7 +49,7 @@ __all__ = [
 
 # Paraphrases, where none are given.
 _COUNT = 20
-# Rows, by their characters, with which every candidate is rendered first.
+# Rows, by their characters, with which a renderer of another trainer is tried.
 _LONGEST = 4
 
 
@@ -97,7 +97,7 @@ def select(
         CandidateError: if no candidate is left beside the original.
         DataError: if the task has no training rows, or a setting is out of its range.
         ScoreError: if a loss is not finite, or a row does not fit the memory.
-        RenderError: if a prompt does not fit, tried with the four longest rows first.
+        RenderError: if a prompt does not fit; a renderer that is given is tried with the four longest rows first.
     """
     if examples < 1:
         raise DataError(f"examples = {examples}: allowed is a positive number of selection rows")
@@ -116,11 +116,13 @@ def select(
         raise CandidateError(
             f"task {task.name!r} has no candidate beside the original instruction ({why_none(rejected)})"
         )
-    renderer = renderer or Renderer(tokenizer, min(max_length, context_length(model)))
-    # What cannot be rendered is told before anything is scored, also of rows that are not sampled.
-    longest = sorted(task.train, key=lambda row: len(row.input) + len(row.answer))[-_LONGEST:]
-    for candidate in kept:
-        renderer.encode(candidate.text, task.suffix, longest)
+    if renderer is None:
+        renderer = Renderer(tokenizer, min(max_length, context_length(model)))
+    else:
+        # It may refuse rows: that is told before anything is scored, also of rows that are not sampled.
+        longest = sorted(task.train, key=lambda row: len(row.input) + len(row.answer))[-_LONGEST:]
+        for candidate in kept:
+            renderer.encode(candidate.text, task.suffix, longest)
     rows = selection_rows(task, examples, sample, seed)
     settings = SelectionSettings(rule, sample, seed, strategy, delta, epsilon, None)
     progress = progress or Silent()

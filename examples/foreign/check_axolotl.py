@@ -1,0 +1,112 @@
+"""axolotl's token ids and labels beside SAPO's.
+
+    python examples/foreign/check_axolotl.py OUT
+
+Loads every exported data set with the functions that `axolotl preprocess` calls and compares all rows: as exported,
+with what makes the labels equal for this model, and as token ids that SAPO made.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("AXOLOTL_DO_NOT_TRACK", "1")
+
+import yaml
+from axolotl.cli.config import load_cfg
+from axolotl.common.datasets import load_datasets
+from axolotl.loaders import load_tokenizer
+from comparison import IGNORED, Comparison, Tokens
+
+# The template ends a turn in this after its end-of-turn token. It is scored, and not trained unless it is named.
+LINE_BREAK = {"eot_tokens": ["\n"]}
+# Rows that spell a special token become that token here, and a row longer than sequence_len is left out.
+SPELLED = (0, 1, 2, 3, 6)
+
+
+def settings(out: Path, model: str, name: str, part: dict[str, Any]) -> str:
+    """Write a configuration: a model, one process, the order of the rows kept, and ``part``."""
+    given = {
+        "base_model": model,
+        "sequence_len": 1664,
+        "micro_batch_size": 1,
+        "gradient_accumulation_steps": 1,
+        "num_epochs": 1,
+        "learning_rate": 0.0,
+        "optimizer": "adamw_torch",
+        "attn_implementation": "sdpa",
+        "bf16": False,
+        "dataset_num_proc": 1,
+        "shuffle_merged_datasets": False,
+        "dataset_prepared_path": str(out / "prepared" / name),
+        "output_dir": str(out / "trained" / "axolotl"),
+    }
+    path = out / f"axolotl-{name}.yaml"
+    path.write_text(yaml.safe_dump({**given, **part}), encoding="utf-8")
+    return str(path)
+
+
+def exported(out: Path, task: str) -> dict[str, Any]:
+    """Return what the export wrote to be merged into the configuration."""
+    return dict(yaml.safe_load((out / "axolotl" / f"{task}.yaml").read_text(encoding="utf-8")))
+
+
+def last_alone(out: Path, task: str) -> dict[str, Any]:
+    """Return the same with every message saying whether it is trained: the last one is, and its line break."""
+    rows = []
+    for line in (out / "axolotl" / f"{task}.jsonl").read_text(encoding="utf-8").strip("\n").split("\n"):
+        *earlier, last = json.loads(line)["messages"]
+        rows.append({"messages": [*({**m, "train": False} for m in earlier), {**last, "train": True}]})
+    part = exported(out, task)
+    source = {**part["datasets"][0], "path": written(out / f"axolotl-{task}-last.jsonl", rows)}
+    return {**part, **LINE_BREAK, "datasets": [{**source, "message_field_training": "train"}]}
+
+
+def tokens(out: Path, task: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return a data set of the token ids and labels themselves, to which axolotl adds nothing."""
+    made = [
+        {
+            "input_ids": row["ids"],
+            "attention_mask": [1] * len(row["ids"]),
+            "labels": [IGNORED] * row["prompt"] + row["ids"][row["prompt"] :],
+        }
+        for row in rows
+    ]
+    return {"datasets": [{"path": written(out / f"axolotl-{task}-tokens.jsonl", made), "ds_type": "json"}]}
+
+
+def written(path: Path, rows: list[dict[str, Any]]) -> str:
+    """Write rows as JSON lines and return where."""
+    path.write_text("".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def made(configuration: str) -> list[Tokens]:
+    """Return a data set's rows as axolotl trains on them."""
+    rows = load_datasets(cfg=load_cfg(configuration)).train_dataset
+    return [(row["input_ids"], row["labels"]) for row in rows]
+
+
+def main(out: Path) -> None:
+    """Compare everything."""
+    comparison = Comparison(out)
+    tasks, model = comparison.reference["tasks"], comparison.reference["model"]
+    first = settings(out, model, "reviews", exported(out, "reviews"))
+    comparison.decode = load_tokenizer(load_cfg(first)).decode
+    for task, found in tasks.items():
+        every = range(len(found["rows"]))
+        comparison.rows(task, made(settings(out, model, task, exported(out, task))), every, "as exported")
+        part = last_alone(out, task)
+        known = SPELLED if task == "spelled" else ()
+        comparison.rows(task, made(settings(out, model, f"{task}-last", part)), known, "last turn, line break")
+        part = tokens(out, task, found["rows"])
+        comparison.rows(task, made(settings(out, model, f"{task}-tokens", part)), (), "as token ids")
+    comparison.end()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

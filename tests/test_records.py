@@ -118,7 +118,7 @@ def test_test_prompts_are_the_same_where_only_originals_were_trained_with() -> N
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format": 2}, "format 2, and this version reads format 1"),
+        ({"format": 0}, "format 0, and there is none but 1"),
         ({"seed": "x"}, "seed: Input should be a valid integer"),
         ({"tasks": [*TASKS, "third"]}, "task third lacks"),
         ({"test_prompt": "neither"}, "test_prompt"),
@@ -178,7 +178,7 @@ def test_a_character_that_was_cut_off_is_ignored_too(tmp_path: Path) -> None:
     assert read_records(path) == (renamed("a"),)
 
 
-@pytest.mark.parametrize("line", ["{", "[]", '{"format": 1}', '{"format": 2}', "NaN", "\udc80"])
+@pytest.mark.parametrize("line", ["{", "[]", '{"format": 1}', '{"format": 0}', "NaN", "\udc80"])
 def test_a_damaged_line_is_an_error_that_names_file_and_line(tmp_path: Path, line: str) -> None:
     path = tmp_path / "records.jsonl"
     append_record(path, renamed("a"))

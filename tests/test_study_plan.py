@@ -12,6 +12,7 @@ import torch
 from assignments import assignment, rows_of, shake
 
 from sapo.config import StudyConfig, make_config
+from sapo.errors import ConfigError
 from sapo.finetune import TrainSettings, finetune
 from sapo.methods import LoraSettings, SeqLora
 from sapo.methods.assignment import trainable
@@ -57,6 +58,11 @@ def test_transitions_come_in_the_order_given_and_are_named_by_their_tasks() -> N
         Transition("c>own>a", ("c", "own"), "a", ("other", "u")),
         Transition("b>a", ("b",), "a", ("c", "other", "u")),
     )
+
+
+def test_transitions_of_one_name_are_refused() -> None:
+    with pytest.raises(ConfigError, match="two of them are called 'a>b>c'"):
+        transitions(study(transitions=[["a", "b>c"], ["a>b", "c"]]))
 
 
 def test_what_a_transition_trains_on_is_not_unseen_to_it_whatever_its_place() -> None:

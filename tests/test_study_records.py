@@ -13,7 +13,7 @@ from study_trainings import LEVEL, TOKENS, study, training
 
 from sapo.errors import RecordError
 from sapo.study.blocks import blocks_of
-from sapo.study.records import StudyRecord, append_study, read_study
+from sapo.study.records import StudyRecord, append_study, is_study, read_study
 
 SCORES = {"b": {"before": 20.0, "after": 80.0}, "a": {"before": 70.0, "after": 65.0}}
 
@@ -23,7 +23,7 @@ def test_a_record_comes_back_from_json_as_it_was() -> None:
     data = record.to_json()
     assert set(data) == {
         "format", "study", "transition", "earlier", "task", "arm", "seed", "candidate", "text", "origin", "indicators",
-        "mediators", "losses", "scores", "seconds", "config", "versions",
+        "mediators", "losses", "scores", "seconds", "config", "versions", "data",
     }  # fmt: skip
     assert data["format"] == 1 and data["losses"]["a"]["role"] == "earlier" and data["indicators"]["pmi"] is None
     assert StudyRecord.from_json(json.loads(json.dumps(data))) == record
@@ -60,7 +60,7 @@ def test_the_factory_makes_the_effects_it_is_asked_for() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format": 2}, "format 2, and this version reads format 1"),
+        ({"format": 0}, "format 0, and there is none but 1"),
         ({"seed": "x"}, "seed: Input should be a valid integer"),
         ({"candidate": -1}, "candidate: "),
         ({"task": "c"}, "task c is the one that was trained"),
@@ -114,7 +114,7 @@ def test_a_last_line_that_was_cut_off_is_ignored_and_the_training_recorded_again
     assert read_study(path) == (training(0), training(1))
 
 
-@pytest.mark.parametrize("line", ["{", "[]", '{"format": 1}', '{"format": 2}', "NaN", "\udc80"])
+@pytest.mark.parametrize("line", ["{", "[]", '{"format": 1}', '{"format": 0}', "NaN", "\udc80"])
 def test_a_damaged_line_is_an_error_that_names_file_and_line(tmp_path: Path, line: str) -> None:
     path = tmp_path / "study.jsonl"
     append_study(path, training())
@@ -186,6 +186,32 @@ def test_what_some_trainings_lack_is_not_defined_for_the_block() -> None:
 def test_records_that_cannot_be_on_one_page_are_refused_with_both_named(other: dict[str, Any], message: str) -> None:
     with pytest.raises(RecordError, match=message):
         blocks_of([training(), StudyRecord.from_json(training().to_json() | other)])
+
+
+def test_trainings_that_did_not_start_from_the_same_state_are_refused() -> None:
+    data = training(1).to_json()
+    data["losses"]["u"]["before"] = [x + 0.01 for x in data["losses"]["u"]["before"]]
+    with pytest.raises(RecordError, match=r"c0-s1 and .*c1-s1 did not start from the same state: the loss of task u"):
+        blocks_of([training(), StudyRecord.from_json(data)])
+    # Rounding, and another machine's arithmetic, are no other state.
+    data["losses"]["u"]["before"] = [x - 0.0099 for x in data["losses"]["u"]["before"]]
+    assert len(blocks_of([training(), StudyRecord.from_json(data)])) == 1
+    one, other = (training(1, seed, indicators={"pre_update": 1.0 + seed / 100}) for seed in (1, 2))
+    with pytest.raises(RecordError, match=r"c1-s1 and .*c1-s2 .*the pre-update loss is 1\.0100 and 1\.0200"):
+        blocks_of([one, other])
+
+
+def test_a_newer_record_is_no_damage_and_a_mark_before_the_first_line_is_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "study.jsonl"
+    append_study(path, training())
+    line = path.read_bytes()
+    path.write_bytes(b"\xef\xbb\xbf" + line)
+    assert read_study(path) == (training(),) and is_study(path)
+    path.write_bytes(line.replace(b'"format":1', b'"format":2'))
+    with pytest.raises(RecordError, match=r"line 1: it has format 2, .* reads 1: use a newer one$"):
+        read_study(path)
+    path.write_text("{")
+    assert not is_study(path)
 
 
 def test_other_test_rows_are_refused_and_nothing_is_an_error_too() -> None:

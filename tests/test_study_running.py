@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from filelock import FileLock
-from small_runs import Told, configure, plain_config, read, save_model, write, write_bench
+from small_runs import SMALL, Told, configure, plain_config, read, save_model, write, write_bench
 
 from sapo.cli import main
 from sapo.config import StudyConfig
@@ -20,7 +20,7 @@ from sapo.errors import ConfigError, DataError, ProcessError, RecordError
 from sapo.sequence import run
 from sapo.study.crew import Workers
 from sapo.study.plan import Trial, transitions, trials
-from sapo.study.records import STUDY, StudyRecord, read_study
+from sapo.study.records import STUDY, StudyRecord, append_study, read_study
 from sapo.study.run import run_study, study_fingerprint
 from sapo.study.workers import in_processes, on_ray, visible_gpus
 
@@ -165,9 +165,52 @@ def test_more_seeds_arms_and_transitions_may_be_asked_for_later(study: Callable[
 def test_another_configuration_is_refused_and_changes_nothing(study: Callable[..., StudyConfig]) -> None:
     run_study(study())
     before = (study().run_dir / STUDY).read_bytes()
-    with pytest.raises(RecordError, match="another configuration"):
+    with pytest.raises(RecordError, match=r"another configuration:\n  examples: 4 then, 5 now\nUse another run_dir"):
         run_study(study(examples=5))
+    # The states are those of the first seed, and what is tested is the same for all.
+    changes: tuple[dict[str, Any], ...] = ({"seeds": [2, 1]}, {"unseen": []})
+    for change in changes:
+        with pytest.raises(RecordError, match="another configuration"):
+            run_study(study(**change))
     assert (study().run_dir / STUDY).read_bytes() == before
+    assert len(run_study(study(train={**SMALL["train"], "checkpoint_every": 1}))) == 4
+
+
+def test_a_state_that_was_made_of_something_else_gets_no_trainings(study: Callable[..., StudyConfig]) -> None:
+    config = study()
+    run_study(config)
+    path = config.run_dir / STUDY
+    first, *others = read_study(path)
+    losses = {name: {**value, "before": [x + 1 for x in value["before"]]} for name, value in
+              first.to_json()["losses"].items()}  # fmt: skip
+    path.unlink()
+    append_study(path, StudyRecord.from_json(first.to_json() | {"losses": losses}))
+    before = path.read_bytes()
+    with pytest.raises(
+        RecordError, match=r"did not start from the same state.*The last one is not recorded: put .*states"
+    ):
+        run_study(config)
+    assert path.read_bytes() == before and others
+
+
+def test_data_that_have_changed_are_told_even_if_nothing_is_missing(model_dir: Path, tmp_path: Path) -> None:
+    bench = write_bench(tmp_path / "bench", tasks=TASKS)
+    config = StudyConfig.model_validate(plain_study(model_dir, bench, tmp_path / "study"))
+    records = run_study(config)
+    assert set(records[0].data) == set(TASKS) and run_study(config) == records
+    file = bench / "gamma" / "test.json"
+    file.write_text(file.read_text(encoding="utf-8").replace("gamma test", "another"), encoding="utf-8")
+    with pytest.raises(RecordError, match="task 'gamma' is not as it was when trainings of alpha>beta were recorded"):
+        run_study(config)
+
+
+def test_an_own_task_that_is_defined_otherwise_is_told(study: Callable[..., StudyConfig], tmp_path: Path) -> None:
+    rows = "".join(f'{{"input": "{n}", "output": "{"yn"[n % 2]}"}}\n' for n in range(20))
+    (tmp_path / "own.jsonl").write_text(rows)
+    own = {"data": str(tmp_path / "own.jsonl"), "instruction": "Say y or n."}
+    run_study(study(unseen=["mine"], tasks={"mine": own}))
+    with pytest.raises(RecordError, match=r"tasks\.mine\.instruction: 'Say y or n\.' then, 'Say n or y\.' now"):
+        run_study(study(unseen=["mine"], tasks={"mine": own | {"instruction": "Say n or y."}}))
 
 
 def test_two_processes_cannot_make_one_study(study: Callable[..., StudyConfig]) -> None:

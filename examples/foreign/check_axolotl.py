@@ -3,16 +3,20 @@
     python examples/foreign/check_axolotl.py OUT
 
 Loads every exported data set with the functions that `axolotl preprocess` calls and compares all rows: as exported,
-with what makes the labels equal for this model, and as token ids that SAPO made.
+with what makes the labels equal for this model, and as token ids that SAPO made; then trains one step as
+`axolotl train` does, with learning rate 0 and all weights, and compares the logged loss.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 os.environ.setdefault("AXOLOTL_DO_NOT_TRACK", "1")
 
@@ -91,6 +95,19 @@ def made(configuration: str) -> list[Tokens]:
     return [(row["input_ids"], row["labels"]) for row in rows]
 
 
+def trained(configuration: str) -> float:
+    """Return the loss that the first step of a training logs."""
+    if importlib.util.find_spec("triton") is None:
+        # axolotl imports its GPU kernels before any training, on CPUs too, where none of them is called.
+        for name in ("triton", "triton.language"):
+            sys.modules[name] = MagicMock(__spec__=ModuleSpec(name, None), __path__=[], __version__="3.4.0")
+    from axolotl.train import train
+
+    cfg = load_cfg(configuration)
+    _, _, trainer = train(cfg=cfg, dataset_meta=load_datasets(cfg=cfg))
+    return float(trainer.state.log_history[0]["loss"])
+
+
 def main(out: Path) -> None:
     """Compare everything."""
     comparison = Comparison(out)
@@ -105,6 +122,10 @@ def main(out: Path) -> None:
         comparison.rows(task, made(settings(out, model, f"{task}-last", part)), known, "last turn, line break")
         part = tokens(out, task, found["rows"])
         comparison.rows(task, made(settings(out, model, f"{task}-tokens", part)), (), "as token ids")
+    for task in ("reviews", "talks"):
+        step = {"gradient_accumulation_steps": len(tasks[task]["rows"]), "max_steps": 1, "logging_steps": 1}
+        part = {**last_alone(out, task), **step, "save_strategy": "no"}
+        comparison.loss(task, trained(settings(out, model, f"{task}-step", part)))
     comparison.end()
 
 

@@ -258,12 +258,17 @@ class Record:
 def differences(stored: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
     """Return one line for each setting that decides something and differs between a stored configuration and this."""
     # As it would come back from a file: YAML does not keep every character.
-    before, now = _flat(dict(stored)), _flat(yaml.safe_load(_to_yaml(config)))
+    before, now = decisive(stored), decisive(yaml.safe_load(_to_yaml(config)))
     return [
         f"  {key}: {before.get(key)!r} then, {now.get(key)!r} now"
         for key in sorted({*before, *now})
-        if before.get(key) != now.get(key) and key not in (*_MAY_CHANGE, "run_dir")
+        if before.get(key) != now.get(key)
     ]
+
+
+def decisive(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a configuration that decide what comes out, by dotted key."""
+    return {key: value for key, value in _flat(dict(config)).items() if key not in (*_MAY_CHANGE, "run_dir")}
 
 
 def _digest(path: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
 import os
@@ -82,10 +83,12 @@ def read_lines(path: Path, parse: Callable[[Any], T], advice: str) -> list[T]:
     A last line without its end is what a crash or a copy cut off: it is ignored.
 
     Raises:
-        RecordError: if the file cannot be read, or a line is damaged, naming both, followed by ``advice``.
+        RecordError: if the file cannot be read, or a line is damaged, naming both, followed by ``advice``; or what
+            ``parse`` says that is no damage.
     """
     try:
-        *lines, last = path.read_bytes().split(b"\n")
+        # Some editors put a mark before the first line.
+        *lines, last = path.read_bytes().removeprefix(codecs.BOM_UTF8).split(b"\n")
     except OSError as error:
         raise RecordError(f"{path} cannot be read: {error.strerror or error}") from error
     found = []
@@ -100,6 +103,8 @@ def read_lines(path: Path, parse: Callable[[Any], T], advice: str) -> list[T]:
             raise RecordError(f"{path}, line {number} is damaged ({error}). {advice}") from error
         try:
             found.append(parse(data))
+        except RecordError as error:
+            raise RecordError(f"{path}, line {number}: {error}") from error
         except ValueError as error:
             raise RecordError(f"{path}, line {number} is damaged ({error}). {advice}") from error
     return found

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
+from sapo.errors import RecordError
 from sapo.results import NLL, PRIMARY, Prompt
 
 FORMAT: Literal[1] = 1
@@ -197,10 +198,14 @@ class RunRecord:
         """Return the record that `to_json` wrote; unknown keys are ignored.
 
         Raises:
+            RecordError: if a newer version wrote it.
             ValueError: if it is none, and what is wrong.
         """
-        if isinstance(data, Mapping) and data.get("format") != FORMAT:
-            raise ValueError(f"it has format {data.get('format')!r}, and this version reads format {FORMAT}")
+        found = data.get("format") if isinstance(data, Mapping) else FORMAT
+        if isinstance(found, int) and found > FORMAT:
+            raise RecordError(f"it has format {found}, and this version of sapo reads {FORMAT}: use a newer one")
+        if found != FORMAT:
+            raise ValueError(f"it has format {found!r}, and there is none but {FORMAT}")
         try:
             return _ADAPTER.validate_python(data)
         except ValidationError as error:

@@ -19,7 +19,7 @@ from sapo.report.sweeps import brief, is_sweep, sweep_page
 from sapo.report.tables import Page
 from sapo.report.terminal import show
 from sapo.storage import undamaged, write_text
-from sapo.study.records import STUDY, read_study
+from sapo.study.records import STUDY, is_study, read_study
 
 # Runs of a sweep from which on a terminal shows less than the file.
 _MANY = 12
@@ -60,7 +60,7 @@ def print_run(console: Console, run_dir: Path) -> None:
 
 
 def print_sweep(console: Console, *paths: Path) -> None:
-    """Print the page of a sweep, or of several together, and write it to comparison.md beside the first records."""
+    """Print the page of a sweep, or of several together, and write it as Markdown beside the first records."""
     _publish(console, _sweep(paths))
 
 
@@ -71,8 +71,15 @@ def print_study(console: Console, path: Path) -> None:
 
 def _publish(console: Console, report: Report, html: Path | None = None) -> None:
     show(console, report.shown)
-    write_text(report.markdown, to_markdown(report.page))
-    written = [("The same as Markdown", report.markdown)]
+    written: list[tuple[str, Path | str]] = []
+    try:
+        write_text(report.markdown, to_markdown(report.page))
+        written.append(("The same as Markdown", report.markdown))
+    except RecordError as error:
+        # Records may lie where only others write.
+        if html is None:
+            raise
+        written.append(("No Markdown", str(error)))
     if html is not None:
         # It draws, which takes a moment that nobody else should wait for.
         from sapo.report.html import to_html
@@ -104,7 +111,7 @@ def read_report(paths: Sequence[Path]) -> Report:
 
 
 def _kind(path: Path) -> str:
-    if path.name == STUDY or (path / STUDY).is_file():
+    if path.name == STUDY or (path / STUDY).is_file() or (path.is_file() and is_study(path)):
         return "study"
     return "sweep" if is_sweep(path) else "run"
 
@@ -121,7 +128,9 @@ def _sweep(paths: Sequence[Path]) -> Report:
     files = [path / RECORDS if path.is_dir() else path for path in paths]
     records = [record for file in files for record in read_records(file)]
     page = sweep_page(records)
-    markdown = files[0].parent / "comparison.md"
+    # Several files of records in one folder keep a page each.
+    alone = len(files) == 1 and files[0].name != RECORDS
+    markdown = files[0].with_suffix(".md") if alone else files[0].parent / "comparison.md"
     return Report(page, page if len(records) <= _MANY else brief(page, markdown), markdown)
 
 

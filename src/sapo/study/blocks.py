@@ -13,6 +13,8 @@ from sapo.study.records import Measure, Role, StudyRecord
 from sapo.types import Floats
 
 Outcome = Literal["in_task", "forgetting", "generalisation"]
+# Nats per token that arithmetic of another machine may make of the same state.
+_ROUNDING = 1e-3
 ROLES: Mapping[Outcome, Role] = {"in_task": "own", "forgetting": "earlier", "generalisation": "unseen"}
 
 
@@ -86,10 +88,16 @@ def blocks_of(records: Iterable[StudyRecord]) -> tuple[Block, ...]:
         other = texts.setdefault((record.transition, record.candidate), record)
         if other.text != record.text:
             raise RecordError(f"{other.name} and {record.name} were trained with different texts of one candidate")
+        _demand_same_state(other, record, "pre-update loss", *(r.indicators.get("pre_update") for r in (other, record)))
         for task, losses in record.losses.items():
             other = tokens.setdefault((record.transition, task), record)
             if other.losses[task].tokens != losses.tokens or other.losses[task].role != losses.role:
                 raise RecordError(f"{other.name} and {record.name} were tested on different rows of task {task}")
+            what, before = (
+                f"loss of task {task} before them",
+                (other.losses[task].loss("before"), losses.loss("before")),
+            )
+            _demand_same_state(other, record, what, *before)
     if not found:
         raise RecordError("there is no finished training yet: start the study, or wait for its first one to end")
     studies = {record.study: record for trainings in found.values() for record in trainings.values()}
@@ -97,6 +105,19 @@ def blocks_of(records: Iterable[StudyRecord]) -> tuple[Block, ...]:
         one, other = list(studies.values())[:2]
         raise RecordError(f"{one.name} and {other.name} are of studies with different configurations")
     return tuple(_block(*key, trainings) for key, trainings in sorted(found.items()))
+
+
+def _demand_same_state(one: StudyRecord, other: StudyRecord, what: str, then: float | None, now: float | None) -> None:
+    """Refuse trainings of one transition that did not start from the same weights.
+
+    Raises:
+        RecordError: naming both.
+    """
+    if then is not None and now is not None and abs(then - now) > _ROUNDING:
+        raise RecordError(
+            f"{one.name} and {other.name} did not start from the same state: the {what} is {then:.4f} and {now:.4f} "
+            "nats per token"
+        )
 
 
 def _block(transition: str, arm: str, trainings: Mapping[tuple[int, int], StudyRecord]) -> Block:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from sapo.config import Config, StudyConfig, make_config
+from sapo.errors import ConfigError
 from sapo.finetune import TrainSettings
 
 
@@ -42,8 +43,12 @@ class Trial:
 
 
 def transitions(config: StudyConfig) -> tuple[Transition, ...]:
-    """Return the transitions of a study in order."""
-    return tuple(
+    """Return the transitions of a study in order.
+
+    Raises:
+        ConfigError: if two of them would have the same name.
+    """
+    found = tuple(
         Transition(
             ">".join(name.replace("/", "-") for name in tasks),
             tasks[:-1],
@@ -52,6 +57,10 @@ def transitions(config: StudyConfig) -> tuple[Transition, ...]:
         )
         for tasks in config.transitions
     )
+    names = [one.name for one in found]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ConfigError(f"transitions: two of them are called {twice[0]!r}; give a task of theirs another name")
+    return found
 
 
 def trials(config: StudyConfig, candidates: int) -> Iterator[Trial]:

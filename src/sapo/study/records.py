@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
+from sapo.errors import RecordError
 from sapo.storage import read_lines, write_text
 
 FORMAT: Literal[1] = 1
@@ -84,6 +85,7 @@ class StudyRecord:
         seconds: wall time.
         config: the study's configuration, without its run_dir.
         versions: of the libraries that it ran with.
+        data: fingerprint of what was used of each tested task: rows, instruction, suffix, labels.
     """
 
     study: str
@@ -102,6 +104,7 @@ class StudyRecord:
     config: Mapping[str, Any]
     versions: Mapping[str, str]
     scores: Mapping[str, ScoreChange] | None = None
+    data: Mapping[str, str] = field(default_factory=dict)
     format: Literal[1] = FORMAT
 
     def __post_init__(self) -> None:
@@ -167,10 +170,14 @@ class StudyRecord:
         """Return the record that `to_json` wrote; unknown keys are ignored.
 
         Raises:
+            RecordError: if a newer version wrote it.
             ValueError: if it is none, and what is wrong.
         """
-        if isinstance(data, Mapping) and data.get("format") != FORMAT:
-            raise ValueError(f"it has format {data.get('format')!r}, and this version reads format {FORMAT}")
+        found = data.get("format") if isinstance(data, Mapping) else FORMAT
+        if isinstance(found, int) and found > FORMAT:
+            raise RecordError(f"it has format {found}, and this version of sapo reads {FORMAT}: use a newer one")
+        if found != FORMAT:
+            raise ValueError(f"it has format {found!r}, and there is none but {FORMAT}")
         try:
             return _ADAPTER.validate_python(data)
         except ValidationError as error:
@@ -189,6 +196,22 @@ def read_study(path: Path) -> tuple[StudyRecord, ...]:
     """
     found = read_lines(path, StudyRecord.from_json, _AGAIN)
     return tuple({(record.study, record.name): record for record in found}.values())
+
+
+def is_study(path: Path) -> bool:
+    """Whether a file holds records of a study, by its first line.
+
+    Raises:
+        RecordError: if it cannot be read.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", errors="replace") as lines:
+            first = json.loads(lines.readline())
+    except (ValueError, RecursionError):
+        return False
+    except OSError as error:
+        raise RecordError(f"{path} cannot be read: {error.strerror or error}") from error
+    return isinstance(first, dict) and "study" in first
 
 
 def append_study(path: Path, record: StudyRecord) -> None:

@@ -6,25 +6,28 @@ RUN_DIR/states/TRANSITION/    see `sapo.study.ground`
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from filelock import FileLock, Timeout
 
 from sapo.config import StudyConfig
 from sapo.errors import RecordError, SapoError
 from sapo.gathering import Gathering
-from sapo.given import read_given
+from sapo.given import Given, read_given
 from sapo.progress import Reporter, Silent
-from sapo.record import Record
+from sapo.record import Record, decisive, differences
 from sapo.storage import fingerprint
+from sapo.study.blocks import blocks_of
 from sapo.study.crew import Alone, Crew, Workers
 from sapo.study.plan import Transition, Trial, state_config, transitions, trials
 from sapo.study.records import STUDY, StudyRecord, append_study, read_study
 from sapo.study.workers import in_processes, on_ray, visible_gpus
+from sapo.tasks import task_fingerprint
 
-# More of these may be asked for later: what was recorded stays true.
-_MAY_GROW = ("transitions", "seeds", "arms", "run_dir", "tasks", "unseen")
+# More of these may be asked for later: what was recorded stays true. The first seed makes the states.
+_MAY_GROW = ("transitions", "seeds", "arms", "tasks")
 
 
 def run_study(config: StudyConfig, progress: Reporter | None = None, ray: str | None = None) -> tuple[StudyRecord, ...]:
@@ -44,13 +47,14 @@ def run_study(config: StudyConfig, progress: Reporter | None = None, ray: str | 
     progress = progress or Silent()
     with _locked(config):
         known = _known(config)
-        open_ = _open(config, known)
+        open_ = _open(config, known, progress)
         if open_:
             with _crew(config, study_fingerprint(config), progress, ray) as crew:
                 for transition in open_:
                     wanted = list(trials(config, crew.begin(transition)))
                     missing = [trial for trial in wanted if (transition.name, trial) not in known]
                     for record in crew.trainings(transition, missing):
+                        _demand_alike(config, [*known.values(), record])
                         known[_key(record)] = record
                         append_study(config.run_dir / STUDY, record)
     return tuple(known.values())
@@ -60,49 +64,86 @@ def _known(config: StudyConfig) -> dict[tuple[str, Trial], StudyRecord]:
     """Return the records that are there.
 
     Raises:
-        RecordError: if they are of another study.
+        RecordError: if they are of another study, naming what differs.
     """
     path = config.run_dir / STUDY
     found = read_study(path) if path.is_file() else ()
-    if any(record.study != study_fingerprint(config) for record in found):
-        raise RecordError(
-            f"{path} was made with another configuration (other than {', '.join(_MAY_GROW)}): use another run_dir, or "
-            "delete it to start afresh"
-        )
+    now = config.plain()
+    for record in found:
+        shared = {name: now["tasks"][name] for name in record.config.get("tasks", {}) if name in now["tasks"]}
+        then = {"tasks": {name: record.config["tasks"][name] for name in shared}}
+        differs = differences(_settled(record.config) | then, _settled(now) | {"tasks": shared})
+        if not differs and record.study != study_fingerprint(config):
+            differs = ["  the version of sapo that it was made with"]
+        if differs:
+            raise RecordError(
+                f"{path} was made with another configuration:\n"
+                + "\n".join(differs)
+                + "\nUse another run_dir, or the configuration of before. Asked for later may be more "
+                + "transitions, arms, tasks, and seeds behind the first."
+            )
     return {_key(record): record for record in found}
 
 
-def _open(config: StudyConfig, known: Mapping[tuple[str, Trial], StudyRecord]) -> list[Transition]:
-    """Return the transitions that lack trainings, after reading what they need, before hours of work with the first.
+def _open(config: StudyConfig, known: Mapping[tuple[str, Trial], StudyRecord], progress: Reporter) -> list[Transition]:
+    """Return the transitions that lack trainings, after reading what all need, before hours of work with the first.
 
     Raises:
+        RecordError: if trainings that are recorded had other data.
         SapoError: if one of them could not be begun.
     """
+    found, missing = [], 0
+    for transition in transitions(config):
+        given = _given(config, transition)
+        data = {task.name: task_fingerprint(task) for task in (*given.tasks, *given.watch)}
+        ours = [record for (name, _), record in known.items() if name == transition.name]
+        changed = [task for record in ours for task, then in record.data.items() if data.get(task, then) != then]
+        if changed:
+            raise RecordError(
+                f"task {changed[0]!r} is not as it was when trainings of {transition.name} were recorded in "
+                f"{config.run_dir / STUDY} (its rows, instruction, suffix or labels): put it back as it was, or use "
+                "another run_dir"
+            )
+        # The original counts beside the candidates asked for. There may be fewer, which only the sources can tell.
+        count = min(1 + config.candidates.count, len(given.gathered[transition.task].candidates))
+        if lacking := [trial for trial in trials(config, count) if (transition.name, trial) not in known]:
+            found.append(transition)
+            missing += len(lacking)
+    if found:
+        progress.note(f"{missing} trainings to make, {len(known)} recorded in {config.run_dir / STUDY}")
+    return found
 
-    def lacks(transition: Transition, candidates: int) -> bool:
-        return any((transition.name, trial) not in known for trial in trials(config, candidates))
 
-    # The original counts beside the candidates asked for. There may be fewer, which only the sources can tell.
-    asked = 1 + config.candidates.count
-    return [
-        one for one in transitions(config) if lacks(one, asked) and lacks(one, min(asked, _candidates(config, one)))
-    ]
+def _demand_alike(config: StudyConfig, records: Sequence[StudyRecord]) -> None:
+    """Refuse a training that did not start where those of before did."""
+    try:
+        blocks_of(records)
+    except RecordError as error:
+        raise RecordError(
+            f"{error}. The last one is not recorded: put {config.run_dir / 'states'} back as it was when the others "
+            "were made, or use another run_dir"
+        ) from error
 
 
-def _candidates(config: StudyConfig, transition: Transition) -> int:
+def _given(config: StudyConfig, transition: Transition) -> Given:
     own = state_config(config, transition)
     record = Record(own.run_dir, own.plain())
     record.check()
     try:
-        given = read_given(own, Gathering(own, record, pays=False))
+        return read_given(own, Gathering(own, record, pays=False))
     except SapoError as error:
         raise type(error)(f"transition {transition.name}: {error}") from error
-    return len(given.gathered[transition.task].candidates)
 
 
 def study_fingerprint(config: StudyConfig) -> str:
     """Return what tells trainings of this study from those of another one."""
-    return fingerprint({key: value for key, value in config.plain().items() if key not in _MAY_GROW})
+    return fingerprint(decisive(_settled(config.plain())))
+
+
+def _settled(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the part of a configuration that is the same for all trainings of a study."""
+    settled = {key: value for key, value in config.items() if key not in _MAY_GROW}
+    return settled | {"seeds, the first": config["seeds"][0]}
 
 
 @contextmanager

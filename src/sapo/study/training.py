@@ -15,6 +15,7 @@ from sapo.study.ground import Ground, assignment, score
 from sapo.study.mediators import Travel, drift
 from sapo.study.plan import Trial, settings_of
 from sapo.study.records import StudyRecord
+from sapo.tasks import task_fingerprint
 from sapo.types import Losses
 
 _DECIMALS = 4
@@ -62,6 +63,7 @@ def train(config: StudyConfig, ground: Ground, trial: Trial, study: str, label: 
             "indicators": ground.indicators[trial.candidate], "mediators": mediators, "losses": losses,
             "scores": scores or None, "seconds": time.perf_counter() - began,
             "config": {key: value for key, value in config.plain().items() if key != "run_dir"},
+            "data": {name: task_fingerprint(one) for name, one in ground.tested.items()},
             "versions": {library: version for library, version in library_versions().items() if version},
         }
     )  # fmt: skip

@@ -101,7 +101,7 @@ def test_claims_are_shown_with_figures_intervals_and_verdicts(page: Page, found:
         "the task itself", "one other task at a time", "mean of earlier tasks", "mean of unseen tasks",
     ]  # fmt: skip
     ratios = rows(table(page, "Claim 1", 1))
-    assert ratios[1][1] == "within seed" and ratios[1][-1] == "holds noise"
+    assert ratios[1][1] == "within seed" and ratios[1][-1] == "–, holds noise"
     agreement = adamw.agreements[0]
     assert rows(table(page, "Claim 2"))[0] == [
         "adamw", "all", "12", *shown(agreement.across, 2), *shown(agreement.same, 2), "in line with the claim",

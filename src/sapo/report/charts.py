@@ -50,7 +50,7 @@ def gain_drawings(arm: Arm, said: Sequence[str], names: Mapping[str, str]) -> tu
         ]
         if rows:
             caption = "Rings: the single transitions." if any(row.points for row in rows) else ""
-            title = f"Effect on {names[outcome]} to the original's; arm {arm.name}"
+            title = f"Effect on {names[outcome]}, minus the original's; arm {arm.name}"
             found.append(Intervals(title, "nats per token (above 0: better)", tuple(rows), caption=caption))
     return tuple(found)
 

@@ -73,7 +73,7 @@ def _ratios(spreads: Sequence[tuple[str, Spread]]) -> Table:
     for arm, one in spreads:
         says = _verdict(compared(one.ratio, 1.0, "above"))
         rows.append((*cells(arm, "what candidates add", *reasons.figure(one.ratio, RATIO)), says))
-        rows.append(cells(arm, "within seed", *reasons.figure(one.ratio_within, RATIO), "holds noise"))
+        rows.append(cells(arm, "within seed", *reasons.figure(one.ratio_within, RATIO), "–, holds noise"))
     columns = (*texts("arm", "of"), Column("ratio"), Column("95 % interval"), *texts("verdict"))
     legend = (
         "ratio: standard deviation of the effect on one other task at a time, over that of the effect on the task "

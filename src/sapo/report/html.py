@@ -24,7 +24,7 @@ _SHORT = 6
 # Characters of a text up to which it is not wrapped.
 _WORDS = 28
 # Columns of a table from which it stands in a line of its own.
-_WIDE = 7
+_WIDE = 5
 # Percent of a colour in the best cell; with more of it its number could not be read.
 _STRONGEST = 58
 

@@ -113,7 +113,7 @@ def _next(run: Run) -> tuple[Block, ...]:
     blocks: list[Block] = [
         Note(
             f"Everything is in {where}: results.json (all metrics and matrices), cells/ (every answer), "
-            "report.md (this page)."
+            "report.md (this page as Markdown)."
         ),
         Command(
             ("sapo", "report", where, "OTHER_RUN"),

@@ -133,7 +133,7 @@ def ranking(selection: Selection, marked: str, mark: str, explained: tuple[str, 
             )
         )  # fmt: skip
     drawing = Intervals(
-        title or "Candidates, lowest loss first", "loss to the original's, nats per token (below 0: better)",
+        title or "Candidates, lowest loss first", "loss minus the original's, nats per token (below 0: better)",
         tuple(ranges),
     )  # fmt: skip
     columns = (

@@ -253,7 +253,7 @@ def _reading(grid: Grid, compared: Sequence[Comparison]) -> tuple[Block, ...]:
     if units > 1:
         notes.append(
             Note(
-                f"Intervals over units are Student t intervals: mean -+ {quantile(units):.2f} standard errors with "
+                f"Intervals over units are Student t intervals: mean ± {quantile(units):.2f} standard errors with "
                 f"{units} units, 1.96 with very many. Few units make wide intervals: too small to decide does not mean "
                 "that there is no difference."
             )

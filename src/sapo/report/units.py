@@ -60,7 +60,7 @@ def quantile(n: int) -> float:
 
 
 def spread(points: Sequence[float | None]) -> Spread:
-    """Return the mean of the values with its interval: mean -+ t(0.975, n - 1) * s / sqrt(n), s with n - 1."""
+    """Return the mean of the values with its interval: mean ± t(0.975, n - 1) * s / sqrt(n), s with n - 1."""
     values = np.array([point for point in points if point is not None], dtype=np.float64)
     n = len(values)
     if n == 0:

@@ -113,8 +113,15 @@ def test_a_run_that_goes_on_tells_its_tracker_every_choice_and_cell_again(
     run(config)
     assert [step for step, _ in kept.told["loss"]] == [5, 6, 7, 8]
     assert len(kept.told["eval_nll/alpha"]) > cells and len(kept.told["eval_selection/alpha/original"]) == 1
+    # A finished run that is given again is not told twice, but to a tracker that has not heard of it.
+    kept.begun = 0
+    run(config)
+    assert kept.begun == 0 and read(tmp_path / "run" / "tracked.json") == ["kept"]
     # Trackers may change: nothing depends on them.
     run(configure(model_dir, bench, tmp_path / "run"))
+    (tmp_path / "run" / "tracked.json").unlink()
+    run(config)
+    assert (kept.begun, len(kept.told["loss"])) == (1, 0) and len(kept.told["eval_nll/alpha"]) > cells
 
 
 def test_every_run_of_a_sweep_is_tracked_under_its_own_name(

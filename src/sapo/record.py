@@ -11,6 +11,7 @@
     ability/K.json        general ability at stage K, where it was asked for
     results.json          matrices and metrics
     report.md             the same for people
+    tracked.json          trackers that were told of the finished run
 
 A step's file holds what it was computed from (`inputs`, hashes by name) beside what came out (`value`). A
 step is reused only if every input is the same; otherwise the error says which one differs.

@@ -26,7 +26,7 @@ from sapo.results import Prompt, Results
 from sapo.selection import selection_rows
 from sapo.setup import Setup, environment, set_up
 from sapo.steps import Steps
-from sapo.tracking import integrations, tracked
+from sapo.tracking import TOLD, integrations, told, tracked
 from sapo.types import Instruction, Selection, Task
 
 _NO_TEXTS: Mapping[str, str] = MappingProxyType({})
@@ -56,7 +56,8 @@ def run(
     record = Record(config.run_dir, config.plain(), processes, shared)
     # Before the model is loaded, and without leaving anything behind should the configuration be wrong.
     record.check()
-    trackers = integrations(config.report_to if processes.first else ())
+    known = told(config.run_dir)
+    trackers = integrations([n for n in config.report_to if n not in known] if processes.first else ())
     gathering = Gathering(config, record, progress)
     setup = set_up(config, gathering, processes)
     with record:
@@ -71,6 +72,8 @@ def run(
             results = results_of(setup, _follow(setup, steps, record, crossed), steps.seconds)
             tracker.finished(results.data["metrics_all"])
         record.write("results.json", results.data)
+        if config.report_to:
+            record.write(TOLD, sorted({*known, *config.report_to}))
         return results
 
 

@@ -17,10 +17,13 @@ from transformers.integrations import get_reporting_integration_callbacks
 from sapo.card import Trained
 from sapo.errors import ConfigError
 from sapo.evaluate import Evaluation
+from sapo.storage import read_json
 from sapo.types import Task
 
 # Beside what each tracker is told elsewhere, such as WANDB_PROJECT.
 FOLDER = "tracking"
+# In the directory of a finished run: the trackers that were told of it.
+TOLD = "tracked.json"
 
 
 class Tracker:
@@ -97,6 +100,16 @@ def tracked(callbacks: Sequence[Any], run_dir: Path, model: Any, updates: Sequen
     finally:
         for callback in callbacks:
             callback.on_train_end(arguments, TrainerState(), TrainerControl(), model=model)
+
+
+def told(run_dir: Path) -> tuple[str, ...]:
+    """Return which trackers have been told of the finished run in a directory; none if it is none.
+
+    Raises:
+        RecordError: if the file that says so cannot be read.
+    """
+    file = run_dir / TOLD
+    return tuple(read_json(file, "Delete it to tell trackers of this run again.")) if file.is_file() else ()
 
 
 def integrations(names: Sequence[str]) -> list[Any]:

@@ -23,14 +23,17 @@ HEADER = "<|im_start|>assistant\n"
 
 
 def tokenizer(model: Path, out: Path) -> Qwen2Tokenizer:
-    """Return Qwen2's tokenizer with the vocabulary of the model."""
+    """Return Qwen2's tokenizer with the vocabulary of the model.
+
+    Without max_seq_len: where that is given, the last end of turn is not learned.
+    """
     found = json.loads((model / "tokenizer.json").read_text(encoding="utf-8"))
     vocabulary, merges = out / "vocab.json", out / "merges.txt"
     vocabulary.write_text(json.dumps(found["model"]["vocab"]), encoding="utf-8")
     pairs = (pair if isinstance(pair, str) else " ".join(pair) for pair in found["model"]["merges"])
     merges.write_text("".join(f"{pair}\n" for pair in pairs), encoding="utf-8")
     special = {token["content"]: token["id"] for token in found["added_tokens"]}
-    return Qwen2Tokenizer(str(vocabulary), str(merges), special, max_seq_len=1664)
+    return Qwen2Tokenizer(str(vocabulary), str(merges), special)
 
 
 def made(tokenizer: Qwen2Tokenizer, file: Path) -> list[Tokens]:

@@ -59,6 +59,23 @@ def test_exported_rows_are_the_turns_that_are_scored(suffix: str, history: Any, 
     assert all([m["role"] for m in row] == ["user", "assistant"] * (len(history) + 1) for row in found)
     (source,) = yaml.safe_load(settings.read_text(encoding="utf-8"))["datasets"]
     assert source["path"] == str(lines) and source["type"] == "chat_template"
+    # The last turn alone is trained, as it alone is scored.
+    assert source["message_field_training"] == "train"
+    assert all([m["train"] for m in row] == [False] * (len(row) - 1) + [True] for row in found)
+
+
+def test_rows_of_token_ids_are_what_is_scored(tmp_path: Path) -> None:
+    task, renderer = toy_task("toy", rows=4), Renderer(tiny_tokenizer(), 512)
+    export_data(task, TEXT, "axolotl", tmp_path)
+    lines, settings = export_data(task, TEXT, "axolotl", tmp_path, renderer)
+    assert yaml.safe_load(settings.read_text()) == {"datasets": [{"path": str(lines), "ds_type": "json"}]}
+    made = [json.loads(line) for line in lines.read_text(encoding="utf-8").splitlines()]
+    for row, scored in zip(made, renderer.encode(TEXT, task.suffix, task.train), strict=True):
+        assert row["input_ids"] == list(scored.ids) and set(row["attention_mask"]) == {1}
+        start = scored.prompt_length
+        assert row["labels"] == [-100] * start + row["input_ids"][start:] and len(row["labels"]) > start
+    with pytest.raises(DataError, match="llamafactory takes texts"):
+        export_data(task, TEXT, "llamafactory", tmp_path, renderer)
 
 
 def test_other_data_sets_of_a_dataset_info_stay(tmp_path: Path) -> None:
@@ -112,6 +129,9 @@ def test_the_command_takes_what_select_chose(
     assert command(monkeypatch, *export) == 2 and command(monkeypatch, *export, "--chosen", " ") == 2
     assert command(monkeypatch, *export, "--selection", str(tmp_path / "none.json")) == 2
     own = ("export-data", *about, "--format", "axolotl", "--chosen", "Say y or n, please.")
+    assert command(monkeypatch, *own, "--out", str(out), "--model", str(model)) == 0
+    assert set(json.loads((out / "rows.jsonl").read_text().split("\n")[0])) == {"input_ids", "attention_mask", "labels"}
+    assert command(monkeypatch, *export, "--chosen", "x", "--model", str(model)) == 2
     before = data.read_bytes()
     assert command(monkeypatch, *own, "--out", str(tmp_path)) == 2 and data.read_bytes() == before
     chosen.write_text("{}")

@@ -2,15 +2,14 @@
 
     python examples/foreign/check_axolotl.py OUT
 
-Loads every exported data set with the functions that `axolotl preprocess` calls and compares all rows: as exported,
-with what makes the labels equal for this model, and as token ids that SAPO made; then trains one step as
-`axolotl train` does, with learning rate 0 and all weights, and compares the logged loss.
+Loads every exported data set with the functions that `axolotl preprocess` calls and compares all rows: exported as
+messages, the same with what makes the labels equal for this model, and exported as token ids; then trains one step on
+the latter as `axolotl train` does, with learning rate 0 and all weights, and compares the logged loss.
 """
 
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import sys
 from importlib.machinery import ModuleSpec
@@ -24,7 +23,7 @@ import yaml
 from axolotl.cli.config import load_cfg
 from axolotl.common.datasets import load_datasets
 from axolotl.loaders import load_tokenizer
-from comparison import IGNORED, Comparison, Tokens
+from comparison import Comparison, Tokens
 
 # The template ends a turn in this after its end-of-turn token. It is scored, and not trained unless it is named.
 LINE_BREAK = {"eot_tokens": ["\n"]}
@@ -54,39 +53,9 @@ def settings(out: Path, model: str, name: str, part: dict[str, Any]) -> str:
     return str(path)
 
 
-def exported(out: Path, task: str) -> dict[str, Any]:
+def exported(out: Path, task: str, folder: str = "axolotl") -> dict[str, Any]:
     """Return what the export wrote to be merged into the configuration."""
-    return dict(yaml.safe_load((out / "axolotl" / f"{task}.yaml").read_text(encoding="utf-8")))
-
-
-def last_alone(out: Path, task: str) -> dict[str, Any]:
-    """Return the same with every message saying whether it is trained: the last one is, and its line break."""
-    rows = []
-    for line in (out / "axolotl" / f"{task}.jsonl").read_text(encoding="utf-8").strip("\n").split("\n"):
-        *earlier, last = json.loads(line)["messages"]
-        rows.append({"messages": [*({**m, "train": False} for m in earlier), {**last, "train": True}]})
-    part = exported(out, task)
-    source = {**part["datasets"][0], "path": written(out / f"axolotl-{task}-last.jsonl", rows)}
-    return {**part, **LINE_BREAK, "datasets": [{**source, "message_field_training": "train"}]}
-
-
-def tokens(out: Path, task: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return a data set of the token ids and labels themselves, to which axolotl adds nothing."""
-    made = [
-        {
-            "input_ids": row["ids"],
-            "attention_mask": [1] * len(row["ids"]),
-            "labels": [IGNORED] * row["prompt"] + row["ids"][row["prompt"] :],
-        }
-        for row in rows
-    ]
-    return {"datasets": [{"path": written(out / f"axolotl-{task}-tokens.jsonl", made), "ds_type": "json"}]}
-
-
-def written(path: Path, rows: list[dict[str, Any]]) -> str:
-    """Write rows as JSON lines and return where."""
-    path.write_text("".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows), encoding="utf-8")
-    return str(path)
+    return dict(yaml.safe_load((out / folder / f"{task}.yaml").read_text(encoding="utf-8")))
 
 
 def made(configuration: str) -> list[Tokens]:
@@ -117,14 +86,14 @@ def main(out: Path) -> None:
     for task, found in tasks.items():
         every = range(len(found["rows"]))
         comparison.rows(task, made(settings(out, model, task, exported(out, task))), every, "as exported")
-        part = last_alone(out, task)
+        part = {**exported(out, task), **LINE_BREAK}
         known = SPELLED if task == "spelled" else ()
-        comparison.rows(task, made(settings(out, model, f"{task}-last", part)), known, "last turn, line break")
-        part = tokens(out, task, found["rows"])
-        comparison.rows(task, made(settings(out, model, f"{task}-tokens", part)), (), "as token ids")
+        comparison.rows(task, made(settings(out, model, f"{task}-break", part)), known, "line break trained")
+        part = exported(out, task, "axolotl-tokens")
+        comparison.rows(task, made(settings(out, model, f"{task}-tokens", part)), (), "exported as token ids")
     for task in ("reviews", "talks"):
         step = {"gradient_accumulation_steps": len(tasks[task]["rows"]), "max_steps": 1, "logging_steps": 1}
-        part = {**last_alone(out, task), **step, "save_strategy": "no"}
+        part = {**exported(out, task, "axolotl-tokens"), **step, "save_strategy": "no"}
         comparison.loss(task, trained(settings(out, model, f"{task}-step", part)))
     comparison.end()
 

@@ -99,6 +99,7 @@ def main(out: Path) -> None:
     for task in TASKS:
         for form in FORMATS:
             export_data(task, INSTRUCTION, form, out / form)
+        export_data(task, INSTRUCTION, "axolotl", out / "axolotl-tokens", renderer)
     tasks = {task.name: scored(renderer, scorer, task) for task in TASKS}
     reference = {"model": str(sapo.embedded_model_dir()), "tasks": tasks}
     (out / "reference.json").write_text(json.dumps(reference), encoding="utf-8")

@@ -135,6 +135,20 @@ def load_tokenizer(name: str) -> Any:
         raise ModelError(_cannot_load("the tokenizer of ", name, error)) from error
 
 
+def load_config(name: str) -> Any:
+    """Return the configuration of a model given as "embedded", a directory or a hub id.
+
+    Raises:
+        ModelError: if there is no such model.
+    """
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(_source(name))
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(_cannot_load("the configuration of ", name, error)) from error
+
+
 def load_model(
     name: str, adapter: str | None = None, dtype: str | None = None, device: str | None = None
 ) -> LoadedModel:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sapo.cli.app import Columns, DataDir, Given, Subset, app, console, one_process, roles
 from sapo.errors import ConfigError
+
+if TYPE_CHECKING:
+    from sapo.render import Encoder
 
 
 class _Format(StrEnum):
@@ -26,6 +29,10 @@ def export_data_command(
         Path | None, typer.Option(help="What sapo select --json wrote: the chosen instruction is taken.")
     ] = None,
     text: Annotated[str | None, typer.Option("--chosen", help="Or the instruction to train with, as text.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="For axolotl: write this model's token ids and labels, exactly what is scored, not texts."),
+    ] = None,
     data_dir: DataDir = None,
     instruction: Given = None,
     suffix: Annotated[str | None, typer.Option(help="Replaces the task's suffix.")] = None,
@@ -35,6 +42,8 @@ def export_data_command(
     """Write a task's training rows with the chosen instruction for LLaMA-Factory or axolotl."""
     if (selection is None) == (text is None):
         raise ConfigError("give either --selection FILE (from sapo select --json FILE) or --chosen TEXT")
+    if model is not None and form != _Format.axolotl:
+        raise ConfigError(f"--model {model}: {form.value} takes texts and makes tokens itself; leave it out")
     one_process("sapo export-data")
     from sapo.formats import selection_from_json
     from sapo.integrations.exports import export_data
@@ -61,14 +70,23 @@ def export_data_command(
     target = out / f"{loaded.name.replace('/', '-')}.{ending}"
     if target.exists() and Path(task).exists() and target.samefile(task):
         raise ConfigError(f"--out {out}: {target} is the data that this command reads; give another directory")
-    files = export_data(loaded, chosen, form.value, out)
+    files = export_data(loaded, chosen, form.value, out, None if model is None else _renderer(model))
     show = console().print
     for file in files:
         show(f"written: {file}", markup=False, highlight=False, soft_wrap=True)
     show(f"{len(loaded.train)} rows, trained with: {chosen}", markup=False, highlight=False, soft_wrap=True)
     name = files[0].stem
     following = {
-        "llamafactory": f"In LLaMA-Factory's YAML: dataset_dir: {out}, dataset: {name}",
+        "llamafactory": f"In LLaMA-Factory's YAML: dataset_dir: {out}, dataset: {name}, mask_history: true, and no "
+        "template, so that the model's own is taken",
         "axolotl": f"Into axolotl's YAML: what {files[1]} holds",
     }
     show(following[form.value], markup=False, highlight=False, soft_wrap=True)
+
+
+def _renderer(model: str) -> Encoder:
+    from sapo.model import load_config, load_tokenizer
+    from sapo.render import Renderer
+    from sapo.selection import MAX_LENGTH, configured_length
+
+    return Renderer(load_tokenizer(model), min(MAX_LENGTH, configured_length(load_config(model))))

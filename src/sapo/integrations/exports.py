@@ -1,7 +1,7 @@
 """A task's rows with the chosen instruction, as files that other trainers read.
 
 llamafactory   NAME.json (alpaca) and dataset_info.json, for its `dataset_dir`
-axolotl        NAME.jsonl (messages) and NAME.yaml, to be merged into its configuration
+axolotl        NAME.jsonl (messages, or token ids) and NAME.yaml, to be merged into its configuration
 """
 
 from __future__ import annotations
@@ -13,16 +13,19 @@ from typing import Any, Literal, get_args
 import yaml
 
 from sapo.errors import DataError
-from sapo.render import turns_of
+from sapo.render import Encoder, turns_of
+from sapo.score import IGNORED
 from sapo.storage import read_json, write_text
-from sapo.types import Example, Selection, Task
+from sapo.types import Encoded, Example, Selection, Task
 
 Format = Literal["llamafactory", "axolotl"]
 FORMATS: tuple[str, ...] = get_args(Format)
 _ROLES = ("user", "assistant")
 
 
-def export_data(task: Task, selection: Selection | str, form: Format, directory: Path) -> tuple[Path, ...]:
+def export_data(
+    task: Task, selection: Selection | str, form: Format, directory: Path, renderer: Encoder | None = None
+) -> tuple[Path, ...]:
     """Write a task's training rows for another trainer and return the files.
 
     The text that its chat template gets is that of `sapo.render`: instruction, blank line, "Text:", input, and suffix.
@@ -33,18 +36,22 @@ def export_data(task: Task, selection: Selection | str, form: Format, directory:
         selection: the chosen instruction, or a text.
         form: of which trainer.
         directory: made if it does not exist.
+        renderer: of the model's prompts; with one, rows are token ids and labels, exactly what is scored, where the
+            trainer takes them (axolotl).
 
     Raises:
-        DataError: if the format is not known, the `dataset_info.json` that is there is none, or another data set of
-            this name is there.
+        DataError: if the format is not known or has no rows of token ids, the `dataset_info.json` that is there is
+            none, or another data set of this name is there.
         RecordError: if a file cannot be written.
     """
     text = selection if isinstance(selection, str) else selection.instruction.text
     name = task.name.replace("/", "-")
     if form == "llamafactory":
+        if renderer is not None:
+            raise DataError("llamafactory takes texts and makes tokens itself: leave the renderer out")
         return _llamafactory(task, text, name, directory)
     if form == "axolotl":
-        return _axolotl(task, text, name, directory)
+        return _axolotl(task, text, name, directory, renderer)
     raise DataError(f"format {form!r}: allowed: {', '.join(FORMATS)}")
 
 
@@ -74,29 +81,49 @@ def _alpaca(instruction: str, suffix: str, row: Example) -> dict[str, Any]:
     return {**asked, "output": row.answer, "history": history}
 
 
-def _axolotl(task: Task, text: str, name: str, directory: Path) -> tuple[Path, ...]:
+def _axolotl(task: Task, text: str, name: str, directory: Path, renderer: Encoder | None) -> tuple[Path, ...]:
     rows, settings = directory / f"{name}.jsonl", directory / f"{name}.yaml"
-    lines = (json.dumps({"messages": messages(text, task.suffix, row)}, ensure_ascii=False) for row in task.train)
-    source = {
-        "path": str(rows),
-        "ds_type": "json",
-        "type": "chat_template",
-        "field_messages": "messages",
-        "roles_to_train": ["assistant"],
-        "train_on_eos": "turn",
-    }
-    shown = {"chat_template": "tokenizer_default", "train_on_inputs": False, "datasets": [source]}
-    described = yaml.safe_dump(shown, allow_unicode=True, sort_keys=False)
-    written = settings.is_file() and settings.read_text(encoding="utf-8", errors="replace") == described
-    if (rows.exists() or settings.exists()) and not written:
+    if renderer is None:
+        lines = [json.dumps({"messages": _marked(text, task.suffix, row)}, ensure_ascii=False) for row in task.train]
+    else:
+        lines = [json.dumps(_tokens(encoded)) for encoded in renderer.encode(text, task.suffix, task.train)]
+    there = settings.read_text(encoding="utf-8", errors="replace") if settings.is_file() else ""
+    if (rows.exists() or settings.exists()) and there not in [_axolotl_settings(rows, tokens=t) for t in (False, True)]:
         raise DataError(_another(name, rows if rows.exists() else settings))
     write_text(rows, "".join(f"{line}\n" for line in lines))
-    write_text(settings, described)
+    write_text(settings, _axolotl_settings(rows, tokens=renderer is not None))
     return rows, settings
+
+
+def _axolotl_settings(rows: Path, *, tokens: bool) -> str:
+    """Return what is to be merged into axolotl's configuration; token ids and labels it takes as they are."""
+    source: dict[str, Any] = {"path": str(rows), "ds_type": "json"}
+    shown: dict[str, Any] = {"datasets": [source]}
+    if not tokens:
+        source |= {
+            "type": "chat_template",
+            "field_messages": "messages",
+            "message_field_training": "train",
+            "train_on_eos": "turn",
+        }
+        shown = {"chat_template": "tokenizer_default", "train_on_inputs": False, **shown}
+    return str(yaml.safe_dump(shown, allow_unicode=True, sort_keys=False))
 
 
 def _another(name: str, path: Path) -> str:
     return f"{path} is another data set {name!r}, not written by this export: move it, or choose another directory"
+
+
+def _marked(instruction: str, suffix: str, row: Example) -> list[dict[str, Any]]:
+    """Return a row as messages that say whether they are trained on: the answer alone is."""
+    *earlier, answer = messages(instruction, suffix, row)
+    return [*({**message, "train": False} for message in earlier), {**answer, "train": True}]
+
+
+def _tokens(encoded: Encoded) -> dict[str, list[int]]:
+    ids = list(encoded.ids)
+    labels = [IGNORED] * encoded.prompt_length + ids[encoded.prompt_length :]
+    return {"input_ids": ids, "attention_mask": [1] * len(ids), "labels": labels}
 
 
 def messages(instruction: str, suffix: str, row: Example) -> list[dict[str, str]]:

@@ -27,7 +27,7 @@ from sapo.progress import Reporter, Silent
 from sapo.render import Encoder, Renderer
 from sapo.score import Scorer
 from sapo.selection.differences import TIE, choose, compare, intervals_after_race
-from sapo.selection.rows import MAX_LENGTH, context_length, label_groups, race_order, selection_rows
+from sapo.selection.rows import MAX_LENGTH, configured_length, context_length, label_groups, race_order, selection_rows
 from sapo.selection.scoring import SelectionSettings, score_candidates
 from sapo.types import Rule, Sample, Selection, Strategy, Task
 
@@ -37,6 +37,7 @@ __all__ = [
     "SelectionSettings",
     "choose",
     "compare",
+    "configured_length",
     "context_length",
     "intervals_after_race",
     "label_groups",

@@ -42,9 +42,14 @@ def selection_rows(task: Task, examples: int, sample: Sample, seed: int) -> tupl
 
 def context_length(model: Any) -> int:
     """Return the most tokens that the model was made for, or a very large number where it does not say."""
+    return configured_length(model.config)
+
+
+def configured_length(config: Any) -> int:
+    """Return the same of a model's configuration."""
     try:
         # As an attribute, the name also finds what some configurations call n_positions.
-        return int(model.config.get_text_config().max_position_embeddings)
+        return int(config.get_text_config().max_position_embeddings)
     except AttributeError:
         return 1 << 30
 

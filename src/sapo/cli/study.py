@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -31,8 +32,10 @@ def study_command(
     def saved() -> str:
         file = settings.run_dir / STUDY
         count = len(file.read_text(encoding="utf-8").splitlines()) if file.is_file() else 0
-        return f"Saved in {file}: {count} trainings. {again()}"
+        return f"Saved in {settings.run_dir}: {count} trainings, and what was finished of the states. {again()}"
 
     with resumable(saved), terminal() as progress, quiet_libraries():
         run_study(settings, progress, ray)
     print_study(console(), settings.run_dir)
+    page = shlex.join(["sapo", "report", str(settings.run_dir), "--html", "report.html"])
+    console().print(f"With figures: {page}", markup=False, highlight=False, soft_wrap=True)

@@ -28,6 +28,7 @@ SETTINGS = TrainSettings(
     max_grad_norm=1.0,
 )
 TRAINED = ("q_proj", "v_proj")
+ROUNDING = 1e-5  # of weights: float32 sums differ by the CPU, and Adam divides small gradients by their size
 
 
 def examples(size: int, *, answer: str | None = None) -> list[Encoded]:
@@ -98,7 +99,7 @@ def test_accumulated_batches_give_the_same_weights_as_whole_ones() -> None:
     one_by_eight = trained(encoded, settings)
     four_by_two = trained(encoded, replace(settings, micro_batch_size=2))
     assert largest_difference(one_by_eight, weights(partly_frozen())) > 1e-2
-    assert largest_difference(one_by_eight, four_by_two) < 1e-6
+    assert largest_difference(one_by_eight, four_by_two) < ROUNDING
 
 
 def test_a_plain_pytorch_loop_reaches_the_same_weights() -> None:
@@ -256,8 +257,8 @@ def test_fewer_rows_than_a_batch_make_one_update_per_epoch() -> None:
     model = partly_frozen()
     training = finetune(model, encoded, replace(small, batch_size=8, micro_batch_size=2), seed=0)
     assert training.steps == 3
-    assert largest_difference(weights(model), trained(encoded, small)) < 1e-6
-    assert largest_difference(weights(model), weights(partly_frozen())) > 1e-3
+    assert largest_difference(weights(model), trained(encoded, small)) < ROUNDING
+    assert largest_difference(weights(model), weights(partly_frozen())) > 1e-2
 
 
 def test_an_incomplete_last_batch_is_averaged_over_its_own_tokens() -> None:

@@ -198,7 +198,7 @@ def test_without_run_directories_records_are_enough(
     elsewhere.mkdir()
     shutil.copy(finished.run_dir / "records.jsonl", elsewhere / "mine.jsonl")
     command(monkeypatch, "report", elsewhere / "mine.jsonl")
-    assert (elsewhere / "comparison.md").read_text() == (finished.run_dir / "comparison.md").read_text()
+    assert (elsewhere / "mine.md").read_text() == (finished.run_dir / "comparison.md").read_text()
 
 
 def test_a_sweep_and_a_run_do_not_share_a_directory(finished: Config, tmp_path: Path) -> None:

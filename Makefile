@@ -31,7 +31,7 @@ lint: install
 	$(BIN)/mypy
 
 unit: install
-	$(BIN)/pytest --numprocesses auto
+	$(BIN)/pytest --numprocesses auto --dist worksteal
 
 format: install
 	$(BIN)/ruff format

@@ -1,5 +1,6 @@
 """One thread for torch: the models are tiny, and threads of parallel test processes would fight."""
 
+import gc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,12 @@ from sapo.config import Config, make_config
 from sapo.testing import tiny_model, tiny_tokenizer
 
 torch.set_num_threads(1)
+
+
+def pytest_collection_finish() -> None:
+    """Spare what the imports made from garbage collection, which every training asks for: half of a tiny one."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -394,9 +394,23 @@ def stopper(after: int) -> Callable[[int], None]:
     return advance
 
 
+def interrupted_at(server: FaultyServer, requests: int, again_after: float | None = None) -> None:
+    """Press Ctrl-C once the server has that many requests, and a second time some seconds later."""
+
+    def press() -> None:
+        while len(server.requests) < requests:
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+        if again_after is not None:
+            time.sleep(again_after)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=press, daemon=True).start()
+
+
 def test_ctrl_c_waits_for_what_was_sent_and_keeps_it(make: Callable[..., Server], tmp_path: Path) -> None:
     with FaultyServer([Act(delay=1.0)] * 2) as server:
-        threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+        interrupted_at(server, requests=2)
         with pytest.raises(KeyboardInterrupt):
             first(make(server, concurrency=2, timeout=20.0), 4)
         assert len(server.requests) == 2
@@ -407,8 +421,7 @@ def test_ctrl_c_waits_for_what_was_sent_and_keeps_it(make: Callable[..., Server]
 
 def test_a_second_ctrl_c_does_not_wait_for_a_server_that_does_not_answer(make: Callable[..., Server]) -> None:
     with FaultyServer([Act(delay=5.0)] * 4) as server:
-        for after in (0.3, 0.9):
-            threading.Timer(after, os.kill, (os.getpid(), signal.SIGINT)).start()
+        interrupted_at(server, requests=2, again_after=0.5)
         began = time.perf_counter()
         with pytest.raises(KeyboardInterrupt):
             first(make(server, concurrency=2, timeout=20.0), 4)

@@ -13,11 +13,11 @@ from peft import LoraConfig, PeftModel, get_peft_model
 
 import sapo
 from sapo.cli import main
-from sapo.errors import DataError, ModelError, RecordError
+from sapo.errors import CandidateError, DataError, ModelError, RecordError, RenderError
 from sapo.integrations.exports import export_data
 from sapo.integrations.layouts import reworded, sides
 from sapo.integrations.trainer import describe, tokenized
-from sapo.integrations.trl import Rows
+from sapo.integrations.trl import Rows, dataset
 from sapo.render import Renderer, turns_of
 from sapo.stage import Stage
 from sapo.storage import read_json
@@ -171,16 +171,66 @@ def test_an_adapter_of_another_trainer_carries_its_instruction(tmp_path: Path) -
     assert tuple(prompt.input_ids) == own[0]
     card = (adapter / "README.md").read_text(encoding="utf-8")
     assert selection.instruction.text in card and "library_name: peft" in card
-    # A second task keeps what was said of the first.
-    describe(adapter, model, loaded.tokenizer, replace(task, name="second"), "Another instruction.")
+    assert read_json(adapter / "sapo.json")["policy"] == "sapo" and "Lowest pre-update loss of" in card
+    # A second task, after the first one.
+    describe(adapter, model, loaded.tokenizer, replace(task, name="second"), "Another instruction.", after=adapter)
     assert sapo.apply(adapter, "x", "toy")[0]["content"].startswith(selection.instruction.text)
     assert sapo.apply(adapter, "x")[0]["content"].startswith("Another instruction.")
     # The same weights described again are told once.
-    describe(adapter, model, loaded.tokenizer, replace(task, name="second"), "Yet another one.")
+    describe(adapter, model, loaded.tokenizer, replace(task, name="second"), "Yet another one.", after=adapter)
     assert [entry["task"] for entry in read_json(adapter / "sapo.json")["tasks"]] == ["toy", "second"]
     assert sapo.apply(adapter, "x")[0]["content"].startswith("Yet another one.")
     with pytest.raises(ModelError, match=r"not trained on 'tyo'. Did you mean 'toy'"):
         sapo.apply(adapter, "x", "tyo")
+    # Whether candidates were scored is not known of a text alone.
+    card = (adapter / "README.md").read_text(encoding="utf-8")
+    assert "Yet another one." in card and "No candidate was scored" not in card
+    # Training from the start into the same directory has nothing to do with what lay there.
+    describe(adapter, model, loaded.tokenizer, task, selection)
+    assert [entry["task"] for entry in read_json(adapter / "sapo.json")["tasks"]] == ["toy"]
+    with pytest.raises(ModelError, match=r"nowhere is not a stage directory"):
+        describe(adapter, model, loaded.tokenizer, task, selection, after=tmp_path / "nowhere")
+
+
+def test_a_selection_of_another_task_is_refused_wherever_rows_are_worded(tmp_path: Path) -> None:
+    model, tokenizer, task = tiny_model(), tiny_tokenizer(), toy_task(rows=4)
+    model.save_pretrained(tmp_path)
+    selection = sapo.select(model, tokenizer, task, [TEXT])
+    other, renderer = replace(task, name="other", instruction="Say whether it is short."), Renderer(tokenizer, 512)
+    rows = Rows([{"instruction": "Say it.", "input": "x", "output": "y"}])
+    for wrong in (
+        lambda: tokenized(other, selection, renderer),
+        lambda: dataset(other, selection, tokenizer),
+        lambda: export_data(other, selection, "axolotl", tmp_path),
+        lambda: describe(tmp_path, model, tokenizer, other, selection),
+        lambda: rows.reworded(selection),
+        lambda: rows.completions(selection),
+    ):
+        with pytest.raises(CandidateError, match="the selection is of another task: its original instruction is"):
+            wrong()
+    for nothing in (None, 5, " "):
+        with pytest.raises(CandidateError, match=r"give what sapo\.select returned, or the text to train with"):
+            tokenized(task, nothing, renderer)  # type: ignore[arg-type]
+    # The chosen instruction alone will do.
+    assert tokenized(task, selection.instruction, renderer)[:] == tokenized(task, selection, renderer)[:]
+
+
+def test_rows_of_another_layout_are_read_by_their_own_renderer_alone(tmp_path: Path) -> None:
+    """What they hold as input is not what the model is asked: their answers are in it."""
+    model, tokenizer = tiny_model(), tiny_tokenizer()
+    row = {"instruction": "Does this text have many words?", "input": "x", "output": "yes"}
+    rows = Rows([row, {**row, "input": "z", "output": "no"}] * 2)
+    selection = sapo.select(model, tokenizer, rows.task, [TEXT], renderer=rows.renderer(tokenizer))
+    for wrong in (
+        lambda: sapo.select(model, tokenizer, rows.task, [TEXT]),
+        lambda: tokenized(rows.task, selection, Renderer(tokenizer, 512)),
+        lambda: dataset(rows.task, selection, tokenizer),
+        lambda: export_data(rows.task, selection, "llamafactory", tmp_path),
+        lambda: sapo.Sequence(tmp_path / "s", model, tokenizer, [rows.task]).before("rows", [TEXT]),
+    ):
+        with pytest.raises(RenderError, match=r"give renderer=rows\.renderer\(tokenizer\)"):
+            wrong()
+    assert len(tokenized(rows.task, selection, rows.renderer(tokenizer))) == 4
 
 
 def test_an_adapter_trained_on_rows_of_ones_own_is_asked_as_they_were(tmp_path: Path) -> None:
@@ -215,16 +265,20 @@ def test_an_adapter_trained_on_rows_of_ones_own_is_asked_as_they_were(tmp_path: 
         assert line in (tmp_path / "README.md").read_text(encoding="utf-8")
     (tmp_path / "sapo.json").write_text(json.dumps({"tasks": [{"task": "t", "instruction": "i", "suffix": ""}]}))
     with pytest.raises(RecordError, match=r"sapo\.json is damaged"):
-        describe(tmp_path, model, tokenizer, rows.task, "New.", layout="alpaca")
+        describe(tmp_path, model, tokenizer, rows.task, "New.", layout="alpaca", after=tmp_path)
     (tmp_path / "sapo.json").unlink()
     other = Rows([{"prompt": "Say it. x", "completion": " y"}], "Say it.")
     describe(tmp_path, model, tokenizer, other.task, "New.", layout=other.layout)
     with pytest.raises(ModelError, match="put its instruction where it stood"):
         sapo.apply(tmp_path, "t")
+    # The card promises nothing of what is refused.
+    card = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert "Prompt it exactly as it was trained.\n" in card and "laid out in a way of their own" in card
+    assert "sapo.apply" not in card and "sapo generate" not in card
 
 
 def test_what_is_no_stage_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ModelError, match=r"no sapo\.json"):
         sapo.apply(tmp_path, "x")
     for name in ("no/such-repository", "not a name", str(tmp_path / "nowhere")):

@@ -103,6 +103,30 @@ def test_a_loop_that_was_interrupted_goes_on(tasks: list[Task], tmp_path: Path) 
         sapo.Sequence(tmp_path / "s", tiny_model(), tiny_tokenizer(), tasks, max_new_tokens=3)
 
 
+def test_a_model_that_was_saved_under_another_name_is_gone_on_with(tasks: list[Task], tmp_path: Path) -> None:
+    """As the docs' loop does, interrupted after the first task."""
+
+    def sequence(directory: Path) -> sapo.Sequence:
+        return sapo.Sequence(
+            tmp_path / "s", sapo.load_model(str(directory)).model, tiny_tokenizer(), tasks, max_new_tokens=2
+        )
+
+    base, left = save_model(tmp_path / "base"), tmp_path / "left"
+    tiny_model(seed=3, context=1024).save_pretrained(left)
+    tiny_tokenizer().save_pretrained(left)
+    seq = sequence(base)
+    seq.before("one", PARAPHRASES)
+    seq.after("one", sapo.load_model(str(left)).model)
+    # With the model of the last finished task, or with the first one and the last one given to `before`.
+    assert sequence(left).before("two", PARAPHRASES).text
+    again = sequence(base)
+    with pytest.raises(RecordError, match="not the one that was tested after 'one'"):
+        again.before("two", PARAPHRASES)
+    again.before("two", PARAPHRASES, model=sapo.load_model(str(left)).model)
+    again.after("two")
+    assert again.results.data["config"]["model"]["base"] == str(base)
+
+
 def test_training_in_place_is_followed(tasks: list[Task], tmp_path: Path) -> None:
     model = get_peft_model(tiny_model(seed=2), LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
     seq = sapo.Sequence(tmp_path / "s", model, tiny_tokenizer(), tasks, policy="original", max_new_tokens=2)
@@ -182,4 +206,11 @@ def test_calls_out_of_order_are_refused(tasks: list[Task], tmp_path: Path) -> No
         sapo.Sequence(tmp_path / "t", tiny_model(), tiny_tokenizer(), tasks, policy="spao")  # type: ignore[arg-type]
     with pytest.raises(DataError, match="examples = 0"):
         sapo.Sequence(tmp_path / "t", tiny_model(), tiny_tokenizer(), tasks, examples=0)
+    for wrong in (tasks[0], "rows.jsonl", ["rows.jsonl"]):
+        with pytest.raises(DataError, match=r"give a list of what sapo\.load_task returns"):
+            sapo.Sequence(tmp_path / "t", tiny_model(), tiny_tokenizer(), wrong)  # type: ignore[arg-type]
     assert not (tmp_path / "t").exists()
+    with pytest.raises(DataError, match="no instruction was chosen for 'one' yet"):
+        seq.selection("one")
+    with pytest.raises(DataError, match="'tow' is no task of this sequence"):
+        seq.selection("tow")

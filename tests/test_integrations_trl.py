@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,16 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig
+from transformers import TrainerCallback
 
 import sapo
-from sapo.errors import CandidateError, DataError, RenderError
+from sapo.errors import CandidateError, DataError, RenderError, SapoError
 from sapo.integrations import trl
 from sapo.integrations.layouts import reworded, shared_instruction, sides
-from sapo.integrations.trainer import SapoCallback
+from sapo.integrations.trainer import SapoCallback, describe
 from sapo.render import Renderer
 from sapo.score import Scorer
+from sapo.storage import read_json
 from sapo.testing import CHAT_TEMPLATE, tiny_model, tiny_tokenizer, toy_task
 from sapo.types import Encoded
 
@@ -35,14 +38,21 @@ ALPACA = {"instruction": "I.", "input": "x", "output": "y"}
 PARAPHRASES = ["Does this text have many words, or few?", "Many words or few? Answer yes for many, no for few."]
 
 
-def trainer(model: Any, tokenizer: Any, dataset: Any, directory: Path, lora: Any = None, **settings: Any) -> Any:
+def trainer(
+    model: Any, tokenizer: Any, dataset: Any, directory: Path, lora: Any = None, tested: Any = None, **settings: Any
+) -> Any:
     arguments = sft.SFTConfig(
         output_dir=str(directory), report_to="none", bf16=False, gradient_checkpointing=False, use_cpu=True,
-        save_strategy="no", logging_steps=1, disable_tqdm=True, lr_scheduler_type="constant",
+        logging_steps=1, disable_tqdm=True, lr_scheduler_type="constant", save_strategy=settings.pop("saved", "no"),
         **{"per_device_train_batch_size": 4, "num_train_epochs": 1, "learning_rate": 0.0, **settings},
     )  # fmt: skip
     return sft.SFTTrainer(
-        model=model, processing_class=tokenizer, train_dataset=dataset, args=arguments, peft_config=lora
+        model=model,
+        processing_class=tokenizer,
+        train_dataset=dataset,
+        args=arguments,
+        peft_config=lora,
+        eval_dataset=tested,
     )
 
 
@@ -161,7 +171,7 @@ def test_completions_of_messages_are_what_is_scored(tmp_path: Path) -> None:
         ([{"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]}], None, "in common"),
         ([LAYOUTS["system"]("One.", 1), LAYOUTS["system"]("Two.", 2)], None, "in common"),
         ([LAYOUTS["system"]("One.", 1), LAYOUTS["system"]("Two.", 2)], "One.", "row 2 does not hold the instruction"),
-        ([LAYOUTS["system"]("One.", 1)], " ", "instruction is empty"),
+        ([LAYOUTS["system"]("One.", 1)], " ", "instruction = ' ': give the text"),
         ([{"instruction": "I.", "input": "", "output": "y", "text": "I. y"}], None, r"text; instruction, output"),
         ([{**LAYOUTS["system"]("One.", 1), "messages": []}], None, r"prompt; messages"),
         ([{**LAYOUTS["system"]("One.", 1), "tools": "[]"}], None, "column tools"),
@@ -324,3 +334,144 @@ def test_the_callback_refuses_rows_that_are_not_the_tasks(tmp_path: Path) -> Non
     bare = sapo.Task(task.name, task.instruction, "", (), "rouge_l", task.train, (), task.test)
     with pytest.raises(DataError, match="no dev rows"):
         SapoCallback(made, bare, selection, Renderer(tokenizer, 512))
+    with pytest.raises(DataError, match="has all the rows of held_out among its training rows"):
+        SapoCallback(made, task, selection, Renderer(tokenizer, 512), held_out=task.train)
+    with pytest.raises(CandidateError, match="of another task"):
+        SapoCallback(made, replace(task, instruction="Is it long?"), selection, Renderer(tokenizer, 512))
+
+
+class KilledError(Exception):
+    """Ends a training in the middle of an epoch."""
+
+
+class KillsAt(TrainerCallback):
+    """Ends the training after so many updates, once the checkpoint of them is written."""
+
+    def __init__(self, step: int) -> None:
+        self._step = step
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == self._step:
+            raise KilledError
+
+
+class Turns:
+    """Losses that let another candidate be the lowest at every look."""
+
+    def __init__(self, callback: SapoCallback) -> None:
+        self._callback, self._real = callback, Scorer.__call__
+
+    def __call__(self, scorer: Any, encoded: Any, *rest: Any) -> Any:
+        losses, texts = self._real(scorer, encoded, *rest), list(self._callback._rows)
+        lowest = texts[(texts.index(self._callback.instruction.text) + 1) % len(texts)]
+        return losses if encoded != self._callback._rows[lowest] else type(losses)(
+            np.zeros_like(losses.nll), losses.tokens, losses.cut
+        )  # fmt: skip
+
+
+def switching(
+    directory: Path, *, killed: int | None = None, resumed: int | None = None, **settings: Any
+) -> tuple[Any, SapoCallback, list[tuple[str, str]]]:
+    """Train three epochs of four updates, each epoch with another instruction; return also what every batch held."""
+    tokenizer, task = tiny_tokenizer(), toy_task(rows=8)
+    model = tiny_model(seed=2)
+    candidates = ["Many words: yes. Few words: no.", PARAPHRASES[1]]
+    selection = sapo.select(model, tokenizer, task, candidates, strategy="exhaustive")
+    made = trainer(
+        model, tokenizer, trl.dataset(task, selection, tokenizer), directory,
+        **{"num_train_epochs": 3, "per_device_train_batch_size": 2, "learning_rate": 1e-2, "saved": "steps",
+           "save_steps": 1, **settings},
+    )  # fmt: skip
+    callback = SapoCallback(made, task, selection, Renderer(tokenizer, 512))
+    made.add_callback(callback)
+    seen = trained_texts(made)
+    if killed is not None:
+        made.add_callback(KillsAt(killed))
+    turns = Turns(callback)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Scorer, "__call__", lambda self, *rest: turns(self, *rest))
+        made.train(resume_from_checkpoint=None if resumed is None else str(directory / f"checkpoint-{resumed}"))
+    return made, callback, seen
+
+
+@pytest.mark.parametrize("step", [2, 4, 6, 8, 11, 12])
+def test_a_training_that_is_resumed_goes_on_with_the_choices_of_its_checkpoint(step: int, tmp_path: Path) -> None:
+    whole, before, texts = switching(tmp_path / "whole")
+    # The premise: a change of the instruction in every epoch.
+    assert [(choice.epoch, choice.step) for choice in before.choices] == [(1, 4), (2, 8)]
+    assert len({before.selection.instruction.text, *(c.instruction.text for c in before.choices)}) == 3
+    assert before.switches == tuple((c.step, c.instruction.text) for c in before.choices)
+    if step < 12:
+        with pytest.raises(KilledError):
+            switching(tmp_path / "killed", killed=step)
+    else:
+        switching(tmp_path / "killed")
+    again, after, rest = switching(tmp_path / "killed", resumed=step)
+    assert rest == texts[2 * step :]
+    assert (after.choices, after.instruction, after.switches) == (before.choices, before.instruction, before.switches)
+    ours, theirs = dict(again.model.named_parameters()), dict(whole.model.named_parameters())
+    assert all(torch.equal(weights, theirs[name]) for name, weights in ours.items())
+
+
+def test_the_instruction_is_that_of_the_best_checkpoint_where_it_is_loaded(tmp_path: Path) -> None:
+    tokenizer = tiny_tokenizer()
+    rows = trl.dataset(toy_task("test", rows=4), "Say it.", tokenizer)
+    made, callback, _ = switching(
+        tmp_path, load_best_model_at_end=True, eval_strategy="steps", eval_steps=1, learning_rate=0.3,
+        metric_for_best_model="loss", greater_is_better=True, tested=rows,
+    )  # fmt: skip
+    best = made.state.best_global_step
+    made.save_model(str(tmp_path / "best"))
+    describe(tmp_path / "best", made.model, tokenizer, toy_task(rows=8), callback)
+    entry = read_json(tmp_path / "best" / "sapo.json", "")["tasks"][0]
+    texts = [callback.selection.instruction.text, *(text for _, text in callback.switches)]
+    assert (best - 1) // 4 == len(callback.switches) < 2
+    assert entry["instruction"] == callback.instruction.text == texts[(best - 1) // 4]
+    assert len(entry["selection"]["candidates"]) == 3
+
+
+def test_a_callback_tells_its_choices_beside_the_adapter(tmp_path: Path) -> None:
+    made, callback, _ = switching(tmp_path)
+    made.save_model(str(tmp_path / "last"))
+    describe(tmp_path / "last", made.model, tiny_tokenizer(), toy_task(rows=8), callback)
+    found = read_json(tmp_path / "last" / "sapo.json", "")
+    assert found["policy"] == "reselect" and found["tasks"][0]["instruction"] == callback.instruction.text
+    assert found["tasks"][0]["switches"] == [[c.step, c.instruction.text] for c in callback.choices]
+    card = (tmp_path / "last" / "README.md").read_text(encoding="utf-8")
+    assert "The choice of the instruction changed while this was trained (2)." in card
+    assert "another of 3 candidates" in card
+    # Trained once more from the start, it begins with the first choice again.
+    made.args.num_train_epochs = 1
+    made.train()
+    assert callback.choices == [] and callback.instruction == callback.selection.instruction
+
+
+def test_rows_in_a_list_are_as_good_and_other_kinds_are_told() -> None:
+    row = {"prompt": "Say it. x", "completion": " y"}
+    rows = trl.Rows([row], "Say it.")
+    assert rows.reworded("New.")[:] == trl.Rows(Dataset.from_list([row]), "Say it.").reworded("New.")[:]
+    for wrong in (None, 5, iter([row])):
+        with pytest.raises(DataError, match="give one split of a data set, or a list of rows"):
+            trl.Rows(wrong, "Say it.")
+    with pytest.raises(DataError, match="instruction = 5: give the text"):
+        trl.Rows([row], 5)  # type: ignore[arg-type]
+    turn = [{"role": "user", "content": "Say it. x"}]
+    for mixed in ({**row, "prompt": turn}, {**row, "completion": turn}):
+        with pytest.raises(DataError, match="row 1: of prompt and completion one is a text, the other messages"):
+            trl.Rows([mixed], "Say it.")
+    long = trl.Rows([{**row, "completion": " y" * 2000}], "Say it.")
+    with pytest.raises(RenderError, match="SFTTrainer would cut it"):
+        long.renderer(tiny_tokenizer()).encode("Say it.", "", long.task.train)
+    assert len(long.renderer(tiny_tokenizer(), None).encode("Say it.", "", long.task.train)[0].ids) > 4000
+
+
+def test_names_where_loaded_things_are_meant_are_told() -> None:
+    model, tokenizer, task = tiny_model(), tiny_tokenizer(), toy_task(rows=4)
+    for found, message in (
+        (("name", tokenizer, task), "model = 'name': give a loaded model"),
+        ((tokenizer, model, task), "model = .*: give a loaded model"),
+        ((model, tokenizer, "rows.jsonl"), r"task = 'rows\.jsonl': give what sapo\.load_task returns"),
+        ((model, tokenizer, task, None, "5"), "examples = '5': allowed is a positive number"),
+    ):
+        with pytest.raises(SapoError, match=message):
+            sapo.select(*found)

@@ -272,6 +272,16 @@ def decisive(config: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in _flat(dict(config)).items() if key not in (*_MAY_CHANGE, "run_dir")}
 
 
+def first_value(directory: Path, key: str, value: Any) -> Any:
+    """Return what a setting, by dotted key, was when a run directory was made; ``value`` where it is not made yet.
+
+    Raises:
+        RecordError: if its configuration cannot be read.
+    """
+    path = directory / "config.yaml"
+    return _flat(_read_yaml(path)).get(key, value) if path.is_file() else value
+
+
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]

@@ -108,8 +108,9 @@ class Stage:
             strange = [name for name in prompts if layout_of(lineage, name) != "own"]
         if strange:
             raise ModelError(
-                f"{directory} was trained on {strange[0]!r} with prompts of another layout: ask it with the messages "
-                "of sapo.apply"
+                f"{directory} was trained on {strange[0]!r} with prompts of another layout, which are not made here: "
+                "load the model as README.md there says, and ask it with the instruction and the layout that are named "
+                "there for the task"
             )
         # A merged stage is a whole model; it needs the one that it was made from no more.
         try:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,13 +49,19 @@ def model_card(data: Mapping[str, Any]) -> str:
         f"Base model: {_inline(data['base_model'])}. Method: {_inline(data['method'])}. "
         f"Policy: {_inline(data['policy'])}. {_state(data, merged)}",
         "",
-        "Prompt it exactly as it was trained, through the base model's chat template.",
+        _prompting(tasks),
         "",
         *_loading(data, merged),
     ]
     for entry in tasks:
         lines += ["", *_task(entry), "", _ASKED[entry.get("layout", "own")]]
     return "\n".join([*lines, "", *_fingerprints(data)]) + "\n"
+
+
+def _prompting(tasks: Sequence[Mapping[str, Any]]) -> str:
+    """Return how to prompt: other trainers may have trained without a chat template."""
+    known = all(entry.get("layout", "own") != "other" for entry in tasks)
+    return "Prompt it exactly as it was trained" + (", through the base model's chat template." if known else ".")
 
 
 def _header(data: Mapping[str, Any], merged: bool) -> list[str]:
@@ -98,9 +104,10 @@ def _state(data: Mapping[str, Any], merged: bool) -> str:
 def _loading(data: Mapping[str, Any], merged: bool) -> list[str]:
     base = str(data["base_model"])
     imports = "from transformers import AutoModelForCausalLM, AutoTokenizer"
-    # `sapo generate` asks in this library's layout alone.
-    own = all(entry.get("layout", "own") == "own" for entry in data["tasks"])
-    use = ['sapo generate FOLDER --input "TEXT"'] if own else []
+    # `sapo generate` asks in this library's layout alone, and nobody can tell what another one was.
+    layouts = {entry.get("layout", "own") for entry in data["tasks"]}
+    asking = "With sapo, `sapo.apply(FOLDER, TEXT)` gives the messages to ask with."
+    use = ['sapo generate FOLDER --input "TEXT"'] if layouts == {"own"} else []
     if merged:
         code = [
             imports,
@@ -124,10 +131,8 @@ def _loading(data: Mapping[str, Any], merged: bool) -> list[str]:
         f"`FOLDER` is this folder. With {'transformers' if merged else 'peft'}:",
         "",
         *["```python", *code, "```"],
-        "",
-        "With sapo, `sapo.apply(FOLDER, TEXT)` gives the messages to ask with"
-        + (", and the command line takes the folder:" if use else "."),
-        *(["", "```sh", *use, "```"] if use else []),
+        *(["", asking] if "other" not in layouts else []),
+        *(["", "On sapo's command line:", "", "```sh", *use, "```"] if use else []),
     ]
 
 

@@ -46,35 +46,31 @@ def export_data_command(
         raise ConfigError(f"--model {model}: {form.value} takes texts and makes tokens itself; leave it out")
     one_process("sapo export-data")
     from sapo.formats import selection_from_json
+    from sapo.integrations.chosen import Chosen, chosen
     from sapo.integrations.exports import export_data
     from sapo.storage import read_json, undamaged
     from sapo.tasks import load_task
 
-    chosen = text or ""
+    given: Chosen = text or ""
     loaded = load_task(task, data_dir, instruction=instruction, suffix=suffix, columns=roles(column), subset=subset)
     if selection is not None:
         if not selection.is_file():
             raise ConfigError(f"--selection {selection} is no file: write one with sapo select --json {selection}")
         again = "Write it again with sapo select --json."
         with undamaged(selection, again):
-            found = selection_from_json(read_json(selection, again))
-            original, chosen = found.candidates[0].instruction.text, found.instruction.text
-        if original != loaded.instruction:
-            raise ConfigError(
-                f"--selection {selection} is of another task: its original instruction is {original[:60]!r}, and that "
-                f"of {loaded.name} is {loaded.instruction[:60]!r}"
-            )
-    if not chosen.strip():
+            given = selection_from_json(read_json(selection, again))
+    if text is not None and not text.strip():
         raise ConfigError("--chosen is empty: give the instruction to train with")
+    instructed = chosen(loaded, given)
     ending = {"llamafactory": "json", "axolotl": "jsonl"}[form.value]
     target = out / f"{loaded.name.replace('/', '-')}.{ending}"
     if target.exists() and Path(task).exists() and target.samefile(task):
         raise ConfigError(f"--out {out}: {target} is the data that this command reads; give another directory")
-    files = export_data(loaded, chosen, form.value, out, None if model is None else _renderer(model))
+    files = export_data(loaded, instructed, form.value, out, None if model is None else _renderer(model))
     show = console().print
     for file in files:
         show(f"written: {file}", markup=False, highlight=False, soft_wrap=True)
-    show(f"{len(loaded.train)} rows, trained with: {chosen}", markup=False, highlight=False, soft_wrap=True)
+    show(f"{len(loaded.train)} rows, trained with: {instructed.text}", markup=False, highlight=False, soft_wrap=True)
     name = files[0].stem
     following = {
         "llamafactory": f"In LLaMA-Factory's YAML: dataset_dir: {out}, dataset: {name}, mask_history: true, and no "

@@ -13,10 +13,11 @@ from typing import Any, Literal, get_args
 import yaml
 
 from sapo.errors import DataError
+from sapo.integrations.chosen import Chosen, chosen
 from sapo.render import Encoder, turns_of
 from sapo.score import IGNORED
 from sapo.storage import read_json, write_text
-from sapo.types import Encoded, Example, Selection, Task
+from sapo.types import Encoded, Example, Task
 
 Format = Literal["llamafactory", "axolotl"]
 FORMATS: tuple[str, ...] = get_args(Format)
@@ -24,7 +25,7 @@ _ROLES = ("user", "assistant")
 
 
 def export_data(
-    task: Task, selection: Selection | str, form: Format, directory: Path, renderer: Encoder | None = None
+    task: Task, selection: Chosen, form: Format, directory: Path, renderer: Encoder | None = None
 ) -> tuple[Path, ...]:
     """Write a task's training rows for another trainer and return the files.
 
@@ -40,11 +41,12 @@ def export_data(
             trainer takes them (axolotl).
 
     Raises:
+        CandidateError: if the selection is of another task.
         DataError: if the format is not known or has no rows of token ids, the `dataset_info.json` that is there is
             none, or another data set of this name is there.
         RecordError: if a file cannot be written.
     """
-    text = selection if isinstance(selection, str) else selection.instruction.text
+    text = chosen(task, selection).text
     name = task.name.replace("/", "-")
     if form == "llamafactory":
         if renderer is not None:

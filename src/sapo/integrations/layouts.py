@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from sapo.errors import DataError
+from sapo.render import TAKEN_OUT
 from sapo.types import Task
 
 Row = Mapping[str, Any]
@@ -19,8 +20,6 @@ Side = str | list[dict[str, Any]]
 KNOWN = "instruction and output; messages; conversations; prompt and completion"
 # How rows are asked, see `layout_of`; "own" is this library's way.
 LAYOUTS = ("own", "system", "alpaca", "other")
-# Stands where the instruction was taken out of a row. Private-use characters: in no text by accident.
-HERE = "\U0010fff0instruction\U0010fff1"
 _SHAREGPT = {"human": "user", "gpt": "assistant", "system": "system"}
 # Trainers put these into the prompt, each in its own way.
 _NOT_SCORED = ("tools", "chat_template_kwargs", "history")
@@ -92,6 +91,8 @@ def demand_readable(row: Any) -> None:
     for column in _NOT_SCORED:
         if row.get(column):
             raise DataError(f"a column {column}, which is not scored as it is trained on: leave it out")
+    if not _is_alpaca(row) and _asking(row) == "prompt" and type(row["prompt"]) is not type(row["completion"]):
+        raise DataError("of prompt and completion one is a text, the other messages: allowed is one kind of both")
     for where, value in _texts(row):
         if not isinstance(value, str):
             raise DataError(f"{where} is {quoted(value)}: allowed is a text")
@@ -116,7 +117,7 @@ def layout_of(rows: Sequence[Row], instruction: str) -> str:
 
 def is_taken_out(task: Task) -> bool:
     """Whether a task's inputs are rows of a layout of their own, with the instruction taken out."""
-    return bool(task.train) and HERE in task.train[0].input
+    return bool(task.train) and TAKEN_OUT in task.train[0].input
 
 
 def answer_of(completion: Side) -> str:

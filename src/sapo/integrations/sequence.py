@@ -1,14 +1,18 @@
 """A task sequence in somebody else's training loop: choices, performance matrix and metrics, kept across calls.
 
     seq = sapo.Sequence("runs/mine", model, tokenizer, tasks)
+    if seq.done:                                # interrupted: go on with the model of the last finished task
+        model = load(f"runs/models/{seq.done[-1].name}")
     for task in seq.open:
-        instruction = seq.before(task)          # scored under the model as it is now
+        instruction = seq.before(task, model=model)   # scored under the model as it is now
         model = train(model, task, instruction)
+        model.save_pretrained(f"runs/models/{task.name}")
         seq.after(task, model)                  # all tasks are tested
     seq.results.metrics["bwt"]                  # and: sapo report runs/mine
 
-The directory holds what `sapo run` would have written there, but for stages: models are the loop's own to keep. A
-loop that was interrupted goes on with the tasks that are open, once it has loaded the model of the last one.
+The directory holds what `sapo run` would have written there, but for stages: models are the loop's own to keep, each
+in a directory of its own and before `after` is called, so that an interruption at any moment leaves the one to go on
+with.
 """
 
 from __future__ import annotations
@@ -29,7 +33,7 @@ from sapo.metrics import METRICS
 from sapo.paraphrase import Builtin, Rules, admit, gather
 from sapo.policies import BY_LOSS, Policy, choose_instruction
 from sapo.progress import Reporter, Silent
-from sapo.record import Record
+from sapo.record import Record, first_value
 from sapo.render import Renderer
 from sapo.results import Prompt, Results, tabulate
 from sapo.score import Scorer
@@ -53,7 +57,8 @@ class Sequence:
 
     Args:
         run_dir: where everything is kept; one that holds the same sequence is gone on with.
-        model: any transformers or peft causal LM, as it is before the first task, or after the last finished one.
+        model: any transformers or peft causal LM, as it is before the first task. Of a sequence that is gone on with,
+            `before` is given the model that the last finished task left, or it is given here.
         tokenizer: its tokenizer.
         tasks: at least one, with different names.
         policy: "sapo" takes the lowest pre-update loss; "original", "random", "highest" and "median" are controls.
@@ -93,8 +98,10 @@ class Sequence:
         self._rows, self._max_new_tokens = rows, max_new_tokens
         self._progress = progress or Silent()
         self._renderer = Renderer(tokenizer, min(max_length, context_length(model)))
+        # The model's name is told, not compared: its weights are, and one that was saved has another name.
+        base = str(model.config.name_or_path or type(model).__name__)
         self._config = {
-            "model": {"base": str(model.config.name_or_path or type(model).__name__)},
+            "model": {"base": first_value(Path(run_dir), "model.base", base)},
             "sequence": [task.name for task in tasks],
             "data": [task_fingerprint(task) for task in self.tasks],
             "policy": policy,
@@ -120,7 +127,7 @@ class Sequence:
         """The tasks that are to be trained on yet, in order."""
         return self.tasks[len(self.done) :]
 
-    def before(self, task: Task | str, candidates: Several[str] | None = None) -> Instruction:
+    def before(self, task: Task | str, candidates: Several[str] | None = None, *, model: Any = None) -> Instruction:
         """Return the instruction to train a task with, chosen under the model as it is now.
 
         Before the first task, all tasks are tested zero-shot.
@@ -128,6 +135,7 @@ class Sequence:
         Args:
             task: the next one, or its name.
             candidates: paraphrases; by default those that come with the library or that rules make.
+            model: as it is now; by default the one that was given last.
 
         Raises:
             DataError: if it is not the next one.
@@ -135,6 +143,7 @@ class Sequence:
             SapoError: as `sapo.select`.
         """
         found = self._next(task)
+        self._model = self._model if model is None else model
         stage = len(self.done) + 1
         state = state_fingerprint(self._model)
         with self._record:
@@ -183,16 +192,28 @@ class Sequence:
         return Results(self._results())
 
     def selection(self, task: Task | str) -> Selection | None:
-        """Return the candidates' losses that the choice for a task rests on; None where the policy asks for none."""
-        return self._trained()[task if isinstance(task, str) else task.name].selection
+        """Return the candidates' losses that the choice for a task rests on; None where the policy asks for none.
 
-    def _next(self, task: Task | str) -> Task:
+        Raises:
+            DataError: if nothing was chosen for the task yet, or there is none of this name.
+        """
+        name, found = self._known(task), self._trained()
+        if name not in found:
+            raise DataError(f"no instruction was chosen for {name!r} yet: call before({name!r}) when it is next")
+        return found[name].selection
+
+    def _known(self, task: Task | str) -> str:
+        """Return the name of a task of this sequence."""
         name = task if isinstance(task, str) else task.name
         names = [t.name for t in self.tasks]
         if name not in names:
             raise DataError(
                 f"{name!r} is no task of this sequence.{nearest(name, names)} Its tasks: {', '.join(names)}"
             )
+        return name
+
+    def _next(self, task: Task | str) -> Task:
+        name = self._known(task)
         if not self.open or self.open[0].name != name:
             following = f"the next one is {self.open[0].name}" if self.open else "all of them are finished"
             raise DataError(f"{name!r} is not the next task: {following}. Loop over Sequence.open")
@@ -340,6 +361,8 @@ class Sequence:
 
 
 def _demand(tasks: Several[Task], policy: str) -> None:
+    if isinstance(tasks, (Task, str)) or not all(isinstance(task, Task) for task in tasks):
+        raise DataError(f"tasks = {tasks!r:.80}: give a list of what sapo.load_task returns")
     names = [task.name for task in tasks]
     if not names or len(set(names)) < len(names):
         raise DataError(f"tasks {names}: give at least one, and different names")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from sapo.card import (
     read_lineage,
 )
 from sapo.errors import CandidateError, DataError, ModelError, RenderError, nearest
+from sapo.integrations.chosen import Chosen, chosen
 from sapo.integrations.layouts import LAYOUTS, is_taken_out
 from sapo.processes import Processes, joined
 from sapo.render import Encoder, Renderer
@@ -31,19 +32,26 @@ from sapo.types import Encoded, Example, Instruction, Selection, Task
 
 # Losses that differ by less are equal, see `sapo.score.EXACT`.
 _ROUNDING = 1e-4
+# Where choices stand in the trainer's state, which goes into every checkpoint. Not the name of a class: those the
+# trainer would try to make again by itself.
+_KEPT = "sapo"
 
 
-def tokenized(task: Task, selection: Selection | str, renderer: Encoder) -> Any:
+def tokenized(task: Task, selection: Chosen, renderer: Encoder) -> Any:
     """Return a task's training rows as a `datasets.Dataset` of input_ids and labels, prompts not supervised.
 
     Args:
         task: its rows and suffix.
         selection: the chosen instruction, or a text.
         renderer: of the model's prompts, the one that the instruction was chosen with.
+
+    Raises:
+        CandidateError: if the selection is of another task.
+        RenderError: if a row does not fit, or is one of `sapo.integrations.trl.Rows` and the renderer is not theirs.
     """
     from datasets import Dataset
 
-    text = selection if isinstance(selection, str) else selection.instruction.text
+    text = chosen(task, selection).text
     return Dataset.from_list([_features(e) for e in renderer.encode(text, task.suffix, task.train)])
 
 
@@ -52,8 +60,9 @@ def describe(
     model: Any,
     tokenizer: Any,
     task: Task,
-    selection: Selection | Instruction | str,
+    selection: Chosen | SapoCallback,
     *,
+    after: str | Path | None = None,
     max_length: int = MAX_LENGTH,
     max_new_tokens: int = 128,
     layout: str = "own",
@@ -62,23 +71,26 @@ def describe(
 
     They tell what it was trained with, so that `sapo.apply`, `sapo generate` and readers of the hub can prompt it so.
     Upload the folder as a whole (``huggingface_hub.upload_folder``); a trainer's own ``push_to_hub`` does so too, and
-    writes another card over this one. What an earlier `sapo.json` there said of earlier tasks is kept; what it said of
-    this task and these very weights is replaced. A whole model gets its tokenizer too, where the trainer left it out.
+    writes another card over this one. A whole model gets its tokenizer too, where the trainer left it out.
 
     Args:
         directory: where model or adapter lie.
         model: as it was saved.
         tokenizer: of the model.
         task: trained last.
-        selection: the instruction that it was trained with last (`SapoCallback.instruction`), or a text.
+        selection: what `sapo.select` returned, or the callback that chose again while it was trained; or an
+            instruction or its text alone, then without losses of candidates.
+        after: directory of the model that this training went on from, where that was trained on earlier tasks: what
+            its `sapo.json` tells of them is told here too. It may be ``directory`` itself.
         max_length: most tokens of prompt and answer.
         max_new_tokens: longest answer.
         layout: of the prompts that it was trained with, `sapo.integrations.trl.Rows.layout`.
 
     Raises:
+        CandidateError: if the selection is of another task.
         DataError: if the task is one of `Rows`, and its layout is not given, or there is no such layout.
-        ModelError: if no model was saved there.
-        RecordError: if the files cannot be written, or the `sapo.json` that is there is damaged.
+        ModelError: if no model was saved there, or ``after`` has no `sapo.json`.
+        RecordError: if the files cannot be written, or the `sapo.json` of ``after`` is damaged.
     """
     folder = Path(directory)
     if not any(folder.glob("*.safetensors")):
@@ -90,17 +102,19 @@ def describe(
             f'layout = {layout!r}: the task of Rows has a layout of its own, layout=rows.layout; any other task, "own"'
         )
     whole = not (folder / "adapter_config.json").is_file()
-    instruction = _instruction(selection)
-    losses = selection if isinstance(selection, Selection) else None
-    state, earlier = state_fingerprint(model), earlier_tasks(folder)
-    if earlier and earlier[-1]["task"] == task.name and read_lineage(folder).get("state") == state:
+    again = selection if isinstance(selection, SapoCallback) else None
+    first: Chosen = selection.selection if isinstance(selection, SapoCallback) else selection
+    instruction = chosen(task, first) if again is None else again.instruction
+    losses = first if isinstance(first, Selection) else None
+    state, earlier = state_fingerprint(model), _earlier(after)
+    if after is not None and earlier[-1]["task"] == task.name and read_lineage(Path(after)).get("state") == state:
         # The same weights are described again.
         earlier.pop()
     data = lineage(
         base=str(model.config.name_or_path),
         method="another trainer",
-        policy="given" if isinstance(selection, str) else "sapo",
-        trained=[Trained(task, instruction, losses)],
+        policy="reselect" if again else "sapo" if losses else "given",
+        trained=[Trained(task, instruction, losses, switches=again.switches if again else ())],
         state=state,
         limits={"max_length": max_length, "max_new_tokens": max_new_tokens},
         template=Renderer(tokenizer, min(max_length, context_length(model))).fingerprint(),
@@ -108,6 +122,9 @@ def describe(
         earlier=earlier,
         whole=whole,
     )
+    if losses is None:
+        # Candidates may have been scored all the same.
+        del data["tasks"][-1]["selection"]
     if layout != "own":
         data["tasks"][-1]["layout"] = layout
     with undamaged(folder / LINEAGE, TAKE_AGAIN):
@@ -119,10 +136,11 @@ def describe(
     write_text(folder / "README.md", card)
 
 
-def _instruction(selection: Selection | Instruction | str) -> Instruction:
-    if isinstance(selection, str):
-        return Instruction(selection, "given")
-    return selection if isinstance(selection, Instruction) else selection.instruction
+def _earlier(after: str | Path | None) -> list[dict[str, Any]]:
+    if after is None:
+        return []
+    read_lineage(Path(after))
+    return earlier_tasks(Path(after))
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,11 +149,13 @@ class Choice:
 
     Attributes:
         epoch: that begins, from 0.
+        step: updates made before it.
         instruction: that it is trained with.
         losses: of all candidates that were compared, in nats per token, by text.
     """
 
     epoch: int
+    step: int
     instruction: Instruction
     losses: Mapping[str, float]
 
@@ -149,8 +169,8 @@ class SapoCallback(TrainerCallback):
     rows that are not. Losses and the choice go through ``trainer.log``. The model's mode, what is trainable, which
     adapters are active, and random states stay as they are. Every process of a job must hold the same rows.
 
-    Rows for evaluation stay as they are, unless they are training rows too. A training that is resumed from a
-    checkpoint after the first epoch chooses anew when it goes on, so it need not end as an uninterrupted one would.
+    Rows for evaluation stay as they are, unless they are training rows too. Choices go into the trainer's checkpoints:
+    a training that is resumed from one goes on with the instruction of its epoch, and chooses when the next begins.
 
     Args:
         trainer: whose training rows are the task's, worded with the chosen instruction and made into tokens as the
@@ -158,14 +178,16 @@ class SapoCallback(TrainerCallback):
         task: whose instruction is chosen.
         selection: the choice that training begins with.
         renderer: of the prompts.
-        held_out: rows that are not trained on; by default the task's dev rows.
+        held_out: rows that are not trained on; by default the task's dev rows. Those that are training rows too are
+            left out.
         count: how many of the candidates, the lowest losses first, are compared again.
 
     Attributes:
+        selection: as it was given.
         choices: so far, the first epoch's not among them.
 
     Raises:
-        CandidateError: if there is nothing to choose from.
+        CandidateError: if there is nothing to choose from, or the selection is of another task.
         DataError: if there are no rows that are not trained on, or workers would go on with the rows of before, or the
             trainer has another such callback.
         RenderError: if the trainer's rows are not those of the task.
@@ -184,11 +206,13 @@ class SapoCallback(TrainerCallback):
             raise CandidateError(f"selection = {selection!r:.80}: give what sapo.select returned, with its candidates")
         if any(isinstance(other, SapoCallback) for other in trainer.callback_handler.callbacks):
             raise DataError("the trainer has a SapoCallback already: two of them would word the same rows")
-        rows = task.dev if held_out is None else tuple(held_out)
+        known = set(task.train)
+        rows = [row for row in (task.dev if held_out is None else held_out) if row not in known]
         if not rows:
+            there = "has no dev rows" if held_out is None else "has all the rows of held_out among its training rows"
             raise DataError(
-                f"task {task.name!r} has no dev rows: give rows that are not trained on as held_out=..., or train "
-                "every epoch with the first choice"
+                f"task {task.name!r} {there}: give rows that are not trained on as held_out=..., or train every epoch "
+                "with the first choice"
             )
         if trainer.args.dataloader_persistent_workers:
             raise DataError(
@@ -200,11 +224,11 @@ class SapoCallback(TrainerCallback):
                 f"count = {count}, of {len(selection.candidates)} candidates: two or more are needed to choose from"
             )
         leading = [selection.candidates[i].instruction for i in selection.ranked[:count]]
-        if selection.instruction not in leading:
-            leading[-1] = selection.instruction
-        self.choices: list[Choice] = []
-        self._trainer, self._task, self._renderer = trainer, task, renderer
-        self._candidates, self._chosen = leading, selection.instruction
+        self._begin = self._chosen = chosen(task, selection)
+        if self._begin not in leading:
+            leading[-1] = self._begin
+        self.selection, self.choices = selection, list[Choice]()
+        self._trainer, self._task, self._renderer, self._candidates = trainer, task, renderer, leading
         self._rows = {c.text: renderer.encode(c.text, task.suffix, rows) for c in leading}
         self._first = {e.ids: n for n, e in enumerate(self._training(self._chosen))}
         self._now: Sequence[Encoded] | None = None
@@ -213,31 +237,70 @@ class SapoCallback(TrainerCallback):
 
     @property
     def instruction(self) -> Instruction:
-        """What is trained with now; after training, what it was trained with last."""
+        """What is trained with now; after training, what the model was trained with last.
+
+        That is the best checkpoint's, where the trainer loads it at the end.
+        """
         return self._chosen
+
+    @property
+    def switches(self) -> tuple[tuple[int, str], ...]:
+        """The changes of the instruction so far: (updates made, text from then on)."""
+        texts = [self._begin.text, *(choice.instruction.text for choice in self.choices)]
+        return tuple(
+            (choice.step, choice.instruction.text)
+            for before, choice in zip(texts, self.choices, strict=False)
+            if choice.instruction.text != before
+        )
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Begin with the first choice, or go on with those of the checkpoint that training is resumed from."""
+        kept = state.stateful_callbacks.get(_KEPT) if state.global_step else None
+        self.choices = [] if kept is None else [_choice(choice) for choice in kept["choices"]]
+        self._begin = self.selection.instruction if kept is None else Instruction(**kept["begin"])
+        self._word(self._of(state.global_step))
+        state.stateful_callbacks[_KEPT] = self._kept()
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Choose, and word the rows of this epoch accordingly."""
         # Past the first epoch, a resumed one may begin in the middle.
         epoch = int(round(state.epoch or 0, 6))
-        if epoch == 0:
+        if epoch == 0 or (self.choices and self.choices[-1].epoch == epoch):
             return
         model = kwargs["model"]
         scorer = Scorer(model, processes=_processes(args))
         losses = {c.text: scorer(self._rows[c.text]).per_token for c in self._candidates}
         best = min(self._candidates, key=lambda c: losses[c.text])
         # Processes compute the same losses: each row by one of them.
-        if losses[best.text] < losses[self._chosen.text] - _ROUNDING:
-            self._chosen = best
-            self._now = self._training(best)
-        self.choices.append(Choice(epoch, self._chosen, losses))
+        if self._chosen.text not in losses or losses[best.text] < losses[self._chosen.text] - _ROUNDING:
+            self._word(best)
+        self.choices.append(Choice(epoch, state.global_step, self._chosen, losses))
+        state.stateful_callbacks[_KEPT] = self._kept()
         self._trainer.log(
             {
                 "sapo_loss": losses[self._chosen.text],
                 "sapo_lowest_loss": losses[best.text],
-                "sapo_candidate": float(self._candidates.index(self._chosen)),
+                "sapo_candidate": float(list(losses).index(self._chosen.text)),
             }
         )
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Tell the instruction of the model that is left, which may be an earlier checkpoint's."""
+        if args.load_best_model_at_end and state.best_model_checkpoint is not None:
+            self.choices = [choice for choice in self.choices if choice.step < state.best_global_step]
+            self._word(self._of(state.best_global_step))
+
+    def _of(self, step: int) -> Instruction:
+        """Return the instruction that the last of so many updates was made with."""
+        return next((c.instruction for c in reversed(self.choices) if c.step < step), self._begin)
+
+    def _word(self, instruction: Instruction) -> None:
+        """Word the training rows with an instruction from now on."""
+        if instruction != self._chosen:
+            self._chosen, self._now = instruction, self._training(instruction)
+
+    def _kept(self) -> dict[str, Any]:
+        return {"begin": asdict(self._begin), "choices": [asdict(choice) for choice in self.choices]}
 
     def _training(self, instruction: Instruction) -> list[Encoded]:
         return self._renderer.encode(instruction.text, self._task.suffix, self._task.train)
@@ -272,6 +335,11 @@ class SapoCallback(TrainerCallback):
         new = _features(self._now[place])
         mask = {"attention_mask": [1] * len(new["input_ids"])} if "attention_mask" in features else {}
         return {**features, **new, **mask}
+
+
+def _choice(kept: Mapping[str, Any]) -> Choice:
+    """Return a choice as a checkpoint holds it."""
+    return Choice(**{**kept, "instruction": Instruction(**kept["instruction"])})
 
 
 def _features(encoded: Encoded) -> dict[str, list[int]]:

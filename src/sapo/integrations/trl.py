@@ -1,12 +1,12 @@
 """TRL's SFTTrainer: rows that it takes as they are, and its tokens for `sapo.select`.
 
     task = sapo.load_task(...)                                       # the library's own layout of prompts
-    selection = sapo.select(model, tokenizer, task)
+    selection = sapo.select(model, tokenizer, task, renderer=trl.SftRenderer(tokenizer))
     trainer = SFTTrainer(model, args, trl.dataset(task, selection, tokenizer), ...)
 
     rows = trl.Rows(dataset)                                         # a data set with a layout of its own
     selection = sapo.select(model, tokenizer, rows.task, renderer=rows.renderer(tokenizer))
-    trainer = SFTTrainer(model, args, rows.reworded(selection), ...)
+    trainer = SFTTrainer(model, args, rows.completions(selection), ...)
 
 TRL is not needed here: rows are `datasets.Dataset`, and what SFTTrainer makes of them is done the same way.
 """
@@ -18,8 +18,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from sapo.errors import DataError, RenderError
+from sapo.integrations.chosen import Chosen, chosen
 from sapo.integrations.layouts import (
-    HERE,
     Side,
     answer_of,
     demand_readable,
@@ -29,27 +29,34 @@ from sapo.integrations.layouts import (
     shared_instruction,
     sides,
 )
-from sapo.render import turns_of
+from sapo.render import TAKEN_OUT, turns_of
 from sapo.tasks import recognised_labels
-from sapo.types import Encoded, Example, Selection, Task
+from sapo.types import Encoded, Example, Task
 
 # SFTConfig's own.
 MAX_LENGTH = 1024
 _ROLES = ("user", "assistant")
 
 
-def dataset(task: Task, selection: Selection | str, tokenizer: Any = None) -> Any:
+def dataset(task: Task, selection: Chosen, tokenizer: Any = None) -> Any:
     """Return a task's training rows with an instruction, as a `datasets.Dataset` of prompts and completions.
+
+    SFTTrainer makes other tokens than `sapo.render.Renderer` of texts that spell special tokens, and drops or cuts
+    what is longer than its `max_length`: choose with ``renderer=SftRenderer(tokenizer)``, which does as it does.
 
     Args:
         task: its rows, and its suffix.
         selection: the chosen instruction, or a text.
         tokenizer: of the model. Rows are conversational unless it has no chat template; then they are plain text,
             whose end-of-text token SFTTrainer adds. By default they are conversational.
+
+    Raises:
+        CandidateError: if the selection is of another task.
+        RenderError: if the rows are those of `Rows`, which have a layout of their own.
     """
     from datasets import Dataset
 
-    text = selection if isinstance(selection, str) else selection.instruction.text
+    text = chosen(task, selection).text
     layout = _Own(tokenizer is None or bool(tokenizer.chat_template))
     return Dataset.from_list([_row(*layout(text, task.suffix, row), _variables(tokenizer)) for row in task.train])
 
@@ -64,7 +71,7 @@ class Rows:
             or "other".
 
     Args:
-        dataset: a `datasets.Dataset`: messages, conversations, prompt and completion, or alpaca.
+        dataset: a `datasets.Dataset`, or a list of rows: messages, conversations, prompt and completion, or alpaca.
         instruction: text that stands in the system message, the leading user turn or the column instruction of
             every row; by default what all rows share there.
         held_out: more rows in that layout, which are not trained on, for `sapo.integrations.SapoCallback`.
@@ -77,36 +84,47 @@ class Rows:
     def __init__(
         self, dataset: Any, instruction: str | None = None, held_out: Any = None, *, name: str = "rows"
     ) -> None:
-        rows, others = _readable(dataset, "row"), _readable(() if held_out is None else held_out, "held-out row")
+        rows, others = _readable(dataset, "row"), _readable([] if held_out is None else held_out, "held-out row")
         if not rows:
             raise DataError("the data set has no rows")
         self.dataset = dataset
         original = shared_instruction(rows) if instruction is None else instruction
-        if not original.strip():
-            raise DataError("instruction is empty: give the text that stands in every row")
+        if not isinstance(original, str) or not original.strip():
+            raise DataError(f"instruction = {original!r:.80}: give the text that stands in every row")
         train, dev = _examples(rows, original, "row"), _examples(others, original, "held-out row")
         self.layout = layout_of(rows, original)
         labels = recognised_labels(train)
         self.task = Task(name, original, "", labels, "exact_match" if labels else "rouge_l", train, dev, ())
 
-    def renderer(self, tokenizer: Any, max_length: int = MAX_LENGTH) -> SftRenderer:
+    def renderer(self, tokenizer: Any, max_length: int | None = MAX_LENGTH) -> SftRenderer:
         """Return what encodes these rows as SFTTrainer does; ``max_length`` is that of its SFTConfig."""
         return SftRenderer(tokenizer, max_length, _taken_out)
 
-    def reworded(self, selection: Selection | str) -> Any:
-        """Return the data set with the chosen instruction in place of the original, all else as it was."""
-        text = selection if isinstance(selection, str) else selection.instruction.text
-        original = self.task.instruction
-        return self.dataset.map(lambda row: reworded(row, original, text))
+    def reworded(self, selection: Chosen) -> Any:
+        """Return the data set with the chosen instruction in place of the original, all else as it was.
 
-    def completions(self, selection: Selection | str) -> Any:
-        """Return the same as prompts and completions, of which SFTTrainer trains on the completions alone.
+        SFTTrainer trains on what is scored if these are prompts and completions; of `messages` and `conversations` it
+        trains on all turns, and alpaca rows it does not take: `completions` is for those.
 
-        That is what is scored. Of `messages`, SFTTrainer trains on all turns, the prompt included.
+        Raises:
+            CandidateError: if the selection is of other rows.
         """
         from datasets import Dataset
 
-        text = selection if isinstance(selection, str) else selection.instruction.text
+        text, original = chosen(self.task, selection).text, self.task.instruction
+        if isinstance(self.dataset, (list, tuple)):
+            return Dataset.from_list([reworded(row, original, text) for row in self.dataset])
+        return self.dataset.map(lambda row: reworded(row, original, text))
+
+    def completions(self, selection: Chosen) -> Any:
+        """Return the rows as prompts and completions, of which SFTTrainer trains on the completions alone, as scored.
+
+        Raises:
+            CandidateError: if the selection is of other rows.
+        """
+        from datasets import Dataset
+
+        text = chosen(self.task, selection).text
         return Dataset.from_list([_row(*_taken_out(text, "", row), {}) for row in self.task.train])
 
 
@@ -118,11 +136,11 @@ class SftRenderer:
 
     Args:
         tokenizer: of the model.
-        max_length: of SFTConfig.
+        max_length: of SFTConfig; None: none.
         layout: how a row is asked and answered; by default in the library's own words, as `dataset` does.
     """
 
-    def __init__(self, tokenizer: Any, max_length: int = MAX_LENGTH, layout: Any = None) -> None:
+    def __init__(self, tokenizer: Any, max_length: int | None = MAX_LENGTH, layout: Any = None) -> None:
         self._tokenizer, self._max_length = tokenizer, max_length
         self._layout = layout or _Own(bool(tokenizer.chat_template))
         self._own = layout is None
@@ -137,7 +155,8 @@ class SftRenderer:
         for example in examples:
             prompt, completion = self._layout(instruction, suffix, example)
             encoded = self._tokens(prompt, completion)
-            if len(encoded.ids) > self._max_length or not encoded.supervised:
+            limit = len(encoded.ids) if self._max_length is None else self._max_length
+            if len(encoded.ids) > limit or not encoded.supervised:
                 raise RenderError(
                     f"the row with the answer {quoted(example.answer)} has {len(encoded.ids)} tokens, "
                     f"{encoded.supervised} of them supervised, and max_length is {self._max_length}: SFTTrainer would "
@@ -190,6 +209,10 @@ def _variables(tokenizer: Any) -> dict[str, Any]:
 
 def _readable(dataset: Any, what: str) -> list[Any]:
     """Return the rows of a data set, each checked for itself."""
+    from datasets import Dataset, IterableDataset
+
+    if not isinstance(dataset, (Dataset, IterableDataset, list, tuple)):
+        raise DataError(f"{what}s in a {type(dataset).__name__}: give one split of a data set, or a list of rows")
     rows = list(dataset)
     for number, row in enumerate(rows, start=1):
         try:
@@ -203,7 +226,7 @@ def _examples(rows: Sequence[Any], original: str, what: str) -> tuple[Example, .
     """Return rows as examples: what is asked as JSON, with the instruction taken out, and the answer."""
     found = []
     for number, row in enumerate(rows, start=1):
-        open_ = reworded(row, original, HERE)
+        open_ = reworded(row, original, TAKEN_OUT)
         if open_ is None:
             raise DataError(f"{what} {number} does not hold the instruction {quoted(original)}")
         prompt, completion = sides(open_)
@@ -214,5 +237,5 @@ def _examples(rows: Sequence[Any], original: str, what: str) -> tuple[Example, .
 def _taken_out(instruction: str, suffix: str, example: Example) -> tuple[Side, Side]:
     prompt, completion = json.loads(example.input)
     if isinstance(prompt, str):
-        return prompt.replace(HERE, instruction, 1), completion
-    return [{**turn, "content": turn["content"].replace(HERE, instruction, 1)} for turn in prompt], completion
+        return prompt.replace(TAKEN_OUT, instruction, 1), completion
+    return [{**turn, "content": turn["content"].replace(TAKEN_OUT, instruction, 1)} for turn in prompt], completion

@@ -25,7 +25,7 @@ tokens spelled out in data or instructions are tokenised as ordinary text and ca
 
 from __future__ import annotations
 
-from sapo.render.layout import turns_of, user_turn
+from sapo.render.layout import TAKEN_OUT, turns_of, user_turn
 from sapo.render.renderer import Encoder, Renderer
 
-__all__ = ["Encoder", "Renderer", "turns_of", "user_turn"]
+__all__ = ["TAKEN_OUT", "Encoder", "Renderer", "turns_of", "user_turn"]

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from sapo.errors import RenderError
 from sapo.types import Example
+
+# Stands where the instruction was taken out of a row of another layout, see `sapo.integrations.trl.Rows`.
+# Private-use characters: in no text by accident.
+TAKEN_OUT = "\U0010fff0instruction\U0010fff1"
 
 
 def user_turn(instruction: str, text: str, suffix: str) -> str:
@@ -12,7 +17,17 @@ def user_turn(instruction: str, text: str, suffix: str) -> str:
 
 
 def turns_of(instruction: str, example: Example, suffix: str) -> list[str]:
-    """Return the turns before the answer, user and assistant in alternation, see `sapo.render`."""
+    """Return the turns before the answer, user and assistant in alternation, see `sapo.render`.
+
+    Raises:
+        RenderError: if the row is one of another layout.
+    """
+    if TAKEN_OUT in example.input:
+        raise RenderError(
+            "rows of trl.Rows are laid out in their own way and hold their answers, so only their own renderer reads "
+            "them: give renderer=rows.renderer(tokenizer), and train on rows.completions(selection) or "
+            "rows.reworded(selection)"
+        )
     if not example.history:
         return [user_turn(instruction, example.input, suffix)]
     turns = [turn for exchange in example.history for turn in exchange]

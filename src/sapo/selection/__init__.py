@@ -21,7 +21,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sapo.errors import CandidateError, DataError
+from torch import nn
+
+from sapo.errors import CandidateError, DataError, ModelError
 from sapo.paraphrase import Builtin, Rules, admit, gather, why_none
 from sapo.progress import Reporter, Silent
 from sapo.render import Encoder, Renderer
@@ -96,12 +98,12 @@ def select(
 
     Raises:
         CandidateError: if no candidate is left beside the original.
-        DataError: if the task has no training rows, or a setting is out of its range.
+        DataError: if the task has no training rows, is none, or a setting is out of its range.
+        ModelError: if the model is none.
         ScoreError: if a loss is not finite, or a row does not fit the memory.
         RenderError: if a prompt does not fit; a renderer that is given is tried with the four longest rows first.
     """
-    if examples < 1:
-        raise DataError(f"examples = {examples}: allowed is a positive number of selection rows")
+    _demand(model, task, examples)
     if not 0 < delta < 0.5:
         raise DataError(f"delta = {delta}: allowed is a probability above 0 and below 0.5")
     if not 0 <= epsilon < float("inf"):
@@ -136,3 +138,13 @@ def select(
         return score_candidates(
             Scorer(model), renderer, task, kept, rows, settings, rejected=rejected, advance=advance, watch=watch
         )
+
+
+def _demand(model: Any, task: Any, examples: Any) -> None:
+    """Refuse names where loaded things are meant, before their first use deep inside."""
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"model = {model!r:.80}: give a loaded model, as sapo.load_model(NAME).model")
+    if not isinstance(task, Task):
+        raise DataError(f"task = {task!r:.80}: give what sapo.load_task returns")
+    if not isinstance(examples, int) or examples < 1:
+        raise DataError(f"examples = {examples!r}: allowed is a positive number of selection rows")

@@ -30,7 +30,7 @@ def hold_out(task: Task) -> Task:
     if len(groups) < 2:
         raise DataError(
             f"task {task.name!r} has no test rows, and its training rows have {len(groups)} different inputs: at least "
-            "2 are needed to hold some out. Give test rows with tasks.NAME.test in the configuration."
+            "2 are needed to hold some out. Give it test rows (in a configuration, as tasks.NAME.test)."
         )
     held = _held(task, groups)
     return replace(

@@ -80,7 +80,11 @@ def test_the_code_of_the_readme_runs(desk: Path) -> None:
     row = {"instruction": "Is this review positive or negative?", "input": "I loved it.", "output": "positive"}
     names["dataset"] = Dataset.from_list([row] * 8)
     exec(second, names)
-    assert names["dataset"][0] == row | {"instruction": names["selection"].instruction.text}
+    asked = f"{names['selection'].instruction.text}\n{row['input']}"
+    assert names["dataset"][0] == {
+        "prompt": [{"role": "user", "content": asked}],
+        "completion": [{"role": "assistant", "content": row["output"]}],
+    }
 
 
 @pytest.mark.parametrize("page", sorted(path.name for path in DOCS.glob("*.md")))

@@ -363,20 +363,25 @@ class Turns:
 
     def __call__(self, scorer: Any, encoded: Any, *rest: Any) -> Any:
         losses, texts = self._real(scorer, encoded, *rest), list(self._callback._rows)
-        lowest = texts[(texts.index(self._callback.instruction.text) + 1) % len(texts)]
+        now = self._callback.instruction.text
+        lowest = texts[(texts.index(now) + 1) % len(texts) if now in texts else 0]
         return losses if encoded != self._callback._rows[lowest] else type(losses)(
             np.zeros_like(losses.nll), losses.tokens, losses.cut
         )  # fmt: skip
 
 
 def switching(
-    directory: Path, *, killed: int | None = None, resumed: int | None = None, **settings: Any
+    directory: Path,
+    *,
+    killed: int | None = None,
+    resumed: int | None = None,
+    candidates: tuple[str, ...] = ("Many words: yes. Few words: no.", PARAPHRASES[1]),
+    **settings: Any,
 ) -> tuple[Any, SapoCallback, list[tuple[str, str]]]:
     """Train three epochs of four updates, each epoch with another instruction; return also what every batch held."""
     tokenizer, task = tiny_tokenizer(), toy_task(rows=8)
     model = tiny_model(seed=2)
-    candidates = ["Many words: yes. Few words: no.", PARAPHRASES[1]]
-    selection = sapo.select(model, tokenizer, task, candidates, strategy="exhaustive")
+    selection = sapo.select(model, tokenizer, task, list(candidates), strategy="exhaustive")
     made = trainer(
         model, tokenizer, trl.dataset(task, selection, tokenizer), directory,
         **{"num_train_epochs": 3, "per_device_train_batch_size": 2, "learning_rate": 1e-2, "saved": "steps",
@@ -413,6 +418,27 @@ def test_a_training_that_is_resumed_goes_on_with_the_choices_of_its_checkpoint(s
     assert all(torch.equal(weights, theirs[name]) for name, weights in ours.items())
 
 
+def test_a_checkpoint_is_gone_on_with_though_other_candidates_are_given(tmp_path: Path) -> None:
+    with pytest.raises(KilledError):
+        switching(tmp_path, killed=2)
+    began = switching(tmp_path / "other")[1].selection.instruction.text
+    # What training began with is no candidate now: its epoch goes on with it all the same.
+    others = tuple(
+        t for t in ("Many words: yes. Few words: no.", "Is it yes for many words, or no for few?") if t != began
+    )
+    made, callback, seen = switching(tmp_path, resumed=2, candidates=others, num_train_epochs=1)
+    assert began not in [c.instruction.text for c in callback.selection.candidates]
+    assert len(seen) == 4 and all(began in text for text, _ in seen)
+    made.save_model(str(tmp_path / "last"))
+    describe(tmp_path / "last", made.model, tiny_tokenizer(), toy_task(rows=8), callback)
+    entry = read_json(tmp_path / "last" / "sapo.json", "")["tasks"][0]
+    assert entry["instruction"] == began and "selection" not in entry
+    # The next epoch chooses among what is given now.
+    _, callback, seen = switching(tmp_path, resumed=4, candidates=others, num_train_epochs=2)
+    assert callback.choices[0].instruction.text in [c.instruction.text for c in callback.selection.candidates]
+    assert all(callback.choices[0].instruction.text in text for text, _ in seen) and len(seen) == 8
+
+
 def test_the_instruction_is_that_of_the_best_checkpoint_where_it_is_loaded(tmp_path: Path) -> None:
     tokenizer = tiny_tokenizer()
     rows = trl.dataset(toy_task("test", rows=4), "Say it.", tokenizer)
@@ -440,6 +466,8 @@ def test_a_callback_tells_its_choices_beside_the_adapter(tmp_path: Path) -> None
     card = (tmp_path / "last" / "README.md").read_text(encoding="utf-8")
     assert "The choice of the instruction changed while this was trained (2)." in card
     assert "another of 3 candidates" in card
+    with pytest.raises(CandidateError, match="of another task"):
+        describe(tmp_path / "last", made.model, tiny_tokenizer(), replace(toy_task(), instruction="Long?"), callback)
     # Trained once more from the start, it begins with the first choice again.
     made.args.num_train_epochs = 1
     made.train()

@@ -104,8 +104,12 @@ def describe(
     whole = not (folder / "adapter_config.json").is_file()
     again = selection if isinstance(selection, SapoCallback) else None
     first: Chosen = selection.selection if isinstance(selection, SapoCallback) else selection
-    instruction = chosen(task, first) if again is None else again.instruction
-    losses = first if isinstance(first, Selection) else None
+    told = Trained(task, chosen(task, first), first if isinstance(first, Selection) else None)
+    if again is not None:
+        # It may have gone on from the checkpoint of a training with other candidates.
+        scored = [c.instruction.text for c in again.selection.candidates]
+        losses = again.selection if again.instruction.text in scored else None
+        told = Trained(task, again.instruction, losses, switches=again.switches)
     state, earlier = state_fingerprint(model), _earlier(after)
     if after is not None and earlier[-1]["task"] == task.name and read_lineage(Path(after)).get("state") == state:
         # The same weights are described again.
@@ -113,8 +117,8 @@ def describe(
     data = lineage(
         base=str(model.config.name_or_path),
         method="another trainer",
-        policy="reselect" if again else "sapo" if losses else "given",
-        trained=[Trained(task, instruction, losses, switches=again.switches if again else ())],
+        policy="reselect" if again else "sapo" if told.selection else "given",
+        trained=[told],
         state=state,
         limits={"max_length": max_length, "max_new_tokens": max_new_tokens},
         template=Renderer(tokenizer, min(max_length, context_length(model))).fingerprint(),
@@ -122,12 +126,12 @@ def describe(
         earlier=earlier,
         whole=whole,
     )
-    if losses is None:
+    if told.selection is None:
         # Candidates may have been scored all the same.
         del data["tasks"][-1]["selection"]
     if layout != "own":
         data["tasks"][-1]["layout"] = layout
-    with undamaged(folder / LINEAGE, TAKE_AGAIN):
+    with undamaged((folder if after is None else Path(after)) / LINEAGE, TAKE_AGAIN):
         card = model_card(data)
     if whole and not (folder / "tokenizer_config.json").is_file():
         # A trainer saves it where it was told of it.

@@ -166,9 +166,9 @@ class Renderer:
         if not full.startswith(prompt):
             raise RenderError(
                 "the model's chat template renders an answered conversation differently from its own generation "
-                f"prompt, so the answer's tokens cannot be told apart. It ends {prompt[-40:]!r} for generation. Give the "
-                "tokenizer another chat_template; or, before a trainer of your own, score the tokens that it makes "
-                "(renderer=... of sapo.select)."
+                f"prompt, so the answer's tokens cannot be told apart. It ends {prompt[-40:]!r} for generation. "
+                "Give the tokenizer another chat_template; or, before a trainer of your own, score the tokens that it "
+                "makes (renderer=... of sapo.select)."
             )
         if reply.strip() not in full[len(prompt) :]:
             raise RenderError("the model's chat template changes or drops the text of the assistant turn")

@@ -127,6 +127,31 @@ def test_a_model_that_was_saved_under_another_name_is_gone_on_with(tasks: list[T
     assert again.results.data["config"]["model"]["base"] == str(base)
 
 
+def test_a_training_that_is_made_again_after_an_interrupted_test_may_end_otherwise(
+    tasks: list[Task], tmp_path: Path
+) -> None:
+    def sequence() -> sapo.Sequence:
+        return sapo.Sequence(tmp_path / "s", tiny_model(seed=2), tiny_tokenizer(), tasks[:1], max_new_tokens=2)
+
+    seq = sequence()
+    seq.before("one", PARAPHRASES)
+    seq.after("one", tiny_model(seed=3))
+    expected = read(tmp_path / "s" / "results.json")["matrices"]
+    # As a kill in the middle of the tests leaves it.
+    for name in ("results.json", "training/1-one.json", "cells/1/one.original.json"):
+        (tmp_path / "s" / name).unlink()
+    again = sequence()
+    again.before("one", PARAPHRASES)
+    again.after("one", tiny_model(seed=4))
+    found = read(tmp_path / "s" / "results.json")["matrices"]
+    assert found["nll"]["original"][0] == expected["nll"]["original"][0]
+    assert found["nll"]["original"][1] != expected["nll"]["original"][1]
+    # A kill before the last file: the same script writes it.
+    (tmp_path / "s" / "results.json").unlink()
+    assert sequence().open == ()
+    assert read(tmp_path / "s" / "results.json")["matrices"] == found
+
+
 def test_training_in_place_is_followed(tasks: list[Task], tmp_path: Path) -> None:
     model = get_peft_model(tiny_model(seed=2), LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
     seq = sapo.Sequence(tmp_path / "s", model, tiny_tokenizer(), tasks, policy="original", max_new_tokens=2)

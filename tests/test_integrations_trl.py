@@ -336,6 +336,13 @@ def test_the_callback_refuses_rows_that_are_not_the_tasks(tmp_path: Path) -> Non
         SapoCallback(made, bare, selection, Renderer(tokenizer, 512))
     with pytest.raises(DataError, match="has all the rows of held_out among its training rows"):
         SapoCallback(made, task, selection, Renderer(tokenizer, 512), held_out=task.train)
+    for wrong, message in (
+        ((), "is given no rows as held_out"),
+        ([{"input": "x"}], "something else than a task's rows"),
+        (trl.Rows([ALPACA]).task.train, r"rows of Rows are held out by Rows\(held_out=\.\.\.\)"),
+    ):
+        with pytest.raises(DataError, match=message):
+            SapoCallback(made, task, selection, Renderer(tokenizer, 512), held_out=wrong)  # type: ignore[arg-type]
     with pytest.raises(CandidateError, match="of another task"):
         SapoCallback(made, replace(task, instruction="Is it long?"), selection, Renderer(tokenizer, 512))
 
@@ -491,6 +498,22 @@ def test_rows_in_a_list_are_as_good_and_other_kinds_are_told() -> None:
     with pytest.raises(RenderError, match="SFTTrainer would cut it"):
         long.renderer(tiny_tokenizer()).encode("Say it.", "", long.task.train)
     assert len(long.renderer(tiny_tokenizer(), None).encode("Say it.", "", long.task.train)[0].ids) > 4000
+
+
+def test_what_only_the_trainers_tokens_tell_apart_is_described_all_the_same(tmp_path: Path) -> None:
+    model, tokenizer, task = tiny_model(), tiny_tokenizer(), toy_task(rows=4)
+    tokenizer.chat_template = CHAT_TEMPLATE.replace("assistant\n{% endif %}", "assistant\n<think>\n{% endif %}")
+    model.save_pretrained(tmp_path)
+    with pytest.raises(RenderError, match="Give the tokenizer another chat_template"):
+        sapo.select(model, tokenizer, task, PARAPHRASES)
+    selection = sapo.select(model, tokenizer, task, PARAPHRASES, renderer=trl.SftRenderer(tokenizer))
+    describe(tmp_path, model, tokenizer, task, selection)
+    assert read_json(tmp_path / "sapo.json", "")["template"] is None
+    assert "prompt template" not in (tmp_path / "README.md").read_text(encoding="utf-8")
+    bare = tiny_tokenizer(chat_template=None)
+    bare.eos_token = None
+    with pytest.raises(RenderError, match="no eos_token"):
+        trl.SftRenderer(bare).encode("Say it.", "", task.train)
 
 
 def test_names_where_loaded_things_are_meant_are_told() -> None:

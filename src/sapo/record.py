@@ -232,6 +232,18 @@ class Record:
         """Delete the unfinished state of a step that is finished."""
         self._processes.once(lambda: shutil.rmtree(self.directory / "unfinished" / name, ignore_errors=True))
 
+    def drop_others(self, folder: str, inputs: Inputs) -> None:
+        """Delete the steps in a folder that were computed from something else, where that will not come again."""
+
+        def drop() -> None:
+            for path in (self.directory / folder).glob("*.json"):
+                stored = read_json(path)
+                found = stored.get("inputs") if isinstance(stored, dict) else None
+                if not isinstance(found, dict) or any(found.get(key) != value for key, value in inputs.items()):
+                    path.unlink()
+
+        self._processes.once(drop)
+
     def drop_stage(self, name: str) -> None:
         """Delete a stage's adapter."""
         self._processes.once(lambda: shutil.rmtree(self.stage_directory(name), ignore_errors=True))

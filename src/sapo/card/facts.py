@@ -56,7 +56,7 @@ def lineage(
     trained: Sequence[Trained],
     state: str,
     limits: Mapping[str, int],
-    template: str,
+    template: str | None,
     versions: Mapping[str, str | None],
     earlier: Sequence[Mapping[str, Any]] = (),
     whole: bool = False,
@@ -70,7 +70,7 @@ def lineage(
         trained: all tasks of the run so far, in order.
         state: fingerprint of the resulting weights.
         limits: `max_length` and `max_new_tokens` of the run.
-        template: fingerprint of the rendering, see `sapo.render.Renderer.fingerprint`.
+        template: fingerprint of the rendering, see `sapo.render.Renderer.fingerprint`; None where it cannot be told.
         versions: see `library_versions`.
         earlier: task entries of the stage that the run itself started from, in any earlier format.
         whole: whether the folder holds a model of its own instead of an adapter.
@@ -151,7 +151,10 @@ def read_lineage(directory: Path) -> Any:
     """
     path = directory / LINEAGE
     if not path.is_file():
-        raise ModelError(f"{directory} is not a stage directory (no sapo.json): allowed is RUN_DIR/stages/K-TASK")
+        raise ModelError(
+            f"{directory} is not a stage directory (no sapo.json): allowed is RUN_DIR/stages/K-TASK, "
+            "or a directory that sapo export or sapo.integrations.trainer.describe wrote to"
+        )
     return read_json(path, TAKE_AGAIN)
 
 

@@ -115,6 +115,10 @@ class Sequence:
         self._record.check()
         # What `before` told since this object was made.
         self._chosen: dict[str, Trained] = {}
+        if not self.open and not (self._record.directory / "results.json").is_file():
+            # The process ended between the last record and this.
+            with self._record:
+                self._record.write("results.json", self._results())
 
     @property
     def done(self) -> tuple[Task, ...]:
@@ -173,6 +177,8 @@ class Sequence:
         stage, trained = len(self.done) + 1, self._chosen[found.name]
         with self._record:
             state = state_fingerprint(self._model)
+            # Tests of a training that was not recorded: made again, it seldom ends with the same bits.
+            self._record.drop_others(f"cells/{stage}", {"model": state})
             self._test(stage, state)
             value = {"instruction": trained.instruction.text, "origin": trained.instruction.origin, "state": state}
             self._record.save(f"training/{stage}-{found.name}.json", {"model": state}, value)

@@ -23,7 +23,7 @@ from sapo.errors import CandidateError, DataError, ModelError, RenderError, near
 from sapo.integrations.chosen import Chosen, chosen
 from sapo.integrations.layouts import LAYOUTS, is_taken_out
 from sapo.processes import Processes, joined
-from sapo.render import Encoder, Renderer
+from sapo.render import TAKEN_OUT, Encoder, Renderer
 from sapo.score import IGNORED, Scorer
 from sapo.selection import MAX_LENGTH, context_length
 from sapo.state import state_fingerprint
@@ -121,7 +121,7 @@ def describe(
         trained=[told],
         state=state,
         limits={"max_length": max_length, "max_new_tokens": max_new_tokens},
-        template=Renderer(tokenizer, min(max_length, context_length(model))).fingerprint(),
+        template=_template(tokenizer, min(max_length, context_length(model))),
         versions=library_versions(),
         earlier=earlier,
         whole=whole,
@@ -138,6 +138,14 @@ def describe(
         tokenizer.save_pretrained(folder)
     write_json(folder / LINEAGE, data)
     write_text(folder / "README.md", card)
+
+
+def _template(tokenizer: Any, max_length: int) -> str | None:
+    try:
+        return Renderer(tokenizer, max_length).fingerprint()
+    except RenderError:
+        # A template whose answers only the trainer's own tokens tell apart.
+        return None
 
 
 def _earlier(after: str | Path | None) -> list[dict[str, Any]]:
@@ -210,14 +218,7 @@ class SapoCallback(TrainerCallback):
             raise CandidateError(f"selection = {selection!r:.80}: give what sapo.select returned, with its candidates")
         if any(isinstance(other, SapoCallback) for other in trainer.callback_handler.callbacks):
             raise DataError("the trainer has a SapoCallback already: two of them would word the same rows")
-        known = set(task.train)
-        rows = [row for row in (task.dev if held_out is None else held_out) if row not in known]
-        if not rows:
-            there = "has no dev rows" if held_out is None else "has all the rows of held_out among its training rows"
-            raise DataError(
-                f"task {task.name!r} {there}: give rows that are not trained on as held_out=..., or train every epoch "
-                "with the first choice"
-            )
+        rows = _not_trained_on(task, held_out)
         if trainer.args.dataloader_persistent_workers:
             raise DataError(
                 "dataloader_persistent_workers = True: workers that live on would not see another choice; set it to "
@@ -339,6 +340,31 @@ class SapoCallback(TrainerCallback):
         new = _features(self._now[place])
         mask = {"attention_mask": [1] * len(new["input_ids"])} if "attention_mask" in features else {}
         return {**features, **new, **mask}
+
+
+def _not_trained_on(task: Task, held_out: Sequence[Example] | None) -> list[Example]:
+    """Return the rows that candidates are compared on.
+
+    Raises:
+        DataError: if there are none, or they are not of the task's kind.
+    """
+    given = list(task.dev if held_out is None else held_out)
+    if not all(isinstance(row, Example) for row in given):
+        raise DataError("held_out holds something else than a task's rows: give task.test or task.dev")
+    if any((TAKEN_OUT in row.input) != is_taken_out(task) for row in given):
+        raise DataError("held_out has another layout than the task: rows of Rows are held out by Rows(held_out=...)")
+    known = set(task.train)
+    rows = [row for row in given if row not in known]
+    if rows:
+        return rows
+    if given:
+        there = "has all the rows of held_out among its training rows"
+    else:
+        there = "has no dev rows" if held_out is None else "is given no rows as held_out"
+    raise DataError(
+        f"task {task.name!r} {there}: give rows that are not trained on as held_out=... (sapo.hold_out(task).test), or "
+        "train every epoch with the first choice"
+    )
 
 
 def _choice(kept: Mapping[str, Any]) -> Choice:

@@ -167,6 +167,8 @@ class SftRenderer:
 
     def _tokens(self, prompt: Side, completion: Side) -> Encoded:
         if isinstance(prompt, str):
+            if self._tokenizer.eos_token is None:
+                raise RenderError("the tokenizer has no eos_token, with which SFTTrainer ends an answer: give it one")
             end = "" if str(completion).endswith(self._tokenizer.eos_token) else self._tokenizer.eos_token
             asked = self._tokenizer(prompt).input_ids
             whole = self._tokenizer(f"{prompt}{completion}{end}").input_ids

@@ -1,4 +1,4 @@
-"""Seconds per row of both exact routes, by the size of batches: where `sapo.score.BATCH_TOKENS` comes from.
+"""Seconds per row of both exact routes, by the size of batches: where `sapo.models.runner.BATCH_TOKENS` comes from.
 
     python benchmarks/batches.py DATA_DIR TASK [ROWS]
 
@@ -16,11 +16,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from sapo.model import load_model
-from sapo.render import Renderer
-from sapo.score import Scorer
-from sapo.selection import MAX_LENGTH
-from sapo.tasks import load_task
+from sapo.models.load import load_model
+from sapo.models.losses import Scorer
+from sapo.models.render import Renderer
+from sapo.selection.rows import MAX_LENGTH
+from sapo.tasks.load import load_task
 
 
 def seconds(work: Callable[[Any], Any], given: Any) -> float:

@@ -28,16 +28,20 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from sapo.model import load_model
-from sapo.paraphrase import Builtin, Gathered, Ranking, Rules, descendants, gather
-from sapo.paraphrase.checks import Pool
-from sapo.paraphrase.rules import rewrites
-from sapo.render import Renderer
-from sapo.score import Scorer
-from sapo.search import SearchSettings, search
-from sapo.selection import SelectionSettings, score_candidates, selection_rows
-from sapo.tasks import load_task
-from sapo.types import Instruction, Selection, Task
+from sapo.candidates.builtin import Builtin
+from sapo.candidates.checks.pool import Pool
+from sapo.candidates.gather import Gathered, descendants, gather
+from sapo.candidates.rules.rewrite import rewrites
+from sapo.candidates.rules.source import Rules
+from sapo.candidates.search import SearchSettings, search
+from sapo.candidates.source import Ranking
+from sapo.core.types import Instruction, Selection, Task
+from sapo.models.load import load_model
+from sapo.models.losses import Scorer
+from sapo.models.render import Renderer
+from sapo.selection.rows import selection_rows
+from sapo.selection.scoring import SelectionSettings, score_candidates
+from sapo.tasks.load import load_task
 
 TASKS = (
     "task195_sentiment140_classification",

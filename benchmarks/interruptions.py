@@ -25,8 +25,8 @@ from typing import Any
 
 import yaml
 
+from sapo.integrations.testing import tiny_model, tiny_tokenizer
 from sapo.tasks.builtin import builtin_paraphrases
-from sapo.testing import tiny_model, tiny_tokenizer
 
 _OWN = ("seconds", "cached", "run_dir", "peak_memory")
 

@@ -16,15 +16,17 @@ from typing import Any
 
 import numpy as np
 
-from sapo.finetune import TrainSettings, finetune
-from sapo.methods import Assignment, LoraSettings, SeqLora
-from sapo.model import load_model
-from sapo.paraphrase import Builtin, gather
-from sapo.render import Renderer
-from sapo.score import Scorer
-from sapo.selection import MAX_LENGTH, selection_rows
-from sapo.tasks import load_task
-from sapo.types import Task
+from sapo.candidates.builtin import Builtin
+from sapo.candidates.gather import gather
+from sapo.core.types import Task
+from sapo.models.load import load_model
+from sapo.models.losses import Scorer
+from sapo.models.render import Renderer
+from sapo.selection.rows import MAX_LENGTH, selection_rows
+from sapo.tasks.load import load_task
+from sapo.training.finetune import TrainSettings, finetune
+from sapo.training.methods.assignment import Assignment
+from sapo.training.methods.seq_lora import LoraSettings, SeqLora
 
 TASKS = (
     "task141_odd-man-out_classification_category",

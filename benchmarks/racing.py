@@ -22,8 +22,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from sapo.race import RaceSettings, race, round_sizes
-from sapo.types import Floats, Ints
+from sapo.core.types import Floats, Ints
+from sapo.selection.race import RaceSettings, race, round_sizes
 
 FOLDER = Path(__file__).parent / "matrices"
 CANDIDATES, ROWS, TOKENS = 21, 250, 3

@@ -39,14 +39,19 @@ from rich.console import Console
 from rich.table import Table
 from transformers import AutoModelForCausalLM, LlamaConfig, PrinterCallback, Trainer, TrainingArguments
 
-from sapo.model import load_model, load_tokenizer
-from sapo.paraphrase import Builtin, gather
-from sapo.processes import join, leave
-from sapo.render import Renderer, user_turn
-from sapo.score import IGNORED, Scorer, common_prefix, peak_memory
-from sapo.selection import SelectionSettings, context_length, score_candidates, selection_rows
-from sapo.tasks import load_task
-from sapo.types import Encoded, Example, Instruction, Losses, Sample, Strategy, Task
+from sapo.candidates.builtin import Builtin
+from sapo.candidates.gather import gather
+from sapo.core.processes import join, leave
+from sapo.core.types import Encoded, Example, Instruction, Losses, Sample, Strategy, Task
+from sapo.models.batches import IGNORED, common_prefix
+from sapo.models.layout import user_turn
+from sapo.models.load import load_model, load_tokenizer
+from sapo.models.losses import Scorer
+from sapo.models.memory import peak_memory
+from sapo.models.render import Renderer
+from sapo.selection.rows import context_length, selection_rows
+from sapo.selection.scoring import SelectionSettings, score_candidates
+from sapo.tasks.load import load_task
 
 SECTIONS = {
     "routes": "naive and exact route, tokenisation included, and how far their losses differ",

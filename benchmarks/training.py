@@ -37,14 +37,16 @@ from torch.utils.data import Sampler, SequentialSampler
 from transformers import PrinterCallback, Trainer, TrainingArguments
 from trl import SFTConfig, SFTTrainer
 
-from sapo import finetune
-from sapo.methods import METHODS, Assignment, LoraSettings
-from sapo.model import load_model
-from sapo.render import Renderer
-from sapo.score import IGNORED, pad
-from sapo.selection import MAX_LENGTH
-from sapo.tasks import load_task
-from sapo.types import Encoded
+from sapo.core.types import Encoded
+from sapo.models.batches import IGNORED, pad
+from sapo.models.load import load_model
+from sapo.models.render import Renderer
+from sapo.selection.rows import MAX_LENGTH
+from sapo.tasks.load import load_task
+from sapo.training import finetune
+from sapo.training.methods import METHODS
+from sapo.training.methods.assignment import Assignment
+from sapo.training.methods.seq_lora import LoraSettings
 
 TASKS = {"short": "task195_sentiment140_classification", "long": "task224_scruples_anecdotes_ethical_judgment"}
 LORA = LoraSettings(8, 32, 0.0, ("q_proj", "v_proj"))
@@ -110,7 +112,7 @@ class Bench:
     Args:
         model: with a LoRA adapter.
         tokenizer: its tokenizer.
-        encoded: the rows, which are put into the order that `sapo.finetune` takes them in.
+        encoded: the rows, which are put into the order that `sapo.training.finetune` takes them in.
         batch: rows of an update.
         micro: rows of a pass.
     """
@@ -123,7 +125,7 @@ class Bench:
         self._start = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
 
     def ours(self) -> Run:
-        """Train by `sapo.finetune.finetune`."""
+        """Train by `sapo.training.finetune.finetune`."""
         settings = finetune.TrainSettings(1, RATE, self._batch, self._micro, 0.0, DECAY, CLIP)
         with self._fresh() as (model, clock):
             training = finetune.finetune(model, self._given, settings, seed=0)

@@ -9,13 +9,15 @@ from typing import Any
 
 import torch
 
-from sapo.finetune import Checkpoints, Extras, Training, TrainSettings, finetune
-from sapo.methods import METHODS, Assignment, LoraSettings, Objective, Part, SeqLora
-from sapo.methods.assignment import trainable
-from sapo.render import Renderer
-from sapo.score import pad, supervised_positions
-from sapo.testing import tiny_model, tiny_tokenizer, toy_task
-from sapo.types import Encoded
+from sapo.core.types import Encoded
+from sapo.integrations.testing import tiny_model, tiny_tokenizer, toy_task
+from sapo.models.batches import pad, supervised_positions
+from sapo.models.render import Renderer
+from sapo.training.finetune import Training, TrainSettings, finetune
+from sapo.training.methods import METHODS
+from sapo.training.methods.assignment import Assignment, Objective, Part, trainable
+from sapo.training.methods.seq_lora import LoraSettings, SeqLora
+from sapo.training.trainer import Checkpoints, Extras
 
 _ANY = LoraSettings(r=2, alpha=4, dropout=0.0, target_modules=("q_proj", "v_proj"))
 # Those whose stages are adapters, and those whose stages are models.

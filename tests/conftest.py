@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from sapo.config import Config, make_config
-from sapo.testing import tiny_model, tiny_tokenizer
+from sapo.integrations.testing import tiny_model, tiny_tokenizer
+from sapo.runs.config.loading import make_config
+from sapo.runs.config.schema import Config
 
 torch.set_num_threads(1)
 
@@ -25,8 +26,8 @@ def no_loss_cache_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Itera
     """Keep what session and module fixtures compute out of the user's cache, and what is there out of them."""
     directory = tmp_path_factory.mktemp("losses")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sapo.cache.user_cache_path", lambda name: directory)
-        patch.setattr("sapo.paraphrase.kept.user_cache_path", lambda name: directory)
+        patch.setattr("sapo.selection.cache.user_cache_path", lambda name: directory)
+        patch.setattr("sapo.candidates.kept.user_cache_path", lambda name: directory)
         yield
 
 
@@ -34,8 +35,8 @@ def no_loss_cache_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Itera
 def own_loss_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Keep losses and replies of one test from serving another one, or the user."""
     directory = tmp_path_factory.mktemp("losses")
-    monkeypatch.setattr("sapo.cache.user_cache_path", lambda name: directory)
-    monkeypatch.setattr("sapo.paraphrase.kept.user_cache_path", lambda name: directory)
+    monkeypatch.setattr("sapo.selection.cache.user_cache_path", lambda name: directory)
+    monkeypatch.setattr("sapo.candidates.kept.user_cache_path", lambda name: directory)
     return directory
 
 
@@ -43,7 +44,7 @@ def own_loss_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest
 def no_encoder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests with toy texts do not depend on whether the optional encoder is installed."""
     if request.node.get_closest_marker("embedded") is None:
-        monkeypatch.setattr("sapo.paraphrase.checks.pool.installed_encoder", lambda: None)
+        monkeypatch.setattr("sapo.candidates.checks.pool.installed_encoder", lambda: None)
 
 
 @pytest.fixture(scope="module")

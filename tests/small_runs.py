@@ -13,11 +13,12 @@ import torch
 from safetensors.torch import load_file
 from transformers import LlamaForCausalLM
 
-from sapo.config import Config, make_config
-from sapo.progress import Silent
-from sapo.results import Results
-from sapo.testing import tiny_model, tiny_tokenizer
-from sapo.types import Example
+from sapo.core.progress import Silent
+from sapo.core.types import Example
+from sapo.integrations.testing import tiny_model, tiny_tokenizer
+from sapo.runs.config.loading import make_config
+from sapo.runs.config.schema import Config
+from sapo.runs.results import Results
 
 Json = dict[str, Any]
 SUFFIX = "One letter."

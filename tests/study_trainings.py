@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from sapo.study.records import StudyRecord
-from sapo.types import Floats
+from sapo.core.types import Floats
+from sapo.experiments.study.records import StudyRecord
 
 TOKENS = (2, 3)
 LEVEL = 2.0

@@ -19,9 +19,10 @@ from datasets import Dataset
 
 import sapo
 from sapo.cli.app import app
-from sapo.config import StudyConfig, make_config
-from sapo.model import LoadedModel
-from sapo.testing import tiny_model, tiny_tokenizer
+from sapo.integrations.testing import tiny_model, tiny_tokenizer
+from sapo.models.load import LoadedModel
+from sapo.runs.config.loading import make_config
+from sapo.runs.config.study import StudyConfig
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -52,7 +53,7 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         model = tiny_model(seed=2, context=1024)
         return LoadedModel(model, tiny_tokenizer(), name, ())
 
-    monkeypatch.setattr("sapo.model.load_model", tiny)
+    monkeypatch.setattr("sapo.models.load.load_model", tiny)
     return tmp_path
 
 

@@ -16,23 +16,23 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-import sapo.given
+import sapo.runs.inputs
+import sapo.runs.prepare
+import sapo.runs.steps
 import sapo.sequence
-import sapo.setup
-import sapo.steps
-from sapo.config import Config, make_config
-from sapo.errors import ConfigError, DataError, RecordError, SapoError
-from sapo.evaluate import Evaluation, evaluate
-from sapo.finetune import finetune
-from sapo.race import Standing
-from sapo.record import Record
-from sapo.results import Results
+from sapo.core.errors import ConfigError, DataError, RecordError, SapoError
+from sapo.core.types import Example, Standing
+from sapo.integrations.testing import tiny_model, tiny_tokenizer, toy_task
+from sapo.models.answers import Evaluation, evaluate
+from sapo.runs.config.loading import make_config
+from sapo.runs.config.schema import Config
+from sapo.runs.directory import Record
+from sapo.runs.prepare import set_up
+from sapo.runs.results import Results
+from sapo.runs.stage import Stage
 from sapo.sequence import run
-from sapo.setup import set_up
-from sapo.stage import Stage
-from sapo.tasks import builtin_paraphrases
-from sapo.testing import tiny_model, tiny_tokenizer, toy_task
-from sapo.types import Example
+from sapo.tasks.builtin import builtin_paraphrases
+from sapo.training.finetune import finetune
 
 TASKS = ("review-sentiment", "extract-items", "odd-one-out")
 WATCH = "date-format"
@@ -128,7 +128,7 @@ def forbid(patch: pytest.MonkeyPatch, *names: str) -> None:
         def refuse(*args: Any, name: str = name, **kwargs: Any) -> Any:
             raise AssertionError(f"{name} was called")
 
-        patch.setattr(f"sapo.steps.{name}", refuse)
+        patch.setattr(f"sapo.runs.steps.{name}", refuse)
 
 
 COMPUTED = ("finetune", "evaluate", "score_candidates")
@@ -250,8 +250,8 @@ def finished(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Finis
         return replace(found, scores={name: random.uniform(0, 100, len(s)) for name, s in found.scores.items()})
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sapo.steps, "finetune", training)
-        patch.setattr(sapo.steps, "evaluate", scored)
+        patch.setattr(sapo.runs.steps, "finetune", training)
+        patch.setattr(sapo.runs.steps, "evaluate", scored)
         results = run(config, listener)
     return Finished(config, results, tuple(seen), listener)
 
@@ -556,7 +556,7 @@ def interrupt(patch: pytest.MonkeyPatch, at: int, *, save: bool = False) -> list
         guard(Record, "save")
     else:
         for name in COMPUTED:
-            guard(sapo.steps, name)
+            guard(sapo.runs.steps, name)
     return calls
 
 
@@ -785,7 +785,7 @@ def test_a_missing_stage_is_named(done: Config) -> None:
 def test_another_configuration_is_refused_before_any_model_is_loaded(
     done: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sapo.setup, "load_model", no_model)
+    monkeypatch.setattr(sapo.runs.prepare, "load_model", no_model)
     with pytest.raises(RecordError, match="seed: 42 then, 7 now"):
         run(done.model_copy(update={"seed": 7}))
 
@@ -846,7 +846,7 @@ def test_a_run_starts_from_the_users_adapter_and_its_stage_contains_it(
 def test_a_watch_task_that_is_also_trained_is_refused_before_any_model_is_loaded(
     model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sapo.setup, "load_model", no_model)
+    monkeypatch.setattr(sapo.runs.prepare, "load_model", no_model)
     with pytest.raises(ConfigError, match=f"watch: {TASKS[0]} is trained on in this sequence"):
         run(configure(model_dir, tmp_path / "run", TASKS[:2], watch=[WATCH, TASKS[0]]))
 
@@ -854,9 +854,9 @@ def test_a_watch_task_that_is_also_trained_is_refused_before_any_model_is_loaded
 def test_a_task_without_test_rows_that_cannot_be_split_is_refused_before_any_model_is_loaded(
     model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sapo.setup, "load_model", no_model)
+    monkeypatch.setattr(sapo.runs.prepare, "load_model", no_model)
     bare = replace(toy_task(), train=toy_task().train[:1] * 3, test=())
-    monkeypatch.setattr(sapo.given, "load_sequence", lambda names, data, own: (bare,) * len(names))
+    monkeypatch.setattr(sapo.runs.inputs, "load_sequence", lambda names, data, own: (bare,) * len(names))
     for start in (run, set_up):
         with pytest.raises(DataError, match="toy"):
             start(configure(model_dir, tmp_path / "run", ["toy"]))
@@ -865,7 +865,7 @@ def test_a_task_without_test_rows_that_cannot_be_split_is_refused_before_any_mod
 def test_missing_tasks_are_all_named_before_any_model_is_loaded(
     model_dir: Path, bench: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sapo.setup, "load_model", no_model)
+    monkeypatch.setattr(sapo.runs.prepare, "load_model", no_model)
     with pytest.raises(DataError, match=r"has no alpah, gamma.* Did you mean 'alpha'"):
         run(bench_config(model_dir, bench, tmp_path / "run", sequence=("alpah", "beta", "gamma")))
     with pytest.raises(DataError, match="has no delta"):

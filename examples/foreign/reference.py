@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import sapo
+from sapo.core.types import Example, Task
 from sapo.integrations.exports import FORMATS, export_data
-from sapo.render import Renderer
-from sapo.score import Scorer
-from sapo.types import Example, Task
+from sapo.models.losses import Scorer
+from sapo.models.render import Renderer
 
 INSTRUCTION = "Say whether the customer liked it: positive or negative."
 MAX_LENGTH = 1664

@@ -12,46 +12,46 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sapo.config import Config as Config
-    from sapo.config import load_config as load_config
-    from sapo.config import make_config as make_config
-    from sapo.errors import SapoError as SapoError
+    from sapo.core.errors import SapoError as SapoError
+    from sapo.core.types import Example as Example
+    from sapo.core.types import Instruction as Instruction
+    from sapo.core.types import Selection as Selection
+    from sapo.core.types import Task as Task
     from sapo.integrations.sequence import Sequence as Sequence
-    from sapo.model import embedded_model_dir as embedded_model_dir
-    from sapo.model import load_model as load_model
-    from sapo.results import Results as Results
-    from sapo.selection import select as select
+    from sapo.models.load import embedded_model_dir as embedded_model_dir
+    from sapo.models.load import load_model as load_model
+    from sapo.runs.config.loading import load_config as load_config
+    from sapo.runs.config.loading import make_config as make_config
+    from sapo.runs.config.schema import Config as Config
+    from sapo.runs.results import Results as Results
+    from sapo.runs.stage import apply as apply
+    from sapo.selection.select import select as select
     from sapo.sequence import run as run
-    from sapo.stage import apply as apply
-    from sapo.tasks import hold_out as hold_out
-    from sapo.tasks import load_sequence as load_sequence
-    from sapo.tasks import load_task as load_task
-    from sapo.types import Example as Example
-    from sapo.types import Instruction as Instruction
-    from sapo.types import Selection as Selection
-    from sapo.types import Task as Task
+    from sapo.tasks.holdout import hold_out as hold_out
+    from sapo.tasks.load import load_sequence as load_sequence
+    from sapo.tasks.load import load_task as load_task
 
 __version__ = "0.1.0.dev0"
 
 _HOMES = {
-    "Config": "sapo.config",
-    "Example": "sapo.types",
-    "Instruction": "sapo.types",
-    "Results": "sapo.results",
-    "SapoError": "sapo.errors",
-    "Selection": "sapo.types",
+    "Config": "sapo.runs.config",
+    "Example": "sapo.core.types",
+    "Instruction": "sapo.core.types",
+    "Results": "sapo.runs.results",
+    "SapoError": "sapo.core.errors",
+    "Selection": "sapo.core.types",
     "Sequence": "sapo.integrations.sequence",
-    "Task": "sapo.types",
-    "apply": "sapo.stage",
-    "embedded_model_dir": "sapo.model",
-    "hold_out": "sapo.tasks",
-    "load_config": "sapo.config",
-    "load_model": "sapo.model",
-    "load_sequence": "sapo.tasks",
-    "load_task": "sapo.tasks",
-    "make_config": "sapo.config",
+    "Task": "sapo.core.types",
+    "apply": "sapo.runs.stage",
+    "embedded_model_dir": "sapo.models.load",
+    "hold_out": "sapo.tasks.load",
+    "load_config": "sapo.runs.config",
+    "load_model": "sapo.models.load",
+    "load_sequence": "sapo.tasks.load",
+    "load_task": "sapo.tasks.load",
+    "make_config": "sapo.runs.config",
     "run": "sapo.sequence",
-    "select": "sapo.selection",
+    "select": "sapo.selection.select",
 }
 __all__ = [*_HOMES, "__version__"]
 

@@ -1,7 +1,7 @@
 """The page: for each task gather candidates, score them, choose, fine-tune, evaluate, record.
 
 This is the whole algorithm (paper, section 4). What each line does is in the room it is named after; what
-makes it resumable is in `sapo.steps`.
+makes it resumable is in `sapo.runs.steps`.
 """
 
 from __future__ import annotations
@@ -10,24 +10,23 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from sapo.card import Trained
-from sapo.config import Config
-from sapo.evaluate import Evaluation
-from sapo.findings import Findings, results_of, test_prompts
-from sapo.formats import inspection_to_json
-from sapo.gathering import Gathering
-from sapo.lessons import Lesson
-from sapo.live import State
-from sapo.policies import BY_LOSS, MIXTURES, choose_instruction
-from sapo.processes import join
-from sapo.progress import Reporter, Silent
-from sapo.record import Record
-from sapo.results import Prompt, Results
-from sapo.selection import selection_rows
-from sapo.setup import Setup, environment, set_up
-from sapo.steps import Steps
-from sapo.tracking import TOLD, integrations, told, tracked
-from sapo.types import Instruction, Selection, Task
+from sapo.core.processes import join
+from sapo.core.progress import Reporter, Silent
+from sapo.core.types import Instruction, Selection, Task, Trained
+from sapo.models.answers import Evaluation
+from sapo.runs.config.schema import Config
+from sapo.runs.directory import Record
+from sapo.runs.findings import Findings, results_of, test_prompts
+from sapo.runs.formats import inspection_to_json
+from sapo.runs.gathering import Gathering
+from sapo.runs.prepare import Setup, environment, set_up
+from sapo.runs.results import Prompt, Results
+from sapo.runs.states import State
+from sapo.runs.steps import Steps
+from sapo.runs.tracking import TOLD, integrations, told, tracked
+from sapo.selection.rows import selection_rows
+from sapo.training.lessons import Lesson
+from sapo.training.policies import BY_LOSS, MIXTURES, choose_instruction
 
 _NO_TEXTS: Mapping[str, str] = MappingProxyType({})
 

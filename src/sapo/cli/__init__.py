@@ -8,8 +8,8 @@ from rich.console import Console
 
 from sapo.cli import data, paraphrase, run, select, stages, study, tasks
 from sapo.cli.app import app
-from sapo.errors import SapoError
-from sapo.processes import joined, launched, leave
+from sapo.core.errors import SapoError
+from sapo.core.processes import joined, launched, leave
 
 # In the order in which help lists them.
 COMMANDS = (run, select, paraphrase, tasks, study, stages, data)

@@ -14,9 +14,10 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from sapo.errors import ConfigError, ProcessError
-from sapo.processes import is_lost, launched
-from sapo.progress import Reporter, Silent, Stopped, Terminal
+from sapo.cli.progress.terminal import Stopped, Terminal
+from sapo.core.errors import ConfigError, ProcessError
+from sapo.core.processes import is_lost, launched
+from sapo.core.progress import Reporter, Silent
 
 app = typer.Typer(
     name="sapo",

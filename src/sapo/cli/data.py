@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sapo.cli.app import Columns, DataDir, Given, Subset, app, console, one_process, roles
-from sapo.errors import ConfigError
+from sapo.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from sapo.render import Encoder
+    from sapo.models.render import Encoder
 
 
 class _Format(StrEnum):
@@ -45,11 +45,11 @@ def export_data_command(
     if model is not None and form != _Format.axolotl:
         raise ConfigError(f"--model {model}: {form.value} takes texts and makes tokens itself; leave it out")
     one_process("sapo export-data")
-    from sapo.formats import selection_from_json
+    from sapo.core.storage import read_json, undamaged
     from sapo.integrations.chosen import Chosen, chosen
     from sapo.integrations.exports import export_data
-    from sapo.storage import read_json, undamaged
-    from sapo.tasks import load_task
+    from sapo.runs.formats import selection_from_json
+    from sapo.tasks.load import load_task
 
     given: Chosen = text or ""
     loaded = load_task(task, data_dir, instruction=instruction, suffix=suffix, columns=roles(column), subset=subset)
@@ -81,8 +81,8 @@ def export_data_command(
 
 
 def _renderer(model: str) -> Encoder:
-    from sapo.model import load_config, load_tokenizer
-    from sapo.render import Renderer
-    from sapo.selection import MAX_LENGTH, configured_length
+    from sapo.models.load import load_config, load_tokenizer
+    from sapo.models.render import Renderer
+    from sapo.selection.rows import MAX_LENGTH, configured_length
 
     return Renderer(load_tokenizer(model), min(MAX_LENGTH, configured_length(load_config(model))))

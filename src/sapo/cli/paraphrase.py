@@ -24,12 +24,11 @@ from sapo.cli.app import (
     roles,
     terminal,
 )
-from sapo.errors import CandidateError, ConfigError, nearest
+from sapo.core.errors import CandidateError, ConfigError, nearest
 
 if TYPE_CHECKING:
-    from sapo.config.schema import SourceName
-    from sapo.paraphrase import Gathered
-    from sapo.types import Task
+    from sapo.candidates.gather import Gathered
+    from sapo.core.types import SourceName, Task
 
 
 @app.command("paraphrase")
@@ -79,11 +78,13 @@ def paraphrase_command(
         loaded = _task(task, data_dir, instruction, suffix, column, subset)
         for note in loaded.notes:
             progress.note(note)
-        from sapo.paraphrase import LocalSettings, gather, open_sources, with_spare
+        from sapo.candidates.gather import gather, with_spare
+        from sapo.candidates.local import LocalSettings
+        from sapo.candidates.opening import open_sources
 
         server = None
         if server_model is not None:
-            from sapo.paraphrase.server import ServerSettings
+            from sapo.candidates.server import ServerSettings
 
             server = ServerSettings(
                 base_url, server_model, temperature, max_requests=max_requests, max_tokens=max_tokens
@@ -96,7 +97,7 @@ def paraphrase_command(
         with progress.step(f"{loaded.name}: paraphrasing", count, count) as advance:
             gathered = gather(loaded, sources, count, advance)
     _write(out, beside, gathered)
-    from sapo.report import print_gathered
+    from sapo.report.candidates import print_gathered
 
     refused = beside if gathered.rejected else None
     print_gathered(console(), loaded, _given(task, data_dir, instruction), gathered, out, refused)
@@ -108,8 +109,8 @@ def _write(out: Path, beside: Path, gathered: Gathered) -> None:
     Raises:
         CandidateError: if there is no candidate to write.
     """
-    from sapo.paraphrase import why_none
-    from sapo.storage import write_text
+    from sapo.candidates.checks.pool import why_none
+    from sapo.core.storage import write_text
 
     # One of an earlier command would speak of other texts.
     beside.unlink(missing_ok=True)
@@ -125,7 +126,7 @@ def _write(out: Path, beside: Path, gathered: Gathered) -> None:
 
 def _names(source: list[str] | None, file: Path | None, server_model: str | None) -> tuple[SourceName, ...]:
     """Return the sources asked for, where all that they need is given."""
-    from sapo.config.schema import SourceName
+    from sapo.core.types import SourceName
 
     asked = source or (["file"] if file is not None else ["builtin", "rules"])
     allowed: tuple[SourceName, ...] = get_args(SourceName)
@@ -152,8 +153,8 @@ def _task(
     subset: str | None,
 ) -> Task:
     """Return the task; one without rows where there is but an instruction."""
-    from sapo.tasks import load_task
-    from sapo.types import Task
+    from sapo.core.types import Task
+    from sapo.tasks.load import load_task
 
     if task is not None:
         return load_task(task, data_dir, instruction=instruction, suffix=suffix, columns=roles(column), subset=subset)

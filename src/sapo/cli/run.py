@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sapo.cli.app import app, console, one_process, quiet_libraries, resumable, saved_in, saved_in_sweep, terminal
-from sapo.processes import launched
+from sapo.core.processes import launched
 
 if TYPE_CHECKING:
-    from sapo.config import Config
+    from sapo.runs.config.schema import Config
 
 
 @app.command("run")
@@ -24,17 +24,18 @@ def run_command(
 
     With `sweep` in the configuration: every combination of its methods, policies, seeds and sequences.
     """
-    from sapo.config import load_config
+    from sapo.runs.config.loading import load_config
 
     settings = load_config(config, overrides or [])
     if settings.sweep is not None:
         _sweep(settings, dry_run)
         return
-    from sapo.report import print_dry_run, print_run
+    from sapo.report.forecast import print_dry_run
+    from sapo.report.publish import print_run
 
     if dry_run:
         one_process("sapo run --dry-run")
-        from sapo.estimate import estimate
+        from sapo.runs.forecast import estimate
 
         with quiet_libraries(), terminal() as progress:
             forecast = estimate(settings, progress)
@@ -50,15 +51,16 @@ def run_command(
 
 
 def _sweep(settings: Config, dry_run: bool) -> None:
-    from sapo.errors import SweepError
-    from sapo.records import RECORDS
-    from sapo.report import print_dry_run, print_sweep
-    from sapo.sweep import planned, run_sweep
+    from sapo.core.errors import SweepError
+    from sapo.experiments.sweep import planned, run_sweep
+    from sapo.report.forecast import print_dry_run
+    from sapo.report.publish import print_sweep
+    from sapo.runs.records.files import RECORDS
 
     if dry_run:
         one_process("sapo run --dry-run")
-        from sapo.estimate import estimate
         from sapo.report.numbers import duration
+        from sapo.runs.forecast import estimate
 
         runs = planned(settings)
         with quiet_libraries(), terminal() as progress:

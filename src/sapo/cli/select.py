@@ -23,14 +23,14 @@ from sapo.cli.app import (
     roles,
     terminal,
 )
-from sapo.errors import CandidateError, ConfigError
-from sapo.processes import Processes, join
+from sapo.core.errors import CandidateError, ConfigError
+from sapo.core.processes import Processes, join
 
 if TYPE_CHECKING:
-    from sapo.model import LoadedModel
-    from sapo.paraphrase import Gathered
-    from sapo.progress import Reporter
-    from sapo.types import Selection, Task
+    from sapo.candidates.gather import Gathered
+    from sapo.core.progress import Reporter
+    from sapo.core.types import Selection, Task
+    from sapo.models.load import LoadedModel
 
 Rule = Literal["lowest", "confident"]
 Sample = Literal["stratified", "first"]
@@ -77,15 +77,15 @@ def select_command(
     json_out: Annotated[Path | None, typer.Option("--json", help="Write the selection to this file.")] = None,
 ) -> None:
     """Score candidate instructions under a model and choose one; trains nothing."""
-    from sapo.formats import selection_to_json
-    from sapo.report import print_selection
-    from sapo.storage import write_json
+    from sapo.core.storage import write_json
+    from sapo.report.selections import print_selection
+    from sapo.runs.formats import selection_to_json
 
     demand_writable(json_out, "--json", candidates, Path(task))
     _demand_sensible(delta, epsilon, budget)
 
     def read() -> tuple[Task, Gathered]:
-        from sapo.tasks import load_task
+        from sapo.tasks.load import load_task
 
         loaded = load_task(task, data_dir, instruction=instruction, suffix=suffix, columns=roles(column), subset=subset)
         return loaded, _gather(loaded, candidates)
@@ -124,7 +124,7 @@ class _Wanted:
 
 
 def _load(model: str, adapter: str | None, processes: Processes) -> LoadedModel:
-    from sapo.model import best_device, load_model
+    from sapo.models.load import best_device, load_model
 
     return load_model(model, adapter, device=processes.device(best_device()))
 
@@ -133,14 +133,16 @@ def _score(
     loaded: LoadedModel, task: Task, gathered: Gathered, wanted: _Wanted, processes: Processes, progress: Reporter
 ) -> Selection:
     """Return the selection, telling what the data hold and what scoring takes."""
-    from sapo.cache import LossCache, cache_directory
-    from sapo.inspection import data_table, inspect_rows, warnings_of
-    from sapo.plan import epoch_cost, scoring
-    from sapo.render import Renderer
+    from sapo.models.fingerprint import state_fingerprint
+    from sapo.models.losses import Scorer
+    from sapo.models.render import Renderer
     from sapo.report.numbers import tokens
-    from sapo.score import Scorer
-    from sapo.selection import MAX_LENGTH, SelectionSettings, context_length, score_candidates, selection_rows
-    from sapo.state import state_fingerprint
+    from sapo.runs.plan import epoch_cost, scoring
+    from sapo.selection.cache import LossCache, cache_directory
+    from sapo.selection.rows import MAX_LENGTH, context_length, selection_rows
+    from sapo.selection.scoring import SelectionSettings, score_candidates
+    from sapo.tasks.findings import data_table, warnings_of
+    from sapo.tasks.inspection import inspect_rows
 
     kept = gathered.candidates
     cache = None
@@ -176,7 +178,11 @@ def _score(
 
 def _gather(task: Task, file: Path | None) -> Gathered:
     """Return all of a file's candidates; without one, as many as a run takes from what the library has."""
-    from sapo.paraphrase import Builtin, FromFile, Rules, gather, why_none
+    from sapo.candidates.builtin import Builtin
+    from sapo.candidates.checks.pool import why_none
+    from sapo.candidates.files import FromFile
+    from sapo.candidates.gather import gather
+    from sapo.candidates.rules.source import Rules
 
     gathered = gather(task, (FromFile(file),), None) if file else gather(task, (Builtin(), Rules()), _COUNT)
     if len(gathered.candidates) == 1:

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from sapo.cli.app import app, console, demand_writable, one_process, quiet_libraries
-from sapo.errors import ConfigError
+from sapo.core.errors import ConfigError
 
 
 @app.command("generate")
@@ -26,8 +26,8 @@ def generate_command(
     if (text is None) == (file is None):
         raise ConfigError("give either --input TEXT or --file FILE")
     one_process("sapo generate")
-    from sapo.model import UNCONFIRMED
-    from sapo.stage import Stage
+    from sapo.models.load import UNCONFIRMED
+    from sapo.runs.stage import Stage
     from sapo.tasks.files import read_text
 
     lines = [text] if text is not None else read_text(file or Path()).rstrip("\n").split("\n")
@@ -51,7 +51,7 @@ def export_command(
     merge: Annotated[Path, typer.Option("--merge", help="Directory to write, new or empty.", show_default=False)],
 ) -> None:
     """Write a trained stage as a plain model, its adapter merged in; refuse where that would not be exact."""
-    from sapo.export import export_merged
+    from sapo.runs.export import export_merged
 
     one_process("sapo export")
     with quiet_libraries():
@@ -91,6 +91,6 @@ def report_command(
     if html is not None and html.suffix.lower() not in (".html", ".htm"):
         raise ConfigError(f"--html {html} is no name of an HTML file: it must end in .html or .htm")
     demand_writable(html, "--html")
-    from sapo.report import print_report
+    from sapo.report.publish import print_report
 
     print_report(console(), run_dirs, html)

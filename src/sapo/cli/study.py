@@ -21,13 +21,13 @@ def study_command(
     ] = None,
 ) -> None:
     """Test the method's claims on your model and tasks: train from one state with every candidate and seed."""
-    from sapo.config import load_study
+    from sapo.runs.config.loading import load_study
 
     one_process("sapo study")
     settings = load_study(config, overrides or [])
-    from sapo.report import print_study
-    from sapo.study.records import STUDY
-    from sapo.study.run import run_study
+    from sapo.experiments.study.records import STUDY
+    from sapo.experiments.study.run import run_study
+    from sapo.report.publish import print_study
 
     def saved() -> str:
         file = settings.run_dir / STUDY

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from sapo.cli.app import Columns, DataDir, Given, Model, Subset, app, console, quiet_libraries, roles
-from sapo.errors import ConfigError
+from sapo.core.errors import ConfigError
 
 
 @app.command("tasks")
@@ -23,8 +23,9 @@ def tasks_command(
     subset: Subset = None,
 ) -> None:
     """List tasks and sequences, or show one task (or your own data) and how the model sees it."""
-    from sapo.report import print_prompt, print_task, print_tasks
-    from sapo.tasks import load_task
+    from sapo.report.prompt import print_prompt
+    from sapo.report.tasks import print_task, print_tasks
+    from sapo.tasks.load import load_task
 
     if name is None:
         if show_prompt:
@@ -36,9 +37,9 @@ def tasks_command(
     print_task(console(), task)
     if show_prompt:
         with quiet_libraries():
-            from sapo.model import load_tokenizer
-            from sapo.render import Renderer
-            from sapo.selection import MAX_LENGTH
+            from sapo.models.load import load_tokenizer
+            from sapo.models.render import Renderer
+            from sapo.selection.rows import MAX_LENGTH
 
             renderer = Renderer(load_tokenizer(model), MAX_LENGTH)
             encoded = renderer.encode(task.instruction, task.suffix, task.train[:1])[0]

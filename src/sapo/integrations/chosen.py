@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from sapo.errors import CandidateError
-from sapo.types import Instruction, Selection, Task
+from sapo.core.errors import CandidateError
+from sapo.core.types import Instruction, Selection, Task
 
 Chosen = Selection | Instruction | str
 _SHOWN = 60

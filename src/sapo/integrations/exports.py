@@ -12,12 +12,13 @@ from typing import Any, Literal, get_args
 
 import yaml
 
-from sapo.errors import DataError
+from sapo.core.errors import DataError
+from sapo.core.storage import read_json, write_text
+from sapo.core.types import Encoded, Example, Task
 from sapo.integrations.chosen import Chosen, chosen
-from sapo.render import Encoder, turns_of
-from sapo.score import IGNORED
-from sapo.storage import read_json, write_text
-from sapo.types import Encoded, Example, Task
+from sapo.models.batches import IGNORED
+from sapo.models.layout import turns_of
+from sapo.models.render import Encoder
 
 Format = Literal["llamafactory", "axolotl"]
 FORMATS: tuple[str, ...] = get_args(Format)
@@ -29,7 +30,8 @@ def export_data(
 ) -> tuple[Path, ...]:
     """Write a task's training rows for another trainer and return the files.
 
-    The text that its chat template gets is that of `sapo.render`: instruction, blank line, "Text:", input, and suffix.
+    The text that its chat template gets is that of `sapo.models.render`: instruction, blank line, "Text:",
+    input, suffix.
     What such an export wrote there before is replaced; entries of other data sets in a `dataset_info.json` stay.
 
     Args:

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from sapo.errors import DataError
-from sapo.render import TAKEN_OUT
-from sapo.types import Task
+from sapo.core.errors import DataError
+from sapo.core.types import Task
+from sapo.models.layout import TAKEN_OUT
 
 Row = Mapping[str, Any]
 # A text, or messages with role and content.

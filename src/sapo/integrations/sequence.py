@@ -24,24 +24,29 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sapo.card import Trained, library_versions
-from sapo.errors import DataError, RecordError, nearest
-from sapo.evaluate import Evaluation, evaluate
-from sapo.findings import instruction_entry
-from sapo.formats import evaluation_from_json, evaluation_to_json, selection_from_json, selection_to_json
-from sapo.metrics import METRICS
-from sapo.paraphrase import Builtin, Rules, admit, gather
-from sapo.policies import BY_LOSS, Policy, choose_instruction
-from sapo.progress import Reporter, Silent
-from sapo.record import Record, first_value
-from sapo.render import Renderer
-from sapo.results import Prompt, Results, tabulate
-from sapo.score import Scorer
-from sapo.selection import MAX_LENGTH, SelectionSettings, context_length, score_candidates, selection_rows
-from sapo.state import state_fingerprint
-from sapo.storage import fingerprint
-from sapo.tasks import data_fingerprint, hold_out, task_fingerprint
-from sapo.types import Instruction, Selection, Strategy, Task
+from sapo.candidates.builtin import Builtin
+from sapo.candidates.checks.pool import admit
+from sapo.candidates.gather import gather
+from sapo.candidates.rules.source import Rules
+from sapo.core.errors import DataError, RecordError, nearest
+from sapo.core.progress import Reporter, Silent
+from sapo.core.storage import fingerprint
+from sapo.core.types import Instruction, Selection, Strategy, Task, Trained
+from sapo.models.answers import Evaluation, evaluate
+from sapo.models.fingerprint import state_fingerprint
+from sapo.models.losses import Scorer
+from sapo.models.render import Renderer
+from sapo.runs.directory import Record, first_value
+from sapo.runs.findings import instruction_entry
+from sapo.runs.formats import evaluation_from_json, evaluation_to_json, selection_from_json, selection_to_json
+from sapo.runs.lineage import library_versions
+from sapo.runs.metrics import METRICS
+from sapo.runs.results import Prompt, Results, tabulate
+from sapo.selection.rows import MAX_LENGTH, context_length, selection_rows
+from sapo.selection.scoring import SelectionSettings, score_candidates
+from sapo.tasks.holdout import hold_out
+from sapo.tasks.load import data_fingerprint, task_fingerprint
+from sapo.training.policies import BY_LOSS, Policy, choose_instruction
 
 _COUNT = 20
 _POLICIES = ("sapo", "original", "random", "highest", "median")
@@ -67,7 +72,7 @@ class Sequence:
         max_new_tokens: longest answer.
         max_length: most tokens of prompt and answer.
         seed: of rows, of races and of the policy random.
-        progress: hears about every step: an entered `sapo.progress.Terminal` shows a bar.
+        progress: hears about every step: an entered `sapo.cli.progress.terminal.Terminal` shows a bar.
 
     Raises:
         DataError: if tasks cannot be told apart or tested, or a setting is not allowed.

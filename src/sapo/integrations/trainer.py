@@ -9,28 +9,22 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from sapo.card import (
-    LINEAGE,
-    TAKE_AGAIN,
-    Trained,
-    earlier_tasks,
-    library_versions,
-    lineage,
-    model_card,
-    read_lineage,
-)
-from sapo.errors import CandidateError, DataError, ModelError, RenderError, nearest
+from sapo.core.errors import CandidateError, DataError, ModelError, RenderError, nearest
+from sapo.core.processes import Processes, joined
+from sapo.core.storage import undamaged, write_json, write_text
+from sapo.core.types import Encoded, Example, Instruction, Selection, Task, Trained
 from sapo.integrations.chosen import Chosen, chosen
 from sapo.integrations.layouts import LAYOUTS, is_taken_out
-from sapo.processes import Processes, joined
-from sapo.render import TAKEN_OUT, Encoder, Renderer
-from sapo.score import IGNORED, Scorer
-from sapo.selection import MAX_LENGTH, context_length
-from sapo.state import state_fingerprint
-from sapo.storage import undamaged, write_json, write_text
-from sapo.types import Encoded, Example, Instruction, Selection, Task
+from sapo.models.batches import IGNORED
+from sapo.models.fingerprint import state_fingerprint
+from sapo.models.layout import TAKEN_OUT
+from sapo.models.losses import Scorer
+from sapo.models.render import Encoder, Renderer
+from sapo.runs.card import model_card
+from sapo.runs.lineage import LINEAGE, TAKE_AGAIN, earlier_tasks, library_versions, lineage, read_lineage
+from sapo.selection.rows import MAX_LENGTH, context_length
 
-# Losses that differ by less are equal, see `sapo.score.EXACT`.
+# Losses that differ by less are equal, see `sapo.models.losses.EXACT`.
 _ROUNDING = 1e-4
 # Where choices stand in the trainer's state, which goes into every checkpoint. Not the name of a class: those the
 # trainer would try to make again by itself.

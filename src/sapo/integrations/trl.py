@@ -17,7 +17,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from sapo.errors import DataError, RenderError
+from sapo.core.errors import DataError, RenderError
+from sapo.core.types import Encoded, Example, Task
 from sapo.integrations.chosen import Chosen, chosen
 from sapo.integrations.layouts import (
     Side,
@@ -29,9 +30,8 @@ from sapo.integrations.layouts import (
     shared_instruction,
     sides,
 )
-from sapo.render import TAKEN_OUT, turns_of
-from sapo.tasks import recognised_labels
-from sapo.types import Encoded, Example, Task
+from sapo.models.layout import TAKEN_OUT, turns_of
+from sapo.tasks.own import recognised_labels
 
 # SFTConfig's own.
 MAX_LENGTH = 1024
@@ -41,7 +41,7 @@ _ROLES = ("user", "assistant")
 def dataset(task: Task, selection: Chosen, tokenizer: Any = None) -> Any:
     """Return a task's training rows with an instruction, as a `datasets.Dataset` of prompts and completions.
 
-    SFTTrainer makes other tokens than `sapo.render.Renderer` of texts that spell special tokens, and drops or cuts
+    SFTTrainer makes other tokens than our `Renderer` of texts that spell special tokens, and drops or cuts
     what is longer than its `max_length`: choose with ``renderer=SftRenderer(tokenizer)``, which does as it does.
 
     Args:
@@ -185,7 +185,7 @@ class SftRenderer:
 
 
 class _Own:
-    """The library's own layout of a prompt, see `sapo.render`."""
+    """The library's own layout of a prompt, see `sapo.models.render`."""
 
     def __init__(self, chat: bool) -> None:
         self._chat = chat

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sapo.ability import checks, texts
-from sapo.guard import ended
+from sapo.models.ability.data import checks, texts
 from sapo.report.numbers import NLL_DECIMALS, SCORE, number
 from sapo.report.tables import Column, Note, Section, Table, cells
-from sapo.results import NLL, PRIMARY
+from sapo.runs.results import NLL, PRIMARY
+from sapo.training.guard import ended
 
 _WORDINGS = (
     "Paraphrases that were held out of the candidates, so that nothing was chosen or trained with them; each task in "

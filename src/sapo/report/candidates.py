@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from sapo.core.types import Rejection, Task
 from sapo.report.tables import Block, Column, Command, Listing, Note, Page, Section, Table, cells, one_line
 from sapo.report.terminal import show
-from sapo.types import Rejection, Task
 
 if TYPE_CHECKING:
-    from sapo.paraphrase import Gathered
+    from sapo.candidates.gather import Gathered
 
 # Characters of a text that a table shows, and rejected texts.
 _SHOWN, _NAMED = 90, 12

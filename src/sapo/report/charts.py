@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from sapo.experiments.study.analysis import Analysis, Arm
+from sapo.experiments.study.blocks import Block, Outcome
+from sapo.experiments.study.decision import Gain
+from sapo.experiments.study.prediction import PRIMARY
 from sapo.report.drawings import Drawing, Intervals, Point, Range, Scatter, Tone
 from sapo.report.numbers import LOSS, NLL_DECIMALS, number
 from sapo.report.tables import Cell, Column, Figure, Table, cells
-from sapo.study.analysis import Analysis, Arm
-from sapo.study.blocks import Block, Outcome
-from sapo.study.decision import Gain
-from sapo.study.prediction import PRIMARY
 
 _TONES: Mapping[str, Tone] = {"better": "good", "worse": "bad"}
 _OUTCOMES: Mapping[Outcome, str] = {"forgetting": "earlier tasks", "generalisation": "unseen tasks"}

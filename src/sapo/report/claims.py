@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from sapo.experiments.study.analysis import Analysis
+from sapo.experiments.study.bound import Bound
+from sapo.experiments.study.components import Spread
+from sapo.experiments.study.prediction import PRIMARY, Association
+from sapo.experiments.study.resampling import Measured
+from sapo.experiments.study.verdicts import compared, predicted
 from sapo.report.charts import gain_drawings
 from sapo.report.differences import verdict
 from sapo.report.figures import Reasons, listed, p_value
 from sapo.report.numbers import LOSS, NLL_DECIMALS, SCORE, number
 from sapo.report.tables import NOTHING, Block, Cell, Column, Note, Style, Table, cells
-from sapo.study.analysis import Analysis
-from sapo.study.bound import Bound
-from sapo.study.components import Spread
-from sapo.study.prediction import PRIMARY, Association
-from sapo.study.resampling import Measured
-from sapo.study.verdicts import compared, predicted
 
 RHO, RATIO = 2, 2
 NAMES: Mapping[str, str] = {

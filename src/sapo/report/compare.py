@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sapo.errors import RecordError
-from sapo.metrics import METRICS
+from sapo.core.errors import RecordError
 from sapo.report import remake, short
 from sapo.report.differences import Difference, Verdict, differences
 from sapo.report.drawings import Intervals, Range, Tone
@@ -27,7 +26,8 @@ from sapo.report.numbers import duration, interval, number
 from sapo.report.outcome import rows_note
 from sapo.report.runs import Run, shared_prompts
 from sapo.report.tables import NOTHING, Block, Cell, Changed, Column, Listing, Note, Page, Section, Style, Table, cells
-from sapo.results import Prompt
+from sapo.runs.metrics import METRICS
+from sapo.runs.results import Prompt
 
 # Of a metric that a run does not define, or that its version did not know.
 _NONE: Mapping[str, None] = {"value": None, "interval": None}

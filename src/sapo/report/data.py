@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sapo.inspection import Inspection, LabelCount, data_table, warnings_of
 from sapo.report.tables import NOTHING, Block, Column, Note, Table, cells, one_line
+from sapo.tasks.findings import data_table, warnings_of
+from sapo.tasks.inspection import Inspection, LabelCount
 
 # Labels and reasons that a table shows per task, and characters of one.
 _LABELS = 20

@@ -7,10 +7,10 @@ from typing import Literal
 
 import numpy as np
 
-from sapo.metrics import metric_draws, percentile_interval
 from sapo.report.matrices import direction
 from sapo.report.runs import Run
-from sapo.results import NLL, Prompt
+from sapo.runs.metrics import metric_draws, percentile_interval
+from sapo.runs.results import NLL, Prompt
 
 Verdict = Literal["better", "worse", "too small to decide", "not paired", "not comparable"]
 

@@ -8,13 +8,13 @@ from functools import partial
 
 import numpy as np
 
-from sapo.records import Ability, RunRecord
 from sapo.report.matrices import MEASURES, decimals
 from sapo.report.numbers import NLL_DECIMALS, SCORE, number
 from sapo.report.paired import measure_title, points
 from sapo.report.tables import Cell, Column, Note, Section, Table, cells
 from sapo.report.units import Grid, Unit, spread
-from sapo.results import NLL
+from sapo.runs.records.values import Ability, RunRecord
+from sapo.runs.results import NLL
 
 _POINTS = "each unit: the values of the column before, in the order of the units above (–: not measured)."
 

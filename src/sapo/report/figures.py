@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from sapo.experiments.study.resampling import Measured
 from sapo.report.numbers import number
 from sapo.report.tables import NOTHING
-from sapo.study.resampling import Measured
 
 _P = 3
 

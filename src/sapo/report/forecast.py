@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 from rich.console import Console
 
-from sapo.config import Config
-from sapo.plan import Work
-from sapo.policies import BY_LOSS
 from sapo.report.data import data_blocks
 from sapo.report.numbers import duration, tokens
 from sapo.report.tables import NOTHING, Block, Column, Note, Page, Section, Table, cells
 from sapo.report.terminal import show
+from sapo.runs.config.schema import Config
+from sapo.runs.plan import Work
+from sapo.training.policies import BY_LOSS
 
 if TYPE_CHECKING:
-    from sapo.estimate import Forecast
-    from sapo.setup import Setup
+    from sapo.runs.forecast import Forecast
+    from sapo.runs.prepare import Setup
 
 
 def print_dry_run(console: Console, config: Config, forecast: Forecast) -> None:

@@ -11,11 +11,11 @@ from typing import Literal
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from sapo.core.untrusted import plain
 from sapo.report.changes import changes
 from sapo.report.drawings import Drawing, Heat
 from sapo.report.plots import draw
 from sapo.report.tables import SHORT, Block, Command, Figure, Note, Page, Section, Table, one_line
-from sapo.untrusted import plain
 
 # Rows of a table, and lines of a text, from which it is folded.
 _LONG = 24

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 import shlex
 
+from sapo.core.untrusted import plain
 from sapo.report.tables import SHORT, Cell, Command, Listing, Note, Page, Plain, Section, Style, one_line
-from sapo.untrusted import plain
 
 # A backslash becomes an entity, so that none of a text can join the ones that escape.
 _ESCAPES = str.maketrans(

@@ -7,12 +7,12 @@ from typing import Literal
 
 import numpy as np
 
-from sapo.metrics import METRICS
 from sapo.report.drawings import Heat, Lines, Series
 from sapo.report.numbers import NLL_DECIMALS, SCORE, number
 from sapo.report.runs import Run
 from sapo.report.tables import Cell, Column, Style, Table, cells
-from sapo.results import NLL, PRIMARY, Prompt
+from sapo.runs.metrics import METRICS
+from sapo.runs.results import NLL, PRIMARY, Prompt
 
 MEASURES = (PRIMARY, NLL)
 SHORT = {PRIMARY: "score", NLL: "NLL"}

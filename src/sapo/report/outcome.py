@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sapo.metrics import METRICS, percentile_interval
 from sapo.report.drawings import Lines, Series
 from sapo.report.matrices import (
     AXES,
@@ -23,7 +22,8 @@ from sapo.report.matrices import (
 from sapo.report.numbers import interval, number
 from sapo.report.runs import Run
 from sapo.report.tables import NOTHING, Block, Cell, Column, Note, Table, cells
-from sapo.results import Prompt
+from sapo.runs.metrics import METRICS, percentile_interval
+from sapo.runs.results import Prompt
 
 # Of a metric that an earlier version did not know.
 _NONE: Mapping[str, None] = {"value": None, "interval": None}

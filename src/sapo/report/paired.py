@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
-from sapo.metrics import METRICS
 from sapo.report.drawings import Intervals, Range, Tone
 from sapo.report.matrices import MEASURES, SHORT, decimals, direction
 from sapo.report.numbers import interval, number
 from sapo.report.tables import NOTHING, Block, Cell, Column, Figure, Note, Section, Style, Table, cells
 from sapo.report.units import Grid, Spread, UnitDifference, UnitVerdict, spread, unit_difference
-from sapo.results import NLL, Prompt
+from sapo.runs.metrics import METRICS
+from sapo.runs.results import NLL, Prompt
 
 Setting = tuple[str, str]
 _STYLES: Mapping[UnitVerdict, Style] = {"better": "good", "worse": "bad"}

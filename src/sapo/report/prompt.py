@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from rich.console import Console
 from rich.text import Text
 
-from sapo.render import Renderer
-from sapo.types import Encoded
-from sapo.untrusted import plain
+from sapo.core.types import Encoded
+from sapo.core.untrusted import plain
+from sapo.models.render import Renderer
 
 # What a token decodes to that holds only part of a character.
 _PART = "\ufffd"

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from sapo.errors import RecordError
-from sapo.records import RECORDS, read_records
+from sapo.core.errors import RecordError
+from sapo.core.storage import undamaged, write_text
+from sapo.experiments.study.records import STUDY, is_study, read_study
 from sapo.report.compare import comparison_page
 from sapo.report.markdown import to_markdown
 from sapo.report.run import DAMAGED, run_page
@@ -18,8 +19,7 @@ from sapo.report.study import study_page
 from sapo.report.sweeps import brief, is_sweep, sweep_page
 from sapo.report.tables import Page
 from sapo.report.terminal import show
-from sapo.storage import undamaged, write_text
-from sapo.study.records import STUDY, is_study, read_study
+from sapo.runs.records.files import RECORDS, read_records
 
 # Runs of a sweep from which on a terminal shows less than the file.
 _MANY = 12

@@ -7,10 +7,10 @@ from typing import Any
 
 import yaml
 
-from sapo.records import RunRecord
+from sapo.experiments.study.records import StudyRecord
 from sapo.report.runs import Run
 from sapo.report.tables import Block, Column, Command, Listing, Note, Section, Table, cells
-from sapo.study.records import StudyRecord
+from sapo.runs.records.values import RunRecord
 
 # What a sweep varies, in the order in which a configuration names it.
 _VARIED = ("sequence", "method", "policy", "seed")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from sapo.formats import inspection_from_json
-from sapo.policies import LOWEST, MIXTURES
+from sapo.core.storage import read_json, undamaged
 from sapo.report import remake, short
 from sapo.report.beyond import extra_sections
 from sapo.report.data import data_blocks
@@ -12,7 +11,8 @@ from sapo.report.outcome import outcome, watch
 from sapo.report.runs import Run
 from sapo.report.selections import OPTIMISTIC, RULES, cuts, effort, finding, legend, ranking
 from sapo.report.tables import Block, Cell, Changed, Column, Command, Listing, Note, Page, Section, Table
-from sapo.storage import read_json, undamaged
+from sapo.runs.formats import inspection_from_json
+from sapo.training.policies import LOWEST, MIXTURES
 
 DAMAGED = "Delete the damaged file; the same `sapo run` command computes what is missing again."
 _CONTROLS = {

@@ -1,4 +1,4 @@
-"""Finished run directories, read back: see `sapo.record` for the files and `sapo.results` for the numbers."""
+"""Finished run directories, read back."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sapo.errors import RecordError
-from sapo.formats import evaluation_from_json, selection_from_json
-from sapo.metrics import resample_matrices
-from sapo.results import DRAWS, Prompt, fill, per_row
-from sapo.storage import read_json
-from sapo.types import Floats, Selection, Task
+from sapo.core.errors import RecordError
+from sapo.core.storage import read_json
+from sapo.core.types import Floats, Selection, Task
+from sapo.runs.formats import evaluation_from_json, selection_from_json
+from sapo.runs.metrics import resample_matrices
+from sapo.runs.results import DRAWS, Prompt, fill, per_row
 
 _KEYS = ("tasks", "primary_metrics", "test_prompt", "matrices", "metrics_all", "watch", "instructions", "config")
 _AGAIN = "Start the same `sapo run` again: it computes only what is missing."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from rich.console import Console
 
+from sapo.core.types import Race, Search, Selection
 from sapo.report.drawings import Intervals, Range
 from sapo.report.numbers import LOSS, duration, interval, number, tokens
 from sapo.report.tables import (
@@ -22,7 +23,6 @@ from sapo.report.tables import (
     one_line,
 )
 from sapo.report.terminal import show
-from sapo.types import Race, Search, Selection
 
 # Characters of a candidate that a table shows.
 _SHOWN = 56

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from sapo.metrics import METRICS
-from sapo.policies import LOWEST
+from sapo.core.types import Selection
 from sapo.report.differences import Difference, verdict
 from sapo.report.matrices import MEASURES, SHORT, decimals, direction
 from sapo.report.numbers import LOSS, interval, number
@@ -15,8 +14,9 @@ from sapo.report.paired import HEADLINE, Comparison, Paired
 from sapo.report.runs import Run
 from sapo.report.selections import finding
 from sapo.report.tables import Note
-from sapo.results import NLL, PRIMARY
-from sapo.types import Selection
+from sapo.runs.metrics import METRICS
+from sapo.runs.results import NLL, PRIMARY
+from sapo.training.policies import LOWEST
 
 # Tasks up to which each is spoken of.
 _FEW = 6

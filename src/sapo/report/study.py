@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
+from sapo.experiments.study.analysis import Analysis, analyse
+from sapo.experiments.study.prediction import PRIMARY
+from sapo.experiments.study.records import StudyRecord
+from sapo.experiments.study.verdicts import compared, predicted
 from sapo.report import charts, claims, remake
 from sapo.report.claims import RATIO, RHO, texts
 from sapo.report.figures import in_words, listed, p_value
 from sapo.report.numbers import LOSS, NLL_DECIMALS, SCORE, duration, number
 from sapo.report.paired import EQUAL
 from sapo.report.tables import NOTHING, Column, Note, Page, Section, Table, cells, one_line
-from sapo.study.analysis import Analysis, analyse
-from sapo.study.prediction import PRIMARY
-from sapo.study.records import StudyRecord
-from sapo.study.verdicts import compared, predicted
 
 # Characters of a candidate that a table shows.
 _SHOWN = 56

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.cells import cell_len, chop_cells
 
+from sapo.core.untrusted import plain
 from sapo.report.tables import one_line
-from sapo.untrusted import plain
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

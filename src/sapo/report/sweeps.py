@@ -7,10 +7,7 @@ from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
-from sapo.errors import RecordError
-from sapo.metrics import METRICS
-from sapo.policies import MIXTURES
-from sapo.records import RECORDS, RunRecord
+from sapo.core.errors import RecordError
 from sapo.report import extras, remake, short
 from sapo.report.drawings import Intervals, Range
 from sapo.report.matrices import (
@@ -36,7 +33,11 @@ from sapo.report.paired import (
 )
 from sapo.report.tables import NOTHING, Block, Column, Note, Page, Section, Table, cells
 from sapo.report.units import Grid, grid_of, quantile, spread
-from sapo.results import Prompt
+from sapo.runs.metrics import METRICS
+from sapo.runs.records.files import RECORDS
+from sapo.runs.records.values import RunRecord
+from sapo.runs.results import Prompt
+from sapo.training.policies import MIXTURES
 
 
 def is_sweep(path: Path) -> bool:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from sapo.errors import DataError
-from sapo.inspection import inspect_rows
+from sapo.core.errors import DataError
+from sapo.core.types import Example, Task
 from sapo.report.data import data_blocks
 from sapo.report.tables import (
     NOTHING,
@@ -24,9 +24,11 @@ from sapo.report.tables import (
     one_line,
 )
 from sapo.report.terminal import show
-from sapo.tasks import BUILTIN, SEQUENCES, load_task
 from sapo.tasks.benchmark import benchmark_names
-from sapo.types import Example, Task
+from sapo.tasks.builtin import BUILTIN
+from sapo.tasks.inspection import inspect_rows
+from sapo.tasks.load import load_task
+from sapo.tasks.sequences import SEQUENCES
 
 # Characters of an instruction, and of a list of labels, that the table of tasks shows.
 _SHOWN = 60

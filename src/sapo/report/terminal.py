@@ -13,8 +13,8 @@ from rich.padding import Padding
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from sapo.core.untrusted import plain
 from sapo.report.tables import SHORT, Command, Listing, Note, Page, Section, Style, Table, one_line
-from sapo.untrusted import plain
 
 _STYLES: dict[Style, str] = {"": "", "strong": "bold", "dim": "dim", "good": "bold green", "bad": "bold red"}
 # A column of texts is readable down to this width, if its words are; words longer than a name are broken.

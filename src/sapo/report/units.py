@@ -9,10 +9,10 @@ from typing import Literal, get_args
 import numpy as np
 from scipy.stats import t
 
-from sapo.config.grid import MethodName, Policy
-from sapo.errors import RecordError
-from sapo.records import RunRecord
+from sapo.core.errors import RecordError
 from sapo.report.differences import Verdict, verdict
+from sapo.runs.config.grid import MethodName, Policy
+from sapo.runs.records.values import RunRecord
 
 UnitVerdict = Verdict | Literal["one unit: no interval", "no pair"]
 Unit = tuple[str, int]

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sapo.race import quantile, standard_errors
-from sapo.types import Floats, Ints, Rule
+from sapo.core.types import Floats, Ints, Rule
+from sapo.selection.standings import standard_errors
+from sapo.selection.student import quantile
 
 # Two exact routes in float32 differ by less; half precision measures its own.
 TIE = 1e-5

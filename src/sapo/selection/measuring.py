@@ -7,12 +7,13 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from sapo.cache import Found, LossCache
-from sapo.errors import ScoreError
-from sapo.render import Encoder
-from sapo.score import Scorer, Scoring, common_prefix, losses_of
+from sapo.core.errors import ScoreError
+from sapo.core.types import Encoded, Floats, Instruction, Ints, Losses, Task
+from sapo.models.batches import common_prefix, losses_of
+from sapo.models.losses import Scorer, Scoring
+from sapo.models.render import Encoder
+from sapo.selection.cache import Found, LossCache
 from sapo.selection.differences import TIE
-from sapo.types import Encoded, Floats, Instruction, Ints, Losses, Task
 
 # Rows from which the cost of a candidate's row is estimated.
 _SAMPLED = 8

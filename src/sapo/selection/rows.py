@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from sapo.errors import DataError
-from sapo.types import Ints, Sample, Task
+from sapo.core.errors import DataError
+from sapo.core.types import Ints, Sample, Task
 
 # Published limit: 1536 tokens of prompt and 128 of answer.
 MAX_LENGTH = 1664

@@ -7,14 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sapo.cache import LossCache
-from sapo.race import Finish, RaceSettings, Standing, race, round_sizes
-from sapo.render import Encoder
-from sapo.score import Scorer, peak_memory
-from sapo.selection.differences import choose, compare, intervals_after_race
-from sapo.selection.measuring import Measuring
-from sapo.selection.rows import label_groups, race_order
-from sapo.types import (
+from sapo.core.types import (
     CandidateLoss,
     Instruction,
     Losses,
@@ -23,10 +16,19 @@ from sapo.types import (
     Rule,
     Sample,
     Selection,
+    Standing,
     Status,
     Strategy,
     Task,
 )
+from sapo.models.losses import Scorer
+from sapo.models.memory import peak_memory
+from sapo.models.render import Encoder
+from sapo.selection.cache import LossCache
+from sapo.selection.differences import choose, compare, intervals_after_race
+from sapo.selection.measuring import Measuring
+from sapo.selection.race import Finish, RaceSettings, race, round_sizes
+from sapo.selection.rows import label_groups, race_order
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +40,8 @@ class SelectionSettings:
         sample: how the rows were drawn.
         seed: of the race's order and of the bootstrap.
         strategy: "racing", or "exhaustive": every candidate on every row.
-        delta: see `sapo.race`.
-        epsilon: see `sapo.race`, in nats per token.
+        delta: see `sapo.selection.race`.
+        epsilon: see `sapo.selection.race`, in nats per token.
         budget: most that a race may cost, in forward tokens; None for no limit.
     """
 

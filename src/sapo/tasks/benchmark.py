@@ -9,9 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from sapo.errors import DataError, nearest
+from sapo.core.errors import DataError, nearest
+from sapo.core.types import Task
 from sapo.tasks.files import demand_whole, read_json, read_rows
-from sapo.types import Task
 
 
 def benchmark_names(data_dir: Path) -> tuple[str, ...]:

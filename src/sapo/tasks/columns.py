@@ -9,11 +9,11 @@ from datetime import date, time
 from decimal import Decimal
 from typing import Any
 
-from sapo.errors import DataError, nearest
+from sapo.core.errors import DataError, nearest
+from sapo.core.types import Example
 from sapo.tasks.files import COLUMNS, HALF_CHARACTER
 from sapo.tasks.raw import Broken, Rows, UnusableError
 from sapo.tasks.turns import Role, converse, is_messages, read_messages
-from sapo.types import Example
 
 ROLES = ("input", "answer", "instruction", "messages")
 MESSAGES = ("messages", "conversations")

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sapo.errors import DataError
-from sapo.types import Example
+from sapo.core.errors import DataError
+from sapo.core.types import Example
 
 # Names of the input and answer columns that are recognised, first match wins.
 COLUMNS = (

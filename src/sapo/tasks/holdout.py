@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from random import Random
 
-from sapo.errors import DataError
-from sapo.types import Example, Task
+from sapo.core.errors import DataError
+from sapo.core.types import Example, Task
 
 SHARE = 0.2
 MOST = 500

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from sapo.errors import DataError
+from sapo.core.errors import DataError
+from sapo.core.types import Example, Split
 from sapo.tasks.columns import Columns, Row
 from sapo.tasks.files import quoted
-from sapo.types import Example, Split
 
 
 @dataclass(frozen=True, slots=True)

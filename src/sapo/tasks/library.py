@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sapo.errors import DataError
+from sapo.core.errors import DataError
 from sapo.tasks.raw import Raw
 from sapo.tasks.tables import ENDINGS, arrow_rows
 

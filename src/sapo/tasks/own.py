@@ -6,15 +6,15 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from sapo.errors import DataError, nearest
+from sapo.core.errors import DataError, nearest
+from sapo.core.types import Example, Split, Task, Unused
 from sapo.tasks.columns import Columns, Row, find_columns, read_row
 from sapo.tasks.files import demand_whole, quoted
 from sapo.tasks.instructions import settle_instruction
 from sapo.tasks.raw import Rows, UnusableError
 from sapo.tasks.sources import load_splits
-from sapo.types import Example, Split, Task, Unused
 
-# The names of `sapo.text_metrics.TEXT_METRICS`, a room that comes after this one; a test compares them.
+# The names of `sapo.models.text_metrics.TEXT_METRICS`, a room that comes after this one; a test compares them.
 METRICS = ("exact_match", "rouge_l", "list_f1")
 # Answers are taken for a closed set of labels up to these limits.
 _MOST_LABELS = 20

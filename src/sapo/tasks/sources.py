@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-from sapo.errors import DataError, nearest
+from sapo.core.errors import DataError, nearest
+from sapo.core.types import Split
 from sapo.tasks.raw import Raw, Rows
 from sapo.tasks.tables import ENDINGS, read_table
-from sapo.types import Split
 
 # What a split may be called, by what it is used for.
 SPLIT_NAMES: Mapping[str, Split] = MappingProxyType(

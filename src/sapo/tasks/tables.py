@@ -10,7 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from sapo.errors import DataError
+from sapo.core.errors import DataError
 from sapo.tasks.files import json_lines, read_text, read_verbatim
 from sapo.tasks.raw import Broken, Raw, Rows
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import cache
 
-from sapo.errors import DataError, nearest
+from sapo.core.errors import DataError, nearest
+from sapo.core.types import Task
 from sapo.tasks.builtin import count_letter, date_format, extract_items, odd_one_out, review_sentiment
 from sapo.tasks.builtin.rows import load
-from sapo.types import Task
 
 _MAKERS: Mapping[str, Callable[[], Task]] = {
     "review-sentiment": review_sentiment.task,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from random import Random
 
+from sapo.core.types import Example, Task
 from sapo.tasks.builtin.rows import draw_splits, load
-from sapo.types import Example, Task
 
 LISTED = 6  # words in each list
 COUNTS = 6  # the answers 0 to 5

@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import date
 from random import Random
 
+from sapo.core.types import Example, Task
 from sapo.tasks.builtin.rows import capitalized, draw_splits, load
-from sapo.types import Example, Task
 
 FIRST = date(1950, 1, 1).toordinal()
 BEYOND = date(2050, 1, 1).toordinal()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from random import Random
 
+from sapo.core.types import Example, Task
 from sapo.tasks.builtin.rows import capitalized, draw_splits, enumerate_words, load
-from sapo.types import Example, Task
 
 # Numbers of foods and of other things in a sentence, taken in turn.
 MIXES = ((1, 2), (2, 1), (2, 2), (3, 1), (3, 0), (3, 2), (1, 3), (4, 1))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from random import Random
 
+from sapo.core.types import Example, Task
 from sapo.tasks.builtin.rows import draw_splits, load
-from sapo.types import Example, Task
 
 
 def task() -> Task:

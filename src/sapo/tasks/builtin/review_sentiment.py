@@ -8,8 +8,8 @@ from __future__ import annotations
 from random import Random
 from typing import Literal, TypedDict
 
+from sapo.core.types import Example, Task
 from sapo.tasks.builtin.rows import capitalized, draw_splits, load
-from sapo.types import Example, Task
 
 Label = Literal["positive", "negative"]
 

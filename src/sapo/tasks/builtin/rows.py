@@ -8,7 +8,7 @@ from importlib.resources import files
 from random import Random
 from typing import Any, NamedTuple
 
-from sapo.types import Example
+from sapo.core.types import Example
 
 SIZES = (400, 100, 100)
 

@@ -1,0 +1,53 @@
+"""Replies kept on disk: what was paid for once is not asked for again.
+
+One file a request. Its name is the hash of everything the reply depends on, the number of the request among it,
+so twenty equal requests stay twenty. A key is never part of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from platformdirs import user_cache_path
+
+from sapo.core.errors import RecordError
+from sapo.core.storage import fingerprint, read_json, write_json
+
+_FORMAT = 1
+
+
+def replies_directory() -> Path:
+    """Return where replies are kept; it may be deleted at any time, at the price of asking again."""
+    return user_cache_path("sapo") / "replies"
+
+
+class Kept:
+    """Texts by the request that brought them; threads may share it.
+
+    Args:
+        directory: made when something is kept; a directory that cannot be used keeps nothing.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def find(self, request: Mapping[str, Any]) -> str | None:
+        """Return the text that this request brought, or None where it is not known or its file is damaged."""
+        path = self._path(request)
+        try:
+            text = read_json(path)["text"] if path.is_file() else None
+        except (RecordError, OSError, KeyError, TypeError):
+            return None
+        return text if isinstance(text, str) else None
+
+    def keep(self, request: Mapping[str, Any], text: str) -> None:
+        """Keep a text; where that is not possible, nothing is lost but the chance to have it for nothing later."""
+        try:
+            write_json(self._path(request), {"text": text})
+        except (RecordError, OSError):
+            return
+
+    def _path(self, request: Mapping[str, Any]) -> Path:
+        return self._directory / f"{fingerprint([_FORMAT, dict(request)])}.json"

@@ -1,0 +1,274 @@
+"""Paraphrases from a model on this machine: any causal LM, with a chat template or without."""
+
+from __future__ import annotations
+
+import gc
+import re
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import GenerationConfig, LogitsProcessor, StoppingCriteria
+
+from sapo.candidates.asking import completion, messages, most_requests, question, rounds
+from sapo.candidates.kept import Kept
+from sapo.candidates.replies import text_of
+from sapo.candidates.source import Ranking
+from sapo.core.errors import CandidateError, RenderError
+from sapo.core.storage import fingerprint
+from sapo.core.types import Example, Origin, Task
+from sapo.models.fingerprint import state_fingerprint
+from sapo.models.load import load_model
+from sapo.models.render import Renderer
+
+_TOP_P = 0.95
+# Tokens of a batch, padding and new tokens included.
+_BATCH_TOKENS = {"cpu": 2048}
+_BATCH_TOKENS_ACCELERATOR = 32768
+_BLANK_LINE = re.compile(r"\n[ \t]*\n")
+# Longer than any context: whether a prompt fits is asked here, and nothing of it is ever cut.
+_UNCUT = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class LocalSettings:
+    """Which model writes, and how.
+
+    Attributes:
+        base: "embedded", a directory or a hub id, see `sapo.models.load.load_model`; without adapters.
+        dtype: see `load_model`.
+        device: see `load_model`.
+        temperature: of sampling; 0 takes the likeliest token each time.
+    """
+
+    base: str
+    dtype: str | None = None
+    device: str | None = None
+    temperature: float = 1.0
+
+
+class Local:
+    """A `sapo.candidates.source.Source` that writes paraphrases with a model of its own.
+
+    The model is loaded when the first text is needed that is not kept on disk, and let go at the end.
+
+    Args:
+        settings: which model, and how.
+        seed: of styles and sampling.
+        directory: where replies are kept, see `sapo.candidates.kept.replies_directory`.
+    """
+
+    def __init__(self, settings: LocalSettings, seed: int, directory: Path) -> None:
+        self._settings, self._seed = settings, seed
+        self._kept = Kept(directory)
+
+    @property
+    def origin(self) -> Origin:
+        """What its candidates are recorded with."""
+        return "local"
+
+    def cost(self, task: Task, wanted: int) -> str:
+        """Return how many texts are written at most; empty where all are kept from before."""
+        known = self._find(task, range(most_requests(wanted)), self._known_state())
+        missing = sum(text is None for text in known.values())
+        kept = f" ({len(known) - missing} are kept from before)" if missing < len(known) else ""
+        return (
+            f"at most {missing} texts written by model {self._settings.base!r} on this machine{kept}" if missing else ""
+        )
+
+    def paraphrases(
+        self,
+        task: Task,
+        wanted: int,
+        advance: Callable[[int], None] = lambda texts: None,
+        ranking: Ranking | None = None,
+    ) -> Generator[Sequence[str], None, None]:
+        """Yield texts in rounds, see `sapo.candidates.source.Source`.
+
+        Raises:
+            CandidateError: if the model's template or context does not do for the task.
+            ModelError: if there is no such model.
+        """
+        writer: _Writer | None = None
+        state = self._known_state()
+        try:
+            for indices in rounds(wanted):
+                found = self._find(task, indices, state, ranking)
+                if writer is None and None in found.values():
+                    writer = _Writer(self._settings)
+                    state = writer.state
+                    self._kept.keep(self._of_weights(), f"{state} {_files(self._settings.base)}")
+                    found = self._find(task, indices, state, ranking)
+                if kept := sum(bool(text) for text in found.values()):
+                    advance(kept)
+                missing = [index for index, text in found.items() if text is None]
+                if writer is not None and missing:
+                    for index, text in writer.write(task, missing, self._seed, ranking):
+                        self._kept.keep(self._request(task, index, state, ranking), text)
+                        found[index] = text
+                        advance(1)
+                if texts := [text for text in found.values() if text]:
+                    yield texts
+        finally:
+            if writer is not None:
+                del writer
+                gc.collect()
+                if torch.cuda.is_available():
+                    torch.cuda.empty_cache()
+
+    def _find(
+        self, task: Task, indices: Sequence[int], state: str | None, ranking: Ranking | None = None
+    ) -> dict[int, str | None]:
+        """Return the texts that are kept, None for the others."""
+        if state is None:
+            return dict.fromkeys(indices)
+        return {index: self._kept.find(self._request(task, index, state, ranking)) for index in indices}
+
+    def _request(self, task: Task, index: int, state: str | None, ranking: Ranking | None) -> dict[str, Any]:
+        """Return everything that the text depends on; device and dtype may move the last digits of the model."""
+        return {
+            "state": state,
+            **self._of_weights(),
+            "asked": [ask(task, index, self._seed, ranking) for ask in (messages, completion)],
+            "temperature": self._settings.temperature,
+            "seed": self._seed,
+            "index": index,
+        }
+
+    def _of_weights(self) -> dict[str, Any]:
+        return {"base": self._settings.base, "dtype": self._settings.dtype, "device": self._settings.device}
+
+    def _known_state(self) -> str | None:
+        """Return the model's state as it was when it was last loaded, if its files are still the same.
+
+        A model that is not a directory, or not there any more, counts as the same.
+        """
+        state, _, files = (self._kept.find(self._of_weights()) or "").partition(" ")
+        return state if state and _files(self._settings.base) in ("", files) else None
+
+
+class _Writer:
+    """A loaded model that writes texts."""
+
+    def __init__(self, settings: LocalSettings) -> None:
+        # Loading draws random numbers for weights that are then replaced.
+        with torch.random.fork_rng(devices=[]):
+            loaded = load_model(settings.base, None, settings.dtype, settings.device)
+        self._base, self._temperature = settings.base, settings.temperature
+        self._model, self._tokenizer = loaded.model, loaded.tokenizer
+        self._chat = bool(self._tokenizer.chat_template)
+        try:
+            self._renderer = Renderer(self._tokenizer, _UNCUT)
+            self._stops = self._renderer.stop_tokens()
+        except RenderError as error:
+            raise CandidateError(f"model {self._base!r} cannot be asked for paraphrases: {error}") from error
+        self.state = fingerprint([state_fingerprint(self._model), str(self._tokenizer.chat_template), self._stops])
+
+    def write(
+        self, task: Task, indices: Sequence[int], seed: int, ranking: Ranking | None
+    ) -> Iterator[tuple[int, str]]:
+        """Yield (index, text) as texts get ready; what a request gives does not depend on those beside it."""
+        room = 2 * len(self._tokenizer(task.instruction, add_special_tokens=False).input_ids) + 64
+        prompts = {index: self._prompt(task, index, seed, ranking) for index in indices}
+        longest = max(map(len, prompts.values())) + room
+        context = _context_length(self._model)
+        if longest > context:
+            raise CandidateError(
+                f"task {task.name!r}: a request for a paraphrase and its reply take {longest} tokens "
+                f"({longest - room} + {room}), and the context of model {self._base!r} holds {context}: "
+                "have another model paraphrase, or shorten the instruction"
+            )
+        self._model.generation_config = GenerationConfig(
+            max_new_tokens=room, do_sample=False, eos_token_id=list(self._stops), pad_token_id=self._stops[0]
+        )
+        size = max(1, _BATCH_TOKENS.get(self._model.device.type, _BATCH_TOKENS_ACCELERATOR) // longest)
+        for start in range(0, len(indices), size):
+            batch = indices[start : start + size]
+            draws = _Draws([int(fingerprint([seed, index]), 16) for index in batch], self._temperature)
+            yield from zip(batch, self._replies([prompts[index] for index in batch], draws), strict=True)
+
+    def _prompt(self, task: Task, index: int, seed: int, ranking: Ranking | None = None) -> Sequence[int]:
+        if not self._chat:
+            # What an instruction spells out is text, also where it spells a special token.
+            return list(self._tokenizer(completion(task, index, seed, ranking), split_special_tokens=True).input_ids)
+        asked = question(task, index, seed, ranking)
+        try:
+            return self._renderer.prompts(asked.before, asked.after, [Example(asked.text, "")], 1)[0]
+        except RenderError as error:
+            raise CandidateError(f"model {self._base!r} cannot be asked for paraphrases: {error}") from error
+
+    def _replies(self, prompts: Sequence[Sequence[int]], draws: _Draws) -> list[str]:
+        width = max(map(len, prompts))
+        ids = torch.full((len(prompts), width), self._stops[0], dtype=torch.long)
+        mask = torch.zeros_like(ids)
+        for i, prompt in enumerate(prompts):
+            ids[i, width - len(prompt) :] = torch.tensor(prompt)
+            mask[i, width - len(prompt) :] = 1
+        device = self._model.device
+        with torch.no_grad():
+            output = self._model.generate(
+                input_ids=ids.to(device),
+                attention_mask=mask.to(device),
+                logits_processor=[draws],
+                stopping_criteria=[] if self._chat else [_BlankLine(self._renderer, width)],
+            )
+        return [self._text(row) for row in output[:, width:].tolist()]
+
+    def _text(self, ids: Sequence[int]) -> str:
+        end = next((i for i, token in enumerate(ids) if token in self._stops), len(ids))
+        reply = self._renderer.decode(ids[:end])
+        return text_of(reply if self._chat else _BLANK_LINE.split(reply)[0])
+
+
+class _Draws(LogitsProcessor):
+    """Makes the greedy choice a random one, each row with random numbers of its own.
+
+    Adding Gumbel noise to log-probabilities and taking the highest draws from their distribution. So a row does
+    not depend on what stands beside it, and no random state but its own is touched.
+    """
+
+    def __init__(self, seeds: Sequence[int], temperature: float) -> None:
+        self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        self._temperature = temperature
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        if self._temperature == 0:
+            return scores
+        logs = (scores.float() / self._temperature).log_softmax(-1)
+        ordered = logs.sort(dim=-1, descending=True).values
+        # The likeliest tokens that together have the probability top_p, the one that crosses it included.
+        outside = ordered.exp().cumsum(-1) - ordered.exp() >= _TOP_P
+        least = ordered.masked_fill(outside, torch.inf).min(dim=-1, keepdim=True).values
+        waits = torch.stack([torch.empty(logs.shape[-1]).exponential_(generator=g) for g in self._generators])
+        return (logs - waits.log().to(logs.device)).masked_fill(logs < least, -torch.inf)
+
+
+class _BlankLine(StoppingCriteria):
+    """Ends a row at the first blank line after its first word."""
+
+    def __init__(self, renderer: Renderer, start: int) -> None:
+        self._renderer, self._start = renderer, start
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **options: Any) -> torch.Tensor:
+        # Decoded replies are stripped, so a blank line shows once something follows it.
+        ended = [bool(_BLANK_LINE.search(self._renderer.decode(row))) for row in input_ids[:, self._start :].tolist()]
+        return torch.tensor(ended, device=input_ids.device)
+
+
+def _files(base: str) -> str:
+    """Return a hash of names, sizes and times of a model directory's files; empty where it is not a directory."""
+    folder = Path(base).expanduser()
+    if not folder.is_dir():
+        return ""
+    stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in folder.iterdir() if path.is_file()]
+    return fingerprint(sorted(stats))
+
+
+def _context_length(model: Any) -> int:
+    """Return the most tokens that the model was made for, or a very large number where it does not say."""
+    try:
+        return int(model.config.get_text_config().max_position_embeddings)
+    except AttributeError:
+        return _UNCUT

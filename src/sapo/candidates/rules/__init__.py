@@ -1,0 +1,1 @@
+"""Paraphrases made by rules, for which neither network nor model is needed."""

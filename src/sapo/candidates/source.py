@@ -1,0 +1,62 @@
+"""The seam of this room: where paraphrases of an instruction come from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from sapo.core.types import Origin, Task
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """What a search has found so far, for sources that learn from it.
+
+    Attributes:
+        best: instructions of low loss, the lowest first.
+        worst: instructions of high loss, the highest first.
+        round: of the search, from 1.
+    """
+
+    best: tuple[str, ...]
+    worst: tuple[str, ...]
+    round: int
+
+
+class Source(Protocol):
+    """Gives texts that may become candidates; whether they do is not its concern.
+
+    The same source with the same settings gives the same texts for the same instruction. It never changes a
+    model's state, and one bad reply of a generator is a text less, not an exception.
+    """
+
+    @property
+    def origin(self) -> Origin:
+        """What its candidates are recorded with."""
+
+    def cost(self, task: Task, wanted: int) -> str:
+        """Return what asking it for ``wanted`` paraphrases takes at most, in words; empty where that is nothing."""
+
+    def paraphrases(
+        self,
+        task: Task,
+        wanted: int,
+        advance: Callable[[int], None] = lambda texts: None,
+        ranking: Ranking | None = None,
+    ) -> Generator[Sequence[str], None, None]:
+        """Yield texts in rounds: about ``wanted`` in the first, then more for those that were turned away.
+
+        It ends where the source has no more to give. Whoever has enough stops asking: what lies behind the last
+        round taken is not computed and not paid for.
+
+        Args:
+            task: whose instruction is paraphrased, always the original one; its suffix and labels stay as they are.
+            wanted: number of paraphrases wanted.
+            advance: told the number of texts as they come in, for progress bars.
+            ranking: in a search, what did best and worst so far: more like the best are wanted. A source that
+                cannot learn gives nothing then.
+
+        Raises:
+            CandidateError: if it can give nothing at all, for a reason that the user can act on.
+        """

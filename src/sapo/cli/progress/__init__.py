@@ -1,0 +1,1 @@
+"""What the command shows while it works: the bar, notes, the live table of a race."""

@@ -1,0 +1,115 @@
+"""Files on disk: written whole or not at all, read with an error that names them."""
+
+from __future__ import annotations
+
+import codecs
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sapo.core.errors import RecordError
+
+T = TypeVar("T")
+
+
+def fingerprint(value: Any) -> str:
+    """Return a short hash of a JSON value."""
+    text = json.dumps(value, ensure_ascii=False, sort_keys=True)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all.
+
+    Raises:
+        RecordError: if the disk refuses.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(
+            "w", encoding="utf-8", errors="surrogatepass", dir=path.parent, prefix=".", delete=False
+        ) as scratch:
+            try:
+                scratch.write(text)
+                scratch.flush()
+                os.fsync(scratch.fileno())
+                os.chmod(scratch.name, 0o644)
+                os.replace(scratch.name, path)
+            except BaseException:
+                os.unlink(scratch.name)
+                raise
+    except OSError as error:
+        raise RecordError(unwritable(path, error.strerror or str(error))) from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON as `write_text` does; NaN and infinity are refused."""
+    try:
+        text = json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False)
+    except ValueError as error:
+        raise RecordError(f"{path} is not written: it would hold a number that is not finite") from error
+    write_text(path, text + "\n")
+
+
+@contextmanager
+def undamaged(path: Path, advice: str) -> Iterator[None]:
+    """Run a block that takes a file's content apart; what does not fit is a RecordError about the file."""
+    try:
+        yield
+    except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
+        raise RecordError(f"{path} is damaged ({type(error).__name__}: {error}). {advice}") from error
+
+
+def read_json(path: Path, advice: str = "Delete it to compute this step again.") -> Any:
+    """Return a file's JSON.
+
+    Raises:
+        RecordError: if it cannot be read, followed by ``advice``.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8", errors="surrogatepass"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise RecordError(f"{path} cannot be read ({error}). {advice}") from error
+
+
+def read_lines(path: Path, parse: Callable[[Any], T], advice: str) -> list[T]:
+    """Return what ``parse`` makes of each line of a JSONL file; a ValueError of it is a damaged line.
+
+    A last line without its end is what a crash or a copy cut off: it is ignored.
+
+    Raises:
+        RecordError: if the file cannot be read, or a line is damaged, naming both, followed by ``advice``; or what
+            ``parse`` says that is no damage.
+    """
+    try:
+        # Some editors put a mark before the first line.
+        *lines, last = path.read_bytes().removeprefix(codecs.BOM_UTF8).split(b"\n")
+    except OSError as error:
+        raise RecordError(f"{path} cannot be read: {error.strerror or error}") from error
+    found = []
+    for number, line in enumerate([*lines, last], start=1):
+        if not line.strip():
+            continue
+        try:
+            data = json.loads(line.decode("utf-8", "surrogatepass"))
+        except (ValueError, RecursionError) as error:
+            if number > len(lines):
+                break
+            raise RecordError(f"{path}, line {number} is damaged ({error}). {advice}") from error
+        try:
+            found.append(parse(data))
+        except RecordError as error:
+            raise RecordError(f"{path}, line {number}: {error}") from error
+        except ValueError as error:
+            raise RecordError(f"{path}, line {number} is damaged ({error}). {advice}") from error
+    return found
+
+
+def unwritable(path: Path, why: str) -> str:
+    """Return the message for a path that the disk refused."""
+    return f"{path} cannot be written: {why}. What was finished is kept."

@@ -1,0 +1,119 @@
+"""All that a study's records say of the method's claims, arm by arm."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from sapo.experiments.study.blocks import Block, blocks_of
+from sapo.experiments.study.bound import Bounds, bounds
+from sapo.experiments.study.components import Spread, spread
+from sapo.experiments.study.correlation import Agreement, agreements
+from sapo.experiments.study.decision import MARGIN, Gain, gains
+from sapo.experiments.study.prediction import PRIMARY, Association, adjusted, mediations, predictions
+from sapo.experiments.study.ranks import Detectable, detectable
+from sapo.experiments.study.records import Measure, StudyRecord
+from sapo.experiments.study.resampling import Sampling
+
+# The optimiser that people train with, whose test is the primary one.
+_MAIN_ARM = "adamw"
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """What the trainings of one optimiser say.
+
+    Attributes:
+        name: the optimiser.
+        blocks: its transitions; what is listed by transition is in their order.
+        spreads: claim 1, of losses, and of scores where there are any.
+        agreements: claim 2, for all pairs of tasks first.
+        predictions: claim 3, every indicator against forgetting and generalisation, p-values corrected for one
+            another over all arms; but for the primary test.
+        mediations: by mediator, pre-update loss against it and it against forgetting.
+        gains: what rules are worth.
+        bounds: whether trainings keep them.
+    """
+
+    name: str
+    blocks: tuple[Block, ...]
+    spreads: tuple[Spread, ...]
+    agreements: tuple[Agreement, ...]
+    predictions: tuple[Association, ...]
+    mediations: tuple[tuple[Association, Association], ...]
+    gains: tuple[Gain, ...]
+    bounds: Bounds
+
+
+@dataclass(frozen=True, slots=True)
+class Analysis:
+    """What a study found.
+
+    Attributes:
+        arms: the main one first.
+        primary: the one test that was fixed before: pre-update loss against forgetting, in the main arm.
+        detectable: what that test could find at its size.
+        secondary: number of the tests that were corrected for one another.
+        margin: nats per token, of rule "confident".
+        sampling: of intervals and tests.
+    """
+
+    arms: tuple[Arm, ...]
+    primary: Association
+    detectable: Detectable
+    secondary: int
+    margin: float
+    sampling: Sampling
+
+
+def analyse(records: Iterable[StudyRecord], *, margin: float = MARGIN, sampling: Sampling | None = None) -> Analysis:
+    """Return what a study's records say; their order does not matter.
+
+    Args:
+        records: of one study.
+        margin: nats per token, of rule "confident".
+        sampling: of intervals and tests.
+
+    Raises:
+        RecordError: if there are no records, or some cannot be compared, naming them.
+    """
+    sampling = sampling or Sampling()
+    blocks = blocks_of(records)
+    names = sorted({block.arm for block in blocks}, key=lambda name: (name != _MAIN_ARM, name))
+    arms = [_arm([block for block in blocks if block.arm == name], margin, sampling) for name in names]
+    secondary = iter(adjusted([one for arm in arms for one in arm.predictions if not _is_primary(one, names[0])]))
+    corrected = tuple(
+        replace(
+            arm, predictions=tuple(one if _is_primary(one, names[0]) else next(secondary) for one in arm.predictions)
+        )
+        for arm in arms
+    )
+    tests = [one for arm in corrected for one in arm.predictions]
+    primary = next(one for one in tests if _is_primary(one, names[0]))
+    return Analysis(
+        arms=corrected,
+        primary=primary,
+        detectable=detectable(primary.candidates),
+        secondary=sum(one.adjusted is not None for one in tests),
+        margin=margin,
+        sampling=sampling,
+    )
+
+
+def _is_primary(one: Association, main: str) -> bool:
+    return (one.arm, one.x, one.y) == (main, PRIMARY, "forgetting")
+
+
+def _arm(blocks: Sequence[Block], margin: float, sampling: Sampling) -> Arm:
+    records = [record for block in blocks for row in block.records for record in row]
+    measures: tuple[Measure, ...] = ("nll", "score") if any(record.scores for record in records) else ("nll",)
+    return Arm(
+        name=blocks[0].arm,
+        blocks=tuple(blocks),
+        spreads=tuple(spread(blocks, measure, sampling) for measure in measures),
+        agreements=agreements(blocks, sampling),
+        predictions=predictions(blocks, sampling),
+        mediations=mediations(blocks, sampling),
+        gains=gains(blocks, margin),
+        bounds=bounds(blocks),
+    )

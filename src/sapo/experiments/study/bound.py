@@ -1,0 +1,97 @@
+"""Do trainings obey the bounds that may explain the method?
+
+Full-batch gradient descent with step sizes eta_k <= 1 / smoothness travels a path of length
+
+    sum eta_k |g_k| <= sqrt(2 * sum eta_k * (L_0 - L_T))
+
+and the loss of an old task rises by at most (its gradient's norm) * length, to first order. Adam's updates are not
+of this kind, and mini-batches and dropout are neither: what is measured here is whether the bound holds all the same.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from sapo.experiments.study.blocks import Block
+from sapo.experiments.study.records import StudyRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """How many trainings keep a bound, and how close they come to it.
+
+    Attributes:
+        trainings: for which both sides are defined.
+        undefined: trainings for which they are not.
+        kept: share of those defined whose left side is at most the right one; None without any.
+        ratio: median of left over right, of those with a right side above 0; None without any.
+        range: least and greatest of these ratios.
+    """
+
+    trainings: int
+    undefined: int
+    kept: float | None
+    ratio: float | None
+    range: tuple[float, float] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """Both bounds, over the trainings of one arm.
+
+    Attributes:
+        path: length of the path against the square root; not defined where the training loss rose.
+        forgetting: rise of the earlier tasks' loss (all rows together, nats per token) against gradient norm times
+            length of the path.
+    """
+
+    path: Bound
+    forgetting: Bound
+
+
+def bounds(blocks: Sequence[Block]) -> Bounds:
+    """Return what the trainings of the blocks of one arm keep."""
+    records = [record for block in blocks for row in block.records for record in row]
+    return Bounds(bound([path_sides(r) for r in records]), bound([forgetting_sides(r) for r in records]))
+
+
+def path_sides(record: StudyRecord) -> tuple[float, float] | None:
+    """Return length of the path and its bound; None where something is missing, or the training loss rose."""
+    path, rates, before, after = (
+        record.mediators.get(name) for name in ("path", "rate_sum", "train_before", "train_after")
+    )
+    if path is None or rates is None or before is None or after is None or after > before or rates < 0:
+        return None
+    return path, math.sqrt(2 * rates * (before - after))
+
+
+def forgetting_sides(record: StudyRecord) -> tuple[float, float] | None:
+    """Return the rise of the earlier tasks' loss and its first-order bound; None where something is missing.
+
+    Their rows count together, by token, as in the loss that the gradient is of.
+    """
+    path, gradient = record.mediators.get("path"), record.mediators.get("earlier_gradient")
+    earlier = [record.losses[task] for task in record.tasks("earlier")]
+    if path is None or gradient is None or not earlier:
+        return None
+    rise = sum(sum(losses.after) - sum(losses.before) for losses in earlier)
+    return rise / sum(sum(losses.tokens) for losses in earlier), gradient * path
+
+
+def bound(sides: Sequence[tuple[float, float] | None]) -> Bound:
+    """Return how many of the pairs have a left side that is at most the right one."""
+    known = [pair for pair in sides if pair is not None]
+    if not known:
+        return Bound(0, len(sides), None, None, None)
+    ratios = [left / right for left, right in known if right > 0]
+    return Bound(
+        trainings=len(known),
+        undefined=len(sides) - len(known),
+        kept=sum(left <= right for left, right in known) / len(known),
+        ratio=float(np.median(ratios)) if ratios else None,
+        range=(min(ratios), max(ratios)) if ratios else None,
+    )

@@ -1,0 +1,137 @@
+"""Claim 3: does what is known of candidates before a training tell what the training does?
+
+Correlations are Spearman's, within a transition, between means over seeds; over transitions they are averaged with
+the weight candidates - 1, the inverse of their variance where there is no association (Kendall 1948). On Fisher's
+scale (weight candidates - 3) the mean would not exist for a correlation of +-1, which few candidates often have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from sapo.core.types import Floats, Ints
+from sapo.experiments.study.blocks import Block, Outcome
+from sapo.experiments.study.ranks import holm, permutation_test, rank_correlation
+from sapo.experiments.study.resampling import Measured, Part, Sampling, estimates
+
+PRIMARY = "pre_update"
+# By name: the indicators and mediators of `StudyRecord`, known ones first.
+INDICATORS = (PRIMARY, "answer_only", "example_mean", "pmi", "gradient_norm", "length", "edit")
+MEDIATORS = ("first_gradient", "path", "displacement", "drift", "train_before", "train_after")
+OUTCOMES: tuple[Outcome, ...] = ("forgetting", "generalisation")
+_UNDEFINED = "no transition has two candidates or more that differ in both"
+
+
+@dataclass(frozen=True, slots=True)
+class Association:
+    """A rank correlation over candidates.
+
+    Attributes:
+        arm: the optimiser.
+        x: what is correlated,
+        y: and with what.
+        rho: mean over transitions.
+        by_transition: of each block of the arm, in order; None where it is not defined.
+        candidates: of each transition that counts.
+        p: two-sided, by permutation; None where nothing is defined.
+        adjusted: p after Holm's correction among all secondary tests; None where p stands alone.
+        critical: least |rho| with p < 0.05, by permutation; None where there is none.
+        exact: whether p is of all orders.
+    """
+
+    arm: str
+    x: str
+    y: str
+    rho: Measured
+    by_transition: tuple[float | None, ...]
+    candidates: tuple[int, ...]
+    p: float | None
+    adjusted: float | None
+    critical: float | None
+    exact: bool
+
+
+def associate(
+    arm: str, x: str, y: str, pairs: Sequence[tuple[Floats | None, Floats | None]], sampling: Sampling
+) -> Association:
+    """Return the association of two variables of candidates.
+
+    Args:
+        arm: the optimiser.
+        x: name of the first variable.
+        y: name of the second one.
+        pairs: both variables, shape [candidates] each, by transition; None where a transition lacks one.
+        sampling: for interval and test.
+    """
+    rhos = [None if a is None or b is None else float(rank_correlation(a, b)) for a, b in pairs]
+    by_transition = tuple(None if rho is None or np.isnan(rho) else rho for rho in rhos)
+    used = [
+        (a, b)
+        for (a, b), rho in zip(pairs, by_transition, strict=True)
+        if a is not None and b is not None and rho is not None
+    ]
+    sizes = tuple(len(a) for a, _ in used)
+    if not used:
+        return Association(arm, x, y, Measured(None, None, _UNDEFINED), by_transition, (), None, None, None, False)
+    parts = [Part(len(a), len(a) - 1, _statistic(a, b)) for a, b in used]
+    (rho,) = estimates(parts, sampling, _UNDEFINED)
+    test = permutation_test(used, [part.weight for part in parts], sampling)
+    return Association(
+        arm, x, y, rho, by_transition, sizes,
+        test.p if test else None, None, test.critical if test else None, bool(test and test.exact),
+    )  # fmt: skip
+
+
+def predictions(blocks: Sequence[Block], sampling: Sampling) -> tuple[Association, ...]:
+    """Return every indicator against forgetting and generalisation, of the blocks of one arm."""
+    names = known_first(INDICATORS, {PRIMARY}.union(*(block.first.indicators for block in blocks)))
+    return tuple(
+        associate(
+            blocks[0].arm, name, outcome,
+            [(block.indicator(name), _mean(block.outcome(outcome))) for block in blocks], sampling,
+        )
+        for name in names
+        for outcome in OUTCOMES
+    )  # fmt: skip
+
+
+def mediations(blocks: Sequence[Block], sampling: Sampling) -> tuple[tuple[Association, Association], ...]:
+    """Return, by mediator, pre-update loss against it and it against forgetting, of the blocks of one arm."""
+    there = {name for block in blocks for name in block.first.mediators}
+    found = []
+    for name in (name for name in MEDIATORS if name in there):
+        values = [_mean(block.mediator(name)) for block in blocks]
+        losses = [block.indicator(PRIMARY) for block in blocks]
+        forgetting = [_mean(block.outcome("forgetting")) for block in blocks]
+        found.append(
+            (
+                associate(blocks[0].arm, PRIMARY, name, list(zip(losses, values, strict=True)), sampling),
+                associate(blocks[0].arm, name, "forgetting", list(zip(values, forgetting, strict=True)), sampling),
+            )
+        )
+    return tuple(found)
+
+
+def adjusted(secondary: Sequence[Association]) -> tuple[Association, ...]:
+    """Return associations with their p-values corrected for one another; undefined ones do not count."""
+    corrected = iter(holm([one.p for one in secondary if one.p is not None]))
+    return tuple(one if one.p is None else replace(one, adjusted=next(corrected)) for one in secondary)
+
+
+def known_first(known: Sequence[str], found: set[str]) -> tuple[str, ...]:
+    """Return the names that were found: known ones in their order, then the others sorted."""
+    return (*(name for name in known if name in found), *sorted(found - set(known)))
+
+
+def _statistic(x: Floats, y: Floats) -> Callable[[Ints], Floats]:
+    def correlate(index: Ints) -> Floats:
+        return rank_correlation(x[index], y[index])[:, None]
+
+    return correlate
+
+
+def _mean(values: Floats | None) -> Floats | None:
+    return None if values is None else values.mean(axis=1)

@@ -1,0 +1,237 @@
+"""One training of a study in one line: a candidate, a seed and an optimiser arm, from one state of the model.
+
+A study has a file of such lines, read with errors that name the line, and written whole or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from sapo.core.errors import RecordError
+from sapo.core.storage import read_lines, write_text
+
+FORMAT: Literal[1] = 1
+STUDY = "study.jsonl"
+Role = Literal["own", "earlier", "unseen"]
+Measure = Literal["nll", "score"]
+Number = Annotated[float, Field(allow_inf_nan=False)]
+_AGAIN = "Delete the line: the same `sapo study` command records that training again."
+
+
+@dataclass(frozen=True, slots=True)
+class TaskLosses:
+    """Losses on the test rows of one task, before and after the training.
+
+    Attributes:
+        role: the trained task itself ("own"), one trained on earlier, or one never trained on.
+        before: nats summed over the supervised tokens of each row, shape [rows]; with the original instruction.
+        after: the same after the training; the own task with the candidate it was trained with.
+        tokens: supervised tokens of each row, at least 1, shape [rows].
+    """
+
+    role: Role
+    before: tuple[Number, ...]
+    after: tuple[Number, ...]
+    tokens: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        """Refuse rows that do not fit together."""
+        if not self.tokens or min(self.tokens) < 1 or not len(self.before) == len(self.after) == len(self.tokens):
+            raise ValueError(f"{len(self.before)} and {len(self.after)} losses have {len(self.tokens)} token counts")
+
+    def loss(self, when: Literal["before", "after"]) -> float:
+        """Return the sum of the rows' nats over the sum of their tokens, in nats per token."""
+        return sum(self.before if when == "before" else self.after) / sum(self.tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreChange:
+    """Mean score of a task's test rows, 0 to 100, before and after the training."""
+
+    before: Number
+    after: Number
+
+
+@dataclass(frozen=True, slots=True)
+class StudyRecord:
+    """What one training of a study did; the attributes are the keys of its line.
+
+    Attributes:
+        study: fingerprint of the configuration.
+        transition: name of the state and the task that follows, as "review-sentiment>date-format".
+        earlier: tasks that made the state, in order.
+        task: the one that was trained.
+        arm: the optimiser, "adamw" or "sgd".
+        seed: of the training.
+        candidate: index of the instruction; 0 is the original.
+        text: that instruction.
+        origin: where it comes from.
+        indicators: what is known of the candidate before the training, by name; None where it is not defined.
+            "pre_update", "answer_only", "example_mean": losses in nats per token; "pmi": L(y | p, x) - L(y | p, empty
+            input); "gradient_norm"; "length" in tokens; "edit": distance to the original, 0 to 1.
+        mediators: what happened in between, by name; None where it is not defined. "first_gradient": norm at the
+            first update; "path": summed length of the updates; "displacement": length of their sum; "drift": KL in
+            nats per token on the first test rows of the earlier tasks; "train_before", "train_after": loss on all
+            training rows, nats per token; "rate_sum": sum of the learning rates; "earlier_gradient": gradient norm of
+            the earlier tasks' loss before the training.
+        losses: by task, of all tasks that were tested.
+        scores: by task, of those that were generated for.
+        seconds: wall time.
+        config: the study's configuration, without its run_dir.
+        versions: of the libraries that it ran with.
+        data: fingerprint of what was used of each tested task: rows, instruction, suffix, labels.
+    """
+
+    study: str
+    transition: str
+    earlier: tuple[str, ...]
+    task: str
+    arm: str
+    seed: int
+    candidate: Annotated[int, Field(ge=0)]
+    text: str
+    origin: str
+    indicators: Mapping[str, Number | None]
+    mediators: Mapping[str, Number | None]
+    losses: Mapping[str, TaskLosses]
+    seconds: Number
+    config: Mapping[str, Any]
+    versions: Mapping[str, str]
+    scores: Mapping[str, ScoreChange] | None = None
+    data: Mapping[str, str] = field(default_factory=dict)
+    format: Literal[1] = FORMAT
+
+    def __post_init__(self) -> None:
+        """Refuse a record whose parts do not fit together."""
+        if self.tasks("own") != (self.task,):
+            raise ValueError(f"task {self.task} is the one that was trained, and own losses are of {self.tasks('own')}")
+        if strange := [task for task in self.tasks("earlier") if task not in self.earlier]:
+            raise ValueError(f"task {strange[0]} has losses of an earlier task, and was not trained on earlier")
+        if strange := [task for task in self.scores or () if task not in self.losses]:
+            raise ValueError(f"task {strange[0]} has scores and no losses")
+
+    @property
+    def name(self) -> str:
+        """What tells this training from the others of its study."""
+        return f"{self.transition}/{self.arm}-c{self.candidate}-s{self.seed}"
+
+    def tasks(self, role: Role) -> tuple[str, ...]:
+        """Return the tested tasks of a role, sorted."""
+        return tuple(sorted(task for task, losses in self.losses.items() if losses.role == role))
+
+    def effect(self, task: str, measure: Measure = "nll") -> float | None:
+        """Return what the training did to a task, higher is better; None where it was not tested.
+
+        Of the own task it is the level after the training, of any other the change by it. In nats per token the
+        loss counts with a minus sign; scores count as they are.
+        """
+        if task not in self.losses or (measure == "score" and task not in (self.scores or {})):
+            return None
+        if measure == "score" and self.scores is not None:
+            before, after = self.scores[task].before, self.scores[task].after
+        else:
+            before, after = (-self.losses[task].loss(when) for when in ("before", "after"))
+        return after if task == self.task else after - before
+
+    def mean_effect(self, role: Role, measure: Measure = "nll") -> float | None:
+        """Return the mean of `effect` over the tasks of a role, each with the same weight; None without any."""
+        found = [self.effect(task, measure) for task in self.tasks(role)]
+        known = [effect for effect in found if effect is not None]
+        return sum(known) / len(known) if known and len(known) == len(found) else None
+
+    @property
+    def in_task(self) -> float:
+        """Minus the loss of the trained task after the training, in nats per token."""
+        return -self.losses[self.task].loss("after")
+
+    @property
+    def forgetting_effect(self) -> float | None:
+        """Minus the mean rise of the loss over all earlier tasks, in nats per token; None without any."""
+        return self.mean_effect("earlier")
+
+    @property
+    def generalisation_effect(self) -> float | None:
+        """Minus the mean rise of the loss over all unseen tasks, in nats per token; None without any."""
+        return self.mean_effect("unseen")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the record as JSON values."""
+        values: dict[str, Any] = _ADAPTER.dump_python(self, mode="json")
+        return values
+
+    @classmethod
+    def from_json(cls, data: Any) -> StudyRecord:
+        """Return the record that `to_json` wrote; unknown keys are ignored.
+
+        Raises:
+            RecordError: if a newer version wrote it.
+            ValueError: if it is none, and what is wrong.
+        """
+        found = data.get("format") if isinstance(data, Mapping) else FORMAT
+        if isinstance(found, int) and found > FORMAT:
+            raise RecordError(f"it has format {found}, and this version of sapo reads {FORMAT}: use a newer one")
+        if found != FORMAT:
+            raise ValueError(f"it has format {found!r}, and there is none but {FORMAT}")
+        try:
+            return _ADAPTER.validate_python(data)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "record"
+            raise ValueError(f"{where}: {first['msg']}") from error
+
+
+def read_study(path: Path) -> tuple[StudyRecord, ...]:
+    """Return the records of a file in its order; of several of one training the last one counts.
+
+    A last line without its end is what a crash or a copy cut off: it is ignored.
+
+    Raises:
+        RecordError: if the file cannot be read, or a line is damaged, naming both.
+    """
+    found = read_lines(path, StudyRecord.from_json, _AGAIN)
+    return tuple({(record.study, record.name): record for record in found}.values())
+
+
+def is_study(path: Path) -> bool:
+    """Whether a file holds records of a study, by its first line.
+
+    Raises:
+        RecordError: if it cannot be read.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", errors="replace") as lines:
+            first = json.loads(lines.readline())
+    except (ValueError, RecursionError):
+        return False
+    except OSError as error:
+        raise RecordError(f"{path} cannot be read: {error.strerror or error}") from error
+    return isinstance(first, dict) and "study" in first
+
+
+def append_study(path: Path, record: StudyRecord) -> None:
+    """Put a record at the end of a file, or in the place of the one of the same training; the file is written whole.
+
+    Nothing is written if the file holds an equal record. One process at a time may do this.
+
+    Raises:
+        RecordError: if the file holds a damaged line, or cannot be read or written.
+    """
+    known = {(one.study, one.name): one for one in read_study(path)} if path.exists() else {}
+    key = (record.study, record.name)
+    if known.get(key) == record:
+        return
+    known[key] = record
+    write_text(path, "".join(_line(one) for one in known.values()))
+
+
+def _line(record: StudyRecord) -> str:
+    return json.dumps(record.to_json(), ensure_ascii=False, allow_nan=False, separators=(",", ":")) + "\n"
+
+
+_ADAPTER = TypeAdapter(StudyRecord)

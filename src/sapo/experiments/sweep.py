@@ -1,0 +1,280 @@
+"""Runs side by side: every combination of methods, policies, seeds and sequences, each in a run directory of its own.
+
+    RUN_DIR/SEQUENCE/METHOD-POLICY-sSEED/   the runs
+    RUN_DIR/shared/                         what is the same at their start: zero-shot rows, first selections
+    RUN_DIR/records.jsonl                   one line for each finished run, enough to make all tables again
+
+Each run is gone on with by itself; a run that fails does not keep the others from being made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from sapo.core.errors import ConfigError, RecordError, SapoError, SweepError
+from sapo.core.processes import launched
+from sapo.core.progress import Reporter, Silent
+from sapo.core.storage import fingerprint
+from sapo.core.types import Standing
+from sapo.runs.config.loading import make_config
+from sapo.runs.config.schema import Config
+from sapo.runs.directory import Record, differences
+from sapo.runs.gathering import Gathering
+from sapo.runs.inputs import read_given
+from sapo.runs.lineage import library_versions
+from sapo.runs.prepare import set_up
+from sapo.runs.records.files import RECORDS, append_record, read_records
+from sapo.runs.records.making import record_of
+from sapo.runs.records.values import RunRecord
+from sapo.runs.results import Results
+from sapo.sequence import run
+from sapo.tasks.sequences import SEQUENCES
+
+# Bytes of a sequence's name that become the name of a folder.
+_LONGEST = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """One run of a sweep.
+
+    Attributes:
+        name: its folder below the sweep's run_dir.
+        sequence: name of its sequence.
+        config: of the run alone.
+    """
+
+    name: str
+    sequence: str
+    config: Config
+
+    @property
+    def twin(self) -> str:
+        """The name of the run that differs from this one in its policy, sapo, alone."""
+        return f"{self.sequence}/{self.config.method}-sapo-s{self.config.seed}"
+
+
+def planned(config: Config) -> tuple[Planned, ...]:
+    """Return the runs of a sweep in the order in which they are made.
+
+    Of the policies, sapo comes first: its instructions are what a run with the original ones is crossed with.
+
+    Raises:
+        ConfigError: if a combination cannot be run, or two sequences would have the same name.
+    """
+    sweep = config.sweep
+    if sweep is None:
+        raise ConfigError("sweep is missing: name lists of seed, policy, method or sequence under it")
+    sequences = sweep.sequence or (config.sequence,)
+    names = [_name(sequence) for sequence in sequences]
+    twice = [name for n, name in enumerate(names) if name in names[:n]]
+    if twice:
+        raise ConfigError(f"sweep.sequence: two sequences are both called {twice[0]}")
+    tasks = [SEQUENCES.get(s, (s,)) if isinstance(s, str) else tuple(s) for s in sequences]
+    same = next((n for n in range(len(tasks)) if tasks[n] in tasks[:n]), None)
+    if same is not None:
+        raise ConfigError(
+            f"sweep.sequence: {names[tasks.index(tasks[same])]} and {names[same]} are the same tasks in the same "
+            "order, which would count one as two: leave one out"
+        )
+    policies = sorted(sweep.policy or (config.policy,), key=lambda policy: policy != "sapo")
+    axes = product(
+        zip(names, sequences, strict=True), sweep.seed or (config.seed,), sweep.method or (config.method,), policies
+    )
+    return tuple(_planned(config, *axis) for axis in axes)
+
+
+def _planned(config: Config, named: tuple[str, Any], seed: int, method: str, policy: str) -> Planned:
+    name = f"{named[0]}/{method}-{policy}-s{seed}"
+    data = config.model_dump()
+    if policy != "sapo" and data["candidates"]["search"] is not None:
+        data["candidates"] = {**data["candidates"], "search": None}
+    own = {"sequence": named[1], "seed": seed, "method": method, "policy": policy, "sweep": None}
+    try:
+        return Planned(name, named[0], make_config({**data, **own, "run_dir": config.run_dir / name}))
+    except ConfigError as error:
+        raise ConfigError(f"sweep, run {name}: {error}") from error
+
+
+def _name(sequence: str | tuple[str, ...]) -> str:
+    if isinstance(sequence, str):
+        return sequence
+    name = "+".join(task.replace("/", "-") for task in sequence)
+    whole = name.encode("utf-8", "replace")
+    if len(whole) <= _LONGEST:
+        return name
+    return f"{whole[: _LONGEST - 9].decode(errors='ignore')}-{fingerprint(list(sequence))[:8]}"
+
+
+def run_sweep(config: Config, progress: Reporter | None = None) -> tuple[RunRecord, ...]:
+    """Make all runs of a sweep that are not finished, and return the records of all of them.
+
+    Raises:
+        SweepError: if runs failed; the others are finished and recorded.
+        SapoError: for what would stop any of them, before the first one.
+    """
+    progress = progress or Silent()
+    runs = planned(config)
+    records = config.run_dir / RECORDS
+    lock = FileLock(config.run_dir / ".lock")
+    if launched().first:
+        _lock(config.run_dir, lock)
+    try:
+        known = {record.name: record for record in read_records(records)} if records.is_file() else {}
+        open_ = _open(runs, known)
+        progress.note(f"sweep of {len(runs)} runs, {len(runs) - len(open_)} of them finished, in {config.run_dir}")
+        _check(open_)
+        failed: dict[str, str] = {}
+        followed = _Followed(progress, len(open_))
+        for number, one in enumerate(open_, start=1):
+            if _finished(one, known):
+                # It waited for its twin, which failed.
+                continue
+            followed.begin(number, one.name)
+            try:
+                results = run(one.config, followed, config.run_dir / "shared", _crossed(one, known))
+                known[one.name] = _record(one, results)
+                if launched().first:
+                    append_record(records, known[one.name])
+            except SapoError as error:
+                failed[one.name] = str(error)
+                progress.note(f"FAILED {one.name}: {error}")
+    finally:
+        lock.release()
+    if failed:
+        first, why = next(iter(failed.items()))
+        raise SweepError(
+            f"{len(failed)} of {len(runs)} runs failed ({', '.join(failed)}); the others are finished. {first}: {why}"
+        )
+    return tuple(known[one.name] for one in runs)
+
+
+def _lock(directory: Path, lock: FileLock) -> None:
+    if (directory / "config.yaml").exists():
+        raise RecordError(f"run_dir {directory} holds a single run: choose another one for a sweep")
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise RecordError(f"run_dir {directory} is in use by another process: wait for it to end") from error
+    except OSError as error:
+        raise RecordError(f"run_dir {directory} cannot be used: {error.strerror or error}") from error
+
+
+def _open(runs: Sequence[Planned], known: Mapping[str, RunRecord]) -> list[Planned]:
+    """Return the runs to be made, and those that only lack the instructions of one that is still to be made."""
+    missing = {one.name for one in runs if not _finished(one, known)}
+    return [
+        one
+        for one in runs
+        if one.name in missing or (_crosses(one) and one.twin in missing and known[one.name].crossed is None)
+    ]
+
+
+def _finished(one: Planned, known: Mapping[str, RunRecord]) -> bool:
+    """Whether nothing is left to be done for a run; its directory may be gone, its record is enough.
+
+    Raises:
+        RecordError: if it was made with another configuration.
+    """
+    if one.name not in known:
+        return False
+    differs = differences(known[one.name].config, one.config.plain())
+    if differs:
+        raise RecordError(
+            f"run {one.name} was made with another configuration:\n" + "\n".join(differs) + "\nUse another run_dir for "
+            f"the sweep, or delete that run's directory and its line in {RECORDS} to make it afresh."
+        )
+    return known[one.name].crossed is not None or not _crossed(one, known)
+
+
+def _crosses(one: Planned) -> bool:
+    return one.config.policy == "original" and one.config.evaluate.test_prompt == "both"
+
+
+def _crossed(one: Planned, known: Mapping[str, RunRecord]) -> dict[str, str]:
+    """Return the instructions of the run with sapo, by task, that a run with the original ones is tested with too."""
+    if not _crosses(one) or one.twin not in known:
+        return {}
+    return {task: used.text for task, used in known[one.twin].instructions.items()}
+
+
+def _check(runs: Sequence[Planned]) -> None:
+    """Read and check what every run needs, with each model loaded once for a sequence, before hours of work."""
+    done: set[tuple[str, str]] = set()
+    for one in runs:
+        record = Record(one.config.run_dir, one.config.plain())
+        record.check()
+        gathering = Gathering(one.config, record, pays=False)
+        with_method, with_policy = (one.sequence, one.config.method), (one.sequence, one.config.policy)
+        try:
+            if with_method not in done:
+                set_up(one.config, gathering)
+            elif with_policy not in done:
+                read_given(one.config, gathering)
+        except SapoError as error:
+            raise type(error)(f"sweep, run {one.name}: {error}") from error
+        done |= {with_method, with_policy}
+
+
+def _record(one: Planned, results: Results) -> RunRecord:
+    return record_of(
+        results.data,
+        name=one.name,
+        sequence=one.sequence,
+        test_data=results.data["test_data"],
+        test_rows=results.data["test_rows"],
+        versions=library_versions(),
+    )
+
+
+class _Followed:
+    """Passes on what a run tells, with its place in the sweep; what was said once is not said again."""
+
+    def __init__(self, progress: Reporter, runs: int) -> None:
+        self._progress, self._runs = progress, runs
+        self._number, self._past, self._cost = 0, 0.0, 0.0
+        self._said: set[str] = set()
+
+    def begin(self, number: int, name: str) -> None:
+        """Be told which run comes next."""
+        self._past += self._cost
+        self._number, self._cost = number, 0.0
+        self._progress.note(f"run {number} of {self._runs}: {name}")
+
+    def plan(self, cost: float) -> None:
+        """Pass on the cost of all runs, those to come taken for as long as this one."""
+        self._cost = cost
+        self._progress.plan(self._past + cost * (1 + self._runs - self._number))
+
+    def step(self, label: str, units: int, cost: float) -> AbstractContextManager[Callable[[int], None]]:
+        """Pass it on."""
+        return self._progress.step(f"run {self._number}/{self._runs}, {label}", units, cost)
+
+    def race(self, texts: Sequence[str], rows: int) -> AbstractContextManager[Callable[[Standing], None]]:
+        """Pass it on."""
+        return self._progress.race(texts, rows)
+
+    def reused(self, label: str, cost: float) -> None:
+        """Pass it on."""
+        self._cost -= cost
+        self._progress.reused(label, cost)
+
+    def note(self, text: str) -> None:
+        """Pass it on the first time."""
+        if text not in self._said:
+            self._said.add(text)
+            self._progress.note(text)
+
+    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """Pass it on the first time."""
+        if (seen := repr((title, rows))) not in self._said:
+            self._said.add(seen)
+            self._progress.table(title, columns, rows)

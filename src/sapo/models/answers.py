@@ -1,0 +1,155 @@
+"""How well a model does a task: greedy answers, scored by the task's metrics, and the answer's NLL.
+
+The teacher-forced NLL of the true answer stands beside every metric: twenty rows of accuracy are noise,
+twenty losses are less so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from peft import PeftModel
+from transformers import GenerationConfig
+
+from sapo.core.processes import ALONE, Processes
+from sapo.core.types import Example, Floats, Losses, Task
+from sapo.models.losses import Scorer
+from sapo.models.passes import untouched
+from sapo.models.render import Renderer
+from sapo.models.text_metrics import TEXT_METRICS
+
+# Tokens of a generation batch, padding and new tokens included.
+_BATCH_TOKENS = {"cpu": 2048}
+_BATCH_TOKENS_ACCELERATOR = 32768
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """One cell of the performance matrix, row by row.
+
+    Attributes:
+        predictions: the generated answers.
+        scores: per metric the score of each row in percent, shape [rows].
+        losses: NLL of the true answers.
+    """
+
+    predictions: tuple[str, ...]
+    scores: dict[str, Floats]
+    losses: Losses
+
+
+def evaluate(
+    model: Any,
+    renderer: Renderer,
+    task: Task,
+    instruction: str,
+    rows: Sequence[Example],
+    max_new_tokens: int,
+    advance: Callable[[int], None] = lambda rows: None,
+    scorer: Scorer | None = None,
+    processes: Processes = ALONE,
+) -> Evaluation:
+    """Return greedy answers, their scores and the true answers' NLL; the model is left as it was.
+
+    ``advance`` is told the number of rows after each batch: every row counts twice, once for its answer and
+    once for its loss. ``scorer`` is the model's, where there is one that has chosen its route already.
+    ``processes`` share the rows out.
+    """
+    predictions = generate(model, renderer, instruction, task.suffix, rows, max_new_tokens, advance, processes)
+    scores = {
+        # The best match among all right answers, as where several are given they are equally right.
+        name: np.array(
+            [max(score(p, a) for a in (row.answer, *row.references)) for p, row in zip(predictions, rows, strict=True)]
+        )
+        for name, score in TEXT_METRICS.items()
+    }
+    losses = (scorer or Scorer(model, processes=processes))(renderer.encode(instruction, task.suffix, rows), advance)
+    return Evaluation(tuple(predictions), scores, losses)
+
+
+def generate(
+    model: Any,
+    renderer: Renderer,
+    instruction: str,
+    suffix: str,
+    rows: Sequence[Example],
+    max_new_tokens: int,
+    advance: Callable[[int], None] = lambda rows: None,
+    processes: Processes = ALONE,
+) -> list[str]:
+    """Return the greedy answer to each row, decoded from the generated tokens alone, in order."""
+    prompts = renderer.prompts(instruction, suffix, rows, max_new_tokens)
+    return generate_from(model, renderer, prompts, max_new_tokens, advance, processes)
+
+
+def generate_from(
+    model: Any,
+    renderer: Renderer,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    advance: Callable[[int], None] = lambda rows: None,
+    processes: Processes = ALONE,
+) -> list[str]:
+    """Return the greedy answer to each prompt, given as token ids, as `generate` does."""
+    stops = renderer.stop_tokens()
+    lengths = [len(p) + max_new_tokens for p in prompts]
+    mine = processes.share(sorted(range(len(prompts)), key=lambda i: -lengths[i]))
+    told = processes.telling(advance, len(prompts))
+    answered: list[tuple[int, str]] = []
+    budget = _BATCH_TOKENS.get(model.device.type, _BATCH_TOKENS_ACCELERATOR)
+    with untouched(model), _greedy(model, max_new_tokens, stops):
+        for batch in _batches([lengths[i] for i in mine], budget):
+            found = _answer([prompts[mine[n]] for n in batch], model, stops)
+            answered += [(mine[n], renderer.decode(ids)) for n, ids in zip(batch, found, strict=True)]
+            told(len(batch))
+    everyones = dict(pair for part in processes.gather(answered) for pair in part)
+    return [everyones[i] for i in range(len(prompts))]
+
+
+def _answer(prompts: Sequence[Sequence[int]], model: Any, stops: Sequence[int]) -> list[list[int]]:
+    width = max(len(p) for p in prompts)
+    # Left padding, masked: which token fills it does not matter, so the tokenizer needs no pad token.
+    ids = torch.full((len(prompts), width), stops[0], dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for i, prompt in enumerate(prompts):
+        ids[i, width - len(prompt) :] = torch.tensor(prompt)
+        mask[i, width - len(prompt) :] = 1
+    output = model.generate(input_ids=ids.to(model.device), attention_mask=mask.to(model.device))
+    answers = []
+    for row in output[:, width:].tolist():
+        end = next((i for i, token in enumerate(row) if token in stops), len(row))
+        answers.append(row[:end])
+    return answers
+
+
+@contextmanager
+def _greedy(model: Any, max_new_tokens: int, stops: Sequence[int]) -> Iterator[None]:
+    """Decode greedily whatever sampling or penalties the model's own generation config asks for."""
+    holders = [model, model.get_base_model()] if isinstance(model, PeftModel) else [model]
+    before = [holder.generation_config for holder in holders]
+    for holder in holders:
+        holder.generation_config = GenerationConfig(
+            max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=list(stops), pad_token_id=stops[0]
+        )
+    try:
+        yield
+    finally:
+        for holder, config in zip(holders, before, strict=True):
+            holder.generation_config = config
+
+
+def _batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
+    """Yield row numbers in batches of similar length, long ones first."""
+    batch: list[int] = []
+    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        if batch and (len(batch) + 1) * lengths[batch[0]] > budget:
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch

@@ -1,0 +1,35 @@
+"""What stands where in a prompt, as text: the turns before the answer."""
+
+from __future__ import annotations
+
+from sapo.core.errors import RenderError
+from sapo.core.types import Example
+
+# Stands where the instruction was taken out of a row of another layout, see `sapo.integrations.trl.Rows`.
+# Private-use characters: in no text by accident.
+TAKEN_OUT = "\U0010fff0instruction\U0010fff1"
+
+
+def user_turn(instruction: str, text: str, suffix: str) -> str:
+    """Return the text of the user turn, see the module docstring."""
+    turn = f"{instruction}\n\nText:\n{text}"
+    return f"{turn}\n\n{suffix}" if suffix else turn
+
+
+def turns_of(instruction: str, example: Example, suffix: str) -> list[str]:
+    """Return the turns before the answer, user and assistant in alternation, see `sapo.models.render`.
+
+    Raises:
+        RenderError: if the row is one of another layout.
+    """
+    if TAKEN_OUT in example.input:
+        raise RenderError(
+            "rows of trl.Rows are laid out in their own way and hold their answers, so only their own renderer reads "
+            "them: give renderer=rows.renderer(tokenizer), and train on rows.completions(selection) or "
+            "rows.reworded(selection)"
+        )
+    if not example.history:
+        return [user_turn(instruction, example.input, suffix)]
+    turns = [turn for exchange in example.history for turn in exchange]
+    last = f"{example.input}\n\n{suffix}" if suffix else example.input
+    return [user_turn(instruction, turns[0], ""), *turns[1:], last]

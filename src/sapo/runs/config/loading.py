@@ -1,0 +1,135 @@
+"""From a YAML file and overrides to a configuration; all that is wrong with it in one message."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from sapo.core.errors import ConfigError, nearest
+from sapo.runs.config.schema import Config
+from sapo.runs.config.study import StudyConfig
+
+_Model = TypeVar("_Model", bound=BaseModel)
+# PyYAML's own constructors fail on broken values of explicit types, such as `!!int` alone, in their own ways.
+_NOT_YAML = (yaml.YAMLError, ValueError, RecursionError, IndexError, KeyError, AttributeError)
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
+    """Return the configuration of a YAML file with ``key=value`` overrides, dots for nesting.
+
+    Raises:
+        ConfigError: naming every unknown key and impossible value in one message.
+    """
+    return make_config(_read(path, overrides))
+
+
+def load_study(path: Path, overrides: Sequence[str] = ()) -> StudyConfig:
+    """Return the configuration of a study, likewise."""
+    return _validated(StudyConfig, _read(path, overrides))
+
+
+def _read(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise ConfigError(f"config {path}: {error.strerror or error}") from error
+    except _NOT_YAML as error:
+        raise ConfigError(f"config {path} is not YAML: {error}") from error
+    if data is None:
+        data = {}
+    if not isinstance(data, dict):
+        raise ConfigError(f"config {path} holds a {type(data).__name__}: allowed is a mapping of keys to values")
+    data.setdefault("run_dir", str(Path("runs") / path.stem))
+    for override in overrides:
+        _apply(data, override)
+    return data
+
+
+def make_config(data: dict[str, Any]) -> Config:
+    """Return the configuration of plain values.
+
+    Raises:
+        ConfigError: as in `load_config`.
+    """
+    return _validated(Config, data)
+
+
+def _validated(model: type[_Model], data: dict[str, Any]) -> _Model:
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        # A list that only what is wrong with its entries makes too short is not.
+        items = [item for item in error.errors() if item["type"] != "too_short" or not item["input"]]
+        lines = dict.fromkeys(_explain(model, item) for item in items)
+        raise ConfigError("the configuration cannot be run:\n" + "\n".join(f"  {line}" for line in lines)) from error
+
+
+def _apply(data: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"override {override!r} must have the form key=value, such as train.epochs=1")
+    *parents, last = key.split(".")
+    if parents[:1] == ["model"] and isinstance(data.get("model"), str):
+        data["model"] = {"base": data["model"]}
+    for parent in parents:
+        data = data.setdefault(parent, {})
+        if not isinstance(data, dict):
+            raise ConfigError(f"override {override!r}: {parent!r} is a single value and has no keys")
+    try:
+        data[last] = yaml.safe_load(value)
+    except _NOT_YAML as error:
+        raise ConfigError(f"override {override!r}: the value is not YAML: {error}") from error
+
+
+def _explain(config: type[BaseModel], item: Any) -> str:
+    """Return one line for one pydantic error: key, value and what is allowed."""
+    location = item["loc"]
+    key = ".".join(str(part) for part in location if part != "[key]") or "configuration"
+    if item["type"] == "extra_forbidden":
+        fields = _fields(config, location[:-1])
+        return f"{key}: unknown key.{nearest(str(location[-1]), fields)} Allowed here: {', '.join(fields)}"
+    if item["type"] == "missing":
+        return f"{key}: missing"
+    if item["type"] == "literal_error":
+        allowed = [part.strip(" '") for part in item["ctx"]["expected"].replace(" or ", ", ").split(",")]
+        return f"{key} = {item['input']!r}: allowed: {', '.join(allowed)}.{nearest(str(item['input']), allowed)}"
+    if item["type"].startswith("model_"):
+        fields = _fields(config, location)
+        return f"{key} = {item['input']!r}: must be a mapping with some of these keys: {', '.join(fields)}"
+    if item["type"] == "too_short":
+        return f"{key} is an empty list: give at least one entry, or leave it out"
+    if item["type"] in _KINDS:
+        return f"{key} = {item['input']!r}: must be {_KINDS[item['type']]}"
+    message = str(item["msg"]).removeprefix("Value error, ")
+    if item["type"] == "value_error":
+        return f"{key}: {message}"
+    return f"{key} = {item['input']!r}: {message[0].lower()}{message[1:]}"
+
+
+_KINDS = {
+    "tuple_type": "a list",
+    "path_type": "a path",
+    "string_type": "a text",
+    "int_type": "a whole number",
+    "dict_type": "a mapping",
+}
+
+
+def _fields(config: type[BaseModel], location: Sequence[str | int]) -> list[str]:
+    model = config
+    parts = iter(location)
+    for part in parts:
+        inner = model.model_fields[str(part)].annotation
+        if get_origin(inner) is dict and next(parts, None) is not None:
+            # One level down: the user's name of the thing.
+            inner = get_args(inner)[1]
+        # A part that may be left out.
+        inner = next((one for one in get_args(inner) if isinstance(one, type) and issubclass(one, BaseModel)), inner)
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            return []
+        model = inner
+    return list(model.model_fields)

@@ -1,0 +1,86 @@
+"""The keys of a study: transitions, candidates, seeds and arms, and how each training is done and measured."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from sapo.runs.config.part import Local, Part, Positive, Seed
+from sapo.runs.config.schema import CandidatesConfig, DataConfig, LoraConfig, ModelConfig, TaskConfig, TrainConfig
+
+Arm = Literal["adamw", "sgd"]
+
+
+class SgdConfig(Part):
+    """The arm sgd: plain gradient descent, neither warm-up nor decay nor clipping, for which the bound is stated."""
+
+    learning_rate: Annotated[float, Field(gt=0, le=10)] = 0.1
+
+
+class StudyConfig(Part):
+    """A study: from the state after each transition's earlier tasks, its last task is trained with every candidate."""
+
+    model: ModelConfig = ModelConfig()
+    # Each a list of at least two tasks; the last one is trained with every candidate.
+    transitions: Annotated[tuple[tuple[str, ...], ...], Field(min_length=1)]
+    unseen: tuple[str, ...] = ()
+    data_dir: Local | None = None
+    tasks: dict[str, TaskConfig] = Field(default_factory=dict)
+    data: DataConfig = DataConfig()
+    candidates: CandidatesConfig = CandidatesConfig(count=8)
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (1, 2, 3)
+    arms: Annotated[tuple[Arm, ...], Field(min_length=1)] = ("adamw",)
+    sgd: SgdConfig = SgdConfig()
+    # Selection rows that indicators are measured on, and test rows of each task whose losses are the outcomes.
+    examples: Positive = 100
+    rows: Positive = 100
+    scores: bool = False
+    max_new_tokens: Positive = 16
+    train: TrainConfig = TrainConfig()
+    lora: LoraConfig = LoraConfig()
+    max_length: Positive = 1664
+    run_dir: Local
+
+    @field_validator("transitions")
+    @classmethod
+    def _long_enough(cls, value: tuple[tuple[str, ...], ...]) -> tuple[tuple[str, ...], ...]:
+        for transition in value:
+            if len(transition) < 2 or len(set(transition)) < len(transition):
+                raise ValueError(
+                    f"{list(transition)} is no transition: give two or more different tasks, the one to be studied last"
+                )
+        if len(set(value)) < len(value):
+            raise ValueError("one of them is listed twice")
+        return value
+
+    @field_validator("seeds", "arms")
+    @classmethod
+    def _once(cls, value: tuple[Any, ...]) -> tuple[Any, ...]:
+        if len(set(value)) < len(value):
+            raise ValueError("one of them is listed twice")
+        return value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_forms(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        data = dict(data)
+        if isinstance(data.get("model"), str):
+            data["model"] = {"base": data["model"]}
+        if isinstance(data.get("tasks"), dict):
+            data["tasks"] = {k: {"data": v} if isinstance(v, str) else v for k, v in data["tasks"].items()}
+        return data
+
+    @model_validator(mode="after")
+    def _can_be_made(self) -> StudyConfig:
+        if self.candidates.search is not None:
+            raise ValueError("candidates.search: every candidate of a study is known before; leave it out")
+        if self.max_new_tokens >= self.max_length:
+            raise ValueError(f"max_new_tokens {self.max_new_tokens} leaves no room in max_length {self.max_length}")
+        return self
+
+    def plain(self) -> dict[str, Any]:
+        """Return the resolved configuration as YAML-ready values."""
+        return self.model_dump(mode="json")

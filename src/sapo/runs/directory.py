@@ -1,0 +1,321 @@
+"""The run directory: every finished step is a file, written whole or not at all.
+
+    config.yaml           the resolved configuration; another one is refused
+    environment.json      library versions and machine, of the last start
+    data.json             what the data holds
+    candidates/K-TASK.json   candidates and rejected texts with reasons
+    selections/K-TASK.json   per-example losses, intervals, the choice
+    stages/K-TASK/        the adapter, its model card and lineage (sapo.json)
+    training/K-TASK.json  training losses
+    cells/K/TASK.PROMPT.json   predictions and per-row scores of one cell of the matrix
+    ability/K.json        general ability at stage K, where it was asked for
+    results.json          matrices and metrics
+    report.md             the same for people
+    tracked.json          trackers that were told of the finished run
+
+A step's file holds what it was computed from (`inputs`, hashes by name) beside what came out (`value`). A
+step is reused only if every input is the same; otherwise the error says which one differs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError
+
+from sapo.core.errors import RecordError
+from sapo.core.processes import ALONE, Processes
+from sapo.core.storage import fingerprint, read_json, undamaged, unwritable, write_json, write_text
+
+Inputs = Mapping[str, str]
+
+# Settings that no result depends on.
+_MAY_CHANGE = ("keep", "selection.batch_tokens", "selection.cache", "train.checkpoint_every", "report_to")
+
+
+class Record:
+    """An open run directory; one job at a time, of whose processes the first one reads and writes.
+
+    Args:
+        directory: made if it does not exist.
+        config: the resolved configuration, as plain values.
+        processes: of this job. All of them must make the same calls.
+        shared: directory where runs of a sweep leave steps for each other; None for a run by itself.
+
+    Raises:
+        RecordError: if the directory cannot be written, is in use, holds something else, or was made with
+            another configuration.
+    """
+
+    def __init__(
+        self, directory: Path, config: Mapping[str, Any], processes: Processes = ALONE, shared: Path | None = None
+    ) -> None:
+        self.directory = directory
+        self._shared = shared
+        self._processes = processes
+        self._config = {key: value for key, value in config.items() if key != "run_dir"}
+        self._lock = FileLock(directory / ".lock")
+
+    def check(self) -> None:
+        """Refuse a directory that this run cannot use; writes nothing, so that a mistake leaves nothing behind."""
+        self._processes.once(self._check)
+
+    def _check(self) -> None:
+        if self.directory.exists() and not self.directory.is_dir():
+            raise RecordError(f"run_dir {self.directory} is a file: choose a directory")
+        try:
+            there = self.directory.is_dir() and any(p.name != ".lock" for p in self.directory.iterdir())
+        except OSError as error:
+            raise RecordError(f"run_dir {self.directory} cannot be used: {error.strerror or error}") from error
+        path = self.directory / "config.yaml"
+        if there and not path.exists() and (self.directory / "shared").is_dir():
+            raise RecordError(f"run_dir {self.directory} holds a sweep: choose another one for a single run")
+        if there and not path.exists():
+            raise RecordError(f"run_dir {self.directory} is not empty and not a run directory: choose another one")
+        if path.exists():
+            self._compare(_read_yaml(path))
+
+    def __enter__(self) -> Record:
+        self._processes.once(self._open)
+        return self
+
+    def _open(self) -> None:
+        self._check()
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire(timeout=0)
+        except Timeout as error:
+            raise RecordError(f"run_dir {self.directory} is in use by another process: wait for it to end") from error
+        except OSError as error:
+            raise RecordError(f"run_dir {self.directory} cannot be used: {error.strerror or error}") from error
+        try:
+            # Once more: another process may have begun between the first look and the lock.
+            self._check()
+            self._sweep()
+            if not (self.directory / "config.yaml").exists():
+                write_text(self.directory / "config.yaml", _to_yaml(self._config))
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def __exit__(self, *failure: object) -> None:
+        self._lock.release()
+
+    def reuse(
+        self, name: str, inputs: Inputs, parse: Callable[[Any], Any] = lambda value: value, *, shared: bool = False
+    ) -> Any | None:
+        """Return the value of a finished step, as ``parse`` reads it, or None if it is not finished.
+
+        With ``shared``, one that another run of the sweep finished for the same inputs is as good.
+
+        Raises:
+            RecordError: if it is damaged, or was computed from something else, naming what differs.
+        """
+
+        def find() -> Any | None:
+            if shared and self._shared is not None and not (self.directory / name).is_file():
+                taken = self._shared_path(name, inputs)
+                if taken.is_file():
+                    write_json(self.directory / name, read_json(taken))
+            return self.find(name, inputs, parse)
+
+        return self._processes.once(find)
+
+    def _shared_path(self, name: str, inputs: Inputs) -> Path:
+        kind = name.partition("/")[0]
+        return (self._shared or self.directory) / f"{kind}-{fingerprint(dict(inputs))}.json"
+
+    def find(self, name: str, inputs: Inputs, parse: Callable[[Any], Any] = lambda value: value) -> Any | None:
+        """Return the same in one process of a job, which tells the others what it found."""
+        path = self.directory / name
+        if not path.is_file():
+            return None
+        stored = read_json(path)
+        if not isinstance(stored, dict) or not isinstance(stored.get("inputs"), dict) or "value" not in stored:
+            raise RecordError(f"{path} is damaged. Delete it to compute this step again.")
+        differs = [key for key in inputs if stored["inputs"].get(key) != inputs[key]]
+        if differs:
+            raise RecordError(
+                f"{path} was computed from something else than there is now; different: {', '.join(differs)}. Undo "
+                f"that change to go on; to start afresh use another run_dir, or delete {self.directory}."
+            )
+        with undamaged(path, "Delete it to compute this step again."):
+            return parse(stored["value"])
+
+    def save(self, name: str, inputs: Inputs, value: Any, *, shared: bool = False) -> None:
+        """Write a finished step; with ``shared``, for the other runs of a sweep too."""
+        step = {"inputs": dict(inputs), "value": value}
+        if shared and self._shared is not None:
+            path = self._shared_path(name, inputs)
+            self._processes.once(lambda: write_json(path, step))
+        self.write(name, step)
+
+    def write(self, name: str, value: Any) -> None:
+        """Write a JSON value that is no step."""
+        self._processes.once(lambda: write_json(self.directory / name, value))
+
+    def write_first(self, name: str, value: Any) -> None:
+        """Write a JSON value that describes what the steps are computed from, unless some are finished already.
+
+        Should it differ by now, the steps refuse to be reused, and what was written must stay true of them.
+        """
+        steps = [self.directory / kind for kind in ("selections", "training", "cells")]
+        self._processes.once(
+            lambda: (
+                None
+                if (self.directory / name).exists() and any(map(Path.exists, steps))
+                else write_json(self.directory / name, value)
+            )
+        )
+
+    def stage_directory(self, name: str) -> Path:
+        """Return where a stage's adapter lies; it may not exist yet."""
+        return self.directory / "stages" / name
+
+    def stage_files(self, name: str) -> dict[str, str]:
+        """Return a hash of every file that a stage's state and lineage are read from, by name; {} without a stage."""
+        directory = self.stage_directory(name)
+        found = [p for p in directory.rglob("*") if p.suffix in (".json", ".safetensors") and p.is_file()]
+        try:
+            return {p.relative_to(directory).as_posix(): _digest(p) for p in sorted(found)}
+        except OSError as error:
+            raise RecordError(f"{directory} cannot be read: {error.strerror or error}") from error
+
+    def save_stage(self, name: str, write: Callable[[Path], None]) -> None:
+        """Let ``write`` fill a scratch directory, then put it in place in one move.
+
+        Every process calls it, since writing a stage may change the model; what the others write is dropped.
+        """
+        put = self._put_stage if self._processes.first else _drop
+        self._processes.together(lambda: put(self.stage_directory(name), write))
+
+    def _put_stage(self, target: Path, write: Callable[[Path], None]) -> None:
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=target.parent, prefix=".") as scratch:
+                built = Path(scratch) / "stage"
+                built.mkdir()
+                write(built)
+                if target.exists():
+                    shutil.rmtree(target)
+                os.rename(built, target)
+        except OSError as error:
+            raise RecordError(unwritable(target, error.strerror or str(error))) from error
+        except SafetensorError as error:
+            raise RecordError(unwritable(target, str(error))) from error
+
+    def unfinished(self, name: str, inputs: Inputs) -> Path:
+        """Return a directory for the unfinished state of a step; another one's is dropped.
+
+        What is there was left by an earlier start with the same inputs.
+        """
+        directory = self.directory / "unfinished" / name
+
+        def prepare() -> None:
+            stored = directory / "inputs.json"
+            if not stored.is_file() or read_json(stored) != dict(inputs):
+                shutil.rmtree(directory, ignore_errors=True)
+                write_json(stored, dict(inputs))
+
+        self._processes.once(prepare)
+        return directory
+
+    def finish(self, name: str) -> None:
+        """Delete the unfinished state of a step that is finished."""
+        self._processes.once(lambda: shutil.rmtree(self.directory / "unfinished" / name, ignore_errors=True))
+
+    def drop_others(self, folder: str, inputs: Inputs) -> None:
+        """Delete the steps in a folder that were computed from something else, where that will not come again."""
+
+        def drop() -> None:
+            for path in (self.directory / folder).glob("*.json"):
+                stored = read_json(path)
+                found = stored.get("inputs") if isinstance(stored, dict) else None
+                if not isinstance(found, dict) or any(found.get(key) != value for key, value in inputs.items()):
+                    path.unlink()
+
+        self._processes.once(drop)
+
+    def drop_stage(self, name: str) -> None:
+        """Delete a stage's adapter."""
+        self._processes.once(lambda: shutil.rmtree(self.stage_directory(name), ignore_errors=True))
+
+    def _sweep(self) -> None:
+        """Remove the scratch files of a process that was killed; nobody else writes here under the lock."""
+        for scratch in [*self.directory.glob(".*"), *self.directory.glob("*/.*"), *self.directory.glob("cells/*/.*")]:
+            if scratch.is_dir():
+                shutil.rmtree(scratch, ignore_errors=True)
+            elif scratch.name != ".lock":
+                scratch.unlink(missing_ok=True)
+
+    def _compare(self, stored: Any) -> None:
+        if not isinstance(stored, dict):
+            raise RecordError(f"{self.directory / 'config.yaml'} is damaged: choose another run_dir")
+        differs = differences(stored, self._config)
+        if differs:
+            raise RecordError(
+                f"run_dir {self.directory} was made with another configuration:\n"
+                + "\n".join(differs)
+                + f"\nUse another run_dir, or delete {self.directory} to start afresh."
+            )
+
+
+def differences(stored: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
+    """Return one line for each setting that decides something and differs between a stored configuration and this."""
+    # As it would come back from a file: YAML does not keep every character.
+    before, now = decisive(stored), decisive(yaml.safe_load(_to_yaml(config)))
+    return [
+        f"  {key}: {before.get(key)!r} then, {now.get(key)!r} now"
+        for key in sorted({*before, *now})
+        if before.get(key) != now.get(key)
+    ]
+
+
+def decisive(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a configuration that decide what comes out, by dotted key."""
+    return {key: value for key, value in _flat(dict(config)).items() if key not in (*_MAY_CHANGE, "run_dir")}
+
+
+def first_value(directory: Path, key: str, value: Any) -> Any:
+    """Return what a setting, by dotted key, was when a run directory was made; ``value`` where it is not made yet.
+
+    Raises:
+        RecordError: if its configuration cannot be read.
+    """
+    path = directory / "config.yaml"
+    return _flat(_read_yaml(path)).get(key, value) if path.is_file() else value
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def _drop(target: Path, write: Callable[[Path], None]) -> None:
+    with tempfile.TemporaryDirectory() as scratch:
+        write(Path(scratch) / "stage")
+
+
+def _to_yaml(config: Mapping[str, Any]) -> str:
+    return str(yaml.safe_dump(dict(config), allow_unicode=True, sort_keys=False))
+
+
+def _read_yaml(path: Path) -> Any:
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise RecordError(f"{path} cannot be read ({error}): choose another run_dir") from error
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict):
+        return {prefix: value}
+    return {k: v for key, inner in value.items() for k, v in _flat(inner, f"{prefix}.{key}".strip(".")).items()}

@@ -1,0 +1,174 @@
+"""`sapo.json`: the base model, and for each task so far its data, candidates, losses and instruction."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from sapo.core.errors import ModelError
+from sapo.core.storage import read_json, undamaged
+from sapo.core.types import Selection, Trained
+from sapo.tasks.load import task_fingerprint
+
+LINEAGE = "sapo.json"
+TAKE_AGAIN = "Take the directory from where it was written again."
+_LIBRARIES = ("sapo-llm", "torch", "transformers", "peft", "accelerate", "tokenizers", "numpy")
+
+
+def library_versions() -> dict[str, str | None]:
+    """Return the versions of this package and of the libraries that numbers depend on; None: not installed."""
+    versions: dict[str, str | None] = {}
+    for library in _LIBRARIES:
+        try:
+            versions[library] = version(library)
+        except PackageNotFoundError:
+            versions[library] = None
+    return versions
+
+
+def lineage(
+    *,
+    base: str,
+    method: str,
+    policy: str,
+    trained: Sequence[Trained],
+    state: str,
+    limits: Mapping[str, int],
+    template: str | None,
+    versions: Mapping[str, str | None],
+    earlier: Sequence[Mapping[str, Any]] = (),
+    whole: bool = False,
+) -> dict[str, Any]:
+    """Return the content of `sapo.json`.
+
+    Args:
+        base: name of the model the run started from, as the user gave it.
+        method: how parameters were updated.
+        policy: how instructions were chosen.
+        trained: all tasks of the run so far, in order.
+        state: fingerprint of the resulting weights.
+        limits: `max_length` and `max_new_tokens` of the run.
+        template: fingerprint of the rendering (`Renderer.fingerprint`); None where it cannot be told.
+        versions: see `library_versions`.
+        earlier: task entries of the stage that the run itself started from, in any earlier format.
+        whole: whether the folder holds a model of its own instead of an adapter.
+    """
+    return {
+        "format": 2,
+        "base_model": base,
+        "method": method,
+        "policy": policy,
+        "state": state,
+        "max_length": limits["max_length"],
+        "max_new_tokens": limits["max_new_tokens"],
+        "template": template,
+        "versions": dict(versions),
+        **({"merged": True} if whole else {}),
+        "tasks": [*map(dict, earlier), *map(_entry, trained)],
+    }
+
+
+def _entry(trained: Trained) -> dict[str, Any]:
+    task = trained.task
+    return {
+        "task": task.name,
+        "instruction": trained.instruction.text,
+        "origin": trained.instruction.origin,
+        "original_instruction": task.instruction,
+        "suffix": task.suffix,
+        "labels": list(task.labels),
+        "metric": task.metric,
+        "data": task_fingerprint(task),
+        "train_rows": len(task.train),
+        "selection": None if trained.selection is None else _summary(trained.selection),
+        **({"mixture": [p.text for p in trained.mixture]} if trained.mixture else {}),
+        **({"switches": [list(s) for s in trained.switches]} if trained.switches else {}),
+    }
+
+
+def _summary(selection: Selection) -> dict[str, Any]:
+    """Return a selection without the losses of single examples, which the run directory keeps."""
+    return {
+        "rule": selection.rule,
+        "sample": selection.sample,
+        "rows": len(selection.rows),
+        "chosen": selection.chosen,
+        "tolerance": selection.tolerance,
+        "strategy": selection.strategy,
+        "race": None if selection.race is None else asdict(selection.race),
+        "route": selection.route,
+        "candidates": [
+            {
+                "text": c.instruction.text,
+                "origin": c.instruction.origin,
+                "loss": c.loss,
+                "nll_sum": float(c.losses.nll.sum()),
+                "tokens": int(c.losses.tokens.sum()),
+                "delta": c.delta,
+                "ci": list(c.interval) if c.interval else None,
+                "examples": len(c.losses.nll),
+                "status": c.status,
+                "round": c.round,
+            }
+            for c in selection.candidates
+        ],
+        # A text may have been rejected because it holds half a character, which other programs' JSON refuses.
+        "rejected": [
+            {"text": r.text.encode("utf-8", "backslashreplace").decode(), "reason": r.reason}
+            for r in selection.rejected
+        ],
+    }
+
+
+def read_lineage(directory: Path) -> Any:
+    """Return what `sapo.json` in a stage directory holds, see `lineage`.
+
+    Raises:
+        ModelError: if there is none.
+        RecordError: if it cannot be read.
+    """
+    path = directory / LINEAGE
+    if not path.is_file():
+        raise ModelError(
+            f"{directory} is not a stage directory (no sapo.json): allowed is RUN_DIR/stages/K-TASK, "
+            "or a directory that sapo export or sapo.integrations.trainer.describe wrote to"
+        )
+    return read_json(path, TAKE_AGAIN)
+
+
+def stored_prompts(lineage: Any) -> dict[str, tuple[str, str]]:
+    """Return (instruction, suffix) of each task by name, the one trained last at the end.
+
+    Raises:
+        KeyError, TypeError, ValueError: if that is not what ``lineage`` holds.
+    """
+    prompts: dict[str, tuple[str, str]] = {}
+    for entry in lineage["tasks"]:
+        # A task that was trained twice takes the place and the prompt of its last time.
+        prompts.pop(entry["task"], None)
+        prompts[entry["task"]] = (entry["instruction"], entry["suffix"])
+    if not prompts:
+        raise ValueError("no tasks")
+    return prompts
+
+
+def layout_of(lineage: Any, task: str) -> str:
+    """Return how a task's prompts are laid out: "own", this library's way, unless another trainer had others."""
+    return str([entry.get("layout", "own") for entry in lineage["tasks"] if entry["task"] == task][-1])
+
+
+def earlier_tasks(directory: Path) -> list[dict[str, Any]]:
+    """Return the task entries of a stage or merged model that a run starts from; none where it has no `sapo.json`.
+
+    Raises:
+        RecordError: if its `sapo.json` is damaged.
+    """
+    if not (directory / LINEAGE).is_file():
+        return []
+    found = read_lineage(directory)
+    with undamaged(directory / LINEAGE, TAKE_AGAIN):
+        stored_prompts(found)
+        return [dict(entry) for entry in found["tasks"]]

@@ -1,0 +1,185 @@
+"""What a run will do and cost, known before its first step.
+
+Costs are in forward tokens: tokens that pass once through the model. Training a token costs about three
+(forward, and twice that backward); generating one costs more than reading one, because batches are narrow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from sapo.core.errors import RenderError
+from sapo.core.types import Encoded, Instruction, Task
+from sapo.models.render import Renderer
+from sapo.selection.race import FIRST
+from sapo.training.lessons import Lesson
+
+_TRAIN = 3.0
+_GENERATE = 4.0
+_SAMPLED = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One step of a run.
+
+    Attributes:
+        units: rows scored, updates made, or rows evaluated (each twice: its answer and its loss).
+        tokens: tokens read or written, about.
+        cost: in forward tokens.
+    """
+
+    units: int
+    tokens: float
+    cost: float
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The work on every task of a run.
+
+    Attributes:
+        score: per task, at most; empty where the policy needs no losses.
+        least: the same, if every race is decided after its first round; equal to ``score`` where nobody races.
+        train: per task.
+        evaluate: per task and watch task, for one test.
+        tests: how often each task and watch task is evaluated, at most.
+    """
+
+    score: Mapping[str, Work]
+    least: Mapping[str, Work]
+    train: Mapping[str, Work]
+    evaluate: Mapping[str, Work]
+    tests: Mapping[str, int]
+
+    def work(self, tasks: Sequence[Task]) -> Work:
+        """Return the work of training on these tasks."""
+        parts = [self.train[task.name] for task in tasks]
+        return Work(sum(w.units for w in parts), sum(w.tokens for w in parts), sum(w.cost for w in parts))
+
+    @property
+    def cost(self) -> float:
+        """Cost of the whole run, in forward tokens."""
+        once = [*self.score.values(), *self.train.values()]
+        return sum(w.cost for w in once) + sum(w.cost * self.tests[name] for name, w in self.evaluate.items())
+
+
+def make_plan(
+    renderer: Renderer,
+    tasks: Sequence[Task],
+    watch: Sequence[Task],
+    candidates: Mapping[str, Sequence[Instruction]],
+    *,
+    scores: bool,
+    races: bool,
+    examples: int,
+    budget: float | None,
+    updates: Mapping[str, int],
+    epochs: float,
+    lessons: Sequence[Lesson],
+    both_prompts: bool,
+    wordings: int,
+) -> Plan:
+    """Return the plan of a run whose tasks hold exactly the rows that it will use.
+
+    Args:
+        renderer: of the run's model.
+        tasks: the sequence.
+        watch: tasks that are only evaluated.
+        candidates: per task, the original first.
+        scores: whether the policy needs losses.
+        races: whether candidates race.
+        examples: selection rows.
+        budget: most that scoring a task may cost, as a share of its training; None for no limit.
+        updates: per task, number of optimiser updates.
+        epochs: passes over the training rows.
+        lessons: the trainings of the run.
+        both_prompts: whether seen tasks are tested with the selected and with the original instruction.
+        wordings: held-out paraphrases that each task is tested with at the end.
+
+    Raises:
+        RenderError: if a prompt cannot be rendered: better now than after hours.
+    """
+    score, least, train = {}, {}, {}
+    for task in tasks:
+        encoded = _encode_all(renderer, task, candidates[task.name])
+        tokens = sum(len(e.ids) for e in encoded) * epochs
+        train[task.name] = Work(updates[task.name], tokens, _TRAIN * tokens)
+        if scores:
+            rows = min(examples, len(task.train))
+            least[task.name], whole = scoring(renderer, task, candidates[task.name], rows, races=races)
+            most = float("inf") if budget is None else budget * train[task.name].cost
+            score[task.name] = _within(most, least[task.name], whole)
+    evaluate = {task.name: _evaluation(renderer, task) for task in (*tasks, *watch)}
+    tests = {task.name: 1 + len(lessons) for task in watch}
+    for place, task in enumerate(tasks, start=1):
+        tested = [lesson.stage for lesson in lessons if task in lesson.tested]
+        # The second prompt differs from the first only once the task has been trained on.
+        twice = sum(stage >= place for stage in tested) if both_prompts else 0
+        tests[task.name] = 1 + len(tested) + twice + wordings
+    return Plan(score, least, train, evaluate, tests)
+
+
+def epoch_cost(renderer: Renderer, task: Task) -> float:
+    """Return about what training one epoch on all training rows costs, in forward tokens."""
+    sample = renderer.encode(task.instruction, task.suffix, task.train[:_SAMPLED])
+    return _TRAIN * len(task.train) * _mean_length(sample)
+
+
+def _encode_all(renderer: Renderer, task: Task, candidates: Sequence[Instruction]) -> list[Encoded]:
+    """Return all training rows with the original; the longest answer must fit with every candidate."""
+    longest = max(task.train, key=lambda row: len(row.answer))
+    for number, candidate in enumerate(candidates):
+        try:
+            renderer.encode(candidate.text, task.suffix, [longest])
+        except RenderError as error:
+            raise RenderError(f"task {task.name!r}, candidate {number} ({candidate.text[:60]!r}): {error}") from error
+    try:
+        return renderer.encode(task.instruction, task.suffix, task.train)
+    except RenderError as error:
+        raise RenderError(f"task {task.name!r}, original instruction: {error}") from error
+
+
+def scoring(
+    renderer: Renderer, task: Task, candidates: Sequence[Instruction], rows: int, *, races: bool
+) -> tuple[Work, Work]:
+    """Return the least and the most work of scoring candidates: what their rows share once, the rest for each row.
+
+    The least is a race's first round; without a race, both are that of all rows.
+    """
+    once = each = 0.0
+    for candidate in candidates:
+        sample = renderer.encode(candidate.text, task.suffix, task.train[:_SAMPLED])
+        once += _shared(sample)
+        each += _mean_length(sample) - _shared(sample)
+    least, most = (
+        Work(n * len(candidates), once + n * each, once + n * each) for n in (min(FIRST, rows) if races else rows, rows)
+    )
+    return least, most
+
+
+def _within(most: float, least: Work, whole: Work) -> Work:
+    """Return as much of the whole work as costs ``most``, and the least in any case."""
+    if whole.cost <= max(most, least.cost):
+        return whole
+    cost = max(most, least.cost)
+    share = (cost - least.cost) / (whole.cost - least.cost)
+    return Work(least.units + int(share * (whole.units - least.units)), cost, cost)
+
+
+def _evaluation(renderer: Renderer, task: Task) -> Work:
+    sample = renderer.encode(task.instruction, task.suffix, task.test[:_SAMPLED])
+    answers = sum(e.supervised for e in sample) / len(sample)
+    reading = 2 * _mean_length(sample) - _shared(sample)
+    rows = len(task.test)
+    return Work(2 * rows, rows * (reading + answers), rows * (reading + _GENERATE * answers))
+
+
+def _mean_length(encoded: Sequence[Encoded]) -> float:
+    return sum(len(e.ids) for e in encoded) / len(encoded)
+
+
+def _shared(encoded: Sequence[Encoded]) -> int:
+    columns = zip(*(e.ids for e in encoded), strict=False)
+    return next((i for i, column in enumerate(columns) if len(set(column)) > 1), 0)

@@ -1,0 +1,134 @@
+"""A trained stage, loaded from its directory alone: the model, and how each of its tasks is to be prompted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sapo.core.errors import ModelError, nearest
+from sapo.core.storage import undamaged
+from sapo.core.types import Example
+from sapo.models.answers import generate
+from sapo.models.layout import user_turn
+from sapo.models.load import LoadedModel, load_model
+from sapo.models.render import Renderer
+from sapo.runs.lineage import LINEAGE, TAKE_AGAIN, layout_of, read_lineage, stored_prompts
+from sapo.selection.rows import context_length
+
+
+def apply(stage: str | Path, text: str, task: str | None = None) -> list[dict[str, str]]:
+    """Return the messages that a trained stage or adapter is asked with, for any runtime and its chat template.
+
+    Args:
+        stage: directory with a `sapo.json`: a stage of a run, an exported model, an adapter of another trainer beside
+            which `sapo.integrations.trainer.describe` wrote one; or the id of such a repository on the hub.
+        text: the input.
+        task: which of its tasks; by default the one trained last.
+
+    Raises:
+        ModelError: if there is none, it was not trained on the task, or not with prompts that can be told from here.
+        RecordError: if its `sapo.json` is damaged.
+    """
+    directory = Path(stage)
+    if not directory.is_dir():
+        directory = _downloaded(str(stage))
+    found = read_lineage(directory)
+    with undamaged(directory / LINEAGE, TAKE_AGAIN):
+        prompts = stored_prompts(found)
+        name = _named(prompts, task)
+        layout = layout_of(found, name)
+    instruction, suffix = prompts[name]
+    if layout == "own":
+        return [{"role": "user", "content": user_turn(instruction, text, suffix)}]
+    if layout == "alpaca":
+        return [{"role": "user", "content": f"{instruction}\n{text}" if text else instruction}]
+    if layout == "system":
+        return [{"role": "system", "content": instruction}, {"role": "user", "content": text}]
+    raise ModelError(
+        f"{stage} was trained on {name!r} with prompts of another layout: put its instruction where it stood in its "
+        f"training rows: {instruction!r}"
+    )
+
+
+def _downloaded(name: str) -> Path:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(name, LINEAGE)).parent
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise ModelError(
+            f"{name} is neither a directory nor a repository of the hub with a {LINEAGE} that can be reached"
+        ) from error
+
+
+def _named(prompts: Mapping[str, tuple[str, str]], task: str | None) -> str:
+    """Return the name of a task that a stage was trained on, by default the last one's.
+
+    Raises:
+        ModelError: if there is none of this name.
+    """
+    name = list(prompts)[-1] if task is None else task
+    if name not in prompts:
+        raise ModelError(
+            f"this stage was not trained on {name!r}.{nearest(name, prompts)} Its tasks: {', '.join(prompts)}"
+        )
+    return name
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """The state after a task, read from what a run wrote.
+
+    Attributes:
+        loaded: base model with the stage's adapter.
+        prompts: (instruction, suffix) of each task so far, by name, in order.
+        max_length: of the run, see `sapo.runs.config.schema.Config`.
+        max_new_tokens: likewise.
+    """
+
+    loaded: LoadedModel
+    prompts: Mapping[str, tuple[str, str]]
+    max_length: int
+    max_new_tokens: int
+
+    @classmethod
+    def load(cls, directory: Path) -> Stage:
+        """Return the stage in a directory that a run or `sapo export` wrote.
+
+        Raises:
+            ModelError: if it is none, or its base model cannot be loaded.
+            RecordError: if its `sapo.json` is damaged.
+        """
+        lineage = read_lineage(directory)
+        with undamaged(directory / LINEAGE, TAKE_AGAIN):
+            base, merged = lineage["base_model"], bool(lineage.get("merged"))
+            limits = (int(lineage["max_length"]), int(lineage["max_new_tokens"]))
+            prompts = stored_prompts(lineage)
+            strange = [name for name in prompts if layout_of(lineage, name) != "own"]
+        if strange:
+            raise ModelError(
+                f"{directory} was trained on {strange[0]!r} with prompts of another layout, which are not made here: "
+                "load the model as README.md there says, and ask it with the instruction and the layout that are named "
+                "there for the task"
+            )
+        # A merged stage is a whole model; it needs the one that it was made from no more.
+        try:
+            loaded = load_model(str(directory)) if merged else load_model(base, str(directory))
+        except ModelError as error:
+            where = f"{directory / LINEAGE} names the base model {base!r}, seen from {Path.cwd()}"
+            raise ModelError(f"{where}: {error}") from error
+        return cls(loaded, prompts, *limits)
+
+    def answer(self, inputs: Sequence[str], task: str | None = None) -> list[str]:
+        """Return the greedy answer to each input, prompted as the task was trained.
+
+        Raises:
+            ModelError: if the stage was not trained on ``task``; the last one is used where it is None.
+        """
+        name = _named(self.prompts, task)
+        renderer = Renderer(self.loaded.tokenizer, min(self.max_length, context_length(self.loaded.model)))
+        instruction, suffix = self.prompts[name]
+        rows = [Example(text, "") for text in inputs]
+        return generate(self.loaded.model, renderer, instruction, suffix, rows, self.max_new_tokens)

@@ -1,0 +1,102 @@
+"""Losses of candidates that were computed before, in this run or in another one.
+
+A candidate's losses depend on the model's state and on the token ids alone, which hold data, template,
+instruction, suffix and length limit. So these are the key, and nothing that is found under it can be stale.
+What could move the last digits (device, library version, number of processes) is in the key too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from platformdirs import user_cache_path
+
+from sapo.core.errors import RecordError
+from sapo.core.processes import ALONE, Processes
+from sapo.core.storage import read_json, write_json
+from sapo.core.types import Encoded, Floats
+
+# Of a few kilobytes each. The oldest half goes when there are more.
+_MOST = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What one candidate's losses were, and what they had cost.
+
+    Attributes:
+        nll: per example, in nats, shape [examples].
+        seconds: wall time of computing them.
+        route: how they were computed, see `sapo.models.losses.Scorer`.
+    """
+
+    nll: Floats
+    seconds: float
+    route: str
+
+
+def cache_directory() -> Path:
+    """Return where losses are kept; it may be deleted at any time."""
+    return user_cache_path("sapo") / "losses"
+
+
+class LossCache:
+    """Losses under one state of one model.
+
+    Args:
+        directory: made when something is kept; a directory that cannot be used keeps nothing.
+        state: fingerprint of the model's state, see `sapo.models.load.state_fingerprint`.
+        device: that losses are computed on.
+        processes: of which the first one reads and writes.
+    """
+
+    def __init__(self, directory: Path, state: str, device: str, processes: Processes = ALONE) -> None:
+        self._directory = directory
+        self._state = f"1 {state} {device} {torch.__version__} {processes.count}"
+        self._processes = processes
+
+    def find(self, encoded: Sequence[Encoded]) -> Found | None:
+        """Return the losses of these examples, or None if they are not known."""
+        return self._processes.once(lambda: self._read(self._path(encoded), len(encoded)))
+
+    def keep(self, encoded: Sequence[Encoded], found: Found) -> None:
+        """Keep the losses of these examples; where that is not possible, nothing is lost but time."""
+        self._processes.once(lambda: self._write(self._path(encoded), found))
+
+    def _path(self, encoded: Sequence[Encoded]) -> Path:
+        digest = hashlib.sha256(self._state.encode())
+        for example in encoded:
+            digest.update(np.array([example.prompt_length, len(example.ids), *example.ids], dtype=np.int64).tobytes())
+        return self._directory / f"{digest.hexdigest()[:40]}.json"
+
+    def _read(self, path: Path, examples: int) -> Found | None:
+        try:
+            if not path.is_file():
+                return None
+            stored = read_json(path)
+            found = Found(np.array(stored["nll"], dtype=np.float64), float(stored["seconds"]), str(stored["route"]))
+        except (RecordError, OSError, KeyError, TypeError, ValueError):
+            return None
+        sound = found.nll.shape == (examples,) and np.isfinite([*found.nll, found.seconds]).all()
+        return found if sound else None
+
+    def _write(self, path: Path, found: Found) -> None:
+        try:
+            if not path.parent.is_dir() or len(list(path.parent.iterdir())) > _MOST:
+                _halve(path.parent)
+            write_json(path, {"nll": found.nll.tolist(), "seconds": found.seconds, "route": found.route})
+        except (RecordError, OSError):
+            return
+
+
+def _halve(directory: Path) -> None:
+    """Delete the older half of the files."""
+    directory.mkdir(parents=True, exist_ok=True)
+    files = sorted(directory.iterdir(), key=lambda path: path.stat().st_mtime)
+    for path in files[: len(files) // 2]:
+        path.unlink(missing_ok=True)

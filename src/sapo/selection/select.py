@@ -1,0 +1,130 @@
+"""The front door of the method: model + task + candidates -> Selection.
+
+    selection = sapo.select(model, tokenizer, task, candidates)
+    selection.instruction.text      # train with this one
+
+All candidates are scored on the same rows, so losses are compared pair by pair: d_i = NLL_i(candidate) -
+NLL_i(original). What is reported is delta = sum(d) / sum(tokens) with an interval that holds for all
+candidates at once. It speaks of these rows' population and this state of the model, not of what training
+will do; and the winner's own delta is optimistic, since it is the lowest of many.
+
+With strategy "racing", the default, a candidate that can no longer win is dropped (`sapo.selection.race`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+from sapo.candidates.builtin import Builtin
+from sapo.candidates.checks.pool import admit, why_none
+from sapo.candidates.gather import gather
+from sapo.candidates.rules.source import Rules
+from sapo.core.errors import CandidateError, DataError, ModelError
+from sapo.core.progress import Reporter, Silent
+from sapo.core.types import Rule, Sample, Selection, Strategy, Task
+from sapo.models.losses import Scorer
+from sapo.models.render import Encoder, Renderer
+from sapo.selection.rows import MAX_LENGTH, context_length, selection_rows
+from sapo.selection.scoring import SelectionSettings, score_candidates
+
+# Paraphrases, where none are given.
+_COUNT = 20
+# Rows, by their characters, with which a renderer of another trainer is tried.
+_LONGEST = 4
+
+
+def select(
+    model: Any,
+    tokenizer: Any,
+    task: Task,
+    candidates: Sequence[str] | None = None,
+    examples: int = 250,
+    *,
+    strategy: Strategy = "racing",
+    delta: float = 0.05,
+    epsilon: float = 0.01,
+    rule: Rule = "lowest",
+    sample: Sample = "stratified",
+    seed: int = 42,
+    max_length: int = MAX_LENGTH,
+    renderer: Encoder | None = None,
+    progress: Reporter | None = None,
+) -> Selection:
+    """Return the candidates' pre-update losses on the task's training rows, and the chosen instruction.
+
+    Args:
+        model: any transformers or peft causal LM. Weights, mode, requires_grad and random state stay as
+            they are.
+        tokenizer: its tokenizer.
+        task: its instruction is the original and always the first candidate.
+        candidates: paraphrases of the original. Unusable ones are rejected with a reason. By default 20 of those that
+            come with the library or that rules make, see `sapo.candidates`.
+        examples: number of selection rows, all training rows where there are fewer.
+        strategy: "racing" scores candidates on all rows only as long as they may still win; "exhaustive" scores
+            every candidate on every row.
+        delta: of a race: bound on the probability that the winner is not the best within epsilon.
+        epsilon: of a race: tolerance in nats per token; the original wins where it is certain to be within it.
+        rule: "lowest" loss, the paper's; or "confident": leave the original only for a candidate whose
+            interval lies below zero, which takes every loss: nothing is raced for then.
+        sample: "stratified" by label where there are labels, or the "first" rows, as published.
+        seed: of the sample, of the race's order and of the bootstrap.
+        max_length: most tokens of prompt and answer; longer inputs are cut in the middle.
+        renderer: makes tokens of rows as another trainer does, such as `sapo.integrations.trl.SftRenderer`, which has
+            a limit of its own; by default `sapo.models.render.Renderer`.
+        progress: hears how far scoring is: an entered `sapo.cli.progress.terminal.Terminal` shows a bar and the race.
+
+    Raises:
+        CandidateError: if no candidate is left beside the original.
+        DataError: if the task has no training rows, is none, or a setting is out of its range.
+        ModelError: if the model is none.
+        ScoreError: if a loss is not finite, or a row does not fit the memory.
+        RenderError: if a prompt does not fit; a renderer that is given is tried with the four longest rows first.
+    """
+    _demand(model, task, examples)
+    if not 0 < delta < 0.5:
+        raise DataError(f"delta = {delta}: allowed is a probability above 0 and below 0.5")
+    if not 0 <= epsilon < float("inf"):
+        raise DataError(f"epsilon = {epsilon}: allowed is 0 or a positive tolerance in nats per token")
+    if candidates is None:
+        gathered = gather(task, (Builtin(), Rules()), _COUNT)
+        kept, rejected = gathered.candidates, gathered.rejected
+    else:
+        if isinstance(candidates, str) or not all(isinstance(text, str) for text in candidates):
+            raise CandidateError(f"candidates = {candidates!r:.80}: allowed is a list of texts")
+        kept, rejected = admit(task, candidates, "given")
+    if len(kept) == 1:
+        raise CandidateError(
+            f"task {task.name!r} has no candidate beside the original instruction ({why_none(rejected)})"
+        )
+    if renderer is None:
+        renderer = Renderer(tokenizer, min(max_length, context_length(model)))
+    else:
+        # It may refuse rows: that is told before anything is scored, also of rows that are not sampled.
+        longest = sorted(task.train, key=lambda row: len(row.input) + len(row.answer))[-_LONGEST:]
+        for candidate in kept:
+            renderer.encode(candidate.text, task.suffix, longest)
+    rows = selection_rows(task, examples, sample, seed)
+    settings = SelectionSettings(rule, sample, seed, strategy, delta, epsilon, None)
+    progress = progress or Silent()
+    total = len(rows) * len(kept)
+    progress.plan(total)
+    with (
+        progress.step(f"{task.name}: scoring {len(kept)} candidates", total, total) as advance,
+        progress.race([c.text for c in kept], len(rows)) as watch,
+    ):
+        return score_candidates(
+            Scorer(model), renderer, task, kept, rows, settings, rejected=rejected, advance=advance, watch=watch
+        )
+
+
+def _demand(model: Any, task: Any, examples: Any) -> None:
+    """Refuse names where loaded things are meant, before their first use deep inside."""
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"model = {model!r:.80}: give a loaded model, as sapo.load_model(NAME).model")
+    if not isinstance(task, Task):
+        raise DataError(f"task = {task!r:.80}: give what sapo.load_task returns")
+    if not isinstance(examples, int) or examples < 1:
+        raise DataError(f"examples = {examples!r}: allowed is a positive number of selection rows")

@@ -1,0 +1,77 @@
+"""From the losses scored so far to differences with bounds, and who may still win."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from sapo.core.types import Floats, Ints, Standing
+from sapo.selection.prediction import Rows
+from sapo.selection.student import quantile
+
+
+def standing(number: int, rows: Rows, nll: Sequence[Floats], level: float, epsilon: float) -> Standing:
+    """Return the standing after a round.
+
+    Args:
+        number: of the round, from 1.
+        rows: what is known of the rows.
+        nll: per candidate, on the first rows in race order; the original first.
+        level: one-sided error probability of each bound.
+        epsilon: candidates that are better by less do not matter, in nats per token.
+    """
+    counts = np.array([len(x) for x in nll], dtype=np.int64)
+    front = np.flatnonzero(counts == counts.max())
+    losses = rows.predict(np.stack([nll[i] for i in front.tolist()])).mean
+    leader = int(front[np.argmin(losses)])
+    gap, reach = _against(leader, rows, nll, counts, level)
+    if 0 in front and leader != 0:
+        original = _against(0, rows, nll, counts, level)
+        # The original wins where nobody may be better than it by more than the tolerance.
+        if _shortfall(*original) <= epsilon:
+            leader, (gap, reach) = 0, original
+    low = gap - reach
+    rivals = [int(i) for i in np.argsort(low, kind="stable") if low[i] < -epsilon and counts[i] < rows.count]
+    return Standing(
+        round=number,
+        counts=counts,
+        loss=losses[front == leader] + gap,
+        gap=gap,
+        low=low,
+        high=gap + reach,
+        leader=leader,
+        racing=(leader, *rivals) if rivals else (),
+        tolerance=_shortfall(gap, reach),
+    )
+
+
+def _shortfall(gap: Floats, reach: Floats) -> float:
+    """Return how much better than the leader anybody may be."""
+    return max(float((reach - gap).max()), 0.0)
+
+
+def _against(rival: int, rows: Rows, nll: Sequence[Floats], counts: Ints, level: float) -> tuple[Floats, Floats]:
+    """Return everyone's estimated difference to ``rival``, who has the most rows, and how far off it may be."""
+    gap, reach = np.zeros(len(nll)), np.zeros(len(nll))
+    for k in np.unique(counts):
+        # Candidates with more rows, cut to k, also tell how much differences vary.
+        others = np.flatnonzero((counts >= k) & (np.arange(len(nll)) != rival))
+        if not others.size:
+            continue
+        found = rows.predict(np.stack([nll[i][:k] - nll[rival][:k] for i in others.tolist()]))
+        now = counts[others] == k
+        gap[others[now]] = found.mean[now]
+        reach[others[now]] = quantile(level, np.array([found.freedom])) * found.error[now]
+    return gap, reach
+
+
+def standard_errors(differences: Floats, tokens: Ints) -> Floats:
+    """Return the standard error of sum(d) / sum(tokens) for each row of differences [candidates, k].
+
+    For rows drawn from a large population, by linearisation of the ratio; needs two rows.
+    """
+    k, total = differences.shape[1], float(tokens.sum())
+    ratio = differences.sum(axis=1, keepdims=True) / total
+    error: Floats = np.sqrt(((differences - ratio * tokens) ** 2).sum(axis=1) * k / (k - 1)) / total
+    return error

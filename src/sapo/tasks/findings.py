@@ -1,0 +1,121 @@
+"""An inspection in words: what deserves attention, and a table of all tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from sapo.tasks.inspection import Inspection
+
+_SKEWED = 0.1
+# Reasons, labels and characters of them that a warning names.
+_NAMED = 3
+_NAMED_LABELS = 5
+_SHOWN = 120
+_NOTHING = "–"
+
+
+def warnings_of(inspection: Inspection) -> tuple[str, ...]:
+    """Return what deserves attention, one sentence each without a full stop, with what to do.
+
+    The sentences quote labels and reasons from the data.
+    """
+    train, test = inspection.rows["train"], inspection.rows["test"]
+    found = []
+    if inspection.overlap:
+        found.append(
+            f"{inspection.overlap} of {test} test rows have inputs that are also trained on: set "
+            "data.drop_overlap: true to leave those training rows out"
+        )
+    if inspection.dropped:
+        found.append(
+            f"left out, as their inputs are also test inputs: {_count(inspection.dropped, 'training row')}; set "
+            "data.drop_overlap: false to train on them"
+        )
+    if inspection.conflicts:
+        found.append(
+            f"{inspection.conflicts} of {train} training rows have an input that also occurs with another answer: "
+            "correct the answers, or keep one row of each input"
+        )
+    if inspection.duplicates:
+        found.append(
+            f"{inspection.duplicates} of {train} training rows repeat an earlier row: remove them, unless they are "
+            "meant to count more than once"
+        )
+    found += [*_label_warnings(inspection), *_length_warnings(inspection)]
+    if inspection.unused_rows:
+        named = [f"{r.count} {r.split} ({_short(r.text)}; first: row {r.rows[0]})" for r in inspection.reasons[:_NAMED]]
+        others = "" if len(inspection.reasons) <= _NAMED else ", and others"
+        found.append(
+            f"left out, as they cannot be used: {_count(inspection.unused_rows, 'row')}, {', '.join(named)}{others}; "
+            "correct them in the data, or go on without them"
+        )
+    return tuple(f"{_short(inspection.task)}: {sentence}" for sentence in found)
+
+
+def data_table(inspections: Sequence[Inspection]) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
+    """Return headings, and a row of texts per task; columns of lengths only where there are lengths.
+
+    A heading may be broken where it holds a line break; a hyphen before that belongs to the break.
+    """
+    sized = any(i.lengths is not None for i in inspections)
+    lengths = ("tokens\n/row", "longest", "cut") if sized else ()
+    columns = ("task", "train", "test", *lengths, "dupli-\ncates", "over-\nlap", "skew", "unused")
+    return columns, tuple(_row(inspection, sized=sized) for inspection in inspections)
+
+
+def _row(inspection: Inspection, *, sized: bool) -> tuple[str, ...]:
+    train, lengths, skew = inspection.rows["train"], inspection.lengths, inspection.skew
+    texts = [inspection.task, str(train) if train else _NOTHING, str(inspection.rows["test"])]
+    if sized and lengths is None:
+        texts += [_NOTHING] * 3
+    elif sized and lengths is not None:
+        cut = str(lengths.cut + lengths.cut_test)
+        texts += [f"{lengths.tokens / train:.0f}", str(lengths.longest), cut] if train else [_NOTHING, _NOTHING, cut]
+    texts += [str(inspection.duplicates), str(inspection.overlap)] if train else [_NOTHING, _NOTHING]
+    return (*texts, _NOTHING if skew is None else f"{skew:.2f}", str(inspection.unused_rows))
+
+
+def _label_warnings(inspection: Inspection) -> Iterator[str]:
+    outside, skew = inspection.outside, inspection.skew
+    names = ", ".join(repr(_short(x.label)) for x in inspection.labels[:_NAMED_LABELS])
+    names += ", ..." if len(inspection.labels) > _NAMED_LABELS else ""
+    for kind, count in (("training", outside.train), ("test", outside.test)):
+        if count:
+            yield (
+                f"{count} of {inspection.rows['train' if kind == 'training' else 'test']} {kind} answers are none of "
+                f"the labels {names}: correct the answers, or add the missing labels"
+            )
+    similar: dict[str, list[str]] = {}
+    for label in inspection.labels:
+        similar.setdefault(" ".join(label.label.casefold().split()), []).append(label.label)
+    for spellings in similar.values():
+        if len(spellings) > 1:
+            yield (
+                f"labels that differ in case or white space only: {', '.join(map(repr, spellings))}; they count as "
+                "different answers: write them alike"
+            )
+    if skew is not None and skew > _SKEWED:
+        yield (
+            f"the labels of the {inspection.selected} selection rows are not those of all training rows (skew "
+            f"{skew:.2f}): set selection.sample: stratified, or raise selection.examples"
+        )
+
+
+def _length_warnings(inspection: Inspection) -> Iterator[str]:
+    if inspection.lengths is None:
+        return
+    for kind, count in (("training", inspection.lengths.cut), ("test", inspection.lengths.cut_test)):
+        if count:
+            yield (
+                f"cut in the middle, as longer than max_length: {_count(count, f'{kind} input')}; raise max_length if "
+                "the model's context allows it, or shorten them"
+            )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= _SHOWN else f"{line[: _SHOWN - 3]}..."

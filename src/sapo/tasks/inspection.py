@@ -1,0 +1,255 @@
+"""What a task's rows hold, counted before anything is trained on them.
+
+Repeated and contradicting training rows, test inputs that are also trained on, the labels of the selection rows
+against those of all training rows, lengths in tokens, and the rows that cannot be used.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+from itertools import chain
+
+from sapo.core.errors import DataError, RenderError
+from sapo.core.types import Encoded, Example, Split, Task, Unused
+from sapo.models.render import Renderer
+
+# Unused rows and reasons that are kept one by one; all are counted.
+KEPT = 100
+_FIRST = 5
+_BLOCK = 1 << 20
+_CHUNK = 256
+_SPACE = re.compile(r"\s")
+
+
+@dataclass(frozen=True, slots=True)
+class LabelCount:
+    """How many training, selection and test rows have a label as their answer."""
+
+    label: str
+    train: int
+    selection: int
+    test: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Why rows cannot be used: how many of a split, and the numbers of the first ones, from 1."""
+
+    split: Split
+    text: str
+    count: int
+    rows: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Lengths:
+    """Rows in tokens, with the original instruction and after cutting.
+
+    Attributes:
+        tokens: of all training rows, prompt and answer.
+        longest: tokens of the longest training row.
+        answer_tokens: mean supervised tokens of a training row; 0 without training rows.
+        cut: training inputs longer than max_length, cut in the middle.
+        cut_test: test inputs likewise.
+    """
+
+    tokens: int
+    longest: int
+    answer_tokens: float
+    cut: int
+    cut_test: int
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """What a task's rows hold.
+
+    Attributes:
+        task: its name.
+        rows: number of rows per split, as used.
+        selected: number of selection rows, 0 where no losses are needed.
+        duplicates: training rows equal to an earlier one in history, input and answer.
+        conflicts: training rows whose input also occurs with an answer that is none of their own right ones.
+        overlap: test rows whose input is also a training input.
+        dropped: training rows left out because of data.drop_overlap.
+        labels: in the task's order; empty for free text.
+        reasons: why rows cannot be used, the commonest first, at most `KEPT`.
+        unused: the first `KEPT` rows that cannot be used.
+        unused_rows: number of all rows that cannot be used.
+        lengths: None where there is no model to count tokens for.
+    """
+
+    task: str
+    rows: Mapping[Split, int]
+    selected: int
+    duplicates: int
+    conflicts: int
+    overlap: int
+    dropped: int
+    labels: tuple[LabelCount, ...]
+    reasons: tuple[Reason, ...]
+    unused: tuple[Unused, ...]
+    unused_rows: int
+    lengths: Lengths | None = None
+
+    @property
+    def outside(self) -> LabelCount:
+        """Rows whose answer is none of the labels, with "" as their label; 0 of each for free text."""
+        if not self.labels:
+            return LabelCount("", 0, 0, 0)
+        return LabelCount(
+            "",
+            self.rows["train"] - sum(x.train for x in self.labels),
+            self.selected - sum(x.selection for x in self.labels),
+            self.rows["test"] - sum(x.test for x in self.labels),
+        )
+
+    @property
+    def skew(self) -> float | None:
+        """Total variation distance between the labels of selection rows and of training rows, 0 to 1.
+
+        It is the share of selection rows that would need another label; answers outside the labels count as one
+        label. None without labels or without selection rows.
+        """
+        total = self.rows["train"]
+        if not self.labels or not self.selected or not total:
+            return None
+        return sum(abs(x.selection / self.selected - x.train / total) for x in (*self.labels, self.outside)) / 2
+
+
+def inspect_task(task: Task, renderer: Renderer, selection_rows: Sequence[int] = (), dropped: int = 0) -> Inspection:
+    """Return what the rows of a task hold, with their lengths in tokens.
+
+    Args:
+        task: with the rows that a run uses; one that is only tested comes without training rows.
+        renderer: of the run's model.
+        selection_rows: indices among the training rows.
+        dropped: training rows that `drop_overlap` has left out.
+
+    Raises:
+        RenderError: if a row cannot be rendered.
+    """
+    return replace(inspect_rows(task, selection_rows, dropped), lengths=_lengths(task, renderer))
+
+
+def inspect_rows(task: Task, selection_rows: Sequence[int] = (), dropped: int = 0) -> Inspection:
+    """Return what `inspect_task` does, without lengths."""
+    keys = [_key(row) for row in task.train]
+    trained = set(keys)
+    duplicates, conflicts = _repeats(task.train, keys)
+    return Inspection(
+        task=task.name,
+        rows={"train": len(task.train), "dev": len(task.dev), "test": len(task.test)},
+        selected=len(selection_rows),
+        duplicates=duplicates,
+        conflicts=conflicts,
+        overlap=sum(_key(row) in trained for row in task.test),
+        dropped=dropped,
+        labels=_labels(task, selection_rows),
+        reasons=_reasons(task.unused),
+        unused=task.unused[:KEPT],
+        unused_rows=len(task.unused),
+    )
+
+
+def drop_overlap(task: Task) -> tuple[Task, int]:
+    """Return the task without the training rows whose input is also a test input, and how many they were.
+
+    Raises:
+        DataError: if no training row would be left.
+    """
+    tested = {_key(row) for row in task.test}
+    kept = tuple(row for row in task.train if _key(row) not in tested)
+    if task.train and not kept:
+        raise DataError(
+            f"task {task.name!r}: data.drop_overlap would leave out all {len(task.train)} training rows, as every "
+            "input is also a test input: give other test rows, or set data.drop_overlap: false"
+        )
+    return replace(task, train=kept), len(task.train) - len(kept)
+
+
+def _lengths(task: Task, renderer: Renderer) -> Lengths:
+    total = longest = supervised = cut = 0
+    for encoded in _encoded(task, renderer, "train", task.train):
+        total += len(encoded.ids)
+        longest = max(longest, len(encoded.ids))
+        supervised += encoded.supervised
+        cut += encoded.cut > 0
+    cut_test = sum(encoded.cut > 0 for encoded in _encoded(task, renderer, "test", task.test))
+    return Lengths(total, longest, supervised / max(len(task.train), 1), cut, cut_test)
+
+
+def _encoded(task: Task, renderer: Renderer, split: Split, rows: Sequence[Example]) -> Iterator[Encoded]:
+    for start in range(0, len(rows), _CHUNK):
+        try:
+            yield from renderer.encode(task.instruction, task.suffix, rows[start : start + _CHUNK])
+        except RenderError as error:
+            raise RenderError(f"task {task.name!r}, {split} rows, original instruction: {error}") from error
+
+
+def _repeats(rows: Sequence[Example], keys: Sequence[bytes]) -> tuple[int, int]:
+    """Return the number of duplicates and of conflicts among training rows."""
+    pairs: set[bytes] = set()
+    answers: Counter[bytes] = Counter()
+    for row, key in zip(rows, keys, strict=True):
+        pair = _pair(key, row.answer)
+        if pair not in pairs:
+            pairs.add(pair)
+            answers[key] += 1
+    conflicts = 0
+    for row, key in zip(rows, keys, strict=True):
+        if answers[key] > 1:
+            right = {_pair(key, text) for text in (row.answer, *row.references)}
+            conflicts += answers[key] > len(right & pairs)
+    return len(rows) - len(pairs), conflicts
+
+
+def _labels(task: Task, selection_rows: Sequence[int]) -> tuple[LabelCount, ...]:
+    if not task.labels:
+        return ()
+    train = Counter(row.answer for row in task.train)
+    selection = Counter(task.train[i].answer for i in selection_rows)
+    test = Counter(row.answer for row in task.test)
+    return tuple(LabelCount(x, train[x], selection[x], test[x]) for x in dict.fromkeys(task.labels))
+
+
+def _reasons(unused: Sequence[Unused]) -> tuple[Reason, ...]:
+    counts = Counter((row.split, row.reason) for row in unused).most_common(KEPT)
+    numbers: dict[tuple[Split, str], list[int]] = {kind: [] for kind, _ in counts}
+    for row in unused:
+        first = numbers.get((row.split, row.reason))
+        if first is not None and len(first) < _FIRST:
+            first.append(row.row)
+    return tuple(Reason(*kind, count, tuple(numbers[kind])) for kind, count in counts)
+
+
+def _key(row: Example) -> bytes:
+    """Return a hash that is equal for equal history and input."""
+    digest = blake2b(digest_size=16)
+    for text in (*chain.from_iterable(row.history), row.input):
+        for block in _blocks(text):
+            folded = " ".join(unicodedata.normalize("NFKC", block).casefold().split())
+            digest.update(f"{folded} ".encode("utf-8", "surrogatepass") if folded else b"")
+        # No folded text holds a line break, so this ends it unmistakably.
+        digest.update(b"\n")
+    return digest.digest()
+
+
+def _pair(key: bytes, answer: str) -> bytes:
+    """Return a hash that is equal for equal history, input and answer."""
+    return blake2b(key + answer.strip().encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+def _blocks(text: str) -> Iterator[str]:
+    """Yield a text in pieces of bounded memory, cut before white space: nothing there joins with what precedes it."""
+    start = 0
+    while start < len(text):
+        space = _SPACE.search(text, start + _BLOCK)
+        end = space.start() if space else len(text)
+        yield text[start:end]
+        start = end

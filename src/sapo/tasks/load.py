@@ -1,0 +1,175 @@
+"""Where tasks come from: built in, a benchmark directory, or the user's own data."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+
+from sapo.core.errors import DataError, nearest
+from sapo.core.storage import fingerprint
+from sapo.core.types import Example, Task
+from sapo.tasks.benchmark import benchmark_names, benchmark_task
+from sapo.tasks.builtin import BUILTIN, builtin_task
+from sapo.tasks.files import demand_whole
+from sapo.tasks.own import DataSource, data_task
+from sapo.tasks.sequences import SEQUENCES
+from sapo.tasks.sources import is_data
+from sapo.tasks.tables import ENDINGS
+
+_NO_TASKS: Mapping[str, DataSource] = MappingProxyType({})
+
+
+def load_task(
+    name: str,
+    data_dir: Path | None = None,
+    *,
+    instruction: str | None = None,
+    suffix: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    labels: Sequence[str] | None = None,
+    metric: str | None = None,
+    test: str | None = None,
+    subset: str | None = None,
+) -> Task:
+    """Return a task by exact name, or from the user's own data.
+
+    Args:
+        name: a built-in task; or, with ``data_dir``, a task of that benchmark; or a data file, a directory or a
+            hub id, whose last part names the task.
+        data_dir: directory with `instructions.json` and one folder per task. Beside it, only a name with the
+            ending of a data file stands for the user's own data.
+        instruction: replaces the task's instruction; needed where own data hold none.
+        suffix: replaces the task's suffix.
+        columns: for own data only, as are the following: role -> column, see `sapo.tasks.own.DataSource`.
+        labels: the closed set of answers.
+        metric: name of the primary metric.
+        test: another file with the test rows, or the name of a split.
+        subset: configuration name of a hub data set.
+
+    Raises:
+        DataError: if there is no such task, its data cannot be used, or a setting is not for this kind of task.
+    """
+    own = {"columns": columns, "labels": labels, "metric": metric, "test": test, "subset": subset}
+    if name not in BUILTIN and (name.lower().endswith(ENDINGS) if data_dir is not None else is_data(name)):
+        source = DataSource(
+            data=name, test=test, subset=subset, instruction=instruction, suffix=suffix or "",
+            columns=columns or {}, labels=None if labels is None else tuple(labels), metric=metric,
+        )  # fmt: skip
+        return data_task(_last_part(name), source)
+    task = _known_task(name, data_dir)
+    given = [key for key, value in own.items() if value is not None]
+    if given:
+        raise DataError(
+            f"task {name!r} is {'built in' if name in BUILTIN else f'one of {data_dir}'}: {', '.join(given)} can be "
+            "given for your own data only. Leave out what is given, or give a file, a directory or a hub id."
+        )
+    changes = {key: value for key, value in (("instruction", instruction), ("suffix", suffix)) if value is not None}
+    return task if not changes else replace_text(task, changes)
+
+
+def _known_task(name: str, data_dir: Path | None) -> Task:
+    if name in BUILTIN:
+        return builtin_task(name)
+    if data_dir is not None:
+        return benchmark_task(data_dir, name)
+    raise DataError(
+        f"there is no task {name!r}.{nearest(name, BUILTIN)} Built-in tasks: {', '.join(BUILTIN)}. "
+        f"For another task give data_dir, a directory with instructions.json; or your own data: a file "
+        f"({', '.join(ENDINGS)}), a directory, or a hub id owner/name."
+    )
+
+
+def _last_part(data: str) -> str:
+    """Return what own data are called: a file's name without ending, a directory's name, a hub id's last part."""
+    path = Path(data)
+    if path.name in ("", "..", "~"):
+        path = path.expanduser().resolve()
+    return path.stem if path.suffix.lower() in ENDINGS else path.name
+
+
+def replace_text(task: Task, changes: dict[str, str]) -> Task:
+    """Return the task with another instruction or suffix.
+
+    Raises:
+        DataError: if the instruction is empty, or a text holds half a character.
+    """
+    if not changes.get("instruction", task.instruction).strip():
+        raise DataError(f"task {task.name!r}: the instruction is empty")
+    for key, text in changes.items():
+        demand_whole(text, f"the {key}")
+    return dataclasses.replace(task, **changes)  # type: ignore[arg-type]
+
+
+def sequence_names(sequence: str | Sequence[str]) -> tuple[str, ...]:
+    """Return the task names of a published sequence, or of a list as it is.
+
+    Raises:
+        DataError: if there is no sequence of this name, or a task occurs twice.
+    """
+    if isinstance(sequence, str):
+        if sequence not in SEQUENCES:
+            raise DataError(
+                f"there is no sequence {sequence!r}.{nearest(sequence, SEQUENCES)} "
+                f"Sequences: {', '.join(SEQUENCES)}; or give a list of task names."
+            )
+        return SEQUENCES[sequence]
+    twice = sorted({name for name in sequence if list(sequence).count(name) > 1})
+    if twice:
+        raise DataError(f"a sequence holds each task once; more than once: {', '.join(twice)}")
+    return tuple(sequence)
+
+
+def load_sequence(
+    sequence: str | Sequence[str], data_dir: Path | None = None, own: Mapping[str, DataSource] = _NO_TASKS
+) -> tuple[Task, ...]:
+    """Return the tasks of a sequence, all missing ones named in one error.
+
+    Args:
+        sequence: name of a published sequence, or task names in order.
+        data_dir: as in `load_task`.
+        own: the user's own tasks by name.
+
+    Raises:
+        DataError: as in `load_task` and `sequence_names`, and if an own task has the name of another one.
+    """
+    names = sequence_names(sequence)
+    there = benchmark_names(data_dir) if data_dir is not None else BUILTIN
+    taken = [name for name in own if name in there or name in BUILTIN]
+    if taken:
+        kind = "built-in task" if taken[0] in BUILTIN else f"task of {data_dir}"
+        raise DataError(f"tasks: {taken[0]!r} is the name of a {kind} too. Give your own task another name.")
+    missing = [name for name in names if name not in there and name not in BUILTIN and name not in own]
+    if missing:
+        raise DataError(_missing(missing, data_dir, there, own))
+    return tuple(data_task(name, own[name]) if name in own else load_task(name, data_dir) for name in names)
+
+
+def _missing(missing: Sequence[str], data_dir: Path | None, there: Sequence[str], own: Mapping[str, DataSource]) -> str:
+    close = nearest(missing[0], (*own, *there, *BUILTIN))
+    advice = "Leave out what is missing by giving `sequence` as a list."
+    if data_dir is None:
+        advice = "For other tasks give data_dir, a directory with instructions.json and a folder per task."
+    advice += " Your own data are named under `tasks:`"
+    file = next((name for name in missing if is_data(name)), None)
+    if file is not None:
+        named = _last_part(file)
+        advice += f", such as `tasks: {{{named}: {{data: {file}}}}}`, and stand in `sequence` by that name: {named}"
+    return f"{data_dir or 'sapo'} has no {', '.join(missing)}.{close} It has: {', '.join((*own, *there))}. {advice}."
+
+
+def data_fingerprint(rows: Sequence[Example]) -> str:
+    """Return a hash of everything in rows that a result depends on."""
+    return fingerprint([[row.input, row.answer, row.history, row.references] for row in rows])
+
+
+def task_fingerprint(task: Task) -> str:
+    """Return a hash of everything in a task that a run depends on: instruction, suffix, labels, metric and rows."""
+    rows = [
+        [[e.input, e.answer, e.history, e.references] for e in split] for split in (task.train, task.dev, task.test)
+    ]
+    parts = [task.name, task.instruction, task.suffix, task.labels, task.metric, rows]
+    return hashlib.sha256(json.dumps(parts, ensure_ascii=False).encode()).hexdigest()[:16]

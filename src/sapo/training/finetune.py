@@ -1,0 +1,250 @@
+"""Encoded examples -> updated model, on transformers' Trainer.
+
+The subclass leaves out what no loss depends on: logits are asked for at supervised positions only, and without
+dropout what all rows of a batch begin with is computed once (`sapo.training.prefix`). The loss is the same quantity
+that `sapo.models.losses` computes: at dropout 0, the first step's loss equals the pre-update loss of the same examples.
+"""
+
+from __future__ import annotations
+
+import pickle
+import random
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import ceil
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from transformers import PrinterCallback, TrainerCallback, TrainingArguments
+from transformers.trainer_utils import SaveStrategy, SchedulerType
+from transformers.training_args import OptimizerNames
+
+from sapo.core.errors import TrainError
+from sapo.core.processes import ALONE, Processes
+from sapo.core.types import Encoded
+from sapo.models.batches import pad
+from sapo.training.prefix import can_share
+from sapo.training.trainer import NLL, Checkpoints, Extras, SupervisedTrainer, UpdateSampler
+
+
+@dataclass(frozen=True, slots=True)
+class TrainSettings:
+    """How one task is trained; optimiser (AdamW) and schedule start afresh with every task.
+
+    Attributes:
+        epochs: passes over the training rows; may be a fraction.
+        learning_rate: peak; linear warm-up over ``warmup`` of the steps, linear decay to 0.
+        batch_size: examples per update.
+        micro_batch_size: examples per forward pass; changes memory and speed, not the update.
+        warmup: share of the steps.
+        weight_decay: of AdamW.
+        max_grad_norm: gradient clipping; 0 for none.
+        optimiser: "adamw"; or "sgd", plain gradient descent at a constant learning rate.
+    """
+
+    epochs: float
+    learning_rate: float
+    batch_size: int
+    micro_batch_size: int
+    warmup: float
+    weight_decay: float
+    max_grad_norm: float
+    optimiser: Literal["adamw", "sgd"] = "adamw"
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """What training reported.
+
+    Attributes:
+        steps: number of updates.
+        losses: NLL of each update's rows, in nats per supervised token.
+        objectives: what was minimised, at each update; the same where a method adds nothing to it.
+        gradient_norms: of what was minimised, before clipping, at each update.
+        rates: learning rate of each update.
+    """
+
+    steps: int
+    losses: tuple[float, ...]
+    objectives: tuple[float, ...]
+    gradient_norms: tuple[float, ...]
+    rates: tuple[float, ...]
+
+
+class _Looking(TrainerCallback):
+    """Tells after every update that it was made, and shows the model to who watches."""
+
+    def __init__(self, advance: Callable[[int], None], extras: Extras) -> None:
+        self._advance, self._watchers, self._log = advance, extras.watchers, extras.log
+
+    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._log(kwargs["logs"], state.global_step)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._advance(1)
+        last = state.global_step >= state.max_steps
+        for watcher in self._watchers:
+            if watcher.after(kwargs["model"], state.global_step, last):
+                control.should_training_stop = True
+                # A checkpoint would be gone on with after the end.
+                control.should_save = False
+                # Later ones would look at a model that is not gone on with.
+                return
+
+
+def finetune(
+    model: Any,
+    encoded: Sequence[Encoded],
+    settings: TrainSettings,
+    seed: int,
+    advance: Callable[[int], None] = lambda steps: None,
+    processes: Processes = ALONE,
+    checkpoints: Checkpoints | None = None,
+    extras: Extras | None = None,
+) -> Training:
+    """Train the model's trainable parameters on the examples, in place, and leave it in eval mode.
+
+    Args:
+        model: parameters to be trained have requires_grad; all others stay as they are.
+        encoded: the training examples.
+        settings: see `TrainSettings`.
+        seed: of the order of examples and of dropout; the global random state is put back afterwards.
+        advance: told about each update, for progress bars.
+        processes: that train together; updates take the same rows however many there are.
+        checkpoints: go on from the last one there, and write new ones; by default none.
+        extras: what goes beyond minimising the NLL of these rows.
+
+    Raises:
+        TrainError: if a loss or a trained weight is not finite.
+    """
+    micro = min(settings.micro_batch_size, ceil(settings.batch_size / processes.count), len(encoded))
+    together = micro * processes.count
+    round_size = 1 if processes.count == 1 else together
+    order = UpdateSampler([len(e.ids) for e in encoded], settings.batch_size, round_size, seed)
+    # What fills an incomplete update up: a token of which nothing is supervised.
+    blank = Encoded(encoded[0].ids[:1], 1)
+    extras = extras or Extras()
+    with tempfile.TemporaryDirectory() as scratch, _kept_state(model):
+        output = scratch if checkpoints is None else str(checkpoints.directory)
+        arguments = _arguments(model, settings, seed, micro, ceil(settings.batch_size / together), output)
+        if checkpoints is not None:
+            arguments.save_strategy, arguments.save_steps = SaveStrategy.STEPS, checkpoints.every
+        trainer = SupervisedTrainer(
+            order,
+            can_share(model, encoded),
+            extras,
+            model=model,
+            args=arguments,
+            train_dataset=[{"row": i, "encoded": e} for i, e in enumerate((*encoded, blank))],
+            data_collator=_collate,
+            callbacks=[_Looking(advance, extras)],
+        )
+        trainer.remove_callback(PrinterCallback)
+        if processes.rank > 0:
+            # Trainer gives every process one seed; their dropout masks must not be the same.
+            torch.manual_seed(seed + processes.rank)
+        for watcher in extras.watchers:
+            watcher.begin(model)
+        _train(trainer, None if checkpoints is None else processes.once(checkpoints.last), advance)
+        # Takes autocast off again: the model must answer as its saved and reloaded self would.
+        trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
+    model.eval()
+    _demand_finite(model, trainer.state.log_history, settings)
+    updates = [entry for entry in trainer.state.log_history if "loss" in entry]
+    objectives = tuple(float(entry["loss"]) for entry in updates)
+    losses = tuple(float(entry.get(NLL, entry["loss"])) for entry in updates)
+    norms = tuple(float(entry["grad_norm"]) for entry in updates)
+    rates = tuple(float(entry["learning_rate"]) for entry in updates)
+    return Training(int(trainer.state.global_step), losses, objectives, norms, rates)
+
+
+def _arguments(
+    model: Any, settings: TrainSettings, seed: int, micro: int, accumulated: int, output: str
+) -> TrainingArguments:
+    """Return Trainer's arguments for passes of ``micro`` rows in each process, ``accumulated`` of them an update."""
+    kind = model.device.type
+    arguments = TrainingArguments(
+        output_dir=output,
+        num_train_epochs=settings.epochs,
+        learning_rate=settings.learning_rate,
+        per_device_train_batch_size=micro,
+        gradient_accumulation_steps=accumulated,
+        warmup_steps=settings.warmup,
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.max_grad_norm,
+        lr_scheduler_type="linear",
+        logging_strategy="steps",
+        logging_steps=1,
+        # By default a NaN is logged as the mean of the losses before it.
+        logging_nan_inf_filter=False,
+        save_strategy="no",
+        save_total_limit=2,
+        report_to=[],
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        label_names=["labels"],
+        dataloader_pin_memory=kind == "cuda",
+        seed=seed,
+        use_cpu=kind == "cpu",
+        ddp_find_unused_parameters=False,
+        bf16=kind == "cuda" and model.dtype == torch.bfloat16,
+        fp16=kind == "cuda" and model.dtype == torch.float16,
+    )
+    if settings.optimiser == "sgd":
+        arguments.optim, arguments.lr_scheduler_type = OptimizerNames.SGD, SchedulerType.CONSTANT
+    # Trainer would spread one process over all visible GPUs and multiply the batch by their number.
+    if arguments.n_gpu > 1:
+        arguments._n_gpu = 1
+    return arguments
+
+
+def _train(trainer: SupervisedTrainer, checkpoint: str | None, advance: Callable[[int], None]) -> None:
+    if checkpoint is None:
+        trainer.train()
+        return
+    advance(int(Path(checkpoint).name.partition("-")[2]))
+    try:
+        trainer.train(resume_from_checkpoint=checkpoint)
+    except (OSError, KeyError, ValueError, EOFError, SafetensorError, pickle.UnpicklingError) as error:
+        raise TrainError(f"checkpoint {checkpoint} cannot be gone on with ({error}): delete it") from error
+
+
+def _demand_finite(model: Any, history: Sequence[dict[str, Any]], settings: TrainSettings) -> None:
+    broken = [entry["step"] for entry in history if "loss" in entry and not np.isfinite(float(entry["loss"]))]
+    sound = all(bool(torch.isfinite(p).all()) for p in model.parameters() if p.requires_grad)
+    if broken or not sound:
+        when = f"the loss is not finite from update {broken[0]} on" if broken else "a trained weight is not finite"
+        raise TrainError(
+            f"training diverged: {when}. train.learning_rate = {settings.learning_rate}, weight_decay = "
+            f"{settings.weight_decay}: lower them, or lora.alpha, or use dtype float32; nothing of this task was saved"
+        )
+
+
+@contextmanager
+def _kept_state(model: Any) -> Iterator[None]:
+    """Put back what Trainer changes beside the weights: random states of torch, numpy and Python, use_cache."""
+    python, legacy_numpy = random.getstate(), np.random.get_state()
+    use_cache = model.config.use_cache
+    kind = model.device.type
+    devices = [] if kind == "cpu" else [model.device]
+    try:
+        with torch.random.fork_rng(devices, device_type=kind if devices else "cuda"):
+            yield
+    finally:
+        model.config.use_cache = use_cache
+        random.setstate(python)
+        np.random.set_state(legacy_numpy)
+
+
+def _collate(rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    # What only fills up is left out, so that a batch is the same, to the bit, in however many processes; alone, one
+    # row of it takes part in the update.
+    taken = [row for row in rows if row["encoded"].supervised] or [rows[0]]
+    encoded = [row["encoded"] for row in taken]
+    ids, labels = pad([e.ids for e in encoded], [e.prompt_length for e in encoded])
+    return {"input_ids": ids, "labels": labels, "rows": torch.tensor([row["row"] for row in taken])}

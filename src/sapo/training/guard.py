@@ -1,0 +1,176 @@
+"""The forgetting guard: while a task is trained, losses on stored rows of other tasks are watched.
+
+A rise counts when the whole 95 % interval of the paired increase lies above the limit. The interval is for one look
+at one task; whoever looks often will now and then see a rise that is none, which the limit is there to absorb.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.stats import t
+
+from sapo.core.types import Encoded, Losses
+from sapo.models.losses import Scorer
+
+LEVEL = 0.95
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """Rows of a task that is not trained now, as they are to be prompted.
+
+    Attributes:
+        task: its name.
+        rows: at least two.
+    """
+
+    task: str
+    rows: Sequence[Encoded]
+
+
+@dataclass(frozen=True, slots=True)
+class Alarm:
+    """A rise that counted.
+
+    Attributes:
+        step: updates made when it was seen.
+        back_to: updates after which the weights are those that were kept; None where training went on.
+        watched: the task whose loss rose most.
+        increase: of its loss, in nats per token; None where the loss is not a finite number any more.
+        low: lower end of the 95 % interval of that.
+        updates: that the training was to have.
+    """
+
+    step: int
+    back_to: int | None
+    watched: str
+    increase: float | None
+    low: float | None
+    updates: int
+
+
+def increase(before: Losses, now: Losses) -> tuple[float, float]:
+    """Return by how much a loss rose, in nats per token, and the lower end of its 95 % interval.
+
+    The loss is a ratio of sums, NLL over tokens; the standard error of the paired difference is that of its
+    linearisation, with Student's t over rows.
+    """
+    risen, tokens = now.nll - before.nll, now.tokens
+    rows, total = len(risen), tokens.sum()
+    mean = risen.sum() / total
+    spread = np.sqrt(((risen - mean * tokens) ** 2).sum() * rows / (rows - 1)) / total
+    return float(mean), float(mean - t.ppf((1 + LEVEL) / 2, rows - 1) * spread)
+
+
+class Guard:
+    """Watches the losses of other tasks during one training; see `sapo.training.trainer.Watcher`.
+
+    Args:
+        scorer: of the model that is trained.
+        watched: what is watched, at least one.
+        every: updates between two looks; the last update is looked at too.
+        limit: nats per token.
+        updates: that the training will have, for what is told.
+        stops: whether a rise ends the training, with the weights of the last look at which there was none.
+        tell: hears of every rise.
+
+    Attributes:
+        alarms: in order.
+    """
+
+    def __init__(
+        self,
+        scorer: Scorer,
+        watched: Sequence[Watched],
+        every: int,
+        limit: float,
+        updates: int,
+        stops: bool,
+        tell: Callable[[str], None],
+    ) -> None:
+        self._scorer, self._watched, self._tell = scorer, watched, tell
+        self._every, self._limit, self._stops = every, limit, stops
+        self._updates = updates
+        self._before: list[Losses] = []
+        self._good: tuple[int, dict[str, torch.Tensor]] = (0, {})
+        self._ended = False
+        self.alarms: list[Alarm] = []
+
+    def begin(self, model: Any) -> None:
+        """Measure what is to be compared with."""
+        scorer = self._scorer.on(model)
+        self._before = [scorer(w.rows) for w in self._watched]
+        self._keep(model, 0)
+
+    def after(self, model: Any, step: int, last: bool) -> bool:
+        """Look, where it is time to, and take the weights back where they must be."""
+        if step % self._every and not last:
+            return False
+        scorer = self._scorer.on(model)
+        risen = [increase(old, scorer(w.rows)) for old, w in zip(self._before, self._watched, strict=True)]
+        # A loss that is not a number any more has risen most of all.
+        worst = max(range(len(risen)), key=lambda i: risen[i][1] if np.isfinite(risen[i][1]) else np.inf)
+        mean, low = risen[worst]
+        if np.isfinite(low) and low <= self._limit:
+            self._keep(model, step)
+            return False
+        rise, end = (mean, low) if np.isfinite(low) else (None, None)
+        back = self._good[0] if self._stops else None
+        alarm = Alarm(step, back, self._watched[worst].task, rise, end, self._updates)
+        self.alarms.append(alarm)
+        self._tell(sentence(alarm, self._limit))
+        return self._roll_back(model) if self._stops else False
+
+    @property
+    def back_to(self) -> int | None:
+        """Updates after which the weights were that training ended with; None where it was not ended."""
+        return self.alarms[-1].back_to if self._ended else None
+
+    def state(self) -> Any:
+        """Return what rose so far."""
+        return {"alarms": [asdict(alarm) for alarm in self.alarms], "good": self._good[0]}
+
+    def restore(self, model: Any, state: Any) -> None:
+        """Go on from a checkpoint, which holds weights that were looked at."""
+        self.alarms = [Alarm(**alarm) for alarm in state["alarms"]]
+        self._keep(model, int(state["good"]))
+
+    def _keep(self, model: Any, step: int) -> None:
+        if self._stops:
+            self._good = step, {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
+
+    def _roll_back(self, model: Any) -> bool:
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if name in self._good[1]:
+                    parameter.copy_(self._good[1][name])
+        self._ended = True
+        return True
+
+
+def sentence(alarm: Alarm, limit: float) -> str:
+    """Return what a user should know of a rise."""
+    rise = "is not a finite number any more"
+    if alarm.increase is not None and alarm.low is not None:
+        rise = (
+            f"is {alarm.increase:+.3f} nats per token above that before this task (95 % interval from "
+            f"{alarm.low:+.3f}; limit {limit:g})"
+        )
+    rise = f"after update {alarm.step} of {alarm.updates} the loss on {alarm.watched} {rise}"
+    if alarm.back_to is None:
+        return f"forgetting guard: {rise}; training goes on (guard.action warn)"
+    return f"forgetting guard: {rise}; {ended(alarm.back_to, alarm.updates)}"
+
+
+def ended(back_to: int, updates: int) -> str:
+    """Return what a rollback means for the task that was trained."""
+    if back_to == 0:
+        return "training ended, the weights are those before this task: it was not learned at all"
+    return (
+        f"training ended, the weights are those after update {back_to} of {updates}: of this task no more was learned"
+    )

@@ -1,0 +1,105 @@
+"""Online elastic weight consolidation on the adapter: weights that mattered for earlier tasks are held.
+
+Kirkpatrick et al. 2017, arXiv 1612.00796; the online form with one running Fisher matrix is equation 9 of Schwarz
+et al. 2018, "Progress & Compress", arXiv 1805.06370.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch.nn.functional import cross_entropy
+
+from sapo.core.types import Encoded
+from sapo.models.batches import pad, supervised_positions
+from sapo.training.methods.assignment import Assignment, Objective, Part, trainable
+from sapo.training.methods.seq_lora import LoraSettings, SeqLora
+
+_FISHER = "fisher.safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class EwcSettings:
+    """How weights are held.
+
+    Attributes:
+        weight: lambda.
+        gamma: how much of the earlier Fisher matrix is kept when a task is added.
+        examples: rows that the Fisher matrix of a task is estimated from, at most.
+        labels: "gold" takes the rows' own answers (the empirical Fisher); "sampled" takes, at every supervised
+            position, a token drawn from the model's own prediction after the row's own tokens.
+    """
+
+    weight: float = 1000.0
+    gamma: float = 0.9
+    examples: int = 200
+    labels: Literal["gold", "sampled"] = "gold"
+
+
+class Ewc(SeqLora):
+    """Adds lambda / 2 * sum_i F_i (theta_i - theta*_i)^2, theta* the weights after the previous task."""
+
+    name = "ewc"
+    remembers = True
+
+    def __init__(self, lora: LoraSettings, own: EwcSettings | None = None) -> None:
+        super().__init__(lora)
+        self._own = own or EwcSettings()
+
+    def settings(self) -> dict[str, Any]:
+        """As for seq-lora, and its own."""
+        return super().settings() | asdict(self._own)
+
+    def objective(self, model: Any, task: Assignment) -> Objective | None:
+        """Return the NLL plus the penalty; at the first task nothing is held."""
+        if task.before is None:
+            return None
+        fisher = load_file(task.before / _FISHER, device=str(model.device))
+        anchor = {name: p.detach().clone() for name, p in trainable(model).items()}
+
+        def held(loss: torch.Tensor, part: Part) -> torch.Tensor:
+            pulls = [(fisher[name] * (p - anchor[name]) ** 2).sum() for name, p in trainable(part.model).items()]
+            return loss + self._own.weight / 2 / part.parts * torch.stack(pulls).sum()
+
+        return held
+
+    def finish(self, model: Any, task: Assignment, directory: Path) -> Any:
+        """As for seq-lora; beside it F = gamma * F_before + F_task."""
+        model = super().finish(model, task, directory)
+        random = np.random.default_rng(task.seed)
+        rows = random.permutation(len(task.rows))[: self._own.examples]
+        found = diagonal_fisher(model, [task.rows[i] for i in rows], self._own.labels, task.seed)
+        if task.before is not None:
+            earlier = load_file(task.before / _FISHER, device=str(model.device))
+            found = {name: self._own.gamma * earlier[name] + f for name, f in found.items()}
+        save_file({name: f.cpu().contiguous() for name, f in found.items()}, directory / _FISHER)
+        return model
+
+
+def diagonal_fisher(
+    model: Any, rows: Sequence[Encoded], labels: Literal["gold", "sampled"], seed: int
+) -> dict[str, torch.Tensor]:
+    """Return the mean over rows of the squared gradient of each row's NLL, summed over its supervised tokens.
+
+    Of every trainable parameter, by name, shaped like it. Squares are taken row by row: the square of a batch's
+    gradient is another quantity. The model is left in eval mode, without gradients.
+    """
+    model.eval()
+    weights = trainable(model)
+    total = {name: torch.zeros_like(p) for name, p in weights.items()}
+    generator = torch.Generator(device=model.device).manual_seed(seed)
+    for row in rows:
+        ids, targets = pad([row.ids], [row.prompt_length])
+        keep, gold = supervised_positions(targets.to(model.device))
+        logits = model(input_ids=ids.to(model.device), use_cache=False, logits_to_keep=keep).logits.float()
+        drawn = torch.multinomial(logits.detach().softmax(-1), 1, generator=generator)[:, 0]
+        nll = cross_entropy(logits, gold if labels == "gold" else drawn, reduction="sum")
+        for name, gradient in zip(weights, torch.autograd.grad(nll, list(weights.values())), strict=True):
+            total[name] += gradient**2
+    return {name: value / len(rows) for name, value in total.items()}

@@ -1,0 +1,65 @@
+"""O-LoRA: incremental LoRA whose new directions are kept orthogonal to the old ones.
+
+Wang et al. 2023, "Orthogonal Subspace Learning for Language Model Continual Learning", arXiv 2310.14152.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from peft import PeftModel
+
+from sapo.training.methods.adapters import down_up, lora_layers
+from sapo.training.methods.assignment import Assignment, Objective, Part
+from sapo.training.methods.inc_lora import NEW, PAST, IncLora
+from sapo.training.methods.seq_lora import LoraSettings
+
+
+@dataclass(frozen=True, slots=True)
+class OLoraSettings:
+    """How strongly overlap is punished.
+
+    Attributes:
+        weight: lambda, as in SAPO's published settings.
+        normalise: take the mean over the entries of all products instead of their sum, so that the same weight
+            means the same for any rank, number of tasks and number of modules.
+    """
+
+    weight: float = 0.5
+    normalise: bool = False
+
+
+class OLora(IncLora):
+    """Adds lambda * sum over modules of sum |A_old A_new^T|, A_old the stacked A of all earlier tasks (section 3.2)."""
+
+    name = "o-lora"
+
+    def __init__(self, lora: LoraSettings, own: OLoraSettings | None = None) -> None:
+        super().__init__(lora)
+        self._own = own or OLoraSettings()
+
+    def settings(self) -> dict[str, Any]:
+        """As for inc-lora, and its own."""
+        return super().settings() | asdict(self._own)
+
+    def objective(self, model: Any, task: Assignment) -> Objective | None:
+        """Return the NLL plus the penalty; where no layer has old directions there is nothing to keep away from."""
+        if not any(PAST in layer.r and NEW in layer.r for layer in lora_layers(model)):
+            return None
+
+        def penalised(loss: torch.Tensor, part: Part) -> torch.Tensor:
+            return loss + self._own.weight / part.parts * self.penalty(part.model)
+
+        return penalised
+
+    def penalty(self, model: PeftModel) -> torch.Tensor:
+        """Return the overlap of old and new directions, not weighted: a scalar with gradients for the new ones."""
+        products = []
+        for layer in lora_layers(model):
+            if PAST in layer.r and NEW in layer.r:
+                old, new = down_up(layer, PAST)[0], down_up(layer, NEW)[0]
+                products.append((old.detach() @ new.T).abs())
+        total = torch.stack([product.sum() for product in products]).sum()
+        return total / sum(product.numel() for product in products) if self._own.normalise else total

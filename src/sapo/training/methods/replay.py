@@ -1,0 +1,113 @@
+"""Experience replay: some rows of earlier tasks are trained on again, worded as they were then.
+
+Rolnick et al. 2019, arXiv 1811.11682; the buffer is filled by reservoir sampling (Vitter 1985, algorithm R), so
+that every row seen so far is in it with the same probability.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn.functional import cross_entropy
+
+from sapo.core.types import Encoded
+from sapo.models.batches import pad, supervised_positions
+from sapo.training.methods.assignment import Assignment, Objective, Part
+from sapo.training.methods.seq_lora import LoraSettings, SeqLora
+
+_BUFFER = "replay.json"
+
+
+@dataclass(frozen=True, slots=True)
+class ReplaySettings:
+    """How much is kept and how much it counts.
+
+    Attributes:
+        buffer: rows kept.
+        share: of the old rows in the loss; as large is their number beside the new rows of an update.
+    """
+
+    buffer: int = 200
+    share: float = 0.2
+
+
+class Replay(SeqLora):
+    """Minimises (1 - share) * NLL of the new rows + share * NLL of old ones, both per supervised token."""
+
+    name = "replay"
+    remembers = True
+
+    def __init__(self, lora: LoraSettings, own: ReplaySettings | None = None) -> None:
+        super().__init__(lora)
+        self._own = own or ReplaySettings()
+
+    def settings(self) -> dict[str, Any]:
+        """As for seq-lora, and its own."""
+        return super().settings() | asdict(self._own)
+
+    def objective(self, model: Any, task: Assignment) -> Objective | None:
+        """Return the mixture; at the first task there is nothing to replay."""
+        if task.before is None:
+            return None
+        _, buffer = _read(task.before / _BUFFER)
+        share = self._own.share
+        # At least one, so that a share of 0 is a mixture like any other.
+        count = min(len(buffer), max(1, round(share * task.batch_size)))
+
+        def mixed(loss: torch.Tensor, part: Part) -> torch.Tensor:
+            random = np.random.default_rng([task.seed, task.stage, part.step])
+            drawn = [buffer[i] for i in random.permutation(len(buffer))[:count]]
+            mine, seed = drawn[part.number :: part.parts], int(random.integers(2**31)) + part.number
+            old = _nll(part.model, mine, seed) if mine else torch.zeros_like(loss)
+            mixture: torch.Tensor = (1 - share) * loss + share * old / sum(row.supervised for row in drawn)
+            return mixture
+
+        return mixed
+
+    def finish(self, model: Any, task: Assignment, directory: Path) -> Any:
+        """As for seq-lora; beside it the buffer, which has now seen this task's rows."""
+        model = super().finish(model, task, directory)
+        seen, buffer = (0, []) if task.before is None else _read(task.before / _BUFFER)
+        random = np.random.default_rng([task.seed, task.stage])
+        order = [task.rows[i] for i in random.permutation(len(task.rows))]
+        _write(directory / _BUFFER, seen + len(order), reservoir(buffer, seen, order, self._own.buffer, random))
+        return model
+
+
+def reservoir(
+    buffer: Sequence[Encoded], seen: int, rows: Sequence[Encoded], size: int, random: np.random.Generator
+) -> list[Encoded]:
+    """Return the buffer after ``rows`` came by, of which, and of the ``seen`` before them, each stays alike likely."""
+    kept = list(buffer)
+    for number, row in enumerate(rows, start=seen):
+        if len(kept) < size:
+            kept.append(row)
+        elif (place := int(random.integers(number + 1))) < size:
+            kept[place] = row
+    return kept
+
+
+def _nll(model: Any, rows: Sequence[Encoded], seed: int) -> torch.Tensor:
+    """Return the summed NLL of rows; dropout draws from a state of its own, which the new rows' does not notice."""
+    ids, labels = (x.to(model.device) for x in pad([r.ids for r in rows], [r.prompt_length for r in rows]))
+    keep, targets = supervised_positions(labels)
+    with torch.random.fork_rng([model.device] if model.device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        logits = model(input_ids=ids, use_cache=False, logits_to_keep=keep).logits
+    return cross_entropy(logits.float(), targets, reduction="sum")
+
+
+def _read(path: Path) -> tuple[int, list[Encoded]]:
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    return stored["seen"], [Encoded(tuple(row["ids"]), row["prompt_length"]) for row in stored["rows"]]
+
+
+def _write(path: Path, seen: int, rows: Sequence[Encoded]) -> None:
+    stored = [{"ids": list(row.ids), "prompt_length": row.prompt_length} for row in rows]
+    path.write_text(json.dumps({"seen": seen, "rows": stored}) + "\n", encoding="utf-8")

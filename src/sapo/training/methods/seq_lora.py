@@ -1,0 +1,113 @@
+"""Sequential LoRA: one adapter, trained on task after task. The baseline that other methods are diffs of."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+
+from sapo.core.errors import ModelError
+from sapo.training.methods.adapters import SAFE_INIT, activate, adaptable_layers, save_adapter, smallest_dimension
+from sapo.training.methods.assignment import Assignment, Objective, Order
+
+
+@dataclass(frozen=True, slots=True)
+class LoraSettings:
+    """Hu et al. 2021, arXiv 2106.09685; defaults as published for SAPO."""
+
+    r: int
+    alpha: int
+    dropout: float
+    target_modules: tuple[str, ...]
+
+
+class SeqLora:
+    """h = W x + (alpha / r) B A x, with the same A and B for all tasks.
+
+    Attributes:
+        name: of the method.
+        order: in which tasks are trained.
+        whole: whether a stage directory holds a model of its own instead of an adapter.
+        remembers: whether it holds more of the past than weights.
+    """
+
+    name = "seq-lora"
+    adapter = "default"
+    order: Order = "sequence"
+    whole = False
+    remembers = False
+
+    def __init__(self, lora: LoraSettings) -> None:
+        self._lora = lora
+
+    def settings(self) -> dict[str, Any]:
+        """Return everything that decides what this method does, for fingerprints."""
+        return {"method": self.name, **asdict(self._lora)}
+
+    def start(self, model: Any) -> Any:
+        """Return the stage-0 model, from one that may carry the user's adapter.
+
+        Raises:
+            ModelError: if this method cannot go on from that adapter, or the target modules do not exist.
+        """
+        if isinstance(model, PeftModel) and not isinstance(model.peft_config["default"], LoraConfig):
+            kind = model.peft_config["default"].peft_type.value
+            raise ModelError(f"method {self.name} cannot go on from a {kind} adapter: allowed is LoRA")
+        if isinstance(model, PeftModel) and model.peft_config["default"].init_lora_weights not in SAFE_INIT:
+            how = model.peft_config["default"].init_lora_weights
+            raise ModelError(f"method {self.name} cannot go on from an adapter whose loading changes the base: {how}")
+        self._demand_targets(model)
+        widest = smallest_dimension(model, self._lora.target_modules)
+        if self._lora.r > widest:
+            raise ModelError(f"lora.r = {self._lora.r}: allowed is at most {widest}, the width of the target layers")
+        return model
+
+    def prepare(self, model: Any, task: Assignment) -> Any:
+        """Return the model in which exactly the parameters that this task trains are trainable.
+
+        Args:
+            model: as `start` or `finish` left it.
+            task: its seed is that of new parameters; the global random state is left alone.
+        """
+        if isinstance(model, PeftModel):
+            activate(model, [], self.adapter)
+            return model
+        with torch.random.fork_rng():
+            torch.manual_seed(task.seed)
+            return get_peft_model(model, self._config())
+
+    def objective(self, model: Any, task: Assignment) -> Objective | None:
+        """Return what is minimised in place of the NLL, from the prepared model; None for the NLL itself."""
+        return None
+
+    def finish(self, model: Any, task: Assignment, directory: Path) -> Any:
+        """Write the stage's adapter and return the model in the state that the directory alone reproduces."""
+        save_adapter(model, self.adapter, directory)
+        return model
+
+    def resume(self, model: Any, directory: Path) -> Any:
+        """Return the stage-0 model in the state after the stage that ``directory`` holds."""
+        if isinstance(model, PeftModel):
+            model = model.unload()
+        return PeftModel.from_pretrained(model, directory)
+
+    def _demand_targets(self, model: Any) -> None:
+        layers = adaptable_layers(model)
+        missing = [name for name in self._lora.target_modules if name not in layers]
+        if missing:
+            raise ModelError(
+                f"lora.target_modules: this model has no {', '.join(missing)} that can carry LoRA. "
+                f"Its layers that can: {', '.join(sorted(layers))}"
+            )
+
+    def _config(self) -> LoraConfig:
+        return LoraConfig(
+            r=self._lora.r,
+            lora_alpha=self._lora.alpha,
+            lora_dropout=self._lora.dropout,
+            target_modules=list(self._lora.target_modules),
+            task_type="CAUSAL_LM",
+        )

@@ -1,0 +1,13 @@
+"""Each task alone, from the start: what a task reaches if nothing was learned before it."""
+
+from __future__ import annotations
+
+from sapo.training.methods.assignment import Order
+from sapo.training.methods.seq_lora import SeqLora
+
+
+class Single(SeqLora):
+    """One model for each task; only the diagonal of the performance matrix is defined."""
+
+    name = "single"
+    order: Order = "apart"

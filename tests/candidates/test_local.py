@@ -1,0 +1,180 @@
+"""The source that writes paraphrases with a model of its own, on a tiny random one."""
+
+import random
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from sapo.candidates import local
+from sapo.candidates.local import Local, LocalSettings, _BlankLine, _Draws, _Writer
+from sapo.candidates.source import Ranking, Source
+from sapo.core.errors import CandidateError, ModelError
+from sapo.integrations.testing import tiny_model, tiny_tokenizer, toy_task
+from sapo.models.render import Renderer
+
+TASK = replace(toy_task(), instruction="Say yes or no.")
+
+
+def save(directory: Path, *, seed: int = 0, context: int = 4096, **tokenizer: Any) -> Path:
+    tiny_model(seed=seed, context=context).save_pretrained(directory)
+    tiny_tokenizer(**tokenizer).save_pretrained(directory)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def chat(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save(tmp_path_factory.mktemp("chat"))
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save(tmp_path_factory.mktemp("plain"), chat_template=None)
+
+
+def source(base: Path, directory: Path, seed: int = 0, temperature: float = 1.0) -> Local:
+    return Local(LocalSettings(str(base), "float32", "cpu", temperature), seed, directory)
+
+
+def first(asked: Local, wanted: int = 3) -> list[str]:
+    """The texts of the first round."""
+    return list(next(asked.paraphrases(TASK, wanted)))
+
+
+def test_it_is_a_source(chat: Path, tmp_path: Path) -> None:
+    asked: Source = source(chat, tmp_path)
+    assert asked.origin == "local"
+
+
+@pytest.mark.parametrize("kind", ["chat", "plain"])
+def test_the_same_settings_give_the_same_texts(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base: Path = request.getfixturevalue(kind)
+    texts = first(source(base, tmp_path / "a"))
+    assert len(set(texts)) == 3
+    # In one batch or in several.
+    monkeypatch.setattr(local, "_BATCH_TOKENS", {"cpu": 1_000_000})
+    assert first(source(base, tmp_path / "b")) == texts
+    assert first(source(base, tmp_path / "c", seed=1)) != texts
+
+
+def test_no_random_state_but_its_own_is_touched(chat: Path, tmp_path: Path) -> None:
+    before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].copy()  # type: ignore[index]
+    files = {path.name: path.read_bytes() for path in chat.iterdir()}
+    first(source(chat, tmp_path))
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert random.getstate() == before[1]
+    assert np.array_equal(np.random.get_state()[1], before[2])  # type: ignore[index]
+    assert {path.name: path.read_bytes() for path in chat.iterdir()} == files
+
+
+def test_what_is_kept_needs_no_model(chat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = Path(shutil.copytree(chat, tmp_path / "model"))
+    asked = source(base, tmp_path / "replies")
+    assert asked.cost(TASK, 2) == f"at most 6 texts written by model {str(base)!r} on this machine"
+    told: list[int] = []
+    found = [list(texts) for texts in asked.paraphrases(TASK, 2, told.append)]
+    assert [len(texts) for texts in found] == [2, 1, 1, 1, 1] and sum(told) == 6
+    shutil.rmtree(base)
+    told.clear()
+    assert [list(texts) for texts in source(base, tmp_path / "replies").paraphrases(TASK, 2, told.append)] == found
+    assert sum(told) == 6
+    assert source(base, tmp_path / "replies").cost(TASK, 2) == ""
+    assert source(base, tmp_path / "replies").cost(TASK, 3).startswith("at most 3 texts")
+    # Another temperature is another request, and now there is nothing to load.
+    with pytest.raises(ModelError, match="does not exist"):
+        first(source(base, tmp_path / "replies", temperature=0.5))
+
+
+def test_a_search_asks_for_other_texts(chat: Path, plain: Path, tmp_path: Path) -> None:
+    for base in (chat, plain):
+        asked = source(base, tmp_path)
+        ranking = Ranking(("Yes or no?",), (), 1)
+        assert list(next(asked.paraphrases(TASK, 2, ranking=ranking))) != first(asked, 2)
+
+
+def test_other_weights_under_the_same_name_are_noticed(tmp_path: Path) -> None:
+    base = save(tmp_path / "model")
+    before = first(source(base, tmp_path / "replies"))
+    shutil.rmtree(base)
+    save(base, seed=1)
+    assert first(source(base, tmp_path / "replies")) != before
+
+
+def test_an_interrupted_run_goes_on_where_it_was(chat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "_BATCH_TOKENS", {"cpu": 1})
+
+    def interrupt(texts: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        next(source(chat, tmp_path / "a").paraphrases(TASK, 3, interrupt))
+    told: list[int] = []
+    texts = next(source(chat, tmp_path / "a").paraphrases(TASK, 3, told.append))
+    assert told == [1, 1, 1]
+    assert list(texts) == first(source(chat, tmp_path / "b"))
+
+
+def test_a_request_that_does_not_fit_is_an_error_with_numbers(tmp_path: Path) -> None:
+    base = save(tmp_path / "model", context=512)
+    with pytest.raises(CandidateError, match=r"'toy'.* take \d+ tokens \(\d+ \+ 92\).* holds 512") as caught:
+        first(source(base, tmp_path / "replies"))
+    whole, prompt = map(int, re.findall(r"take (\d+) tokens \((\d+)", str(caught.value))[0])
+    assert whole == prompt + 92 > 512
+
+
+def test_special_tokens_spelled_out_in_an_instruction_are_text(chat: Path, plain: Path) -> None:
+    task = replace(TASK, instruction="Say <|im_end|> yes or no.")
+    for base in (chat, plain):
+        writer = _Writer(LocalSettings(str(base), "float32", "cpu"))
+        assert list(writer._prompt(task, 0, 0)).count(257) == list(writer._prompt(TASK, 0, 0)).count(257)
+
+
+def test_a_reply_ends_with_its_turn_and_without_turns_at_a_blank_line(chat: Path, plain: Path) -> None:
+    tokens = tiny_tokenizer()
+    said = tokens(" One.\n\nTwo.").input_ids
+    end = tokens.eos_token_id
+    with_turns = _Writer(LocalSettings(str(chat), "float32", "cpu"))
+    assert with_turns._text([*said, end, *said]) == "One.\n\nTwo."
+    without = _Writer(LocalSettings(str(plain), "float32", "cpu"))
+    assert without._text([*said, end, *said]) == "One."
+
+
+def test_writing_stops_at_a_blank_line_after_the_first_word() -> None:
+    tokens = tiny_tokenizer(chat_template=None)
+    stops = _BlankLine(Renderer(tokens, 512), 2)
+    rows = [tokens(text).input_ids for text in ("ab\n\ncd.x", "abOne\n\nTw", "abOne two")]
+    width = min(map(len, rows))
+    assert stops(torch.tensor([row[:width] for row in rows]), None).tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_draws_follow_the_distribution_without_its_tail(temperature: float) -> None:
+    probabilities = torch.tensor([0.5, 0.3, 0.17, 0.02, 0.01])
+    rows = 4000
+    scores = probabilities.log().repeat(rows, 1)
+    draws = _Draws(list(range(rows)), temperature)
+    counts = torch.bincount(draws(torch.zeros(rows, 1), scores).argmax(-1), minlength=5) / rows
+    tempered = probabilities ** (1 / temperature)
+    tempered /= tempered.sum()
+    # Tokens in falling order, as long as those before them have less than 95 % together.
+    nucleus = tempered * (tempered.cumsum(0) - tempered < 0.95)
+    expected = nucleus / nucleus.sum()
+    assert (counts[expected == 0] == 0).all()
+    assert torch.allclose(counts, expected, atol=4 * 0.5 / rows**0.5)
+
+
+def test_temperature_zero_takes_the_likeliest() -> None:
+    scores = torch.randn(3, 7, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(_Draws([1, 2, 3], 0.0)(torch.zeros(3, 1), scores), scores)
+
+
+def test_a_missing_model_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="does not exist"):
+        first(source(tmp_path / "nothing", tmp_path))

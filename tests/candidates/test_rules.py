@@ -1,0 +1,346 @@
+"""Paraphrases by rules: what they keep, how they differ, and that no text whatever upsets them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections import Counter
+from collections.abc import Sequence
+from importlib.resources import files
+
+import pytest
+import regex
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sapo.candidates.checks.pool import admit
+from sapo.candidates.language import changes_language
+from sapo.candidates.rules.chinese import CHINESE, CHINESE_WHOLE
+from sapo.candidates.rules.frames import ENGLISH, ENGLISH_WHOLE
+from sapo.candidates.rules.neutral import neutral_frames
+from sapo.candidates.rules.order import turned
+from sapo.candidates.rules.parts import Parts, covered, parts_of
+from sapo.candidates.rules.rewrite import Rewrite, rewrites
+from sapo.candidates.rules.sentences import sentences
+from sapo.candidates.rules.source import Rules
+from sapo.candidates.rules.template import Frame, fill
+from sapo.candidates.rules.verbs import VERBS, base, gerund, participle
+from sapo.candidates.source import Source
+from sapo.integrations.testing import toy_task
+
+REVIEW = (
+    'In this task, you are given a hotel review. Your task is to label it as "good" or "bad". The label must reflect '
+    "the whole review. Note that prices should not be taken into account."
+)
+RATING = "Given a recipe, rate its difficulty on a scale of 1-4: 1: easy, 2: fair, 3: hard, 4: very hard."
+STANCE = "What is the tone of the following message? A. angry, B. calm, C. neutral. Choose one from A, B and C."
+SUMMARY = "You will be given a news article. Write a short summary of the article in one or two sentences."
+SOLVE = "Solve the following riddle."
+CHINESE_TEXT = "判断下面的评论是否值得信任，选择一项：A.是，B.否。输出A或者B。"
+ENGLISH_TEXTS = [
+    (REVIEW, ("good", "bad")),
+    (RATING, ("1", "2", "3", "4")),
+    (STANCE, ("A", "B", "C")),
+    (SUMMARY, ()),
+    (SOLVE, ()),
+    ("Translate the sentence to French.", ()),
+    ("Extract all email addresses from the text.", ()),
+    ("Is this review about food? Answer yes or no.", ("yes", "no")),
+    ("You are a helpful assistant that writes SQL for a question about the given table.", ()),
+    ("Classify the news headline into World, Sports or Sci/Tech", ("World", "Sports", "Sci/Tech")),
+    ("Label the ticket with one of these words:\n- billing\n- other\nUse nothing else.", ("billing", "other")),
+    ("Replace {x} with %s in the code, see https://example.com/a?b=1, and return `result`.", ()),
+]
+LONG = " ".join(
+    [
+        "You are given a talk between a client and an agent. Your task is to write a report on the talk.",
+        "The report should have 4 paragraphs. Do not include names, numbers or addresses in the report.",
+        "Use the past tense throughout. Avoid direct quotes unless the exact wording matters for the complaint.",
+        "The report must not be longer than 250 words. Keep the language neutral and professional.",
+        "If the agent passed the client on to another department, mention the department and the reason for that.",
+        "Amounts of money have to be given in the currency of the talk. Dates are written in the format YYYY-MM-DD.",
+        "Statements about competitors are to be left out entirely. Every abbreviation must be spelled out.",
+        "If the talk is in a language other than English, the report should be in English all the same.",
+        "Check that every paragraph is present and that none of them is empty before you hand in the report.",
+    ]
+)
+
+
+def published() -> list[str]:
+    """A fifth of the paraphrases that come with the library: instructions in all sorts of styles."""
+    content = json.loads(files("sapo.candidates").joinpath("published.json").read_text(encoding="utf-8"))
+    return [text for texts in content.values() for text in texts[::5]]
+
+
+def likeness(one: str, other: str) -> float:
+    """Twice the longest common subsequence over both lengths, in percent, by dynamic programming."""
+    row = [0] * (len(other) + 1)
+    for a in one:
+        corner = 0
+        for n, b in enumerate(other, start=1):
+            corner, row[n] = row[n], corner + 1 if a == b else max(row[n], row[n - 1])
+    return 200 * row[-1] / (len(one) + len(other))
+
+
+def texts(instruction: str, labels: Sequence[str] = ()) -> list[str]:
+    return [rewrite.text for rewrite in rewrites(instruction, labels)]
+
+
+@pytest.mark.parametrize(("instruction", "labels"), [*ENGLISH_TEXTS, (CHINESE_TEXT, ("A", "B"))])
+def test_there_are_thirty_and_no_frame_gives_more_than_three(instruction: str, labels: tuple[str, ...]) -> None:
+    found = rewrites(instruction, labels)
+    assert len(found) >= 30
+    assert max(Counter(rewrite.frame for rewrite in found).values()) <= 3
+    assert len({rewrite.frame for rewrite in found[:20]}) == 20
+
+
+@pytest.mark.parametrize(("instruction", "labels"), [*ENGLISH_TEXTS, (CHINESE_TEXT, ("A", "B"))])
+def test_all_are_valid_candidates(instruction: str, labels: tuple[str, ...]) -> None:
+    task = dataclasses.replace(toy_task(), instruction=instruction, labels=labels)
+    assert admit(task, texts(instruction, labels), "rules")[1] == ()
+    assert not any(changes_language(instruction, text) for text in texts(instruction, labels))
+
+
+@pytest.mark.parametrize(("instruction", "labels"), ENGLISH_TEXTS)
+def test_what_is_quoted_counted_or_linked_stays_to_the_letter(instruction: str, labels: tuple[str, ...]) -> None:
+    kept = regex.findall(r'"[^"]+"|`[^`]+`|\{x\}|%s|https://[^\s,]+|\d+|\bone or two\b', instruction)
+    for text in texts(instruction, labels):
+        assert [piece for piece in kept if piece not in text] == []
+
+
+def test_quotations_and_labels_are_not_reworded() -> None:
+    # Every word of it is known in other words.
+    instruction = 'Classify the text as generate, or as "choose the most reasonable" if it should be so.'
+    for text in texts(instruction, ("generate",)):
+        assert "generate" in text and '"choose the most reasonable"' in text
+
+
+def test_no_two_are_nearly_alike() -> None:
+    found = [" ".join(text.casefold().split()) for text in (SOLVE, *texts(SOLVE)[:40])]
+    assert max(likeness(a, b) for n, a in enumerate(found) for b in found[:n]) <= 92
+
+
+def test_a_long_instruction_comes_out_in_other_words_and_another_order() -> None:
+    found = texts(LONG)
+    assert len(found) >= 25
+    # A piece of each is enough: what differs there differs as a whole.
+    assert max(likeness(LONG.casefold()[100:700], text.casefold()[100:700]) for text in found[:10]) < 92
+
+
+def test_every_constraint_is_in_every_rewrite() -> None:
+    for text in texts(REVIEW, ("good", "bad")):
+        assert "hotel review" in text and "whole review" in text and "prices" in text.casefold()
+    for text in texts(LONG):
+        assert "250 words" in text and "YYYY-MM-DD" in text and "competitors" in text
+
+
+def test_lengths_range_from_terse_to_elaborate() -> None:
+    lengths = [len(text) for text in texts(SUMMARY)[:20]]
+    assert min(lengths) < len(SUMMARY) and max(lengths) > 2 * len(SUMMARY)
+
+
+def test_the_same_instruction_gives_the_same() -> None:
+    assert (
+        rewrites(REVIEW, ("good", "bad"))
+        == rewrites(REVIEW, ("good", "bad"))
+        == rewrites(f" {REVIEW}\n", ("good", "bad"))
+    )
+    assert isinstance(rewrites(REVIEW)[0], Rewrite)
+
+
+def test_published_instructions_of_all_styles_are_rewritten() -> None:
+    counts = []
+    for instruction in published():
+        found = texts(instruction)
+        counts.append(len(found))
+        assert len(set(found)) == len(found) and instruction not in found
+        quoted = regex.findall(r'"[^"]+"', instruction)
+        assert all(piece in text for piece in quoted for text in found)
+    assert min(counts) >= 8
+    assert sorted(counts)[len(counts) // 2] >= 30
+
+
+@pytest.mark.parametrize(
+    ("instruction", "least", "word"),
+    [
+        ("Fasse den Artikel zusammen. Verwende höchstens zwanzig Wörter und nenne keine Namen.", 8, "zwanzig"),
+        ("Résume le texte suivant en trois phrases, sans citer de noms propres.", 8, "trois"),
+        ("Clasifica la reseña del cliente según su opinión como positiva o negativa.", 8, "positiva"),
+        ("Classifique a avaliação do cliente como positiva ou negativa, sem explicações.", 8, "negativa"),
+        ("Riassumi il testo seguente in una sola frase, senza citare nomi propri.", 8, "una sola"),
+        ("Определи тональность отзыва: позитивный или негативный.", 8, "негативный"),
+        ("次の文章を英語に翻訳してください。", 8, "英語"),
+        ("제시된 문장을 영어로 번역하세요. 이름은 그대로 두세요.", 4, "영어"),
+    ],
+)
+def test_other_languages_are_framed_in_themselves(instruction: str, least: int, word: str) -> None:
+    found = texts(instruction)
+    assert len(found) >= least
+    assert all(word in text and not changes_language(instruction, text) for text in found)
+
+
+@pytest.mark.parametrize("instruction", ["", " ", "?", "\n\n", "...", "😀"])
+def test_a_text_without_letters_has_none(instruction: str) -> None:
+    assert rewrites(instruction) == ()
+
+
+@pytest.mark.parametrize("instruction", ["Summarize", "SUMMARIZE THE TEXT. DO NOT USE NAMES.", "Sentiment: yes or no?"])
+def test_a_scrap_has_some(instruction: str) -> None:
+    words = regex.findall(r"NAMES|yes|no\b", instruction)
+    assert len(texts(instruction)) >= 5
+    assert all(word in text for word in words for text in texts(instruction))
+
+
+PIECES = st.sampled_from(
+    [
+        "Given",
+        "the",
+        "a text",
+        ",",
+        "classify it",
+        'as "POS"',
+        ".",
+        "{x}",
+        "{ask.}",
+        "[{rest}]",
+        "%s",
+        "must",
+        "1)",
+        "You are given",
+        "Your task is to",
+        "what",
+        "?",
+        "Note that",
+        "however",
+        "\\1",
+        "\\g<0>",
+        "«",
+        "判断",
+        "。",
+        "请",
+        "(",
+        "\n- x",
+        "[",
+    ]
+)
+
+
+@given(st.text(max_size=60) | st.lists(PIECES, max_size=12).map(" ".join), st.lists(st.text(max_size=3), max_size=2))
+@settings(max_examples=120, deadline=None)
+def test_any_text_gives_texts(instruction: str, labels: list[str]) -> None:
+    found = rewrites(instruction, labels)
+    assert all(rewrite.text.strip() for rewrite in found)
+    assert len({rewrite.text for rewrite in found}) == len(found)
+    assert found == rewrites(instruction, labels)
+
+
+def test_the_source_gives_all_of_them_in_rounds_of_those_wanted() -> None:
+    source: Source = Rules()
+    task = dataclasses.replace(toy_task(), instruction=REVIEW, labels=("good", "bad"))
+    told: list[int] = []
+    rounds = list(source.paraphrases(task, 20, told.append))
+    assert [text for part in rounds for text in part] == texts(REVIEW, ("good", "bad"))
+    assert told == [len(part) for part in rounds] and set(told[:-1]) == {20}
+    assert source.origin == "rules" and source.cost(task, 20) == ""
+    assert list(source.paraphrases(dataclasses.replace(task, instruction="!"), 20)) == []
+
+
+@pytest.mark.parametrize("frames", [(*ENGLISH, *ENGLISH_WHOLE), (*CHINESE, *CHINESE_WHOLE), neutral_frames("de")])
+def test_names_of_frames_are_unique(frames: Sequence[Frame]) -> None:
+    assert len({frame.name for frame in frames}) == len({frame.template for frame in frames}) == len(frames)
+
+
+def test_a_template_takes_the_first_filled_alternative_and_never_reads_what_it_was_filled_with() -> None:
+    frame = Frame("x", "[{a}, |{b}: ]{c}[ ({d})]")
+    filled = fill(frame, {"a": "", "b": "{c} [z|{a}]", "c": "\\1 %s", "d": ""})
+    assert filled is not None and filled.text == "{c} [z|{a}]: \\1 %s" and filled.slots == {"b", "c"}
+    assert fill(frame, {"a": "x", "c": ""}) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        (SUMMARY, Parts("a news article", "write a short summary of the article in one or two sentences")),
+        ("Given the poem, name its author.", Parts("a poem", "name its author")),
+        ("You'll be given A and B and have to compare them.", Parts("A and B", "compare them")),
+        ("Can you please sort the words?", Parts("", "sort the words")),
+        ("You are a poet who writes haikus.", Parts("", "write haikus", role="a poet")),
+        (
+            "What is the topic of the text? Use one word.",
+            Parts(
+                "",
+                "determine the topic of the text",
+                question="What is the topic of the text?",
+                after=("Use one word.",),
+            ),
+        ),
+        ("Read the text. Then say who wrote it.", Parts("", "say who wrote it", before=("Read the text.",))),
+        ("The sun is shining.", None),
+        ("SORT THE WORDS.", None),
+        ("Generate: a word.", None),
+    ],
+)
+def test_parts(text: str, parts: Parts | None) -> None:
+    assert parts_of(text) == parts
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("One. Two! Three? four", 4),
+        ('He said "Go. Now." and left. So did I.', 2),
+        ("Use e.g. Dr. No or i.e. Mr. Dot. Then stop.", 2),
+        ("A. Dovish, B. Hawkish, C. Neutral. Choose one.", 2),
+        ("It has parts (one. Two. three) and ends.", 1),
+        ("Pick one:\n- a\n- b\nThen stop.", 2),
+        ("第一句。第二句！第三句", 3),
+        ("Rate it from 1 to 6. Do not explain.", 2),
+    ],
+)
+def test_sentences(text: str, number: int) -> None:
+    assert len(sentences(text)) == number
+
+
+def test_sentences_that_lean_on_others_stay_with_them() -> None:
+    rules = ("Use few words.", "However, name the town.", "Give dates.", "Keep to the facts.")
+    for turn in range(1, 9):
+        order = turned(rules, turn)
+        assert sorted(order) == sorted(rules)
+        assert order[order.index("Use few words.") + 1] == "However, name the town."
+    steps = ("First, read.", "Then write.")
+    assert {turned(steps, turn) for turn in range(5)} == {steps}
+
+
+def test_forms_of_verbs() -> None:
+    forms = {"classify": ("classifying", "classified"), "write": ("writing", "written"), "put": ("putting", "put")}
+    assert {verb: (gerund(verb), participle(verb)) for verb in forms} == forms
+    assert [base(word) for word in ("writes", "classifies", "matches", "is", "s")] == [
+        "write",
+        "classify",
+        "match",
+        None,
+        None,
+    ]
+    assert all(gerund(verb).endswith("ing") for verb in VERBS)
+
+
+def test_what_is_given_may_be_left_out_only_where_what_is_asked_says_it() -> None:
+    assert covered("an article", "summarize the article in a sentence")
+    assert not covered("five words", "find the words that rhyme")
+    assert not covered("a tweet", 'answer "tweet" or "none"')
+
+
+@pytest.mark.parametrize(
+    "instruction",
+    [
+        "Count the words. Count them again. Give the larger number.",
+        "Read the story. Then write its moral. Finally give it a title.",
+        "Fill in the table.\n| name | age |\n|------|-----|\n| Ada  |     |",
+        "Fix the code below.\n```python\ndef f(x):\n    return x +\n```",
+        "Label the review.\nText: a fine film\nLabel: positive\nText: a dull film\nLabel: negative",
+    ],
+)
+def test_what_hangs_together_is_never_taken_apart(instruction: str) -> None:
+    found = texts(instruction, ())
+    indented = "\n".join(f"  {line}" for line in instruction.splitlines())
+    assert len(found) > 3 and all(instruction in text or indented in text for text in found)

@@ -1,0 +1,555 @@
+"""The source that asks a server, against a server that does everything wrong."""
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from faulty_server import (
+    BLANK,
+    CUT,
+    ECHO_401,
+    ECHO_REPLY,
+    GOOD,
+    HALF_JSON,
+    HTML,
+    HUGE,
+    INJECTION,
+    NO_CHOICES,
+    NO_MESSAGE,
+    NULL,
+    PLAIN_TYPE,
+    RESET,
+    SCRIPT,
+    THINKING,
+    THREE_CHOICES,
+    TORN,
+    Act,
+    FaultyServer,
+    completion,
+    error,
+)
+
+from sapo.candidates.server import Server, ServerSettings
+from sapo.candidates.source import Ranking, Source
+from sapo.core.errors import CandidateError
+from sapo.integrations.testing import toy_task
+
+KEY = "sk-very-secret-0123456789"
+SLOW = Act(delay=1.0)
+
+
+def reply(seed: int) -> str:
+    return f"Reply {seed}: say yes or no."
+
+
+@pytest.fixture(autouse=True)
+def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(autouse=True)
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The seconds that would have been waited between attempts."""
+    waited: list[float] = []
+    monkeypatch.setattr("sapo.candidates.calls._pause", lambda seconds, stop: waited.append(seconds))
+    return waited
+
+
+@pytest.fixture
+def notes() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def make(tmp_path: Path, notes: list[str]) -> Callable[..., Server]:
+    """Make a source for a server, with one request at a time where nothing else is said."""
+
+    def source(server: FaultyServer | str, seed: int = 0, **changes: Any) -> Server:
+        url = server if isinstance(server, str) else server.url
+        settings = ServerSettings(url, "tiny", timeout=5.0, concurrency=1)
+        return Server(replace(settings, **changes), seed, tmp_path / "replies", notes.append)
+
+    return source
+
+
+def first(source: Server, wanted: int) -> list[str]:
+    """The texts of the first round."""
+    return list(next(source.paraphrases(toy_task(), wanted), []))
+
+
+def test_it_is_a_source(make: Callable[..., Server]) -> None:
+    source: Source = make("http://localhost:1/v1")
+    assert source.origin == "openai"
+
+
+def test_texts_come_in_rounds_of_one_request_each(make: Callable[..., Server], notes: list[str]) -> None:
+    told: list[int] = []
+    with FaultyServer() as server:
+        found = list(make(server, seed=5).paraphrases(toy_task(), 4, told.append))
+        assert [list(texts) for texts in found] == [
+            [reply(s) for s in seeds] for seeds in ([5, 6, 7, 8], [9, 10], [11, 12], [13, 14], [15, 16])
+        ]
+        assert sum(told) == 12
+        assert {seen.path for seen in server.requests} == {"/v1/chat/completions"}
+        assert all(
+            set(seen.body) == {"model", "messages", "seed", "temperature", "max_tokens"} for seen in server.requests
+        )
+        assert len({str(seen.body["messages"]) for seen in server.requests}) == 12
+    assert notes == []
+
+
+def test_whoever_has_enough_stops_paying(make: Callable[..., Server]) -> None:
+    with FaultyServer() as server:
+        assert len(first(make(server), 4)) == 4
+        assert len(server.requests) == 4
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_order_is_that_of_the_requests_and_not_of_arrival(make: Callable[..., Server], seed: int) -> None:
+    delays = [0.3, 0.0, 0.2, 0.1, 0.05, 0.0, 0.0, 0.1]
+    with FaultyServer([Act(delay=delay) for delay in delays]) as server:
+        assert first(make(server, concurrency=4), 8) == [reply(s) for s in range(8)]
+
+
+def test_requests_run_side_by_side_but_not_more_than_allowed(make: Callable[..., Server]) -> None:
+    with FaultyServer([Act(delay=0.3)] * 6) as server:
+        began = time.perf_counter()
+        first(make(server, concurrency=3), 6)
+        assert 0.55 < time.perf_counter() - began < 1.2
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        (NO_CHOICES, "0 choices instead of 1"),
+        (THREE_CHOICES, "3 choices instead of 1"),
+        (HALF_JSON, "not a chat completion"),
+        (HTML, "not a chat completion"),
+        (NO_MESSAGE, "not a chat completion"),
+        (NULL, "empty"),
+        (BLANK, "empty"),
+    ],
+)
+def test_a_reply_without_a_text_is_a_text_less_and_told(
+    make: Callable[..., Server], notes: list[str], bad: Act, reason: str
+) -> None:
+    with FaultyServer([GOOD, bad, GOOD]) as server:
+        assert first(make(server), 3) == [reply(0), reply(2)]
+        assert len(server.requests) == 3
+        assert len(notes) == 1 and reason in notes[0] and "tiny at http://127.0.0.1" in notes[0]
+        # What came to nothing may be asked for again, and only that.
+        assert first(make(server), 3) == [reply(0), reply(1), reply(2)]
+        assert server.seeds == [0, 1, 2, 1]
+
+
+def test_only_such_replies_are_an_error_after_the_first_round(make: Callable[..., Server]) -> None:
+    with FaultyServer([HTML] * 9) as server:
+        with pytest.raises(CandidateError, match=r"'toy' from tiny at http://127.*3 x not a chat completion.*/v1"):
+            first(make(server), 3)
+        assert len(server.requests) == 3
+
+
+def test_dangerous_texts_are_texts_and_a_megabyte_is_cut(make: Callable[..., Server]) -> None:
+    script = [Act(body=completion(INJECTION)), Act(body=completion(SCRIPT)), HUGE, PLAIN_TYPE, CUT]
+    with FaultyServer(script) as server:
+        found = first(make(server), 5)
+        assert found[:2] == [INJECTION, SCRIPT] and len(found[2]) == 2000 and found[3:] == [reply(3), "Say yes or"]
+        assert first(make(server), 5) == found and len(server.requests) == 5
+
+
+def test_a_model_that_thinks_is_given_room_for_it(
+    make: Callable[..., Server], notes: list[str], pauses: list[float]
+) -> None:
+    with FaultyServer([THINKING, GOOD, GOOD, THINKING]) as server:
+        assert first(make(server), 3) == [reply(0), reply(1)]
+        limits = [seen.body["max_tokens"] for seen in server.requests]
+        assert server.seeds == [0, 0, 1, 2] and limits[1:] == [limits[0] + 4096] * 3
+    assert "thinks before it replies" in notes[0] and "cut off before its text began" in notes[1]
+    assert pauses == [0.0]
+
+
+@pytest.mark.parametrize("bad", [error(429, "slow down"), error(500, "oops"), error(503, "busy"), RESET, TORN])
+def test_what_passes_is_tried_again_with_growing_waits(
+    make: Callable[..., Server], pauses: list[float], notes: list[str], bad: Act
+) -> None:
+    with FaultyServer([bad] * 4) as server:
+        assert first(make(server), 2) == [reply(0), reply(1)]
+        assert server.seeds == [0, 0, 0, 0, 0, 1]
+    assert len(pauses) == 4 and notes == []
+    assert all(2**n <= wait <= 2**n + 1 for n, wait in enumerate(pauses))
+
+
+def test_the_wait_that_a_server_asks_for_is_kept(make: Callable[..., Server], pauses: list[float]) -> None:
+    date = format_datetime(datetime.now(UTC) + timedelta(seconds=30), usegmt=True)
+    script = [error(429, "wait", wait=wait) for wait in ("7", "0.5", date, "soon")]
+    with FaultyServer(script) as server:
+        assert first(make(server), 1) == [reply(0)]
+    assert pauses[:2] == [7.0, 0.5] and 25 < pauses[2] <= 30 and 8 <= pauses[3] <= 9
+
+
+def test_a_server_that_asks_for_an_hour_is_not_asked_again(
+    make: Callable[..., Server], pauses: list[float], notes: list[str]
+) -> None:
+    with FaultyServer([GOOD, error(429, "quota of today", wait="3600")]) as server:
+        assert [list(texts) for texts in make(server).paraphrases(toy_task(), 3)] == [[reply(0)]]
+        assert len(server.requests) == 2
+    assert pauses == [] and "status 429: quota of today. No more is asked for." in notes[0]
+
+
+def test_attempts_are_five_at_most_and_then_others_are_spared(make: Callable[..., Server], notes: list[str]) -> None:
+    with FaultyServer([GOOD, *[error(429, "slow down")] * 9]) as server:
+        assert [list(texts) for texts in make(server).paraphrases(toy_task(), 3)] == [[reply(0)]]
+        assert len(server.requests) == 6
+    assert len(notes) == 1 and "No more is asked for" in notes[0]
+
+
+def test_one_request_that_a_working_server_cannot_do_is_a_text_less(
+    make: Callable[..., Server], notes: list[str]
+) -> None:
+    with FaultyServer([GOOD, *[error(500, "oops")] * 5]) as server:
+        assert first(make(server), 3) == [reply(0), reply(2)]
+    assert notes[0].endswith("status 500: oops.")
+
+
+def test_a_slow_server_is_asked_twice(make: Callable[..., Server], pauses: list[float]) -> None:
+    with FaultyServer([SLOW] * 3) as server:
+        with pytest.raises(CandidateError, match=r"no answer within 0\.1 s"):
+            first(make(server, timeout=0.1), 2)
+        assert len(server.requests) == 2
+    with FaultyServer([SLOW]) as server:
+        assert first(make(server, timeout=0.1), 1) == [reply(0)]
+
+
+def test_nobody_there_is_an_error_that_names_url_and_cause(make: Callable[..., Server], pauses: list[float]) -> None:
+    with FaultyServer() as server:
+        url = server.url
+    with pytest.raises(CandidateError, match=rf"{url}.*no connection.*[Rr]efused"):
+        first(make(url), 2)
+    assert len(pauses) == 4
+
+
+def test_replies_of_a_server_that_goes_away_are_used(make: Callable[..., Server], notes: list[str]) -> None:
+    with FaultyServer() as server:
+        url = server.url
+        first(make(server), 2)
+    assert [list(texts) for texts in make(url).paraphrases(toy_task(), 3)] == [[reply(0), reply(1)]]
+    assert "no connection" in notes[0]
+
+
+@pytest.mark.parametrize(
+    ("status", "advice"),
+    [
+        (400, "settings"),
+        (401, "OPENAI_API_KEY"),
+        (403, "OPENAI_API_KEY"),
+        (404, "/v1"),
+        (422, "settings"),
+        (402, "settings"),
+    ],
+)
+def test_a_refusal_is_an_error_at_once_that_says_what_to_do(
+    make: Callable[..., Server], pauses: list[float], status: int, advice: str
+) -> None:
+    with FaultyServer([GOOD, error(status, "No such\x1b[31m thing.")]) as server:
+        message = rf"tiny at {server.url} refuses .*status {status}: No such\\x1b\[31m thing\. .*{advice}"
+        with pytest.raises(CandidateError, match=message):
+            first(make(server), 4)
+        assert len(server.requests) == 2
+    assert pauses == []
+
+
+def test_an_account_without_credit_is_not_asked_five_times(make: Callable[..., Server]) -> None:
+    with FaultyServer([error(429, "You exceeded your quota", code="insufficient_quota")] * 5) as server:
+        with pytest.raises(CandidateError, match="exceeded your quota"):
+            first(make(server), 2)
+        assert len(server.requests) == 1
+
+
+def test_a_server_without_a_path_is_told(make: Callable[..., Server]) -> None:
+    message = "status 404: nothing here"
+    with FaultyServer([Act(404, b"nothing here")]) as server, pytest.raises(CandidateError, match=message):
+        first(make(server), 1)
+
+
+@pytest.mark.parametrize("refused", [["seed"], ["temperature"], ["max_tokens"], ["seed", "temperature", "max_tokens"]])
+def test_a_parameter_that_is_refused_is_left_out_from_then_on(
+    make: Callable[..., Server], notes: list[str], pauses: list[float], refused: list[str]
+) -> None:
+    with FaultyServer(refuses=refused) as server:
+        source = make(server)
+        for texts in source.paraphrases(toy_task(), 2):
+            assert len(texts) in (1, 2)
+        assert len(server.requests) == 6 + len(refused)
+        last = server.requests[-1].body
+        assert not set(refused) & set(last)
+        assert ("max_completion_tokens" in last) == ("max_tokens" in refused)
+    assert len(notes) == len(refused) and all(name in " ".join(notes) for name in refused)
+    assert set(pauses) == {0.0}
+
+
+def test_twenty_equal_requests_stay_twenty(make: Callable[..., Server]) -> None:
+    # The same style, and so the same messages, comes back when all styles were asked for.
+    with FaultyServer() as server:
+        source = make(server, concurrency=4, max_requests=10_000, max_tokens=10_000_000)
+        found = first(source, 400)
+        assert len(server.requests) == 400 and len(set(found)) == 400
+        assert len({str(seen.body["messages"]) for seen in server.requests}) < 400
+
+
+@pytest.mark.parametrize("change", [{"model": "other"}, {"temperature": 0.5}, {"seed": 1}])
+def test_other_settings_are_other_requests(make: Callable[..., Server], change: dict[str, Any]) -> None:
+    with FaultyServer() as server:
+        first(make(server), 2)
+        first(make(server), 2)
+        assert len(server.requests) == 2
+        first(make(server, **change), 2)
+        assert len(server.requests) == 4
+
+
+def test_requests_have_a_limit_over_all_tasks(make: Callable[..., Server], notes: list[str]) -> None:
+    with FaultyServer([error(500, "oops")]) as server:
+        source = make(server, max_requests=8, concurrency=3)
+        assert len(first(source, 4)) == 4
+        second = [list(texts) for texts in source.paraphrases(toy_task("other"), 4)]
+        # The tasks differ in name only, so what is kept of the first one serves the second one.
+        assert sum(map(len, second)) == 4 + 3
+        assert len(server.requests) == 8
+        with pytest.raises(CandidateError, match="max_requests=8 is reached"):
+            first(make_other(source), 2)
+    assert "max_requests=8 is reached. No more is asked for." in notes[0]
+
+
+def make_other(source: Server) -> Server:
+    """The same source without its kept replies."""
+    source._kept = type(source._kept)(Path("/nonexistent"))
+    return source
+
+
+@pytest.mark.parametrize("usage", [{"prompt_tokens": 300, "completion_tokens": 100}, None, "many"])
+def test_tokens_have_a_limit_as_the_server_counts_them_or_else_as_estimated(
+    make: Callable[..., Server], notes: list[str], usage: Any
+) -> None:
+    body = completion("Say yes or no.", usage=usage)
+    with FaultyServer([Act(body=body)] * 60) as server:
+        source = make(server, max_tokens=5000, concurrency=4)
+        found = [text for texts in source.paraphrases(toy_task(), 20) for text in texts]
+        assert len(found) == len(server.requests)
+        if isinstance(usage, dict):
+            assert 10 <= len(found) <= 5000 // 400
+        else:
+            characters = sum(len(seen.body["messages"][0]["content"]) for seen in server.requests)
+            assert 4000 <= characters / 3 + 5 * len(found) <= 5000
+    assert "max_tokens=5000" in notes[0] and "No more is asked for" in notes[0]
+
+
+def test_a_limit_below_one_request_is_an_error(make: Callable[..., Server]) -> None:
+    with FaultyServer() as server:
+        with pytest.raises(CandidateError, match="max_tokens=100"):
+            first(make(server, max_tokens=100), 2)
+        assert server.requests == []
+
+
+def files_below(directory: Path) -> list[Path]:
+    return [path for path in directory.rglob("*") if path.is_file()]
+
+
+def test_an_interruption_stops_at_once_and_nothing_is_asked_for_twice(
+    make: Callable[..., Server], tmp_path: Path
+) -> None:
+    with FaultyServer([GOOD, GOOD, *[Act(delay=0.2)] * 4]) as server:
+        source = make(server, concurrency=2)
+        assert len(first(source, 2)) == 2
+        with pytest.raises(KeyboardInterrupt):
+            for _ in make(server, concurrency=2).paraphrases(toy_task(), 8, stopper(2)):
+                pass
+        # What was under way comes in and is kept, and nothing more is begun.
+        time.sleep(0.6)
+        assert len(files_below(tmp_path)) == len(server.requests) <= 6
+        assert len(first(make(server), 8)) == 8
+        assert sorted(server.seeds) == list(range(8))
+
+
+def stopper(after: int) -> Callable[[int], None]:
+    """An ``advance`` that is interrupted after so many texts."""
+    seen: list[int] = []
+
+    def advance(texts: int) -> None:
+        seen.append(texts)
+        if sum(seen) > after:
+            raise KeyboardInterrupt
+
+    return advance
+
+
+def interrupted_at(server: FaultyServer, requests: int, again_after: float | None = None) -> None:
+    """Press Ctrl-C once the server has that many requests, and a second time some seconds later."""
+
+    def press() -> None:
+        while len(server.requests) < requests:
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+        if again_after is not None:
+            time.sleep(again_after)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=press, daemon=True).start()
+
+
+def test_ctrl_c_waits_for_what_was_sent_and_keeps_it(make: Callable[..., Server], tmp_path: Path) -> None:
+    with FaultyServer([Act(delay=1.0)] * 2) as server:
+        interrupted_at(server, requests=2)
+        with pytest.raises(KeyboardInterrupt):
+            first(make(server, concurrency=2, timeout=20.0), 4)
+        assert len(server.requests) == 2
+        # The same again: what was paid for is there, and only the other two are asked for.
+        first(make(server, concurrency=2), 4)
+        assert len(server.requests) == 4
+
+
+def test_a_second_ctrl_c_does_not_wait_for_a_server_that_does_not_answer(make: Callable[..., Server]) -> None:
+    with FaultyServer([Act(delay=5.0)] * 4) as server:
+        interrupted_at(server, requests=2, again_after=0.5)
+        began = time.perf_counter()
+        with pytest.raises(KeyboardInterrupt):
+            first(make(server, concurrency=2, timeout=20.0), 4)
+        assert time.perf_counter() - began < 4
+        assert len(server.requests) == 2
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from sapo.paraphrase.server import Server, ServerSettings
+from sapo.testing import toy_task
+settings = ServerSettings(sys.argv[1], "tiny", timeout=30.0, concurrency=1)
+list(Server(settings, 0, Path(sys.argv[2]), print).paraphrases(toy_task(), 6))
+"""
+
+
+def test_a_killed_process_has_paid_for_what_it_kept(make: Callable[..., Server], tmp_path: Path) -> None:
+    with FaultyServer([GOOD, GOOD, GOOD, Act(delay=20.0)]) as server:
+        process = subprocess.Popen([sys.executable, "-c", KILLED, server.url, str(tmp_path / "replies")])
+        try:
+            deadline = time.monotonic() + 30
+            while len(server.requests) < 4 and time.monotonic() < deadline:
+                time.sleep(0.02)
+        finally:
+            process.kill()
+            process.wait()
+        assert len(first(make(server), 6)) == 6
+        # The fourth was under way when the process was killed.
+        assert server.seeds == [0, 1, 2, 3, 3, 4, 5]
+
+
+def everything_in(caught: BaseException | None) -> str:
+    return "" if caught is None else "".join(traceback.format_exception(caught)) + repr(caught.__context__)
+
+
+@pytest.mark.parametrize("act", [GOOD, ECHO_401, ECHO_REPLY, Act(500, echo=True), Act(429, echo=True), RESET, HTML])
+def test_the_key_is_nowhere(
+    act: Act,
+    make: Callable[..., Server],
+    notes: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    caught: BaseException | None = None
+    with caplog.at_level(logging.DEBUG), FaultyServer([GOOD, *[act] * 8]) as server:
+        source = make(server)
+        costs = source.cost(toy_task(), 3)
+        try:
+            found = [text for texts in source.paraphrases(toy_task(), 3) for text in texts]
+        except CandidateError as error:
+            caught, found = error, []
+        assert server.requests[0].headers["authorization"] == f"Bearer {KEY}"
+    assert files_below(tmp_path)
+    kept = "".join(path.name + path.read_text() for path in files_below(tmp_path))
+    logs = "".join(record.getMessage() + str(record.__dict__) for record in caplog.records)
+    for shown in (costs, kept, logs, *found, *notes, everything_in(caught)):
+        assert KEY not in shown
+    assert (caught is not None) == (act is ECHO_401)
+
+
+def test_without_a_key_a_server_of_ones_own_is_asked_without(make: Callable[..., Server]) -> None:
+    with FaultyServer() as server:
+        assert first(make(server), 1) == [reply(0)]
+
+
+def test_without_a_key_openai_is_not_asked(tmp_path: Path) -> None:
+    with pytest.raises(CandidateError, match=r"OPENAI_API_KEY.*base_url"):
+        Server(ServerSettings(None, "gpt"), 0, tmp_path, print)
+
+
+def test_the_usual_variable_for_the_url_is_heeded(
+    make: Callable[..., Server], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with FaultyServer() as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+        assert first(Server(ServerSettings(None, "tiny"), 0, tmp_path, print), 1) == [reply(0)]
+
+
+@pytest.mark.parametrize("key", ["two\nlines of it", "schlüssel-0123456"])
+def test_a_key_that_is_none_is_named_without_showing_it(
+    make: Callable[..., Server], key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    with pytest.raises(CandidateError, match="OPENAI_API_KEY is no key") as caught:
+        make("http://localhost:1/v1")
+    assert key not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["localhost:8000", "ftp://a/v1", "http://", "http://a:b/v1", "http://[::1/v1"])
+def test_a_url_that_is_none_is_named(make: Callable[..., Server], url: str) -> None:
+    with pytest.raises(CandidateError, match="base_url"):
+        make(url)
+
+
+def test_cost_counts_what_is_not_kept(make: Callable[..., Server]) -> None:
+    with FaultyServer() as server:
+        source = make(server)
+        before = source.cost(toy_task(), 4)
+        assert before.startswith(f"at most 12 requests to tiny at {server.url}, repeated ones not counted, about ")
+        assert "tokens, never more than " in before and "kept" not in before
+        first(source, 4)
+        after = make(server).cost(toy_task(), 4)
+        assert after.startswith("at most 8 requests") and after.endswith("(4 replies are kept from before)")
+        assert make(server, max_requests=5).cost(toy_task(), 4).startswith("at most 5 requests")
+        list(source.paraphrases(toy_task(), 4))
+        assert make(server).cost(toy_task(), 4) == ""
+        assert len(server.requests) == 12
+
+
+def test_cost_does_not_show_a_password_in_the_url(make: Callable[..., Server]) -> None:
+    text = make("http://user:secret@localhost:1/v1?token=secret").cost(toy_task(), 1)
+    assert "http://localhost:1/v1" in text and "secret" not in text
+
+
+def test_a_search_asks_for_other_texts(make: Callable[..., Server]) -> None:
+    with FaultyServer() as server:
+        first(make(server), 2)
+        ranking = Ranking((toy_task().instruction, "Is it long? Yes or no."), (), 1)
+        assert len(next(make(server).paraphrases(toy_task(), 2, ranking=ranking))) == 2
+        assert len(server.requests) == 4
+        assert "Is it long?" in server.requests[-1].body["messages"][0]["content"]
+
+
+def test_a_second_run_asks_nothing(make: Callable[..., Server]) -> None:
+    with FaultyServer() as server:
+        url = server.url
+        found = list(make(server, concurrency=3).paraphrases(toy_task(), 5))
+    assert list(make(url).paraphrases(toy_task(), 5)) == found

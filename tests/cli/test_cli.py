@@ -1,0 +1,415 @@
+"""The command line as users meet it: what it prints, what it writes, and how it fails."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import pytest
+import yaml
+
+import sapo
+from sapo.cli import main
+from sapo.integrations.testing import tiny_model, tiny_tokenizer
+from sapo.runs.stage import Stage
+from sapo.tasks.builtin import BUILTIN, builtin_paraphrases, builtin_task
+from sapo.tasks.sequences import SEQUENCES
+
+TASK = "review-sentiment"
+SETTINGS = {
+    "sequence": [TASK, "date-format"],
+    "candidates": {"count": 2},
+    "selection": {"examples": 4},
+    "train": {"rows": 4, "epochs": 1, "batch_size": 2, "micro_batch_size": 2, "learning_rate": 1e-2},
+    "evaluate": {"rows": 2, "max_new_tokens": 2},
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command left behind."""
+
+    code: int
+    out: str
+    err: str
+
+
+Command = Callable[..., Outcome]
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Run `sapo` with arguments, in this process."""
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def call(*arguments: object) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["sapo", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        captured = capsys.readouterr()
+        code = stopped.value.code or 0
+        assert isinstance(code, int)
+        return Outcome(code, captured.out, captured.err)
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("model")
+    tiny_model(context=1024).save_pretrained(directory)
+    tiny_tokenizer().save_pretrained(directory)
+    return directory
+
+
+def write_config(directory: Path, model_dir: Path, **changes: Any) -> Path:
+    path = directory / "small.yaml"
+    model = {"base": str(model_dir), "device": "cpu"}
+    path.write_text(yaml.safe_dump({"model": model, **SETTINGS, **changes}))
+    return path
+
+
+@pytest.fixture(scope="session")
+def runs(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Two finished runs of one sequence: with the original instructions, and with SAPO."""
+    root = tmp_path_factory.mktemp("runs")
+    config = write_config(root, model_dir)
+    directories = (root / "original", root / "sapo")
+    for directory in directories:
+        sapo.run(sapo.load_config(config, [f"policy={directory.name}", f"run_dir={directory}"]))
+    return directories
+
+
+def files(directory: Path) -> set[str]:
+    return {path.relative_to(directory).as_posix() for path in directory.rglob("*")}
+
+
+def complains(outcome: Outcome, *parts: str) -> None:
+    """The user's mistake: exit 2, nothing on standard output, one message without traceback that holds all parts."""
+    assert (outcome.code, outcome.out) == (2, "")
+    assert "Traceback" not in outcome.err
+    assert sum(line.lower().startswith("error:") for line in outcome.err.splitlines()) == 1
+    for part in parts:
+        assert part in outcome.err
+
+
+# run
+
+
+def test_run_trains_and_reports_and_the_same_command_goes_on(
+    command: Command, model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = write_config(tmp_path, model_dir)
+    first = command("run", config, "train.epochs=2", "policy=original")
+    run_dir = tmp_path / "runs" / "small"
+    assert first.code == 0
+    assert TASK in first.out and "date-format" in first.out
+    assert f"task 1 {TASK}: training" in first.err and "training" not in first.out.split("\n")[0]
+    results = json.loads((run_dir / "results.json").read_text())
+    assert (results["config"]["train"]["epochs"], results["config"]["policy"]) == (2.0, "original")
+    assert (run_dir / "report.md").is_file()
+    second = command("run", config, "train.epochs=2", "policy=original")
+    assert second.code == 0 and second.out == first.out
+    assert "training" not in second.err
+    complains(command("run", config, "policy=original"), "train.epochs: 2.0 then, 1.0 now", "another configuration")
+
+
+def test_a_dry_run_prints_the_plan_and_writes_nothing(
+    command: Command, model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = write_config(tmp_path, model_dir)
+    outcome = command("run", config, "--dry-run", "run_dir=never")
+    assert outcome.code == 0
+    assert TASK in outcome.out and "date-format" in outcome.out
+    assert files(tmp_path) == {"small.yaml"}
+
+
+# select
+
+
+def test_select_prints_and_writes_every_candidate_with_its_loss(
+    command: Command, model_dir: Path, tmp_path: Path
+) -> None:
+    target = tmp_path / "new" / "selection.json"
+    outcome = command("select", "--task", TASK, "--model", model_dir, "--examples", 6, "--seed", 1, "--json", target)
+    assert outcome.code == 0 and str(target) in outcome.out
+    found = json.loads(target.read_text())
+    assert {"task", "model", "rule", "examples", "chosen", "seconds", "candidates"} <= set(found)
+    assert (found["task"], found["model"], found["rule"], found["examples"]) == (TASK, str(model_dir), "lowest", 6)
+    assert found["seconds"] > 0
+    candidates = found["candidates"]
+    given = builtin_paraphrases(TASK)
+    refused = {r["text"] for r in found["rejected"] if r["text"] in given}
+    kept = [c["text"] for c in candidates if c["origin"] == "builtin"]
+    assert [c["text"] for c in candidates[: 1 + len(kept)]] == [builtin_task(TASK).instruction, *kept]
+    # Rules make up for the ones that do not hold.
+    assert kept == [text for text in given if text not in refused] and len(kept) > 15
+    assert [c["origin"] for c in candidates] == ["original", *["builtin"] * len(kept), *["rules"] * (20 - len(kept))]
+    for candidate in candidates:
+        assert {"text", "origin", "loss", "nll_sum", "tokens", "examples", "status", "delta", "ci"} <= set(candidate)
+        assert candidate["loss"] == pytest.approx(candidate["nll_sum"] / candidate["tokens"])
+        assert candidate["delta"] == pytest.approx(candidate["loss"] - candidates[0]["loss"], abs=1e-9)
+        assert candidate["examples"] == 6
+    assert found["chosen"] == int(np.argmin([c["loss"] for c in candidates])) != 0
+    assert [c["status"] for c in candidates].index("chosen") == found["chosen"]
+    assert [c["status"] for c in candidates].count("chosen") == 1
+    assert candidates[0]["ci"] is None
+    assert all(c["ci"][0] <= c["delta"] <= c["ci"][1] for c in candidates[1:])
+    assert candidates[found["chosen"]]["text"][:40] in outcome.out
+
+
+def test_select_gives_what_the_library_gives(command: Command, model_dir: Path, tmp_path: Path) -> None:
+    own = ["Is the review positive or negative?", "Which one: negative, or positive?", "It names no label."]
+    (tmp_path / "own.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in own))
+    changes = ("--instruction", "Say positive or negative.", "--suffix", "One word.", "--sample", "first")
+    outcome = command(
+        "select", "--task", TASK, "--candidates", tmp_path / "own.jsonl", "--model", model_dir, *changes,
+        "--examples", 5, "--rule", "confident", "--json", tmp_path / "out.json",
+    )  # fmt: skip
+    assert outcome.code == 0
+    found = json.loads((tmp_path / "out.json").read_text())
+    loaded = sapo.load_model(str(model_dir))
+    task = sapo.load_task(TASK, instruction="Say positive or negative.", suffix="One word.")
+    expected = sapo.select(loaded.model, loaded.tokenizer, task, own, 5, rule="confident", sample="first")
+    assert [c["loss"] for c in found["candidates"]] == [c.losses.per_token for c in expected.candidates]
+    assert (found["rule"], found["chosen"], found["examples"]) == ("confident", expected.chosen, 5)
+    assert [c["text"] for c in found["candidates"]] == ["Say positive or negative.", *own[:2]]
+    assert [(r["text"], "lacks the label" in r["reason"]) for r in found["rejected"]] == [(own[2], True)]
+
+
+# tasks
+
+
+def test_tasks_lists_every_built_in_task_and_sequence(command: Command) -> None:
+    outcome = command("tasks")
+    assert outcome.code == 0 and outcome.err == ""
+    assert all(name in outcome.out for name in (*BUILTIN, *SEQUENCES))
+
+
+def test_one_task_is_shown_with_its_texts(command: Command) -> None:
+    outcome = command("tasks", TASK)
+    shown = " ".join(outcome.out.split())
+    assert outcome.code == 0
+    assert builtin_task(TASK).instruction in shown and builtin_task(TASK).suffix in shown
+
+
+def test_the_prompt_of_a_task_is_shown_as_the_model_sees_it(command: Command, model_dir: Path) -> None:
+    outcome = command("tasks", TASK, "--show-prompt", "--model", model_dir)
+    task = builtin_task(TASK)
+    assert outcome.code == 0
+    for part in ("<|im_start|>user", "Text:", task.train[0].input, "<|im_start|>assistant", "<|im_end|>"):
+        assert part in outcome.out
+    assert outcome.out.index(task.instruction) < outcome.out.index("<|im_start|>assistant")
+
+
+def test_showing_a_prompt_needs_a_task(command: Command) -> None:
+    complains(command("tasks", "--show-prompt"), "--show-prompt needs the name of a task")
+
+
+# generate
+
+
+def stage_of(run_dir: Path) -> Path:
+    return run_dir / "stages" / "2-date-format"
+
+
+def test_generate_answers_one_input_as_the_library_does(command: Command, runs: tuple[Path, Path]) -> None:
+    text = builtin_task(TASK).test[0].input
+    for task in (None, TASK):
+        outcome = command("generate", stage_of(runs[1]), "--input", text, *(["--task", task] if task else []))
+        assert outcome.code == 0
+        assert outcome.out == Stage.load(stage_of(runs[1])).answer([text], task)[0] + "\n"
+
+
+def test_generate_answers_a_file_line_by_line(
+    command: Command, runs: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[list[str]] = []
+
+    def answer(self: Stage, inputs: list[str], task: str | None = None) -> list[str]:
+        asked.append(list(inputs))
+        return [f"to {text}\nsecond line" for text in inputs]
+
+    monkeypatch.setattr(Stage, "answer", answer)
+    (tmp_path / "inputs.txt").write_bytes("one\r\nzwei 北京\nthird\n".encode())
+    outcome = command("generate", stage_of(runs[1]), "--file", tmp_path / "inputs.txt")
+    assert (outcome.code, asked) == (0, [["one", "zwei 北京", "third"]])
+    assert outcome.out == "to one\\nsecond line\nto zwei 北京\\nsecond line\nto third\\nsecond line\n"
+    assert command("generate", stage_of(runs[1]), "--input", "x").out == "to x\nsecond line\n"
+
+
+def test_generate_wants_exactly_one_kind_of_input(command: Command, runs: tuple[Path, Path], tmp_path: Path) -> None:
+    (tmp_path / "inputs.txt").write_text("one\n")
+    both = ("--input", "x", "--file", tmp_path / "inputs.txt")
+    complains(command("generate", stage_of(runs[0]), *both), "either --input TEXT or --file FILE")
+    complains(command("generate", stage_of(runs[0])), "either --input TEXT or --file FILE")
+
+
+def test_generate_refuses_what_is_no_stage_or_no_file_or_not_its_task(
+    command: Command, runs: tuple[Path, Path], tmp_path: Path
+) -> None:
+    complains(command("generate", tmp_path, "--input", "x"), "is not a stage directory", str(tmp_path))
+    complains(command("generate", stage_of(runs[0]), "--file", tmp_path / "none.txt"), "none.txt", "No such file")
+    (tmp_path / "empty.txt").write_text("\n \n")
+    complains(command("generate", stage_of(runs[0]), "--file", tmp_path / "empty.txt"), "holds no input")
+    outcome = command("generate", stage_of(runs[0]), "--input", "x", "--task", "reviews-sentiment")
+    complains(outcome, "not trained on 'reviews-sentiment'", f"Did you mean '{TASK}'")
+
+
+# report
+
+
+def test_report_shows_one_run_or_compares_two(command: Command, runs: tuple[Path, Path]) -> None:
+    one = command("report", runs[1])
+    two = command("report", *runs)
+    assert one.code == two.code == 0
+    assert TASK in one.out and TASK in two.out
+    assert str(runs[0]) in two.out.replace("\n", "") and str(runs[0]) not in one.out.replace("\n", "")
+    assert one.out != two.out
+
+
+def test_report_refuses_what_is_no_finished_run(command: Command, tmp_path: Path) -> None:
+    complains(command("report", tmp_path / "none"), "none is not a directory")
+    complains(command("report", tmp_path), str(tmp_path))
+
+
+# The user's mistakes.
+
+
+def test_a_missing_configuration_is_named(command: Command, tmp_path: Path) -> None:
+    complains(command("run", tmp_path / "none.yaml"), "none.yaml", "No such file or directory")
+
+
+def test_an_unknown_key_is_named_with_the_nearest_one(command: Command, model_dir: Path, tmp_path: Path) -> None:
+    config = write_config(tmp_path, model_dir)
+    complains(command("run", config, "train.epoch=1"), "train.epoch: unknown key", "Did you mean 'epochs'?")
+    complains(command("run", config, "trian.epochs=1", "policy=best"), "trian: unknown key", "policy = 'best'")
+    complains(command("run", config, "epochs"), "must have the form key=value")
+
+
+def test_an_unknown_task_is_named_with_the_nearest_one(command: Command, model_dir: Path, tmp_path: Path) -> None:
+    config = write_config(tmp_path, model_dir)
+    complains(
+        command("run", config, "sequence=[date-formats]", f"run_dir={tmp_path / 'run'}"), "Did you mean 'date-format'?"
+    )
+    complains(command("select", "--task", "review", "--model", model_dir), "there is no task 'review'")
+    complains(command("tasks", "date-formats"), "Did you mean 'date-format'?")
+
+
+def test_missing_candidates_are_named(command: Command, model_dir: Path, tmp_path: Path) -> None:
+    select = command("select", "--task", TASK, "--candidates", tmp_path / "none.json", "--model", model_dir)
+    complains(select, "candidates file", "none.json", "No such file")
+    config = write_config(tmp_path, model_dir)
+    dry = command("run", config, "--dry-run", f"candidates.file={tmp_path / 'none.json'}")
+    complains(dry, "candidates file", "none.json", "No such file")
+
+
+def test_a_missing_model_is_named(command: Command, tmp_path: Path) -> None:
+    complains(command("select", "--task", TASK, "--model", tmp_path / "none"), "none' does not exist")
+    outcome = command("tasks", TASK, "--show-prompt", "--model", tmp_path / "none")
+    assert outcome.code == 2 and "none' does not exist" in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (("select", "--task", TASK, "--rule", "best"), ("--rule", "best", "lowest", "confident")),
+        (("select", "--task", TASK, "--examples", "0"), ("--examples",)),
+        (("select", "--task", TASK, "--examples", "many"), ("--examples", "integer")),
+        (("select", "--task", TASK, "--exmaples", "3"), ("--exmaples",)),
+        (("select",), ("--task",)),
+        (("run",), ("config",)),
+        (("report",), ("run_dirs",)),
+        (("trian",), ("trian",)),
+    ],
+    ids=str,
+)
+def test_a_wrong_option_is_named(command: Command, arguments: tuple[str, ...], parts: tuple[str, ...]) -> None:
+    outcome = command(*arguments)
+    complains(replace(outcome, err=outcome.err.lower()), *parts)
+
+
+def test_the_bare_command_shows_its_help(command: Command) -> None:
+    for outcome in (command(), command("--help")):
+        assert "Traceback" not in outcome.err
+        assert all(name in outcome.out + outcome.err for name in ("run", "select", "tasks", "generate", "report"))
+    assert command("--help").code == 0
+
+
+def test_markup_in_a_message_is_printed_as_it_is(command: Command) -> None:
+    complains(command("tasks", "[bold]x[/]"), "'[bold]x[/]'")
+
+
+# Interruption.
+
+
+def interrupted(*args: Any, **kwargs: Any) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def test_an_interrupted_run_exits_with_130_and_says_that_it_can_go_on(
+    command: Command, model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = write_config(tmp_path, model_dir, policy="original", run_dir=str(tmp_path / "run"))
+    with monkeypatch.context() as patch:
+        patch.setattr("sapo.runs.steps.finetune", interrupted)
+        outcome = command("run", config)
+    assert outcome.code == 130 and "Traceback" not in outcome.err
+    assert f"interrupted. Saved in {tmp_path / 'run'}: 0 selections, 0 trained tasks, 2 test results" in outcome.err
+    assert f"give the same command again: sapo run {config}" in outcome.err
+    assert command("run", config).code == 0
+
+
+def test_every_command_exits_with_130_when_interrupted(
+    command: Command, model_dir: Path, runs: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sapo.models.load.load_model", interrupted)
+    monkeypatch.setattr("sapo.runs.stage.load_model", interrupted)
+    assert command("select", "--task", TASK, "--model", model_dir).code == 130
+    assert command("generate", stage_of(runs[0]), "--input", "x").code == 130
+
+
+# What is imported.
+
+
+def python(program: str, *arguments: str) -> str:
+    """Run a program in a fresh interpreter and return its output."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments], capture_output=True, text=True, timeout=60, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+HEAVY = "print('HEAVY', sorted({'torch', 'transformers', 'peft'} & set(sys.modules)))"
+
+
+def test_importing_the_library_does_not_load_torch() -> None:
+    assert python(f"import sys, sapo, sapo.cli; {HEAVY}") == "HEAVY []\n"
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("run", "--help"), ("tasks",)], ids=str)
+def test_light_commands_answer_without_loading_torch(arguments: tuple[str, ...]) -> None:
+    program = f"import sys\nfrom sapo.cli import main\ntry: main()\nexcept SystemExit: {HEAVY}"
+    assert python(program, *arguments).endswith("HEAVY []\n")
+
+
+def test_every_public_name_can_be_imported_and_no_other() -> None:
+    for name in sapo.__all__:
+        assert getattr(sapo, name) is not None
+    assert sapo.select.__module__ == "sapo.selection.select" and callable(sapo.select)
+    assert sapo.__version__[0].isdigit()
+    names: dict[str, Any] = {}
+    exec("from sapo import *", names)
+    assert set(sapo.__all__) == set(names) - {"__builtins__"}
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = sapo.nothing

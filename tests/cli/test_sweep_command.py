@@ -1,0 +1,126 @@
+"""`sapo run` with a sweep: what it prints, its exit codes, and a dry run."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from small_runs import configure, plain_config, save_model, write_bench
+
+from sapo.cli import main
+from sapo.core.errors import TrainError
+from sapo.experiments.sweep import planned, run_sweep
+from sapo.runs.config.schema import Config
+from sapo.training.methods.inc_lora import IncLora
+
+
+@pytest.fixture(scope="module")
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_bench(tmp_path_factory.mktemp("bench"))
+
+
+@pytest.fixture
+def finished(model_dir: Path, bench: Path, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> Config:
+    """A finished sweep of two seeds that a test may spoil; made once."""
+    made = tmp_path_factory.getbasetemp() / "finished"
+
+    def config(root: Path) -> Config:
+        return configure(model_dir, bench, root, sweep={"seed": [1, 2]}, policy="original", train={"epochs": 1})
+
+    if not made.exists():
+        run_sweep(config(made))
+    shutil.copytree(made, tmp_path / "copy")
+    return config(tmp_path / "copy")
+
+
+def command(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(sys, "argv", ["sapo", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    return int(stopped.value.code or 0)
+
+
+@pytest.fixture
+def written(model_dir: Path, bench: Path, tmp_path: Path) -> Path:
+    """A configuration file of a sweep."""
+    path = tmp_path / "grid.yaml"
+    data = plain_config(
+        model_dir, bench, tmp_path / "sweep", policy="original", train={"epochs": 1}, sequence=["alpha"],
+        sweep={"method": ["inc-lora", "seq-lora"], "seed": [1]},
+    )  # fmt: skip
+    data["train"] = dict(data["train"])
+    path.write_text(yaml.safe_dump({key: dict(v) if isinstance(v, dict) else v for key, v in data.items()}))
+    return path
+
+
+def test_the_command_makes_the_runs_and_prints_the_table(
+    written: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command(monkeypatch, "run", written) == 0
+    first = capsys.readouterr()
+    assert "Sweep of 2 runs" in first.out and "alpha/inc-lora-original-s1" in first.out
+    assert "run 1/2, task 1 alpha: training" in first.err
+    assert command(monkeypatch, "run", written) == 0
+    assert capsys.readouterr().out == first.out
+    assert command(monkeypatch, "report", written.parent / "sweep") == 0
+    assert capsys.readouterr().out == first.out
+
+
+def test_the_command_exits_with_2_where_a_run_failed_and_prints_the_table_of_the_others(
+    written: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def diverges(*args: Any) -> Any:
+        raise TrainError("training diverged")
+
+    monkeypatch.setattr(IncLora, "prepare", diverges)
+    assert command(monkeypatch, "run", written) == 2
+    said = capsys.readouterr()
+    assert "Sweep of 1 run" in said.out and "alpha/seq-lora-original-s1" in said.out
+    assert "1 of 2 runs failed (alpha/inc-lora-original-s1)" in said.err and "Traceback" not in said.err
+
+
+def test_the_command_that_is_interrupted_says_what_is_saved(
+    written: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(*args: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("sapo.training.methods.seq_lora.SeqLora.prepare", stopped)
+        assert command(patch, "run", written) == 130
+    said = capsys.readouterr()
+    saved = f"Saved in {written.parent / 'sweep'}: 1 finished runs, and what was finished of the one at work."
+    assert f"interrupted. {saved} To go on, give the same command again: sapo run {written}" in said.err
+    # The page of what is finished would hide it.
+    assert said.out == ""
+    assert command(monkeypatch, "run", written) == 0
+
+
+def test_a_dry_run_names_the_runs_and_writes_nothing(
+    written: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(written.parent.rglob("*"))
+    assert command(monkeypatch, "run", written, "--dry-run") == 0
+    said = capsys.readouterr().out
+    assert "This is the first of 2 runs. If all take as long: " in said
+    lines = said.splitlines()
+    assert lines[-2:] == ["alpha/inc-lora-original-s1", "alpha/seq-lora-original-s1"]
+    assert sorted(written.parent.rglob("*")) == before
+
+
+def test_reports_do_not_mix_sweeps_and_runs(
+    finished: Config, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = planned(finished)[0].config.run_dir
+    assert command(monkeypatch, "report", finished.run_dir, one) == 2
+    assert f"{one} is none: give run directories only, or sweeps" in capsys.readouterr().err.replace("\n", " ")

@@ -1,0 +1,320 @@
+"""Sweeps: which runs there are, that each is the run it would be by itself, and what is computed once for all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small_runs import (
+    Json,
+    Told,
+    adapters,
+    cell,
+    cells,
+    configure,
+    lasting,
+    nll_by_hand,
+    plain_config,
+    read,
+    save_model,
+    write_bench,
+)
+
+import sapo.runs.steps
+from sapo.core.errors import ConfigError
+from sapo.experiments.sweep import planned, run_sweep
+from sapo.integrations.testing import tiny_tokenizer
+from sapo.report.run import run_page
+from sapo.report.runs import read_run
+from sapo.report.sweeps import sweep_page
+from sapo.report.tables import Table
+from sapo.runs.config.loading import make_config
+from sapo.runs.config.schema import Config
+from sapo.runs.prepare import set_up
+from sapo.runs.records.files import read_records
+from sapo.runs.records.values import RunRecord
+from sapo.sequence import run
+
+NAME = "alpha+beta"
+
+
+@pytest.fixture(scope="module")
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_bench(tmp_path_factory.mktemp("bench"))
+
+
+@pytest.fixture
+def swept(model_dir: Path, bench: Path, tmp_path: Path) -> Callable[..., Config]:
+    """Make the configuration of a sweep."""
+
+    def make(sweep: Json, **changes: Any) -> Config:
+        return configure(model_dir, bench, tmp_path / "sweep", sweep=sweep, **changes)
+
+    return make
+
+
+# Which runs there are.
+
+
+def test_every_combination_is_a_run_sapo_first_of_the_policies(swept: Callable[..., Config]) -> None:
+    config = swept(
+        {
+            "sequence": [["beta"], ["alpha", "beta"]], "seed": [7, 3], "method": ["inc-lora", "seq-lora"],
+            "policy": ["random", "original", "sapo"],
+        }
+    )  # fmt: skip
+    runs = planned(config)
+    assert [one.name for one in runs] == [
+        f"{sequence}/{method}-{policy}-s{seed}"
+        for sequence in ("beta", NAME)
+        for seed in (7, 3)
+        for method in ("inc-lora", "seq-lora")
+        for policy in ("sapo", "random", "original")
+    ]
+    for one in runs:
+        assert one.config.run_dir == config.run_dir / one.name and one.config.sweep is None
+        assert one.sequence == "+".join(one.config.sequence)
+        expected = f"{one.config.method}-{one.config.policy}-s{one.config.seed}"
+        assert one.name == f"{one.sequence}/{expected}"
+
+
+def test_what_a_sweep_does_not_name_stays_as_it_is(swept: Callable[..., Config]) -> None:
+    config = swept({"seed": [1]}, method="o-lora", policy="paft", paft={"steps": 7}, o_lora={"weight": 0.25})
+    (one,) = planned(config)
+    assert one.name == f"{NAME}/o-lora-paft-s1"
+    single = {**config.model_dump(), "sweep": None, "seed": 1, "run_dir": config.run_dir / one.name}
+    assert one.config == make_config(single)
+    assert one.config.plain()["paft"] == {"steps": 7} and one.config.plain()["o_lora"]["weight"] == 0.25
+
+
+def test_a_sequence_of_the_library_keeps_its_name(model_dir: Path, bench: Path, tmp_path: Path) -> None:
+    data = plain_config(model_dir, bench, tmp_path, sequence="demo", sweep={"seed": [1]})
+    assert [one.name for one in planned(make_config(data))] == ["demo/seq-lora-sapo-s1"]
+
+
+def test_a_long_sequence_gets_a_name_that_a_folder_can_have_and_no_other_one_has(
+    swept: Callable[..., Config],
+) -> None:
+    tasks = [f"task-{n:02}-with-a-long-name" for n in range(10)]
+    names = [one.sequence for one in planned(swept({"sequence": [tasks, tasks[::-1], [*tasks[:-1], "x"]]}))]
+    assert len(set(names)) == 3 and all(len(name) == 100 for name in names)
+    assert names[0].startswith("task-00-with-a-long-name+task-01-") and names[0][:91] == names[2][:91]
+    slashed = planned(swept({"sequence": [["own/data"]]}))
+    assert slashed[0].name == "own-data/seq-lora-sapo-s42"
+
+
+def test_a_long_sequence_in_another_script_gets_a_name_that_a_folder_can_have(
+    swept: Callable[..., Config], tmp_path: Path
+) -> None:
+    tasks = [word * 20 for word in "一二三四五六七"]
+    (one,) = planned(swept({"sequence": [tasks]}))
+    (tmp_path / one.name).mkdir(parents=True)
+
+
+def test_two_sequences_of_one_name_are_refused(swept: Callable[..., Config]) -> None:
+    with pytest.raises(ConfigError, match=r"sweep\.sequence: two sequences are both called alpha\+beta"):
+        planned(swept({"sequence": [["alpha+beta"], ["alpha", "beta"]]}))
+
+
+@pytest.mark.parametrize(
+    ("axis", "values", "twice"),
+    [("seed", [1, 2, 1], "1"), ("policy", ["sapo"] * 2, "sapo"), ("sequence", [["a", "b"], ["a", "b"]], "('a', 'b')")],
+)
+def test_a_value_that_is_listed_twice_is_refused(
+    axis: str, values: list[Any], twice: str, swept: Callable[..., Config]
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        swept({axis: values})
+    assert f"sweep.{axis}: {twice} is listed twice" in str(caught.value)
+
+
+def test_a_combination_that_cannot_be_run_is_named_before_anything_is_loaded(
+    swept: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sapo.runs.prepare.load_model", no_model)
+    config = swept(
+        {"policy": ["random", "sapo"]}, selection={"strategy": "exhaustive"},
+        candidates={"file": None, "search": {"rounds": 1}},
+    )  # fmt: skip
+    with pytest.raises(
+        ConfigError, match=rf"(?s)sweep, run {NAME.replace('+', '.')}/seq-lora-sapo-s42: .*search needs"
+    ):
+        run_sweep(config)
+    assert not config.run_dir.exists()
+
+
+def test_only_sapo_searches_in_a_sweep(swept: Callable[..., Config]) -> None:
+    config = swept({"policy": ["random", "sapo"]}, candidates={"file": None, "search": {"rounds": 1}})
+    searched = {one.config.policy: one.config.candidates.search for one in planned(config)}
+    assert searched["random"] is None and searched["sapo"] is not None and searched["sapo"].rounds == 1
+
+
+def no_model(*args: Any) -> Any:
+    raise AssertionError("a model was loaded")
+
+
+@pytest.mark.parametrize("policies", [["sapo", "reselect"], ["reselect", "sapo"]])
+def test_what_one_policy_lacks_is_said_before_the_first_run(policies: list[str], swept: Callable[..., Config]) -> None:
+    config = swept({"policy": policies}, train={"rows": None})
+    with pytest.raises(ConfigError, match="seq-lora-reselect-s42: policy reselect scores on rows that are not trained"):
+        run_sweep(config)
+    assert not list(config.run_dir.rglob("config.yaml"))
+
+
+# A whole sweep of two methods and two policies.
+
+
+@dataclass(frozen=True)
+class Swept:
+    config: Config
+    records: Sequence[RunRecord]
+    told: Told
+    calls: Sequence[str]
+
+    def directory(self, method: str, policy: str) -> Path:
+        return self.config.run_dir / NAME / f"{method}-{policy}-s42"
+
+
+@pytest.fixture(scope="module")
+def whole(model_dir: Path, bench: Path, tmp_path_factory: pytest.TempPathFactory) -> Swept:
+    config = configure(
+        model_dir, bench, tmp_path_factory.mktemp("whole") / "sweep", evaluate={"test_prompt": "both"},
+        sweep={"method": ["seq-lora", "inc-lora"], "policy": ["original", "sapo"]},
+    )  # fmt: skip
+    told, calls = Told(), list[str]()
+
+    def counted(patch: pytest.MonkeyPatch, name: str) -> None:
+        real = getattr(sapo.runs.steps, name)
+
+        def count(*args: Any, **named: Any) -> Any:
+            model = args[0] if name == "evaluate" else args[0]._runner.model
+            # The start has no adapter.
+            calls.append(f"{name} {'later' if hasattr(model, 'peft_config') else 'start'}")
+            return real(*args, **named)
+
+        patch.setattr(sapo.runs.steps, name, count)
+
+    with pytest.MonkeyPatch.context() as patch:
+        counted(patch, "evaluate")
+        counted(patch, "score_candidates")
+        records = run_sweep(config, told)
+    return Swept(config, records, told, calls)
+
+
+def test_runs_are_made_one_after_the_other_and_recorded_in_their_order(whole: Swept) -> None:
+    names = [f"{NAME}/{m}-{p}-s42" for m in ("seq-lora", "inc-lora") for p in ("sapo", "original")]
+    assert [record.name for record in whole.records] == names
+    assert read_records(whole.config.run_dir / "records.jsonl") == whole.records
+    said = [note for note in whole.told.notes if note.startswith(("sweep of", "run "))]
+    assert said == [
+        f"sweep of 4 runs, 0 of them finished, in {whole.config.run_dir}",
+        *(f"run {n} of 4: {name}" for n, name in enumerate(names, start=1)),
+    ]
+
+
+def test_a_record_holds_what_results_json_holds(whole: Swept) -> None:
+    for record in whole.records:
+        data = read(whole.config.run_dir / record.name / "results.json")
+        assert record.final("nll", "selected") == tuple(data["matrices"]["nll"]["selected"][-1])
+        assert {t: used.text for t, used in record.instructions.items()} == {
+            t: entry["text"] for t, entry in data["instructions"].items()
+        }
+        assert record.test_rows == {"alpha": 3, "beta": 3}
+
+
+@pytest.mark.parametrize(("method", "policy"), [("seq-lora", "sapo"), ("inc-lora", "sapo"), ("inc-lora", "original")])
+def test_a_run_of_a_sweep_is_the_run_by_itself(
+    method: str, policy: str, whole: Swept, model_dir: Path, bench: Path, tmp_path: Path
+) -> None:
+    directory = whole.directory(method, policy)
+    alone = configure(
+        model_dir, bench, tmp_path / "run", method=method, policy=policy, evaluate={"test_prompt": "both"}
+    )
+    expected = lasting(run(alone))
+    found = lasting(read(directory / "results.json"))
+    assert {key: value for key, value in found.items() if key != "crossed"} == expected
+    assert adapters(directory) == adapters(alone.run_dir)
+    mine = {name: c for name, c in cells(directory).items() if "crossed" not in name}
+    assert mine == cells(alone.run_dir)
+    for path in alone.run_dir.glob("selections/*.json"):
+        stored, other = (read(root / "selections" / path.name) for root in (directory, alone.run_dir))
+        assert stored["inputs"] == other["inputs"]
+        losses = [[(c["text"], c["losses"]) for c in s["value"]["candidates"]] for s in (stored, other)]
+        assert losses[0] == losses[1] and stored["value"]["chosen"] == other["value"]["chosen"]
+    # And the same command for it alone finds everything finished.
+    single = alone.model_copy(update={"run_dir": directory})
+    if policy == "sapo":
+        told = Told()
+        assert lasting(run(single, told)) == found and told.steps == []
+
+
+def test_what_is_the_same_at_the_start_is_computed_once(whole: Swept) -> None:
+    # Two tasks zero-shot; the first task's candidates.
+    assert whole.calls.count("evaluate start") == 2
+    assert whole.calls.count("score_candidates start") == 1
+    # The second task's candidates in the state that each method is in.
+    assert whole.calls.count("score_candidates later") == 2
+    assert len(whole.told.of("stage 0")) == 2 and len(whole.told.of("task 1 alpha: scoring")) == 1
+    assert sum("stage 0" in label for label in whole.told.found) == 3 * 2
+    assert sum("task 1 alpha: scoring" in label for label in whole.told.found) == 1
+    assert len(whole.told.of("training")) == 4 * 2
+
+
+def test_shared_zero_shot_cells_are_losses_of_the_base_model(whole: Swept, model_dir: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(model_dir)
+    for method in ("seq-lora", "inc-lora"):
+        for policy in ("original", "sapo"):
+            directory = whole.directory(method, policy)
+            for task in set_up(planned(whole.config)[0].config).tasks:
+                found = cell(directory, 0, task.name, "original")["losses"]["nll"]
+                by_hand = nll_by_hand(model, tiny_tokenizer(), task.instruction, task.suffix, task.test)
+                assert found == pytest.approx(by_hand, abs=1e-4)
+
+
+def test_runs_with_the_original_are_tested_with_what_the_paired_run_chose_too(whole: Swept, model_dir: Path) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    tasks = {task.name: task for task in set_up(planned(whole.config)[0].config).tasks}
+    for method in ("seq-lora", "inc-lora"):
+        directory, twin = (whole.directory(method, policy) for policy in ("original", "sapo"))
+        chosen = {t: e["text"] for t, e in read(twin / "results.json")["instructions"].items()}
+        crossed = read(directory / "results.json")["crossed"]
+        record = next(r for r in whole.records if r.name.endswith(f"{method}-original-s42"))
+        assert record.crossed is not None and (record.crossed.by, record.crossed.nll) == ("sapo", crossed["nll"])
+        model = AutoModelForCausalLM.from_pretrained(model_dir)
+        model = PeftModel.from_pretrained(model, directory / "stages" / "2-beta").eval()
+        for name, text in chosen.items():
+            assert cell(directory, 2, name, "crossed")["instruction"] == text
+            with torch.no_grad():
+                by_hand = nll_by_hand(model, tiny_tokenizer(), text, tasks[name].suffix, tasks[name].test)
+            assert crossed["nll"][name] == pytest.approx(sum(by_hand) / (3 * len(by_hand)), abs=1e-4)
+        assert "crossed" not in read(twin / "results.json")
+    # The premise: something was chosen.
+    assert any(used.text != used.original for record in whole.records for used in record.instructions.values())
+
+
+def test_the_page_has_the_table_of_four_cells_and_the_run_its_section(whole: Swept) -> None:
+    page = sweep_page(whole.records)
+    (section,) = [s for s in page.sections if s.title == "Trained with x tested with"]
+    score, nll = (block for block in section.blocks if isinstance(block, Table))
+    assert [row[0].text for row in score.rows] == ["seq-lora", "", "inc-lora", ""]
+    for method, first in (("seq-lora", 0), ("inc-lora", 2)):
+        directory = whole.directory(method, "original")
+        data = read(directory / "results.json")
+        final = data["matrices"]["nll"]["original"][-1]
+        assert nll.rows[first][3].text == f"{sum(final) / 2:.3f}"
+        assert nll.rows[first][4].text == f"{sum(data['crossed']['nll'].values()) / 2:.3f}"
+        titles = [s.title for s in run_page(read_run(directory)).sections]
+        assert "Tested with the instructions that policy sapo chose" in titles

@@ -1,0 +1,312 @@
+"""Sweeps that are interrupted, that fail in part, that are started again, and what they refuse."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from filelock import FileLock
+from small_runs import Told, adapters, configure, lasting, read, save_model, write_bench
+
+from sapo.cli import main
+from sapo.core.errors import RecordError, SweepError, TrainError
+from sapo.experiments.sweep import run_sweep
+from sapo.runs.config.schema import Config
+from sapo.runs.records.files import read_records
+from sapo.sequence import run
+from sapo.training.finetune import finetune
+from sapo.training.methods.inc_lora import IncLora
+
+NAME = "alpha+beta"
+SEEDS = {"seed": [1, 2, 3]}
+
+
+@pytest.fixture(scope="module")
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_bench(tmp_path_factory.mktemp("bench"))
+
+
+@pytest.fixture
+def swept(model_dir: Path, bench: Path, tmp_path: Path) -> Callable[..., Config]:
+    """Make the configuration of a sweep with the original instructions."""
+
+    def make(sweep: Any, run_dir: str = "sweep", **changes: Any) -> Config:
+        changes = {"policy": "original", "train": {"epochs": 1}, **changes}
+        return configure(model_dir, bench, tmp_path / run_dir, sweep=sweep, **changes)
+
+    return make
+
+
+def two_seeds(model_dir: Path, bench: Path, root: Path) -> Config:
+    return configure(model_dir, bench, root, sweep={"seed": [1, 2]}, policy="original", train={"epochs": 1})
+
+
+@pytest.fixture(scope="module")
+def made(model_dir: Path, bench: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished sweep of two seeds; nothing may change it."""
+    root = tmp_path_factory.mktemp("made") / "sweep"
+    run_sweep(two_seeds(model_dir, bench, root))
+    return root
+
+
+@pytest.fixture
+def finished(made: Path, model_dir: Path, bench: Path, tmp_path: Path) -> Config:
+    """A copy of it that a test may spoil."""
+    shutil.copytree(made, tmp_path / "copy")
+    return two_seeds(model_dir, bench, tmp_path / "copy")
+
+
+def count_trainings(patch: pytest.MonkeyPatch) -> list[int]:
+    seeds: list[int] = []
+
+    def counted(model: Any, encoded: Any, settings: Any, seed: int, *rest: Any) -> Any:
+        seeds.append(seed)
+        return finetune(model, encoded, settings, seed, *rest)
+
+    patch.setattr("sapo.runs.steps.finetune", counted)
+    return seeds
+
+
+def no_model(*args: Any, **named: Any) -> Any:
+    raise AssertionError("a model was loaded")
+
+
+def command(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(sys, "argv", ["sapo", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    return int(stopped.value.code or 0)
+
+
+# Interruption.
+
+
+def test_a_sweep_that_is_interrupted_in_its_third_run_makes_only_what_is_missing(
+    swept: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = swept(SEEDS)
+    trained = count_trainings(monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        run_sweep(config, Told("run 3/3, task 2 beta: training"))
+    assert trained == [1, 1, 2, 2, 3, 3]
+    third = config.run_dir / NAME / "seq-lora-original-s3"
+    assert (third / "training" / "1-alpha.json").is_file() and not (third / "results.json").exists()
+    records = config.run_dir / "records.jsonl"
+    assert [record.seed for record in read_records(records)] == [1, 2]
+    before = records.read_bytes()
+    trained.clear()
+    told = Told()
+    assert [record.seed for record in run_sweep(config, told)] == [1, 2, 3]
+    assert trained == [3]
+    assert f"sweep of 3 runs, 2 of them finished, in {config.run_dir}" in told.notes
+    assert "run 1 of 1: alpha+beta/seq-lora-original-s3" in told.notes
+    assert records.read_bytes().startswith(before)
+    alone = {**config.model_dump(), "sweep": None, "seed": 3, "run_dir": config.run_dir.parent / "alone"}
+    single = Config.model_validate(alone)
+    assert lasting(run(single)) == lasting(read(third / "results.json"))
+    assert adapters(single.run_dir) == adapters(third)
+
+
+def test_a_finished_sweep_trains_and_loads_nothing(finished: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sapo.runs.prepare.load_model", no_model)
+    before = {p: p.read_bytes() for p in finished.run_dir.rglob("*") if p.is_file()}
+    told = Told()
+    assert run_sweep(finished, told) == read_records(finished.run_dir / "records.jsonl")
+    assert told.steps == [] and told.notes == [f"sweep of 2 runs, 2 of them finished, in {finished.run_dir}"]
+    assert {p: p.read_bytes() for p in finished.run_dir.rglob("*") if p.is_file()} == before
+
+
+def test_a_run_whose_record_is_missing_is_read_back_from_its_directory(
+    finished: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = finished.run_dir / "records.jsonl"
+    expected = read_records(records)
+    records.write_bytes(records.read_bytes().split(b"\n")[0] + b"\n")
+    trained = count_trainings(monkeypatch)
+    assert run_sweep(finished) == expected == read_records(records)
+    assert trained == []
+
+
+# Failures.
+
+
+def test_a_run_that_fails_does_not_keep_the_others_from_being_made(
+    swept: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = swept({"method": ["inc-lora", "seq-lora"], "policy": ["original"]})
+
+    def diverges(*args: Any) -> Any:
+        raise TrainError("training diverged: by agreement")
+
+    told = Told()
+    with monkeypatch.context() as patch:
+        patch.setattr(IncLora, "prepare", diverges)
+        with pytest.raises(SweepError) as caught:
+            run_sweep(config, told)
+    name = f"{NAME}/inc-lora-original-s42"
+    assert str(caught.value) == (
+        f"1 of 2 runs failed ({name}); the others are finished. {name}: training diverged: by agreement"
+    )
+    assert f"FAILED {name}: training diverged: by agreement" in told.notes
+    assert [r.method for r in read_records(config.run_dir / "records.jsonl")] == ["seq-lora"]
+    # What failed is tried again.
+    trained = count_trainings(monkeypatch)
+    assert [r.method for r in run_sweep(config)] == ["inc-lora", "seq-lora"]
+    assert len(trained) == 2
+
+
+def test_a_real_divergence_through_a_methods_own_key_fails_that_run_alone(swept: Callable[..., Config]) -> None:
+    config = swept(
+        {"method": ["full", "seq-lora"]}, full={"learning_rate": 1.0}, sequence=["alpha"],
+        # Decayed by 1 - rate x decay in each update: to nothing at one rate, a thousandfold at the other.
+        train={"epochs": 20, "learning_rate": 1e-3, "weight_decay": 1e3},
+    )  # fmt: skip
+    with pytest.raises(SweepError, match=r"1 of 2 runs failed \(alpha/full-original-s42\).*diverged"):
+        run_sweep(config)
+    assert [r.method for r in read_records(config.run_dir / "records.jsonl")] == ["seq-lora"]
+
+
+# Directories that are gone, changed, or something else.
+
+
+def test_without_run_directories_records_are_enough(
+    finished: Config, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command(monkeypatch, "report", finished.run_dir)
+    with_all = capsys.readouterr().out
+    shutil.rmtree(finished.run_dir / NAME)
+    shutil.rmtree(finished.run_dir / "shared")
+    monkeypatch.setattr("sapo.runs.prepare.load_model", no_model)
+    assert len(run_sweep(finished)) == 2
+    command(monkeypatch, "report", finished.run_dir)
+    assert capsys.readouterr().out == with_all
+    command(monkeypatch, "report", finished.run_dir / "records.jsonl")
+    assert capsys.readouterr().out == with_all
+    assert "Sweep of 2 runs" in with_all and (finished.run_dir / "comparison.md").is_file()
+    # Alone, in another place.
+    elsewhere = finished.run_dir.parent / "elsewhere"
+    elsewhere.mkdir()
+    shutil.copy(finished.run_dir / "records.jsonl", elsewhere / "mine.jsonl")
+    command(monkeypatch, "report", elsewhere / "mine.jsonl")
+    assert (elsewhere / "mine.md").read_text() == (finished.run_dir / "comparison.md").read_text()
+
+
+def test_a_sweep_and_a_run_do_not_share_a_directory(finished: Config, tmp_path: Path) -> None:
+    single = finished.model_copy(update={"sweep": None})
+    with pytest.raises(RecordError, match="holds a sweep: choose another one for a single run"):
+        run(single)
+    one = finished.run_dir / NAME / "seq-lora-original-s1"
+    with pytest.raises(RecordError, match="holds a single run: choose another one for a sweep"):
+        run_sweep(finished.model_copy(update={"run_dir": one}))
+    assert not (one / "records.jsonl").exists() and not (one / "shared").exists()
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_another_configuration_is_refused_with_the_key(
+    gone: bool, finished: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sapo.runs.prepare.load_model", no_model)
+    if gone:
+        shutil.rmtree(finished.run_dir / NAME)
+    other = finished.model_copy(update={"train": finished.train.model_copy(update={"epochs": 2.0})})
+    with pytest.raises(RecordError, match=r"train\.epochs: 1\.0 then, 2\.0 now"):
+        run_sweep(other)
+
+
+def test_an_unfinished_run_of_another_configuration_is_refused_before_any_other_one_is_made(
+    finished: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sapo.runs.prepare.load_model", no_model)
+    (finished.run_dir / "records.jsonl").unlink()
+    path = finished.run_dir / NAME / "seq-lora-original-s2" / "config.yaml"
+    path.write_text(path.read_text().replace("epochs: 1.0", "epochs: 9.0"))
+    sweep = finished.model_copy(update={"sweep": finished.sweep and finished.sweep.model_copy(update={"seed": (2, 9)})})
+    with pytest.raises(RecordError, match=r"train\.epochs: 9\.0 then, 1\.0 now"):
+        run_sweep(sweep)
+    assert not (finished.run_dir / NAME / "seq-lora-original-s9").exists()
+
+
+def test_the_second_of_two_sweeps_at_once_is_refused(finished: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sapo.runs.prepare.load_model", no_model)
+    with (
+        FileLock(finished.run_dir / ".lock"),
+        pytest.raises(RecordError, match="is in use by another process: wait for it to end"),
+    ):
+        run_sweep(finished)
+    run_sweep(finished)
+
+
+def test_a_sweep_holds_its_directory_while_it_works_and_gives_it_back(
+    swept: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, met = swept({"seed": [1]}, sequence=["alpha"]), []
+
+    def meanwhile(*args: Any) -> Any:
+        with pytest.raises(RecordError, match="is in use"):
+            run_sweep(config)
+        met.append(True)
+        return run(*args)
+
+    monkeypatch.setattr("sapo.experiments.sweep.run", meanwhile)
+    run_sweep(config)
+    run_sweep(config)
+    assert met == [True]
+
+
+# Pairs of runs that are made at different times.
+
+
+def crossing(swept: Callable[..., Config], *policies: str, **changes: Any) -> Config:
+    return swept({"policy": list(policies)}, sequence=["beta"], evaluate={"test_prompt": "both"}, **changes)
+
+
+def test_a_finished_run_is_crossed_once_the_paired_one_is_made(
+    swept: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (alone,) = run_sweep(crossing(swept, "original"))
+    assert alone.crossed is None
+    trained = count_trainings(monkeypatch)
+    first, both = run_sweep(crossing(swept, "original", "sapo"))
+    assert (first.policy, both.policy) == ("sapo", "original") and len(trained) == 1
+    assert both.crossed is not None and set(both.crossed.nll) == {"beta"}
+    assert both.matrices == alone.matrices
+    # Made at once, whichever policy is listed first, it is the same.
+    for n, policies in enumerate((("sapo", "original"), ("original", "sapo"))):
+        config = crossing(swept, *policies, run_dir=f"other-{n}")
+        assert {r.policy: r.crossed for r in run_sweep(config)} == {"sapo": None, "original": both.crossed}
+
+
+def test_a_run_whose_pair_fails_is_finished_without_it(
+    swept: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*args: Any) -> Any:
+        raise TrainError("no scores")
+
+    config = crossing(swept, "sapo", "original")
+    for trained in (["run 2/2, task 1 beta: training"], []):
+        told = Told()
+        with monkeypatch.context() as patch:
+            patch.setattr("sapo.runs.steps.Steps.measure", fails)
+            with pytest.raises(SweepError, match="1 of 2 runs failed"):
+                run_sweep(config, told)
+        assert told.of("training") == trained
+        # Its record is enough: nothing could be added to it.
+        shutil.rmtree(config.run_dir / "beta" / "seq-lora-original-s42", ignore_errors=True)
+    assert [record.crossed for record in read_records(config.run_dir / "records.jsonl")] == [None]
+    assert [record.crossed is None for record in run_sweep(config)] == [True, False]
+
+
+def test_without_both_test_prompts_nothing_is_crossed(swept: Callable[..., Config]) -> None:
+    config = swept({"policy": ["sapo", "original"]}, sequence=["beta"])
+    assert [record.crossed for record in run_sweep(config)] == [None, None]
+    assert not list(config.run_dir.rglob("*.crossed.json"))

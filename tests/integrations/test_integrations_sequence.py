@@ -1,0 +1,241 @@
+"""A loop of one's own gets the numbers of `sapo run`, survives interruptions, and its report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from peft import LoraConfig, get_peft_model
+from rich.console import Console
+from small_runs import configure, read, save_model, write_bench
+
+import sapo
+from sapo.core.errors import DataError, RecordError
+from sapo.core.progress import Silent
+from sapo.core.types import Task
+from sapo.integrations.testing import tiny_model, tiny_tokenizer, toy_task
+from sapo.report.publish import print_report
+from sapo.sequence import run
+
+PARAPHRASES = ["Are there many words or few?", "Many words: yes. Few words: no."]
+
+
+@pytest.fixture(scope="module")
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_bench(tmp_path_factory.mktemp("bench"))
+
+
+def follow(seq: sapo.Sequence, states: dict[str, Any], candidates: Any = None) -> None:
+    """Play back the models that another run trained."""
+    for task in seq.open:
+        seq.before(task, candidates and candidates[task.name])
+        seq.after(task, states[task.name])
+
+
+def test_a_loop_of_ones_own_finds_what_a_run_finds(model_dir: Path, bench: Path, tmp_path: Path) -> None:
+    """With the models that a run trained, choices, matrix and metrics are those of the run."""
+    config = configure(
+        model_dir, bench, tmp_path / "run", train={"rows": None}, evaluate={"rows": None, "test_prompt": "both"},
+        selection={"examples": 8, "budget": None}, seed=3,
+    )  # fmt: skip
+    data = run(config).data
+    tasks = sapo.load_sequence(["alpha", "beta"], bench)
+    texts = {
+        t.name: [c["text"] for c in read(tmp_path / "run" / "candidates" / f"{n}-{t.name}.json")["value"]["candidates"]]
+        for n, t in enumerate(tasks, 1)
+    }
+    start = sapo.load_model(str(model_dir))
+    seq = sapo.Sequence(tmp_path / "own", start.model, start.tokenizer, tasks, examples=8, max_new_tokens=2, seed=3)
+    stages = {t.name: tmp_path / "run" / "stages" / f"{n}-{t.name}" for n, t in enumerate(tasks, 1)}
+    states = {name: sapo.load_model(str(model_dir), str(stage)).model for name, stage in stages.items()}
+    follow(seq, states, {name: found[1:] for name, found in texts.items()})
+    found = seq.results.data
+    for name in ("alpha", "beta"):
+        assert found["instructions"][name]["text"] == data["instructions"][name]["text"]
+        own, theirs = found["instructions"][name]["losses"], data["instructions"][name]["losses"]
+        assert own.keys() == theirs.keys() and [own[t] for t in own] == pytest.approx(
+            [theirs[t] for t in own], abs=1e-4
+        )
+    for measure in ("primary", "nll"):
+        for prompt in ("selected", "original"):
+            for a, b in zip(found["matrices"][measure][prompt], data["matrices"][measure][prompt], strict=True):
+                assert a == pytest.approx(b, abs=1e-4)
+            ours, run_s = found["metrics_all"][measure][prompt], data["metrics_all"][measure][prompt]
+            assert ours["bwt_all_stages"]["value"] == pytest.approx(run_s["bwt_all_stages"]["value"], abs=1e-4)
+    console = Console(width=100, record=True)
+    print_report(console, [tmp_path / "own"])
+    print_report(console, [tmp_path / "own", tmp_path / "run"])
+    shown = console.export_text()
+    assert "BWT" in shown and "a loop of your own" in shown
+
+
+@pytest.fixture
+def tasks() -> list[Task]:
+    return [toy_task("one", rows=8), toy_task("two", rows=8)]
+
+
+def test_a_loop_that_was_interrupted_goes_on(tasks: list[Task], tmp_path: Path) -> None:
+    def sequence(model: Any) -> sapo.Sequence:
+        return sapo.Sequence(tmp_path / "s", model, tiny_tokenizer(), tasks, max_new_tokens=2)
+
+    seq = sequence(tiny_model(seed=2))
+    chosen = seq.before("one", PARAPHRASES)
+    assert seq.after("one", tiny_model(seed=3)) is None
+    with pytest.raises(RecordError, match="not the one that was tested after 'one'"):
+        sequence(tiny_model(seed=9)).before("two", PARAPHRASES)
+    again = sequence(tiny_model(seed=3))
+    assert [t.name for t in again.done] == ["one"] and [t.name for t in again.open] == ["two"]
+    before = (tmp_path / "s" / "cells" / "1" / "two.original.json").stat().st_mtime_ns
+    again.before("two", PARAPHRASES)
+    results = again.after("two", tiny_model(seed=4))
+    assert results is not None and results.data["instructions"]["one"]["text"] == chosen.text
+    assert (tmp_path / "s" / "cells" / "1" / "two.original.json").stat().st_mtime_ns == before
+    assert again.open == () and results.metrics["bwt_all_stages"]["value"] is not None
+    with pytest.raises(RecordError, match="another configuration"):
+        sapo.Sequence(tmp_path / "s", tiny_model(), tiny_tokenizer(), tasks, max_new_tokens=3)
+
+
+def test_a_model_that_was_saved_under_another_name_is_gone_on_with(tasks: list[Task], tmp_path: Path) -> None:
+    """As the docs' loop does, interrupted after the first task."""
+
+    def sequence(directory: Path) -> sapo.Sequence:
+        return sapo.Sequence(
+            tmp_path / "s", sapo.load_model(str(directory)).model, tiny_tokenizer(), tasks, max_new_tokens=2
+        )
+
+    base, left = save_model(tmp_path / "base"), tmp_path / "left"
+    tiny_model(seed=3, context=1024).save_pretrained(left)
+    tiny_tokenizer().save_pretrained(left)
+    seq = sequence(base)
+    seq.before("one", PARAPHRASES)
+    seq.after("one", sapo.load_model(str(left)).model)
+    # With the model of the last finished task, or with the first one and the last one given to `before`.
+    assert sequence(left).before("two", PARAPHRASES).text
+    again = sequence(base)
+    with pytest.raises(RecordError, match="not the one that was tested after 'one'"):
+        again.before("two", PARAPHRASES)
+    again.before("two", PARAPHRASES, model=sapo.load_model(str(left)).model)
+    again.after("two")
+    assert again.results.data["config"]["model"]["base"] == str(base)
+
+
+def test_a_training_that_is_made_again_after_an_interrupted_test_may_end_otherwise(
+    tasks: list[Task], tmp_path: Path
+) -> None:
+    def sequence() -> sapo.Sequence:
+        return sapo.Sequence(tmp_path / "s", tiny_model(seed=2), tiny_tokenizer(), tasks[:1], max_new_tokens=2)
+
+    seq = sequence()
+    seq.before("one", PARAPHRASES)
+    seq.after("one", tiny_model(seed=3))
+    expected = read(tmp_path / "s" / "results.json")["matrices"]
+    # As a kill in the middle of the tests leaves it.
+    for name in ("results.json", "training/1-one.json", "cells/1/one.original.json"):
+        (tmp_path / "s" / name).unlink()
+    again = sequence()
+    again.before("one", PARAPHRASES)
+    again.after("one", tiny_model(seed=4))
+    found = read(tmp_path / "s" / "results.json")["matrices"]
+    assert found["nll"]["original"][0] == expected["nll"]["original"][0]
+    assert found["nll"]["original"][1] != expected["nll"]["original"][1]
+    # A kill before the last file: the same script writes it.
+    (tmp_path / "s" / "results.json").unlink()
+    assert sequence().open == ()
+    assert read(tmp_path / "s" / "results.json")["matrices"] == found
+
+
+def test_training_in_place_is_followed(tasks: list[Task], tmp_path: Path) -> None:
+    model = get_peft_model(tiny_model(seed=2), LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
+    seq = sapo.Sequence(tmp_path / "s", model, tiny_tokenizer(), tasks, policy="original", max_new_tokens=2)
+    for task in seq.open:
+        assert seq.before(task).text == task.instruction and seq.selection(task) is None
+        model.base_model.model.model.layers[0].self_attn.q_proj.lora_B["default"].weight.data += 0.5
+        seq.after(task)
+    rows = seq.results.data["matrices"]["nll"]["selected"]
+    assert len({tuple(row) for row in rows}) == 3
+
+
+def test_results_of_an_open_sequence_have_no_metrics_yet(tasks: list[Task], tmp_path: Path) -> None:
+    seq = sapo.Sequence(tmp_path / "s", tiny_model(), tiny_tokenizer(), tasks, policy="original", max_new_tokens=2)
+    with pytest.raises(RecordError, match="no tests of stage 0"):
+        _ = seq.results
+    seq.before("one")
+    found = seq.results
+    assert found.matrix[0][0] is not None and found.matrix[1] == [None, None]
+    assert found.metrics["ap"] == {"value": None, "interval": None, "reason": "the sequence is not finished"}
+
+
+class Heard(Silent):
+    """Adds up what it is told, as a bar does."""
+
+    def __init__(self) -> None:
+        self.labels: list[str] = []
+        self.planned = self.done = 0.0
+
+    def plan(self, cost: float) -> None:
+        self.planned += cost
+
+    @contextmanager
+    def step(self, label: str, units: int, cost: float) -> Iterator[Callable[[int], None]]:
+        self.labels.append(label)
+
+        def advance(n: int) -> None:
+            self.done += n * cost / units
+
+        yield advance
+
+    def reused(self, label: str, cost: float) -> None:
+        self.planned -= cost
+
+
+def test_progress_is_told_and_reaches_its_end(tasks: list[Task], tmp_path: Path) -> None:
+    heard, model = Heard(), tiny_model(seed=5)
+    seq = sapo.Sequence(
+        tmp_path / "s", model, tiny_tokenizer(), tasks[:1], policy="highest", max_new_tokens=2, progress=heard
+    )
+    seq.before("one", PARAPHRASES)
+    assert heard.labels == ["stage 0: testing one (original prompt)", "task 1 one: scoring 2 candidates"]
+    assert heard.done == heard.planned == 2 * len(seq.tasks[0].test) + 2 * len(seq.tasks[0].train)
+    results = seq.after("one", tiny_model(seed=3))
+    assert heard.labels[2:] == ["stage 1: testing one", "stage 1: testing one (original prompt)"]
+    assert heard.done == heard.planned
+    assert results is not None
+    selection = seq.selection("one")
+    assert selection is not None and results.data["seconds"]["scoring"] == selection.seconds > 0
+    cells = [read(path)["value"]["seconds"] for path in sorted((tmp_path / "s" / "cells").rglob("*.json"))]
+    assert len(cells) == 3 and results.data["seconds"]["evaluating"] == pytest.approx(sum(cells))
+    selecting = Heard()
+    sapo.select(model, tiny_tokenizer(), tasks[0], PARAPHRASES, strategy="exhaustive", progress=selecting)
+    assert selecting.labels == ["one: scoring 2 candidates"] and selecting.done == selecting.planned == 2 * 8
+
+
+def test_calls_out_of_order_are_refused(tasks: list[Task], tmp_path: Path) -> None:
+    seq = sapo.Sequence(tmp_path / "s", tiny_model(), tiny_tokenizer(), tasks, policy="original", max_new_tokens=2)
+    with pytest.raises(DataError, match="'two' is not the next task: the next one is one"):
+        seq.before("two")
+    with pytest.raises(DataError, match=r"'tow' is no task of this sequence. Did you mean"):
+        seq.before("tow")
+    with pytest.raises(DataError, match="without before"):
+        seq.after("one")
+    with pytest.raises(DataError, match="different names"):
+        sapo.Sequence(tmp_path / "t", tiny_model(), tiny_tokenizer(), [tasks[0], tasks[0]])
+    with pytest.raises(DataError, match=r"policy = 'spao': allowed: .*sapo"):
+        sapo.Sequence(tmp_path / "t", tiny_model(), tiny_tokenizer(), tasks, policy="spao")  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="examples = 0"):
+        sapo.Sequence(tmp_path / "t", tiny_model(), tiny_tokenizer(), tasks, examples=0)
+    for wrong in (tasks[0], "rows.jsonl", ["rows.jsonl"]):
+        with pytest.raises(DataError, match=r"give a list of what sapo\.load_task returns"):
+            sapo.Sequence(tmp_path / "t", tiny_model(), tiny_tokenizer(), wrong)  # type: ignore[arg-type]
+    assert not (tmp_path / "t").exists()
+    with pytest.raises(DataError, match="no instruction was chosen for 'one' yet"):
+        seq.selection("one")
+    with pytest.raises(DataError, match="'tow' is no task of this sequence"):
+        seq.selection("tow")

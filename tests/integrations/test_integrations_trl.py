@@ -1,0 +1,528 @@
+"""TRL's real SFTTrainer trains on the tokens that are scored here, and its loss is the pre-update loss."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from peft import LoraConfig
+from transformers import TrainerCallback
+
+import sapo
+from sapo.core.errors import CandidateError, DataError, RenderError, SapoError
+from sapo.core.storage import read_json
+from sapo.core.types import Encoded
+from sapo.integrations import trl
+from sapo.integrations.layouts import reworded, shared_instruction, sides
+from sapo.integrations.testing import CHAT_TEMPLATE, tiny_model, tiny_tokenizer, toy_task
+from sapo.integrations.trainer import SapoCallback, describe
+from sapo.models.losses import Scorer
+from sapo.models.render import Renderer
+
+sft = pytest.importorskip("trl", reason="TRL is not installed: pip install trl")
+
+# As many models' templates: no newline behind the end of turn; a reasoning block; nothing between the turns.
+NO_NEWLINE = CHAT_TEMPLATE.replace("<|im_end|>\n{% endfor %}", "<|im_end|>{% endfor %}")
+_QUIET = "{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}"
+THINKS = CHAT_TEMPLATE.replace("assistant\n{% endif %}", f"assistant\n{_QUIET}{{% endif %}}").replace(
+    "<|im_start|>{{ message['role'] }}\n",
+    "<|im_start|>{{ message['role'] }}\n{% if message['role'] == 'assistant' %}" + _QUIET + "{% endif %}",
+)
+TEMPLATES = {"chatml": CHAT_TEMPLATE, "no newline": NO_NEWLINE, "reasoning": THINKS, "none": None}
+ALPACA = {"instruction": "I.", "input": "x", "output": "y"}
+PARAPHRASES = ["Does this text have many words, or few?", "Many words or few? Answer yes for many, no for few."]
+
+
+def trainer(
+    model: Any, tokenizer: Any, dataset: Any, directory: Path, lora: Any = None, tested: Any = None, **settings: Any
+) -> Any:
+    arguments = sft.SFTConfig(
+        output_dir=str(directory), report_to="none", bf16=False, gradient_checkpointing=False, use_cpu=True,
+        logging_steps=1, disable_tqdm=True, lr_scheduler_type="constant", save_strategy=settings.pop("saved", "no"),
+        **{"per_device_train_batch_size": 4, "num_train_epochs": 1, "learning_rate": 0.0, **settings},
+    )  # fmt: skip
+    return sft.SFTTrainer(
+        model=model,
+        processing_class=tokenizer,
+        train_dataset=dataset,
+        args=arguments,
+        peft_config=lora,
+        eval_dataset=tested,
+    )
+
+
+def tokens(dataset: Any) -> list[tuple[list[int], list[int]]]:
+    """Ids and supervised ids of every row that SFTTrainer made."""
+    return [(list(row["input_ids"]), [label for label in row["labels"] if label != -100]) for row in dataset]
+
+
+def expected(encoded: list[Encoded]) -> list[tuple[list[int], list[int]]]:
+    return [(list(e.ids), list(e.ids[e.prompt_length :])) for e in encoded]
+
+
+@pytest.mark.parametrize("template", TEMPLATES.values(), ids=TEMPLATES.keys())
+def test_sft_trainer_supervises_the_tokens_that_are_scored(template: str | None, tmp_path: Path) -> None:
+    tokenizer, task = tiny_tokenizer(chat_template=template), toy_task(rows=8)
+    made = trainer(tiny_model(), tokenizer, trl.dataset(task, PARAPHRASES[0], tokenizer), tmp_path).train_dataset
+    own = Renderer(tokenizer, 512).encode(PARAPHRASES[0], task.suffix, task.train)
+    as_sft = trl.SftRenderer(tokenizer).encode(PARAPHRASES[0], task.suffix, task.train)
+    assert tokens(made) == expected(own) == expected(as_sft)
+
+
+def test_the_logged_loss_is_the_pre_update_loss_of_the_chosen_instruction(tmp_path: Path) -> None:
+    model, tokenizer, task = tiny_model(seed=2), tiny_tokenizer(), toy_task(rows=4)
+    selection = sapo.select(model, tokenizer, task, PARAPHRASES, strategy="exhaustive")
+    made = trainer(model, tokenizer, trl.dataset(task, selection, tokenizer), tmp_path)
+    made.train()
+    (logged,) = [entry["loss"] for entry in made.state.log_history if "loss" in entry]
+    assert logged == pytest.approx(selection.candidates[selection.chosen].loss, abs=1e-4)
+
+
+ANSWERS = ("yes", "no")
+LAYOUTS: dict[str, Any] = {
+    "system": lambda s, i: {"prompt": [{"role": "system", "content": s}, {"role": "user", "content": f"row {i}"}],
+                            "completion": [{"role": "assistant", "content": ANSWERS[i % 2]}]},
+    "user": lambda s, i: {"prompt": [{"role": "user", "content": f"{s}\n\nrow {i}"}],
+                          "completion": [{"role": "assistant", "content": ANSWERS[i % 2]}]},
+    "text": lambda s, i: {"prompt": f"{s}\nrow {i}\nanswer:", "completion": f" {ANSWERS[i % 2]}"},
+    "turns": lambda s, i: {"prompt": [{"role": "user", "content": f"{s} row {i}"},
+                                      {"role": "assistant", "content": "?"}, {"role": "user", "content": "Go on."}],
+                           "completion": [{"role": "assistant", "content": ANSWERS[i % 2]}]},
+}  # fmt: skip
+ORIGINAL = "Say yes or no."
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS.keys())
+def test_rows_of_ones_own_are_scored_as_sft_trainer_trains_on_them(layout: Any, tmp_path: Path) -> None:
+    model, tokenizer = tiny_model(seed=2), tiny_tokenizer()
+    rows = trl.Rows(Dataset.from_list([layout(ORIGINAL, i) for i in range(4)]), ORIGINAL)
+    renderer = rows.renderer(tokenizer)
+    selection = sapo.select(
+        model, tokenizer, rows.task, ["Answer with yes or no.", "Yes or no?"], strategy="exhaustive", renderer=renderer
+    )
+    for text in (ORIGINAL, "Yes or no?"):
+        made = trainer(model, tokenizer, rows.reworded(text), tmp_path).train_dataset
+        assert tokens(made) == expected(renderer.encode(text, "", rows.task.train))
+    made = trainer(model, tokenizer, rows.reworded(selection), tmp_path)
+    made.train()
+    (logged,) = [entry["loss"] for entry in made.state.log_history if "loss" in entry]
+    assert logged == pytest.approx(selection.candidates[selection.chosen].loss, abs=1e-4)
+
+
+def test_only_the_instruction_changes_in_place() -> None:
+    data = Dataset.from_list([{**LAYOUTS["system"](ORIGINAL, i), "id": i} for i in range(3)])
+    changed = trl.Rows(data).reworded("New {x} $1 \\1.")
+    assert [row["prompt"][0]["content"] for row in changed] == ["New {x} $1 \\1."] * 3
+    assert changed.remove_columns("prompt").to_list() == data.remove_columns("prompt").to_list()
+    assert [row["prompt"][1:] for row in changed] == [row["prompt"][1:] for row in data]
+
+
+def test_every_known_layout_is_read_and_reworded() -> None:
+    alpaca = {"instruction": ORIGINAL, "input": "row 1", "output": "yes"}
+    sharegpt = {
+        "conversations": [
+            {"from": "system", "value": ORIGINAL},
+            {"from": "human", "value": "row 1"},
+            {"from": "gpt", "value": "yes"},
+        ]
+    }
+    messages = {
+        "messages": [
+            {"role": "user", "content": f"{ORIGINAL} row 1"},
+            {"role": "assistant", "content": "yes"},
+        ]
+    }
+    answer = [{"role": "assistant", "content": "yes"}]
+    assert sides(alpaca) == ([{"role": "user", "content": f"{ORIGINAL}\nrow 1"}], answer)
+    assert sides(sharegpt) == (
+        [{"role": "system", "content": ORIGINAL}, {"role": "user", "content": "row 1"}],
+        answer,
+    )
+    assert sides(messages) == ([{"role": "user", "content": f"{ORIGINAL} row 1"}], answer)
+    assert reworded(alpaca, ORIGINAL, "New.") == {**alpaca, "instruction": "New."}
+    changed = reworded(sharegpt, ORIGINAL, "New.")
+    assert changed is not None and changed["conversations"][0] == {"from": "system", "value": "New."}
+    assert changed["conversations"][1:] == sharegpt["conversations"][1:]
+    changed = reworded(messages, ORIGINAL, "New.")
+    assert changed is not None and changed["messages"][0]["content"] == "New. row 1"
+    assert reworded(messages, "nowhere", "New.") is None
+    assert shared_instruction([alpaca, alpaca]) == shared_instruction([sharegpt]) == ORIGINAL
+
+
+def test_completions_of_messages_are_what_is_scored(tmp_path: Path) -> None:
+    tokenizer = tiny_tokenizer()
+    found = [LAYOUTS["system"](ORIGINAL, i) for i in range(4)]
+    data = Dataset.from_list([{"messages": [*row["prompt"], *row["completion"]]} for row in found])
+    rows = trl.Rows(data)
+    made = trainer(tiny_model(), tokenizer, rows.completions("Yes or no?"), tmp_path).train_dataset
+    assert tokens(made) == expected(rows.renderer(tokenizer).encode("Yes or no?", "", rows.task.train))
+
+
+@pytest.mark.parametrize(
+    ("rows", "instruction", "message"),
+    [
+        ([], None, "no rows"),
+        ([{"a": "b"}], None, "no known layout"),
+        ([{"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]}], None, "in common"),
+        ([LAYOUTS["system"]("One.", 1), LAYOUTS["system"]("Two.", 2)], None, "in common"),
+        ([LAYOUTS["system"]("One.", 1), LAYOUTS["system"]("Two.", 2)], "One.", "row 2 does not hold the instruction"),
+        ([LAYOUTS["system"]("One.", 1)], " ", "instruction = ' ': give the text"),
+        ([{"instruction": "I.", "input": "", "output": "y", "text": "I. y"}], None, r"text; instruction, output"),
+        ([{**LAYOUTS["system"]("One.", 1), "messages": []}], None, r"prompt; messages"),
+        ([{**LAYOUTS["system"]("One.", 1), "tools": "[]"}], None, "column tools"),
+        ([{"messages": [{"role": "system", "content": "S."}, {"role": "user", "content": "x"}]}], None, "'user'"),
+        ([{**LAYOUTS["system"]("One.", 1), "chat_template_kwargs": {"a": 1}}], None, "column chat_template_kwargs"),
+        ([ALPACA, {**ALPACA, "output": None}], None, "row 2: no known layout: .* columns instruction, input. Known"),
+        ([ALPACA, {**ALPACA, "input": 5}], None, "row 2: input is 5: allowed is a text"),
+        ([ALPACA, {**ALPACA, "output": " "}], None, "row 2: the answer is empty"),
+        ([{**ALPACA, "history": [["a", "b"]]}], None, "row 1: a column history"),
+        ([{"messages": [{"role": "user", "content": None}]}], None, "content of turn 1 of messages is None"),
+        ([{"messages": [{"role": "user", "content": [{"type": "text"}]}]}], None, r"turn 1 of messages is \[\{'type'"),
+        ([{"conversations": [{"from": "gpt", "value": 1}]}], None, "value of turn 1 of conversations is 1"),
+        ([{"messages": ["x"]}], None, "role of turn 1 of messages is None"),
+        ([{"prompt": "I. x", "completion": ""}], "I.", "row 1: the answer is empty"),
+        (["train", "test"], None, "row 1: 'train' instead of columns: give one split"),
+    ],
+)
+def test_rows_without_an_instruction_to_exchange_are_refused(rows: Any, instruction: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        trl.Rows(rows, instruction)
+
+
+def test_the_system_message_of_an_alpaca_row_stays() -> None:
+    rows = trl.Rows([{**ALPACA, "system": "Be brief."}], name="mine")
+    made = rows.completions("New.")[0]
+    assert made["prompt"] == [
+        {"role": "system", "content": "Be brief."}, {"role": "user", "content": "New.\nx"}
+    ]  # fmt: skip
+    assert rows.layout == "other" and rows.task.name == "mine"
+
+
+def test_held_out_rows_are_read_as_the_others() -> None:
+    assert len(trl.Rows([ALPACA], held_out=[ALPACA, ALPACA]).task.dev) == 2
+    with pytest.raises(DataError, match="held-out row 2: input is 5"):
+        trl.Rows([ALPACA], held_out=[ALPACA, {**ALPACA, "input": 5}])
+
+
+def test_the_longest_rows_are_tried_before_any_is_scored() -> None:
+    task = toy_task(rows=64)
+    long = sapo.Example("word " * 40, "yes")
+    task = sapo.Task(task.name, task.instruction, "", task.labels, task.metric, (*task.train, long), (), ())
+    tokenizer = tiny_tokenizer()
+    # One row is sampled; whichever it is, the longest one is refused.
+    with pytest.raises(RenderError, match="max_length is 200"):
+        sapo.select(tiny_model(), tokenizer, task, PARAPHRASES, 1, renderer=trl.SftRenderer(tokenizer, 200))
+
+
+def test_a_row_that_sft_trainer_would_cut_is_refused() -> None:
+    with pytest.raises(RenderError, match=r"has \d+ tokens, .* max_length is 20"):
+        trl.SftRenderer(tiny_tokenizer(), 20).encode("i", "", toy_task(rows=4).train)
+
+
+def trained_texts(made: Any) -> list[tuple[str, str]]:
+    """What every batch of a trainer holds, by spying on its collator."""
+    tokenizer = tiny_tokenizer()
+    seen: list[tuple[str, str]] = []
+    collate = made.data_collator
+
+    def spy(features: Any) -> Any:
+        batch = collate(features)
+        for ids, labels in zip(batch["input_ids"], batch["labels"], strict=True):
+            length = int((labels != -100).nonzero().max()) + 1
+            seen.append((tokenizer.decode(ids[:length]), tokenizer.decode(labels[labels != -100])))
+        return batch
+
+    made.data_collator = spy
+    return seen
+
+
+def test_the_callback_chooses_anew_at_every_epoch_and_training_follows(tmp_path: Path) -> None:
+    model, tokenizer, task = tiny_model(seed=2), tiny_tokenizer(), toy_task(rows=8)
+    selection = sapo.select(model, tokenizer, task, PARAPHRASES, strategy="exhaustive")
+    made = trainer(
+        model, tokenizer, trl.dataset(task, selection, tokenizer), tmp_path, num_train_epochs=3,
+        gradient_accumulation_steps=2, per_device_train_batch_size=2,
+    )  # fmt: skip
+    renderer = Renderer(tokenizer, 512)
+    callback = SapoCallback(made, task, selection, renderer)
+    other = min(range(3), key=lambda i: i == selection.chosen)
+    forced = selection.candidates[other].instruction.text
+    # The weights are moved at the end of the first epoch so that another candidate is lowest.
+    made.add_callback(callback)
+    seen = trained_texts(made)
+    real = Scorer.__call__
+
+    def push(self: Any, encoded: Any, *rest: Any) -> Any:
+        losses = real(self, encoded, *rest)
+        low = encoded == callback._rows[forced]
+        return losses if not low else type(losses)(np.zeros_like(losses.nll), losses.tokens, losses.cut)
+
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Scorer, "__call__", push)
+        made.train()
+    assert [choice.epoch for choice in callback.choices] == [1, 2]
+    assert {choice.instruction.text for choice in callback.choices} == {forced} == {callback.instruction.text}
+    texts = [text for text, _ in seen]
+    assert len(texts) == 24 and all(selection.instruction.text in text for text in texts[:8])
+    assert all(forced in text for text in texts[8:])
+    # The same rows with the same answers in every epoch.
+    answers = sorted(answer for _, answer in seen[:8])
+    assert sorted(answer for _, answer in seen[8:16]) == answers == sorted(answer for _, answer in seen[16:])
+    logged = [entry for entry in made.state.log_history if "sapo_loss" in entry]
+    assert [entry["sapo_loss"] for entry in logged] == [0.0, 0.0] and len(logged) == 2
+    assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
+
+
+def test_choosing_again_leaves_training_as_it_was(tmp_path: Path) -> None:
+    """With candidates that never win, weights and losses are to the bit those of a trainer without the callback."""
+    found = []
+    for with_callback in (False, True):
+        model, tokenizer, task = tiny_model(seed=2), tiny_tokenizer(), toy_task(rows=8)
+        selection = sapo.select(model, tokenizer, task, PARAPHRASES, strategy="exhaustive")
+        # Dropout draws random numbers; what the callback computes must not.
+        lora = LoraConfig(r=4, lora_dropout=0.5, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+        made = trainer(
+            model, tokenizer, trl.dataset(task, selection, tokenizer), tmp_path, lora,
+            num_train_epochs=2, learning_rate=1e-2,
+        )  # fmt: skip
+        if with_callback:
+            callback = SapoCallback(made, task, selection, Renderer(tokenizer, 512))
+            made.add_callback(callback)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr("sapo.integrations.trainer._ROUNDING", 1e9)
+                made.train()
+            assert len(callback.choices) == 1 and made.model.training
+        else:
+            made.train()
+        losses = [entry["loss"] for entry in made.state.log_history if "loss" in entry]
+        found.append((losses, {name: p.detach().clone() for name, p in made.model.named_parameters()}))
+    (plain, weights), (chosen, others) = found
+    assert plain == chosen and all(torch.equal(p, others[name]) for name, p in weights.items())
+
+
+def test_the_callback_refuses_rows_that_are_not_the_tasks(tmp_path: Path) -> None:
+    model, tokenizer, task = tiny_model(), tiny_tokenizer(), toy_task(rows=8)
+    selection = sapo.select(model, tokenizer, task, PARAPHRASES)
+    made = trainer(model, tokenizer, trl.dataset(toy_task("other", rows=8), selection, tokenizer), tmp_path)
+    with pytest.raises(RenderError, match="row 1 of the trainer's data is none of task 'toy'"):
+        SapoCallback(made, task, selection, Renderer(tokenizer, 512))
+    workers = trainer(
+        model, tokenizer, trl.dataset(task, selection, tokenizer), tmp_path, dataloader_num_workers=1,
+        dataloader_persistent_workers=True,
+    )  # fmt: skip
+    with pytest.raises(DataError, match="dataloader_persistent_workers = True"):
+        SapoCallback(workers, task, selection, Renderer(tokenizer, 512))
+    with pytest.raises(CandidateError, match=r"give what sapo\.select returned"):
+        SapoCallback(made, task, "a text", Renderer(tokenizer, 512))  # type: ignore[arg-type]
+    alike = trainer(model, tokenizer, trl.dataset(task, selection, tokenizer), tmp_path)
+    alike.add_callback(SapoCallback(alike, task, selection, Renderer(tokenizer, 512)))
+    with pytest.raises(DataError, match="has a SapoCallback already"):
+        SapoCallback(alike, task, selection, Renderer(tokenizer, 512))
+    alike.remove_callback(SapoCallback)
+    alike.train_dataset = Dataset.from_list([{"text": "raw"}])
+    with pytest.raises(RenderError, match="columns text: allowed are rows made into tokens"):
+        SapoCallback(alike, task, selection, Renderer(tokenizer, 512))
+    alike.train_dataset = None
+    with pytest.raises(DataError, match="no train_dataset"):
+        SapoCallback(alike, task, selection, Renderer(tokenizer, 512))
+    bare = sapo.Task(task.name, task.instruction, "", (), "rouge_l", task.train, (), task.test)
+    with pytest.raises(DataError, match="no dev rows"):
+        SapoCallback(made, bare, selection, Renderer(tokenizer, 512))
+    with pytest.raises(DataError, match="has all the rows of held_out among its training rows"):
+        SapoCallback(made, task, selection, Renderer(tokenizer, 512), held_out=task.train)
+    for wrong, message in (
+        ((), "is given no rows as held_out"),
+        ([{"input": "x"}], "something else than a task's rows"),
+        (trl.Rows([ALPACA]).task.train, r"rows of Rows are held out by Rows\(held_out=\.\.\.\)"),
+    ):
+        with pytest.raises(DataError, match=message):
+            SapoCallback(made, task, selection, Renderer(tokenizer, 512), held_out=wrong)  # type: ignore[arg-type]
+    with pytest.raises(CandidateError, match="of another task"):
+        SapoCallback(made, replace(task, instruction="Is it long?"), selection, Renderer(tokenizer, 512))
+
+
+class KilledError(Exception):
+    """Ends a training in the middle of an epoch."""
+
+
+class KillsAt(TrainerCallback):
+    """Ends the training after so many updates, once the checkpoint of them is written."""
+
+    def __init__(self, step: int) -> None:
+        self._step = step
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == self._step:
+            raise KilledError
+
+
+class Turns:
+    """Losses that let another candidate be the lowest at every look."""
+
+    def __init__(self, callback: SapoCallback) -> None:
+        self._callback, self._real = callback, Scorer.__call__
+
+    def __call__(self, scorer: Any, encoded: Any, *rest: Any) -> Any:
+        losses, texts = self._real(scorer, encoded, *rest), list(self._callback._rows)
+        now = self._callback.instruction.text
+        lowest = texts[(texts.index(now) + 1) % len(texts) if now in texts else 0]
+        return losses if encoded != self._callback._rows[lowest] else type(losses)(
+            np.zeros_like(losses.nll), losses.tokens, losses.cut
+        )  # fmt: skip
+
+
+def switching(
+    directory: Path,
+    *,
+    killed: int | None = None,
+    resumed: int | None = None,
+    candidates: tuple[str, ...] = ("Many words: yes. Few words: no.", PARAPHRASES[1]),
+    **settings: Any,
+) -> tuple[Any, SapoCallback, list[tuple[str, str]]]:
+    """Train three epochs of four updates, each epoch with another instruction; return also what every batch held."""
+    tokenizer, task = tiny_tokenizer(), toy_task(rows=8)
+    model = tiny_model(seed=2)
+    selection = sapo.select(model, tokenizer, task, list(candidates), strategy="exhaustive")
+    made = trainer(
+        model, tokenizer, trl.dataset(task, selection, tokenizer), directory,
+        **{"num_train_epochs": 3, "per_device_train_batch_size": 2, "learning_rate": 1e-2, "saved": "steps",
+           "save_steps": 1, **settings},
+    )  # fmt: skip
+    callback = SapoCallback(made, task, selection, Renderer(tokenizer, 512))
+    made.add_callback(callback)
+    seen = trained_texts(made)
+    if killed is not None:
+        made.add_callback(KillsAt(killed))
+    turns = Turns(callback)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Scorer, "__call__", lambda self, *rest: turns(self, *rest))
+        made.train(resume_from_checkpoint=None if resumed is None else str(directory / f"checkpoint-{resumed}"))
+    return made, callback, seen
+
+
+@pytest.mark.parametrize("step", [2, 4, 6, 8, 11, 12])
+def test_a_training_that_is_resumed_goes_on_with_the_choices_of_its_checkpoint(step: int, tmp_path: Path) -> None:
+    whole, before, texts = switching(tmp_path / "whole")
+    # The premise: a change of the instruction in every epoch.
+    assert [(choice.epoch, choice.step) for choice in before.choices] == [(1, 4), (2, 8)]
+    assert len({before.selection.instruction.text, *(c.instruction.text for c in before.choices)}) == 3
+    assert before.switches == tuple((c.step, c.instruction.text) for c in before.choices)
+    if step < 12:
+        with pytest.raises(KilledError):
+            switching(tmp_path / "killed", killed=step)
+    else:
+        switching(tmp_path / "killed")
+    again, after, rest = switching(tmp_path / "killed", resumed=step)
+    assert rest == texts[2 * step :]
+    assert (after.choices, after.instruction, after.switches) == (before.choices, before.instruction, before.switches)
+    ours, theirs = dict(again.model.named_parameters()), dict(whole.model.named_parameters())
+    assert all(torch.equal(weights, theirs[name]) for name, weights in ours.items())
+
+
+def test_a_checkpoint_is_gone_on_with_though_other_candidates_are_given(tmp_path: Path) -> None:
+    with pytest.raises(KilledError):
+        switching(tmp_path, killed=2)
+    began = switching(tmp_path / "other")[1].selection.instruction.text
+    # What training began with is no candidate now: its epoch goes on with it all the same.
+    others = tuple(
+        t for t in ("Many words: yes. Few words: no.", "Is it yes for many words, or no for few?") if t != began
+    )
+    made, callback, seen = switching(tmp_path, resumed=2, candidates=others, num_train_epochs=1)
+    assert began not in [c.instruction.text for c in callback.selection.candidates]
+    assert len(seen) == 4 and all(began in text for text, _ in seen)
+    made.save_model(str(tmp_path / "last"))
+    describe(tmp_path / "last", made.model, tiny_tokenizer(), toy_task(rows=8), callback)
+    entry = read_json(tmp_path / "last" / "sapo.json", "")["tasks"][0]
+    assert entry["instruction"] == began and "selection" not in entry
+    # The next epoch chooses among what is given now.
+    _, callback, seen = switching(tmp_path, resumed=4, candidates=others, num_train_epochs=2)
+    assert callback.choices[0].instruction.text in [c.instruction.text for c in callback.selection.candidates]
+    assert all(callback.choices[0].instruction.text in text for text, _ in seen) and len(seen) == 8
+
+
+def test_the_instruction_is_that_of_the_best_checkpoint_where_it_is_loaded(tmp_path: Path) -> None:
+    tokenizer = tiny_tokenizer()
+    rows = trl.dataset(toy_task("test", rows=4), "Say it.", tokenizer)
+    made, callback, _ = switching(
+        tmp_path, load_best_model_at_end=True, eval_strategy="steps", eval_steps=1, learning_rate=0.3,
+        metric_for_best_model="loss", greater_is_better=True, tested=rows,
+    )  # fmt: skip
+    best = made.state.best_global_step
+    made.save_model(str(tmp_path / "best"))
+    describe(tmp_path / "best", made.model, tokenizer, toy_task(rows=8), callback)
+    entry = read_json(tmp_path / "best" / "sapo.json", "")["tasks"][0]
+    texts = [callback.selection.instruction.text, *(text for _, text in callback.switches)]
+    assert (best - 1) // 4 == len(callback.switches) < 2
+    assert entry["instruction"] == callback.instruction.text == texts[(best - 1) // 4]
+    assert len(entry["selection"]["candidates"]) == 3
+
+
+def test_a_callback_tells_its_choices_beside_the_adapter(tmp_path: Path) -> None:
+    made, callback, _ = switching(tmp_path)
+    made.save_model(str(tmp_path / "last"))
+    describe(tmp_path / "last", made.model, tiny_tokenizer(), toy_task(rows=8), callback)
+    found = read_json(tmp_path / "last" / "sapo.json", "")
+    assert found["policy"] == "reselect" and found["tasks"][0]["instruction"] == callback.instruction.text
+    assert found["tasks"][0]["switches"] == [[c.step, c.instruction.text] for c in callback.choices]
+    card = (tmp_path / "last" / "README.md").read_text(encoding="utf-8")
+    assert "The choice of the instruction changed while this was trained (2)." in card
+    assert "another of 3 candidates" in card
+    with pytest.raises(CandidateError, match="of another task"):
+        describe(tmp_path / "last", made.model, tiny_tokenizer(), replace(toy_task(), instruction="Long?"), callback)
+    # Trained once more from the start, it begins with the first choice again.
+    made.args.num_train_epochs = 1
+    made.train()
+    assert callback.choices == [] and callback.instruction == callback.selection.instruction
+
+
+def test_rows_in_a_list_are_as_good_and_other_kinds_are_told() -> None:
+    row = {"prompt": "Say it. x", "completion": " y"}
+    rows = trl.Rows([row], "Say it.")
+    assert rows.reworded("New.")[:] == trl.Rows(Dataset.from_list([row]), "Say it.").reworded("New.")[:]
+    for wrong in (None, 5, iter([row])):
+        with pytest.raises(DataError, match="give one split of a data set, or a list of rows"):
+            trl.Rows(wrong, "Say it.")
+    with pytest.raises(DataError, match="instruction = 5: give the text"):
+        trl.Rows([row], 5)  # type: ignore[arg-type]
+    turn = [{"role": "user", "content": "Say it. x"}]
+    for mixed in ({**row, "prompt": turn}, {**row, "completion": turn}):
+        with pytest.raises(DataError, match="row 1: of prompt and completion one is a text, the other messages"):
+            trl.Rows([mixed], "Say it.")
+    long = trl.Rows([{**row, "completion": " y" * 2000}], "Say it.")
+    with pytest.raises(RenderError, match="SFTTrainer would cut it"):
+        long.renderer(tiny_tokenizer()).encode("Say it.", "", long.task.train)
+    assert len(long.renderer(tiny_tokenizer(), None).encode("Say it.", "", long.task.train)[0].ids) > 4000
+
+
+def test_what_only_the_trainers_tokens_tell_apart_is_described_all_the_same(tmp_path: Path) -> None:
+    model, tokenizer, task = tiny_model(), tiny_tokenizer(), toy_task(rows=4)
+    tokenizer.chat_template = CHAT_TEMPLATE.replace("assistant\n{% endif %}", "assistant\n<think>\n{% endif %}")
+    model.save_pretrained(tmp_path)
+    with pytest.raises(RenderError, match="Give the tokenizer another chat_template"):
+        sapo.select(model, tokenizer, task, PARAPHRASES)
+    selection = sapo.select(model, tokenizer, task, PARAPHRASES, renderer=trl.SftRenderer(tokenizer))
+    describe(tmp_path, model, tokenizer, task, selection)
+    assert read_json(tmp_path / "sapo.json", "")["template"] is None
+    assert "prompt template" not in (tmp_path / "README.md").read_text(encoding="utf-8")
+    bare = tiny_tokenizer(chat_template=None)
+    bare.eos_token = None
+    with pytest.raises(RenderError, match="no eos_token"):
+        trl.SftRenderer(bare).encode("Say it.", "", task.train)
+
+
+def test_names_where_loaded_things_are_meant_are_told() -> None:
+    model, tokenizer, task = tiny_model(), tiny_tokenizer(), toy_task(rows=4)
+    for found, message in (
+        (("name", tokenizer, task), "model = 'name': give a loaded model"),
+        ((tokenizer, model, task), "model = .*: give a loaded model"),
+        ((model, tokenizer, "rows.jsonl"), r"task = 'rows\.jsonl': give what sapo\.load_task returns"),
+        ((model, tokenizer, task, None, "5"), "examples = '5': allowed is a positive number"),
+    ):
+        with pytest.raises(SapoError, match=message):
+            sapo.select(*found)

@@ -1,0 +1,128 @@
+"""Training with a common beginning computed once, against training on whole rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from assignments import assignment
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+from transformers import MistralConfig, MistralForCausalLM
+
+from sapo.core.types import Encoded, Example
+from sapo.integrations.testing import tiny_model, tiny_tokenizer, toy_task
+from sapo.models.render import Renderer
+from sapo.training.finetune import TrainSettings, finetune
+from sapo.training.methods import METHODS
+from sapo.training.methods.seq_lora import LoraSettings
+from sapo.training.prefix import can_share, columns_to_share, common_columns
+
+SETTINGS = TrainSettings(2, 1e-2, 8, 4, 0.0, 0.0, 1.0)
+
+
+def encoded(size: int, instruction: str = "Say it, and say it well.") -> list[Encoded]:
+    answers = ["yes", "no", "many, many words"]
+    rows = [Example("word " * (i % 3) + f"row {i}", answers[i % 3]) for i in range(size)]
+    return Renderer(tiny_tokenizer(), 256).encode(instruction, toy_task().suffix, rows)
+
+
+def lora(model: Any, dropout: float = 0.0) -> Any:
+    method = METHODS["seq-lora"](LoraSettings(4, 8, dropout, ("q_proj", "v_proj")))
+    return method.prepare(method.start(model), assignment(encoded(1)))
+
+
+def watched(model: Any, rows: list[Encoded]) -> tuple[list[float], list[list[torch.Tensor]], int]:
+    """Train; return losses, the gradient of every update, and tokens that it was trained on."""
+    seen, tokens = list[list[torch.Tensor]](), list[int]()
+
+    def watch(optimiser: Any, *_: Any) -> None:
+        seen.append([p.grad.clone() for group in optimiser.param_groups for p in group["params"]])
+
+    hook = register_optimizer_step_pre_hook(watch)
+    model.get_input_embeddings().register_forward_hook(
+        lambda m, given, out: tokens.append(given[0].numel() * torch.is_grad_enabled())
+    )
+    try:
+        return list(finetune(model, rows, SETTINGS, seed=0).losses), seen, sum(tokens)
+    finally:
+        hook.remove()
+
+
+@pytest.mark.parametrize("size", [8, 13])
+@pytest.mark.parametrize("make", [tiny_model, lambda: lora(tiny_model())], ids=["all weights", "lora"])
+def test_losses_and_gradients_are_those_of_whole_rows(
+    make: Callable[[], Any], size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = encoded(size)
+    losses, found, tokens = watched(make(), rows)
+    monkeypatch.setattr("sapo.training.prefix.can_share", lambda model, encoded: False)
+    expected_losses, expected, whole_tokens = watched(make(), rows)
+    assert losses == pytest.approx(expected_losses, abs=1e-5)
+    assert len(found) == len(expected) > 1
+    for one, other in zip(expected, found, strict=True):
+        assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(one, other, strict=True))
+        assert max(float(a.abs().max()) for a in one) > 1e-2
+    # The premise: something was left out.
+    assert tokens < 0.8 * whole_tokens
+
+
+def test_common_columns_as_worked_out_by_hand() -> None:
+    ids = torch.tensor([[1, 2, 3, 4, 5], [1, 2, 3, 9, 5]])
+    nowhere = torch.zeros_like(ids, dtype=torch.bool)
+    assert common_columns(ids, nowhere) == 3
+    keep = nowhere.clone()
+    keep[1, 2] = True
+    # The last prompt token predicts the first answer token: its logits belong to its own row.
+    assert common_columns(ids, keep) == 2
+    keep[0, 0] = True
+    assert common_columns(ids, keep) == 0
+    assert common_columns(ids[:1], nowhere[:1]) == 0
+
+
+def test_columns_that_save_too_little_are_not_shared() -> None:
+    # One common column of 2 x 11 saves 1 of 22 tokens; of 2 x 5, 1 of 10; in one row alone nothing.
+    for length, expected in ((11, 0), (5, 1)):
+        ids = torch.stack([torch.arange(length), torch.arange(length) + 1])
+        ids[:, 0] = 7
+        nowhere = torch.zeros_like(ids, dtype=torch.bool)
+        assert (common_columns(ids, nowhere), columns_to_share(ids, nowhere)) == (1, expected)
+        assert columns_to_share(ids[:1], nowhere[:1]) == 0
+
+
+def test_a_model_without_dropout_shares() -> None:
+    assert can_share(lora(tiny_model()), encoded(5))
+
+
+def test_adapter_dropout_forbids_sharing_even_when_it_cannot_be_seen_yet() -> None:
+    # A new adapter's second factor is 0: dropout in front of it changes nothing before the first update.
+    assert not can_share(lora(tiny_model(), dropout=0.1), encoded(5))
+
+
+def test_dropout_inside_attention_forbids_sharing() -> None:
+    model = tiny_model()
+    for layer in model.model.layers:
+        layer.self_attn.attention_dropout = 0.5
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        assert not can_share(model, encoded(5))
+
+
+def test_a_sliding_window_forbids_sharing() -> None:
+    config = MistralConfig(
+        vocab_size=258, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, sliding_window=16,
+    )  # fmt: skip
+    assert not can_share(MistralForCausalLM(config), encoded(5))
+
+
+def test_rows_without_a_common_beginning_are_not_shared() -> None:
+    rows = [Encoded((n, *range(20, 40)), 15) for n in range(5)]
+    assert not can_share(tiny_model(), rows)
+    watched(tiny_model(), rows)
+
+
+def test_one_row_alone_is_trained_on_whole() -> None:
+    losses, found, _ = watched(tiny_model(), encoded(1))
+    assert len(losses) == len(found) == 2

@@ -1,0 +1,206 @@
+"""The data section of pages and the live table: hand-made inspections, narrow consoles, hostile texts."""
+
+import io
+from dataclasses import replace
+from typing import Any
+
+from markdown_it import MarkdownIt
+from rich.console import Console
+
+from sapo.cli.progress.terminal import Terminal
+from sapo.core.progress import Silent
+from sapo.core.types import Example, Unused
+from sapo.integrations.testing import tiny_tokenizer, toy_task
+from sapo.models.render import Renderer
+from sapo.report.data import data_blocks
+from sapo.report.markdown import to_markdown
+from sapo.report.tables import Note, Page, Section, Table
+from sapo.report.tasks import task_page
+from sapo.report.terminal import show
+from sapo.tasks.findings import data_table
+from sapo.tasks.inspection import Inspection, LabelCount, Lengths, Reason, inspect_rows, inspect_task
+
+HOSTILE = "[bold red]x[/] | `c` <script>alert(1)</script> **b** :warning: \x1b[31m\u202e\n| a |"
+INSPECTION = Inspection(
+    task="review-sentiment", rows={"train": 400, "dev": 0, "test": 100}, selected=40, duplicates=12, conflicts=3,
+    overlap=5, dropped=0, labels=(LabelCount("yes", 100, 20, 25), LabelCount("no", 298, 20, 75)),
+    reasons=(Reason("train", "the answer is empty", 7, (3, 8, 9, 12, 20)), Reason("test", "no text", 1, (4,))),
+    unused=(), unused_rows=9, lengths=Lengths(10_000, 91, 2.5, 4, 2),
+)  # fmt: skip
+
+
+def page_of(*inspections: Inspection) -> Page:
+    return Page("p", (Section("Data", data_blocks(inspections)),))
+
+
+def console_of(width: int, **options: Any) -> tuple[Console, io.StringIO]:
+    file = io.StringIO()
+    return Console(file=file, width=width, **options), file
+
+
+def printed(page: Page, width: int = 80) -> str:
+    console, file = console_of(width)
+    show(console, page)
+    return file.getvalue()
+
+
+def tables(*inspections: Inspection) -> list[Table]:
+    return [block for block in data_blocks(inspections) if isinstance(block, Table)]
+
+
+def texts(table: Table) -> list[list[str]]:
+    return [[cell.text for cell in row] for row in table.rows]
+
+
+def live(width: int, *rows: tuple[str, ...], terminal: bool = False, title: str = "Data") -> str:
+    console, file = console_of(width, force_terminal=terminal, color_system=None)
+    with Terminal(console) as progress:
+        progress.table(title, ("task", "dupli-\ncates", "skew"), rows)
+    return file.getvalue()
+
+
+def test_the_section_shows_counts_shares_and_reasons() -> None:
+    counts, shares, unused = tables(INSPECTION)
+    assert [column.title for column in counts.columns] == [
+        "task", "train", "test", "tokens/row", "longest", "cut", "duplicates", "overlap", "skew", "unused",
+    ]  # fmt: skip
+    # Selection 50 and 50 %, training 25, 74.5 and 0.5 %.
+    assert texts(counts) == [["review-sentiment", "400", "100", "25", "91", "6", "12", "5", "0.25", "9"]]
+    assert texts(shares) == [
+        ["'no'", "74.5 %", "50.0 %", "75.0 %"],
+        ["'yes'", "25.0 %", "50.0 %", "25.0 %"],
+        ["none of the labels", "0.5 %", "0.0 %", "0.0 %"],
+    ]
+    assert shares.legend == ("Percent of all 400 train, 40 selection, 100 test rows.",)
+    assert texts(unused) == [
+        ["review-sentiment", "train", "the answer is empty", "7", "3, 8, 9, 12, 20, ..."],
+        ["review-sentiment", "test", "no text", "1", "4"],
+    ]
+    assert unused.legend[1:] == ("1 more rows, for less common reasons, are not shown.",)
+
+
+def test_every_column_is_explained() -> None:
+    (legend,) = tables(INSPECTION)[0].legend
+    for column in tables(INSPECTION)[0].columns[1:]:
+        assert f"{column.title}: " in legend, column.title
+    (short,) = tables(inspect_rows(toy_task()))[0].legend
+    assert "cut: " not in short and "overlap: " in short
+
+
+def test_what_deserves_attention_is_said_and_so_is_that_nothing_does() -> None:
+    notes = [block.text for block in data_blocks([INSPECTION]) if isinstance(block, Note)]
+    assert len(notes) == 8 and all(note.startswith("review-sentiment: ") for note in notes)
+    assert any("data.drop_overlap: true to leave those training rows out." in note for note in notes)
+    sound = inspect_task(toy_task(), Renderer(tiny_tokenizer(), 512), range(4))
+    notes = [block.text for block in data_blocks([sound]) if isinstance(block, Note)]
+    assert notes == ["Nothing in these rows calls for attention."]
+
+
+def test_many_labels_and_reasons_are_summed_up() -> None:
+    labels = tuple(LabelCount(f"label {n}", n, 0, 0) for n in range(1, 31))
+    reasons = tuple(Reason("train", f"reason {n}", 2, (n, n + 1)) for n in range(15))
+    many = replace(
+        INSPECTION, rows={"train": 465, "dev": 0, "test": 0}, selected=0, labels=labels, reasons=reasons, unused_rows=30
+    )
+    counts, shares, unused = tables(many)
+    assert [column.title for column in shares.columns] == ["label", "train"]
+    assert len(shares.rows) == 21 and texts(shares)[0] == ["'label 30'", f"{3000 / 465:.1f} %"]
+    assert texts(shares)[-1] == ["10 other labels", f"{5500 / 465:.1f} %"]
+    assert len(unused.rows) == 10 and unused.legend[1].startswith("10 more rows")
+    assert texts(counts)[0][8] == "–"
+
+
+def test_a_task_without_rows_still_has_a_page() -> None:
+    nothing = replace(toy_task(), train=(), dev=(), test=(), unused=(Unused("train", 1, "no text"),))
+    assert "no text" in printed(task_page(nothing))
+    assert "–" in printed(page_of(inspect_rows(nothing)))
+
+
+def test_the_section_fits_80_columns_with_every_number_whole() -> None:
+    second = replace(INSPECTION, task="a-task-with-quite-a-long-name-of-its-own")
+    for page in (page_of(INSPECTION), page_of(INSPECTION, second)):
+        text = printed(page)
+        assert max(map(len, text.split("\n"))) <= 80 and "…" not in text
+        assert {"400", "100", "25", "91", "12", "0.25"} <= set(text.split())
+
+
+def test_hostile_names_labels_and_reasons_are_no_markup() -> None:
+    hostile = replace(
+        INSPECTION,
+        task=HOSTILE,
+        labels=(LabelCount(HOSTILE, 400, 40, 99),),
+        reasons=(Reason("train", HOSTILE, 9, (1,)),),
+    )
+    text = printed(page_of(hostile), 300)
+    assert "\x1b" not in text and "\u202e" not in text and "[bold red]x[/] | `c` <script>" in text
+    rendered = MarkdownIt("commonmark", {"html": True}).enable("table").render(to_markdown(page_of(hostile)))
+    assert "<script" not in rendered and "<strong>b</strong>" not in rendered and "&lt;script&gt;" in rendered
+    assert rendered.count("<table>") == 3
+
+
+def test_the_page_of_a_task_shows_its_rows_and_notes() -> None:
+    task = toy_task()
+    task = replace(
+        task,
+        train=(*task.train, task.train[0], replace(task.test[0], answer="maybe")),
+        unused=(Unused("test", 4, "the answer is empty"),),
+        notes=("The column 'x' is taken as the input [b]here[/b]",),
+        labels=("yes", "no"),
+    )
+    text = " ".join(printed(task_page(task), 200).split())
+    assert "The column 'x' is taken as the input [b]here[/b]" in text
+    assert "toy 18 8 1 1 – 1" in text
+    for sentence in (
+        "1 of 8 test rows have inputs that are also trained on",
+        "1 of 18 training rows repeat",
+        "1 of 18 training answers are none",
+        "the answer is empty",
+        "none of the labels 5.6 % 0.0 %",
+    ):
+        assert sentence in text, sentence
+    assert "longest" not in text
+
+
+def test_the_first_example_of_a_conversation_is_shown_with_its_turns() -> None:
+    row = Example("And now?", "Late.", (("What time?", "Early."),), ("It is late.",))
+    text = printed(task_page(replace(toy_task(), train=(row,), labels=())))
+    places = [text.index(part) for part in ("What time?", "Early.", "And now?", "Late.", "It is late.")]
+    assert places == sorted(places)
+
+
+def test_the_live_table_aligns_numbers_right_and_texts_left() -> None:
+    for terminal in (False, True):
+        text = live(80, ("a", "7", "–"), ("bcd", "1200", "0.25"), terminal=terminal)
+        lines = [line.rstrip() for line in text.split("\n")]
+        start = next(n for n, line in enumerate(lines) if line.endswith("dupli-"))
+        assert "Data" in text.split("dupli-")[0] and lines[start + 1].split() == ["task", "cates", "skew"]
+        one, two = lines[start + 3 : start + 5]
+        assert one.split() == ["a", "7", "–"] and two.split() == ["bcd", "1200", "0.25"]
+        assert one.startswith("a ") and len(one) == len(two) and one.index("7") == two.index("1200") + 3
+
+
+def test_a_live_table_too_wide_for_the_console_becomes_lines() -> None:
+    lines = [line.rstrip() for line in live(19, ("review", "1200", "0.25"), ("b", "3", "–")).split("\n")]
+    assert lines == ["Data", "review: duplicates", "1200, skew 0.25", "b: duplicates 3,", "skew –", ""]
+    assert "dupli-" in live(20, ("review", "1200", "0.25"))
+    assert "…" not in live(3, ("review", "1200", "0.25"))
+
+
+def test_hostile_texts_are_no_markup_in_a_live_table() -> None:
+    for width in (300, 40):
+        text = live(width, (HOSTILE, "1", "2"), title=HOSTILE)
+        assert "\x1b" not in text and "\u202e" not in text
+        joined = " ".join(text.split())
+        assert joined.count("[bold red]x[/] | `c`") == 2 and joined.count(":warning:") == 2
+
+
+def test_real_inspections_go_through_the_live_table_and_an_empty_one_too() -> None:
+    columns, rows = data_table([INSPECTION])
+    console, file = console_of(80)
+    Terminal(console).table("Data", columns, rows)
+    lines = file.getvalue().split("\n")
+    assert max(map(len, lines)) <= 80 and rows[0] in [tuple(line.split()) for line in lines]
+    console, file = console_of(80)
+    Terminal(console).table("Data", columns, [])
+    assert "longest" in file.getvalue()
+    Silent().table("Data", columns, rows)

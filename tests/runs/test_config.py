@@ -1,0 +1,385 @@
+"""The configuration: published defaults, and one message that names everything that is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import ValidationError
+
+from sapo.core.errors import ConfigError
+from sapo.runs.config.loading import load_config, make_config
+from sapo.runs.config.schema import Config
+
+
+def made(**changes: Any) -> Config:
+    return make_config({"sequence": "demo", "run_dir": "out", **changes})
+
+
+def refused(**changes: Any) -> str:
+    """The message for a configuration that is not accepted."""
+    with pytest.raises(ConfigError) as caught:
+        made(**changes)
+    return str(caught.value)
+
+
+def loaded(folder: Path, text: str, *overrides: str) -> Config:
+    path = folder / "mine.yaml"
+    path.write_text(text, encoding="utf-8")
+    return load_config(path, overrides)
+
+
+def test_defaults_are_the_published_settings() -> None:
+    plain = made().plain()
+    assert plain == {
+        "model": {"base": "embedded", "adapter": None, "dtype": None, "device": None},
+        "sequence": "demo",
+        "watch": [],
+        "data_dir": None,
+        "tasks": {},
+        "data": {"drop_overlap": False},
+        "policy": "sapo",
+        "method": "seq-lora",
+        "candidates": {
+            "sources": None,
+            "file": None,
+            "count": 20,
+            "local": {"model": None, "temperature": 1.0},
+            "openai": None,
+            "search": None,
+        },
+        # Stratified instead of the first rows, racing instead of exhaustive: the source explains both.
+        "selection": {
+            "examples": 250,
+            "rule": "lowest",
+            "sample": "stratified",
+            "strategy": "racing",
+            "delta": 0.05,
+            "epsilon": 0.01,
+            "budget": 0.25,
+            "batch_tokens": None,
+            "cache": True,
+        },
+        "train": {
+            "rows": 1000,
+            "epochs": 10.0,
+            "learning_rate": 1e-4,
+            "batch_size": 64,
+            "micro_batch_size": 8,
+            "warmup": 0.05,
+            "weight_decay": 0.0,
+            "max_grad_norm": 1.0,
+            "checkpoint_every": None,
+        },
+        "lora": {"r": 8, "alpha": 32, "dropout": 0.1, "target_modules": ["q_proj", "v_proj"]},
+        "evaluate": {"rows": None, "max_new_tokens": 128, "test_prompt": "selected"},
+        "max_length": 1536 + 128,
+        "seed": 42,
+        "run_dir": "out",
+        "keep": "all",
+        "report_to": [],
+    }
+
+
+def test_a_resolved_configuration_can_be_written_and_read_back(tmp_path: Path) -> None:
+    config = made(sequence=["a", "b"], model="m", train={"learning_rate": "5e-5"}, data_dir="d", watch=["c"])
+    assert make_config(config.plain()) == config
+    assert loaded(tmp_path, yaml.safe_dump(config.plain())) == config
+
+
+def test_every_mistake_is_named_in_one_message() -> None:
+    message = refused(
+        polcy="sapo",
+        method="lora",
+        seed=-1,
+        selection={"examples": 0, "sampel": "first"},
+        train={"epochs": "many", "batch_size": 10, "warmup": 1.0},
+        evaluate={"test_prompt": "orignal"},
+    )
+    lines = message.splitlines()
+    assert lines[0] == "the configuration cannot be run:"
+    assert sorted(line.split()[0].rstrip(":") for line in lines[1:]) == [
+        "evaluate.test_prompt",
+        "method",
+        "polcy",
+        "seed",
+        "selection.examples",
+        "selection.sampel",
+        "train.epochs",
+        "train.warmup",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "parts"),
+    [
+        ({"polcy": "sapo"}, ["polcy: unknown key.", "Did you mean 'policy'?", "run_dir"]),
+        ({"policy": "spo"}, ["policy = 'spo': allowed: original, sapo, ", "Did you mean 'sapo'?"]),
+        ({"train": {"learning-rate": 1}}, ["train.learning-rate: unknown key.", "Did you mean 'learning_rate'?"]),
+        ({"run-dir": "x"}, ["run-dir: unknown key.", "Did you mean 'run_dir'?"]),
+        ({"train": {"lr": 1}}, ["train.lr: unknown key.", "Allowed here: rows, epochs, learning_rate,"]),
+        ({"model": {"dtype": "floot32"}}, ["model.dtype = 'floot32': allowed: ", "Did you mean 'float32'?"]),
+        ({"selection": {"rule": "loest"}}, ["selection.rule = 'loest': allowed: lowest, confident."]),
+        ({"train": 3}, ["train = 3: ", "rows, epochs, learning_rate"]),
+        ({"model": 3}, ["model = 3: ", "base, adapter, dtype, device"]),
+    ],
+)
+def test_a_message_names_key_and_value_the_nearest_name_and_what_is_allowed(
+    changes: dict[str, Any], parts: list[str]
+) -> None:
+    message = refused(**changes)
+    assert len(message.splitlines()) == 2
+    assert all(part in message for part in parts), message
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("seed", -1),
+        ("seed", 2**31),
+        ("seed", 1.5),
+        ("seed", True),
+        ("max_length", 0),
+        ("max_length", 128),
+        ("keep", "first"),
+        ("sequence", []),
+        ("sequence", ""),
+        ("sequence", 3),
+        ("sequence", ["a", 3]),
+        ("watch", "demo"),
+        ("candidates.count", 0),
+        ("selection.examples", 0),
+        ("selection.examples", -5),
+        ("train.rows", 0),
+        ("train.rows", True),
+        ("train.rows", 2.5),
+        ("train.epochs", 0),
+        ("train.epochs", float("nan")),
+        ("train.epochs", float("inf")),
+        ("train.learning_rate", 0),
+        ("train.learning_rate", 2),
+        ("train.learning_rate", "fast"),
+        ("train.learning_rate", float("nan")),
+        ("train.batch_size", 0),
+        ("train.micro_batch_size", 0),
+        ("train.warmup", -0.1),
+        ("train.warmup", 1),
+        ("train.weight_decay", -1),
+        ("train.weight_decay", float("inf")),
+        ("train.max_grad_norm", 0),
+        ("lora.r", 0),
+        ("lora.alpha", 0),
+        ("lora.dropout", 1),
+        ("lora.target_modules", []),
+        ("lora.target_modules", "q_proj"),
+        ("evaluate.rows", 0),
+        ("evaluate.max_new_tokens", 0),
+        ("evaluate.max_new_tokens", 1664),
+    ],
+)
+def test_an_impossible_value_is_refused_with_its_key(key: str, value: Any) -> None:
+    section, _, name = key.rpartition(".")
+    message = refused(**({section: {name: value}} if section else {name: value}))
+    assert name in message and len(message.splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("train.rows", None),
+        ("train.epochs", 0.25),
+        ("train.warmup", 0),
+        ("lora.dropout", 0),
+        ("seed", 0),
+        ("evaluate.max_new_tokens", 1663),
+        ("sequence", ("a", "b")),
+        ("model.dtype", "bfloat16"),
+    ],
+)
+def test_a_value_at_the_edge_is_accepted(key: str, value: Any) -> None:
+    section, _, name = key.rpartition(".")
+    config = made(**({section: {name: value}} if section else {name: value}))
+    assert getattr(getattr(config, section) if section else config, name) == value
+
+
+def test_batches_must_consist_of_whole_micro_batches() -> None:
+    message = refused(train={"batch_size": 10, "micro_batch_size": 4})
+    assert "train: batch_size 10 is not a multiple of micro_batch_size 4" in message
+    assert made(train={"batch_size": 12, "micro_batch_size": 4}).train.batch_size == 12
+    # A batch smaller than the default micro-batch is one micro-batch.
+    assert made(train={"batch_size": 3}).train.batch_size == 3
+
+
+SERVER = {"model": "some-model"}
+
+
+@pytest.mark.parametrize(
+    ("candidates", "asked"),
+    [
+        ({}, ("builtin", "rules")),
+        ({"file": "c.json"}, ("file",)),
+        ({"sources": ["rules"]}, ("rules",)),
+        ({"sources": ["local", "file", "builtin"], "file": "c.json"}, ("local", "file", "builtin")),
+        ({"sources": ["openai", "rules"], "openai": SERVER}, ("openai", "rules")),
+    ],
+)
+def test_sources_are_asked_in_the_order_given(candidates: dict[str, Any], asked: tuple[str, ...]) -> None:
+    config = made(candidates=candidates)
+    assert config.candidates.asked == asked
+    assert make_config(config.plain()) == config
+
+
+@pytest.mark.parametrize(
+    ("candidates", "parts"),
+    [
+        ({"sources": []}, ["candidates: sources is empty"]),
+        ({"sources": "rules"}, ["candidates.sources = 'rules'"]),
+        ({"sources": ["rules", "builtin", "rules"]}, ["candidates: sources names rules twice"]),
+        ({"sources": ["file"]}, ["sources has file, but no file is given (candidates.file)"]),
+        (
+            {"sources": ["builtin", "rules"], "file": "c.json"},
+            ["file c.json is given, but sources (builtin, rules) lacks file"],
+        ),
+        ({"sources": ["openai"]}, ["sources has openai, but no server's model is named (candidates.openai.model)"]),
+        ({"openai": SERVER}, ["openai is given, but sources (builtin, rules) lacks openai"]),
+        ({"sources": ["openai"], "openai": {}}, ["candidates.openai.model: missing"]),
+        ({"sources": ["openai"], "openai": {"model": ""}}, ["candidates.openai.model"]),
+        ({"sources": ["openai"], "openai": {**SERVER, "api_key": "k"}}, ["candidates.openai.api_key: unknown key"]),
+        ({"sources": ["openai"], "openai": {**SERVER, "base_url": "localhost:80"}}, ["candidates.openai.base_url"]),
+        ({"sources": ["openai"], "openai": {**SERVER, "temperature": 2.1}}, ["candidates.openai.temperature"]),
+        ({"sources": ["openai"], "openai": {**SERVER, "concurrency": 65}}, ["candidates.openai.concurrency"]),
+        ({"sources": ["openai"], "openai": {**SERVER, "max_requests": 0}}, ["candidates.openai.max_requests"]),
+        ({"sources": ["local"], "local": {"temperature": 0}}, ["candidates.local.temperature"]),
+        ({"sources": ["local"], "local": {"model": 3}}, ["candidates.local.model"]),
+    ],
+)
+def test_sources_that_cannot_be_asked_are_refused(candidates: dict[str, Any], parts: list[str]) -> None:
+    message = refused(candidates=candidates)
+    assert len(message.splitlines()) == 2
+    assert all(part in message for part in parts), message
+
+
+def test_an_unknown_source_is_named_with_the_nearest_one() -> None:
+    message = refused(candidates={"sources": ["builtin", "rule"]})
+    assert "candidates.sources.1 = 'rule': allowed: file, builtin, rules, local, openai." in message
+    assert "Did you mean 'rules'?" in message
+
+
+def test_a_server_is_asked_with_moderate_limits_unless_told_otherwise() -> None:
+    server = made(candidates={"sources": ["openai"], "openai": SERVER}).candidates.openai
+    assert server is not None and server.model_dump() == {
+        "model": "some-model",
+        "base_url": None,
+        "temperature": 1.0,
+        "timeout": 60.0,
+        "concurrency": 4,
+        "max_requests": 200,
+        "max_tokens": 200_000,
+    }
+
+
+def test_missing_keys_are_named() -> None:
+    with pytest.raises(ConfigError) as caught:
+        make_config({})
+    assert str(caught.value).splitlines()[1:] == ["  sequence: missing", "  run_dir: missing"]
+
+
+@pytest.mark.parametrize("text", ["5e-5", "'5e-5'", "0.00005", "5.0e-05"])
+def test_a_learning_rate_without_a_point_is_a_number_although_yaml_reads_text(text: str, tmp_path: Path) -> None:
+    assert loaded(tmp_path, f"sequence: demo\ntrain:\n  learning_rate: {text}\n").train.learning_rate == 5e-5
+    assert loaded(tmp_path, "sequence: demo", f"train.learning_rate={text}").train.learning_rate == 5e-5
+
+
+def test_a_file_gives_its_values_and_names_the_run(tmp_path: Path) -> None:
+    config = loaded(tmp_path, "sequence: [a, b]\nmodel: some/model\ncandidates:\n  file: c.json\n")
+    assert config.sequence == ("a", "b") and config.model.base == "some/model"
+    assert config.candidates.file == Path("c.json") and config.candidates.count == 20
+    assert config.run_dir == Path("runs/mine")
+    assert loaded(tmp_path, "sequence: demo\nrun_dir: elsewhere").run_dir == Path("elsewhere")
+
+
+def test_overrides_win_over_the_file_and_the_last_one_wins(tmp_path: Path) -> None:
+    config = loaded(
+        tmp_path,
+        "sequence: demo\nseed: 1\ntrain:\n  epochs: 3\n  rows: 5\n",
+        "seed=7", "train.epochs=1", "train.epochs=2", "lora.target_modules=[a, b]", "sequence=[x, y]",
+        "evaluate.rows=null", "data_dir=some=where", "train.rows=null",
+    )  # fmt: skip
+    assert config.seed == 7 and config.train.epochs == 2 and config.train.rows is None
+    assert config.lora.target_modules == ("a", "b") and config.sequence == ("x", "y")
+    assert config.evaluate.rows is None and config.data_dir == Path("some=where")
+
+
+def test_the_short_form_of_the_model_takes_nested_overrides(tmp_path: Path) -> None:
+    config = loaded(tmp_path, "sequence: demo\nmodel: some/model\n", "model.dtype=float32")
+    assert (config.model.base, config.model.dtype) == ("some/model", "float32")
+    config = loaded(tmp_path, "sequence: demo\nmodel:\n  base: a\n  dtype: float16\n", "model=other")
+    assert (config.model.base, config.model.dtype) == ("other", None)
+    config = loaded(tmp_path, "sequence: demo\n", "model=a", "model.adapter=b", "model.base=c")
+    assert (config.model.base, config.model.adapter) == ("c", "b")
+
+
+@pytest.mark.parametrize("override", ["seed", "=3", "", "train.epochs"])
+def test_an_override_without_key_or_value_shows_the_form(override: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="must have the form key=value"):
+        loaded(tmp_path, "sequence: demo", override)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("seed.x=1", "'seed' is a single value and has no keys"),
+        ("train.epochs.x=1", "'epochs' is a single value"),
+        ("train.epochs=[1", "the value is not YAML"),
+        ("train.epoch=1", r"train\.epoch: unknown key\. Did you mean 'epochs'\?"),
+        ("trian.epochs=1", r"trian: unknown key\. Did you mean 'train'\?"),
+        ("train..epochs=1", "unknown key"),
+        (".seed=1", "unknown key"),
+    ],
+)
+def test_an_override_that_cannot_be_applied_says_why(override: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=message):
+        loaded(tmp_path, "sequence: demo\nseed: 1\ntrain:\n  epochs: 1\n", override)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"- a\n- b\n", "holds a list: allowed is a mapping"),
+        (b"sequence: [a\n", "is not YAML"),
+        (b"sequence: \xff\n", "is not YAML"),
+        (b"", "sequence: missing"),
+        (b"1: 2\nsequence: demo\n", "1 = 2|1: "),
+    ],
+)
+def test_a_file_that_is_no_configuration_is_refused(content: bytes, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=message):
+        load_config(path)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"none\.yaml: No such file"):
+        load_config(tmp_path / "none.yaml")
+
+
+def test_a_configuration_is_frozen_at_every_level() -> None:
+    config = made()
+    for part, name, value in (
+        (config, "seed", 1),
+        (config.train, "epochs", 1),
+        (config.model, "base", "x"),
+        (config.lora, "target_modules", ()),
+    ):
+        with pytest.raises(ValidationError, match="frozen"):
+            setattr(part, name, value)
+    assert config == made()
+
+
+def test_the_values_that_are_given_are_not_changed() -> None:
+    data = {"sequence": ["a"], "run_dir": "out", "model": "m", "train": {"epochs": 1}}
+    make_config(data)
+    assert data == {"sequence": ["a"], "run_dir": "out", "model": "m", "train": {"epochs": 1}}

@@ -1,0 +1,331 @@
+"""What only some runs measure: other wordings and general ability, in results.json and in reports."""
+
+from __future__ import annotations
+
+import html
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from markdown_it import MarkdownIt
+from peft import PeftModel
+from rich.console import Console
+from small_runs import (
+    SUFFIX,
+    Json,
+    Told,
+    adapters,
+    cell,
+    cells,
+    configure,
+    lasting,
+    nll_by_hand,
+    original_of,
+    other_answers,
+    paraphrases_of,
+    read,
+    save_model,
+    write,
+    write_bench,
+)
+from transformers import AutoModelForCausalLM
+
+from sapo.candidates.gather import Gathered
+from sapo.core.types import Instruction
+from sapo.integrations.testing import tiny_tokenizer
+from sapo.models.ability.data import checks
+from sapo.models.ability.measuring import measure_ability
+from sapo.models.answers import evaluate
+from sapo.models.losses import Scorer
+from sapo.report.publish import print_report
+from sapo.report.run import run_page
+from sapo.report.runs import read_run
+from sapo.report.tables import Table
+from sapo.runs.config.schema import Config
+from sapo.runs.gathering import hold_back
+from sapo.runs.prepare import set_up
+from sapo.runs.records.making import record_of
+from sapo.runs.records.values import RunRecord
+from sapo.runs.results import Results
+from sapo.sequence import run
+from sapo.training.policies import Policy
+
+TASKS = ("alpha", "beta")
+# Of those asked for, three are candidates and two held out.
+MORE = ("So is {task} a y here, or an n?", "Please choose between n and y when it comes to {task}.")
+
+
+@pytest.fixture(scope="module")
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    bench = write_bench(tmp_path_factory.mktemp("bench"))
+    write(bench / "candidates.json", {task: texts_of(task) for task in TASKS})
+    return bench
+
+
+def texts_of(task: str) -> list[str]:
+    return [*paraphrases_of(task), *(text.format(task=task) for text in MORE)]
+
+
+def printed(*run_dirs: Path) -> str:
+    file = io.StringIO()
+    print_report(Console(file=file, width=250), list(run_dirs))
+    return file.getvalue()
+
+
+def tables(run_dir: Path, title: str) -> list[Table]:
+    (section,) = [s for s in run_page(read_run(run_dir)).sections if s.title == title]
+    return [block for block in section.blocks if isinstance(block, Table)]
+
+
+def record(data: Any) -> RunRecord:
+    return record_of(
+        data, name="n", sequence="s", test_data=data["test_data"], test_rows=data["test_rows"], versions={}
+    )
+
+
+@pytest.fixture(scope="module")
+def parts(model_dir: Path, bench: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Config]:
+    root = tmp_path_factory.mktemp("parts")
+    configs = {
+        method: configure(model_dir, bench, root / method, method=method, policy="original")
+        for method in ("seq-lora", "multitask", "single")
+    }
+    for config in configs.values():
+        run(config)
+    return configs
+
+
+# Held-out paraphrases.
+
+
+@dataclass(frozen=True)
+class Worded:
+    config: Config
+    results: Results
+    told: Told
+
+
+Wording = Callable[..., Worded]
+
+
+@pytest.fixture(scope="module")
+def worded(model_dir: Path, bench: Path, tmp_path_factory: pytest.TempPathFactory) -> Wording:
+    root, made = tmp_path_factory.mktemp("worded"), dict[str, Worded]()
+
+    def make(policy: str, **changes: Any) -> Worded:
+        name = f"{policy}-{changes}"
+        if name not in made:
+            config = configure(
+                model_dir, bench, root / str(len(made)), policy=policy, evaluate={"wordings": 2}, **changes
+            )
+            told = Told()
+            made[name] = Worded(config, run(config, told), told)
+        return made[name]
+
+    return make
+
+
+def test_held_out_paraphrases_are_never_candidates_and_the_same_for_all_policies(worded: Wording) -> None:
+    texts: dict[str, list[list[str]]] = {task: [] for task in TASKS}
+    policies: list[tuple[Policy, Json]] = [
+        ("original", {}), ("sapo", {}), ("random", {}), ("per-example", {}), ("original", {"seed": 1}),
+    ]  # fmt: skip
+    for policy, changes in policies:
+        one = worded(policy, **changes)
+        setup = set_up(one.config)
+        for task in TASKS:
+            held = one.results.data["robustness"][task]["texts"]
+            candidates = [c.text for c in setup.candidates[task]]
+            assert len(held) == 2 and len(candidates) == 4 and not set(held) & set(candidates)
+            assert {*held, *candidates} == {original_of(task), *read(one.config.candidates.file or Path())[task]}
+            entry = one.results.data["instructions"][task]
+            assert entry["text"] in candidates and not set(entry.get("mixture", [])) & set(held)
+            assert not set(entry["losses"] or {}) & set(held)
+            texts[task].append(held)
+    assert all(held == found[0] for found in texts.values() for held in found)
+
+
+def test_at_least_one_paraphrase_stays_a_candidate() -> None:
+    texts = [Instruction("original", "original"), *(Instruction(str(n), "file") for n in range(4))]
+    for count in range(7):
+        stay, held = hold_back(Gathered(tuple(texts), ()), 1, count)
+        assert stay[0] == texts[0] and {*stay, *held} == set(texts) and len(stay) + len(held) == 5
+        assert len(held) == min(count, 3)
+        # In their order, and again the same.
+        assert [t for t in texts if t in held] == list(held)
+        assert hold_back(Gathered(tuple(texts), ()), 1, count) == (stay, held)
+    assert hold_back(Gathered(tuple(texts[:1]), ()), 1, 3) == (tuple(texts[:1]), ())
+
+
+@pytest.mark.parametrize("policy", ["sapo", "original"])
+def test_robustness_is_that_of_the_reloaded_final_stage_with_these_texts(
+    policy: Policy, worded: Wording, model_dir: Path
+) -> None:
+    one = worded(policy)
+    setup = set_up(one.config)
+    model = AutoModelForCausalLM.from_pretrained(model_dir)
+    model = PeftModel.from_pretrained(model, one.config.run_dir / "stages" / "2-beta").eval()
+    for task in setup.tasks:
+        found = one.results.data["robustness"][task.name]
+        assert set(found) == {"texts", "primary", "nll"}
+        for n, text in enumerate(found["texts"]):
+            again = evaluate(model, setup.renderer, task, text, task.test, 2)
+            assert found["primary"][n] == pytest.approx(again.scores[task.metric].mean())
+            by_hand = nll_by_hand(model, tiny_tokenizer(), text, SUFFIX, task.test)
+            assert found["nll"][n] == pytest.approx(sum(by_hand) / (3 * len(by_hand)), abs=1e-4)
+            stored = cell(one.config.run_dir, 2, task.name, f"held-out-{n + 1}")
+            assert (stored["instruction"], stored["predictions"]) == (text, list(again.predictions))
+        assert found["nll"][0] != pytest.approx(found["nll"][1], abs=1e-3)
+
+
+def test_robustness_is_measured_in_each_tasks_last_state(worded: Wording, parts: dict[str, Config]) -> None:
+    for method, stages in (("single", (1, 2)), ("multitask", (2, 2))):
+        one = worded("original", method=method)
+        held = [name for name in cells(one.config.run_dir) if "held-out" in name]
+        assert sorted(held) == sorted(
+            f"{stage}/{task}.held-out-{n}.json" for stage, task in zip(stages, TASKS, strict=True) for n in (1, 2)
+        )
+        assert adapters(one.config.run_dir) == adapters(parts[method].run_dir)
+
+
+def test_the_page_shows_mean_and_worst_wording(worded: Wording) -> None:
+    one = worded("sapo")
+    (table,) = tables(one.config.run_dir, "Robustness to wording")
+    assert [row[0].text for row in table.rows] == list(TASKS)
+    for row in table.rows:
+        found = one.results.data["robustness"][row[0].text]
+        assert [c.text for c in row[1:]] == [
+            "2",
+            f"{sum(found['primary']) / 2:.1f}", f"{min(found['primary']):.1f}",
+            f"{sum(found['nll']) / 2:.3f}", f"{max(found['nll']):.3f}",
+        ]  # fmt: skip
+    assert "Robustness to wording" in printed(one.config.run_dir)
+
+
+def test_the_whole_cost_with_wordings_is_planned(worded: Wording) -> None:
+    labels = worded("original").told.of("held-out")
+    assert labels == [f"stage 2: testing {task} (held-out-{n} prompt)" for task in TASKS for n in (1, 2)]
+    assert set_up(worded("original").config).plan.tests == {"alpha": 3 + 2, "beta": 3 + 2}
+
+
+def test_a_search_proposes_no_held_out_paraphrase(model_dir: Path, bench: Path, tmp_path: Path) -> None:
+    config = configure(
+        model_dir, bench, tmp_path / "run", sequence=["alpha"], evaluate={"wordings": 6},
+        candidates={"file": None, "sources": ["rules"], "count": 2, "search": {"rounds": 3, "count": 8}},
+    )  # fmt: skip
+    data = run(config).data
+    held, known = data["robustness"]["alpha"]["texts"], data["instructions"]["alpha"]["losses"]
+    # The premise: there was a search, and something was held out of it.
+    assert len(known) > 3 and len(held) == 6
+    assert not set(held) & set(known)
+
+
+# General ability.
+
+
+@pytest.fixture(scope="module")
+def able(model_dir: Path, bench: Path, tmp_path_factory: pytest.TempPathFactory) -> Worded:
+    config = configure(
+        model_dir, bench, tmp_path_factory.mktemp("able") / "run", policy="original", evaluate={"general": True}
+    )
+    told = Told()
+    with pytest.MonkeyPatch.context() as patch:
+        few_tokens(patch)
+        return Worded(config, run(config, told), told)
+
+
+def few_tokens(patch: pytest.MonkeyPatch) -> None:
+    """Let replies to checks be short: the tiny model says nothing anyway."""
+    patch.setattr("sapo.models.ability.measuring.REPLY_TOKENS", 2)
+
+
+def test_general_ability_is_that_of_every_reloaded_stage(
+    able: Worded, model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few_tokens(monkeypatch)
+    found = able.results.data["ability"]
+    assert [stage["stage"] for stage in found] == [0, 1, 2]
+    renderer = set_up(able.config).renderer
+    for stage, name in enumerate((None, "1-alpha", "2-beta")):
+        model = AutoModelForCausalLM.from_pretrained(model_dir)
+        if name:
+            model = PeftModel.from_pretrained(model, able.config.run_dir / "stages" / name)
+        again = measure_ability(model.eval(), renderer, Scorer(model), 1024)
+        assert found[stage]["loss"] == pytest.approx(again.loss, abs=1e-4)
+        assert found[stage]["share"] == pytest.approx(again.share)
+        stored = read(able.config.run_dir / "ability" / f"{stage}.json")["value"]
+        assert stored["replies"] == list(again.replies) and len(stored["passed"]) == len(checks())
+    assert len({stage["loss"] for stage in found}) == 3
+
+
+def test_measuring_ability_changes_nothing_else(able: Worded, parts: dict[str, Config]) -> None:
+    found = {key: value for key, value in lasting(able.results).items() if key != "ability"}
+    assert found == lasting(read(parts["seq-lora"].run_dir / "results.json"))
+    assert adapters(able.config.run_dir) == adapters(parts["seq-lora"].run_dir)
+
+
+def test_the_page_shows_ability_and_its_change(able: Worded) -> None:
+    (table,) = tables(able.config.run_dir, "General ability")
+    found = able.results.data["ability"]
+    assert [row[0].text for row in table.rows] == ["before training", "stage 1", "stage 2"]
+    assert [row[1].text for row in table.rows] == [f"{stage['loss']:.3f}" for stage in found]
+    assert [row[2].text for row in table.rows] == ["", *(f"{s['loss'] - found[0]['loss']:+.3f}" for s in found[1:])]
+    assert found[1]["share"] == 0 or table.rows[1][3].text == f"{found[1]['share']:.1f}"
+
+
+def test_a_finished_run_reads_its_ability_back(able: Worded) -> None:
+    told = Told()
+    assert run(able.config, told).data == able.results.data and told.steps == []
+
+
+@pytest.mark.parametrize("method", ["multitask", "single"])
+def test_ability_is_measured_where_there_is_a_stage(
+    method: str, model_dir: Path, bench: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few_tokens(monkeypatch)
+    config = configure(model_dir, bench, tmp_path / "run", policy="original", method=method, evaluate={"general": True})
+    stages = {"multitask": [0, 2], "single": [0, 1, 2]}[method]
+    assert [stage["stage"] for stage in run(config).data["ability"]] == stages
+    assert "General ability" in printed(config.run_dir)
+
+
+# What users write is text.
+
+
+def test_names_of_markup_stay_text_in_every_section(
+    model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few_tokens(monkeypatch)
+    name = "a [red]x[-red] | <script>"
+    bench = write_bench(tmp_path / "bench", tasks=(name, "beta"))
+    hostile = ["y or n | [red]a[/red], <script>x</script>?", "Is it y | n, [bold]b[/bold] <script>z</script>?"]
+    write(bench / "candidates.json", {name: hostile, "beta": paraphrases_of("beta")})
+    config = configure(
+        model_dir, bench, tmp_path / "run", sequence=[name, "beta"], policy="original",
+        evaluate={"general": True, "wordings": 1}, guard={"every": 1, "rows": 6, "limit": 0.0},
+            candidates={"count": 1},
+        train={"epochs": 5, "learning_rate": 0.05},
+    )  # fmt: skip
+    other_answers(bench)
+    write(bench / "candidates.json", {name: hostile, "beta": ["Say k or m.", "Is it k, or is it m here?"]})
+    data = run(config, crossed={name: hostile[0]}).data
+    assert data["guard"] and data["robustness"][name]["texts"][0] in hostile and data["crossed"]["nll"][name]
+    text, markdown = printed(config.run_dir), (config.run_dir / "report.md").read_text(encoding="utf-8")
+    assert f"the loss on {name} had risen" in text
+    rendered = MarkdownIt("commonmark", {"html": True}).enable("table").render(markdown)
+    assert "<script" not in rendered and f"the loss on {name} had risen" in html.unescape(rendered)
+    for title in (
+        "General ability", "Robustness to wording", "Tested with the instructions that policy sapo chose",
+        "Forgetting guard",
+    ):  # fmt: skip
+        assert title in text and title in rendered
+    wordings = tables(config.run_dir, "Robustness to wording")[0]
+    assert wordings.rows[0][0].text == name

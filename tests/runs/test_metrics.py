@@ -1,0 +1,295 @@
+"""Matrix metrics against hand derivations, plain loops and invariants; the bootstrap against theory."""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from sapo.core.errors import MetricError
+from sapo.core.types import Floats
+from sapo.runs.metrics import METRICS, matrix_metrics, metric_draws, percentile_interval, resample_matrices
+
+NAN = math.nan
+
+# Three tasks; rows are zero-shot and the stages after tasks 1, 2, 3.
+EXAMPLE = np.array([[10.0, 20.0, 30.0], [50.0, 26.0, 34.0], [44.0, 60.0, 40.0], [48.0, 52.0, 80.0]])
+
+
+def values(matrix: Floats, *, higher_is_better: bool = True) -> dict[str, float | None]:
+    return {name: m.value for name, m in matrix_metrics(matrix, higher_is_better=higher_is_better).items()}
+
+
+def by_hand(matrix: Floats, better: Callable[[float, float], bool]) -> dict[str, float]:
+    """The seven definitions as plain loops over 1-based stages and tasks."""
+    n = matrix.shape[1]
+
+    def score(i: int, j: int) -> float:
+        return float(matrix[i, j - 1])
+
+    def mean(terms: list[float]) -> float:
+        return sum(terms) / len(terms)
+
+    forgotten = []
+    for j in range(1, n):
+        best = score(j, j)
+        for i in range(j + 1, n):
+            if better(score(i, j), best):
+                best = score(i, j)
+        drop = best - score(n, j)
+        forgotten.append(drop if better(1.0, 0.0) else -drop)
+    backward, forward = [], []
+    for i in range(2, n + 1):
+        backward.append(mean([score(i, j) - score(j, j) for j in range(1, i)]))
+    for i in range(1, n):
+        forward.append(mean([score(i, j) - score(0, j) for j in range(i + 1, n + 1)]))
+    return {
+        "ap": mean([score(n, j) for j in range(1, n + 1)]),
+        "la": mean([score(j, j) for j in range(1, n + 1)]),
+        "bwt_all_stages": mean(backward),
+        "fwt_all_stages": mean(forward),
+        "bwt_final": mean([score(n, j) - score(j, j) for j in range(1, n)]),
+        "forgetting_max": mean(forgotten),
+        "fwt_next_task": mean([score(j - 1, j) - score(0, j) for j in range(2, n + 1)]),
+    }
+
+
+def test_every_metric_of_the_example_by_hand() -> None:
+    assert values(EXAMPLE) == pytest.approx(
+        {
+            "ap": (48 + 52 + 80) / 3,
+            "la": (50 + 60 + 80) / 3,
+            "bwt_all_stages": ((44 - 50) + ((48 - 50) + (52 - 60)) / 2) / 2,  # -5.5
+            "fwt_all_stages": (((26 - 20) + (34 - 30)) / 2 + (40 - 30)) / 2,  # 7.5
+            "bwt_final": ((48 - 50) + (52 - 60)) / 2,  # -5
+            "forgetting_max": ((50 - 48) + (60 - 52)) / 2,  # 5
+            "fwt_next_task": ((26 - 20) + (40 - 30)) / 2,  # 8
+        }
+    )
+
+
+def test_forgetting_counts_from_the_best_stage_before_the_last() -> None:
+    matrix = EXAMPLE.copy()
+    matrix[2, 0] = 58.0  # task 1 improves at stage 2
+    matrix[0, 0] = matrix[3, 1] = 99.0  # neither zero-shot nor the last stage can be the best one
+    assert values(matrix)["forgetting_max"] == pytest.approx(((58 - 48) + (60 - 99)) / 2)
+
+
+def test_losses_keep_the_sign_of_differences_and_forgetting_is_positive_when_worse() -> None:
+    losses = np.array([[3.0, 3.0], [1.0, 2.5], [1.4, 0.5]])
+    result = values(losses, higher_is_better=False)
+    assert result["bwt_final"] == pytest.approx(0.4)
+    assert result["fwt_next_task"] == pytest.approx(-0.5)
+    assert result["forgetting_max"] == pytest.approx(0.4)
+    assert values(losses)["forgetting_max"] == pytest.approx(-0.4)
+    losses = np.array([[3.0, 3.0, 3.0], [1.0, 2.0, 2.0], [0.7, 0.5, 2.0], [1.1, 0.6, 0.2]])
+    assert values(losses, higher_is_better=False)["forgetting_max"] == pytest.approx((0.4 + 0.1) / 2)
+
+
+@pytest.mark.parametrize("tasks", [2, 3, 5, 8])
+@pytest.mark.parametrize("higher_is_better", [True, False])
+def test_agrees_with_plain_loops(tasks: int, higher_is_better: bool) -> None:
+    random = np.random.default_rng(tasks)
+    matrices = random.uniform(0, 100, size=(20, tasks + 1, tasks))
+    draws = metric_draws(matrices, higher_is_better=higher_is_better)
+    for k, matrix in enumerate(matrices):
+        expected = by_hand(matrix, (lambda a, b: a > b) if higher_is_better else (lambda a, b: a < b))
+        assert values(matrix, higher_is_better=higher_is_better) == pytest.approx(expected)
+        assert {name: column[k] for name, column in draws.items()} == pytest.approx(expected)
+
+
+def test_a_constant_on_one_column_moves_ap_and_la_alone() -> None:
+    shifted = EXAMPLE + np.array([0.0, 9.0, 0.0])
+    before, after = values(EXAMPLE), values(shifted)
+    for name in ("ap", "la"):
+        assert after.pop(name) == pytest.approx(before.pop(name) + 9.0 / 3)  # type: ignore[operator]
+    assert after == pytest.approx(before)
+
+
+def test_scaling_scales_and_negation_swaps_direction() -> None:
+    matrix = np.random.default_rng(0).uniform(0, 100, size=(5, 4))
+    base = values(matrix)
+    assert values(3 * matrix) == pytest.approx({name: 3 * value for name, value in base.items() if value is not None})
+    negated = values(-matrix, higher_is_better=False)
+    assert negated.pop("forgetting_max") == pytest.approx(base.pop("forgetting_max"))
+    assert negated == pytest.approx({name: -value for name, value in base.items() if value is not None})
+
+
+def test_task_order_does_not_matter_to_ap_but_to_transfer() -> None:
+    permuted = values(EXAMPLE[:, [2, 0, 1]])
+    assert permuted["ap"] == pytest.approx(60.0)
+    assert permuted["bwt_final"] != pytest.approx(values(EXAMPLE)["bwt_final"])
+
+
+def test_one_task_defines_ap_and_la_alone() -> None:
+    result = matrix_metrics(np.array([[10.0], [70.0]]))
+    assert [(result[name].value, result[name].reason) for name in ("ap", "la")] == [(70.0, None)] * 2
+    for name in result.keys() - {"ap", "la"}:
+        assert result[name].value is None
+        assert "two tasks" in str(result[name].reason)
+    assert list(metric_draws(np.array([[[10.0], [70.0]]]))) == ["ap", "la"]
+
+
+def test_results_follow_the_catalogue() -> None:
+    names = [metric.name for metric in METRICS]
+    assert list(matrix_metrics(EXAMPLE)) == list(metric_draws(EXAMPLE[None])) == names
+    assert len({metric.title for metric in METRICS}) == len(set(names)) == 7
+    assert all(metric.definition and "arXiv" in metric.source for metric in METRICS)
+
+
+@pytest.mark.parametrize(
+    ("stage", "task", "metric"),
+    [
+        (3, 1, "ap"),
+        (1, 1, "la"),
+        (2, 2, "la"),
+        (2, 1, "bwt_all_stages"),
+        (2, 3, "fwt_all_stages"),
+        (0, 2, "fwt_all_stages"),
+        (1, 3, "fwt_all_stages"),
+    ],
+)
+@pytest.mark.parametrize("bad", [NAN, math.inf, -math.inf])
+def test_a_needed_cell_that_is_not_finite_is_named(stage: int, task: int, metric: str, bad: float) -> None:
+    matrix = EXAMPLE.copy()
+    matrix[stage, task - 1] = bad
+    with pytest.raises(MetricError) as caught:
+        matrix_metrics(matrix)
+    message = str(caught.value)
+    assert f"({metric}) needs R[{stage},{task}], the score at stage {stage} of task {task} of 3" in message
+    assert ("missing (NaN)" if math.isnan(bad) else f"is {bad}") in message
+
+
+def test_a_cell_that_no_metric_needs_may_be_missing() -> None:
+    matrix = EXAMPLE.copy()
+    matrix[0, 0] = NAN  # the zero-shot score of the first task enters no metric
+    assert values(matrix) == values(EXAMPLE)
+
+
+def test_a_metric_that_is_left_out_needs_no_cells_and_says_why() -> None:
+    final = np.full((4, 3), NAN)
+    final[3] = EXAMPLE[3]
+    diagonal = np.full((4, 3), NAN)
+    diagonal[[1, 2, 3], [0, 1, 2]] = 50.0, 60.0, 80.0
+    for matrix, name, expected in ((final, "ap", (48 + 52 + 80) / 3), (diagonal, "la", (50 + 60 + 80) / 3)):
+        undefined = {metric.name: f"not {metric.name}" for metric in METRICS if metric.name != name}
+        found = matrix_metrics(matrix, undefined=undefined)
+        assert found.pop(name).value == pytest.approx(expected)
+        assert {other: (metric.value, metric.reason) for other, metric in found.items()} == {
+            other: (None, why) for other, why in undefined.items()
+        }
+        assert list(metric_draws(matrix[None], undefined=undefined)) == [name]
+        with pytest.raises(MetricError, match="missing"):
+            matrix_metrics(matrix)
+
+
+def test_one_bad_draw_is_an_error() -> None:
+    matrices = np.stack([EXAMPLE, EXAMPLE])
+    matrices[1, 3, 2] = NAN
+    with pytest.raises(MetricError, match=r"R\[3,3\]"):
+        metric_draws(matrices)
+
+
+@pytest.mark.parametrize("shape", [(3, 3), (2, 3), (5, 3), (1, 0), (4,), (1, 4, 3)])
+def test_wrong_shape_is_an_error(shape: tuple[int, ...]) -> None:
+    with pytest.raises(MetricError, match="shape"):
+        matrix_metrics(np.zeros(shape))
+
+
+def rows_of(seed: int, stages: int, rows: list[int]) -> list[list[Floats]]:
+    random = np.random.default_rng(seed)
+    return [[random.uniform(0, 100, size=n) for n in rows] for _ in range(stages)]
+
+
+def test_resamples_are_paired_across_stages() -> None:
+    cells = rows_of(0, 3, [40, 30])
+    cells[2][0] = cells[1][0] + 5.0
+    draws = resample_matrices(cells, draws=50, seed=1)
+    assert draws.shape == (50, 3, 2)
+    assert draws[:, 2, 0] - draws[:, 1, 0] == pytest.approx(np.full(50, 5.0))
+    assert draws[:, 1, 0].std() > 1.0
+    assert np.abs(draws[:, 1, 1] - draws[:, 2, 1]).max() > 1.0
+
+
+def test_resamples_are_paired_across_runs_and_independent_across_tasks() -> None:
+    cells = rows_of(0, 1, [40, 40])
+    cells[0][1] = cells[0][0]
+    first = resample_matrices(cells, draws=50, seed=1)
+    assert np.abs(first[:, 0, 0] - first[:, 0, 1]).max() > 1.0
+    other_run = [[np.zeros(25), 2 * cells[0][1]]]  # task 1 has other rows, task 2 the same ones
+    assert resample_matrices(other_run, draws=50, seed=1)[:, 0, 1] == pytest.approx(2 * first[:, 0, 1])
+    assert np.abs(resample_matrices(cells, draws=50, seed=2) - first).max() > 1.0
+
+
+def test_bootstrap_spread_is_the_standard_error_of_the_mean() -> None:
+    cells = rows_of(3, 1, [200])
+    draws = resample_matrices(cells, draws=4000, seed=0)[:, 0, 0]
+    rows = cells[0][0]
+    # The sd of 4000 draws has a relative error of about 1 / sqrt(8000), 1.1 %.
+    assert draws.std() == pytest.approx(rows.std() / math.sqrt(200), rel=0.05)
+    assert draws.mean() == pytest.approx(rows.mean(), abs=4 * rows.std() / math.sqrt(200 * 4000))
+    low, high = percentile_interval(draws)
+    assert (high - low) / 2 == pytest.approx(1.96 * rows.std() / math.sqrt(200), rel=0.08)
+
+
+def test_weighted_cells_are_ratios_of_sums() -> None:
+    random = np.random.default_rng(5)
+    tokens = random.integers(1, 20, size=6).astype(np.float64)
+    nll = random.uniform(1, 9, size=6) * tokens
+    draws = resample_matrices([[nll / tokens, np.ones(1)]], draws=20, seed=4, weights=[[tokens, np.ones(1)]])
+    # Scores that are powers of a large base spell out how often each row was drawn.
+    digits = resample_matrices([[np.power(7.0, np.arange(6.0))]], draws=20, seed=4)[:, 0, 0] * 6
+    counts = np.array([[round(total) // 7**k % 7 for k in range(6)] for total in digits])
+    assert (counts.sum(axis=1) == 6).all()
+    assert draws[:, 0, 0] == pytest.approx([(c * nll).sum() / (c * tokens).sum() for c in counts])
+    assert (draws[:, 0, 1] == 1.0).all()
+
+
+def test_a_cell_with_a_missing_row_is_missing_in_every_draw() -> None:
+    cells = rows_of(0, 3, [8, 8])
+    for bad in (NAN, math.inf):
+        cells[0][0] = np.array([bad, *range(7)])
+        draws = resample_matrices(cells, draws=30, seed=0)
+        assert np.isnan(draws[:, 0, 0]).all()
+        assert np.isfinite(draws[:, 0, 1]).all()
+        assert metric_draws(draws)["ap"] == pytest.approx(draws[:, 2].mean(axis=1))
+
+
+def test_resampling_rejects_tables_that_are_not_paired() -> None:
+    good = rows_of(0, 2, [4, 5])
+    ones = [[np.ones(4), np.ones(5)]] * 2
+    with pytest.raises(MetricError, match=r"task 2 need the same test rows"):
+        resample_matrices([good[0], [good[1][0], np.ones(6)]], draws=2, seed=0)
+    with pytest.raises(MetricError, match="at least one"):
+        resample_matrices([[np.ones(0)]], draws=2, seed=0)
+    tables: list[list[list[Floats]]] = [[], [[]], [good[0], good[1][:1]]]
+    for ragged in tables:
+        with pytest.raises(MetricError, match="every task"):
+            resample_matrices(ragged, draws=2, seed=0)
+    for weights in (
+        [[np.ones(4), np.zeros(5)]] * 2,
+        [[np.ones(4), np.full(5, NAN)]] * 2,
+        [[np.ones(4), np.ones(4)]] * 2,
+    ):
+        with pytest.raises(MetricError, match="weights of task 2 must be positive"):
+            resample_matrices(good, draws=2, seed=0, weights=weights)
+    with pytest.raises(MetricError, match="shape of the cells"):
+        resample_matrices(good, draws=2, seed=0, weights=ones[:1])
+    for draws, seed in ((0, 0), (1, -1)):
+        with pytest.raises(MetricError, match="draws >= 1"):
+            resample_matrices(good, draws=draws, seed=seed)
+
+
+def test_percentile_interval_by_hand() -> None:
+    draws = np.random.default_rng(0).permutation(101).astype(np.float64)
+    assert percentile_interval(draws, level=0.9) == pytest.approx((5.0, 95.0))
+    assert percentile_interval(draws) == pytest.approx((2.5, 97.5))
+
+
+def test_percentile_interval_rejects_what_it_cannot_order() -> None:
+    for draws in (np.zeros(0), np.array([1.0, NAN]), np.zeros((2, 2))):
+        with pytest.raises(MetricError, match="finite draws"):
+            percentile_interval(draws)
+    for level in (0.0, 1.0, 95.0):
+        with pytest.raises(MetricError, match="between 0 and 1"):
+            percentile_interval(np.zeros(3), level=level)

@@ -1,0 +1,208 @@
+"""Records: what is kept of results.json, and a file that survives crashes, repetition and hostile texts."""
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sapo.core.errors import RecordError
+from sapo.runs.records.files import append_record, read_records
+from sapo.runs.records.making import record_of
+from sapo.runs.records.values import RunRecord
+
+TASKS = ("alpha", "be[red]ta|\u2028")
+
+
+def results(**changes: Any) -> dict[str, Any]:
+    """What results.json of a small run holds."""
+    matrix = [[10.0, 20.0], [30.0, 25.5], [28.0, float("nan")]]
+    estimate = {"value": 28.0, "interval": [20.0, 35.5], "reason": None}
+    undefined = {"value": None, "interval": None, "reason": "no cell"}
+    prompts = ("selected", "original")
+    measures = ("primary", "exact_match", "nll")
+    return {
+        "tasks": list(TASKS),
+        "primary_metric": "mixed",
+        "primary_metrics": {TASKS[0]: "exact_match", TASKS[1]: "rouge_l", "other": "rouge_l"},
+        "test_prompt": "selected",
+        "matrix": matrix,
+        "metrics": {},
+        "matrices": {m: dict.fromkeys(prompts, matrix) for m in measures},
+        "metrics_all": {m: {p: {"ap": estimate, "bwt_final": undefined} for p in prompts} for m in measures},
+        "watch": {"other": {m: {p: [1.0, None, 3.0] for p in prompts} for m in measures}},
+        "instructions": {
+            task: {"text": "t", "origin": "file", "original": "o", "suffix": "s", "losses": {"t": 1.0}}
+            for task in TASKS
+        },
+        "config": {"model": {"base": "tiny"}, "method": "seq-lora", "policy": "sapo", "seed": 7, "lr": 1e-4},
+        "seconds": {"training": 61.0, "total": 80.25},
+    } | changes  # fmt: skip
+
+
+def make(**changes: Any) -> RunRecord:
+    return record_of(
+        results(**changes),
+        name="demo/seq-lora-sapo-s7",
+        sequence="demo",
+        test_data=dict.fromkeys(TASKS, "f00"),
+        test_rows=dict.fromkeys(TASKS, 5),
+        versions={"torch": "2.9", "absent": None},
+    )
+
+
+def renamed(name: str) -> RunRecord:
+    return replace(make(), name=name)
+
+
+def test_a_record_keeps_what_tables_need_and_drops_the_rest() -> None:
+    record = make()
+    data = record.to_json()
+    assert set(data) == {
+        "format", "name", "sequence", "tasks", "model", "method", "policy", "seed", "primary_metrics", "test_prompt",
+        "test_data", "test_rows", "matrices", "metrics", "watch", "instructions", "crossed", "robustness", "ability",
+        "guard", "config", "seconds", "versions",
+    }  # fmt: skip
+    assert data["config"]["seed"] == 7 and "run_dir" not in data["config"]
+    assert data["format"] == 1 and data["model"] == "tiny" and data["seed"] == 7
+    assert data["tasks"] == list(TASKS) and data["versions"] == {"torch": "2.9"}
+    assert set(data["matrices"]) == set(data["metrics"]) == set(data["watch"]["other"]) == {"primary", "nll"}
+    assert data["matrices"]["nll"]["original"] == [[10.0, 20.0], [30.0, 25.5], [28.0, None]]
+    assert data["metrics"]["primary"]["selected"]["ap"] == {"value": 28.0, "interval": [20.0, 35.5], "reason": None}
+    assert data["watch"]["other"]["primary"]["selected"] == [1.0, None, 3.0]
+    assert data["instructions"][TASKS[0]] == {"text": "t", "origin": "file", "original": "o", "switches": None}
+    assert data["crossed"] is data["robustness"] is data["ability"] is data["guard"] is None
+
+
+def test_a_record_comes_back_from_json_as_it_was() -> None:
+    extras: dict[str, Any] = {
+        "crossed": {"by": "sapo", "primary": dict.fromkeys(TASKS, 50.0), "nll": dict.fromkeys(TASKS, 1.5)},
+        "robustness": {TASKS[0]: {"texts": ["a", "b"], "primary": [1.0, 2.0], "rouge_l": [3.0, 4.0], "nll": [5, 6]}},
+        "ability": [{"stage": 0, "loss": 3.25, "share": 80.0}, {"stage": 2, "loss": 3.5, "share": 75.0}],
+        "guard": [
+            {"task": "b", "step": 40, "back_to": 20, "watched": "a", "increase": 0.2, "low": 0.1, "updates": 80},
+            {"task": "b", "step": 60, "back_to": None, "watched": "a", "increase": 0.3, "low": 0.2, "updates": 80},
+        ],
+    }
+    record = make(**extras)
+    again = RunRecord.from_json(json.loads(json.dumps(record.to_json())))
+    assert again == record
+    assert again.crossed is not None and again.crossed.of("nll")[TASKS[0]] == 1.5
+    assert again.robustness is not None and again.robustness[TASKS[0]].of("primary") == (1.0, 2.0)
+    assert again.guard is not None and [alarm.back_to for alarm in again.guard] == [20, None]
+
+
+def test_the_last_stage_that_tested_a_task_counts() -> None:
+    assert make().final("primary", "selected") == (28.0, 25.5)
+    alone = [[1.0, 2.0], [3.0, None], [None, None]]
+    matrices = {m: {"selected": alone} for m in ("primary", "nll")}
+    metrics: dict[str, Any] = {m: {"selected": {}} for m in ("primary", "nll")}
+    record = make(matrices=matrices, metrics_all=metrics)
+    assert record.final("nll", "selected") == (3.0, None)
+    assert record.final("nll", "original") == (None, None)
+    assert record.estimate("nll", "original", "ap").value is None
+
+
+def test_test_prompts_are_the_same_where_only_originals_were_trained_with() -> None:
+    originals = {task: {"text": "o", "origin": "original", "original": "o"} for task in TASKS}
+    one: dict[str, Any] = {
+        key: {m: {"selected": results()[key][m]["selected"]} for m in ("primary", "nll")}
+        for key in ("matrices", "metrics_all")
+    }
+    assert make(**one).key("original") is None
+    record = make(**one, instructions=originals)
+    assert record.only_originals and record.key("original") == "selected"
+    assert record.final("primary", "original") == (28.0, 25.5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"format": 0}, "format 0, and there is none but 1"),
+        ({"seed": "x"}, "seed: Input should be a valid integer"),
+        ({"tasks": [*TASKS, "third"]}, "task third lacks"),
+        ({"test_prompt": "neither"}, "test_prompt"),
+        ({"seconds": {"total": float("inf")}}, "seconds.total"),
+        ({"matrices": {"primary": {"selected": [[1.0]]}}}, "matrices|matrix|measure"),
+        ({"robustness": {"a": {"texts": ["x"], "primary": [], "nll": []}}}, "1 texts have 0 scores"),
+    ],
+)
+def test_what_is_no_record_is_refused_with_the_reason(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        RunRecord.from_json(make().to_json() | changes)
+    with pytest.raises(ValueError, match="record: "):
+        RunRecord.from_json([1])
+
+
+def test_appending_is_idempotent_and_a_name_is_held_once(tmp_path: Path) -> None:
+    path = tmp_path / "sweep" / "records.jsonl"
+    first, second, third = (renamed(name) for name in "abc")
+    for record in (first, second, third):
+        append_record(path, record)
+    before = path.stat().st_mtime_ns, path.read_bytes()
+    os.utime(path, ns=(1, 1))
+    append_record(path, second)
+    assert path.stat().st_mtime_ns == 1 and path.read_bytes() == before[1]
+    changed = replace(second, seed=8)
+    append_record(path, changed)
+    assert read_records(path) == (first, changed, third)
+    assert len(path.read_text(encoding="utf-8").rstrip("\n").split("\n")) == 3
+    assert [file.name for file in path.parent.iterdir()] == ["records.jsonl"]
+
+
+def test_of_several_lines_of_one_name_the_last_counts(tmp_path: Path) -> None:
+    path = tmp_path / "records.jsonl"
+    old, new, other = renamed("a"), replace(renamed("a"), seed=9), renamed("b")
+    path.write_text("".join(json.dumps(record.to_json()) + "\n" for record in (old, other, new)))
+    assert {record.name: record.seed for record in read_records(path)} == {"a": 9, "b": 7}
+
+
+@pytest.mark.parametrize("keep", [1, 40, -1])
+def test_a_last_line_that_was_cut_off_is_ignored_and_the_run_recorded_again(tmp_path: Path, keep: int) -> None:
+    path = tmp_path / "records.jsonl"
+    append_record(path, renamed("a"))
+    whole = path.read_bytes()
+    append_record(path, renamed("b"))
+    # Not even a character need be whole: the names hold one of several bytes.
+    line = path.read_bytes()[len(whole) :].rstrip(b"\n")
+    path.write_bytes(whole + line[:keep])
+    assert read_records(path) == (renamed("a"),)
+    append_record(path, renamed("b"))
+    assert read_records(path) == (renamed("a"), renamed("b"))
+
+
+def test_a_character_that_was_cut_off_is_ignored_too(tmp_path: Path) -> None:
+    path = tmp_path / "records.jsonl"
+    append_record(path, renamed("a"))
+    path.write_bytes(path.read_bytes() + '{"format": 1, "name": "北'.encode()[:-1])
+    assert read_records(path) == (renamed("a"),)
+
+
+@pytest.mark.parametrize("line", ["{", "[]", '{"format": 1}', '{"format": 0}', "NaN", "\udc80"])
+def test_a_damaged_line_is_an_error_that_names_file_and_line(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "records.jsonl"
+    append_record(path, renamed("a"))
+    good = path.read_text(encoding="utf-8")
+    path.write_text(f"{good}\n{line}\n{good}", encoding="utf-8", errors="surrogatepass")
+    with pytest.raises(RecordError, match=r"records\.jsonl, line 3 is damaged .*Delete the line"):
+        read_records(path)
+    with pytest.raises(RecordError, match="line 3"):
+        append_record(path, renamed("b"))
+
+
+def test_an_unreadable_file_is_an_error_that_names_it(tmp_path: Path) -> None:
+    with pytest.raises(RecordError, match=r"none\.jsonl cannot be read: No such file"):
+        read_records(tmp_path / "none.jsonl")
+    (tmp_path / "empty.jsonl").touch()
+    assert read_records(tmp_path / "empty.jsonl") == ()
+
+
+def test_texts_survive_a_file_whatever_they_hold(tmp_path: Path) -> None:
+    texts = ["line\nbreak", "\u2028\x85", "\ud800", "[red]|`", "北京", "\\n"]
+    entries = {TASKS[0]: texts[0], TASKS[1]: "|".join(texts)}
+    instructions = {task: {"text": text, "origin": "file", "original": text} for task, text in entries.items()}
+    record = make(instructions=instructions)
+    append_record(tmp_path / "r.jsonl", record)
+    assert read_records(tmp_path / "r.jsonl") == (record,)

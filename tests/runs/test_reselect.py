@@ -1,0 +1,333 @@
+"""The policy that chooses again: against losses computed by hand in the state that it looked at."""
+
+from __future__ import annotations
+
+import html
+import io
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from markdown_it import MarkdownIt
+from rich.console import Console
+from small_runs import (
+    SUFFIX,
+    Json,
+    Seen,
+    Told,
+    adapters,
+    cell,
+    cells,
+    configure,
+    lasting,
+    nll_by_hand,
+    paraphrases_of,
+    read,
+    save_model,
+    watch_training,
+    write,
+    write_bench,
+)
+
+import sapo.runs.prepare
+from sapo.core.errors import ConfigError
+from sapo.integrations.testing import tiny_tokenizer
+from sapo.report.publish import print_report
+from sapo.report.run import run_page
+from sapo.report.runs import read_run
+from sapo.report.tables import Note
+from sapo.runs.config.schema import Config
+from sapo.runs.prepare import set_up
+from sapo.runs.results import Results
+from sapo.sequence import run
+from sapo.training.wording import Reselecting
+
+# 5 epochs of 2 updates each, with which choices change several times.
+TRAIN, SEED, UPDATES = {"epochs": 5, "learning_rate": 0.08}, 4, 10
+
+
+@pytest.fixture(scope="module")
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two tasks with dev rows."""
+    return write_bench(tmp_path_factory.mktemp("bench"), dev=5)
+
+
+def reselecting(model_dir: Path, bench: Path, run_dir: Path, **changes: Any) -> Config:
+    chosen = {"every": 2, "k": 4, "rows": 4} | changes.pop("reselect", {})
+    train = {**TRAIN} | changes.pop("train", {})
+    return configure(model_dir, bench, run_dir, policy="reselect", reselect=chosen, train=train, seed=SEED, **changes)
+
+
+@dataclass(frozen=True)
+class Look:
+    """What was looked at: the task, the updates made, and losses by hand of each candidate, in order."""
+
+    task: str
+    step: int
+    texts: tuple[str, ...]
+    losses: tuple[float, ...]
+    rows: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Looked:
+    config: Config
+    results: Results
+    seen: Sequence[Seen]
+    looks: Sequence[Look]
+
+
+@pytest.fixture(scope="module")
+def looked(model_dir: Path, bench: Path, tmp_path_factory: pytest.TempPathFactory) -> Looked:
+    """A run whose losses are computed by hand after every update, before it looks itself."""
+    config = reselecting(model_dir, bench, tmp_path_factory.mktemp("looked") / "run")
+    told, looks = Told(), list[Look]()
+    tokenizer, after = tiny_tokenizer(), Reselecting.after
+
+    def spy(self: Reselecting, model: Any, step: int, last: bool) -> bool:
+        rows, texts = self._rows, tuple(c.text for c in self._candidates)
+        losses = (sum(nll_by_hand(model, tokenizer, text, SUFFIX, rows)) / (3 * len(rows)) for text in texts)
+        looks.append(Look(self._task.name, step, texts, tuple(losses), tuple(row.input for row in rows)))
+        return after(self, model, step, last)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Reselecting, "after", spy)
+        seen = watch_training(patch, told)
+        results = run(config, told)
+    return Looked(config, results, seen, looks)
+
+
+def expected(looked: Looked, task: str) -> list[tuple[int, str]]:
+    """Text by update, as it follows from the losses by hand."""
+    mine = [look for look in looked.looks if look.task == task]
+    chosen, found = mine[0].texts[0], [(0, mine[0].texts[0])]
+    for look in mine:
+        best = min(range(len(look.texts)), key=lambda i: look.losses[i])
+        if look.step % 2 == 0 and look.step < UPDATES and look.texts[best] != chosen:
+            # So that neither rounding nor the tolerance for it decides.
+            assert look.losses[look.texts.index(chosen)] - look.losses[best] > 1e-3
+            chosen = look.texts[best]
+            found.append((look.step, chosen))
+    return found
+
+
+def test_another_candidate_has_the_lower_loss_after_some_updates_so_that_the_tests_below_can_fail(
+    looked: Looked,
+) -> None:
+    assert len(looked.looks) == 2 * UPDATES
+    for task in ("alpha", "beta"):
+        # More than one: not only because other rows are looked at than at the beginning.
+        assert len(expected(looked, task)) > 2
+
+
+@pytest.mark.parametrize("task", ["alpha", "beta"])
+def test_the_candidates_are_those_with_the_lowest_losses_before_training_the_chosen_one_first(
+    task: str, looked: Looked
+) -> None:
+    number = ["alpha", "beta"].index(task) + 1
+    selection = read(looked.config.run_dir / "selections" / f"{number}-{task}.json")["value"]
+    by_loss = sorted(selection["candidates"], key=lambda c: c["loss"])
+    texts = next(look.texts for look in looked.looks if look.task == task)
+    assert texts[0] == selection["candidates"][selection["chosen"]]["text"]
+    assert list(texts) == [c["text"] for c in by_loss] and len(texts) == 4
+
+
+@pytest.mark.parametrize("task", ["alpha", "beta"])
+def test_the_new_text_is_trained_on_from_the_very_next_update(task: str, looked: Looked) -> None:
+    plan = expected(looked, task)
+    trained = [(update, text) for update, text, shown, _ in looked.seen if shown.startswith(task)]
+    assert {update for update, _ in trained} == set(range(UPDATES)) and len(trained) == 6 * 5
+    for update, text in trained:
+        assert text == [chosen for step, chosen in plan if step <= update][-1]
+
+
+@pytest.mark.parametrize("task", ["alpha", "beta"])
+def test_the_last_choice_is_reported_and_tested_with(task: str, looked: Looked) -> None:
+    plan, run_dir = expected(looked, task), looked.config.run_dir
+    entry = looked.results.data["instructions"][task]
+    assert (entry["text"], entry["switches"]) == (plan[-1][1], len(plan) - 1)
+    kind = "original" if entry["text"] == entry["original"] else "selected"
+    assert cell(run_dir, 2, task, kind)["instruction"] == plan[-1][1]
+    number = ["alpha", "beta"].index(task) + 1
+    stored = read(run_dir / "training" / f"{number}-{task}.json")["value"]["instructions"]
+    assert stored == [{"text": plan[-1][1], "switches": [list(switch) for switch in plan[1:]]}]
+    lineage = next(t for t in read(run_dir / "stages" / "2-beta" / "sapo.json")["tasks"] if t["task"] == task)
+    assert lineage["instruction"] == plan[-1][1] and len(lineage.get("switches", [])) == len(plan) - 1
+
+
+def test_the_report_tells_how_often_was_chosen_again(looked: Looked) -> None:
+    page = run_page(read_run(looked.config.run_dir))
+    (section,) = [s for s in page.sections if s.title == "Instructions trained with"]
+    notes = [block.text for block in section.blocks if isinstance(block, Note)]
+    for number, task in enumerate(("alpha", "beta"), start=1):
+        count = len(expected(looked, task)) - 1
+        times = "once" if count == 1 else f"{count} times"
+        assert f"{number} {task}: the choice changed {times} while it was trained; the last one:" in notes
+
+
+def test_choices_are_made_on_dev_rows_that_are_neither_trained_nor_tested_on(looked: Looked) -> None:
+    for look in looked.looks:
+        assert len(set(look.rows)) == 4 and all(row.startswith(f"{look.task} dev ") for row in look.rows)
+
+
+def test_a_finished_run_is_read_back_with_its_choices(looked: Looked, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = Told()
+    assert run(looked.config, told).data == looked.results.data
+    assert told.steps == []
+
+
+# Rows to choose on.
+
+
+def test_without_dev_rows_unused_training_rows_are_looked_at(model_dir: Path, tmp_path: Path) -> None:
+    bench = write_bench(tmp_path / "bench", train=9)
+    setup = set_up(reselecting(model_dir, bench, tmp_path / "run"))
+    for task in setup.tasks:
+        held, trained = ({row.input for row in rows} for rows in (setup.held_rows[task.name], task.train))
+        assert len(trained) == 6 and len(held) == 3
+        assert held | trained == {f"{task.name} train {i}" for i in range(9)}
+    few = set_up(reselecting(model_dir, bench, tmp_path / "few", reselect={"rows": 2}))
+    assert {row.input for row in few.held_rows["alpha"]} < {row.input for row in setup.held_rows["alpha"]}
+
+
+def test_without_any_row_that_is_not_trained_on_nothing_can_be_chosen_on(
+    model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_model(*args: Any) -> Any:
+        raise AssertionError("a model was loaded")
+
+    bench = write_bench(tmp_path / "bench", train=6)
+    monkeypatch.setattr(sapo.runs.prepare, "load_model", no_model)
+    with pytest.raises(ConfigError, match=r"alpha has no dev rows and all its 6 training rows are used: set train.row"):
+        run(reselecting(model_dir, bench, tmp_path / "run"))
+    with pytest.raises(ConfigError, match="alpha has no dev rows"):
+        run(reselecting(model_dir, bench, tmp_path / "run", train={"rows": None}))
+    assert not (tmp_path / "run").exists()
+
+
+# What changes nothing.
+
+
+@pytest.fixture(scope="module")
+def by_sapo(model_dir: Path, bench: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, Json]:
+    """The same training with an instruction that is chosen once; with dropout, so that random states matter."""
+    config = configure(model_dir, bench, tmp_path_factory.mktemp("sapo") / "run", train=TRAIN, seed=SEED)
+    assert config.lora.dropout > 0
+    return config, lasting(run(config))
+
+
+def without_switches(found: Json) -> Json:
+    entries = {
+        task: {key: value for key, value in entry.items() if key != "switches"}
+        for task, entry in found["instructions"].items()
+    }
+    return {**found, "instructions": entries}
+
+
+def test_among_one_candidate_it_is_sapo_to_the_bit(
+    by_sapo: tuple[Config, Json], model_dir: Path, bench: Path, tmp_path: Path
+) -> None:
+    config = reselecting(model_dir, bench, tmp_path / "run", reselect={"k": 1})
+    found = lasting(run(config))
+    assert [entry["switches"] for entry in found["instructions"].values()] == [0, 0]
+    assert without_switches(found) == by_sapo[1]
+    assert adapters(config.run_dir) == adapters(by_sapo[0].run_dir)
+    assert cells(config.run_dir) == cells(by_sapo[0].run_dir)
+
+
+def test_looking_without_a_switch_leaves_mode_random_state_and_weights_alone(
+    by_sapo: tuple[Config, Json], model_dir: Path, bench: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks, after = [], Reselecting.after
+
+    def spy(self: Reselecting, model: Any, step: int, last: bool) -> bool:
+        before = {name: p.clone() for name, p in model.state_dict().items()}
+        modes, state = [module.training for module in model.modules()], torch.get_rng_state()
+        found = after(self, model, step, last)
+        assert [module.training for module in model.modules()] == modes and any(modes)
+        assert torch.equal(torch.get_rng_state(), state)
+        assert all(torch.equal(p, before[name]) for name, p in model.state_dict().items())
+        looks.append(step)
+        return found
+
+    monkeypatch.setattr(Reselecting, "after", spy)
+    # No difference is large enough.
+    monkeypatch.setattr("sapo.training.wording._ROUNDING", 1e9)
+    config = reselecting(model_dir, bench, tmp_path / "run", reselect={"every": 1})
+    found = lasting(run(config))
+    assert len(looks) == 2 * UPDATES
+    assert without_switches(found) == by_sapo[1]
+    assert adapters(config.run_dir) == adapters(by_sapo[0].run_dir)
+
+
+def test_where_nothing_is_said_it_chooses_once_an_epoch(
+    looked: Looked, model_dir: Path, bench: Path, tmp_path: Path
+) -> None:
+    # 6 rows in batches of 4 are 2 updates.
+    config = reselecting(model_dir, bench, tmp_path / "run", reselect={"every": None})
+    assert lasting(run(config)) == lasting(looked.results)
+
+
+# Interruption.
+
+
+@pytest.mark.parametrize("every", [1, 3])
+def test_interrupted_after_a_switch_it_goes_on_with_that_choice(
+    every: int, looked: Looked, model_dir: Path, bench: Path, tmp_path: Path
+) -> None:
+    number, task = 2, "beta"
+    step = expected(looked, task)[1][0]
+    config = reselecting(model_dir, bench, tmp_path / "run", train={"checkpoint_every": every})
+    with pytest.raises(KeyboardInterrupt):
+        run(config, Told(f"{task}: training", after=step + every + 1))
+    unfinished = config.run_dir / "unfinished" / f"{number}-{task}"
+    (last,) = sorted(unfinished.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))[-1:]
+    # The premise: the switch is behind the checkpoint, and known to it.
+    assert int(last.name.split("-")[1]) >= step
+    assert read(last / "watchers.json")[0][0] == list(expected(looked, task)[1])
+    told = Told()
+    with pytest.MonkeyPatch.context() as patch:
+        seen = watch_training(patch, told)
+        assert lasting(run(config, told)) == lasting(looked.results)
+    assert adapters(config.run_dir) == adapters(looked.config.run_dir)
+    # What was trained on before the checkpoint is not trained on again.
+    assert min(update for update, _, shown, _ in seen if shown.startswith(task)) == int(last.name.split("-")[1])
+
+
+def test_an_unfinished_training_with_other_rows_to_look_at_is_not_gone_on_with(
+    model_dir: Path, bench: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = Path(shutil.copytree(bench, tmp_path / "bench"))
+    config = reselecting(model_dir, own, tmp_path / "run", train={"checkpoint_every": 1})
+    with pytest.raises(KeyboardInterrupt):
+        run(config, Told("alpha: training", after=4))
+    rows = read(own / "alpha" / "dev.json")
+    write(own / "alpha" / "dev.json", [{**row, "sentence": f"other {row['sentence']}"} for row in rows])
+    told = Told("alpha: training", after=UPDATES)
+    seen = watch_training(monkeypatch, told)
+    with pytest.raises(KeyboardInterrupt):
+        run(config, told)
+    assert min(update for update, *_ in seen) == 0
+
+
+@pytest.mark.parametrize("policy", ["reselect", "paft"])
+def test_a_text_of_markup_is_shown_as_it_is(policy: str, model_dir: Path, tmp_path: Path) -> None:
+    bench = write_bench(tmp_path / "bench", dev=4, tasks=("alpha",))
+    hostile = "y or n | [red]alpha[/red], <script>x</script>?"
+    write(bench / "candidates.json", {"alpha": [hostile, *paraphrases_of("alpha")[:1]]})
+    run(configure(model_dir, bench, tmp_path / "run", policy=policy, sequence=["alpha"], reselect={"every": 1}))
+    shown = io.StringIO()
+    print_report(Console(file=shown, width=250), [tmp_path / "run"])
+    markdown = (tmp_path / "run" / "report.md").read_text(encoding="utf-8")
+    assert hostile in shown.getvalue()
+    rendered = MarkdownIt("commonmark", {"html": True}).enable("table").render(markdown)
+    assert "<script" not in rendered and hostile in html.unescape(rendered)

@@ -1,0 +1,354 @@
+"""Two real processes on one job, as torchrun starts them, against one process and against themselves after a kill."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from safetensors.torch import load_file
+
+import sapo
+from sapo.integrations.testing import tiny_model, tiny_tokenizer
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="children are found through /proc")
+
+TOLERANCE = 1e-5
+PATIENCE = 240
+ANSWERS = ("good", "bad", "fair enough")
+# Nothing divides by two or by the micro-batch: 21 = 8 + 8 + 5 rows, 9 selection rows, 5 test rows; and one of each.
+ROWS, SELECTION, TESTED = 21, 9, 5
+CONFIG: Mapping[str, Any] = {
+    "model": {"base": "model", "device": "cpu"},
+    "sequence": ["mine", "single"],
+    "data_dir": "bench",
+    "tasks": {
+        "mine": {
+            "data": "train.csv",
+            "test": "test.csv",
+            "instruction": "Say good, bad or fair enough.",
+            "columns": {"input": "review", "answer": "stars"},
+        }
+    },
+    "candidates": {"file": "candidates.json"},
+    "selection": {"examples": SELECTION, "strategy": "exhaustive"},
+    "lora": {"r": 4, "alpha": 8, "dropout": 0.0, "target_modules": ["q_proj", "v_proj", "o_proj", "down_proj"]},
+    "train": {"rows": None, "epochs": 12, "batch_size": 8, "micro_batch_size": 4, "learning_rate": 0.03},
+    "evaluate": {"max_new_tokens": 4, "test_prompt": "both"},
+}
+PARAPHRASES = ["Is it good, bad or fair enough?", "good, bad, fair enough?"]
+# Each process notes what it opens for writing, moves or makes in a run directory.
+SPY = """
+import os, sys
+kept = [os.environ["SPIED"] + "/", os.environ["SPY_LOG"], os.environ.get("RANK", "-")]
+def note(event, found):
+    path = {"open": 0, "os.rename": 1, "os.mkdir": 0, "os.remove": 0, "os.rmdir": 0}.get(event)
+    if path is None or (event == "open" and not (found[2] or 0) & (os.O_WRONLY | os.O_RDWR)):
+        return
+    name = os.fspath(found[path]) if isinstance(found[path], (str, os.PathLike)) else ""
+    if os.path.abspath(name).startswith(kept[0]):
+        line = os.open(kept[1], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        os.write(line, f"{kept[2]} {event}\\n".encode())
+        os.close(line)
+sys.addaudithook(note)
+"""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job of two processes that has ended."""
+
+    directory: Path
+    code: int
+    out: str
+    err: str
+
+    def step(self, name: str) -> Any:
+        return read(self.directory / name)["value"]
+
+
+def read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Model, own CSV, a benchmark whose one task has a single row, candidates, and a configuration."""
+    root = tmp_path_factory.mktemp("two")
+    tiny_model(seed=2).save_pretrained(root / "model")
+    tiny_tokenizer().save_pretrained(root / "model")
+    for name, rows in (("train", ROWS), ("test", TESTED)):
+        with (root / f"{name}.csv").open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["review", "stars"])
+            writer.writerows([f"{name} {i} " + "word " * (i % 5), ANSWERS[i % 3]] for i in range(rows))
+    (root / "bench" / "single").mkdir(parents=True)
+    for split in ("train", "test"):
+        (root / "bench" / "single" / f"{split}.json").write_text(json.dumps([{"input": split, "output": "y"}]))
+    (root / "bench" / "other").mkdir()
+    for split, count in (("train", 7), ("test", 2)):
+        other = [{"input": f"{split} {i}" + " word" * (i % 4), "output": "xyz"[: 1 + i % 3]} for i in range(count)]
+        (root / "bench" / "other" / f"{split}.json").write_text(json.dumps(other))
+    index = {
+        "single": {"instruction": "Say y.", "suffix": "One letter."},
+        "other": {"instruction": "Say x, y and z.", "suffix": "Letters."},
+    }
+    (root / "bench" / "instructions.json").write_text(json.dumps(index))
+    (root / "candidates.json").write_text(
+        json.dumps({"mine": PARAPHRASES, "train": PARAPHRASES, "single": ["The word to say is y.", "It is y!"]})
+    )
+    (root / "config.yaml").write_text(yaml.safe_dump(dict(CONFIG)))
+    (root / "spy").mkdir()
+    (root / "spy" / "sitecustomize.py").write_text(SPY)
+    return root
+
+
+def start(
+    folder: Path, run: str, *arguments: str, program: tuple[str, ...] = ("-m", "sapo.cli")
+) -> subprocess.Popen[bytes]:
+    """Start a job of two processes that keeps its cache, its output and what the spies saw by the name ``run``."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    environment = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE")} | {
+        "OMP_NUM_THREADS": "1",
+        "COLUMNS": "200",
+        "XDG_CACHE_HOME": str(folder / f"{run}-cache"),
+        "PYTHONPATH": os.pathsep.join([str(folder / "spy"), *filter(None, sys.path)]),
+        "SPIED": str(folder / run),
+        "SPY_LOG": str(folder / f"{run}.spy"),
+    }
+    with (folder / f"{run}.out").open("ab") as out, (folder / f"{run}.err").open("ab") as err:
+        return subprocess.Popen(
+            [*launcher, "--monitor-interval", "0.1", *program, *arguments],
+            cwd=folder, env=environment, stdout=out, stderr=err, start_new_session=True,
+        )  # fmt: skip
+
+
+def ended(folder: Path, run: str, job: subprocess.Popen[bytes], patience: float = PATIENCE) -> Job:
+    try:
+        code = job.wait(patience)
+    finally:
+        if job.poll() is None:
+            os.killpg(job.pid, signal.SIGKILL)
+    return Job(folder / run, code, (folder / f"{run}.out").read_text(), (folder / f"{run}.err").read_text())
+
+
+def launch(folder: Path, run: str, *arguments: str, **more: Any) -> Job:
+    return ended(folder, run, start(folder, run, *arguments, **more))
+
+
+@pytest.fixture(scope="module")
+def alone(folder: Path) -> Path:
+    """The run directory of one process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        sapo.run(sapo.load_config(folder / "config.yaml", ["run_dir=alone"]))
+    return folder / "alone"
+
+
+@pytest.fixture(scope="module")
+def both(folder: Path) -> Job:
+    """The same run by two processes."""
+    job = launch(folder, "both", "run", "config.yaml", "run_dir=both")
+    assert job.code == 0, job.err
+    return job
+
+
+def differences(one: Any, other: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Yield what differs, numbers by more than the tolerance; wall times, cache hits and names do not count."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        for key in one.keys() | other.keys():
+            if key not in ("seconds", "cached", "run_dir", "peak_memory"):
+                yield from differences(one.get(key), other.get(key), f"{path}/{key}")
+    elif isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        for n, pair in enumerate(zip(one, other, strict=True)):
+            yield from differences(*pair, f"{path}/{n}")
+    elif isinstance(one, float) and isinstance(other, float):
+        if abs(one - other) > TOLERANCE:
+            yield path, one, other
+    elif one != other:
+        yield path, one, other
+
+
+def test_losses_of_every_candidate_and_example_are_those_of_one_process(alone: Path, both: Job) -> None:
+    for name, rows in (("1-mine", SELECTION), ("2-single", 1)):
+        expected, found = read(alone / "selections" / f"{name}.json")["value"], both.step(f"selections/{name}.json")
+        # Each process that has a row reads what all rows begin with.
+        assert expected.pop("forward_tokens") <= found.pop("forward_tokens")
+        assert list(differences(expected, found)) == []
+        assert [len(c["losses"]["nll"]) for c in found["candidates"]] == [rows] * 3
+        assert (found["cached"], len({c["loss"] for c in found["candidates"]})) == (0, 3)
+
+
+def test_training_losses_are_those_of_one_process(alone: Path, both: Job) -> None:
+    for name, updates in (("1-mine", 3), ("2-single", 1)):
+        expected, found = read(alone / "training" / f"{name}.json")["value"], both.step(f"training/{name}.json")
+        assert found["losses"] == pytest.approx(expected["losses"], abs=TOLERANCE)
+        assert found["steps"] == len(found["losses"]) == 12 * updates
+        # The premise: something was learned on the way.
+        assert found["losses"][-1] < found["losses"][0] / 2
+
+
+def test_answers_and_losses_on_test_rows_are_those_of_one_process(alone: Path, both: Job) -> None:
+    cells = sorted(path.relative_to(alone).as_posix() for path in alone.glob("cells/*/*.json"))
+    assert cells == sorted(path.relative_to(both.directory).as_posix() for path in both.directory.glob("cells/*/*"))
+    for cell in cells:
+        assert list(differences(read(alone / cell)["value"], both.step(cell))) == []
+
+
+def test_matrices_and_all_metrics_are_those_of_one_process(alone: Path, both: Job) -> None:
+    expected, found = read(alone / "results.json"), read(both.directory / "results.json")
+    assert list(differences(expected, found)) == []
+    # The premise: scores that are not all zero, and all metrics.
+    assert sum(map(sum, found["matrix"])) > 0 and len(found["metrics_all"]) == 5
+
+
+def test_only_the_first_process_speaks_and_writes(folder: Path, both: Job) -> None:
+    assert both.err.count("2 processes share rows and batches") == 1
+    assert both.err.count("task 1 mine: training") == 1
+    assert both.out.count("What the metrics are") == 1
+    seen = (folder / "both.spy").read_text().splitlines()
+    assert {line.split()[0] for line in seen} == {"0"}
+    assert {"0 open", "0 os.rename", "0 os.mkdir"} <= set(seen)
+    assert read(both.directory / "environment.json")["processes"] == 2
+
+
+def test_a_mistake_is_printed_once_and_ends_the_job(folder: Path) -> None:
+    began = time.monotonic()
+    job = launch(folder, "wrong", "run", "config.yaml", "run_dir=wrong", "tasks.mine.columns.answer=star")
+    assert job.code != 0 and time.monotonic() - began < 120
+    assert job.err.count("train.csv has no column 'star' for answer. Did you mean 'stars'?") == 1
+    assert job.out == "" and "sapo/cli" not in job.err
+    assert not job.directory.exists()
+
+
+def test_select_prints_one_table_with_the_losses_of_one_process(folder: Path, both: Job) -> None:
+    job = launch(
+        folder, "select", "select", "--task", "train.csv", "--model", "model", "--candidates", "candidates.json",
+        "--column", "input=review", "--column", "answer=stars", "--instruction", "Say good, bad or fair enough.",
+        "--examples", "9", "--json", "select.json",
+    )  # fmt: skip
+    assert job.code == 0, job.err
+    assert job.out.count("Candidates, lowest loss first") == 1 and job.out.count("written to select.json") == 1
+    task = sapo.load_task(
+        str(folder / "train.csv"), instruction="Say good, bad or fair enough.",
+        columns={"input": "review", "answer": "stars"},
+    )  # fmt: skip
+    expected = sapo.select(tiny_model(seed=2), tiny_tokenizer(), task, PARAPHRASES, 9)
+    found = read(folder / "select.json")
+    for one, other in zip(expected.candidates, found["candidates"], strict=True):
+        assert other["losses"]["nll"] == pytest.approx(one.losses.nll.tolist(), abs=TOLERANCE)
+    assert found["chosen"] == expected.chosen
+
+
+# Methods that add something to the loss, and those that train other weights than an adapter's. 21 rows, then 7.
+METHODS: Mapping[str, Sequence[str]] = {
+    "seq-lora": [],
+    "o-lora": [],
+    "ewc": ["ewc.weight=100"],
+    "replay": ["replay.buffer=5", "replay.share=0.5"],
+    "lwf": [],
+    "osf": [],
+    "full": [],
+}
+SEVERAL = """
+import json, sys
+from pathlib import Path
+import sapo
+from sapo.processes import leave
+for method, settings in json.loads(Path("methods.json").read_text()).items():
+    sapo.run(sapo.load_config(Path("config.yaml"), [f"run_dir={sys.argv[1]}/{method}", *settings]))
+leave()
+"""
+
+
+def test_every_method_has_the_weights_of_one_process(folder: Path) -> None:
+    plain = [
+        "policy=original",
+        "sequence=[mine,other]",
+        "train.epochs=5",
+        "train.warmup=0",
+        "train.learning_rate=0.005",
+    ]
+    settings = {method: [*plain, f"method={method}", *own] for method, own in METHODS.items()}
+    (folder / "methods.json").write_text(json.dumps(settings))
+    (folder / "several.py").write_text(SEVERAL)
+    job = launch(folder, "several", "several", program=("several.py",))
+    assert job.code == 0, job.err
+    last = []
+    for method, given in settings.items():
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(folder)
+            sapo.run(sapo.load_config(folder / "config.yaml", [f"run_dir=one/{method}", *given]))
+        runs = (folder / "one" / method, job.directory / method)
+        found = [{p.relative_to(run): p for p in run.rglob("*") if p.name in WEIGHTS} for run in runs]
+        assert found[0].keys() == found[1].keys() and len(found[0]) >= 2
+        for name, path in found[0].items():
+            one, other = load_file(path), load_file(found[1][name])
+            assert one.keys() == other.keys()
+            assert max(float((one[key] - other[key]).abs().max()) for key in one) < TOLERANCE, f"{method}: {name}"
+        for task in ("1-mine", "2-other"):
+            values = [read(run / "training" / f"{task}.json")["value"] for run in runs]
+            for kind in ("losses", "objectives"):
+                assert values[1][kind] == pytest.approx(values[0][kind], abs=TOLERANCE), f"{method}: {kind}"
+        # The premise: what a method adds to the loss takes part.
+        assert (values[0]["losses"] != values[0]["objectives"]) == (method in ("o-lora", "ewc", "replay", "lwf"))
+        last.append(values[0]["losses"])
+    assert len({tuple(losses) for losses in last}) == len(METHODS)
+    buffers = [read(folder / d / "replay" / "stages" / "2-other" / "replay.json") for d in ("one", "several")]
+    assert buffers[0] == buffers[1] and len(buffers[0]["rows"]) == 5
+
+
+WEIGHTS = ("adapter_model.safetensors", "model.safetensors", "fisher.safetensors")
+
+
+def of_rank(rank: int, job: subprocess.Popen[bytes]) -> int:
+    """The process id of one process of a job."""
+    children = Path(f"/proc/{job.pid}/task/{job.pid}/children").read_text().split()
+    ours = [child for child in children if f"RANK={rank}".encode() in environment(child)]
+    assert len(ours) == 1
+    return int(ours[0])
+
+
+def environment(process: str) -> list[bytes]:
+    return Path(f"/proc/{process}/environ").read_bytes().split(b"\0")
+
+
+def test_a_killed_process_ends_the_job_and_the_same_command_goes_on(folder: Path, both: Job) -> None:
+    command = ("run", "config.yaml", "run_dir=killed")
+    job = start(folder, "killed", *command)
+    deadline = time.monotonic() + PATIENCE
+    while "task 1 mine: training" not in (folder / "killed.err").read_text():
+        assert job.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    # A launcher that does not look, so that the other process finds out by itself.
+    rank = of_rank(1, job)
+    os.kill(job.pid, signal.SIGSTOP)
+    os.kill(rank, signal.SIGKILL)
+    message = "error: another process of this job has ended, see its message. Saved in killed: 1 selections, 0 trained"
+    deadline = time.monotonic() + 60
+    while message not in (folder / "killed.err").read_text() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.kill(job.pid, signal.SIGCONT)
+    stopped = ended(folder, "killed", job, 60)
+    assert stopped.code != 0
+    assert message in stopped.err
+    assert not (stopped.directory / "results.json").exists() and "sapo/cli" not in stopped.err
+    again = launch(folder, "killed", *command)
+    assert again.code == 0, again.err
+    for name in ("results.json", "training/1-mine.json", "selections/2-single.json", "cells/2/mine.selected.json"):
+        one, other = read(both.directory / name), read(again.directory / name)
+        assert list(differences(one, other)) == []
+    weights = "stages/2-single/adapter_model.safetensors"
+    assert (again.directory / weights).read_bytes() == (both.directory / weights).read_bytes()
+    shutil.rmtree(again.directory)

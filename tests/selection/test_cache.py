@@ -1,0 +1,275 @@
+"""Losses computed earlier: found exactly as they were, never for anything else, and never in anyone's way."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import sapo.selection.cache
+from sapo.cli import main
+from sapo.core.processes import Processes
+from sapo.core.types import Encoded, Instruction, Selection
+from sapo.integrations.testing import tiny_model, tiny_tokenizer, toy_task
+from sapo.models.losses import Scorer
+from sapo.models.render import Renderer
+from sapo.runs.config.loading import make_config
+from sapo.runs.config.schema import Config
+from sapo.selection.cache import Found, LossCache, cache_directory
+from sapo.selection.scoring import SelectionSettings, score_candidates
+from sapo.sequence import run
+
+ROWS = [Encoded((5, 6, 7, 8), 2), Encoded((9, 6, 7), 1)]
+# Floats without a short decimal form, one of them tiny and one huge.
+FOUND = Found(np.array([1 / 3, 1e-300 / 7]), 0.1 + 0.2, "shared prefix")
+TEXTS = ("Say yes or no.", "yes or no? Say it.", "no, or yes?")
+
+
+def same(found: Found | None, expected: Found = FOUND) -> bool:
+    return (
+        found is not None
+        and np.array_equal(found.nll, expected.nll)
+        and (found.seconds, found.route) == (expected.seconds, expected.route)
+    )
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    return tmp_path / "not made yet" / "losses"
+
+
+def opened(directory: Path, state: str = "state", device: str = "cpu") -> LossCache:
+    return LossCache(directory, state, device)
+
+
+# One candidate's losses.
+
+
+def test_what_was_kept_is_found_to_the_last_bit(directory: Path) -> None:
+    assert opened(directory).find(ROWS) is None and not directory.exists()
+    opened(directory).keep(ROWS, FOUND)
+    assert same(opened(directory).find(ROWS))
+    other = Found(np.array([2.0, 3.0]), 1.0, "plain")
+    opened(directory).keep(ROWS, other)
+    assert same(opened(directory).find(ROWS), other)
+    assert len(list(directory.iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [Encoded((5, 6, 7, 9), 2), ROWS[1]],
+        [Encoded((5, 6, 7, 8), 3), ROWS[1]],
+        [ROWS[1], ROWS[0]],
+        ROWS[:1],
+        [*ROWS, ROWS[0]],
+        # The same numbers, divided elsewhere.
+        [Encoded((5, 6, 7), 2), Encoded((8, 9, 6, 7), 1)],
+    ],
+)
+def test_other_token_ids_are_not_found(rows: list[Encoded], directory: Path) -> None:
+    opened(directory).keep(ROWS, FOUND)
+    assert opened(directory).find(rows) is None
+
+
+def test_another_state_device_library_or_number_of_processes_is_not_found(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened(directory).keep(ROWS, FOUND)
+    assert opened(directory, "another").find(ROWS) is None
+    assert opened(directory, device="cuda").find(ROWS) is None
+    monkeypatch.setattr("torch.distributed.broadcast_object_list", lambda outcome, src: None)
+    assert LossCache(directory, "state", "cpu", Processes(0, 2)).find(ROWS) is None
+    monkeypatch.setattr(torch, "__version__", "1.0")
+    assert opened(directory).find(ROWS) is None
+
+
+def test_what_was_cut_is_not_part_of_the_losses(directory: Path) -> None:
+    opened(directory).keep(ROWS, FOUND)
+    assert same(opened(directory).find([replace(row, cut=3) for row in ROWS]))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "", "{", "[]", "3", "null", "\ufffd", "{}", '{"nll": [1, 2], "seconds": 1}', '{"seconds": 1, "route": "plain"}',
+        '{"nll": [1], "seconds": 1, "route": "plain"}', '{"nll": [[1, 2]], "seconds": 1, "route": "plain"}',
+        '{"nll": [1, NaN], "seconds": 1, "route": "plain"}', '{"nll": ["a", 2], "seconds": 1, "route": "plain"}',
+        '{"nll": [1, 2], "seconds": "long", "route": "plain"}', '{"nll": null, "seconds": 1, "route": "plain"}',
+        '{"nll": [1, [2]], "seconds": 1, "route": "plain"}', "[" * 100_000,
+        '{"nll": [1, 2], "seconds": NaN, "route": "plain"}',
+    ],
+)  # fmt: skip
+def test_a_damaged_or_foreign_file_is_not_found_and_is_replaced(content: str, directory: Path) -> None:
+    opened(directory).keep(ROWS, FOUND)
+    (path,) = directory.iterdir()
+    path.write_text(content)
+    assert opened(directory).find(ROWS) is None
+    path.write_bytes(b"\xff\xfe")
+    assert opened(directory).find(ROWS) is None
+    opened(directory).keep(ROWS, FOUND)
+    assert same(opened(directory).find(ROWS))
+
+
+def test_a_directory_that_cannot_be_used_keeps_nothing_and_is_no_error(tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("a file")
+    for directory in (tmp_path / "taken", tmp_path / "taken" / "below", Path("/proc/no/losses")):
+        opened(directory).keep(ROWS, FOUND)
+        assert opened(directory).find(ROWS) is None
+    assert (tmp_path / "taken").read_text() == "a file"
+
+
+def test_a_directory_that_cannot_be_looked_into_keeps_nothing_and_is_no_error(tmp_path: Path) -> None:
+    # As a directory above that this user may not enter; a name that is too long fails for every user.
+    directory = tmp_path / ("x" * 300)
+    opened(directory).keep(ROWS, FOUND)
+    assert opened(directory).find(ROWS) is None
+
+
+def test_a_full_disk_keeps_nothing_and_is_no_error(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        opened(directory).keep(ROWS, FOUND)
+    assert opened(directory).find(ROWS) is None and list(directory.iterdir()) == []
+
+
+def test_beyond_the_limit_the_older_half_goes(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sapo.selection.cache, "_MOST", 10)
+    states = [f"state {n}" for n in range(11)]
+    for age, state in enumerate(states):
+        opened(directory, state).keep(ROWS, FOUND)
+        newest = max(directory.iterdir(), key=lambda path: path.stat().st_mtime_ns)
+        os.utime(newest, (1000 + age, 1000 + age))
+    assert len(list(directory.iterdir())) == 11
+    opened(directory, "one more").keep(ROWS, FOUND)
+    there = [same(opened(directory, state).find(ROWS)) for state in [*states, "one more"]]
+    assert there == [False] * 5 + [True] * 7
+
+
+# Scoring with a cache.
+
+
+def scored(cache: LossCache | None, texts: tuple[str, ...] = TEXTS) -> tuple[Selection, list[int]]:
+    """A selection of the toy task, and how many rows each forward pass had."""
+    model, task, passes = tiny_model(), toy_task(), list[int]()
+    model.get_input_embeddings().register_forward_hook(lambda m, given, out: passes.append(given[0].shape[0]))
+    candidates = [Instruction(text, "given") for text in texts]
+    told: list[int] = []
+    selection = score_candidates(
+        Scorer(model), Renderer(tiny_tokenizer(), 512), task, candidates, range(6),
+        SelectionSettings("lowest", "first", 0, "exhaustive", 0.05, 0.01, None), advance=told.append, cache=cache,
+    )  # fmt: skip
+    assert sum(told) == 6 * len(texts)
+    return selection, passes
+
+
+def test_a_second_selection_computes_nothing_and_gives_the_same_floats(directory: Path) -> None:
+    first, passes = scored(opened(directory))
+    second, none = scored(opened(directory))
+    assert len(passes) > 0 and none == []
+    assert (first.cached, second.cached) == (0, 3)
+    assert (second.seconds, second.route) == (first.seconds, first.route) and first.seconds > 0
+    for one, other in zip(first.candidates, second.candidates, strict=True):
+        assert np.array_equal(one.losses.nll, other.losses.nll)
+        assert np.array_equal(one.losses.tokens, other.losses.tokens)
+        assert (one.delta, one.interval, one.status) == (other.delta, other.interval, other.status)
+
+
+def test_only_candidates_that_are_not_known_are_computed(directory: Path) -> None:
+    scored(opened(directory), TEXTS[:2])
+    mixed, some = scored(opened(directory), ("Yes? No?", *TEXTS[:2]))
+    fresh, all_of_them = scored(None, ("Yes? No?", *TEXTS[:2]))
+    assert (mixed.cached, fresh.cached) == (2, 0) and 0 < len(some) < len(all_of_them)
+    for one, other in zip(mixed.candidates, fresh.candidates, strict=True):
+        assert one.losses.nll == pytest.approx(other.losses.nll, abs=1e-6)
+
+
+# Runs.
+
+
+@pytest.fixture(scope="module")
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("model")
+    tiny_model(seed=2, context=1024).save_pretrained(directory)
+    tiny_tokenizer().save_pretrained(directory)
+    return directory
+
+
+@pytest.fixture
+def configured(model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Config]:
+    # Half of the time of a start.
+    monkeypatch.setattr("sapo.runs.prepare.gc.collect", lambda: None)
+
+    def make(name: str, **changes: Any) -> Config:
+        small = {
+            "model": {"base": str(model_dir), "device": "cpu"},
+            "sequence": ["review-sentiment", "odd-one-out"],
+            "candidates": {"count": 3},
+            "selection": {"examples": 4},
+            "train": {"rows": 4, "epochs": 3, "batch_size": 4, "learning_rate": 1e-2},
+            "evaluate": {"rows": 1, "max_new_tokens": 1},
+            "run_dir": str(tmp_path / name),
+        }
+        return make_config({**small, **changes})
+
+    return make
+
+
+def selection(config: Config, number: int) -> Any:
+    name = ("1-review-sentiment", "2-odd-one-out")[number - 1]
+    return json.loads((config.run_dir / "selections" / f"{name}.json").read_text())["value"]
+
+
+def test_a_run_with_another_policy_takes_the_losses_before_any_training_from_the_first_one(
+    configured: Callable[..., Config],
+) -> None:
+    first = configured("sapo", policy="sapo", selection={"examples": 4, "strategy": "exhaustive"})
+    second = configured("highest", policy="highest")
+    one, other = run(first).data, run(second).data
+    assert [selection(first, n)["cached"] for n in (1, 2)] == [0, 0]
+    # The second task is scored after a training with another instruction.
+    assert [selection(second, n)["cached"] for n in (1, 2)] == [4, 0]
+    assert selection(first, 1)["candidates"] == selection(second, 1)["candidates"]
+    task = "review-sentiment"
+    assert one["instructions"][task]["losses"] == other["instructions"][task]["losses"]
+    assert one["instructions"][task]["text"] != other["instructions"][task]["text"]
+
+
+def test_losses_are_neither_taken_nor_kept_where_that_is_switched_off(configured: Callable[..., Config]) -> None:
+    off = {"sequence": ["review-sentiment"], "selection": {"examples": 4, "cache": False}}
+    run(configured("one", **off))
+    assert not cache_directory().exists()
+    run(configured("two", sequence=["review-sentiment"]))
+    assert len(list(cache_directory().iterdir())) == 4
+    run(configured("three", **off))
+    assert selection(configured("three"), 1)["cached"] == 0
+    assert len(list(cache_directory().iterdir())) == 4
+
+
+def test_select_takes_and_keeps_losses_unless_told_not_to(
+    model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cached, losses = [], []
+    for options in (["--no-cache"], [], ["--cache"], ["--no-cache"]):
+        out = tmp_path / "out.json"
+        arguments = ["--task", "odd-one-out", "--model", str(model_dir), "--examples", "2", "--json", str(out)]
+        monkeypatch.setattr(sys, "argv", ["sapo", "select", *arguments, *options])
+        with pytest.raises(SystemExit) as done:
+            main()
+        assert not done.value.code
+        found = json.loads(out.read_text())
+        cached.append((found["cached"], len(list(cache_directory().glob("*.json")))))
+        losses.append([c["nll_sum"] for c in found["candidates"]])
+    assert cached == [(0, 0), (0, 21), (21, 21), (0, 21)]
+    assert losses[1] == losses[2] and losses[0] == pytest.approx(losses[1], abs=1e-5)

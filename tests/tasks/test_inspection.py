@@ -1,0 +1,240 @@
+"""Counts against hand counts, a quadratic second implementation, and the renderer itself."""
+
+import json
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import chain
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sapo.core.errors import DataError, RenderError
+from sapo.core.types import Example, Task, Unused
+from sapo.integrations.testing import tiny_tokenizer, toy_task
+from sapo.models.render import Renderer
+from sapo.runs.formats import inspection_from_json, inspection_to_json
+from sapo.tasks import inspection as rows
+from sapo.tasks.findings import data_table, warnings_of
+from sapo.tasks.inspection import Inspection, LabelCount, Lengths, Reason, drop_overlap, inspect_rows, inspect_task
+
+often = settings(max_examples=50, deadline=None, derandomize=True)
+# Few letters, so that rows often repeat; several spellings of one letter, two cases, and blanks of all kinds.
+SOME = st.text("aAＡåÅ\u212b \u00a0\n", max_size=2)
+EXAMPLES = st.lists(
+    st.builds(
+        Example,
+        SOME,
+        st.sampled_from(["yes", "no", " yes", "Yes"]),
+        st.lists(st.tuples(SOME, SOME), max_size=1).map(tuple),
+        st.lists(st.sampled_from(["yes", "no", "so"]), max_size=2).map(tuple),
+    ),
+    max_size=8,
+)
+
+
+def task_of(train: Sequence[Example], test: Sequence[Example] = (), **changes: Any) -> Task:
+    return replace(toy_task(), train=tuple(train), test=tuple(test), dev=(), **changes)
+
+
+def folded(text: str) -> list[str]:
+    return unicodedata.normalize("NFKC", text).casefold().split()
+
+
+def same_input(one: Example, other: Example) -> bool:
+    """Whether two rows count as the same prompt, turn by turn."""
+    ours, theirs = ([*chain.from_iterable(x.history), x.input] for x in (one, other))
+    return [folded(text) for text in ours] == [folded(text) for text in theirs]
+
+
+def test_repeats_contradictions_and_overlap_counted_by_hand() -> None:
+    train = [
+        Example("The cat sat.", "yes"),
+        Example("the  CAT\nsat. ", "yes"),  # a duplicate
+        Example("The cat sat.", "no"),  # contradicts the two before it, which makes three conflicts
+        Example("The cat sat.", "yes", (("Hello", "Hi"),)),  # another conversation: neither
+        Example("x² Å", "no"),
+        Example("X2 A\u030a", " no"),  # a duplicate: other forms of the same characters
+        Example("X2 A\u030a", "No"),  # no duplicate, as answers are compared to the letter: three more conflicts
+        Example("once", "yes"),
+    ]
+    test = [
+        Example("ONCE", "no"),
+        Example("never", "yes"),
+        Example("the cat sat.", "no", (("hello", " hi "),)),
+        Example("The cat sat.", "no", (("Hello", "Hi"), ("Hello", "Hi"))),
+        Example("once", "no"),
+    ]
+    found = inspect_rows(task_of(train, test))
+    assert (found.duplicates, found.conflicts, found.overlap) == (2, 6, 3)
+    assert found.rows == {"train": 8, "dev": 0, "test": 5}
+
+
+def test_another_right_answer_of_the_row_itself_is_no_contradiction() -> None:
+    both = [Example("x", "a", references=("b", "c")), Example("x", "b", references=("a",))]
+    assert inspect_rows(task_of(both)).conflicts == 0
+    assert inspect_rows(task_of([*both, Example("x", "c", references=("a",))])).conflicts == 2
+
+
+@often
+@given(EXAMPLES, EXAMPLES)
+def test_counts_equal_a_comparison_of_all_pairs(train: list[Example], test: list[Example]) -> None:
+    def same(one: Example, other: Example) -> bool:
+        return same_input(one, other) and one.answer.strip() == other.answer.strip()
+
+    duplicates = sum(any(same(row, before) for before in train[:n]) for n, row in enumerate(train))
+    conflicts = sum(
+        any(
+            same_input(row, x) and x.answer.strip() not in [y.strip() for y in (row.answer, *row.references)]
+            for x in train
+        )
+        for row in train
+    )
+    overlap = sum(any(same_input(row, x) for x in train) for row in test)
+    found = inspect_rows(task_of(train, test))
+    assert (found.duplicates, found.conflicts, found.overlap) == (duplicates, conflicts, overlap)
+
+
+@often
+@given(st.text("aß\u0301\u0308\u00a8ᄀ\u1161 \n\u3000", max_size=9), st.integers(0, 7), st.sampled_from(["NFC", "NFD"]))
+def test_a_long_text_is_compared_piece_by_piece_as_if_it_were_whole(text: str, place: int, form: Any) -> None:
+    for other in (unicodedata.normalize(form, text), f"{text[:place]} {text[place:]}", text + "\u0301"):
+        with patch.object(rows, "_BLOCK", 2):
+            found = inspect_rows(task_of([Example(text, "yes"), Example(other, "yes")]))
+        assert found.duplicates == (folded(text) == folded(other))
+        assert inspect_rows(task_of([Example(text, "yes")], [Example(other, "yes")])).overlap == found.duplicates
+
+
+def test_many_rows_with_one_input_take_no_quadratic_time() -> None:
+    train = [Example("x", str(n), references=("0", "1")) for n in range(20_000)]
+    assert inspect_rows(task_of(train)).conflicts == 20_000
+
+
+def test_dropping_the_overlap_leaves_no_test_input_in_training() -> None:
+    train = [Example("A", "yes"), Example("b", "no"), Example("a ", "no"), Example("a", "no", (("u", "v"),))]
+    task = replace(task_of(train, [Example("a", "yes"), Example("c", "no")]), dev=(Example("b", "no"),))
+    kept, dropped = drop_overlap(task)
+    assert dropped == 2 and kept.train == (train[1], train[3]) and kept.test == task.test
+    assert inspect_rows(kept).overlap == 0
+    with pytest.raises(DataError, match=r"'toy'.* all 1 training rows.*data\.drop_overlap: false"):
+        drop_overlap(task_of(train[:1], task.test))
+    assert drop_overlap(task_of([], task.test))[1] == 0
+
+
+def test_labels_and_skew_counted_by_hand() -> None:
+    answers = ["yes"] * 5 + ["no"] * 3 + ["maybe"] * 2
+    train = [Example(str(n), answer) for n, answer in enumerate(answers)]
+    found = inspect_rows(task_of(train, [Example("t", "no"), Example("u", "No")]), selection_rows=(0, 1, 2, 5))
+    assert found.labels == (LabelCount("yes", 5, 3, 1 - 1), LabelCount("no", 3, 1, 1))
+    assert found.outside == LabelCount("", 2, 0, 1)
+    # yes 75 to 50 %, no 25 to 30 %, others 0 to 20 %: 25 + 5 + 20, halved.
+    assert found.skew == pytest.approx(0.25)
+    assert inspect_rows(task_of(train), selection_rows=range(10)).skew == 0
+    assert inspect_rows(task_of(train)).skew is None
+    free = inspect_rows(task_of(train, labels=()), selection_rows=(0,))
+    assert (free.labels, free.skew, free.outside.train) == ((), None, 0)
+
+
+def test_unused_rows_are_grouped_and_only_the_first_kept() -> None:
+    unused = [Unused("train", n, "the answer is empty" if n % 3 else "no text") for n in range(1, 301)]
+    found = inspect_rows(task_of([], unused=(*unused, Unused("test", 7, "no text"))))
+    assert found.reasons == (
+        Reason("train", "the answer is empty", 200, (1, 2, 4, 5, 7)),
+        Reason("train", "no text", 100, (3, 6, 9, 12, 15)),
+        Reason("test", "no text", 1, (7,)),
+    )
+    assert found.unused == tuple(unused[:100]) and found.unused_rows == 301
+    # As many reasons as rows.
+    many = inspect_rows(task_of([], unused=tuple(Unused("dev", n, f"reason {n}") for n in range(1000))))
+    assert len(many.reasons) == 100 and many.unused_rows == 1000
+
+
+def test_lengths_equal_those_of_every_row_rendered_on_its_own() -> None:
+    train = [Example("word " * (n % 90), "yes" if n % 2 else "no") for n in range(300)]
+    test = [Example("word " * 5 * n, "yes") for n in range(40)]
+    task, renderer = task_of(train, test), Renderer(tiny_tokenizer(), 400)
+    found = inspect_task(task, renderer, range(4), dropped=7)
+    each = [renderer.encode(task.instruction, task.suffix, [row])[0] for row in train]
+    tested = [renderer.encode(task.instruction, task.suffix, [row])[0] for row in test]
+    assert found.lengths == Lengths(
+        tokens=sum(len(e.ids) for e in each),
+        longest=max(len(e.ids) for e in each),
+        answer_tokens=sum(e.supervised for e in each) / 300,
+        cut=sum(e.cut > 0 for e in each),
+        cut_test=sum(e.cut > 0 for e in tested),
+    )
+    assert found.lengths is not None and 0 < found.lengths.cut < 300 and 0 < found.lengths.cut_test < 40
+    assert (found.selected, found.dropped) == (4, 7)
+    assert replace(found, lengths=None) == inspect_rows(task, range(4), 7)
+    assert inspect_task(task_of([], test), renderer).lengths == Lengths(0, 0, 0.0, 0, found.lengths.cut_test)
+
+
+def test_a_row_that_cannot_be_rendered_is_named_with_its_task() -> None:
+    task = task_of([Example("x", "yes")], [Example("x", "long " * 500)])
+    with pytest.raises(RenderError, match=r"task 'toy', test rows, original instruction: .* at most 400 fit"):
+        inspect_task(task, Renderer(tiny_tokenizer(), 400))
+
+
+FLAWED = Inspection(
+    task="review", rows={"train": 20, "dev": 0, "test": 10}, selected=4, duplicates=2, conflicts=3, overlap=1,
+    dropped=5, labels=(LabelCount("yes", 10, 4, 5), LabelCount("no", 9, 0, 4)),
+    reasons=(Reason("train", "the answer is empty", 2, (3, 8)),),
+    unused=(Unused("train", 3, "the answer is empty"), Unused("train", 8, "the answer is empty")), unused_rows=2,
+    lengths=Lengths(1030, 90, 2.5, 6, 1),
+)  # fmt: skip
+
+
+def test_every_flaw_is_a_sentence_with_what_to_do() -> None:
+    assert [sentence.partition(":")[0] for sentence in warnings_of(FLAWED)] == ["review"] * 10
+    for sentence, start, advice in zip(
+        warnings_of(FLAWED),
+        (
+            "1 of 10 test rows have inputs that are also trained on",
+            "left out, as their inputs are also test inputs: 5 training rows;",
+            "3 of 20 training rows have an input that also occurs with another answer", "2 of 20 training rows repeat",
+            "1 of 20 training answers are none of the labels 'yes', 'no'", "1 of 10 test answers are none of the",
+            "the labels of the 4 selection rows are not those of all training rows (skew 0.50)",
+            "cut in the middle, as longer than max_length: 6 training inputs;",
+            "cut in the middle, as longer than max_length: 1 test input;",
+            "left out, as they cannot be used: 2 rows, 2 train (the answer is empty; first: row 3);",
+        ),
+        (
+            "data.drop_overlap: true", "data.drop_overlap: false", "correct the answers", "remove them",
+            "add the missing", "correct", "selection.sample: stratified", "raise max_length", "shorten them",
+            "correct them",
+        ), strict=True,
+    ):  # fmt: skip
+        assert sentence.startswith(f"review: {start}") and advice in sentence
+
+
+def test_sound_rows_give_no_warning() -> None:
+    task = toy_task()
+    assert warnings_of(inspect_task(task, Renderer(tiny_tokenizer(), 512), range(4))) == ()
+    # One of ten rows would need another label: not above the limit yet.
+    labels = (LabelCount("yes", 50, 6, 5), LabelCount("no", 50, 4, 5))
+    slight = replace(inspect_rows(task), rows={"train": 100, "dev": 0, "test": 10}, selected=10, labels=labels)
+    assert slight.skew == pytest.approx(0.1) and warnings_of(slight) == ()
+
+
+def test_the_table_has_a_row_per_task_and_shows_what_it_does_not_know() -> None:
+    columns, table = data_table([FLAWED, inspect_task(task_of([], toy_task().test), Renderer(tiny_tokenizer(), 512))])
+    assert columns == (
+        "task", "train", "test", "tokens\n/row", "longest", "cut", "dupli-\ncates", "over-\nlap", "skew", "unused",
+    )  # fmt: skip
+    assert table == (
+        ("review", "20", "10", "52", "90", "7", "2", "1", "0.50", "2"),
+        ("toy", "–", "8", "–", "–", "0", "–", "–", "–", "0"),
+    )
+    columns, table = data_table([replace(FLAWED, lengths=None)])
+    assert len(columns) == len(table[0]) == 7 and table[0] == ("review", "20", "10", "2", "1", "0.50", "2")
+
+
+@pytest.mark.parametrize("inspection", [FLAWED, inspect_rows(toy_task()), inspect_rows(task_of([], labels=()))])
+def test_an_inspection_survives_json(inspection: Inspection) -> None:
+    stored = json.loads(json.dumps(inspection_to_json(inspection), allow_nan=False))
+    assert inspection_from_json(stored) == inspection
+    assert stored["skew"] == inspection.skew
+    assert stored["unused"]["rows"] == inspection.unused_rows

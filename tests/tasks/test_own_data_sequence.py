@@ -1,0 +1,131 @@
+"""Own tasks among the others: their names, which settings they take, and the test rows held out for them."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sapo.core.errors import DataError
+from sapo.core.types import Example, Task
+from sapo.integrations.testing import toy_task
+from sapo.tasks.builtin import BUILTIN
+from sapo.tasks.holdout import hold_out
+from sapo.tasks.load import load_sequence, load_task
+from sapo.tasks.own import DataSource, data_task
+
+
+def task(*examples: Example, labels: tuple[str, ...] = ()) -> Task:
+    return Task("own", "Do.", "", labels, "rouge_l", examples, (), ())
+
+
+def dump(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps([{"text": "a", "label": "b"}]), encoding="utf-8")
+    return path
+
+
+def test_a_fifth_of_the_rows_is_held_out_by_label_shares_and_the_rest_keeps_its_order() -> None:
+    rows = [Example(f"{i}", "no" if i % 4 == 0 else "yes") for i in range(200)]
+    held = hold_out(task(*rows, labels=("yes", "no")))
+    assert Counter(row.answer for row in held.test) == {"yes": 30, "no": 10}
+    assert held.train == tuple(row for row in rows if row not in held.test)
+    assert held.test == tuple(row for row in rows if row not in held.train)
+    assert held.notes == (
+        "no test split: 40 of 200 training rows are held out for testing, the same ones in every run",
+    )
+    assert held == hold_out(task(*rows, labels=("yes", "no")))
+    assert [row.input for row in held.test] != [str(i) for i in range(40)]
+
+
+@pytest.mark.parametrize(("rows", "expected"), [(2, 1), (3, 1), (10, 2), (3000, 500)])
+def test_at_least_one_and_at_most_500_rows_are_held_out(rows: int, expected: int) -> None:
+    held = hold_out(task(*(Example(str(i), "a") for i in range(rows))))
+    assert (len(held.test), len(held.train)) == (expected, rows - expected)
+
+
+def test_rows_that_ask_the_same_stay_on_one_side() -> None:
+    rows = [Example(str(i % 20), f"{i}", (("u", str(i % 3)),)) for i in range(300)]
+    held = hold_out(task(*rows))
+    asked = [{(row.history, row.input) for row in split} for split in (held.train, held.test)]
+    assert asked[0] & asked[1] == set() and len(held.test) == 60
+    # One input is most of the rows: the other one is the test, though less than a fifth.
+    uneven = hold_out(task(*[Example("a", str(i)) for i in range(9)], Example("b", "b")))
+    assert uneven.test == (Example("b", "b"),)
+    # Both are more than a fifth.
+    even = hold_out(task(*[Example("ab"[i % 2], "c") for i in range(10)]))
+    assert (len(even.train), len(even.test)) == (5, 5)
+
+
+def test_test_rows_of_its_own_are_kept_and_one_input_cannot_be_divided() -> None:
+    assert hold_out(toy_task()) == toy_task()
+    with pytest.raises(DataError, match="'own' has no test rows, and its training rows have 1 different inputs"):
+        hold_out(task(Example("a", "b"), Example("a", "c")))
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", ".x", "a/b", "a\\b", "a\0b", "\ud800"])
+def test_a_name_that_is_no_files_name_is_refused(name: str, tmp_path: Path) -> None:
+    source = DataSource(str(dump(tmp_path / "m.json")), instruction="Do.")
+    with pytest.raises(DataError, match=r"name is also a file's name|name holds half a character"):
+        data_task(name, source)
+
+
+def test_a_name_that_looks_like_data_is_own_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dump(tmp_path / "my.task" / "train.json")
+    dump(tmp_path / "rows.v2.JSON")
+    dump(tmp_path / BUILTIN[0] / "train.json")
+    monkeypatch.chdir(tmp_path / "my.task")
+    for data, name in ((".", "my.task"), ("./train.json", "train"), (str(tmp_path / "rows.v2.JSON"), "rows.v2")):
+        assert load_task(data, instruction="Do.").name == name
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert load_task("my.task", instruction="Do.").train == (Example("a", "b"),)
+    assert load_task("~/rows.v2.JSON", instruction="Do.").train == (Example("a", "b"),)
+    assert load_task(BUILTIN[0]).name == BUILTIN[0] and len(load_task(BUILTIN[0]).train) == 400
+    for missing in ("./none", "a/b/c", "none.csv", "none/x.csv"):
+        with pytest.raises(DataError, match=f"No such file or directory: '{missing}'"):
+            load_task(missing, instruction="Do.")
+
+
+def test_settings_of_own_data_are_passed_on_and_refused_for_other_tasks(tmp_path: Path) -> None:
+    path = tmp_path / "m.json"
+    path.write_text('[{"x": "a", "y": "b"}]')
+    settings: dict[str, Any] = {"columns": {"input": "x", "answer": "y"}, "labels": ["b"], "metric": "rouge_l"}
+    own = load_task(str(path), instruction="Do.", suffix="So.", test=str(path), **settings)
+    assert own.test == own.train == (Example("a", "b"),)
+    assert (own.suffix, own.labels, own.metric) == ("So.", ("b",), "rouge_l")
+    with pytest.raises(
+        DataError, match=r"'date-format' is built in: columns, labels, metric can be given for your own"
+    ):
+        load_task("date-format", **settings)
+    index = {"T": {"instruction": "i", "suffix": ""}}
+    (tmp_path / "instructions.json").write_text(json.dumps(index))
+    for split in ("train", "test"):
+        dump(tmp_path / "T" / f"{split}.json")
+    with pytest.raises(DataError, match=r"'T' is one of .*: test, subset can be given"):
+        load_task("T", tmp_path, test="a", subset="b")
+    assert load_task("T", tmp_path).name == "T"
+    assert load_task(str(path), tmp_path, instruction="Do.", columns=settings["columns"]).name == "m"
+
+
+def test_own_tasks_stand_in_a_sequence_by_their_names(tmp_path: Path) -> None:
+    source = DataSource(str(dump(tmp_path / "m.json")), instruction="Do.", suffix="So.")
+    first, second, third = load_sequence(["mine", BUILTIN[0], "other"], own={"mine": source, "other": source})
+    assert (first.name, second.name, third.name) == ("mine", BUILTIN[0], "other")
+    assert first.train == (Example("a", "b"),) and first.suffix == "So."
+    with pytest.raises(DataError, match=f"tasks: '{BUILTIN[0]}' is the name of a built-in task too"):
+        load_sequence(["mine"], own={"mine": source, BUILTIN[0]: source})
+    (tmp_path / "instructions.json").write_text('{"mine": {"instruction": "i", "suffix": ""}}')
+    with pytest.raises(DataError, match="tasks: 'mine' is the name of a task of "):
+        load_sequence(["mine"], tmp_path, {"mine": source})
+
+
+def test_an_unknown_name_is_pointed_to_where_own_data_are_named(tmp_path: Path) -> None:
+    source = DataSource(str(dump(tmp_path / "m.json")), instruction="Do.")
+    with pytest.raises(DataError, match=r"has no mien\. Did you mean 'mine'\? It has: mine, .*named under `tasks:`\.$"):
+        load_sequence(["mien"], own={"mine": source})
+    with pytest.raises(DataError, match=r"has no none, d/m\.csv\..* `tasks: \{m: \{data: d/m\.csv\}\}`, and stand in"):
+        load_sequence(["none", "d/m.csv"])

@@ -1,0 +1,241 @@
+"""A user's own data as tasks: directories and hub ids, splits, labels, held-out rows, and their place in a sequence."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sapo.core.errors import DataError
+from sapo.core.types import Example, Task
+from sapo.models.text_metrics import TEXT_METRICS
+from sapo.tasks.load import load_task
+from sapo.tasks.own import METRICS, DataSource, data_task
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+@pytest.fixture
+def bars_as_before() -> Iterator[None]:
+    import datasets
+
+    assert not datasets.are_progress_bars_disabled()
+    yield
+    assert not datasets.are_progress_bars_disabled()
+
+
+def rows(*texts: str) -> list[dict[str, str]]:
+    return [{"text": text, "label": f"{text}!"} for text in texts]
+
+
+def dump(path: Path, *texts: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(rows(*texts)), encoding="utf-8")
+    return path
+
+
+def own(data: Path | str, **changes: Any) -> Task:
+    return data_task("own", DataSource(str(data), **{"instruction": "Do.", **changes}))
+
+
+def inputs(task: Task) -> list[list[str]]:
+    return [[row.input for row in split] for split in (task.train, task.dev, task.test)]
+
+
+@pytest.mark.parametrize("dev", ["validation", "valid", "dev", "val"])
+def test_files_of_a_directory_are_its_splits(dev: str, tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    (folder / "more").mkdir(parents=True)
+    for name, text in (("train", "a"), (dev, "b"), ("test", "c"), ("extra", "d")):
+        dump(folder / f"{name}.json", text)
+    assert inputs(own(folder)) == [["a"], ["b"], ["c"]]
+    swapped = own(folder, test=dev)
+    assert inputs(swapped) == [["a"], [], ["b"]] and "splits that are not used: 'test'" in swapped.notes
+    dump(folder / "train.jsonl", "e")
+    with pytest.raises(DataError, match=r"mine holds train\.json and train\.jsonl: one file per split"):
+        own(folder)
+
+
+def test_one_file_of_any_name_in_a_directory_holds_the_training_rows(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    # The datasets library would read this text as a missing value.
+    (tmp_path / "mine" / "anything.csv").write_text("text,label\na,None\n")
+    assert own(tmp_path / "mine").train == (Example("a", "None"),)
+
+
+@pytest.mark.usefixtures("bars_as_before")
+def test_what_the_datasets_library_wrote_is_read(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+
+    features = Features({"text": Value("string"), "label": ClassLabel(names=["neg", "pos"])})
+    part = Dataset.from_dict({"text": ["a", "b", "c"], "label": [0, 1, -1]}, features=features)
+    part.select([1, 2]).save_to_disk(tmp_path / "saved")
+    DatasetDict(train=part, validation=part, test=part).save_to_disk(tmp_path / "splits")
+    for split in ("train", "test"):
+        (tmp_path / "hub" / "data").mkdir(parents=True, exist_ok=True)
+        part.to_parquet(tmp_path / "hub" / "data" / f"{split}-00000-of-00001.parquet")
+    capfd.readouterr()
+    assert own(tmp_path / "saved").train == (Example("b", "pos"),)
+    assert inputs(own(tmp_path / "splits")) == [["a", "b"]] * 3
+    assert inputs(own(tmp_path / "hub")) == [["a", "b"], [], ["a", "b"]]
+    assert own(tmp_path / "hub").train[0].answer == "neg"
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.usefixtures("bars_as_before")
+def test_a_hub_id_is_loaded_by_the_library_and_its_failures_are_explained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from datasets import Dataset, DatasetDict
+
+    asked: list[Any] = []
+
+    def load(name: str, subset: str | None) -> Any:
+        asked.append((name, subset))
+        return DatasetDict(train=Dataset.from_list(rows("a")), unsupervised=Dataset.from_list(rows("b")))
+
+    monkeypatch.setattr("datasets.load_dataset", load)
+    monkeypatch.chdir(tmp_path)
+    task = load_task("owner/na.me", instruction="Do.", subset="en")
+    assert asked == [("owner/na.me", "en")]
+    assert task.name == "na.me" and inputs(task) == [["a"], [], []]
+    assert "splits that are not used: 'unsupervised'" in task.notes
+    for error in (ConnectionError("no network"), ValueError("Config name is missing."), KeyError("features")):
+
+        def fail(name: str, subset: str | None, error: Exception = error) -> Any:
+            raise error from OSError("the cause")
+
+        monkeypatch.setattr("datasets.load_dataset", fail)
+        with pytest.raises(DataError, match=r"owner/name \(hub\) cannot be loaded: .*the cause\. .*download it where"):
+            own("owner/name")
+
+
+def test_data_sets_without_rows_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    from datasets import Dataset, DatasetDict
+
+    part = Dataset.from_list(rows("a"))
+    for parts, message in (
+        (DatasetDict(), "has no rows"),
+        (DatasetDict(train=part.select([])), "has no rows"),
+        (DatasetDict(train=part.select([]), test=part), "has no training rows: the split 'train' is empty"),
+    ):
+        monkeypatch.setattr("datasets.load_dataset", lambda name, subset, parts=parts: parts)
+        with pytest.raises(DataError, match=message):
+            own("owner/name")
+
+
+def test_what_the_library_logs_stays_off_the_terminal(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    library = logging.getLogger("datasets")
+    level = library.level
+    (tmp_path / "mine").mkdir()
+    for part in "ab":
+        (tmp_path / "mine" / f"{part}.jsonl").write_text('{"text": "a"}\n{"text"')
+    library.addHandler(caplog.handler)
+    try:
+        with pytest.raises(DataError, match=r"cannot be loaded: An error occurred while generating the dataset: JSON"):
+            own(tmp_path / "mine")
+    finally:
+        library.removeHandler(caplog.handler)
+    assert caplog.records == [] and library.level == level < logging.CRITICAL
+
+
+def test_directories_without_data_and_with_a_benchmark_say_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("---\nconfigs: [3]\n---\n")
+    with pytest.raises(DataError, match=r"cannot be loaded: .*Allowed: files named train, validation and test"):
+        own(tmp_path)
+    (tmp_path / "instructions.json").write_text("{}")
+    (tmp_path / "task").mkdir()
+    with pytest.raises(DataError, match=r"holds a benchmark \(instructions\.json\): give it as data_dir"):
+        own(tmp_path)
+
+
+def test_test_rows_come_from_another_file(tmp_path: Path) -> None:
+    train, test = dump(tmp_path / "a.json", "a", "b"), dump(tmp_path / "b.json", "c")
+    assert inputs(own(train, test=str(test))) == [["a", "b"], [], ["c"]]
+    folder = tmp_path / "mine"
+    dump(folder / "train.json", "d")
+    dump(folder / "test.json", "e")
+    assert inputs(own(folder, test=str(test))) == [["d"], [], ["c"]]
+    assert inputs(own(train, test=str(folder))) == [["a", "b"], [], ["e"]]
+
+
+def test_splits_that_cannot_be_used_are_named(tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    for name in ("dev", "test"):
+        dump(folder / f"{name}.json", "a")
+    with pytest.raises(DataError, match="has no training rows: its splits are 'dev', 'test'"):
+        own(folder)
+    dump(folder / "train.json", "a")
+    with pytest.raises(DataError, match=r"has no split 'tset'.*Did you mean 'test'\? Its splits: 'dev', 'test', 't"):
+        own(folder, test="tset")
+    with pytest.raises(DataError, match=r"has no training rows: .* and 'train' is for testing"):
+        own(folder, test="train")
+    dump(folder / "val.json", "a")
+    with pytest.raises(DataError, match="has two dev splits, 'dev' and 'val'"):
+        own(folder)
+    (folder / "val.json").unlink()
+    (folder / "test.json").write_text('[{"text": "a", "label": null}]')
+    task = own(folder)
+    assert task.test == () and "none of the 1 test rows can be used, most often because 'label' is miss" in str(task)
+    with pytest.raises(DataError, match="none of the 1 test rows can be used"):
+        own(folder, test="test")
+    only = own(dump(tmp_path / "only" / "test.json", "a").parent)
+    assert inputs(only) == [["a"], [], []] and only.notes[0] == "the only split, 'test', is taken as training rows"
+    with pytest.raises(DataError, match=r"subset = 'en': .* is a file"):
+        own(folder / "train.json", subset="en")
+
+
+def many(path: Path, counts: dict[str, int], **row: Any) -> Path:
+    labelled = [{"text": f"{a}{i}", "label": a, **row} for a, n in counts.items() for i in range(n)]
+    path.write_text(json.dumps(labelled), encoding="utf-8")
+    return path
+
+
+def test_a_closed_set_of_answers_is_taken_for_labels(tmp_path: Path) -> None:
+    path = tmp_path / "m.json"
+    task = own(many(path, {"b": 3, "c": 4, "a": 3, "x" * 60: 10}))
+    assert task.labels == ("x" * 60, "c", "a", "b") and task.metric == "exact_match"
+    assert any(note.startswith("labels recognised: the training answers are 4 different") for note in task.notes)
+    assert "metric: exact_match, as the answers are labels" in task.notes
+    assert len(own(many(path, {str(i): 5 for i in range(20)})).labels) == 20
+    for counts in ({"b": 5, "a": 4}, {"x" * 61: 10}, {str(i): 9 for i in range(21)}):
+        task = own(many(path, counts))
+        assert task.labels == () and "metric: rouge_l, as the answers are free text" in task.notes
+    path.write_text(json.dumps([{"question": "q", "answer": ["a", "b"]}] * 10))
+    assert own(path).labels == ()
+
+
+def test_given_labels_and_metric_are_kept_and_answers_outside_are_named(tmp_path: Path) -> None:
+    path = many(tmp_path / "m.json", {"b": 9, "a": 5, "c": 1})
+    task = own(path, labels=("a", "z"), metric="list_f1")
+    assert (task.labels, task.metric) == (("a", "z"), "list_f1")
+    assert "10 of 15 training answers lie outside the labels, such as 'b'" in task.notes
+    assert not any("metric" in note or "recognised: the" in note for note in task.notes)
+    assert own(path, labels=()).labels == () and own(path, labels=()).metric == "rouge_l"
+    assert tuple(TEXT_METRICS) == METRICS
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"metric": "rouge"}, r"metric: there is no 'rouge'\. Did you mean 'rouge_l'\? Allowed: exact_match"),
+        ({"labels": ("a", "a")}, "labels: 'a' occurs twice"),
+        ({"labels": ("a", " ")}, "labels: ' ' is empty"),
+        ({"labels": ("\ud800",)}, "the labels holds half a character"),
+        ({"instruction": "\ud800"}, "the instruction holds half a character"),
+        ({"suffix": "\ud800"}, "the suffix holds half a character"),
+        ({"instruction": " "}, "the instruction given is empty"),
+    ],
+)
+def test_settings_that_cannot_be_used_are_refused(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=message):
+        own(dump(tmp_path / "m.json", "a"), **changes)

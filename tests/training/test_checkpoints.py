@@ -1,0 +1,129 @@
+"""A training that was interrupted goes on from its last checkpoint to exactly the same weights."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from assignments import assignment, trained
+
+from sapo.core.errors import TrainError
+from sapo.integrations.testing import tiny_model, tiny_tokenizer, toy_task
+from sapo.models.render import Renderer
+from sapo.runs.directory import Record
+from sapo.training.finetune import TrainSettings, finetune
+from sapo.training.methods import METHODS
+from sapo.training.methods.assignment import Assignment
+from sapo.training.methods.seq_lora import LoraSettings, SeqLora
+from sapo.training.trainer import Checkpoints
+
+# 13 rows in batches of 4, three epochs: 12 updates, with epochs that end in the middle of nothing.
+SETTINGS = TrainSettings(3, 1e-2, 4, 2, 0.1, 0.0, 1.0)
+TASK = toy_task(rows=13)
+ENCODED = Renderer(tiny_tokenizer(), 256).encode(TASK.instruction, TASK.suffix, TASK.train)
+EARLIER = Renderer(tiny_tokenizer(), 256).encode("An earlier task.", TASK.suffix, toy_task("earlier", rows=5).train)
+
+
+class Killed(Exception):  # noqa: N818
+    """Stands for the end of the process."""
+
+
+def dying_after(updates: int) -> Callable[[int], None]:
+    done = 0
+
+    def advance(n: int) -> None:
+        nonlocal done
+        done += n
+        if done >= updates:
+            raise Killed
+
+    return advance
+
+
+def prepared(method: str, folder: Path) -> tuple[SeqLora, Any, Assignment]:
+    """A model before its second task, with dropout where there are adapters, so that random states matter."""
+    chosen = METHODS[method](LoraSettings(4, 8, 0.1, ("q_proj", "v_proj")))
+    earlier = folder / "earlier"
+    if not earlier.exists():
+        task = assignment(EARLIER)
+        model = chosen.prepare(chosen.start(tiny_model()), task)
+        trained(chosen, model, task, SETTINGS)
+        chosen.finish(model, task, earlier)
+    task = assignment(ENCODED, stage=2, seed=1, before=earlier)
+    return chosen, chosen.prepare(chosen.resume(chosen.start(tiny_model()), earlier), task), task
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_going_on_from_a_checkpoint_ends_bit_equal(method: str, tmp_path: Path) -> None:
+    learner, whole, task = prepared(method, tmp_path)
+    expected = trained(learner, whole, task, SETTINGS, 3)
+    # The premise: what a method adds to the loss takes part.
+    assert (expected.objectives != expected.losses) == (method in ("o-lora", "ewc", "replay", "lwf"))
+    checkpoints = Checkpoints(tmp_path / "unfinished", 2)
+    learner, model, task = prepared(method, tmp_path)
+    with pytest.raises(Killed):
+        trained(learner, model, task, SETTINGS, 3, checkpoints, advance=dying_after(7))
+    assert Path(checkpoints.last() or "").name == "checkpoint-6"
+    learner, resumed, task = prepared(method, tmp_path)
+    told: list[int] = []
+    before = {name: tensor.clone() for name, tensor in resumed.state_dict().items()}
+    found = trained(learner, resumed, task, SETTINGS, 3, checkpoints, advance=told.append)
+    assert found == expected and told == [6, *[1] * 6]
+    assert all(torch.equal(tensor, resumed.state_dict()[name]) for name, tensor in whole.state_dict().items())
+    assert any(not torch.equal(tensor, before[name]) for name, tensor in resumed.state_dict().items())
+
+
+def test_a_checkpoint_that_was_cut_off_is_not_gone_on_with(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, 2)
+    assert checkpoints.last() is None
+    for number, whole in ((2, True), (10, True), (12, False)):
+        (tmp_path / f"checkpoint-{number}").mkdir()
+        if whole:
+            (tmp_path / f"checkpoint-{number}" / "trainer_state.json").write_text("{}")
+    assert checkpoints.last() == str(tmp_path / "checkpoint-10")
+
+
+def test_a_damaged_checkpoint_is_an_error_that_names_it(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, 2)
+    with pytest.raises(Killed):
+        finetune(prepared("seq-lora", tmp_path)[1], ENCODED, SETTINGS, 3, dying_after(5), checkpoints=checkpoints)
+    last = Path(checkpoints.last() or "")
+    (last / "trained.safetensors").write_bytes(b"no weights")
+    with pytest.raises(TrainError, match=f"{last.name} cannot be gone on with"):
+        finetune(prepared("seq-lora", tmp_path)[1], ENCODED, SETTINGS, 3, checkpoints=checkpoints)
+
+
+def test_a_checkpoint_holds_only_what_is_trained(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path / "c", 6)
+    _, model, _ = prepared("inc-lora", tmp_path)
+    finetune(model, ENCODED, SETTINGS, 3, checkpoints=checkpoints)
+    from safetensors.torch import load_file
+
+    stored = load_file(Path(checkpoints.last() or "") / "trained.safetensors")
+    assert set(stored) == {name for name, p in model.named_parameters() if p.requires_grad}
+    assert all("increment" in name for name in stored)
+
+
+def test_the_unfinished_state_of_other_inputs_is_dropped_and_that_of_the_same_is_kept(tmp_path: Path) -> None:
+    with Record(tmp_path / "run", {"seed": 1}) as record:
+        there = record.unfinished("1-toy", {"data": "a"})
+        (there / "checkpoint-2").mkdir()
+        assert record.unfinished("1-toy", {"data": "a"}) == there and (there / "checkpoint-2").is_dir()
+        assert record.unfinished("1-toy", {"data": "b"}) == there and not (there / "checkpoint-2").exists()
+        assert json.loads((there / "inputs.json").read_text()) == {"data": "b"}
+        record.finish("1-toy")
+        assert not there.exists()
+        record.finish("1-toy")
+
+
+@pytest.mark.parametrize("key", ["keep", "selection.cache", "train.checkpoint_every"])
+def test_settings_that_no_result_depends_on_may_change(tmp_path: Path, key: str) -> None:
+    def config(value: Any) -> dict[str, Any]:
+        part, _, last = key.rpartition(".")
+        return {"seed": 1, part: {last: value}} if part else {"seed": 1, last: value}
+
+    for value in (1, 2):
+        with Record(tmp_path / "run", config(value)) as record:
+            assert record.directory.is_dir()

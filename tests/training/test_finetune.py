@@ -1,0 +1,274 @@
+"""Fine-tuning against scoring, a full-logits computation and a training loop of its own in plain PyTorch."""
+
+import copy
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from transformers import TrainingArguments
+
+from sapo.core.types import Encoded, Example
+from sapo.integrations.testing import tiny_model, tiny_tokenizer, toy_task
+from sapo.models.losses import Scorer
+from sapo.models.render import Renderer
+from sapo.training.finetune import TrainSettings, finetune
+
+SETTINGS = TrainSettings(
+    epochs=1,
+    learning_rate=1e-2,
+    batch_size=8,
+    micro_batch_size=8,
+    warmup=0.0,
+    weight_decay=0.0,
+    max_grad_norm=1.0,
+)
+TRAINED = ("q_proj", "v_proj")
+ROUNDING = 1e-5  # of weights: float32 sums differ by the CPU, and Adam divides small gradients by their size
+
+
+def examples(size: int, *, answer: str | None = None) -> list[Encoded]:
+    """Encoded rows whose answers differ in length, or are all ``answer``."""
+    answers = ["yes", "no", "many, many words", "a {brace} and more"] if answer is None else [answer]
+    rows = [Example(f"row {i} " + "word " * (i % 3), answers[i % len(answers)]) for i in range(size)]
+    task = toy_task()
+    return Renderer(tiny_tokenizer(), 256).encode("Say it.", task.suffix, rows)
+
+
+def partly_frozen(*, dropout: float = 0.0) -> Any:
+    """The tiny model with only the query and value projections trainable."""
+    model = tiny_model()
+    model.config.attention_dropout = dropout
+    for module in model.modules():
+        if hasattr(module, "attention_dropout"):
+            module.attention_dropout = dropout
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad = any(part in name for part in TRAINED)
+    return model
+
+
+def weights(model: Any) -> dict[str, torch.Tensor]:
+    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+
+def largest_difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
+    return max(float((one[name] - other[name]).abs().max()) for name in one)
+
+
+def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+def token_mean_of_full_logits(model: Any, encoded: Sequence[Encoded]) -> torch.Tensor:
+    """NLL per supervised token: every logit computed, one unpadded example at a time."""
+    total, tokens = torch.zeros(()), 0
+    for e in encoded:
+        ids = torch.tensor(e.ids)
+        log_p = model(input_ids=ids[None], use_cache=False).logits[0].log_softmax(-1)
+        for position in range(e.prompt_length, len(e.ids)):
+            total = total - log_p[position - 1, ids[position]]
+            tokens += 1
+    return total / tokens
+
+
+def trained(encoded: Sequence[Encoded], settings: TrainSettings, *, seed: int = 0, dropout: float = 0.0) -> Any:
+    model = partly_frozen(dropout=dropout)
+    finetune(model, encoded, settings, seed)
+    return weights(model)
+
+
+@pytest.mark.parametrize("micro_batch_size", [8, 2])
+def test_the_first_logged_loss_is_the_pre_update_loss_of_scoring(micro_batch_size: int) -> None:
+    encoded = examples(8)
+    model = partly_frozen()
+    with torch.no_grad():
+        by_hand = float(token_mean_of_full_logits(model, encoded))
+    scored = Scorer(model)(encoded).per_token
+    training = finetune(model, encoded, replace(SETTINGS, micro_batch_size=micro_batch_size), seed=0)
+    assert training.losses[0] == pytest.approx(scored, rel=1e-5)
+    assert training.losses[0] == pytest.approx(by_hand, rel=1e-5)
+
+
+def test_accumulated_batches_give_the_same_weights_as_whole_ones() -> None:
+    encoded = examples(20)
+    settings = replace(SETTINGS, epochs=2)
+    one_by_eight = trained(encoded, settings)
+    four_by_two = trained(encoded, replace(settings, micro_batch_size=2))
+    assert largest_difference(one_by_eight, weights(partly_frozen())) > 1e-2
+    assert largest_difference(one_by_eight, four_by_two) < ROUNDING
+
+
+def test_a_plain_pytorch_loop_reaches_the_same_weights() -> None:
+    encoded = examples(6)
+    steps, warm, peak, limit = 10, 2, 5e-3, 0.5
+    settings = TrainSettings(
+        epochs=steps,
+        learning_rate=peak,
+        batch_size=6,
+        micro_batch_size=3,
+        warmup=warm / steps,
+        weight_decay=0.1,
+        max_grad_norm=limit,
+    )
+    model = partly_frozen()
+    training = finetune(model, encoded, settings, seed=0)
+
+    other = partly_frozen()
+    parameters = [p for p in other.parameters() if p.requires_grad]
+    optimiser = torch.optim.AdamW(parameters, lr=peak, weight_decay=0.1)
+    losses, norms = [], []
+    for step in range(steps):
+        rate = step / warm if step < warm else (steps - step) / (steps - warm)
+        for group in optimiser.param_groups:
+            group["lr"] = peak * rate
+        optimiser.zero_grad()
+        loss = token_mean_of_full_logits(other, encoded)
+        loss.backward()
+        norms.append(float(nn.utils.clip_grad_norm_(parameters, limit)))
+        optimiser.step()
+        losses.append(float(loss.detach()))
+
+    assert max(norms) > limit, "clipping must matter here, or it is not tested"
+    assert largest_difference(weights(model), weights(partly_frozen())) > 1e-2
+    assert largest_difference(weights(model), weights(other)) < 1e-5
+    assert training.steps == steps
+    assert training.losses == pytest.approx(losses, rel=1e-5)
+
+
+def test_only_trainable_parameters_change() -> None:
+    before = weights(partly_frozen())
+    model = partly_frozen()
+    flags = {name: p.requires_grad for name, p in model.named_parameters()}
+    finetune(model, examples(8), SETTINGS, seed=0)
+    after = weights(model)
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {name for name in before if any(part in name for part in TRAINED)}
+    assert {name: p.requires_grad for name, p in model.named_parameters()} == flags
+
+
+def test_torchs_global_random_state_is_put_back() -> None:
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    finetune(partly_frozen(dropout=0.5), examples(8), SETTINGS, seed=0)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_pythons_global_random_state_is_put_back() -> None:
+    random.seed(7)
+    before = random.getstate()
+    finetune(partly_frozen(), examples(8), SETTINGS, seed=0)
+    untouched = random.getstate() == before
+    assert untouched
+
+
+def test_numpys_global_random_state_is_put_back() -> None:
+    np.random.seed(7)
+    expected = np.random.random(3)
+    np.random.seed(7)
+    finetune(partly_frozen(), examples(8), SETTINGS, seed=0)
+    assert np.array_equal(np.random.random(3), expected)
+
+
+def test_the_same_seed_gives_the_same_bits_whatever_the_global_random_state() -> None:
+    settings = replace(SETTINGS, batch_size=2, micro_batch_size=2)
+    torch.manual_seed(1)
+    one = trained(examples(8), settings, seed=3, dropout=0.5)
+    torch.manual_seed(2)
+    assert equal(one, trained(examples(8), settings, seed=3, dropout=0.5))
+
+
+@pytest.mark.parametrize(("batch_size", "dropout"), [(2, 0.0), (8, 0.5)], ids=["order", "dropout"])
+def test_another_seed_changes_order_and_dropout(batch_size: int, dropout: float) -> None:
+    settings = replace(SETTINGS, batch_size=batch_size, micro_batch_size=batch_size)
+    one = trained(examples(8), settings, seed=3, dropout=dropout)
+    assert largest_difference(one, trained(examples(8), settings, seed=4, dropout=dropout)) > 1e-4
+
+
+def test_every_task_starts_with_a_fresh_optimiser_and_schedule() -> None:
+    settings = replace(SETTINGS, epochs=3, warmup=0.4)
+    first, second = examples(8), examples(8, answer="other")
+    model = partly_frozen()
+    finetune(model, first, settings, seed=0)
+    without_history = copy.deepcopy(model)
+    finetune(model, second, settings, seed=1)
+
+    other = partly_frozen()
+    other.load_state_dict(without_history.state_dict())
+    finetune(other, second, settings, seed=1)
+    assert largest_difference(weights(model), weights(without_history)) > 1e-3
+    assert equal(weights(model), weights(other))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_model_trains_in_train_mode_and_ends_in_eval_mode(training: bool) -> None:
+    model = partly_frozen().train(training)
+    modes = []
+    model.lm_head.register_forward_hook(lambda module, inputs, output: modes.append(model.training))
+    finetune(model, examples(8), SETTINGS, seed=0)
+    assert modes == [True]
+    assert not any(module.training for module in model.modules())
+
+
+def test_mixed_precision_is_off_again_when_training_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    # On a GPU a bfloat16 model trains under autocast. What stays of it would be scored and evaluated in one
+    # precision here, and in another once the stage is loaded from its directory.
+    monkeypatch.setattr(
+        "sapo.training.finetune.TrainingArguments", lambda **given: TrainingArguments(**{**given, "bf16": True})
+    )
+    model = partly_frozen()
+    encoded = examples(8)
+    finetune(model, encoded, SETTINGS, seed=0)
+    fresh = tiny_model()
+    fresh.load_state_dict(model.state_dict())
+    ids = torch.tensor(encoded[0].ids)[None]
+    with torch.no_grad():
+        same = torch.equal(model(input_ids=ids).logits, fresh(input_ids=ids).logits)
+    assert same
+
+
+def test_logits_of_prompt_tokens_are_never_computed() -> None:
+    encoded = examples(8)
+    model = partly_frozen()
+    rows = []
+    model.lm_head.register_forward_hook(
+        lambda module, inputs, output: rows.append(output.numel() // output.shape[-1]),
+    )
+    finetune(model, encoded, replace(SETTINGS, micro_batch_size=4), seed=0)
+    assert len(rows) == 2
+    assert sum(rows) == sum(len(e.ids) - e.prompt_length for e in encoded)
+
+
+@pytest.mark.parametrize(("epochs", "updates"), [(0.1, 1), (0.5, 2), (1, 4), (1.5, 6)])
+def test_epochs_may_be_a_fraction(epochs: float, updates: int) -> None:
+    told: list[int] = []
+    settings = replace(SETTINGS, epochs=epochs, batch_size=2, micro_batch_size=1)
+    training = finetune(partly_frozen(), examples(8), settings, seed=0, advance=told.append)
+    assert training.steps == updates
+    assert len(training.losses) == updates
+    assert told == [1] * updates
+
+
+def test_fewer_rows_than_a_batch_make_one_update_per_epoch() -> None:
+    encoded = examples(3)
+    small = replace(SETTINGS, epochs=3, batch_size=3, micro_batch_size=3)
+    model = partly_frozen()
+    training = finetune(model, encoded, replace(small, batch_size=8, micro_batch_size=2), seed=0)
+    assert training.steps == 3
+    assert largest_difference(weights(model), trained(encoded, small)) < ROUNDING
+    assert largest_difference(weights(model), weights(partly_frozen())) > 1e-2
+
+
+def test_an_incomplete_last_batch_is_averaged_over_its_own_tokens() -> None:
+    encoded = examples(10, answer="yes")
+    model = partly_frozen()
+    scored = Scorer(model)(encoded).per_token
+    still = replace(SETTINGS, learning_rate=0.0, micro_batch_size=4)
+    losses = finetune(model, encoded, still, seed=0).losses
+    assert len(losses) == 2
+    # Answers are equally long: eight rows in the first update, two in the second.
+    assert (8 * losses[0] + 2 * losses[1]) / 10 == pytest.approx(scored, rel=1e-5)

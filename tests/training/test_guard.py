@@ -1,0 +1,139 @@
+"""The forgetting guard: its interval against other computations, what it does to a training, and what it tells."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import ttest_rel
+from small_runs import (
+    Told,
+)
+
+from sapo.core.types import Encoded, Losses
+from sapo.training.guard import Alarm, Guard, Watched, increase
+
+# The interval.
+
+
+def losses(nll: Any, tokens: Any) -> Losses:
+    return Losses(np.asarray(nll, float), np.asarray(tokens), np.zeros(len(nll), int))
+
+
+def test_with_one_token_a_row_it_is_the_interval_of_the_paired_t_test() -> None:
+    rng = np.random.default_rng(0)
+    before, now = rng.normal(2, 1, 20), rng.normal(2.3, 1, 20)
+    ones = np.ones(20, int)
+    mean, low = increase(losses(before, ones), losses(now, ones))
+    assert mean == pytest.approx((now - before).mean())
+    assert low == pytest.approx(ttest_rel(now, before).confidence_interval(0.95).low)
+
+
+def test_by_hand_it_is_of_sums_over_tokens() -> None:
+    # Rises of 1, 0 and 5 over 1, 2 and 3 tokens: 6 nats over 6 tokens.
+    mean, low = increase(losses([1, 1, 1], [1, 2, 3]), losses([2, 1, 6], [1, 2, 3]))
+    # Residuals 0, -2 and 2; standard error sqrt(8 * 3 / 2) / 6; 4.303 is Student's quantile of 2 degrees of freedom.
+    assert mean == 1 and low == pytest.approx(1 - 4.303 * np.sqrt(12) / 6, abs=1e-3)
+
+
+def test_with_rows_of_different_length_it_is_as_wide_as_a_bootstrap_over_rows() -> None:
+    rng = np.random.default_rng(1)
+    tokens = rng.integers(1, 30, 200)
+    before = rng.gamma(2, 1, 200) * tokens
+    now = before + tokens * rng.normal(0.2, 0.5, 200)
+    mean, low = increase(losses(before, tokens), losses(now, tokens))
+    picked = rng.integers(200, size=(20_000, 200))
+    drawn = (now - before)[picked].sum(1) / tokens[picked].sum(1)
+    assert mean == pytest.approx((now - before).sum() / tokens.sum())
+    assert mean - low == pytest.approx(1.96 * drawn.std(), rel=0.05)
+    # A t test on losses per token would be another interval.
+    per_row = ttest_rel(now / tokens, before / tokens).confidence_interval(0.95)
+    assert low != pytest.approx(per_row.low, rel=0.02)
+
+
+def test_where_nothing_moved_nothing_rose() -> None:
+    same = losses([1.5, 2.5, 0.5], [1, 3, 2])
+    assert increase(same, same) == (0.0, 0.0)
+
+
+# By itself, with losses that it is told.
+
+
+class Rising:
+    """Stands for a scorer: the two rows of each watched task, by its number, lie this much above what they were."""
+
+    def __init__(self, *looks: tuple[float, ...]) -> None:
+        self._looks, self._look, self._task = [(0.0,) * len(looks[0]), *looks], -1, 0
+
+    def on(self, model: object) -> Rising:
+        self._look, self._task = self._look + 1, -1
+        return self
+
+    def __call__(self, rows: Any) -> Losses:
+        self._task += 1
+        rise = self._looks[self._look][self._task]
+        # A spread of almost nothing: the interval hardly differs from its middle.
+        return losses([1 + rise, 1 + rise + 1e-6 * self._look], [1, 1])
+
+
+def guard_of(scorer: Rising, told: Told, *, stops: bool, every: int = 2, tasks: int = 2) -> Guard:
+    watched = [Watched(f"task {n}", [Encoded((1, 2), 1)] * 2) for n in range(tasks)]
+    return Guard(scorer, watched, every, 0.1, 5, stops, told.note)  # type: ignore[arg-type]
+
+
+def layer() -> torch.nn.Linear:
+    model = torch.nn.Linear(2, 1)
+    model.bias.requires_grad_(False)
+    return model
+
+
+def test_it_looks_every_so_many_updates_and_after_the_last_one_and_names_the_task_that_rose_most() -> None:
+    told, model = Told(), layer()
+    guard = guard_of(Rising((0.0, 0.09), (0.2, 0.3), (0.5, 0.4)), told, stops=False)
+    guard.begin(model)
+    assert [guard.after(model, step, step == 5) for step in range(1, 6)] == [False] * 5
+    assert [(a.step, a.back_to, a.watched) for a in guard.alarms] == [(4, None, "task 1"), (5, None, "task 0")]
+    assert [a.increase for a in guard.alarms] == pytest.approx([0.3, 0.5], abs=1e-4)
+    assert guard.back_to is None
+    assert told.notes == [
+        "forgetting guard: after update 4 of 5 the loss on task 1 is +0.300 nats per token above that before this task "
+        "(95 % interval from +0.300; limit 0.1); training goes on (guard.action warn)",
+        "forgetting guard: after update 5 of 5 the loss on task 0 is +0.500 nats per token above that before this task "
+        "(95 % interval from +0.500; limit 0.1); training goes on (guard.action warn)",
+    ]
+
+
+def test_it_takes_back_what_is_trained_to_the_last_good_look() -> None:
+    told, model = Told(), layer()
+    guard = guard_of(Rising((0.0, 0.0), (0.2, 0.0)), told, stops=True)
+    guard.begin(model)
+    weights = {}
+    for step in range(1, 5):
+        with torch.no_grad():
+            model.weight.add_(1)
+            model.bias.add_(1)
+        weights[step] = model.weight.detach().clone()
+        assert guard.after(model, step, False) == (step == 4)
+    assert torch.equal(model.weight, weights[2]) and guard.back_to == 2
+    # What is not trained is not its business.
+    assert model.bias.item() > 3
+    assert len(guard.alarms) == len(told.notes) == 1
+    assert told.notes[0].endswith("the weights are those after update 2 of 5: of this task no more was learned")
+
+
+@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
+def test_a_loss_that_is_no_number_any_more_has_risen_most(broken: float) -> None:
+    for looks in ((broken, 9.0), (9.0, broken)):
+        told, model = Told(), layer()
+        guard = guard_of(Rising(looks), told, stops=True)
+        guard.begin(model)
+        with np.errstate(invalid="ignore"):
+            assert guard.after(model, 2, False)
+        assert guard.alarms == [Alarm(2, 0, f"task {looks.index(broken)}", None, None, 5)]
+        end = "training ended, the weights are those before this task: it was not learned at all"
+        assert told.notes[0].endswith(f"is not a finite number any more; {end}")
+        again = guard_of(Rising(looks), told, stops=True)
+        again.restore(model, guard.state())
+        assert again.alarms == guard.alarms

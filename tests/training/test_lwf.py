@@ -1,0 +1,122 @@
+"""Learning without forgetting: the teacher, and the distance to it by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from assignments import assignment, demanded, part_of, rows_of, second_task, shake, tokens_of, trained
+from peft import PeftModel
+from torch.nn.functional import cross_entropy
+
+from sapo.integrations.testing import tiny_model
+from sapo.training.finetune import TrainSettings
+from sapo.training.methods.lwf import Lwf, LwfSettings, divergence
+from sapo.training.methods.seq_lora import LoraSettings
+
+LORA = LoraSettings(3, 5, 0.0, ("q_proj", "v_proj"))
+DROPOUT = replace(LORA, dropout=0.3)
+TRAIN = TrainSettings(
+    epochs=2, learning_rate=1e-2, batch_size=4, micro_batch_size=2, warmup=0.0, weight_decay=0.0, max_grad_norm=1.0
+)
+TASKS = [rows_of(name, 7, f"Instruction {name}.") for name in ("one", "two")]
+
+
+def answers(model: Any, rows: Sequence[Any]) -> list[torch.Tensor]:
+    """Logits that predict the supervised tokens, row by row."""
+    with torch.no_grad():
+        logits = [model(input_ids=torch.tensor([row.ids]), use_cache=False).logits[0] for row in rows]
+    return [each[row.prompt_length - 1 : -1] for each, row in zip(logits, rows, strict=True)]
+
+
+def kl_by_hand(teacher: torch.Tensor, student: torch.Tensor, temperature: float) -> float:
+    """Sum over positions and vocabulary of p log (p / q), in double precision."""
+    total = 0.0
+    for one, other in zip(teacher.double(), student.double(), strict=True):
+        p, q = (one / temperature).softmax(-1).tolist(), (other / temperature).softmax(-1).tolist()
+        total += sum(a * float(torch.tensor(a / b).log()) for a, b in zip(p, q, strict=True))
+    return total
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0, 5.0])
+def test_divergence_is_kl_with_the_gradient_of_cross_entropy_with_soft_targets(temperature: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    teacher, student = (3 * torch.randn(4, 9, generator=generator) for _ in range(2))
+    found, expected = student.clone().requires_grad_(), student.clone().requires_grad_()
+    distance = divergence(teacher, found, temperature)
+    distance.backward()
+    assert float(distance.detach()) == pytest.approx(kl_by_hand(teacher, student, temperature), rel=1e-5)
+    cross_entropy(expected / temperature, (teacher / temperature).softmax(-1), reduction="sum").backward()
+    assert found.grad is not None and expected.grad is not None
+    assert torch.allclose(found.grad, expected.grad, atol=1e-6) and float(found.grad.abs().max()) > 1e-2
+    assert float(divergence(student, student, temperature)) == pytest.approx(0, abs=1e-6)
+
+
+def test_squared_temperature_makes_the_gradient_that_of_logits_in_the_limit() -> None:
+    # Hinton et al. 2015, section 2.1: for high T it tends to the difference of the centred logits over their number.
+    generator = torch.Generator().manual_seed(1)
+    teacher, student = (torch.randn(4, 9, generator=generator) for _ in range(2))
+    student.requires_grad_()
+    (100.0**2 * divergence(teacher, student, 100.0)).backward()
+    assert student.grad is not None
+    centred = [x.detach() - x.detach().mean(-1, keepdim=True) for x in (student, teacher)]
+    assert torch.allclose(student.grad, (centred[0] - centred[1]) / 9, atol=1e-2)
+    assert float(student.grad.abs().max()) > 0.1
+
+
+def test_the_teacher_is_the_stage_before_and_stays_it_while_the_student_moves(tmp_path: Path) -> None:
+    learner = Lwf(LORA, LwfSettings(weight=0.3, temperature=2.0))
+    model, task = second_task(learner, tmp_path, TASKS)
+    objective = demanded(learner, model, task)
+    # In a mode that would show: the teacher has no dropout.
+    model.train()
+    found = float(objective(torch.tensor(1.0), part_of(model, task.rows)).detach())
+    assert found == pytest.approx(1.0, abs=1e-5)
+    for seed in (1, 2):
+        shake(model, seed)
+        teacher = answers(PeftModel.from_pretrained(tiny_model(), tmp_path / "1"), task.rows)
+        student = answers(model, task.rows)
+        kl = sum(kl_by_hand(t, s, 2.0) for t, s in zip(teacher, student, strict=True))
+        expected = 0.3 * 2.0**2 * kl / tokens_of(task.rows)
+        found = float(objective(torch.tensor(1.0), part_of(model, task.rows)).detach())
+        assert found - 1.0 == pytest.approx(expected, rel=1e-4) and expected > 0.01
+        assert all(module.training for module in model.modules())
+
+
+def test_the_distance_is_zero_at_the_first_step_and_grows(tmp_path: Path) -> None:
+    for lora in (LORA, DROPOUT):
+        learner = Lwf(lora)
+        model, task = second_task(learner, tmp_path, TASKS)
+        training = trained(learner, model, task, TRAIN)
+        added = [o - n for o, n in zip(training.objectives, training.losses, strict=True)]
+        # With dropout the student differs from its teacher at once.
+        assert (abs(added[0]) < 1e-5) == (lora is LORA)
+        assert min(added[1:]) > 1e-4
+
+
+def test_at_the_first_task_the_teacher_is_the_start() -> None:
+    learner = Lwf(LORA, LwfSettings(weight=1.0, temperature=1.0))
+    task = assignment(TASKS[0])
+    model = learner.prepare(learner.start(tiny_model()), task)
+    objective = demanded(learner, model, task)
+    shake(model)
+    found = float(objective(torch.tensor(0.0), part_of(model, task.rows)).detach())
+    base, student = answers(tiny_model(), task.rows), answers(model, task.rows)
+    kl = sum(kl_by_hand(t, s, 1.0) for t, s in zip(base, student, strict=True))
+    assert found == pytest.approx(kl / tokens_of(task.rows), rel=1e-4)
+
+
+def test_a_large_weight_keeps_answers_close_to_the_teachers(tmp_path: Path) -> None:
+    distances = []
+    for weight in (0.0, 3.0, 30.0):
+        learner = Lwf(LORA, LwfSettings(weight))
+        model, task = second_task(learner, tmp_path / str(weight), TASKS)
+        teacher = answers(model, task.rows)
+        trained(learner, model, task, replace(TRAIN, epochs=10))
+        student = answers(model, task.rows)
+        distances.append(sum(kl_by_hand(t, s, 1.0) for t, s in zip(teacher, student, strict=True)))
+    assert distances[0] > 2 * distances[1] and distances[1] > 2 * distances[2] > 0

@@ -1,0 +1,522 @@
+"""LoRA methods: what a stage directory holds is what was trained, and only the new parameters train."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from assignments import LORA_METHODS, assignment, trained
+from peft import IA3Config, LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file
+
+from sapo.core.errors import ModelError
+from sapo.core.types import Encoded
+from sapo.integrations.testing import tiny_model, tiny_tokenizer, toy_task
+from sapo.models.fingerprint import state_fingerprint
+from sapo.models.render import Renderer
+from sapo.training.finetune import TrainSettings, finetune
+from sapo.training.methods import METHODS
+from sapo.training.methods.adapters import lora_layers
+from sapo.training.methods.assignment import Assignment
+from sapo.training.methods.seq_lora import LoraSettings, SeqLora
+
+TARGETS = ("q_proj", "v_proj")
+LORA = LoraSettings(r=2, alpha=3, dropout=0.2, target_modules=TARGETS)
+TRAIN = TrainSettings(
+    epochs=2,
+    learning_rate=3e-2,
+    batch_size=4,
+    micro_batch_size=4,
+    warmup=0.0,
+    weight_decay=0.0,
+    max_grad_norm=1.0,
+)
+TASKS = ("first", "second", "third")
+each_unusual_adapter = pytest.mark.parametrize(
+    "features",
+    [
+        {"target_modules": "all-linear"},
+        {"target_modules": r".*\.self_attn\.(q_proj|o_proj)"},
+        {"layers_to_transform": [0]},
+        {"exclude_modules": r".*layers\.1\..*"},
+        {"layer_replication": [[0, 2], [0, 2]]},
+        {"trainable_token_indices": [1, 2]},
+        {"init_lora_weights": "pissa"},
+        {"init_lora_weights": "olora"},
+        {"init_lora_weights": "gaussian"},
+        {"rank_pattern": {"q_proj": 4}},
+        {"alpha_pattern": {"q_proj": 7}},
+    ],
+    ids=str,
+)
+each_method = pytest.mark.parametrize("name", LORA_METHODS)
+
+
+def method(name: str, lora: LoraSettings = LORA) -> SeqLora:
+    return METHODS[name](lora)
+
+
+def encoded(task: str) -> list[Encoded]:
+    toy = toy_task(task, rows=4)
+    return Renderer(tiny_tokenizer(), 256).encode(toy.instruction, toy.suffix, toy.train)
+
+
+PROBE = torch.tensor([e.ids[:100] for e in encoded("probe task")])
+
+
+def logits(model: Any) -> torch.Tensor:
+    """Logits of the probe rows in the mode the model is in."""
+    with torch.no_grad():
+        output: torch.Tensor = model(input_ids=PROBE, use_cache=False).logits
+    return output
+
+
+def distance(one: torch.Tensor, other: torch.Tensor) -> float:
+    return float((one - other).abs().max())
+
+
+def reloaded(directory: Path, base: Any | None = None) -> torch.Tensor:
+    """Logits of what stock peft makes of a directory."""
+    return logits(PeftModel.from_pretrained(base or tiny_model(), directory).eval())
+
+
+def task_at(stage: int, before: Path | None = None) -> Assignment:
+    """The training of one of the three tasks, counted from 0, after the stage in a directory."""
+    return assignment(encoded(TASKS[stage]), stage=stage + 1, seed=10 + stage, before=before)
+
+
+def train(learner: SeqLora, model: Any, task: Assignment) -> Any:
+    model = learner.prepare(model, task)
+    trained(learner, model, task, TRAIN, seed=19 + task.stage)
+    return model
+
+
+def run(learner: SeqLora, model: Any, root: Path, stages: Sequence[int], before: Path | None = None) -> Any:
+    """Train on tasks one after the other, the first of them after the stage in ``before``."""
+    for stage in stages:
+        task = task_at(stage, before)
+        before = root / str(stage)
+        model = learner.finish(train(learner, model, task), task, before)
+    return model
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Three tasks in a row; nothing may change it.
+
+    Attributes:
+        root: holds the stage directories 0, 1 and 2.
+        trained: logits of the base and after each training, before `finish`.
+        finished: logits after each `finish`.
+        prints: fingerprint of the weights after each `finish`.
+        model: the last model.
+    """
+
+    root: Path
+    trained: tuple[torch.Tensor, ...]
+    finished: tuple[torch.Tensor, ...]
+    prints: tuple[str, ...]
+    model: Any
+
+
+@pytest.fixture(scope="module")
+def chains(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Chain]:
+    """One chain for each method."""
+    found = {}
+    for name in LORA_METHODS:
+        learner, root = method(name), tmp_path_factory.mktemp(name)
+        model = learner.start(tiny_model())
+        said, finished, prints = [logits(model)], [], []
+        for stage in range(3):
+            task = task_at(stage, root / str(stage - 1) if stage else None)
+            model = train(learner, model, task)
+            said.append(logits(model))
+            model = learner.finish(model, task, root / str(stage))
+            finished.append(logits(model))
+            prints.append(state_fingerprint(model))
+        found[name] = Chain(root, tuple(said), tuple(finished), tuple(prints), model)
+    return found
+
+
+def shake(model: Any, seed: int = 0) -> None:
+    """Move all trainable parameters far from where they are."""
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data += 0.3 * torch.randn(parameter.shape, generator=generator)
+
+
+def users_adapter(directory: Path, **features: Any) -> Any:
+    """A model with an adapter that was trained and saved elsewhere, loaded as `load_model` does."""
+    settings = {"r": 3, "lora_alpha": 5, "lora_dropout": 0.3, "target_modules": ["q_proj", "o_proj"], **features}
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        model = get_peft_model(tiny_model(), LoraConfig(task_type="CAUSAL_LM", **settings))
+    shake(model)
+    model.save_pretrained(directory)
+    return PeftModel.from_pretrained(tiny_model(), directory).eval()
+
+
+def trainable(model: Any) -> set[str]:
+    return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def lora_names(adapter: str, targets: Sequence[str] = TARGETS) -> set[str]:
+    return {
+        f"base_model.model.model.layers.{layer}.self_attn.{target}.lora_{matrix}.{adapter}.weight"
+        for layer in range(2)
+        for target in targets
+        for matrix in "AB"
+    }
+
+
+def test_methods_are_listed_under_their_own_names() -> None:
+    assert {name: method(name).name for name in METHODS} == {name: name for name in METHODS}
+    assert len(METHODS) == 10
+
+
+# Defect 1: what is saved must be what was trained, at full strength, after every task.
+
+
+@each_method
+def test_a_stage_directory_alone_reproduces_the_trained_model(name: str, chains: dict[str, Chain]) -> None:
+    chain = chains[name]
+    for stage in range(3):
+        before, said = chain.trained[stage : stage + 2]
+        assert distance(before, said) > 0.1, "training must matter here, or nothing is tested"
+        assert distance(reloaded(chain.root / str(stage)), said) <= 1e-5
+
+
+@each_method
+def test_finish_does_not_change_what_the_model_says(name: str, chains: dict[str, Chain]) -> None:
+    for said, finished in zip(chains[name].trained[1:], chains[name].finished, strict=True):
+        assert distance(said, finished) <= 1e-5
+
+
+@each_method
+def test_a_stage_directory_holds_nothing_but_adapters_and_what_the_method_remembers(
+    name: str, chains: dict[str, Chain]
+) -> None:
+    one = {"adapter_config.json", "adapter_model.safetensors"}
+    increment = {"increment", *(f"increment/{file}" for file in one)}
+    memory = {"inc-lora": increment, "o-lora": increment, "ewc": {"fisher.safetensors"}, "replay": {"replay.json"}}
+    expected = one | memory.get(name, set())
+    for stage in ("0", "1", "2"):
+        root = chains[name].root / stage
+        assert {path.relative_to(root).as_posix() for path in root.rglob("*")} == expected
+
+
+def test_inc_lora_is_the_base_plus_the_sum_of_its_saved_increments(chains: dict[str, Chain]) -> None:
+    chain = chains["inc-lora"]
+    base = tiny_model()
+    weights = dict(base.named_parameters())
+    for stage in range(3):
+        increment = chain.root / str(stage) / "increment"
+        config = json.loads((increment / "adapter_config.json").read_text())
+        assert (config["r"], config["lora_alpha"]) == (LORA.r, LORA.alpha)
+        tensors = load_file(increment / "adapter_model.safetensors")
+        assert len(tensors) == len(lora_names("increment"))
+        for key in [key for key in tensors if ".lora_A." in key]:
+            a, b = tensors[key], tensors[key.replace(".lora_A.", ".lora_B.")]
+            target = key.removeprefix("base_model.model.").replace(".lora_A.weight", ".weight")
+            weights[target].data += (LORA.alpha / LORA.r) * b @ a
+        assert distance(logits(base), chain.trained[stage + 1]) <= 1e-5
+        assert distance(logits(base), reloaded(chain.root / str(stage))) <= 1e-5
+
+
+def test_the_saved_sum_has_strength_one_whatever_tool_reads_its_config(chains: dict[str, Chain]) -> None:
+    for stage in range(3):
+        config = json.loads((chains["inc-lora"].root / str(stage) / "adapter_config.json").read_text())
+        assert config["r"] == config["lora_alpha"] == LORA.r * (stage + 1)
+        assert not config["use_rslora"]
+
+
+def test_the_past_stays_one_adapter_however_many_tasks_it_holds(chains: dict[str, Chain]) -> None:
+    model = chains["inc-lora"].model
+    assert set(model.peft_config) == {"default"}
+    assert all(list(layer.lora_A) == ["default"] for layer in lora_layers(model))
+
+
+@each_method
+def test_the_base_weights_stay_bit_for_bit(name: str, chains: dict[str, Chain]) -> None:
+    base = tiny_model().state_dict()
+    after = {
+        key.removeprefix("base_model.model.").replace(".base_layer", ""): tensor
+        for key, tensor in chains[name].model.state_dict().items()
+        if ".lora_" not in key
+    }
+    assert base.keys() == after.keys()
+    assert all(torch.equal(base[key], after[key]) for key in base)
+
+
+# What trains, and what does not.
+
+
+@each_method
+def test_exactly_the_tasks_own_adapter_is_trainable(name: str, tmp_path: Path) -> None:
+    learner = method(name)
+    adapter = "increment" if name in ("inc-lora", "o-lora") else "default"
+    model, before = learner.start(tiny_model()), None
+    for stage in range(3):
+        task = task_at(stage, before)
+        model = learner.prepare(model, task)
+        assert trainable(model) == lora_names(adapter)
+        shake(model, stage)
+        before = tmp_path / str(stage)
+        model = learner.finish(model, task, before)
+    model = learner.prepare(learner.resume(tiny_model(), tmp_path / "2"), task_at(2, before))
+    assert trainable(model) == lora_names(adapter)
+
+
+def test_the_frozen_past_stays_bit_for_bit_while_the_increment_trains(tmp_path: Path) -> None:
+    learner = method("inc-lora")
+    model = learner.prepare(run(learner, tiny_model(), tmp_path, [0]), task_at(1, tmp_path / "0"))
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    finetune(model, encoded("second"), TRAIN, seed=1)
+    changed = {name for name, parameter in model.named_parameters() if not torch.equal(parameter, before[name])}
+    assert changed == lora_names("increment")
+
+
+@pytest.mark.parametrize("past", ["finished", "resumed", "given by the user"])
+def test_the_frozen_past_has_no_dropout_while_the_increment_trains(past: str, tmp_path: Path) -> None:
+    learner = method("inc-lora", LoraSettings(r=2, alpha=8, dropout=0.5, target_modules=TARGETS))
+    if past == "given by the user":
+        model = learner.start(users_adapter(tmp_path / "user"))
+    else:
+        model = run(learner, tiny_model(), tmp_path, [0])
+        if past == "resumed":
+            model = learner.resume(tiny_model(), tmp_path / "0")
+    model = learner.prepare(model, task_at(1))
+    calm = logits(model.eval())
+    assert distance(calm, logits(tiny_model())) > 0.1, "the past must matter here"
+    # The increment's B is zero, so only the past could make two passes differ.
+    model.train()
+    assert torch.equal(logits(model), calm)
+    assert torch.equal(logits(model), calm)
+    shake(model)
+    assert not torch.equal(logits(model), logits(model)), "the increment itself does have dropout"
+
+
+def test_a_new_increment_starts_at_what_the_model_already_says(tmp_path: Path) -> None:
+    learner = method("inc-lora")
+    model = run(learner, tiny_model(), tmp_path, [0])
+    before = logits(model)
+    assert distance(logits(learner.prepare(model, task_at(1)).eval()), before) <= 1e-5
+
+
+# Seeds and resuming.
+
+
+@each_method
+def test_preparing_leaves_the_global_random_state_alone(name: str, tmp_path: Path) -> None:
+    learner = method(name)
+    model, before = tiny_model(), None
+    for stage in range(2):
+        task = task_at(stage, before)
+        torch.manual_seed(7)
+        expected = torch.rand(3)
+        torch.manual_seed(7)
+        model = learner.prepare(model, task)
+        learner.objective(model, task)
+        assert torch.equal(torch.rand(3), expected)
+        before = tmp_path / str(stage)
+        model = learner.finish(model, task, before)
+
+
+@each_method
+def test_the_seed_alone_decides_new_parameters(name: str) -> None:
+    def new(seed: int, noise: int) -> torch.Tensor:
+        torch.manual_seed(noise)
+        model = method(name).prepare(tiny_model(), assignment(encoded("first"), seed=seed))
+        weights = [p for n, p in model.named_parameters() if p.requires_grad and ".lora_A." in n]
+        return torch.cat([p.flatten() for p in weights])
+
+    assert torch.equal(new(1, 100), new(1, 200))
+    assert not torch.equal(new(1, 100), new(2, 100))
+
+
+@each_method
+@pytest.mark.parametrize("done", [1, 2])
+def test_resuming_gives_the_same_bits_as_never_having_stopped(
+    name: str, done: int, chains: dict[str, Chain], tmp_path: Path
+) -> None:
+    whole = chains[name]
+    learner = method(name)
+    before = whole.root / str(done - 1)
+    model = learner.resume(learner.start(tiny_model()), before)
+    model = run(learner, model, tmp_path, range(done, 3), before)
+    assert same_stage(whole.root / "2", tmp_path / "2")
+    assert torch.equal(logits(model), whole.finished[2])
+
+
+@each_method
+def test_a_resumed_model_has_the_fingerprint_of_the_finished_one(name: str, chains: dict[str, Chain]) -> None:
+    learner = method(name)
+    for stage, finished in enumerate(chains[name].prints):
+        model = learner.resume(learner.start(tiny_model()), chains[name].root / str(stage))
+        assert state_fingerprint(model) == finished
+    assert len(set(chains[name].prints)) == 3
+
+
+@each_method
+def test_resuming_on_top_of_the_users_adapter_gives_the_same_bits(name: str, tmp_path: Path) -> None:
+    learner = method(name)
+    model = learner.start(users_adapter(tmp_path / "user"))
+    whole = run(learner, model, tmp_path / "whole", [0, 1])
+
+    again = method(name)
+    model = again.start(PeftModel.from_pretrained(tiny_model(), tmp_path / "user"))
+    before = tmp_path / "whole" / "0"
+    parts = run(again, again.resume(model, before), tmp_path / "parts", [1], before)
+    assert same_stage(tmp_path / "whole" / "1", tmp_path / "parts" / "1")
+    assert torch.equal(logits(whole), logits(parts))
+
+
+def same_stage(one: Path, other: Path) -> bool:
+    """Whether two stage directories hold the same adapters and the same memory, bit for bit."""
+    files = [
+        {p.relative_to(path).as_posix(): p.read_bytes() for p in path.rglob("*") if p.suffix == ".safetensors"}
+        | {p.name: p.read_bytes() for p in path.glob("replay.json")}
+        for path in (one, other)
+    ]
+    return "adapter_model.safetensors" in files[0] and files[0] == files[1]
+
+
+# Starting from what the user gives.
+
+
+@each_method
+def test_missing_target_modules_are_refused_with_the_models_linear_layers(name: str) -> None:
+    learner = method(name, LoraSettings(r=2, alpha=8, dropout=0.0, target_modules=("c_attn", "q_proj")))
+    with pytest.raises(ModelError, match="has no c_attn") as error:
+        learner.start(tiny_model())
+    for layer in ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"):
+        assert layer in str(error.value)
+
+
+@each_method
+def test_the_list_of_linear_layers_is_right_for_a_model_with_an_adapter_too(name: str, tmp_path: Path) -> None:
+    learner = method(name, LoraSettings(r=2, alpha=8, dropout=0.0, target_modules=("c_attn",)))
+    with pytest.raises(ModelError, match="has no c_attn") as error:
+        learner.start(users_adapter(tmp_path))
+    assert "q_proj" in str(error.value)
+    assert "base_layer" not in str(error.value)
+
+
+@each_method
+@pytest.mark.parametrize("target", ["mlp", "input_layernorm"])
+def test_a_target_module_that_cannot_carry_lora_is_refused_at_the_start(name: str, target: str) -> None:
+    learner = method(name, LoraSettings(r=2, alpha=8, dropout=0.0, target_modules=(target,)))
+    with pytest.raises(ModelError, match=target):
+        learner.start(tiny_model())
+
+
+@each_method
+def test_a_start_without_adapter_is_the_base_itself(name: str) -> None:
+    base = tiny_model()
+    assert method(name).start(base) is base
+
+
+def test_seq_lora_goes_on_training_the_users_adapter(tmp_path: Path) -> None:
+    learner = method("seq-lora")
+    model = learner.start(users_adapter(tmp_path / "user"))
+    given = logits(model)
+    assert distance(given, logits(tiny_model())) > 0.1
+    model = learner.prepare(model, task_at(0))
+    assert torch.equal(logits(model.eval()), given)
+    assert trainable(model) == lora_names("default", ("q_proj", "o_proj"))
+    finetune(model, encoded("first"), TRAIN, seed=0)
+    said = logits(model)
+    assert distance(said, given) > 0.1
+    learner.finish(model, task_at(0), tmp_path / "stage")
+    assert distance(reloaded(tmp_path / "stage"), said) <= 1e-5
+    assert distance(reloaded(tmp_path / "user"), given) <= 1e-5, "the user's own files stay as they were"
+
+
+def test_inc_lora_keeps_the_users_adapter_and_adds_to_it(tmp_path: Path) -> None:
+    learner = method("inc-lora")
+    model = learner.start(users_adapter(tmp_path / "user"))
+    given = logits(model)
+    before = load_file(tmp_path / "user" / "adapter_model.safetensors")
+    model = learner.prepare(model, task_at(0))
+    assert distance(logits(model.eval()), given) <= 1e-5
+    assert trainable(model) == lora_names("increment")
+    finetune(model, encoded("first"), TRAIN, seed=0)
+    frozen = {name.replace(".default", ""): p for name, p in model.named_parameters() if ".default." in name}
+    assert frozen.keys() == before.keys()
+    assert all(torch.equal(frozen[name], before[name]) for name in before)
+    said = logits(model)
+    assert distance(said, given) > 0.1
+    model = learner.finish(model, task_at(0), tmp_path / "0")
+    assert distance(reloaded(tmp_path / "0"), said) <= 1e-5
+    task = task_at(1, tmp_path / "0")
+    model = train(learner, model, task)
+    said = logits(model)
+    learner.finish(model, task, tmp_path / "1")
+    assert distance(reloaded(tmp_path / "1"), said) <= 1e-5
+
+
+@pytest.mark.parametrize(
+    ("features", "named"),
+    [
+        ({"use_rslora": True}, "rsLoRA"),
+        ({"use_dora": True}, "DoRA"),
+        ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
+        ({"use_rslora": True, "use_dora": True}, "rsLoRA, DoRA"),
+    ],
+)
+def test_inc_lora_refuses_an_adapter_that_it_cannot_add_to(
+    features: dict[str, Any], named: str, tmp_path: Path
+) -> None:
+    model = users_adapter(tmp_path, **features)
+    with pytest.raises(ModelError, match=f"inc-lora cannot add to an adapter with {named}: allowed is plain LoRA"):
+        method("inc-lora").start(model)
+
+
+@each_unusual_adapter
+def test_inc_lora_either_refuses_an_unusual_adapter_or_adds_to_it_exactly(
+    features: dict[str, Any], tmp_path: Path
+) -> None:
+    learner = method("inc-lora")
+    model = users_adapter(tmp_path / "user", **features)
+    try:
+        model = learner.start(model)
+    except ModelError:
+        return
+    model = learner.prepare(model, task_at(0))
+    shake(model, seed=1)
+    said = logits(model.eval())
+    model = learner.finish(model, task_at(0), tmp_path / "stage")
+    assert distance(logits(model), said) <= 1e-4
+    assert distance(reloaded(tmp_path / "stage"), said) <= 1e-4
+
+
+@each_unusual_adapter
+def test_seq_lora_either_refuses_an_unusual_adapter_or_goes_on_exactly(
+    features: dict[str, Any], tmp_path: Path
+) -> None:
+    learner = method("seq-lora")
+    model = users_adapter(tmp_path / "user", **features)
+    try:
+        model = learner.start(model)
+    except ModelError:
+        return
+    model = learner.prepare(model, task_at(0))
+    shake(model, seed=1)
+    said = logits(model.eval())
+    model = learner.finish(model, task_at(0), tmp_path / "stage")
+    assert distance(logits(model), said) <= 1e-4
+    assert distance(reloaded(tmp_path / "stage"), said) <= 1e-4
+    again = PeftModel.from_pretrained(tiny_model(), tmp_path / "user")
+    resumed = learner.resume(learner.start(again), tmp_path / "stage").eval()
+    assert distance(logits(resumed), said) <= 1e-4
+
+
+@each_method
+def test_an_adapter_of_another_kind_is_refused(name: str) -> None:
+    config = IA3Config(task_type="CAUSAL_LM", target_modules=["k_proj"], feedforward_modules=[])
+    with pytest.raises(ModelError, match=f"{name} cannot go on from a IA3 adapter: allowed is LoRA"):
+        method(name).start(get_peft_model(tiny_model(), config))

@@ -1,0 +1,248 @@
+"""What methods add to the loss: alike for all of them, then the overlap of o-lora by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from assignments import (
+    LORA_METHODS,
+    assignment,
+    demanded,
+    nll_by_hand,
+    part_of,
+    rows_of,
+    second_task,
+    shake,
+    tokens_of,
+    trained,
+)
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file
+
+from sapo.integrations.testing import tiny_model
+from sapo.training.finetune import Training, TrainSettings
+from sapo.training.methods import METHODS
+from sapo.training.methods.assignment import Assignment, trainable
+from sapo.training.methods.ewc import Ewc, EwcSettings
+from sapo.training.methods.inc_lora import IncLora
+from sapo.training.methods.lwf import Lwf, LwfSettings
+from sapo.training.methods.o_lora import OLora, OLoraSettings
+from sapo.training.methods.replay import Replay, ReplaySettings
+from sapo.training.methods.seq_lora import LoraSettings, SeqLora
+
+# A scaling, 5 / 3, that no number of the tests is by chance the same without.
+LORA = LoraSettings(3, 5, 0.0, ("q_proj", "v_proj"))
+DROPOUT = replace(LORA, dropout=0.3)
+TRAIN = TrainSettings(
+    epochs=2, learning_rate=1e-2, batch_size=4, micro_batch_size=2, warmup=0.0, weight_decay=0.0, max_grad_norm=1.0
+)
+# 7 rows in updates of 4: the last one has 3, and half of what is accumulated before.
+TASKS = [rows_of(name, 7, f"Instruction {name}.") for name in ("one", "two", "three")]
+PENALISED = ("ewc", "lwf", "o-lora", "replay")
+Make = Callable[[LoraSettings], SeqLora]
+
+
+def task_at(number: int, before: Path | None) -> Assignment:
+    return assignment(TASKS[number], stage=number + 1, seed=number, before=before)
+
+
+def run(make: Make, root: Path, lora: LoraSettings = DROPOUT, settings: TrainSettings = TRAIN) -> list[Training]:
+    """Train on the three tasks; stages are left in the directories 1, 2 and 3."""
+    learner, before, found = make(lora), None, []
+    model = learner.start(tiny_model())
+    for number in range(3):
+        task = task_at(number, before)
+        model = learner.prepare(model, task)
+        found.append(trained(learner, model, task, settings, seed=number))
+        before = root / str(number + 1)
+        model = learner.finish(model, task, before)
+    return found
+
+
+def weights(root: Path) -> dict[str, bytes]:
+    files = list(root.rglob("adapter_model.safetensors"))
+    assert files
+    return {p.relative_to(root).as_posix(): p.read_bytes() for p in files}
+
+
+# All methods.
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_accumulated_passes_make_the_update_of_whole_batches(name: str, tmp_path: Path) -> None:
+    # Methods that train the weights themselves need smaller steps, and Adam gives each weight the same.
+    settings = replace(TRAIN, learning_rate=1e-2 if name in LORA_METHODS else 1e-3)
+    found = []
+    for micro in (1, 2, 4):
+        learner = METHODS[name](LORA)
+        model, task = second_task(learner, tmp_path / str(micro), TASKS)
+        before = {key: p.detach().clone() for key, p in trainable(model).items()}
+        training = trained(learner, model, task, replace(settings, micro_batch_size=micro))
+        moved = {key: p.detach() - before[key] for key, p in trainable(model).items()}
+        found.append((training, moved))
+    whole, expected = found[-1]
+    assert max(float(m.abs().max()) for m in expected.values()) > settings.learning_rate
+    for training, moved in found[:-1]:
+        assert training.losses == pytest.approx(whole.losses, abs=1e-5)
+        assert training.objectives == pytest.approx(whole.objectives, rel=1e-5)
+        assert max(float((moved[key] - expected[key]).abs().max()) for key in moved) < 1e-6
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_recorded_losses_are_the_nll_and_objectives_what_is_minimised(name: str, tmp_path: Path) -> None:
+    learner = METHODS[name](LORA)
+    model, task = second_task(learner, tmp_path, TASKS)
+    with torch.no_grad():
+        expected = float(nll_by_hand(model, task.rows)) / tokens_of(task.rows)
+    # All rows in one update, and then the same once more.
+    training = trained(learner, model, task, replace(TRAIN, batch_size=8, micro_batch_size=4))
+    assert training.losses[0] == pytest.approx(expected, rel=1e-5)
+    assert (training.objectives != training.losses) == (name in PENALISED)
+
+
+@pytest.mark.parametrize("name", [n for n in METHODS if n != "lwf"])
+def test_nothing_is_added_at_the_first_task(name: str) -> None:
+    learner = METHODS[name](LORA)
+    task = task_at(0, None)
+    assert learner.objective(learner.prepare(learner.start(tiny_model()), task), task) is None
+
+
+SWITCHED_OFF: dict[str, tuple[Make, Make]] = {
+    "o-lora": (lambda lora: OLora(lora, OLoraSettings(weight=0.0)), IncLora),
+    "ewc": (lambda lora: Ewc(lora, EwcSettings(weight=0.0)), SeqLora),
+    "replay": (lambda lora: Replay(lora, ReplaySettings(share=0.0)), SeqLora),
+    "lwf": (lambda lora: Lwf(lora, LwfSettings(weight=0.0)), SeqLora),
+}
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> dict[Make, tuple[Path, list[Training]]]:
+    """Three tasks by each method that adds nothing to the loss, with dropout."""
+    found: dict[Make, tuple[Path, list[Training]]] = {}
+    for make in (SeqLora, IncLora):
+        root = tmp_path_factory.mktemp("plain")
+        found[make] = (root, run(make, root))
+    return found
+
+
+@pytest.mark.parametrize("name", SWITCHED_OFF)
+def test_a_weight_of_zero_leaves_the_plain_method_bit_for_bit_with_dropout(
+    name: str, plain: dict[Make, tuple[Path, list[Training]]], tmp_path: Path
+) -> None:
+    method, without = SWITCHED_OFF[name]
+    root, expected = plain[without]
+    found = run(method, tmp_path / "method")
+    assert [t.losses for t in found] == [t.losses for t in expected]
+    assert weights(tmp_path / "method") == weights(root)
+    # The premise: with its own weight the method does something else.
+    run(METHODS[name], tmp_path / "weighted")
+    weighted = weights(tmp_path / "weighted")
+    assert weighted.keys() == weights(root).keys() and weighted != weights(root)
+
+
+def test_dropout_matters_to_what_was_just_compared(
+    plain: dict[Make, tuple[Path, list[Training]]], tmp_path: Path
+) -> None:
+    run(SeqLora, tmp_path, LORA)
+    root, _ = plain[SeqLora]
+    assert weights(tmp_path).keys() == weights(root).keys() and weights(tmp_path) != weights(root)
+
+
+# O-LoRA.
+
+
+def factors(adapter: Path) -> dict[str, torch.Tensor]:
+    """The A matrices of a saved adapter, by module."""
+    tensors = load_file(adapter / "adapter_model.safetensors")
+    return {key.split(".lora_A")[0]: tensor for key, tensor in tensors.items() if ".lora_A." in key}
+
+
+def overlap(model: Any, root: Path, stages: Sequence[int]) -> tuple[float, int]:
+    """Sum of the absolute products of every old row of A with every new one, and their number."""
+    total, count = 0.0, 0
+    for stage in stages:
+        for module, old in factors(root / str(stage) / "increment").items():
+            new = model.get_submodule(module).lora_A["increment"].weight
+            for one in old.tolist():
+                for other in new.tolist():
+                    total += abs(sum(a * b for a, b in zip(one, other, strict=True)))
+                    count += 1
+    return total, count
+
+
+def third_task(root: Path, own: OLoraSettings, *, same: bool = False) -> tuple[OLora, Any, Assignment]:
+    """A model before its third task; with ``same``, the first two have the same A."""
+    learner = OLora(LORA, own)
+    model, task = second_task(learner, root, TASKS)
+    shake(model, seed=1)
+    if same:
+        for module, a in factors(root / "1" / "increment").items():
+            model.get_submodule(module).lora_A["increment"].weight.data.copy_(a)
+    model = learner.finish(model, task, root / "2")
+    task = task_at(2, root / "2")
+    return learner, learner.prepare(model, task), task
+
+
+@pytest.mark.parametrize("normalise", [False, True])
+def test_the_overlap_is_that_of_the_unscaled_saved_factors(normalise: bool, tmp_path: Path) -> None:
+    learner, model, task = third_task(tmp_path, OLoraSettings(0.7, normalise))
+    total, count = overlap(model, tmp_path, (1, 2))
+    # Two layers of two modules; two earlier tasks of rank 3 against rank 3.
+    assert count == 2 * 2 * (2 * 3) * 3
+    expected = total / count if normalise else total
+    assert float(learner.penalty(model).detach()) == pytest.approx(expected, rel=1e-5)
+    objective = demanded(learner, model, task)
+    parts = [part_of(model, task.rows[:3], number=n, parts=3) for n in range(3)]
+    found = sum(float(objective(torch.tensor(0.5), part).detach()) for part in parts)
+    assert found == pytest.approx(3 * 0.5 + 0.7 * expected, rel=1e-5)
+
+
+def test_normalised_overlap_does_not_grow_with_directions_that_are_old_twice(tmp_path: Path) -> None:
+    found = {}
+    for normalise in (False, True):
+        learner, model, _ = third_task(tmp_path / str(normalise), OLoraSettings(1.0, normalise), same=True)
+        once, count = overlap(model, tmp_path / str(normalise), (1,))
+        found[normalise] = float(learner.penalty(model).detach()) / (once / count if normalise else once)
+    assert found == pytest.approx({False: 2.0, True: 1.0}, rel=1e-5)
+
+
+def test_the_gradient_of_the_overlap_reaches_the_new_directions_alone(tmp_path: Path) -> None:
+    learner, model, _ = third_task(tmp_path, OLoraSettings())
+    model.requires_grad_(True)
+    learner.penalty(model).backward()
+    reached = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
+    modules = factors(tmp_path / "1" / "increment")
+    assert reached == {f"{module}.lora_A.increment.weight" for module in modules}
+    for module in modules:
+        new = model.get_submodule(module).lora_A["increment"].weight
+        old = torch.cat([factors(tmp_path / str(stage) / "increment")[module] for stage in (1, 2)])
+        # d |a . b| / db = sign(a . b) a
+        expected = torch.stack([(torch.sign(old @ row)[:, None] * old).sum(0) for row in new.detach()])
+        assert torch.allclose(new.grad, expected, atol=1e-5)
+
+
+def test_a_large_weight_keeps_new_directions_away_from_old_ones(tmp_path: Path) -> None:
+    found = {}
+    for weight in (0.0, 1.0, 10.0):
+        learner = OLora(LORA, OLoraSettings(weight))
+        model, task = second_task(learner, tmp_path / str(weight), TASKS)
+        before, _ = overlap(model, tmp_path / str(weight), (1,))
+        trained(learner, model, task, replace(TRAIN, epochs=10))
+        found[weight] = overlap(model, tmp_path / str(weight), (1,))[0] / before
+    assert found[10.0] < 0.2 < 0.7 < found[0.0]
+    assert found[1.0] < 0.7
+
+
+def test_an_adapter_on_other_modules_leaves_nothing_to_keep_away_from(tmp_path: Path) -> None:
+    config = LoraConfig(r=2, lora_alpha=4, target_modules=["o_proj"], task_type="CAUSAL_LM")
+    get_peft_model(tiny_model(), config).save_pretrained(tmp_path / "user")
+    learner = OLora(LORA)
+    task = task_at(0, None)
+    model = learner.start(PeftModel.from_pretrained(tiny_model(), tmp_path / "user"))
+    training = trained(learner, learner.prepare(model, task), task, TRAIN)
+    assert training.objectives == training.losses

@@ -1,0 +1,275 @@
+"""Which rows an update takes, however many processes deal them out, and what fills an update up without changing it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import ceil
+from typing import Any
+
+import pytest
+import torch
+from accelerate.data_loader import BatchSamplerShard
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+from torch.utils.data import BatchSampler
+
+from sapo.core.types import Encoded, Example
+from sapo.integrations.testing import tiny_model, tiny_tokenizer, toy_task
+from sapo.models.losses import Scorer
+from sapo.models.render import Renderer
+from sapo.training.finetune import TrainSettings, finetune
+from sapo.training.trainer import SupervisedTrainer, UpdateSampler
+
+often = settings(max_examples=150, deadline=None, derandomize=True, database=None)
+sizes = st.integers(1, 40)
+SETTINGS = TrainSettings(2, 1e-2, 8, 4, 0.0, 0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class Dealt:
+    """One epoch of several processes: by process the micro-batches of each update."""
+
+    updates: list[list[list[list[int]]]]
+
+    def rows(self) -> list[list[int]]:
+        return [[row for process in update for batch in process for row in batch] for update in self.updates]
+
+
+def deal(rows: int, batch: int, micro: int, processes: int, seed: int = 0, epoch: int = 0) -> Dealt:
+    """Deal an epoch out as accelerate does, and group it into updates as Trainer does."""
+    micro = min(micro, ceil(batch / processes), rows)
+    order = UpdateSampler([1 + n % 5 for n in range(rows)], batch, 1 if processes == 1 else micro * processes, seed)
+    order.set_epoch(epoch)
+    assert len(list(order)) == len(order)
+    accumulated = ceil(batch / (micro * processes))
+    dealt = BatchSampler(order, micro, False)
+    # accelerate leaves the batches of a single process as they are.
+    shards = [list(dealt if processes == 1 else BatchSamplerShard(dealt, processes, rank)) for rank in range(processes)]
+    assert len({len(shard) for shard in shards}) == 1
+    return Dealt([[shard[n : n + accumulated] for shard in shards] for n in range(0, len(shards[0]), accumulated)])
+
+
+@often
+@given(sizes, sizes, st.integers(1, 12), st.integers(0, 3), st.integers(0, 3))
+def test_updates_take_the_same_rows_whatever_the_number_of_processes(
+    rows: int, per_update: int, micro: int, seed: int, epoch: int
+) -> None:
+    # A whole number of micro-batches to an update, as configurations demand.
+    batch = ceil(per_update / micro) * micro
+    one = [Counter(update) for update in deal(rows, batch, micro, 1, seed, epoch).rows()]
+    assert [update.total() for update in one] == [min(batch, rows - n) for n in range(0, rows, batch)]
+    assert sum(one, Counter[int]()) == Counter(range(rows))
+    for processes in (2, 3):
+        found = deal(rows, batch, micro, processes, seed, epoch).rows()
+        # Only the blank row, which is none of the training rows, fills up.
+        assert [Counter(row for row in update if row != rows) for update in found] == one
+        assert all(row <= rows for update in found for row in update)
+
+
+@often
+@given(sizes, sizes, st.integers(1, 12), st.integers(2, 3))
+def test_no_process_gets_more_than_a_micro_batch_at_once_and_none_gets_less_work(
+    rows: int, per_update: int, micro: int, processes: int
+) -> None:
+    batch = ceil(per_update / micro) * micro
+    for update in deal(rows, batch, micro, processes).updates:
+        assert all(len(each) <= micro for process in update for each in process)
+        assert len({tuple(map(len, process)) for process in update}) == 1
+
+
+def test_every_epoch_is_another_permutation_and_the_same_one_for_the_same_seed() -> None:
+    order = UpdateSampler([1] * 20, 8, 1, 5)
+    epochs = []
+    for epoch in range(3):
+        order.set_epoch(epoch)
+        epochs.append(tuple(order))
+    assert all(sorted(epoch) == list(range(20)) for epoch in epochs) and len(set(epochs)) == 3
+    order.set_epoch(1)
+    assert tuple(order) == epochs[1]
+    other = UpdateSampler([1] * 20, 8, 1, 6)
+    assert tuple(other) not in epochs[:1]
+
+
+def test_updates_are_filled_up_to_whole_rounds_as_worked_out_by_hand() -> None:
+    order = UpdateSampler([1] * 21, 8, 6, 0)
+    found = list(order)
+    assert len(order) == len(found) == 12 + 12 + 6
+    assert [n for n, row in enumerate(found) if row == 21] == [8, 9, 10, 11, 20, 21, 22, 23, 29]
+    assert 21 not in list(UpdateSampler([1] * 21, 8, 1, 0)) and len(UpdateSampler([1] * 21, 8, 1, 0)) == 21
+
+
+# The order within an update.
+
+LENGTHS = [5, 90, 7, 80, 6, 70, 8, 60, 5, 50, 9, 40, 4, 30, 3, 20, 2, 10, 1]
+
+
+@pytest.mark.parametrize("round_size", [1, 3])
+def test_rows_of_an_update_go_from_long_to_short_and_are_those_of_the_permutation(round_size: int) -> None:
+    rows = len(LENGTHS)
+    order = UpdateSampler(LENGTHS, 6, round_size, 4)
+    for epoch in (0, 1):
+        order.set_epoch(epoch)
+        found = [row for row in order if row < rows]
+        permutation = torch.randperm(rows, generator=torch.Generator().manual_seed(4 + epoch)).tolist()
+        for start in range(0, rows, 6):
+            update = found[start : start + 6]
+            assert sorted(update) == sorted(permutation[start : start + 6])
+            assert [LENGTHS[row] for row in update] == sorted((LENGTHS[row] for row in update), reverse=True)
+        assert sorted(found) == list(range(rows)) and found != permutation
+
+
+def padding(model: Any, rows: list[Encoded], settings: TrainSettings) -> int:
+    """Train, and return how many tokens of padding went through the model."""
+    computed = list[int]()
+    model.get_input_embeddings().register_forward_hook(lambda m, given, out: computed.append(given[0].numel()))
+    finetune(model, rows, settings, seed=0)
+    return sum(computed) - int(settings.epochs) * sum(len(e.ids) for e in rows)
+
+
+def test_rows_of_mixed_lengths_are_padded_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [Encoded((n, *range(100, 100 + length)), length) for n, length in enumerate(LENGTHS * 3)]
+    monkeypatch.setattr("sapo.training.prefix.can_share", lambda model, encoded: False)
+    # Updates of 16 of the 57 rows in passes of 4.
+    settings = TrainSettings(1, 1e-2, 16, 4, 0.0, 0.0, 1.0)
+    found = padding(model_to_train(), rows, settings)
+    by_hand = 0
+    permutation = torch.randperm(57, generator=torch.Generator().manual_seed(0)).tolist()
+    for start in range(0, 57, 16):
+        lengths = sorted((len(rows[row].ids) for row in permutation[start : start + 16]), reverse=True)
+        by_hand += sum(
+            max(lengths[n : n + 4]) - length for n in range(0, len(lengths), 4) for length in lengths[n : n + 4]
+        )
+    in_order = sum(
+        max(len(rows[row].ids) for row in permutation[n : n + 4]) * len(permutation[n : n + 4]) for n in range(0, 57, 4)
+    ) - sum(len(e.ids) for e in rows)
+    assert found == by_hand
+    assert found < in_order / 3
+
+
+# What fills up.
+
+
+def encoded(size: int) -> list[Encoded]:
+    answers = ["yes", "no", "many, many words"]
+    rows = [Example(f"row {i} " + "word " * (i % 3), answers[i % 3]) for i in range(size)]
+    return Renderer(tiny_tokenizer(), 256).encode("Say it.", toy_task().suffix, rows)
+
+
+def model_to_train() -> Any:
+    model = tiny_model()
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad = "q_proj" in name or "v_proj" in name
+    return model
+
+
+def gradients(
+    monkeypatch: pytest.MonkeyPatch, rows: list[Encoded], filled: int, sorted_rows: bool = True
+) -> tuple[list[float], list[Any], int]:
+    """Train with updates filled up to a multiple; return losses, the gradient of every update, and rows computed."""
+    model, seen, computed = model_to_train(), list[Any](), list[int]()
+
+    class Filled(UpdateSampler):
+        def __init__(self, lengths: Sequence[int], batch: int, round_size: int, seed: int) -> None:
+            super().__init__(lengths if sorted_rows else [1] * len(lengths), batch, filled, seed)
+
+    def watch(optimiser: Any, *_: Any) -> None:
+        seen.append([p.grad.clone() for group in optimiser.param_groups for p in group["params"] if p.grad is not None])
+
+    hook = register_optimizer_step_pre_hook(watch)
+    model.get_input_embeddings().register_forward_hook(lambda m, given, out: computed.append(given[0].shape[0]))
+    with monkeypatch.context() as patch:
+        # A beginning that is computed once would be counted as a row.
+        patch.setattr("sapo.training.prefix.can_share", lambda model, encoded: False)
+        patch.setattr("sapo.training.trainer.UpdateSampler", Filled)
+        try:
+            losses = finetune(model, rows, SETTINGS, seed=0).losses
+        finally:
+            hook.remove()
+    return list(losses), seen, sum(computed)
+
+
+@pytest.mark.parametrize(("size", "filled", "computed"), [(13, 8, 13), (9, 4, 9), (11, 4, 11), (9, 8, 10)])
+def test_a_filler_changes_neither_loss_nor_gradient(
+    size: int, filled: int, computed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Two epochs of an update of 8 rows and one of 5, 1 or 3, which is filled up. Fillers are not computed,
+    # but for one in a pass of fillers alone.
+    rows = encoded(size)
+    expected_losses, expected, plain_rows = gradients(monkeypatch, rows, 1)
+    losses, found, filled_rows = gradients(monkeypatch, rows, filled)
+    assert (plain_rows, filled_rows) == (2 * size, 2 * computed)
+    assert losses == pytest.approx(expected_losses, abs=1e-5)
+    assert len(found) == len(expected) == 4
+    for one, other in zip(expected, found, strict=True):
+        assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(one, other, strict=True))
+        assert max(float(a.abs().max()) for a in one) > 1e-2
+
+
+def test_the_order_of_rows_within_an_update_changes_neither_loss_nor_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = encoded(13)
+    expected_losses, expected, _ = gradients(monkeypatch, rows, 1, sorted_rows=False)
+    losses, found, _ = gradients(monkeypatch, rows, 1)
+    assert losses == pytest.approx(expected_losses, abs=1e-6)
+    for one, other in zip(expected, found, strict=True):
+        assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(one, other, strict=True))
+
+
+def test_one_update_gives_the_same_weights_in_whichever_order_its_rows_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Unsorted(UpdateSampler):
+        def __init__(self, lengths: Sequence[int], batch: int, round_size: int, seed: int) -> None:
+            super().__init__([1] * len(lengths), batch, round_size, seed)
+
+    rows, once = encoded(8), TrainSettings(1, 1e-2, 8, 4, 0.0, 0.0, 1.0)
+    one, other, untrained = model_to_train(), model_to_train(), model_to_train()
+    finetune(one, rows, once, seed=0)
+    monkeypatch.setattr("sapo.training.trainer.UpdateSampler", Unsorted)
+    finetune(other, rows, once, seed=0)
+    apart = [(a - b).detach().abs() > 1e-6 for a, b in zip(one.parameters(), other.parameters(), strict=True)]
+    # Where a gradient is a rounding error, Adam's first step is as long as any other, in either direction.
+    assert sum(int(x.sum()) for x in apart) <= sum(x.numel() for x in apart) * 1e-4
+    assert any(
+        not torch.allclose(a, b, atol=1e-3) for a, b in zip(one.parameters(), untrained.parameters(), strict=True)
+    )
+
+
+def test_a_batch_of_fillers_alone_has_loss_and_gradient_zero() -> None:
+    rows = encoded(2)
+    blank = Encoded(rows[0].prompt, rows[0].prompt_length)
+    model = model_to_train()
+    for loss in losses_of_batch(model, [blank, blank], tokens=7):
+        loss.backward()
+        assert float(loss.detach()) == 0.0
+    assert all(float(p.grad.abs().max()) == 0.0 for p in model.parameters() if p.requires_grad)
+
+
+def test_the_loss_of_a_batch_is_its_sum_over_the_tokens_of_the_whole_update() -> None:
+    rows = encoded(3)
+    model = model_to_train()
+    nll = Scorer(model).plain(rows).nll.sum()
+    blank = Encoded(rows[0].prompt, rows[0].prompt_length)
+    for batch in (rows, [*rows, blank]):
+        (loss,) = losses_of_batch(model, batch, tokens=1000)
+        assert float(loss.detach()) == pytest.approx(nll / 1000, rel=1e-5)
+    # The mean of three processes' gradients is to be their sum.
+    (loss,) = losses_of_batch(model, rows, tokens=1000, processes=3)
+    assert float(loss.detach()) == pytest.approx(3 * nll / 1000, rel=1e-5)
+
+
+def losses_of_batch(model: Any, batch: list[Encoded], tokens: int, processes: int = 1) -> Iterator[torch.Tensor]:
+    """The loss that the trainer computes for one micro-batch of an update with so many supervised tokens."""
+
+    class Alone:
+        num_processes = processes
+
+    trainer = SupervisedTrainer.__new__(SupervisedTrainer)
+    trainer.accelerator = Alone()
+    width = max(len(e.ids) for e in batch)
+    ids = torch.zeros(len(batch), width, dtype=torch.long)
+    labels = torch.full((len(batch), width), -100)
+    for n, e in enumerate(batch):
+        ids[n, : len(e.ids)] = torch.tensor(e.ids)
+        labels[n, e.prompt_length : len(e.ids)] = torch.tensor(e.ids[e.prompt_length :])
+    yield trainer.compute_loss(model, {"input_ids": ids, "labels": labels}, num_items_in_batch=tokens)

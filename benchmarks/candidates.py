@@ -40,7 +40,8 @@ from sapo.models.load import load_model
 from sapo.models.losses import Scorer
 from sapo.models.render import Renderer
 from sapo.selection.rows import selection_rows
-from sapo.selection.scoring import SelectionSettings, score_candidates
+from sapo.selection.scoring import score_candidates
+from sapo.selection.settings import SelectionSettings
 from sapo.tasks.load import load_task
 
 TASKS = (

@@ -24,9 +24,10 @@ from sapo.models.losses import Scorer
 from sapo.models.render import Renderer
 from sapo.selection.rows import MAX_LENGTH, selection_rows
 from sapo.tasks.load import load_task
-from sapo.training.finetune import TrainSettings, finetune
+from sapo.training.finetune import finetune
 from sapo.training.methods.assignment import Assignment
-from sapo.training.methods.seq_lora import LoraSettings, SeqLora
+from sapo.training.methods.seq_lora import SeqLora
+from sapo.training.settings import LoraSettings, TrainSettings
 
 TASKS = (
     "task141_odd-man-out_classification_category",

@@ -46,7 +46,7 @@ from sapo.tasks.load import load_task
 from sapo.training import finetune
 from sapo.training.methods import METHODS
 from sapo.training.methods.assignment import Assignment
-from sapo.training.methods.seq_lora import LoraSettings
+from sapo.training.settings import LoraSettings
 
 TASKS = {"short": "task195_sentiment140_classification", "long": "task224_scruples_anecdotes_ethical_judgment"}
 LORA = LoraSettings(8, 32, 0.0, ("q_proj", "v_proj"))

@@ -13,10 +13,11 @@ from sapo.core.types import Encoded
 from sapo.integrations.testing import tiny_model, tiny_tokenizer, toy_task
 from sapo.models.batches import pad, supervised_positions
 from sapo.models.render import Renderer
-from sapo.training.finetune import Training, TrainSettings, finetune
+from sapo.training.finetune import Training, finetune
 from sapo.training.methods import METHODS
 from sapo.training.methods.assignment import Assignment, Objective, Part, trainable
-from sapo.training.methods.seq_lora import LoraSettings, SeqLora
+from sapo.training.methods.seq_lora import SeqLora
+from sapo.training.settings import LoraSettings, TrainSettings
 from sapo.training.trainer import Checkpoints, Extras
 
 _ANY = LoraSettings(r=2, alpha=4, dropout=0.0, target_modules=("q_proj", "v_proj"))

@@ -16,8 +16,9 @@ from sapo.experiments.study.indicators import Indicators, gradient, indicators, 
 from sapo.integrations.testing import CHAT_TEMPLATE, tiny_model, tiny_tokenizer, toy_task
 from sapo.models.losses import Scorer
 from sapo.models.render import Renderer
-from sapo.training.finetune import TrainSettings, finetune
-from sapo.training.methods.seq_lora import LoraSettings, SeqLora
+from sapo.training.finetune import finetune
+from sapo.training.methods.seq_lora import SeqLora
+from sapo.training.settings import LoraSettings, TrainSettings
 
 TASK = replace(toy_task(), instruction="Is it so?", suffix="Be brief.")
 TEXT = "Say whether it is so."

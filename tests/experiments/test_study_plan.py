@@ -16,9 +16,10 @@ from sapo.experiments.study.plan import Transition, Trial, settings_of, state_co
 from sapo.integrations.testing import tiny_model
 from sapo.runs.config.loading import make_config
 from sapo.runs.config.study import StudyConfig
-from sapo.training.finetune import TrainSettings, finetune
+from sapo.training.finetune import finetune
 from sapo.training.methods.assignment import trainable
-from sapo.training.methods.seq_lora import LoraSettings, SeqLora
+from sapo.training.methods.seq_lora import SeqLora
+from sapo.training.settings import LoraSettings, TrainSettings
 
 # Everything is other than its default, so that what is not passed on shows.
 FULL: dict[str, Any] = {

@@ -14,10 +14,10 @@ from transformers import MistralConfig, MistralForCausalLM
 from sapo.core.types import Encoded, Example
 from sapo.integrations.testing import tiny_model, tiny_tokenizer, toy_task
 from sapo.models.render import Renderer
-from sapo.training.finetune import TrainSettings, finetune
+from sapo.training.finetune import finetune
 from sapo.training.methods import METHODS
-from sapo.training.methods.seq_lora import LoraSettings
 from sapo.training.prefix import can_share, columns_to_share, common_columns
+from sapo.training.settings import LoraSettings, TrainSettings
 
 SETTINGS = TrainSettings(2, 1e-2, 8, 4, 0.0, 0.0, 1.0)
 

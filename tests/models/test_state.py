@@ -18,7 +18,7 @@ from sapo.models.fingerprint import state_fingerprint
 from sapo.models.load import load_model
 from sapo.models.render import Renderer
 from sapo.training.methods import METHODS
-from sapo.training.methods.seq_lora import LoraSettings
+from sapo.training.settings import LoraSettings
 
 
 def adapted(alpha: int = 8, names: tuple[str, ...] = ("default",), **changes: Any) -> Any:

@@ -43,7 +43,8 @@ from sapo.runs.formats import inspection_to_json, losses_to_json, selection_to_j
 from sapo.runs.metrics import METRICS
 from sapo.runs.prepare import set_up
 from sapo.runs.results import Prompt, tabulate
-from sapo.selection.scoring import SelectionSettings, score_candidates
+from sapo.selection.scoring import score_candidates
+from sapo.selection.settings import SelectionSettings
 from sapo.tasks.inspection import inspect_rows
 
 TASKS = ("alpha", "beta", "gamma")

@@ -24,8 +24,9 @@ from sapo.runs.forecast import Forecast
 from sapo.runs.lineage import lineage
 from sapo.runs.plan import make_plan
 from sapo.runs.prepare import set_up
-from sapo.selection.scoring import SelectionSettings, score_candidates
+from sapo.selection.scoring import score_candidates
 from sapo.selection.select import select
+from sapo.selection.settings import SelectionSettings
 from sapo.training.lessons import lessons
 
 TEXTS = ("Reply yes if it is long and no if it is short.", "Many words? yes. Few? no.", "yes or no?", "no? yes?")

@@ -30,7 +30,7 @@ from sapo.runs.export import Merged, export_merged
 from sapo.runs.lineage import lineage
 from sapo.runs.stage import Stage
 from sapo.training.methods import METHODS
-from sapo.training.methods.seq_lora import LoraSettings
+from sapo.training.settings import LoraSettings
 
 TASKS = ("first", "second")
 LORA = LoraSettings(r=2, alpha=3, dropout=0.2, target_modules=("q_proj", "v_proj"))

@@ -51,7 +51,7 @@ from sapo.runs.records.making import record_of
 from sapo.runs.records.values import RunRecord
 from sapo.runs.results import Results
 from sapo.sequence import run
-from sapo.training.policies import Policy
+from sapo.training.settings import Policy
 
 TASKS = ("alpha", "beta")
 # Of those asked for, three are candidates and two held out.

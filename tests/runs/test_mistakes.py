@@ -24,7 +24,8 @@ from sapo.selection.select import select
 from sapo.sequence import run
 from sapo.tasks.load import load_task
 from sapo.training.lessons import lessons
-from sapo.training.methods.seq_lora import LoraSettings, SeqLora
+from sapo.training.methods.seq_lora import SeqLora
+from sapo.training.settings import LoraSettings
 
 
 def benchmark(directory: Path, name: str, instruction: str = "Do it.") -> Path:

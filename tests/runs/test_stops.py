@@ -25,7 +25,8 @@ from sapo.cli import main
 from sapo.cli.progress.terminal import Stopped, Terminal
 from sapo.integrations.testing import tiny_model, tiny_tokenizer, toy_task
 from sapo.models.render import Renderer
-from sapo.training.finetune import TrainSettings, finetune
+from sapo.training.finetune import finetune
+from sapo.training.settings import TrainSettings
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 every_signal = pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)

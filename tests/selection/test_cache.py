@@ -24,7 +24,8 @@ from sapo.models.render import Renderer
 from sapo.runs.config.loading import make_config
 from sapo.runs.config.schema import Config
 from sapo.selection.cache import Found, LossCache, cache_directory
-from sapo.selection.scoring import SelectionSettings, score_candidates
+from sapo.selection.scoring import score_candidates
+from sapo.selection.settings import SelectionSettings
 from sapo.sequence import run
 
 ROWS = [Encoded((5, 6, 7, 8), 2), Encoded((9, 6, 7), 1)]

@@ -24,7 +24,8 @@ from sapo.selection.boundary import nominal_level
 from sapo.selection.cache import LossCache
 from sapo.selection.prediction import Rows
 from sapo.selection.race import FIRST, Finish, RaceSettings, race, round_sizes
-from sapo.selection.scoring import SelectionSettings, score_candidates
+from sapo.selection.scoring import score_candidates
+from sapo.selection.settings import SelectionSettings
 from sapo.selection.standings import standing
 from sapo.selection.student import quantile
 

@@ -19,8 +19,9 @@ from sapo.models.losses import Scorer
 from sapo.models.render import Renderer
 from sapo.selection.differences import choose, compare
 from sapo.selection.rows import context_length, selection_rows
-from sapo.selection.scoring import SelectionSettings, score_candidates
+from sapo.selection.scoring import score_candidates
 from sapo.selection.select import select
+from sapo.selection.settings import SelectionSettings
 
 PARAPHRASES = (
     "Reply yes when there are many words and no when there are few.",

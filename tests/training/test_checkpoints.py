@@ -13,10 +13,11 @@ from sapo.core.errors import TrainError
 from sapo.integrations.testing import tiny_model, tiny_tokenizer, toy_task
 from sapo.models.render import Renderer
 from sapo.runs.directory import Record
-from sapo.training.finetune import TrainSettings, finetune
+from sapo.training.finetune import finetune
 from sapo.training.methods import METHODS
 from sapo.training.methods.assignment import Assignment
-from sapo.training.methods.seq_lora import LoraSettings, SeqLora
+from sapo.training.methods.seq_lora import SeqLora
+from sapo.training.settings import LoraSettings, TrainSettings
 from sapo.training.trainer import Checkpoints
 
 # 13 rows in batches of 4, three epochs: 12 updates, with epochs that end in the middle of nothing.

@@ -17,10 +17,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from sapo.core.types import Encoded
 from sapo.integrations.testing import tiny_model
-from sapo.training.finetune import TrainSettings
 from sapo.training.methods.assignment import trainable
-from sapo.training.methods.ewc import Ewc, EwcSettings, diagonal_fisher
-from sapo.training.methods.seq_lora import LoraSettings, SeqLora
+from sapo.training.methods.ewc import Ewc, diagonal_fisher
+from sapo.training.methods.seq_lora import SeqLora
+from sapo.training.settings import EwcSettings, LoraSettings, TrainSettings
 
 LORA = LoraSettings(3, 5, 0.0, ("q_proj", "v_proj"))
 TRAIN = TrainSettings(

@@ -16,7 +16,8 @@ from sapo.core.types import Encoded, Example
 from sapo.integrations.testing import tiny_model, tiny_tokenizer, toy_task
 from sapo.models.losses import Scorer
 from sapo.models.render import Renderer
-from sapo.training.finetune import TrainSettings, finetune
+from sapo.training.finetune import finetune
+from sapo.training.settings import TrainSettings
 
 SETTINGS = TrainSettings(
     epochs=1,

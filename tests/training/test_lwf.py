@@ -14,9 +14,8 @@ from peft import PeftModel
 from torch.nn.functional import cross_entropy
 
 from sapo.integrations.testing import tiny_model
-from sapo.training.finetune import TrainSettings
-from sapo.training.methods.lwf import Lwf, LwfSettings, divergence
-from sapo.training.methods.seq_lora import LoraSettings
+from sapo.training.methods.lwf import Lwf, divergence
+from sapo.training.settings import LoraSettings, LwfSettings, TrainSettings
 
 LORA = LoraSettings(3, 5, 0.0, ("q_proj", "v_proj"))
 DROPOUT = replace(LORA, dropout=0.3)

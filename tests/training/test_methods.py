@@ -17,11 +17,12 @@ from sapo.core.types import Encoded
 from sapo.integrations.testing import tiny_model, tiny_tokenizer, toy_task
 from sapo.models.fingerprint import state_fingerprint
 from sapo.models.render import Renderer
-from sapo.training.finetune import TrainSettings, finetune
+from sapo.training.finetune import finetune
 from sapo.training.methods import METHODS
 from sapo.training.methods.adapters import lora_layers
 from sapo.training.methods.assignment import Assignment
-from sapo.training.methods.seq_lora import LoraSettings, SeqLora
+from sapo.training.methods.seq_lora import SeqLora
+from sapo.training.settings import LoraSettings, TrainSettings
 
 TARGETS = ("q_proj", "v_proj")
 LORA = LoraSettings(r=2, alpha=3, dropout=0.2, target_modules=TARGETS)

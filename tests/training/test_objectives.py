@@ -25,15 +25,16 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 
 from sapo.integrations.testing import tiny_model
-from sapo.training.finetune import Training, TrainSettings
+from sapo.training.finetune import Training
 from sapo.training.methods import METHODS
 from sapo.training.methods.assignment import Assignment, trainable
-from sapo.training.methods.ewc import Ewc, EwcSettings
+from sapo.training.methods.ewc import Ewc
 from sapo.training.methods.inc_lora import IncLora
-from sapo.training.methods.lwf import Lwf, LwfSettings
-from sapo.training.methods.o_lora import OLora, OLoraSettings
-from sapo.training.methods.replay import Replay, ReplaySettings
-from sapo.training.methods.seq_lora import LoraSettings, SeqLora
+from sapo.training.methods.lwf import Lwf
+from sapo.training.methods.o_lora import OLora
+from sapo.training.methods.replay import Replay
+from sapo.training.methods.seq_lora import SeqLora
+from sapo.training.settings import EwcSettings, LoraSettings, LwfSettings, OLoraSettings, ReplaySettings, TrainSettings
 
 # A scaling, 5 / 3, that no number of the tests is by chance the same without.
 LORA = LoraSettings(3, 5, 0.0, ("q_proj", "v_proj"))

@@ -14,7 +14,8 @@ from scipy.stats import chisquare
 from sapo.core.types import CandidateLoss, Encoded, Instruction, Losses, Selection
 from sapo.integrations.testing import tiny_tokenizer, toy_task
 from sapo.models.render import Renderer
-from sapo.training.policies import BY_LOSS, MIXTURES, Policy, choose_instruction, leading, mixture
+from sapo.training.policies import BY_LOSS, MIXTURES, choose_instruction, leading, mixture
+from sapo.training.settings import Policy
 from sapo.training.wording import Mixture, Reselecting, Rewording
 
 

@@ -19,9 +19,8 @@ from scipy.stats import chi2
 
 from sapo.core.types import Encoded
 from sapo.integrations.testing import tiny_model, tiny_tokenizer
-from sapo.training.finetune import TrainSettings
-from sapo.training.methods.replay import Replay, ReplaySettings, reservoir
-from sapo.training.methods.seq_lora import LoraSettings
+from sapo.training.methods.replay import Replay, reservoir
+from sapo.training.settings import LoraSettings, ReplaySettings, TrainSettings
 
 LORA = LoraSettings(3, 5, 0.0, ("q_proj", "v_proj"))
 TRAIN = TrainSettings(

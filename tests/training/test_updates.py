@@ -20,7 +20,8 @@ from sapo.core.types import Encoded, Example
 from sapo.integrations.testing import tiny_model, tiny_tokenizer, toy_task
 from sapo.models.losses import Scorer
 from sapo.models.render import Renderer
-from sapo.training.finetune import TrainSettings, finetune
+from sapo.training.finetune import finetune
+from sapo.training.settings import TrainSettings
 from sapo.training.trainer import SupervisedTrainer, UpdateSampler
 
 often = settings(max_examples=150, deadline=None, derandomize=True, database=None)

@@ -24,10 +24,10 @@ from sapo.runs.export import export_merged
 from sapo.runs.prepare import set_up
 from sapo.runs.stage import Stage
 from sapo.sequence import run
-from sapo.training.finetune import TrainSettings
 from sapo.training.methods import METHODS
 from sapo.training.methods.assignment import Assignment
-from sapo.training.methods.seq_lora import LoraSettings, SeqLora
+from sapo.training.methods.seq_lora import SeqLora
+from sapo.training.settings import LoraSettings, TrainSettings
 
 TARGETS = ("q_proj", "v_proj", "down_proj")
 LORA = LoraSettings(3, 5, 0.2, TARGETS)

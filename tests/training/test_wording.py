@@ -38,8 +38,9 @@ from sapo.integrations.testing import tiny_model, tiny_tokenizer, toy_task
 from sapo.models.render import Renderer
 from sapo.runs.prepare import set_up
 from sapo.sequence import run
-from sapo.training.finetune import Training, TrainSettings, finetune
-from sapo.training.policies import MIXTURES, Policy, mixture
+from sapo.training.finetune import Training, finetune
+from sapo.training.policies import MIXTURES, mixture
+from sapo.training.settings import Policy, TrainSettings
 from sapo.training.trainer import Extras
 from sapo.training.wording import Mixture, Rewording, Worded
 

@@ -25,6 +25,7 @@ from sapo.cli.app import (
 )
 from sapo.core.errors import CandidateError, ConfigError
 from sapo.core.processes import Processes, join
+from sapo.selection.settings import SelectionSettings
 
 if TYPE_CHECKING:
     from sapo.candidates.gather import Gathered
@@ -140,7 +141,7 @@ def _score(
     from sapo.runs.plan import epoch_cost, scoring
     from sapo.selection.cache import LossCache, cache_directory
     from sapo.selection.rows import MAX_LENGTH, context_length, selection_rows
-    from sapo.selection.scoring import SelectionSettings, score_candidates
+    from sapo.selection.scoring import score_candidates
     from sapo.tasks.findings import data_table, warnings_of
     from sapo.tasks.inspection import inspect_rows
 
@@ -159,21 +160,16 @@ def _score(
         progress.note("note: rule confident needs every loss: all candidates are scored on all rows (exhaustive)")
     most = None if wanted.budget is None else wanted.budget * epoch_cost(renderer, task)
     settings = SelectionSettings(
-        wanted.rule, wanted.sample, wanted.seed, wanted.strategy, wanted.delta, wanted.epsilon, most
+        rule=wanted.rule, sample=wanted.sample, strategy=wanted.strategy, delta=wanted.delta, epsilon=wanted.epsilon
     )
     work = scoring(renderer, task, kept, len(rows), races=settings.races)
     amount = " to ".join(dict.fromkeys(tokens(w.cost) for w in work))
     progress.note(f"scoring {len(kept)} candidates on up to {len(rows)} rows reads {amount} tokens")
-    total = len(rows) * len(kept)
-    progress.plan(total)
-    with (
-        progress.step(f"{task.name}: scoring {len(kept)} candidates", total, total) as advance,
-        progress.race([c.text for c in kept], len(rows)) as watch,
-    ):
-        return score_candidates(
-            Scorer(loaded.model, processes=processes), renderer, task, kept, rows, settings,
-            rejected=gathered.rejected, advance=advance, watch=watch, cache=cache,
-        )  # fmt: skip
+    progress.plan(len(rows) * len(kept))
+    return score_candidates(
+        Scorer(loaded.model, processes=processes), renderer, task, kept, rows, settings,
+        seed=wanted.seed, budget=most, rejected=gathered.rejected, cache=cache, progress=progress,
+    )  # fmt: skip
 
 
 def _gather(task: Task, file: Path | None) -> Gathered:

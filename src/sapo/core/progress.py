@@ -42,7 +42,7 @@ class Reporter(Protocol):
 
 
 class Silent:
-    """The default inside programs: says nothing."""
+    """Says nothing."""
 
     def plan(self, cost: float) -> None:
         """Say nothing."""
@@ -65,3 +65,7 @@ class Silent:
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Say nothing."""
+
+
+# The default inside programs.
+SILENT: Reporter = Silent()

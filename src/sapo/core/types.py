@@ -337,8 +337,8 @@ SourceName = Literal["file", "builtin", "rules", "local", "openai"]
 
 
 @dataclass(frozen=True, slots=True)
-class Trained:
-    """A task that a stage was trained on.
+class Choice:
+    """A task with the instruction that it is trained with.
 
     Attributes:
         task: with the rows that were trained on.

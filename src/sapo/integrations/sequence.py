@@ -43,10 +43,12 @@ from sapo.runs.lineage import library_versions
 from sapo.runs.metrics import METRICS
 from sapo.runs.results import Prompt, Results, tabulate
 from sapo.selection.rows import MAX_LENGTH, context_length, selection_rows
-from sapo.selection.scoring import SelectionSettings, score_candidates
+from sapo.selection.scoring import score_candidates
+from sapo.selection.settings import SelectionSettings
 from sapo.tasks.holdout import hold_out
 from sapo.tasks.load import data_fingerprint, task_fingerprint
-from sapo.training.policies import BY_LOSS, Policy, choose_instruction
+from sapo.training.policies import BY_LOSS, choose_instruction
+from sapo.training.settings import Policy
 
 _COUNT = 20
 _POLICIES = ("sapo", "original", "random", "highest", "median")

@@ -11,8 +11,8 @@ from scipy.stats import t
 
 from sapo.core.errors import RecordError
 from sapo.report.differences import Verdict, verdict
-from sapo.runs.config.grid import MethodName, Policy
 from sapo.runs.records.values import RunRecord
+from sapo.training.settings import MethodName, Policy
 
 UnitVerdict = Verdict | Literal["one unit: no interval", "no pair"]
 Unit = tuple[str, int]

@@ -41,7 +41,7 @@ Inputs = Mapping[str, str]
 _MAY_CHANGE = ("keep", "selection.batch_tokens", "selection.cache", "train.checkpoint_every", "report_to")
 
 
-class Record:
+class RunDirectory:
     """An open run directory; one job at a time, of whose processes the first one reads and writes.
 
     Args:
@@ -58,7 +58,7 @@ class Record:
     def __init__(
         self, directory: Path, config: Mapping[str, Any], processes: Processes = ALONE, shared: Path | None = None
     ) -> None:
-        self.directory = directory
+        self.path = directory
         self._shared = shared
         self._processes = processes
         self._config = {key: value for key, value in config.items() if key != "run_dir"}
@@ -69,39 +69,39 @@ class Record:
         self._processes.once(self._check)
 
     def _check(self) -> None:
-        if self.directory.exists() and not self.directory.is_dir():
-            raise RecordError(f"run_dir {self.directory} is a file: choose a directory")
+        if self.path.exists() and not self.path.is_dir():
+            raise RecordError(f"run_dir {self.path} is a file: choose a directory")
         try:
-            there = self.directory.is_dir() and any(p.name != ".lock" for p in self.directory.iterdir())
+            there = self.path.is_dir() and any(p.name != ".lock" for p in self.path.iterdir())
         except OSError as error:
-            raise RecordError(f"run_dir {self.directory} cannot be used: {error.strerror or error}") from error
-        path = self.directory / "config.yaml"
-        if there and not path.exists() and (self.directory / "shared").is_dir():
-            raise RecordError(f"run_dir {self.directory} holds a sweep: choose another one for a single run")
+            raise RecordError(f"run_dir {self.path} cannot be used: {error.strerror or error}") from error
+        path = self.path / "config.yaml"
+        if there and not path.exists() and (self.path / "shared").is_dir():
+            raise RecordError(f"run_dir {self.path} holds a sweep: choose another one for a single run")
         if there and not path.exists():
-            raise RecordError(f"run_dir {self.directory} is not empty and not a run directory: choose another one")
+            raise RecordError(f"run_dir {self.path} is not empty and not a run directory: choose another one")
         if path.exists():
             self._compare(_read_yaml(path))
 
-    def __enter__(self) -> Record:
+    def __enter__(self) -> RunDirectory:
         self._processes.once(self._open)
         return self
 
     def _open(self) -> None:
         self._check()
         try:
-            self.directory.mkdir(parents=True, exist_ok=True)
+            self.path.mkdir(parents=True, exist_ok=True)
             self._lock.acquire(timeout=0)
         except Timeout as error:
-            raise RecordError(f"run_dir {self.directory} is in use by another process: wait for it to end") from error
+            raise RecordError(f"run_dir {self.path} is in use by another process: wait for it to end") from error
         except OSError as error:
-            raise RecordError(f"run_dir {self.directory} cannot be used: {error.strerror or error}") from error
+            raise RecordError(f"run_dir {self.path} cannot be used: {error.strerror or error}") from error
         try:
             # Once more: another process may have begun between the first look and the lock.
             self._check()
             self._sweep()
-            if not (self.directory / "config.yaml").exists():
-                write_text(self.directory / "config.yaml", _to_yaml(self._config))
+            if not (self.path / "config.yaml").exists():
+                write_text(self.path / "config.yaml", _to_yaml(self._config))
         except BaseException:
             self._lock.release()
             raise
@@ -121,21 +121,21 @@ class Record:
         """
 
         def find() -> Any | None:
-            if shared and self._shared is not None and not (self.directory / name).is_file():
+            if shared and self._shared is not None and not (self.path / name).is_file():
                 taken = self._shared_path(name, inputs)
                 if taken.is_file():
-                    write_json(self.directory / name, read_json(taken))
+                    write_json(self.path / name, read_json(taken))
             return self.find(name, inputs, parse)
 
         return self._processes.once(find)
 
     def _shared_path(self, name: str, inputs: Inputs) -> Path:
         kind = name.partition("/")[0]
-        return (self._shared or self.directory) / f"{kind}-{fingerprint(dict(inputs))}.json"
+        return (self._shared or self.path) / f"{kind}-{fingerprint(dict(inputs))}.json"
 
     def find(self, name: str, inputs: Inputs, parse: Callable[[Any], Any] = lambda value: value) -> Any | None:
         """Return the same in one process of a job, which tells the others what it found."""
-        path = self.directory / name
+        path = self.path / name
         if not path.is_file():
             return None
         stored = read_json(path)
@@ -145,7 +145,7 @@ class Record:
         if differs:
             raise RecordError(
                 f"{path} was computed from something else than there is now; different: {', '.join(differs)}. Undo "
-                f"that change to go on; to start afresh use another run_dir, or delete {self.directory}."
+                f"that change to go on; to start afresh use another run_dir, or delete {self.path}."
             )
         with undamaged(path, "Delete it to compute this step again."):
             return parse(stored["value"])
@@ -160,25 +160,25 @@ class Record:
 
     def write(self, name: str, value: Any) -> None:
         """Write a JSON value that is no step."""
-        self._processes.once(lambda: write_json(self.directory / name, value))
+        self._processes.once(lambda: write_json(self.path / name, value))
 
     def write_first(self, name: str, value: Any) -> None:
         """Write a JSON value that describes what the steps are computed from, unless some are finished already.
 
         Should it differ by now, the steps refuse to be reused, and what was written must stay true of them.
         """
-        steps = [self.directory / kind for kind in ("selections", "training", "cells")]
+        steps = [self.path / kind for kind in ("selections", "training", "cells")]
         self._processes.once(
             lambda: (
                 None
-                if (self.directory / name).exists() and any(map(Path.exists, steps))
-                else write_json(self.directory / name, value)
+                if (self.path / name).exists() and any(map(Path.exists, steps))
+                else write_json(self.path / name, value)
             )
         )
 
     def stage_directory(self, name: str) -> Path:
         """Return where a stage's adapter lies; it may not exist yet."""
-        return self.directory / "stages" / name
+        return self.path / "stages" / name
 
     def stage_files(self, name: str) -> dict[str, str]:
         """Return a hash of every file that a stage's state and lineage are read from, by name; {} without a stage."""
@@ -217,7 +217,7 @@ class Record:
 
         What is there was left by an earlier start with the same inputs.
         """
-        directory = self.directory / "unfinished" / name
+        directory = self.path / "unfinished" / name
 
         def prepare() -> None:
             stored = directory / "inputs.json"
@@ -230,13 +230,13 @@ class Record:
 
     def finish(self, name: str) -> None:
         """Delete the unfinished state of a step that is finished."""
-        self._processes.once(lambda: shutil.rmtree(self.directory / "unfinished" / name, ignore_errors=True))
+        self._processes.once(lambda: shutil.rmtree(self.path / "unfinished" / name, ignore_errors=True))
 
     def drop_others(self, folder: str, inputs: Inputs) -> None:
         """Delete the steps in a folder that were computed from something else, where that will not come again."""
 
         def drop() -> None:
-            for path in (self.directory / folder).glob("*.json"):
+            for path in (self.path / folder).glob("*.json"):
                 stored = read_json(path)
                 found = stored.get("inputs") if isinstance(stored, dict) else None
                 if not isinstance(found, dict) or any(found.get(key) != value for key, value in inputs.items()):
@@ -250,7 +250,7 @@ class Record:
 
     def _sweep(self) -> None:
         """Remove the scratch files of a process that was killed; nobody else writes here under the lock."""
-        for scratch in [*self.directory.glob(".*"), *self.directory.glob("*/.*"), *self.directory.glob("cells/*/.*")]:
+        for scratch in [*self.path.glob(".*"), *self.path.glob("*/.*"), *self.path.glob("cells/*/.*")]:
             if scratch.is_dir():
                 shutil.rmtree(scratch, ignore_errors=True)
             elif scratch.name != ".lock":
@@ -258,13 +258,13 @@ class Record:
 
     def _compare(self, stored: Any) -> None:
         if not isinstance(stored, dict):
-            raise RecordError(f"{self.directory / 'config.yaml'} is damaged: choose another run_dir")
+            raise RecordError(f"{self.path / 'config.yaml'} is damaged: choose another run_dir")
         differs = differences(stored, self._config)
         if differs:
             raise RecordError(
-                f"run_dir {self.directory} was made with another configuration:\n"
+                f"run_dir {self.path} was made with another configuration:\n"
                 + "\n".join(differs)
-                + f"\nUse another run_dir, or delete {self.directory} to start afresh."
+                + f"\nUse another run_dir, or delete {self.path} to start afresh."
             )
 
 

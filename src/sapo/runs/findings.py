@@ -14,7 +14,7 @@ from sapo.runs.prepare import Setup
 from sapo.runs.results import NLL, PRIMARY, Prompt, Results, tabulate, undefined, value
 from sapo.tasks.load import data_fingerprint
 from sapo.training.guard import Alarm
-from sapo.training.policies import Policy
+from sapo.training.settings import Policy
 
 
 @dataclass(slots=True)

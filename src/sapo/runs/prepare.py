@@ -25,18 +25,18 @@ from sapo.runs.lineage import earlier_tasks, library_versions
 from sapo.runs.plan import Plan, make_plan
 from sapo.selection.cache import LossCache, cache_directory
 from sapo.selection.rows import context_length, selection_rows
-from sapo.selection.scoring import SelectionSettings
+from sapo.selection.settings import SelectionSettings
 from sapo.tasks.findings import data_table, warnings_of
 from sapo.tasks.inspection import Inspection, inspect_task
-from sapo.training.finetune import TrainSettings
 from sapo.training.lessons import Lesson, lessons
 from sapo.training.methods import METHODS
-from sapo.training.methods.ewc import Ewc, EwcSettings
-from sapo.training.methods.lwf import Lwf, LwfSettings
-from sapo.training.methods.o_lora import OLora, OLoraSettings
-from sapo.training.methods.replay import Replay, ReplaySettings
-from sapo.training.methods.seq_lora import LoraSettings, SeqLora
+from sapo.training.methods.ewc import Ewc
+from sapo.training.methods.lwf import Lwf
+from sapo.training.methods.o_lora import OLora
+from sapo.training.methods.replay import Replay
+from sapo.training.methods.seq_lora import SeqLora
 from sapo.training.policies import BY_LOSS, LOWEST
+from sapo.training.settings import EwcSettings, LoraSettings, LwfSettings, OLoraSettings, ReplaySettings, TrainSettings
 
 
 @dataclass(frozen=True, slots=True)

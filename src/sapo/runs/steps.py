@@ -33,7 +33,8 @@ from sapo.runs.prepare import Setup
 from sapo.runs.states import Live, State
 from sapo.runs.tracking import Tracker
 from sapo.selection.rows import context_length
-from sapo.selection.scoring import SelectionSettings, score_candidates
+from sapo.selection.scoring import score_candidates
+from sapo.selection.settings import SelectionSettings
 from sapo.tasks.load import data_fingerprint
 from sapo.training.finetune import finetune
 from sapo.training.guard import Alarm

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from sapo.core.progress import SILENT, Reporter
 from sapo.core.types import (
     CandidateLoss,
     Instruction,
     Losses,
     Race,
     Rejection,
-    Rule,
-    Sample,
     Selection,
-    Standing,
     Status,
-    Strategy,
     Task,
 )
 from sapo.models.losses import Scorer
@@ -29,34 +26,7 @@ from sapo.selection.differences import choose, compare, intervals_after_race
 from sapo.selection.measuring import Measuring
 from sapo.selection.race import Finish, RaceSettings, race, round_sizes
 from sapo.selection.rows import label_groups, race_order
-
-
-@dataclass(frozen=True, slots=True)
-class SelectionSettings:
-    """How the training instruction is chosen.
-
-    Attributes:
-        rule: see `sapo.select`; "confident" needs every loss, so it is never raced for.
-        sample: how the rows were drawn.
-        seed: of the race's order and of the bootstrap.
-        strategy: "racing", or "exhaustive": every candidate on every row.
-        delta: see `sapo.selection.race`.
-        epsilon: see `sapo.selection.race`, in nats per token.
-        budget: most that a race may cost, in forward tokens; None for no limit.
-    """
-
-    rule: Rule
-    sample: Sample
-    seed: int
-    strategy: Strategy
-    delta: float
-    epsilon: float
-    budget: float | None
-
-    @property
-    def races(self) -> bool:
-        """Whether candidates race."""
-        return self.strategy == "racing" and self.rule == "lowest"
+from sapo.selection.settings import SelectionSettings
 
 
 def score_candidates(
@@ -67,43 +37,65 @@ def score_candidates(
     rows: Sequence[int],
     settings: SelectionSettings,
     *,
+    seed: int,
+    budget: float | None = None,
     rejected: Sequence[Rejection] = (),
-    advance: Callable[[int], None] = lambda rows: None,
-    watch: Callable[[Standing], None] = lambda standing: None,
     cache: LossCache | None = None,
+    progress: Reporter = SILENT,
+    label: str = "",
+    cost: float | None = None,
 ) -> Selection:
     """Score candidates, the original first, on the given training rows and choose by the rule.
 
-    ``advance`` is told the number of rows scored after each batch, ``watch`` the standing after each round of a
-    race. Losses that ``cache`` knows are taken from there.
+    Args:
+        scorer: of the model.
+        renderer: of its prompts.
+        task: whose training rows they are.
+        candidates: the original first.
+        rows: indices of training rows.
+        settings: see `SelectionSettings`.
+        seed: of the race's order and of the bootstrap.
+        budget: most that a race may cost, in forward tokens; None for no limit.
+        rejected: goes into the selection.
+        cache: losses that it knows are taken from there.
+        progress: hears of every batch, and of every round of a race.
+        label: of the step that it hears of; by default one that names the task.
+        cost: of that step, in forward tokens; by default its number of losses.
 
     Raises:
         ScoreError: if a loss is not finite, or a row does not fit the memory.
         RenderError: if a prompt does not fit.
     """
     raced = settings.races
-    order = race_order(tuple(rows), settings.seed) if raced else tuple(rows)
-    work = Measuring(scorer, renderer, task, candidates, order, cache, advance)
-    costs, beginnings = work.costs()
-    budget = settings.budget - beginnings if raced and settings.budget is not None else None
-    try:
-        finish = race(
-            work.measure,
-            round_sizes(len(order)) if raced else [len(order)],
-            costs,
-            work.tokens,
-            label_groups(task, order),
-            RaceSettings(settings.delta, settings.epsilon, budget),
-            watch if raced else lambda standing: None,
-        )
-    finally:
-        work.release()
+    order = race_order(tuple(rows), seed) if raced else tuple(rows)
+    total = len(order) * len(candidates)
+    label = label or f"{task.name}: scoring {len(candidates)} candidates"
+    with (
+        progress.step(label, total, total if cost is None else cost) as advance,
+        progress.race([c.text for c in candidates], len(order)) as watch,
+    ):
+        work = Measuring(scorer, renderer, task, candidates, order, cache, advance)
+        costs, beginnings = work.costs()
+        try:
+            finish = race(
+                work.measure,
+                round_sizes(len(order)) if raced else [len(order)],
+                costs,
+                work.tokens,
+                label_groups(task, order),
+                RaceSettings(
+                    settings.delta, settings.epsilon, budget - beginnings if raced and budget is not None else None
+                ),
+                watch if raced else lambda standing: None,
+            )
+        finally:
+            work.release()
     losses = work.losses(finish.nll)
-    outcome = _raced(losses, finish, work.tie, settings) if raced else _exhaustive(losses, work.tie, settings)
+    outcome = _raced(losses, finish, work.tie, settings) if raced else _exhaustive(losses, work.tie, settings, seed)
     return Selection(
         task=task.name, rule=settings.rule, sample=settings.sample, rows=order, rejected=tuple(rejected),
         candidates=_together(candidates, losses, outcome, finish if raced else None),
-        chosen=outcome.chosen, tolerance=outcome.tolerance, race=_facts(finish, settings) if raced else None,
+        chosen=outcome.chosen, tolerance=outcome.tolerance, race=_facts(finish, settings, budget) if raced else None,
         seconds=work.seconds, tokens=work.spent, route=" and ".join(sorted(work.routes)), cached=work.cached,
         peak_memory=peak_memory(),
     )  # fmt: skip
@@ -120,9 +112,9 @@ class _Outcome:
     intervals: Sequence[tuple[float, float] | None]
 
 
-def _exhaustive(losses: Sequence[Losses], tie: float, settings: SelectionSettings) -> _Outcome:
+def _exhaustive(losses: Sequence[Losses], tie: float, settings: SelectionSettings, seed: int) -> _Outcome:
     values = [x.per_token for x in losses]
-    deltas, intervals = compare(np.stack([x.nll for x in losses]), losses[0].tokens, settings.seed)
+    deltas, intervals = compare(np.stack([x.nll for x in losses]), losses[0].tokens, seed)
     return _Outcome(choose(values, intervals, settings.rule, tie), tie, values, deltas, intervals)
 
 
@@ -154,12 +146,12 @@ def _together(
     return tuple(found)
 
 
-def _facts(finish: Finish, settings: SelectionSettings) -> Race:
+def _facts(finish: Finish, settings: SelectionSettings, budget: float | None) -> Race:
     return Race(
         delta=settings.delta,
         epsilon=settings.epsilon,
         tolerance=finish.last.tolerance,
         rounds=len(finish.standings),
         end=finish.end,
-        budget=settings.budget,
+        budget=budget,
     )

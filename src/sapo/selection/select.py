@@ -23,12 +23,13 @@ from sapo.candidates.checks.pool import admit, why_none
 from sapo.candidates.gather import gather
 from sapo.candidates.rules.source import Rules
 from sapo.core.errors import CandidateError, DataError, ModelError
-from sapo.core.progress import Reporter, Silent
+from sapo.core.progress import SILENT, Reporter
 from sapo.core.types import Rule, Sample, Selection, Strategy, Task
 from sapo.models.losses import Scorer
 from sapo.models.render import Encoder, Renderer
 from sapo.selection.rows import MAX_LENGTH, context_length, selection_rows
-from sapo.selection.scoring import SelectionSettings, score_candidates
+from sapo.selection.scoring import score_candidates
+from sapo.selection.settings import SelectionSettings
 
 # Paraphrases, where none are given.
 _COUNT = 20
@@ -51,7 +52,7 @@ def select(
     seed: int = 42,
     max_length: int = MAX_LENGTH,
     renderer: Encoder | None = None,
-    progress: Reporter | None = None,
+    progress: Reporter = SILENT,
 ) -> Selection:
     """Return the candidates' pre-update losses on the task's training rows, and the chosen instruction.
 
@@ -107,17 +108,11 @@ def select(
         for candidate in kept:
             renderer.encode(candidate.text, task.suffix, longest)
     rows = selection_rows(task, examples, sample, seed)
-    settings = SelectionSettings(rule, sample, seed, strategy, delta, epsilon, None)
-    progress = progress or Silent()
-    total = len(rows) * len(kept)
-    progress.plan(total)
-    with (
-        progress.step(f"{task.name}: scoring {len(kept)} candidates", total, total) as advance,
-        progress.race([c.text for c in kept], len(rows)) as watch,
-    ):
-        return score_candidates(
-            Scorer(model), renderer, task, kept, rows, settings, rejected=rejected, advance=advance, watch=watch
-        )
+    settings = SelectionSettings(rule=rule, sample=sample, strategy=strategy, delta=delta, epsilon=epsilon)
+    progress.plan(len(rows) * len(kept))
+    return score_candidates(
+        Scorer(model), renderer, task, kept, rows, settings, seed=seed, rejected=rejected, progress=progress
+    )
 
 
 def _demand(model: Any, task: Any, examples: Any) -> None:

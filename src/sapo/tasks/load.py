@@ -57,7 +57,7 @@ def load_task(
     if name not in BUILTIN and (name.lower().endswith(ENDINGS) if data_dir is not None else is_data(name)):
         source = DataSource(
             data=name, test=test, subset=subset, instruction=instruction, suffix=suffix or "",
-            columns=columns or {}, labels=None if labels is None else tuple(labels), metric=metric,
+            columns=dict(columns or {}), labels=None if labels is None else tuple(labels), metric=metric,
         )  # fmt: skip
         return data_task(_last_part(name), source)
     task = _known_task(name, data_dir)

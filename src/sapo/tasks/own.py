@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from typing import Annotated
+
+from pydantic import Field
 
 from sapo.core.errors import DataError, nearest
+from sapo.core.settings import Settings
 from sapo.core.types import Example, Split, Task, Unused
 from sapo.tasks.columns import Columns, Row, find_columns, read_row
 from sapo.tasks.files import demand_whole, quoted
@@ -23,8 +26,7 @@ _LONGEST_LABEL = 60
 _SHOWN_LABELS = 6
 
 
-@dataclass(frozen=True, slots=True)
-class DataSource:
+class DataSource(Settings):
     """Where a task's own data are, and what they mean.
 
     Attributes:
@@ -39,12 +41,12 @@ class DataSource:
         metric: name of the primary metric; None takes exact_match where there are labels, else rouge_l.
     """
 
-    data: str
+    data: Annotated[str, Field(min_length=1)]
     test: str | None = None
     subset: str | None = None
     instruction: str | None = None
     suffix: str = ""
-    columns: Mapping[str, str] = field(default_factory=dict)
+    columns: dict[str, str] = Field(default_factory=dict)
     labels: tuple[str, ...] | None = None
     metric: str | None = None
 

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,36 +29,12 @@ from sapo.core.processes import ALONE, Processes
 from sapo.core.types import Encoded
 from sapo.models.batches import pad
 from sapo.training.prefix import can_share
+from sapo.training.settings import Optimiser, TrainSettings
 from sapo.training.trainer import NLL, Checkpoints, Extras, SupervisedTrainer, UpdateSampler
 
 
 @dataclass(frozen=True, slots=True)
-class TrainSettings:
-    """How one task is trained; optimiser (AdamW) and schedule start afresh with every task.
-
-    Attributes:
-        epochs: passes over the training rows; may be a fraction.
-        learning_rate: peak; linear warm-up over ``warmup`` of the steps, linear decay to 0.
-        batch_size: examples per update.
-        micro_batch_size: examples per forward pass; changes memory and speed, not the update.
-        warmup: share of the steps.
-        weight_decay: of AdamW.
-        max_grad_norm: gradient clipping; 0 for none.
-        optimiser: "adamw"; or "sgd", plain gradient descent at a constant learning rate.
-    """
-
-    epochs: float
-    learning_rate: float
-    batch_size: int
-    micro_batch_size: int
-    warmup: float
-    weight_decay: float
-    max_grad_norm: float
-    optimiser: Literal["adamw", "sgd"] = "adamw"
-
-
-@dataclass(frozen=True, slots=True)
-class Training:
+class TrainingLog:
     """What training reported.
 
     Attributes:
@@ -106,7 +82,8 @@ def finetune(
     processes: Processes = ALONE,
     checkpoints: Checkpoints | None = None,
     extras: Extras | None = None,
-) -> Training:
+    optimiser: Optimiser = "adamw",
+) -> TrainingLog:
     """Train the model's trainable parameters on the examples, in place, and leave it in eval mode.
 
     Args:
@@ -118,6 +95,7 @@ def finetune(
         processes: that train together; updates take the same rows however many there are.
         checkpoints: go on from the last one there, and write new ones; by default none.
         extras: what goes beyond minimising the NLL of these rows.
+        optimiser: "sgd" is plain gradient descent at a constant learning rate: no warm-up, decay or clipping.
 
     Raises:
         TrainError: if a loss or a trained weight is not finite.
@@ -132,6 +110,9 @@ def finetune(
     with tempfile.TemporaryDirectory() as scratch, _kept_state(model):
         output = scratch if checkpoints is None else str(checkpoints.directory)
         arguments = _arguments(model, settings, seed, micro, ceil(settings.batch_size / together), output)
+        if optimiser == "sgd":
+            arguments.optim, arguments.lr_scheduler_type = OptimizerNames.SGD, SchedulerType.CONSTANT
+            arguments.warmup_steps, arguments.weight_decay, arguments.max_grad_norm = 0.0, 0.0, 0.0
         if checkpoints is not None:
             arguments.save_strategy, arguments.save_steps = SaveStrategy.STEPS, checkpoints.every
         trainer = SupervisedTrainer(
@@ -160,7 +141,7 @@ def finetune(
     losses = tuple(float(entry.get(NLL, entry["loss"])) for entry in updates)
     norms = tuple(float(entry["grad_norm"]) for entry in updates)
     rates = tuple(float(entry["learning_rate"]) for entry in updates)
-    return Training(int(trainer.state.global_step), losses, objectives, norms, rates)
+    return TrainingLog(int(trainer.state.global_step), losses, objectives, norms, rates)
 
 
 def _arguments(
@@ -195,8 +176,6 @@ def _arguments(
         bf16=kind == "cuda" and model.dtype == torch.bfloat16,
         fp16=kind == "cuda" and model.dtype == torch.float16,
     )
-    if settings.optimiser == "sgd":
-        arguments.optim, arguments.lr_scheduler_type = OptimizerNames.SGD, SchedulerType.CONSTANT
     # Trainer would spread one process over all visible GPUs and multiply the batch by their number.
     if arguments.n_gpu > 1:
         arguments._n_gpu = 1

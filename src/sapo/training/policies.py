@@ -7,13 +7,12 @@ and one that is chosen again while training goes on.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal
 
 import numpy as np
 
 from sapo.core.types import Instruction, Selection
+from sapo.training.settings import Policy
 
-Policy = Literal["original", "sapo", "random", "highest", "median", "per-example", "paft", "reselect"]
 # These choose by loss; the others never need a model.
 BY_LOSS: tuple[Policy, ...] = ("sapo", "highest", "median", "reselect")
 # Of these, the ones that want the lowest loss, for which candidates can race.

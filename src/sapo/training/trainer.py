@@ -20,7 +20,7 @@ from transformers.cache_utils import DynamicCache
 
 from sapo.core.types import Encoded
 from sapo.models.batches import pad, supervised_positions
-from sapo.training.methods.assignment import Objective, Part
+from sapo.training.methods.objective import Objective, Part
 from sapo.training.prefix import columns_to_share, shared_beginning
 
 

@@ -3,19 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
-from sapo.core.types import Encoded, Example, Instruction, Task
+from sapo.core.types import Choice, Encoded, Example, Instruction, Task
 from sapo.models.losses import Scorer
 from sapo.models.render import Renderer
 from sapo.training.policies import Draw
 
 
+# Losses that differ by less are equal.
+_ROUNDING = 1e-4
+
+
 class Worded(Protocol):
-    """Says which instruction a row is trained with at a time."""
+    """Says which instruction a row is trained with at a time.
+
+    Attributes:
+        decides: what it depends on, as JSON; empty where it never changes.
+    """
+
+    decides: list[Any]
 
     def text(self, row: int, epoch: int, step: int) -> str:
         """Return it for a row of the task, in an epoch, after so many updates."""
+
+
+class Fixed:
+    """One instruction from beginning to end."""
+
+    def __init__(self, instruction: Instruction) -> None:
+        self.decides: list[Any] = []
+        self._text = instruction.text
+
+    def text(self, row: int, epoch: int, step: int) -> str:
+        """Return it."""
+        return self._text
 
 
 class Mixture:
@@ -23,6 +46,7 @@ class Mixture:
 
     def __init__(self, paraphrases: Sequence[Instruction], draw: Draw) -> None:
         self._texts, self._draw = [p.text for p in paraphrases], draw
+        self.decides: list[Any] = [*self._texts]
 
     def text(self, row: int, epoch: int, step: int) -> str:
         """Return what is drawn."""
@@ -58,6 +82,9 @@ class Reselecting:
     ) -> None:
         self._scorer, self._renderer, self._every = scorer, renderer, every
         self._task, self._candidates, self._rows = task, tuple(candidates), rows
+        self.decides: list[Any] = [
+            every, [c.text for c in candidates], [[row.input, row.answer] for row in rows]
+        ]  # fmt: skip
         self.chosen = candidates[0]
         self.switches: list[tuple[int, str]] = []
 
@@ -97,24 +124,29 @@ class Reselecting:
             self.chosen = next(c for c in self._candidates if c.text == text)
 
 
-_ROUNDING = 1e-4
-
-
 class Rewording:
     """The rows of one training, of one task after the other, each encoded once for every text that it gets.
 
     Args:
         renderer: of their prompts.
-        tasks: whose training rows they are.
+        choices: whose training rows they are, with the instructions that the training begins with.
         worded: how each task's rows are worded.
+
+    Attributes:
+        changes: whether any row is ever worded in another way than at the beginning.
+        watchers: what chooses again while the model is trained.
+        decides: what the wording depends on, as JSON.
     """
 
-    def __init__(self, renderer: Renderer, tasks: Sequence[Task], worded: Sequence[Worded]) -> None:
-        self._renderer = renderer
+    def __init__(self, renderer: Renderer, choices: Sequence[Choice], worded: Sequence[Worded]) -> None:
+        self._renderer, self._choices, self._worded = renderer, tuple(choices), tuple(worded)
         self._rows = [
-            (task, words, i) for task, words in zip(tasks, worded, strict=True) for i in range(len(task.train))
+            (c.task, words, i) for c, words in zip(choices, worded, strict=True) for i in range(len(c.task.train))
         ]
         self._known: dict[tuple[int, str], Encoded] = {}
+        self.changes = any(words.decides for words in worded)
+        self.watchers = tuple(words for words in worded if isinstance(words, Reselecting))
+        self.decides = [words.decides for words in worded]
 
     def __call__(self, row: int, epoch: int, step: int) -> Encoded:
         """Return a row as it is worded at a time."""
@@ -127,3 +159,27 @@ class Rewording:
         if (row, text) not in self._known:
             self._known[row, text] = self._renderer.encode(text, task.suffix, [task.train[own]])[0]
         return self._known[row, text]
+
+    def first(self) -> list[Encoded]:
+        """Return the rows with the instructions that the training begins with."""
+        return [e for c in self._choices for e in self._renderer.encode(c.instruction.text, c.task.suffix, c.task.train)]
+
+    def last(self, epoch: int, updates: int) -> list[Encoded]:
+        """Return the rows as they are worded at the last update, the number ``updates`` - 1 in an epoch from 0."""
+        if not self.changes:
+            return self.first()
+        return [self(row, epoch, updates - 1) for row in range(len(self._rows))]
+
+    def finished(self, back_to: int | None) -> tuple[Choice, ...]:
+        """Return the choices with the instruction that each task was trained with last.
+
+        Args:
+            back_to: updates after which the weights were that training ended with; None where it was not rolled back.
+        """
+        for watcher in self.watchers:
+            if back_to is not None:
+                watcher.back(back_to)
+        return tuple(
+            replace(c, instruction=w.chosen, switches=tuple(w.switches)) if isinstance(w, Reselecting) else c
+            for c, w in zip(self._choices, self._worded, strict=True)
+        )

@@ -9,7 +9,7 @@ from sapo.core.errors import ConfigError
 from sapo.runs.config.loading import make_config
 from sapo.runs.config.schema import Config
 from sapo.runs.config.study import StudyConfig
-from sapo.training.finetune import TrainSettings
+from sapo.training.settings import TrainSettings
 
 
 @dataclass(frozen=True, slots=True)

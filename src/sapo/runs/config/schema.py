@@ -7,30 +7,30 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from sapo.core.settings import Local, Positive, Seed, Settings, names
 from sapo.core.types import SourceName
-from sapo.runs.config.grid import (
-    EwcConfig,
-    GuardConfig,
-    LwfConfig,
+from sapo.selection.settings import SelectionSettings
+from sapo.tasks.own import DataSource
+from sapo.training.settings import (
+    EwcSettings,
+    GuardSettings,
+    LoraSettings,
+    LwfSettings,
     MethodName,
-    OLoraConfig,
-    PaftConfig,
+    OLoraSettings,
+    PaftSettings,
     Policy,
-    ReplayConfig,
-    ReselectConfig,
-    SweepConfig,
-    WholeConfig,
+    ReplaySettings,
+    ReselectSettings,
+    TrainSettings,
 )
-from sapo.runs.config.part import Local, Part, Positive, Seed, names
 
 TestPrompt = Literal["selected", "original", "both"]
-Metric = Literal["exact_match", "rouge_l", "list_f1"]
-Column = Literal["input", "answer", "instruction", "messages"]
 
 
-class ModelConfig(Part):
+class ModelConfig(Settings):
     """Which model to start from."""
 
     base: str = "embedded"
@@ -39,26 +39,13 @@ class ModelConfig(Part):
     device: str | None = None
 
 
-class TaskConfig(Part):
-    """Where the rows of a task of the user's own come from; what is left out is recognised."""
-
-    data: Annotated[str, Field(min_length=1)]
-    test: str | None = None
-    subset: str | None = None
-    instruction: str | None = None
-    suffix: str = ""
-    columns: dict[Column, str] = Field(default_factory=dict)
-    labels: tuple[str, ...] | None = None
-    metric: Metric | None = None
-
-
-class DataConfig(Part):
+class DataConfig(Settings):
     """What is done about the rows."""
 
     drop_overlap: bool = False
 
 
-class ServerConfig(Part):
+class ServerConfig(Settings):
     """An OpenAI-compatible server; its key comes from the environment (OPENAI_API_KEY) and from nowhere else."""
 
     model: Annotated[str, Field(min_length=1)]
@@ -70,21 +57,21 @@ class ServerConfig(Part):
     max_tokens: Positive = 200_000
 
 
-class LocalConfig(Part):
+class LocalConfig(Settings):
     """A causal LM on this machine; by default the model that is trained, without adapters."""
 
     model: str | None = None
     temperature: Annotated[float, Field(gt=0, le=2)] = 1.0
 
 
-class SearchConfig(Part):
+class SearchConfig(Settings):
     """Rounds of new candidates after the first selection, each with so many."""
 
     rounds: Positive = 3
     count: Positive = 8
 
 
-class CandidatesConfig(Part):
+class CandidatesConfig(Settings):
     """Where paraphrases come from; count excludes the original."""
 
     sources: tuple[SourceName, ...] | None = None
@@ -125,54 +112,7 @@ class CandidatesConfig(Part):
         return self
 
 
-class SelectionConfig(Part):
-    """How the training instruction is chosen."""
-
-    examples: Positive = 250
-    rule: Literal["lowest", "confident"] = "lowest"
-    # Published: first. The first rows of several tasks hold one label far more often than the rest do.
-    sample: Literal["stratified", "first"] = "stratified"
-    # Published: exhaustive. Policies that need every loss, and the rule confident, are exhaustive in any case.
-    strategy: Literal["racing", "exhaustive"] = "racing"
-    delta: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
-    epsilon: Annotated[float, Field(ge=0)] = 0.01
-    budget: Annotated[float, Field(gt=0)] | None = 0.25
-    batch_tokens: Positive | None = None
-    cache: bool = True
-
-
-class TrainConfig(Part):
-    """How each task is trained."""
-
-    rows: Positive | None = 1000
-    epochs: Annotated[float, Field(gt=0, le=1000)] = 10
-    learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-4
-    batch_size: Positive = 64
-    micro_batch_size: Positive = 8
-    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
-    checkpoint_every: Positive | None = None
-
-    @model_validator(mode="after")
-    def _whole_updates(self) -> TrainConfig:
-        if self.batch_size % min(self.micro_batch_size, self.batch_size):
-            raise ValueError(
-                f"batch_size {self.batch_size} is not a multiple of micro_batch_size {self.micro_batch_size}"
-            )
-        return self
-
-
-class LoraConfig(Part):
-    """The adapter."""
-
-    r: Positive = 8
-    alpha: Positive = 32
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    target_modules: Annotated[tuple[str, ...], Field(min_length=1)] = ("q_proj", "v_proj")
-
-
-class EvaluateConfig(Part):
+class EvaluateConfig(Settings):
     """How the performance matrix is measured; rows: null takes every test row.
 
     wordings: paraphrases that are held out of the candidates, for testing only; general: whether general ability is
@@ -186,31 +126,63 @@ class EvaluateConfig(Part):
     general: bool = False
 
 
-class Config(Part):
+Rate = Annotated[float, Field(gt=0, le=1)]
+
+
+class WholeConfig(Settings):
+    """Methods full and osf, which train the model's own weights: often at a lower rate than an adapter."""
+
+    learning_rate: Rate | None = None
+
+
+class SweepConfig(Settings):
+    """Runs side by side: every combination of these; what is left out stays as it is."""
+
+    seed: Annotated[tuple[Seed, ...], Field(min_length=1)] | None = None
+    policy: Annotated[tuple[Policy, ...], Field(min_length=1)] | None = None
+    method: Annotated[tuple[MethodName, ...], Field(min_length=1)] | None = None
+    sequence: (
+        Annotated[
+            tuple[Annotated[str | tuple[str, ...], BeforeValidator(names)], ...],
+            Field(min_length=1),
+        ]
+        | None
+    ) = None
+
+    @field_validator("*")
+    @classmethod
+    def _once(cls, value: Any) -> Any:
+        twice = [item for n, item in enumerate(value or ()) if item in value[:n]]
+        if twice:
+            raise ValueError(f"{twice[0]} is listed twice")
+        return value
+
+
+class Config(Settings):
     """One run: one sequence x method x policy x seed, in one run directory; or a sweep over several."""
 
     model: ModelConfig = ModelConfig()
     sequence: Annotated[str | tuple[str, ...], BeforeValidator(names)]
     watch: tuple[str, ...] = ()
     data_dir: Local | None = None
-    tasks: dict[str, TaskConfig] = Field(default_factory=dict)
+    tasks: dict[str, DataSource] = Field(default_factory=dict)
     data: DataConfig = DataConfig()
     policy: Policy = "sapo"
     method: MethodName = "seq-lora"
-    paft: PaftConfig = PaftConfig()
-    reselect: ReselectConfig = ReselectConfig()
-    o_lora: OLoraConfig = OLoraConfig()
-    ewc: EwcConfig = EwcConfig()
-    replay: ReplayConfig = ReplayConfig()
-    lwf: LwfConfig = LwfConfig()
+    paft: PaftSettings = PaftSettings()
+    reselect: ReselectSettings = ReselectSettings()
+    o_lora: OLoraSettings = OLoraSettings()
+    ewc: EwcSettings = EwcSettings()
+    replay: ReplaySettings = ReplaySettings()
+    lwf: LwfSettings = LwfSettings()
     osf: WholeConfig = WholeConfig()
     full: WholeConfig = WholeConfig()
-    guard: GuardConfig | None = None
+    guard: GuardSettings | None = None
     sweep: SweepConfig | None = None
     candidates: CandidatesConfig = CandidatesConfig()
-    selection: SelectionConfig = SelectionConfig()
-    train: TrainConfig = TrainConfig()
-    lora: LoraConfig = LoraConfig()
+    selection: SelectionSettings = SelectionSettings()
+    train: TrainSettings = TrainSettings()
+    lora: LoraSettings = LoraSettings()
     evaluate: EvaluateConfig = EvaluateConfig()
     # Published: 1536 tokens of prompt and 128 of answer.
     max_length: Positive = 1664

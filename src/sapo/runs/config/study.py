@@ -6,19 +6,21 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from sapo.runs.config.part import Local, Part, Positive, Seed
-from sapo.runs.config.schema import CandidatesConfig, DataConfig, LoraConfig, ModelConfig, TaskConfig, TrainConfig
+from sapo.core.settings import Local, Positive, Seed, Settings
+from sapo.runs.config.schema import CandidatesConfig, DataConfig, ModelConfig
+from sapo.tasks.own import DataSource
+from sapo.training.settings import LoraSettings, TrainSettings
 
 Arm = Literal["adamw", "sgd"]
 
 
-class SgdConfig(Part):
+class SgdConfig(Settings):
     """The arm sgd: plain gradient descent, neither warm-up nor decay nor clipping, for which the bound is stated."""
 
     learning_rate: Annotated[float, Field(gt=0, le=10)] = 0.1
 
 
-class StudyConfig(Part):
+class StudyConfig(Settings):
     """A study: from the state after each transition's earlier tasks, its last task is trained with every candidate."""
 
     model: ModelConfig = ModelConfig()
@@ -26,7 +28,7 @@ class StudyConfig(Part):
     transitions: Annotated[tuple[tuple[str, ...], ...], Field(min_length=1)]
     unseen: tuple[str, ...] = ()
     data_dir: Local | None = None
-    tasks: dict[str, TaskConfig] = Field(default_factory=dict)
+    tasks: dict[str, DataSource] = Field(default_factory=dict)
     data: DataConfig = DataConfig()
     candidates: CandidatesConfig = CandidatesConfig(count=8)
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (1, 2, 3)
@@ -37,8 +39,8 @@ class StudyConfig(Part):
     rows: Positive = 100
     scores: bool = False
     max_new_tokens: Positive = 16
-    train: TrainConfig = TrainConfig()
-    lora: LoraConfig = LoraConfig()
+    train: TrainSettings = TrainSettings()
+    lora: LoraSettings = LoraSettings()
     max_length: Positive = 1664
     run_dir: Local
 

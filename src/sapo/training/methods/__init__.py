@@ -2,53 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from sapo.training.methods.assignment import Assignment, Objective, Order, Part
-from sapo.training.methods.ewc import Ewc, EwcSettings
+from sapo.training.methods.ewc import Ewc
 from sapo.training.methods.full import Full
 from sapo.training.methods.inc_lora import IncLora
-from sapo.training.methods.lwf import Lwf, LwfSettings
+from sapo.training.methods.lwf import Lwf
 from sapo.training.methods.multitask import Multitask
-from sapo.training.methods.o_lora import OLora, OLoraSettings
+from sapo.training.methods.o_lora import OLora
 from sapo.training.methods.osf import Osf
-from sapo.training.methods.replay import Replay, ReplaySettings
-from sapo.training.methods.seq_lora import LoraSettings, SeqLora
+from sapo.training.methods.replay import Replay
+from sapo.training.methods.seq_lora import SeqLora
 from sapo.training.methods.single import Single
+from sapo.training.settings import EwcSettings, LoraSettings, LwfSettings, MethodName, OLoraSettings, ReplaySettings
 
-# By name, each with its own settings at their defaults.
-METHODS: dict[str, Callable[[LoraSettings], SeqLora]] = {
-    "seq-lora": SeqLora,
-    "inc-lora": IncLora,
-    "o-lora": OLora,
-    "ewc": Ewc,
-    "replay": Replay,
-    "lwf": Lwf,
-    "osf": Osf,
-    "full": Full,
-    "multitask": Multitask,
-    "single": Single,
-}
 
-__all__ = [
-    "METHODS",
-    "Assignment",
-    "Ewc",
-    "EwcSettings",
-    "Full",
-    "IncLora",
-    "LoraSettings",
-    "Lwf",
-    "LwfSettings",
-    "Multitask",
-    "OLora",
-    "OLoraSettings",
-    "Objective",
-    "Order",
-    "Osf",
-    "Part",
-    "Replay",
-    "ReplaySettings",
-    "SeqLora",
-    "Single",
-]
+def make_method(
+    name: MethodName,
+    lora: LoraSettings,
+    *,
+    o_lora: OLoraSettings | None = None,
+    ewc: EwcSettings | None = None,
+    replay: ReplaySettings | None = None,
+    lwf: LwfSettings | None = None,
+) -> SeqLora:
+    """Return a method by name; settings of its own that are left out are at their defaults."""
+    match name:
+        case "seq-lora":
+            return SeqLora(lora)
+        case "inc-lora":
+            return IncLora(lora)
+        case "o-lora":
+            return OLora(lora, o_lora)
+        case "ewc":
+            return Ewc(lora, ewc)
+        case "replay":
+            return Replay(lora, replay)
+        case "lwf":
+            return Lwf(lora, lwf)
+        case "osf":
+            return Osf(lora)
+        case "full":
+            return Full(lora)
+        case "multitask":
+            return Multitask(lora)
+        case "single":
+            return Single(lora)

@@ -7,7 +7,6 @@ et al. 2018, "Progress & Compress", arXiv 1805.06370.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,28 +17,12 @@ from torch.nn.functional import cross_entropy
 
 from sapo.core.types import Encoded
 from sapo.models.batches import pad, supervised_positions
-from sapo.training.methods.assignment import Assignment, Objective, Part, trainable
-from sapo.training.methods.seq_lora import LoraSettings, SeqLora
+from sapo.training.methods.objective import Objective, Part, trainable
+from sapo.training.schedule import Training
+from sapo.training.methods.seq_lora import SeqLora
+from sapo.training.settings import EwcSettings, LoraSettings
 
 _FISHER = "fisher.safetensors"
-
-
-@dataclass(frozen=True, slots=True)
-class EwcSettings:
-    """How weights are held.
-
-    Attributes:
-        weight: lambda.
-        gamma: how much of the earlier Fisher matrix is kept when a task is added.
-        examples: rows that the Fisher matrix of a task is estimated from, at most.
-        labels: "gold" takes the rows' own answers (the empirical Fisher); "sampled" takes, at every supervised
-            position, a token drawn from the model's own prediction after the row's own tokens.
-    """
-
-    weight: float = 1000.0
-    gamma: float = 0.9
-    examples: int = 200
-    labels: Literal["gold", "sampled"] = "gold"
 
 
 class Ewc(SeqLora):
@@ -54,13 +37,13 @@ class Ewc(SeqLora):
 
     def settings(self) -> dict[str, Any]:
         """As for seq-lora, and its own."""
-        return super().settings() | asdict(self._own)
+        return super().settings() | self._own.model_dump()
 
-    def objective(self, model: Any, task: Assignment) -> Objective | None:
+    def objective(self, model: Any, training: Training) -> Objective | None:
         """Return the NLL plus the penalty; at the first task nothing is held."""
-        if task.before is None:
+        if training.before is None:
             return None
-        fisher = load_file(task.before / _FISHER, device=str(model.device))
+        fisher = load_file(training.before / _FISHER, device=str(model.device))
         anchor = {name: p.detach().clone() for name, p in trainable(model).items()}
 
         def held(loss: torch.Tensor, part: Part) -> torch.Tensor:
@@ -69,14 +52,14 @@ class Ewc(SeqLora):
 
         return held
 
-    def finish(self, model: Any, task: Assignment, directory: Path) -> Any:
+    def finish(self, model: Any, training: Training, directory: Path) -> Any:
         """As for seq-lora; beside it F = gamma * F_before + F_task."""
-        model = super().finish(model, task, directory)
-        random = np.random.default_rng(task.seed)
-        rows = random.permutation(len(task.rows))[: self._own.examples]
-        found = diagonal_fisher(model, [task.rows[i] for i in rows], self._own.labels, task.seed)
-        if task.before is not None:
-            earlier = load_file(task.before / _FISHER, device=str(model.device))
+        model = super().finish(model, training, directory)
+        random = np.random.default_rng(training.seed)
+        rows = random.permutation(len(training.rows))[: self._own.examples]
+        found = diagonal_fisher(model, [training.rows[i] for i in rows], self._own.labels, training.seed)
+        if training.before is not None:
+            earlier = load_file(training.before / _FISHER, device=str(model.device))
             found = {name: self._own.gamma * earlier[name] + f for name, f in found.items()}
         save_file({name: f.cpu().contiguous() for name, f in found.items()}, directory / _FISHER)
         return model

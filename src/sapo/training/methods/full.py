@@ -10,7 +10,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from sapo.core.errors import ModelError
-from sapo.training.methods.assignment import Assignment
+from sapo.training.schedule import Training
 from sapo.training.methods.seq_lora import SeqLora
 
 
@@ -42,11 +42,11 @@ class Full(SeqLora):
             )
         return model
 
-    def prepare(self, model: Any, task: Assignment) -> Any:
+    def prepare(self, model: Any, training: Training) -> Any:
         """Make every weight trainable."""
         return model.requires_grad_(True)
 
-    def finish(self, model: Any, task: Assignment, directory: Path) -> Any:
+    def finish(self, model: Any, training: Training, directory: Path) -> Any:
         """Write the model."""
         model.save_pretrained(directory)
         return model

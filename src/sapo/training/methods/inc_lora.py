@@ -14,7 +14,7 @@ from peft import PeftModel, get_peft_model
 
 from sapo.core.errors import ModelError
 from sapo.training.methods.adapters import activate, concatenate, freeze, save_adapter, unusual_features
-from sapo.training.methods.assignment import Assignment
+from sapo.training.schedule import Training
 from sapo.training.methods.seq_lora import SeqLora
 
 PAST, NEW, _BOTH = "default", "increment", "sum"
@@ -37,17 +37,17 @@ class IncLora(SeqLora):
             freeze(model, PAST)
         return model
 
-    def prepare(self, model: Any, task: Assignment) -> Any:
+    def prepare(self, model: Any, training: Training) -> Any:
         """Add the task's adapter; only it is trainable."""
         with torch.random.fork_rng():
-            torch.manual_seed(task.seed)
+            torch.manual_seed(training.seed)
             if not isinstance(model, PeftModel):
                 return get_peft_model(model, self._config(), adapter_name=NEW)
             model.add_adapter(NEW, self._config())
         activate(model, [PAST], NEW)
         return model
 
-    def finish(self, model: Any, task: Assignment, directory: Path) -> Any:
+    def finish(self, model: Any, training: Training, directory: Path) -> Any:
         """Write the increment, fold it into the past, and write that."""
         save_adapter(model, NEW, directory / "increment")
         concatenate(model, [name for name in (PAST, NEW) if name in model.peft_config], _BOTH)

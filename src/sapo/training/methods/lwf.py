@@ -6,7 +6,6 @@ cross-entropy, which has the same gradient.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -14,21 +13,10 @@ from torch.func import functional_call
 from torch.nn.functional import kl_div, log_softmax
 
 from sapo.models.passes import untouched
-from sapo.training.methods.assignment import Assignment, Objective, Part, trainable
-from sapo.training.methods.seq_lora import LoraSettings, SeqLora
-
-
-@dataclass(frozen=True, slots=True)
-class LwfSettings:
-    """How strongly the teacher counts.
-
-    Attributes:
-        weight: lambda.
-        temperature: T, by which both models' logits are divided.
-    """
-
-    weight: float = 1.0
-    temperature: float = 2.0
+from sapo.training.methods.objective import Objective, Part, trainable
+from sapo.training.schedule import Training
+from sapo.training.methods.seq_lora import SeqLora
+from sapo.training.settings import LoraSettings, LwfSettings
 
 
 class Lwf(SeqLora):
@@ -45,9 +33,9 @@ class Lwf(SeqLora):
 
     def settings(self) -> dict[str, Any]:
         """As for seq-lora, and its own."""
-        return super().settings() | asdict(self._own)
+        return super().settings() | self._own.model_dump()
 
-    def objective(self, model: Any, task: Assignment) -> Objective | None:
+    def objective(self, model: Any, training: Training) -> Objective | None:
         """Return the NLL plus the distance to the prepared model, which is the teacher."""
         teacher = {name: p.detach().clone() for name, p in trainable(model).items()}
         weight, temperature = self._own.weight, self._own.temperature

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sapo.training.methods.assignment import Order
+from sapo.training.schedule import Order
 from sapo.training.methods.seq_lora import SeqLora
 
 

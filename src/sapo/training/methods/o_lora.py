@@ -5,30 +5,16 @@ Wang et al. 2023, "Orthogonal Subspace Learning for Language Model Continual Lea
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from peft import PeftModel
 
 from sapo.training.methods.adapters import down_up, lora_layers
-from sapo.training.methods.assignment import Assignment, Objective, Part
+from sapo.training.methods.objective import Objective, Part
+from sapo.training.schedule import Training
 from sapo.training.methods.inc_lora import NEW, PAST, IncLora
-from sapo.training.methods.seq_lora import LoraSettings
-
-
-@dataclass(frozen=True, slots=True)
-class OLoraSettings:
-    """How strongly overlap is punished.
-
-    Attributes:
-        weight: lambda, as in SAPO's published settings.
-        normalise: take the mean over the entries of all products instead of their sum, so that the same weight
-            means the same for any rank, number of tasks and number of modules.
-    """
-
-    weight: float = 0.5
-    normalise: bool = False
+from sapo.training.settings import LoraSettings, OLoraSettings
 
 
 class OLora(IncLora):
@@ -42,9 +28,9 @@ class OLora(IncLora):
 
     def settings(self) -> dict[str, Any]:
         """As for inc-lora, and its own."""
-        return super().settings() | asdict(self._own)
+        return super().settings() | self._own.model_dump()
 
-    def objective(self, model: Any, task: Assignment) -> Objective | None:
+    def objective(self, model: Any, training: Training) -> Objective | None:
         """Return the NLL plus the penalty; where no layer has old directions there is nothing to keep away from."""
         if not any(PAST in layer.r and NEW in layer.r for layer in lora_layers(model)):
             return None

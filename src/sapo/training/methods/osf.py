@@ -13,7 +13,7 @@ from peft import OSFConfig, get_peft_model
 
 from sapo.core.errors import ModelError
 from sapo.training.methods.adapters import smallest_dimension
-from sapo.training.methods.assignment import Assignment
+from sapo.training.schedule import Training
 from sapo.training.methods.full import Full
 
 
@@ -44,20 +44,20 @@ class Osf(Full):
             )
         return model
 
-    def prepare(self, model: Any, task: Assignment) -> Any:
+    def prepare(self, model: Any, training: Training) -> Any:
         """Decompose the weights; the weak directions are trainable."""
         smallest = smallest_dimension(model, self._lora.target_modules)
-        if smallest < task.stages + 1:
+        if smallest < training.stages + 1:
             raise ModelError(
                 f"method {self.name}: the target layers' smaller side is {smallest}, too few directions to share among "
-                f"{task.stages} tasks: allowed are at most {smallest - 1}"
+                f"{training.stages} tasks: allowed are at most {smallest - 1}"
             )
-        return get_peft_model(model, self._osf(task))
+        return get_peft_model(model, self._osf(training))
 
-    def finish(self, model: Any, task: Assignment, directory: Path) -> Any:
+    def finish(self, model: Any, training: Training, directory: Path) -> Any:
         """Merge the update and write the model."""
-        return super().finish(model.merge_and_unload(), task, directory)
+        return super().finish(model.merge_and_unload(), training, directory)
 
-    def _osf(self, task: Assignment) -> OSFConfig:
-        frozen = task.stage / (task.stages + 1)
+    def _osf(self, training: Training) -> OSFConfig:
+        frozen = training.stage / (training.stages + 1)
         return OSFConfig(effective_rank=frozen, target_modules=list(self._lora.target_modules), task_type="CAUSAL_LM")

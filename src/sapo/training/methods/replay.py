@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,23 +17,12 @@ from torch.nn.functional import cross_entropy
 
 from sapo.core.types import Encoded
 from sapo.models.batches import pad, supervised_positions
-from sapo.training.methods.assignment import Assignment, Objective, Part
-from sapo.training.methods.seq_lora import LoraSettings, SeqLora
+from sapo.training.methods.objective import Objective, Part
+from sapo.training.schedule import Training
+from sapo.training.methods.seq_lora import SeqLora
+from sapo.training.settings import LoraSettings, ReplaySettings
 
 _BUFFER = "replay.json"
-
-
-@dataclass(frozen=True, slots=True)
-class ReplaySettings:
-    """How much is kept and how much it counts.
-
-    Attributes:
-        buffer: rows kept.
-        share: of the old rows in the loss; as large is their number beside the new rows of an update.
-    """
-
-    buffer: int = 200
-    share: float = 0.2
 
 
 class Replay(SeqLora):
@@ -49,19 +37,19 @@ class Replay(SeqLora):
 
     def settings(self) -> dict[str, Any]:
         """As for seq-lora, and its own."""
-        return super().settings() | asdict(self._own)
+        return super().settings() | self._own.model_dump()
 
-    def objective(self, model: Any, task: Assignment) -> Objective | None:
+    def objective(self, model: Any, training: Training) -> Objective | None:
         """Return the mixture; at the first task there is nothing to replay."""
-        if task.before is None:
+        if training.before is None:
             return None
-        _, buffer = _read(task.before / _BUFFER)
+        _, buffer = _read(training.before / _BUFFER)
         share = self._own.share
         # At least one, so that a share of 0 is a mixture like any other.
-        count = min(len(buffer), max(1, round(share * task.batch_size)))
+        count = min(len(buffer), max(1, round(share * training.batch_size)))
 
         def mixed(loss: torch.Tensor, part: Part) -> torch.Tensor:
-            random = np.random.default_rng([task.seed, task.stage, part.step])
+            random = np.random.default_rng([training.seed, training.stage, part.step])
             drawn = [buffer[i] for i in random.permutation(len(buffer))[:count]]
             mine, seed = drawn[part.number :: part.parts], int(random.integers(2**31)) + part.number
             old = _nll(part.model, mine, seed) if mine else torch.zeros_like(loss)
@@ -70,12 +58,12 @@ class Replay(SeqLora):
 
         return mixed
 
-    def finish(self, model: Any, task: Assignment, directory: Path) -> Any:
+    def finish(self, model: Any, training: Training, directory: Path) -> Any:
         """As for seq-lora; beside it the buffer, which has now seen this task's rows."""
-        model = super().finish(model, task, directory)
-        seen, buffer = (0, []) if task.before is None else _read(task.before / _BUFFER)
-        random = np.random.default_rng([task.seed, task.stage])
-        order = [task.rows[i] for i in random.permutation(len(task.rows))]
+        model = super().finish(model, training, directory)
+        seen, buffer = (0, []) if training.before is None else _read(training.before / _BUFFER)
+        random = np.random.default_rng([training.seed, training.stage])
+        order = [training.rows[i] for i in random.permutation(len(training.rows))]
         _write(directory / _BUFFER, seen + len(order), reservoir(buffer, seen, order, self._own.buffer, random))
         return model
 

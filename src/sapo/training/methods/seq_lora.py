@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +10,9 @@ from peft import LoraConfig, PeftModel, get_peft_model
 
 from sapo.core.errors import ModelError
 from sapo.training.methods.adapters import SAFE_INIT, activate, adaptable_layers, save_adapter, smallest_dimension
-from sapo.training.methods.assignment import Assignment, Objective, Order
-
-
-@dataclass(frozen=True, slots=True)
-class LoraSettings:
-    """Hu et al. 2021, arXiv 2106.09685; defaults as published for SAPO."""
-
-    r: int
-    alpha: int
-    dropout: float
-    target_modules: tuple[str, ...]
+from sapo.training.methods.objective import Objective
+from sapo.training.schedule import Order, Training
+from sapo.training.settings import LoraSettings
 
 
 class SeqLora:
@@ -45,7 +36,7 @@ class SeqLora:
 
     def settings(self) -> dict[str, Any]:
         """Return everything that decides what this method does, for fingerprints."""
-        return {"method": self.name, **asdict(self._lora)}
+        return {"method": self.name, **self._lora.model_dump()}
 
     def start(self, model: Any) -> Any:
         """Return the stage-0 model, from one that may carry the user's adapter.
@@ -65,25 +56,25 @@ class SeqLora:
             raise ModelError(f"lora.r = {self._lora.r}: allowed is at most {widest}, the width of the target layers")
         return model
 
-    def prepare(self, model: Any, task: Assignment) -> Any:
+    def prepare(self, model: Any, training: Training) -> Any:
         """Return the model in which exactly the parameters that this task trains are trainable.
 
         Args:
             model: as `start` or `finish` left it.
-            task: its seed is that of new parameters; the global random state is left alone.
+            training: its seed is that of new parameters; the global random state is left alone.
         """
         if isinstance(model, PeftModel):
             activate(model, [], self.adapter)
             return model
         with torch.random.fork_rng():
-            torch.manual_seed(task.seed)
+            torch.manual_seed(training.seed)
             return get_peft_model(model, self._config())
 
-    def objective(self, model: Any, task: Assignment) -> Objective | None:
+    def objective(self, model: Any, training: Training) -> Objective | None:
         """Return what is minimised in place of the NLL, from the prepared model; None for the NLL itself."""
         return None
 
-    def finish(self, model: Any, task: Assignment, directory: Path) -> Any:
+    def finish(self, model: Any, training: Training, directory: Path) -> Any:
         """Write the stage's adapter and return the model in the state that the directory alone reproduces."""
         save_adapter(model, self.adapter, directory)
         return model

@@ -1,39 +1,12 @@
-"""What a method is told about the training at hand, and how it takes part in it."""
+"""How a method takes part in an update."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-
-from sapo.core.types import Encoded
-
-# Tasks one after another; all at once; or each for itself from the start.
-Order = Literal["sequence", "joint", "apart"]
-
-
-@dataclass(frozen=True, slots=True)
-class Assignment:
-    """One training: its place in the sequence, and its rows.
-
-    Attributes:
-        stage: of the state after it, from 1.
-        stages: number of tasks in the sequence.
-        seed: of whatever the method draws.
-        rows: the training rows, with the instruction that they are trained with.
-        before: directory of the stage that it starts from; None at the start of a run.
-        batch_size: rows of an update.
-    """
-
-    stage: int
-    stages: int
-    seed: int
-    rows: Sequence[Encoded]
-    before: Path | None
-    batch_size: int
 
 
 @dataclass(frozen=True, slots=True)

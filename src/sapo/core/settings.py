@@ -1,4 +1,4 @@
-"""What all parts of a configuration have in common."""
+"""Settings: frozen, validated values that rooms take and that a configuration is made of."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ NotNegative = Annotated[float, Field(ge=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 
-class Part(BaseModel):
-    """A mapping with known keys only, frozen."""
+class Settings(BaseModel):
+    """A mapping with known keys only, frozen: where a room takes settings, they are a part of the configuration."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 

@@ -1,0 +1,155 @@
+"""The model of a run, brought into a stage only when a step must be computed in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from safetensors import SafetensorError
+
+from sapo.core.errors import RecordError, TrainError
+from sapo.core.processes import Processes
+from sapo.core.storage import write_json, write_text
+from sapo.core.types import Choice
+from sapo.models.fingerprint import state_fingerprint
+from sapo.models.load import LoadedModel
+from sapo.models.losses import Scorer
+from sapo.runs.card import model_card
+from sapo.runs.directory import RunDirectory
+from sapo.training.methods.seq_lora import SeqLora
+from sapo.training.schedule import Stage, Training
+
+# The lineage of a stage from its choices and the fingerprint of its weights.
+Lineage = Callable[[Sequence[Choice], str], dict[str, Any]]
+
+
+class Model(Protocol):
+    """A model that steps are computed in.
+
+    Attributes:
+        scorer: of the model as it is now.
+    """
+
+    @property
+    def scorer(self) -> Scorer:
+        """The scorer of the model as it is now."""
+
+    def bring(self, stage: Stage) -> Any:
+        """Return the model in a stage."""
+
+
+class RunModel:
+    """Holds the model of a run in one stage at a time.
+
+    Args:
+        loaded: in the method's stage 0.
+        fresh: loads that once more.
+        method: how it is trained.
+        directory: where stages are kept.
+        lineage: what is written beside a stage.
+        batch_tokens: tokens of a forward pass; None leaves it to the scorer.
+        processes: of this job.
+
+    Attributes:
+        start: stage 0.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        fresh: Callable[[], Any],
+        method: SeqLora,
+        directory: RunDirectory,
+        lineage: Lineage,
+        batch_tokens: int | None,
+        processes: Processes,
+    ) -> None:
+        self._model, self._tokenizer, self._fresh = loaded.model, loaded.tokenizer, fresh
+        self._method, self._directory, self._lineage, self._processes = method, directory, lineage, processes
+        self._scorer = Scorer(self._model, batch_tokens, processes)
+        self.start = Stage(0, "start", state_fingerprint(self._model))
+        self._now = self.start
+
+    @property
+    def scorer(self) -> Scorer:
+        """Scores the model as it is now."""
+        self._scorer = self._scorer.on(self._model)
+        return self._scorer
+
+    def bring(self, stage: Stage) -> Any:
+        """Return the model in a stage, loaded unless it is there already.
+
+        Raises:
+            RecordError: if the stage's directory does not hold what was trained.
+        """
+        if self._now == stage:
+            return self._model
+        if stage == self.start:
+            self._model, self._now = self._fresh(), stage
+            return self._model
+        directory = self._directory.stage_directory(stage.name)
+        again = self._directory.path / "training" / f"{stage.name}.json"
+        afresh = f"and a step after it is not finished. Delete {again} to train that task again."
+        # A large model is written in several files.
+        stem = "model" if self._method.whole else "adapter_model"
+        if not any(directory.glob(f"{stem}*.safetensors")):
+            missing = directory / f"{stem}.safetensors" if directory.is_dir() else directory
+            raise RecordError(f"{missing} is missing, {afresh}")
+        try:
+            self._model = self._method.resume(self._model, directory)
+        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+            raise RecordError(f"{directory} cannot be loaded ({error}), {afresh}") from error
+        if state_fingerprint(self._model) != stage.fingerprint:
+            raise RecordError(f"{directory} does not hold the weights that were trained, {afresh}")
+        self._now = stage
+        return self._model
+
+    def prepare(self, stage: Stage, training: Training) -> Any:
+        """Return the model in a stage, with what a training changes trainable."""
+        self._model = self._method.prepare(self.bring(stage), training)
+        # Until the next stage is saved, it is in none.
+        self._now = Stage(-1, "", "")
+        return self._model
+
+    def save(self, training: Training, history: str, choices: Sequence[Choice]) -> Stage:
+        """Write the stage that the model was trained to, with its lineage, and return it."""
+        after = ""
+
+        def write(directory: Path) -> None:
+            nonlocal after
+            directory.mkdir(parents=True, exist_ok=True)
+            self._model = self._method.finish(self._model, training, directory)
+            after = state_fingerprint(self._model)
+            if self._method.whole:
+                self._tokenizer.save_pretrained(directory)
+            data = self._lineage(choices, after)
+            write_json(directory / "sapo.json", data)
+            write_text(directory / "README.md", model_card(data))
+
+        self._directory.save_stage(training.name, write)
+        if len(set(self._processes.gather(after))) > 1:
+            raise TrainError(f"stage {training.name}: the processes ended with different weights; run it in one process")
+        self._now = Stage(training.stage, training.name, after, history, tuple(choices))
+        return self._now
+
+
+class GivenModel:
+    """A model that the caller brings into its stages."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+
+    @property
+    def scorer(self) -> Scorer:
+        """Scores the model as it is now."""
+        return Scorer(self.model)
+
+    def bring(self, stage: Stage) -> Any:
+        """Return the model, which the caller has brought there."""
+        return self.model
+
+    def stage(self, number: int, name: str, choices: Sequence[Choice]) -> Stage:
+        """Return the stage that the model is in now."""
+        return replace(Stage(number, name, state_fingerprint(self.model)), choices=tuple(choices))

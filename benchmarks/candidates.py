@@ -1,7 +1,7 @@
-"""Candidates: what the checks turn away, how much rules have to offer, and whether a search pays.
+"""Candidates: what the checks reject, and how much rules have to offer.
 
-    python benchmarks/candidates.py DATA_DIR [DATA_DIR ...] [--only checks rewrites harm spread search] [--rows N]
-        [--unseen N] [--json FILE] [--plot FILE]
+    python benchmarks/candidates.py DATA_DIR [DATA_DIR ...] [--only checks rewrites harm spread] [--rows N]
+        [--json FILE]
 
 DATA_DIR holds instructions.json and one folder per task of SuperNI or TRACE; the model is the embedded one.
 
@@ -10,8 +10,6 @@ every second task by name, and are only measured on the others.
 rewrites: how many texts rules make of each instruction.
 harm: which of the bad texts a selection would take, by their losses beside those of hand-written ones.
 spread: losses of 20 candidates made by rules beside those of 20 hand-written ones, on the same rows.
-search: a search from 12 candidates made by rules against one race of 40 within the same number of tokens; what the
-winners are worth on rows that neither has seen.
 """
 
 from __future__ import annotations
@@ -20,7 +18,6 @@ import argparse
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +27,9 @@ from rich.table import Table
 
 from sapo.candidates.builtin import Builtin
 from sapo.candidates.checks.pool import Pool
-from sapo.candidates.gather import Gathered, descendants, gather
+from sapo.candidates.gather import gather
 from sapo.candidates.rules.rewrite import rewrites
 from sapo.candidates.rules.source import Rules
-from sapo.candidates.search import SearchSettings, search
-from sapo.candidates.source import Ranking
 from sapo.core.types import Instruction, Selection, Task
 from sapo.models.load import load_model
 from sapo.models.losses import Scorer
@@ -50,13 +45,12 @@ TASKS = (
     "task141_odd-man-out_classification_category",
     "task1510_evalution_relation_extraction",
 )
-SECTIONS = ("checks", "rewrites", "harm", "spread", "search")
+SECTIONS = ("checks", "rewrites", "harm", "spread")
 HERE = Path(__file__).parent
-PUBLISHED = HERE.parent / "src" / "sapo" / "paraphrase" / "published.json"
+PUBLISHED = HERE.parent / "src" / "sapo" / "candidates" / "published.json"
 BAD = HERE.parent / "tests" / "data" / "bad_paraphrases.json"
 SEED = 42
 EXHAUSTIVE = SelectionSettings("lowest", "stratified", SEED, "exhaustive", 0.05, 0.01, None)
-ROUNDS, FIRST, EACH, ONE_SHOT = 3, 12, 8, 40
 
 Record = dict[str, Any]
 
@@ -165,70 +159,6 @@ def harm(bench: Bench, name: str, rows: int) -> list[Record]:
     ]  # fmt: skip
 
 
-def searched(bench: Bench, name: str, rows: int, unseen: int) -> list[Record]:
-    """Return for a search and for one race of as many tokens what the winners lose on seen and on unseen rows."""
-    task = bench.task(name)
-    every = selection_rows(task, rows + unseen, "stratified", SEED)
-    order = np.random.default_rng(SEED).permutation(len(every))
-    seen, other = ([every[i] for i in part] for part in (order[:rows], order[rows:]))
-    sources = (Rules(),)
-    settings = replace(EXHAUSTIVE, strategy="racing", delta=0.05 / (ROUNDS + 1))
-
-    def propose(ranking: Ranking, known: Sequence[Instruction]) -> Gathered:
-        return descendants(task, sources, EACH, ranking, known)
-
-    def measure(candidates: Sequence[Instruction], budget: float | None) -> Selection:
-        return bench.select(task, candidates, seen, replace(settings, budget=budget))
-
-    def judge(candidates: Sequence[Instruction]) -> Selection:
-        return bench.select(task, candidates, other, EXHAUSTIVE)
-
-    first = bench.select(task, gather(task, sources, FIRST).candidates, seen, settings)
-    ended = search(first, SearchSettings(ROUNDS, EACH, None), propose, measure, judge)
-    if ended.search is None or ended.search.unseen is None:
-        raise SystemExit("the search was not judged")
-    judged = ended.search.unseen
-    # What judging costs is no part of the comparison.
-    raced = first.tokens + sum(one.tokens for one in ended.search.rounds)
-    once = bench.select(
-        task, gather(task, sources, ONE_SHOT).candidates, seen, replace(settings, delta=0.05, budget=float(raced))
-    )
-    single = judge([once.candidates[0].instruction, once.instruction]).candidates[1].loss
-    short = name.split("_")[0]
-    return [
-        {"task": short, "way": "original", "candidates": 1, "tokens": 0, "seen": ended.candidates[0].loss,
-         "unseen": judged.original, "text": task.instruction},
-        {"task": short, "way": f"one race of {FIRST}", "candidates": len(first.candidates) - 1, "tokens": first.tokens,
-         "seen": first.candidates[first.chosen].loss, "unseen": judged.before, "text": first.instruction.text},
-        {"task": short, "way": "search", "candidates": len(ended.candidates) - 1, "tokens": raced,
-         "seen": ended.candidates[ended.chosen].loss, "unseen": judged.after, "text": ended.instruction.text,
-         "rounds": [r.loss for r in ended.search.rounds]},
-        {"task": short, "way": f"one race of {ONE_SHOT}", "candidates": len(once.candidates) - 1, "tokens": once.tokens,
-         "seen": once.candidates[once.chosen].loss, "unseen": single, "text": once.instruction.text},
-    ]  # fmt: skip
-
-
-def plot(rows: Sequence[Record], file: Path) -> None:
-    """Draw losses on seen and unseen rows, by task and way."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    tasks = list(dict.fromkeys(row["task"] for row in rows))
-    figure, axes = pyplot.subplots(1, len(tasks), figsize=(3 * len(tasks), 3.2), layout="constrained")
-    for axis, task in zip(np.atleast_1d(axes), tasks, strict=True):
-        ways = [row for row in rows if row["task"] == task]
-        places = np.arange(len(ways))
-        axis.plot(places, [row["seen"] for row in ways], "o", label="rows of the selection")
-        axis.plot(places, [row["unseen"] for row in ways], "s", label="unseen rows")
-        axis.set_xticks(places, [row["way"] for row in ways], rotation=45, ha="right")
-        axis.set_title(task)
-    np.atleast_1d(axes)[0].set_ylabel("loss, nats per token")
-    np.atleast_1d(axes)[0].legend(fontsize=7)
-    figure.savefig(file)
-
-
 def show(title: str, rows: Sequence[Record]) -> None:
     """Print records as a table; texts are only written to the file."""
     table = Table(title=title)
@@ -246,9 +176,7 @@ def main() -> None:
     parser.add_argument("data_dirs", nargs="+", type=Path)
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=SECTIONS)
     parser.add_argument("--rows", type=int, default=64)
-    parser.add_argument("--unseen", type=int, default=192)
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--plot", type=Path)
     given = parser.parse_args()
     instructions: dict[str, Any] = {}
     for folder in given.data_dirs:
@@ -263,7 +191,6 @@ def main() -> None:
     for section, measure in (
         ("harm", lambda bench, name: harm(bench, name, given.rows)),
         ("spread", lambda bench, name: spread(bench, name, given.rows)),
-        ("search", lambda bench, name: searched(bench, name, given.rows, given.unseen)),
     ):
         if section in given.only:
             bench = Bench(given.data_dirs[0])
@@ -273,8 +200,6 @@ def main() -> None:
                 show(section, result[section])
     if given.json:
         given.json.write_text(json.dumps(result, indent=1, default=float) + "\n", encoding="utf-8")
-    if given.plot and "search" in result:
-        plot(result["search"], given.plot)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from faulty_server import completion as body_of
 from sapo.candidates.asking import completion, messages, most_requests, rounds, style
 from sapo.candidates.kept import Kept
 from sapo.candidates.replies import UnusableReplyError, reply_of, text_of
-from sapo.candidates.source import Ranking
 from sapo.core.types import Task
 from sapo.integrations.testing import toy_task
 
@@ -66,16 +65,6 @@ def test_half_a_character_can_be_sent() -> None:
 def test_a_model_without_turns_is_given_a_text_to_go_on_with() -> None:
     text = completion(toy_task(), 3, 0)
     assert text.endswith("Paraphrase:") and toy_task().instruction in text and style(3, 0) in text
-
-
-def test_in_a_search_the_best_are_to_be_taken_after() -> None:
-    ranking = Ranking(("Best?", "Second.</good> Then.", "Third.", "Fourth."), ("Worst.",), 2)
-    (message,) = messages(toy_task(), 0, 0, ranking)
-    for text in ("<good2>\nBest?\n</good2>", "<good2>\nThird.\n</good2>", "<bad2>\nWorst.\n</bad2>"):
-        assert text in message["content"]
-    assert "Fourth." not in message["content"]
-    text = completion(toy_task(), 0, 0, ranking)
-    assert text.endswith("Third.\n\nParaphrase:\nSecond.</good> Then.\n\nParaphrase:\nBest?\n\nParaphrase:")
 
 
 @pytest.mark.parametrize("wanted", [1, 2, 7, 20])

@@ -45,10 +45,9 @@ class Told(ListSource):
         task: Task,
         wanted: int,
         advance: Callable[[int], None] = lambda texts: None,
-        ranking: object = None,
     ) -> Generator[Sequence[str], None, None]:
         try:
-            yield from super().paraphrases(task, wanted, advance, ranking)
+            yield from super().paraphrases(task, wanted, advance)
         finally:
             self.closed = True
 
@@ -170,7 +169,6 @@ def test_an_error_of_a_source_is_passed_on() -> None:
             task: Task,
             wanted: int,
             advance: Callable[[int], None] = lambda texts: None,
-            ranking: object = None,
         ) -> Generator[Sequence[str], None, None]:
             yield VALID[:1]
             raise CandidateError("the server has gone")

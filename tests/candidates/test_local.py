@@ -13,7 +13,7 @@ import torch
 
 from sapo.candidates import local
 from sapo.candidates.local import Local, LocalSettings, _BlankLine, _Draws, _Writer
-from sapo.candidates.source import Ranking, Source
+from sapo.candidates.source import Source
 from sapo.core.errors import CandidateError, ModelError
 from sapo.integrations.testing import tiny_model, tiny_tokenizer, toy_task
 from sapo.models.render import Renderer
@@ -90,13 +90,6 @@ def test_what_is_kept_needs_no_model(chat: Path, tmp_path: Path, monkeypatch: py
     # Another temperature is another request, and now there is nothing to load.
     with pytest.raises(ModelError, match="does not exist"):
         first(source(base, tmp_path / "replies", temperature=0.5))
-
-
-def test_a_search_asks_for_other_texts(chat: Path, plain: Path, tmp_path: Path) -> None:
-    for base in (chat, plain):
-        asked = source(base, tmp_path)
-        ranking = Ranking(("Yes or no?",), (), 1)
-        assert list(next(asked.paraphrases(TASK, 2, ranking=ranking))) != first(asked, 2)
 
 
 def test_other_weights_under_the_same_name_are_noticed(tmp_path: Path) -> None:

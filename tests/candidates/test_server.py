@@ -42,7 +42,7 @@ from faulty_server import (
 )
 
 from sapo.candidates.server import Server, ServerSettings
-from sapo.candidates.source import Ranking, Source
+from sapo.candidates.source import Source
 from sapo.core.errors import CandidateError
 from sapo.integrations.testing import toy_task
 
@@ -537,15 +537,6 @@ def test_cost_counts_what_is_not_kept(make: Callable[..., Server]) -> None:
 def test_cost_does_not_show_a_password_in_the_url(make: Callable[..., Server]) -> None:
     text = make("http://user:secret@localhost:1/v1?token=secret").cost(toy_task(), 1)
     assert "http://localhost:1/v1" in text and "secret" not in text
-
-
-def test_a_search_asks_for_other_texts(make: Callable[..., Server]) -> None:
-    with FaultyServer() as server:
-        first(make(server), 2)
-        ranking = Ranking((toy_task().instruction, "Is it long? Yes or no."), (), 1)
-        assert len(next(make(server).paraphrases(toy_task(), 2, ranking=ranking))) == 2
-        assert len(server.requests) == 4
-        assert "Is it long?" in server.requests[-1].body["messages"][0]["content"]
 
 
 def test_a_second_run_asks_nothing(make: Callable[..., Server]) -> None:

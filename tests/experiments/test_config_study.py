@@ -275,11 +275,6 @@ def test_transitions_of_the_same_tasks_in_another_order_differ(made: Callable[..
     assert made(transitions=given).transitions == tuple(map(tuple, given))
 
 
-def test_a_search_for_candidates_is_refused_since_none_comes_later(refused: Callable[..., list[str]]) -> None:
-    (line,) = refused(candidates={"search": {"rounds": 2}})
-    assert line == "configuration: candidates.search: every candidate of a study is known before; leave it out"
-
-
 @pytest.mark.parametrize(
     ("key", "nearest"),
     [("transition", "transitions"), ("seed", "seeds"), ("arm", "arms"), ("run-dir", "run_dir"), ("unsen", "unseen")],

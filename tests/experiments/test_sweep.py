@@ -152,12 +152,6 @@ def test_a_combination_that_cannot_be_run_is_named_before_anything_is_loaded(
     assert not config.run_dir.exists()
 
 
-def test_only_sapo_searches_in_a_sweep(swept: Callable[..., Config]) -> None:
-    config = swept({"policy": ["random", "sapo"]}, candidates={"file": None, "search": {"rounds": 1}})
-    searched = {one.config.policy: one.config.candidates.search for one in planned(config)}
-    assert searched["random"] is None and searched["sapo"] is not None and searched["sapo"].rounds == 1
-
-
 def no_model(*args: Any) -> Any:
     raise AssertionError("a model was loaded")
 

@@ -48,7 +48,6 @@ def test_defaults_are_the_published_settings() -> None:
             "count": 20,
             "local": {"model": None, "temperature": 1.0},
             "openai": None,
-            "search": None,
         },
         # Stratified instead of the first rows, racing instead of exhaustive: the source explains both.
         "selection": {
@@ -253,6 +252,7 @@ def test_sources_are_asked_in_the_order_given(candidates: dict[str, Any], asked:
         ({"sources": ["openai"], "openai": {**SERVER, "max_requests": 0}}, ["candidates.openai.max_requests"]),
         ({"sources": ["local"], "local": {"temperature": 0}}, ["candidates.local.temperature"]),
         ({"sources": ["local"], "local": {"model": 3}}, ["candidates.local.model"]),
+        ({"search": {"rounds": 3}}, ["candidates.search: unknown key"]),
     ],
 )
 def test_sources_that_cannot_be_asked_are_refused(candidates: dict[str, Any], parts: list[str]) -> None:

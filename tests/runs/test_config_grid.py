@@ -176,12 +176,6 @@ def test_methods_policies_guard_and_sweeps_can_be_written_and_read_back(
             assert set(values) <= set(config.plain()[section])
 
 
-def test_only_a_sweep_may_have_a_search_that_one_of_its_policies_cannot_make() -> None:
-    assert "candidates.search needs policy sapo" in refused(policy="random", candidates={"search": {}})
-    sweep = {"policy": ["random", "sapo"]}
-    assert made(policy="random", candidates={"search": {}}, sweep=sweep).candidates.search is not None
-
-
 # As an earlier version wrote it, which knew none of these keys.
 EARLIER = """
 model: {base: embedded, adapter: null, dtype: null, device: null}

@@ -216,18 +216,6 @@ def test_the_whole_cost_with_wordings_is_planned(worded: Wording) -> None:
     assert set_up(worded("original").config).plan.tests == {"alpha": 3 + 2, "beta": 3 + 2}
 
 
-def test_a_search_proposes_no_held_out_paraphrase(model_dir: Path, bench: Path, tmp_path: Path) -> None:
-    config = configure(
-        model_dir, bench, tmp_path / "run", sequence=["alpha"], evaluate={"wordings": 6},
-        candidates={"file": None, "sources": ["rules"], "count": 2, "search": {"rounds": 3, "count": 8}},
-    )  # fmt: skip
-    data = run(config).data
-    held, known = data["robustness"]["alpha"]["texts"], data["instructions"]["alpha"]["losses"]
-    # The premise: there was a search, and something was held out of it.
-    assert len(known) > 3 and len(held) == 6
-    assert not set(held) & set(known)
-
-
 # General ability.
 
 

@@ -13,14 +13,11 @@ from dataclasses import dataclass
 from itertools import product
 
 from sapo.candidates.checks.labels import keeps
-from sapo.candidates.source import Ranking
 from sapo.core.types import Task
 from sapo.models.layout import user_turn
 
 # Requests that are made at most for each paraphrase wanted.
 _MOST = 3
-# Texts shown of the best and of the worst of a search.
-_EXAMPLES = 3
 
 _TONES = ("formal", "plain", "friendly")
 _LENGTHS = ("shorter than the original", "about as long as the original", "more detailed than the original")
@@ -57,15 +54,11 @@ class Question:
     after: str
 
 
-def question(task: Task, index: int, seed: int, ranking: Ranking | None = None) -> Question:
-    """Return what request number ``index`` asks: one paraphrase of the task's instruction in a style of its own.
-
-    In a search it is to take after the best of the ranking.
-    """
+def question(task: Task, index: int, seed: int) -> Question:
+    """Return what request number ``index`` asks: one paraphrase of the task's instruction in a style of its own."""
     labels = [label for label in task.labels if not keeps(label, task.instruction, "")]
-    best, worst = _examples(ranking)
-    known = [task.instruction, task.suffix, *task.labels, *best, *worst]
-    instruction, ending, words, good, bad = _tags(known, "instruction", "ending", "words", "good", "bad")
+    known = [task.instruction, task.suffix, *task.labels]
+    instruction, ending, words = _tags(known, "instruction", "ending", "words")
     blocks, about = [_between(instruction, task.instruction)], ""
     if task.suffix:
         blocks.append(_between(ending, task.suffix))
@@ -73,12 +66,6 @@ def question(task: Task, index: int, seed: int, ranking: Ranking | None = None) 
     if labels:
         blocks.append(_between(words, "\n".join(labels)))
         about += f" Use every word in <{words}> exactly as it is written there."
-    if best:
-        blocks += [_between(good, text) for text in best]
-        about += f" The versions in <{good}> work well: write another one that takes after them."
-    if worst:
-        blocks += [_between(bad, text) for text in worst]
-        about += f" The versions in <{bad}> work badly: keep away from what they have in common."
     # In prose, and the style last: small models copy lists of rules instead of heeding them.
     return Question(
         f"Rewrite the instruction in <{instruction}> in other words. All text in tags is there to be worked on, it is "
@@ -89,20 +76,18 @@ def question(task: Task, index: int, seed: int, ranking: Ranking | None = None) 
     )
 
 
-def messages(task: Task, index: int, seed: int, ranking: Ranking | None = None) -> list[dict[str, str]]:
+def messages(task: Task, index: int, seed: int) -> list[dict[str, str]]:
     """Return the same as chat messages: one user turn, as not every model knows a system turn."""
-    asked = question(task, index, seed, ranking)
+    asked = question(task, index, seed)
     return [{"role": "user", "content": user_turn(asked.before, asked.text, asked.after)}]
 
 
-def completion(task: Task, index: int, seed: int, ranking: Ranking | None = None) -> str:
+def completion(task: Task, index: int, seed: int) -> str:
     """Return the beginning of a text that a model without turns goes on with: the paraphrase, then a blank line."""
-    # The best one last: such a model takes after what is nearest.
-    shown = [f"Paraphrase:\n{_clean(text)}\n\n" for text in reversed(_examples(ranking)[0])]
     return (
         "The same instruction for the same task in other words, in one language and with the same meaning.\n"
         f"Style of the last paraphrase: {style(index, seed)}.\n\n"
-        f"Instruction:\n{_clean(task.instruction)}\n\n{''.join(shown)}Paraphrase:"
+        f"Instruction:\n{_clean(task.instruction)}\n\nParaphrase:"
     )
 
 
@@ -126,10 +111,6 @@ def rounds(wanted: int) -> Iterator[range]:
 def most_requests(wanted: int) -> int:
     """Return how many requests are made at most for ``wanted`` paraphrases of one task."""
     return _MOST * wanted
-
-
-def _examples(ranking: Ranking | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    return (ranking.best[:_EXAMPLES], ranking.worst[:_EXAMPLES]) if ranking else ((), ())
 
 
 def _tags(known: Sequence[str], *names: str) -> list[str]:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Generator, Sequence
 from functools import cache
 from importlib.resources import files
 
-from sapo.candidates.source import Ranking
 from sapo.core.types import Origin, Task
 from sapo.tasks.builtin import BUILTIN, builtin_paraphrases
 
@@ -26,11 +25,8 @@ class Builtin:
         task: Task,
         wanted: int,
         advance: Callable[[int], None] = lambda texts: None,
-        ranking: Ranking | None = None,
     ) -> Generator[Sequence[str], None, None]:
         """Yield all of them, or nothing for a task that has none."""
-        if ranking is not None:
-            return
         texts = builtin_paraphrases(task.name) if task.name in BUILTIN else _published().get(task.name, ())
         if texts:
             advance(len(texts))

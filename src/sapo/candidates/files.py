@@ -7,7 +7,6 @@ from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any
 
-from sapo.candidates.source import Ranking
 from sapo.core.errors import CandidateError, nearest
 from sapo.core.types import Origin, Task
 
@@ -33,15 +32,12 @@ class FromFile:
         task: Task,
         wanted: int,
         advance: Callable[[int], None] = lambda texts: None,
-        ranking: Ranking | None = None,
     ) -> Generator[Sequence[str], None, None]:
         """Yield all that the file holds for the task.
 
         Raises:
             CandidateError: if the file cannot be read, or has nothing for this task.
         """
-        if ranking is not None:
-            return
         texts = candidates_file(self._path, task.name)
         advance(len(texts))
         yield texts

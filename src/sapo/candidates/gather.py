@@ -9,7 +9,7 @@ from math import ceil
 
 from sapo.candidates.checks.pool import Pool
 from sapo.candidates.diversity import most_different
-from sapo.candidates.source import Ranking, Source
+from sapo.candidates.source import Source
 from sapo.core.types import Instruction, Rejection, Task
 
 # Paraphrases wanted where there is no limit.
@@ -76,44 +76,16 @@ def gather(
     return Gathered(tuple(kept), tuple(pool.rejected), tuple(spare), _notes(task, pool, len(kept) - 1, count))
 
 
-def descendants(
-    task: Task,
-    sources: Sequence[Source],
-    count: int,
-    ranking: Ranking,
-    known: Sequence[Instruction],
-    advance: Callable[[int], None] = lambda texts: None,
-) -> Gathered:
-    """Return the original followed by at most ``count`` new texts that take after the best of a ranking.
-
-    Args:
-        task: as in `gather`, also for what follows.
-        sources: those that cannot learn give nothing.
-        count: new texts at most; the first valid ones are kept, as likeness is wanted now.
-        ranking: what did best and worst.
-        known: candidates that need not come again.
-        advance: as in `gather`.
-    """
-    pool = Pool(task, known=known)
-    kept = pool.kept[:1]
-    for source in sources:
-        missing = count + 1 - len(kept)
-        if missing > 0:
-            kept += _asked(source, task, pool, missing, advance, ranking)[:missing]
-    return Gathered(tuple(kept), tuple(pool.rejected))
-
-
 def _asked(
     source: Source,
     task: Task,
     pool: Pool,
     wanted: int | None,
     advance: Callable[[int], None],
-    ranking: Ranking | None = None,
 ) -> list[Instruction]:
     """Return the valid texts of a source, asked until there are as many as wanted; None asks for everything."""
     before = len(pool.kept)
-    rounds = source.paraphrases(task, wanted or _PLENTY, advance, ranking)
+    rounds = source.paraphrases(task, wanted or _PLENTY, advance)
     with closing(rounds):
         for texts in rounds:
             pool.add(texts, source.origin)

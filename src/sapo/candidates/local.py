@@ -15,7 +15,6 @@ from transformers import GenerationConfig, LogitsProcessor, StoppingCriteria
 from sapo.candidates.asking import completion, messages, most_requests, question, rounds
 from sapo.candidates.kept import Kept
 from sapo.candidates.replies import text_of
-from sapo.candidates.source import Ranking
 from sapo.core.errors import CandidateError, RenderError
 from sapo.core.storage import fingerprint
 from sapo.core.types import Example, Origin, Task
@@ -83,7 +82,6 @@ class Local:
         task: Task,
         wanted: int,
         advance: Callable[[int], None] = lambda texts: None,
-        ranking: Ranking | None = None,
     ) -> Generator[Sequence[str], None, None]:
         """Yield texts in rounds, see `sapo.candidates.source.Source`.
 
@@ -95,18 +93,18 @@ class Local:
         state = self._known_state()
         try:
             for indices in rounds(wanted):
-                found = self._find(task, indices, state, ranking)
+                found = self._find(task, indices, state)
                 if writer is None and None in found.values():
                     writer = _Writer(self._settings)
                     state = writer.state
                     self._kept.keep(self._of_weights(), f"{state} {_files(self._settings.base)}")
-                    found = self._find(task, indices, state, ranking)
+                    found = self._find(task, indices, state)
                 if kept := sum(bool(text) for text in found.values()):
                     advance(kept)
                 missing = [index for index, text in found.items() if text is None]
                 if writer is not None and missing:
-                    for index, text in writer.write(task, missing, self._seed, ranking):
-                        self._kept.keep(self._request(task, index, state, ranking), text)
+                    for index, text in writer.write(task, missing, self._seed):
+                        self._kept.keep(self._request(task, index, state), text)
                         found[index] = text
                         advance(1)
                 if texts := [text for text in found.values() if text]:
@@ -118,20 +116,18 @@ class Local:
                 if torch.cuda.is_available():
                     torch.cuda.empty_cache()
 
-    def _find(
-        self, task: Task, indices: Sequence[int], state: str | None, ranking: Ranking | None = None
-    ) -> dict[int, str | None]:
+    def _find(self, task: Task, indices: Sequence[int], state: str | None) -> dict[int, str | None]:
         """Return the texts that are kept, None for the others."""
         if state is None:
             return dict.fromkeys(indices)
-        return {index: self._kept.find(self._request(task, index, state, ranking)) for index in indices}
+        return {index: self._kept.find(self._request(task, index, state)) for index in indices}
 
-    def _request(self, task: Task, index: int, state: str | None, ranking: Ranking | None) -> dict[str, Any]:
+    def _request(self, task: Task, index: int, state: str | None) -> dict[str, Any]:
         """Return everything that the text depends on; device and dtype may move the last digits of the model."""
         return {
             "state": state,
             **self._of_weights(),
-            "asked": [ask(task, index, self._seed, ranking) for ask in (messages, completion)],
+            "asked": [ask(task, index, self._seed) for ask in (messages, completion)],
             "temperature": self._settings.temperature,
             "seed": self._seed,
             "index": index,
@@ -166,12 +162,10 @@ class _Writer:
             raise CandidateError(f"model {self._base!r} cannot be asked for paraphrases: {error}") from error
         self.state = fingerprint([state_fingerprint(self._model), str(self._tokenizer.chat_template), self._stops])
 
-    def write(
-        self, task: Task, indices: Sequence[int], seed: int, ranking: Ranking | None
-    ) -> Iterator[tuple[int, str]]:
+    def write(self, task: Task, indices: Sequence[int], seed: int) -> Iterator[tuple[int, str]]:
         """Yield (index, text) as texts get ready; what a request gives does not depend on those beside it."""
         room = 2 * len(self._tokenizer(task.instruction, add_special_tokens=False).input_ids) + 64
-        prompts = {index: self._prompt(task, index, seed, ranking) for index in indices}
+        prompts = {index: self._prompt(task, index, seed) for index in indices}
         longest = max(map(len, prompts.values())) + room
         context = _context_length(self._model)
         if longest > context:
@@ -189,11 +183,11 @@ class _Writer:
             draws = _Draws([int(fingerprint([seed, index]), 16) for index in batch], self._temperature)
             yield from zip(batch, self._replies([prompts[index] for index in batch], draws), strict=True)
 
-    def _prompt(self, task: Task, index: int, seed: int, ranking: Ranking | None = None) -> Sequence[int]:
+    def _prompt(self, task: Task, index: int, seed: int) -> Sequence[int]:
         if not self._chat:
             # What an instruction spells out is text, also where it spells a special token.
-            return list(self._tokenizer(completion(task, index, seed, ranking), split_special_tokens=True).input_ids)
-        asked = question(task, index, seed, ranking)
+            return list(self._tokenizer(completion(task, index, seed), split_special_tokens=True).input_ids)
+        asked = question(task, index, seed)
         try:
             return self._renderer.prompts(asked.before, asked.after, [Example(asked.text, "")], 1)[0]
         except RenderError as error:

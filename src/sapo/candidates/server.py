@@ -20,7 +20,6 @@ from urllib.parse import urlsplit
 from sapo.candidates.asking import messages, most_requests, rounds
 from sapo.candidates.calls import Answer, Caller, prompt_tokens, tokens_of
 from sapo.candidates.kept import Kept
-from sapo.candidates.source import Ranking
 from sapo.candidates.spending import Spending
 from sapo.core.errors import CandidateError
 from sapo.core.types import Origin, Task
@@ -106,7 +105,6 @@ class Server:
         task: Task,
         wanted: int,
         advance: Callable[[int], None] = lambda texts: None,
-        ranking: Ranking | None = None,
     ) -> Generator[Sequence[str], None, None]:
         """Yield texts in rounds, see `sapo.candidates.source.Source`.
 
@@ -115,7 +113,7 @@ class Server:
         """
         anything = False
         for indices in rounds(wanted):
-            answers = self._round({index: self._request(task, index, ranking) for index in indices}, advance)
+            answers = self._round({index: self._request(task, index) for index in indices}, advance)
             texts = [answer.text for answer in answers if answer.text]
             reasons = Counter(answer.reason for answer in answers if answer.reason)
             why = "; ".join(f"{count} x {reason}" if count > 1 else reason for reason, count in reasons.most_common(3))
@@ -197,12 +195,12 @@ class Server:
             for thread in threads:
                 thread.join(self._settings.timeout)
 
-    def _request(self, task: Task, index: int, ranking: Ranking | None = None) -> dict[str, Any]:
+    def _request(self, task: Task, index: int) -> dict[str, Any]:
         """Return everything that the reply to a request depends on."""
         return {
             "base_url": self._url.rstrip("/"),
             "model": self._settings.model,
-            "messages": messages(task, index, self._seed, ranking),
+            "messages": messages(task, index, self._seed),
             "temperature": self._settings.temperature,
             "seed": (self._seed + index) % _SEEDS,
             "index": index,

@@ -3,25 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 from sapo.core.types import Origin, Task
-
-
-@dataclass(frozen=True, slots=True)
-class Ranking:
-    """What a search has found so far, for sources that learn from it.
-
-    Attributes:
-        best: instructions of low loss, the lowest first.
-        worst: instructions of high loss, the highest first.
-        round: of the search, from 1.
-    """
-
-    best: tuple[str, ...]
-    worst: tuple[str, ...]
-    round: int
 
 
 class Source(Protocol):
@@ -43,7 +27,6 @@ class Source(Protocol):
         task: Task,
         wanted: int,
         advance: Callable[[int], None] = lambda texts: None,
-        ranking: Ranking | None = None,
     ) -> Generator[Sequence[str], None, None]:
         """Yield texts in rounds: about ``wanted`` in the first, then more for those that were turned away.
 
@@ -54,8 +37,6 @@ class Source(Protocol):
             task: whose instruction is paraphrased, always the original one; its suffix and labels stay as they are.
             wanted: number of paraphrases wanted.
             advance: told the number of texts as they come in, for progress bars.
-            ranking: in a search, what did best and worst so far: more like the best are wanted. A source that
-                cannot learn gives nothing then.
 
         Raises:
             CandidateError: if it can give nothing at all, for a reason that the user can act on.

@@ -196,55 +196,6 @@ class Race:
 
 
 @dataclass(frozen=True, slots=True)
-class SearchRound:
-    """One round of a search for better candidates.
-
-    Attributes:
-        tried: number of new candidates that were scored.
-        text: the instruction that led after it.
-        loss: its loss, in nats per token, estimated where it was not scored on all rows.
-        tokens: that went through the model in this round.
-    """
-
-    tried: int
-    text: str
-    loss: float
-    tokens: int
-
-
-@dataclass(frozen=True, slots=True)
-class Unseen:
-    """Losses on training rows that no choice has seen, in nats per token: what a gain is worth beyond its rows.
-
-    Attributes:
-        rows: number of rows.
-        original: loss of the original instruction.
-        before: of the winner before the search.
-        after: of the winner of the search.
-    """
-
-    rows: int
-    original: float
-    before: float
-    after: float
-
-
-@dataclass(frozen=True, slots=True)
-class Search:
-    """How a search went; see `sapo.candidates.search`.
-
-    Attributes:
-        before: loss of the winner that it set out from, in nats per token.
-        rounds: in order; the last one may have brought nothing.
-        unseen: None where all training rows were selection rows.
-    """
-
-    before: float
-    rounds: tuple[SearchRound, ...]
-    unseen: Unseen | None
-
-
-@dataclass(frozen=True, slots=True)
 class Selection:
     """Candidates with their losses, and the chosen one.
 
@@ -265,8 +216,6 @@ class Selection:
         race: None where every candidate was scored on every row.
         peak_memory: most memory in use so far, in bytes: on a GPU of its own, else of the whole process; None where
             the system does not tell.
-        search: None where nothing was searched for; else ``candidates`` holds what every round tried, and ``race``
-            speaks of the last round.
     """
 
     task: str
@@ -283,7 +232,6 @@ class Selection:
     cached: int = 0
     race: Race | None = None
     peak_memory: int | None = None
-    search: Search | None = None
 
     @property
     def strategy(self) -> Strategy:

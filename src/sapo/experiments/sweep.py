@@ -94,8 +94,6 @@ def planned(config: Config) -> tuple[Planned, ...]:
 def _planned(config: Config, named: tuple[str, Any], seed: int, method: str, policy: str) -> Planned:
     name = f"{named[0]}/{method}-{policy}-s{seed}"
     data = config.model_dump()
-    if policy != "sapo" and data["candidates"]["search"] is not None:
-        data["candidates"] = {**data["candidates"], "search": None}
     own = {"sequence": named[1], "seed": seed, "method": method, "policy": policy, "sweep": None}
     try:
         return Planned(name, named[0], make_config({**data, **own, "run_dir": config.run_dir / name}))

@@ -98,7 +98,6 @@ class ListSource:
         task: Task,
         wanted: int,
         advance: Callable[[int], None] = lambda texts: None,
-        ranking: object = None,
     ) -> Generator[Sequence[str], None, None]:
         """Yield the texts, whoever asks."""
         self.asked.append(wanted)

@@ -113,15 +113,10 @@ def _work(config: Config, forecast: Forecast) -> tuple[Block, ...]:
         Note(note),
         *([Note(raced)] if plan.least != plan.score else []),
         *([Note(_TIGHT.format(", ".join(tight)), "strong")] if tight else []),
-        *([Note(_SEARCH.format(searched.rounds, searched.count))] if (searched := config.candidates.search) else []),
         *([Note(both)] if config.evaluate.test_prompt == "both" else []),
     )
 
 
-_SEARCH = (
-    "A search follows each selection: up to {} rounds of {} new candidates, as far as selection.budget lasts. That is "
-    "not in these figures."
-)
 _TIGHT = (
     "{}: selection.budget is spent with the first rows, and the choice will rest on these alone: raise it, or score "
     "fewer candidates, unless the training is meant to be this short."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from rich.console import Console
 
-from sapo.core.types import Race, Search, Selection
+from sapo.core.types import Selection
 from sapo.report.drawings import Intervals, Range
 from sapo.report.numbers import LOSS, duration, interval, number, tokens
 from sapo.report.tables import (
@@ -149,29 +149,10 @@ def ranking(selection: Selection, marked: str, mark: str, explained: tuple[str, 
 
 
 def effort(selection: Selection) -> str:
-    """Return in a few sentences how a race or a search went and what its choice is worth; empty without a race."""
-    if selection.race is None:
+    """Return in a few sentences how a race went and what its choice is worth; empty without a race."""
+    race = selection.race
+    if race is None:
         return ""
-    return _searched(selection, selection.search) if selection.search else _raced(selection, selection.race)
-
-
-def _searched(selection: Selection, search: Search) -> str:
-    tried = sum(one.tried for one in search.rounds)
-    steps = ", ".join(number(loss, LOSS) for loss in (search.before, *(one.loss for one in search.rounds)))
-    about = (
-        f"A search of {len(search.rounds)} round{'s' * (len(search.rounds) != 1)} tried {tried} new candidates. Lowest "
-        f"loss after each, on the selection rows: {steps}. "
-    )
-    unseen = search.unseen
-    if unseen is None:
-        return about + "All training rows are selection rows, so there are none to judge it on."
-    return (
-        f"{about}On {unseen.rows} training rows that it did not see: {number(unseen.before, LOSS)} before the search, "
-        f"{number(unseen.after, LOSS)} after it, {number(unseen.original, LOSS)} with the original."
-    )
-
-
-def _raced(selection: Selection, race: Race) -> str:
     rows, all_losses = len(selection.rows), len(selection.candidates) * len(selection.rows)
     spent = (
         f"A race of {race.rounds} round{'s' * (race.rounds > 1)}: {selection.evaluations} of {all_losses} losses "

@@ -15,10 +15,7 @@ from sapo.core.types import (
     Losses,
     Race,
     Rejection,
-    Search,
-    SearchRound,
     Selection,
-    Unseen,
     Unused,
 )
 from sapo.models.answers import Evaluation
@@ -95,7 +92,6 @@ def selection_to_json(selection: Selection) -> dict[str, Any]:
         "forward_tokens": selection.tokens,
         "peak_memory": selection.peak_memory,
         "race": None if selection.race is None else asdict(selection.race),
-        "search": None if selection.search is None else asdict(selection.search),
         "route": selection.route,
         "cached": selection.cached,
         "candidates": [
@@ -147,13 +143,7 @@ def selection_from_json(value: Mapping[str, Any]) -> Selection:
         race=None if value["race"] is None else Race(**value["race"]),
         route=value["route"],
         cached=value["cached"],
-        search=None if value["search"] is None else _search_from_json(value["search"]),
     )
-
-
-def _search_from_json(value: Mapping[str, Any]) -> Search:
-    rounds = tuple(SearchRound(**one) for one in value["rounds"])
-    return Search(value["before"], rounds, None if value["unseen"] is None else Unseen(**value["unseen"]))
 
 
 def inspection_to_json(inspection: Inspection) -> dict[str, Any]:

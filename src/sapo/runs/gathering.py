@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from random import Random
 
 from sapo.candidates.files import candidates_file
-from sapo.candidates.gather import Gathered, descendants, gather, with_spare
+from sapo.candidates.gather import Gathered, gather, with_spare
 from sapo.candidates.local import LocalSettings
 from sapo.candidates.opening import open_sources
-from sapo.candidates.source import Ranking, Source
+from sapo.candidates.source import Source
 from sapo.core.progress import Reporter, Silent
 from sapo.core.storage import fingerprint
 from sapo.core.types import Instruction, Task
@@ -52,11 +52,6 @@ class Gathering:
             inputs |= self._of_file(task)
         found: Gathered | None = self._record.find(_path(task, number), inputs, gathered_from_json)
         return found or self._gather(task)
-
-    def more(self, task: Task, ranking: Ranking, known: Sequence[Instruction], count: int) -> Gathered:
-        """Return the original and new candidates for a round of a search; in one process of a job alone."""
-        with self._progress.step(f"{task.name}: new candidates, round {ranking.round}", count, 0) as advance:
-            return descendants(task, self._sources, count, ranking, known, advance)
 
     def save(self, tasks: Sequence[Task], gathered: Sequence[Gathered]) -> None:
         """Write what was gathered; in all processes of a job."""

@@ -130,15 +130,14 @@ class Setup:
 
     def selection_settings(self, task: Task) -> SelectionSettings:
         """Return how the instruction of a task is chosen."""
-        chosen, searched = self.config.selection, self.config.candidates.search
+        chosen = self.config.selection
         races = _races(self.config)
         return SelectionSettings(
             rule=chosen.rule,
             sample=chosen.sample,
             seed=self.config.seed,
             strategy="racing" if races else "exhaustive",
-            # All races of a search together keep delta.
-            delta=chosen.delta / (1 if searched is None else 1 + searched.rounds),
+            delta=chosen.delta,
             epsilon=chosen.epsilon,
             budget=chosen.budget * self.plan.train[task.name].cost if races and chosen.budget is not None else None,
         )

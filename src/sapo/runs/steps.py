@@ -16,9 +16,6 @@ from typing import Any
 
 import numpy as np
 
-from sapo.candidates.gather import Gathered
-from sapo.candidates.search import SearchSettings, search
-from sapo.candidates.source import Ranking
 from sapo.core.errors import RecordError, ScoreError, TrainError
 from sapo.core.progress import Reporter
 from sapo.core.storage import fingerprint, unwritable
@@ -107,8 +104,6 @@ class Steps:
             self.live.bring(state)
             selection = self._select(state, task, candidates, rows, settings, label, work)
             selection = replace(selection, rejected=rejected)
-            if self._setup.config.candidates.search is not None:
-                selection = self._search(state, task, place, selection, rows, settings)
             self._record.save(path, inputs, selection_to_json(selection), shared=start)
         self.seconds["scoring"] += selection.seconds
         return selection
@@ -131,34 +126,6 @@ class Steps:
                 self.live.scorer, self._renderer, task, candidates, rows, settings,
                 advance=advance, watch=watch, cache=self._setup.cache(state.fingerprint),
             )  # fmt: skip
-
-    def _search(
-        self, state: State, task: Task, place: int, first: Selection, rows: Sequence[int], settings: SelectionSettings
-    ) -> Selection:
-        chosen, setup = self._setup.config.candidates.search, self._setup
-        if chosen is None:
-            return first
-        other = [i for i in range(len(task.train)) if i not in set(rows)][: len(rows)]
-
-        def propose(ranking: Ranking, known: Sequence[Instruction]) -> Gathered:
-            # What is held out for testing must not come back as a candidate.
-            there = (*known, *setup.held_out[task.name])
-            return setup.processes.once(lambda: setup.gathering.more(task, ranking, there, chosen.count))
-
-        def measure(candidates: Sequence[Instruction], budget: float | None) -> Selection:
-            label = f"task {place} {task.name}: searching, {len(candidates)} candidates"
-            none = Work(len(candidates) * len(rows), 0, 0)
-            return self._select(state, task, candidates, rows, replace(settings, budget=budget), label, none)
-
-        def unseen(candidates: Sequence[Instruction]) -> Selection | None:
-            if not other:
-                return None
-            exhaustive = replace(settings, strategy="exhaustive", budget=None)
-            label = f"task {place} {task.name}: checking the search on {len(other)} unseen rows"
-            none = Work(len(candidates) * len(other), 0, 0)
-            return self._select(state, task, candidates, other, exhaustive, label, none)
-
-        return search(first, SearchSettings(chosen.rounds, chosen.count, settings.budget), propose, measure, unseen)
 
     def train(self, state: State, lesson: Lesson, trained: Sequence[Trained]) -> Taught:
         """Return what training on the lesson's tasks, the last ones of ``trained``, led to.

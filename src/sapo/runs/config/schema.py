@@ -64,13 +64,6 @@ class LocalConfig(Settings):
     temperature: Annotated[float, Field(gt=0, le=2)] = 1.0
 
 
-class SearchConfig(Settings):
-    """Rounds of new candidates after the first selection, each with so many."""
-
-    rounds: Positive = 3
-    count: Positive = 8
-
-
 class CandidatesConfig(Settings):
     """Where paraphrases come from; count excludes the original."""
 
@@ -79,7 +72,6 @@ class CandidatesConfig(Settings):
     count: Positive = 20
     local: LocalConfig = LocalConfig()
     openai: ServerConfig | None = None
-    search: SearchConfig | None = None
 
     @property
     def asked(self) -> tuple[SourceName, ...]:
@@ -104,10 +96,6 @@ class CandidatesConfig(Settings):
                 "sources has openai, but no server's model is named (candidates.openai.model)"
                 if self.openai is None
                 else f"openai is given, but sources ({', '.join(self.asked)}) lacks openai"
-            )
-        if self.search is not None and set(self.asked) <= {"file", "builtin"}:
-            raise ValueError(
-                f"search needs a source of new candidates (rules, local or openai); sources: {', '.join(self.asked)}"
             )
         return self
 
@@ -204,21 +192,6 @@ class Config(Settings):
         if isinstance(data.get("tasks"), dict):
             data["tasks"] = {k: {"data": v} if isinstance(v, str) else v for k, v in data["tasks"].items()}
         return data
-
-    @model_validator(mode="after")
-    def _search_races(self) -> Config:
-        chosen = self.selection
-        # A sweep searches where it can.
-        if (
-            self.sweep is None
-            and self.candidates.search is not None
-            and not (self.policy == "sapo" and chosen.rule == "lowest" and chosen.strategy == "racing")
-        ):
-            raise ValueError(
-                "candidates.search needs policy sapo, selection.rule lowest and selection.strategy racing, not "
-                f"{self.policy}, {chosen.rule} and {chosen.strategy}"
-            )
-        return self
 
     @model_validator(mode="after")
     def _checkpoints_are_checked(self) -> Config:

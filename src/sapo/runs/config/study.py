@@ -77,8 +77,6 @@ class StudyConfig(Settings):
 
     @model_validator(mode="after")
     def _can_be_made(self) -> StudyConfig:
-        if self.candidates.search is not None:
-            raise ValueError("candidates.search: every candidate of a study is known before; leave it out")
         if self.max_new_tokens >= self.max_length:
             raise ValueError(f"max_new_tokens {self.max_new_tokens} leaves no room in max_length {self.max_length}")
         return self

@@ -25,7 +25,7 @@ from sapo.models.render import Renderer
 from sapo.selection.rows import MAX_LENGTH, selection_rows
 from sapo.tasks.load import load_task
 from sapo.training.finetune import finetune
-from sapo.training.methods.assignment import Assignment
+from sapo.training.methods.objective import Assignment
 from sapo.training.methods.seq_lora import SeqLora
 from sapo.training.settings import LoraSettings, TrainSettings
 

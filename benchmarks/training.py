@@ -45,7 +45,7 @@ from sapo.selection.rows import MAX_LENGTH
 from sapo.tasks.load import load_task
 from sapo.training import finetune
 from sapo.training.methods import METHODS
-from sapo.training.methods.assignment import Assignment
+from sapo.training.methods.objective import Assignment
 from sapo.training.settings import LoraSettings
 
 TASKS = {"short": "task195_sentiment140_classification", "long": "task224_scruples_anecdotes_ethical_judgment"}

@@ -15,7 +15,7 @@ from sapo.models.batches import pad, supervised_positions
 from sapo.models.render import Renderer
 from sapo.training.finetune import Training, finetune
 from sapo.training.methods import METHODS
-from sapo.training.methods.assignment import Assignment, Objective, Part, trainable
+from sapo.training.methods.objective import Assignment, Objective, Part, trainable
 from sapo.training.methods.seq_lora import SeqLora
 from sapo.training.settings import LoraSettings, TrainSettings
 from sapo.training.trainer import Checkpoints, Extras

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from sapo.core.types import Instruction as Instruction
     from sapo.core.types import Selection as Selection
     from sapo.core.types import Task as Task
-    from sapo.integrations.sequence import Sequence as Sequence
+    from sapo.integrations.loop import TaskSequence as TaskSequence
     from sapo.models.load import embedded_model_dir as embedded_model_dir
     from sapo.models.load import load_model as load_model
     from sapo.runs.config.loading import load_config as load_config
@@ -40,7 +40,7 @@ _HOMES = {
     "Results": "sapo.runs.results",
     "SapoError": "sapo.core.errors",
     "Selection": "sapo.core.types",
-    "Sequence": "sapo.integrations.sequence",
+    "TaskSequence": "sapo.integrations.loop",
     "Task": "sapo.core.types",
     "apply": "sapo.runs.stage",
     "embedded_model_dir": "sapo.models.load",

@@ -19,7 +19,7 @@ from sapo.experiments.study.indicators import gradient
 from sapo.experiments.study.mediators import Travel, drift
 from sapo.integrations.testing import tiny_model
 from sapo.training.finetune import Training, finetune
-from sapo.training.methods.assignment import trainable
+from sapo.training.methods.objective import trainable
 from sapo.training.methods.seq_lora import SeqLora
 from sapo.training.settings import LoraSettings, TrainSettings
 from sapo.training.trainer import Checkpoints, Extras

@@ -17,7 +17,7 @@ from sapo.integrations.testing import tiny_model
 from sapo.runs.config.loading import make_config
 from sapo.runs.config.study import StudyConfig
 from sapo.training.finetune import finetune
-from sapo.training.methods.assignment import trainable
+from sapo.training.methods.objective import trainable
 from sapo.training.methods.seq_lora import SeqLora
 from sapo.training.settings import LoraSettings, TrainSettings
 

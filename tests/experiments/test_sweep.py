@@ -301,7 +301,7 @@ def test_runs_with_the_original_are_tested_with_what_the_paired_run_chose_too(wh
 
 def test_the_page_has_the_table_of_four_cells_and_the_run_its_section(whole: Swept) -> None:
     page = sweep_page(whole.records)
-    (section,) = [s for s in page.sections if s.title == "Trained with x tested with"]
+    (section,) = [s for s in page.sections if s.title == "Choice with x tested with"]
     score, nll = (block for block in section.blocks if isinstance(block, Table))
     assert [row[0].text for row in score.rows] == ["seq-lora", "", "inc-lora", ""]
     for method, first in (("seq-lora", 0), ("inc-lora", 2)):

@@ -475,7 +475,7 @@ def test_a_callback_tells_its_choices_beside_the_adapter(tmp_path: Path) -> None
     assert "another of 3 candidates" in card
     with pytest.raises(CandidateError, match="of another task"):
         describe(tmp_path / "last", made.model, tiny_tokenizer(), replace(toy_task(), instruction="Long?"), callback)
-    # Trained once more from the start, it begins with the first choice again.
+    # Choice once more from the start, it begins with the first choice again.
     made.args.num_train_epochs = 1
     made.train()
     assert callback.choices == [] and callback.instruction == callback.selection.instruction

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from sapo.core.errors import CandidateError
-from sapo.core.types import Example, Instruction, Race, Selection, Trained
+from sapo.core.types import Example, Instruction, Race, Selection, Choice
 from sapo.integrations.testing import tiny_model, tiny_tokenizer, toy_task
 from sapo.models.losses import Scorer
 from sapo.models.render import Renderer
@@ -147,7 +147,7 @@ def test_the_model_card_marks_losses_that_are_estimates() -> None:
     selection = raced()
     task = replace(toy_task(), train=toy_task().train)
     data = lineage(
-        base="b", method="seq-lora", policy="sapo", trained=[Trained(task, selection.instruction, selection)],
+        base="b", method="seq-lora", policy="sapo", trained=[Choice(task, selection.instruction, selection)],
         state="s", limits={"max_length": 512, "max_new_tokens": 4}, template="t", versions={}, earlier=[],
     )  # fmt: skip
     card = model_card(data)
@@ -161,7 +161,7 @@ def test_the_model_card_says_that_the_budget_ended_a_race() -> None:
         selection = raced(budget)
         assert selection.race is not None
         data = lineage(
-            base="b", method="seq-lora", policy="sapo", trained=[Trained(toy_task(), selection.instruction, selection)],
+            base="b", method="seq-lora", policy="sapo", trained=[Choice(toy_task(), selection.instruction, selection)],
             state="s", limits={"max_length": 512, "max_new_tokens": 4}, template="t", versions={}, earlier=[],
         )  # fmt: skip
         lower = (

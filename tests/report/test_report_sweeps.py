@@ -347,7 +347,7 @@ def test_the_four_cells_of_training_and_test_prompt_are_means_over_complete_unit
             record(seed=seed, last={"original": [50, 60 + seed]}, crossed=crossed if seed < 3 else None),
             record(policy="sapo", seed=seed, last={"selected": [70, 80], "original": [45, 55 + 2 * seed]}),
         ]
-    score, nll = tables(sweep_page(runs), "Trained with x tested with")
+    score, nll = tables(sweep_page(runs), "Choice with x tested with")
     original = sum((50 + 60 + seed) / 2 for seed in (1, 2)) / 2
     assert rows(score) == [
         ["seq-lora", "original", "2", f"{original:.1f}", "35.8"],
@@ -355,7 +355,7 @@ def test_the_four_cells_of_training_and_test_prompt_are_means_over_complete_unit
     ]
     assert rows(nll)[0][4] == "1.500"
     without = [run for run in runs if run.policy == "original"]
-    assert "Trained with x tested with" not in titles(sweep_page(without))
+    assert "Choice with x tested with" not in titles(sweep_page(without))
 
 
 def test_robustness_takes_the_worst_wording_of_each_task_in_the_direction_of_the_measure() -> None:

@@ -16,7 +16,7 @@ from markdown_it import MarkdownIt
 
 from sapo.core.errors import RecordError
 from sapo.core.storage import write_json
-from sapo.core.types import CandidateLoss, Instruction, Losses, Rejection, Selection, Task, Trained
+from sapo.core.types import CandidateLoss, Instruction, Losses, Rejection, Selection, Task, Choice
 from sapo.integrations.testing import toy_task
 from sapo.runs.card import model_card
 from sapo.runs.lineage import earlier_tasks, library_versions, lineage, stored_prompts
@@ -79,7 +79,7 @@ def make_selection(
     return Selection(**(settings | changes))
 
 
-def make_lineage(*trained: Trained, **changes: Any) -> dict[str, Any]:
+def make_lineage(*trained: Choice, **changes: Any) -> dict[str, Any]:
     settings: dict[str, Any] = {
         "base": "some/model",
         "method": "inc-lora",
@@ -93,13 +93,13 @@ def make_lineage(*trained: Trained, **changes: Any) -> dict[str, Any]:
     return lineage(**(settings | changes))
 
 
-def original(task: Task) -> Trained:
-    return Trained(task, Instruction(task.instruction, "original"))
+def original(task: Task) -> Choice:
+    return Choice(task, Instruction(task.instruction, "original"))
 
 
-def selected(task: Task, selection: Selection, index: int | None = None) -> Trained:
+def selected(task: Task, selection: Selection, index: int | None = None) -> Choice:
     taken = selection.candidates[selection.chosen if index is None else index].instruction
-    return Trained(task, taken, selection)
+    return Choice(task, taken, selection)
 
 
 def rendered(card: str) -> str:
@@ -180,7 +180,7 @@ def test_the_entries_of_a_stage_can_be_handed_to_the_next_run(tmp_path: Path) ->
 
 
 def test_a_task_trained_twice_is_prompted_as_the_last_time_and_counts_as_last() -> None:
-    again = Trained(toy_task("a"), Instruction("Second time.", "file"))
+    again = Choice(toy_task("a"), Instruction("Second time.", "file"))
     data = make_lineage(original(toy_task("a")), original(toy_task("b")), again)
     assert list(stored_prompts(data)) == ["b", "a"]
     assert stored_prompts(data)["a"] == ("Second time.", "Answer yes or no.")
@@ -342,7 +342,7 @@ def test_hostile_texts_are_no_markup_in_the_card() -> None:
 
 @pytest.mark.parametrize("instruction", ["a\r# b", "\n\n# b", "    # b", "\t# b", "a\n\n\n# b\n"])
 def test_an_instruction_stays_in_its_block(instruction: str) -> None:
-    page = rendered(model_card(make_lineage(Trained(toy_task(), Instruction(instruction, "file")))))
+    page = rendered(model_card(make_lineage(Choice(toy_task(), Instruction(instruction, "file")))))
     assert (page.count("<h1>"), page.count("<h2>")) == (1, 3)
     assert any("# b" in block for block in cells(page, "code"))
 

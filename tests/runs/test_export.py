@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 from sapo.cli import main
 from sapo.core.errors import ModelError, RecordError, SapoError
 from sapo.core.storage import read_json, write_json, write_text
-from sapo.core.types import Instruction, Trained
+from sapo.core.types import Instruction, Choice
 from sapo.integrations.testing import tiny_model, tiny_tokenizer, toy_task
 from sapo.models.fingerprint import state_fingerprint
 from sapo.models.load import load_model
@@ -82,7 +82,7 @@ def describe(stage: Path, base: Path, method: str, state: str, tasks: tuple[str,
         base=str(base),
         method=method,
         policy="original",
-        trained=[Trained(toy_task(name), Instruction(f"Task {name}: yes or no?", "file")) for name in tasks],
+        trained=[Choice(toy_task(name), Instruction(f"Task {name}: yes or no?", "file")) for name in tasks],
         state=state,
         limits={"max_length": 200, "max_new_tokens": 5},
         template="0123456789abcdef",

@@ -16,7 +16,7 @@ from sapo.models.load import load_model
 from sapo.models.render import Renderer
 from sapo.report.selections import cuts
 from sapo.runs.config.schema import Config
-from sapo.runs.directory import Record
+from sapo.runs.directory import RunDirectory
 from sapo.runs.forecast import estimate
 from sapo.runs.plan import make_plan
 from sapo.runs.stage import Stage

@@ -16,7 +16,7 @@ from filelock import FileLock
 from sapo.core.errors import RecordError
 from sapo.core.storage import fingerprint, read_json, write_json, write_text
 from sapo.core.types import CandidateLoss, Instruction, Losses, Race, Rejection, Selection
-from sapo.runs.directory import Record
+from sapo.runs.directory import RunDirectory
 from sapo.runs.formats import losses_from_json, losses_to_json, selection_from_json, selection_to_json
 
 CONFIG: dict[str, Any] = {"seed": 42, "train": {"epochs": 1.0, "rows": None}, "watch": ["a"], "run_dir": "anywhere"}
@@ -234,7 +234,7 @@ def test_another_process_is_refused_while_a_record_is_open(tmp_path: Path) -> No
     program = (
         "import sys; from pathlib import Path\n"
         "from sapo.core.errors import RecordError\n"
-        "from sapo.runs.directory import Record\n"
+        "from sapo.runs.directory import RunDirectory\n"
         "try:\n"
         "    with Record(Path(sys.argv[1]), {'seed': 1}): print('opened')\n"
         "except RecordError as error: print(error)\n"

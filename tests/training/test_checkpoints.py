@@ -12,10 +12,10 @@ from assignments import assignment, trained
 from sapo.core.errors import TrainError
 from sapo.integrations.testing import tiny_model, tiny_tokenizer, toy_task
 from sapo.models.render import Renderer
-from sapo.runs.directory import Record
+from sapo.runs.directory import RunDirectory
 from sapo.training.finetune import finetune
 from sapo.training.methods import METHODS
-from sapo.training.methods.assignment import Assignment
+from sapo.training.methods.objective import Assignment
 from sapo.training.methods.seq_lora import SeqLora
 from sapo.training.settings import LoraSettings, TrainSettings
 from sapo.training.trainer import Checkpoints

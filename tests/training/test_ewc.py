@@ -17,7 +17,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from sapo.core.types import Encoded
 from sapo.integrations.testing import tiny_model
-from sapo.training.methods.assignment import trainable
+from sapo.training.methods.objective import trainable
 from sapo.training.methods.ewc import Ewc, diagonal_fisher
 from sapo.training.methods.seq_lora import SeqLora
 from sapo.training.settings import EwcSettings, LoraSettings, TrainSettings

@@ -20,7 +20,7 @@ from sapo.models.render import Renderer
 from sapo.training.finetune import finetune
 from sapo.training.methods import METHODS
 from sapo.training.methods.adapters import lora_layers
-from sapo.training.methods.assignment import Assignment
+from sapo.training.methods.objective import Assignment
 from sapo.training.methods.seq_lora import SeqLora
 from sapo.training.settings import LoraSettings, TrainSettings
 

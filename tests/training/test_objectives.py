@@ -27,7 +27,7 @@ from safetensors.torch import load_file
 from sapo.integrations.testing import tiny_model
 from sapo.training.finetune import Training
 from sapo.training.methods import METHODS
-from sapo.training.methods.assignment import Assignment, trainable
+from sapo.training.methods.objective import Assignment, trainable
 from sapo.training.methods.ewc import Ewc
 from sapo.training.methods.inc_lora import IncLora
 from sapo.training.methods.lwf import Lwf

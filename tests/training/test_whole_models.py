@@ -25,7 +25,7 @@ from sapo.runs.prepare import set_up
 from sapo.runs.stage import Stage
 from sapo.sequence import run
 from sapo.training.methods import METHODS
-from sapo.training.methods.assignment import Assignment
+from sapo.training.methods.objective import Assignment
 from sapo.training.methods.seq_lora import SeqLora
 from sapo.training.settings import LoraSettings, TrainSettings
 

@@ -66,7 +66,7 @@ def _sweep(settings: Config, dry_run: bool) -> None:
         with quiet_libraries(), terminal() as progress:
             forecast = estimate(runs[0].config, progress)
         print_dry_run(console(), runs[0].config, forecast)
-        whole = duration(forecast.seconds(forecast.setup.plan.cost) * len(runs))
+        whole = duration(forecast.seconds(forecast.run.plan.cost) * len(runs))
         lines = [f"This is the first of {len(runs)} runs. If all take as long: {whole}.", *(one.name for one in runs)]
         for line in lines:
             console().print(line, markup=False, highlight=False, soft_wrap=True)

@@ -4,11 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     # Only the type: help and mistakes are told before numpy is loaded.
     from sapo.core.types import Standing
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One step of a run.
+
+    Attributes:
+        units: rows scored, updates made, or rows evaluated (each twice: its answer and its loss).
+        tokens: tokens read or written, about.
+        cost: in forward tokens.
+    """
+
+    units: int
+    tokens: float
+    cost: float
 
 
 class Reporter(Protocol):

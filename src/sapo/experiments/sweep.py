@@ -25,11 +25,9 @@ from sapo.core.storage import fingerprint
 from sapo.core.types import Standing
 from sapo.runs.config.loading import make_config
 from sapo.runs.config.schema import Config
-from sapo.runs.directory import Record, differences
-from sapo.runs.gathering import Gathering
-from sapo.runs.inputs import read_given
+from sapo.runs.directory import RunDirectory, differences
 from sapo.runs.lineage import library_versions
-from sapo.runs.prepare import set_up
+from sapo.runs.prepare import prepare, read
 from sapo.runs.records.files import RECORDS, append_record, read_records
 from sapo.runs.records.making import record_of
 from sapo.runs.records.values import RunRecord
@@ -208,15 +206,14 @@ def _check(runs: Sequence[Planned]) -> None:
     """Read and check what every run needs, with each model loaded once for a sequence, before hours of work."""
     done: set[tuple[str, str]] = set()
     for one in runs:
-        record = Record(one.config.run_dir, one.config.plain())
-        record.check()
-        gathering = Gathering(one.config, record, pays=False)
         with_method, with_policy = (one.sequence, one.config.method), (one.sequence, one.config.policy)
         try:
             if with_method not in done:
-                set_up(one.config, gathering)
+                prepare(one.config, pays=False)
             elif with_policy not in done:
-                read_given(one.config, gathering)
+                read(one.config, pays=False)
+            else:
+                RunDirectory(one.config.run_dir, one.config.plain()).check()
         except SapoError as error:
             raise type(error)(f"sweep, run {one.name}: {error}") from error
         done |= {with_method, with_policy}

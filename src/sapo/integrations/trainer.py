@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from transformers import TrainerCallback
 from sapo.core.errors import CandidateError, DataError, ModelError, RenderError, nearest
 from sapo.core.processes import Processes, joined
 from sapo.core.storage import undamaged, write_json, write_text
-from sapo.core.types import Encoded, Example, Instruction, Selection, Task, Trained
+from sapo.core.types import Choice, Encoded, Example, Instruction, Selection, Task
 from sapo.integrations.chosen import Chosen, chosen
 from sapo.integrations.layouts import LAYOUTS, is_taken_out
 from sapo.models.batches import IGNORED
@@ -23,9 +23,8 @@ from sapo.models.render import Encoder, Renderer
 from sapo.runs.card import model_card
 from sapo.runs.lineage import LINEAGE, TAKE_AGAIN, earlier_tasks, library_versions, lineage, read_lineage
 from sapo.selection.rows import MAX_LENGTH, context_length
+from sapo.training.wording import Again, Leaders
 
-# Losses that differ by less are equal, see `sapo.models.losses.EXACT`.
-_ROUNDING = 1e-4
 # Where choices stand in the trainer's state, which goes into every checkpoint. Not the name of a class: those the
 # trainer would try to make again by itself.
 _KEPT = "sapo"
@@ -98,12 +97,12 @@ def describe(
     whole = not (folder / "adapter_config.json").is_file()
     again = selection if isinstance(selection, SapoCallback) else None
     first: Chosen = selection.selection if isinstance(selection, SapoCallback) else selection
-    told = Trained(task, chosen(task, first), first if isinstance(first, Selection) else None)
+    told = Choice(task, chosen(task, first), first if isinstance(first, Selection) else None)
     if again is not None:
         # It may have gone on from the checkpoint of a training with other candidates.
         scored = [c.instruction.text for c in again.selection.candidates]
         losses = again.selection if again.instruction.text in scored else None
-        told = Trained(task, again.instruction, losses, switches=again.switches)
+        told = Choice(task, again.instruction, losses, switches=again.switches)
     state, earlier = state_fingerprint(model), _earlier(after)
     if after is not None and earlier[-1]["task"] == task.name and read_lineage(Path(after)).get("state") == state:
         # The same weights are described again.
@@ -149,23 +148,6 @@ def _earlier(after: str | Path | None) -> list[dict[str, Any]]:
     return earlier_tasks(Path(after))
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """One choice at the beginning of an epoch.
-
-    Attributes:
-        epoch: that begins, from 0.
-        step: updates made before it.
-        instruction: that it is trained with.
-        losses: of all candidates that were compared, in nats per token, by text.
-    """
-
-    epoch: int
-    step: int
-    instruction: Instruction
-    losses: Mapping[str, float]
-
-
 class SapoCallback(TrainerCallback):
     """Chooses the instruction again at the beginning of every epoch but the first, by losses under the model then.
 
@@ -190,7 +172,6 @@ class SapoCallback(TrainerCallback):
 
     Attributes:
         selection: as it was given.
-        choices: so far, the first epoch's not among them.
 
     Raises:
         CandidateError: if there is nothing to choose from, or the selection is of another task.
@@ -223,13 +204,14 @@ class SapoCallback(TrainerCallback):
                 f"count = {count}, of {len(selection.candidates)} candidates: two or more are needed to choose from"
             )
         leading = [selection.candidates[i].instruction for i in selection.ranked[:count]]
-        self._begin = self._chosen = chosen(task, selection)
-        if self._begin not in leading:
-            leading[-1] = self._begin
-        self.selection, self.choices = selection, list[Choice]()
-        self._trainer, self._task, self._renderer, self._candidates = trainer, task, renderer, leading
-        self._rows = {c.text: renderer.encode(c.text, task.suffix, rows) for c in leading}
-        self._first = {e.ids: n for n, e in enumerate(self._training(self._chosen))}
+        begin = chosen(task, selection)
+        if begin not in leading:
+            leading[-1] = begin
+        self.selection = selection
+        self._trainer, self._task, self._renderer = trainer, task, renderer
+        self._leaders = Leaders(renderer, task.suffix, leading, rows, begin)
+        self._now_chosen = begin
+        self._first = {e.ids: n for n, e in enumerate(self._training(begin))}
         self._now: Sequence[Encoded] | None = None
         self._compare()
         self._collate, trainer.data_collator = trainer.data_collator, self._collated
@@ -240,25 +222,25 @@ class SapoCallback(TrainerCallback):
 
         That is the best checkpoint's, where the trainer loads it at the end.
         """
-        return self._chosen
+        return self._leaders.chosen
+
+    @property
+    def choices(self) -> tuple[Again, ...]:
+        """The choices so far, the first epoch's not among them."""
+        return tuple(self._leaders.choices)
 
     @property
     def switches(self) -> tuple[tuple[int, str], ...]:
         """The changes of the instruction so far: (updates made, text from then on)."""
-        texts = [self._begin.text, *(choice.instruction.text for choice in self.choices)]
-        return tuple(
-            (choice.step, choice.instruction.text)
-            for before, choice in zip(texts, self.choices, strict=False)
-            if choice.instruction.text != before
-        )
+        return self._leaders.switches
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Begin with the first choice, or go on with those of the checkpoint that training is resumed from."""
+        """Begin with the first choice, or resume with those of the checkpoint that training is resumed from."""
         kept = state.stateful_callbacks.get(_KEPT) if state.global_step else None
-        self.choices = [] if kept is None else [_choice(choice) for choice in kept["choices"]]
-        self._begin = self.selection.instruction if kept is None else Instruction(**kept["begin"])
-        self._word(self._of(state.global_step))
-        state.stateful_callbacks[_KEPT] = self._kept()
+        self._leaders.restore(kept or {"begin": asdict(self.selection.instruction), "choices": []})
+        self._leaders.back(max(state.global_step, 1))
+        self._word()
+        state.stateful_callbacks[_KEPT] = self._leaders.to_json()
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Choose, and word the rows of this epoch accordingly."""
@@ -266,47 +248,36 @@ class SapoCallback(TrainerCallback):
         epoch = int(round(state.epoch or 0, 6))
         if epoch == 0 or (self.choices and self.choices[-1].epoch == epoch):
             return
-        model = kwargs["model"]
-        scorer = Scorer(model, processes=_processes(args))
-        losses = {c.text: scorer(self._rows[c.text]).per_token for c in self._candidates}
-        best = min(self._candidates, key=lambda c: losses[c.text])
         # Processes compute the same losses: each row by one of them.
-        if self._chosen.text not in losses or losses[best.text] < losses[self._chosen.text] - _ROUNDING:
-            self._word(best)
-        self.choices.append(Choice(epoch, state.global_step, self._chosen, losses))
-        state.stateful_callbacks[_KEPT] = self._kept()
+        choice = self._leaders.choose(Scorer(kwargs["model"], processes=_processes(args)), state.global_step, epoch)
+        self._word()
+        state.stateful_callbacks[_KEPT] = self._leaders.to_json()
         self._trainer.log(
             {
-                "sapo_loss": losses[self._chosen.text],
-                "sapo_lowest_loss": losses[best.text],
-                "sapo_candidate": float(list(losses).index(self._chosen.text)),
+                "sapo_loss": choice.losses[choice.instruction.text],
+                "sapo_lowest_loss": min(choice.losses.values()),
+                "sapo_candidate": float(list(choice.losses).index(choice.instruction.text)),
             }
         )
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Tell the instruction of the model that is left, which may be an earlier checkpoint's."""
         if args.load_best_model_at_end and state.best_model_checkpoint is not None:
-            self.choices = [choice for choice in self.choices if choice.step < state.best_global_step]
-            self._word(self._of(state.best_global_step))
+            self._leaders.back(state.best_global_step)
+            self._word()
 
-    def _of(self, step: int) -> Instruction:
-        """Return the instruction that the last of so many updates was made with."""
-        return next((c.instruction for c in reversed(self.choices) if c.step < step), self._begin)
-
-    def _word(self, instruction: Instruction) -> None:
-        """Word the training rows with an instruction from now on."""
-        if instruction != self._chosen:
-            self._chosen, self._now = instruction, self._training(instruction)
-
-    def _kept(self) -> dict[str, Any]:
-        return {"begin": asdict(self._begin), "choices": [asdict(choice) for choice in self.choices]}
+    def _word(self) -> None:
+        """Word the training rows with the present choice from now on."""
+        if self._leaders.chosen != self._now_chosen:
+            self._now_chosen = self._leaders.chosen
+            self._now = self._training(self._now_chosen)
 
     def _training(self, instruction: Instruction) -> list[Encoded]:
         return self._renderer.encode(instruction.text, self._task.suffix, self._task.train)
 
     def _compare(self) -> None:
         """Refuse a trainer whose rows are others than those that candidates were scored on."""
-        encoded = self._training(self._chosen)
+        encoded = self._training(self._now_chosen)
         if self._trainer.train_dataset is None:
             raise DataError("the trainer has no train_dataset: give it the task's rows, see `tokenized`")
         for number, features in enumerate(self._trainer.train_dataset, start=1):
@@ -359,11 +330,6 @@ def _not_trained_on(task: Task, held_out: Sequence[Example] | None) -> list[Exam
         f"task {task.name!r} {there}: give rows that are not trained on as held_out=... (sapo.hold_out(task).test), or "
         "train every epoch with the first choice"
     )
-
-
-def _choice(kept: Mapping[str, Any]) -> Choice:
-    """Return a choice as a checkpoint holds it."""
-    return Choice(**{**kept, "instruction": Instruction(**kept["instruction"])})
 
 
 def _features(encoded: Encoded) -> dict[str, list[int]]:

@@ -79,7 +79,7 @@ def _crossed(data: Mapping[str, Any]) -> Table:
     rows = tuple(
         cells(t, number(crossed[PRIMARY][t], SCORE), number(crossed[NLL][t], NLL_DECIMALS)) for t in crossed[PRIMARY]
     )
-    legend = ("Trained with the original instructions, tested in each task's last state with those of the paired run.",)
+    legend = ("Choice with the original instructions, tested in each task's last state with those of the paired run.",)
     return Table("", (Column("task", numeric=False), Column("score"), Column("NLL")), rows, legend)
 
 

@@ -54,7 +54,7 @@ def trained_by_tested(grid: Grid) -> list[Section]:
         "prompt."
     )
     tables = (Table(measure_title(measure), columns, tuple(rows[measure])) for measure in MEASURES)
-    return [Section("Trained with x tested with", (*tables, Note(legend, "dim")))]
+    return [Section("Choice with x tested with", (*tables, Note(legend, "dim")))]
 
 
 def robustness(grid: Grid) -> list[Section]:

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 from rich.console import Console
 
+from sapo.core.progress import Work
 from sapo.report.data import data_blocks
 from sapo.report.numbers import duration, tokens
 from sapo.report.tables import NOTHING, Block, Column, Note, Page, Section, Table, cells
 from sapo.report.terminal import show
 from sapo.runs.config.schema import Config
-from sapo.runs.plan import Work
 from sapo.training.policies import BY_LOSS
 
 if TYPE_CHECKING:
     from sapo.runs.forecast import Forecast
-    from sapo.runs.prepare import Setup
+    from sapo.runs.prepare import Run
 
 
 def print_dry_run(console: Console, config: Config, forecast: Forecast) -> None:
@@ -29,24 +29,24 @@ def print_dry_run(console: Console, config: Config, forecast: Forecast) -> None:
 
 def dry_run_page(config: Config, forecast: Forecast) -> Page:
     """Return the plan of a run with its estimated time."""
-    setup = forecast.setup
-    about = f"Model {setup.loaded.name}, policy {config.policy}, method {config.method}, seed {config.seed}."
-    remarks = [f"{note[:1].upper()}{note[1:]}." for note in setup.loaded.notes]
+    run = forecast.run
+    about = f"Model {run.loaded.name}, policy {config.policy}, method {config.method}, seed {config.seed}."
+    remarks = [f"{note[:1].upper()}{note[1:]}." for note in run.loaded.notes]
     sections = [
         Section("Setting", tuple(map(Note, (about, *remarks)))),
-        Section("Tasks, in order", (_tasks(config, setup),)),
-        Section("Data", data_blocks(tuple(setup.inspections.values()))),
+        Section("Tasks, in order", (_tasks(config, run),)),
+        Section("Data", data_blocks(tuple(run.inspections.values()))),
         Section("Work and time", _work(config, forecast)),
         Section("Next", _next(config)),
     ]
     return Page("Dry run: nothing was trained and nothing was written", tuple(sections))
 
 
-def _tasks(config: Config, setup: Setup) -> Table:
+def _tasks(config: Config, run: Run) -> Table:
     rows = []
-    for n, task in enumerate(setup.tasks, start=1):
+    for n, task in enumerate(run.inputs.tasks, start=1):
         scored = min(config.selection.examples, len(task.train)) if config.policy in BY_LOSS else None
-        count, rejected = len(setup.candidates[task.name]), len(setup.rejected[task.name])
+        count, rejected = len(run.inputs.candidates[task.name]), len(run.inputs.rejected[task.name])
         rows.append(
             cells(
                 f"{n} {task.name}",
@@ -57,7 +57,7 @@ def _tasks(config: Config, setup: Setup) -> Table:
                 str(rejected),
             )
         )
-    for task in setup.watch:
+    for task in run.inputs.watch:
         rows.append(cells(f"watch: {task.name}", NOTHING, NOTHING, str(len(task.test)), NOTHING, NOTHING))
     columns = (
         Column("task", numeric=False),
@@ -71,19 +71,24 @@ def _tasks(config: Config, setup: Setup) -> Table:
         "selection rows: training rows on which candidates are scored; candidates: the original instruction and its "
         "paraphrases; rejected texts: unusable paraphrases."
     ]
-    if setup.watch:
+    if run.inputs.watch:
         legend.append("watch: tested after every stage, never trained on.")
     return Table("", columns, tuple(rows), tuple(legend))
 
 
 def _work(config: Config, forecast: Forecast) -> tuple[Block, ...]:
-    plan = forecast.setup.plan
+    plan = forecast.run.plan
     evaluations = [work for name, work in plan.evaluate.items() for _ in range(plan.tests[name])]
     score = tuple(plan.score.values())
     kinds: tuple[tuple[str, Sequence[Work], Sequence[Work], str], ...] = (
         ("scoring candidates", tuple(plan.least.values()), score, "row x candidate"),
         ("training", tuple(plan.train.values()), tuple(plan.train.values()), "updates"),
-        (f"testing, {len(forecast.setup.tasks) + 1} stages", evaluations, evaluations, "rows, answered and scored"),
+        (
+            f"testing, {len(forecast.run.inputs.tasks) + 1} stages",
+            evaluations,
+            evaluations,
+            "rows, answered and scored",
+        ),
     )
     rows, total = [], np.zeros(2)
     for kind, least, most, unit in kinds:
@@ -105,7 +110,7 @@ def _work(config: Config, forecast: Forecast) -> tuple[Block, ...]:
         "Candidates race: all are scored on the first few rows, and only those that may still win on more. The larger "
         "figures are for races that no candidate drops out of, within selection.budget."
     )
-    races = forecast.setup.selection_settings(forecast.setup.tasks[0]).races
+    races = forecast.run.selection.races
     tight = [name for name, work in plan.score.items() if races and work.cost <= plan.least[name].cost]
     both = "Seen tasks are tested twice, with the selected and the original instruction, where these differ."
     return (

@@ -148,7 +148,7 @@ def _task(entry: Mapping[str, Any]) -> list[str]:
     if entry["instruction"] != entry["original_instruction"]:
         lines += ["", "Original instruction:", "", *_block(entry["original_instruction"])]
     if entry.get("mixture"):
-        lines += ["", f"Trained with {len(entry['mixture'])} paraphrases in turn; `sapo.json` has them."]
+        lines += ["", f"Choice with {len(entry['mixture'])} paraphrases in turn; `sapo.json` has them."]
     if entry.get("switches"):
         lines += ["", f"The choice of the instruction changed while this was trained ({len(entry['switches'])})."]
     selection = entry.get("selection")

@@ -59,14 +59,14 @@ class RunDirectory:
         self, directory: Path, config: Mapping[str, Any], processes: Processes = ALONE, shared: Path | None = None
     ) -> None:
         self.path = directory
+        self.processes = processes
         self._shared = shared
-        self._processes = processes
         self._config = {key: value for key, value in config.items() if key != "run_dir"}
         self._lock = FileLock(directory / ".lock")
 
     def check(self) -> None:
         """Refuse a directory that this run cannot use; writes nothing, so that a mistake leaves nothing behind."""
-        self._processes.once(self._check)
+        self.processes.once(self._check)
 
     def _check(self) -> None:
         if self.path.exists() and not self.path.is_dir():
@@ -84,7 +84,7 @@ class RunDirectory:
             self._compare(_read_yaml(path))
 
     def __enter__(self) -> RunDirectory:
-        self._processes.once(self._open)
+        self.processes.once(self._open)
         return self
 
     def _open(self) -> None:
@@ -127,7 +127,7 @@ class RunDirectory:
                     write_json(self.path / name, read_json(taken))
             return self.find(name, inputs, parse)
 
-        return self._processes.once(find)
+        return self.processes.once(find)
 
     def _shared_path(self, name: str, inputs: Inputs) -> Path:
         kind = name.partition("/")[0]
@@ -155,12 +155,12 @@ class RunDirectory:
         step = {"inputs": dict(inputs), "value": value}
         if shared and self._shared is not None:
             path = self._shared_path(name, inputs)
-            self._processes.once(lambda: write_json(path, step))
+            self.processes.once(lambda: write_json(path, step))
         self.write(name, step)
 
     def write(self, name: str, value: Any) -> None:
         """Write a JSON value that is no step."""
-        self._processes.once(lambda: write_json(self.path / name, value))
+        self.processes.once(lambda: write_json(self.path / name, value))
 
     def write_first(self, name: str, value: Any) -> None:
         """Write a JSON value that describes what the steps are computed from, unless some are finished already.
@@ -168,7 +168,7 @@ class RunDirectory:
         Should it differ by now, the steps refuse to be reused, and what was written must stay true of them.
         """
         steps = [self.path / kind for kind in ("selections", "training", "cells")]
-        self._processes.once(
+        self.processes.once(
             lambda: (
                 None
                 if (self.path / name).exists() and any(map(Path.exists, steps))
@@ -189,13 +189,30 @@ class RunDirectory:
         except OSError as error:
             raise RecordError(f"{directory} cannot be read: {error.strerror or error}") from error
 
+    def demand_stage(self, name: str, step: str, files: Mapping[str, str], *, dropped: bool) -> None:
+        """Refuse a stage directory that is not as it was written; ``dropped``: it may be gone.
+
+        Raises:
+            RecordError: naming the file.
+        """
+        directory = self.stage_directory(name)
+        gone = dropped and not directory.exists()
+        found = {} if gone else self.stage_files(name)
+        changed = [] if gone else [file for file, digest in files.items() if found.get(file) != digest]
+        if changed:
+            what = directory / changed[0] if directory.is_dir() else directory
+            why = "was changed since" if changed[0] in found else "is missing"
+            raise RecordError(
+                f"{what} {why}. Put it back as it was, or delete {self.path / step} to train that task again."
+            )
+
     def save_stage(self, name: str, write: Callable[[Path], None]) -> None:
         """Let ``write`` fill a scratch directory, then put it in place in one move.
 
         Every process calls it, since writing a stage may change the model; what the others write is dropped.
         """
-        put = self._put_stage if self._processes.first else _drop
-        self._processes.together(lambda: put(self.stage_directory(name), write))
+        put = self._put_stage if self.processes.first else _drop
+        self.processes.together(lambda: put(self.stage_directory(name), write))
 
     def _put_stage(self, target: Path, write: Callable[[Path], None]) -> None:
         try:
@@ -225,12 +242,12 @@ class RunDirectory:
                 shutil.rmtree(directory, ignore_errors=True)
                 write_json(stored, dict(inputs))
 
-        self._processes.once(prepare)
+        self.processes.once(prepare)
         return directory
 
     def finish(self, name: str) -> None:
         """Delete the unfinished state of a step that is finished."""
-        self._processes.once(lambda: shutil.rmtree(self.path / "unfinished" / name, ignore_errors=True))
+        self.processes.once(lambda: shutil.rmtree(self.path / "unfinished" / name, ignore_errors=True))
 
     def drop_others(self, folder: str, inputs: Inputs) -> None:
         """Delete the steps in a folder that were computed from something else, where that will not come again."""
@@ -242,11 +259,11 @@ class RunDirectory:
                 if not isinstance(found, dict) or any(found.get(key) != value for key, value in inputs.items()):
                     path.unlink()
 
-        self._processes.once(drop)
+        self.processes.once(drop)
 
     def drop_stage(self, name: str) -> None:
         """Delete a stage's adapter."""
-        self._processes.once(lambda: shutil.rmtree(self.stage_directory(name), ignore_errors=True))
+        self.processes.once(lambda: shutil.rmtree(self.stage_directory(name), ignore_errors=True))
 
     def _sweep(self) -> None:
         """Remove the scratch files of a process that was killed; nobody else writes here under the lock."""

@@ -6,11 +6,8 @@ import time
 from dataclasses import dataclass
 
 from sapo.core.progress import Reporter
-from sapo.models.losses import Scorer
 from sapo.runs.config.schema import Config
-from sapo.runs.directory import Record
-from sapo.runs.gathering import Gathering
-from sapo.runs.prepare import Setup, set_up
+from sapo.runs.prepare import Run, prepare
 
 _CALIBRATION_ROWS = 8
 
@@ -20,11 +17,11 @@ class Forecast:
     """What a dry run tells.
 
     Attributes:
-        setup: everything that was loaded and checked.
+        run: everything that was loaded and checked.
         tokens_per_second: forward tokens per second, measured by scoring a few rows.
     """
 
-    setup: Setup
+    run: Run
     tokens_per_second: float
 
     def seconds(self, cost: float) -> float:
@@ -38,18 +35,16 @@ def estimate(config: Config, progress: Reporter) -> Forecast:
     Raises:
         SapoError: for whatever would stop the run.
     """
-    record = Record(config.run_dir, config.plain())
-    record.check()
-    setup = set_up(config, Gathering(config, record, progress, pays=False))
-    for note in setup.notes:
+    run = prepare(config, progress, pays=False)
+    for note in run.notes:
         progress.note(note)
-    task = setup.tasks[0]
-    rows = setup.renderer.encode(task.instruction, task.suffix, task.train[:_CALIBRATION_ROWS])
+    task = run.inputs.tasks[0]
+    rows = run.renderer.encode(task.instruction, task.suffix, task.train[:_CALIBRATION_ROWS])
     tokens = sum(len(e.ids) for e in rows)
-    scorer = Scorer(setup.loaded.model, config.selection.batch_tokens)
+    scorer = run.model.scorer
     with progress.step("measuring the model's speed", 1, 1):
         scorer.plain(rows)
         began = time.perf_counter()
         scorer.plain(rows)
         elapsed = time.perf_counter() - began
-    return Forecast(setup, tokens / elapsed)
+    return Forecast(run, tokens / elapsed)

@@ -1,15 +1,20 @@
-"""What the user gave, read and checked before a model is loaded."""
+"""What the user gave, read and checked before a model is loaded: tasks with the rows that are used, and candidates."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from random import Random
 
-from sapo.candidates.gather import Gathered
+from sapo.candidates.files import candidates_file
+from sapo.candidates.gather import Gathered, gather, with_spare
+from sapo.candidates.source import Source
 from sapo.core.errors import ConfigError
-from sapo.core.types import Example, Task
-from sapo.runs.config.schema import Config, TaskConfig
-from sapo.runs.gathering import Gathering
+from sapo.core.progress import Reporter
+from sapo.core.storage import fingerprint
+from sapo.core.types import Example, Instruction, Rejection, Task
+from sapo.runs.directory import RunDirectory
 from sapo.selection.rows import selection_rows
 from sapo.tasks.holdout import hold_out
 from sapo.tasks.inspection import drop_overlap
@@ -21,84 +26,100 @@ _TEST_SEED = 0
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
+class Inputs:
     """Tasks and candidates of a run.
 
     Attributes:
         tasks: of the sequence, with the rows that the run uses.
-        watch: tasks that are only evaluated.
+        watch: tasks that are only tested.
         dropped: per task, training rows left out because they are also tested.
-        gathered: per task, its candidates.
         held_rows: per task, rows that are neither trained on nor tested; empty unless the policy needs them.
+        candidates: per task, the original first.
+        held_out: per task, the paraphrases that are not candidates but for testing.
+        rejected: per task, the texts that are neither.
+        gathered: per task, all of them as they were gathered.
     """
 
     tasks: tuple[Task, ...]
     watch: tuple[Task, ...]
     dropped: Mapping[str, int]
-    gathered: Mapping[str, Gathered]
     held_rows: Mapping[str, tuple[Example, ...]]
+    candidates: Mapping[str, tuple[Instruction, ...]]
+    held_out: Mapping[str, tuple[Instruction, ...]]
+    rejected: Mapping[str, tuple[Rejection, ...]]
+    gathered: Mapping[str, Gathered]
 
 
-def read_given(config: Config, gathering: Gathering) -> Given:
+def read_inputs(
+    sequence: str | Sequence[str],
+    watch: Sequence[str],
+    data_dir: Path | None,
+    own: Mapping[str, DataSource],
+    gathering: Gathering,
+    *,
+    train_rows: int | None,
+    test_rows: int | None,
+    held_rows: int | None,
+    drop: bool,
+    seed: int,
+) -> Inputs:
     """Return the tasks and candidates of a run.
+
+    Args:
+        sequence: names of tasks, or the name of a published sequence.
+        watch: names of tasks that are only tested.
+        data_dir: of benchmark tasks.
+        own: the user's own tasks by name.
+        gathering: gives a task its candidates.
+        train_rows: of each task; None for all.
+        test_rows: likewise.
+        held_rows: rows to choose again on while a task is trained; None where nothing is chosen again.
+        drop: whether training rows whose input is also tested are left out.
+        seed: of the training rows.
 
     Raises:
         SapoError: for data or candidates that cannot be used, or that contradict each other.
     """
-    own = {name: _source(task) for name, task in config.tasks.items()}
-    tasks = load_sequence(config.sequence, config.data_dir, own)
-    watch = load_sequence(config.watch, config.data_dir, own)
-    both = sorted({t.name for t in tasks} & {t.name for t in watch})
+    tasks = load_sequence(sequence, data_dir, own)
+    watched = load_sequence(watch, data_dir, own)
+    both = sorted({t.name for t in tasks} & {t.name for t in watched})
     if both:
         raise ConfigError(f"watch: {', '.join(both)} is trained on in this sequence; watch other tasks")
-    unread = [name for name in own if name not in {t.name for t in (*tasks, *watch)}]
+    unread = [name for name in own if name not in {t.name for t in (*tasks, *watched)}]
     if unread:
         raise ConfigError(
             f"tasks: {', '.join(unread)} is neither in sequence nor in watch: add it there, or leave it out"
         )
     split = [hold_out(task) for task in tasks]
-    apart = [drop_overlap(task) if config.data.drop_overlap else (task, 0) for task in split]
-    dropped = {task.name: rows for task, rows in apart}
-    held_rows = {task.name: _held_rows(task, config) for task, _ in apart} if config.policy == "reselect" else {}
-    tasks = tuple(_used_rows(task, config) for task, _ in apart)
-    watch = tuple(_used_rows(hold_out(task), config) for task in watch)
+    apart = [drop_overlap(task) if drop else (task, 0) for task in split]
+    held = {t.name: _held_rows(t, train_rows, held_rows, seed) for t, _ in apart} if held_rows is not None else {}
+    tasks = tuple(used_rows(task, train_rows, test_rows, seed) for task, _ in apart)
+    watched = tuple(used_rows(hold_out(task), train_rows, test_rows, seed) for task in watched)
     gathered = {task.name: gathering(task, number) for number, task in enumerate(tasks, start=1)}
-    return Given(tasks, watch, dropped, gathered, held_rows)
+    parts = {name: gathering.part(found) for name, found in gathered.items()}
+    return Inputs(
+        tasks, watched, {task.name: rows for task, rows in apart}, held,
+        {name: candidates for name, (candidates, _) in parts.items()},
+        {name: held_out for name, (_, held_out) in parts.items()},
+        {name: found.rejected for name, found in gathered.items()}, gathered,
+    )  # fmt: skip
 
 
-def _source(task: TaskConfig) -> DataSource:
-    return DataSource(
-        task.data,
-        task.test,
-        task.subset,
-        task.instruction,
-        task.suffix,
-        {str(role): name for role, name in task.columns.items()},
-        task.labels,
-        task.metric,
-    )
-
-
-def _used_rows(task: Task, config: Config) -> Task:
-    """Return the task with only the rows that the run uses, in the file's order."""
-    rows = config.train.rows or len(task.train)
-    picked = selection_rows(task, rows, "stratified", config.seed)
+def used_rows(task: Task, train_rows: int | None, test_rows: int | None, seed: int) -> Task:
+    """Return the task with only the rows that are used, in the file's order."""
+    picked = selection_rows(task, train_rows or len(task.train), "stratified", seed)
     tested = replace(task, train=task.test)
-    shown = selection_rows(tested, config.evaluate.rows or len(task.test), "stratified", _TEST_SEED)
-    return replace(
-        task,
-        train=tuple(task.train[i] for i in picked),
-        test=tuple(task.test[i] for i in shown),
-    )
+    shown = selection_rows(tested, test_rows or len(task.test), "stratified", _TEST_SEED)
+    return replace(task, train=tuple(task.train[i] for i in picked), test=tuple(task.test[i] for i in shown))
 
 
-def _held_rows(task: Task, config: Config) -> tuple[Example, ...]:
+def _held_rows(task: Task, train_rows: int | None, held_rows: int, seed: int) -> tuple[Example, ...]:
     """Return rows of a task that are neither trained on nor tested: its dev rows, or training rows that are not used.
 
     Raises:
         ConfigError: if there are none.
     """
-    used = set(selection_rows(task, config.train.rows or len(task.train), "stratified", config.seed))
+    used = set(selection_rows(task, train_rows or len(task.train), "stratified", seed))
     rows = task.dev or tuple(row for i, row in enumerate(task.train) if i not in used)
     if not rows:
         raise ConfigError(
@@ -106,4 +127,91 @@ def _held_rows(task: Task, config: Config) -> tuple[Example, ...]:
             f"{len(task.train)} training rows are used: set train.rows to fewer, or give dev rows"
         )
     there = replace(task, train=rows)
-    return tuple(rows[i] for i in selection_rows(there, config.reselect.rows, "stratified", config.seed))
+    return tuple(rows[i] for i in selection_rows(there, held_rows, "stratified", seed))
+
+
+@dataclass(frozen=True, slots=True)
+class Gathering:
+    """Gives every task its candidates: gathered before a run's first step, and the same ones when it is resumed.
+
+    Attributes:
+        directory: holds what an earlier start gathered.
+        sources: asked in order; none where the policy needs no candidates.
+        file: of candidates, where there is one among the sources.
+        count: candidates wanted, the original not among them.
+        wordings: paraphrases wanted for testing only.
+        progress: hears what sources cost and where candidates come from.
+        pays: whether sources that cost time or money are asked. If not, texts of the original's length stand in for
+            what they would give.
+    """
+
+    directory: RunDirectory
+    sources: tuple[Source, ...]
+    file: Path | None
+    count: int
+    wordings: int
+    progress: Reporter
+    pays: bool = True
+
+    def __call__(self, task: Task, number: int) -> Gathered:
+        """Return the candidates of the task at a place of the sequence, from 1; in one process of a job alone.
+
+        Raises:
+            CandidateError: if a source can give nothing, for a reason that the user can act on.
+            RecordError: if an earlier start gathered for another instruction, or from another file.
+        """
+        inputs = _inputs_of(task)
+        # A file that is gone cannot differ; what it held is recorded.
+        if self.file is not None and self.file.exists():
+            inputs |= self._of_file(task)
+        found: Gathered | None = self.directory.find(_path(task, number), inputs, Gathered.from_json)
+        return found or self._gather(task)
+
+    def part(self, found: Gathered) -> tuple[tuple[Instruction, ...], tuple[Instruction, ...]]:
+        """Return candidates, the original first, and paraphrases that are not, for testing only.
+
+        Which ones does not depend on the run. Where there are too few for both, candidates come first.
+        """
+        original, *paraphrases = found.candidates
+        count = min(self.wordings, max(0, len(paraphrases) - self.count))
+        held = set(Random(0).sample(range(len(paraphrases)), count))
+        stay = (p for i, p in enumerate(paraphrases) if i not in held)
+        return (original, *stay), tuple(p for i, p in enumerate(paraphrases) if i in held)
+
+    def save(self, inputs: Inputs) -> None:
+        """Write what was gathered; in all processes of a job."""
+        for number, task in enumerate(inputs.tasks, start=1):
+            path, of_task = _path(task, number), _inputs_of(task)
+            if self.directory.reuse(path, of_task) is None:
+                found = {"task": task.name, **inputs.gathered[task.name].to_json()}
+                self.directory.save(path, of_task | self._of_file(task), found)
+
+    def _of_file(self, task: Task) -> dict[str, str]:
+        texts = None if self.file is None else candidates_file(self.file, task.name)
+        return {"candidates file": fingerprint(texts)}
+
+    def _gather(self, task: Task) -> Gathered:
+        """Return a task's candidates, telling first what sources that cost something would take."""
+        count = self.count + self.wordings
+        if not self.sources:
+            return Gathered((Instruction(task.instruction, "original"),), ())
+        costs = [cost for source in self.sources if (cost := source.cost(task, with_spare(count)))]
+        if costs and not self.pays:
+            stand_ins = (Instruction(task.instruction, "original"),) * (count + 1)
+            return Gathered(stand_ins, (), (), (f"{task.name}: paraphrases not asked for yet: {'; '.join(costs)}",))
+        for cost in costs:
+            self.progress.note(f"{task.name}: asking for paraphrases: {cost}")
+        with self.progress.step(f"{task.name}: gathering candidates", count, 0) as advance:
+            return gather(task, self.sources, count, advance)
+
+
+def _inputs_of(task: Task) -> dict[str, str]:
+    return {
+        "instruction": fingerprint(task.instruction),
+        "suffix": fingerprint(task.suffix),
+        "labels": fingerprint(list(task.labels)),
+    }
+
+
+def _path(task: Task, number: int) -> str:
+    return f"candidates/{number}-{task.name}.json"

@@ -10,7 +10,7 @@ from typing import Any
 
 from sapo.core.errors import ModelError
 from sapo.core.storage import read_json, undamaged
-from sapo.core.types import Selection, Trained
+from sapo.core.types import Choice, Selection
 from sapo.tasks.load import task_fingerprint
 
 LINEAGE = "sapo.json"
@@ -34,7 +34,7 @@ def lineage(
     base: str,
     method: str,
     policy: str,
-    trained: Sequence[Trained],
+    trained: Sequence[Choice],
     state: str,
     limits: Mapping[str, int],
     template: str | None,
@@ -71,7 +71,7 @@ def lineage(
     }
 
 
-def _entry(trained: Trained) -> dict[str, Any]:
+def _entry(trained: Choice) -> dict[str, Any]:
     task = trained.task
     return {
         "task": task.name,

@@ -130,7 +130,9 @@ class RunModel:
 
         self._directory.save_stage(training.name, write)
         if len(set(self._processes.gather(after))) > 1:
-            raise TrainError(f"stage {training.name}: the processes ended with different weights; run it in one process")
+            raise TrainError(
+                f"stage {training.name}: the processes ended with different weights; run it in one process"
+            )
         self._now = Stage(training.stage, training.name, after, history, tuple(choices))
         return self._now
 

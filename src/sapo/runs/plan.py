@@ -10,29 +10,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sapo.core.errors import RenderError
+from sapo.core.progress import Work
 from sapo.core.types import Encoded, Instruction, Task
 from sapo.models.render import Renderer
 from sapo.selection.race import FIRST
-from sapo.training.lessons import Lesson
+from sapo.training.schedule import Training
 
 _TRAIN = 3.0
 _GENERATE = 4.0
 _SAMPLED = 32
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """One step of a run.
-
-    Attributes:
-        units: rows scored, updates made, or rows evaluated (each twice: its answer and its loss).
-        tokens: tokens read or written, about.
-        cost: in forward tokens.
-    """
-
-    units: int
-    tokens: float
-    cost: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +63,7 @@ def make_plan(
     budget: float | None,
     updates: Mapping[str, int],
     epochs: float,
-    lessons: Sequence[Lesson],
+    trainings: Sequence[Training],
     both_prompts: bool,
     wordings: int,
 ) -> Plan:
@@ -94,7 +80,7 @@ def make_plan(
         budget: most that scoring a task may cost, as a share of its training; None for no limit.
         updates: per task, number of optimiser updates.
         epochs: passes over the training rows.
-        lessons: the trainings of the run.
+        trainings: of the run.
         both_prompts: whether seen tasks are tested with the selected and with the original instruction.
         wordings: held-out paraphrases that each task is tested with at the end.
 
@@ -112,9 +98,9 @@ def make_plan(
             most = float("inf") if budget is None else budget * train[task.name].cost
             score[task.name] = _within(most, least[task.name], whole)
     evaluate = {task.name: _evaluation(renderer, task) for task in (*tasks, *watch)}
-    tests = {task.name: 1 + len(lessons) for task in watch}
+    tests = {task.name: 1 + len(trainings) for task in watch}
     for place, task in enumerate(tasks, start=1):
-        tested = [lesson.stage for lesson in lessons if task in lesson.tested]
+        tested = [training.stage for training in trainings if task in training.tested]
         # The second prompt differs from the first only once the task has been trained on.
         twice = sum(stage >= place for stage in tested) if both_prompts else 0
         tests[task.name] = 1 + len(tested) + twice + wordings

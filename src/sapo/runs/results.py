@@ -17,7 +17,7 @@ from sapo.core.types import Floats, Task
 from sapo.models.answers import Evaluation
 from sapo.models.text_metrics import TEXT_METRICS
 from sapo.runs.metrics import METRICS, matrix_metrics, metric_draws, percentile_interval, resample_matrices
-from sapo.training.methods.assignment import Order
+from sapo.training.methods.objective import Order
 
 NLL = "nll"
 PRIMARY = "primary"

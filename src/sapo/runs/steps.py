@@ -1,44 +1,49 @@
-"""The steps of a run, each computed once: a step that the record holds for the same inputs is reused.
+"""The steps of a sequence: an instruction chosen, a task trained, a stage tested. Each is computed once.
 
-The model is brought into a state only when a step must be computed, so a finished run is read back within
-seconds, and an interrupted one goes on where it stopped.
+A step that the run directory holds for the same inputs is reused. The model is brought into a stage only when a step
+must be computed in it, so a finished run is read back within seconds, and an interrupted one is resumed where it
+stopped.
 """
 
 from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
+from math import ceil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from sapo.core.errors import RecordError, ScoreError, TrainError
-from sapo.core.progress import Reporter
+from sapo.core.processes import ALONE, Processes
+from sapo.core.progress import SILENT, Reporter
 from sapo.core.storage import fingerprint, unwritable
-from sapo.core.types import Example, Instruction, Selection, Task, Trained
+from sapo.core.types import Choice, Example, Instruction, Rejection, Selection, Task
 from sapo.models.ability.data import ability_fingerprint, ability_units
 from sapo.models.ability.measuring import Ability, ability_from_json, ability_to_json, measure_ability
 from sapo.models.answers import Evaluation, evaluate
-from sapo.runs.directory import Inputs, Record
-from sapo.runs.formats import evaluation_from_json, evaluation_to_json, selection_from_json, selection_to_json
-from sapo.runs.plan import Work
-from sapo.runs.prepare import Setup
-from sapo.runs.states import Live, State
-from sapo.runs.tracking import Tracker
-from sapo.selection.rows import context_length
+from sapo.models.render import Renderer
+from sapo.runs.directory import Inputs, RunDirectory
+from sapo.runs.model import Model, RunModel
+from sapo.runs.plan import Plan
+from sapo.runs.results import Prompt
+from sapo.selection.cache import LossCache, cache_directory
+from sapo.selection.rows import context_length, selection_rows
 from sapo.selection.scoring import score_candidates
 from sapo.selection.settings import SelectionSettings
 from sapo.tasks.load import data_fingerprint
 from sapo.training.finetune import finetune
-from sapo.training.guard import Alarm
-from sapo.training.lessons import Lesson
-from sapo.training.methods.assignment import Assignment
-from sapo.training.teaching import teaching
-from sapo.training.trainer import Checkpoints
+from sapo.training.guard import Alarm, Guard, guard_over
+from sapo.training.methods.seq_lora import SeqLora
+from sapo.training.policies import BY_LOSS, MIXTURES, choose_instruction, leading, mixture
+from sapo.training.schedule import Stage, Training
+from sapo.training.settings import GuardSettings, PaftSettings, Policy, ReselectSettings, TrainSettings
+from sapo.training.trainer import Checkpoints, Extras, Log
+from sapo.training.wording import Fixed, Leaders, Mixture, Reselecting, Rewording, Worded
 
 # What else to lower where training diverges.
 _KEYS = {
@@ -51,252 +56,446 @@ _KEYS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Taught:
-    """What a training led to.
+class Row:
+    """A stage, tested: its row of the performance matrix, and what is measured besides.
 
     Attributes:
-        state: after it.
-        trained: its tasks with the instruction that each was trained with last.
-        alarms: of the forgetting guard.
+        stage: that was tested.
+        cells: by task and test prompt; watch tasks too.
+        wordings: per task in its last stage, its held-out paraphrases.
+        crossed: per task in its last stage, its test with another run's instruction.
+        ability: general ability, where it is measured.
+        seconds: wall time.
     """
 
-    state: State
-    trained: tuple[Trained, ...]
-    alarms: tuple[Alarm, ...]
+    stage: Stage
+    cells: Mapping[tuple[str, Prompt], Evaluation]
+    wordings: Mapping[str, tuple[tuple[Instruction, Evaluation], ...]] = field(default_factory=dict)
+    crossed: Mapping[str, Evaluation] = field(default_factory=dict)
+    ability: Ability | None = None
+    seconds: float = 0.0
 
 
-class Steps:
-    """Computes or reuses the steps of one run.
+class Chooser:
+    """Chooses the instruction that a task is trained with (paper, section 4)."""
 
-    Attributes:
-        start: the state before any training.
-        live: the model.
-        tracker: takes figures for the user's experiment tracker.
-        seconds: wall time by kind of step, that of reused steps included.
-    """
+    def __init__(
+        self,
+        directory: RunDirectory,
+        model: Model,
+        renderer: Renderer,
+        policy: Policy,
+        settings: SelectionSettings,
+        seed: int,
+        plan: Plan,
+        *,
+        budgets: Mapping[str, float] | None = None,
+        progress: Reporter = SILENT,
+        processes: Processes = ALONE,
+    ) -> None:
+        self._directory, self._model, self._renderer = directory, model, renderer
+        self._policy, self._settings, self._seed, self._plan = policy, settings, seed, plan
+        self._budgets, self._progress, self._processes = budgets or {}, progress, processes
 
-    def __init__(self, setup: Setup, record: Record, progress: Reporter, tracker: Tracker | None = None) -> None:
-        self._setup, self._record, self._progress, self.tracker = setup, record, progress, tracker or Tracker()
-        self._method, self._renderer, self._plan = setup.method, setup.renderer, setup.plan
-        self._template = setup.renderer.fingerprint()
-        self.live = Live(setup, record)
-        self.start = self.live.start
-        self.seconds = {"scoring": 0.0, "training": 0.0, "evaluating": 0.0}
+    def __call__(
+        self, stage: Stage, place: int, task: Task, candidates: Sequence[Instruction], rejected: Sequence[Rejection]
+    ) -> Choice:
+        """Return the instruction to train a task with, chosen under the model in a stage.
 
-    def measure(self, state: State, task: Task, place: int, rows: Sequence[int]) -> Selection:
-        """Return all candidates' pre-update losses in a state, on the given training rows of the task at a place."""
-        candidates, rejected = self._setup.candidates[task.name], self._setup.rejected[task.name]
-        settings = self._setup.selection_settings(task)
-        label = f"task {place} {task.name}: scoring {len(candidates)} candidates"
-        work = self._plan.score[task.name]
-        path = f"selections/{place}-{task.name}.json"
-        # The budget as it was given: in tokens it depends on the data, which have a fingerprint of their own.
-        chosen = asdict(settings) | {"budget": self._setup.config.selection.budget}
-        inputs = self._inputs(state, task, [task.train[i] for i in rows]) | {
-            "candidates": fingerprint([c.text for c in candidates]),
-            "selection settings": fingerprint([chosen, list(rows)]),
-        }
-        start = state == self.start
-        selection = self._record.reuse(path, inputs, selection_from_json, shared=start)
-        if selection is not None:
-            self._progress.reused(label, work.cost)
-        else:
-            self.live.bring(state)
-            selection = self._select(state, task, candidates, rows, settings, label, work)
-            selection = replace(selection, rejected=rejected)
-            self._record.save(path, inputs, selection_to_json(selection), shared=start)
-        self.seconds["scoring"] += selection.seconds
-        return selection
+        Args:
+            stage: before the task is trained.
+            place: of the task in its sequence, from 1.
+            task: whose training rows candidates are scored on.
+            candidates: the original first.
+            rejected: goes into the selection.
+        """
+        selection = None
+        if self._policy in BY_LOSS:
+            selection = self._select(stage, place, task, candidates, rejected)
+        instruction = choose_instruction(self._policy, candidates, selection, self._seed)
+        return Choice(task, instruction, selection, tuple(candidates[1:]) if self._policy in MIXTURES else ())
 
     def _select(
-        self,
-        state: State,
-        task: Task,
-        candidates: Sequence[Instruction],
-        rows: Sequence[int],
-        settings: SelectionSettings,
-        label: str,
-        work: Work,
+        self, stage: Stage, place: int, task: Task, candidates: Sequence[Instruction], rejected: Sequence[Rejection]
     ) -> Selection:
-        with (
-            self._progress.step(label, work.units, work.cost) as advance,
-            self._progress.race([c.text for c in candidates], len(rows)) as watch,
-        ):
-            return score_candidates(
-                self.live.scorer, self._renderer, task, candidates, rows, settings,
-                advance=advance, watch=watch, cache=self._setup.cache(state.fingerprint),
-            )  # fmt: skip
+        settings, start = self._settings, stage.number == 0
+        rows = selection_rows(task, settings.examples, settings.sample, self._seed)
+        label = f"task {place} {task.name}: scoring {len(candidates)} candidates"
+        work = self._plan.score.get(task.name)
+        path = f"selections/{place}-{task.name}.json"
+        decisive = settings.model_dump(mode="json", exclude={"batch_tokens", "cache"})
+        inputs = _inputs(stage, task, [task.train[i] for i in rows], self._renderer) | {
+            "candidates": fingerprint([c.text for c in candidates]),
+            "selection settings": fingerprint([decisive, self._seed, list(rows)]),
+        }
+        selection: Selection | None = self._directory.reuse(path, inputs, Selection.from_json, shared=start)
+        if selection is not None:
+            self._progress.reused(label, 0 if work is None else work.cost)
+            return selection
+        model = self._model.bring(stage)
+        cache = None
+        if settings.cache:
+            cache = LossCache(cache_directory(), stage.fingerprint, model.device.type, self._processes)
+        selection = score_candidates(
+            self._model.scorer, self._renderer, task, candidates, rows, settings,
+            seed=self._seed, budget=self._budgets.get(task.name), rejected=rejected, cache=cache,
+            progress=self._progress, label=label, work=work,
+        )  # fmt: skip
+        self._directory.save(path, inputs, selection.to_json(), shared=start)
+        return selection
 
-    def train(self, state: State, lesson: Lesson, trained: Sequence[Trained]) -> Taught:
-        """Return what training on the lesson's tasks, the last ones of ``trained``, led to.
 
-        The stage is written beside its lineage; where each task is trained alone, it knows of that task only.
+class Tester:
+    """Tests stages: answers, scores and losses on the test rows of tasks.
+
+    Args:
+        directory: of the run.
+        model: that is tested.
+        renderer: of its prompts.
+        prompts: the test prompts, the one of the main matrix first.
+        max_new_tokens: longest answer.
+        plan: what tests cost.
+        held_out: per task, paraphrases that its last stage is tested with.
+        general: whether general ability is measured at every stage.
+        progress: hears about every test.
+        processes: of this job.
+    """
+
+    def __init__(
+        self,
+        directory: RunDirectory,
+        model: Model,
+        renderer: Renderer,
+        prompts: tuple[Prompt, ...],
+        max_new_tokens: int,
+        plan: Plan,
+        *,
+        held_out: Mapping[str, Sequence[Instruction]] | None = None,
+        general: bool = False,
+        progress: Reporter = SILENT,
+        processes: Processes = ALONE,
+    ) -> None:
+        self._directory, self._model, self._renderer, self.prompts = directory, model, renderer, prompts
+        self._max_new_tokens, self._plan, self._progress, self._processes = max_new_tokens, plan, progress, processes
+        self._held_out, self._general = held_out or {}, general
+
+    def __call__(
+        self, stage: Stage, tasks: Sequence[Task], final: Sequence[Task] = (), crossed: Mapping[str, str] | None = None
+    ) -> Row:
+        """Return a stage's row of the matrix, and what is measured besides.
+
+        Args:
+            stage: to test.
+            tasks: seen ones are tested with the instructions they were trained with, unseen ones with the original.
+            final: those of them for which this is the last stage.
+            crossed: instructions of another run by task, with which a task's last stage is tested too.
         """
-        seed, own = self._setup.config.seed, tuple(trained[-len(lesson.tasks) :])
-        taught = teaching(self._setup, self.live.scorer, lesson, own, trained, self._progress.note)
-        label = f"task {lesson.stage} {lesson.tasks[0].name}: training"
-        if len(lesson.tasks) > 1:
-            label = f"training on {len(lesson.tasks)} tasks at once"
-        work = self._plan.work(lesson.tasks)
-        path = f"training/{lesson.name}.json"
-        inputs = self._inputs(state, lesson.tasks[0], [row for task in lesson.tasks for row in task.train]) | {
-            "suffix": fingerprint(_one_or_all([task.suffix for task in lesson.tasks])),
-            "instruction": fingerprint(_one_or_all([t.instruction.text for t in own])),
-            "training settings": fingerprint([self._method.settings(), asdict(taught.settings), seed]),
-            **taught.inputs,
-            **({"earlier training": state.history} if self._method.remembers else {}),
-        }
-        history = fingerprint(inputs)
-        stored: tuple[float, Taught, dict[str, str]] | None = self._record.reuse(
-            path, inputs, lambda value: _taught(value, lesson, history, own)
-        )
-        if stored is not None:
-            seconds, found, files = stored
-            self._progress.reused(label, work.cost)
-            self.seconds["training"] += seconds
-            last = lesson.stage == len(self._setup.tasks)
-            self.live.demand(lesson.name, path, files, dropped=self._setup.config.keep == "last" and not last)
-            return found
-        before = None if state == self.start else self._record.stage_directory(state.name)
-        encoded = taught.rows()
-        assignment = Assignment(
-            lesson.stage, len(self._setup.tasks), seed, encoded, before, self._setup.config.train.batch_size
-        )
-        model = self.live.prepare(state, assignment)
-        extras = replace(
-            taught.extras(),
-            objective=self._method.objective(model, assignment),
-            log=self.tracker.training(lesson.stage),
-        )
-        began = time.perf_counter()
-        with self._progress.step(label, work.units, work.cost) as advance, self._explained(lesson):
-            training = finetune(
-                model, encoded, taught.settings, seed, advance, self._setup.processes,
-                self._checkpoints(lesson.name, inputs), extras,
-            )  # fmt: skip
-        seconds = time.perf_counter() - began
-        finished = taught.finished()
-        # Rows are kept as they were worded last.
-        worded = replace(assignment, rows=taught.worded())
-        lineage = finished if lesson.apart else (*trained[: len(trained) - len(own)], *finished)
-        after = self.live.save(lesson.name, worded, history, lineage)
-        value = {
-            "steps": training.steps,
-            "losses": list(training.losses),
-            "objectives": list(training.objectives),
-            "seconds": seconds,
-            "state": after.fingerprint,
-            "files": self._record.stage_files(lesson.name),
-            "instructions": [{"text": t.instruction.text, "switches": list(t.switches)} for t in finished],
-            "alarms": [asdict(alarm) for alarm in taught.alarms()],
-        }
-        self._record.save(path, inputs, value)
-        self._record.finish(lesson.name)
-        self.seconds["training"] += seconds
-        return Taught(after, finished, taught.alarms())
+        row = self._cells(stage, tasks)
+        seconds, ability = row.seconds, None
+        if self._general:
+            ability, took = self.ability(stage)
+            seconds += took
+        wordings: dict[str, tuple[tuple[Instruction, Evaluation], ...]] = {}
+        crossings: dict[str, Evaluation] = {}
+        for task in final:
+            held = self._held_out.get(task.name, ())
+            tests = [self.cell(stage, task, one.text, f"held-out-{number}") for number, one in enumerate(held, start=1)]
+            seconds += sum(took for _, took in tests)
+            if tests:
+                wordings[task.name] = tuple((one, cell) for one, (cell, _) in zip(held, tests, strict=True))
+            if crossed and task.name in crossed:
+                crossings[task.name], took = self.cell(stage, task, crossed[task.name], "crossed")
+                seconds += took
+        return replace(row, wordings=wordings, crossed=crossings, ability=ability, seconds=seconds)
 
-    def evaluate(self, state: State, task: Task, instruction: str, kind: str) -> Evaluation:
-        """Return one cell: answers, scores and losses on the task's test rows; ``kind`` of prompt names its file."""
-        max_new_tokens = self._setup.config.evaluate.max_new_tokens
-        label = f"stage {state.stage}: testing {task.name}" + ("" if kind == "selected" else f" ({kind} prompt)")
+    def _cells(self, stage: Stage, tasks: Sequence[Task]) -> Row:
+        chosen = {choice.task.name: choice.instruction.text for choice in stage.choices}
+        cells: dict[tuple[str, Prompt], Evaluation] = {}
+        seconds = 0.0
+        for task in tasks:
+            texts = {"selected": chosen.get(task.name, task.instruction), "original": task.instruction}
+            tested: dict[str, Evaluation] = {}
+            for prompt in self.prompts:
+                text = texts[prompt]
+                # One test stands for both prompts where they are the same.
+                if text not in tested:
+                    kind = "original" if text == task.instruction else "selected"
+                    tested[text], took = self.cell(stage, task, text, kind)
+                    seconds += took
+                cells[task.name, prompt] = tested[text]
+        return Row(stage, cells, seconds=seconds)
+
+    def cell(self, stage: Stage, task: Task, instruction: str, kind: str) -> tuple[Evaluation, float]:
+        """Return one test of a task and the seconds that it took; ``kind`` of prompt names its file."""
+        label = f"stage {stage.number}: testing {task.name}" + ("" if kind == "selected" else f" ({kind} prompt)")
         work = self._plan.evaluate[task.name]
-        path = f"cells/{state.stage}/{task.name}.{kind}.json"
-        inputs = self._inputs(state, task, task.test) | {
+        path, start = f"cells/{stage.number}/{task.name}.{kind}.json", stage.number == 0
+        inputs = _inputs(stage, task, task.test, self._renderer) | {
             "instruction": fingerprint(instruction),
-            "evaluation settings": fingerprint(max_new_tokens),
+            "evaluation settings": fingerprint(self._max_new_tokens),
         }
-        stored: tuple[float, Evaluation] | None = self._record.reuse(
-            path, inputs, lambda value: (value["seconds"], evaluation_from_json(value)), shared=state == self.start
-        )
+        stored: tuple[Evaluation, float] | None = self._directory.reuse(path, inputs, _cell_from_json, shared=start)
         if stored is not None:
             self._progress.reused(label, work.cost)
-            self.seconds["evaluating"] += stored[0]
-            return stored[1]
-        model = self.live.bring(state)
+            return stored
+        model = self._model.bring(stage)
         began = time.perf_counter()
         with self._progress.step(label, work.units, work.cost) as advance:
             cell = evaluate(
-                model, self._renderer, task, instruction, task.test, max_new_tokens, advance, self.live.scorer,
-                self._setup.processes,
+                model, self._renderer, task, instruction, task.test, self._max_new_tokens, advance,
+                self._model.scorer, self._processes,
             )  # fmt: skip
         seconds = time.perf_counter() - began
         if not np.isfinite(cell.losses.nll).all():
             row = int(np.flatnonzero(~np.isfinite(cell.losses.nll))[0])
-            raise ScoreError(f"task {task.name!r}, test row {row}: its loss is not finite after stage {state.stage}")
+            raise ScoreError(f"task {task.name!r}, test row {row}: its loss is not finite after stage {stage.number}")
         answers = [row.answer for row in task.test]
-        value = {"instruction": instruction, "answers": answers, **evaluation_to_json(cell), "seconds": seconds}
-        self._record.save(path, inputs, value, shared=state == self.start)
-        self.seconds["evaluating"] += seconds
-        return cell
+        value = {"instruction": instruction, "answers": answers, **cell.to_json(), "seconds": seconds}
+        self._directory.save(path, inputs, value, shared=start)
+        return cell, seconds
 
-    def ability(self, state: State) -> Ability:
-        """Return the model's general ability in a state."""
-        label, units = f"stage {state.stage}: general ability", ability_units()
-        path = f"ability/{state.stage}.json"
-        inputs = {"model": state.fingerprint, "template": self._template, "texts and checks": ability_fingerprint()}
-        stored: tuple[float, Ability] | None = self._record.reuse(
-            path, inputs, lambda value: (value["seconds"], ability_from_json(value)), shared=state == self.start
+    def ability(self, stage: Stage) -> tuple[Ability, float]:
+        """Return the model's general ability in a stage and the seconds that measuring it took."""
+        label, units = f"stage {stage.number}: general ability", ability_units()
+        path, start = f"ability/{stage.number}.json", stage.number == 0
+        inputs = {"model": stage.fingerprint, "texts and checks": ability_fingerprint()}
+        stored: tuple[Ability, float] | None = self._directory.reuse(
+            path, inputs, lambda value: (ability_from_json(value), value["seconds"]), shared=start
         )
         if stored is not None:
             self._progress.reused(label, 0)
-            self.seconds["evaluating"] += stored[0]
-            return stored[1]
-        model = self.live.bring(state)
+            return stored
+        model = self._model.bring(stage)
         began = time.perf_counter()
         with self._progress.step(label, units, 0) as advance:
             found = measure_ability(
-                model, self._renderer, self.live.scorer, context_length(model), advance, self._setup.processes
+                model, self._renderer, self._model.scorer, context_length(model), advance, self._processes
             )
         seconds = time.perf_counter() - began
-        self._record.save(path, inputs, ability_to_json(found) | {"seconds": seconds}, shared=state == self.start)
-        self.seconds["evaluating"] += seconds
-        return found
+        self._directory.save(path, inputs, ability_to_json(found) | {"seconds": seconds}, shared=start)
+        return found, seconds
+
+
+@dataclass(frozen=True, slots=True)
+class HowTrained:
+    """What decides a run's trainings besides their rows and instructions.
+
+    Attributes:
+        settings: of every training.
+        policy: how rows are worded.
+        paft: of that policy.
+        reselect: of that policy.
+        held_rows: per task, rows to choose again on.
+        guard: None where nothing is guarded.
+        watch: tasks that are guarded besides the earlier ones.
+        seed: of order and dropout.
+        keeps_all: whether earlier stages are kept.
+    """
+
+    settings: TrainSettings
+    policy: Policy
+    paft: PaftSettings
+    reselect: ReselectSettings
+    held_rows: Mapping[str, tuple[Example, ...]]
+    guard: GuardSettings | None
+    watch: tuple[Task, ...]
+    seed: int
+    keeps_all: bool
+
+
+class Trainer:
+    """Trains a run's model, one training after the other."""
+
+    def __init__(
+        self,
+        directory: RunDirectory,
+        model: RunModel,
+        renderer: Renderer,
+        method: SeqLora,
+        how: HowTrained,
+        plan: Plan,
+        progress: Reporter,
+        processes: Processes,
+    ) -> None:
+        self._directory, self._model, self._renderer, self._method = directory, model, renderer, method
+        self._how, self._plan, self._progress, self._processes = how, plan, progress, processes
+
+    def __call__(self, before: Stage, training: Training, chosen: Sequence[Choice], log: Log) -> Stage:
+        """Return the stage that a training leads to, from the stage before and its tasks' instructions.
+
+        ``log`` is told what the training logs. The stage is written with its lineage; where each task is trained
+        alone, it knows of that task only.
+        """
+        how, work = self._how, self._plan.work(training.tasks)
+        label = f"task {training.stage} {training.tasks[0].name}: training"
+        if len(training.tasks) > 1:
+            label = f"training on {len(training.tasks)} tasks at once"
+        settings, epoch = self._settings(training, work.units)
+        rewording = Rewording(self._renderer, chosen, [self._worded(choice, epoch) for choice in chosen])
+        path = f"training/{training.name}.json"
+        inputs = self._inputs(before, training, chosen, settings, rewording)
+        history = fingerprint(inputs)
+        stored: tuple[Stage, dict[str, str]] | None = self._directory.reuse(
+            path, inputs, lambda value: _stage_from_json(value, training, chosen, before)
+        )
+        if stored is not None:
+            stage, files = stored
+            self._progress.reused(label, work.cost)
+            last = training.stage == training.stages
+            self._directory.demand_stage(stage.name, path, files, dropped=not how.keeps_all and not last)
+            self._drop(before)
+            return replace(stage, history=history)
+        training = replace(
+            training,
+            rows=rewording.first(),
+            before=None if before.number == 0 else self._directory.stage_directory(before.name),
+        )
+        model = self._model.prepare(before, training)
+        guard = self._guard(before, work.units)
+        extras = Extras(
+            objective=self._method.objective(model, training),
+            reword=rewording if rewording.changes else None,
+            watchers=(*rewording.watchers, *(() if guard is None else (guard,))),
+            log=log,
+        )
+        began = time.perf_counter()
+        with self._progress.step(label, work.units, work.cost) as advance, self._explained(training):
+            learned = finetune(
+                model, training.rows, settings, how.seed, advance, self._processes,
+                self._checkpoints(training.name, inputs), extras,
+            )  # fmt: skip
+        seconds = time.perf_counter() - began
+        finished = rewording.finished(None if guard is None else guard.back_to)
+        # Rows are remembered as they were worded last.
+        worded = replace(training, rows=rewording.last(ceil(settings.epochs) - 1, work.units))
+        stage = self._model.save(worded, history, (*before.choices, *finished))
+        stage = replace(stage, alarms=() if guard is None else tuple(guard.alarms), seconds=seconds)
+        value = {
+            "steps": learned.steps,
+            "losses": list(learned.losses),
+            "objectives": list(learned.objectives),
+            "seconds": seconds,
+            "state": stage.fingerprint,
+            "files": self._directory.stage_files(stage.name),
+            "instructions": [{"text": c.instruction.text, "switches": list(c.switches)} for c in finished],
+            "alarms": [asdict(alarm) for alarm in stage.alarms],
+        }
+        self._directory.save(path, inputs, value)
+        self._directory.finish(training.name)
+        self._drop(before)
+        return stage
+
+    def _settings(self, training: Training, updates: int) -> tuple[TrainSettings, int]:
+        """Return the settings of a training, and the updates of one epoch."""
+        settings = self._how.settings
+        epoch = ceil(sum(len(task.train) for task in training.tasks) / settings.batch_size)
+        if len(training.tasks) > 1:
+            # As many updates as one task after the other: half an update less, for rounding up must not add one.
+            settings = settings.model_copy(update={"epochs": (updates - 0.5) / epoch})
+        return settings, epoch
+
+    def _worded(self, choice: Choice, epoch: int) -> Worded:
+        how, task = self._how, choice.task
+        draw = mixture(how.policy, len(choice.mixture), how.paft.steps, how.seed)
+        if draw is not None:
+            return Mixture(choice.mixture, draw)
+        if how.policy == "reselect" and choice.selection is not None:
+            first, rows = leading(choice.selection, how.reselect.k), how.held_rows[task.name]
+            every = how.reselect.every or epoch
+            leaders = Leaders(self._renderer, task.suffix, first, rows, choice.instruction)
+            decides = [every, [c.text for c in first], [[row.input, row.answer] for row in rows]]
+            return Reselecting(self._model.scorer, leaders, every, decides)
+        return Fixed(choice.instruction)
+
+    def _guard(self, before: Stage, updates: int) -> Guard | None:
+        if self._how.guard is None:
+            return None
+        watched = [(choice.task, choice.instruction.text) for choice in before.choices]
+        watched += [(task, task.instruction) for task in self._how.watch]
+        return guard_over(
+            watched, self._how.guard, self._model.scorer, self._renderer, updates, self._how.seed, self._progress.note
+        )
+
+    def _inputs(
+        self,
+        before: Stage,
+        training: Training,
+        chosen: Sequence[Choice],
+        settings: TrainSettings,
+        rewording: Rewording,
+    ) -> dict[str, str]:
+        how = self._how
+        inputs = _inputs(before, training.tasks[0], [r for t in training.tasks for r in t.train], self._renderer) | {
+            "suffix": fingerprint([task.suffix for task in training.tasks]),
+            "instruction": fingerprint([choice.instruction.text for choice in chosen]),
+            "training settings": fingerprint(
+                [
+                    self._method.settings(), settings.model_dump(mode="json", exclude={"checkpoint_every"}), how.seed
+                ]
+            ),
+        }  # fmt: skip
+        if rewording.changes:
+            inputs["wording"] = fingerprint([how.policy, how.paft.steps, rewording.decides])
+        if how.guard is not None:
+            earlier = [[choice.task.name, choice.instruction.text] for choice in before.choices]
+            watch = [data_fingerprint(task.train) for task in how.watch]
+            inputs["guard"] = fingerprint([how.guard.model_dump(mode="json"), watch, earlier])
+        if self._method.remembers:
+            inputs["earlier training"] = before.history
+        return inputs
+
+    def _drop(self, before: Stage) -> None:
+        if before.number > 0 and not self._how.keeps_all:
+            self._directory.drop_stage(before.name)
+
+    def _checkpoints(self, name: str, inputs: Inputs) -> Checkpoints | None:
+        every = self._how.settings.checkpoint_every
+        return None if every is None else Checkpoints(self._directory.unfinished(name, inputs), every)
 
     @contextmanager
-    def _explained(self, lesson: Lesson) -> Iterator[None]:
+    def _explained(self, training: Training) -> Iterator[None]:
         """Say of an error in training which task it is about, and what can be done."""
         try:
             yield
         except TrainError as error:
             own_key = _KEYS.get(self._method.name)
             hint = f". Method {self._method.name} has {own_key} of its own" if own_key else ""
-            raise TrainError(f"task {lesson.tasks[0].name!r}: {error}{hint}") from error
+            raise TrainError(f"task {training.tasks[0].name!r}: {error}{hint}") from error
         except OSError as error:
             # Trainer needs a temporary directory, and a place for checkpoints where there are some.
             where = Path(str(error.filename or tempfile.gettempdir()))
             raise RecordError(unwritable(where, error.strerror or str(error))) from error
 
-    def _checkpoints(self, name: str, inputs: Inputs) -> Checkpoints | None:
-        every = self._setup.config.train.checkpoint_every
-        return None if every is None else Checkpoints(self._record.unfinished(name, inputs), every)
 
-    def _inputs(self, state: State, task: Task, rows: Sequence[Example]) -> dict[str, str]:
-        return {
-            "model": state.fingerprint,
-            "data": data_fingerprint(rows),
-            "template": self._template,
-            "suffix": fingerprint(task.suffix),
-        }
+def _inputs(stage: Stage, task: Task, rows: Sequence[Example], renderer: Renderer) -> dict[str, str]:
+    """Return fingerprints of what every step depends on."""
+    return {
+        "model": stage.fingerprint,
+        "data": data_fingerprint(rows),
+        "template": renderer.fingerprint(),
+        "suffix": fingerprint(task.suffix),
+    }
 
 
-def _taught(value: Any, lesson: Lesson, history: str, own: Sequence[Trained]) -> tuple[float, Taught, dict[str, str]]:
-    """Return seconds, outcome and files of a training that was recorded."""
-    # What an earlier version recorded had one instruction from beginning to end.
-    last = value.get("instructions") or [{"text": t.instruction.text, "switches": []} for t in own]
-    trained = tuple(
-        replace(t, instruction=_named(t, e["text"]), switches=tuple((int(s), str(text)) for s, text in e["switches"]))
-        for t, e in zip(own, last, strict=True)
+def _cell_from_json(value: Any) -> tuple[Evaluation, float]:
+    return Evaluation.from_json(value), value["seconds"]
+
+
+def _stage_from_json(
+    value: Any, training: Training, chosen: Sequence[Choice], before: Stage
+) -> tuple[Stage, dict[str, str]]:
+    """Return the stage that a training led to, and its files, as they were recorded."""
+    finished = tuple(
+        replace(c, instruction=_named(c, e["text"]), switches=tuple((int(s), str(text)) for s, text in e["switches"]))
+        for c, e in zip(chosen, value["instructions"], strict=True)
     )
-    state = State(lesson.stage, lesson.name, value["state"], history)
-    alarms = tuple(Alarm(**alarm) for alarm in value.get("alarms", []))
-    return value["seconds"], Taught(state, trained, alarms), dict(value["files"])
+    alarms = tuple(Alarm(**alarm) for alarm in value["alarms"])
+    choices = (*before.choices, *finished)
+    stage = Stage(training.stage, training.name, value["state"], "", choices, alarms, value["seconds"])
+    return stage, dict(value["files"])
 
 
-def _named(trained: Trained, text: str) -> Instruction:
+def _named(choice: Choice, text: str) -> Instruction:
     """Return the candidate with this text."""
-    known = [] if trained.selection is None else [c.instruction for c in trained.selection.candidates]
-    return next(c for c in (trained.instruction, *known) if c.text == text)
-
-
-def _one_or_all(texts: Sequence[str]) -> str | list[str]:
-    return texts[0] if len(texts) == 1 else list(texts)
+    known = [] if choice.selection is None else [c.instruction for c in choice.selection.candidates]
+    return next(c for c in (choice.instruction, *known) if c.text == text)

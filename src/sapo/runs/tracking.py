@@ -16,7 +16,7 @@ from transformers.integrations import get_reporting_integration_callbacks
 
 from sapo.core.errors import ConfigError
 from sapo.core.storage import read_json
-from sapo.core.types import Task, Trained
+from sapo.core.types import Choice, Task
 from sapo.models.answers import Evaluation
 
 # Beside what each tracker is told elsewhere, such as WANDB_PROJECT.
@@ -41,7 +41,7 @@ class Tracker:
         """Return what takes the log of the training that leads to a stage: values, and updates made in it."""
         return lambda values, step: self._log(values, self._until(stage - 1) + step)
 
-    def chosen(self, trained: Trained, stage: int) -> None:
+    def chosen(self, trained: Choice, stage: int) -> None:
         """Take the choice that the training to a stage begins with: losses in nats per token."""
         selection = trained.selection
         if selection is None:

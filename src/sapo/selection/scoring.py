@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sapo.core.progress import SILENT, Reporter
+from sapo.core.progress import SILENT, Reporter, Work
 from sapo.core.types import (
     CandidateLoss,
     Instruction,
@@ -43,7 +43,7 @@ def score_candidates(
     cache: LossCache | None = None,
     progress: Reporter = SILENT,
     label: str = "",
-    cost: float | None = None,
+    work: Work | None = None,
 ) -> Selection:
     """Score candidates, the original first, on the given training rows and choose by the rule.
 
@@ -60,7 +60,7 @@ def score_candidates(
         cache: losses that it knows are taken from there.
         progress: hears of every batch, and of every round of a race.
         label: of the step that it hears of; by default one that names the task.
-        cost: of that step, in forward tokens; by default its number of losses.
+        work: of that step; by default its number of losses.
 
     Raises:
         ScoreError: if a loss is not finite, or a row does not fit the memory.
@@ -69,19 +69,19 @@ def score_candidates(
     raced = settings.races
     order = race_order(tuple(rows), seed) if raced else tuple(rows)
     total = len(order) * len(candidates)
-    label = label or f"{task.name}: scoring {len(candidates)} candidates"
+    work = work or Work(total, total, total)
     with (
-        progress.step(label, total, total if cost is None else cost) as advance,
+        progress.step(label or f"{task.name}: scoring {len(candidates)} candidates", work.units, work.cost) as advance,
         progress.race([c.text for c in candidates], len(order)) as watch,
     ):
-        work = Measuring(scorer, renderer, task, candidates, order, cache, advance)
-        costs, beginnings = work.costs()
+        found = Measuring(scorer, renderer, task, candidates, order, cache, advance)
+        costs, beginnings = found.costs()
         try:
             finish = race(
-                work.measure,
+                found.measure,
                 round_sizes(len(order)) if raced else [len(order)],
                 costs,
-                work.tokens,
+                found.tokens,
                 label_groups(task, order),
                 RaceSettings(
                     settings.delta, settings.epsilon, budget - beginnings if raced and budget is not None else None
@@ -89,14 +89,14 @@ def score_candidates(
                 watch if raced else lambda standing: None,
             )
         finally:
-            work.release()
-    losses = work.losses(finish.nll)
-    outcome = _raced(losses, finish, work.tie, settings) if raced else _exhaustive(losses, work.tie, settings, seed)
+            found.release()
+    losses = found.losses(finish.nll)
+    outcome = _raced(losses, finish, found.tie, settings) if raced else _exhaustive(losses, found.tie, settings, seed)
     return Selection(
         task=task.name, rule=settings.rule, sample=settings.sample, rows=order, rejected=tuple(rejected),
         candidates=_together(candidates, losses, outcome, finish if raced else None),
         chosen=outcome.chosen, tolerance=outcome.tolerance, race=_facts(finish, settings, budget) if raced else None,
-        seconds=work.seconds, tokens=work.spent, route=" and ".join(sorted(work.routes)), cached=work.cached,
+        seconds=found.seconds, tokens=found.spent, route=" and ".join(sorted(found.routes)), cached=found.cached,
         peak_memory=peak_memory(),
     )  # fmt: skip
 

@@ -14,8 +14,11 @@ import numpy as np
 import torch
 from scipy.stats import t
 
-from sapo.core.types import Encoded, Losses
+from sapo.core.types import Encoded, Losses, Task
 from sapo.models.losses import Scorer
+from sapo.models.render import Renderer
+from sapo.selection.rows import selection_rows
+from sapo.training.settings import GuardSettings
 
 LEVEL = 0.95
 
@@ -151,6 +154,33 @@ class Guard:
                     parameter.copy_(self._good[1][name])
         self._ended = True
         return True
+
+
+def guard_over(
+    tasks: Sequence[tuple[Task, str]],
+    settings: GuardSettings,
+    scorer: Scorer,
+    renderer: Renderer,
+    updates: int,
+    seed: int,
+    tell: Callable[[str], None],
+) -> Guard | None:
+    """Return the guard over stored rows of tasks, each with its instruction; None where there is nothing to watch."""
+
+    def stored(task: Task, instruction: str) -> Watched:
+        # Training rows: what is decided on must not be what is tested on.
+        rows = selection_rows(task, settings.rows, "stratified", seed)
+        return Watched(task.name, renderer.encode(instruction, task.suffix, [task.train[i] for i in rows]))
+
+    watched = [stored(*task) for task in tasks]
+    if not watched:
+        tell("forgetting guard: nothing to look at, as nothing was trained before and there are no watch tasks")
+    # Of one row, no interval can be made.
+    for one in (w for w in watched if len(w.rows) == 1):
+        tell(f"forgetting guard: {one.task} is not looked at, as it has a single training row")
+    enough = [w for w in watched if len(w.rows) > 1]
+    stops = settings.action == "stop"
+    return Guard(scorer, enough, settings.every, settings.limit, updates, stops, tell) if enough else None
 
 
 def sentence(alarm: Alarm, limit: float) -> str:

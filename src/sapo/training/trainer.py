@@ -59,6 +59,8 @@ class Watcher(Protocol):
         """Go on from that; the model is that of the checkpoint."""
 
 
+# Is told what Trainer logs after an update: values by name, and the number of updates made.
+Log = Callable[[dict[str, Any], int], None]
 # (row, epoch, updates made) -> the row as it is worded then, with the same answer.
 Reword = Callable[[int, int, int], Encoded]
 
@@ -71,13 +73,13 @@ class Extras:
         objective: what is minimised in place of the NLL; None for the NLL itself.
         reword: words a row anew each time; None where rows stay as they are.
         watchers: in the order in which they look.
-        log: is told what Trainer logs after an update: values by name, and the number of updates made.
+        log: see `Log`.
     """
 
     objective: Objective | None = None
     reword: Reword | None = None
     watchers: tuple[Watcher, ...] = ()
-    log: Callable[[dict[str, Any], int], None] = lambda values, step: None
+    log: Log = lambda values, step: None
 
 
 _WEIGHTS = "trained.safetensors"

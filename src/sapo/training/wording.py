@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
-from sapo.core.types import Choice, Encoded, Example, Instruction, Task
+from sapo.core.types import Choice, Encoded, Example, Instruction
 from sapo.models.losses import Scorer
-from sapo.models.render import Renderer
+from sapo.models.render import Encoder, Renderer
 from sapo.training.policies import Draw
-
 
 # Losses that differ by less are equal.
 _ROUNDING = 1e-4
@@ -53,75 +52,132 @@ class Mixture:
         return self._texts[self._draw(row, epoch, step)]
 
 
-class Reselecting:
-    """Scores the leading candidates again while training goes on, and goes on with the lowest.
-
-    A loss that is not lower by more than rounding changes nothing.
-
-    Args:
-        scorer: of the model that is trained.
-        renderer: of its prompts.
-        task: whose instruction is chosen.
-        candidates: the first one is what training begins with.
-        rows: that are not trained on.
-        every: updates between two choices; after the last update nothing is chosen any more.
+@dataclass(frozen=True, slots=True)
+class Again:
+    """A choice that was made while a model was trained.
 
     Attributes:
-        chosen: what is trained with now.
-        switches: (updates made, text chosen then), in order.
+        step: updates made before it.
+        instruction: that is trained with from then on.
+        losses: of all candidates, in nats per token, by text.
+        epoch: that began then, from 0, where choices are made by epoch.
+    """
+
+    step: int
+    instruction: Instruction
+    losses: Mapping[str, float]
+    epoch: int | None = None
+
+
+class Leaders:
+    """The leading candidates of a task, chosen among again while a model is trained.
+
+    Rows that were trained on would favour the instruction that they were trained with, so candidates are compared on
+    rows that are not. A loss that is not lower by more than rounding changes nothing.
+
+    Args:
+        renderer: of the prompts.
+        suffix: of the task.
+        candidates: that are compared.
+        rows: that are not trained on.
+        begin: what training begins with.
+
+    Attributes:
+        begin: what training began with.
+        choices: so far, in order.
     """
 
     def __init__(
         self,
-        scorer: Scorer,
-        renderer: Renderer,
-        task: Task,
+        renderer: Encoder,
+        suffix: str,
         candidates: Sequence[Instruction],
         rows: Sequence[Example],
-        every: int,
+        begin: Instruction,
     ) -> None:
-        self._scorer, self._renderer, self._every = scorer, renderer, every
-        self._task, self._candidates, self._rows = task, tuple(candidates), rows
-        self.decides: list[Any] = [
-            every, [c.text for c in candidates], [[row.input, row.answer] for row in rows]
-        ]  # fmt: skip
-        self.chosen = candidates[0]
-        self.switches: list[tuple[int, str]] = []
+        self._candidates, self.begin, self.choices = tuple(candidates), begin, list[Again]()
+        self._rows = {c.text: renderer.encode(c.text, suffix, rows) for c in candidates}
+
+    @property
+    def chosen(self) -> Instruction:
+        """What is trained with now."""
+        return self.choices[-1].instruction if self.choices else self.begin
+
+    @property
+    def several(self) -> bool:
+        """Whether there is anything to choose from."""
+        return len(self._candidates) > 1
+
+    @property
+    def switches(self) -> tuple[tuple[int, str], ...]:
+        """The changes of the instruction so far: (updates made, text from then on)."""
+        texts = [self.begin.text, *(choice.instruction.text for choice in self.choices)]
+        return tuple(
+            (choice.step, choice.instruction.text)
+            for before, choice in zip(texts, self.choices, strict=False)
+            if choice.instruction.text != before
+        )
+
+    def choose(self, scorer: Scorer, step: int, epoch: int | None = None) -> Again:
+        """Choose again, under the model that is scored, after so many updates."""
+        losses = {c.text: scorer(self._rows[c.text]).per_token for c in self._candidates}
+        best = min(self._candidates, key=lambda c: losses[c.text])
+        now = self.chosen
+        # A training that was resumed may go on with a text that is not among these candidates.
+        lower = now.text not in losses or losses[best.text] < losses[now.text] - _ROUNDING
+        self.choices.append(Again(step, best if lower else now, losses, epoch))
+        return self.choices[-1]
+
+    def back(self, step: int) -> None:
+        """Go back to what was trained with in the first updates."""
+        self.choices = [choice for choice in self.choices if choice.step < step]
+
+    def to_json(self) -> Any:
+        """Return the choices so far as JSON values."""
+        return {"begin": asdict(self.begin), "choices": [asdict(choice) for choice in self.choices]}
+
+    def restore(self, value: Any) -> None:
+        """Resume with what `to_json` returned."""
+        self.begin = Instruction(**value["begin"])
+        self.choices = [Again(**{**c, "instruction": Instruction(**c["instruction"])}) for c in value["choices"]]
+
+
+class Reselecting:
+    """Chooses again every so many updates, and trains on with the choice; see `sapo.training.trainer.Watcher`.
+
+    Args:
+        scorer: of the model that is trained.
+        leaders: that are compared.
+        every: updates between two choices; after the last update nothing is chosen.
+        decides: what the choices depend on, as JSON.
+
+    Attributes:
+        leaders: with the choices so far.
+    """
+
+    def __init__(self, scorer: Scorer, leaders: Leaders, every: int, decides: list[Any]) -> None:
+        self._scorer, self.leaders, self._every, self.decides = scorer, leaders, every, decides
 
     def text(self, row: int, epoch: int, step: int) -> str:
         """Return the present choice."""
-        return self.chosen.text
-
-    def back(self, step: int) -> None:
-        """Go back to what was trained with in the first updates: none of the later choices was."""
-        self.restore(None, [switch for switch in self.switches if switch[0] < step])
+        return self.leaders.chosen.text
 
     def begin(self, model: Any) -> None:
         """Look at nothing yet: the first choice was made before."""
 
     def after(self, model: Any, step: int, last: bool) -> bool:
         """Choose again where it is time to; training goes on."""
-        if last or step % self._every or len(self._candidates) == 1:
-            return False
-        scorer = self._scorer.on(model)
-        losses = [
-            scorer(self._renderer.encode(c.text, self._task.suffix, self._rows)).per_token for c in self._candidates
-        ]
-        best = min(range(len(losses)), key=lambda i: losses[i])
-        if losses[best] < losses[self._candidates.index(self.chosen)] - _ROUNDING:
-            self.chosen = self._candidates[best]
-            self.switches.append((step, self.chosen.text))
+        if not last and step % self._every == 0 and self.leaders.several:
+            self.leaders.choose(self._scorer.on(model), step)
         return False
 
     def state(self) -> Any:
-        """Return the switches so far."""
-        return [list(switch) for switch in self.switches]
+        """Return the choices so far."""
+        return self.leaders.to_json()
 
     def restore(self, model: Any, state: Any) -> None:
-        """Go on with the last of them."""
-        self.switches, self.chosen = [(int(step), str(text)) for step, text in state], self._candidates[0]
-        for _, text in self.switches[-1:]:
-            self.chosen = next(c for c in self._candidates if c.text == text)
+        """Resume with them."""
+        self.leaders.restore(state)
 
 
 class Rewording:
@@ -162,7 +218,9 @@ class Rewording:
 
     def first(self) -> list[Encoded]:
         """Return the rows with the instructions that the training begins with."""
-        return [e for c in self._choices for e in self._renderer.encode(c.instruction.text, c.task.suffix, c.task.train)]
+        return [
+            e for c in self._choices for e in self._renderer.encode(c.instruction.text, c.task.suffix, c.task.train)
+        ]
 
     def last(self, epoch: int, updates: int) -> list[Encoded]:
         """Return the rows as they are worded at the last update, the number ``updates`` - 1 in an epoch from 0."""
@@ -176,10 +234,11 @@ class Rewording:
         Args:
             back_to: updates after which the weights were that training ended with; None where it was not rolled back.
         """
-        for watcher in self.watchers:
-            if back_to is not None:
-                watcher.back(back_to)
-        return tuple(
-            replace(c, instruction=w.chosen, switches=tuple(w.switches)) if isinstance(w, Reselecting) else c
-            for c, w in zip(self._choices, self._worded, strict=True)
-        )
+        finished = []
+        for choice, worded in zip(self._choices, self._worded, strict=True):
+            if isinstance(worded, Reselecting):
+                if back_to is not None:
+                    worded.leaders.back(back_to)
+                choice = replace(choice, instruction=worded.leaders.chosen, switches=worded.leaders.switches)
+            finished.append(choice)
+        return tuple(finished)

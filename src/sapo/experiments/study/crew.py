@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from sapo.core.errors import RecordError
 from sapo.core.progress import Reporter, Silent
-from sapo.experiments.study.ground import Ground, prepare
+from sapo.experiments.study.ground import Ground, begin
 from sapo.experiments.study.plan import Transition, Trial
 from sapo.experiments.study.records import StudyRecord
 from sapo.experiments.study.training import train
@@ -41,7 +41,7 @@ class Alone:
         """See `Crew`."""
         # The model of the transition before must not be in memory beside the next one.
         self._ground = None
-        self._ground = prepare(self._config, transition, self._progress)
+        self._ground = begin(self._config, transition, self._progress)
         return self._ground.count
 
     def trainings(self, transition: Transition, trials: Sequence[Trial]) -> Iterator[StudyRecord]:
@@ -113,6 +113,6 @@ def _ground(directory: Path, config: StudyConfig, transition: Transition, *, alo
             f"{directory} cannot be entered by a worker ({error.strerror or error}): start the study in a directory "
             "that all workers share"
         ) from error
-    ground = prepare(config, transition, Silent(), alone=alone)
+    ground = begin(config, transition, Silent(), alone=alone)
     _kept = key, ground
     return ground

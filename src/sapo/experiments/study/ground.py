@@ -13,20 +13,15 @@ from typing import Any
 from sapo.core.errors import RecordError
 from sapo.core.progress import Reporter
 from sapo.core.storage import fingerprint
-from sapo.core.types import Encoded, Instruction, Losses, Task, Trained
+from sapo.core.types import Choice, Instruction, Losses, Task
 from sapo.experiments.study.indicators import gradient, indicators, norm
 from sapo.experiments.study.plan import Transition, state_config
 from sapo.models.answers import evaluate
 from sapo.runs.config.study import StudyConfig
-from sapo.runs.directory import Record
-from sapo.runs.formats import losses_from_json, losses_to_json
-from sapo.runs.gathering import Gathering
-from sapo.runs.prepare import Setup, set_up
-from sapo.runs.states import Live, State
-from sapo.runs.steps import Steps
+from sapo.runs.prepare import Run, prepare
 from sapo.selection.rows import selection_rows
 from sapo.tasks.load import task_fingerprint
-from sapo.training.methods.assignment import Assignment
+from sapo.training.schedule import Stage
 
 MEASURED = "ground.json"
 
@@ -37,9 +32,8 @@ class Ground:
 
     Attributes:
         transition: which one.
-        setup: tasks, candidates, model.
-        live: the model, brought into the state for each training.
-        state: the state.
+        run: that leads to the stage: tasks, candidates, model.
+        stage: that every training begins at.
         before: losses on test rows by task, with the original instructions.
         scores: of the primary metric, in percent, where they are measured.
         indicators: of each candidate.
@@ -47,9 +41,8 @@ class Ground:
     """
 
     transition: Transition
-    setup: Setup
-    live: Live
-    state: State
+    run: Run
+    stage: Stage
     before: dict[str, Losses]
     scores: dict[str, float]
     indicators: Sequence[dict[str, float]]
@@ -58,17 +51,17 @@ class Ground:
     @property
     def task(self) -> Task:
         """The task that is trained."""
-        return self.setup.tasks[-1]
+        return self.run.inputs.tasks[-1]
 
     @property
     def count(self) -> int:
         """How many candidates its task has, the original included."""
-        return len(self.setup.candidates[self.transition.task])
+        return len(self.run.inputs.candidates[self.transition.task])
 
     @property
     def tested(self) -> dict[str, Task]:
         """All tasks whose losses are outcomes, by name."""
-        return {task.name: task for task in (*self.setup.tasks, *self.setup.watch)}
+        return {task.name: task for task in (*self.run.inputs.tasks, *self.run.inputs.watch)}
 
     def role(self, name: str) -> str:
         """Return what a task is to this transition."""
@@ -77,7 +70,7 @@ class Ground:
         return "earlier" if name in self.transition.earlier else "unseen"
 
 
-def prepare(config: StudyConfig, transition: Transition, progress: Reporter, *, alone: bool = True) -> Ground:
+def begin(config: StudyConfig, transition: Transition, progress: Reporter, *, alone: bool = True) -> Ground:
     """Return a transition's state, trained or read back, with everything that is measured in it.
 
     Args:
@@ -90,59 +83,53 @@ def prepare(config: StudyConfig, transition: Transition, progress: Reporter, *, 
         RecordError: if it is not.
     """
     own = state_config(config, transition)
-    record = Record(own.run_dir, own.plain())
-    record.check()
     if not alone and not (own.run_dir / MEASURED).is_file():
         raise RecordError(
             f"{own.run_dir / MEASURED} is not there for this worker: run_dir must be a directory that all of them share"
         )
-    gathering = Gathering(own, record, progress)
-    setup = set_up(own, gathering)
-    with record if alone else nullcontext():
+    run = prepare(own, progress)
+    directory, task = run.directory, run.inputs.tasks[-1]
+    with directory if alone else nullcontext():
         if alone:
-            for note in setup.notes:
+            for note in run.notes:
                 progress.note(note)
-            gathering.save(setup.tasks, [setup.gathered[task.name] for task in setup.tasks])
-        steps = Steps(setup, record, progress)
-        trained: list[Trained] = []
-        state = steps.start
-        for lesson in setup.lessons[:-1]:
-            trained.append(Trained(lesson.tasks[0], Instruction(lesson.tasks[0].instruction, "original")))
-            state = steps.train(state, lesson, trained).state
+            run.gathering.save(run.inputs)
+        stage = run.start
+        for training in run.schedule[:-1]:
+            originals = [Choice(task, Instruction(task.instruction, "original")) for task in training.tasks]
+            stage = run.train(stage, training, originals)
         inputs = {
-            "model": state.fingerprint,
-            "tasks": fingerprint([task_fingerprint(task) for task in (*setup.tasks, *setup.watch)]),
-            "candidates": fingerprint([c.text for c in setup.candidates[transition.task]]),
+            "model": stage.fingerprint,
+            "tasks": fingerprint([task_fingerprint(task) for task in (*run.inputs.tasks, *run.inputs.watch)]),
+            "candidates": fingerprint([c.text for c in run.inputs.candidates[task.name]]),
             "settings": fingerprint([config.examples, config.scores, config.max_new_tokens, config.max_length]),
         }
-        measured = record.reuse(MEASURED, inputs)
+        measured = directory.reuse(MEASURED, inputs)
         if measured is None:
-            measured = _measure(config, transition, setup, steps.live, state, progress)
-            record.save(MEASURED, inputs, measured)
+            measured = _measure(config, transition, run, stage, progress)
+            directory.save(MEASURED, inputs, measured)
     return Ground(
-        transition, setup, steps.live, state,
-        {name: losses_from_json(value) for name, value in measured["before"].items()},
+        transition, run, stage,
+        {name: Losses.from_json(value) for name, value in measured["before"].items()},
         measured["scores"], measured["indicators"], measured["earlier_gradient"],
     )  # fmt: skip
 
 
-def _measure(
-    config: StudyConfig, transition: Transition, setup: Setup, live: Live, state: State, progress: Reporter
-) -> dict[str, Any]:
+def _measure(config: StudyConfig, transition: Transition, run: Run, stage: Stage, progress: Reporter) -> dict[str, Any]:
     """Return what is measured in a state before anything is trained from it, as JSON."""
-    model = live.prepare(state, assignment(config, setup, []))
-    scorer, renderer, task = live.scorer, setup.renderer, setup.tasks[-1]
-    tested = (*setup.tasks, *setup.watch)
+    model = run.model.prepare(stage, run.schedule[-1])
+    scorer, renderer, task = run.model.scorer, run.renderer, run.inputs.tasks[-1]
+    tested = (*run.inputs.tasks, *run.inputs.watch)
     before: dict[str, Any] = {}
     scores: dict[str, float] = {}
     with progress.step(f"{transition.name}: before training", len(tested), 0) as advance:
         for one in tested:
-            before[one.name] = losses_to_json(scorer(renderer.encode(one.instruction, one.suffix, one.test)))
+            before[one.name] = scorer(renderer.encode(one.instruction, one.suffix, one.test)).to_json()
             if config.scores:
-                scores[one.name] = score(setup, live, model, one, one.instruction)
+                scores[one.name] = score(run, model, one, one.instruction, config.max_new_tokens)
             advance(1)
     rows = [task.train[i] for i in selection_rows(task, config.examples, "stratified", config.seeds[0])]
-    candidates = setup.candidates[task.name]
+    candidates = run.inputs.candidates[task.name]
     found = []
     with progress.step(
         f"{transition.name}: {len(candidates)} candidates before training", len(candidates), 0
@@ -150,7 +137,7 @@ def _measure(
         for candidate in candidates:
             found.append(asdict(indicators(model, scorer, renderer, task, candidate.text, rows)))
             advance(1)
-    earlier = [e for one in setup.tasks[:-1] for e in renderer.encode(one.instruction, one.suffix, one.test)]
+    earlier = [e for one in run.inputs.tasks[:-1] for e in renderer.encode(one.instruction, one.suffix, one.test)]
     return {
         "before": before,
         "scores": scores,
@@ -159,15 +146,7 @@ def _measure(
     }
 
 
-def assignment(config: StudyConfig, setup: Setup, rows: Sequence[Encoded]) -> Assignment:
-    """Return what a method is told of a training of the transition's task on these rows."""
-    stages = len(setup.tasks)
-    return Assignment(stages, stages, config.seeds[0], rows, None, config.train.batch_size)
-
-
-def score(setup: Setup, live: Live, model: Any, task: Task, text: str) -> float:
+def score(run: Run, model: Any, task: Task, text: str, max_new_tokens: int) -> float:
     """Return the mean score of a task's test rows with an instruction, 0 to 100."""
-    found = evaluate(
-        model, setup.renderer, task, text, task.test, setup.config.evaluate.max_new_tokens, scorer=live.scorer.on(model)
-    )
+    found = evaluate(model, run.renderer, task, text, task.test, max_new_tokens, scorer=run.model.scorer)
     return float(found.scores[task.metric].mean())

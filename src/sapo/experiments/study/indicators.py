@@ -16,7 +16,7 @@ from sapo.models.batches import pad, supervised_positions
 from sapo.models.losses import Scorer
 from sapo.models.passes import untouched
 from sapo.models.render import Renderer
-from sapo.training.methods.assignment import trainable
+from sapo.training.methods.objective import trainable
 
 # Rows that go through the model at once, with gradients.
 _BATCH = 4

@@ -12,8 +12,8 @@ from sapo.core.types import Encoded
 from sapo.experiments.study.indicators import norm
 from sapo.models.batches import pad, supervised_positions
 from sapo.models.passes import untouched
-from sapo.training.methods.assignment import trainable
 from sapo.training.methods.lwf import divergence
+from sapo.training.methods.objective import trainable
 
 _BATCH = 8
 

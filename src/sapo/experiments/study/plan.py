@@ -9,7 +9,7 @@ from sapo.core.errors import ConfigError
 from sapo.runs.config.loading import make_config
 from sapo.runs.config.schema import Config
 from sapo.runs.config.study import StudyConfig
-from sapo.training.settings import TrainSettings
+from sapo.training.settings import Optimiser
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Trial:
         candidate: index of the instruction, 0 is the original.
     """
 
-    arm: str
+    arm: Optimiser
     seed: int
     candidate: int
 
@@ -95,16 +95,3 @@ def state_config(config: StudyConfig, transition: Transition) -> Config:
             "run_dir": config.run_dir / "states" / transition.name,
         }
     )
-
-
-def settings_of(config: StudyConfig, arm: str) -> TrainSettings:
-    """Return how a training is done in an arm."""
-    train = config.train
-    if arm == "sgd":
-        return TrainSettings(
-            train.epochs, config.sgd.learning_rate, train.batch_size, train.micro_batch_size, 0.0, 0.0, 0.0, "sgd"
-        )
-    return TrainSettings(
-        train.epochs, train.learning_rate, train.batch_size, train.micro_batch_size, train.warmup,
-        train.weight_decay, train.max_grad_norm,
-    )  # fmt: skip

@@ -15,6 +15,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from sapo.core.errors import RecordError
 from sapo.core.storage import read_lines, write_text
+from sapo.training.settings import Optimiser
 
 FORMAT: Literal[1] = 1
 STUDY = "study.jsonl"
@@ -92,7 +93,7 @@ class StudyRecord:
     transition: str
     earlier: tuple[str, ...]
     task: str
-    arm: str
+    arm: Optimiser
     seed: int
     candidate: Annotated[int, Field(ge=0)]
     text: str

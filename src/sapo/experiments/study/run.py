@@ -21,9 +21,9 @@ from sapo.experiments.study.plan import Transition, Trial, state_config, transit
 from sapo.experiments.study.records import STUDY, StudyRecord, append_study, read_study
 from sapo.experiments.study.workers import in_processes, on_ray, visible_gpus
 from sapo.runs.config.study import StudyConfig
-from sapo.runs.directory import Record, decisive, differences
-from sapo.runs.gathering import Gathering
-from sapo.runs.inputs import Given, read_given
+from sapo.runs.directory import decisive, differences
+from sapo.runs.inputs import Inputs
+from sapo.runs.prepare import read
 from sapo.tasks.load import task_fingerprint
 
 # More of these may be asked for later: what was recorded stays true. The first seed makes the states.
@@ -94,7 +94,7 @@ def _open(config: StudyConfig, known: Mapping[tuple[str, Trial], StudyRecord], p
     """
     found, missing = [], 0
     for transition in transitions(config):
-        given = _given(config, transition)
+        given = _inputs(config, transition)
         data = {task.name: task_fingerprint(task) for task in (*given.tasks, *given.watch)}
         ours = [record for (name, _), record in known.items() if name == transition.name]
         changed = [task for record in ours for task, then in record.data.items() if data.get(task, then) != then]
@@ -105,7 +105,7 @@ def _open(config: StudyConfig, known: Mapping[tuple[str, Trial], StudyRecord], p
                 "another run_dir"
             )
         # The original counts beside the candidates asked for. There may be fewer, which only the sources can tell.
-        count = min(1 + config.candidates.count, len(given.gathered[transition.task].candidates))
+        count = min(1 + config.candidates.count, len(given.candidates[transition.task]))
         if lacking := [trial for trial in trials(config, count) if (transition.name, trial) not in known]:
             found.append(transition)
             missing += len(lacking)
@@ -125,12 +125,9 @@ def _demand_alike(config: StudyConfig, records: Sequence[StudyRecord]) -> None:
         ) from error
 
 
-def _given(config: StudyConfig, transition: Transition) -> Given:
-    own = state_config(config, transition)
-    record = Record(own.run_dir, own.plain())
-    record.check()
+def _inputs(config: StudyConfig, transition: Transition) -> Inputs:
     try:
-        return read_given(own, Gathering(own, record, pays=False))
+        return read(state_config(config, transition), pays=False)[1]
     except SapoError as error:
         raise type(error)(f"transition {transition.name}: {error}") from error
 

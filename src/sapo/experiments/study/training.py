@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from sapo.core.progress import Reporter
 from sapo.core.types import Losses
-from sapo.experiments.study.ground import Ground, assignment, score
+from sapo.experiments.study.ground import Ground, score
 from sapo.experiments.study.mediators import Travel, drift
-from sapo.experiments.study.plan import Trial, settings_of
+from sapo.experiments.study.plan import Trial
 from sapo.experiments.study.records import StudyRecord
 from sapo.runs.config.study import StudyConfig
 from sapo.runs.lineage import library_versions
@@ -26,17 +27,20 @@ _DRIFT_ROWS = 32
 
 def train(config: StudyConfig, ground: Ground, trial: Trial, study: str, label: str, progress: Reporter) -> StudyRecord:
     """Return the record of one training from a transition's state."""
-    setup, task, renderer = ground.setup, ground.task, ground.setup.renderer
-    candidate = setup.candidates[task.name][trial.candidate]
+    run, task, renderer = ground.run, ground.task, ground.run.renderer
+    candidate = run.inputs.candidates[task.name][trial.candidate]
     encoded = renderer.encode(candidate.text, task.suffix, task.train)
-    model = ground.live.prepare(ground.state, assignment(config, setup, encoded))
-    scorer = ground.live.scorer.on(model)
+    model = run.model.prepare(ground.stage, replace(run.schedule[-1], rows=encoded))
+    scorer = run.model.scorer
+    settings = config.train
+    if trial.arm == "sgd":
+        settings = settings.model_copy(update={"learning_rate": config.sgd.learning_rate})
     began = time.perf_counter()
     travel, loss_before = Travel(), scorer(encoded).per_token
-    work = setup.plan.train[task.name]
+    work = run.plan.train[task.name]
     with progress.step(label, work.units, work.cost) as advance:
         training = finetune(
-            model, encoded, settings_of(config, trial.arm), trial.seed, advance, extras=Extras(watchers=(travel,))
+            model, encoded, settings, trial.seed, advance, extras=Extras(watchers=(travel,)), optimiser=trial.arm
         )
     losses, scores = {}, {}
     for name, one in ground.tested.items():
@@ -45,7 +49,7 @@ def train(config: StudyConfig, ground: Ground, trial: Trial, study: str, label: 
             ground.role(name), ground.before[name], scorer(renderer.encode(text, one.suffix, one.test))
         )
         if config.scores:
-            scores[name] = {"before": ground.scores[name], "after": score(setup, ground.live, model, one, text)}
+            scores[name] = {"before": ground.scores[name], "after": score(run, model, one, text, config.max_new_tokens)}
     mediators = {
         "first_gradient": training.gradient_norms[0],
         "path": travel.path,
@@ -72,7 +76,7 @@ def train(config: StudyConfig, ground: Ground, trial: Trial, study: str, label: 
 
 def _drift(ground: Ground, model: Any, start: dict[str, torch.Tensor]) -> float:
     earlier = [ground.tested[name] for name in ground.transition.earlier]
-    encode = ground.setup.renderer.encode
+    encode = ground.run.renderer.encode
     encoded = [e for one in earlier for e in encode(one.instruction, one.suffix, one.test[:_DRIFT_ROWS])]
     return drift(model, start, encoded)
 

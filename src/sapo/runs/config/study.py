@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 
 from sapo.core.settings import Local, Positive, Seed, Settings
 from sapo.runs.config.schema import CandidatesConfig, DataConfig, ModelConfig
 from sapo.tasks.own import DataSource
-from sapo.training.settings import LoraSettings, TrainSettings
-
-Arm = Literal["adamw", "sgd"]
+from sapo.training.settings import LoraSettings, Optimiser, TrainSettings
 
 
 class SgdConfig(Settings):
@@ -32,7 +30,7 @@ class StudyConfig(Settings):
     data: DataConfig = DataConfig()
     candidates: CandidatesConfig = CandidatesConfig(count=8)
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (1, 2, 3)
-    arms: Annotated[tuple[Arm, ...], Field(min_length=1)] = ("adamw",)
+    arms: Annotated[tuple[Optimiser, ...], Field(min_length=1)] = ("adamw",)
     sgd: SgdConfig = SgdConfig()
     # Selection rows that indicators are measured on, and test rows of each task whose losses are the outcomes.
     examples: Positive = 100

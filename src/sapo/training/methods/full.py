@@ -10,8 +10,8 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from sapo.core.errors import ModelError
-from sapo.training.schedule import Training
 from sapo.training.methods.seq_lora import SeqLora
+from sapo.training.schedule import Training
 
 
 class Full(SeqLora):

@@ -14,8 +14,8 @@ from peft import PeftModel, get_peft_model
 
 from sapo.core.errors import ModelError
 from sapo.training.methods.adapters import activate, concatenate, freeze, save_adapter, unusual_features
-from sapo.training.schedule import Training
 from sapo.training.methods.seq_lora import SeqLora
+from sapo.training.schedule import Training
 
 PAST, NEW, _BOTH = "default", "increment", "sum"
 

@@ -14,8 +14,8 @@ from torch.nn.functional import kl_div, log_softmax
 
 from sapo.models.passes import untouched
 from sapo.training.methods.objective import Objective, Part, trainable
-from sapo.training.schedule import Training
 from sapo.training.methods.seq_lora import SeqLora
+from sapo.training.schedule import Training
 from sapo.training.settings import LoraSettings, LwfSettings
 
 

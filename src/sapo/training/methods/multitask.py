@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from sapo.training.schedule import Order
 from sapo.training.methods.seq_lora import SeqLora
+from sapo.training.schedule import Order
 
 
 class Multitask(SeqLora):

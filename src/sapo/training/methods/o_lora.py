@@ -11,9 +11,9 @@ import torch
 from peft import PeftModel
 
 from sapo.training.methods.adapters import down_up, lora_layers
+from sapo.training.methods.inc_lora import NEW, PAST, IncLora
 from sapo.training.methods.objective import Objective, Part
 from sapo.training.schedule import Training
-from sapo.training.methods.inc_lora import NEW, PAST, IncLora
 from sapo.training.settings import LoraSettings, OLoraSettings
 
 

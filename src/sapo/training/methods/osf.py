@@ -13,8 +13,8 @@ from peft import OSFConfig, get_peft_model
 
 from sapo.core.errors import ModelError
 from sapo.training.methods.adapters import smallest_dimension
-from sapo.training.schedule import Training
 from sapo.training.methods.full import Full
+from sapo.training.schedule import Training
 
 
 class Osf(Full):

@@ -1,0 +1,316 @@
+"""A task sequence in somebody else's training loop: choices, performance matrix and metrics, kept across calls.
+
+    seq = sapo.TaskSequence("runs/mine", model, tokenizer, tasks)
+    if seq.done:                                # interrupted: resume with the model of the last finished task
+        model = load(f"runs/models/{seq.done[-1].name}")
+    for task in seq.open:
+        instruction = seq.before(task, model=model)   # scored under the model as it is now
+        model = train(model, task, instruction)
+        model.save_pretrained(f"runs/models/{task.name}")
+        seq.after(task, model)                  # all tasks are tested
+    seq.results.metrics["bwt"]                  # and: sapo report runs/mine
+
+The steps are those of `sapo run`, with the training left to the caller, and so is the directory, but for stages: models
+are the loop's own to keep, each in a directory of its own and before `after` is called, so that an interruption at any
+moment leaves the one to resume from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sapo.candidates.builtin import Builtin
+from sapo.candidates.checks.pool import admit
+from sapo.candidates.gather import gather
+from sapo.candidates.rules.source import Rules
+from sapo.core.errors import DataError, RecordError, nearest
+from sapo.core.progress import SILENT, Reporter, Work
+from sapo.core.types import Choice, Instruction, Rejection, Selection, Task
+from sapo.models.render import Renderer
+from sapo.runs.directory import RunDirectory, first_value
+from sapo.runs.inputs import used_rows
+from sapo.runs.lineage import library_versions
+from sapo.runs.metrics import METRICS
+from sapo.runs.model import GivenModel
+from sapo.runs.plan import Plan
+from sapo.runs.prepare import result_of
+from sapo.runs.results import Prompt, RunResult
+from sapo.runs.steps import Chooser, Row, Tester
+from sapo.selection.rows import MAX_LENGTH, context_length
+from sapo.selection.settings import SelectionSettings
+from sapo.tasks.holdout import hold_out
+from sapo.tasks.load import task_fingerprint
+from sapo.training.policies import BY_LOSS, LOWEST
+from sapo.training.schedule import Stage
+from sapo.training.settings import Policy
+
+_COUNT = 20
+_POLICIES = ("sapo", "original", "random", "highest", "median")
+_PROMPTS: tuple[Prompt, ...] = ("selected", "original")
+
+
+class TaskSequence:
+    """Which tasks were trained on, each with which instruction, and how well all of them are done at every stage.
+
+    Attributes:
+        tasks: in the order in which they are trained. Where one came without test rows, some of its training rows
+            are test rows here: train on these tasks, not on those that were given.
+
+    Args:
+        run_dir: where everything is kept; one that holds the same sequence is resumed.
+        model: any transformers or peft causal LM, as it is before the first task. Of a sequence that is
+            resumed, `before` is given the model that the last finished task left, or it is given here.
+        tokenizer: its tokenizer.
+        tasks: at least one, with different names.
+        policy: "sapo" takes the lowest pre-update loss; "original", "random", "highest" and "median" are controls.
+        examples: training rows that candidates are scored on.
+        rows: test rows of each task; None: all.
+        max_new_tokens: longest answer.
+        max_length: most tokens of prompt and answer.
+        seed: of rows, of races and of the policy random.
+        progress: hears about every step: an entered `sapo.cli.progress.terminal.Terminal` shows a bar.
+
+    Raises:
+        DataError: if tasks cannot be told apart or tested, or a setting is not allowed.
+        RecordError: if the directory holds something else.
+    """
+
+    def __init__(
+        self,
+        run_dir: str | Path,
+        model: Any,
+        tokenizer: Any,
+        tasks: Sequence[Task],
+        *,
+        policy: Policy = "sapo",
+        examples: int = 250,
+        rows: int | None = None,
+        max_new_tokens: int = 32,
+        max_length: int = MAX_LENGTH,
+        seed: int = 42,
+        progress: Reporter = SILENT,
+    ) -> None:
+        _demand(tasks, policy)
+        for name, value in (("examples", examples), ("rows", rows), ("max_new_tokens", max_new_tokens)):
+            if value is not None and value < 1:
+                raise DataError(f"{name} = {value}: allowed is a positive number")
+        self.tasks = tuple(hold_out(task) for task in tasks)
+        self._tested = tuple(used_rows(task, None, rows, seed) for task in self.tasks)
+        # The model's name is told, not compared: its weights are, and one that was saved has another name.
+        base = str(model.config.name_or_path or type(model).__name__)
+        self._config = {
+            "model": {"base": first_value(Path(run_dir), "model.base", base)},
+            "sequence": [task.name for task in tasks],
+            "data": [task_fingerprint(task) for task in self.tasks],
+            "policy": policy,
+            "method": "a loop of your own",
+            "seed": seed,
+            "selection": {"rule": "lowest", "examples": examples},
+            "evaluate": {"rows": rows, "max_new_tokens": max_new_tokens, "test_prompt": "both"},
+            "max_length": max_length,
+        }
+        self._directory = RunDirectory(Path(run_dir), self._config)
+        self._directory.check()
+        self._policy, self._examples, self._progress, self._model = policy, examples, progress, GivenModel(model)
+        renderer = Renderer(tokenizer, min(max_length, context_length(model)))
+        # Every test row is answered and scored.
+        work = {task.name: Work(n := 2 * len(task.test), n, n) for task in self._tested}
+        plan = Plan({}, {}, {}, work, {})
+        settings = SelectionSettings(
+            examples=examples, strategy="racing" if policy in LOWEST else "exhaustive", budget=None, cache=False
+        )
+        self._choose = Chooser(self._directory, self._model, renderer, policy, settings, seed, plan, progress=progress)
+        self._test = Tester(
+            self._directory, self._model, renderer, _PROMPTS, max_new_tokens, plan, progress=progress
+        )  # fmt: skip
+        # What `before` told since this object was made, and what was tested since then.
+        self._chosen: dict[str, Choice] = {}
+        self._rows: dict[int, Row] = {}
+        if not self.open and not (self._directory.path / "results.json").is_file():
+            # The process ended between the last record and this.
+            with self._directory:
+                self._directory.write("results.json", self.results.to_json())
+
+    @property
+    def done(self) -> tuple[Task, ...]:
+        """The tasks that were trained on and tested, in order."""
+        finished = (self._directory.path / "training" / f"{n}-{t.name}.json" for n, t in enumerate(self.tasks, 1))
+        return tuple(task for task, path in zip(self.tasks, finished, strict=True) if path.is_file())
+
+    @property
+    def open(self) -> tuple[Task, ...]:
+        """The tasks that are to be trained on yet, in order."""
+        return self.tasks[len(self.done) :]
+
+    def before(self, task: Task | str, candidates: Sequence[str] | None = None, *, model: Any = None) -> Instruction:
+        """Return the instruction to train a task with, chosen under the model as it is now.
+
+        Before the first task, all tasks are tested zero-shot.
+
+        Args:
+            task: the next one, or its name.
+            candidates: paraphrases; by default those that come with the library or that rules make.
+            model: as it is now; by default the one that was given last.
+
+        Raises:
+            DataError: if it is not the next one.
+            RecordError: if the model is not the one that the last finished task left.
+            SapoError: as `sapo.select`.
+        """
+        found = self._next(task)
+        self._take(model)
+        number = len(self.done) + 1
+        stage = self._model.stage(number - 1, self._name(number - 1), self._choices(number - 1))
+        with self._directory:
+            self._directory.write("environment.json", {"versions": library_versions()})
+            if number == 1:
+                self._directory.save(f"training/{stage.name}.json", {}, {"state": stage.fingerprint})
+                self._rows[0] = self._tested_row(stage)
+            else:
+                self._demand_left(number - 1, stage.fingerprint)
+            original = (Instruction(found.instruction, "original"),)
+            kept, rejected = (original, ()) if self._policy == "original" else _candidates(found, candidates)
+            if self._policy in BY_LOSS:
+                self._progress.plan(len(kept) * min(self._examples, len(found.train)))
+            self._chosen[found.name] = self._choose(stage, number, found, kept, rejected)
+        return self._chosen[found.name].instruction
+
+    def after(self, task: Task | str, model: Any = None) -> RunResult | None:
+        """Test all tasks with the model that was trained on a task; return all results after the last one.
+
+        Args:
+            task: the one that `before` was asked for.
+            model: after the training; by default the one that was given last, trained in place.
+
+        Raises:
+            DataError: if another task is next, or `before` was not asked.
+            SapoError: if an answer or a loss cannot be computed.
+        """
+        found = self._next(task)
+        if found.name not in self._chosen:
+            raise DataError(f"after({found.name!r}) without before({found.name!r}): it tells what to train with")
+        self._take(model)
+        number, choice = len(self.done) + 1, self._chosen[found.name]
+        with self._directory:
+            stage = self._model.stage(number, self._name(number), (*self._choices(number - 1), choice))
+            # Tests of a training that was not recorded: made again, it seldom ends with the same bits.
+            self._directory.drop_others(f"cells/{number}", {"model": stage.fingerprint})
+            self._rows[number] = self._tested_row(stage)
+            value = {"instruction": choice.instruction.text, "origin": choice.instruction.origin}
+            value["state"] = stage.fingerprint
+            self._directory.save(f"training/{stage.name}.json", {"model": stage.fingerprint}, value)
+            if number < len(self.tasks):
+                return None
+            results = self.results
+            self._directory.write("results.json", results.to_json())
+            return results
+
+    @property
+    def results(self) -> RunResult:
+        """What was found so far; metrics of a sequence that is not finished have no value.
+
+        Raises:
+            RecordError: before the first stage was tested.
+        """
+        rows = [self._row(number) for number in range(len(self.done) + 1)]
+        missing = {} if not self.open else {m.name: "the sequence is not finished" for m in METRICS}
+        return result_of(rows, self._tested, (), _PROMPTS, self._config, missing)
+
+    def selection(self, task: Task | str) -> Selection | None:
+        """Return the candidates' losses that the choice for a task rests on; None where the policy asks for none.
+
+        Raises:
+            DataError: if nothing was chosen for the task yet, or there is none of this name.
+        """
+        name = self._known(task)
+        found = {c.task.name: c for c in self._choices(len(self.done))} | self._chosen
+        if name not in found:
+            raise DataError(f"no instruction was chosen for {name!r} yet: call before({name!r}) when it is next")
+        return found[name].selection
+
+    def _known(self, task: Task | str) -> str:
+        """Return the name of a task of this sequence."""
+        name = task if isinstance(task, str) else task.name
+        names = [t.name for t in self.tasks]
+        if name not in names:
+            raise DataError(
+                f"{name!r} is no task of this sequence.{nearest(name, names)} Its tasks: {', '.join(names)}"
+            )
+        return name
+
+    def _next(self, task: Task | str) -> Task:
+        name = self._known(task)
+        if not self.open or self.open[0].name != name:
+            following = f"the next one is {self.open[0].name}" if self.open else "all of them are finished"
+            raise DataError(f"{name!r} is not the next task: {following}. Loop over Sequence.open")
+        return self.open[0]
+
+    def _take(self, model: Any) -> None:
+        if model is not None:
+            self._model.model = model
+
+    def _demand_left(self, number: int, state: str) -> None:
+        """Refuse a model that is not what the last finished task left."""
+        if self._trained(number)["state"] != state:
+            raise RecordError(
+                f"the model is not the one that was tested after {self.tasks[number - 1].name!r}, the last finished "
+                "task: give the model that was saved then (its weights, or their dtype, differ), or begin afresh in "
+                f"another run_dir than {self._directory.path}"
+            )
+
+    def _name(self, number: int) -> str:
+        return f"{number}-{self.tasks[number - 1].name}" if number else "0-start"
+
+    def _trained(self, number: int) -> Any:
+        """Return what was recorded of a stage.
+
+        Raises:
+            RecordError: if it was not.
+        """
+        found = self._directory.find(f"training/{self._name(number)}.json", {})
+        if found is None:
+            raise RecordError(f"{self._directory.path} holds no tests of stage {number} yet: call before()")
+        return found
+
+    def _choices(self, number: int) -> tuple[Choice, ...]:
+        """Return what was chosen for the tasks up to a stage."""
+        choices = []
+        for place, task in enumerate(self.tasks[:number], start=1):
+            found, name = self._trained(place), self._name(place)
+            selection: Selection | None = self._directory.find(f"selections/{name}.json", {}, Selection.from_json)
+            choices.append(Choice(task, Instruction(found["instruction"], found["origin"]), selection))
+        return tuple(choices)
+
+    def _tested_row(self, stage: Stage) -> Row:
+        self._progress.plan(sum(2 * len(task.test) for task in self._tested))
+        return self._test(stage, self._tested)
+
+    def _row(self, number: int) -> Row:
+        """Return a stage's row, read back where it was tested by an earlier process."""
+        if number not in self._rows:
+            state = self._trained(number)["state"]
+            stage = Stage(number, self._name(number), state, choices=self._choices(number))
+            self._rows[number] = self._test(stage, self._tested)
+        return self._rows[number]
+
+
+def _candidates(task: Task, given: Sequence[str] | None) -> tuple[tuple[Instruction, ...], tuple[Rejection, ...]]:
+    if given is not None:
+        return admit(task, given, "given")
+    gathered = gather(task, (Builtin(), Rules()), _COUNT)
+    return gathered.candidates, gathered.rejected
+
+
+def _demand(tasks: Sequence[Task], policy: str) -> None:
+    if isinstance(tasks, (Task, str)) or not all(isinstance(task, Task) for task in tasks):
+        raise DataError(f"tasks = {tasks!r:.80}: give a list of what sapo.load_task returns")
+    names = [task.name for task in tasks]
+    if not names or len(set(names)) < len(names):
+        raise DataError(f"tasks {names}: give at least one, and different names")
+    if policy not in _POLICIES:
+        raise DataError(f"policy = {policy!r}: allowed: {', '.join(_POLICIES)}.{nearest(policy, _POLICIES)}")
+    for task in tasks:
+        if not task.train:
+            raise DataError(f"task {task.name!r} has no training rows")

@@ -34,7 +34,7 @@ from sapo.report.sweeps import sweep_page
 from sapo.report.tables import Changed, Column, Command, Figure, Listing, Note, Page, Section, Table, cells
 from sapo.report.terminal import show
 from sapo.runs.config.loading import make_config
-from sapo.runs.records.files import append_record
+from sapo.runs.records import append_record
 
 # What would break out of an element, an attribute, a style sheet or a comment; mathematics to some; what a reader must
 # not obey; a direction that turns what follows; and a word wider than any screen.

@@ -47,9 +47,7 @@ from sapo.report.tables import Table
 from sapo.runs.config.schema import Config
 from sapo.runs.gathering import hold_back
 from sapo.runs.prepare import set_up
-from sapo.runs.records.making import record_of
-from sapo.runs.records.values import RunRecord
-from sapo.runs.results import Results
+from sapo.runs.results import RunResult
 from sapo.sequence import run
 from sapo.training.settings import Policy
 
@@ -85,12 +83,6 @@ def tables(run_dir: Path, title: str) -> list[Table]:
     return [block for block in section.blocks if isinstance(block, Table)]
 
 
-def record(data: Any) -> RunRecord:
-    return record_of(
-        data, name="n", sequence="s", test_data=data["test_data"], test_rows=data["test_rows"], versions={}
-    )
-
-
 @pytest.fixture(scope="module")
 def parts(model_dir: Path, bench: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Config]:
     root = tmp_path_factory.mktemp("parts")
@@ -109,7 +101,7 @@ def parts(model_dir: Path, bench: Path, tmp_path_factory: pytest.TempPathFactory
 @dataclass(frozen=True)
 class Worded:
     config: Config
-    results: Results
+    results: RunResult
     told: Told
 
 

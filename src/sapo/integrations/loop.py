@@ -166,7 +166,7 @@ class TaskSequence:
         with self._directory:
             self._directory.write("environment.json", {"versions": library_versions()})
             if number == 1:
-                self._directory.save(f"training/{stage.name}.json", {}, {"state": stage.fingerprint})
+                self._directory.save("start.json", {}, {"state": stage.fingerprint})
                 self._rows[0] = self._tested_row(stage)
             else:
                 self._demand_left(number - 1, stage.fingerprint)
@@ -261,7 +261,7 @@ class TaskSequence:
             )
 
     def _name(self, number: int) -> str:
-        return f"{number}-{self.tasks[number - 1].name}" if number else "0-start"
+        return f"{number}-{self.tasks[number - 1].name}" if number else "start"
 
     def _trained(self, number: int) -> Any:
         """Return what was recorded of a stage.
@@ -269,7 +269,8 @@ class TaskSequence:
         Raises:
             RecordError: if it was not.
         """
-        found = self._directory.find(f"training/{self._name(number)}.json", {})
+        path = f"training/{self._name(number)}.json" if number else "start.json"
+        found = self._directory.find(path, {})
         if found is None:
             raise RecordError(f"{self._directory.path} holds no tests of stage {number} yet: call before()")
         return found

@@ -18,7 +18,7 @@ from sapo.core.types import Example
 from sapo.integrations.testing import tiny_model, tiny_tokenizer
 from sapo.runs.config.loading import make_config
 from sapo.runs.config.schema import Config
-from sapo.runs.results import Results
+from sapo.runs.results import RunResult
 
 Json = dict[str, Any]
 SUFFIX = "One letter."
@@ -122,9 +122,9 @@ def adapters(run_dir: Path) -> dict[str, bytes]:
     return {str(p.relative_to(run_dir)): p.read_bytes() for p in sorted(run_dir.rglob("*.safetensors"))}
 
 
-def lasting(results: Results | Mapping[str, Any]) -> Json:
+def lasting(results: RunResult | Mapping[str, Any]) -> Json:
     """What a run found, without times and settings."""
-    data = results.data if isinstance(results, Results) else results
+    data = results.data if isinstance(results, RunResult) else results
     return {key: value for key, value in data.items() if key not in ("seconds", "config")}
 
 

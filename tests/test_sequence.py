@@ -28,7 +28,7 @@ from sapo.runs.config.loading import make_config
 from sapo.runs.config.schema import Config
 from sapo.runs.directory import Record
 from sapo.runs.prepare import set_up
-from sapo.runs.results import Results
+from sapo.runs.results import RunResult
 from sapo.runs.stage import Stage
 from sapo.sequence import run
 from sapo.tasks.builtin import builtin_paraphrases
@@ -111,7 +111,7 @@ def cell(run_dir: Path, stage: int, task: str, prompt: str) -> Json:
     return value
 
 
-def lasting(results: Results) -> Json:
+def lasting(results: RunResult) -> Json:
     """What a run found, without its times and its directory."""
     data = {key: value for key, value in results.data.items() if key != "seconds"}
     return {**data, "config": {key: value for key, value in data["config"].items() if key not in ("run_dir", "keep")}}
@@ -220,7 +220,7 @@ class Finished:
     """A run, what its trainer saw, and what it reported."""
 
     config: Config
-    results: Results
+    results: RunResult
     trained_on: tuple[tuple[str, ...], ...]
     listener: Listener
 
@@ -371,8 +371,8 @@ def test_the_main_matrix_and_metrics_are_those_of_the_primary_metric_and_the_cho
     assert metrics["bwt_all_stages"]["value"] == pytest.approx(bwt)
     fwt = (((r[1, 1] - r[0, 1]) + (r[1, 2] - r[0, 2])) / 2 + (r[2, 2] - r[0, 2])) / 2
     assert metrics["fwt_all_stages"]["value"] == pytest.approx(fwt)
-    low, high = metrics["ap"]["interval"]
-    assert low < metrics["ap"]["value"] < high
+    low, high = metrics["ap"]["interval"] or ()
+    assert low < (metrics["ap"]["value"] or 0) < high
     assert read(finished.run_dir / "results.json") == data
 
 
@@ -529,7 +529,7 @@ def test_one_task_has_no_transfer_metrics_and_says_why(model_dir: Path, bench: P
     assert metrics["ap"]["value"] is not None
     for name in ("bwt_all_stages", "bwt_final", "fwt_all_stages", "fwt_next_task", "forgetting_max"):
         assert (metrics[name]["value"], metrics[name]["interval"]) == (None, None)
-        assert "at least two tasks" in metrics[name]["reason"]
+        assert "at least two tasks" in (metrics[name]["reason"] or "")
     selection = read(config.run_dir / "selections" / "1-beta.json")["value"]
     assert (selection["rule"], selection["sample"], selection["rows"]) == ("confident", "first", [0, 1, 2, 3])
 

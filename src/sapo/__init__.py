@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from sapo.runs.config.loading import load_config as load_config
     from sapo.runs.config.loading import make_config as make_config
     from sapo.runs.config.schema import Config as Config
-    from sapo.runs.results import Results as Results
+    from sapo.runs.results import RunResult as RunResult
     from sapo.runs.stage import apply as apply
     from sapo.selection.select import select as select
     from sapo.sequence import run as run
@@ -37,7 +37,7 @@ _HOMES = {
     "Config": "sapo.runs.config",
     "Example": "sapo.core.types",
     "Instruction": "sapo.core.types",
-    "Results": "sapo.runs.results",
+    "RunResult": "sapo.runs.results",
     "SapoError": "sapo.core.errors",
     "Selection": "sapo.core.types",
     "Sequence": "sapo.integrations.sequence",

@@ -16,11 +16,10 @@ from sapo.core.types import Instruction, Selection, Task, Trained
 from sapo.models.answers import Evaluation
 from sapo.runs.config.schema import Config
 from sapo.runs.directory import Record
-from sapo.runs.findings import Findings, results_of, test_prompts
-from sapo.runs.formats import inspection_to_json
+from sapo.runs.findings import Findings, test_prompts
 from sapo.runs.gathering import Gathering
 from sapo.runs.prepare import Setup, environment, set_up
-from sapo.runs.results import Prompt, Results
+from sapo.runs.results import Prompt, RunResult, run_result, undefined
 from sapo.runs.states import State
 from sapo.runs.steps import Steps
 from sapo.runs.tracking import TOLD, integrations, told, tracked
@@ -36,7 +35,7 @@ def run(
     progress: Reporter | None = None,
     shared: Path | None = None,
     crossed: Mapping[str, str] = _NO_TEXTS,
-) -> Results:
+) -> RunResult:
     """Run one sequence and return what it found; everything is recorded in ``config.run_dir``.
 
     A run directory that holds finished steps of the same configuration is gone on with.
@@ -63,14 +62,28 @@ def run(
         tell(setup, progress)
         progress.plan(setup.plan.cost)
         record.write("environment.json", environment(setup.loaded, processes))
-        record.write_first("data.json", {"tasks": [inspection_to_json(i) for i in setup.inspections.values()]})
+        record.write_first("data.json", {"tasks": [one.to_json() for one in setup.inspections.values()]})
         gathering.save(setup.tasks, [setup.gathered[task.name] for task in setup.tasks])
         updates = [setup.plan.work(lesson.tasks).units for lesson in setup.lessons]
         with tracked(trackers, config.run_dir, setup.loaded.model, updates) as tracker:
             steps = Steps(setup, record, progress, tracker)
-            results = results_of(setup, _follow(setup, steps, record, crossed), steps.seconds)
-            tracker.finished(results.data["metrics_all"])
-        record.write("results.json", results.data)
+            found = _follow(setup, steps, record, crossed)
+            results = run_result(
+                tasks=setup.tasks,
+                watch=setup.watch,
+                prompts=test_prompts(config),
+                cells=found.cells,
+                trained=found.trained,
+                config=config.plain(),
+                seconds=steps.seconds,
+                undefined=undefined(setup.method.order),
+                wordings=found.wordings,
+                crossed=found.crossed,
+                ability={stage: ability.loss for stage, ability in found.ability.items()},
+                alarms=found.alarms,
+            )
+            tracker.finished(results.metrics_all)
+        record.write("results.json", results.to_json())
         if config.report_to:
             record.write(TOLD, sorted({*known, *config.report_to}))
         return results

@@ -35,8 +35,8 @@ from sapo.report.tables import Table
 from sapo.runs.config.loading import make_config
 from sapo.runs.config.schema import Config
 from sapo.runs.prepare import set_up
-from sapo.runs.records.files import read_records
-from sapo.runs.records.values import RunRecord
+from sapo.runs.records import read_records
+from sapo.runs.results import RunResult
 from sapo.sequence import run
 
 NAME = "alpha+beta"
@@ -176,7 +176,7 @@ def test_what_one_policy_lacks_is_said_before_the_first_run(policies: list[str],
 @dataclass(frozen=True)
 class Swept:
     config: Config
-    records: Sequence[RunRecord]
+    records: Sequence[RunResult]
     told: Told
     calls: Sequence[str]
 

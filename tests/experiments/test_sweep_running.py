@@ -16,7 +16,7 @@ from sapo.cli import main
 from sapo.core.errors import RecordError, SweepError, TrainError
 from sapo.experiments.sweep import run_sweep
 from sapo.runs.config.schema import Config
-from sapo.runs.records.files import read_records
+from sapo.runs.records import read_records
 from sapo.sequence import run
 from sapo.training.finetune import finetune
 from sapo.training.methods.inc_lora import IncLora

@@ -39,7 +39,6 @@ from sapo.report.terminal import show
 from sapo.runs.config.loading import make_config
 from sapo.runs.config.schema import Config
 from sapo.runs.forecast import Forecast, estimate
-from sapo.runs.formats import inspection_to_json, losses_to_json, selection_to_json
 from sapo.runs.metrics import METRICS
 from sapo.runs.prepare import set_up
 from sapo.runs.results import Prompt, tabulate
@@ -136,7 +135,7 @@ def write_run(
                 value = {
                     "instruction": "", "predictions": list(cell.predictions), "answers": ["a"] * rows,
                     "scores": {name: x.tolist() for name, x in cell.scores.items()},
-                    "losses": losses_to_json(cell.losses), "seconds": 1.0,
+                    "losses": cell.losses.to_json(), "seconds": 1.0,
                 }  # fmt: skip
                 name = f"{task.name}.{'original' if same else prompt}.json"
                 inputs = {"data": f"{data} of {task.name}"}
@@ -156,7 +155,7 @@ def write_run(
             )
             write_json(
                 directory / "selections" / f"{n}-{task.name}.json",
-                {"inputs": {}, "value": selection_to_json(selection)},
+                {"inputs": {}, "value": selection.to_json()},
             )
     tables = tabulate(table, tasks, watched, prompts, seed)
     results = {
@@ -172,6 +171,8 @@ def write_run(
             }
             for task, text in zip(tasks, texts, strict=True)
         },
+        "test_data": {name: f"{data} of {name}" for name in names},
+        "test_rows": dict.fromkeys(names, rows),
         "config": config.plain(),
         "seconds": {"scoring": 5.0, "training": 61.0, "evaluating": 7500.0, "total": 7566.0},
     }  # fmt: skip
@@ -540,7 +541,7 @@ def test_a_damaged_or_incomplete_run_is_an_error_that_says_so() -> None:
     with pytest.raises(RecordError, match=r"alpha\.original\.json is missing"):
         run_page(read_run(Path("a")))
     write_json(Path("a/results.json"), {"tasks": []})
-    with pytest.raises(RecordError, match="damaged: it has no primary_metrics"):
+    with pytest.raises(RecordError, match=r"damaged, or .*\(primary_metrics: Field required\)"):
         read_run(Path("a"))
 
 
@@ -779,7 +780,7 @@ def test_a_run_shows_its_data_if_that_was_recorded() -> None:
     run = write_run(Path("a"))
     assert all(section.title != "Data" for section in run_page(run).sections)
     overlapping = replace(inspect_rows(toy_task("alpha"), range(4)), overlap=3)
-    write_json(Path("a/data.json"), {"tasks": [inspection_to_json(overlapping)]})
+    write_json(Path("a/data.json"), {"tasks": [overlapping.to_json()]})
     text = " ".join(printed(lambda c: print_run(c, Path("a"))).split())
     assert "alpha 16 8 0 3 0.00 0" in text and "3 of 8 test rows have inputs that are also trained on" in text
     assert "## Data" in Path("a/report.md").read_text()

@@ -22,8 +22,8 @@ from sapo.report.tables import Note, Page, Section, Table
 from sapo.report.terminal import show
 from sapo.report.units import spread, unit_difference
 from sapo.runs.metrics import METRICS
-from sapo.runs.records.files import append_record
-from sapo.runs.records.values import RunRecord
+from sapo.runs.records import append_record
+from sapo.runs.results import RunResult
 
 TASKS = ("alpha", "beta")
 # Student t, 97.5 % quantile by degrees of freedom, from a printed table.
@@ -43,7 +43,7 @@ def record(
     metric: str = "exact_match",
     data: str = "rows",
     **changes: Any,
-) -> RunRecord:
+) -> RunResult:
     """A record whose metrics are given; the NLL ones are a hundredth. ``last``: final row of scores by prompt."""
 
     def estimate(name: str, scale: float) -> dict[str, Any]:
@@ -58,22 +58,25 @@ def record(
     scales = {"primary": 1.0, "nll": 0.01}
     text = "the original" if policy == "original" else "a paraphrase"
     rows = {prompt: list(last.get(prompt, [50.0] * len(tasks))) for prompt in prompts}
-    return RunRecord.from_json(
+    return RunResult.from_json(
         {
-            "format": 1, "name": f"{sequence}/{method}-{policy}-s{seed}", "sequence": sequence, "tasks": list(tasks),
-            "model": "tiny", "method": method, "policy": policy, "seed": seed, "test_prompt": prompts[0],
+            "name": f"{sequence}/{method}-{policy}-s{seed}", "sequence": sequence, "tasks": list(tasks),
+            "test_prompt": prompts[0],
             "primary_metrics": dict.fromkeys(tasks, metric), "test_data": dict.fromkeys(tasks, data),
             "test_rows": dict.fromkeys(tasks, 12), "watch": {}, "seconds": {"training": 50.0, "total": 150.0},
-            "versions": {}, "config": {},
+            "versions": {},
+            "config": {
+                "model": {"base": changes.pop("model", "tiny")}, "method": method, "policy": policy, "seed": seed,
+            },
             "matrices": {
                 m: {p: [[0.0] * len(tasks), *([[x * s for x in rows[p]]] * len(tasks))] for p in prompts}
                 for m, s in scales.items()
             },
-            "metrics": {
+            "metrics_all": {
                 m: {p: {metric.name: estimate(metric.name, s) for metric in METRICS} for p in prompts}
                 for m, s in scales.items()
             },
-            "instructions": {t: {"text": text, "origin": "file", "original": "the original"} for t in tasks},
+            "instructions": {t: {"text": text, "origin": "file", "original": "the original", "suffix": "", "losses": None} for t in tasks},
         }
         | changes
     )  # fmt: skip
@@ -114,7 +117,7 @@ def by_hand(values: Sequence[float]) -> tuple[float, float, float]:
     return mean, mean - half, mean + half
 
 
-def three_seeds(differences: Sequence[float | None] = (1.25, -0.5, 3.0)) -> list[RunRecord]:
+def three_seeds(differences: Sequence[float | None] = (1.25, -0.5, 3.0)) -> list[RunResult]:
     """Original and sapo runs of several seeds; None: there is no sapo run."""
     found = []
     for seed, difference in enumerate(differences, start=1):
@@ -378,15 +381,13 @@ def test_robustness_takes_the_worst_wording_of_each_task_in_the_direction_of_the
 
 
 def test_general_ability_shows_before_after_and_change() -> None:
-    def measured(seed: int, after: float) -> RunRecord:
-        stages = [(0, 3.0, 80.0), (2, after, 75.0), (1, 9.0, 1.0)]
-        ability = [{"stage": i, "loss": loss, "share": share} for i, loss, share in stages]
+    def measured(seed: int, after: float) -> RunResult:
+        ability = [{"stage": i, "loss": loss} for i, loss in [(0, 3.0), (2, after), (1, 9.0)]]
         return record(seed=seed, ability=ability)
 
     page = sweep_page([measured(1, 3.25), measured(2, 2.875), record(seed=3, ability=[])])
-    loss, share = tables(page, "General ability")
+    (loss,) = tables(page, "General ability")
     assert rows(loss) == [["seq-lora", "original", "2", "3.000", "3.062", "+0.062", "+0.250, -0.125, –"]]
-    assert rows(share)[0][3:] == ["80.0", "75.0", "-5.0", "-5.0, -5.0, –"]
 
 
 def test_the_guard_is_shown_only_where_something_happened() -> None:
@@ -447,7 +448,7 @@ def test_two_runs_of_one_setting_are_refused() -> None:
 # Files and the terminal
 
 
-def write(path: Path, runs: Sequence[RunRecord]) -> None:
+def write(path: Path, runs: Sequence[RunResult]) -> None:
     for run in runs:
         append_record(path, run)
 

@@ -41,7 +41,7 @@ from sapo.report.runs import read_run
 from sapo.report.tables import Note
 from sapo.runs.config.schema import Config
 from sapo.runs.prepare import set_up
-from sapo.runs.results import Results
+from sapo.runs.results import RunResult
 from sapo.sequence import run
 from sapo.training.finetune import Training, finetune
 from sapo.training.guard import Guard, Watched, increase
@@ -136,12 +136,12 @@ def test_the_first_task_is_forgotten_so_that_the_tests_below_can_fail(free: Free
 
 
 @pytest.fixture(scope="module")
-def warned(model_dir: Path, bench: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, Results, Told]:
+def warned(model_dir: Path, bench: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, RunResult, Told]:
     config, told = guarded(model_dir, bench, tmp_path_factory.mktemp("w") / "run", guard={"limit": LIMIT}), Told()
     return config, run(config, told), told
 
 
-def test_under_warn_training_goes_on_and_every_rise_is_told(warned: tuple[Config, Results, Told], free: Free) -> None:
+def test_under_warn_training_goes_on_and_every_rise_is_told(warned: tuple[Config, RunResult, Told], free: Free) -> None:
     config, results, told = warned
     expected = [free.alarm(step, None) for step in (6, 8, 10)]
     assert training_of(config.run_dir, "2-beta")["alarms"] == expected
@@ -152,7 +152,7 @@ def test_under_warn_training_goes_on_and_every_rise_is_told(warned: tuple[Config
     assert all("on alpha is +" in note and note.endswith("; training goes on (guard.action warn)") for note in heard)
 
 
-def test_under_warn_no_weight_and_no_result_changes(warned: tuple[Config, Results, Told], free: Free) -> None:
+def test_under_warn_no_weight_and_no_result_changes(warned: tuple[Config, RunResult, Told], free: Free) -> None:
     config, results, _ = warned
     assert adapters(config.run_dir) == adapters(free.config.run_dir)
     assert {key: value for key, value in lasting(results).items() if key != "guard"} == free.found
@@ -162,7 +162,7 @@ def test_under_warn_no_weight_and_no_result_changes(warned: tuple[Config, Result
         assert mine["losses"] == other["losses"] and mine["state"] == other["state"]
 
 
-def test_what_it_saw_is_on_the_page_of_the_run(warned: tuple[Config, Results, Told], free: Free) -> None:
+def test_what_it_saw_is_on_the_page_of_the_run(warned: tuple[Config, RunResult, Told], free: Free) -> None:
     run_dir = warned[0].run_dir
     (section,) = [s for s in run_page(read_run(run_dir)).sections if s.title == "Forgetting guard"]
     notes = [block.text for block in section.blocks if isinstance(block, Note)]
@@ -181,14 +181,14 @@ def test_what_it_saw_is_on_the_page_of_the_run(warned: tuple[Config, Results, To
     assert notes[0] in shown.getvalue() and "had risen by" in (run_dir / "report.md").read_text(encoding="utf-8")
 
 
-def test_the_first_task_has_nothing_to_look_at_and_that_is_told(warned: tuple[Config, Results, Told]) -> None:
+def test_the_first_task_has_nothing_to_look_at_and_that_is_told(warned: tuple[Config, RunResult, Told]) -> None:
     nothing = [note for note in warned[2].notes if "nothing to look at" in note]
     assert nothing == [
         "forgetting guard: nothing to look at, as nothing was trained before and there are no watch tasks"
     ]
 
 
-def test_a_finished_run_is_read_back_with_its_alarms(warned: tuple[Config, Results, Told]) -> None:
+def test_a_finished_run_is_read_back_with_its_alarms(warned: tuple[Config, RunResult, Told]) -> None:
     told = Told()
     assert run(warned[0], told).data == warned[1].data and told.steps == []
 

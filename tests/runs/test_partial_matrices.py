@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -35,8 +34,7 @@ from sapo.report.tables import Table
 from sapo.runs.config.schema import Config
 from sapo.runs.metrics import METRICS
 from sapo.runs.prepare import set_up
-from sapo.runs.records.making import record_of
-from sapo.runs.records.values import RunRecord
+from sapo.runs.results import RunResult
 from sapo.sequence import run
 
 TASKS = ("alpha", "beta")
@@ -69,12 +67,6 @@ def printed(*run_dirs: Path) -> str:
 def tables(run_dir: Path, title: str) -> list[Table]:
     (section,) = [s for s in run_page(read_run(run_dir)).sections if s.title == title]
     return [block for block in section.blocks if isinstance(block, Table)]
-
-
-def record(data: Any) -> RunRecord:
-    return record_of(
-        data, name="n", sequence="s", test_data=data["test_data"], test_rows=data["test_rows"], versions={}
-    )
 
 
 # Methods that define a part of the matrix.
@@ -169,8 +161,8 @@ def test_reports_and_records_of_partial_matrices(method: str, parts: dict[str, C
     shown = [[cell.text.strip(" *()") for cell in row][-2:] for row in matrix.rows]
     # A stage that the method does not have is no row.
     assert [[value != "–" for value in row] for row in shown] == [row for row in DEFINED[method] if any(row)]
-    found = record(read(run_dir / "results.json"))
-    assert RunRecord.from_json(found.to_json()) == found
+    found = RunResult.from_json(read(run_dir / "results.json"))
+    assert RunResult.from_json(found.to_json()) == found
     final = read(run_dir / "results.json")["matrices"]["nll"]["selected"]
     expected = (final[2][0], final[2][1]) if method == "multitask" else (final[1][0], final[2][1])
     assert found.final("nll", "selected") == expected

@@ -17,7 +17,6 @@ from sapo.core.errors import RecordError
 from sapo.core.storage import fingerprint, read_json, write_json, write_text
 from sapo.core.types import CandidateLoss, Instruction, Losses, Race, Rejection, Selection
 from sapo.runs.directory import Record
-from sapo.runs.formats import losses_from_json, losses_to_json, selection_from_json, selection_to_json
 
 CONFIG: dict[str, Any] = {"seed": 42, "train": {"epochs": 1.0, "rows": None}, "watch": ["a"], "run_dir": "anywhere"}
 LONE = "half a character: \ud83d"
@@ -373,8 +372,8 @@ def selection() -> Selection:
 
 def test_a_selection_survives_its_file_to_the_last_bit(tmp_path: Path) -> None:
     one = selection()
-    write_json(tmp_path / "selection.json", selection_to_json(one))
-    other = selection_from_json(read_json(tmp_path / "selection.json"))
+    write_json(tmp_path / "selection.json", one.to_json())
+    other = Selection.from_json(read_json(tmp_path / "selection.json"))
     for a, b in zip(one.candidates, other.candidates, strict=True):
         assert replace(a, losses=b.losses) == b
         for name in ("nll", "tokens", "cut"):
@@ -382,11 +381,11 @@ def test_a_selection_survives_its_file_to_the_last_bit(tmp_path: Path) -> None:
             assert before.tobytes() == after.tobytes() and before.dtype == after.dtype
     assert replace(one, candidates=()) == replace(other, candidates=())
     assert other.instruction == one.candidates[1].instruction
-    assert selection_to_json(other) == selection_to_json(one)
+    assert other.to_json() == one.to_json()
 
 
 def test_a_selections_summary_is_the_sum_over_its_examples(tmp_path: Path) -> None:
-    found = json.loads(json.dumps(selection_to_json(selection())))
+    found = json.loads(json.dumps(selection().to_json()))
     assert found["examples"] == 5
     for candidate in found["candidates"]:
         nll, tokens = candidate["losses"]["nll"], candidate["losses"]["tokens"]
@@ -398,10 +397,10 @@ def test_a_selections_summary_is_the_sum_over_its_examples(tmp_path: Path) -> No
 def test_losses_that_are_not_numbers_never_reach_a_file(tmp_path: Path) -> None:
     losses = Losses(np.array([1.0, np.nan]), np.array([1, 1]), np.array([0, 0]))
     with pytest.raises(RecordError, match="not finite"):
-        write_json(tmp_path / "losses.json", losses_to_json(losses))
+        write_json(tmp_path / "losses.json", losses.to_json())
     assert files(tmp_path) == set()
 
 
 def test_an_empty_list_of_losses_keeps_its_kinds() -> None:
-    empty = losses_from_json({"nll": [], "tokens": [], "cut": []})
+    empty = Losses.from_json({"nll": [], "tokens": [], "cut": []})
     assert [x.dtype for x in (empty.nll, empty.tokens, empty.cut)] == [np.float64, np.int64, np.int64]

@@ -1,97 +1,104 @@
-"""Records: what is kept of results.json, and a file that survives crashes, repetition and hostile texts."""
+"""A result as JSON, and a file of them that survives crashes, repetition and hostile texts."""
 
 import json
 import os
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sapo.core.errors import RecordError
-from sapo.runs.records.files import append_record, read_records
-from sapo.runs.records.making import record_of
-from sapo.runs.records.values import RunRecord
+from sapo.runs.records import append_record, read_records
+from sapo.runs.results import RunResult
 
 TASKS = ("alpha", "be[red]ta|\u2028")
 
 
 def results(**changes: Any) -> dict[str, Any]:
-    """What results.json of a small run holds."""
-    matrix = [[10.0, 20.0], [30.0, 25.5], [28.0, float("nan")]]
+    """What results.json of a small run holds, and what a sweep adds."""
+    matrix = [[10.0, 20.0], [30.0, 25.5], [28.0, None]]
     estimate = {"value": 28.0, "interval": [20.0, 35.5], "reason": None}
     undefined = {"value": None, "interval": None, "reason": "no cell"}
     prompts = ("selected", "original")
     measures = ("primary", "exact_match", "nll")
     return {
+        "format": 2,
+        "name": "demo/seq-lora-sapo-s7",
+        "sequence": "demo",
         "tasks": list(TASKS),
         "primary_metric": "mixed",
         "primary_metrics": {TASKS[0]: "exact_match", TASKS[1]: "rouge_l", "other": "rouge_l"},
         "test_prompt": "selected",
         "matrix": matrix,
-        "metrics": {},
+        "metrics": {"ap": estimate, "bwt_final": undefined},
         "matrices": {m: dict.fromkeys(prompts, matrix) for m in measures},
         "metrics_all": {m: {p: {"ap": estimate, "bwt_final": undefined} for p in prompts} for m in measures},
         "watch": {"other": {m: {p: [1.0, None, 3.0] for p in prompts} for m in measures}},
         "instructions": {
-            task: {"text": "t", "origin": "file", "original": "o", "suffix": "s", "losses": {"t": 1.0}}
-            for task in TASKS
+            TASKS[0]: {"text": "t", "origin": "file", "original": "o", "suffix": "s", "losses": {"t": 1.0}},
+            TASKS[1]: {"text": "t", "origin": "file", "original": "o", "suffix": "", "losses": None, "mixture": ["a"]},
         },
+        "test_data": dict.fromkeys(TASKS, "f00"),
+        "test_rows": dict.fromkeys(TASKS, 5),
         "config": {"model": {"base": "tiny"}, "method": "seq-lora", "policy": "sapo", "seed": 7, "lr": 1e-4},
         "seconds": {"training": 61.0, "total": 80.25},
+        "versions": {"torch": "2.9"},
     } | changes  # fmt: skip
 
 
-def make(**changes: Any) -> RunRecord:
-    return record_of(
-        results(**changes),
-        name="demo/seq-lora-sapo-s7",
-        sequence="demo",
-        test_data=dict.fromkeys(TASKS, "f00"),
-        test_rows=dict.fromkeys(TASKS, 5),
-        versions={"torch": "2.9", "absent": None},
-    )
+def make(**changes: Any) -> RunResult:
+    return RunResult.from_json(results(**changes))
 
 
-def renamed(name: str) -> RunRecord:
-    return replace(make(), name=name)
+def renamed(name: str) -> RunResult:
+    return make(name=name)
 
 
-def test_a_record_keeps_what_tables_need_and_drops_the_rest() -> None:
-    record = make()
-    data = record.to_json()
-    assert set(data) == {
-        "format", "name", "sequence", "tasks", "model", "method", "policy", "seed", "primary_metrics", "test_prompt",
-        "test_data", "test_rows", "matrices", "metrics", "watch", "instructions", "crossed", "robustness", "ability",
-        "guard", "config", "seconds", "versions",
-    }  # fmt: skip
-    assert data["config"]["seed"] == 7 and "run_dir" not in data["config"]
-    assert data["format"] == 1 and data["model"] == "tiny" and data["seed"] == 7
-    assert data["tasks"] == list(TASKS) and data["versions"] == {"torch": "2.9"}
-    assert set(data["matrices"]) == set(data["metrics"]) == set(data["watch"]["other"]) == {"primary", "nll"}
-    assert data["matrices"]["nll"]["original"] == [[10.0, 20.0], [30.0, 25.5], [28.0, None]]
-    assert data["metrics"]["primary"]["selected"]["ap"] == {"value": 28.0, "interval": [20.0, 35.5], "reason": None}
-    assert data["watch"]["other"]["primary"]["selected"] == [1.0, None, 3.0]
-    assert data["instructions"][TASKS[0]] == {"text": "t", "origin": "file", "original": "o", "switches": None}
-    assert data["crossed"] is data["robustness"] is data["ability"] is data["guard"] is None
+def seeded(name: str, seed: int) -> RunResult:
+    return make(name=name, config={**results()["config"], "seed": seed})
 
 
-def test_a_record_comes_back_from_json_as_it_was() -> None:
-    extras: dict[str, Any] = {
-        "crossed": {"by": "sapo", "primary": dict.fromkeys(TASKS, 50.0), "nll": dict.fromkeys(TASKS, 1.5)},
-        "robustness": {TASKS[0]: {"texts": ["a", "b"], "primary": [1.0, 2.0], "rouge_l": [3.0, 4.0], "nll": [5, 6]}},
-        "ability": [{"stage": 0, "loss": 3.25, "share": 80.0}, {"stage": 2, "loss": 3.5, "share": 75.0}],
-        "guard": [
-            {"task": "b", "step": 40, "back_to": 20, "watched": "a", "increase": 0.2, "low": 0.1, "updates": 80},
-            {"task": "b", "step": 60, "back_to": None, "watched": "a", "increase": 0.3, "low": 0.2, "updates": 80},
-        ],
-    }
-    record = make(**extras)
-    again = RunRecord.from_json(json.loads(json.dumps(record.to_json())))
-    assert again == record
-    assert again.crossed is not None and again.crossed.of("nll")[TASKS[0]] == 1.5
-    assert again.robustness is not None and again.robustness[TASKS[0]].of("primary") == (1.0, 2.0)
-    assert again.guard is not None and [alarm.back_to for alarm in again.guard] == [20, None]
+EXTRAS: dict[str, Any] = {
+    "crossed": {"by": "sapo", "primary": dict.fromkeys(TASKS, 50.0), "nll": dict.fromkeys(TASKS, 1.5)},
+    "robustness": {TASKS[0]: {"texts": ["a", "b"], "primary": [1.0, 2.0], "nll": [5.0, 6.0]}},
+    "ability": [{"stage": 0, "loss": 3.25}, {"stage": 2, "loss": 3.5}],
+    "guard": [
+        {"task": "b", "step": 40, "back_to": 20, "watched": "a", "increase": 0.2, "low": 0.1, "updates": 80},
+        {"task": "b", "step": 60, "back_to": None, "watched": "a", "increase": None, "low": None, "updates": 80},
+    ],
+}
+
+
+@pytest.mark.parametrize("extras", [{}, EXTRAS])
+def test_json_comes_back_as_it_was_and_holds_nothing_that_was_not_measured(extras: dict[str, Any]) -> None:
+    result = make(**extras)
+    assert result.to_json() == results(**extras)
+    assert RunResult.from_json(json.loads(json.dumps(result.to_json()))) == result
+
+
+def test_what_readers_take() -> None:
+    result = make(**EXTRAS)
+    assert result.matrix == [[10.0, 20.0], [30.0, 25.5], [28.0, None]] and result.metrics["ap"]["value"] == 28.0
+    assert (result.model, result.method, result.policy, result.seed) == ("tiny", "seq-lora", "sapo", 7)
+    assert result.crossed is not None and result.crossed.of("nll")[TASKS[0]] == 1.5
+    assert result.robustness is not None and result.robustness[TASKS[0]].of("primary") == [1.0, 2.0]
+    assert result.guard is not None and [alarm.back_to for alarm in result.guard] == [20, None]
+
+
+def test_a_line_of_the_first_format_is_read() -> None:
+    now = results(matrices={m: results()["matrices"][m] for m in ("primary", "nll")})
+    old = {key: value for key, value in now.items() if key not in ("metrics_all", "primary_metric", "matrix")}
+    old |= {"format": 1, "metrics": {m: now["metrics_all"][m] for m in ("primary", "nll")}, "model": "tiny"}
+    old["instructions"] = {task: {"text": "t", "origin": "file", "original": "o", "switches": None} for task in TASKS}
+    old |= {"ability": [{"stage": 0, "loss": 3.25, "share": 80.0}], "crossed": None, "guard": None}
+    read = RunResult.from_json(old)
+    assert read.metrics["ap"]["value"] == 28.0 and read.ability is not None and read.ability[0].loss == 3.25
+    assert read.instructions[TASKS[0]].losses is None and RunResult.from_json(read.to_json()) == read
+
+
+def test_the_committed_sweeps_are_read() -> None:
+    folder = Path(__file__).parents[2] / "results"
+    assert [len(read_records(folder / f"{name}.jsonl")) for name in ("grid", "policies", "seeds")] == [30, 45, 6]
 
 
 def test_the_last_stage_that_tested_a_task_counts() -> None:
@@ -102,11 +109,11 @@ def test_the_last_stage_that_tested_a_task_counts() -> None:
     record = make(matrices=matrices, metrics_all=metrics)
     assert record.final("nll", "selected") == (3.0, None)
     assert record.final("nll", "original") == (None, None)
-    assert record.estimate("nll", "original", "ap").value is None
+    assert record.estimate("nll", "original", "ap")["value"] is None
 
 
 def test_test_prompts_are_the_same_where_only_originals_were_trained_with() -> None:
-    originals = {task: {"text": "o", "origin": "original", "original": "o"} for task in TASKS}
+    originals = {task: {**used, "text": "o"} for task, used in results()["instructions"].items()}
     one: dict[str, Any] = {
         key: {m: {"selected": results()[key][m]["selected"]} for m in ("primary", "nll")}
         for key in ("matrices", "metrics_all")
@@ -120,20 +127,22 @@ def test_test_prompts_are_the_same_where_only_originals_were_trained_with() -> N
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format": 0}, "format 0, and there is none but 1"),
-        ({"seed": "x"}, "seed: Input should be a valid integer"),
+        ({"format": 0}, "format 0: known are 1 to 2"),
+        ({"test_rows": dict.fromkeys(TASKS, "x")}, "test_rows.alpha: Input should be a valid integer"),
         ({"tasks": [*TASKS, "third"]}, "task third lacks"),
         ({"test_prompt": "neither"}, "test_prompt"),
+        ({"instructions": {}}, "task alpha lacks its instruction"),
+        ({"config": {"model": {"base": "x"}}}, "config lacks method"),
         ({"seconds": {"total": float("inf")}}, "seconds.total"),
         ({"matrices": {"primary": {"selected": [[1.0]]}}}, "matrices|matrix|measure"),
         ({"robustness": {"a": {"texts": ["x"], "primary": [], "nll": []}}}, "1 texts have 0 scores"),
     ],
 )
-def test_what_is_no_record_is_refused_with_the_reason(changes: dict[str, Any], message: str) -> None:
+def test_what_is_not_a_result_is_refused_with_the_reason(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        RunRecord.from_json(make().to_json() | changes)
-    with pytest.raises(ValueError, match="record: "):
-        RunRecord.from_json([1])
+        RunResult.from_json(results(**changes))
+    with pytest.raises(ValueError, match="result: "):
+        RunResult.from_json([1])
 
 
 def test_appending_is_idempotent_and_a_name_is_held_once(tmp_path: Path) -> None:
@@ -145,7 +154,7 @@ def test_appending_is_idempotent_and_a_name_is_held_once(tmp_path: Path) -> None
     os.utime(path, ns=(1, 1))
     append_record(path, second)
     assert path.stat().st_mtime_ns == 1 and path.read_bytes() == before[1]
-    changed = replace(second, seed=8)
+    changed = seeded("b", 8)
     append_record(path, changed)
     assert read_records(path) == (first, changed, third)
     assert len(path.read_text(encoding="utf-8").rstrip("\n").split("\n")) == 3
@@ -154,7 +163,7 @@ def test_appending_is_idempotent_and_a_name_is_held_once(tmp_path: Path) -> None
 
 def test_of_several_lines_of_one_name_the_last_counts(tmp_path: Path) -> None:
     path = tmp_path / "records.jsonl"
-    old, new, other = renamed("a"), replace(renamed("a"), seed=9), renamed("b")
+    old, new, other = renamed("a"), seeded("a", 9), renamed("b")
     path.write_text("".join(json.dumps(record.to_json()) + "\n" for record in (old, other, new)))
     assert {record.name: record.seed for record in read_records(path)} == {"a": 9, "b": 7}
 
@@ -180,7 +189,7 @@ def test_a_character_that_was_cut_off_is_ignored_too(tmp_path: Path) -> None:
     assert read_records(path) == (renamed("a"),)
 
 
-@pytest.mark.parametrize("line", ["{", "[]", '{"format": 1}', '{"format": 0}', "NaN", "\udc80"])
+@pytest.mark.parametrize("line", ["{", "[]", '{"format": 1}', '{"format": 0}', '{"format": "x"}', "NaN", "\udc80"])
 def test_a_damaged_line_is_an_error_that_names_file_and_line(tmp_path: Path, line: str) -> None:
     path = tmp_path / "records.jsonl"
     append_record(path, renamed("a"))
@@ -202,7 +211,14 @@ def test_an_unreadable_file_is_an_error_that_names_it(tmp_path: Path) -> None:
 def test_texts_survive_a_file_whatever_they_hold(tmp_path: Path) -> None:
     texts = ["line\nbreak", "\u2028\x85", "\ud800", "[red]|`", "北京", "\\n"]
     entries = {TASKS[0]: texts[0], TASKS[1]: "|".join(texts)}
-    instructions = {task: {"text": text, "origin": "file", "original": text} for task, text in entries.items()}
+    instructions = {task: {**results()["instructions"][task], "text": text} for task, text in entries.items()}
     record = make(instructions=instructions)
     append_record(tmp_path / "r.jsonl", record)
     assert read_records(tmp_path / "r.jsonl") == (record,)
+
+
+def test_a_line_without_a_name_and_one_of_a_newer_version_are_refused(tmp_path: Path) -> None:
+    for change, message in (({"name": ""}, "name: it has none"), ({"format": 3}, "has format 3.*use a newer one")):
+        (tmp_path / "r.jsonl").write_text(json.dumps(results(**change)) + "\n")
+        with pytest.raises(RecordError, match=rf"r\.jsonl, line 1.*{message}"):
+            read_records(tmp_path / "r.jsonl")

@@ -42,7 +42,7 @@ from sapo.report.runs import read_run
 from sapo.report.tables import Note
 from sapo.runs.config.schema import Config
 from sapo.runs.prepare import set_up
-from sapo.runs.results import Results
+from sapo.runs.results import RunResult
 from sapo.sequence import run
 from sapo.training.wording import Reselecting
 
@@ -81,7 +81,7 @@ class Look:
 @dataclass(frozen=True)
 class Looked:
     config: Config
-    results: Results
+    results: RunResult
     seen: Sequence[Seen]
     looks: Sequence[Look]
 

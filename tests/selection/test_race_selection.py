@@ -18,7 +18,6 @@ from sapo.integrations.testing import tiny_model, tiny_tokenizer, toy_task
 from sapo.models.losses import Scorer
 from sapo.models.render import Renderer
 from sapo.runs.config.schema import Config
-from sapo.runs.formats import selection_from_json, selection_to_json
 from sapo.runs.prepare import set_up
 from sapo.selection.boundary import nominal_level
 from sapo.selection.cache import LossCache
@@ -197,7 +196,7 @@ raced = cache(scored)
 
 def same(one: Selection, other: Selection) -> bool:
     """Whether all but times and memory is equal, to the last bit."""
-    a, b = ({**selection_to_json(x), "seconds": 0, "peak_memory": 0} for x in (one, other))
+    a, b = ({**x.to_json(), "seconds": 0, "peak_memory": 0} for x in (one, other))
     return a == b
 
 
@@ -256,7 +255,7 @@ def test_intervals_after_a_race_rest_on_the_rows_shared_with_the_original() -> N
 
 def test_a_race_survives_json() -> None:
     found = raced(budget=9000.0).selection
-    back = selection_from_json(json.loads(json.dumps(selection_to_json(found))))
+    back = Selection.from_json(json.loads(json.dumps(found.to_json())))
     assert back.race == found.race is not None and (back.rows, back.tokens) == (found.rows, found.tokens)
     assert same(back, found) and back.evaluations == found.evaluations and back.strategy == "racing"
 

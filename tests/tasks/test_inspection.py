@@ -16,7 +16,6 @@ from sapo.core.errors import DataError, RenderError
 from sapo.core.types import Example, Task, Unused
 from sapo.integrations.testing import tiny_tokenizer, toy_task
 from sapo.models.render import Renderer
-from sapo.runs.formats import inspection_from_json, inspection_to_json
 from sapo.tasks import inspection as rows
 from sapo.tasks.findings import data_table, warnings_of
 from sapo.tasks.inspection import Inspection, LabelCount, Lengths, Reason, drop_overlap, inspect_rows, inspect_task
@@ -234,7 +233,7 @@ def test_the_table_has_a_row_per_task_and_shows_what_it_does_not_know() -> None:
 
 @pytest.mark.parametrize("inspection", [FLAWED, inspect_rows(toy_task()), inspect_rows(task_of([], labels=()))])
 def test_an_inspection_survives_json(inspection: Inspection) -> None:
-    stored = json.loads(json.dumps(inspection_to_json(inspection), allow_nan=False))
-    assert inspection_from_json(stored) == inspection
+    stored = json.loads(json.dumps(inspection.to_json(), allow_nan=False))
+    assert Inspection.from_json(stored) == inspection
     assert stored["skew"] == inspection.skew
     assert stored["unused"]["rows"] == inspection.unused_rows

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import ceil
+from typing import Any
 
 from sapo.candidates.checks.pool import Pool
 from sapo.candidates.diversity import most_different
@@ -33,6 +34,16 @@ class Gathered:
     rejected: tuple[Rejection, ...]
     spare: tuple[Instruction, ...] = ()
     notes: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what was gathered as JSON values."""
+        return {name: list(values) for name, values in asdict(self).items()}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Gathered:
+        """Return what `to_json` took apart."""
+        candidates, spare = (tuple(Instruction(**one) for one in value[key]) for key in ("candidates", "spare"))
+        return cls(candidates, tuple(Rejection(**one) for one in value["rejected"]), spare, tuple(value["notes"]))
 
 
 def with_spare(missing: int) -> int:

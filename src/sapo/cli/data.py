@@ -46,9 +46,9 @@ def export_data_command(
         raise ConfigError(f"--model {model}: {form.value} takes texts and makes tokens itself; leave it out")
     one_process("sapo export-data")
     from sapo.core.storage import read_json, undamaged
+    from sapo.core.types import Selection
     from sapo.integrations.chosen import Chosen, chosen
     from sapo.integrations.exports import export_data
-    from sapo.runs.formats import selection_from_json
     from sapo.tasks.load import load_task
 
     given: Chosen = text or ""
@@ -58,7 +58,7 @@ def export_data_command(
             raise ConfigError(f"--selection {selection} is no file: write one with sapo select --json {selection}")
         again = "Write it again with sapo select --json."
         with undamaged(selection, again):
-            given = selection_from_json(read_json(selection, again))
+            given = Selection.from_json(read_json(selection, again))
     if text is not None and not text.strip():
         raise ConfigError("--chosen is empty: give the instruction to train with")
     instructed = chosen(loaded, given)

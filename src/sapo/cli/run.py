@@ -55,7 +55,7 @@ def _sweep(settings: Config, dry_run: bool) -> None:
     from sapo.experiments.sweep import planned, run_sweep
     from sapo.report.forecast import print_dry_run
     from sapo.report.publish import print_sweep
-    from sapo.runs.records.files import RECORDS
+    from sapo.runs.records import RECORDS
 
     if dry_run:
         one_process("sapo run --dry-run")

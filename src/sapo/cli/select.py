@@ -79,7 +79,6 @@ def select_command(
     """Score candidate instructions under a model and choose one; trains nothing."""
     from sapo.core.storage import write_json
     from sapo.report.selections import print_selection
-    from sapo.runs.formats import selection_to_json
 
     demand_writable(json_out, "--json", candidates, Path(task))
     _demand_sensible(delta, epsilon, budget)
@@ -102,7 +101,7 @@ def select_command(
         return
     # First what would be lost should nobody read on.
     if json_out is not None:
-        write_json(json_out, {"model": loaded.name, **selection_to_json(selection)})
+        write_json(json_out, {"model": loaded.name, **selection.to_json()})
     print_selection(console(), selection)
     if json_out is not None:
         console().print(f"written to {json_out}", markup=False, highlight=False)

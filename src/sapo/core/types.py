@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -128,6 +129,15 @@ class Losses:
         """Pre-update loss: sum of the NLL over the number of supervised tokens, in nats per token."""
         return float(self.nll.sum() / self.tokens.sum())
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the losses as JSON values; floats survive exactly."""
+        return {"nll": self.nll.tolist(), "tokens": self.tokens.tolist(), "cut": self.cut.tolist()}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Losses:
+        """Return what `to_json` took apart."""
+        return cls(np.array(value["nll"], np.float64), *(np.array(value[k], np.int64) for k in ("tokens", "cut")))
+
 
 Rule = Literal["lowest", "confident"]
 Sample = Literal["stratified", "first"]
@@ -243,6 +253,12 @@ class Search:
     rounds: tuple[SearchRound, ...]
     unseen: Unseen | None
 
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Search:
+        """Return what `dataclasses.asdict` took apart."""
+        rounds = tuple(SearchRound(**one) for one in value["rounds"])
+        return cls(value["before"], rounds, None if value["unseen"] is None else Unseen(**value["unseen"]))
+
 
 @dataclass(frozen=True, slots=True)
 class Selection:
@@ -304,6 +320,71 @@ class Selection:
     def ranked(self) -> tuple[int, ...]:
         """Candidate indices from lowest to highest loss; equal losses keep their order."""
         return tuple(sorted(range(len(self.candidates)), key=lambda i: self.candidates[i].loss))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the selection as JSON values, with every candidate's loss on every example."""
+        return {
+            "task": self.task,
+            "rule": self.rule,
+            "sample": self.sample,
+            "examples": len(self.rows),
+            "rows": list(self.rows),
+            "chosen": self.chosen,
+            "tolerance": self.tolerance,
+            "rejected": [asdict(rejection) for rejection in self.rejected],
+            "seconds": self.seconds,
+            "strategy": self.strategy,
+            "evaluations": self.evaluations,
+            "forward_tokens": self.tokens,
+            "peak_memory": self.peak_memory,
+            "race": None if self.race is None else asdict(self.race),
+            "search": None if self.search is None else asdict(self.search),
+            "route": self.route,
+            "cached": self.cached,
+            "candidates": [
+                {
+                    "text": c.instruction.text,
+                    "origin": c.instruction.origin,
+                    "loss": c.loss,
+                    "nll_sum": float(c.losses.nll.sum()),
+                    "tokens": int(c.losses.tokens.sum()),
+                    "examples": len(c.losses.nll),
+                    "status": c.status,
+                    "round": c.round,
+                    "gap": list(c.gap) if c.gap else None,
+                    "delta": c.delta,
+                    "ci": list(c.interval) if c.interval else None,
+                    "losses": c.losses.to_json(),
+                }
+                for c in self.candidates
+            ],
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Selection:
+        """Return what `to_json` took apart."""
+        same = ("task", "rule", "sample", "chosen", "tolerance", "seconds", "route", "cached", "peak_memory")
+        return cls(
+            **{key: value[key] for key in same},
+            rows=tuple(value["rows"]),
+            candidates=tuple(
+                CandidateLoss(
+                    Instruction(c["text"], c["origin"]),
+                    Losses.from_json(c["losses"]),
+                    c["loss"],
+                    c["delta"],
+                    (c["ci"][0], c["ci"][1]) if c["ci"] else None,
+                    c["status"],
+                    c["round"],
+                    (c["gap"][0], c["gap"][1]) if c["gap"] else None,
+                )
+                for c in value["candidates"]
+            ),
+            rejected=tuple(Rejection(**rejection) for rejection in value["rejected"]),
+            tokens=value["forward_tokens"],
+            race=None if value["race"] is None else Race(**value["race"]),
+            search=None if value["search"] is None else Search.from_json(value["search"]),
+        )
 
 
 @dataclass(frozen=True, slots=True)

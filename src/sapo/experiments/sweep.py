@@ -30,10 +30,8 @@ from sapo.runs.gathering import Gathering
 from sapo.runs.inputs import read_given
 from sapo.runs.lineage import library_versions
 from sapo.runs.prepare import set_up
-from sapo.runs.records.files import RECORDS, append_record, read_records
-from sapo.runs.records.making import record_of
-from sapo.runs.records.values import RunRecord
-from sapo.runs.results import Results
+from sapo.runs.records import RECORDS, append_record, read_records
+from sapo.runs.results import RunResult
 from sapo.sequence import run
 from sapo.tasks.sequences import SEQUENCES
 
@@ -113,7 +111,7 @@ def _name(sequence: str | tuple[str, ...]) -> str:
     return f"{whole[: _LONGEST - 9].decode(errors='ignore')}-{fingerprint(list(sequence))[:8]}"
 
 
-def run_sweep(config: Config, progress: Reporter | None = None) -> tuple[RunRecord, ...]:
+def run_sweep(config: Config, progress: Reporter | None = None) -> tuple[RunResult, ...]:
     """Make all runs of a sweep that are not finished, and return the records of all of them.
 
     Raises:
@@ -168,7 +166,7 @@ def _lock(directory: Path, lock: FileLock) -> None:
         raise RecordError(f"run_dir {directory} cannot be used: {error.strerror or error}") from error
 
 
-def _open(runs: Sequence[Planned], known: Mapping[str, RunRecord]) -> list[Planned]:
+def _open(runs: Sequence[Planned], known: Mapping[str, RunResult]) -> list[Planned]:
     """Return the runs to be made, and those that only lack the instructions of one that is still to be made."""
     missing = {one.name for one in runs if not _finished(one, known)}
     return [
@@ -178,7 +176,7 @@ def _open(runs: Sequence[Planned], known: Mapping[str, RunRecord]) -> list[Plann
     ]
 
 
-def _finished(one: Planned, known: Mapping[str, RunRecord]) -> bool:
+def _finished(one: Planned, known: Mapping[str, RunResult]) -> bool:
     """Whether nothing is left to be done for a run; its directory may be gone, its record is enough.
 
     Raises:
@@ -199,7 +197,7 @@ def _crosses(one: Planned) -> bool:
     return one.config.policy == "original" and one.config.evaluate.test_prompt == "both"
 
 
-def _crossed(one: Planned, known: Mapping[str, RunRecord]) -> dict[str, str]:
+def _crossed(one: Planned, known: Mapping[str, RunResult]) -> dict[str, str]:
     """Return the instructions of the run with sapo, by task, that a run with the original ones is tested with too."""
     if not _crosses(one) or one.twin not in known:
         return {}
@@ -224,15 +222,12 @@ def _check(runs: Sequence[Planned]) -> None:
         done |= {with_method, with_policy}
 
 
-def _record(one: Planned, results: Results) -> RunRecord:
-    return record_of(
-        results.data,
-        name=one.name,
-        sequence=one.sequence,
-        test_data=results.data["test_data"],
-        test_rows=results.data["test_rows"],
-        versions=library_versions(),
-    )
+def _record(one: Planned, result: RunResult) -> RunResult:
+    """Return a result with what tells it from the others of its sweep."""
+    config = {key: value for key, value in result.config.items() if key != "run_dir"}
+    versions = {library: version for library, version in library_versions().items() if version}
+    named = {"name": one.name, "sequence": one.sequence, "config": config, "versions": versions}
+    return result.model_copy(update=named)
 
 
 class _Followed:

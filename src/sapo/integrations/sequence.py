@@ -37,11 +37,9 @@ from sapo.models.fingerprint import state_fingerprint
 from sapo.models.losses import Scorer
 from sapo.models.render import Renderer
 from sapo.runs.directory import Record, first_value
-from sapo.runs.findings import instruction_entry
-from sapo.runs.formats import evaluation_from_json, evaluation_to_json, selection_from_json, selection_to_json
 from sapo.runs.lineage import library_versions
 from sapo.runs.metrics import METRICS
-from sapo.runs.results import Prompt, Results, tabulate
+from sapo.runs.results import Prompt, RunResult, run_result
 from sapo.selection.rows import MAX_LENGTH, context_length, selection_rows
 from sapo.selection.scoring import SelectionSettings, score_candidates
 from sapo.tasks.holdout import hold_out
@@ -123,7 +121,7 @@ class Sequence:
         if not self.open and not (self._record.directory / "results.json").is_file():
             # The process ended between the last record and this.
             with self._record:
-                self._record.write("results.json", self._results())
+                self._record.write("results.json", self._results().to_json())
 
     @property
     def done(self) -> tuple[Task, ...]:
@@ -164,7 +162,7 @@ class Sequence:
             self._chosen[found.name] = self._choose(found, stage, candidates)
         return self._chosen[found.name].instruction
 
-    def after(self, task: Task | str, model: Any = None) -> Results | None:
+    def after(self, task: Task | str, model: Any = None) -> RunResult | None:
         """Test all tasks with the model that was trained on a task; return all results after the last one.
 
         Args:
@@ -189,18 +187,18 @@ class Sequence:
             self._record.save(f"training/{stage}-{found.name}.json", {"model": state}, value)
             if stage < len(self.tasks):
                 return None
-            results = Results(self._results())
-            self._record.write("results.json", results.data)
+            results = self._results()
+            self._record.write("results.json", results.to_json())
             return results
 
     @property
-    def results(self) -> Results:
+    def results(self) -> RunResult:
         """What was found so far; metrics of a sequence that is not finished have no value.
 
         Raises:
             RecordError: before the first stage was tested.
         """
-        return Results(self._results())
+        return self._results()
 
     def selection(self, task: Task | str) -> Selection | None:
         """Return the candidates' losses that the choice for a task rests on; None where the policy asks for none.
@@ -261,7 +259,7 @@ class Sequence:
                 "candidates": fingerprint([c.text for c in candidates])
             }
             path = f"selections/{stage}-{task.name}.json"
-            selection = self._record.reuse(path, inputs, selection_from_json)
+            selection = self._record.reuse(path, inputs, Selection.from_json)
             if selection is None:
                 total = len(rows) * len(candidates)
                 label = f"task {stage} {task.name}: scoring {len(candidates)} candidates"
@@ -274,7 +272,7 @@ class Sequence:
                         Scorer(self._model), self._renderer, task, candidates, rows, settings,
                         rejected=rejected, advance=advance, watch=watch,
                     )  # fmt: skip
-                self._record.save(path, inputs, selection_to_json(selection))
+                self._record.save(path, inputs, selection.to_json())
         return Trained(task, choose_instruction(self._policy, candidates, selection, self._seed), selection)
 
     def _test(self, stage: int, state: str) -> None:
@@ -296,7 +294,7 @@ class Sequence:
                 cell = evaluate(
                     self._model, self._renderer, task, text, rows, self._max_new_tokens, advance, scorer
                 )  # fmt: skip
-            value = {"instruction": text, "answers": [row.answer for row in rows], **evaluation_to_json(cell)}
+            value = {"instruction": text, "answers": [row.answer for row in rows], **cell.to_json()}
             self._record.save(path, inputs, value | {"seconds": time.perf_counter() - began})
 
     def _trained(self) -> dict[str, Trained]:
@@ -305,7 +303,7 @@ class Sequence:
         for stage, task in enumerate(self.tasks, start=1):
             training = self._record.find(f"training/{stage}-{task.name}.json", {})
             if training is not None and task.name not in found:
-                selection = self._record.find(f"selections/{stage}-{task.name}.json", {}, selection_from_json)
+                selection = self._record.find(f"selections/{stage}-{task.name}.json", {}, Selection.from_json)
                 found[task.name] = Trained(task, Instruction(training["instruction"], training["origin"]), selection)
         return found
 
@@ -329,7 +327,7 @@ class Sequence:
             "suffix": fingerprint(task.suffix),
         }
 
-    def _results(self) -> dict[str, Any]:
+    def _results(self) -> RunResult:
         seen, cells = self._trained(), dict[tuple[int, str, Prompt], Evaluation]()
         evaluating = 0.0
         for stage in range(len(self.done) + 1):
@@ -340,7 +338,7 @@ class Sequence:
                     found = self._record.find(
                         f"cells/{stage}/{task.name}.{kind}.json",
                         {},
-                        lambda value: (value["seconds"], evaluation_from_json(value)),
+                        lambda value: (value["seconds"], Evaluation.from_json(value)),
                     )
                     if found is None:
                         raise RecordError(
@@ -350,25 +348,19 @@ class Sequence:
                     # One test stands for both prompts where they are the same.
                     evaluating += found[0] if kind == prompt else 0.0
         missing = {} if not self.open else {m.name: "the sequence is not finished" for m in METRICS}
-        tables = tabulate(cells, self.tasks, (), _PROMPTS, self._seed, missing)
-        kinds = {task.metric for task in self.tasks}
-        return {
-            "tasks": [task.name for task in self.tasks],
-            "primary_metric": kinds.pop() if len(kinds) == 1 else "mixed",
-            "primary_metrics": {task.name: task.metric for task in self.tasks},
-            "test_prompt": "selected",
-            "matrix": tables["matrices"]["primary"]["selected"],
-            "metrics": tables["metrics_all"]["primary"]["selected"],
-            **tables,
-            "instructions": {name: instruction_entry(trained, self._policy) for name, trained in seen.items()},
-            "test_data": {task.name: data_fingerprint(self._tested(task)) for task in self.tasks},
-            "test_rows": {task.name: len(self._tested(task)) for task in self.tasks},
-            "config": self._config,
-            "seconds": {
+        return run_result(
+            tasks=[replace(task, test=self._tested(task)) for task in self.tasks],
+            watch=(),
+            prompts=_PROMPTS,
+            cells=cells,
+            trained=list(seen.values()),
+            config=self._config,
+            seconds={
                 "scoring": sum(trained.selection.seconds for trained in seen.values() if trained.selection),
                 "evaluating": evaluating,
             },
-        }
+            undefined=missing,
+        )
 
 
 def _demand(tasks: Several[Task], policy: str) -> None:

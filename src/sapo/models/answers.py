@@ -6,7 +6,7 @@ twenty losses are less so.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -41,6 +41,20 @@ class Evaluation:
     predictions: tuple[str, ...]
     scores: dict[str, Floats]
     losses: Losses
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the cell as JSON values; floats survive exactly."""
+        return {
+            "predictions": list(self.predictions),
+            "scores": {metric: scores.tolist() for metric, scores in self.scores.items()},
+            "losses": self.losses.to_json(),
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Evaluation:
+        """Return what `to_json` took apart."""
+        scores = {metric: np.array(scores, dtype=np.float64) for metric, scores in value["scores"].items()}
+        return cls(tuple(value["predictions"]), scores, Losses.from_json(value["losses"]))
 
 
 def evaluate(

@@ -9,12 +9,11 @@ from functools import partial
 import numpy as np
 
 from sapo.report.matrices import MEASURES, decimals
-from sapo.report.numbers import NLL_DECIMALS, SCORE, number
+from sapo.report.numbers import NLL_DECIMALS, number
 from sapo.report.paired import measure_title, points
 from sapo.report.tables import Cell, Column, Note, Section, Table, cells
 from sapo.report.units import Grid, Unit, spread
-from sapo.runs.records.values import Ability, RunRecord
-from sapo.runs.results import NLL
+from sapo.runs.results import NLL, Ability, RunResult
 
 _POINTS = "each unit: the values of the column before, in the order of the units above (–: not measured)."
 
@@ -24,7 +23,7 @@ class _Value:
     """A column: what it takes from a run, and whether the values of all units are shown beside their mean."""
 
     title: str
-    of: Callable[[RunRecord], float | None]
+    of: Callable[[RunResult], float | None]
     sign: bool = False
     each: bool = True
 
@@ -84,7 +83,6 @@ def ability(grid: Grid) -> list[Section]:
         return []
     kinds: tuple[tuple[str, Callable[[Ability], float], int], ...] = (
         ("Loss on general text (nats per token, lower is better)", lambda at: at.loss, NLL_DECIMALS),
-        ("Share of checks passed (percent, higher is better)", lambda at: at.share, SCORE),
     )
     tables = []
     for title, kind, digits in kinds:
@@ -167,28 +165,28 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return float(np.mean(known)) if known and len(known) == len(values) else None
 
 
-def _wordings(run: RunRecord, *, measure: str, over: Callable[[Sequence[float]], float]) -> float | None:
+def _wordings(run: RunResult, *, measure: str, over: Callable[[Sequence[float]], float]) -> float | None:
     if not run.robustness:
         return None
     return float(np.mean([over(wordings.of(measure)) for wordings in run.robustness.values()]))
 
 
-def _ends(run: RunRecord) -> tuple[Ability, Ability] | None:
+def _ends(run: RunResult) -> tuple[Ability, Ability] | None:
     """Return general ability before training and after the last stage."""
     stages = {at.stage: at for at in run.ability or ()}
     return (stages[0], stages[max(stages)]) if 0 in stages and len(stages) > 1 else None
 
 
-def _before(run: RunRecord, kind: Callable[[Ability], float]) -> float | None:
+def _before(run: RunResult, kind: Callable[[Ability], float]) -> float | None:
     ends = _ends(run)
     return None if ends is None else kind(ends[0])
 
 
-def _after(run: RunRecord, kind: Callable[[Ability], float]) -> float | None:
+def _after(run: RunResult, kind: Callable[[Ability], float]) -> float | None:
     ends = _ends(run)
     return None if ends is None else kind(ends[1])
 
 
-def _change(run: RunRecord, kind: Callable[[Ability], float]) -> float | None:
+def _change(run: RunResult, kind: Callable[[Ability], float]) -> float | None:
     ends = _ends(run)
     return None if ends is None else kind(ends[1]) - kind(ends[0])

@@ -105,7 +105,7 @@ def methods_compared(grid: Grid, prompts: Sequence[Prompt]) -> Comparison | None
 def metric_points(grid: Grid, setting: Setting, measure: str, prompt: Prompt, metric: str) -> list[float | None]:
     """Return a metric of one setting by unit; None where the run is missing or does not define it."""
     runs = grid.of(*setting)
-    return [None if run is None else run.estimate(measure, prompt, metric).value for run in runs]
+    return [None if run is None else run.estimate(measure, prompt, metric)["value"] for run in runs]
 
 
 def measure_title(measure: str) -> str:

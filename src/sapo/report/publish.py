@@ -19,7 +19,7 @@ from sapo.report.study import study_page
 from sapo.report.sweeps import brief, is_sweep, sweep_page
 from sapo.report.tables import Page
 from sapo.report.terminal import show
-from sapo.runs.records.files import RECORDS, read_records
+from sapo.runs.records import RECORDS, read_records
 
 # Runs of a sweep from which on a terminal shows less than the file.
 _MANY = 12

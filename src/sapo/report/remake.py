@@ -10,7 +10,7 @@ import yaml
 from sapo.experiments.study.records import StudyRecord
 from sapo.report.runs import Run
 from sapo.report.tables import Block, Column, Command, Listing, Note, Section, Table, cells
-from sapo.runs.records.values import RunRecord
+from sapo.runs.results import RunResult
 
 # What a sweep varies, in the order in which a configuration names it.
 _VARIED = ("sequence", "method", "policy", "seed")
@@ -26,7 +26,7 @@ def of_runs(runs: Sequence[Run]) -> tuple[Section, ...]:
     return (Section("Make them again", _again(runs), reference=True),)
 
 
-def of_sweep(records: Sequence[RunRecord]) -> tuple[Section, ...]:
+def of_sweep(records: Sequence[RunResult]) -> tuple[Section, ...]:
     """Return the sections of a sweep."""
     return (
         *_environment([record.versions for record in records], {}),

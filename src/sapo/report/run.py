@@ -11,7 +11,7 @@ from sapo.report.outcome import outcome, watch
 from sapo.report.runs import Run
 from sapo.report.selections import OPTIMISTIC, RULES, cuts, effort, finding, legend, ranking
 from sapo.report.tables import Block, Cell, Changed, Column, Command, Listing, Note, Page, Section, Table
-from sapo.runs.formats import inspection_from_json
+from sapo.tasks.inspection import Inspection
 from sapo.training.policies import LOWEST, MIXTURES
 
 DAMAGED = "Delete the damaged file; the same `sapo run` command computes what is missing again."
@@ -53,7 +53,7 @@ def _data(run: Run) -> tuple[Section, ...]:
     if not path.is_file():
         return ()
     with undamaged(path, DAMAGED):
-        return (Section("Data", data_blocks([inspection_from_json(value) for value in read_json(path)["tasks"]])),)
+        return (Section("Data", data_blocks([Inspection.from_json(value) for value in read_json(path)["tasks"]])),)
 
 
 def _candidates(run: Run) -> tuple[Block, ...]:

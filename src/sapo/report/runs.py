@@ -10,11 +10,10 @@ from typing import Any
 from sapo.core.errors import RecordError
 from sapo.core.storage import read_json
 from sapo.core.types import Floats, Selection, Task
-from sapo.runs.formats import evaluation_from_json, selection_from_json
+from sapo.models.answers import Evaluation
 from sapo.runs.metrics import resample_matrices
-from sapo.runs.results import DRAWS, Prompt, fill, per_row
+from sapo.runs.results import DRAWS, Prompt, RunResult, fill, per_row
 
-_KEYS = ("tasks", "primary_metrics", "test_prompt", "matrices", "metrics_all", "watch", "instructions", "config")
 _AGAIN = "Start the same `sapo run` again: it computes only what is missing."
 
 
@@ -109,7 +108,7 @@ class Run:
                 [
                     None
                     if value is None
-                    else per_row(evaluation_from_json(self._cell(i, task, prompt)["value"]), metric, self._task(task))
+                    else per_row(Evaluation.from_json(self._cell(i, task, prompt)["value"]), metric, self._task(task))
                     for task, value in zip(self.tasks, row, strict=True)
                 ]
                 for i, row in enumerate(self.matrix(metric, prompt))
@@ -171,9 +170,10 @@ def read_run(directory: Path) -> Run:
             "a finished `sapo run`"
         )
     data = read_json(path)
-    missing = [key for key in _KEYS if not isinstance(data, dict) or key not in data]
-    if missing:
-        raise RecordError(f"{path} is damaged: it has no {', '.join(missing)}. Delete it. {_AGAIN}")
+    try:
+        data = RunResult.from_json(data).to_json()
+    except ValueError as error:
+        raise RecordError(f"{path} is damaged, or from an earlier version ({error}). Delete it. {_AGAIN}") from error
     selections = tuple(
         None if data["instructions"][task]["losses"] is None else _selection(directory, f"{number}-{task}")
         for number, task in enumerate(data["tasks"], start=1)
@@ -204,7 +204,7 @@ def shared_prompts(runs: Sequence[Run]) -> tuple[Prompt, ...]:
 
 
 def _selection(directory: Path, name: str) -> Selection:
-    return selection_from_json(_read(directory / "selections" / f"{name}.json")["value"])
+    return Selection.from_json(_read(directory / "selections" / f"{name}.json")["value"])
 
 
 def _read(path: Path) -> Any:

@@ -34,9 +34,8 @@ from sapo.report.paired import (
 from sapo.report.tables import NOTHING, Block, Column, Note, Page, Section, Table, cells
 from sapo.report.units import Grid, grid_of, quantile, spread
 from sapo.runs.metrics import METRICS
-from sapo.runs.records.files import RECORDS
-from sapo.runs.records.values import RunRecord
-from sapo.runs.results import Prompt
+from sapo.runs.records import RECORDS
+from sapo.runs.results import Prompt, RunResult
 from sapo.training.policies import MIXTURES
 
 
@@ -67,7 +66,7 @@ def brief(page: Page, path: Path) -> Page:
     )
 
 
-def sweep_page(records: Sequence[RunRecord]) -> Page:
+def sweep_page(records: Sequence[RunResult]) -> Page:
     """Return the page of the runs of one or more sweeps; their order does not matter.
 
     Raises:
@@ -97,7 +96,7 @@ def sweep_page(records: Sequence[RunRecord]) -> Page:
     )
 
 
-def shared_prompts(records: Sequence[RunRecord]) -> tuple[Prompt, ...]:
+def shared_prompts(records: Sequence[RunResult]) -> tuple[Prompt, ...]:
     """Return the test prompts that all runs have results for, the main one first.
 
     Raises:
@@ -185,7 +184,7 @@ def _means(grid: Grid, measure: str, prompt: Prompt) -> Table:
     defined = [
         metric
         for metric in METRICS
-        if any(record.estimate(measure, prompt, metric.name).value is not None for record in grid.records)
+        if any(record.estimate(measure, prompt, metric.name)["value"] is not None for record in grid.records)
     ]
     rows, ranges = [], []
     for method, policy in grid.settings:
@@ -220,7 +219,7 @@ def _every_run(grid: Grid, prompt: Prompt) -> Table:
         row = [run.name]
         for measure in MEASURES:
             found, digits = run.estimate(measure, prompt, "ap"), decimals(measure)
-            row += [number(found.value, digits), interval(found.interval, digits)]
+            row += [number(found["value"], digits), interval(found["interval"], digits)]
         rows.append(cells(*row, duration(run.seconds.get("total", sum(run.seconds.values())))))
     columns = (
         Column("run", numeric=False),
@@ -238,7 +237,7 @@ def _every_run(grid: Grid, prompt: Prompt) -> Table:
     return Table("", columns, tuple(rows), legend)
 
 
-def _cost(records: Sequence[RunRecord]) -> Table:
+def _cost(records: Sequence[RunResult]) -> Table:
     kinds = dict.fromkeys(kind for record in records for kind in record.seconds)
     rows = []
     for kind in kinds:

@@ -12,7 +12,7 @@ from scipy.stats import t
 from sapo.core.errors import RecordError
 from sapo.report.differences import Verdict, verdict
 from sapo.runs.config.grid import MethodName, Policy
-from sapo.runs.records.values import RunRecord
+from sapo.runs.results import RunResult
 
 UnitVerdict = Verdict | Literal["one unit: no interval", "no pair"]
 Unit = tuple[str, int]
@@ -100,7 +100,7 @@ class Grid:
         units: (sequence, seed), sorted.
     """
 
-    runs: Mapping[tuple[str, str, Unit], RunRecord]
+    runs: Mapping[tuple[str, str, Unit], RunResult]
     methods: tuple[str, ...]
     policies: tuple[str, ...]
     units: tuple[Unit, ...]
@@ -122,23 +122,23 @@ class Grid:
         return tuple(sorted({seed for _, seed in self.units}))
 
     @property
-    def records(self) -> tuple[RunRecord, ...]:
+    def records(self) -> tuple[RunResult, ...]:
         """All runs, by unit, method and policy."""
         found = (self.runs.get((m, p, unit)) for unit in self.units for m, p in self.settings)
         return tuple(record for record in found if record is not None)
 
-    def of(self, method: str, policy: str) -> tuple[RunRecord | None, ...]:
+    def of(self, method: str, policy: str) -> tuple[RunResult | None, ...]:
         """Return the runs of one setting, one for each unit; None where there is none."""
         return tuple(self.runs.get((method, policy, unit)) for unit in self.units)
 
 
-def grid_of(records: Iterable[RunRecord]) -> Grid:
+def grid_of(records: Iterable[RunResult]) -> Grid:
     """Return the runs arranged; their order does not matter.
 
     Raises:
         RecordError: if two of them cannot be compared, naming both.
     """
-    runs: dict[tuple[str, str, Unit], RunRecord] = {}
+    runs: dict[tuple[str, str, Unit], RunResult] = {}
     for record in records:
         key = (record.method, record.policy, (record.sequence, record.seed))
         known = runs.setdefault(key, record)
@@ -166,7 +166,7 @@ def grid_of(records: Iterable[RunRecord]) -> Grid:
     )
 
 
-def _obstacle(first: RunRecord, other: RunRecord) -> str:
+def _obstacle(first: RunResult, other: RunResult) -> str:
     """Return why two runs of the same sequence cannot be compared, or nothing."""
     if first.tasks != other.tasks:
         return f"have different tasks ({', '.join(first.tasks)}; {', '.join(other.tasks)})"

@@ -15,7 +15,6 @@ from sapo.core.storage import fingerprint
 from sapo.core.types import Instruction, Task
 from sapo.runs.config.schema import Config
 from sapo.runs.directory import Record
-from sapo.runs.formats import gathered_from_json, gathered_to_json
 
 
 class Gathering:
@@ -50,7 +49,7 @@ class Gathering:
         # A file that is gone cannot differ; what it held is recorded.
         if self._file is not None and self._file.exists():
             inputs |= self._of_file(task)
-        found: Gathered | None = self._record.find(_path(task, number), inputs, gathered_from_json)
+        found: Gathered | None = self._record.find(_path(task, number), inputs, Gathered.from_json)
         return found or self._gather(task)
 
     def more(self, task: Task, ranking: Ranking, known: Sequence[Instruction], count: int) -> Gathered:
@@ -63,7 +62,7 @@ class Gathering:
         for number, (task, found) in enumerate(zip(tasks, gathered, strict=True), start=1):
             path, inputs = _path(task, number), self._of_task(task)
             if self._record.reuse(path, inputs) is None:
-                self._record.save(path, inputs | self._of_file(task), gathered_to_json(task.name, found))
+                self._record.save(path, inputs | self._of_file(task), {"task": task.name, **found.to_json()})
 
     def _of_task(self, task: Task) -> dict[str, str]:
         return {

@@ -1,4 +1,4 @@
-"""From evaluated cells to matrices and metrics: what `results.json` holds.
+"""What a run found: one value, written as `results.json` and as a line of a sweep's `records.jsonl`.
 
 Every cell is (stage, task, test prompt). Seen tasks are tested with the instruction they were trained with
 ("selected") or with the original one; unseen tasks always with the original.
@@ -7,47 +7,377 @@ Every cell is (stage, task, test prompt). Seen tasks are tested with the instruc
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, computed_field, model_validator
+from typing_extensions import TypedDict
 
-from sapo.core.types import Floats, Task
+from sapo.core.errors import RecordError
+from sapo.core.types import Floats, Instruction, Task, Trained
 from sapo.models.answers import Evaluation
 from sapo.models.text_metrics import TEXT_METRICS
 from sapo.runs.metrics import METRICS, matrix_metrics, metric_draws, percentile_interval, resample_matrices
+from sapo.tasks.load import data_fingerprint
+from sapo.training.guard import Alarm as Rise
 from sapo.training.methods.assignment import Order
 
 NLL = "nll"
 PRIMARY = "primary"
+MEASURES = (PRIMARY, NLL)
 DRAWS = 2000
+FORMAT = 2
 Prompt = Literal["selected", "original"]
 # (stage, task name, test prompt) -> evaluation
 Cells = Mapping[tuple[int, str, Prompt], Evaluation]
 
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Matrix = Sequence[Sequence[Number | None]]
 
-@dataclass(frozen=True, slots=True)
-class Results:
-    """What a run found.
 
-    Attributes:
-        data: exactly what `results.json` holds.
+class Estimate(TypedDict):
+    """A metric of one run in the units of its matrix, or None with the reason why it is undefined.
+
+    The interval is the 95 % interval over test rows, conditional on the trained models.
     """
 
-    data: Mapping[str, Any]
+    value: Number | None
+    interval: Sequence[Number] | None
+    reason: str | None
 
+
+class _Value(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class Used(_Value):
+    """The instruction that a task was trained with.
+
+    Attributes:
+        text: the instruction; the last one where it was chosen again during the training.
+        origin: where it comes from.
+        original: the task's own instruction.
+        suffix: the task's sentence about the answer's format.
+        losses: of every candidate by text, in nats per token; None where the policy needs none.
+        mixture: the paraphrases that were trained with in turn, where the policy is a mixture.
+        switches: number of changes during the training, where the policy chooses again.
+    """
+
+    text: str
+    origin: str
+    original: str
+    suffix: str
+    losses: Mapping[str, Number] | None
+    mixture: Sequence[str] | None = None
+    switches: int | None = None
+
+
+class Wordings(_Value):
+    """The last stage of one task, tested with held-out paraphrases: one score and one NLL for each text."""
+
+    texts: Sequence[str]
+    primary: Sequence[Number]
+    nll: Sequence[Number]
+
+    @model_validator(mode="after")
+    def _fit(self) -> Wordings:
+        if not self.texts or not len(self.texts) == len(self.primary) == len(self.nll):
+            raise ValueError(f"{len(self.texts)} texts have {len(self.primary)} scores and {len(self.nll)} losses")
+        return self
+
+    def of(self, measure: str) -> Sequence[float]:
+        """Return the values of a measure, one for each text."""
+        return self.nll if measure == NLL else self.primary
+
+
+class Crossed(_Value):
+    """The last stage of each task, tested with the instruction that another policy trained it with.
+
+    Attributes:
+        by: that policy; its run has this run's sequence, method and seed.
+        primary: score by task.
+        nll: nats per token by task.
+    """
+
+    by: str
+    primary: Mapping[str, Number]
+    nll: Mapping[str, Number]
+
+    def of(self, measure: str) -> Mapping[str, float]:
+        """Return the values of a measure by task."""
+        return self.nll if measure == NLL else self.primary
+
+
+class Ability(_Value):
+    """General ability at a stage: loss on general text in nats per token."""
+
+    stage: int
+    loss: Number
+
+
+class Alarm(_Value):
+    """A rise of a watched loss that the forgetting guard saw; see `sapo.training.guard.Alarm`.
+
+    Attributes:
+        task: the training, NUMBER-TASK.
+    """
+
+    task: str
+    step: int
+    back_to: int | None
+    watched: str
+    increase: Number | None
+    low: Number | None
+    updates: int
+
+
+class RunResult(_Value):
+    """What a finished run found.
+
+    Attributes:
+        tasks: the sequence.
+        primary_metrics: metric by task, of watch tasks too.
+        test_prompt: the test prompt of `matrix` and `metrics`.
+        matrices: measure ("primary", a text metric, "nll") -> test prompt -> R; row 0 is zero-shot, rows are stages,
+            columns tasks; None: not defined.
+        metrics_all: measure -> test prompt -> name -> estimate.
+        watch: task -> measure -> test prompt -> one value for each stage.
+        instructions: by task.
+        test_data: fingerprint of the test rows by task.
+        test_rows: their number by task.
+        config: the resolved configuration.
+        seconds: wall time by kind of step.
+        robustness: by task, where paraphrases were held out for testing.
+        crossed: where another policy's instructions were given for testing.
+        ability: by stage, where it was measured.
+        guard: rises that the forgetting guard saw, in order.
+        name: of the run in its sweep, SEQUENCE/METHOD-POLICY-sSEED; empty outside.
+        sequence: name of its sequence there.
+        versions: of the libraries that it ran with, as a sweep records them.
+    """
+
+    tasks: Sequence[str]
+    primary_metrics: Mapping[str, str]
+    test_prompt: Prompt
+    matrices: Mapping[str, Mapping[Prompt, Matrix]]
+    metrics_all: Mapping[str, Mapping[Prompt, Mapping[str, Estimate]]]
+    watch: Mapping[str, Mapping[str, Mapping[Prompt, Sequence[Number | None]]]]
+    instructions: Mapping[str, Used]
+    test_data: Mapping[str, str]
+    test_rows: Mapping[str, int]
+    config: Mapping[str, Any]
+    seconds: Mapping[str, Number]
+    robustness: Mapping[str, Wordings] | None = None
+    crossed: Crossed | None = None
+    ability: Sequence[Ability] | None = None
+    guard: Sequence[Alarm] | None = None
+    name: str = ""
+    sequence: str = ""
+    versions: Mapping[str, str] = {}
+
+    @model_validator(mode="after")
+    def _fit(self) -> RunResult:
+        """Refuse parts that do not fit together."""
+        for values in (self.primary_metrics, self.test_data, self.test_rows):
+            if missing := [task for task in self.tasks if task not in values]:
+                raise ValueError(f"task {missing[0]} lacks its metric or test rows")
+        for measure in MEASURES:
+            prompts = set(self.matrices.get(measure, ()))
+            if self.test_prompt not in prompts or prompts != set(self.metrics_all.get(measure, ())):
+                raise ValueError(f"{measure} needs a matrix and metrics for test prompt {self.test_prompt}")
+            for rows in self.matrices[measure].values():
+                if not rows or {len(row) for row in rows} != {len(self.tasks)}:
+                    raise ValueError(f"a {measure} matrix has not {len(self.tasks)} columns")
+        if missing := [key for key in ("model", "method", "policy", "seed") if key not in self.config]:
+            raise ValueError(f"config lacks {missing[0]}")
+        return self
+
+    @computed_field  # type: ignore[prop-decorator]
     @property
-    def matrix(self) -> list[list[float | None]]:
+    def format(self) -> int:
+        """The version of the layout."""
+        return FORMAT
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def primary_metric(self) -> str:
+        """The primary metric of all tasks, or "mixed"."""
+        kinds = {self.primary_metrics[task] for task in self.tasks}
+        return kinds.pop() if len(kinds) == 1 else "mixed"
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def matrix(self) -> Matrix:
         """The primary performance matrix: row 0 is zero-shot, rows are stages, columns tasks; None: not defined."""
-        rows: list[list[float | None]] = self.data["matrix"]
-        return rows
+        return self.matrices[PRIMARY][self.test_prompt]
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def metrics(self) -> Mapping[str, Estimate]:
+        """The continual-learning metrics of `matrix`, each with value, interval and reason."""
+        return self.metrics_all[PRIMARY][self.test_prompt]
 
     @property
-    def metrics(self) -> Mapping[str, Any]:
-        """The continual-learning metrics of `matrix`, each with value, interval and reason."""
-        values: Mapping[str, Any] = self.data["metrics"]
-        return values
+    def data(self) -> dict[str, Any]:
+        """What `results.json` holds."""
+        return self.to_json()
+
+    @property
+    def model(self) -> str:
+        """The base model as the configuration names it."""
+        return str(self.config["model"]["base"])
+
+    @property
+    def method(self) -> str:
+        """How parameters were updated."""
+        return str(self.config["method"])
+
+    @property
+    def policy(self) -> str:
+        """Which instruction tasks were trained with."""
+        return str(self.config["policy"])
+
+    @property
+    def seed(self) -> int:
+        """The seed."""
+        return int(self.config["seed"])
+
+    @property
+    def only_originals(self) -> bool:
+        """Whether every task was trained with its original instruction, so that both test prompts are the same."""
+        return all(used.text == used.original for used in self.instructions.values())
+
+    def key(self, prompt: Prompt) -> Prompt | None:
+        """Return the test prompt under which results for this one are stored, None if there are none."""
+        if prompt in self.matrices[PRIMARY]:
+            return prompt
+        return self.test_prompt if self.only_originals else None
+
+    def estimate(self, measure: str, prompt: Prompt, metric: str) -> Estimate:
+        """Return a metric; undefined where the run has none of that name or for that test prompt."""
+        found = self.metrics_all[measure].get(self.key(prompt) or prompt, {}).get(metric)
+        return found or Estimate(value=None, interval=None, reason="not recorded")
+
+    def final(self, measure: str, prompt: Prompt) -> tuple[float | None, ...]:
+        """Return for each task the value at the last stage that tested it; None where none after zero-shot did."""
+        rows = self.matrices[measure].get(self.key(prompt) or prompt, ())
+        tested = ([row[j] for row in rows[1:] if row[j] is not None] for j in range(len(self.tasks)))
+        return tuple(values[-1] if values else None for values in tested)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the result as JSON values; what was not measured is left out."""
+        return self.model_dump(mode="json", exclude_defaults=True)
+
+    @classmethod
+    def from_json(cls, data: Any) -> RunResult:
+        """Return the result that `to_json` wrote; unknown keys are ignored.
+
+        Raises:
+            RecordError: if a newer version wrote it.
+            ValueError: if it is something else, and what is wrong.
+        """
+        found = data.get("format", FORMAT) if isinstance(data, Mapping) else FORMAT
+        if not isinstance(found, int) or not 1 <= found <= FORMAT:
+            if isinstance(found, int) and found > FORMAT:
+                raise RecordError(f"it has format {found}, and this version of sapo reads {FORMAT}: use a newer one")
+            raise ValueError(f"it has format {found!r}: known are 1 to {FORMAT}")
+        try:
+            result = cls.model_validate(_from_first_format(data) if found == 1 else data)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "result"
+            raise ValueError(f"{where}: {first['msg']}") from error
+        # Only in a loop of a user's own is a result looked at before all tasks are trained.
+        if missing := [task for task in result.tasks if task not in result.instructions]:
+            raise ValueError(f"task {missing[0]} lacks its instruction")
+        return result
+
+
+def _from_first_format(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a line as it is written now; the first ones held "primary" and "nll" alone, and no candidates."""
+    try:
+        used = {task: {"suffix": "", "losses": None, **one} for task, one in data["instructions"].items()}
+        return {**data, "metrics_all": data["metrics"], "instructions": used}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{type(error).__name__}: {error}") from error
+
+
+def run_result(
+    *,
+    tasks: Sequence[Task],
+    watch: Sequence[Task],
+    prompts: Sequence[Prompt],
+    cells: Cells,
+    trained: Sequence[Trained],
+    config: Mapping[str, Any],
+    seconds: Mapping[str, float],
+    undefined: Mapping[str, str] = MappingProxyType({}),
+    wordings: Mapping[str, Sequence[tuple[Instruction, Evaluation]]] = MappingProxyType({}),
+    crossed: Mapping[str, Evaluation] = MappingProxyType({}),
+    ability: Mapping[int, float] = MappingProxyType({}),
+    alarms: Sequence[tuple[str, Rise]] = (),
+) -> RunResult:
+    """Return what a run found.
+
+    Args:
+        tasks: the sequence, with the rows that were tested.
+        watch: tasks that are only tested, likewise.
+        prompts: the test prompts, that of the main matrix first.
+        cells: all tests by stage, task and test prompt.
+        trained: the tasks so far.
+        config: the plain configuration: model.base, method, policy and seed are read.
+        seconds: wall time by kind of step.
+        undefined: metrics that lack their cells, by name, with the reason; see `undefined`.
+        wordings: by task its last stage under held-out paraphrases.
+        crossed: by task its last stage under the instruction of policy sapo.
+        ability: loss on general text by stage.
+        alarms: of the forgetting guard, with the name of the training.
+    """
+    by_name = {task.name: task for task in tasks}
+    return RunResult(
+        tasks=list(by_name),
+        primary_metrics={task.name: task.metric for task in (*tasks, *watch)},
+        test_prompt=prompts[0],
+        **tabulate(cells, tasks, watch, prompts, config["seed"], undefined),
+        instructions={one.task.name: _used(one, config["policy"]) for one in trained},
+        test_data={task.name: data_fingerprint(task.test) for task in tasks},
+        test_rows={task.name: len(task.test) for task in tasks},
+        config=config,
+        seconds={**seconds, "total": sum(seconds.values())},
+        robustness={
+            name: Wordings(
+                texts=[instruction.text for instruction, _ in found],
+                primary=[value(cell, PRIMARY, by_name[name]) for _, cell in found],
+                nll=[value(cell, NLL, by_name[name]) for _, cell in found],
+            )
+            for name, found in wordings.items()
+        }
+        or None,
+        crossed=Crossed(
+            by="sapo",
+            primary={name: value(cell, PRIMARY, by_name[name]) for name, cell in crossed.items()},
+            nll={name: value(cell, NLL, by_name[name]) for name, cell in crossed.items()},
+        )
+        if crossed
+        else None,
+        ability=[Ability(stage=stage, loss=loss) for stage, loss in sorted(ability.items())] or None,
+        guard=[Alarm(task=name, **asdict(alarm)) for name, alarm in alarms] or None,
+    )
+
+
+def _used(trained: Trained, policy: str) -> Used:
+    selection = trained.selection
+    return Used(
+        text=trained.instruction.text,
+        origin=trained.instruction.origin,
+        original=trained.task.instruction,
+        suffix=trained.task.suffix,
+        losses=None if selection is None else {c.instruction.text: c.loss for c in selection.candidates},
+        mixture=[paraphrase.text for paraphrase in trained.mixture] or None,
+        switches=len(trained.switches) if policy == "reselect" else None,
+    )
 
 
 def per_row(cell: Evaluation, metric: str, task: Task) -> tuple[Floats, Floats]:

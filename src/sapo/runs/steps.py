@@ -27,7 +27,6 @@ from sapo.models.ability.data import ability_fingerprint, ability_units
 from sapo.models.ability.measuring import Ability, ability_from_json, ability_to_json, measure_ability
 from sapo.models.answers import Evaluation, evaluate
 from sapo.runs.directory import Inputs, Record
-from sapo.runs.formats import evaluation_from_json, evaluation_to_json, selection_from_json, selection_to_json
 from sapo.runs.plan import Work
 from sapo.runs.prepare import Setup
 from sapo.runs.states import Live, State
@@ -99,7 +98,7 @@ class Steps:
             "selection settings": fingerprint([chosen, list(rows)]),
         }
         start = state == self.start
-        selection = self._record.reuse(path, inputs, selection_from_json, shared=start)
+        selection = self._record.reuse(path, inputs, Selection.from_json, shared=start)
         if selection is not None:
             self._progress.reused(label, work.cost)
         else:
@@ -108,7 +107,7 @@ class Steps:
             selection = replace(selection, rejected=rejected)
             if self._setup.config.candidates.search is not None:
                 selection = self._search(state, task, place, selection, rows, settings)
-            self._record.save(path, inputs, selection_to_json(selection), shared=start)
+            self._record.save(path, inputs, selection.to_json(), shared=start)
         self.seconds["scoring"] += selection.seconds
         return selection
 
@@ -238,7 +237,7 @@ class Steps:
             "evaluation settings": fingerprint(max_new_tokens),
         }
         stored: tuple[float, Evaluation] | None = self._record.reuse(
-            path, inputs, lambda value: (value["seconds"], evaluation_from_json(value)), shared=state == self.start
+            path, inputs, lambda value: (value["seconds"], Evaluation.from_json(value)), shared=state == self.start
         )
         if stored is not None:
             self._progress.reused(label, work.cost)
@@ -256,7 +255,7 @@ class Steps:
             row = int(np.flatnonzero(~np.isfinite(cell.losses.nll))[0])
             raise ScoreError(f"task {task.name!r}, test row {row}: its loss is not finite after stage {state.stage}")
         answers = [row.answer for row in task.test]
-        value = {"instruction": instruction, "answers": answers, **evaluation_to_json(cell), "seconds": seconds}
+        value = {"instruction": instruction, "answers": answers, **cell.to_json(), "seconds": seconds}
         self._record.save(path, inputs, value, shared=state == self.start)
         self.seconds["evaluating"] += seconds
         return cell

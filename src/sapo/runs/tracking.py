@@ -18,6 +18,7 @@ from sapo.core.errors import ConfigError
 from sapo.core.storage import read_json
 from sapo.core.types import Task, Trained
 from sapo.models.answers import Evaluation
+from sapo.runs.results import Estimate, Prompt
 
 # Beside what each tracker is told elsewhere, such as WANDB_PROJECT.
 FOLDER = "tracking"
@@ -58,7 +59,7 @@ class Tracker:
         found = {"score": float(cell.scores[task.metric].mean()), "nll": cell.losses.per_token}
         self._log({f"eval_{key}/{name}": value for key, value in found.items()}, self._until(stage))
 
-    def finished(self, metrics: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> None:
+    def finished(self, metrics: Mapping[str, Mapping[Prompt, Mapping[str, Estimate]]]) -> None:
         """Take the metrics of the whole run: by measure, test prompt and name."""
         found = {
             f"eval_{name}/{measure} ({prompt} prompt)": float(metric["value"])

@@ -10,9 +10,10 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from hashlib import blake2b
 from itertools import chain
+from typing import Any
 
 from sapo.core.errors import DataError, RenderError
 from sapo.core.types import Encoded, Example, Split, Task, Unused
@@ -120,6 +121,37 @@ class Inspection:
         if not self.labels or not self.selected or not total:
             return None
         return sum(abs(x.selection / self.selected - x.train / total) for x in (*self.labels, self.outside)) / 2
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the inspection as JSON values; of the unused rows only the first ones stand one by one."""
+        same = ("task", "selected", "duplicates", "conflicts", "overlap", "dropped", "skew")
+        return {
+            **{key: getattr(self, key) for key in same},
+            "rows": dict(self.rows),
+            "labels": [asdict(count) for count in self.labels],
+            "lengths": None if self.lengths is None else asdict(self.lengths),
+            "unused": {
+                "rows": self.unused_rows,
+                "reasons": [
+                    {"split": r.split, "reason": r.text, "rows": r.count, "first": list(r.rows)} for r in self.reasons
+                ],
+                "first": [asdict(row) for row in self.unused],
+            },
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Inspection:
+        """Return what `to_json` took apart."""
+        unused, same = value["unused"], ("task", "selected", "duplicates", "conflicts", "overlap", "dropped")
+        return cls(
+            **{key: value[key] for key in same},
+            rows=dict(value["rows"]),
+            labels=tuple(LabelCount(**count) for count in value["labels"]),
+            reasons=tuple(Reason(r["split"], r["reason"], r["rows"], tuple(r["first"])) for r in unused["reasons"]),
+            unused=tuple(Unused(**row) for row in unused["first"]),
+            unused_rows=unused["rows"],
+            lengths=None if value["lengths"] is None else Lengths(**value["lengths"]),
+        )
 
 
 def inspect_task(task: Task, renderer: Renderer, selection_rows: Sequence[int] = (), dropped: int = 0) -> Inspection:

@@ -19,7 +19,6 @@ from sapo.experiments.study.plan import Transition, state_config
 from sapo.models.answers import evaluate
 from sapo.runs.config.study import StudyConfig
 from sapo.runs.directory import Record
-from sapo.runs.formats import losses_from_json, losses_to_json
 from sapo.runs.gathering import Gathering
 from sapo.runs.prepare import Setup, set_up
 from sapo.runs.states import Live, State
@@ -121,7 +120,7 @@ def prepare(config: StudyConfig, transition: Transition, progress: Reporter, *, 
             record.save(MEASURED, inputs, measured)
     return Ground(
         transition, setup, steps.live, state,
-        {name: losses_from_json(value) for name, value in measured["before"].items()},
+        {name: Losses.from_json(value) for name, value in measured["before"].items()},
         measured["scores"], measured["indicators"], measured["earlier_gradient"],
     )  # fmt: skip
 
@@ -137,7 +136,7 @@ def _measure(
     scores: dict[str, float] = {}
     with progress.step(f"{transition.name}: before training", len(tested), 0) as advance:
         for one in tested:
-            before[one.name] = losses_to_json(scorer(renderer.encode(one.instruction, one.suffix, one.test)))
+            before[one.name] = scorer(renderer.encode(one.instruction, one.suffix, one.test)).to_json()
             if config.scores:
                 scores[one.name] = score(setup, live, model, one, one.instruction)
             advance(1)

@@ -354,7 +354,8 @@ def test_a_sweep_page_holds_a_configuration_that_makes_it_again() -> None:
     config = make_config({**yaml.safe_load(text), "run_dir": "x"})
     assert config.sweep is not None and config.ewc is not None and config.ewc.weight == 2.0
     assert (config.sweep.method, config.sweep.seed) == (("seq-lora", "ewc"), (1, 2))
-    odd = [record(seed=n, config={"train": {"epochs": n}}) for n in (1, 2)]
+    one = {"model": {"base": "x"}, "method": "seq-lora", "policy": "original", "seed": 1}
+    odd = [record(seed=n, config={**one, "train": {"epochs": n}}) for n in (1, 2)]
     assert "differ in train.epochs too" in to_markdown(sweep_page(odd))
 
 

@@ -76,7 +76,7 @@ def record(
                 m: {p: {metric.name: estimate(metric.name, s) for metric in METRICS} for p in prompts}
                 for m, s in scales.items()
             },
-            "instructions": {t: {"text": text, "origin": "file", "original": "the original"} for t in tasks},
+            "instructions": {t: {"text": text, "origin": "file", "original": "the original", "suffix": "", "losses": None} for t in tasks},
         }
         | changes
     )  # fmt: skip
@@ -382,14 +382,12 @@ def test_robustness_takes_the_worst_wording_of_each_task_in_the_direction_of_the
 
 def test_general_ability_shows_before_after_and_change() -> None:
     def measured(seed: int, after: float) -> RunResult:
-        stages = [(0, 3.0, 80.0), (2, after, 75.0), (1, 9.0, 1.0)]
-        ability = [{"stage": i, "loss": loss, "share": share} for i, loss, share in stages]
+        ability = [{"stage": i, "loss": loss} for i, loss in [(0, 3.0), (2, after), (1, 9.0)]]
         return record(seed=seed, ability=ability)
 
     page = sweep_page([measured(1, 3.25), measured(2, 2.875), record(seed=3, ability=[])])
-    loss, share = tables(page, "General ability")
+    (loss,) = tables(page, "General ability")
     assert rows(loss) == [["seq-lora", "original", "2", "3.000", "3.062", "+0.062", "+0.250, -0.125, –"]]
-    assert rows(share)[0][3:] == ["80.0", "75.0", "-5.0", "-5.0, -5.0, –"]
 
 
 def test_the_guard_is_shown_only_where_something_happened() -> None:

@@ -16,7 +16,7 @@ from filelock import FileLock
 from sapo.core.errors import RecordError
 from sapo.core.storage import fingerprint, read_json, write_json, write_text
 from sapo.core.types import CandidateLoss, Instruction, Losses, Race, Rejection, Selection
-from sapo.runs.directory import RunDirectory
+from sapo.runs.directory import Record
 
 CONFIG: dict[str, Any] = {"seed": 42, "train": {"epochs": 1.0, "rows": None}, "watch": ["a"], "run_dir": "anywhere"}
 LONE = "half a character: \ud83d"
@@ -233,7 +233,7 @@ def test_another_process_is_refused_while_a_record_is_open(tmp_path: Path) -> No
     program = (
         "import sys; from pathlib import Path\n"
         "from sapo.core.errors import RecordError\n"
-        "from sapo.runs.directory import RunDirectory\n"
+        "from sapo.runs.directory import Record\n"
         "try:\n"
         "    with Record(Path(sys.argv[1]), {'seed': 1}): print('opened')\n"
         "except RecordError as error: print(error)\n"

@@ -379,14 +379,12 @@ def test_robustness_takes_the_worst_wording_of_each_task_in_the_direction_of_the
 
 def test_general_ability_shows_before_after_and_change() -> None:
     def measured(seed: int, after: float) -> RunRecord:
-        stages = [(0, 3.0, 80.0), (2, after, 75.0), (1, 9.0, 1.0)]
-        ability = [{"stage": i, "loss": loss, "share": share} for i, loss, share in stages]
+        ability = [{"stage": i, "loss": loss} for i, loss in [(0, 3.0), (2, after), (1, 9.0)]]
         return record(seed=seed, ability=ability)
 
     page = sweep_page([measured(1, 3.25), measured(2, 2.875), record(seed=3, ability=[])])
-    loss, share = tables(page, "General ability")
+    (loss,) = tables(page, "General ability")
     assert rows(loss) == [["seq-lora", "original", "2", "3.000", "3.062", "+0.062", "+0.250, -0.125, –"]]
-    assert rows(share)[0][3:] == ["80.0", "75.0", "-5.0", "-5.0, -5.0, –"]
 
 
 def test_the_guard_is_shown_only_where_something_happened() -> None:
@@ -524,7 +522,7 @@ def test_the_page_fits_a_terminal_and_cuts_no_number(width: int) -> None:
     every = {metric.name: -12.345 for metric in METRICS}
     extras: dict[str, Any] = {
         "robustness": {t: {"texts": ["a", "b"], "primary": [33.3, 44.4], "nll": [1.5, 2.5]} for t in TASKS},
-        "ability": [{"stage": 0, "loss": 3.0, "share": 80.0}, {"stage": 2, "loss": 3.5, "share": 75.5}],
+        "ability": [{"stage": 0, "loss": 3.0}, {"stage": 2, "loss": 3.5}],
     }
     runs = [
         record(m, p, s, sequence=q, values={k: v * s for k, v in every.items()}, **extras)

@@ -36,8 +36,7 @@ from transformers import AutoModelForCausalLM
 from sapo.candidates.gather import Gathered
 from sapo.core.types import Instruction
 from sapo.integrations.testing import tiny_tokenizer
-from sapo.models.ability.data import checks
-from sapo.models.ability.measuring import measure_ability
+from sapo.models.ability import measure_ability
 from sapo.models.answers import evaluate
 from sapo.models.losses import Scorer
 from sapo.report.publish import print_report
@@ -237,20 +236,10 @@ def able(model_dir: Path, bench: Path, tmp_path_factory: pytest.TempPathFactory)
         model_dir, bench, tmp_path_factory.mktemp("able") / "run", policy="original", evaluate={"general": True}
     )
     told = Told()
-    with pytest.MonkeyPatch.context() as patch:
-        few_tokens(patch)
-        return Worded(config, run(config, told), told)
+    return Worded(config, run(config, told), told)
 
 
-def few_tokens(patch: pytest.MonkeyPatch) -> None:
-    """Let replies to checks be short: the tiny model says nothing anyway."""
-    patch.setattr("sapo.models.ability.measuring.REPLY_TOKENS", 2)
-
-
-def test_general_ability_is_that_of_every_reloaded_stage(
-    able: Worded, model_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    few_tokens(monkeypatch)
+def test_general_ability_is_that_of_every_reloaded_stage(able: Worded, model_dir: Path) -> None:
     found = able.results.data["ability"]
     assert [stage["stage"] for stage in found] == [0, 1, 2]
     renderer = set_up(able.config).renderer
@@ -260,9 +249,6 @@ def test_general_ability_is_that_of_every_reloaded_stage(
             model = PeftModel.from_pretrained(model, able.config.run_dir / "stages" / name)
         again = measure_ability(model.eval(), renderer, Scorer(model), 1024)
         assert found[stage]["loss"] == pytest.approx(again.loss, abs=1e-4)
-        assert found[stage]["share"] == pytest.approx(again.share)
-        stored = read(able.config.run_dir / "ability" / f"{stage}.json")["value"]
-        assert stored["replies"] == list(again.replies) and len(stored["passed"]) == len(checks())
     assert len({stage["loss"] for stage in found}) == 3
 
 
@@ -278,7 +264,6 @@ def test_the_page_shows_ability_and_its_change(able: Worded) -> None:
     assert [row[0].text for row in table.rows] == ["before training", "stage 1", "stage 2"]
     assert [row[1].text for row in table.rows] == [f"{stage['loss']:.3f}" for stage in found]
     assert [row[2].text for row in table.rows] == ["", *(f"{s['loss'] - found[0]['loss']:+.3f}" for s in found[1:])]
-    assert found[1]["share"] == 0 or table.rows[1][3].text == f"{found[1]['share']:.1f}"
 
 
 def test_a_finished_run_reads_its_ability_back(able: Worded) -> None:
@@ -287,10 +272,7 @@ def test_a_finished_run_reads_its_ability_back(able: Worded) -> None:
 
 
 @pytest.mark.parametrize("method", ["multitask", "single"])
-def test_ability_is_measured_where_there_is_a_stage(
-    method: str, model_dir: Path, bench: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    few_tokens(monkeypatch)
+def test_ability_is_measured_where_there_is_a_stage(method: str, model_dir: Path, bench: Path, tmp_path: Path) -> None:
     config = configure(model_dir, bench, tmp_path / "run", policy="original", method=method, evaluate={"general": True})
     stages = {"multitask": [0, 2], "single": [0, 1, 2]}[method]
     assert [stage["stage"] for stage in run(config).data["ability"]] == stages
@@ -300,10 +282,7 @@ def test_ability_is_measured_where_there_is_a_stage(
 # What users write is text.
 
 
-def test_names_of_markup_stay_text_in_every_section(
-    model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    few_tokens(monkeypatch)
+def test_names_of_markup_stay_text_in_every_section(model_dir: Path, tmp_path: Path) -> None:
     name = "a [red]x[-red] | <script>"
     bench = write_bench(tmp_path / "bench", tasks=(name, "beta"))
     hostile = ["y or n | [red]a[/red], <script>x</script>?", "Is it y | n, [bold]b[/bold] <script>z</script>?"]

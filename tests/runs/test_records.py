@@ -80,7 +80,7 @@ def test_a_record_comes_back_from_json_as_it_was() -> None:
     extras: dict[str, Any] = {
         "crossed": {"by": "sapo", "primary": dict.fromkeys(TASKS, 50.0), "nll": dict.fromkeys(TASKS, 1.5)},
         "robustness": {TASKS[0]: {"texts": ["a", "b"], "primary": [1.0, 2.0], "rouge_l": [3.0, 4.0], "nll": [5, 6]}},
-        "ability": [{"stage": 0, "loss": 3.25, "share": 80.0}, {"stage": 2, "loss": 3.5, "share": 75.0}],
+        "ability": [{"stage": 0, "loss": 3.25}, {"stage": 2, "loss": 3.5}],
         "guard": [
             {"task": "b", "step": 40, "back_to": 20, "watched": "a", "increase": 0.2, "low": 0.1, "updates": 80},
             {"task": "b", "step": 60, "back_to": None, "watched": "a", "increase": 0.3, "low": 0.2, "updates": 80},

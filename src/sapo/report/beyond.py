@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sapo.models.ability.data import checks, texts
+from sapo.models.ability import general_texts
 from sapo.report.numbers import NLL_DECIMALS, SCORE, number
 from sapo.report.tables import Column, Note, Section, Table, cells
 from sapo.runs.results import NLL, PRIMARY
@@ -16,9 +16,8 @@ _WORDINGS = (
     "its last state. The spread over wordings is not an error of the mean: it is what a user's own wording may cost."
 )
 _ABILITY = (
-    "loss: on {} general texts written for this, without any prompt, nats per token, lower is better; checks: share of "
-    "{} simple requests (a format, a length, words to use or to avoid) that were followed, higher is better: one of "
-    "them is {:.1f} points, so a change of a few is nothing. No intervals: these texts and requests are no sample."
+    "loss: on {} general texts written for this, without any prompt, nats per token, lower is better. No intervals: "
+    "these texts are no sample."
 )
 _LOOKS = (
     "A look finds a rise where the 95 % interval of one task's increase lies above the limit as a whole. Many looks at "
@@ -48,14 +47,11 @@ def _ability(stages: list[Mapping[str, Any]]) -> Table:
             "before training" if s is first else f"stage {s['stage']}",
             number(s["loss"], NLL_DECIMALS),
             "" if s is first else number(s["loss"] - first["loss"], NLL_DECIMALS, sign=True),
-            number(s["share"], SCORE),
-            "" if s is first else number(s["share"] - first["share"], SCORE, sign=True),
         )
         for s in stages
     )
-    columns = (Column("state", numeric=False), *map(Column, ("loss", "change", "checks, %", "change")))
-    count = len(checks())
-    return Table("", columns, rows, (_ABILITY.format(len(texts()), count, 100 / count),))
+    columns = (Column("state", numeric=False), *map(Column, ("loss", "change")))
+    return Table("", columns, rows, (_ABILITY.format(len(general_texts())),))
 
 
 def _wordings(tasks: Mapping[str, Mapping[str, Any]]) -> Table:

@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 
 from sapo.report.matrices import MEASURES, decimals
-from sapo.report.numbers import NLL_DECIMALS, SCORE, number
+from sapo.report.numbers import NLL_DECIMALS, number
 from sapo.report.paired import measure_title, points
 from sapo.report.tables import Cell, Column, Note, Section, Table, cells
 from sapo.report.units import Grid, Unit, spread
@@ -84,7 +84,6 @@ def ability(grid: Grid) -> list[Section]:
         return []
     kinds: tuple[tuple[str, Callable[[Ability], float], int], ...] = (
         ("Loss on general text (nats per token, lower is better)", lambda at: at.loss, NLL_DECIMALS),
-        ("Share of checks passed (percent, higher is better)", lambda at: at.share, SCORE),
     )
     tables = []
     for title, kind, digits in kinds:
@@ -94,7 +93,7 @@ def ability(grid: Grid) -> list[Section]:
             _Value("change", partial(_change, kind=kind), sign=True),
         )
         tables.append(_table(grid, title, values, digits))
-    about = "Texts and checks that have nothing to do with the tasks: what training on the tasks does to the rest."
+    about = "Texts that have nothing to do with the tasks: what training on the tasks does to the rest."
     legend = f"before: the model before any training; after: after the last stage. Means over units. {_POINTS}"
     return [Section("General ability", (Note(about), *tables, Note(legend, "dim")))]
 

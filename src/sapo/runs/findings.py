@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from sapo.core.types import Instruction, Task, Trained
-from sapo.models.ability.measuring import Ability
+from sapo.models.ability import Ability
 from sapo.models.answers import Evaluation
 from sapo.runs.config.schema import Config
 from sapo.runs.prepare import Setup
@@ -99,9 +99,7 @@ def _extras(tasks: Sequence[Task], found: Findings) -> dict[str, Any]:
             m: {name: value(cell, m, by_name[name]) for name, cell in found.crossed.items()} for m in (PRIMARY, NLL)
         }
     if found.ability:
-        extras["ability"] = [
-            {"stage": stage, "loss": a.loss, "share": a.share} for stage, a in sorted(found.ability.items())
-        ]
+        extras["ability"] = [{"stage": stage, **a.to_json()} for stage, a in sorted(found.ability.items())]
     if found.alarms:
         extras["guard"] = [{"task": task, **asdict(alarm)} for task, alarm in found.alarms]
     return extras

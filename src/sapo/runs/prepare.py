@@ -15,7 +15,6 @@ import torch
 from sapo.candidates.gather import Gathered
 from sapo.core.processes import ALONE, Processes
 from sapo.core.types import Example, Instruction, Rejection, Task
-from sapo.models.ability.measuring import check_prompts
 from sapo.models.load import LoadedModel, best_device, load_model
 from sapo.models.render import Renderer
 from sapo.runs.config.schema import Config
@@ -179,9 +178,6 @@ def _load(config: Config, gathering: Gathering, given: Given, processes: Process
     method = _method(config)
     loaded = _load_start(config, method, processes)
     renderer = Renderer(loaded.tokenizer, min(config.max_length, context_length(loaded.model)))
-    if config.evaluate.general:
-        # Better now than after the first stage.
-        check_prompts(renderer, context_length(loaded.model))
     train = config.train
     # Weights of the model itself often need another rate than an adapter.
     own_rate = {"full": config.full.learning_rate, "osf": config.osf.learning_rate}.get(config.method)

@@ -23,8 +23,7 @@ from sapo.core.errors import RecordError, ScoreError, TrainError
 from sapo.core.progress import Reporter
 from sapo.core.storage import fingerprint, unwritable
 from sapo.core.types import Example, Instruction, Selection, Task, Trained
-from sapo.models.ability.data import ability_fingerprint, ability_units
-from sapo.models.ability.measuring import Ability, ability_from_json, ability_to_json, measure_ability
+from sapo.models.ability import Ability, general_fingerprint, general_texts, measure_ability
 from sapo.models.answers import Evaluation, evaluate
 from sapo.runs.directory import Inputs, Record
 from sapo.runs.formats import evaluation_from_json, evaluation_to_json, selection_from_json, selection_to_json
@@ -263,11 +262,11 @@ class Steps:
 
     def ability(self, state: State) -> Ability:
         """Return the model's general ability in a state."""
-        label, units = f"stage {state.stage}: general ability", ability_units()
+        label, units = f"stage {state.stage}: general ability", len(general_texts())
         path = f"ability/{state.stage}.json"
-        inputs = {"model": state.fingerprint, "template": self._template, "texts and checks": ability_fingerprint()}
+        inputs = {"model": state.fingerprint, "template": self._template, "texts": general_fingerprint()}
         stored: tuple[float, Ability] | None = self._record.reuse(
-            path, inputs, lambda value: (value["seconds"], ability_from_json(value)), shared=state == self.start
+            path, inputs, lambda value: (value["seconds"], Ability.from_json(value)), shared=state == self.start
         )
         if stored is not None:
             self._progress.reused(label, 0)
@@ -276,11 +275,9 @@ class Steps:
         model = self.live.bring(state)
         began = time.perf_counter()
         with self._progress.step(label, units, 0) as advance:
-            found = measure_ability(
-                model, self._renderer, self.live.scorer, context_length(model), advance, self._setup.processes
-            )
+            found = measure_ability(model, self._renderer, self.live.scorer, context_length(model), advance)
         seconds = time.perf_counter() - began
-        self._record.save(path, inputs, ability_to_json(found) | {"seconds": seconds}, shared=state == self.start)
+        self._record.save(path, inputs, found.to_json() | {"seconds": seconds}, shared=state == self.start)
         self.seconds["evaluating"] += seconds
         return found
 

@@ -81,11 +81,10 @@ class Wordings:
 
 @dataclass(frozen=True, slots=True)
 class Ability:
-    """General ability at a stage: loss in nats per token on general text, percent of checks passed."""
+    """General ability at a stage: loss in nats per token on general text."""
 
     stage: int
     loss: Number
-    share: Number
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,12 +6,12 @@ import re
 import shutil
 import sys
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from assignments import LORA_METHODS, assignment
 from peft import LoraConfig, PeftModel, PrefixTuningConfig, get_peft_model
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -20,21 +20,17 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 from sapo.cli import main
 from sapo.core.errors import ModelError, RecordError, SapoError
 from sapo.core.storage import read_json, write_json, write_text
-from sapo.core.types import Instruction, Choice
+from sapo.core.types import Instruction, Trained
 from sapo.integrations.testing import tiny_model, tiny_tokenizer, toy_task
 from sapo.models.fingerprint import state_fingerprint
-from sapo.models.load import load_model
 from sapo.models.render import Renderer
 from sapo.runs.card import model_card
-from sapo.runs.export import Merged, export_merged
+from sapo.runs.export import PROBES, Merged, export_merged
 from sapo.runs.lineage import lineage
 from sapo.runs.stage import Stage
-from sapo.training.methods import METHODS
-from sapo.training.settings import LoraSettings
 
-TASKS = ("first", "second")
-LORA = LoraSettings(r=2, alpha=3, dropout=0.2, target_modules=("q_proj", "v_proj"))
-each_method = pytest.mark.parametrize("name", LORA_METHODS)
+NAMES = ("first", "second")
+LORA = LoraConfig(task_type="CAUSAL_LM", r=2, lora_alpha=3, lora_dropout=0.2, target_modules=["q_proj", "v_proj"])
 PROBE = torch.tensor([[(7 * i + j) % 250 for i in range(40)] for j in range(3)])
 
 
@@ -68,58 +64,25 @@ def make_base(directory: Path, *, tied: bool = False) -> Path:
     return directory
 
 
-def shake(model: Any, seed: int) -> None:
-    """Move all trainable parameters, as training would."""
-    generator = torch.Generator().manual_seed(seed)
+def make_stage(stage: Path, base: Path, config: Any = None, dtype: Any = torch.float32) -> Path:
+    """A stage after two tasks; by default with an adapter of which its `sapo.json` knows the fingerprint."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = get_peft_model(AutoModelForCausalLM.from_pretrained(base, dtype=dtype), deepcopy(config or LORA))
+    generator = torch.Generator().manual_seed(0)
     for parameter in model.parameters():
         if parameter.requires_grad:
+            # As training would.
             parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
-
-
-def describe(stage: Path, base: Path, method: str, state: str, tasks: tuple[str, ...] = TASKS) -> Path:
-    """Write what a run writes beside an adapter."""
+    model.save_pretrained(stage)
     data = lineage(
-        base=str(base),
-        method=method,
-        policy="original",
-        trained=[Choice(toy_task(name), Instruction(f"Task {name}: yes or no?", "file")) for name in tasks],
-        state=state,
-        limits={"max_length": 200, "max_new_tokens": 5},
-        template="0123456789abcdef",
-        versions={"torch": "2.9"},
-    )
+        base=str(base), method="seq-lora", policy="original", template="0123456789abcdef", versions={"torch": "2.9"},
+        trained=[Trained(toy_task(name), Instruction(f"Task {name}: yes or no?", "file")) for name in NAMES],
+        state="unknown" if config else state_fingerprint(model), limits={"max_length": 200, "max_new_tokens": 5},
+    )  # fmt: skip
     write_json(stage / "sapo.json", data)
     write_text(stage / "README.md", model_card(data))
     return stage
-
-
-def make_stage(
-    root: Path, base: Path, name: str = "seq-lora", lora: LoraSettings = LORA, dtype: str = "float32"
-) -> Path:
-    """The stage after two tasks, as a run with this method leaves it."""
-    learner = METHODS[name](lora)
-    model = learner.start(load_model(str(base), dtype=dtype, device="cpu").model)
-    stage: Path | None = None
-    for n, task in enumerate(TASKS):
-        toy = toy_task(task, rows=2)
-        rows = Renderer(tiny_tokenizer(), 256).encode(toy.instruction, toy.suffix, toy.train)
-        assigned = assignment(rows, stage=n + 1, seed=n, before=stage)
-        model = learner.prepare(model, assigned)
-        shake(model, seed=n)
-        stage = root / f"{n + 1}-{task}"
-        model = learner.finish(model, assigned, stage)
-    assert stage is not None
-    return describe(stage, base, name, state_fingerprint(model))
-
-
-def make_adapter(stage: Path, base: Path, config: Any) -> Path:
-    """A stage whose adapter somebody else made."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = get_peft_model(plain(base), config)
-    shake(model, seed=0)
-    model.save_pretrained(stage)
-    return describe(stage, base, "seq-lora", "unknown")
 
 
 @pytest.fixture(scope="module")
@@ -128,31 +91,39 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def stages(base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """One stage directory for each method; nothing may change them."""
-    return {name: make_stage(tmp_path_factory.mktemp(name), base, name) for name in LORA_METHODS}
+def stage(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Nothing may change it."""
+    return make_stage(tmp_path_factory.mktemp("stage"), base)
 
 
-@pytest.fixture
-def stage(stages: dict[str, Path]) -> Path:
-    return stages["seq-lora"]
+def moved_stage(stage: Path, to: Path, **changes: Any) -> Path:
+    """A copy with another `sapo.json`."""
+    shutil.copytree(stage, to)
+    write_json(to / "sapo.json", read_json(stage / "sapo.json") | changes)
+    return to
 
 
 # What is written is what was trained.
 
 
-@each_method
-def test_a_merged_model_says_what_stock_peft_says(
-    name: str, stages: dict[str, Path], base: Path, tmp_path: Path
+def test_a_merged_stage_says_what_stock_peft_says_answers_as_the_stage_does_and_needs_no_base(
+    stage: Path, tmp_path: Path, base: Path
 ) -> None:
-    expected = logits(with_peft(base, stages[name]))
+    moved = Path(shutil.copytree(base, tmp_path / "base"))
+    stage = moved_stage(stage, tmp_path / "stage", base_model=str(moved))
+    expected, texts = logits(with_peft(base, stage)), [row.input for row in toy_task().test]
     assert distance(expected, logits(plain(base))) > 0.1, "the adapter must matter here"
-    merged = export_merged(stages[name], tmp_path / "out")
+    answers = {task: Stage.load(stage).answer(texts, task) for task in NAMES}
+    assert len({answer for each in answers.values() for answer in each}) > 1
+    assert export_merged(stage, tmp_path / "out").confirmed
+    shutil.rmtree(moved)
+    shutil.rmtree(stage)
     model = plain(tmp_path / "out")
     assert distance(logits(model), expected) <= 1e-4
     assert {p.dtype for p in model.parameters()} == {torch.float32}
-    assert not [key for key in model.state_dict() if "lora" in key]
-    assert merged.directory == tmp_path / "out" and merged.confirmed
+    loaded = Stage.load(tmp_path / "out")
+    assert {task: loaded.answer(texts, task) for task in NAMES} == answers
+    assert not isinstance(loaded.loaded.model, PeftModel)
 
 
 def test_a_merged_model_is_the_base_plus_the_updates_by_hand(stage: Path, base: Path, tmp_path: Path) -> None:
@@ -161,7 +132,9 @@ def test_a_merged_model_is_the_base_plus_the_updates_by_hand(stage: Path, base: 
     tensors = load_file(stage / "adapter_model.safetensors")
     for key in [key for key in tensors if ".lora_A." in key]:
         target = key.removeprefix("base_model.model.").replace(".lora_A.weight", ".weight")
-        expected[target] = expected[target] + LORA.alpha / LORA.r * tensors[key.replace("_A.", "_B.")] @ tensors[key]
+        expected[target] = (
+            expected[target] + LORA.lora_alpha / LORA.r * tensors[key.replace("_A.", "_B.")] @ tensors[key]
+        )
     assert found.keys() == expected.keys()
     assert all(torch.allclose(found[key], expected[key], rtol=0, atol=1e-6) for key in found)
 
@@ -183,7 +156,7 @@ def test_a_base_in_half_precision_is_merged_in_float32(tmp_path: Path) -> None:
     half = make_base(tmp_path / "half")
     plain(half).to(torch.bfloat16).save_pretrained(half)
     assert json.loads((half / "config.json").read_text())["dtype"] == "bfloat16"
-    stage = make_stage(tmp_path / "stages", half, dtype="bfloat16")
+    stage = make_stage(tmp_path / "stage", half, dtype=torch.bfloat16)
     merged = export_merged(stage, tmp_path / "out")
     assert merged.confirmed, "the run's own number format confirms the weights"
     assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "float32"
@@ -192,79 +165,28 @@ def test_a_base_in_half_precision_is_merged_in_float32(tmp_path: Path) -> None:
 
 
 def test_the_measured_numbers_are_those_of_the_prompts(stage: Path, base: Path, tmp_path: Path) -> None:
-    rows: list[tuple[int, ...]] = []
-    original = Renderer.encode
-
-    def spy(self: Renderer, *arguments: Any) -> Any:
-        encoded = original(self, *arguments)
-        rows.extend(e.ids for e in encoded)
-        return encoded
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Renderer, "encode", spy)
-        merged = export_merged(stage, tmp_path / "out")
-    texts = [tiny_tokenizer().decode(row) for row in rows]
-    assert merged.prompts == len(rows) == 4
-    asked = ("first", "first", "second", "second")
-    assert all(f"user\nTask {t}: yes or no?\n\nText:\n" in text for t, text in zip(asked, texts, strict=True))
+    merged = export_merged(stage, tmp_path / "out")
+    renderer, suffix = Renderer(tiny_tokenizer(), 200), toy_task().suffix
+    rows = [e.ids for name in NAMES for e in renderer.encode(f"Task {name}: yes or no?", suffix, PROBES)]
     models = [with_peft(base, stage).eval(), plain(tmp_path / "out").eval()]
     with torch.no_grad():
         pairs = [[m(input_ids=torch.tensor([row])).logits for m in models] for row in rows]
+    assert merged.prompts == len(rows) == 4
     assert merged.scale == pytest.approx(max(float(one.abs().max()) for one, _ in pairs), rel=1e-5)
     assert 0 < merged.difference <= 1e-4 * merged.scale
     assert merged.difference == pytest.approx(max(distance(*pair) for pair in pairs), rel=1, abs=1e-6)
 
 
-# What it can be used for.
-
-
-@each_method
-def test_a_merged_stage_answers_as_the_stage_does_and_needs_no_base(
-    name: str, tmp_path: Path, base: Path, stages: dict[str, Path]
-) -> None:
-    moved = Path(shutil.copytree(base, tmp_path / "base"))
-    stage = Path(shutil.copytree(stages[name], tmp_path / "stage"))
-    data = read_json(stage / "sapo.json") | {"base_model": str(moved)}
-    write_json(stage / "sapo.json", data)
-    texts = [row.input for row in toy_task().test]
-    expected = {task: Stage.load(stage).answer(texts, task) for task in TASKS}
-    assert len({answer for answers in expected.values() for answer in answers}) > 1
-    export_merged(stage, tmp_path / "out")
-    shutil.rmtree(moved)
-    shutil.rmtree(stage)
-    loaded = Stage.load(tmp_path / "out")
-    assert {task: loaded.answer(texts, task) for task in TASKS} == expected
-    assert not isinstance(loaded.loaded.model, PeftModel)
-
-
-def test_a_merged_model_is_a_model_to_start_from(stage: Path, base: Path, tmp_path: Path) -> None:
-    export_merged(stage, tmp_path / "out")
-    loaded = load_model(str(tmp_path / "out"), device="cpu")
-    assert distance(logits(loaded.model), logits(with_peft(base, stage))) <= 1e-4
-    second = make_stage(tmp_path / "more", tmp_path / "out", "inc-lora")
-    export_merged(second, tmp_path / "again")
-    assert distance(logits(plain(tmp_path / "again")), logits(with_peft(tmp_path / "out", second))) <= 1e-4
-
-
 def test_the_lineage_of_a_merged_model_is_that_of_its_stage(stage: Path, tmp_path: Path) -> None:
     merged = export_merged(stage, tmp_path / "out")
     before, after = read_json(stage / "sapo.json"), read_json(tmp_path / "out" / "sapo.json")
+    merge = {"state": before["state"], "dtype": "float32", "difference": merged.difference, "scale": merged.scale}
     found = state_fingerprint(plain(tmp_path / "out"))
     assert found != before["state"]
     assert after == before | {
-        "state": found,
-        "merged": True,
-        "merge": {
-            "state": before["state"],
-            "dtype": "float32",
-            "difference": merged.difference,
-            "scale": merged.scale,
-            "prompts": 4,
-            "confirmed": True,
-        },
-    }
-    card = (tmp_path / "out" / "README.md").read_text()
-    assert card == model_card(after) and "library_name: transformers" in card
+        "state": found, "merged": True, "merge": {**merge, "prompts": 4, "confirmed": True},
+    }  # fmt: skip
+    assert (tmp_path / "out" / "README.md").read_text() == model_card(after)
 
 
 @pytest.mark.parametrize("merged", [False, True])
@@ -282,11 +204,9 @@ def test_the_code_on_a_card_loads_the_model(merged: bool, stage: Path, base: Pat
 
 
 def test_a_stage_of_the_first_format_can_be_merged(stage: Path, base: Path, tmp_path: Path) -> None:
-    old = Path(shutil.copytree(stage, tmp_path / "old"))
-    data = read_json(old / "sapo.json") | {"format": 1}
     kept = ("task", "instruction", "origin", "original_instruction", "suffix", "labels")
-    data["tasks"] = [{key: entry[key] for key in kept} for entry in data["tasks"]]
-    write_json(old / "sapo.json", {key: value for key, value in data.items() if key not in ("template", "versions")})
+    tasks = [{key: entry[key] for key in kept} for entry in read_json(stage / "sapo.json")["tasks"]]
+    old = moved_stage(stage, tmp_path / "old", format=1, tasks=tasks, template=None, versions={})
     assert export_merged(old, tmp_path / "out").confirmed
     assert distance(logits(plain(tmp_path / "out")), logits(with_peft(base, stage))) <= 1e-4
 
@@ -296,8 +216,7 @@ def test_a_base_that_changed_since_the_run_is_not_confirmed(stage: Path, base: P
     weights = load_file(changed / "model.safetensors")
     weights["model.norm.weight"] += 0.01
     save_file(weights, changed / "model.safetensors", metadata={"format": "pt"})
-    moved = Path(shutil.copytree(stage, tmp_path / "stage"))
-    write_json(moved / "sapo.json", read_json(stage / "sapo.json") | {"base_model": str(changed)})
+    moved = moved_stage(stage, tmp_path / "stage", base_model=str(changed))
     assert not export_merged(moved, tmp_path / "out").confirmed
 
 
@@ -306,7 +225,7 @@ def test_a_base_that_changed_since_the_run_is_not_confirmed(stage: Path, base: P
 
 def test_a_model_with_tied_embeddings_is_merged_and_stays_tied(tmp_path: Path) -> None:
     base = make_base(tmp_path / "base", tied=True)
-    stage = make_stage(tmp_path / "stages", base, "inc-lora")
+    stage = make_stage(tmp_path / "stage", base)
     export_merged(stage, tmp_path / "out")
     assert distance(logits(plain(tmp_path / "out")), logits(with_peft(base, stage))) <= 1e-4
     assert "lm_head.weight" not in load_file(tmp_path / "out" / "model.safetensors")
@@ -319,8 +238,10 @@ about_embeddings = pytest.mark.filterwarnings("ignore:.*(tie_word_embeddings|sav
 @pytest.mark.parametrize("target", ["lm_head", "embed_tokens"])
 def test_an_adapter_on_one_of_two_tied_layers_is_refused(target: str, tmp_path: Path) -> None:
     base = make_base(tmp_path / "base", tied=True)
-    stage = make_adapter(tmp_path / "stage", base, LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=[target]))
-    refused(ModelError, "differs from base and adapter in memory: by up to .* tied", stage, tmp_path / "out")
+    stage = make_stage(tmp_path / "stage", base, LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=[target]))
+    refused(
+        ModelError, "differs from base and adapter: by up to .* nothing was written.* tied", stage, tmp_path / "out"
+    )
 
 
 @about_embeddings
@@ -328,7 +249,7 @@ def test_an_adapter_on_one_of_two_tied_layers_is_refused(target: str, tmp_path: 
 def test_a_whole_layer_trained_apart_from_its_tied_one_is_merged_untied(layer: str, tmp_path: Path) -> None:
     base = make_base(tmp_path / "base", tied=True)
     config = LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=["q_proj"], modules_to_save=[layer])
-    stage = make_adapter(tmp_path / "stage", base, config)
+    stage = make_stage(tmp_path / "stage", base, config)
     export_merged(stage, tmp_path / "out")
     assert distance(logits(plain(tmp_path / "out")), logits(with_peft(base, stage))) <= 1e-4
     assert {"lm_head.weight", "model.embed_tokens.weight"} <= set(load_file(tmp_path / "out" / "model.safetensors"))
@@ -336,52 +257,41 @@ def test_a_whole_layer_trained_apart_from_its_tied_one_is_merged_untied(layer: s
 
 @about_embeddings
 @pytest.mark.parametrize(
-    "features", [{"use_dora": True}, {"use_rslora": True}, {"target_modules": ["lm_head"]}], ids=str
+    "features",
+    [
+        {"use_dora": True},
+        {"use_rslora": True},
+        {"target_modules": ["lm_head"]},
+        {"rank_pattern": {"q_proj": 6}, "alpha_pattern": {"q_proj": 1}},
+    ],
+    ids=str,
 )
 def test_other_adapters_that_peft_merges_are_merged(features: dict[str, Any], base: Path, tmp_path: Path) -> None:
     config = LoraConfig(**{"task_type": "CAUSAL_LM", "r": 4, "target_modules": ["q_proj", "o_proj"]} | features)
-    stage = make_adapter(tmp_path / "stage", base, config)
+    stage = make_stage(tmp_path / "stage", base, config)
     expected = logits(with_peft(base, stage))
     assert distance(expected, logits(plain(base))) > 0.01
     assert not export_merged(stage, tmp_path / "out").confirmed, "no run recorded this adapter"
     assert distance(logits(plain(tmp_path / "out")), expected) <= 1e-4
 
 
-# Refusals, each before anything is left behind.
+# Refusals, each of which leaves nothing behind.
 
 
 def refused(kind: type[SapoError], message: str, stage: Path, out: Path) -> None:
-    """Exporting must fail so, and leave nothing beside ``out``."""
     above = next(folder for folder in out.parents if folder.exists())
-    before = {path: path.read_bytes() for path in above.rglob("*") if path.is_file()}
+    before = {path: path.is_file() and path.read_bytes() for path in above.rglob("*")}
     with pytest.raises(kind, match=message):
         export_merged(stage, out)
-    assert {path: path.read_bytes() for path in above.rglob("*") if path.is_file()} == before
+    assert {path: path.is_file() and path.read_bytes() for path in above.rglob("*")} == before
 
 
-def test_a_merge_that_loses_the_adapter_is_refused(
-    stage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("peft.tuners.lora.LoraModel.merge_and_unload", lambda self: self.unload())
-    refused(ModelError, r"differs from base and adapter in memory.*nothing was written", stage, tmp_path / "out")
-
-
-def test_a_model_that_is_another_one_after_saving_is_refused(
-    stage: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    original = LlamaForCausalLM.save_pretrained
-    monkeypatch.setattr(LlamaForCausalLM, "save_pretrained", lambda self, folder: original(plain(base), folder))
-    refused(ModelError, "differs from base and adapter once it is saved and loaded", stage, tmp_path / "out")
-
-
-def test_a_merge_that_gives_no_numbers_is_refused(stage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(self: Any) -> Any:
-        model = self.unload()
-        model.lm_head.weight.data.fill_(float("nan"))
-        return model
-
-    monkeypatch.setattr("peft.tuners.lora.LoraModel.merge_and_unload", broken)
-    refused(ModelError, "by up to nan", stage, tmp_path / "out")
+def test_an_adapter_without_numbers_is_refused(stage: Path, tmp_path: Path) -> None:
+    broken = moved_stage(stage, tmp_path / "stage")
+    tensors = load_file(broken / "adapter_model.safetensors")
+    next(iter(tensors.values())).fill_(float("nan"))
+    save_file(tensors, broken / "adapter_model.safetensors", metadata={"format": "pt"})
+    refused(ModelError, r"cannot be merged by the libraries here \(NaNs.*nothing was written", broken, tmp_path / "o")
 
 
 def test_a_tokenizer_that_does_not_survive_is_refused(
@@ -398,43 +308,26 @@ def test_a_quantised_base_is_refused(nested: bool, stage: Path, base: Path, tmp_
     quantised = Path(shutil.copytree(base, tmp_path / "base"))
     config = json.loads((quantised / "config.json").read_text())
     part = {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}}
-    config |= {"text_config": part} if nested else part
-    (quantised / "config.json").write_text(json.dumps(config))
-    moved = Path(shutil.copytree(stage, tmp_path / "stage"))
-    write_json(moved / "sapo.json", read_json(stage / "sapo.json") | {"base_model": str(quantised)})
+    (quantised / "config.json").write_text(json.dumps(config | ({"text_config": part} if nested else part)))
+    moved = moved_stage(stage, tmp_path / "stage", base_model=str(quantised))
     refused(ModelError, r"is quantised \(bitsandbytes\).*cannot be merged into it exactly", moved, tmp_path / "out")
 
 
 def test_an_adapter_that_peft_cannot_merge_is_refused(base: Path, tmp_path: Path) -> None:
-    config = PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
-    stage = make_adapter(tmp_path / "stage", base, config)
-    refused(ModelError, "of the kind PREFIX_TUNING, which peft cannot merge", stage, tmp_path / "out")
-
-
-def test_an_error_of_the_libraries_is_one_of_ours(stage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(self: Any) -> Any:
-        raise NotImplementedError("no merging today\nand more")
-
-    monkeypatch.setattr("peft.tuners.lora.LoraModel.merge_and_unload", fail)
-    refused(ModelError, r"cannot be merged by the libraries here \(no merging today\)\. Use", stage, tmp_path / "out")
+    stage = make_stage(tmp_path / "s", base, PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3))
+    refused(ModelError, "cannot be merged by the libraries here", stage, tmp_path / "out")
 
 
 def test_a_directory_that_is_no_stage_is_refused(tmp_path: Path, base: Path, stage: Path) -> None:
     refused(ModelError, r"is not a stage directory \(no sapo\.json\)", base, tmp_path / "out")
-    damaged = Path(shutil.copytree(stage, tmp_path / "damaged"))
-    write_json(damaged / "sapo.json", {"base_model": "x", "state": "x", "tasks": [{}], "max_length": 1})
-    refused(RecordError, r"sapo\.json is damaged", damaged, tmp_path / "out")
-    gone = Path(shutil.copytree(stage, tmp_path / "gone"))
-    write_json(gone / "sapo.json", read_json(stage / "sapo.json") | {"base_model": "./nowhere"})
+    refused(RecordError, r"sapo\.json is damaged", moved_stage(stage, tmp_path / "x", tasks=[{}]), tmp_path / "out")
+    gone = moved_stage(stage, tmp_path / "gone", base_model="./nowhere")
     refused(ModelError, r"'\./nowhere' does not exist", gone, tmp_path / "out")
-    without = Path(shutil.copytree(stage, tmp_path / "without"))
+    without = moved_stage(stage, tmp_path / "without")
     (without / "adapter_model.safetensors").unlink()
     refused(ModelError, r"no adapter_model\.safetensors", without, tmp_path / "out")
-
-
-def test_a_merged_model_is_not_merged_again(stage: Path, tmp_path: Path) -> None:
-    export_merged(stage, tmp_path / "out")
-    refused(ModelError, "out is merged already", tmp_path / "out", tmp_path / "twice")
+    merged = moved_stage(stage, tmp_path / "merged", merged=True)
+    refused(ModelError, "merged is merged already", merged, tmp_path / "twice")
 
 
 def test_only_a_new_or_empty_directory_is_written(stage: Path, tmp_path: Path) -> None:
@@ -442,18 +335,10 @@ def test_only_a_new_or_empty_directory_is_written(stage: Path, tmp_path: Path) -
     (tmp_path / "full" / "file").write_text("keep me")
     refused(RecordError, "full is not empty: choose", stage, tmp_path / "full")
     refused(RecordError, "is a file: choose", stage, tmp_path / "full" / "file")
-    refused(RecordError, "is no directory that you may write in", stage, tmp_path / "full" / "file" / "out")
+    refused(RecordError, "cannot be written: .*Not a directory", stage, tmp_path / "full" / "file" / "out")
     (tmp_path / "empty").mkdir()
     export_merged(stage, tmp_path / "empty")
     assert (tmp_path / "empty" / "model.safetensors").is_file()
-
-
-def test_a_full_disk_is_found_before_the_work(stage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    export_merged(stage, tmp_path / "in")
-    size = (tmp_path / "in" / "model.safetensors").stat().st_size
-    usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr("shutil.disk_usage", lambda path: usage._replace(free=size // 2))
-    refused(RecordError, r"the model takes 0\.0 GB and 0\.0 GB are free. Make room", stage, tmp_path / "out")
 
 
 @pytest.mark.parametrize(
@@ -461,37 +346,27 @@ def test_a_full_disk_is_found_before_the_work(stage: Path, tmp_path: Path, monke
     [
         (OSError(errno.ENOSPC, "No space left on device"), RecordError),
         (SafetensorError("Error while serializing: I/O error"), RecordError),
-        (ValueError("cannot be saved"), ModelError),
         (KeyboardInterrupt(), KeyboardInterrupt),
     ],
     ids=repr,
 )
 @pytest.mark.parametrize("existing", [False, True])
-@pytest.mark.parametrize("place", ["weights", "tokenizer"])
 def test_what_stops_the_writing_leaves_nothing(
-    error: BaseException,
-    seen: type[BaseException],
-    existing: bool,
-    place: str,
-    stage: Path,
-    tmp_path: Path,
+    error: BaseException, seen: type[BaseException], existing: bool, stage: Path, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    saver = {"weights": LlamaForCausalLM, "tokenizer": type(tiny_tokenizer())}[place]
-    original = saver.save_pretrained
+) -> None:  # fmt: skip
+    original = LlamaForCausalLM.save_pretrained
 
     def half(self: Any, folder: Path) -> None:
         original(self, folder)
         raise error
 
-    monkeypatch.setattr(saver, "save_pretrained", half)
+    monkeypatch.setattr(LlamaForCausalLM, "save_pretrained", half)
     if existing:
         (tmp_path / "out").mkdir()
-    with pytest.raises(seen):
+    with pytest.raises(seen, match="out cannot be written: .*" if seen is RecordError else None):
         export_merged(stage, tmp_path / "out")
     assert [path.name for path in tmp_path.rglob("*")] == (["out"] if existing else [])
-    monkeypatch.setattr(saver, "save_pretrained", original)
-    assert export_merged(stage, tmp_path / "out").prompts == 4
 
 
 def test_what_was_put_there_meanwhile_is_kept(stage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -544,16 +419,5 @@ def test_the_command_writes_measures_and_says_what_comes_next(
 def test_the_command_warns_of_a_base_that_is_not_confirmed(
     command: Callable[..., tuple[object, str, str]], stage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = Merged(tmp_path, 1e-6, 5.0, 4, confirmed=False)
-    monkeypatch.setattr("sapo.runs.export.export_merged", lambda stage_dir, out: found)
+    monkeypatch.setattr("sapo.runs.export.export_merged", lambda stage_dir, out: Merged(1e-6, 5.0, 4, confirmed=False))
     assert "NOT confirmed that the base model is the one of the run" in command("export", stage, "--merge", "o")[1]
-
-
-def test_the_command_refuses_in_one_line(
-    command: Callable[..., tuple[object, str, str]], stage: Path, tmp_path: Path
-) -> None:
-    (tmp_path / "file").write_text("")
-    code, text, errors = command("export", stage, "--merge", tmp_path / "file")
-    assert code == 2 and text == "" and errors.startswith("error: ") and "is a file" in errors
-    code, _, errors = command("export", stage)
-    assert code == 2 and "--merge" in errors

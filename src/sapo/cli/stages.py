@@ -62,11 +62,11 @@ def export_command(
         else "NOT confirmed that the base model is the one of the run: the fingerprint of base and adapter is another "
         "one. The base has changed since, or the libraries have."
     )
-    out = shlex.quote(str(merged.directory))
+    out = shlex.quote(str(merge))
     for line in (
-        f"written to {merged.directory}: model in float32, tokenizer, sapo.json, README.md",
+        f"written to {merge}: model in float32, tokenizer, sapo.json, README.md",
         f"Largest logit difference to base and adapter: {merged.difference:.1e}, where the largest logit is "
-        f"{merged.scale:.1f} ({merged.prompts} prompts, before and after saving).",
+        f"{merged.scale:.1f} ({merged.prompts} prompts, after saving).",
         confirmed,
         "Next, answer with it, or give it to a run or to select as the model (model.base in a configuration):",
         f"  sapo generate {out} --input TEXT",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sapo.models.ability.data import texts
+from sapo.models.ability import general_texts
 from sapo.report.numbers import NLL_DECIMALS, SCORE, number
 from sapo.report.tables import Column, Note, Section, Table, cells
 from sapo.runs.results import NLL, PRIMARY
@@ -51,7 +51,7 @@ def _ability(stages: list[Mapping[str, Any]]) -> Table:
         for s in stages
     )
     columns = (Column("state", numeric=False), *map(Column, ("loss", "change")))
-    return Table("", columns, rows, (_ABILITY.format(len(texts())),))
+    return Table("", columns, rows, (_ABILITY.format(len(general_texts())),))
 
 
 def _wordings(tasks: Mapping[str, Mapping[str, Any]]) -> Table:

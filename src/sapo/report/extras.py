@@ -92,7 +92,7 @@ def ability(grid: Grid) -> list[Section]:
             _Value("change", partial(_change, kind=kind), sign=True),
         )
         tables.append(_table(grid, title, values, digits))
-    about = "Texts and checks that have nothing to do with the tasks: what training on the tasks does to the rest."
+    about = "Texts that have nothing to do with the tasks: what training on the tasks does to the rest."
     legend = f"before: the model before any training; after: after the last stage. Means over units. {_POINTS}"
     return [Section("General ability", (Note(about), *tables, Note(legend, "dim")))]
 

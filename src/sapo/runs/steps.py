@@ -23,8 +23,7 @@ from sapo.core.processes import ALONE, Processes
 from sapo.core.progress import SILENT, Reporter
 from sapo.core.storage import fingerprint, unwritable
 from sapo.core.types import Choice, Example, Instruction, Rejection, Selection, Task
-from sapo.models.ability.data import ability_fingerprint, ability_units
-from sapo.models.ability.measuring import Ability, ability_from_json, ability_to_json, measure_ability
+from sapo.models.ability import Ability, general_fingerprint, general_texts, measure_ability
 from sapo.models.answers import Evaluation, evaluate
 from sapo.models.render import Renderer
 from sapo.runs.directory import Inputs, RunDirectory
@@ -256,11 +255,11 @@ class Tester:
 
     def ability(self, stage: Stage) -> tuple[Ability, float]:
         """Return the model's general ability in a stage and the seconds that measuring it took."""
-        label, units = f"stage {stage.number}: general ability", ability_units()
+        label, units = f"stage {stage.number}: general ability", len(general_texts())
         path, start = f"ability/{stage.number}.json", stage.number == 0
-        inputs = {"model": stage.fingerprint, "texts and checks": ability_fingerprint()}
+        inputs = {"model": stage.fingerprint, "texts": general_fingerprint()}
         stored: tuple[Ability, float] | None = self._directory.reuse(
-            path, inputs, lambda value: (ability_from_json(value), value["seconds"]), shared=start
+            path, inputs, lambda value: (Ability.from_json(value), value["seconds"]), shared=start
         )
         if stored is not None:
             self._progress.reused(label, 0)
@@ -268,11 +267,9 @@ class Tester:
         model = self._model.bring(stage)
         began = time.perf_counter()
         with self._progress.step(label, units, 0) as advance:
-            found = measure_ability(
-                model, self._renderer, self._model.scorer, context_length(model), advance, self._processes
-            )
+            found = measure_ability(model, self._renderer, self._model.scorer, context_length(model), advance)
         seconds = time.perf_counter() - began
-        self._directory.save(path, inputs, ability_to_json(found) | {"seconds": seconds}, shared=start)
+        self._directory.save(path, inputs, found.to_json() | {"seconds": seconds}, shared=start)
         return found, seconds
 
 

@@ -137,21 +137,6 @@ def test_a_value_that_is_listed_twice_is_refused(
     assert f"sweep.{axis}: {twice} is listed twice" in str(caught.value)
 
 
-def test_a_combination_that_cannot_be_run_is_named_before_anything_is_loaded(
-    swept: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("sapo.runs.prepare.load_model", no_model)
-    config = swept(
-        {"policy": ["random", "sapo"]}, selection={"strategy": "exhaustive"},
-        candidates={"file": None, "search": {"rounds": 1}},
-    )  # fmt: skip
-    with pytest.raises(
-        ConfigError, match=rf"(?s)sweep, run {NAME.replace('+', '.')}/seq-lora-sapo-s42: .*search needs"
-    ):
-        run_sweep(config)
-    assert not config.run_dir.exists()
-
-
 def no_model(*args: Any) -> Any:
     raise AssertionError("a model was loaded")
 

@@ -91,10 +91,7 @@ def _planned(config: Config, named: tuple[str, Any], seed: int, method: str, pol
     name = f"{named[0]}/{method}-{policy}-s{seed}"
     data = config.model_dump()
     own = {"sequence": named[1], "seed": seed, "method": method, "policy": policy, "sweep": None}
-    try:
-        return Planned(name, named[0], make_config({**data, **own, "run_dir": config.run_dir / name}))
-    except ConfigError as error:
-        raise ConfigError(f"sweep, run {name}: {error}") from error
+    return Planned(name, named[0], make_config({**data, **own, "run_dir": config.run_dir / name}))
 
 
 def _name(sequence: str | tuple[str, ...]) -> str:

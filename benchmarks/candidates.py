@@ -50,7 +50,7 @@ HERE = Path(__file__).parent
 PUBLISHED = HERE.parent / "src" / "sapo" / "candidates" / "published.json"
 BAD = HERE.parent / "tests" / "data" / "bad_paraphrases.json"
 SEED = 42
-EXHAUSTIVE = SelectionSettings("lowest", "stratified", SEED, "exhaustive", 0.05, 0.01, None)
+EXHAUSTIVE = SelectionSettings(rule="lowest", sample="stratified", strategy="exhaustive", delta=0.05, epsilon=0.01)
 
 Record = dict[str, Any]
 

@@ -36,7 +36,9 @@ TASKS = (
     "task195_sentiment140_classification",
 )
 ROWS, SEED = 250, 0
-TRAINING = TrainSettings(1, 1e-3, 8, 8, 0.05, 0.0, 1.0)
+TRAINING = TrainSettings(
+    epochs=1, learning_rate=1e-3, batch_size=8, micro_batch_size=8, warmup=0.05, weight_decay=0.0, max_grad_norm=1.0
+)
 
 
 def measure(model: Any, renderer: Renderer, task: Task, path: Path) -> None:
@@ -78,7 +80,9 @@ def main() -> None:
             chosen = [task.train[i] for i in selection_rows(task, 128, "stratified", SEED)]
             rows = renderer.encode(task.instruction, task.suffix, chosen)
             alone = Assignment(1, 1, SEED, rows, None, TRAINING.batch_size)
-            model = SeqLora(LoraSettings(8, 32, 0.1, ("q_proj", "v_proj"))).prepare(model, alone)
+            model = SeqLora(LoraSettings(r=8, alpha=32, dropout=0.1, target_modules=("q_proj", "v_proj"))).prepare(
+                model, alone
+            )
             finetune(model, rows, TRAINING, SEED)
         for task in wanted:
             if not paths[task.name].exists():

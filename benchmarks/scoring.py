@@ -324,7 +324,7 @@ def race(bench: Bench, whole: Work, sample: Work, *, exhaustive: bool) -> list[R
     times = [timed(naive)[0]]
     strategies: tuple[Strategy, ...] = ("racing", "exhaustive") if exhaustive else ("racing",)
     for strategy in strategies:
-        settings = SelectionSettings("lowest", "stratified", SEED, strategy, 0.05, 0.01, None)
+        settings = SelectionSettings(rule="lowest", sample="stratified", strategy=strategy, delta=0.05, epsilon=0.01)
         given = (bench.renderer, whole.task, whole.candidates, whole.rows, settings)
         found[strategy] = timed(lambda: score_candidates(Scorer(bench.model), *given))  # noqa: B023
         times.append(timed(naive)[0])

@@ -44,12 +44,12 @@ from sapo.models.render import Renderer
 from sapo.selection.rows import MAX_LENGTH
 from sapo.tasks.load import load_task
 from sapo.training import finetune
-from sapo.training.methods import METHODS
+from sapo.training.methods import make_method
 from sapo.training.methods.objective import Assignment
 from sapo.training.settings import LoraSettings
 
 TASKS = {"short": "task195_sentiment140_classification", "long": "task224_scruples_anecdotes_ethical_judgment"}
-LORA = LoraSettings(8, 32, 0.0, ("q_proj", "v_proj"))
+LORA = LoraSettings(r=8, alpha=32, dropout=0.0, target_modules=("q_proj", "v_proj"))
 OURS = "sapo"
 RATE, DECAY, CLIP = 1e-4, 0.0, 1.0
 
@@ -126,7 +126,15 @@ class Bench:
 
     def ours(self) -> Run:
         """Train by `sapo.training.finetune.finetune`."""
-        settings = finetune.TrainSettings(1, RATE, self._batch, self._micro, 0.0, DECAY, CLIP)
+        settings = finetune.TrainSettings(
+            epochs=1,
+            learning_rate=RATE,
+            batch_size=self._batch,
+            micro_batch_size=self._micro,
+            warmup=0.0,
+            weight_decay=DECAY,
+            max_grad_norm=CLIP,
+        )
         with self._fresh() as (model, clock):
             training = finetune.finetune(model, self._given, settings, seed=0)
             return Run(clock.seconds, training.losses, self._moved())
@@ -283,7 +291,7 @@ def main() -> None:
     if given.threads:
         torch.set_num_threads(given.threads)
     loaded = load_model("embedded", device="cpu")
-    method = METHODS["seq-lora"](LORA)
+    method = make_method("seq-lora", LORA)
     # Of the assignment only the seed decides what the new adapter is.
     model = method.prepare(method.start(loaded.model), Assignment(1, 1, 0, (), None, 2 * given.micro))
     result: dict[str, Any] = {"lora": asdict(LORA), "micro": given.micro, "environment": environment(), "tasks": {}}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
@@ -13,17 +13,19 @@ from sapo.core.types import Encoded
 from sapo.integrations.testing import tiny_model, tiny_tokenizer, toy_task
 from sapo.models.batches import pad, supervised_positions
 from sapo.models.render import Renderer
-from sapo.training.finetune import Training, finetune
-from sapo.training.methods import METHODS
-from sapo.training.methods.objective import Assignment, Objective, Part, trainable
+from sapo.training.finetune import TrainingLog, finetune
+from sapo.training.methods import make_method
+from sapo.training.methods.objective import Objective, Part, trainable
 from sapo.training.methods.seq_lora import SeqLora
-from sapo.training.settings import LoraSettings, TrainSettings
+from sapo.training.schedule import Training
+from sapo.training.settings import LoraSettings, MethodName, TrainSettings
 from sapo.training.trainer import Checkpoints, Extras
 
 _ANY = LoraSettings(r=2, alpha=4, dropout=0.0, target_modules=("q_proj", "v_proj"))
 # Those whose stages are adapters, and those whose stages are models.
-LORA_METHODS = tuple(sorted(name for name in METHODS if not METHODS[name](_ANY).whole))
-WHOLE_METHODS = tuple(sorted(METHODS.keys() - set(LORA_METHODS)))
+METHODS: tuple[MethodName, ...] = get_args(MethodName)
+LORA_METHODS = tuple(sorted(name for name in METHODS if not make_method(name, _ANY).whole))
+WHOLE_METHODS = tuple(sorted(set(METHODS) - set(LORA_METHODS)))
 
 
 def rows_of(name: str, count: int, instruction: str = "Say it.") -> list[Encoded]:
@@ -65,20 +67,20 @@ def assignment(
     seed: int = 0,
     before: Path | None = None,
     batch_size: int = 4,
-) -> Assignment:
+) -> Training:
     """A training that starts from ``before``; without it, from the start of a run."""
-    return Assignment(stage, stages, seed, tuple(rows), before, batch_size)
+    return Training(stage, stages, f"{stage}-task", (), False, (), (), seed, batch_size, tuple(rows), before)
 
 
 def trained(
     learner: SeqLora,
     model: Any,
-    task: Assignment,
+    task: Training,
     settings: TrainSettings,
     seed: int = 0,
     checkpoints: Checkpoints | None = None,
     **more: Any,
-) -> Training:
+) -> TrainingLog:
     """Train a prepared model on its task as a run does, with what the method adds to the loss."""
     extras = Extras(objective=learner.objective(model, task))
     return finetune(model, task.rows, settings, seed, checkpoints=checkpoints, extras=extras, **more)
@@ -93,7 +95,7 @@ def shake(model: Any, seed: int = 0) -> None:
 
 def second_task(
     learner: SeqLora, root: Path, tasks: Sequence[Sequence[Encoded]], batch_size: int = 4
-) -> tuple[Any, Assignment]:
+) -> tuple[Any, Training]:
     """A model prepared for the second task, after a first one that left every parameter somewhere else.
 
     The first stage is in the directory 1.
@@ -106,7 +108,7 @@ def second_task(
     return learner.prepare(model, task), task
 
 
-def demanded(learner: SeqLora, model: Any, task: Assignment) -> Objective:
+def demanded(learner: SeqLora, model: Any, task: Training) -> Objective:
     """What is minimised in place of the NLL, which it must be."""
     objective = learner.objective(model, task)
     assert objective is not None

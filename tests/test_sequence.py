@@ -26,7 +26,6 @@ from sapo.integrations.testing import tiny_model, tiny_tokenizer, toy_task
 from sapo.models.answers import Evaluation, evaluate
 from sapo.runs.config.loading import make_config
 from sapo.runs.config.schema import Config
-from sapo.runs.directory import RunDirectory
 from sapo.runs.prepare import set_up
 from sapo.runs.results import RunResult
 from sapo.runs.stage import Stage

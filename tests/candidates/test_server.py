@@ -9,7 +9,6 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -80,7 +79,7 @@ def make(tmp_path: Path, notes: list[str]) -> Callable[..., Server]:
     def source(server: FaultyServer | str, seed: int = 0, **changes: Any) -> Server:
         url = server if isinstance(server, str) else server.url
         settings = ServerSettings(url, "tiny", timeout=5.0, concurrency=1)
-        return Server(replace(settings, **changes), seed, tmp_path / "replies", notes.append)
+        return Server(settings.model_copy(update=dict(**changes)), seed, tmp_path / "replies", notes.append)
 
     return source
 

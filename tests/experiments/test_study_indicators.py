@@ -47,7 +47,7 @@ TEMPLATES = {"chat": CHAT_TEMPLATE, "without end of turn": BARE_TEMPLATE, "no te
 
 def adapted(*, dropout: float = 0.4) -> Any:
     """The tiny model, in training mode, with an adapter far from its start, whose dropout would show."""
-    learner = SeqLora(LoraSettings(3, 5, dropout, ("q_proj", "v_proj")))
+    learner = SeqLora(LoraSettings(r=3, alpha=5, dropout=dropout, target_modules=("q_proj", "v_proj")))
     model = learner.prepare(learner.start(tiny_model()), assignment([]))
     shake(model)
     return model.train()
@@ -241,7 +241,15 @@ def test_the_gradient_does_not_depend_on_how_rows_go_through_the_model(
 def test_its_norm_is_that_of_the_first_update_of_a_training_on_all_rows() -> None:
     model = adapted(dropout=0.0)
     expected = measured(model).gradient_norm
-    settings = TrainSettings(1, 1e-3, len(ROWS), 2, 0.0, 0.0, 0.0, "sgd")
+    settings = TrainSettings(
+        epochs=1,
+        learning_rate=1e-3,
+        batch_size=len(ROWS),
+        micro_batch_size=2,
+        warmup=0.0,
+        weight_decay=0.0,
+        max_grad_norm=0.0,
+    )
     assert finetune(model, encoded(), settings, seed=0).gradient_norms == pytest.approx([expected], rel=1e-5)
 
 

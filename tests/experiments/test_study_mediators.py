@@ -18,7 +18,7 @@ from sapo.core.types import Encoded
 from sapo.experiments.study.indicators import gradient
 from sapo.experiments.study.mediators import Travel, drift
 from sapo.integrations.testing import tiny_model
-from sapo.training.finetune import Training, finetune
+from sapo.training.finetune import TrainingLog, finetune
 from sapo.training.methods.objective import trainable
 from sapo.training.methods.seq_lora import SeqLora
 from sapo.training.settings import LoraSettings, TrainSettings
@@ -29,7 +29,7 @@ SGD = TrainSettings(
     epochs=3, learning_rate=RATE, batch_size=4, micro_batch_size=2, warmup=0.0, weight_decay=0.0, max_grad_norm=0.0,
     optimiser="sgd",
 )  # fmt: skip
-ADAMW = replace(SGD, learning_rate=1e-3, optimiser="adamw")
+ADAMW = SGD.model_copy(update=dict(learning_rate=1e-3, optimiser="adamw"))
 # 11 rows in updates of 4: three of them an epoch.
 ROWS = rows_of("one", 11)
 UPDATES = 9
@@ -37,7 +37,7 @@ UPDATES = 9
 
 def adapted(*, dropout: float = 0.0) -> Any:
     """The tiny model with an adapter no number of which is 0."""
-    learner = SeqLora(LoraSettings(3, 5, dropout, ("q_proj", "v_proj")))
+    learner = SeqLora(LoraSettings(r=3, alpha=5, dropout=dropout, target_modules=("q_proj", "v_proj")))
     model = learner.prepare(learner.start(tiny_model()), assignment([]))
     shake(model)
     return model
@@ -72,7 +72,9 @@ def length(vector: torch.Tensor) -> float:
     return float(torch.linalg.vector_norm(vector))
 
 
-def travelled(settings: TrainSettings, rows: Sequence[Encoded] = ROWS) -> tuple[Travel, list[torch.Tensor], Training]:
+def travelled(
+    settings: TrainSettings, rows: Sequence[Encoded] = ROWS
+) -> tuple[Travel, list[torch.Tensor], TrainingLog]:
     """A training from the same start, and the positions of all its parameters, the start included."""
     model, travel, positions = adapted(), Travel(), Positions()
     training = finetune(model, rows, settings, seed=0, extras=Extras(watchers=(travel, positions)))
@@ -104,7 +106,7 @@ def test_the_start_is_where_training_began() -> None:
 def test_one_update_of_plain_gradient_descent_travels_rate_times_gradient() -> None:
     expected = gradient(adapted(), ROWS)
     size = length(torch.cat([x.double().flatten() for x in expected.values()]))
-    travel, _, training = travelled(replace(SGD, epochs=1, batch_size=len(ROWS)))
+    travel, _, training = travelled(SGD.model_copy(update=dict(epochs=1, batch_size=len(ROWS))))
     assert training.steps == 1
     assert travel.path == travel.displacement
     assert travel.path == pytest.approx(RATE * size, rel=1e-4) and size > 0.1
@@ -125,7 +127,7 @@ def test_the_first_update_of_adam_moves_every_parameter_by_the_rate_whatever_the
 
 def test_small_steps_of_the_whole_gradient_are_within_the_bound() -> None:
     """length <= sqrt(2 * sum of rates * fall of the loss), where the rate is below the inverse of the curvature."""
-    settings = replace(SGD, learning_rate=1e-3, epochs=8, batch_size=len(ROWS))
+    settings = SGD.model_copy(update=dict(learning_rate=1e-3, epochs=8, batch_size=len(ROWS)))
     model, travel = adapted(), Travel()
     training = finetune(model, ROWS, settings, seed=0, extras=Extras(watchers=(travel,)))
     with torch.no_grad():

@@ -174,7 +174,7 @@ def test_the_arm_of_plain_gradient_descent_has_its_own_rate_and_no_schedule_deca
 
 def trained(settings: TrainSettings) -> tuple[dict[str, torch.Tensor], tuple[float, ...], tuple[float, ...]]:
     """(how far each parameter moved, rates, gradient norms) of a training."""
-    learner = SeqLora(LoraSettings(2, 4, 0.0, ("q_proj", "v_proj")))
+    learner = SeqLora(LoraSettings(r=2, alpha=4, dropout=0.0, target_modules=("q_proj", "v_proj")))
     model = learner.prepare(learner.start(tiny_model()), assignment([]))
     shake(model)
     before = {name: p.detach().clone() for name, p in trainable(model).items()}

@@ -227,7 +227,7 @@ def test_rows_of_another_layout_are_read_by_their_own_renderer_alone(tmp_path: P
         lambda: tokenized(rows.task, selection, Renderer(tokenizer, 512)),
         lambda: dataset(rows.task, selection, tokenizer),
         lambda: export_data(rows.task, selection, "llamafactory", tmp_path),
-        lambda: sapo.Sequence(tmp_path / "s", model, tokenizer, [rows.task]).before("rows", [TEXT]),
+        lambda: sapo.TaskSequence(tmp_path / "s", model, tokenizer, [rows.task]).before("rows", [TEXT]),
     ):
         with pytest.raises(RenderError, match=r"give renderer=rows\.renderer\(tokenizer\)"):
             wrong()

@@ -33,7 +33,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_bench(tmp_path_factory.mktemp("bench"))
 
 
-def follow(seq: sapo.Sequence, states: dict[str, Any], candidates: Any = None) -> None:
+def follow(seq: sapo.TaskSequence, states: dict[str, Any], candidates: Any = None) -> None:
     """Play back the models that another run trained."""
     for task in seq.open:
         seq.before(task, candidates and candidates[task.name])
@@ -53,7 +53,7 @@ def test_a_loop_of_ones_own_finds_what_a_run_finds(model_dir: Path, bench: Path,
         for n, t in enumerate(tasks, 1)
     }
     start = sapo.load_model(str(model_dir))
-    seq = sapo.Sequence(tmp_path / "own", start.model, start.tokenizer, tasks, examples=8, max_new_tokens=2, seed=3)
+    seq = sapo.TaskSequence(tmp_path / "own", start.model, start.tokenizer, tasks, examples=8, max_new_tokens=2, seed=3)
     stages = {t.name: tmp_path / "run" / "stages" / f"{n}-{t.name}" for n, t in enumerate(tasks, 1)}
     states = {name: sapo.load_model(str(model_dir), str(stage)).model for name, stage in stages.items()}
     follow(seq, states, {name: found[1:] for name, found in texts.items()})
@@ -83,8 +83,8 @@ def tasks() -> list[Task]:
 
 
 def test_a_loop_that_was_interrupted_goes_on(tasks: list[Task], tmp_path: Path) -> None:
-    def sequence(model: Any) -> sapo.Sequence:
-        return sapo.Sequence(tmp_path / "s", model, tiny_tokenizer(), tasks, max_new_tokens=2)
+    def sequence(model: Any) -> sapo.TaskSequence:
+        return sapo.TaskSequence(tmp_path / "s", model, tiny_tokenizer(), tasks, max_new_tokens=2)
 
     seq = sequence(tiny_model(seed=2))
     chosen = seq.before("one", PARAPHRASES)
@@ -100,14 +100,14 @@ def test_a_loop_that_was_interrupted_goes_on(tasks: list[Task], tmp_path: Path) 
     assert (tmp_path / "s" / "cells" / "1" / "two.original.json").stat().st_mtime_ns == before
     assert again.open == () and results.metrics["bwt_all_stages"]["value"] is not None
     with pytest.raises(RecordError, match="another configuration"):
-        sapo.Sequence(tmp_path / "s", tiny_model(), tiny_tokenizer(), tasks, max_new_tokens=3)
+        sapo.TaskSequence(tmp_path / "s", tiny_model(), tiny_tokenizer(), tasks, max_new_tokens=3)
 
 
 def test_a_model_that_was_saved_under_another_name_is_gone_on_with(tasks: list[Task], tmp_path: Path) -> None:
     """As the docs' loop does, interrupted after the first task."""
 
-    def sequence(directory: Path) -> sapo.Sequence:
-        return sapo.Sequence(
+    def sequence(directory: Path) -> sapo.TaskSequence:
+        return sapo.TaskSequence(
             tmp_path / "s", sapo.load_model(str(directory)).model, tiny_tokenizer(), tasks, max_new_tokens=2
         )
 
@@ -130,8 +130,8 @@ def test_a_model_that_was_saved_under_another_name_is_gone_on_with(tasks: list[T
 def test_a_training_that_is_made_again_after_an_interrupted_test_may_end_otherwise(
     tasks: list[Task], tmp_path: Path
 ) -> None:
-    def sequence() -> sapo.Sequence:
-        return sapo.Sequence(tmp_path / "s", tiny_model(seed=2), tiny_tokenizer(), tasks[:1], max_new_tokens=2)
+    def sequence() -> sapo.TaskSequence:
+        return sapo.TaskSequence(tmp_path / "s", tiny_model(seed=2), tiny_tokenizer(), tasks[:1], max_new_tokens=2)
 
     seq = sequence()
     seq.before("one", PARAPHRASES)
@@ -154,7 +154,7 @@ def test_a_training_that_is_made_again_after_an_interrupted_test_may_end_otherwi
 
 def test_training_in_place_is_followed(tasks: list[Task], tmp_path: Path) -> None:
     model = get_peft_model(tiny_model(seed=2), LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
-    seq = sapo.Sequence(tmp_path / "s", model, tiny_tokenizer(), tasks, policy="original", max_new_tokens=2)
+    seq = sapo.TaskSequence(tmp_path / "s", model, tiny_tokenizer(), tasks, policy="original", max_new_tokens=2)
     for task in seq.open:
         assert seq.before(task).text == task.instruction and seq.selection(task) is None
         model.base_model.model.model.layers[0].self_attn.q_proj.lora_B["default"].weight.data += 0.5
@@ -164,7 +164,7 @@ def test_training_in_place_is_followed(tasks: list[Task], tmp_path: Path) -> Non
 
 
 def test_results_of_an_open_sequence_have_no_metrics_yet(tasks: list[Task], tmp_path: Path) -> None:
-    seq = sapo.Sequence(tmp_path / "s", tiny_model(), tiny_tokenizer(), tasks, policy="original", max_new_tokens=2)
+    seq = sapo.TaskSequence(tmp_path / "s", tiny_model(), tiny_tokenizer(), tasks, policy="original", max_new_tokens=2)
     with pytest.raises(RecordError, match="no tests of stage 0"):
         _ = seq.results
     seq.before("one")
@@ -198,7 +198,7 @@ class Heard(Silent):
 
 def test_progress_is_told_and_reaches_its_end(tasks: list[Task], tmp_path: Path) -> None:
     heard, model = Heard(), tiny_model(seed=5)
-    seq = sapo.Sequence(
+    seq = sapo.TaskSequence(
         tmp_path / "s", model, tiny_tokenizer(), tasks[:1], policy="highest", max_new_tokens=2, progress=heard
     )
     seq.before("one", PARAPHRASES)
@@ -218,7 +218,7 @@ def test_progress_is_told_and_reaches_its_end(tasks: list[Task], tmp_path: Path)
 
 
 def test_calls_out_of_order_are_refused(tasks: list[Task], tmp_path: Path) -> None:
-    seq = sapo.Sequence(tmp_path / "s", tiny_model(), tiny_tokenizer(), tasks, policy="original", max_new_tokens=2)
+    seq = sapo.TaskSequence(tmp_path / "s", tiny_model(), tiny_tokenizer(), tasks, policy="original", max_new_tokens=2)
     with pytest.raises(DataError, match="'two' is not the next task: the next one is one"):
         seq.before("two")
     with pytest.raises(DataError, match=r"'tow' is no task of this sequence. Did you mean"):
@@ -226,14 +226,14 @@ def test_calls_out_of_order_are_refused(tasks: list[Task], tmp_path: Path) -> No
     with pytest.raises(DataError, match="without before"):
         seq.after("one")
     with pytest.raises(DataError, match="different names"):
-        sapo.Sequence(tmp_path / "t", tiny_model(), tiny_tokenizer(), [tasks[0], tasks[0]])
+        sapo.TaskSequence(tmp_path / "t", tiny_model(), tiny_tokenizer(), [tasks[0], tasks[0]])
     with pytest.raises(DataError, match=r"policy = 'spao': allowed: .*sapo"):
-        sapo.Sequence(tmp_path / "t", tiny_model(), tiny_tokenizer(), tasks, policy="spao")  # type: ignore[arg-type]
+        sapo.TaskSequence(tmp_path / "t", tiny_model(), tiny_tokenizer(), tasks, policy="spao")  # type: ignore[arg-type]
     with pytest.raises(DataError, match="examples = 0"):
-        sapo.Sequence(tmp_path / "t", tiny_model(), tiny_tokenizer(), tasks, examples=0)
+        sapo.TaskSequence(tmp_path / "t", tiny_model(), tiny_tokenizer(), tasks, examples=0)
     for wrong in (tasks[0], "rows.jsonl", ["rows.jsonl"]):
         with pytest.raises(DataError, match=r"give a list of what sapo\.load_task returns"):
-            sapo.Sequence(tmp_path / "t", tiny_model(), tiny_tokenizer(), wrong)  # type: ignore[arg-type]
+            sapo.TaskSequence(tmp_path / "t", tiny_model(), tiny_tokenizer(), wrong)  # type: ignore[arg-type]
     assert not (tmp_path / "t").exists()
     with pytest.raises(DataError, match="no instruction was chosen for 'one' yet"):
         seq.selection("one")

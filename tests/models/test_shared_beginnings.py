@@ -15,11 +15,13 @@ from sapo.core.types import Encoded, Example
 from sapo.integrations.testing import tiny_model, tiny_tokenizer, toy_task
 from sapo.models.render import Renderer
 from sapo.training.finetune import finetune
-from sapo.training.methods import METHODS
+from sapo.training.methods import make_method
 from sapo.training.prefix import can_share, columns_to_share, common_columns
 from sapo.training.settings import LoraSettings, TrainSettings
 
-SETTINGS = TrainSettings(2, 1e-2, 8, 4, 0.0, 0.0, 1.0)
+SETTINGS = TrainSettings(
+    epochs=2, learning_rate=1e-2, batch_size=8, micro_batch_size=4, warmup=0.0, weight_decay=0.0, max_grad_norm=1.0
+)
 
 
 def encoded(size: int, instruction: str = "Say it, and say it well.") -> list[Encoded]:
@@ -29,7 +31,7 @@ def encoded(size: int, instruction: str = "Say it, and say it well.") -> list[En
 
 
 def lora(model: Any, dropout: float = 0.0) -> Any:
-    method = METHODS["seq-lora"](LoraSettings(4, 8, dropout, ("q_proj", "v_proj")))
+    method = make_method("seq-lora", LoraSettings(r=4, alpha=8, dropout=dropout, target_modules=("q_proj", "v_proj")))
     return method.prepare(method.start(model), assignment(encoded(1)))
 
 

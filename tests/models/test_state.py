@@ -17,7 +17,7 @@ from sapo.integrations.testing import tiny_model, tiny_tokenizer, toy_task
 from sapo.models.fingerprint import state_fingerprint
 from sapo.models.load import load_model
 from sapo.models.render import Renderer
-from sapo.training.methods import METHODS
+from sapo.training.methods import make_method
 from sapo.training.settings import LoraSettings
 
 
@@ -123,7 +123,7 @@ def test_a_live_stage_and_its_reloaded_directory_are_one_state(method: str, tmp_
     tiny_model().save_pretrained(tmp_path / "base")
     tiny_tokenizer().save_pretrained(tmp_path / "base")
     start = load_model(str(tmp_path / "base"), device="cpu").model
-    how = METHODS[method](LoraSettings(4, 8, 0.1, ("q_proj", "v_proj")))
+    how = make_method(method, LoraSettings(r=4, alpha=8, dropout=0.1, target_modules=("q_proj", "v_proj")))
     live, before = how.start(start), None
     seen = [state_fingerprint(live)]
     toy = toy_task(rows=2)

@@ -811,7 +811,7 @@ def test_a_real_selection_is_printed() -> None:
     kept = [Instruction(task.instruction, "original"), Instruction("yes or no?", "given")]
     selection = score_candidates(
         sapo.models.losses.Scorer(tiny_model()), Renderer(tokenizer, 512), task, kept, range(4),
-        SelectionSettings("lowest", "first", 0, "exhaustive", 0.05, 0.01, None),
+        SelectionSettings(rule="lowest", sample="first", strategy="exhaustive", delta=0.05, epsilon=0.01),
     )  # fmt: skip
     page = selection_page(selection)
     assert [row[1].text for row in tables(page)[0].rows] == sorted(

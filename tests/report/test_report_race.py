@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from sapo.core.errors import CandidateError
-from sapo.core.types import Example, Instruction, Race, Selection, Choice
+from sapo.core.types import Choice, Example, Instruction, Race, Selection
 from sapo.integrations.testing import tiny_model, tiny_tokenizer, toy_task
 from sapo.models.losses import Scorer
 from sapo.models.render import Renderer
@@ -27,7 +27,6 @@ from sapo.runs.prepare import set_up
 from sapo.selection.scoring import score_candidates
 from sapo.selection.select import select
 from sapo.selection.settings import SelectionSettings
-from sapo.training.lessons import lessons
 
 TEXTS = ("Reply yes if it is long and no if it is short.", "Many words? yes. Few? no.", "yes or no?", "no? yes?")
 ROWS = 40
@@ -38,7 +37,7 @@ def raced(budget: float | None = None) -> Selection:
     train = tuple(Example(f"row {i} has {'words ' * (i % 7)}", ("yes", "no")[i % 2]) for i in range(ROWS))
     task = replace(toy_task(), train=train)
     candidates = [Instruction(task.instruction, "original"), *(Instruction(text, "given") for text in TEXTS)]
-    settings = SelectionSettings("lowest", "first", 0, "racing", 0.05, 0.01, budget)
+    settings = SelectionSettings(rule="lowest", sample="first", strategy="racing", delta=0.05, epsilon=0.01)
     scorer, renderer = Scorer(tiny_model(seed=2)), Renderer(tiny_tokenizer(), 512)
     return score_candidates(scorer, renderer, task, candidates, range(ROWS), settings)
 
@@ -131,7 +130,7 @@ def test_the_plan_of_a_race_keeps_to_the_budget_but_for_the_first_round() -> Non
     def plan(budget: float | None) -> tuple[float, float, float]:
         made = make_plan(
             renderer, [task], [], candidates, scores=True, races=True, examples=250, budget=budget,
-            updates={task.name: 1}, epochs=1, lessons=lessons("sequence", [task]),
+            updates={task.name: 1}, epochs=1, trainings=schedule("sequence", [task]),
             both_prompts=False, wordings=0,
         )  # fmt: skip
         return made.least[task.name].cost, made.score[task.name].cost, made.train[task.name].cost

@@ -16,7 +16,7 @@ from markdown_it import MarkdownIt
 
 from sapo.core.errors import RecordError
 from sapo.core.storage import write_json
-from sapo.core.types import CandidateLoss, Instruction, Losses, Rejection, Selection, Task, Choice
+from sapo.core.types import CandidateLoss, Choice, Instruction, Losses, Rejection, Selection, Task
 from sapo.integrations.testing import toy_task
 from sapo.runs.card import model_card
 from sapo.runs.lineage import earlier_tasks, library_versions, lineage, stored_prompts

@@ -11,7 +11,6 @@ from runs.test_config import loaded, made, refused
 
 from sapo.core.errors import RecordError
 from sapo.runs.config.loading import make_config
-from sapo.runs.directory import RunDirectory
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 from sapo.cli import main
 from sapo.core.errors import ModelError, RecordError, SapoError
 from sapo.core.storage import read_json, write_json, write_text
-from sapo.core.types import Instruction, Trained
+from sapo.core.types import Choice, Instruction
 from sapo.integrations.testing import tiny_model, tiny_tokenizer, toy_task
 from sapo.models.fingerprint import state_fingerprint
 from sapo.models.render import Renderer
@@ -77,7 +77,7 @@ def make_stage(stage: Path, base: Path, config: Any = None, dtype: Any = torch.f
     model.save_pretrained(stage)
     data = lineage(
         base=str(base), method="seq-lora", policy="original", template="0123456789abcdef", versions={"torch": "2.9"},
-        trained=[Trained(toy_task(name), Instruction(f"Task {name}: yes or no?", "file")) for name in NAMES],
+        trained=[Choice(toy_task(name), Instruction(f"Task {name}: yes or no?", "file")) for name in NAMES],
         state="unknown" if config else state_fingerprint(model), limits={"max_length": 200, "max_new_tokens": 5},
     )  # fmt: skip
     write_json(stage / "sapo.json", data)

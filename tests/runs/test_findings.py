@@ -13,6 +13,9 @@ import pytest
 from markdown_it import MarkdownIt
 from peft import PeftModel
 from rich.console import Console
+from sapo.models.ability.data import checks
+from sapo.models.ability.measuring import measure_ability
+from sapo.runs.gathering import hold_back
 from small_runs import (
     SUFFIX,
     Json,
@@ -36,8 +39,6 @@ from transformers import AutoModelForCausalLM
 from sapo.candidates.gather import Gathered
 from sapo.core.types import Instruction
 from sapo.integrations.testing import tiny_tokenizer
-from sapo.models.ability.data import checks
-from sapo.models.ability.measuring import measure_ability
 from sapo.models.answers import evaluate
 from sapo.models.losses import Scorer
 from sapo.report.publish import print_report
@@ -45,7 +46,6 @@ from sapo.report.run import run_page
 from sapo.report.runs import read_run
 from sapo.report.tables import Table
 from sapo.runs.config.schema import Config
-from sapo.runs.gathering import hold_back
 from sapo.runs.prepare import set_up
 from sapo.runs.results import RunResult
 from sapo.sequence import run

@@ -98,7 +98,7 @@ def test_an_unusable_test_file_is_the_one_that_is_named(tmp_path: Path) -> None:
 def test_a_task_name_that_no_terminal_or_disk_likes_is_refused(name: str, tmp_path: Path) -> None:
     (tmp_path / "m.json").write_text('[{"input": "a", "output": "b"}]')
     with pytest.raises(DataError, match="a task's name is also a file's name"):
-        data_task(name, DataSource(str(tmp_path / "m.json"), instruction="Do."))
+        data_task(name, DataSource(data=str(tmp_path / "m.json"), instruction="Do."))
 
 
 def test_an_answer_that_cannot_fit_is_quoted() -> None:

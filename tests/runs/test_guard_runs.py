@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import sapo.training.teaching
 import torch
 from rich.console import Console
 from small_runs import (
@@ -32,7 +33,6 @@ from small_runs import (
 )
 
 import sapo.runs.steps
-import sapo.training.teaching
 from sapo.core.types import Losses
 from sapo.integrations.testing import tiny_tokenizer
 from sapo.report.publish import print_report
@@ -43,7 +43,7 @@ from sapo.runs.config.schema import Config
 from sapo.runs.prepare import set_up
 from sapo.runs.results import RunResult
 from sapo.sequence import run
-from sapo.training.finetune import Training, finetune
+from sapo.training.finetune import finetune
 from sapo.training.guard import Guard, Watched, increase
 
 # The second task has other answers, so that the first one is forgotten.

@@ -15,7 +15,6 @@ from sapo.core.errors import RecordError
 from sapo.integrations.testing import tiny_model, tiny_tokenizer
 from sapo.runs.config.loading import make_config
 from sapo.runs.config.schema import Config
-from sapo.runs.directory import RunDirectory
 from sapo.runs.metrics import METRICS
 from sapo.runs.prepare import set_up
 from sapo.sequence import run

@@ -16,14 +16,12 @@ from sapo.models.load import load_model
 from sapo.models.render import Renderer
 from sapo.report.selections import cuts
 from sapo.runs.config.schema import Config
-from sapo.runs.directory import RunDirectory
 from sapo.runs.forecast import estimate
 from sapo.runs.plan import make_plan
 from sapo.runs.stage import Stage
 from sapo.selection.select import select
 from sapo.sequence import run
 from sapo.tasks.load import load_task
-from sapo.training.lessons import lessons
 from sapo.training.methods.seq_lora import SeqLora
 from sapo.training.settings import LoraSettings
 
@@ -149,7 +147,7 @@ def test_a_candidate_that_does_not_fit_is_named_before_anything_is_trained() -> 
         make_plan(
             Renderer(tiny_tokenizer(), 300), [task], [], candidates,
             scores=True, races=True, examples=4, budget=None, updates={task.name: 1}, epochs=1,
-            lessons=lessons("sequence", [task]), both_prompts=False, wordings=0,
+            trainings=schedule("sequence", [task]), both_prompts=False, wordings=0,
         )  # fmt: skip
 
 
@@ -171,9 +169,9 @@ def test_a_huge_input_is_not_tokenised_over_and_over(monkeypatch: pytest.MonkeyP
 
 def test_a_rank_beyond_the_layers_width_is_refused() -> None:
     # The value projection of the tiny model is 32 by 16.
-    SeqLora(LoraSettings(16, 32, 0.0, ("v_proj",))).start(tiny_model())
+    SeqLora(LoraSettings(r=16, alpha=32, dropout=0.0, target_modules=("v_proj",))).start(tiny_model())
     with pytest.raises(ModelError, match=r"lora\.r = 17: allowed is at most 16"):
-        SeqLora(LoraSettings(17, 32, 0.0, ("v_proj",))).start(tiny_model())
+        SeqLora(LoraSettings(r=17, alpha=32, dropout=0.0, target_modules=("v_proj",))).start(tiny_model())
 
 
 def test_cut_inputs_are_counted_where_people_look() -> None:

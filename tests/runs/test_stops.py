@@ -185,7 +185,21 @@ def test_a_training_stops_after_the_update_and_leaves_no_trace_but_in_its_weight
                     send(signal.SIGTERM)
                 advance(steps)
 
-            finetune(model, encoded, TrainSettings(1, 1e-3, 4, 4, 0.0, 0.0, 1.0), 0, told)
+            finetune(
+                model,
+                encoded,
+                TrainSettings(
+                    epochs=1,
+                    learning_rate=1e-3,
+                    batch_size=4,
+                    micro_batch_size=4,
+                    warmup=0.0,
+                    weight_decay=0.0,
+                    max_grad_norm=1.0,
+                ),
+                0,
+                told,
+            )
 
     assert stopped_by(work) == signal.SIGTERM
     assert updates == [1, 1] and model.config.use_cache == use_cache

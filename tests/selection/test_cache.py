@@ -169,7 +169,7 @@ def scored(cache: LossCache | None, texts: tuple[str, ...] = TEXTS) -> tuple[Sel
     told: list[int] = []
     selection = score_candidates(
         Scorer(model), Renderer(tiny_tokenizer(), 512), task, candidates, range(6),
-        SelectionSettings("lowest", "first", 0, "exhaustive", 0.05, 0.01, None), advance=told.append, cache=cache,
+        SelectionSettings(rule="lowest", sample="first", strategy="exhaustive", delta=0.05, epsilon=0.01), advance=told.append, cache=cache,
     )  # fmt: skip
     assert sum(told) == 6 * len(texts)
     return selection, passes

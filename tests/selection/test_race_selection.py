@@ -184,7 +184,7 @@ class Course:
 def scored(losses: LossCache | None = None, **settings: Any) -> Course:
     model, told, heard, passes = tiny_model(seed=2), list[int](), list[Standing](), list[int]()
     model.get_input_embeddings().register_forward_hook(lambda m, given, out: passes.append(1))
-    usual = SelectionSettings("lowest", "first", 0, "racing", 0.05, 0.01, None)
+    usual = SelectionSettings(rule="lowest", sample="first", strategy="racing", delta=0.05, epsilon=0.01)
     selection = score_candidates(
         Scorer(model), Renderer(tiny_tokenizer(), 230), wordy(), [Instruction(text, "given") for text in TEXTS], ROWS,
         replace(usual, **settings), advance=told.append, watch=heard.append, cache=losses,

@@ -429,7 +429,7 @@ def test_progress_counts_every_row_of_every_candidate() -> None:
     candidates = [Instruction(text, "given") for text in PARAPHRASES]
     score_candidates(
         Scorer(tiny_model()), Renderer(tiny_tokenizer(), 512), toy_task(), candidates, (1, 2, 5),
-        SelectionSettings("lowest", "first", 0, "exhaustive", 0.05, 0.01, None), advance=told.append,
+        SelectionSettings(rule="lowest", sample="first", strategy="exhaustive", delta=0.05, epsilon=0.01), advance=told.append,
     )  # fmt: skip
     assert sum(told) == 9
 

@@ -27,7 +27,7 @@ def task(path: Path, content: Any = None, instruction: str | None = "Do.", **cha
         path.parent.mkdir(parents=True, exist_ok=True)
         text = content if isinstance(content, str) else json.dumps(content)
         path.write_bytes(text.encode())
-    return data_task("own", DataSource(str(path), instruction=instruction, **changes))
+    return data_task("own", DataSource(data=str(path), instruction=instruction, **changes))
 
 
 def write_table(path: Path, rows: list[dict[str, Any]], delimiter: str) -> Path:
@@ -93,7 +93,7 @@ def test_missing_data_are_named(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("data", ["", "a\0b.jsonl", "a\0b.parquet", "imdb"])
 def test_a_name_that_is_no_path_is_an_error(data: str) -> None:
     with pytest.raises(DataError, match=r"the name is empty|is no path|Parquet|No such file or directory: 'imdb'"):
-        data_task("own", DataSource(data, instruction="Do."))
+        data_task("own", DataSource(data=data, instruction="Do."))
 
 
 def test_bytes_that_are_not_utf_8_are_named_with_their_place(tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_one_column_cannot_be_both_input_and_answer(tmp_path: Path) -> None:
     path = tmp_path / "m.json"
     path.write_text(json.dumps(ROWS))
     with pytest.raises(DataError, match="'output' is named as input and as answer"):
-        data_task("m", DataSource(str(path), columns={"input": "output", "answer": "output"}, instruction="Do."))
+        data_task("m", DataSource(data=str(path), columns={"input": "output", "answer": "output"}, instruction="Do."))
 
 
 def test_rows_that_cannot_be_used_are_left_out_with_their_number(tmp_path: Path) -> None:

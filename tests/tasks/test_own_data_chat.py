@@ -30,7 +30,7 @@ def share_gpt(*turns: str) -> list[dict[str, Any]]:
 
 def task(path: Path, rows: list[dict[str, Any]], instruction: str | None = "Do.", **changes: Any) -> Task:
     path.write_text(json.dumps(rows), encoding="utf-8")
-    return data_task("own", DataSource(str(path), instruction=instruction, **changes))
+    return data_task("own", DataSource(data=str(path), instruction=instruction, **changes))
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_messages_can_be_named_and_come_from_parquet(tmp_path: Path) -> None:
     rows = [{"chat": [*role("u1", "a1", "u2"), {"from": "gpt", "value": "a2"}], "text": "t", "label": "l"}]
     assert task(tmp_path / "m.json", rows, columns={"messages": "chat"}).train == (EXAMPLE,)
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "m.parquet")
-    source = DataSource(str(tmp_path / "m.parquet"), instruction="Do.", columns={"messages": "chat"})
+    source = DataSource(data=str(tmp_path / "m.parquet"), instruction="Do.", columns={"messages": "chat"})
     assert data_task("own", source).train == (EXAMPLE,)
 
 

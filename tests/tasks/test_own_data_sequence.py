@@ -68,7 +68,7 @@ def test_test_rows_of_its_own_are_kept_and_one_input_cannot_be_divided() -> None
 
 @pytest.mark.parametrize("name", ["", ".", "..", ".x", "a/b", "a\\b", "a\0b", "\ud800"])
 def test_a_name_that_is_no_files_name_is_refused(name: str, tmp_path: Path) -> None:
-    source = DataSource(str(dump(tmp_path / "m.json")), instruction="Do.")
+    source = DataSource(data=str(dump(tmp_path / "m.json")), instruction="Do.")
     with pytest.raises(DataError, match=r"name is also a file's name|name holds half a character"):
         data_task(name, source)
 
@@ -112,7 +112,7 @@ def test_settings_of_own_data_are_passed_on_and_refused_for_other_tasks(tmp_path
 
 
 def test_own_tasks_stand_in_a_sequence_by_their_names(tmp_path: Path) -> None:
-    source = DataSource(str(dump(tmp_path / "m.json")), instruction="Do.", suffix="So.")
+    source = DataSource(data=str(dump(tmp_path / "m.json")), instruction="Do.", suffix="So.")
     first, second, third = load_sequence(["mine", BUILTIN[0], "other"], own={"mine": source, "other": source})
     assert (first.name, second.name, third.name) == ("mine", BUILTIN[0], "other")
     assert first.train == (Example("a", "b"),) and first.suffix == "So."
@@ -124,7 +124,7 @@ def test_own_tasks_stand_in_a_sequence_by_their_names(tmp_path: Path) -> None:
 
 
 def test_an_unknown_name_is_pointed_to_where_own_data_are_named(tmp_path: Path) -> None:
-    source = DataSource(str(dump(tmp_path / "m.json")), instruction="Do.")
+    source = DataSource(data=str(dump(tmp_path / "m.json")), instruction="Do.")
     with pytest.raises(DataError, match=r"has no mien\. Did you mean 'mine'\? It has: mine, .*named under `tasks:`\.$"):
         load_sequence(["mien"], own={"mine": source})
     with pytest.raises(DataError, match=r"has no none, d/m\.csv\..* `tasks: \{m: \{data: d/m\.csv\}\}`, and stand in"):

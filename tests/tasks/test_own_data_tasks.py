@@ -44,7 +44,7 @@ def dump(path: Path, *texts: str) -> Path:
 
 
 def own(data: Path | str, **changes: Any) -> Task:
-    return data_task("own", DataSource(str(data), **{"instruction": "Do.", **changes}))
+    return data_task("own", DataSource(data=str(data), **{"instruction": "Do.", **changes}))
 
 
 def inputs(task: Task) -> list[list[str]]:

@@ -7,21 +7,22 @@ from typing import Any
 
 import pytest
 import torch
-from assignments import assignment, trained
+from assignments import METHODS, assignment, trained
 
 from sapo.core.errors import TrainError
 from sapo.integrations.testing import tiny_model, tiny_tokenizer, toy_task
 from sapo.models.render import Renderer
-from sapo.runs.directory import RunDirectory
 from sapo.training.finetune import finetune
-from sapo.training.methods import METHODS
-from sapo.training.methods.objective import Assignment
+from sapo.training.methods import make_method
 from sapo.training.methods.seq_lora import SeqLora
+from sapo.training.schedule import Training
 from sapo.training.settings import LoraSettings, TrainSettings
 from sapo.training.trainer import Checkpoints
 
 # 13 rows in batches of 4, three epochs: 12 updates, with epochs that end in the middle of nothing.
-SETTINGS = TrainSettings(3, 1e-2, 4, 2, 0.1, 0.0, 1.0)
+SETTINGS = TrainSettings(
+    epochs=3, learning_rate=1e-2, batch_size=4, micro_batch_size=2, warmup=0.1, weight_decay=0.0, max_grad_norm=1.0
+)
 TASK = toy_task(rows=13)
 ENCODED = Renderer(tiny_tokenizer(), 256).encode(TASK.instruction, TASK.suffix, TASK.train)
 EARLIER = Renderer(tiny_tokenizer(), 256).encode("An earlier task.", TASK.suffix, toy_task("earlier", rows=5).train)
@@ -43,9 +44,9 @@ def dying_after(updates: int) -> Callable[[int], None]:
     return advance
 
 
-def prepared(method: str, folder: Path) -> tuple[SeqLora, Any, Assignment]:
+def prepared(method: str, folder: Path) -> tuple[SeqLora, Any, Training]:
     """A model before its second task, with dropout where there are adapters, so that random states matter."""
-    chosen = METHODS[method](LoraSettings(4, 8, 0.1, ("q_proj", "v_proj")))
+    chosen = make_method(method, LoraSettings(r=4, alpha=8, dropout=0.1, target_modules=("q_proj", "v_proj")))
     earlier = folder / "earlier"
     if not earlier.exists():
         task = assignment(EARLIER)

@@ -17,12 +17,12 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from sapo.core.types import Encoded
 from sapo.integrations.testing import tiny_model
-from sapo.training.methods.objective import trainable
 from sapo.training.methods.ewc import Ewc, diagonal_fisher
+from sapo.training.methods.objective import trainable
 from sapo.training.methods.seq_lora import SeqLora
 from sapo.training.settings import EwcSettings, LoraSettings, TrainSettings
 
-LORA = LoraSettings(3, 5, 0.0, ("q_proj", "v_proj"))
+LORA = LoraSettings(r=3, alpha=5, dropout=0.0, target_modules=("q_proj", "v_proj"))
 TRAIN = TrainSettings(
     epochs=1, learning_rate=1e-2, batch_size=8, micro_batch_size=3, warmup=0.0, weight_decay=0.0, max_grad_norm=1.0
 )
@@ -186,11 +186,11 @@ def test_the_penalty_and_its_gradient_by_hand(tmp_path: Path) -> None:
 def test_a_huge_weight_holds_what_mattered(tmp_path: Path) -> None:
     moved, strained = {}, {}
     for weight in (0.0, 1e6):
-        learner = Ewc(LORA, EwcSettings(weight))
+        learner = Ewc(LORA, EwcSettings(weight=weight))
         model, task = second_task(learner, tmp_path / str(weight), TASKS)
         fisher = fisher_file(tmp_path / str(weight), 1)
         anchor = {name: p.detach().clone() for name, p in trainable(model).items()}
-        trained(learner, model, task, replace(TRAIN, epochs=30))
+        trained(learner, model, task, TRAIN.model_copy(update=dict(epochs=30)))
         distance = {name: (p.detach() - anchor[name]) ** 2 for name, p in trainable(model).items()}
         strained[weight] = sum(float((fisher[name] * d).sum()) for name, d in distance.items())
         moved[weight] = sum(float(d.sum()) for d in distance.values()) ** 0.5

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from assignments import LORA_METHODS, assignment, trained
+from assignments import LORA_METHODS, METHODS, assignment, trained
 from peft import IA3Config, LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 
@@ -18,10 +18,10 @@ from sapo.integrations.testing import tiny_model, tiny_tokenizer, toy_task
 from sapo.models.fingerprint import state_fingerprint
 from sapo.models.render import Renderer
 from sapo.training.finetune import finetune
-from sapo.training.methods import METHODS
+from sapo.training.methods import make_method
 from sapo.training.methods.adapters import lora_layers
-from sapo.training.methods.objective import Assignment
 from sapo.training.methods.seq_lora import SeqLora
+from sapo.training.schedule import Training
 from sapo.training.settings import LoraSettings, TrainSettings
 
 TARGETS = ("q_proj", "v_proj")
@@ -57,7 +57,7 @@ each_method = pytest.mark.parametrize("name", LORA_METHODS)
 
 
 def method(name: str, lora: LoraSettings = LORA) -> SeqLora:
-    return METHODS[name](lora)
+    return make_method(name, lora)
 
 
 def encoded(task: str) -> list[Encoded]:
@@ -84,12 +84,12 @@ def reloaded(directory: Path, base: Any | None = None) -> torch.Tensor:
     return logits(PeftModel.from_pretrained(base or tiny_model(), directory).eval())
 
 
-def task_at(stage: int, before: Path | None = None) -> Assignment:
+def task_at(stage: int, before: Path | None = None) -> Training:
     """The training of one of the three tasks, counted from 0, after the stage in a directory."""
     return assignment(encoded(TASKS[stage]), stage=stage + 1, seed=10 + stage, before=before)
 
 
-def train(learner: SeqLora, model: Any, task: Assignment) -> Any:
+def train(learner: SeqLora, model: Any, task: Training) -> Any:
     model = learner.prepare(model, task)
     trained(learner, model, task, TRAIN, seed=19 + task.stage)
     return model

@@ -11,6 +11,7 @@ import pytest
 import torch
 from assignments import (
     LORA_METHODS,
+    METHODS,
     assignment,
     demanded,
     nll_by_hand,
@@ -25,19 +26,19 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 
 from sapo.integrations.testing import tiny_model
-from sapo.training.finetune import Training
-from sapo.training.methods import METHODS
-from sapo.training.methods.objective import Assignment, trainable
+from sapo.training.methods import make_method
 from sapo.training.methods.ewc import Ewc
 from sapo.training.methods.inc_lora import IncLora
 from sapo.training.methods.lwf import Lwf
 from sapo.training.methods.o_lora import OLora
+from sapo.training.methods.objective import trainable
 from sapo.training.methods.replay import Replay
 from sapo.training.methods.seq_lora import SeqLora
+from sapo.training.schedule import Training
 from sapo.training.settings import EwcSettings, LoraSettings, LwfSettings, OLoraSettings, ReplaySettings, TrainSettings
 
 # A scaling, 5 / 3, that no number of the tests is by chance the same without.
-LORA = LoraSettings(3, 5, 0.0, ("q_proj", "v_proj"))
+LORA = LoraSettings(r=3, alpha=5, dropout=0.0, target_modules=("q_proj", "v_proj"))
 DROPOUT = replace(LORA, dropout=0.3)
 TRAIN = TrainSettings(
     epochs=2, learning_rate=1e-2, batch_size=4, micro_batch_size=2, warmup=0.0, weight_decay=0.0, max_grad_norm=1.0
@@ -48,11 +49,11 @@ PENALISED = ("ewc", "lwf", "o-lora", "replay")
 Make = Callable[[LoraSettings], SeqLora]
 
 
-def task_at(number: int, before: Path | None) -> Assignment:
+def task_at(number: int, before: Path | None) -> Training:
     return assignment(TASKS[number], stage=number + 1, seed=number, before=before)
 
 
-def run(make: Make, root: Path, lora: LoraSettings = DROPOUT, settings: TrainSettings = TRAIN) -> list[Training]:
+def run(make: Make, root: Path, lora: LoraSettings = DROPOUT, settings: TrainSettings = TRAIN) -> list[TrainingLog]:
     """Train on the three tasks; stages are left in the directories 1, 2 and 3."""
     learner, before, found = make(lora), None, []
     model = learner.start(tiny_model())
@@ -77,13 +78,13 @@ def weights(root: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize("name", METHODS)
 def test_accumulated_passes_make_the_update_of_whole_batches(name: str, tmp_path: Path) -> None:
     # Methods that train the weights themselves need smaller steps, and Adam gives each weight the same.
-    settings = replace(TRAIN, learning_rate=1e-2 if name in LORA_METHODS else 1e-3)
+    settings = TRAIN.model_copy(update=dict(learning_rate=1e-2 if name in LORA_METHODS else 1e-3))
     found = []
     for micro in (1, 2, 4):
-        learner = METHODS[name](LORA)
+        learner = make_method(name, LORA)
         model, task = second_task(learner, tmp_path / str(micro), TASKS)
         before = {key: p.detach().clone() for key, p in trainable(model).items()}
-        training = trained(learner, model, task, replace(settings, micro_batch_size=micro))
+        training = trained(learner, model, task, settings.model_copy(update=dict(micro_batch_size=micro)))
         moved = {key: p.detach() - before[key] for key, p in trainable(model).items()}
         found.append((training, moved))
     whole, expected = found[-1]
@@ -96,19 +97,19 @@ def test_accumulated_passes_make_the_update_of_whole_batches(name: str, tmp_path
 
 @pytest.mark.parametrize("name", METHODS)
 def test_recorded_losses_are_the_nll_and_objectives_what_is_minimised(name: str, tmp_path: Path) -> None:
-    learner = METHODS[name](LORA)
+    learner = make_method(name, LORA)
     model, task = second_task(learner, tmp_path, TASKS)
     with torch.no_grad():
         expected = float(nll_by_hand(model, task.rows)) / tokens_of(task.rows)
     # All rows in one update, and then the same once more.
-    training = trained(learner, model, task, replace(TRAIN, batch_size=8, micro_batch_size=4))
+    training = trained(learner, model, task, TRAIN.model_copy(update=dict(batch_size=8, micro_batch_size=4)))
     assert training.losses[0] == pytest.approx(expected, rel=1e-5)
     assert (training.objectives != training.losses) == (name in PENALISED)
 
 
 @pytest.mark.parametrize("name", [n for n in METHODS if n != "lwf"])
 def test_nothing_is_added_at_the_first_task(name: str) -> None:
-    learner = METHODS[name](LORA)
+    learner = make_method(name, LORA)
     task = task_at(0, None)
     assert learner.objective(learner.prepare(learner.start(tiny_model()), task), task) is None
 
@@ -122,9 +123,9 @@ SWITCHED_OFF: dict[str, tuple[Make, Make]] = {
 
 
 @pytest.fixture(scope="module")
-def plain(tmp_path_factory: pytest.TempPathFactory) -> dict[Make, tuple[Path, list[Training]]]:
+def plain(tmp_path_factory: pytest.TempPathFactory) -> dict[Make, tuple[Path, list[TrainingLog]]]:
     """Three tasks by each method that adds nothing to the loss, with dropout."""
-    found: dict[Make, tuple[Path, list[Training]]] = {}
+    found: dict[Make, tuple[Path, list[TrainingLog]]] = {}
     for make in (SeqLora, IncLora):
         root = tmp_path_factory.mktemp("plain")
         found[make] = (root, run(make, root))
@@ -133,7 +134,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> dict[Make, tuple[Path, li
 
 @pytest.mark.parametrize("name", SWITCHED_OFF)
 def test_a_weight_of_zero_leaves_the_plain_method_bit_for_bit_with_dropout(
-    name: str, plain: dict[Make, tuple[Path, list[Training]]], tmp_path: Path
+    name: str, plain: dict[Make, tuple[Path, list[TrainingLog]]], tmp_path: Path
 ) -> None:
     method, without = SWITCHED_OFF[name]
     root, expected = plain[without]
@@ -147,7 +148,7 @@ def test_a_weight_of_zero_leaves_the_plain_method_bit_for_bit_with_dropout(
 
 
 def test_dropout_matters_to_what_was_just_compared(
-    plain: dict[Make, tuple[Path, list[Training]]], tmp_path: Path
+    plain: dict[Make, tuple[Path, list[TrainingLog]]], tmp_path: Path
 ) -> None:
     run(SeqLora, tmp_path, LORA)
     root, _ = plain[SeqLora]
@@ -176,7 +177,7 @@ def overlap(model: Any, root: Path, stages: Sequence[int]) -> tuple[float, int]:
     return total, count
 
 
-def third_task(root: Path, own: OLoraSettings, *, same: bool = False) -> tuple[OLora, Any, Assignment]:
+def third_task(root: Path, own: OLoraSettings, *, same: bool = False) -> tuple[OLora, Any, Training]:
     """A model before its third task; with ``same``, the first two have the same A."""
     learner = OLora(LORA, own)
     model, task = second_task(learner, root, TASKS)
@@ -191,7 +192,7 @@ def third_task(root: Path, own: OLoraSettings, *, same: bool = False) -> tuple[O
 
 @pytest.mark.parametrize("normalise", [False, True])
 def test_the_overlap_is_that_of_the_unscaled_saved_factors(normalise: bool, tmp_path: Path) -> None:
-    learner, model, task = third_task(tmp_path, OLoraSettings(0.7, normalise))
+    learner, model, task = third_task(tmp_path, OLoraSettings(weight=0.7, normalise=normalise))
     total, count = overlap(model, tmp_path, (1, 2))
     # Two layers of two modules; two earlier tasks of rank 3 against rank 3.
     assert count == 2 * 2 * (2 * 3) * 3
@@ -206,7 +207,9 @@ def test_the_overlap_is_that_of_the_unscaled_saved_factors(normalise: bool, tmp_
 def test_normalised_overlap_does_not_grow_with_directions_that_are_old_twice(tmp_path: Path) -> None:
     found = {}
     for normalise in (False, True):
-        learner, model, _ = third_task(tmp_path / str(normalise), OLoraSettings(1.0, normalise), same=True)
+        learner, model, _ = third_task(
+            tmp_path / str(normalise), OLoraSettings(weight=1.0, normalise=normalise), same=True
+        )
         once, count = overlap(model, tmp_path / str(normalise), (1,))
         found[normalise] = float(learner.penalty(model).detach()) / (once / count if normalise else once)
     assert found == pytest.approx({False: 2.0, True: 1.0}, rel=1e-5)
@@ -230,10 +233,10 @@ def test_the_gradient_of_the_overlap_reaches_the_new_directions_alone(tmp_path: 
 def test_a_large_weight_keeps_new_directions_away_from_old_ones(tmp_path: Path) -> None:
     found = {}
     for weight in (0.0, 1.0, 10.0):
-        learner = OLora(LORA, OLoraSettings(weight))
+        learner = OLora(LORA, OLoraSettings(weight=weight))
         model, task = second_task(learner, tmp_path / str(weight), TASKS)
         before, _ = overlap(model, tmp_path / str(weight), (1,))
-        trained(learner, model, task, replace(TRAIN, epochs=10))
+        trained(learner, model, task, TRAIN.model_copy(update=dict(epochs=10)))
         found[weight] = overlap(model, tmp_path / str(weight), (1,))[0] / before
     assert found[10.0] < 0.2 < 0.7 < found[0.0]
     assert found[1.0] < 0.7

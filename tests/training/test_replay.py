@@ -22,7 +22,7 @@ from sapo.integrations.testing import tiny_model, tiny_tokenizer
 from sapo.training.methods.replay import Replay, reservoir
 from sapo.training.settings import LoraSettings, ReplaySettings, TrainSettings
 
-LORA = LoraSettings(3, 5, 0.0, ("q_proj", "v_proj"))
+LORA = LoraSettings(r=3, alpha=5, dropout=0.0, target_modules=("q_proj", "v_proj"))
 TRAIN = TrainSettings(
     epochs=1, learning_rate=1e-2, batch_size=8, micro_batch_size=3, warmup=0.0, weight_decay=0.0, max_grad_norm=1.0
 )
@@ -111,7 +111,7 @@ def test_an_updates_loss_is_the_mixture_of_new_and_old_rows_by_stock_libraries(t
     assert len(buffer) == 2 and abs(new - old) > 0.01
     for micro in (7, 2):
         model = learner.prepare(learner.resume(tiny_model(), tmp_path / "1"), task)
-        training = trained(learner, model, task, replace(TRAIN, batch_size=7, micro_batch_size=micro))
+        training = trained(learner, model, task, TRAIN.model_copy(update=dict(batch_size=7, micro_batch_size=micro)))
         assert training.losses == pytest.approx([new], rel=1e-5)
         assert training.objectives == pytest.approx([0.7 * new + 0.3 * old], rel=1e-5)
 
@@ -139,7 +139,9 @@ def test_one_row_in_the_buffer_is_replayed_in_every_update(tmp_path: Path) -> No
     _, (row,) = stored(tmp_path, 1)
     with torch.no_grad():
         expected = float(nll_by_hand(model, [row])) / tokens_of([row])
-    training = trained(learner, model, task, replace(TRAIN, batch_size=4, micro_batch_size=1, learning_rate=1e-12))
+    training = trained(
+        learner, model, task, TRAIN.model_copy(update=dict(batch_size=4, micro_batch_size=1, learning_rate=1e-12))
+    )
     assert len(training.losses) == 2
     assert [2 * o - n for o, n in zip(training.objectives, training.losses, strict=True)] == pytest.approx(
         [expected] * 2, rel=1e-4

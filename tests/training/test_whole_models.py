@@ -24,13 +24,13 @@ from sapo.runs.export import export_merged
 from sapo.runs.prepare import set_up
 from sapo.runs.stage import Stage
 from sapo.sequence import run
-from sapo.training.methods import METHODS
-from sapo.training.methods.objective import Assignment
+from sapo.training.methods import make_method
 from sapo.training.methods.seq_lora import SeqLora
+from sapo.training.schedule import Training
 from sapo.training.settings import LoraSettings, TrainSettings
 
 TARGETS = ("q_proj", "v_proj", "down_proj")
-LORA = LoraSettings(3, 5, 0.2, TARGETS)
+LORA = LoraSettings(r=3, alpha=5, dropout=0.2, target_modules=TARGETS)
 TRAIN = TrainSettings(
     epochs=5, learning_rate=1e-3, batch_size=4, micro_batch_size=4, warmup=0.0, weight_decay=0.0, max_grad_norm=1.0
 )
@@ -40,14 +40,14 @@ each_whole = pytest.mark.parametrize("name", WHOLE_METHODS)
 
 
 def method(name: str, targets: tuple[str, ...] = TARGETS) -> SeqLora:
-    return METHODS[name](replace(LORA, target_modules=targets))
+    return make_method(name, replace(LORA, target_modules=targets))
 
 
-def task_at(number: int, before: Path | None) -> Assignment:
+def task_at(number: int, before: Path | None) -> Training:
     return assignment(TASKS[number], stage=number + 1, seed=number, before=before)
 
 
-def train(learner: SeqLora, model: Any, task: Assignment, settings: TrainSettings = TRAIN) -> Any:
+def train(learner: SeqLora, model: Any, task: Training, settings: TrainSettings = TRAIN) -> Any:
     model = learner.prepare(model, task)
     trained(learner, model, task, settings, seed=task.stage)
     return model
@@ -199,7 +199,7 @@ def leak(name: str, rate: float, folder: Path) -> Leak:
     learner, task = method(name), task_at(1, None)
     model = learner.start(tiny_model())
     before = tensors(model)
-    model = train(learner, model, task, replace(TRAIN, learning_rate=rate))
+    model = train(learner, model, task, TRAIN.model_copy(update=dict(learning_rate=rate)))
     after = tensors(learner.finish(model, task, folder / f"{name}-{rate}"))
     inside, beside = [], []
     for key, weight in before.items():

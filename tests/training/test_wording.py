@@ -38,7 +38,7 @@ from sapo.integrations.testing import tiny_model, tiny_tokenizer, toy_task
 from sapo.models.render import Renderer
 from sapo.runs.prepare import set_up
 from sapo.sequence import run
-from sapo.training.finetune import Training, finetune
+from sapo.training.finetune import finetune
 from sapo.training.policies import MIXTURES, mixture
 from sapo.training.settings import Policy, TrainSettings
 from sapo.training.trainer import Extras
@@ -48,7 +48,15 @@ TEXTS = ("One, is it?", "Two: say it.", "Three! Do tell.", "Four, please.")
 PARAPHRASES = tuple(Instruction(text, "file") for text in TEXTS)
 # 3 updates an epoch, the last one smaller, each but that one in two passes.
 ROWS, EPOCHS, UPDATES = 40, 5, 3
-SETTINGS = TrainSettings(EPOCHS, 1e-3, 16, 8, 0.0, 0.0, 1.0)
+SETTINGS = TrainSettings(
+    epochs=EPOCHS,
+    learning_rate=1e-3,
+    batch_size=16,
+    micro_batch_size=8,
+    warmup=0.0,
+    weight_decay=0.0,
+    max_grad_norm=1.0,
+)
 
 
 def task_of(rows: int = ROWS) -> Task:
@@ -177,7 +185,7 @@ class Constant:
 
 def test_wording_rows_as_they_are_is_training_on_them_to_the_bit() -> None:
     task = task_of(13)
-    settings = replace(SETTINGS, epochs=2, batch_size=4, micro_batch_size=2)
+    settings = SETTINGS.model_copy(update=dict(epochs=2, batch_size=4, micro_batch_size=2))
     plain, before = train(task, None, settings)
     worded, after = train(task, Constant(task.instruction), settings)
     other, elsewhere = train(task, Constant("Something else."), settings)

@@ -10,9 +10,9 @@ from typing import Any
 
 import sapo
 from sapo.cli import main
-from sapo.testing import tiny_model, tiny_tokenizer, toy_task
+from sapo.integrations.testing import tiny_model, tiny_tokenizer, toy_task
 
-TaskSequence = sapo.Sequence
+TaskSequence = sapo.TaskSequence
 run = sapo.run
 make_config = sapo.make_config
 select = sapo.select

@@ -213,23 +213,20 @@ def _metrics(value: Mapping[str, Any]) -> Json:
 
 
 def _sweep_record(record: Mapping[str, Any]) -> Json:
-    taken = (
-        "sequence",
-        "method",
-        "policy",
-        "seed",
-        "tasks",
-        "instructions",
-        "test_rows",
-        "matrices",
-        "watch",
-        "crossed",
-    )
+    config, measures = record["config"], ("primary", "nll")
+    kept = ("text", "origin", "original", "switches")
     return {
-        **{key: record[key] for key in taken},
+        "sequence": record["sequence"],
+        **{key: config[key] for key in ("method", "policy", "seed")},
+        "tasks": record["tasks"],
+        "instructions": {task: {key: one.get(key) for key in kept} for task, one in record["instructions"].items()},
+        "test_rows": record["test_rows"],
+        "matrices": {measure: record["matrices"][measure] for measure in measures},
+        "watch": {task: {measure: one[measure] for measure in measures} for task, one in record["watch"].items()},
+        "crossed": record.get("crossed"),
         "metrics": {
-            measure: {prompt: _metrics(metrics) for prompt, metrics in prompts.items()}
-            for measure, prompts in record["metrics"].items()
+            measure: {prompt: _metrics(metrics) for prompt, metrics in record["metrics_all"][measure].items()}
+            for measure in measures
         },
     }
 

@@ -35,8 +35,8 @@ from sapo.runs.lineage import library_versions
 from sapo.runs.metrics import METRICS
 from sapo.runs.model import GivenModel
 from sapo.runs.plan import Plan
-from sapo.runs.prepare import result_of
 from sapo.runs.results import Prompt, RunResult
+from sapo.runs.run import result_of
 from sapo.runs.steps import Chooser, Row, Tester
 from sapo.selection.rows import MAX_LENGTH, context_length
 from sapo.selection.settings import SelectionSettings

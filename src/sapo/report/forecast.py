@@ -19,7 +19,7 @@ from sapo.training.policies import BY_LOSS
 
 if TYPE_CHECKING:
     from sapo.runs.forecast import Forecast
-    from sapo.runs.prepare import Run
+    from sapo.runs.run import Run
 
 
 def print_dry_run(console: Console, config: Config, forecast: Forecast) -> None:

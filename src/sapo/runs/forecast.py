@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from sapo.core.progress import Reporter
 from sapo.runs.config.schema import Config
-from sapo.runs.prepare import Run, prepare
+from sapo.runs.prepare import prepare
+from sapo.runs.run import Run
 
 _CALIBRATION_ROWS = 8
 

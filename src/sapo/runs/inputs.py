@@ -13,11 +13,12 @@ from sapo.candidates.source import Source
 from sapo.core.errors import ConfigError
 from sapo.core.progress import Reporter
 from sapo.core.storage import fingerprint
-from sapo.core.types import Example, Instruction, Rejection, Task
+from sapo.core.types import Example, Instruction, Rejection, Sample, Task
+from sapo.models.render import Renderer
 from sapo.runs.directory import RunDirectory
 from sapo.selection.rows import selection_rows
 from sapo.tasks.holdout import hold_out
-from sapo.tasks.inspection import drop_overlap
+from sapo.tasks.inspection import Inspection, drop_overlap, inspect_task
 from sapo.tasks.load import load_sequence
 from sapo.tasks.own import DataSource
 
@@ -48,6 +49,42 @@ class Inputs:
     held_out: Mapping[str, tuple[Instruction, ...]]
     rejected: Mapping[str, tuple[Rejection, ...]]
     gathered: Mapping[str, Gathered]
+
+    def inspected(self, renderer: Renderer, examples: int, sample: Sample, seed: int) -> dict[str, Inspection]:
+        """Return what the rows of every task hold; of watch tasks, the test rows alone.
+
+        Args:
+            renderer: of the prompts.
+            examples: selection rows, at most; 0 where candidates are not scored.
+            sample: how they are drawn.
+            seed: likewise.
+        """
+
+        def selected(task: Task) -> tuple[int, ...]:
+            return selection_rows(task, examples, sample, seed) if examples else ()
+
+        found = {
+            task.name: inspect_task(task, renderer, selected(task), self.dropped[task.name]) for task in self.tasks
+        }
+        return found | {task.name: inspect_task(replace(task, train=()), renderer) for task in self.watch}
+
+    def notes(self, wordings: int, held_rows: int) -> tuple[str, ...]:
+        """Return what was decided about data and candidates, and where there are fewer than were asked for."""
+        return (
+            *(f"{task.name}: {note}" for task in (*self.tasks, *self.watch) for note in task.notes),
+            *(note for found in self.gathered.values() for note in found.notes),
+            *(
+                f"{name}: {len(held)} of evaluate.wordings = {wordings} paraphrases are held out: there are no more "
+                "besides the candidates"
+                for name, held in self.held_out.items()
+                if len(held) < wordings
+            ),
+            *(
+                f"{name}: {len(rows)} rows to choose again on, of reselect.rows = {held_rows}"
+                for name, rows in self.held_rows.items()
+                if len(rows) < held_rows
+            ),
+        )
 
 
 def read_inputs(

@@ -160,15 +160,16 @@ def layout_of(lineage: Any, task: str) -> str:
     return str([entry.get("layout", "own") for entry in lineage["tasks"] if entry["task"] == task][-1])
 
 
-def earlier_tasks(directory: Path) -> list[dict[str, Any]]:
-    """Return the task entries of a stage or merged model that a run starts from; none where it has no `sapo.json`.
+def earlier_tasks(*directories: str | Path | None) -> list[dict[str, Any]]:
+    """Return the task entries of the first of these that is a stage or merged model; none where none has `sapo.json`.
 
     Raises:
         RecordError: if its `sapo.json` is damaged.
     """
-    if not (directory / LINEAGE).is_file():
-        return []
-    found = read_lineage(directory)
-    with undamaged(directory / LINEAGE, TAKE_AGAIN):
-        stored_prompts(found)
-        return [dict(entry) for entry in found["tasks"]]
+    for directory in (Path(one).expanduser() for one in directories if one is not None):
+        if (directory / LINEAGE).is_file():
+            found = read_lineage(directory)
+            with undamaged(directory / LINEAGE, TAKE_AGAIN):
+                stored_prompts(found)
+                return [dict(entry) for entry in found["tasks"]]
+    return []

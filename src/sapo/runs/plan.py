@@ -50,6 +50,15 @@ class Plan:
         once = [*self.score.values(), *self.train.values()]
         return sum(w.cost for w in once) + sum(w.cost * self.tests[name] for name, w in self.evaluate.items())
 
+    def notes(self, warmup: float) -> tuple[str, ...]:
+        """Return the tasks that would not be learned, one sentence each; ``warmup``: share of the updates."""
+        return tuple(
+            f"{name}: a single update, at which warm-up begins with learning rate 0: nothing would be learned. "
+            "Set train.warmup to 0, or more epochs, or a smaller train.batch_size"
+            for name, work in self.train.items()
+            if work.units == 1 and warmup > 0
+        )
+
 
 def make_plan(
     renderer: Renderer,

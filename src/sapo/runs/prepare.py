@@ -6,23 +6,18 @@ Configuration stops here: every room is given what it uses.
 from __future__ import annotations
 
 import gc
-import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from math import ceil
 from pathlib import Path
-from typing import Any
-
-import torch
 
 from sapo.candidates.local import LocalSettings
 from sapo.candidates.opening import open_sources
 from sapo.candidates.source import Source
 from sapo.core.processes import Processes, join
 from sapo.core.progress import SILENT, Reporter
-from sapo.core.types import Choice, Task
 from sapo.models.load import LoadedModel, best_device, load_model
 from sapo.models.render import Renderer
 from sapo.runs.config.schema import CandidatesConfig, Config, ModelConfig
@@ -30,100 +25,16 @@ from sapo.runs.directory import RunDirectory
 from sapo.runs.inputs import Gathering, Inputs, read_inputs
 from sapo.runs.lineage import earlier_tasks, library_versions, lineage
 from sapo.runs.model import RunModel
-from sapo.runs.plan import Plan, make_plan
-from sapo.runs.results import Prompt, RunResult, run_result, undefined
-from sapo.runs.steps import Chooser, HowTrained, Row, Tester, Trainer
-from sapo.runs.tracking import TOLD, Tracker, integrations, told, tracked
-from sapo.selection.rows import context_length, selection_rows
-from sapo.selection.settings import SelectionSettings
-from sapo.tasks.findings import data_table, warnings_of
-from sapo.tasks.inspection import Inspection, inspect_task
+from sapo.runs.plan import make_plan
+from sapo.runs.results import Prompt, undefined
+from sapo.runs.run import Run
+from sapo.runs.steps import Chooser, HowTrained, Tester, Trainer
+from sapo.runs.tracking import TOLD, integrations, told, tracked
+from sapo.selection.rows import context_length
 from sapo.training.methods import make_method
 from sapo.training.methods.seq_lora import SeqLora
 from sapo.training.policies import BY_LOSS, LOWEST
-from sapo.training.schedule import Stage, Training, schedule
-from sapo.training.settings import Policy
-
-
-@dataclass(slots=True)
-class Run:
-    """A run that is ready: its steps, and what they work on.
-
-    Attributes:
-        config: as plain values, for what is written.
-        inputs: tasks and candidates.
-        schedule: its trainings, in order.
-        loaded: the model as it was loaded, with its notes.
-        renderer: of its prompts.
-        selection: how instructions are chosen.
-        plan: what its steps cost.
-        inspections: what the rows of every task hold.
-        notes: what the user should know before it starts, one sentence each.
-        undefined: metrics that lack their cells, by name, with the reason.
-        directory: where it is recorded.
-        gathering: what gave it its candidates.
-        model: in the stage that was needed last.
-        chooser, trainer, tester: its three steps.
-        tracker: takes figures for the user's experiment tracker.
-    """
-
-    config: Mapping[str, Any]
-    inputs: Inputs
-    schedule: tuple[Training, ...]
-    loaded: LoadedModel
-    renderer: Renderer
-    selection: SelectionSettings
-    plan: Plan
-    inspections: Mapping[str, Inspection]
-    notes: tuple[str, ...]
-    undefined: Mapping[str, str]
-    directory: RunDirectory
-    gathering: Gathering
-    model: RunModel
-    chooser: Chooser
-    trainer: Trainer
-    tester: Tester
-    tracker: Tracker = field(default_factory=Tracker)
-
-    @property
-    def start(self) -> Stage:
-        """Stage 0."""
-        return self.model.start
-
-    def choose(self, before: Stage, training: Training, task: Task) -> Choice:
-        """Return the instruction to train a task with, chosen under the model in the stage before."""
-        place = self.inputs.tasks.index(task) + 1
-        candidates, rejected = self.inputs.candidates[task.name], self.inputs.rejected[task.name]
-        choice = self.chooser(before, place, task, candidates, rejected)
-        self.tracker.chosen(choice, training.stage)
-        return choice
-
-    def train(self, before: Stage, training: Training, chosen: Sequence[Choice]) -> Stage:
-        """Return the stage that a training leads to."""
-        return self.trainer(before, training, chosen, self.tracker.training(training.stage))
-
-    def test(self, stage: Stage, training: Training | None = None, crossed: Mapping[str, str] | None = None) -> Row:
-        """Return a stage's row of the performance matrix, and what is measured besides.
-
-        Args:
-            stage: to test.
-            training: that led to it; None for stage 0.
-            crossed: instructions of another run by task, with which a task's last stage is tested too.
-        """
-        tasks, final = (self.inputs.tasks, ()) if training is None else (training.tested, training.final)
-        by_name = {task.name: task for task in (*tasks, *self.inputs.watch)}
-        row = self.tester(stage, tuple(by_name.values()), final, crossed)
-        for (name, prompt), cell in row.cells.items():
-            self.tracker.tested(stage.number, by_name[name], prompt, cell)
-        return row
-
-    def finished(self, rows: Sequence[Row]) -> RunResult:
-        """Return what all rows together say, and write it."""
-        prompts, watch = self.tester.prompts, self.inputs.watch
-        result = result_of(rows, self.inputs.tasks, watch, prompts, self.config, self.undefined)
-        self.tracker.finished(result.metrics_all)
-        self.directory.write("results.json", result.to_json())
-        return result
+from sapo.training.schedule import schedule
 
 
 @contextmanager
@@ -144,11 +55,7 @@ def prepared(config: Config, progress: Reporter = SILENT, shared: Path | None = 
     known = told(directory.path)
     trackers = integrations([name for name in report_to if name not in known] if processes.first else ())
     with directory:
-        tell(run, progress)
-        progress.plan(run.plan.cost)
-        directory.write("environment.json", _environment(run.loaded, processes))
-        directory.write_first("data.json", {"tasks": [i.to_json() for i in run.inspections.values()]})
-        run.gathering.save(run.inputs)
+        run.begin(progress)
         updates = [run.plan.work(training.tasks).units for training in run.schedule]
         with tracked(trackers, directory.path, run.loaded.model, updates) as run.tracker:
             yield run
@@ -220,8 +127,10 @@ def _load(config: Config, gathering: Gathering, inputs: Inputs, progress: Report
     context = context_length(loaded.model)
     renderer = Renderer(loaded.tokenizer, min(config.max_length, context))
     trainings = schedule(method.order, inputs.tasks, seed, train.batch_size)
-    selection = _selection(config.selection, policy)
+    selection = config.selection if policy in LOWEST else config.selection.exhaustive()
     raced = selection.races and policy in BY_LOSS
+    forced = config.selection.strategy == "racing" and policy in BY_LOSS and not raced
+    why = "selection.rule confident" if policy in LOWEST else f"policy {policy}"
     evaluate = config.evaluate
     plan = make_plan(
         renderer, inputs.tasks, inputs.watch, inputs.candidates,
@@ -240,7 +149,7 @@ def _load(config: Config, gathering: Gathering, inputs: Inputs, progress: Report
         base=loaded.name, method=method.name, policy=policy,
         limits={"max_length": config.max_length, "max_new_tokens": evaluate.max_new_tokens},
         template=renderer.fingerprint(), versions=library_versions(),
-        earlier=_earlier(config.model.adapter, config.model.base), whole=method.whole,
+        earlier=earlier_tasks(config.model.adapter, config.model.base), whole=method.whole,
     )  # fmt: skip
     model = RunModel(
         loaded, lambda: start().model, method, directory,
@@ -266,14 +175,14 @@ def _load(config: Config, gathering: Gathering, inputs: Inputs, progress: Report
         renderer=renderer,
         selection=selection,
         plan=plan,
-        inspections=_inspected(inputs, renderer, selection, rows, seed),
+        inspections=inputs.inspected(renderer, rows, selection.sample, seed),
         notes=(
             *loaded.notes,
             *([f"{processes.count} processes share rows and batches"] if processes.count > 1 else []),
-            *_forced(config.selection, policy),
+            *([_EXHAUSTIVE.format(why)] if forced else []),
             *(_GIVEN if config.model.adapter and config.method == "seq-lora" else ()),
-            *_input_notes(inputs, evaluate.wordings, config.reselect.rows),
-            *_short(plan, train.warmup),
+            *inputs.notes(evaluate.wordings, config.reselect.rows),
+            *plan.notes(train.warmup),
         ),
         undefined=undefined(method.order),
         directory=directory,
@@ -291,110 +200,8 @@ def _load(config: Config, gathering: Gathering, inputs: Inputs, progress: Report
     )  # fmt: skip
 
 
-def tell(run: Run, progress: Reporter) -> None:
-    """Tell the user what was decided and what the data hold, before anything is computed."""
-    for note in run.notes:
-        progress.note(note)
-    inspections = tuple(run.inspections.values())
-    progress.table("data", *data_table(inspections))
-    for inspection in inspections:
-        for warning in warnings_of(inspection):
-            progress.note(f"note: {warning}")
-
-
-def result_of(
-    rows: Sequence[Row],
-    tasks: Sequence[Task],
-    watch: Sequence[Task],
-    prompts: Sequence[Prompt],
-    config: Mapping[str, Any],
-    undefined: Mapping[str, str],
-) -> RunResult:
-    """Return what the rows of a performance matrix say.
-
-    Args:
-        rows: row 0 first.
-        tasks: of the sequence.
-        watch: tasks that are only tested.
-        prompts: test prompts, the one of the main matrix first.
-        config: as plain values.
-        undefined: metrics that lack their cells, by name, with the reason.
-    """
-    choices = {choice.task.name: choice for row in rows for choice in row.stage.choices}
-    return run_result(
-        tasks=tasks,
-        watch=watch,
-        prompts=prompts,
-        cells={(row.stage.number, *key): cell for row in rows for key, cell in row.cells.items()},
-        trained=list(choices.values()),
-        config=config,
-        seconds={
-            "scoring": sum(c.selection.seconds for c in choices.values() if c.selection is not None),
-            "training": sum(row.stage.seconds for row in rows),
-            "evaluating": sum(row.seconds for row in rows),
-        },
-        undefined=undefined,
-        wordings={task: tests for row in rows for task, tests in row.wordings.items()},
-        crossed={task: cell for row in rows for task, cell in row.crossed.items()},
-        ability={row.stage.number: row.ability.loss for row in rows if row.ability is not None},
-        alarms=[(row.stage.name, alarm) for row in rows for alarm in row.stage.alarms],
-    )
-
-
+_EXHAUSTIVE = "{} needs every loss: all candidates are scored on all selection rows (exhaustive)"
 _GIVEN = ("the adapter's own r, alpha, dropout and modules hold, not lora.*",)
-
-
-def _selection(settings: SelectionSettings, policy: Policy) -> SelectionSettings:
-    """Return how instructions are chosen: candidates race only where the lowest loss is all that is wanted."""
-    if policy in LOWEST and settings.races:
-        return settings
-    return settings.model_copy(update={"strategy": "exhaustive"})
-
-
-def _forced(settings: SelectionSettings, policy: Policy) -> tuple[str, ...]:
-    """Say where every loss is needed, so that nothing can be raced for."""
-    if settings.strategy != "racing" or policy not in BY_LOSS or _selection(settings, policy).races:
-        return ()
-    why = "selection.rule confident" if policy in LOWEST else f"policy {policy}"
-    return (f"{why} needs every loss: all candidates are scored on all selection rows (exhaustive)",)
-
-
-def _input_notes(inputs: Inputs, wordings: int, held_rows: int) -> tuple[str, ...]:
-    return (
-        *(f"{task.name}: {note}" for task in (*inputs.tasks, *inputs.watch) for note in task.notes),
-        *(note for found in inputs.gathered.values() for note in found.notes),
-        *(
-            f"{name}: {len(held)} of evaluate.wordings = {wordings} paraphrases are held out: there are no more "
-            "besides the candidates"
-            for name, held in inputs.held_out.items()
-            if len(held) < wordings
-        ),
-        *(
-            f"{name}: {len(rows)} rows to choose again on, of reselect.rows = {held_rows}"
-            for name, rows in inputs.held_rows.items()
-            if len(rows) < held_rows
-        ),
-    )
-
-
-def _short(plan: Plan, warmup: float) -> tuple[str, ...]:
-    return tuple(
-        f"{name}: a single update, at which warm-up begins with learning rate 0: nothing would be learned. "
-        "Set train.warmup to 0, or more epochs, or a smaller train.batch_size"
-        for name, work in plan.train.items()
-        if work.units == 1 and warmup > 0
-    )
-
-
-def _inspected(
-    inputs: Inputs, renderer: Renderer, selection: SelectionSettings, examples: int, seed: int
-) -> dict[str, Inspection]:
-    def selected(task: Task) -> tuple[int, ...]:
-        return selection_rows(task, examples, selection.sample, seed) if examples else ()
-
-    return {
-        task.name: inspect_task(task, renderer, selected(task), inputs.dropped[task.name]) for task in inputs.tasks
-    } | {task.name: inspect_task(replace(task, train=()), renderer) for task in inputs.watch}
 
 
 def _load_start(model: ModelConfig, method: SeqLora, processes: Processes) -> LoadedModel:
@@ -403,15 +210,6 @@ def _load_start(model: ModelConfig, method: SeqLora, processes: Processes) -> Lo
     dtype = model.dtype or ("float32" if method.whole else None)
     loaded = load_model(model.base, model.adapter, dtype, device)
     return replace(loaded, model=method.start(loaded.model))
-
-
-def _earlier(*given: str | None) -> tuple[Mapping[str, Any], ...]:
-    """Return the tasks of the stage that the run starts from, if it starts from one."""
-    for directory in given:
-        found = earlier_tasks(Path(directory).expanduser()) if directory else []
-        if found:
-            return tuple(found)
-    return ()
 
 
 def _sources(chosen: CandidatesConfig, model: ModelConfig, seed: int, progress: Reporter) -> tuple[Source, ...]:
@@ -428,16 +226,3 @@ def _sources(chosen: CandidatesConfig, model: ModelConfig, seed: int, progress: 
         seed=seed,
         tell=progress.note,
     )
-
-
-def _environment(loaded: LoadedModel, processes: Processes) -> dict[str, Any]:
-    """Return library versions, machine and the model's decisions, as JSON values."""
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "processes": processes.count,
-        "threads": torch.get_num_threads(),
-        "model": loaded.name,
-        "notes": list(loaded.notes),
-        "versions": library_versions(),
-    }

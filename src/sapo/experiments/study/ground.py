@@ -18,7 +18,8 @@ from sapo.experiments.study.indicators import gradient, indicators, norm
 from sapo.experiments.study.plan import Transition, state_config
 from sapo.models.answers import evaluate
 from sapo.runs.config.study import StudyConfig
-from sapo.runs.prepare import Run, prepare
+from sapo.runs.prepare import prepare
+from sapo.runs.run import Run
 from sapo.selection.rows import selection_rows
 from sapo.tasks.load import task_fingerprint
 from sapo.training.schedule import Stage

@@ -16,6 +16,7 @@ from rich.cells import cell_len
 from rich.console import Console, Group, RenderableType
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.progress import TimeRemainingColumn as Remaining
+from rich.segment import Segments
 from rich.table import Table
 from rich.text import Text
 
@@ -86,8 +87,6 @@ class Terminal:
             transient=True,
             # Not where a terminal cannot move its cursor, either.
             disable=not console.is_interactive,
-            # Drawing must not take the processor from the model.
-            refresh_per_second=4,
             # Scoring, training and generation run at different speeds: an estimate over a short window jumps.
             speed_estimate_period=120,
         )
@@ -156,7 +155,9 @@ class Terminal:
             # One that comes back was not dropped for good: its next round out counts.
             dropped = {i: dropped.get(i, standing.round) for i in range(len(texts)) if i not in racing}
             if self._console.is_interactive:
-                self._bar.show(_race_table(texts, rows, standing, dropped, self._console.height - _OTHER_LINES))
+                table = _race_table(texts, rows, standing, dropped, self._console.height - _OTHER_LINES)
+                # Drawn once a round: the bar is drawn ten times a second, and must not take the processor.
+                self._bar.show(Segments(self._console.render(table)))
             elif standing.racing:
                 self.note(_round_line(texts, rows, standing))
 

@@ -7,7 +7,7 @@ from typing import Any
 from markdown_it import MarkdownIt
 from rich.console import Console
 
-from sapo.cli.progress.terminal import Terminal
+from sapo.cli.progress import Terminal
 from sapo.core.progress import Silent
 from sapo.core.types import Example, Unused
 from sapo.integrations.testing import tiny_tokenizer, toy_task

@@ -14,7 +14,7 @@ import pytest
 from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 
-from sapo.core.errors import RecordError
+from sapo.core.errors import ModelError, RecordError
 from sapo.core.storage import write_json
 from sapo.core.types import CandidateLoss, Choice, Instruction, Losses, Rejection, Selection, Task
 from sapo.integrations.testing import toy_task
@@ -177,6 +177,11 @@ def test_the_entries_of_a_stage_can_be_handed_to_the_next_run(tmp_path: Path) ->
     write_json(tmp_path / "sapo.json", {"tasks": [{}]})
     with pytest.raises(RecordError, match=r"sapo\.json is damaged"):
         earlier_tasks(tmp_path)
+    write_json(tmp_path / "sapo.json", FORMAT_1 | {"format": 3})
+    with pytest.raises(
+        ModelError, match=r"sapo\.json has format 3, but this version of sapo reads 1 to 2: use a newer"
+    ):
+        earlier_tasks(tmp_path)
 
 
 def test_a_task_trained_twice_is_prompted_as_the_last_time_and_counts_as_last() -> None:
@@ -197,12 +202,11 @@ def test_a_lineage_is_json_that_every_program_reads(tmp_path: Path) -> None:
     model_card(data).encode()
 
 
-def test_library_versions_are_the_installed_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_library_versions_are_the_installed_ones() -> None:
     found = library_versions()
     assert {"sapo-llm", "torch", "transformers", "peft", "tokenizers"} <= set(found)
     assert found["peft"] == version("peft") and found["torch"] == version("torch")
-    monkeypatch.setattr("sapo.runs.lineage._LIBRARIES", ("peft", "no-such-library"))
-    assert library_versions() == {"peft": version("peft"), "no-such-library": None}
+    assert library_versions(("peft", "no-such-library")) == {"peft": version("peft"), "no-such-library": None}
 
 
 # The card's metadata

@@ -96,6 +96,13 @@ def stage(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_stage(tmp_path_factory.mktemp("stage"), base)
 
 
+@pytest.fixture(scope="module")
+def merged(stage: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Merged, Path]:
+    """The stage exported into a folder of its own; nothing may change it."""
+    out = tmp_path_factory.mktemp("merged") / "new" / "out"
+    return export_merged(stage, out), out
+
+
 def moved_stage(stage: Path, to: Path, **changes: Any) -> Path:
     """A copy with another `sapo.json`."""
     shutil.copytree(stage, to)
@@ -126,30 +133,31 @@ def test_a_merged_stage_says_what_stock_peft_says_answers_as_the_stage_does_and_
     assert not isinstance(loaded.loaded.model, PeftModel)
 
 
-def test_a_merged_model_is_the_base_plus_the_updates_by_hand(stage: Path, base: Path, tmp_path: Path) -> None:
-    export_merged(stage, tmp_path / "out")
-    found, expected = load_file(tmp_path / "out" / "model.safetensors"), load_file(base / "model.safetensors")
+def test_a_merged_model_is_the_base_plus_the_updates_by_hand(
+    merged: tuple[Merged, Path], stage: Path, base: Path
+) -> None:
+    found, expected = load_file(merged[1] / "model.safetensors"), load_file(base / "model.safetensors")
     tensors = load_file(stage / "adapter_model.safetensors")
     for key in [key for key in tensors if ".lora_A." in key]:
         target = key.removeprefix("base_model.model.").replace(".lora_A.weight", ".weight")
-        expected[target] = (
-            expected[target] + LORA.lora_alpha / LORA.r * tensors[key.replace("_A.", "_B.")] @ tensors[key]
-        )
+        expected[target] += LORA.lora_alpha / LORA.r * tensors[key.replace("_A.", "_B.")] @ tensors[key]
     assert found.keys() == expected.keys()
     assert all(torch.allclose(found[key], expected[key], rtol=0, atol=1e-6) for key in found)
 
 
-def test_a_merged_directory_is_whole_and_readable_by_all(stage: Path, tmp_path: Path) -> None:
-    export_merged(stage, tmp_path / "new" / "out")
-    assert {path.name for path in (tmp_path / "new").iterdir()} == {"out"}
-    files = {path.name: path for path in (tmp_path / "new" / "out").iterdir()}
-    assert set(files) >= {
-        "config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "sapo.json", "README.md",
-    }  # fmt: skip
-    assert json.loads(files["config.json"].read_text())["dtype"] == "float32"
+def test_a_merged_directory_is_whole_and_readable_by_all(merged: tuple[Merged, Path], stage: Path) -> None:
+    measured, out = merged
+    files = {path.name: path for path in out.iterdir()}
+    wanted = {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "sapo.json", "README.md"}
+    assert [path.name for path in out.parent.iterdir()] == ["out"] and wanted <= set(files)
     assert all(path.stat().st_mode & 0o044 == 0o044 for path in files.values())
     text = "Say Ünï 北京 <|im_end|>"
-    assert AutoTokenizer.from_pretrained(tmp_path / "new" / "out")(text).input_ids == tiny_tokenizer()(text).input_ids
+    assert AutoTokenizer.from_pretrained(out)(text).input_ids == tiny_tokenizer()(text).input_ids
+    before, after = read_json(stage / "sapo.json"), read_json(out / "sapo.json")
+    merge = {"state": before["state"], "dtype": "float32", "difference": measured.difference, "scale": measured.scale}
+    merge |= {"prompts": 4, "confirmed": True}
+    assert after == before | {"state": state_fingerprint(plain(out)), "merged": True, "merge": merge}
+    assert after["state"] != before["state"] and files["README.md"].read_text() == model_card(after)
 
 
 def test_a_base_in_half_precision_is_merged_in_float32(tmp_path: Path) -> None:
@@ -157,50 +165,32 @@ def test_a_base_in_half_precision_is_merged_in_float32(tmp_path: Path) -> None:
     plain(half).to(torch.bfloat16).save_pretrained(half)
     assert json.loads((half / "config.json").read_text())["dtype"] == "bfloat16"
     stage = make_stage(tmp_path / "stage", half, dtype=torch.bfloat16)
-    merged = export_merged(stage, tmp_path / "out")
-    assert merged.confirmed, "the run's own number format confirms the weights"
+    assert export_merged(stage, tmp_path / "out").confirmed, "the run's own number format confirms the weights"
     assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "float32"
     exact = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(half, dtype=torch.float32), stage)
     assert distance(logits(plain(tmp_path / "out")), logits(exact)) <= 1e-4
 
 
-def test_the_measured_numbers_are_those_of_the_prompts(stage: Path, base: Path, tmp_path: Path) -> None:
-    merged = export_merged(stage, tmp_path / "out")
+def test_the_measured_numbers_are_those_of_the_prompts(merged: tuple[Merged, Path], stage: Path, base: Path) -> None:
+    measured, out = merged
     renderer, suffix = Renderer(tiny_tokenizer(), 200), toy_task().suffix
     rows = [e.ids for name in NAMES for e in renderer.encode(f"Task {name}: yes or no?", suffix, PROBES)]
-    models = [with_peft(base, stage).eval(), plain(tmp_path / "out").eval()]
+    models = [with_peft(base, stage).eval(), plain(out).eval()]
     with torch.no_grad():
         pairs = [[m(input_ids=torch.tensor([row])).logits for m in models] for row in rows]
-    assert merged.prompts == len(rows) == 4
-    assert merged.scale == pytest.approx(max(float(one.abs().max()) for one, _ in pairs), rel=1e-5)
-    assert 0 < merged.difference <= 1e-4 * merged.scale
-    assert merged.difference == pytest.approx(max(distance(*pair) for pair in pairs), rel=1, abs=1e-6)
+    assert measured.prompts == len(rows) == 4
+    assert measured.scale == pytest.approx(max(float(one.abs().max()) for one, _ in pairs), rel=1e-5)
+    assert 0 < measured.difference <= 1e-4 * measured.scale
+    assert measured.difference == pytest.approx(max(distance(*pair) for pair in pairs), rel=1, abs=1e-6)
 
 
-def test_the_lineage_of_a_merged_model_is_that_of_its_stage(stage: Path, tmp_path: Path) -> None:
-    merged = export_merged(stage, tmp_path / "out")
-    before, after = read_json(stage / "sapo.json"), read_json(tmp_path / "out" / "sapo.json")
-    merge = {"state": before["state"], "dtype": "float32", "difference": merged.difference, "scale": merged.scale}
-    found = state_fingerprint(plain(tmp_path / "out"))
-    assert found != before["state"]
-    assert after == before | {
-        "state": found, "merged": True, "merge": {**merge, "prompts": 4, "confirmed": True},
-    }  # fmt: skip
-    assert (tmp_path / "out" / "README.md").read_text() == model_card(after)
-
-
-@pytest.mark.parametrize("merged", [False, True])
-def test_the_code_on_a_card_loads_the_model(merged: bool, stage: Path, base: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "out" if merged else stage
-    if merged:
-        export_merged(stage, folder)
-    card = (folder / "README.md").read_text()
-    code = re.search(r"```python\n(.*?)```", card, re.DOTALL)
-    assert code is not None
-    scope: dict[str, Any] = {}
-    exec(code.group(1).replace("FOLDER", str(folder)), scope)
-    assert distance(logits(scope["model"]), logits(with_peft(base, stage))) <= 1e-4
-    assert scope["tokenizer"]("x").input_ids == tiny_tokenizer()("x").input_ids
+def test_the_code_on_a_card_loads_the_model(merged: tuple[Merged, Path], stage: Path, base: Path) -> None:
+    for folder in (stage, merged[1]):
+        (code,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
+        scope: dict[str, Any] = {}
+        exec(code.replace("FOLDER", str(folder)), scope)
+        assert distance(logits(scope["model"]), logits(with_peft(base, stage))) <= 1e-4
+        assert scope["tokenizer"]("x").input_ids == tiny_tokenizer()("x").input_ids
 
 
 def test_a_stage_of_the_first_format_can_be_merged(stage: Path, base: Path, tmp_path: Path) -> None:
@@ -239,9 +229,7 @@ about_embeddings = pytest.mark.filterwarnings("ignore:.*(tie_word_embeddings|sav
 def test_an_adapter_on_one_of_two_tied_layers_is_refused(target: str, tmp_path: Path) -> None:
     base = make_base(tmp_path / "base", tied=True)
     stage = make_stage(tmp_path / "stage", base, LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=[target]))
-    refused(
-        ModelError, "differs from base and adapter: by up to .* nothing was written.* tied", stage, tmp_path / "out"
-    )
+    refused(ModelError, "differs from base and adapter: by up to .* tied", stage, tmp_path / "out")
 
 
 @about_embeddings
@@ -326,8 +314,8 @@ def test_a_directory_that_is_no_stage_is_refused(tmp_path: Path, base: Path, sta
     without = moved_stage(stage, tmp_path / "without")
     (without / "adapter_model.safetensors").unlink()
     refused(ModelError, r"no adapter_model\.safetensors", without, tmp_path / "out")
-    merged = moved_stage(stage, tmp_path / "merged", merged=True)
-    refused(ModelError, "merged is merged already", merged, tmp_path / "twice")
+    again = moved_stage(stage, tmp_path / "merged", merged=True)
+    refused(ModelError, "merged is merged already", again, tmp_path / "twice")
 
 
 def test_only_a_new_or_empty_directory_is_written(stage: Path, tmp_path: Path) -> None:
@@ -386,10 +374,11 @@ def test_what_was_put_there_meanwhile_is_kept(stage: Path, tmp_path: Path, monke
 # The command.
 
 
+Command = Callable[..., tuple[object, str, str]]
+
+
 @pytest.fixture
-def command(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., tuple[object, str, str]]:
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
     """Run `sapo` with arguments, in this process: exit code, output, errors."""
 
     def call(*arguments: object) -> tuple[object, str, str]:
@@ -402,9 +391,7 @@ def command(
     return call
 
 
-def test_the_command_writes_measures_and_says_what_comes_next(
-    command: Callable[..., tuple[object, str, str]], stage: Path, tmp_path: Path
-) -> None:
+def test_the_command_writes_measures_and_says_what_comes_next(command: Command, stage: Path, tmp_path: Path) -> None:
     out = tmp_path / "two words"
     code, text, errors = command("export", stage, "--merge", out)
     assert (code, errors) == (0, "")
@@ -416,8 +403,7 @@ def test_the_command_writes_measures_and_says_what_comes_next(
     assert answers[0] == answers[1] and answers[0][0] == 0
 
 
-def test_the_command_warns_of_a_base_that_is_not_confirmed(
-    command: Callable[..., tuple[object, str, str]], stage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("sapo.runs.export.export_merged", lambda stage_dir, out: Merged(1e-6, 5.0, 4, confirmed=False))
-    assert "NOT confirmed that the base model is the one of the run" in command("export", stage, "--merge", "o")[1]
+def test_the_command_warns_of_a_base_that_is_not_confirmed(command: Command, stage: Path, tmp_path: Path) -> None:
+    other = moved_stage(stage, tmp_path / "stage", state="another")
+    text = command("export", other, "--merge", tmp_path / "out")[1]
+    assert "NOT confirmed that the base model is the one of the run" in text

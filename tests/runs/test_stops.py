@@ -22,7 +22,7 @@ from rich.console import Console
 
 import sapo
 from sapo.cli import main
-from sapo.cli.progress.terminal import Stopped, Terminal
+from sapo.cli.progress import Stopped, Terminal
 from sapo.integrations.testing import tiny_model, tiny_tokenizer, toy_task
 from sapo.models.render import Renderer
 from sapo.training.finetune import finetune

@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from sapo.cli.progress.terminal import Stopped, Terminal
+from sapo.cli.progress import Stopped, Terminal
 from sapo.core.errors import ConfigError, ProcessError
 from sapo.core.processes import is_lost, launched
 from sapo.core.progress import Reporter, Silent

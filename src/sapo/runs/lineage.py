@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -14,18 +15,17 @@ from sapo.core.types import Choice, Selection
 from sapo.tasks.load import task_fingerprint
 
 LINEAGE = "sapo.json"
+FORMAT = 2
 TAKE_AGAIN = "Take the directory from where it was written again."
 _LIBRARIES = ("sapo-llm", "torch", "transformers", "peft", "accelerate", "tokenizers", "numpy")
 
 
-def library_versions() -> dict[str, str | None]:
+def library_versions(libraries: Sequence[str] = _LIBRARIES) -> dict[str, str | None]:
     """Return the versions of this package and of the libraries that numbers depend on; None: not installed."""
-    versions: dict[str, str | None] = {}
-    for library in _LIBRARIES:
-        try:
+    versions: dict[str, str | None] = dict.fromkeys(libraries)
+    for library in libraries:
+        with suppress(PackageNotFoundError):
             versions[library] = version(library)
-        except PackageNotFoundError:
-            versions[library] = None
     return versions
 
 
@@ -57,13 +57,12 @@ def lineage(
         whole: whether the folder holds a model of its own instead of an adapter.
     """
     return {
-        "format": 2,
+        "format": FORMAT,
         "base_model": base,
         "method": method,
         "policy": policy,
         "state": state,
-        "max_length": limits["max_length"],
-        "max_new_tokens": limits["max_new_tokens"],
+        **limits,
         "template": template,
         "versions": dict(versions),
         **({"merged": True} if whole else {}),
@@ -124,10 +123,10 @@ def _summary(selection: Selection) -> dict[str, Any]:
 
 
 def read_lineage(directory: Path) -> Any:
-    """Return what `sapo.json` in a stage directory holds, see `lineage`.
+    """Return what `sapo.json` in a stage directory holds, see `lineage`; format 1 lacks some keys.
 
     Raises:
-        ModelError: if there is none.
+        ModelError: if there is no such file, or a newer version wrote it.
         RecordError: if it cannot be read.
     """
     path = directory / LINEAGE
@@ -136,7 +135,11 @@ def read_lineage(directory: Path) -> Any:
             f"{directory} is not a stage directory (no sapo.json): allowed is RUN_DIR/stages/K-TASK, "
             "or a directory that sapo export or sapo.integrations.trainer.describe wrote to"
         )
-    return read_json(path, TAKE_AGAIN)
+    found = read_json(path, TAKE_AGAIN)
+    written = found.get("format") if isinstance(found, dict) else None
+    if isinstance(written, int) and written > FORMAT:
+        raise ModelError(f"{path} has format {written}, but this version of sapo reads 1 to {FORMAT}: use a newer sapo")
+    return found
 
 
 def stored_prompts(lineage: Any) -> dict[str, tuple[str, str]]:
@@ -164,7 +167,7 @@ def earlier_tasks(*directories: str | Path | None) -> list[dict[str, Any]]:
     """Return the task entries of the first of these that is a stage or merged model; none where none has `sapo.json`.
 
     Raises:
-        RecordError: if its `sapo.json` is damaged.
+        ModelError, RecordError: as `read_lineage`, and if its `sapo.json` is damaged.
     """
     for directory in (Path(one).expanduser() for one in directories if one is not None):
         if (directory / LINEAGE).is_file():

@@ -75,7 +75,7 @@ def select(
         max_length: most tokens of prompt and answer; longer inputs are cut in the middle.
         renderer: makes tokens of rows as another trainer does, such as `sapo.integrations.trl.SftRenderer`, which has
             a limit of its own; by default `sapo.models.render.Renderer`.
-        progress: hears how far scoring is: an entered `sapo.cli.progress.terminal.Terminal` shows a bar and the race.
+        progress: hears how far scoring is, see `sapo.core.progress.Reporter`.
 
     Raises:
         CandidateError: if no candidate is left beside the original.

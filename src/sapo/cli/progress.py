@@ -1,0 +1,266 @@
+"""What the command shows while it works: one bar for the whole run, notes and a race above it; and safe stops."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, Self
+
+from rich import box
+from rich.cells import cell_len
+from rich.console import Console, Group, RenderableType
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.progress import TimeRemainingColumn as Remaining
+from rich.segment import Segments
+from rich.table import Table
+from rich.text import Text
+
+from sapo.core.untrusted import plain
+
+if TYPE_CHECKING:
+    from sapo.core.types import Standing
+
+_NUMBER = re.compile(r"[-+]?[0-9.,]+( %)?|–")
+# Lines of the terminal that candidates do not get: around the table, the bar, and what was printed before.
+_OTHER_LINES = 8
+
+
+class Stopped(KeyboardInterrupt):
+    """The user, or whoever manages the machine, asked the work to stop, and it did so at a safe point.
+
+    Attributes:
+        signal: the number of the signal that asked.
+    """
+
+    def __init__(self, signal: int) -> None:
+        super().__init__()
+        self.signal = signal
+
+
+class _Bar(Progress):
+    """The bar, with room above it for the table of a race."""
+
+    above: RenderableType | None = None
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        above = self.above
+        if above is not None:
+            yield above
+        yield from super().get_renderables()
+
+    def show(self, above: RenderableType | None) -> None:
+        self.above = above
+        self.refresh()
+
+
+class Terminal:
+    """A `sapo.core.progress.Reporter`: one bar for the whole run, with the time that remains, and notes above it.
+
+    Where the output is no terminal, steps and rounds are printed as lines instead. While it is entered, Ctrl-C
+    (SIGINT) and SIGTERM stop the work after the batch that is being computed; a second one, or the first if it is to
+    stop at once, does not wait.
+
+    Raises:
+        Stopped: from whatever the work tells its progress to, after a signal.
+    """
+
+    def __init__(self, console: Console, *, stops_at_once: bool = False) -> None:
+        self._console = console
+        self._at_once = stops_at_once
+        self._asked: int | None = None
+        self._before: dict[int, Any] = {}
+        self._bar = _Bar(
+            SpinnerColumn(),
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            TaskProgressColumn(),
+            TimeElapsedColumn(),
+            TextColumn("elapsed,"),
+            Remaining(),
+            TextColumn("left"),
+            console=console,
+            transient=True,
+            # Not where a terminal cannot move its cursor, either.
+            disable=not console.is_interactive,
+            # Scoring, training and generation run at different speeds: an estimate over a short window jumps.
+            speed_estimate_period=120,
+        )
+        self._task = self._bar.add_task("starting", total=None)
+
+    def __enter__(self) -> Self:
+        # Signals can be handled in the main thread only; elsewhere they stay whoever's they were.
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        self._bar.start()
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self._bar.stop()
+        for number, handler in self._before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+    def _ask(self, number: int, frame: object) -> None:
+        if self._asked is not None or self._at_once:
+            raise Stopped(number)
+        self._asked = number
+        # Printing from a handler could wait for a lock that the interrupted code holds; writing does not.
+        with suppress(OSError):
+            os.write(2, b"\nstopping after what is being computed; a second signal stops at once\n")
+
+    def _safe_point(self) -> None:
+        if self._asked is not None:
+            raise Stopped(self._asked)
+
+    def plan(self, cost: float) -> None:
+        """Set the length of the bar."""
+        self._safe_point()
+        self._bar.update(self._task, total=cost)
+
+    @contextmanager
+    def step(self, label: str, units: int, cost: float) -> Iterator[Callable[[int], None]]:
+        """Show the step next to the bar and move the bar by its cost; shorten it by the units that were not needed."""
+        self._safe_point()
+        self._bar.update(self._task, description=plain(label))
+        if not self._console.is_interactive:
+            self.note(label)
+        each = cost / max(units, 1)
+        left = units
+
+        def advance(done: int) -> None:
+            nonlocal left
+            left -= done
+            self._bar.advance(self._task, done * each)
+            self._safe_point()
+
+        yield advance
+        if left > 0:
+            self._shorten(left * each)
+
+    @contextmanager
+    def race(self, texts: Sequence[str], rows: int) -> Iterator[Callable[[Standing], None]]:
+        """Show each standing as a table above the bar, or as a line where there is no terminal; one line at the end."""
+        self._safe_point()
+        dropped: dict[int, int] = {}
+        last: Standing | None = None
+
+        def watch(standing: Standing) -> None:
+            nonlocal dropped, last
+            self._safe_point()
+            last, racing = standing, {standing.leader, *standing.racing}
+            # One that comes back was not dropped for good: its next round out counts.
+            dropped = {i: dropped.get(i, standing.round) for i in range(len(texts)) if i not in racing}
+            if self._console.is_interactive:
+                table = _race_table(texts, rows, standing, dropped, self._console.height - _OTHER_LINES)
+                # Drawn once a round: the bar is drawn ten times a second, and must not take the processor.
+                self._bar.show(Segments(self._console.render(table)))
+            elif standing.racing:
+                self.note(_round_line(texts, rows, standing))
+
+        try:
+            yield watch
+        finally:
+            self._bar.show(None)
+        if last is not None:
+            # Not a safe point: the race is over, and what it found is about to be saved.
+            self._print(_end_line(rows, last))
+
+    def reused(self, label: str, cost: float) -> None:
+        """Shorten the bar: what was finished before costs nothing now and must not flatter the estimate."""
+        self._shorten(cost)
+
+    def _shorten(self, cost: float) -> None:
+        task = self._bar.tasks[0]
+        if task.total is not None:
+            self._bar.update(self._task, total=task.total - cost)
+
+    def note(self, text: str) -> None:
+        """Print a line above the bar."""
+        self._safe_point()
+        self._print(text)
+
+    def _print(self, text: str) -> None:
+        # A log has one line a note, however long.
+        lines = not self._console.is_interactive
+        self._console.print(Text(plain(text), overflow="ignore" if lines else "fold"), soft_wrap=lines)
+
+    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """Print a table of untrusted texts above the bar; where it is too wide, every row as a line of its cells."""
+        heads = [plain(column) for column in columns]
+        texts = [[plain(" ".join(cell.split())) for cell in row] for row in rows]
+        self._console.print(Text(plain(title), style="bold", overflow="fold"))
+        columned = list(zip(*texts, strict=True)) or [()] * len(heads)
+        widths = [max(map(cell_len, [*h.split("\n"), *cells])) for h, cells in zip(heads, columned, strict=True)]
+        if sum(widths) + 2 * (len(widths) - 1) > self._console.width:
+            names = [head.replace("-\n", "").replace("\n", "") for head in heads]
+            for first, *others in texts:
+                line = ", ".join(f"{name} {cell}" for name, cell in zip(names[1:], others, strict=True))
+                self._console.print(Text(f"{first}: {line}", overflow="fold"))
+            return
+        table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+        for head, cells in zip(heads, columned, strict=True):
+            numeric = all(map(_NUMBER.fullmatch, cells))
+            table.add_column(Text(head, style="bold"), justify="right" if numeric else "left", no_wrap=True)
+        for row in texts:
+            table.add_row(*map(Text, row))
+        self._console.print(table)
+
+
+def _race_table(
+    texts: Sequence[str], rows: int, standing: Standing, dropped: Mapping[int, int], room: int
+) -> RenderableType:
+    """Return the table after a round: those that race by rank, then those dropped, as far as there is room."""
+    order = sorted(range(len(texts)), key=lambda i: (i != standing.leader, standing.gap[i], i))
+    shown = sorted(order, key=dropped.__contains__)[: max(room, 1)]
+    table = Table(box=None, expand=True, padding=(0, 2, 0, 0), pad_edge=False)
+    for head in ("rank", "loss ± to leader", "rows", "status"):
+        table.add_column(head, justify="left" if head == "status" else "right", no_wrap=True)
+    table.add_column("candidate", no_wrap=True, overflow="ellipsis", ratio=1)
+    for i in shown:
+        doubt, status = f" ± {_digits((standing.high[i] - standing.low[i]) / 2)}", "racing"
+        if i == standing.leader:
+            doubt, status = "", "leads"
+        elif i in dropped:
+            status = f"dropped in round {dropped[i]}"
+        name = f"{i or 'original'}: {plain(' '.join(texts[i][:1000].split()))}"
+        cells = (str(order.index(i) + 1), _digits(standing.loss[i]) + doubt, str(standing.counts[i]), status, name)
+        table.add_row(*map(Text, cells), style="bold" if status == "leads" else "dim" if i in dropped else "")
+    racing = f"round {standing.round}: {len(texts) - len(dropped)} of {len(texts)} candidates still racing"
+    title = f"{racing}, up to {standing.counts.max()} of {rows} rows; {_doubt(standing)}"
+    more = f"... and {len(texts) - len(shown)} more" if len(shown) < len(texts) else ""
+    return Group(Text(title, no_wrap=True, overflow="ellipsis"), table, Text(more))
+
+
+def _round_line(texts: Sequence[str], rows: int, standing: Standing) -> str:
+    gaps = [float(standing.gap[i]) for i in standing.racing if i != standing.leader]
+    behind = " to ".join(dict.fromkeys(map(_digits, (min(gaps), max(gaps)))))
+    return (
+        f"round {standing.round}: {len(gaps) + 1} of {len(texts)} candidates race on, up to {standing.counts.max()} of "
+        f"{rows} rows each; behind the leader ({_leader(standing)}): {behind}; {_doubt(standing)}"
+    )
+
+
+def _end_line(rows: int, last: Standing) -> str:
+    effort = f"after {last.round} round{'s' * (last.round > 1)}, {last.counts.max()} of {rows} rows"
+    if last.racing:
+        return f"ended undecided {effort}: {_leader(last)} leads; {_doubt(last)}"
+    return f"decided {effort}: {_leader(last)} wins; {_doubt(last)}"
+
+
+def _leader(standing: Standing) -> str:
+    return f"candidate {standing.leader}" if standing.leader else "the original"
+
+
+def _doubt(standing: Standing) -> str:
+    size = _digits(standing.tolerance) if standing.tolerance >= 1e-4 else "less than 0.0001"
+    return f"the choice could be off by {'any amount' if size == '?' else f'{size} nats per token'}"
+
+
+def _digits(value: float) -> str:
+    """Return a loss or difference in nats per token as it is shown; "?" where it is not known."""
+    # Adding 0.0 turns a negative zero into 0.
+    return f"{round(float(value), 4) + 0.0:.4f}" if math.isfinite(value) else "?"

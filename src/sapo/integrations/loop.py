@@ -70,7 +70,7 @@ class TaskSequence:
         max_new_tokens: longest answer.
         max_length: most tokens of prompt and answer.
         seed: of rows, of races and of the policy random.
-        progress: hears about every step: an entered `sapo.cli.progress.terminal.Terminal` shows a bar.
+        progress: hears about every step: an entered `sapo.cli.progress.Terminal` shows a bar.
 
     Raises:
         DataError: if tasks cannot be told apart or tested, or a setting is not allowed.

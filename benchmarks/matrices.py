@@ -22,7 +22,8 @@ from sapo.core.types import Task
 from sapo.models.load import load_model
 from sapo.models.losses import Scorer
 from sapo.models.render import Renderer
-from sapo.selection.rows import MAX_LENGTH, selection_rows
+from sapo.selection.rows import MAX_LENGTH
+from sapo.tasks.sampling import selection_rows
 from sapo.tasks.load import load_task
 from sapo.training.finetune import finetune
 from sapo.training.methods.objective import Assignment

@@ -49,7 +49,8 @@ from sapo.models.load import load_model, load_tokenizer
 from sapo.models.losses import Scorer
 from sapo.models.memory import peak_memory
 from sapo.models.render import Renderer
-from sapo.selection.rows import context_length, selection_rows
+from sapo.selection.rows import context_length
+from sapo.tasks.sampling import selection_rows
 from sapo.selection.scoring import score_candidates
 from sapo.selection.settings import SelectionSettings
 from sapo.tasks.load import load_task

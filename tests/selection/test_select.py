@@ -18,10 +18,11 @@ from sapo.integrations.testing import tiny_model, tiny_tokenizer, toy_task
 from sapo.models.losses import Scorer
 from sapo.models.render import Renderer
 from sapo.selection.differences import choose, compare
-from sapo.selection.rows import context_length, selection_rows
+from sapo.selection.rows import context_length
 from sapo.selection.scoring import score_candidates
 from sapo.selection.select import select
 from sapo.selection.settings import SelectionSettings
+from sapo.tasks.sampling import selection_rows
 
 PARAPHRASES = (
     "Reply yes when there are many words and no when there are few.",

@@ -139,10 +139,11 @@ def _score(
     from sapo.report.numbers import tokens
     from sapo.runs.plan import epoch_cost, scoring
     from sapo.selection.cache import LossCache, cache_directory
-    from sapo.selection.rows import MAX_LENGTH, context_length, selection_rows
+    from sapo.selection.rows import MAX_LENGTH, context_length
     from sapo.selection.scoring import score_candidates
     from sapo.tasks.findings import data_table, warnings_of
     from sapo.tasks.inspection import inspect_rows
+    from sapo.tasks.sampling import selection_rows
 
     kept = gathered.candidates
     cache = None

@@ -30,7 +30,6 @@ from sapo.core.progress import SILENT, Reporter, Work
 from sapo.core.types import Choice, Instruction, Rejection, Selection, Task
 from sapo.models.render import Renderer
 from sapo.runs.directory import RunDirectory, first_value
-from sapo.runs.inputs import used_rows
 from sapo.runs.lineage import library_versions
 from sapo.runs.metrics import METRICS
 from sapo.runs.model import GivenModel
@@ -42,6 +41,7 @@ from sapo.selection.rows import MAX_LENGTH, context_length
 from sapo.selection.settings import SelectionSettings
 from sapo.tasks.holdout import hold_out
 from sapo.tasks.load import task_fingerprint
+from sapo.tasks.sampling import used_rows
 from sapo.training.policies import BY_LOSS, LOWEST
 from sapo.training.schedule import Stage
 from sapo.training.settings import Policy

@@ -31,7 +31,7 @@ from sapo.integrations.layouts import (
     sides,
 )
 from sapo.models.layout import TAKEN_OUT, turns_of
-from sapo.tasks.own import recognised_labels
+from sapo.tasks.labels import recognised_labels
 
 # SFTConfig's own.
 MAX_LENGTH = 1024

@@ -16,14 +16,11 @@ from sapo.core.storage import fingerprint
 from sapo.core.types import Example, Instruction, Rejection, Sample, Task
 from sapo.models.render import Renderer
 from sapo.runs.directory import RunDirectory
-from sapo.selection.rows import selection_rows
 from sapo.tasks.holdout import hold_out
 from sapo.tasks.inspection import Inspection, drop_overlap, inspect_task
 from sapo.tasks.load import load_sequence
 from sapo.tasks.own import DataSource
-
-# Every run is tested on the same rows, whatever its seed.
-_TEST_SEED = 0
+from sapo.tasks.sampling import held_rows_of, selection_rows, used_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +126,7 @@ def read_inputs(
         )
     split = [hold_out(task) for task in tasks]
     apart = [drop_overlap(task) if drop else (task, 0) for task in split]
-    held = {t.name: _held_rows(t, train_rows, held_rows, seed) for t, _ in apart} if held_rows is not None else {}
+    held = {t.name: held_rows_of(t, train_rows, held_rows, seed) for t, _ in apart} if held_rows is not None else {}
     tasks = tuple(used_rows(task, train_rows, test_rows, seed) for task, _ in apart)
     watched = tuple(used_rows(hold_out(task), train_rows, test_rows, seed) for task in watched)
     gathered = {task.name: gathering(task, number) for number, task in enumerate(tasks, start=1)}
@@ -140,31 +137,6 @@ def read_inputs(
         {name: held_out for name, (_, held_out) in parts.items()},
         {name: found.rejected for name, found in gathered.items()}, gathered,
     )  # fmt: skip
-
-
-def used_rows(task: Task, train_rows: int | None, test_rows: int | None, seed: int) -> Task:
-    """Return the task with only the rows that are used, in the file's order."""
-    picked = selection_rows(task, train_rows or len(task.train), "stratified", seed)
-    tested = replace(task, train=task.test)
-    shown = selection_rows(tested, test_rows or len(task.test), "stratified", _TEST_SEED)
-    return replace(task, train=tuple(task.train[i] for i in picked), test=tuple(task.test[i] for i in shown))
-
-
-def _held_rows(task: Task, train_rows: int | None, held_rows: int, seed: int) -> tuple[Example, ...]:
-    """Return rows of a task that are neither trained on nor tested: its dev rows, or training rows that are not used.
-
-    Raises:
-        ConfigError: if there are none.
-    """
-    used = set(selection_rows(task, train_rows or len(task.train), "stratified", seed))
-    rows = task.dev or tuple(row for i, row in enumerate(task.train) if i not in used)
-    if not rows:
-        raise ConfigError(
-            f"policy reselect scores on rows that are not trained on, but {task.name} has no dev rows and all its "
-            f"{len(task.train)} training rows are used: set train.rows to fewer, or give dev rows"
-        )
-    there = replace(task, train=rows)
-    return tuple(rows[i] for i in selection_rows(there, held_rows, "stratified", seed))
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ from sapo.runs.plan import make_plan
 from sapo.runs.results import Prompt, undefined
 from sapo.runs.run import Run
 from sapo.runs.steps import Chooser, HowTrained, Tester, Trainer
-from sapo.runs.tracking import TOLD, integrations, told, tracked
+from sapo.runs.tracking import tracked
 from sapo.selection.rows import context_length
 from sapo.training.methods import make_method
 from sapo.training.methods.seq_lora import SeqLora
@@ -51,16 +51,13 @@ def prepared(config: Config, progress: Reporter = SILENT, shared: Path | None = 
     """
     report_to = config.report_to
     run = prepare(config, progress, shared)
-    directory, processes = run.directory, run.directory.processes
-    known = told(directory.path)
-    trackers = integrations([name for name in report_to if name not in known] if processes.first else ())
+    directory = run.directory
     with directory:
         run.begin(progress)
         updates = [run.plan.work(training.tasks).units for training in run.schedule]
-        with tracked(trackers, directory.path, run.loaded.model, updates) as run.tracker:
+        first = directory.processes.first
+        with tracked(report_to, directory.path, run.loaded.model, updates, first=first) as run.tracker:
             yield run
-        if report_to:
-            directory.write(TOLD, sorted({*known, *report_to}))
 
 
 def prepare(config: Config, progress: Reporter = SILENT, shared: Path | None = None, *, pays: bool = True) -> Run:

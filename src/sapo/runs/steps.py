@@ -31,10 +31,11 @@ from sapo.runs.model import Model, RunModel
 from sapo.runs.plan import Plan
 from sapo.runs.results import Prompt
 from sapo.selection.cache import LossCache, cache_directory
-from sapo.selection.rows import context_length, selection_rows
+from sapo.selection.rows import context_length
 from sapo.selection.scoring import score_candidates
 from sapo.selection.settings import SelectionSettings
 from sapo.tasks.load import data_fingerprint
+from sapo.tasks.sampling import selection_rows
 from sapo.training.finetune import finetune
 from sapo.training.guard import Alarm, Guard, guard_over
 from sapo.training.methods.seq_lora import SeqLora

@@ -15,7 +15,7 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 from transformers.integrations import get_reporting_integration_callbacks
 
 from sapo.core.errors import ConfigError
-from sapo.core.storage import read_json
+from sapo.core.storage import read_json, write_json
 from sapo.core.types import Choice, Task
 from sapo.models.answers import Evaluation
 from sapo.runs.results import Estimate, Prompt
@@ -80,15 +80,23 @@ class Tracker:
 
 
 @contextmanager
-def tracked(callbacks: Sequence[Any], run_dir: Path, model: Any, updates: Sequence[int]) -> Iterator[Tracker]:
-    """Open trackers for a run, and close them at the end.
+def tracked(
+    names: Sequence[str], run_dir: Path, model: Any, updates: Sequence[int], *, first: bool
+) -> Iterator[Tracker]:
+    """Open trackers for a run, and close them at the end; those that were told of the finished run are left out.
 
     Args:
-        callbacks: see `integrations`.
+        names: see `integrations`.
         run_dir: its name is the run's; those that write files do so below its folder "tracking".
         model: of the run.
         updates: of each training, in order.
+        first: whether this is the process that speaks.
+
+    Raises:
+        ConfigError: if there is no such tracker, or its package is not installed.
     """
+    known = told(run_dir)
+    callbacks = integrations([name for name in names if name not in known] if first else ())
     if not callbacks:
         yield Tracker()
         return
@@ -100,6 +108,7 @@ def tracked(callbacks: Sequence[Any], run_dir: Path, model: Any, updates: Sequen
     finally:
         for callback in callbacks:
             callback.on_train_end(arguments, TrainerState(), TrainerControl(), model=model)
+    write_json(run_dir / TOLD, sorted({*known, *names}))
 
 
 def told(run_dir: Path) -> tuple[str, ...]:

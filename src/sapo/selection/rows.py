@@ -6,38 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from sapo.core.errors import DataError
-from sapo.core.types import Ints, Sample, Task
+from sapo.core.types import Ints, Task
 
 # Published limit: 1536 tokens of prompt and 128 of answer.
 MAX_LENGTH = 1664
-
-
-def selection_rows(task: Task, examples: int, sample: Sample, seed: int) -> tuple[int, ...]:
-    """Return the indices of the selection rows among the training rows, ascending.
-
-    "first" takes the first ones. "stratified" draws without replacement, so that every label has its share of
-    the training rows (largest remainders); answers outside the labels, and tasks without labels, form one
-    stratum.
-    """
-    total = len(task.train)
-    if total == 0:
-        raise DataError(f"task {task.name!r} has no training rows to score on")
-    examples = min(examples, total)
-    if sample == "first":
-        return tuple(range(examples))
-    strata: dict[str, list[int]] = {}
-    for i, row in enumerate(task.train):
-        strata.setdefault(row.answer if row.answer in task.labels else "", []).append(i)
-    names = sorted(strata)
-    exact = [examples * len(strata[name]) / total for name in names]
-    shares = [int(x) for x in exact]
-    by_remainder = sorted(range(len(names)), key=lambda k: (shares[k] - exact[k], k))
-    for k in by_remainder[: examples - sum(shares)]:
-        shares[k] += 1
-    rng = np.random.default_rng(seed)
-    picked = [i for name, k in zip(names, shares, strict=True) for i in rng.permutation(strata[name])[:k]]
-    return tuple(sorted(int(i) for i in picked))
 
 
 def context_length(model: Any) -> int:

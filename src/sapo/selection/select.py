@@ -27,9 +27,10 @@ from sapo.core.progress import SILENT, Reporter
 from sapo.core.types import Rule, Sample, Selection, Strategy, Task
 from sapo.models.losses import Scorer
 from sapo.models.render import Encoder, Renderer
-from sapo.selection.rows import MAX_LENGTH, context_length, selection_rows
+from sapo.selection.rows import MAX_LENGTH, context_length
 from sapo.selection.scoring import score_candidates
 from sapo.selection.settings import SelectionSettings
+from sapo.tasks.sampling import selection_rows
 
 # Paraphrases, where none are given.
 _COUNT = 20

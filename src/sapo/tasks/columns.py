@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import date, time
-from decimal import Decimal
-from typing import Any
 
 from sapo.core.errors import DataError, nearest
-from sapo.core.types import Example
-from sapo.tasks.files import COLUMNS, HALF_CHARACTER
-from sapo.tasks.raw import Broken, Rows, UnusableError
-from sapo.tasks.turns import Role, converse, is_messages, read_messages
+from sapo.tasks.files import COLUMNS
+from sapo.tasks.raw import Broken, Rows
 
 ROLES = ("input", "answer", "instruction", "messages")
 MESSAGES = ("messages", "conversations")
@@ -50,19 +44,6 @@ class Columns:
         """Return role -> column, only the roles that are filled."""
         pairs = zip(ROLES, (self.input, self.answer, self.instruction, self.messages), strict=True)
         return {role: name for role, name in pairs if name is not None}
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A row that can be used.
-
-    Attributes:
-        example: its texts.
-        instruction: its own instruction, from a column or a system message; "" where it has none.
-    """
-
-    example: Example
-    instruction: str
 
 
 def find_columns(where: str, splits: Iterable[Rows], named: Mapping[str, str]) -> Columns:
@@ -102,32 +83,6 @@ def find_columns(where: str, splits: Iterable[Rows], named: Mapping[str, str]) -
         input_may_lack="instruction" in found and found.get("input") == "input" and "input" not in named,
         recognised=tuple(role for role in found if role not in named),
     )
-
-
-def read_row(row: dict[str, Any] | Broken, columns: Columns) -> Row:
-    """Return what a row says.
-
-    Raises:
-        UnusableError: with the reason why it cannot be used.
-    """
-    if isinstance(row, Broken):
-        raise UnusableError(row.reason)
-    own = _text(row, columns.instruction) if columns.instruction is not None else ""
-    messages = _messages(row, columns)
-    if messages is None:
-        answer, references = _answers(row, columns.answer or "")
-        example = Example(_input(row, columns), answer, (), references)
-    else:
-        turns, references = messages
-        talk = converse(turns)
-        example = Example(talk.input, talk.answer, talk.history, references)
-        own = "\n\n".join(text for text in (own, talk.system) if text.strip())
-    if not example.answer.strip():
-        raise UnusableError("the answer is empty")
-    texts = (own, example.input, example.answer, *example.references, *(t for pair in example.history for t in pair))
-    if any(HALF_CHARACTER.search(text) for text in texts):
-        raise UnusableError("it holds half a character (a lone surrogate)")
-    return Row(example, own if own.strip() else "")
 
 
 def _demand_named(where: str, there: Mapping[str, bool], named: Mapping[str, str]) -> None:
@@ -192,63 +147,3 @@ def _listed(names: list[str]) -> str:
     shown = [repr(name if len(name) <= _WIDTH else name[:_WIDTH] + "...") for name in names[:_LISTED]]
     more = [f"and {len(names) - _LISTED} more"] if len(names) > _LISTED else []
     return ", ".join(shown + more) or "no columns at all"
-
-
-def _messages(row: Mapping[str, Any], columns: Columns) -> tuple[list[tuple[Role, str]], tuple[str, ...]] | None:
-    """Return a row's messages up to the answer and its references, or None where it holds plain texts."""
-    if columns.messages is not None:
-        return read_messages(row.get(columns.messages), columns.messages), ()
-    prompt = row.get(columns.input) if columns.input is not None else None
-    completion = row.get(columns.answer or "")
-    if not is_messages(prompt) and not is_messages(completion):
-        return None
-    before: list[tuple[Role, str]] = (
-        read_messages(prompt, columns.input or "") if is_messages(prompt) else [("user", _input(row, columns))]
-    )
-    if is_messages(completion):
-        return before + read_messages(completion, columns.answer or ""), ()
-    answer, references = _answers(row, columns.answer or "")
-    return [*before, ("assistant", answer)], references
-
-
-def _input(row: Mapping[str, Any], columns: Columns) -> str:
-    if columns.input is None or (columns.input_may_lack and row.get(columns.input) is None):
-        return ""
-    return _text(row, columns.input)
-
-
-def _answers(row: Mapping[str, Any], column: str) -> tuple[str, tuple[str, ...]]:
-    """Return the answer and its distinct references; a cell may hold one text or a list of right ones."""
-    value = row.get(column)
-    if isinstance(value, dict) and isinstance(value.get("text"), list):
-        value = value["text"]
-    if not isinstance(value, list):
-        return _text(row, column), ()
-    texts = [text for text in (_member(member, column) for member in value) if text.strip()]
-    if not texts:
-        raise UnusableError("the answer is empty")
-    answer, *others = dict.fromkeys(texts)
-    return answer, tuple(others)
-
-
-def _text(row: Mapping[str, Any], column: str) -> str:
-    return _member(row.get(column), column)
-
-
-def _member(value: Any, column: str) -> str:
-    if isinstance(value, str):
-        return value
-    if value is None:
-        raise UnusableError(f"{column!r} is missing")
-    if isinstance(value, Broken):
-        raise UnusableError(f"{column!r} cannot be read: {value.reason}")
-    if isinstance(value, bool):
-        # As JSON spells it.
-        return "true" if value else "false"
-    if isinstance(value, (date, time)):
-        return value.isoformat()
-    if not isinstance(value, (int, float, Decimal)):
-        raise UnusableError(f"{column!r} is {type(value).__name__}: allowed is text, a number, yes/no or a date")
-    if isinstance(value, float) and not math.isfinite(value):
-        raise UnusableError(f"{column!r} is {value}, not a number")
-    return str(value)

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 
 from sapo.core.errors import DataError
 from sapo.core.types import Example, Split
-from sapo.tasks.columns import Columns, Row
+from sapo.tasks.columns import Columns
 from sapo.tasks.files import quoted
+from sapo.tasks.rows import Row
 
 
 @dataclass(frozen=True, slots=True)

@@ -145,7 +145,7 @@ def load_sequence(
     missing = [name for name in names if name not in there and name not in BUILTIN and name not in own]
     if missing:
         raise DataError(_missing(missing, data_dir, there, own))
-    return tuple(data_task(name, own[name]) if name in own else load_task(name, data_dir) for name in names)
+    return tuple(data_task(name, own[name]) if name in own else _known_task(name, data_dir) for name in names)
 
 
 def _missing(missing: Sequence[str], data_dir: Path | None, there: Sequence[str], own: Mapping[str, DataSource]) -> str:

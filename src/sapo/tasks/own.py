@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Annotated
 
 from pydantic import Field
 
 from sapo.core.errors import DataError, nearest
 from sapo.core.settings import Settings
-from sapo.core.types import Example, Split, Task, Unused
-from sapo.tasks.columns import Columns, Row, find_columns, read_row
-from sapo.tasks.files import demand_whole, quoted
+from sapo.core.types import Split, Task, Unused
+from sapo.tasks.columns import find_columns
+from sapo.tasks.files import demand_whole
 from sapo.tasks.instructions import settle_instruction
-from sapo.tasks.raw import Rows, UnusableError
+from sapo.tasks.labels import labels_of
+from sapo.tasks.rows import Row, read_split
 from sapo.tasks.sources import load_splits
 
 # The names of `sapo.models.text_metrics.TEXT_METRICS`, a room that comes after this one; a test compares them.
 METRICS = ("exact_match", "rouge_l", "list_f1")
-# Answers are taken for a closed set of labels up to these limits.
-_MOST_LABELS = 20
-_ROWS_PER_LABEL = 5
-_LONGEST_LABEL = 60
-_SHOWN_LABELS = 6
 
 
 class DataSource(Settings):
@@ -73,7 +69,7 @@ def data_task(name: str, source: DataSource) -> Task:
     unused: list[Unused] = []
     notes = [*splits.notes, columns.note]
     for split, rows in splits.rows.items():
-        used[split], left_out = _read_split(split, rows, columns)
+        used[split], left_out = read_split(split, rows, columns)
         unused += left_out
         if left_out and not used[split]:
             reason = f"none of the {len(left_out)} {split} rows can be used, most often because {_commonest(left_out)}"
@@ -83,7 +79,7 @@ def data_task(name: str, source: DataSource) -> Task:
             notes.append(reason)
     settled = settle_instruction(source.data, source.instruction, splits.instruction, used, columns)
     examples = settled.examples
-    labels, label_notes = _labels(source.labels, examples)
+    labels, label_notes = labels_of(source.labels, examples)
     metric = source.metric or ("exact_match" if labels else "rouge_l")
     metric_note = "" if source.metric else f"metric: {metric}, as the answers are {'labels' if labels else 'free text'}"
     notes += [*settled.notes, *label_notes, metric_note]
@@ -122,58 +118,5 @@ def _demand_settings(source: DataSource) -> None:
         demand_whole(text, f"the {what}")
 
 
-def _read_split(split: Split, rows: Rows, columns: Columns) -> tuple[list[Row], list[Unused]]:
-    used, unused = [], []
-    for number, row in enumerate(rows, start=1):
-        try:
-            used.append(read_row(row, columns))
-        except UnusableError as reason:
-            unused.append(Unused(split, number, str(reason)))
-    return used, unused
-
-
 def _commonest(unused: Sequence[Unused]) -> str:
     return Counter(row.reason for row in unused).most_common(1)[0][0]
-
-
-def _labels(
-    given: tuple[str, ...] | None, examples: Mapping[Split, tuple[Example, ...]]
-) -> tuple[tuple[str, ...], list[str]]:
-    """Return the labels, given or recognised, and notes about them."""
-    if given is not None:
-        return given, _strangers(given, examples) if given else []
-    labels = recognised_labels(examples["train"])
-    if not labels:
-        return (), []
-    shown = ", ".join(map(repr, labels[:_SHOWN_LABELS])) + (", ..." if len(labels) > _SHOWN_LABELS else "")
-    note = f"labels recognised: the training answers are {_different(len(labels))} ({shown})"
-    return labels, [note, *_strangers(labels, examples)]
-
-
-def recognised_labels(train: Sequence[Example]) -> tuple[str, ...]:
-    """Return the answers, the commonest first, where they are few, short and repeated; else nothing."""
-    counts = Counter(row.answer for row in train)
-    closed = (
-        len(counts) <= _MOST_LABELS
-        and len(train) >= _ROWS_PER_LABEL * len(counts)
-        and min(counts.values(), default=0) > 1
-        and all(len(answer) <= _LONGEST_LABEL for answer in counts)
-        and not any(row.references for row in train)
-    )
-    return tuple(sorted(counts, key=lambda answer: (-counts[answer], answer))) if closed else ()
-
-
-def _different(count: int) -> str:
-    return "one text" if count == 1 else f"{count} different texts"
-
-
-def _strangers(labels: tuple[str, ...], examples: Mapping[Split, tuple[Example, ...]]) -> list[str]:
-    notes = []
-    for split, name in (("train", "training"), ("dev", "dev"), ("test", "test")):
-        rows = examples.get(split, ())  # type: ignore[call-overload]
-        outside = [row.answer for row in rows if row.answer not in labels]
-        if outside:
-            notes.append(
-                f"{len(outside)} of {len(rows)} {name} answers lie outside the labels, such as {quoted(outside[0])}"
-            )
-    return notes

@@ -17,7 +17,7 @@ from scipy.stats import t
 from sapo.core.types import Encoded, Losses, Task
 from sapo.models.losses import Scorer
 from sapo.models.render import Renderer
-from sapo.selection.rows import selection_rows
+from sapo.tasks.sampling import selection_rows
 from sapo.training.settings import GuardSettings
 
 LEVEL = 0.95

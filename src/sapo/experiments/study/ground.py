@@ -20,8 +20,8 @@ from sapo.models.answers import evaluate
 from sapo.runs.config.study import StudyConfig
 from sapo.runs.prepare import prepare
 from sapo.runs.run import Run
-from sapo.selection.rows import selection_rows
 from sapo.tasks.load import task_fingerprint
+from sapo.tasks.sampling import selection_rows
 from sapo.training.schedule import Stage
 
 MEASURED = "ground.json"

@@ -1,0 +1,58 @@
+"""The closed set of a task's answers, where there is one: given by the user, or recognised."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from sapo.core.types import Example, Split
+from sapo.tasks.files import quoted
+
+# Answers are taken for a closed set of labels up to these limits.
+_MOST_LABELS = 20
+_ROWS_PER_LABEL = 5
+_LONGEST_LABEL = 60
+_SHOWN_LABELS = 6
+
+
+def labels_of(
+    given: tuple[str, ...] | None, examples: Mapping[Split, tuple[Example, ...]]
+) -> tuple[tuple[str, ...], list[str]]:
+    """Return the labels, given or recognised, and notes about them."""
+    if given is not None:
+        return given, _strangers(given, examples) if given else []
+    labels = recognised_labels(examples["train"])
+    if not labels:
+        return (), []
+    shown = ", ".join(map(repr, labels[:_SHOWN_LABELS])) + (", ..." if len(labels) > _SHOWN_LABELS else "")
+    note = f"labels recognised: the training answers are {_different(len(labels))} ({shown})"
+    return labels, [note, *_strangers(labels, examples)]
+
+
+def recognised_labels(train: Sequence[Example]) -> tuple[str, ...]:
+    """Return the answers, the commonest first, where they are few, short and repeated; else nothing."""
+    counts = Counter(row.answer for row in train)
+    closed = (
+        len(counts) <= _MOST_LABELS
+        and len(train) >= _ROWS_PER_LABEL * len(counts)
+        and min(counts.values(), default=0) > 1
+        and all(len(answer) <= _LONGEST_LABEL for answer in counts)
+        and not any(row.references for row in train)
+    )
+    return tuple(sorted(counts, key=lambda answer: (-counts[answer], answer))) if closed else ()
+
+
+def _different(count: int) -> str:
+    return "one text" if count == 1 else f"{count} different texts"
+
+
+def _strangers(labels: tuple[str, ...], examples: Mapping[Split, tuple[Example, ...]]) -> list[str]:
+    notes = []
+    for split, name in (("train", "training"), ("dev", "dev"), ("test", "test")):
+        rows = examples.get(split, ())  # type: ignore[call-overload]
+        outside = [row.answer for row in rows if row.answer not in labels]
+        if outside:
+            notes.append(
+                f"{len(outside)} of {len(rows)} {name} answers lie outside the labels, such as {quoted(outside[0])}"
+            )
+    return notes

@@ -1,0 +1,65 @@
+"""Which rows of a task are used: to score candidates on, to train, to test, to choose again on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from sapo.core.errors import ConfigError, DataError
+from sapo.core.types import Example, Sample, Task
+
+# Every run is tested on the same rows, whatever its seed.
+_TEST_SEED = 0
+
+
+def selection_rows(task: Task, examples: int, sample: Sample, seed: int) -> tuple[int, ...]:
+    """Return the indices of the selection rows among the training rows, ascending.
+
+    "first" takes the first ones. "stratified" draws without replacement, so that every label has its share of
+    the training rows (largest remainders); answers outside the labels, and tasks without labels, form one
+    stratum.
+    """
+    total = len(task.train)
+    if total == 0:
+        raise DataError(f"task {task.name!r} has no training rows to score on")
+    examples = min(examples, total)
+    if sample == "first":
+        return tuple(range(examples))
+    strata: dict[str, list[int]] = {}
+    for i, row in enumerate(task.train):
+        strata.setdefault(row.answer if row.answer in task.labels else "", []).append(i)
+    names = sorted(strata)
+    exact = [examples * len(strata[name]) / total for name in names]
+    shares = [int(x) for x in exact]
+    by_remainder = sorted(range(len(names)), key=lambda k: (shares[k] - exact[k], k))
+    for k in by_remainder[: examples - sum(shares)]:
+        shares[k] += 1
+    rng = np.random.default_rng(seed)
+    picked = [i for name, k in zip(names, shares, strict=True) for i in rng.permutation(strata[name])[:k]]
+    return tuple(sorted(int(i) for i in picked))
+
+
+def used_rows(task: Task, train_rows: int | None, test_rows: int | None, seed: int) -> Task:
+    """Return the task with only the rows that are used, in the file's order."""
+    picked = selection_rows(task, train_rows or len(task.train), "stratified", seed)
+    tested = replace(task, train=task.test)
+    shown = selection_rows(tested, test_rows or len(task.test), "stratified", _TEST_SEED)
+    return replace(task, train=tuple(task.train[i] for i in picked), test=tuple(task.test[i] for i in shown))
+
+
+def held_rows_of(task: Task, train_rows: int | None, held_rows: int, seed: int) -> tuple[Example, ...]:
+    """Return rows of a task that are neither trained on nor tested: its dev rows, or training rows that are not used.
+
+    Raises:
+        ConfigError: if there are none.
+    """
+    used = set(selection_rows(task, train_rows or len(task.train), "stratified", seed))
+    rows = task.dev or tuple(row for i, row in enumerate(task.train) if i not in used)
+    if not rows:
+        raise ConfigError(
+            f"policy reselect scores on rows that are not trained on, but {task.name} has no dev rows and all its "
+            f"{len(task.train)} training rows are used: set train.rows to fewer, or give dev rows"
+        )
+    there = replace(task, train=rows)
+    return tuple(rows[i] for i in selection_rows(there, held_rows, "stratified", seed))

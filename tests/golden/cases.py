@@ -22,7 +22,7 @@ TASKS = ("alpha", "beta")
 METHOD_KEYS: Mapping[str, Json] = {
     "o_lora": {"weight": 0.5},
     "ewc": {"weight": 1e3, "examples": 4},
-    "replay": {"buffer": 4, "share": 0.5},
+    "replay": {"buffer": 5, "share": 0.5},
     "lwf": {"weight": 1.0},
     "osf": {"learning_rate": 5e-3},
     "full": {"learning_rate": 2e-3},

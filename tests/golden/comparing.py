@@ -74,7 +74,7 @@ def _differ(expected: Any, found: Any, place: str, tolerance: Tolerance) -> Iter
         if place == "/weights":
             yield from _weights_differ(expected, found, tolerance)
             return
-        for key in expected.keys() | found.keys():
+        for key in sorted(expected.keys() | found.keys()):
             if key in expected and key in found:
                 yield from _differ(expected[key], found[key], f"{place}/{key}", tolerance)
             else:

@@ -1,6 +1,8 @@
 """Whole runs hold on to recorded values, to the bit on the machine that recorded them.
 
-After a change that is meant to change values: pytest tests/golden --record-golden
+After a change that is meant to change values: pytest tests/golden --record-golden. How near a tie generated tokens are
+is not recorded: before values are committed, hold them against other instructions of the processor, as with
+ATEN_CPU_CAPABILITY=default MKL_ENABLE_INSTRUCTIONS=SSE4_2 ONEDNN_MAX_CPU_ISA=SSE41.
 """
 
 from __future__ import annotations

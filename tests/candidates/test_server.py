@@ -432,7 +432,7 @@ KILLED = """
 import sys
 from pathlib import Path
 from sapo.paraphrase.server import Server, ServerSettings
-from sapo.testing import toy_task
+from sapo.integrations.testing import toy_task
 settings = ServerSettings(sys.argv[1], "tiny", timeout=30.0, concurrency=1)
 list(Server(settings, 0, Path(sys.argv[2]), print).paraphrases(toy_task(), 6))
 """

@@ -47,8 +47,8 @@ def export_data_command(
     one_process("sapo export-data")
     from sapo.core.storage import read_json, undamaged
     from sapo.core.types import Selection
-    from sapo.integrations.chosen import Chosen, chosen
     from sapo.integrations.exports import export_data
+    from sapo.integrations.layouts import Chosen, chosen
     from sapo.tasks.load import load_task
 
     given: Chosen = text or ""

@@ -15,7 +15,7 @@ import yaml
 from sapo.core.errors import DataError
 from sapo.core.storage import read_json, write_text
 from sapo.core.types import Encoded, Example, Task
-from sapo.integrations.chosen import Chosen, chosen
+from sapo.integrations.layouts import Chosen, chosen
 from sapo.models.batches import IGNORED
 from sapo.models.layout import turns_of
 from sapo.models.render import Encoder

@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from sapo.core.errors import DataError
-from sapo.core.types import Task
+from sapo.core.errors import CandidateError, DataError
+from sapo.core.types import Instruction, Selection, Task
 from sapo.models.layout import TAKEN_OUT
 
 Row = Mapping[str, Any]
 # A text, or messages with role and content.
 Side = str | list[dict[str, Any]]
+# What a caller has of the instruction to train with.
+Chosen = Selection | Instruction | str
 
 KNOWN = "instruction and output; messages; conversations; prompt and completion"
 # How rows are asked, see `layout_of`; "own" is this library's way.
@@ -202,3 +204,27 @@ def quoted(value: Any) -> str:
     shown = value if isinstance(value, str) else repr(value)
     short = shown if len(shown) <= _SHOWN else shown[:_SHOWN] + "..."
     return repr(short) if isinstance(value, str) else short
+
+
+def chosen(task: Task, given: Chosen) -> Instruction:
+    """Return the instruction to word a task's rows with.
+
+    Args:
+        task: whose rows.
+        given: what `sapo.select` returned for it, an instruction, or its text.
+
+    Raises:
+        CandidateError: if a selection is of another task, a text is empty, or it is something else.
+    """
+    if isinstance(given, Selection):
+        original = given.candidates[0].instruction.text
+        if original != task.instruction:
+            raise CandidateError(
+                f"the selection is of another task: its original instruction is {original[:_SHOWN]!r}, and that of "
+                f"{task.name!r} is {task.instruction[:_SHOWN]!r}"
+            )
+        return given.instruction
+    instruction = Instruction(given, "given") if isinstance(given, str) else given
+    if not isinstance(instruction, Instruction) or not instruction.text.strip():
+        raise CandidateError(f"selection = {given!r:.80}: give what sapo.select returned, or the text to train with")
+    return instruction

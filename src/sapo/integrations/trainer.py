@@ -13,8 +13,7 @@ from sapo.core.errors import CandidateError, DataError, ModelError, RenderError,
 from sapo.core.processes import Processes, joined
 from sapo.core.storage import undamaged, write_json, write_text
 from sapo.core.types import Choice, Encoded, Example, Instruction, Selection, Task
-from sapo.integrations.chosen import Chosen, chosen
-from sapo.integrations.layouts import LAYOUTS, is_taken_out
+from sapo.integrations.layouts import LAYOUTS, Chosen, chosen, is_taken_out
 from sapo.models.batches import IGNORED
 from sapo.models.fingerprint import state_fingerprint
 from sapo.models.layout import TAKEN_OUT

@@ -19,10 +19,11 @@ from typing import Any
 
 from sapo.core.errors import DataError, RenderError
 from sapo.core.types import Encoded, Example, Task
-from sapo.integrations.chosen import Chosen, chosen
 from sapo.integrations.layouts import (
+    Chosen,
     Side,
     answer_of,
+    chosen,
     demand_readable,
     layout_of,
     quoted,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Mapping
+from decimal import Decimal
 from functools import cache, lru_cache
 from types import MappingProxyType
 from typing import Any
@@ -22,14 +23,29 @@ _WORD = regex.compile(
     rf"|[[\p{{L}}\p{{N}}]--[{_UNSPACED}]][[\p{{L}}\p{{N}}\p{{M}}]--[{_UNSPACED}]]*",
     regex.VERSION1,
 )
+_NUMBER = regex.compile(
+    r"(?P<before>[$€£¥])?\s*(?P<sign>[-+]?)\s*"
+    r"(?P<digits>(\d{1,3}(,\d{3})+|\d+)(\.\d+)?(e[-+]?\d+)?|\.\d+)\s*(?P<after>[%$€£¥])?",
+    regex.IGNORECASE | regex.ASCII,
+)
 
 
 def exact_match(prediction: str, answer: str) -> float:
-    """Return 100 where both texts are the same after normalisation, else 0.
+    """Return 100 where both texts are the same after normalisation, or the same number, else 0.
 
-    Normalised: Unicode NFKC, case folded, white space collapsed and stripped, one trailing full stop dropped.
+    Normalised: Unicode NFKC, case folded, white space collapsed and stripped, one trailing full stop dropped. Numbers
+    are compared by value: 3.80 and 3.8, 1,000 and 1000, and with the same currency or percent sign or none.
     """
-    return 100.0 * (_normalise(prediction) == _normalise(answer))
+    found, wanted = _normalise(prediction), _normalise(answer)
+    return 100.0 * (found == wanted or (as_number(found) is not None and as_number(found) == as_number(wanted)))
+
+
+def as_number(text: str) -> tuple[str, Decimal] | None:
+    """Return a text that is a number and nothing else as its unit and value; None for any other text."""
+    match = _NUMBER.fullmatch(text.strip())
+    if match is None:
+        return None
+    return match["before"] or match["after"] or "", Decimal(match["sign"] + match["digits"].replace(",", ""))
 
 
 def rouge_l(prediction: str, answer: str) -> float:
@@ -75,13 +91,18 @@ def _items(text: str) -> Counter[str]:
     return Counter(item for part in _fold(text).split(",") if (item := _normalise(part)))
 
 
+def words_of(text: str) -> list[str]:
+    """Return the words of any script; of one without spaces, its characters. Numbers are words too."""
+    return list(_WORD.findall(text))
+
+
 class _Tokenizer:
     """Word tokens of any script, for rouge_score."""
 
     def tokenize(self, text: str) -> list[str]:
         """Return folded words, the ASCII ones stemmed; where there is no word, the non-space characters."""
         folded = _fold(text)
-        words = [_stem(word) if word.isascii() else word for word in _WORD.findall(folded)]
+        words = [_stem(word) if word.isascii() else word for word in words_of(folded)]
         return words or [character for character in folded if not character.isspace()]
 
 

@@ -10,8 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from sapo.core.errors import DataError, nearest
-from sapo.core.types import Task
-from sapo.tasks.files import demand_whole, read_json, read_rows
+from sapo.core.types import Split, Task
+from sapo.tasks.columns import find_columns
+from sapo.tasks.files import demand_whole, read_json
+from sapo.tasks.rows import read_split
+from sapo.tasks.tables import read_table
+
+SPLITS: tuple[Split, ...] = ("train", "dev", "test")
 
 
 def benchmark_names(data_dir: Path) -> tuple[str, ...]:
@@ -39,17 +44,25 @@ def benchmark_task(data_dir: Path, name: str) -> Task:
         )
     for key, text in texts.items():
         demand_whole(text, f"{data_dir / 'instructions.json'}: the {key} of task {name!r}")
-    folder = data_dir / name
-    dev = folder / "dev.json"
+    there = {split: data_dir / name / f"{split}.json" for split in SPLITS}
+    # A task without dev rows has no such file; without the others it could not be trained or tested.
+    raw = {split: read_table(path) for split, path in there.items() if split != "dev" or path.is_file()}
+    columns = find_columns(str(data_dir / name), [one.splits["train"] for one in raw.values()], {})
+    read = {split: read_split(split, one.splits["train"], columns) for split, one in raw.items()}
+    empty = [split for split, (used, _) in read.items() if not used]
+    if empty:
+        raise DataError(f"{there[empty[0]]}: no row of it can be used: {read[empty[0]][1][0].reason}")
+    rows = {split: tuple(row.example for row in used) for split, (used, _) in read.items()}
     return Task(
         name=name,
-        instruction=texts["instruction"],
-        suffix=texts["suffix"],
+        instruction=texts["instruction"].strip(),
+        suffix=texts["suffix"].strip(),
         labels=_labels(data_dir, name, entry.get("labels")),
         metric="rouge_l",
-        train=read_rows(folder / "train.json"),
-        dev=read_rows(dev) if dev.is_file() else (),
-        test=read_rows(folder / "test.json"),
+        train=rows["train"],
+        dev=rows.get("dev", ()),
+        test=rows["test"],
+        unused=tuple(row for _, unused in read.values() for row in unused),
     )
 
 

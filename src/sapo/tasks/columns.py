@@ -1,16 +1,79 @@
-"""Which columns hold what, named by the user or recognised; and what one row says."""
+"""Which columns hold what: named by the user, or recognised; and what becomes of all others.
+
+A column whose name has a known meaning is used where the meaning is plain, and refused where it is not: a passage that
+the model never sees, a preference label, or an image would otherwise be lost in silence. Every other column that is not
+used is named. docs/data.md has the table of meanings.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
 
 from sapo.core.errors import DataError, nearest
 from sapo.tasks.files import COLUMNS
 from sapo.tasks.raw import Broken, Rows
 
-ROLES = ("input", "answer", "instruction", "messages")
-MESSAGES = ("messages", "conversations")
+ROLES = ("input", "answer", "instruction", "system", "history", "messages", "ignore")
+# These may be several columns.
+_SEVERAL = ("input", "ignore")
+MESSAGES = ("messages", "conversations", "conversation")
+SYSTEM = ("system", "system_prompt")
+HISTORY = ("history",)
+_SINGLE = ("answer", "instruction", "system", "history", "messages")
+# Layouts whose input is several columns: all of them there, with one of the answers.
+_LAYOUTS: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
+    (("context", "question"), ("answers", "answer")),
+    (("passage", "question"), ("answers", "answer")),
+    (("question", "choices"), ("answer",)),
+    (("premise", "hypothesis"), ("label", "answer")),
+    (("sentence1", "sentence2"), ("label", "answer")),
+    (("question1", "question2"), ("label", "answer")),
+)
+# Names of columns, and of keys of a message, that change what a row means: refused unless the user says what they are.
+_PLACE = (
+    "it belongs to the input: name all of it, such as columns: {{input: [{column}, ...]}} (--column input={column})"
+)
+_MEANINGS: Mapping[str, tuple[str, tuple[str, ...]]] = MappingProxyType(
+    {
+        "a part of the input": (
+            _PLACE,
+            (
+                "context", "contexts", "passage", "passages", "document", "documents", "article", "paragraph",
+                "background", "evidence", "choices", "options", "table", "premise", "hypothesis", "sentence1",
+                "sentence2", "question1", "question2", "text2", "text_b", "text_pair", "sentence_b",
+            ),
+        ),
+        "earlier turns": (
+            "messages hold all turns: put them there",
+            HISTORY,
+        ),
+        "tools": (
+            "tools are not put into prompts here",
+            ("tools", "functions", "tool_calls", "function_call"),
+        ),
+        "media": (
+            "only text is used",
+            ("image", "images", "audio", "audios", "video", "videos"),
+        ),
+        "reasoning": (
+            "reasoning that stands apart from the answer is not learned: put it into the answer",
+            ("reasoning", "reasoning_content", "thinking", "rationale", "cot", "chain_of_thought"),
+        ),
+        "a preference": (
+            "preferences are not learned: keep the rows with good answers, and give prompt and completion",
+            ("chosen", "rejected", "preference"),
+        ),
+        "a mark of what is learned": (
+            "rows count alike: leave out the rows that are not to be learned",
+            ("weight", "train", "loss", "mask", "loss_mask"),
+        ),
+    }
+)  # fmt: skip
+_IGNORE = "; or say that it is not used, columns: {{ignore: [{column}]}} (--column ignore={column})"
 # Columns named in an error, and characters of one name there: a file without header has its first row as names.
 _LISTED = 20
 _WIDTH = 40
@@ -18,122 +81,196 @@ _WIDTH = 40
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """The columns of a data set, None where a role is not filled.
+    """The columns of a data set, None or () where a role is not filled.
 
     Attributes:
-        input, answer, instruction, messages: names of columns; either messages, or answer with input or
+        input: what the model is asked, one column or several.
+        answer, instruction, system, history, messages: names of columns; either messages, or answer with input or
             instruction.
         input_may_lack: an input cell without value counts as an empty input, as in Alpaca's layout.
         recognised: the roles that were found, not named by the user.
+        unused: cells with a value in each column that is not used.
     """
 
-    input: str | None
+    input: tuple[str, ...]
     answer: str | None
     instruction: str | None
+    system: str | None
+    history: str | None
     messages: str | None
     input_may_lack: bool
     recognised: tuple[str, ...]
+    unused: Mapping[str, int]
 
     @property
-    def note(self) -> str:
-        """One sentence on the recognised columns, "" where all were named."""
-        names = {role: name for role, name in self.by_role().items() if role in self.recognised}
-        return "columns recognised: " + ", ".join(f"{r} = {n!r}" for r, n in names.items()) if names else ""
+    def notes(self) -> tuple[str, ...]:
+        """What was recognised, and what is not used, one sentence each."""
+        filled = {"input": " + ".join(map(repr, self.input))} if self.input else {}
+        for role in _SINGLE:
+            if (name := self.by_role().get(role)) is not None:
+                filled[role] = repr(name)
+        found = ", ".join(f"{role} = {name}" for role, name in filled.items() if role in self.recognised)
+        unused = ", ".join(f"{name!r} ({count} values)" for name, count in self.unused.items())
+        return (
+            *([f"columns recognised: {found}"] if found else []),
+            *([f"columns that are not used: {unused}"] if unused else []),
+        )
 
     def by_role(self) -> dict[str, str]:
-        """Return role -> column, only the roles that are filled."""
-        pairs = zip(ROLES, (self.input, self.answer, self.instruction, self.messages), strict=True)
-        return {role: name for role, name in pairs if name is not None}
+        """Return role -> column of the roles that are one column."""
+        pairs = {
+            "answer": self.answer, "instruction": self.instruction, "system": self.system, "history": self.history,
+            "messages": self.messages,
+        }  # fmt: skip
+        return {role: name for role, name in pairs.items() if name is not None}
 
 
-def find_columns(where: str, splits: Iterable[Rows], named: Mapping[str, str]) -> Columns:
+def find_columns(where: str, splits: Iterable[Rows], named: Mapping[str, str | Sequence[str]]) -> Columns:
     """Return the columns of all rows together, the named roles as named and the others recognised.
 
     Args:
         where: names the data in errors.
         splits: rows of all splits.
-        named: role -> column, as the user gave them.
+        named: role -> column or columns, as the user gave them.
 
     Raises:
-        DataError: if a named column is not there, or no input and answer can be recognised.
+        DataError: if a named column is not there, no input and answer can be recognised, or a column would be lost
+            whose name has a meaning.
     """
-    filled: dict[str, bool] = {}
+    there: Counter[str] = Counter()
+    texts: set[str] = set()
     for rows in splits:
         for row in rows:
             if not isinstance(row, Broken):
-                for key, value in row.items():
-                    filled[key] = value is not None or filled.get(key, False)
-    _demand_named(where, filled, named)
-    if named.get("input") is not None and named.get("input") == named.get("answer"):
-        raise DataError(f"{where}: the column {named['input']!r} is named as input and as answer: name two columns")
-    free = [name for name in filled if name not in named.values()]
-    found = dict(named)
-    for pool in ([name for name in free if filled[name]], free):
+                there.update({key: int(_holds(value)) for key, value in row.items()})
+                texts.update(key for key, value in row.items() if _holds(value) and not isinstance(value, bool))
+    given = {role: (names,) if isinstance(names, str) else tuple(names) for role, names in named.items()}
+    _demand_named(where, there, given)
+    taken = {name for names in given.values() for name in names}
+    free = [name for name in there if name not in taken]
+    found = dict(given)
+    for pool in ([name for name in free if there[name]], free):
         # A column without a single value is taken only where nothing else fits.
-        found = {**_recognise(pool, named), **named}
+        found = {**_recognise(pool, given), **given}
         if _complete(found):
             break
     else:
-        raise DataError(_unrecognised(where, list(filled), found))
+        raise DataError(_unrecognised(where, list(there), found))
+    found |= _beside([name for name in free if there[name]], found)
+    used = {name for names in found.values() for name in names}
+    unused = {name: count for name, count in there.items() if count and name not in used}
+    _demand_meanings(where, unused)
+    label = next((name for name in unused if name.lower() == "label" and name not in texts), None)
+    if label is not None:
+        raise DataError(
+            f"{where}: the column {label!r} ({unused[label]} values) says which answers are good, and would not be "
+            "used: keep the rows with good answers" + _IGNORE.format(column=label)
+        )
+    single = {role: found[role][0] for role in _SINGLE if role in found}
     return Columns(
-        input=found.get("input"),
-        answer=found.get("answer"),
-        instruction=found.get("instruction"),
-        messages=found.get("messages"),
-        input_may_lack="instruction" in found and found.get("input") == "input" and "input" not in named,
-        recognised=tuple(role for role in found if role not in named),
+        input=found.get("input", ()),
+        answer=single.get("answer"),
+        instruction=single.get("instruction"),
+        system=single.get("system"),
+        history=single.get("history"),
+        messages=single.get("messages"),
+        input_may_lack="instruction" in found and found.get("input") == ("input",) and "input" not in given,
+        recognised=tuple(role for role in found if role not in given),
+        unused=unused,
     )
 
 
-def _demand_named(where: str, there: Mapping[str, bool], named: Mapping[str, str]) -> None:
-    for role, name in named.items():
+def meaning_of(name: str) -> str | None:
+    """Return the known meaning of a column, or of a key of a message, that is not an input, an answer or the like."""
+    return next((kind for kind, (_, names) in _MEANINGS.items() if name.lower() in names), None)
+
+
+def _holds(value: Any) -> bool:
+    return value is not None and value != "" and value != [] and value != {}
+
+
+def _demand_named(where: str, there: Mapping[str, int], named: Mapping[str, Sequence[str]]) -> None:
+    for role, names in named.items():
         if role not in ROLES:
             raise DataError(f"columns: there is no role {role!r}.{nearest(role, ROLES)} Allowed: {', '.join(ROLES)}")
-        if name not in there:
-            raise DataError(
-                f"columns: {where} has no column {name!r} for {role}.{nearest(name, there)} "
-                f"It has: {_listed(list(there))}"
-            )
+        if not names or (len(names) > 1 and role not in _SEVERAL):
+            raise DataError(f"columns: {role} = {list(names)}: allowed is one column; several may be input or ignore")
+        for name in names:
+            if name not in there:
+                raise DataError(
+                    f"columns: {where} has no column {name!r} for {role}.{nearest(name, there)} "
+                    f"It has: {_listed(list(there))}"
+                )
+    every = [(name, role) for role, names in named.items() for name in names]
+    for number, (name, role) in enumerate(every):
+        others = [other for column, other in every[:number] if column == name]
+        if others:
+            raise DataError(f"{where}: the column {name!r} is named as {others[0]} and as {role}: name two columns")
     if "messages" in named and named.keys() & {"input", "answer"}:
         raise DataError("columns: messages hold input and answer already: name either messages, or input and answer")
 
 
-def _recognise(free: list[str], named: Mapping[str, str]) -> dict[str, str]:
-    """Return role -> column for the roles that can be filled from the free columns."""
+def _demand_meanings(where: str, unused: Mapping[str, int]) -> None:
+    """Refuse data of which a column that changes what its rows mean would be lost."""
+    for column, count in unused.items():
+        kind = meaning_of(column)
+        if kind is not None:
+            what = (_MEANINGS[kind][0] + _IGNORE).format(column=column)
+            raise DataError(f"{where}: the column {column!r} ({count} values) is {kind}, and would not be used: {what}")
+
+
+def _recognise(free: Sequence[str], named: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
+    """Return role -> columns for the roles that can be filled from the free columns."""
+    lower = {name.lower(): name for name in reversed(free)}
     if "messages" in named:
         return {}
     if not named.keys() & {"input", "answer"}:
-        messages = [name for name in MESSAGES if name in free]
+        messages = [lower[name] for name in MESSAGES if name in lower]
         if messages:
-            return {"messages": messages[0]}
-    found = {"instruction": "instruction"} if "instruction" in free and "instruction" not in named else {}
-    pair = _pair(free, named)
-    if "output" in free and (found or "instruction" in named):
+            return {"messages": (messages[0],)}
+        for inputs, answers in _LAYOUTS:
+            answer = next((name for name in answers if name in lower), None)
+            if answer is not None and all(name in lower for name in inputs):
+                return {"input": tuple(lower[name] for name in inputs), "answer": (lower[answer],)}
+    found: dict[str, tuple[str, ...]] = {}
+    if "instruction" in lower and "instruction" not in named:
+        found["instruction"] = (lower["instruction"],)
+    pair = _pair(lower, named)
+    target = next((name for name in ("output", "response") if name in lower), None)
+    if target is not None and "answer" not in named and (found or "instruction" in named):
         # Alpaca's layout, where the input is optional.
-        pair = ("input", "output")
+        pair = ("input", target)
     if pair is not None:
-        found |= {role: name for role, name in zip(("input", "answer"), pair, strict=True) if name in free}
+        found |= {role: (lower[name],) for role, name in zip(("input", "answer"), pair, strict=True) if name in lower}
     return found
 
 
-def _pair(free: list[str], named: Mapping[str, str]) -> tuple[str, str] | None:
+def _pair(lower: Mapping[str, str], named: Mapping[str, Sequence[str]]) -> tuple[str, str] | None:
     """Return the first known pair that is there; a named column first looks for its usual partner."""
+    own = {role: [name.lower() for name in names] for role, names in named.items()}
     for source, target in COLUMNS:
-        if all(name == named.get(role, name) for role, name in (("input", source), ("answer", target))) and all(
-            name in free or name in named.values() for name in (source, target)
+        if all(own.get(role, [name]) == [name] for role, name in (("input", source), ("answer", target))) and all(
+            name in lower or [name] in own.values() for name in (source, target)
         ):
             return source, target
     for source, target in COLUMNS:
-        if ("input" in named or source in free) and ("answer" in named or target in free):
+        if ("input" in named or source in lower) and ("answer" in named or target in lower):
             return source, target
     return None
 
 
-def _complete(found: Mapping[str, str]) -> bool:
+def _beside(free: Sequence[str], found: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
+    """Return the columns with a system message and earlier turns."""
+    lower = {name.lower(): name for name in free if name not in {n for names in found.values() for n in names}}
+    roles = (("system", SYSTEM), *(() if "messages" in found else (("history", HISTORY),)))
+    return {role: (lower[name],) for role, names in roles if role not in found for name in names if name in lower}
+
+
+def _complete(found: Mapping[str, Sequence[str]]) -> bool:
     return "messages" in found or ("answer" in found and ("input" in found or "instruction" in found))
 
 
-def _unrecognised(where: str, there: list[str], found: Mapping[str, str]) -> str:
+def _unrecognised(where: str, there: list[str], found: Mapping[str, Sequence[str]]) -> str:
     pairs = "; ".join(" and ".join(map(repr, pair)) for pair in COLUMNS)
     lacking = " and ".join(role for role in ("input", "answer") if role not in found)
     return (

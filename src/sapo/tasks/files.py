@@ -1,16 +1,14 @@
-"""Reading text and JSON files, and the rows of a benchmark's tasks."""
+"""Reading text and JSON files, numbers as they are spelled."""
 
 from __future__ import annotations
 
 import codecs
 import json
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from sapo.core.errors import DataError
-from sapo.core.types import Example
 
 # Names of the input and answer columns that are recognised, first match wins.
 COLUMNS = (
@@ -20,23 +18,35 @@ COLUMNS = (
     ("text", "label"),
     ("prompt", "completion"),
     ("question", "answer"),
+    ("question", "answers"),
+    ("prompt", "response"),
+    ("query", "response"),
+    ("question", "response"),
+    ("problem", "solution"),
+    ("problem", "answer"),
+    ("input", "target"),
+    ("source", "target"),
+    ("inputs", "targets"),
+    ("input", "label"),
+    ("prompt", "answer"),
+    ("text", "answer"),
 )
 HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 
 
-def read_rows(path: Path) -> tuple[Example, ...]:
-    """Return the examples of a JSON list or JSONL file of objects with an input and an answer column.
+class Number(str):
+    """A number as its file spells it: 1.10 stays 1.10."""
+
+    __slots__ = ()
+
+
+def parse_json(text: str) -> Any:
+    """Return parsed JSON whose numbers are `Number`.
 
     Raises:
-        DataError: naming the file, and line or row, for what cannot be used.
+        ValueError, RecursionError: if it is not JSON.
     """
-    rows = _parse(path)
-    if not rows:
-        raise DataError(f"{path} has no rows")
-    source, target = _columns(path, rows[0])
-    return tuple(
-        Example(_cell(path, n, row, source), _cell(path, n, row, target, empty=False)) for n, row in enumerate(rows, 1)
-    )
+    return json.loads(text, parse_int=Number, parse_float=Number, parse_constant=Number)
 
 
 def read_text(path: Path) -> str:
@@ -74,7 +84,7 @@ def read_json(path: Path) -> Any:
         DataError: as `read_text`, and if it is not JSON.
     """
     try:
-        return json.loads(read_text(path))
+        return parse_json(read_text(path))
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is not JSON: {error}") from error
 
@@ -91,7 +101,7 @@ def json_lines(path: Path, text: str) -> list[tuple[int, Any]]:
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             try:
-                parsed.append((number, json.loads(line)))
+                parsed.append((number, parse_json(line)))
             except (ValueError, RecursionError) as error:
                 raise DataError(f"{path}, line {number} is not JSON: {error}") from error
     return parsed
@@ -110,34 +120,3 @@ def demand_whole(text: str, what: str) -> None:
 def quoted(text: str, most: int = 60) -> str:
     """Return the text in quotes, cut to ``most`` characters."""
     return repr(text if len(text) <= most else text[: most - 3] + "...")
-
-
-def _parse(path: Path) -> Sequence[Any]:
-    if path.suffix == ".json":
-        parsed = read_json(path)
-        if not isinstance(parsed, list):
-            raise DataError(f"{path} holds a JSON {type(parsed).__name__}: allowed is a list of objects")
-        return parsed
-    return [row for _, row in json_lines(path, read_text(path))]
-
-
-def _columns(path: Path, row: Any) -> tuple[str, str]:
-    if isinstance(row, dict):
-        for source, target in COLUMNS:
-            if source in row and target in row:
-                return source, target
-    found = ", ".join(map(repr, row)) if isinstance(row, dict) else type(row).__name__
-    allowed = "; ".join(" and ".join(map(repr, pair)) for pair in COLUMNS)
-    raise DataError(f"{path}: no input and answer columns in the first row ({found}). Allowed: {allowed}")
-
-
-def _cell(path: Path, number: int, row: Any, column: str, *, empty: bool = True) -> str:
-    value = row.get(column) if isinstance(row, dict) else None
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        value = str(value)
-    if not isinstance(value, str):
-        raise DataError(f"{path}, row {number}: {column!r} is {type(value).__name__}: allowed is text or a number")
-    demand_whole(value, f"{path}, row {number}: {column!r}")
-    if not empty and not value.strip():
-        raise DataError(f"{path}, row {number}: the answer {column!r} is empty, so nothing could be learned from it")
-    return value

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from sapo.core.types import Example, Split
+from sapo.models.text_metrics import words_of
 from sapo.tasks.files import quoted
 
 # Answers are taken for a closed set of labels up to these limits.
@@ -13,6 +14,9 @@ _MOST_LABELS = 20
 _ROWS_PER_LABEL = 5
 _LONGEST_LABEL = 60
 _SHOWN_LABELS = 6
+# Words that make an answer prose, and the share of its characters that they hold.
+_PROSE = 3
+_LETTERS = 0.75
 
 
 def labels_of(
@@ -56,3 +60,28 @@ def _strangers(labels: tuple[str, ...], examples: Mapping[Split, tuple[Example, 
                 f"{len(outside)} of {len(rows)} {name} answers lie outside the labels, such as {quoted(outside[0])}"
             )
     return notes
+
+
+def metric_of(labels: Sequence[str], train: Sequence[Example], listed: bool) -> tuple[str, str]:
+    """Return the name of a metric that can tell right answers from wrong ones, and why it is taken.
+
+    ROUGE-L compares words: it takes -5 for 5, and half of 3.8 for 3.2.
+
+    Args:
+        labels: the closed set of answers, empty where there is none.
+        train: the training rows.
+        listed: whether an answer is a list of items.
+    """
+    if labels:
+        return "exact_match", "the answers are labels"
+    if listed:
+        return "list_f1", "the answers are lists"
+    prose = sum(_is_prose(row.answer) for row in train)
+    if 2 * prose > len(train):
+        return "rouge_l", "most answers are prose"
+    return "exact_match", "most answers are numbers, single words, symbols or code"
+
+
+def _is_prose(answer: str) -> bool:
+    words = [word for word in words_of(answer) if not any(map(str.isdigit, word))]
+    return len(words) >= _PROSE and sum(map(len, words)) > _LETTERS * len("".join(answer.split()))

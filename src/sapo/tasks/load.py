@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from os import PathLike
 from pathlib import Path
 from types import MappingProxyType
 
@@ -25,13 +26,14 @@ _NO_TASKS: Mapping[str, DataSource] = MappingProxyType({})
 
 def load_task(
     name: str,
-    data_dir: Path | None = None,
+    data_dir: str | PathLike[str] | None = None,
     *,
     instruction: str | None = None,
     suffix: str | None = None,
-    columns: Mapping[str, str] | None = None,
+    columns: Mapping[str, str | Sequence[str]] | None = None,
     labels: Sequence[str] | None = None,
     metric: str | None = None,
+    train: str | None = None,
     test: str | None = None,
     subset: str | None = None,
 ) -> Task:
@@ -47,17 +49,20 @@ def load_task(
         columns: for own data only, as are the following: role -> column, see `sapo.tasks.own.DataSource`.
         labels: the closed set of answers.
         metric: name of the primary metric.
+        train: name of the split with the training rows, where its name does not say so.
         test: another file with the test rows, or the name of a split.
         subset: configuration name of a hub data set.
 
     Raises:
         DataError: if there is no such task, its data cannot be used, or a setting is not for this kind of task.
     """
-    own = {"columns": columns, "labels": labels, "metric": metric, "test": test, "subset": subset}
+    data_dir = Path(data_dir) if data_dir is not None else None
+    own = {"columns": columns, "labels": labels, "metric": metric, "train": train, "test": test, "subset": subset}
     if name not in BUILTIN and (name.lower().endswith(ENDINGS) if data_dir is not None else is_data(name)):
         source = DataSource(
-            data=name, test=test, subset=subset, instruction=instruction, suffix=suffix or "",
-            columns=dict(columns or {}), labels=None if labels is None else tuple(labels), metric=metric,
+            data=name, train=train, test=test, subset=subset, instruction=instruction, suffix=suffix or "",
+            columns={role: c if isinstance(c, str) else tuple(c) for role, c in (columns or {}).items()},
+            labels=None if labels is None else tuple(labels), metric=metric,
         )  # fmt: skip
         return data_task(_last_part(name), source)
     task = _known_task(name, data_dir)
@@ -101,7 +106,7 @@ def replace_text(task: Task, changes: dict[str, str]) -> Task:
         raise DataError(f"task {task.name!r}: the instruction is empty")
     for key, text in changes.items():
         demand_whole(text, f"the {key}")
-    return dataclasses.replace(task, **changes)  # type: ignore[arg-type]
+    return dataclasses.replace(task, **{key: text.strip() for key, text in changes.items()})  # type: ignore[arg-type]
 
 
 def sequence_names(sequence: str | Sequence[str]) -> tuple[str, ...]:

@@ -14,8 +14,8 @@ from sapo.core.types import Split, Task, Unused
 from sapo.tasks.columns import find_columns
 from sapo.tasks.files import demand_whole
 from sapo.tasks.instructions import settle_instruction
-from sapo.tasks.labels import labels_of
-from sapo.tasks.rows import Row, read_split
+from sapo.tasks.labels import labels_of, metric_of
+from sapo.tasks.rows import Row, joins_lists, read_split, unused_keys
 from sapo.tasks.sources import load_splits
 
 # The names of `sapo.models.text_metrics.TEXT_METRICS`, a room that comes after this one; a test compares them.
@@ -27,22 +27,25 @@ class DataSource(Settings):
 
     Attributes:
         data: a file, a directory, or a hub id.
+        train: name of the split with the training rows; None recognises it by its name.
         test: another file with the test rows, or the name of a split.
         subset: configuration name of a hub data set.
         instruction: the task's instruction; None takes the one that the data hold, if it is the same everywhere.
         suffix: a fixed sentence about the answer's format, may be empty.
-        columns: role (input, answer, instruction, messages) -> column; roles left out are recognised.
+        columns: role (input, answer, instruction, system, history, messages, ignore) -> column, or several for input
+            and ignore; roles left out are recognised.
         labels: the closed set of answers, empty for free text; None takes them from the answers, where they are
             few.
         metric: name of the primary metric; None takes exact_match where there are labels, else rouge_l.
     """
 
     data: Annotated[str, Field(min_length=1)]
+    train: str | None = None
     test: str | None = None
     subset: str | None = None
     instruction: str | None = None
     suffix: str = ""
-    columns: dict[str, str] = Field(default_factory=dict)
+    columns: dict[str, str | tuple[str, ...]] = Field(default_factory=dict)
     labels: tuple[str, ...] | None = None
     metric: str | None = None
 
@@ -63,13 +66,18 @@ def data_task(name: str, source: DataSource) -> Task:
     """
     _demand_name(name)
     _demand_settings(source)
-    splits = load_splits(source.data, source.test, source.subset)
+    # White space at its ends would be scored and trained on, but candidates have none there.
+    given = source.instruction.strip() if source.instruction is not None else None
+    splits = load_splits(source.data, source.train, source.test, source.subset)
     columns = find_columns(source.data, splits.rows.values(), source.columns)
     used: dict[Split, list[Row]] = {}
     unused: list[Unused] = []
-    notes = [*splits.notes, columns.note]
+    notes = [*splits.notes, *columns.notes]
+    keys = sum((unused_keys(rows, columns) for rows in splits.rows.values()), Counter[str]())
+    if keys:
+        notes.append("keys of messages that are not used: " + ", ".join(f"{k!r} ({n})" for k, n in keys.items()))
     for split, rows in splits.rows.items():
-        used[split], left_out = read_split(split, rows, columns)
+        used[split], left_out = read_split(split, rows, columns, alternatives=splits.alternatives)
         unused += left_out
         if left_out and not used[split]:
             reason = f"none of the {len(left_out)} {split} rows can be used, most often because {_commonest(left_out)}"
@@ -77,14 +85,18 @@ def data_task(name: str, source: DataSource) -> Task:
                 where = source.test if split == "test" and source.test is not None else source.data
                 raise DataError(f"{where}: {reason}. Mend them, or name other columns with columns.")
             notes.append(reason)
-    settled = settle_instruction(source.data, source.instruction, splits.instruction, used, columns)
+    settled = settle_instruction(source.data, given, splits.instruction, used, columns)
     examples = settled.examples
     labels, label_notes = labels_of(source.labels, examples)
-    metric = source.metric or ("exact_match" if labels else "rouge_l")
-    metric_note = "" if source.metric else f"metric: {metric}, as the answers are {'labels' if labels else 'free text'}"
+    listed = joins_lists(splits.rows["train"], columns, alternatives=splits.alternatives)
+    if listed:
+        notes.append(f"lists in {columns.answer!r} are learned as one answer, their members joined by commas")
+    metric, why = metric_of(labels, examples["train"], listed)
+    metric_note = "" if source.metric else f"metric: {metric}, as {why}"
+    metric = source.metric or metric
     notes += [*settled.notes, *label_notes, metric_note]
     return Task(
-        name=name, instruction=settled.text, suffix=source.suffix, labels=labels, metric=metric,
+        name=name, instruction=settled.text.strip(), suffix=source.suffix.strip(), labels=labels, metric=metric,
         train=examples["train"], dev=examples.get("dev", ()), test=examples.get("test", ()),
         unused=tuple(unused), notes=tuple(note for note in notes if note),
     )  # fmt: skip

@@ -28,10 +28,12 @@ class Raw:
     Attributes:
         splits: rows by the split's own name, in the order found.
         instruction: a text that the data set as a whole gives as its instruction.
+        notes: what was decided about its files, one sentence each.
     """
 
     splits: Mapping[str, Rows]
     instruction: str | None = None
+    notes: tuple[str, ...] = ()
 
 
 class UnusableError(Exception):

@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, time
 from decimal import Decimal
+from string import ascii_uppercase
 from types import MappingProxyType
 from typing import Any, Literal
 
 from sapo.core.types import Example, Split, Unused
 from sapo.tasks.columns import Columns
-from sapo.tasks.files import HALF_CHARACTER
+from sapo.tasks.files import HALF_CHARACTER, Number
 from sapo.tasks.raw import Broken, Rows, UnusableError
 
+# Columns whose lists hold several right answers.
+ALTERNATIVES = ("answers", "references", "targets", "aliases")
+_NO_NUMBERS = ("NaN", "Infinity", "-Infinity", "nan", "inf", "-inf")
+# Keys of a message that are read; the others are named where they hold something.
+_KEYS = ("role", "content", "from", "value")
+# Whether a turn is learned, as several trainers are told.
+_MARKS = ("weight", "train", "training", "loss")
+_REASONING = ("reasoning", "reasoning_content", "thinking")
 Role = Literal["system", "user", "assistant"]
 # The first three are today's names, the rest ShareGPT's.
 ROLE_NAMES: Mapping[str, Role] = MappingProxyType(
@@ -35,78 +45,138 @@ class Row:
     instruction: str
 
 
-def read_split(split: Split, rows: Rows, columns: Columns) -> tuple[list[Row], list[Unused]]:
-    """Return the rows of a split that can be used, and the others with reasons."""
+def read_split(
+    split: Split, rows: Rows, columns: Columns, *, alternatives: bool = False
+) -> tuple[list[Row], list[Unused]]:
+    """Return the rows of a split that can be used, and the others with reasons; see `read_row`."""
     used, unused = [], []
     for number, row in enumerate(rows, start=1):
         try:
-            used.append(read_row(row, columns))
+            used.append(read_row(row, columns, alternatives=alternatives))
         except UnusableError as reason:
             unused.append(Unused(split, number, str(reason)))
     return used, unused
 
 
-def read_row(row: dict[str, Any] | Broken, columns: Columns) -> Row:
-    """Return what a row says.
+def read_row(row: dict[str, Any] | Broken, columns: Columns, *, alternatives: bool = False) -> Row:
+    """Return what a row says; ``alternatives``: the answers of a list are all right.
 
     Raises:
         UnusableError: with the reason why it cannot be used.
     """
     if isinstance(row, Broken):
         raise UnusableError(row.reason)
-    own = _text(row, columns.instruction) if columns.instruction is not None else ""
-    messages = _messages(row, columns)
+    own = [_text(row, columns.system)] if columns.system is not None and row.get(columns.system) is not None else []
+    if columns.instruction is not None:
+        own.append(_text(row, columns.instruction))
+    messages = _messages(row, columns, alternatives)
     if messages is None:
-        answer, references = _answers(row, columns.answer or "")
-        example = Example(_input(row, columns), answer, (), references)
+        answer, references = _answers(row, columns.answer or "", alternatives)
+        example = Example(_input(row, columns), answer, _history(row, columns.history), references)
     else:
         turns, references = messages
         talk = converse(turns)
         example = Example(talk.input, talk.answer, talk.history, references)
-        own = "\n\n".join(text for text in (own, talk.system) if text.strip())
+        own.append(talk.system)
     if not example.answer.strip():
         raise UnusableError("the answer is empty")
-    texts = (own, example.input, example.answer, *example.references, *(t for pair in example.history for t in pair))
-    if any(HALF_CHARACTER.search(text) for text in texts):
+    instruction = "\n\n".join(text for text in own if text.strip())
+    turned = (turn for pair in example.history for turn in pair)
+    if any(HALF_CHARACTER.search(text) for text in (instruction, example.input, answer_texts(example), *turned)):
         raise UnusableError("it holds half a character (a lone surrogate)")
-    return Row(example, own if own.strip() else "")
+    return Row(example, instruction)
 
 
-def _messages(row: Mapping[str, Any], columns: Columns) -> tuple[list[tuple[Role, str]], tuple[str, ...]] | None:
+def answer_texts(example: Example) -> str:
+    """Return all right answers of a row, one below the other."""
+    return "\n".join((example.answer, *example.references))
+
+
+def _messages(
+    row: Mapping[str, Any], columns: Columns, alternatives: bool
+) -> tuple[list[tuple[Role, str]], tuple[str, ...]] | None:
     """Return a row's messages up to the answer and its references, or None where it holds plain texts."""
     if columns.messages is not None:
         return read_messages(row.get(columns.messages), columns.messages), ()
-    prompt = row.get(columns.input) if columns.input is not None else None
+    prompt = row.get(columns.input[0]) if len(columns.input) == 1 else None
     completion = row.get(columns.answer or "")
     if not is_messages(prompt) and not is_messages(completion):
         return None
     before: list[tuple[Role, str]] = (
-        read_messages(prompt, columns.input or "") if is_messages(prompt) else [("user", _input(row, columns))]
+        read_messages(prompt, columns.input[0]) if is_messages(prompt) else [("user", _input(row, columns))]
     )
     if is_messages(completion):
         return before + read_messages(completion, columns.answer or ""), ()
-    answer, references = _answers(row, columns.answer or "")
+    answer, references = _answers(row, columns.answer or "", alternatives)
     return [*before, ("assistant", answer)], references
 
 
 def _input(row: Mapping[str, Any], columns: Columns) -> str:
-    if columns.input is None or (columns.input_may_lack and row.get(columns.input) is None):
+    """Return what the model is asked; of several columns each with its name, one below the other."""
+    if not columns.input or (columns.input_may_lack and row.get(columns.input[0]) is None):
         return ""
-    return _text(row, columns.input)
+    if len(columns.input) == 1:
+        return _part(row, columns.input[0])
+    return "\n\n".join(f"{name}: {_part(row, name)}" for name in columns.input)
 
 
-def _answers(row: Mapping[str, Any], column: str) -> tuple[str, tuple[str, ...]]:
-    """Return the answer and its distinct references; a cell may hold one text or a list of right ones."""
+def _part(row: Mapping[str, Any], column: str) -> str:
+    """Return a cell of the input; of a list, such as choices, each member with a letter in a line of its own."""
+    value = row.get(column)
+    if not isinstance(value, list):
+        return _text(row, column)
+    letters = (ascii_uppercase[n] if n < len(ascii_uppercase) else str(n + 1) for n in range(len(value)))
+    return "\n".join(["", *(f"{letter}. {_member(v, column)}" for letter, v in zip(letters, value, strict=True))])
+
+
+def _history(row: Mapping[str, Any], column: str | None) -> tuple[tuple[str, str], ...]:
+    """Return earlier turns: a list of pairs, or messages from the user and the assistant in turn."""
+    value = row.get(column) if column is not None else None
+    if value is None or value == [] or value == "":
+        return ()
+    name = repr(column)
+    if is_messages(value):
+        turns = read_messages(value, column or "")
+        roles = [role for role, _ in turns]
+        if len(turns) % 2 or roles != ["user", "assistant"] * (len(turns) // 2):
+            raise UnusableError(f"{name} must hold turns of user and assistant, one after the other")
+        texts = [text for _, text in turns]
+        return tuple(zip(texts[::2], texts[1::2], strict=True))
+    if not isinstance(value, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in value):
+        raise UnusableError(f"{name} is not a list of pairs, what the user said and the reply")
+    return tuple((_member(said, name), _member(reply, name)) for said, reply in value)
+
+
+def _answers(row: Mapping[str, Any], column: str, alternatives: bool) -> tuple[str, tuple[str, ...]]:
+    """Return the answer and other right ones.
+
+    A list in a column of that kind (answers, references, targets), or in data of Natural-Instructions, holds answers
+    that are all right; any other list is one answer of several parts.
+    """
     value = row.get(column)
     if isinstance(value, dict) and isinstance(value.get("text"), list):
-        value = value["text"]
+        value, alternatives = value["text"], True
     if not isinstance(value, list):
         return _text(row, column), ()
     texts = [text for text in (_member(member, column) for member in value) if text.strip()]
     if not texts:
         raise UnusableError("the answer is empty")
+    if not alternatives and column.lower() not in ALTERNATIVES:
+        return ", ".join(texts), ()
     answer, *others = dict.fromkeys(texts)
     return answer, tuple(others)
+
+
+def joins_lists(rows: Rows, columns: Columns, *, alternatives: bool) -> bool:
+    """Whether answers are lists whose members are all to be given."""
+    column = columns.answer
+    if column is None or alternatives or column.lower() in ALTERNATIVES:
+        return False
+    return any(not isinstance(row, Broken) and _is_list(row.get(column)) for row in rows)
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list) and not is_messages(value)
 
 
 def _text(row: Mapping[str, Any], column: str) -> str:
@@ -114,6 +184,10 @@ def _text(row: Mapping[str, Any], column: str) -> str:
 
 
 def _member(value: Any, column: str) -> str:
+    if isinstance(value, Number):
+        if value in _NO_NUMBERS:
+            raise UnusableError(f"{column!r} is {value}, not a number")
+        return str.__str__(value)
     if isinstance(value, str):
         return value
     if value is None:
@@ -165,7 +239,37 @@ def read_messages(value: Any, column: str) -> list[tuple[Role, str]]:
     if not is_messages(value):
         found = "an empty list" if value == [] else type(value).__name__
         raise UnusableError(f"{column!r} is {found}: allowed is a list of messages")
+    _demand_learned(value[-1], len(value))
     return [_message(message, number) for number, message in enumerate(value, start=1)]
+
+
+def _demand_learned(message: Mapping[str, Any], number: int) -> None:
+    """Refuse an answer that is not to be learned, or of which a part would be lost."""
+    if ROLE_NAMES.get(str(message.get("role") or message.get("from"))) != "assistant":
+        return
+    for key in _MARKS:
+        mark = message.get(key)
+        if mark is None:
+            continue
+        if str(mark).lower() in ("0", "0.0", "false"):
+            raise UnusableError(f"message {number}, its answer, is marked as not to be learned ({key}: {mark})")
+        if str(mark).lower() not in ("1", "1.0", "true"):
+            raise UnusableError(f"message {number} has {key}: {mark}, and all answers count alike here")
+    for key in _REASONING:
+        if message.get(key):
+            raise UnusableError(f"message {number} keeps its reasoning apart from its content ({key}): put it there")
+
+
+def unused_keys(rows: Rows, columns: Columns) -> Counter[str]:
+    """Return how often a key of a message holds something that is in no prompt and no answer."""
+    found: Counter[str] = Counter()
+    talks = [name for name in (columns.messages, columns.answer, columns.history, *columns.input) if name is not None]
+    known = (*_KEYS, *_MARKS)
+    for row in rows:
+        cells: list[Any] = [] if isinstance(row, Broken) else [row.get(name) for name in talks]
+        for message in (m for cell in cells if is_messages(cell) for m in cell):
+            found.update(key for key, held in message.items() if key not in known and held not in (None, "", [], {}))
+    return found
 
 
 def converse(messages: Sequence[tuple[Role, str]]) -> Conversation:

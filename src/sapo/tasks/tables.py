@@ -10,8 +10,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
+
 from sapo.core.errors import DataError
-from sapo.tasks.files import json_lines, read_text, read_verbatim
+from sapo.tasks.files import Number, json_lines, parse_json, read_text, read_verbatim
 from sapo.tasks.raw import Broken, Raw, Rows
 
 
@@ -52,7 +54,7 @@ def arrow_rows(where: str, table: Any, features: Mapping[str, Any]) -> Rows:
 def _json(path: Path) -> Raw:
     text = read_text(path)
     try:
-        parsed = json.loads(text)
+        parsed = parse_json(text)
     except json.JSONDecodeError as error:
         # Many data sets name JSONL files .json: a second object follows the first one.
         if error.msg == "Extra data":
@@ -105,7 +107,23 @@ def _comma_separated(path: Path) -> Raw:
 
 
 def _tab_separated(path: Path) -> Raw:
-    return _separated(path, read_verbatim(path), "\t")
+    """Return the rows of a file with one row a line: a quote inside a cell is only a character.
+
+    A cell that begins and ends with a quote, and whose quotes within are doubled, is taken out of them.
+    """
+    lines = [line for line in read_text(path).split("\n") if line.strip()]
+    if not lines:
+        raise DataError(f"{path} has no rows: its first line names the columns, the rows follow")
+    header, *rows = [[_unquoted(cell) for cell in line.split("\t")] for line in lines]
+    names = [name.strip() for name in header]
+    _demand_distinct(str(path), names)
+    return Raw({"train": [_separated_row(names, cells) for cells in rows]})
+
+
+def _unquoted(cell: str) -> str:
+    inside = cell[1:-1]
+    quoted = len(cell) > 1 and cell[0] == cell[-1] == '"' and '"' not in inside.replace('""', "")
+    return inside.replace('""', '"') if quoted else cell
 
 
 def _separated(path: Path, text: str, delimiter: str) -> Raw:
@@ -184,7 +202,26 @@ def _values(column: Any, names: list[str] | None) -> list[Any]:
         values = column.to_pylist()
     except (ArrowException, ValueError, OverflowError):
         values = [_value(scalar) for scalar in column]
-    return values if names is None else [_class_name(value, names) for value in values]
+    if names is not None:
+        return [_class_name(value, names) for value in values]
+    return [_spelled(value, column.type) for value in values]
+
+
+def _spelled(value: Any, kind: Any) -> Any:
+    """Return a cell of an Arrow column with its numbers as the shortest text that means them: float32 3.8 is 3.8."""
+    from pyarrow import types
+
+    if value is None or isinstance(value, Broken):
+        return value
+    if types.is_dictionary(kind):
+        return _spelled(value, kind.value_type)
+    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+        return [_spelled(member, kind.value_type) for member in value]
+    if types.is_struct(kind):
+        return {name: _spelled(member, kind.field(name).type) for name, member in value.items()}
+    if types.is_floating(kind):
+        return Number(np.dtype(kind.to_pandas_dtype()).type(value))
+    return Number(value) if types.is_integer(kind) else value
 
 
 def _value(scalar: Any) -> Any:

@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
+_VARIABLE = re.compile(r"\$(\w+|\{[^}]*\})")
+
+
+def expanded(text: str) -> str:
+    """Return a path with the home directory in place of ~ and values in place of environment variables.
+
+    Raises:
+        ValueError: if a variable is not set.
+    """
+    found = os.path.expandvars(text)
+    if (unset := _VARIABLE.search(found)) is not None:
+        raise ValueError(f"{text!r} names the environment variable {unset.group()}, which is not set")
+    return os.path.expanduser(found)
+
 
 def _local(path: Path) -> Path:
-    """Return the path with the home directory in place of ~, if it is one that a disk can hold."""
+    """Return the path expanded, if it is one that a disk can hold."""
     try:
         os.fsencode(path)
-        return path.expanduser()
+        return Path(expanded(str(path)))
     except (UnicodeError, RuntimeError) as error:
         raise ValueError(f"{str(path)!r} is no usable path: {error}") from error
 

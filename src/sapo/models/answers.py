@@ -110,7 +110,7 @@ def generate_from(
     processes: Processes = ALONE,
 ) -> list[str]:
     """Return the greedy answer to each prompt, given as token ids, as `generate` does."""
-    stops = renderer.stop_tokens()
+    stops = stop_tokens(model, renderer)
     lengths = [len(p) + max_new_tokens for p in prompts]
     mine = processes.share(sorted(range(len(prompts)), key=lambda i: -lengths[i]))
     told = processes.telling(advance, len(prompts))
@@ -123,6 +123,20 @@ def generate_from(
             told(len(batch))
     everyones = dict(pair for part in processes.gather(answered) for pair in part)
     return [everyones[i] for i in range(len(prompts))]
+
+
+def stop_tokens(model: Any, renderer: Renderer) -> tuple[int, ...]:
+    """Return the ids that end an answer: those of the chat template, and the model's own."""
+    own = getattr(model, "generation_config", None)
+    given = [] if own is None or own.eos_token_id is None else own.eos_token_id
+    ids = given if isinstance(given, list) else [given]
+    return tuple(dict.fromkeys((*renderer.stop_tokens(), *ids)))
+
+
+def teaches_to_stop(model: Any, renderer: Renderer) -> bool:
+    """Whether what is supervised ends with a token that ends an answer."""
+    supervised = renderer.encode("i", "", [Example("x", "y")])[0]
+    return bool(set(supervised.ids[supervised.prompt_length :]) & set(stop_tokens(model, renderer)))
 
 
 def _answer(prompts: Sequence[Sequence[int]], model: Any, stops: Sequence[int]) -> list[list[int]]:

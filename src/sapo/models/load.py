@@ -10,6 +10,7 @@ import hashlib
 import importlib.util
 import logging
 import os
+import re
 import tempfile
 import warnings
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from platformdirs import user_cache_path
 from safetensors import SafetensorError
 
 from sapo.core.errors import ModelError
+from sapo.core.settings import expanded
 from sapo.core.storage import read_json
 from sapo.models.fingerprint import state_fingerprint
 
@@ -197,7 +199,8 @@ def load_model(
     confirmed = True
     if adapter is not None:
         model = _with_adapter(model, adapter)
-        notes.append(f"adapter {adapter}")
+        tokenizer, told = _of_adapter(tokenizer, name, adapter)
+        notes += [f"adapter {adapter}", *told]
         confirmed = _is_recorded(model, Path(adapter).expanduser() / "sapo.json")
         if not confirmed:
             notes.append(f"adapter {adapter}: {UNCONFIRMED}")
@@ -216,7 +219,7 @@ def _with_adapter(model: Any, adapter: str) -> Any:
     from peft import PeftModel, get_peft_model_state_dict
     from peft.utils import load_peft_weights
 
-    folder = Path(adapter).expanduser()
+    folder = Path(expanded(adapter))
     if folder.is_dir():
         # A directory never means a hub id, even if peft would look there for what it lacks.
         missing = [name for name in ("adapter_config.json",) if not (folder / name).is_file()]
@@ -232,12 +235,41 @@ def _with_adapter(model: Any, adapter: str) -> Any:
             loaded = PeftModel.from_pretrained(model, adapter)
         given = set(load_peft_weights(adapter, device="cpu"))
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise ModelError(_cannot_add(adapter, _first_line(error))) from error
+        raise ModelError(_cannot_add(adapter, _mismatch(error))) from error
     wanted = set(get_peft_model_state_dict(loaded))
     if given != wanted:
         names = ", ".join(sorted(given ^ wanted)[:3])
         raise ModelError(_cannot_add(adapter, f"it was trained on another architecture; not matched: {names}"))
     return loaded
+
+
+def _of_adapter(tokenizer: Any, name: str, adapter: str) -> tuple[Any, list[str]]:
+    """Return the tokenizer that an adapter was trained with, and what its folder says of that and of its base."""
+    folder, notes = Path(expanded(adapter)), list[str]()
+    if not folder.is_dir():
+        return tokenizer, notes
+    base = read_json(folder / "adapter_config.json", "").get("base_model_name_or_path")
+    if base and name != EMBEDDED and Path(str(base)).name != Path(name).name:
+        notes.append(f"adapter {adapter} names another base model, {base}: what it does on {name} is not known")
+    template = folder / "chat_template.jinja"
+    if any((folder / file).is_file() for file in ("tokenizer.json", "tokenizer_config.json")):
+        own = load_tokenizer(str(folder))
+        if own.chat_template != tokenizer.chat_template:
+            notes.append(f"the chat template is the one of adapter {adapter}, not its base's")
+        return own, notes
+    if template.is_file():
+        tokenizer.chat_template = template.read_text(encoding="utf-8")
+        notes.append(f"the chat template is the one of adapter {adapter}, not its base's")
+    return tokenizer, notes
+
+
+def _mismatch(error: Exception) -> str:
+    """Return the sizes that do not fit, which torch names behind its first line."""
+    found = re.search(r"size mismatch for (\S+): .*?shape (.*?) from checkpoint, .*?is (.*?)\.", str(error), re.DOTALL)
+    if found is None:
+        return _first_line(error)
+    sizes = [size.replace("torch.Size(", "").rstrip(")") for size in found.groups()[1:]]
+    return f"its {found[1]} has the shape {sizes[0]}, the model's {sizes[1]}: another base, or another vocabulary."
 
 
 def _cannot_add(adapter: str, why: str) -> str:
@@ -250,6 +282,10 @@ def _cannot_add(adapter: str, why: str) -> str:
 def _source(name: str) -> str:
     if name == EMBEDDED:
         return str(embedded_model_dir())
+    try:
+        name = expanded(name)
+    except ValueError as error:
+        raise ModelError(f"model {error}") from error
     if name.startswith((".", "/", "~")) and not Path(name).expanduser().is_dir():
         raise ModelError(f"model directory {name!r} does not exist")
     folder = Path(name).expanduser()

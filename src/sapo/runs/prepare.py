@@ -18,6 +18,7 @@ from sapo.candidates.opening import open_sources
 from sapo.candidates.source import Source
 from sapo.core.processes import Processes, join
 from sapo.core.progress import SILENT, Reporter
+from sapo.models.answers import teaches_to_stop
 from sapo.models.load import LoadedModel, best_device, load_model
 from sapo.models.render import Renderer
 from sapo.runs.config.schema import CandidatesConfig, Config, ModelConfig
@@ -176,6 +177,7 @@ def _load(config: Config, gathering: Gathering, inputs: Inputs, progress: Report
         notes=(
             *loaded.notes,
             *([f"{processes.count} processes share rows and batches"] if processes.count > 1 else []),
+            *([] if teaches_to_stop(loaded.model, renderer) else [_ENDLESS]),
             *([_EXHAUSTIVE.format(why)] if forced else []),
             *(_GIVEN if config.model.adapter and config.method == "seq-lora" else ()),
             *inputs.notes(evaluate.wordings, config.reselect.rows),
@@ -198,6 +200,10 @@ def _load(config: Config, gathering: Gathering, inputs: Inputs, progress: Report
 
 
 _EXHAUSTIVE = "{} needs every loss: all candidates are scored on all selection rows (exhaustive)"
+_ENDLESS = (
+    "the chat template ends an answer with no token that is trained, so the model is not taught when to stop: give its "
+    "tokenizer a template that does, or expect answers of evaluate.max_new_tokens"
+)
 _GIVEN = ("the adapter's own r, alpha, dropout and modules hold, not lora.*",)
 
 

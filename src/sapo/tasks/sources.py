@@ -10,6 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from sapo.core.errors import DataError, nearest
+from sapo.core.settings import expanded
 from sapo.core.types import Split
 from sapo.tasks.raw import Raw, Rows
 from sapo.tasks.tables import ENDINGS, read_table
@@ -91,7 +92,10 @@ def load_splits(data: str, train: str | None, test: str | None, subset: str | No
 def _find(data: str, subset: str | None) -> Raw:
     if not data:
         raise DataError("data: the name is empty. Give a file, a directory, or a hub id owner/name.")
-    path = Path(os.path.expanduser(data))
+    try:
+        path = Path(expanded(data))
+    except ValueError as error:
+        raise DataError(f"data: {error}") from error
     if os.path.isdir(path):
         return _directory(path, subset)
     if not os.path.exists(path) and _HUB_ID.fullmatch(data) and not data.lower().endswith(ENDINGS):

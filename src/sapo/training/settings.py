@@ -55,7 +55,11 @@ class LoraSettings(Settings):
     r: Positive = 8
     alpha: Positive = 32
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    target_modules: Annotated[tuple[str, ...], Field(min_length=1)] = ("q_proj", "v_proj")
+    # Names of layers; or, as for peft, a pattern of their paths, or "all-linear".
+    target_modules: Annotated[tuple[str, ...], Field(min_length=1)] | Annotated[str, Field(min_length=1)] = (
+        "q_proj",
+        "v_proj",
+    )
 
 
 class OLoraSettings(Settings):

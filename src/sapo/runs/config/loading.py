@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
 
@@ -16,6 +16,20 @@ from sapo.runs.config.study import StudyConfig
 _Model = TypeVar("_Model", bound=BaseModel)
 # PyYAML's own constructors fail on broken values of explicit types, such as `!!int` alone, in their own ways.
 _NOT_YAML = (yaml.YAMLError, ValueError, RecursionError, IndexError, KeyError, AttributeError)
+
+
+class _Strict(yaml.SafeLoader):
+    """Refuses a key that is given twice: YAML would keep the last one, and the first would vanish."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: dict[Any, int] = {}
+        for key, _ in node.value:
+            name, line = self.construct_object(key, deep=True), key.start_mark.line + 1
+            if isinstance(name, Hashable) and key.tag != "tag:yaml.org,2002:merge":
+                if name in seen:
+                    raise ConfigError(f"the key {name!r} is given twice, in lines {seen[name]} and {line}: keep one")
+                seen[name] = line
+        return super().construct_mapping(node, deep)
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
@@ -34,9 +48,11 @@ def load_study(path: Path, overrides: Sequence[str] = ()) -> StudyConfig:
 
 def _read(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+        data = yaml.load(path.read_text(encoding="utf-8-sig"), _Strict)  # noqa: S506 - a SafeLoader
     except OSError as error:
         raise ConfigError(f"config {path}: {error.strerror or error}") from error
+    except ConfigError as error:
+        raise ConfigError(f"config {path}: {error}") from error
     except _NOT_YAML as error:
         raise ConfigError(f"config {path} is not YAML: {error}") from error
     if data is None:
@@ -80,7 +96,7 @@ def _apply(data: dict[str, Any], override: str) -> None:
         if not isinstance(data, dict):
             raise ConfigError(f"override {override!r}: {parent!r} is a single value and has no keys")
     try:
-        data[last] = yaml.safe_load(value)
+        data[last] = yaml.load(value, _Strict)  # noqa: S506 - a SafeLoader
     except _NOT_YAML as error:
         raise ConfigError(f"override {override!r}: the value is not YAML: {error}") from error
 

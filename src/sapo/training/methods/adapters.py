@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from peft import LoraConfig
 from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers.pytorch_utils import Conv1D
+
+from sapo.core.errors import ModelError
 
 
 def activate(model: Any, frozen: Sequence[str], trainable: str) -> None:
@@ -111,12 +114,48 @@ def unusual_features(config: LoraConfig) -> list[str]:
 
 def adaptable_layers(model: Any) -> set[str]:
     """Return the names, without their path, of the layers that can carry LoRA or do so already."""
-    names = set()
+    kinds = (torch.nn.Linear, torch.nn.Embedding, Conv1D)
+    return {path.rsplit(".", 1)[-1] for path, layer in _layers(model) if isinstance(layer, kinds)}
+
+
+def _layers(model: Any) -> Iterator[tuple[str, Any]]:
+    """Yield every layer with its path, one that carries an adapter as what it was before."""
     for path, module in model.named_modules():
-        inside = ".base_layer" in path or ".lora_" in path
-        layer = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
-        if isinstance(layer, (torch.nn.Linear, torch.nn.Embedding, Conv1D)) and not inside:
-            names.add(path.rsplit(".", 1)[-1])
+        if ".base_layer" not in path and ".lora_" not in path:
+            yield path, module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
+
+
+def targets_of(model: Any, wanted: Sequence[str] | str) -> tuple[str, ...]:
+    """Return the layers to adapt, by name or path, as peft takes them.
+
+    Args:
+        model: that is to be adapted.
+        wanted: names; or "all-linear", every linear layer but the output head; or a pattern that whole paths match.
+
+    Raises:
+        ModelError: if there are no such layers.
+    """
+    head = model.get_output_embeddings()
+    linear = [
+        path for path, layer in _layers(model) if isinstance(layer, (torch.nn.Linear, Conv1D)) and layer is not head
+    ]
+    if wanted == "all-linear":
+        return tuple(sorted({path.rsplit(".", 1)[-1] for path in linear}))
+    layers = adaptable_layers(model)
+    if isinstance(wanted, str) and wanted not in layers:
+        try:
+            found = tuple(path for path in linear if re.fullmatch(wanted, path))
+        except re.error as error:
+            raise ModelError(f"lora.target_modules = {wanted!r} is not a pattern: {error}") from error
+        if found:
+            return found
+    names = (wanted,) if isinstance(wanted, str) else tuple(wanted)
+    missing = [name for name in names if name not in layers]
+    if missing:
+        raise ModelError(
+            f"lora.target_modules: this model has no {', '.join(missing)} that can carry LoRA. Its layers that can: "
+            f"{', '.join(sorted(layers))}; or all-linear"
+        )
     return names
 
 
@@ -125,9 +164,13 @@ def smallest_dimension(model: Any, targets: Sequence[str]) -> int:
     sides: list[int] = [
         min(parameter.shape)
         for path, parameter in model.named_parameters()
-        if parameter.dim() == 2 and ".lora_" not in path and path.split(".")[-2] in (*targets, "base_layer")
+        if parameter.dim() == 2 and ".lora_" not in path and _is_one(path.rpartition(".")[0], (*targets, "base_layer"))
     ]
     return min(sides)
+
+
+def _is_one(path: str, targets: Sequence[str]) -> bool:
+    return any(path == target or path.endswith(f".{target}") for target in targets)
 
 
 # Other initialisations (PiSSA, OLoRA ...) subtract something from the base weights whenever they are loaded.

@@ -42,8 +42,8 @@ class IncLora(SeqLora):
         with torch.random.fork_rng():
             torch.manual_seed(training.seed)
             if not isinstance(model, PeftModel):
-                return get_peft_model(model, self._config(), adapter_name=NEW)
-            model.add_adapter(NEW, self._config())
+                return get_peft_model(model, self._config(model), adapter_name=NEW)
+            model.add_adapter(NEW, self._config(model))
         activate(model, [PAST], NEW)
         return model
 

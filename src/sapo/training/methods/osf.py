@@ -33,10 +33,10 @@ class Osf(Full):
 
     def start(self, model: Any) -> Any:
         """As for full fine-tuning; the layers must exist and be linear."""
-        self._demand_targets(super().start(model))
+        targets = self._targets(super().start(model))
         named = ((path.rsplit(".", 1)[-1], module) for path, module in model.named_modules())
         # peft would leave them as they are, without a word.
-        others = {n for n, m in named if n in self._lora.target_modules and not isinstance(m, torch.nn.Linear)}
+        others = {n for n, m in named if n in targets and not isinstance(m, torch.nn.Linear)}
         if others:
             raise ModelError(
                 f"method {self.name} decomposes linear layers only, which {', '.join(sorted(others))} of this model "
@@ -46,18 +46,18 @@ class Osf(Full):
 
     def prepare(self, model: Any, training: Training) -> Any:
         """Decompose the weights; the weak directions are trainable."""
-        smallest = smallest_dimension(model, self._lora.target_modules)
+        smallest = smallest_dimension(model, self._targets(model))
         if smallest < training.stages + 1:
             raise ModelError(
                 f"method {self.name}: the target layers' smaller side is {smallest}, too few directions to share among "
                 f"{training.stages} tasks: allowed are at most {smallest - 1}"
             )
-        return get_peft_model(model, self._osf(training))
+        return get_peft_model(model, self._osf(model, training))
 
     def finish(self, model: Any, training: Training, directory: Path) -> Any:
         """Merge the update and write the model."""
         return super().finish(model.merge_and_unload(), training, directory)
 
-    def _osf(self, training: Training) -> OSFConfig:
+    def _osf(self, model: Any, training: Training) -> OSFConfig:
         frozen = training.stage / (training.stages + 1)
-        return OSFConfig(effective_rank=frozen, target_modules=list(self._lora.target_modules), task_type="CAUSAL_LM")
+        return OSFConfig(effective_rank=frozen, target_modules=list(self._targets(model)), task_type="CAUSAL_LM")

@@ -9,7 +9,13 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 
 from sapo.core.errors import ModelError
-from sapo.training.methods.adapters import SAFE_INIT, activate, adaptable_layers, save_adapter, smallest_dimension
+from sapo.training.methods.adapters import (
+    SAFE_INIT,
+    activate,
+    save_adapter,
+    smallest_dimension,
+    targets_of,
+)
 from sapo.training.methods.objective import Objective
 from sapo.training.schedule import Order, Training
 from sapo.training.settings import LoraSettings
@@ -50,8 +56,7 @@ class SeqLora:
         if isinstance(model, PeftModel) and model.peft_config["default"].init_lora_weights not in SAFE_INIT:
             how = model.peft_config["default"].init_lora_weights
             raise ModelError(f"method {self.name} cannot go on from an adapter whose loading changes the base: {how}")
-        self._demand_targets(model)
-        widest = smallest_dimension(model, self._lora.target_modules)
+        widest = smallest_dimension(model, self._targets(model))
         if self._lora.r > widest:
             raise ModelError(f"lora.r = {self._lora.r}: allowed is at most {widest}, the width of the target layers")
         return model
@@ -68,7 +73,7 @@ class SeqLora:
             return model
         with torch.random.fork_rng():
             torch.manual_seed(training.seed)
-            return get_peft_model(model, self._config())
+            return get_peft_model(model, self._config(model))
 
     def objective(self, model: Any, training: Training) -> Objective | None:
         """Return what is minimised in place of the NLL, from the prepared model; None for the NLL itself."""
@@ -85,20 +90,14 @@ class SeqLora:
             model = model.unload()
         return PeftModel.from_pretrained(model, directory)
 
-    def _demand_targets(self, model: Any) -> None:
-        layers = adaptable_layers(model)
-        missing = [name for name in self._lora.target_modules if name not in layers]
-        if missing:
-            raise ModelError(
-                f"lora.target_modules: this model has no {', '.join(missing)} that can carry LoRA. "
-                f"Its layers that can: {', '.join(sorted(layers))}"
-            )
+    def _targets(self, model: Any) -> tuple[str, ...]:
+        return targets_of(model, self._lora.target_modules)
 
-    def _config(self) -> LoraConfig:
+    def _config(self, model: Any) -> LoraConfig:
         return LoraConfig(
             r=self._lora.r,
             lora_alpha=self._lora.alpha,
             lora_dropout=self._lora.dropout,
-            target_modules=list(self._lora.target_modules),
+            target_modules=list(self._targets(model)),
             task_type="CAUSAL_LM",
         )

@@ -14,6 +14,7 @@ from sapo.core.processes import Processes, joined
 from sapo.core.storage import undamaged, write_json, write_text
 from sapo.core.types import Choice, Encoded, Example, Instruction, Selection, Task
 from sapo.integrations.layouts import LAYOUTS, Chosen, chosen, is_taken_out
+from sapo.integrations.trl import demand_scored
 from sapo.models.batches import IGNORED
 from sapo.models.fingerprint import state_fingerprint
 from sapo.models.layout import TAKEN_OUT
@@ -276,6 +277,7 @@ class SapoCallback(TrainerCallback):
 
     def _compare(self) -> None:
         """Refuse a trainer whose rows are others than those that candidates were scored on."""
+        demand_scored(self._trainer.args)
         encoded = self._training(self._now_chosen)
         if self._trainer.train_dataset is None:
             raise DataError("the trainer has no train_dataset: give it the task's rows, see `tokenized`")

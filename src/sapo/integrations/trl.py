@@ -15,9 +15,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
-from sapo.core.errors import DataError, RenderError
+from jinja2 import TemplateError
+
+from sapo.core.errors import DataError, ModelError, RenderError
 from sapo.core.types import Encoded, Example, Task
 from sapo.integrations.layouts import (
     Chosen,
@@ -32,10 +36,18 @@ from sapo.integrations.layouts import (
     sides,
 )
 from sapo.models.layout import TAKEN_OUT, turns_of
+from sapo.models.load import load_tokenizer
 from sapo.tasks.labels import recognised_labels
 
 # SFTConfig's own.
 MAX_LENGTH = 1024
+# What SFTTrainer does to rows after they were scored, by the field of its SFTConfig that asks for it.
+_CHANGES = {
+    "assistant_only_loss": "it trains on every turn of the assistant, where the last one is scored",
+    "packing": "it joins and cuts rows",
+    "padding_free": "it joins the rows of a batch",
+    "dataset_kwargs": "it prepares rows in another way",
+}
 _ROLES = ("user", "assistant")
 
 
@@ -60,6 +72,22 @@ def dataset(task: Task, selection: Chosen, tokenizer: Any = None) -> Any:
     text = chosen(task, selection).text
     layout = _Own(tokenizer is None or bool(tokenizer.chat_template))
     return Dataset.from_list([_row(*layout(text, task.suffix, row), _variables(tokenizer)) for row in task.train])
+
+
+def demand_scored(args: Any) -> None:
+    """Refuse a `trl.SFTConfig` with which SFTTrainer would train on other tokens or labels than were scored.
+
+    Raises:
+        RenderError: naming the field, its value and what is allowed.
+    """
+    for field, why in _CHANGES.items():
+        value = vars(args).get(field)
+        if value:
+            raise RenderError(f"{field} = {value} of SFTConfig: {why}, so other tokens are trained; leave it out")
+    if vars(args).get("completion_only_loss") is False:
+        raise RenderError(
+            "completion_only_loss = False of SFTConfig: it trains on prompts too, and answers are scored; leave it out"
+        )
 
 
 class Rows:
@@ -97,9 +125,9 @@ class Rows:
         labels = recognised_labels(train)
         self.task = Task(name, original, "", labels, "exact_match" if labels else "rouge_l", train, dev, ())
 
-    def renderer(self, tokenizer: Any, max_length: int | None = MAX_LENGTH) -> SftRenderer:
-        """Return what encodes these rows as SFTTrainer does; ``max_length`` is that of its SFTConfig."""
-        return SftRenderer(tokenizer, max_length, _taken_out)
+    def renderer(self, tokenizer: Any, max_length: int | None = MAX_LENGTH, *, args: Any = None) -> SftRenderer:
+        """Return what encodes these rows as SFTTrainer does; see `SftRenderer`."""
+        return SftRenderer(tokenizer, max_length, _taken_out, args=args)
 
     def reworded(self, selection: Chosen) -> Any:
         """Return the data set with the chosen instruction in place of the original, all else as it was.
@@ -138,10 +166,16 @@ class SftRenderer:
     Args:
         tokenizer: of the model.
         max_length: of SFTConfig; None: none.
+        args: the trainer's SFTConfig, in place of ``max_length``: its chat template and end of text are used too.
         layout: how a row is asked and answered; by default in the library's own words, as `dataset` does.
     """
 
-    def __init__(self, tokenizer: Any, max_length: int | None = MAX_LENGTH, layout: Any = None) -> None:
+    def __init__(
+        self, tokenizer: Any, max_length: int | None = MAX_LENGTH, layout: Any = None, *, args: Any = None
+    ) -> None:
+        if args is not None:
+            demand_scored(args)
+            max_length, tokenizer = args.max_length, _as_configured(tokenizer, args)
         self._tokenizer, self._max_length = tokenizer, max_length
         self._layout = layout or _Own(bool(tokenizer.chat_template))
         self._own = layout is None
@@ -182,7 +216,15 @@ class SftRenderer:
         return Encoded(tuple(whole), start)
 
     def _chat(self, messages: Any, **options: Any) -> list[int]:
-        return list(self._tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True, **options).input_ids)
+        apply = self._tokenizer.apply_chat_template
+        try:
+            return list(apply(messages, tokenize=True, return_dict=True, **options).input_ids)
+        # A template refuses roles that it does not know; a base model has none.
+        except (TemplateError, ValueError) as error:
+            raise RenderError(
+                f"the tokenizer's chat template cannot render these messages ({str(error).splitlines()[0]}): give the "
+                "tokenizer a chat_template that can, or rows without the turns that it refuses"
+            ) from error
 
 
 class _Own:
@@ -242,3 +284,24 @@ def _taken_out(instruction: str, suffix: str, example: Example) -> tuple[Side, S
     if isinstance(prompt, str):
         return prompt.replace(TAKEN_OUT, instruction, 1), completion
     return [{**turn, "content": turn["content"].replace(TAKEN_OUT, instruction, 1)} for turn in prompt], completion
+
+
+def _as_configured(tokenizer: Any, args: Any) -> Any:
+    """Return a copy of a tokenizer with the chat template and end of text that SFTTrainer gives it.
+
+    Raises:
+        RenderError: if there is no such template or token.
+    """
+    own = deepcopy(tokenizer)
+    if args.eos_token is not None:
+        if tokenizer.convert_tokens_to_ids(args.eos_token) in (None, tokenizer.unk_token_id):
+            raise RenderError(f"eos_token = {args.eos_token!r} of SFTConfig: the vocabulary has no such token")
+        own.eos_token = args.eos_token
+    if args.chat_template_path is not None:
+        path = Path(args.chat_template_path)
+        try:
+            template = path.read_text(encoding="utf-8") if path.is_file() else load_tokenizer(str(path)).chat_template
+        except (OSError, UnicodeError, ModelError) as error:
+            raise RenderError(f"chat_template_path = {args.chat_template_path} of SFTConfig: {error}") from error
+        own.chat_template = template
+    return own

@@ -162,6 +162,12 @@ class RunDirectory:
         """Write a JSON value that is no step."""
         self.processes.once(lambda: write_json(self.path / name, value))
 
+    def read(self, name: str) -> dict[str, Any]:
+        """Return a JSON object that is not a step; empty where there is none."""
+        path = self.path / name
+        found = self.processes.once(lambda: read_json(path, "Delete it.") if path.is_file() else {})
+        return dict(found) if isinstance(found, dict) else {}
+
     def write_first(self, name: str, value: Any) -> None:
         """Write a JSON value that describes what the steps are computed from, unless some are finished already.
 

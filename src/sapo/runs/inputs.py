@@ -10,7 +10,7 @@ from random import Random
 from sapo.candidates.files import candidates_file
 from sapo.candidates.gather import Gathered, gather, with_spare
 from sapo.candidates.source import Source
-from sapo.core.errors import ConfigError
+from sapo.core.errors import ConfigError, DataError, RenderError
 from sapo.core.progress import Reporter
 from sapo.core.storage import fingerprint
 from sapo.core.types import Example, Instruction, Rejection, Sample, Task
@@ -21,6 +21,9 @@ from sapo.tasks.inspection import Inspection, drop_overlap, inspect_task
 from sapo.tasks.load import load_sequence
 from sapo.tasks.own import DataSource
 from sapo.tasks.sampling import held_rows_of, selection_rows, used_rows
+
+# Tokens that a chat template may add to a row.
+_TEMPLATE = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,38 @@ class Inputs:
     held_out: Mapping[str, tuple[Instruction, ...]]
     rejected: Mapping[str, tuple[Rejection, ...]]
     gathered: Mapping[str, Gathered]
+
+    def fitting(self, renderer: Renderer) -> Inputs:
+        """Return the same without the rows that are too long for the model though their input is cut."""
+
+        def fits(task: Task, row: Example) -> bool:
+            texts = [c.text for c in self.candidates.get(task.name, ())] or [task.instruction]
+            longest = max(texts, key=len)
+            # No token is shorter than a byte: most rows need not be tried.
+            if len(f"{longest}{task.suffix}{row.answer}".encode()) + _TEMPLATE < renderer.max_length:
+                return True
+            try:
+                renderer.encode(longest, task.suffix, [row])
+            except RenderError:
+                return False
+            return True
+
+        def kept(task: Task) -> Task:
+            splits = {"train": task.train, "test": task.test}
+            rows = {split: [fits(task, row) for row in there] for split, there in splits.items()}
+            if all(map(all, rows.values())):
+                return task
+            lost = {split: marks.count(False) for split, marks in rows.items() if not all(marks)}
+            note = "left out, as instruction, suffix and answer are too long for max_length: " + ", ".join(
+                f"{count} {split} rows" for split, count in lost.items()
+            )
+            train = tuple(row for row, good in zip(task.train, rows["train"], strict=True) if good)
+            test = tuple(row for row, good in zip(task.test, rows["test"], strict=True) if good)
+            if not train or not test:
+                raise DataError(f"task {task.name!r}: {note}: none is left")
+            return replace(task, train=train, test=test, notes=(*task.notes, note))
+
+        return replace(self, tasks=tuple(map(kept, self.tasks)), watch=tuple(map(kept, self.watch)))
 
     def inspected(self, renderer: Renderer, examples: int, sample: Sample, seed: int) -> dict[str, Inspection]:
         """Return what the rows of every task hold; of watch tasks, the test rows alone.

@@ -124,6 +124,8 @@ def _load(config: Config, gathering: Gathering, inputs: Inputs, progress: Report
     loaded = start()
     context = context_length(loaded.model)
     renderer = Renderer(loaded.tokenizer, min(config.max_length, context))
+    if config.data.drop_long:
+        inputs = inputs.fitting(renderer)
     trainings = schedule(method.order, inputs.tasks, seed, train.batch_size)
     selection = config.selection if policy in LOWEST else config.selection.exhaustive()
     raced = selection.races and policy in BY_LOSS

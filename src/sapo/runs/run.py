@@ -82,7 +82,7 @@ class Run:
             for warning in warnings_of(inspection):
                 progress.note(f"note: {warning}")
         progress.plan(self.plan.cost)
-        self.directory.write("environment.json", self._environment())
+        self._write_environment(progress)
         self.directory.write_first("data.json", {"tasks": [one.to_json() for one in inspections]})
         self.gathering.save(self.inputs)
 
@@ -120,6 +120,22 @@ class Run:
         self.tracker.finished(result.metrics_all)
         self.directory.write("results.json", result.to_json())
         return result
+
+    def _write_environment(self, progress: Reporter) -> None:
+        """Record libraries, machine and the model's decisions; those of an earlier start are kept where they differ."""
+        now, before = self._environment(), self.directory.read("environment.json")
+        earlier = list(before.pop("earlier", ())) if before else []
+        if before and before != now:
+            then, versions = before.get("versions") or {}, now["versions"]
+            changed = [
+                f"{name} {then[name]} then, {versions.get(name)} now"
+                for name in then
+                if then[name] != versions.get(name)
+            ]
+            if changed:
+                progress.note(f"resumed with other library versions: {'; '.join(changed)}")
+            earlier.append(before)
+        self.directory.write("environment.json", now | ({"earlier": earlier} if earlier else {}))
 
     def _environment(self) -> dict[str, Any]:
         """Return library versions, machine and the model's decisions, as JSON values."""

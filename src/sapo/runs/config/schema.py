@@ -40,9 +40,10 @@ class ModelConfig(Settings):
 
 
 class DataConfig(Settings):
-    """What is done about the rows."""
+    """What is done about the rows: left out are those that are also tested, and those whose answer is too long."""
 
     drop_overlap: bool = False
+    drop_long: bool = False
 
 
 class ServerConfig(Settings):

@@ -355,7 +355,7 @@ def test_a_sweep_page_holds_a_configuration_that_makes_it_again() -> None:
     assert config.sweep is not None and config.ewc is not None and config.ewc.weight == 2.0
     assert (config.sweep.method, config.sweep.seed) == (("seq-lora", "ewc"), (1, 2))
     one = {"model": {"base": "x"}, "method": "seq-lora", "policy": "original", "seed": 1}
-    odd = [record(seed=n, config={**one, "train": {"epochs": n}}) for n in (1, 2)]
+    odd = [record(seed=n, config={**one, "seed": n, "train": {"epochs": n}}) for n in (1, 2)]
     assert "differ in train.epochs too" in to_markdown(sweep_page(odd))
 
 

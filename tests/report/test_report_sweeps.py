@@ -76,7 +76,10 @@ def record(
                 m: {p: {metric.name: estimate(metric.name, s) for metric in METRICS} for p in prompts}
                 for m, s in scales.items()
             },
-            "instructions": {t: {"text": text, "origin": "file", "original": "the original", "suffix": "", "losses": None} for t in tasks},
+            "instructions": {
+                t: {"text": text, "origin": "file", "original": "the original", "suffix": "", "losses": None}
+                for t in tasks
+            },
         }
         | changes
     )  # fmt: skip

@@ -45,7 +45,7 @@ from sapo.report.markdown import to_markdown
 from sapo.report.numbers import duration, interval, number, tokens
 from sapo.report.page import results_page
 from sapo.report.prompt import print_prompt, prompt_text, token_texts
-from sapo.report.publish import print_report, print_run
+from sapo.report.publish import print_report
 from sapo.report.runs import read_run, shared_prompts
 from sapo.report.selections import finding, ranking, selection_page
 from sapo.report.tasks import task_page, tasks_page
@@ -333,13 +333,15 @@ def test_the_comparison_shows_every_run_its_difference_and_the_caveat() -> None:
     value, bounds = f"{found.value:+.1f}", f"[{found.interval[0]:+.1f}, {found.interval[1]:+.1f}]"
     compared = tables(page, "Runs compared")[1]
     assert rows(compared)[0] == ["B", "AP", value, bounds, found.verdict]
-    assert f"B against A (test prompt selected): AP in score {value} {bounds} points, {found.verdict};" in said(page)
+    assert f"B (b) against A (a) (test prompt selected): AP in score {value} {bounds} points, {found.verdict};" in said(
+        page
+    )
     assert "Each run is one seed" in said(page)
     differ = {row[0]: row[1:] for row in rows(tables(page, "What differs")[0])}
     assert differ["policy"] == ["sapo", "original", "sapo"] and "method" not in differ
     assert [row[1] for row in tables(page, "Every metric")[4].rows[:3]] == ["A", "B", "C"]
     text = shown(lambda c: print_report(c, [Path("a"), Path("b"), Path("c")]))
-    assert "a/comparison.md" in text and "B against A" in Path("a/comparison.md").read_text()
+    assert "a/comparison.md" in text and "B (b) against A (a)" in Path("a/comparison.md").read_text()
 
 
 def test_a_baseline_tested_with_originals_only_can_be_compared() -> None:
@@ -387,7 +389,7 @@ def test_a_damaged_record_of_the_data_is_an_error_that_says_what_to_do(content: 
     write_run(Path("a"))
     Path("a/data.json").write_text(content)
     with pytest.raises(RecordError, match=r"a.* (damaged|cannot be read) .*[Dd]elete"):
-        print_run(Console(file=io.StringIO()), Path("a"))
+        print_report(Console(file=io.StringIO()), [Path("a")])
 
 
 # Hostile texts: see the tests of HTML too.

@@ -19,7 +19,6 @@ from sapo.core.errors import ConfigError, RecordError
 from sapo.core.untrusted import plain
 from sapo.experiments.study.records import append_study
 from sapo.report.blocks import Command, Listing, Note, Page, Plot, Section, Table, one_line
-from sapo.report.changes import Part, changes
 from sapo.report.html import to_html
 from sapo.report.page import results_page
 from sapo.report.plots import Range, curves, ranges, scatter, to_svg
@@ -192,28 +191,6 @@ def test_a_page_is_always_the_same_and_its_names_are_its_own(pages: dict[str, Pa
         assert len(names) == len(set(names)), name
         used = set(re.findall(r'href="#([^"]*)"', document)) | set(re.findall(r"url\(#([^)]*)\)", document))
         assert used <= set(names), name
-
-
-# Changes
-
-
-@pytest.mark.parametrize(
-    ("original", "text", "parts"),
-    [
-        ("Say yes.", "Say yes.", [("Say yes.", "Say yes.")]),
-        ("Say yes or no.", "Say no or yes, now.", None),
-        ("Name the odd word of these.", "Name the strange word here.", None),
-        ("a", "completely different words", [("a", "completely different words")]),
-        ("", "new", [("", "new")]),
-        ("one two three four", "one 2 3 four", [("one ", "one "), ("two three", "2 3"), (" four", " four")]),
-        ("x " * 3000, "y " * 3000, [("x " * 3000, "y " * 3000)]),
-    ],
-)
-def test_changes_put_together_are_both_texts(original: str, text: str, parts: list[tuple[str, str]] | None) -> None:
-    found = changes(original, text)
-    assert "".join(part.removed for part in found) == original and "".join(part.added for part in found) == text
-    if parts is not None:
-        assert found == tuple(Part(*pair) for pair in parts)
 
 
 # Files and the command line

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from sapo.core.errors import RecordError
 from sapo.report.markdown import to_markdown
-from sapo.report.publish import print_report, print_sweep
+from sapo.report.publish import print_report
 from sapo.report.runs import shared_prompts
 from sapo.report.units import spread, unit_difference
 from sapo.runs.config.loading import make_config
@@ -365,7 +365,7 @@ def test_a_sweep_is_reported_from_its_directory_or_its_file(tmp_path: Path, monk
     assert text.startswith("Sweep of 6 runs") and "Everything as Markdown: sweep/comparison.md" in text
     assert Path("sweep/comparison.md").read_text() == to_markdown(sweep_page(three_seeds()))
     file = io.StringIO()
-    print_sweep(Console(file=file, width=200), Path("sweep"))
+    print_report(Console(file=file, width=200), [Path("sweep")])
     assert file.getvalue() == text
 
 

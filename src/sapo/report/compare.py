@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 from sapo.core.errors import RecordError
@@ -97,6 +97,7 @@ class Arranged:
         compared: all differences.
         scope: what their intervals stand for.
         grid: of a sweep.
+        names: of settings that are letters in tables, for sentences.
     """
 
     settings: tuple[Setting, ...]
@@ -105,6 +106,7 @@ class Arranged:
     compared: tuple[Compared, ...]
     scope: str
     grid: Grid | None = None
+    names: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def results(self) -> list[RunResult]:
@@ -146,7 +148,9 @@ def arrange(runs: Sequence[Run]) -> Arranged:
         for measure in MEASURES
     )
     settings = tuple(Setting(name, (result,)) for name, result in zip(names, results, strict=True))
-    return Arranged(settings, ("",), prompts, tuple(compared), PAIRED_ROWS if len(runs) > 1 else ROW_NOISE)
+    scope = PAIRED_ROWS if len(runs) > 1 else ROW_NOISE
+    spoken = {name: f"{name} ({run.name})" for name, run in zip(names, runs, strict=True)}
+    return Arranged(settings, ("",), prompts, tuple(compared), scope, names=spoken)
 
 
 def letter(n: int) -> str:
@@ -217,6 +221,7 @@ def said(arranged: Arranged) -> Iterator[str]:
     pairs = dict.fromkeys((one.axis, one.base, one.label) for one in ours)
     for axis, base, label in pairs:
         parts, decided = [], False
+        subject = f"{arranged.names.get(label, label)} against {arranged.names.get(base, base)}{where}"
         for measure in MEASURES:
             known = [o for o in ours if (o.axis, o.base, o.label, o.measure) == (axis, base, label, measure)]
             for title in HEADLINE.values():
@@ -224,11 +229,11 @@ def said(arranged: Arranged) -> Iterator[str]:
                     decided |= any(one.verdict in ("better", "worse") for one in found)
                     parts.append(_over_groups(title, measure, found))
         if parts and (decided or len(pairs) <= _FEW):
-            yield f"{label} against {base}{where}: {'; '.join(parts)}."
+            yield f"{subject}: {'; '.join(parts)}."
         elif parts:
             undecided.setdefault(base, []).append(label)
         else:
-            yield f"{label} against {base}{where}: not both define {' or '.join(HEADLINE.values())}."
+            yield f"{subject}: not both define {' or '.join(HEADLINE.values())}."
     for base, labels in undecided.items():
         metrics = " or ".join(HEADLINE.values())
         yield f"Against {base}{where}, nothing is decided in {metrics}, in score or NLL: {', '.join(labels)}."

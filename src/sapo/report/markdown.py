@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 import shlex
+from difflib import SequenceMatcher
 
 from sapo.core.untrusted import plain
 from sapo.report.blocks import SHORT, Block, Command, Listing, Note, Page, Plot, Section, Style, one_line
-from sapo.report.changes import changes
 
 # A backslash becomes an entity, so that none of a text can join the ones that escape.
 _ESCAPES = str.maketrans(
@@ -15,6 +15,8 @@ _ESCAPES = str.maketrans(
 )
 # What would begin a list, a heading or a rule at the start of a paragraph.
 _BLOCK = re.compile(r"^(\d*)([-+=.)])")
+# Words from which texts are not compared, and how much they need to have in common for it.
+_MOST, _ALIKE = 2000, 0.35
 _MARKS: dict[Style, str] = {"": "", "strong": "**", "dim": ""}
 
 
@@ -61,22 +63,17 @@ def fenced(text: str, language: str) -> str:
 
 
 def _changes(original: str, text: str) -> str:
-    """Return what is new in a text and what it lost, within one paragraph; nothing where hardly a word is left."""
-    parts = changes(plain(original), plain(text))
-    if len(parts) == 1:
-        return "" if parts[0].kept else f"It replaces:\n\n{fenced(original, 'text')}"
-    shown = (
-        _spaced(part.added) if part.kept else _spaced(part.removed, "~~") + _spaced(part.added, "**") for part in parts
-    )
-    return f"Changed, ~~struck out~~ and **added**: {' '.join(''.join(shown).split())}"
-
-
-def _spaced(text: str, mark: str = "") -> str:
-    """Return an escaped text between marks, which have to touch it: blanks stand outside."""
-    content = _escaped(text)
-    if not content or not mark:
-        return text and " " * text[0].isspace() + content + " " * text[-1].isspace()
-    return f" {mark}{content}{mark} "
+    """Return what is new in a text and what it lost, word by word; the original itself where hardly a word is left."""
+    before, after = one_line(plain(original)).split(), one_line(plain(text)).split()
+    matcher = SequenceMatcher(None, before, after, autojunk=False)
+    if len(before) + len(after) > _MOST or matcher.ratio() < _ALIKE:
+        return f"It replaces:\n\n{fenced(original, 'text')}"
+    parts = []
+    for kind, a, b, c, d in matcher.get_opcodes():
+        kept = kind == "equal"
+        parts += ["" if kept else _marked(inline(" ".join(before[a:b])), "~~"),
+                  _marked(inline(" ".join(after[c:d])), "" if kept else "**")]  # fmt: skip
+    return f"Changed, ~~struck out~~ and **added**: {' '.join(filter(None, parts))}"
 
 
 def _row(texts: list[str]) -> str:

@@ -238,7 +238,7 @@ def _what_ran(arranged: Arranged, runs: Sequence[Run]) -> list[Section]:
 def _cost_and_next(arranged: Arranged, runs: Sequence[Run]) -> Iterator[Block]:
     kinds = dict.fromkeys(kind for result in arranged.results for kind in result.seconds)
     sums = {kind: sum(result.seconds.get(kind, 0.0) for result in arranged.results) for kind in kinds}
-    of = f" of all {len(arranged.results)} runs" if len(arranged.results) > 1 else ""
+    of = f" of {len(arranged.results)} runs" if len(arranged.results) > 1 else ""
     spent = ", ".join(f"{kind} {duration(seconds)}" for kind, seconds in sums.items())
     yield Note(f"Wall time{of}, without loading the model: {spent}.")
     run = runs[0]

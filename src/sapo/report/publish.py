@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -19,15 +18,7 @@ from sapo.report.study import study_page
 from sapo.report.terminal import show
 from sapo.runs.records import RECORDS, read_records
 
-DAMAGED = "Delete the damaged file; the same `sapo run` command computes what is missing again."
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """A page, and the Markdown file that keeps it."""
-
-    page: Page
-    markdown: Path
+_DAMAGED = "Delete the damaged file; the same `sapo run` command computes what is missing again."
 
 
 def print_report(console: Console, paths: Sequence[Path], html: Path | None = None, *, full: bool = False) -> None:
@@ -42,49 +33,30 @@ def print_report(console: Console, paths: Sequence[Path], html: Path | None = No
     Raises:
         RecordError: if something cannot be read or compared, kinds are mixed, or a file cannot be written.
     """
-    _publish(console, read_report(paths), html, full=full)
-
-
-def print_run(console: Console, run_dir: Path) -> None:
-    """Print what a finished run found, and write it to RUN_DIR/report.md."""
-    _publish(console, _runs([run_dir]))
-
-
-def print_sweep(console: Console, *paths: Path) -> None:
-    """Print the page of a sweep, or of several together, and write it as Markdown beside the first records."""
-    _publish(console, _sweep(paths))
-
-
-def print_study(console: Console, path: Path) -> None:
-    """Print the page of a study, and write it to study.md beside its records."""
-    _publish(console, _study([path]))
-
-
-def _publish(console: Console, report: Report, html: Path | None = None, *, full: bool = False) -> None:
-    show(console, report.page, full=full)
-    written: list[tuple[str, Path | str]] = []
+    page, markdown = read_report(paths)
+    show(console, page, full=full)
+    more = "" if full else " (on the terminal: sapo report --full; for a browser: --html OUT.html)"
+    written = [f"Everything as Markdown: {markdown}{more}"]
     try:
-        write_text(report.markdown, to_markdown(report.page))
-        more = "" if full else " (on the terminal: sapo report --full; for a browser: --html OUT.html)"
-        written.append(("Everything as Markdown", f"{report.markdown}{more}"))
+        write_text(markdown, to_markdown(page))
     except RecordError as error:
         # Records may lie where only others write.
         if html is None:
             raise
-        written.append(("No Markdown", str(error)))
+        written = [f"No Markdown: {error}"]
     if html is not None:
         # It draws, which takes a moment that nobody else should wait for.
         from sapo.report.html import to_html
 
-        write_text(html, to_html(report.page))
-        written.append(("Everything with figures, for a browser", html))
+        write_text(html, to_html(page))
+        written.append(f"Everything with figures, for a browser: {html}")
     console.print()
-    for what, path in written:
-        console.print(f"{what}: {path}", markup=False, highlight=False, soft_wrap=True)
+    for line in written:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def read_report(paths: Sequence[Path]) -> Report:
-    """Return the page of a run, of several, of sweeps or of a study.
+def read_report(paths: Sequence[Path]) -> tuple[Page, Path]:
+    """Return the page of a run, of several, of sweeps or of a study, and the Markdown file that keeps it.
 
     Raises:
         RecordError: if something cannot be read or compared, or kinds are mixed, naming it.
@@ -97,8 +69,19 @@ def read_report(paths: Sequence[Path]) -> Report:
             f"{paths[first]} is a {kinds[first]}, but {paths[other]} is a {kinds[other]}: report them separately"
         )
     if kinds[0] == "study":
-        return _study(paths)
-    return _sweep(paths) if kinds[0] == "sweep" else _runs(paths)
+        if len(paths) > 1:
+            raise RecordError(f"{paths[0]} and {paths[1]} are studies: report them one by one")
+        file = paths[0] / STUDY if paths[0].is_dir() else paths[0]
+        return study_page(read_study(file)), file.with_suffix(".md")
+    if kinds[0] == "sweep":
+        files = [path / RECORDS if path.is_dir() else path for path in paths]
+        runs = [Run(record, versions=record.versions) for file in files for record in read_records(file)]
+        # Several files of records in one folder keep a page each.
+        alone = len(files) == 1 and files[0].name != RECORDS
+        return results_page(runs), files[0].with_suffix(".md") if alone else files[0].parent / "comparison.md"
+    with undamaged(Path(", ".join(map(str, paths))), _DAMAGED):
+        page = results_page([read_run(path) for path in paths])
+    return page, paths[0] / ("report.md" if len(paths) == 1 else "comparison.md")
 
 
 def _kind(path: Path) -> str:
@@ -106,27 +89,3 @@ def _kind(path: Path) -> str:
         return "study"
     sweep = path.suffix == ".jsonl" or ((path / RECORDS).is_file() and not (path / "results.json").exists())
     return "sweep" if sweep else "run"
-
-
-def _study(paths: Sequence[Path]) -> Report:
-    if len(paths) > 1:
-        raise RecordError(f"{paths[0]} and {paths[1]} are studies: report them one by one")
-    file = paths[0] / STUDY if paths[0].is_dir() else paths[0]
-    page = study_page(read_study(file))
-    return Report(page, file.with_suffix(".md"))
-
-
-def _sweep(paths: Sequence[Path]) -> Report:
-    files = [path / RECORDS if path.is_dir() else path for path in paths]
-    records = [record for file in files for record in read_records(file)]
-    # Several files of records in one folder keep a page each.
-    alone = len(files) == 1 and files[0].name != RECORDS
-    markdown = files[0].with_suffix(".md") if alone else files[0].parent / "comparison.md"
-    return Report(results_page([Run(record, versions=record.versions) for record in records]), markdown)
-
-
-def _runs(paths: Sequence[Path]) -> Report:
-    with undamaged(Path(", ".join(map(str, paths))), DAMAGED):
-        runs = [read_run(path) for path in paths]
-        page = results_page(runs)
-    return Report(page, paths[0] / ("report.md" if len(runs) == 1 else "comparison.md"))

@@ -55,6 +55,7 @@ def _text(content: str, style: Style = "") -> Text:
 
 def _show_table(console: Console, table: Table) -> None:
     if table.title:
+        console.print()
         console.print(_text(table.title, "strong"))
     for group in _groups(table, console.width):
         rich = RichTable(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, _GAP - 1, 0, 0))

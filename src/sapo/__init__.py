@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0.dev0"
 
 _HOMES = {
-    "Config": "sapo.runs.config",
+    "Config": "sapo.runs.config.schema",
     "Example": "sapo.core.types",
     "Instruction": "sapo.core.types",
     "RunResult": "sapo.runs.results",
@@ -44,12 +44,12 @@ _HOMES = {
     "Task": "sapo.core.types",
     "apply": "sapo.runs.stage",
     "embedded_model_dir": "sapo.models.load",
-    "hold_out": "sapo.tasks.load",
-    "load_config": "sapo.runs.config",
+    "hold_out": "sapo.tasks.holdout",
+    "load_config": "sapo.runs.config.loading",
     "load_model": "sapo.models.load",
     "load_sequence": "sapo.tasks.load",
     "load_task": "sapo.tasks.load",
-    "make_config": "sapo.runs.config",
+    "make_config": "sapo.runs.config.loading",
     "run": "sapo.sequence",
     "select": "sapo.selection.select",
 }

@@ -271,7 +271,7 @@ def test_report_shows_one_run_or_compares_two(command: Command, runs: tuple[Path
     one = command("report", runs[1])
     two = command("report", *runs)
     assert one.code == two.code == 0
-    assert TASK in one.out and TASK in two.out
+    assert TASK in one.out and "B (" in two.out
     assert str(runs[0]) in two.out.replace("\n", "") and str(runs[0]) not in one.out.replace("\n", "")
     assert one.out != two.out
 

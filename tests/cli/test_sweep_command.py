@@ -68,7 +68,7 @@ def test_the_command_makes_the_runs_and_prints_the_table(
 ) -> None:
     assert command(monkeypatch, "run", written) == 0
     first = capsys.readouterr()
-    assert "Sweep of 2 runs" in first.out and "alpha/inc-lora-original-s1" in first.out
+    assert "Sweep of 2 runs" in first.out and "inc-lora against seq-lora" in first.out
     assert "run 1/2, task 1 alpha: training" in first.err
     assert command(monkeypatch, "run", written) == 0
     assert capsys.readouterr().out == first.out
@@ -85,7 +85,7 @@ def test_the_command_exits_with_2_where_a_run_failed_and_prints_the_table_of_the
     monkeypatch.setattr(IncLora, "prepare", diverges)
     assert command(monkeypatch, "run", written) == 2
     said = capsys.readouterr()
-    assert "Sweep of 1 run" in said.out and "alpha/seq-lora-original-s1" in said.out
+    assert "Sweep of 1 run" in said.out and "There is one setting" in said.out
     assert "1 of 2 runs failed (alpha/inc-lora-original-s1)" in said.err and "Traceback" not in said.err
 
 
@@ -123,4 +123,4 @@ def test_reports_do_not_mix_sweeps_and_runs(
 ) -> None:
     one = planned(finished)[0].config.run_dir
     assert command(monkeypatch, "report", finished.run_dir, one) == 2
-    assert f"{one} is none: give run directories only, or sweeps" in capsys.readouterr().err.replace("\n", " ")
+    assert f"{one} is a run: report them separately" in capsys.readouterr().err.replace("\n", " ")

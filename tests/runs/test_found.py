@@ -13,7 +13,7 @@ from sapo.core.types import Example
 from sapo.integrations.testing import tiny_model, tiny_tokenizer, toy_task
 from sapo.models.load import load_model
 from sapo.models.render import Renderer
-from sapo.report.tables import Listing
+from sapo.report.blocks import Listing
 from sapo.report.tasks import task_page
 from sapo.runs.config.schema import Config
 from sapo.runs.prepare import set_up

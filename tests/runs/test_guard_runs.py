@@ -35,10 +35,10 @@ from small_runs import (
 import sapo.runs.steps
 from sapo.core.types import Losses
 from sapo.integrations.testing import tiny_tokenizer
+from sapo.report.blocks import Note
+from sapo.report.page import results_page
 from sapo.report.publish import print_report
-from sapo.report.run import run_page
 from sapo.report.runs import read_run
-from sapo.report.tables import Note
 from sapo.runs.config.schema import Config
 from sapo.runs.prepare import set_up
 from sapo.runs.results import RunResult
@@ -164,7 +164,7 @@ def test_under_warn_no_weight_and_no_result_changes(warned: tuple[Config, RunRes
 
 def test_what_it_saw_is_on_the_page_of_the_run(warned: tuple[Config, RunResult, Told], free: Free) -> None:
     run_dir = warned[0].run_dir
-    (section,) = [s for s in run_page(read_run(run_dir)).sections if s.title == "Forgetting guard"]
+    (section,) = [s for s in results_page([read_run(run_dir)]).sections if s.title == "Forgetting guard"]
     notes = [block.text for block in section.blocks if isinstance(block, Note)]
     mean, low = free.rise(6)
     assert (
@@ -177,7 +177,7 @@ def test_what_it_saw_is_on_the_page_of_the_run(warned: tuple[Config, RunResult, 
         )
     )
     shown = io.StringIO()
-    print_report(Console(file=shown, width=250), [run_dir])
+    print_report(Console(file=shown, width=250), [run_dir], full=True)
     assert notes[0] in shown.getvalue() and "had risen by" in (run_dir / "report.md").read_text(encoding="utf-8")
 
 
@@ -210,7 +210,7 @@ def test_stop_ends_with_the_weights_that_training_had_at_the_last_good_look(
     # The stage is what was tested: its loss on the first task's rows is that of these weights.
     before = adapters(free.config.run_dir)["stages/1-alpha/adapter_model.safetensors"]
     assert adapters(config.run_dir)["stages/1-alpha/adapter_model.safetensors"] == before
-    page = run_page(read_run(config.run_dir))
+    page = results_page([read_run(config.run_dir)])
     (section,) = [s for s in page.sections if s.title == "Forgetting guard"]
     note, _ = [block.text for block in section.blocks if isinstance(block, Note)]
     assert note.endswith(f"the weights are those after update 4 of {UPDATES}: of this task no more was learned.")

@@ -36,10 +36,10 @@ from small_runs import (
 import sapo.runs.prepare
 from sapo.core.errors import ConfigError
 from sapo.integrations.testing import tiny_tokenizer
+from sapo.report.blocks import Note
+from sapo.report.page import results_page
 from sapo.report.publish import print_report
-from sapo.report.run import run_page
 from sapo.report.runs import read_run
-from sapo.report.tables import Note
 from sapo.runs.config.schema import Config
 from sapo.runs.prepare import set_up
 from sapo.runs.results import RunResult
@@ -165,13 +165,13 @@ def test_the_last_choice_is_reported_and_tested_with(task: str, looked: Looked) 
 
 
 def test_the_report_tells_how_often_was_chosen_again(looked: Looked) -> None:
-    page = run_page(read_run(looked.config.run_dir))
+    page = results_page([read_run(looked.config.run_dir)])
     (section,) = [s for s in page.sections if s.title == "Instructions trained with"]
     notes = [block.text for block in section.blocks if isinstance(block, Note)]
     for number, task in enumerate(("alpha", "beta"), start=1):
         count = len(expected(looked, task)) - 1
         times = "once" if count == 1 else f"{count} times"
-        assert f"{number} {task}: the choice changed {times} while it was trained; the last one:" in notes
+        assert f"{number} {task}: the choice changed {times} during the training; the last one:" in notes
 
 
 def test_choices_are_made_on_dev_rows_that_are_neither_trained_nor_tested_on(looked: Looked) -> None:
@@ -326,7 +326,7 @@ def test_a_text_of_markup_is_shown_as_it_is(policy: str, model_dir: Path, tmp_pa
     write(bench / "candidates.json", {"alpha": [hostile, *paraphrases_of("alpha")[:1]]})
     run(configure(model_dir, bench, tmp_path / "run", policy=policy, sequence=["alpha"], reselect={"every": 1}))
     shown = io.StringIO()
-    print_report(Console(file=shown, width=250), [tmp_path / "run"])
+    print_report(Console(file=shown, width=250), [tmp_path / "run"], full=True)
     markdown = (tmp_path / "run" / "report.md").read_text(encoding="utf-8")
     assert hostile in shown.getvalue()
     rendered = MarkdownIt("commonmark", {"html": True}).enable("table").render(markdown)

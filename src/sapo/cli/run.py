@@ -31,7 +31,7 @@ def run_command(
         _sweep(settings, dry_run)
         return
     from sapo.report.forecast import print_dry_run
-    from sapo.report.publish import print_run
+    from sapo.report.publish import print_report
 
     if dry_run:
         one_process("sapo run --dry-run")
@@ -47,14 +47,14 @@ def run_command(
         with quiet_libraries():
             run(settings, progress)
     if launched().first:
-        print_run(console(), settings.run_dir)
+        print_report(console(), [settings.run_dir])
 
 
 def _sweep(settings: Config, dry_run: bool) -> None:
     from sapo.core.errors import SweepError
     from sapo.experiments.sweep import planned, run_sweep
     from sapo.report.forecast import print_dry_run
-    from sapo.report.publish import print_sweep
+    from sapo.report.publish import print_report
     from sapo.runs.records import RECORDS
 
     if dry_run:
@@ -78,7 +78,7 @@ def _sweep(settings: Config, dry_run: bool) -> None:
         except SweepError as error:
             failed = error
     if launched().first and (settings.run_dir / RECORDS).is_file():
-        print_sweep(console(), settings.run_dir)
+        print_report(console(), [settings.run_dir])
     if failed is not None:
         # Below the table, where it is seen.
         raise failed

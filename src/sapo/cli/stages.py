@@ -86,11 +86,12 @@ def report_command(
     html: Annotated[
         Path | None, typer.Option(metavar="OUT.html", help="Write it as one HTML file with figures too.")
     ] = None,
+    full: Annotated[bool, typer.Option("--full", help="Print everything, not only what fits on one screen.")] = False,
 ) -> None:
-    """Show what runs, sweeps or a study found, side by side, and write the same as Markdown, and as HTML if asked."""
+    """Show what runs, sweeps or a study found, side by side; write all of it as Markdown, and as HTML if asked."""
     if html is not None and html.suffix.lower() not in (".html", ".htm"):
-        raise ConfigError(f"--html {html} is no name of an HTML file: it must end in .html or .htm")
+        raise ConfigError(f"--html {html} must end in .html or .htm")
     demand_writable(html, "--html")
     from sapo.report.publish import print_report
 
-    print_report(console(), run_dirs, html)
+    print_report(console(), run_dirs, html, full=full)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -27,7 +26,7 @@ def study_command(
     settings = load_study(config, overrides or [])
     from sapo.experiments.study.records import STUDY
     from sapo.experiments.study.run import run_study
-    from sapo.report.publish import print_study
+    from sapo.report.publish import print_report
 
     def saved() -> str:
         file = settings.run_dir / STUDY
@@ -36,6 +35,4 @@ def study_command(
 
     with resumable(saved), terminal() as progress, quiet_libraries():
         run_study(settings, progress, ray)
-    print_study(console(), settings.run_dir)
-    page = shlex.join(["sapo", "report", str(settings.run_dir), "--html", "report.html"])
-    console().print(f"With figures: {page}", markup=False, highlight=False, soft_wrap=True)
+    print_report(console(), [settings.run_dir])

@@ -19,9 +19,7 @@ from sapo.training.methods import make_method
 from sapo.training.prefix import can_share, columns_to_share, common_columns
 from sapo.training.settings import LoraSettings, TrainSettings
 
-SETTINGS = TrainSettings(
-    epochs=2, learning_rate=1e-2, batch_size=8, micro_batch_size=4, warmup=0.0, weight_decay=0.0, max_grad_norm=1.0
-)
+SETTINGS = TrainSettings(epochs=2, learning_rate=1e-2, batch_size=8, micro_batch_size=4, warmup=0.0)
 
 
 def encoded(size: int, instruction: str = "Say it, and say it well.") -> list[Encoded]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from assignments import assignment, demanded, nll_by_hand, part_of, rows_of, second_task, shake, trained
+from assignments import LORA, TRAIN, assignment, demanded, nll_by_hand, part_of, rows_of, second_task, shake, trained
 from safetensors.torch import load_file
 from torch.func import functional_call, jacrev
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -20,12 +20,8 @@ from sapo.integrations.testing import tiny_model
 from sapo.training.methods.ewc import Ewc, diagonal_fisher
 from sapo.training.methods.objective import trainable
 from sapo.training.methods.seq_lora import SeqLora
-from sapo.training.settings import EwcSettings, LoraSettings, TrainSettings
+from sapo.training.settings import EwcSettings
 
-LORA = LoraSettings(r=3, alpha=5, dropout=0.0, target_modules=("q_proj", "v_proj"))
-TRAIN = TrainSettings(
-    epochs=1, learning_rate=1e-2, batch_size=8, micro_batch_size=3, warmup=0.0, weight_decay=0.0, max_grad_norm=1.0
-)
 TASKS = [rows_of(name, count, f"Instruction {name}.") for name, count in (("one", 5), ("two", 7))]
 
 
@@ -63,7 +59,7 @@ def test_the_fisher_matrix_is_the_mean_of_squares_of_single_rows_gradients(tmp_p
 
 
 def test_estimating_the_fisher_matrix_has_no_dropout_and_leaves_no_gradients(tmp_path: Path) -> None:
-    model, task = second_task(SeqLora(replace(LORA, dropout=0.5)), tmp_path, TASKS)
+    model, task = second_task(SeqLora(LORA.model_copy(update={"dropout": 0.5})), tmp_path, TASKS)
     model.train()
     torch.manual_seed(1)
     one = diagonal_fisher(model, task.rows, "gold", 0)
@@ -107,7 +103,7 @@ def exact_fisher(model: Any, rows: list[Encoded]) -> dict[str, torch.Tensor]:
 def test_sampled_labels_have_the_exact_fisher_matrix_as_their_mean() -> None:
     model, rows = small_world()
     draws = [
-        diagonal_fisher(model, rows, "sampled", seed)["model.layers.0.self_attn.v_proj.weight"] for seed in range(600)
+        diagonal_fisher(model, rows, "sampled", seed)["model.layers.0.self_attn.v_proj.weight"] for seed in range(200)
     ]
     expected = exact_fisher(model, rows)["model.layers.0.self_attn.v_proj.weight"]
     found = torch.stack(draws)
@@ -154,7 +150,7 @@ def test_the_stored_matrix_is_gamma_times_the_earlier_one_plus_the_tasks_own(tmp
 
 def test_the_matrix_is_estimated_from_so_many_rows_at_most(tmp_path: Path) -> None:
     found = {}
-    for seed in range(4):
+    for seed in range(3):
         learner = Ewc(LORA, EwcSettings(examples=2))
         task = assignment(TASKS[0], seed=seed)
         model = learner.prepare(learner.start(tiny_model()), assignment(TASKS[0]))
@@ -190,7 +186,7 @@ def test_a_huge_weight_holds_what_mattered(tmp_path: Path) -> None:
         model, task = second_task(learner, tmp_path / str(weight), TASKS)
         fisher = fisher_file(tmp_path / str(weight), 1)
         anchor = {name: p.detach().clone() for name, p in trainable(model).items()}
-        trained(learner, model, task, TRAIN.model_copy(update=dict(epochs=30)))
+        trained(learner, model, task, TRAIN.model_copy(update={"epochs": 5}))
         distance = {name: (p.detach() - anchor[name]) ** 2 for name, p in trainable(model).items()}
         strained[weight] = sum(float((fisher[name] * d).sum()) for name, d in distance.items())
         moved[weight] = sum(float(d.sum()) for d in distance.values()) ** 0.5

@@ -19,15 +19,7 @@ from sapo.models.render import Renderer
 from sapo.training.finetune import finetune
 from sapo.training.settings import TrainSettings
 
-SETTINGS = TrainSettings(
-    epochs=1,
-    learning_rate=1e-2,
-    batch_size=8,
-    micro_batch_size=8,
-    warmup=0.0,
-    weight_decay=0.0,
-    max_grad_norm=1.0,
-)
+SETTINGS = TrainSettings(epochs=1, learning_rate=1e-2, batch_size=8, micro_batch_size=8, warmup=0.0)
 TRAINED = ("q_proj", "v_proj")
 ROUNDING = 1e-5  # of weights: float32 sums differ by the CPU, and Adam divides small gradients by their size
 
@@ -89,16 +81,16 @@ def test_the_first_logged_loss_is_the_pre_update_loss_of_scoring(micro_batch_siz
     with torch.no_grad():
         by_hand = float(token_mean_of_full_logits(model, encoded))
     scored = Scorer(model)(encoded).per_token
-    training = finetune(model, encoded, SETTINGS.model_copy(update=dict(micro_batch_size=micro_batch_size)), seed=0)
+    training = finetune(model, encoded, SETTINGS.model_copy(update={"micro_batch_size": micro_batch_size}), seed=0)
     assert training.losses[0] == pytest.approx(scored, rel=1e-5)
     assert training.losses[0] == pytest.approx(by_hand, rel=1e-5)
 
 
 def test_accumulated_batches_give_the_same_weights_as_whole_ones() -> None:
     encoded = examples(20)
-    settings = SETTINGS.model_copy(update=dict(epochs=2))
+    settings = SETTINGS.model_copy(update={"epochs": 2})
     one_by_eight = trained(encoded, settings)
-    four_by_two = trained(encoded, settings.model_copy(update=dict(micro_batch_size=2)))
+    four_by_two = trained(encoded, settings.model_copy(update={"micro_batch_size": 2}))
     assert largest_difference(one_by_eight, weights(partly_frozen())) > 1e-2
     assert largest_difference(one_by_eight, four_by_two) < ROUNDING
 
@@ -176,7 +168,7 @@ def test_numpys_global_random_state_is_put_back() -> None:
 
 
 def test_the_same_seed_gives_the_same_bits_whatever_the_global_random_state() -> None:
-    settings = SETTINGS.model_copy(update=dict(batch_size=2, micro_batch_size=2))
+    settings = SETTINGS.model_copy(update={"batch_size": 2, "micro_batch_size": 2})
     torch.manual_seed(1)
     one = trained(examples(8), settings, seed=3, dropout=0.5)
     torch.manual_seed(2)
@@ -185,13 +177,13 @@ def test_the_same_seed_gives_the_same_bits_whatever_the_global_random_state() ->
 
 @pytest.mark.parametrize(("batch_size", "dropout"), [(2, 0.0), (8, 0.5)], ids=["order", "dropout"])
 def test_another_seed_changes_order_and_dropout(batch_size: int, dropout: float) -> None:
-    settings = SETTINGS.model_copy(update=dict(batch_size=batch_size, micro_batch_size=batch_size))
+    settings = SETTINGS.model_copy(update={"batch_size": batch_size, "micro_batch_size": batch_size})
     one = trained(examples(8), settings, seed=3, dropout=dropout)
     assert largest_difference(one, trained(examples(8), settings, seed=4, dropout=dropout)) > 1e-4
 
 
 def test_every_task_starts_with_a_fresh_optimiser_and_schedule() -> None:
-    settings = SETTINGS.model_copy(update=dict(epochs=3, warmup=0.4))
+    settings = SETTINGS.model_copy(update={"epochs": 3, "warmup": 0.4})
     first, second = examples(8), examples(8, answer="other")
     model = partly_frozen()
     finetune(model, first, settings, seed=0)
@@ -239,7 +231,7 @@ def test_logits_of_prompt_tokens_are_never_computed() -> None:
     model.lm_head.register_forward_hook(
         lambda module, inputs, output: rows.append(output.numel() // output.shape[-1]),
     )
-    finetune(model, encoded, SETTINGS.model_copy(update=dict(micro_batch_size=4)), seed=0)
+    finetune(model, encoded, SETTINGS.model_copy(update={"micro_batch_size": 4}), seed=0)
     assert len(rows) == 2
     assert sum(rows) == sum(len(e.ids) - e.prompt_length for e in encoded)
 
@@ -247,7 +239,7 @@ def test_logits_of_prompt_tokens_are_never_computed() -> None:
 @pytest.mark.parametrize(("epochs", "updates"), [(0.1, 1), (0.5, 2), (1, 4), (1.5, 6)])
 def test_epochs_may_be_a_fraction(epochs: float, updates: int) -> None:
     told: list[int] = []
-    settings = SETTINGS.model_copy(update=dict(epochs=epochs, batch_size=2, micro_batch_size=1))
+    settings = SETTINGS.model_copy(update={"epochs": epochs, "batch_size": 2, "micro_batch_size": 1})
     training = finetune(partly_frozen(), examples(8), settings, seed=0, advance=told.append)
     assert training.steps == updates
     assert len(training.losses) == updates
@@ -256,7 +248,7 @@ def test_epochs_may_be_a_fraction(epochs: float, updates: int) -> None:
 
 def test_fewer_rows_than_a_batch_make_one_update_per_epoch() -> None:
     encoded = examples(3)
-    small = SETTINGS.model_copy(update=dict(epochs=3, batch_size=3, micro_batch_size=3))
+    small = SETTINGS.model_copy(update={"epochs": 3, "batch_size": 3, "micro_batch_size": 3})
     model = partly_frozen()
     training = finetune(model, encoded, replace(small, batch_size=8, micro_batch_size=2), seed=0)
     assert training.steps == 3
@@ -268,7 +260,7 @@ def test_an_incomplete_last_batch_is_averaged_over_its_own_tokens() -> None:
     encoded = examples(10, answer="yes")
     model = partly_frozen()
     scored = Scorer(model)(encoded).per_token
-    still = SETTINGS.model_copy(update=dict(learning_rate=0.0, micro_batch_size=4))
+    still = SETTINGS.model_copy(update={"learning_rate": 0.0, "micro_batch_size": 4})
     losses = finetune(model, encoded, still, seed=0).losses
     assert len(losses) == 2
     # Answers are equally long: eight rows in the first update, two in the second.

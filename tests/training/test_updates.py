@@ -26,9 +26,7 @@ from sapo.training.trainer import SupervisedTrainer, UpdateSampler
 
 often = settings(max_examples=150, deadline=None, derandomize=True, database=None)
 sizes = st.integers(1, 40)
-SETTINGS = TrainSettings(
-    epochs=2, learning_rate=1e-2, batch_size=8, micro_batch_size=4, warmup=0.0, weight_decay=0.0, max_grad_norm=1.0
-)
+SETTINGS = TrainSettings(epochs=2, learning_rate=1e-2, batch_size=8, micro_batch_size=4, warmup=0.0)
 
 
 @dataclass(frozen=True)
@@ -136,9 +134,7 @@ def test_rows_of_mixed_lengths_are_padded_less(monkeypatch: pytest.MonkeyPatch) 
     rows = [Encoded((n, *range(100, 100 + length)), length) for n, length in enumerate(LENGTHS * 3)]
     monkeypatch.setattr("sapo.training.prefix.can_share", lambda model, encoded: False)
     # Updates of 16 of the 57 rows in passes of 4.
-    settings = TrainSettings(
-        epochs=1, learning_rate=1e-2, batch_size=16, micro_batch_size=4, warmup=0.0, weight_decay=0.0, max_grad_norm=1.0
-    )
+    settings = TrainSettings(epochs=1, learning_rate=1e-2, batch_size=16, micro_batch_size=4, warmup=0.0)
     found = padding(model_to_train(), rows, settings)
     by_hand = 0
     permutation = torch.randperm(57, generator=torch.Generator().manual_seed(0)).tolist()
@@ -229,15 +225,7 @@ def test_one_update_gives_the_same_weights_in_whichever_order_its_rows_come(monk
 
     rows, once = (
         encoded(8),
-        TrainSettings(
-            epochs=1,
-            learning_rate=1e-2,
-            batch_size=8,
-            micro_batch_size=4,
-            warmup=0.0,
-            weight_decay=0.0,
-            max_grad_norm=1.0,
-        ),
+        TrainSettings(epochs=1, learning_rate=1e-2, batch_size=8, micro_batch_size=4, warmup=0.0),
     )
     one, other, untrained = model_to_train(), model_to_train(), model_to_train()
     finetune(one, rows, once, seed=0)

@@ -31,9 +31,7 @@ from sapo.training.settings import LoraSettings, TrainSettings
 
 TARGETS = ("q_proj", "v_proj", "down_proj")
 LORA = LoraSettings(r=3, alpha=5, dropout=0.2, target_modules=TARGETS)
-TRAIN = TrainSettings(
-    epochs=5, learning_rate=1e-3, batch_size=4, micro_batch_size=4, warmup=0.0, weight_decay=0.0, max_grad_norm=1.0
-)
+TRAIN = TrainSettings(epochs=5, learning_rate=1e-3, batch_size=4, micro_batch_size=4, warmup=0.0)
 TASKS = [rows_of(name, 8, f"Instruction {name}.") for name in ("one", "two", "three")]
 SEQUENCE = ("review-sentiment", "extract-items")
 each_whole = pytest.mark.parametrize("name", WHOLE_METHODS)
@@ -199,7 +197,7 @@ def leak(name: str, rate: float, folder: Path) -> Leak:
     learner, task = method(name), task_at(1, None)
     model = learner.start(tiny_model())
     before = tensors(model)
-    model = train(learner, model, task, TRAIN.model_copy(update=dict(learning_rate=rate)))
+    model = train(learner, model, task, TRAIN.model_copy(update={"learning_rate": rate}))
     after = tensors(learner.finish(model, task, folder / f"{name}-{rate}"))
     inside, beside = [], []
     for key, weight in before.items():

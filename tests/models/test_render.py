@@ -75,40 +75,7 @@ AWKWARD = (
     "\U00100000<|im_end|>\U00100001<|im_start|>\U00100000",
     "tab\tand\n\n\nlines  with  blanks",
 )
-
-
-@pytest.mark.parametrize("text", AWKWARD)
-@pytest.mark.parametrize("chat_template", [CHAT_TEMPLATE, None], ids=["chat", "plain"])
-def test_any_text_survives_to_the_letter_in_instruction_input_suffix_and_answer(
-    text: str, chat_template: str | None
-) -> None:
-    encoded = one(renderer(chat_template=chat_template), f"I {text} I", f"T {text} T", f"S {text} S", f"A {text} A")
-    turn = f"I {text} I\n\nText:\nT {text} T\n\nS {text} S"
-    answer = f"A {text} A"
-    if chat_template is None:
-        prompt, whole = f"{turn}\n\nAnswer:", f"{turn}\n\nAnswer: {answer}<|im_end|>"
-    else:
-        whole = conversation(turn, answer)
-        prompt = whole.removesuffix(f"{answer}<|im_end|>\n")
-    assert spelled(encoded.ids) == whole
-    assert spelled(encoded.prompt) == prompt
-
-
-@pytest.mark.parametrize("text", AWKWARD)
-def test_special_tokens_spelled_in_data_never_become_special_ids(text: str) -> None:
-    clean = one(renderer(), "i", "x", "s", "a")
-    encoded = one(renderer(), f"i{text}", f"x{text}", f"s{text}", f"a{text}")
-    for special in (TURN, END):
-        assert encoded.ids.count(special) == clean.ids.count(special)
-        assert encoded.prompt.count(special) == clean.prompt.count(special)
-
-
-@pytest.mark.parametrize("text", AWKWARD)
-@pytest.mark.parametrize("chat_template", [CHAT_TEMPLATE, None], ids=["chat", "plain"])
-def test_training_prompts_are_the_prompts_that_generation_starts_from(text: str, chat_template: str | None) -> None:
-    r = renderer(chat_template=chat_template)
-    encoded = r.encode(f"Do {text}", "S.", [Example(text, "yes"), Example("x", text), Example("", "no")])
-    assert [e.prompt for e in encoded] == r.prompts(f"Do {text}", "S.", asked(text, "x", ""), 16)
+# That these and any other texts survive to the letter, and never end a turn, test_render_properties.py holds.
 
 
 def test_rendering_does_not_depend_on_what_was_rendered_before() -> None:
@@ -117,14 +84,6 @@ def test_rendering_does_not_depend_on_what_was_rendered_before() -> None:
         one(used, text, text, text, text)
     for text in AWKWARD:
         assert one(used, text, "x", "s", "a") == one(renderer(), text, "x", "s", "a")
-
-
-def test_examples_are_rendered_in_order_and_independently_of_each_other() -> None:
-    examples = [Example(text, f"{n}") for n, text in enumerate(AWKWARD)]
-    assert renderer().encode("Do.", "S.", examples) == [
-        one(renderer(), "Do.", e.input, "S.", e.answer) for e in examples
-    ]
-    assert renderer().encode("Do.", "S.", []) == [] and renderer().prompts("Do.", "S.", [], 8) == []
 
 
 def parts_of_cut(encoded: Encoded, instruction: str, suffix: str, answer: str) -> tuple[str, str]:
@@ -142,7 +101,7 @@ def parts_of_cut(encoded: Encoded, instruction: str, suffix: str, answer: str) -
 LONG = "".join(chr(ord("a") + n % 26) for n in range(90)) + "".join(chr(ord("A") + n % 26) for n in range(90))
 
 
-@pytest.mark.parametrize("max_length", [110, 111, 112, 113, 150, 200, 230])
+@pytest.mark.parametrize("max_length", [110, 111, 200])
 def test_a_long_input_is_cut_in_the_middle_counted_exactly_and_no_more_than_needed(max_length: int) -> None:
     encoded = one(renderer(max_length), "Do this.", LONG, "Say so.", "a whole answer")
     left, right = parts_of_cut(encoded, "Do this.", "Say so.", "a whole answer")
@@ -153,7 +112,7 @@ def test_a_long_input_is_cut_in_the_middle_counted_exactly_and_no_more_than_need
     assert len(encoded.ids) == max_length
 
 
-@pytest.mark.parametrize("max_length", range(110, 118))
+@pytest.mark.parametrize("max_length", range(110, 113))
 def test_the_cut_counts_characters_and_is_maximal_where_a_character_takes_several_tokens(max_length: int) -> None:
     text = "北" * 100
     encoded = one(renderer(max_length), "Do this.", text, "Say so.", "yes")
@@ -241,11 +200,8 @@ CONTENT = "message['content']"
     ("template", "turn"),
     [
         (CHAT_TEMPLATE.replace(CONTENT, "''"), "user"),
-        (CHAT_TEMPLATE.replace(CONTENT, f"{CONTENT}|upper"), "user"),
-        (CHAT_TEMPLATE.replace(CONTENT, f"{CONTENT}[:6]"), "user"),
         (CHAT_TEMPLATE.replace(CONTENT, f"{CONTENT}|replace('\\n', ' ')"), "user"),
         (CHAT_TEMPLATE.replace(CONTENT, f"'' if message['role'] == 'assistant' else {CONTENT}"), "assistant"),
-        (CHAT_TEMPLATE.replace(CONTENT, f"{CONTENT}[:2] if loop.index == 2 else {CONTENT}"), "assistant"),
         (CHAT_TEMPLATE.replace(CONTENT, f"{CONTENT}|upper if loop.index == 2 else {CONTENT}"), "assistant"),
     ],
 )

@@ -155,9 +155,3 @@ def test_list_f1(prediction: str, answer: str, expected: float) -> None:
 def test_the_empty_answer(metric: Callable[[str, str], float]) -> None:
     assert metric("", "") == metric(" \n", "\t") == 100.0
     assert metric("", "yes") == metric("yes", " ") == 0.0
-
-
-def test_the_mapping_is_frozen() -> None:
-    assert dict(TEXT_METRICS) == {"exact_match": exact_match, "rouge_l": rouge_l, "list_f1": list_f1}
-    with pytest.raises(TypeError):
-        TEXT_METRICS["exact_match"] = rouge_l  # type: ignore[index]

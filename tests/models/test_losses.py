@@ -3,54 +3,18 @@
 from __future__ import annotations
 
 import math
-from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
+from exact_losses import VOCABULARY, by_hand, close, examples
 from transformers import LlamaForCausalLM
 
-from sapo.core.types import Encoded, Example, Floats
+from sapo.core.types import Encoded, Example
 from sapo.integrations.testing import tiny_model, tiny_tokenizer, toy_task
 from sapo.models.batches import pad, supervised_positions
 from sapo.models.losses import Scorer
 from sapo.models.render import Renderer
-
-VOCABULARY = 258
-TOLERANCE = 1e-5
-
-
-@cache
-def examples() -> tuple[Encoded, ...]:
-    """Prompts of one instruction; inputs and answers of very different lengths."""
-    rows = [
-        Example("x", "yes"),
-        Example("a much longer text " * 4, "no"),
-        Example("", "a rather long answer, for once"),
-        Example("naïve 北京", "y"),
-        Example("x" * 50, "<|im_end|>"),
-        Example("one more", "maybe so"),
-        Example("and one", "no"),
-    ]
-    return tuple(Renderer(tiny_tokenizer(), 512).encode("Say yes or no to this.", "Be brief.", rows))
-
-
-def by_hand(model: Any, rows: tuple[Encoded, ...]) -> Floats:
-    """One example at a time, all logits, no padding, no cache: sum of -log p(token | everything before)."""
-    losses = []
-    for row in rows:
-        with torch.no_grad():
-            logits = model(input_ids=torch.tensor([row.ids]), use_cache=False).logits[0].double()
-        total = 0.0
-        for place in range(row.prompt_length, len(row.ids)):
-            scores = logits[place - 1]
-            total += float(torch.logsumexp(scores, 0) - scores[row.ids[place]])
-        losses.append(total)
-    return np.array(losses)
-
-
-def close(a: Floats, b: Floats) -> bool:
-    return bool(np.abs(a - b).max() < TOLERANCE)
 
 
 def test_a_model_that_computes_something_else_from_a_cache_gets_the_plain_route() -> None:

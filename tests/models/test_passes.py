@@ -23,7 +23,7 @@ def lora_model(names: tuple[str, ...] = ("default",)) -> Any:
     """The tiny model with random adapters of different strength; dropout would show if it were active."""
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        model = None
+        model: Any = None
         for n, name in enumerate(names):
             config = LoraConfig(
                 r=2 + n, lora_alpha=8, lora_dropout=0.5, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"

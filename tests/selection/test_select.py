@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,16 +12,14 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from sapo.core.errors import CandidateError, DataError, ScoreError
-from sapo.core.types import Example, Floats, Instruction, Ints, Losses, Task
+from sapo.core.errors import CandidateError, DataError, SapoError, ScoreError
+from sapo.core.types import Example, Floats, Instruction, Ints, Task
 from sapo.integrations.testing import tiny_model, tiny_tokenizer, toy_task
-from sapo.models.losses import Scorer
+from sapo.models.fingerprint import state_fingerprint
 from sapo.models.render import Renderer
 from sapo.selection.differences import choose, compare
 from sapo.selection.rows import context_length, selection_rows
-from sapo.selection.scoring import score_candidates
 from sapo.selection.select import select
-from sapo.selection.settings import SelectionSettings
 
 PARAPHRASES = (
     "Reply yes when there are many words and no when there are few.",
@@ -33,7 +31,7 @@ PARAPHRASES = (
 def labelled(answers: str, labels: tuple[str, ...] = ("a", "b", "c")) -> Task:
     """A task whose training rows have the given one-letter answers."""
     rows = tuple(Example(f"row {i}", answer) for i, answer in enumerate(answers))
-    return dataclasses.replace(toy_task(), labels=labels, train=rows)
+    return replace(toy_task(), labels=labels, train=rows)
 
 
 def drawn(task: Task, rows: tuple[int, ...]) -> dict[str, int]:
@@ -86,13 +84,9 @@ def test_a_task_without_labels_is_one_stratum() -> None:
     assert len(seen) > 20 and all(len(set(rows)) == 3 for rows in seen)
 
 
-def test_first_takes_the_first_rows_whatever_the_seed() -> None:
+def test_first_takes_the_first_rows_and_more_than_there_are_means_all_of_them() -> None:
     task = labelled("aaaaabbbcc")
     assert selection_rows(task, 4, "first", 0) == selection_rows(task, 4, "first", 9) == (0, 1, 2, 3)
-
-
-def test_more_rows_than_there_are_means_all_of_them() -> None:
-    task = labelled("aaaaabbbcc")
     assert selection_rows(task, 250, "first", 0) == selection_rows(task, 250, "stratified", 0) == tuple(range(10))
 
 
@@ -102,10 +96,9 @@ def test_a_task_without_training_rows_is_an_error_that_names_it() -> None:
 
 
 @pytest.mark.parametrize("examples", [0, -3])
-@pytest.mark.parametrize("sample", ["stratified", "first"])
-def test_an_impossible_number_of_rows_is_refused_by_name(examples: int, sample: Any) -> None:
-    with pytest.raises(Exception, match="examples"):
-        select(tiny_model(), tiny_tokenizer(), toy_task(), PARAPHRASES, examples, sample=sample)
+def test_an_impossible_number_of_rows_is_refused_by_name(examples: int) -> None:
+    with pytest.raises(SapoError, match="examples"):
+        select(tiny_model(), tiny_tokenizer(), toy_task(), PARAPHRASES, examples)
 
 
 @pytest.mark.parametrize(
@@ -214,15 +207,15 @@ def test_intervals_equal_those_of_a_slow_loop(
 def test_all_intervals_hold_together_in_about_95_of_100_data_sets(
     shared: float, truth: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sapo.selection.differences.DRAWS", 300)
+    monkeypatch.setattr("sapo.selection.differences.DRAWS", 200)
     rng = np.random.default_rng(7)
     held = 0
-    for seed in range(300):
+    for seed in range(200):
         nll, tokens = simulated(rng, 60, np.array(truth), shared=shared)
         _, intervals = compare(nll, tokens, seed)
         held += all(ci is not None and ci[0] <= x <= ci[1] for ci, x in zip(intervals[1:], truth, strict=True))
-    # The standard error of a coverage of 0.95 over 300 data sets is 0.013.
-    assert 0.90 <= held / 300 <= 0.99
+    # The standard error of a coverage of 0.95 over 200 data sets is 0.015.
+    assert 0.90 <= held / 200 <= 0.99
 
 
 @pytest.mark.parametrize(("candidates", "quantile"), [(1, 1.960), (5, 2.569)])
@@ -239,11 +232,8 @@ def test_with_many_examples_the_width_is_that_of_the_largest_of_independent_norm
         assert (interval[1] - interval[0]) / 2 / error == pytest.approx(quantile, rel=0.06)
 
 
-def test_one_example_gives_no_interval() -> None:
+def test_one_example_and_the_original_alone_give_no_interval() -> None:
     assert compare(np.array([[3.0], [1.0]]), np.array([2]), 0) == ([0.0, -1.0], [None, None])
-
-
-def test_the_original_alone_gives_no_interval() -> None:
     assert compare(np.array([[3.0, 2.0]]), np.array([2, 1]), 0) == ([0.0], [None])
 
 
@@ -274,15 +264,10 @@ def test_intervals_do_not_depend_on_the_order_of_candidates_or_on_the_unit() -> 
     assert compare(nll, tokens, 0) == compare(nll, tokens, 0) != compare(nll, tokens, 1)
 
 
-def test_the_loss_is_a_sum_over_a_sum_and_not_a_mean_of_means() -> None:
-    losses = Losses(np.array([1.0, 9.0]), np.array([1, 3]), np.array([0, 0]))
-    assert losses.per_token == 2.5
-
-
 def uneven(rows: int = 12) -> Task:
     """Free answers from two to forty characters."""
     train = tuple(Example(f"row {i}", "so " * (1 + 13 * (i % 2)) + str(i)) for i in range(rows))
-    return dataclasses.replace(toy_task(), labels=(), train=train)
+    return replace(toy_task(), labels=(), train=train)
 
 
 def pooled(model: Any, task: Task, instruction: str, rows: tuple[int, ...]) -> tuple[float, float]:
@@ -299,7 +284,9 @@ def pooled(model: Any, task: Task, instruction: str, rows: tuple[int, ...]) -> t
 
 def test_the_lowest_pooled_loss_is_chosen_and_reported() -> None:
     model, task = tiny_model(), uneven()
+    before = state_fingerprint(model), torch.get_rng_state().tolist(), repr(np.random.get_state())
     selection = select(model, tiny_tokenizer(), task, PARAPHRASES, 8)
+    assert before == (state_fingerprint(model), torch.get_rng_state().tolist(), repr(np.random.get_state()))
     texts = [task.instruction, *PARAPHRASES]
     expected, means = zip(*(pooled(model, task, text, selection.rows) for text in texts), strict=True)
     assert [c.instruction.text for c in selection.candidates] == texts
@@ -401,46 +388,12 @@ def test_a_loss_that_is_not_a_number_names_the_row_among_the_training_rows() -> 
     train = tuple(Example("~", e.answer) if i == bad else e for i, e in enumerate(task.train))
     assert bad != 3
     with pytest.raises(ScoreError, match=rf"candidate 0 .*on training row {bad} \(1 such rows\)"):
-        select(poisoned(), tiny_tokenizer(), dataclasses.replace(task, train=train), PARAPHRASES, 5)
-
-
-def test_weights_that_are_not_numbers_are_a_score_error() -> None:
-    model = tiny_model()
-    with torch.no_grad():
-        model.lm_head.weight.fill_(math.nan)
-    with pytest.raises(ScoreError, match="candidate 0"):
-        select(model, tiny_tokenizer(), toy_task(), PARAPHRASES, 4)
-
-
-@pytest.mark.parametrize("training", [False, True])
-def test_selecting_leaves_the_model_as_it_was(training: bool) -> None:
-    model = tiny_model().train(training)
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    state, numpy_state = torch.get_rng_state(), repr(np.random.get_state())
-    select(model, tiny_tokenizer(), toy_task(), PARAPHRASES, 6)
-    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
-    assert all(p.requires_grad and p.grad is None for p in model.parameters())
-    assert {m.training for m in model.modules()} == {training}
-    assert torch.equal(state, torch.get_rng_state()) and numpy_state == repr(np.random.get_state())
-
-
-def test_progress_counts_every_row_of_every_candidate() -> None:
-    told: list[int] = []
-    candidates = [Instruction(text, "given") for text in PARAPHRASES]
-    score_candidates(
-        Scorer(tiny_model()), Renderer(tiny_tokenizer(), 512), toy_task(), candidates, (1, 2, 5),
-        SelectionSettings(rule="lowest", sample="first", strategy="exhaustive", delta=0.05, epsilon=0.01), advance=told.append,
-    )  # fmt: skip
-    assert sum(told) == 9
+        select(poisoned(), tiny_tokenizer(), replace(task, train=train), PARAPHRASES, 5)
 
 
 def gpt2(context: int) -> Any:
     with torch.random.fork_rng():
-        return GPT2LMHeadModel(
-            GPT2Config(
-                vocab_size=258, n_embd=16, n_layer=1, n_head=2, n_positions=context, bos_token_id=None, eos_token_id=257
-            )
-        ).eval()
+        return GPT2LMHeadModel(GPT2Config(vocab_size=258, n_embd=16, n_layer=1, n_head=2, n_positions=context)).eval()
 
 
 @pytest.mark.parametrize("make", [lambda: tiny_model(context=192), lambda: gpt2(192)], ids=["llama", "gpt2"])
@@ -448,5 +401,5 @@ def test_inputs_are_cut_to_what_the_model_was_made_for(make: Any) -> None:
     long = tuple(Example("many words " * 40, "yes") for _ in range(3))
     model = make()
     assert context_length(model) == 192
-    selection = select(model, tiny_tokenizer(), dataclasses.replace(toy_task(), train=long), PARAPHRASES)
+    selection = select(model, tiny_tokenizer(), replace(toy_task(), train=long), PARAPHRASES)
     assert all(c.losses.cut.min() > 0 for c in selection.candidates)

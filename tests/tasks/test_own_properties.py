@@ -51,7 +51,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("rows")
 
 
-def load(path: Path, named: Mapping[str, str]) -> Task | None:
+def load(path: Path, named: dict[str, str]) -> Task | None:
     try:
         return data_task("own", DataSource(data=str(path), instruction="Do.", columns=named))
     except DataError:

@@ -141,11 +141,6 @@ def test_an_answer_ends_at_the_end_of_the_turn() -> None:
     assert len(calls) == len("help") + 1, "nothing is computed once every row has ended"
 
 
-def test_an_answer_is_at_most_as_long_as_asked() -> None:
-    assert answers(parrot("help"), ["x"], 3) == ["hel"]
-    assert answers(parrot("help"), ["x"], 1) == ["h"]
-
-
 def test_every_stop_token_ends_an_answer_and_none_is_part_of_it() -> None:
     model = tiny_model()
     free = one_by_one(model, renderer().prompts(INSTRUCTION, TASK.suffix, asked(*INPUTS), 12), 12, ())

@@ -11,7 +11,7 @@ from exact_losses import VOCABULARY, by_hand, close, examples
 from transformers import LlamaForCausalLM
 
 from sapo.core.types import Encoded, Example
-from sapo.integrations.testing import tiny_model, tiny_tokenizer, toy_task
+from sapo.integrations.testing import tiny_model, tiny_tokenizer
 from sapo.models.batches import pad, supervised_positions
 from sapo.models.losses import Scorer
 from sapo.models.render import Renderer
@@ -41,15 +41,6 @@ def test_one_example_and_examples_without_a_common_beginning_are_scored_too() ->
     # A prompt that is the beginning of another one: the shared part ends before its last token.
     nested = (Encoded((5, 6, 7, 8), 3), Encoded((5, 6, 7, 9, 1, 2), 5))
     assert close(Scorer(model)(nested).nll, by_hand(model, nested))
-
-
-def test_one_scorer_serves_candidates_with_different_beginnings() -> None:
-    model, task = tiny_model(), toy_task()
-    renderer, scorer = Renderer(tiny_tokenizer(), 512), Scorer(tiny_model())
-    for instruction in (task.instruction, "Yes or no?", "Decide, say yes or no, and nothing else at all."):
-        rows = tuple(renderer.encode(instruction, task.suffix, task.train[:5]))
-        assert close(scorer(rows).nll, by_hand(model, rows))
-    assert scorer.route == "shared prefix"
 
 
 def test_the_loss_of_a_uniform_model_is_the_log_of_the_vocabulary() -> None:

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from exact_losses import VOCABULARY, Watch, by_hand, close, examples
-from torch.nn.functional import cross_entropy
+from exact_losses import Watch, by_hand, close, examples
 
 from sapo.core.errors import ScoreError
 from sapo.core.types import Encoded
@@ -29,32 +28,6 @@ def test_no_batch_of_several_rows_exceeds_batch_tokens(batch_tokens: int) -> Non
     assert sum(rows for rows, _ in watch.inputs) == len(examples())
     assert all(rows == 1 or rows * length <= batch_tokens for rows, length in watch.inputs)
     assert max(rows for rows, _ in watch.inputs) > 1 or batch_tokens < 200
-
-
-def test_logits_held_at_once_stay_below_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    bound = 40 * VOCABULARY
-    monkeypatch.setattr("sapo.models.runner.LOGITS", bound)
-    model = tiny_model()
-    with Watch(model) as watch:
-        losses = Scorer(model, 1 << 20).plain(examples())
-    assert len(watch.logits) > 1 and max(watch.logits) <= bound
-    assert close(losses.nll, by_hand(model, examples()))
-
-
-def test_losses_are_made_precise_slice_by_slice(monkeypatch: pytest.MonkeyPatch) -> None:
-    sizes: list[int] = []
-
-    def recording(logits: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        assert logits.dtype == torch.float64
-        sizes.append(logits.numel())
-        return cross_entropy(logits, *args, **kwargs)
-
-    monkeypatch.setattr("sapo.models.passes.cross_entropy", recording)
-    monkeypatch.setattr("sapo.models.passes._PRECISE", 6 * VOCABULARY)
-    model = tiny_model()
-    losses = Scorer(model).plain(examples())
-    assert max(sizes) == 6 * VOCABULARY and sum(sizes) == losses.tokens.sum() * VOCABULARY
-    assert close(losses.nll, by_hand(model, examples()))
 
 
 class Cramped:

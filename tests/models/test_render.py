@@ -11,7 +11,6 @@ from transformers import PreTrainedTokenizerFast
 from sapo.core.errors import RenderError
 from sapo.core.types import Encoded, Example
 from sapo.integrations.testing import CHAT_TEMPLATE, tiny_tokenizer
-from sapo.models.layout import user_turn
 from sapo.models.render import Renderer
 
 MARK = "\n[...]\n"
@@ -55,12 +54,6 @@ def test_ids_and_supervised_positions_are_those_worked_out_by_hand() -> None:
     assert encoded.supervised == 5 and encoded.cut == 0
 
 
-def test_an_empty_suffix_takes_its_blank_line_with_it() -> None:
-    assert user_turn("Do.", "x", "") == "Do.\n\nText:\nx"
-    assert user_turn("Do.", "x", "S.") == "Do.\n\nText:\nx\n\nS."
-    assert spelled(one(renderer(), "Do.", "x", "", "yes").ids) == conversation("Do.\n\nText:\nx", "yes")
-
-
 AWKWARD = (
     "plain",
     "{} {0} {x!r} {{ }} {{{",
@@ -76,14 +69,6 @@ AWKWARD = (
     "tab\tand\n\n\nlines  with  blanks",
 )
 # That these and any other texts survive to the letter, and never end a turn, test_render_properties.py holds.
-
-
-def test_rendering_does_not_depend_on_what_was_rendered_before() -> None:
-    used = renderer()
-    for text in AWKWARD:
-        one(used, text, text, text, text)
-    for text in AWKWARD:
-        assert one(used, text, "x", "s", "a") == one(renderer(), text, "x", "s", "a")
 
 
 def parts_of_cut(encoded: Encoded, instruction: str, suffix: str, answer: str) -> tuple[str, str]:
@@ -130,25 +115,6 @@ def test_an_input_that_just_fits_is_not_cut_and_one_token_less_room_cuts_it() ->
     assert one(renderer(len(whole.ids) - 1), "Do.", LONG, "S.", "yes").cut == 8
 
 
-def test_only_the_rows_that_are_too_long_are_cut() -> None:
-    short, long = renderer(120).encode("Do.", "S.", [Example("x", "yes"), Example(LONG, "yes")])
-    assert short == one(renderer(), "Do.", "x", "S.", "yes") and long.cut > 0
-
-
-def test_where_not_even_the_cut_mark_fits_the_whole_input_goes_and_is_counted() -> None:
-    bare = one(renderer(), "Do.", "", "S.", "yes")
-    encoded = one(renderer(len(bare.ids) + 3), "Do.", LONG, "S.", "yes")
-    assert encoded.ids == bare.ids and encoded.cut == len(LONG)
-
-
-def test_special_tokens_in_a_cut_input_stay_text() -> None:
-    text = "<|im_end|>" * 30
-    encoded = one(renderer(130), "Do this.", text, "Say so.", "yes")
-    left, right = parts_of_cut(encoded, "Do this.", "Say so.", "yes")
-    assert text.startswith(left) and text.endswith(right) and encoded.cut == len(text) - len(left + right)
-    assert encoded.ids.count(END) == 2
-
-
 def test_prompts_are_cut_to_leave_exactly_the_room_for_the_answer() -> None:
     (prompt,) = renderer(128).prompts("Do this.", "Say so.", asked(LONG), 20)
     text = spelled(prompt)
@@ -165,12 +131,6 @@ def test_fixed_parts_that_do_not_fit_are_an_error_that_says_how_long_they_are() 
         renderer(len(bare.ids) - 1).encode("Do this.", "Say so.", [long])
     with pytest.raises(RenderError, match=rf"suffix alone take {bare.prompt_length} tokens"):
         renderer(bare.prompt_length + 9).prompts("Do this.", "Say so.", asked(LONG), 10)
-
-
-def test_without_a_chat_template_the_plain_layout_ends_in_the_end_of_text_token() -> None:
-    encoded = one(renderer(chat_template=None), "Do.", "x", "S.", "yes")
-    assert spelled(encoded.prompt) == "Do.\n\nText:\nx\n\nS.\n\nAnswer:"
-    assert encoded.ids[encoded.prompt_length :] == (BLANK, 88, 68, 82, END)
 
 
 def test_the_plain_layout_begins_as_the_tokenizer_itself_begins_a_text() -> None:

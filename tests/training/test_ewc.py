@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from assignments import LORA, TRAIN, assignment, demanded, nll_by_hand, part_of, rows_of, second_task, shake, trained
+from assignments import LORA, assignment, demanded, nll_by_hand, part_of, rows_of, second_task, shake
 from safetensors.torch import load_file
 from torch.func import functional_call, jacrev
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -177,18 +177,3 @@ def test_the_penalty_and_its_gradient_by_hand(tmp_path: Path) -> None:
     total.backward()
     for name, parameter in trainable(model).items():
         assert torch.allclose(parameter.grad, 7.0 * fisher[name] * moved[name], rtol=1e-4, atol=1e-6)  # type: ignore[arg-type]
-
-
-def test_a_huge_weight_holds_what_mattered(tmp_path: Path) -> None:
-    moved, strained = {}, {}
-    for weight in (0.0, 1e6):
-        learner = Ewc(LORA, EwcSettings(weight=weight))
-        model, task = second_task(learner, tmp_path / str(weight), TASKS)
-        fisher = fisher_file(tmp_path / str(weight), 1)
-        anchor = {name: p.detach().clone() for name, p in trainable(model).items()}
-        trained(learner, model, task, TRAIN.model_copy(update={"epochs": 5}))
-        distance = {name: (p.detach() - anchor[name]) ** 2 for name, p in trainable(model).items()}
-        strained[weight] = sum(float((fisher[name] * d).sum()) for name, d in distance.items())
-        moved[weight] = sum(float(d.sum()) for d in distance.values()) ** 0.5
-    assert strained[1e6] < 0.001 * strained[0.0]
-    assert moved[1e6] < 0.05 * moved[0.0]

@@ -7,7 +7,6 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
-from math import sqrt
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -15,7 +14,6 @@ import numpy as np
 import pytest
 import torch
 from assignments import nll_by_hand, tokens_of, whole_rows
-from scipy.stats import chisquare
 from small_runs import SUFFIX, Seen, Told, watch_training
 
 from sapo.core.types import Choice, Encoded, Instruction, Task
@@ -101,23 +99,6 @@ def test_every_row_keeps_its_answer_and_is_never_worded_as_the_original(
         assert len(seen) == ROWS * EPOCHS
         assert all(answers[shown] == answer for _, _, shown, answer in seen)
         assert {text for _, text, _, _ in seen} <= set(TEXTS)
-
-
-def test_per_example_differs_between_rows_and_between_epochs_and_is_uniform(by_example: list[Seen]) -> None:
-    found = table(by_example)
-    assert chisquare(np.bincount(found.ravel(), minlength=4)).pvalue > 1e-3
-    assert all(len(set(epoch)) == 4 for epoch in found)
-    # Independent draws of four agree in a quarter of all cases.
-    for one, other in pairwise(found):
-        assert abs((one == other).mean() - 0.25) < 4 * sqrt(0.25 * 0.75 / ROWS)
-    assert len({tuple(column) for column in found.T}) > ROWS / 2
-
-
-def test_per_example_within_an_update_words_rows_apart_from_each_other(by_example: list[Seen]) -> None:
-    in_update = defaultdict(set)
-    for update, text, _, _ in by_example:
-        in_update[update].add(text)
-    assert len(in_update) == EPOCHS * UPDATES and all(len(texts) > 1 for texts in in_update.values())
 
 
 def test_per_example_trains_on_what_is_drawn_for_that_row_in_that_epoch(by_example: list[Seen]) -> None:

@@ -258,14 +258,6 @@ def test_dropout_of_a_model_in_train_mode_does_not_reach_its_answers() -> None:
     assert answers(model.train(), INPUTS, 8) == calm
 
 
-def test_a_model_without_chat_template_answers_too() -> None:
-    model = tiny_model()
-    plain = Renderer(tiny_tokenizer(chat_template=None), 512)
-    prompts = plain.prompts(INSTRUCTION, TASK.suffix, asked(*INPUTS), 8)
-    found = answers(model, INPUTS, 8, plain)
-    assert found == [plain.decode(ids) for ids in one_by_one(model, prompts, 8, (257,))]
-
-
 # Several right answers: any of them counts when answers are scored, the first one alone is learned.
 
 SAID = "a b"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
 from sapo.core.errors import RenderError
@@ -76,21 +74,8 @@ def test_an_exchange_without_text_that_is_dropped_is_counted_too() -> None:
 HUGE = 5_000_000
 
 
-@pytest.mark.parametrize(
-    ("example", "cut"),
-    [
-        (Example("x" * HUGE, "yes", HISTORY), None),
-        (Example("北 " * (HUGE // 2), "yes"), None),
-        (Example("u3", "yes", (("x" * HUGE, "a1"), ("u2", "a2"))), HUGE + 2),
-        (Example("u3", "yes", (("u1", "x" * HUGE), ("u2", "a2"))), HUGE + 2),
-        (Example("u3", "yes", (("u1", "a1"), ("u2", "x" * HUGE))), HUGE + 6),
-    ],
-    ids=["input", "input in words", "oldest user turn", "oldest answer", "latest answer"],
-)
-def test_a_huge_text_is_cut_within_a_moment_without_being_tokenised(
-    example: Example, cut: int | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    r = renderer()
+def counted(r: Renderer, patch: pytest.MonkeyPatch) -> list[int]:
+    """How many characters of each text are tokenised from now on."""
     read: list[int] = []
     inner = r.token_ids
 
@@ -98,11 +83,27 @@ def test_a_huge_text_is_cut_within_a_moment_without_being_tokenised(
         read.extend(map(len, texts))
         return inner(texts)
 
-    monkeypatch.setattr(r, "token_ids", counting)
-    began = time.perf_counter()
+    patch.setattr(r, "token_ids", counting)
+    return read
+
+
+@pytest.mark.parametrize(
+    ("example", "cut"),
+    [
+        (Example("x" * HUGE, "yes", HISTORY), None),
+        (Example("北 " * (HUGE // 2), "yes"), None),
+        (Example("u3", "yes", (("x" * HUGE, "a1"), ("u2", "a2"))), HUGE + 2),
+        (Example("u3", "yes", (("u1", "a1"), ("u2", "x" * HUGE))), HUGE + 6),
+    ],
+    ids=["input", "input in words", "oldest user turn", "latest answer"],
+)
+def test_a_huge_text_is_cut_without_being_tokenised(
+    example: Example, cut: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    r = renderer()
+    read = counted(r, monkeypatch)
     encoded = one(r, example)
     (prompt,) = r.prompts("Do.", "S.", [example], 8)
-    assert time.perf_counter() - began < 5
     assert len(encoded.ids) <= 512 and len(prompt) <= 504 and sum(read) < 300_000
     assert encoded.cut == cut or (cut is None and HUGE - 512 < encoded.cut <= HUGE + 8)
 
@@ -110,25 +111,14 @@ def test_a_huge_text_is_cut_within_a_moment_without_being_tokenised(
 @pytest.mark.parametrize(
     ("instruction", "suffix", "answer"), [("Do.", "S.", "x" * HUGE), ("x" * HUGE, "", "a"), ("Do.", "x" * HUGE, "a")]
 )
-def test_a_huge_text_that_must_not_be_cut_is_an_error_within_a_moment(
-    instruction: str, suffix: str, answer: str
-) -> None:
-    began = time.perf_counter()
+def test_a_huge_text_that_must_not_be_cut_is_an_error(instruction: str, suffix: str, answer: str) -> None:
     with pytest.raises(RenderError, match=r"alone have 50000\d\d characters, and 512 tokens fit: shorten"):
         one(renderer(), Example("x", answer), instruction, suffix)
-    assert time.perf_counter() - began < 3
 
 
 def test_a_long_conversation_takes_little_longer_than_what_is_left_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     r = renderer()
-    read: list[int] = []
-    inner = r.token_ids
-
-    def counting(texts: list[str]) -> list[list[int]]:
-        read.extend(map(len, texts))
-        return inner(texts)
-
-    monkeypatch.setattr(r, "token_ids", counting)
+    read = counted(r, monkeypatch)
     history = tuple((f"user turn {n}", f"answer {n}") for n in range(100))
     whole = sum(len(user) + len(reply) for user, reply in history)
     encoded = one(r, Example("u", "a", history))

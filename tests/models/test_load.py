@@ -239,12 +239,9 @@ def test_an_unknown_dtype_is_an_error_that_names_the_known_ones(saved: str) -> N
 @pytest.mark.parametrize(
     "features",
     [
-        {"use_dora": True},
         {"use_rslora": True},
         {"modules_to_save": ["lm_head"]},
         {"trainable_token_indices": [1, 2]},
-        {"layers_to_transform": [1]},
-        {"target_modules": "all-linear"},
         {"target_modules": ["embed_tokens", "q_proj"]},
         {"target_modules": ["lm_head", "q_proj"]},
     ],

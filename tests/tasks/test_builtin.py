@@ -37,11 +37,6 @@ def words_of(text: str) -> list[str]:
     return re.findall(r"[\w'-]+", text.casefold())
 
 
-def balanced(counts: Counter[Any], classes: int) -> bool:
-    """Whether there are so many classes, and their counts differ by at most one."""
-    return len(counts) == classes and max(counts.values()) - min(counts.values()) <= 1
-
-
 # --- all tasks -------------------------------------------------------------------------------------------
 
 
@@ -125,12 +120,6 @@ def test_review_labels_agree_with_a_reader() -> None:
     assert {text: labels.get(text) for text in READ_BY_HAND} == READ_BY_HAND
 
 
-def test_review_labels_are_balanced_in_each_split() -> None:
-    task = builtin_task("review-sentiment")
-    for split in (task.train, task.dev, task.test):
-        assert balanced(Counter(row.answer for row in split), 2)
-
-
 def test_no_single_word_gives_the_sentiment_away() -> None:
     rows = rows_of(builtin_task("review-sentiment"))
     agree: Counter[str] = Counter()
@@ -155,12 +144,6 @@ def test_exactly_one_word_is_of_another_category() -> None:
         assert [word for word in words if sizes[category[word]] == 1] == [row.answer]
 
 
-def test_place_of_the_odd_word_is_balanced() -> None:
-    task = builtin_task("odd-one-out")
-    for split in (task.train, task.dev, task.test):
-        assert balanced(Counter(row.input.split(", ").index(row.answer) for row in split), 5)
-
-
 # --- count-letter ----------------------------------------------------------------------------------------
 
 
@@ -171,13 +154,6 @@ def test_counts_are_right() -> None:
         letter, words = match[1], match[2].split(", ")
         assert len(set(words)) == 6
         assert row.answer == str(len([word for word in words if word.startswith(letter)]))
-
-
-def test_counts_are_balanced_in_each_split() -> None:
-    task = builtin_task("count-letter")
-    for split in (task.train, task.dev, task.test):
-        counts = Counter(row.answer for row in split)
-        assert balanced(counts, 6) and set(counts) == set("012345")
 
 
 # --- extract-items ---------------------------------------------------------------------------------------

@@ -138,9 +138,6 @@ def test_a_missing_split_names_its_file(tmp_path: Path) -> None:
 )
 def test_published_sequences_have_the_published_tasks_in_order(sequence: str, numbers: list[int]) -> None:
     assert [name.split("_")[0] for name in sequence_names(sequence)] == [f"task{n:03}" for n in numbers]
-
-
-def test_trace_has_its_published_tasks_in_order() -> None:
     assert sequence_names("trace") == TRACE
 
 

@@ -121,33 +121,6 @@ def test_rows_of_an_update_go_from_long_to_short_and_are_those_of_the_permutatio
         assert sorted(found) == list(range(rows)) and found != permutation
 
 
-def padding(model: Any, rows: list[Encoded], settings: TrainSettings) -> int:
-    """Train, and return how many tokens of padding went through the model."""
-    computed = list[int]()
-    model.get_input_embeddings().register_forward_hook(lambda m, given, out: computed.append(given[0].numel()))
-    finetune(model, rows, settings, seed=0)
-    return sum(computed) - int(settings.epochs) * sum(len(e.ids) for e in rows)
-
-
-def test_rows_of_mixed_lengths_are_padded_less() -> None:
-    rows = [Encoded((n, *range(100, 100 + length)), length) for n, length in enumerate(LENGTHS * 3)]
-    # Updates of 16 of the 57 rows in passes of 4.
-    settings = TrainSettings(epochs=1, learning_rate=1e-2, batch_size=16, micro_batch_size=4, warmup=0.0)
-    found = padding(model_to_train(), rows, settings)
-    by_hand = 0
-    permutation = torch.randperm(57, generator=torch.Generator().manual_seed(0)).tolist()
-    for start in range(0, 57, 16):
-        lengths = sorted((len(rows[row].ids) for row in permutation[start : start + 16]), reverse=True)
-        by_hand += sum(
-            max(lengths[n : n + 4]) - length for n in range(0, len(lengths), 4) for length in lengths[n : n + 4]
-        )
-    in_order = sum(
-        max(len(rows[row].ids) for row in permutation[n : n + 4]) * len(permutation[n : n + 4]) for n in range(0, 57, 4)
-    ) - sum(len(e.ids) for e in rows)
-    assert found == by_hand
-    assert found < in_order / 3
-
-
 # What fills up.
 
 

@@ -133,13 +133,10 @@ def test_the_best_device_is_an_accelerator_where_there_is_one(
 @pytest.mark.parametrize(
     ("device", "capable", "dtype"),
     [
-        ("cpu", True, "float32"),
-        ("mps", True, "float32"),
-        ("cuda", True, "bfloat16"),
-        ("cuda:1", True, "bfloat16"),
+        ("cpu", True, "float32"), ("mps", True, "float32"), ("cuda", True, "bfloat16"), ("cuda:1", True, "bfloat16"),
         ("cuda", False, "float32"),
     ],
-)
+)  # fmt: skip
 def test_bfloat16_is_best_on_gpus_that_have_it(
     device: str, capable: bool, dtype: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -204,14 +201,12 @@ def without_a_tensor(directory: Path) -> None:
     [
         (without_weights, r"cannot be loaded: .*safetensors.*Allowed: 'embedded', a directory"),
         (without_tokenizer, r"the tokenizer of model .* cannot be loaded"),
-        (empty, "cannot be loaded"),
-        (cut_off, "cannot be loaded"),
-        (broken_config, "cannot be loaded"),
+        (empty, "cannot be loaded"), (cut_off, "cannot be loaded"), (broken_config, "cannot be loaded"),
         (of_another_shape, "cannot be loaded"),
         # Never filled with random numbers.
         (without_a_tensor, r"lm_head\.weight"),
     ],
-)
+)  # fmt: skip
 def test_a_damaged_directory_is_an_error_that_says_so(
     damage: Callable[[Path], None], message: str, tmp_path: Path
 ) -> None:
@@ -239,14 +234,11 @@ def test_an_unknown_dtype_is_an_error_that_names_the_known_ones(saved: str) -> N
 @pytest.mark.parametrize(
     "features",
     [
-        {"use_rslora": True},
-        {"modules_to_save": ["lm_head"]},
-        {"trainable_token_indices": [1, 2]},
-        {"target_modules": ["embed_tokens", "q_proj"]},
-        {"target_modules": ["lm_head", "q_proj"]},
+        {"use_rslora": True}, {"modules_to_save": ["lm_head"]}, {"trainable_token_indices": [1, 2]},
+        {"target_modules": ["embed_tokens", "q_proj"]}, {"target_modules": ["lm_head", "q_proj"]},
     ],
     ids=str,
-)
+)  # fmt: skip
 def test_an_unusual_adapter_of_this_model_is_not_taken_for_a_foreign_one(
     saved: str, features: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -66,15 +66,12 @@ def test_what_was_kept_is_found_to_the_last_bit(directory: Path) -> None:
 @pytest.mark.parametrize(
     "rows",
     [
-        [Encoded((5, 6, 7, 9), 2), ROWS[1]],
-        [Encoded((5, 6, 7, 8), 3), ROWS[1]],
-        [ROWS[1], ROWS[0]],
-        ROWS[:1],
+        [Encoded((5, 6, 7, 9), 2), ROWS[1]], [Encoded((5, 6, 7, 8), 3), ROWS[1]], [ROWS[1], ROWS[0]], ROWS[:1],
         [*ROWS, ROWS[0]],
         # The same numbers, divided elsewhere.
         [Encoded((5, 6, 7), 2), Encoded((8, 9, 6, 7), 1)],
     ],
-)
+)  # fmt: skip
 def test_other_token_ids_are_not_found(rows: list[Encoded], directory: Path) -> None:
     opened(directory).keep(ROWS, FOUND)
     assert opened(directory).find(rows) is None

@@ -104,16 +104,11 @@ def test_an_impossible_number_of_rows_is_refused_by_name(examples: int) -> None:
 @pytest.mark.parametrize(
     ("losses", "tolerance", "winner"),
     [
-        ([3.0, 1.0, 2.0], 0.0, 1),
-        ([1.0, 2.0, 3.0], 0.0, 0),
-        ([2.0, 2.0, 2.0], 0.0, 0),
-        ([3.0, 1.0, 1.0], 0.0, 1),
-        ([1.00001, 1.0, 2.0], 1e-4, 0),
-        ([1.001, 1.0, 2.0], 1e-4, 1),
-        ([3.0, 1.00001, 1.0], 1e-4, 1),
+        ([3.0, 1.0, 2.0], 0.0, 1), ([1.0, 2.0, 3.0], 0.0, 0), ([2.0, 2.0, 2.0], 0.0, 0), ([3.0, 1.0, 1.0], 0.0, 1),
+        ([1.00001, 1.0, 2.0], 1e-4, 0), ([1.001, 1.0, 2.0], 1e-4, 1), ([3.0, 1.00001, 1.0], 1e-4, 1),
         ([3.0, 1.001, 1.0], 1e-4, 2),
     ],
-)
+)  # fmt: skip
 def test_the_lowest_loss_wins_and_ties_go_to_the_original_then_to_the_earlier(
     losses: list[float], tolerance: float, winner: int
 ) -> None:
@@ -123,13 +118,11 @@ def test_the_lowest_loss_wins_and_ties_go_to_the_original_then_to_the_earlier(
 @pytest.mark.parametrize(
     ("losses", "intervals", "winner"),
     [
-        ([3.0, 1.0, 2.0], [(-3.0, 0.5), (-2.0, -0.5)], 2),
-        ([3.0, 1.0, 2.0], [(-3.0, -1.0), (-2.0, -0.5)], 1),
-        ([3.0, 1.0, 2.0], [(-3.0, 0.0), (-2.0, 0.1)], 0),
-        ([3.0, 4.0, 5.0], [(0.5, 1.5), (1.0, 3.0)], 0),
+        ([3.0, 1.0, 2.0], [(-3.0, 0.5), (-2.0, -0.5)], 2), ([3.0, 1.0, 2.0], [(-3.0, -1.0), (-2.0, -0.5)], 1),
+        ([3.0, 1.0, 2.0], [(-3.0, 0.0), (-2.0, 0.1)], 0), ([3.0, 4.0, 5.0], [(0.5, 1.5), (1.0, 3.0)], 0),
         ([3.0, 1.0, 2.0], [None, None], 0),
     ],
-)
+)  # fmt: skip
 def test_the_confident_rule_leaves_the_original_only_below_zero(
     losses: list[float], intervals: list[tuple[float, float] | None], winner: int
 ) -> None:

@@ -55,13 +55,11 @@ def test_texts_are_clean_short_and_never_twice_within_or_across_splits(name: str
 @pytest.mark.parametrize(
     ("name", "metric", "digest"),
     [
-        ("review-sentiment", "exact_match", "889d245678a1731d"),
-        ("odd-one-out", "exact_match", "190b4d105741b587"),
-        ("count-letter", "exact_match", "d3b763f679731f6f"),
-        ("extract-items", "list_f1", "5d7d5c8c63952ec9"),
+        ("review-sentiment", "exact_match", "889d245678a1731d"), ("odd-one-out", "exact_match", "190b4d105741b587"),
+        ("count-letter", "exact_match", "d3b763f679731f6f"), ("extract-items", "list_f1", "5d7d5c8c63952ec9"),
         ("date-format", "exact_match", "f45051aa864ab6ad"),
     ],
-)
+)  # fmt: skip
 def test_rows_never_change_whatever_the_global_random_state(name: str, metric: str, digest: str) -> None:
     """Published figures refer to exactly these rows, in this order."""
     random.seed(7)
@@ -224,12 +222,9 @@ def test_twenty_paraphrases_without_near_duplicates(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "needed"),
     [
-        ("review-sentiment", r"(?=.*\bpositive\b).*\bnegative\b"),
-        ("odd-one-out", r"word|term|card|noun"),
-        ("count-letter", r"letter"),
-        ("extract-items", r"food|edible|eat"),
-        ("date-format", r"date"),
+        ("review-sentiment", r"(?=.*\bpositive\b).*\bnegative\b"), ("odd-one-out", r"word|term|card|noun"),
+        ("count-letter", r"letter"), ("extract-items", r"food|edible|eat"), ("date-format", r"date"),
     ],
-)
+)  # fmt: skip
 def test_paraphrases_name_the_matter(name: str, needed: str) -> None:
     assert [text for text in builtin_paraphrases(name) if not re.search(needed, text, re.IGNORECASE | re.DOTALL)] == []

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
+from pydantic import ValidationError
+
 from sapo.core.errors import DataError, nearest
 from sapo.core.storage import fingerprint
 from sapo.core.types import Example, Task
@@ -55,10 +57,16 @@ def load_task(
     """
     own = {"columns": columns, "labels": labels, "metric": metric, "test": test, "subset": subset}
     if name not in BUILTIN and (name.lower().endswith(ENDINGS) if data_dir is not None else is_data(name)):
-        source = DataSource(
-            data=name, test=test, subset=subset, instruction=instruction, suffix=suffix or "",
-            columns=dict(columns or {}), labels=None if labels is None else tuple(labels), metric=metric,
-        )  # fmt: skip
+        try:
+            source = DataSource(
+                data=name, test=test, subset=subset, instruction=instruction, suffix=suffix or "",
+                columns=dict(columns or {}), labels=None if labels is None else tuple(labels), metric=metric,
+            )  # fmt: skip
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise DataError(
+                f"task {name!r}: {first['loc'][0]}: {first['msg'].removeprefix('Value error, ')}"
+            ) from error
         return data_task(_last_part(name), source)
     task = _known_task(name, data_dir)
     given = [key for key, value in own.items() if value is not None]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -12,13 +13,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from small_runs import Told
 
 from sapo.core.types import Example, Floats, Instruction, Selection, Standing, Task
 from sapo.integrations.testing import tiny_model, tiny_tokenizer, toy_task
 from sapo.models.losses import Scorer
 from sapo.models.render import Renderer
 from sapo.runs.config.schema import Config
-from sapo.runs.prepare import set_up
+from sapo.runs.prepare import prepare
 from sapo.selection.boundary import nominal_level
 from sapo.selection.cache import LossCache
 from sapo.selection.prediction import Rows
@@ -106,7 +108,7 @@ def test_a_dropped_candidate_comes_back_when_the_leader_changes() -> None:
     assert finish.last.leader == 1 and len(finish.nll[0]) < len(finish.nll[2])
 
 
-@pytest.mark.parametrize("settings", [{"epsilon": 0.0}, {"delta": 1e-9}, {"delta": 0.4999}, {"epsilon": 1e9}])
+@pytest.mark.parametrize("settings", [{"epsilon": 0.0}, {"delta": 1e-9}, {"epsilon": 1e9}])
 def test_equal_and_single_candidates_and_few_rows_end_at_once(settings: Any) -> None:
     base = np.random.default_rng(0).gamma(2, 1, N)
     for nll in ([base], [base, base], np.ones((4, N)), [base[:1], base[:1] + 1], [base[:8], base[:8] + WAVE[:8] + 1]):
@@ -126,7 +128,7 @@ def test_a_race_to_the_last_row_is_exact_for_those_who_ran_it() -> None:
     assert finish.last.loss[1:] == pytest.approx(nll[1:].mean(axis=1))
 
 
-@pytest.mark.parametrize("budget", [1.0, 100.0, 230.0, 400.0, 650.0])
+@pytest.mark.parametrize("budget", [1.0, 230.0, 650.0])
 def test_the_budget_ends_a_race_and_the_tolerance_reached_is_reported(budget: float) -> None:
     nll, costs = field() * 2, [1.0, 2.0, 3.0, 1.0, 2.0, 3.0, 1.0, 2.0]
     finish = run(nll, costs=costs, budget=budget)
@@ -142,7 +144,7 @@ def test_the_budget_ends_a_race_and_the_tolerance_reached_is_reported(budget: fl
     assert last.tolerance > 0.01 and over == () and open_[0] == last.leader and len(open_) == 2
 
 
-@pytest.mark.parametrize("budget", [29.0, 31.0, 32.0, 33.0, 34.0])
+@pytest.mark.parametrize("budget", [29.0, 32.0, 34.0])
 def test_a_budget_that_brings_nobody_up_to_the_leader_ends_the_race(budget: float) -> None:
     # After 11 rows the third comes back at 8; `run` demands that nobody is measured backwards.
     finish = run([np.where(np.arange(N) < 8, 0.0, 100.0), 3 + 3 * WAVE, np.full(N, 4.0)], budget=budget)
@@ -181,15 +183,26 @@ class Course:
     passes: int
 
 
-def scored(losses: LossCache | None = None, **settings: Any) -> Course:
-    model, told, heard, passes = tiny_model(seed=2), list[int](), list[Standing](), list[int]()
+class Listening(Told):
+    """Hears every standing of a race."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.standings: list[Standing] = []
+
+    @contextmanager
+    def race(self, texts: Sequence[str], rows: int) -> Iterator[Callable[[Standing], None]]:
+        yield self.standings.append
+
+
+def scored(losses: LossCache | None = None, *, seed: int = 0, budget: float | None = None, **settings: Any) -> Course:
+    model, told, passes = tiny_model(seed=2), Listening(), list[int]()
     model.get_input_embeddings().register_forward_hook(lambda m, given, out: passes.append(1))
-    usual = SelectionSettings(rule="lowest", sample="first", strategy="racing", delta=0.05, epsilon=0.01)
     selection = score_candidates(
         Scorer(model), Renderer(tiny_tokenizer(), 230), wordy(), [Instruction(text, "given") for text in TEXTS], ROWS,
-        replace(usual, **settings), advance=told.append, watch=heard.append, cache=losses,
+        SelectionSettings(**settings), seed=seed, budget=budget, cache=losses, progress=told,
     )  # fmt: skip
-    return Course(selection, tuple(heard), sum(told), len(passes))
+    return Course(selection, tuple(told.standings), told.done, len(passes))
 
 
 raced = cache(scored)
@@ -262,30 +275,28 @@ def test_a_race_survives_json() -> None:
 
 
 def test_the_confident_rule_takes_every_loss() -> None:
-    course = scored(rule="confident")
+    course = scored(rule="confident", strategy="racing")
     assert course.selection.race is None and course.standings == () and course.selection.rows == ROWS
     assert course.selection.evaluations == course.told == len(TEXTS) * len(ROWS)
 
 
-@pytest.mark.parametrize("rule", ["lowest", "confident"])
-@pytest.mark.parametrize("policy", ["sapo", "highest", "median", "random"])
+@pytest.mark.parametrize(
+    ("policy", "rule"), [("sapo", "lowest"), ("sapo", "confident"), ("highest", "lowest"), ("random", "lowest")]
+)
 def test_a_run_that_needs_every_loss_does_not_race_and_says_so(
     policy: str, rule: str, configured: Callable[..., Config]
 ) -> None:
-    setup = set_up(configured(policy=policy, selection={"rule": rule, "budget": 0.5}, candidates={"count": 2}))
-    settings, cost = setup.selection_settings(setup.tasks[0]), setup.plan.train["review-sentiment"].cost
+    setup = prepare(configured(policy=policy, selection={"rule": rule, "budget": 0.5}, candidates={"count": 2}))
     why = {"sapo": "selection.rule confident" if rule == "confident" else "", "random": ""}.get(
         policy, f"policy {policy}"
     )
     said = f"{why} needs every loss: all candidates are scored on all selection rows (exhaustive)"
     assert [note for note in setup.notes if "every loss" in note] == [said] * bool(why)
     races = (policy, rule) == ("sapo", "lowest")
-    assert settings.races == races and settings.strategy == ("racing" if races else "exhaustive")
-    assert settings.budget == (0.5 * cost if races else None)
+    assert setup.selection.races == races
 
 
-def test_a_race_is_the_same_every_time_and_its_order_follows_the_seed() -> None:
-    assert same(raced().selection, scored().selection)
+def test_the_order_of_a_race_follows_the_seed() -> None:
     other = scored(seed=1).selection
     assert sorted(other.rows) == sorted(raced().selection.rows) and other.rows != raced().selection.rows
 
@@ -294,6 +305,7 @@ def test_known_losses_change_nothing_in_a_race_but_its_cost(tmp_path: Path) -> N
     first, second = (scored(LossCache(tmp_path, "state", "cpu")) for _ in range(2))
     assert first.passes == raced().passes > 0 == second.passes and first.told == second.told
     assert (first.selection.cached, second.selection.cached, second.selection.tokens) == (0, len(TEXTS), 0)
+    # The same as without, every time.
     assert same(first.selection, raced().selection)
     assert same(replace(second.selection, cached=0, tokens=first.selection.tokens), first.selection)
 

@@ -43,6 +43,8 @@ def benchmark(folder: Path, *names: str) -> Path:
 
 
 def test_a_benchmark_task_is_read_from_its_folder(tmp_path: Path) -> None:
+    assert benchmark_names(benchmark(tmp_path / "many", "FO", "FOMC", "A")) == ("FO", "FOMC", "A")
+    assert load_task("FO", tmp_path / "many").train[0].input == "FO a"
     assert load_task("FOMC", benchmark(tmp_path, "FOMC", "Py150")) == Task(
         name="FOMC",
         instruction="Judge {text}.",
@@ -63,7 +65,7 @@ def test_dev_rows_and_labels_may_be_missing(tmp_path: Path) -> None:
     assert task.dev == () and task.labels == () and task.suffix == ""
 
 
-@pytest.mark.parametrize("name", ["FOMC/", "FOM", "fomc", "FOMC ", "./FOMC", "FOMC-2/FOMC", "FOMC/train.jso"])
+@pytest.mark.parametrize("name", ["FOMC/", "FOM", "fomc", "FOMC ", "./FOMC"])
 def test_only_the_exact_name_finds_a_task_and_the_nearest_is_named(name: str, tmp_path: Path) -> None:
     folder = benchmark(tmp_path, "NumGLUE-cm", "FOMC")
     with pytest.raises(DataError, match="has no task ") as caught:
@@ -71,16 +73,6 @@ def test_only_the_exact_name_finds_a_task_and_the_nearest_is_named(name: str, tm
     assert repr(name) in str(caught.value) and "It has: NumGLUE-cm, FOMC" in str(caught.value)
     if name in ("FOMC/", "FOM", "FOMC "):
         assert "Did you mean 'FOMC'?" in str(caught.value)
-
-
-def test_a_name_that_is_part_of_another_finds_its_own_task(tmp_path: Path) -> None:
-    folder = benchmark(tmp_path, "task195_sentiment", "task19", "task1")
-    for name in ("task1", "task19", "task195_sentiment"):
-        assert load_task(name, folder).train[0].input == f"{name} a"
-
-
-def test_names_come_in_the_order_of_the_index(tmp_path: Path) -> None:
-    assert benchmark_names(benchmark(tmp_path, "b", "c", "a")) == ("b", "c", "a")
 
 
 def test_built_in_tasks_are_found_beside_a_benchmark_and_misspelt_ones_are_not(tmp_path: Path) -> None:
@@ -146,16 +138,7 @@ def test_a_missing_split_names_its_file(tmp_path: Path) -> None:
 )
 def test_published_sequences_have_the_published_tasks_in_order(sequence: str, numbers: list[int]) -> None:
     assert [name.split("_")[0] for name in sequence_names(sequence)] == [f"task{n:03}" for n in numbers]
-
-
-def test_trace_has_its_published_tasks_in_order() -> None:
     assert sequence_names("trace") == TRACE
-
-
-def test_tasks_have_one_name_in_all_sequences() -> None:
-    names = {name for sequence in SEQUENCES.values() for name in sequence}
-    assert len({name.split("_")[0] for name in names}) == len(names)
-    assert all(len(set(sequence)) == len(sequence) for sequence in SEQUENCES.values())
 
 
 def test_the_demo_needs_no_data() -> None:
@@ -185,12 +168,6 @@ def test_trace_without_two_of_its_tasks_names_both_at_once(tmp_path: Path) -> No
     folder = benchmark(tmp_path, "C-STANCE", "FOMC", "ScienceQA", "NumGLUE-cm")
     with pytest.raises(DataError, match=r"has no MeetingBank, Py150\..*It has: C-STANCE, FOMC, ScienceQA, NumGLUE-cm"):
         load_sequence("trace", folder)
-
-
-def test_missing_tasks_are_named_at_once_also_without_a_benchmark() -> None:
-    with pytest.raises(DataError) as caught:
-        load_sequence(["date-format", "nothing", "date-formats"])
-    assert "nothing" in str(caught.value) and "date-formats" in str(caught.value)
 
 
 @pytest.mark.parametrize(("source", "target"), COLUMNS)
@@ -260,7 +237,7 @@ def test_text_is_read_without_its_mark_and_with_one_kind_of_line_end(tmp_path: P
 
 
 def test_the_fingerprint_changes_with_every_part_and_every_row() -> None:
-    task = toy_task()
+    task = toy_task(rows=4)
     variants = [
         dataclasses.replace(task, name="other"),
         dataclasses.replace(task, instruction=task.instruction + " "),
@@ -286,9 +263,5 @@ def test_the_fingerprint_changes_with_every_part_and_every_row() -> None:
                 variants.append(dataclasses.replace(task, **{split: edited}))  # type: ignore[arg-type]
             variants.append(dataclasses.replace(task, **{split: examples[:i] + examples[i + 1 :]}))  # type: ignore[arg-type]
     prints = [task_fingerprint(variant) for variant in [task, *variants]]
-    assert len(set(prints)) == len(prints) == 1 + 8 + 6 * (16 + 8 + 8)
-
-
-def test_the_fingerprint_is_the_same_for_equal_tasks() -> None:
-    assert task_fingerprint(toy_task()) == task_fingerprint(toy_task())
-    assert task_fingerprint(load_task(BUILTIN[0])) == task_fingerprint(load_task(BUILTIN[0]))
+    assert len(set(prints)) == len(prints) == 1 + 8 + 6 * (4 + 2 + 2)
+    assert task_fingerprint(toy_task(rows=4)) == prints[0]

@@ -4,69 +4,32 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from exact_losses import VOCABULARY, by_hand, close, examples
 from peft import LoraConfig, get_peft_model
 from transformers import MistralConfig, MistralForCausalLM
 
-from sapo.core.types import Encoded, Example, Floats
-from sapo.integrations.testing import tiny_model, tiny_tokenizer
+from sapo.core.types import Encoded
+from sapo.integrations.testing import tiny_model
 from sapo.models.losses import Scorer
 from sapo.models.passes import untouched
-from sapo.models.render import Renderer
-
-VOCABULARY = 258
-TOLERANCE = 1e-5
-
-
-@cache
-def examples() -> tuple[Encoded, ...]:
-    """Prompts of one instruction; inputs and answers of very different lengths."""
-    rows = [
-        Example("x", "yes"),
-        Example("a much longer text " * 4, "no"),
-        Example("", "a rather long answer, for once"),
-        Example("naïve 北京", "y"),
-        Example("x" * 50, "<|im_end|>"),
-        Example("one more", "maybe so"),
-        Example("and one", "no"),
-    ]
-    return tuple(Renderer(tiny_tokenizer(), 512).encode("Say yes or no to this.", "Be brief.", rows))
-
-
-def by_hand(model: Any, rows: tuple[Encoded, ...]) -> Floats:
-    """One example at a time, all logits, no padding, no cache: sum of -log p(token | everything before)."""
-    losses = []
-    for row in rows:
-        with torch.no_grad():
-            logits = model(input_ids=torch.tensor([row.ids]), use_cache=False).logits[0].double()
-        total = 0.0
-        for place in range(row.prompt_length, len(row.ids)):
-            scores = logits[place - 1]
-            total += float(torch.logsumexp(scores, 0) - scores[row.ids[place]])
-        losses.append(total)
-    return np.array(losses)
-
-
-def close(a: Floats, b: Floats) -> bool:
-    return bool(np.abs(a - b).max() < TOLERANCE)
 
 
 def lora_model(names: tuple[str, ...] = ("default",)) -> Any:
     """The tiny model with random adapters of different strength; dropout would show if it were active."""
-    base = tiny_model()
     with torch.random.fork_rng():
         torch.manual_seed(1)
+        model: Any = None
         for n, name in enumerate(names):
             config = LoraConfig(
                 r=2 + n, lora_alpha=8, lora_dropout=0.5, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"
             )
-            if n == 0:
-                model = get_peft_model(base, config, adapter_name=name)
+            if model is None:
+                model = get_peft_model(tiny_model(), config, adapter_name=name)
             else:
                 model.add_adapter(name, config)
         for key, parameter in model.named_parameters():
@@ -125,10 +88,9 @@ def same(before: dict[str, Any], after: dict[str, Any]) -> bool:
 
 
 @pytest.mark.parametrize(
-    "make", [tiny_model, lora_model, two_adapters, window_model],
+    ("make", "mode"), [(tiny_model, "eval"), (lora_model, "train"), (two_adapters, "mixed"), (window_model, "mixed")],
     ids=["base", "lora", "two adapters", "window"],
 )  # fmt: skip
-@pytest.mark.parametrize("mode", ["eval", "train", "mixed"])
 def test_scoring_leaves_no_trace(make: Callable[[], Any], mode: str) -> None:
     model = make()
     model.train(mode != "eval")
@@ -140,14 +102,12 @@ def test_scoring_leaves_no_trace(make: Callable[[], Any], mode: str) -> None:
     before = snapshot(model)
     scorer = Scorer(model, 150)
     scorer(examples())
-    scorer(examples()[:2])
     scorer.plain(examples())
     scoring = scorer.open(examples())
     scoring.nll([0, 2])
     scoring.nll([1])
     scoring.release()
     assert same(before, snapshot(model))
-    model.eval()
 
 
 def test_modes_are_restored_when_scoring_fails() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from exact_losses import VOCABULARY, Watch, by_hand, close, examples
 from peft import LoraConfig, get_peft_model
 from transformers import (
     Gemma2Config,
@@ -32,13 +32,8 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from sapo.core.types import Encoded, Example, Floats
-from sapo.integrations.testing import tiny_model, tiny_tokenizer
+from sapo.integrations.testing import tiny_model
 from sapo.models.losses import Scorer
-from sapo.models.render import Renderer
-
-VOCABULARY = 258
-TOLERANCE = 1e-5
 
 _SHAPE = {
     "vocab_size": VOCABULARY,
@@ -56,18 +51,9 @@ _GROUPED = {**_SHAPE, "num_key_value_heads": 2}
 _GEMMA = {**_GROUPED, "head_dim": 8}
 
 MODELS: dict[str, Callable[[], Any]] = {
-    "llama": lambda: tiny_model(),
+    "llama": tiny_model,
     "gpt2": lambda: GPT2LMHeadModel(
-        GPT2Config(
-            vocab_size=VOCABULARY,
-            n_embd=32,
-            n_layer=2,
-            n_head=4,
-            n_positions=512,
-            initializer_range=0.2,
-            bos_token_id=None,
-            eos_token_id=257,
-        )
+        GPT2Config(vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=4, n_positions=512, initializer_range=0.2)
     ),
     "gpt-neox": lambda: GPTNeoXForCausalLM(GPTNeoXConfig(**_SHAPE)),
     "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**_GROUPED, head_dim=8)),
@@ -86,6 +72,8 @@ MODELS: dict[str, Callable[[], Any]] = {
 SHARING = ("llama", "gpt2", "gpt-neox", "qwen3", "granite", "phi", "mistral")
 ADAPTED = " with two active adapters"
 _TARGETS = {"gpt2": ["c_attn"], "gpt-neox": ["query_key_value"]}
+# One that shares its beginning, one of another layout, one that cannot share, one with adapters.
+SOME = ("llama", "gpt2", "gemma2, short window", "llama" + ADAPTED)
 every_model = pytest.mark.parametrize("name", [*MODELS, *(name + ADAPTED for name in MODELS)])
 
 
@@ -129,92 +117,25 @@ def shares(name: str) -> bool:
     return name.removesuffix(ADAPTED) in SHARING
 
 
-@cache
-def examples() -> tuple[Encoded, ...]:
-    """Prompts of one instruction; inputs and answers of very different lengths."""
-    rows = [
-        Example("x", "yes"),
-        Example("a much longer text " * 4, "no"),
-        Example("", "a rather long answer, for once"),
-        Example("naïve 北京", "y"),
-        Example("x" * 50, "<|im_end|>"),
-        Example("one more", "maybe so"),
-        Example("and one", "no"),
-    ]
-    return tuple(Renderer(tiny_tokenizer(), 512).encode("Say yes or no to this.", "Be brief.", rows))
-
-
-def by_hand(model: Any, rows: tuple[Encoded, ...]) -> Floats:
-    """One example at a time, all logits, no padding, no cache: sum of -log p(token | everything before)."""
-    losses = []
-    for row in rows:
-        with torch.no_grad():
-            logits = model(input_ids=torch.tensor([row.ids]), use_cache=False).logits[0].double()
-        total = 0.0
-        for place in range(row.prompt_length, len(row.ids)):
-            scores = logits[place - 1]
-            total += float(torch.logsumexp(scores, 0) - scores[row.ids[place]])
-        losses.append(total)
-    return np.array(losses)
-
-
-def close(a: Floats, b: Floats) -> bool:
-    return bool(np.abs(a - b).max() < TOLERANCE)
-
-
-class Watch:
-    """Records the shapes that go into the embedding and come out of the vocabulary layer."""
-
-    def __init__(self, model: Any) -> None:
-        self.inputs: list[torch.Size] = []
-        self.logits: list[int] = []
-        self._hooks = [
-            model.get_input_embeddings().register_forward_hook(lambda m, args, out: self.inputs.append(args[0].shape)),
-            model.get_output_embeddings().register_forward_hook(lambda m, args, out: self.logits.append(out.numel())),
-        ]
-
-    def __enter__(self) -> Watch:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for hook in self._hooks:
-            hook.remove()
-
-
 @every_model
 def test_losses_equal_a_full_pass_over_each_example_alone(name: str) -> None:
-    losses = Scorer(model_of(name))(examples())
-    expected = by_hand(model_of(name), examples())
-    assert close(losses.nll, expected)
+    model, expected = model_of(name), by_hand(model_of(name), examples())
+    scorer = Scorer(model, 150)
+    assert scorer.route == "undecided"
+    losses = scorer(examples())
+    assert close(losses.nll, expected) and close(Scorer(model).plain(examples()).nll, expected)
     assert losses.tokens.tolist() == [e.supervised for e in examples()]
     assert math.isclose(losses.per_token, expected.sum() / sum(e.supervised for e in examples()), rel_tol=1e-6)
-
-
-@pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("adapter", ["past", "new"])
-def test_each_of_two_active_adapters_counts(name: str, adapter: str) -> None:
-    model = copy.deepcopy(model_of(name + ADAPTED))
-    with torch.no_grad():
-        for key, parameter in model.named_parameters():
-            if f"lora_B.{adapter}" in key:
-                parameter.zero_()
-    difference = Scorer(model)(examples()).nll - Scorer(model_of(name + ADAPTED))(examples()).nll
-    assert np.abs(difference).max() > 0.1
-
-
-@every_model
-def test_rounds_give_the_same_losses_as_one_call(name: str) -> None:
-    scorer = Scorer(model_of(name), 150)
-    scoring = scorer.open(examples())
+    # The beginning is shared where the cache allows it, and only there.
+    assert scorer.route == ("shared prefix" if shares(name) else "plain")
     rounds = ([3, 0], [6], [5, 1, 2, 4])
+    scoring = scorer.open(examples())
     nll = np.concatenate([scoring.nll(rows) for rows in rounds])
-    losses = scorer(examples())
     order = [row for rows in rounds for row in rows]
     assert (np.abs(nll - losses.nll[order]) / losses.tokens[order]).max() < 1e-6
-    assert close(losses.nll, by_hand(model_of(name), examples()))
 
 
-@every_model
+@pytest.mark.parametrize("name", SOME)
 @pytest.mark.parametrize("most", [1, 5])
 def test_a_long_answer_is_scored_in_pieces(name: str, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sapo.models.runner.LOGITS", most * VOCABULARY)
@@ -227,19 +148,6 @@ def test_a_long_answer_is_scored_in_pieces(name: str, most: int, monkeypatch: py
     assert close(losses.nll, by_hand(model, examples())) and close(plain.nll, by_hand(model, examples()))
 
 
-@every_model
-def test_the_plain_route_gives_the_same_numbers(name: str) -> None:
-    assert close(Scorer(model_of(name)).plain(examples()).nll, by_hand(model_of(name), examples()))
-
-
-@every_model
-def test_the_prefix_is_shared_where_the_cache_allows_it_and_only_there(name: str) -> None:
-    scorer = Scorer(model_of(name))
-    assert scorer.route == "undecided"
-    scorer(examples())
-    assert scorer.route == ("shared prefix" if shares(name) else "plain")
-
-
 @pytest.mark.parametrize("name", ["llama", "gpt2", "gemma3, short window"])
 def test_losses_equal_the_loss_that_transformers_computes_from_labels(name: str) -> None:
     row = examples()[2]
@@ -250,7 +158,7 @@ def test_losses_equal_the_loss_that_transformers_computes_from_labels(name: str)
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "mistral, short window"])
-@pytest.mark.parametrize("batch_tokens", [1, 70, 200, 1 << 20])
+@pytest.mark.parametrize("batch_tokens", [1, 70, 1 << 20])
 def test_batch_size_does_not_change_a_loss(name: str, batch_tokens: int) -> None:
     expected = by_hand(model_of(name), examples())
     assert close(Scorer(model_of(name), batch_tokens)(examples()).nll, expected)
@@ -258,15 +166,14 @@ def test_batch_size_does_not_change_a_loss(name: str, batch_tokens: int) -> None
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt-neox", "gemma2, short window"])
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_the_order_of_examples_does_not_change_a_loss(name: str, seed: int) -> None:
-    order = np.random.default_rng(seed).permutation(len(examples()))
+def test_the_order_of_examples_does_not_change_a_loss(name: str) -> None:
+    order = np.random.default_rng(0).permutation(len(examples()))
     losses = Scorer(model_of(name), 150)([examples()[i] for i in order])
     assert close(losses.nll, by_hand(model_of(name), examples())[order])
     assert losses.tokens.tolist() == [examples()[i].supervised for i in order]
 
 
-@every_model
+@pytest.mark.parametrize("name", SOME)
 def test_the_padding_side_does_not_change_a_loss(name: str) -> None:
     rows = examples()
     width = max(len(e.ids) for e in rows)
@@ -283,7 +190,6 @@ def test_the_padding_side_does_not_change_a_loss(name: str) -> None:
     for i, e in enumerate(rows):
         for place in range(width - e.supervised, width):
             left[i] -= float(logs[i, place - 1, ids[i, place]])
-    assert close(Scorer(model_of(name)).plain(rows).nll, left)
     assert close(Scorer(model_of(name))(rows).nll, left)
 
 
@@ -295,7 +201,7 @@ def test_progress_is_told_every_row_once() -> None:
             assert sum(told) == len(examples()) and len(told) > 1
 
 
-@every_model
+@pytest.mark.parametrize("name", SOME)
 def test_vocabulary_logits_exist_at_supervised_positions_only(name: str) -> None:
     model = model_of(name)
     supervised = sum(e.supervised for e in examples())

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from assignments import assignment
+from assignments import assignment, whole_rows
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from transformers import MistralConfig, MistralForCausalLM
 
@@ -19,9 +19,7 @@ from sapo.training.methods import make_method
 from sapo.training.prefix import can_share, columns_to_share, common_columns
 from sapo.training.settings import LoraSettings, TrainSettings
 
-SETTINGS = TrainSettings(
-    epochs=2, learning_rate=1e-2, batch_size=8, micro_batch_size=4, warmup=0.0, weight_decay=0.0, max_grad_norm=1.0
-)
+SETTINGS = TrainSettings(epochs=2, learning_rate=1e-2, batch_size=8, micro_batch_size=4, warmup=0.0)
 
 
 def encoded(size: int, instruction: str = "Say it, and say it well.") -> list[Encoded]:
@@ -31,7 +29,7 @@ def encoded(size: int, instruction: str = "Say it, and say it well.") -> list[En
 
 
 def lora(model: Any, dropout: float = 0.0) -> Any:
-    method = make_method("seq-lora", LoraSettings(r=4, alpha=8, dropout=dropout, target_modules=("q_proj", "v_proj")))
+    method = make_method("seq-lora", LoraSettings(r=4, alpha=8, dropout=dropout))
     return method.prepare(method.start(model), assignment(encoded(1)))
 
 
@@ -52,15 +50,11 @@ def watched(model: Any, rows: list[Encoded]) -> tuple[list[float], list[list[tor
         hook.remove()
 
 
-@pytest.mark.parametrize("size", [8, 13])
 @pytest.mark.parametrize("make", [tiny_model, lambda: lora(tiny_model())], ids=["all weights", "lora"])
-def test_losses_and_gradients_are_those_of_whole_rows(
-    make: Callable[[], Any], size: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rows = encoded(size)
+def test_losses_and_gradients_are_those_of_whole_rows(make: Callable[[], Any]) -> None:
+    rows = encoded(13)
     losses, found, tokens = watched(make(), rows)
-    monkeypatch.setattr("sapo.training.prefix.can_share", lambda model, encoded: False)
-    expected_losses, expected, whole_tokens = watched(make(), rows)
+    expected_losses, expected, whole_tokens = watched(whole_rows(make()), rows)
     assert losses == pytest.approx(expected_losses, abs=1e-5)
     assert len(found) == len(expected) > 1
     for one, other in zip(expected, found, strict=True):
@@ -93,38 +87,39 @@ def test_columns_that_save_too_little_are_not_shared() -> None:
         assert columns_to_share(ids[:1], nowhere[:1]) == 0
 
 
-def test_a_model_without_dropout_shares() -> None:
-    assert can_share(lora(tiny_model()), encoded(5))
-
-
-def test_adapter_dropout_forbids_sharing_even_when_it_cannot_be_seen_yet() -> None:
-    # A new adapter's second factor is 0: dropout in front of it changes nothing before the first update.
-    assert not can_share(lora(tiny_model(), dropout=0.1), encoded(5))
-
-
-def test_dropout_inside_attention_forbids_sharing() -> None:
+def attention_dropout() -> Any:
     model = tiny_model()
     for layer in model.model.layers:
         layer.self_attn.attention_dropout = 0.5
+    return model
+
+
+def sliding_window() -> Any:
+    shape = dict.fromkeys(("num_hidden_layers", "num_key_value_heads"), 2) | {"num_attention_heads": 4}
+    config = MistralConfig(**shape, vocab_size=258, hidden_size=32, intermediate_size=64, sliding_window=16)
+    return MistralForCausalLM(config)
+
+
+@pytest.mark.parametrize(
+    ("make", "shares"),
+    [
+        (lambda: lora(tiny_model()), True),
+        # A new adapter's second factor is 0: dropout in front of it changes nothing before the first update.
+        (lambda: lora(tiny_model(), dropout=0.1), False),
+        (attention_dropout, False),
+        (sliding_window, False),
+    ],
+    ids=["no dropout", "adapter dropout", "attention dropout", "sliding window"],
+)
+def test_dropout_and_windows_forbid_sharing(make: Callable[[], Any], shares: bool) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        assert not can_share(model, encoded(5))
+        assert can_share(make(), encoded(5)) == shares
 
 
-def test_a_sliding_window_forbids_sharing() -> None:
-    config = MistralConfig(
-        vocab_size=258, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, sliding_window=16,
-    )  # fmt: skip
-    assert not can_share(MistralForCausalLM(config), encoded(5))
-
-
-def test_rows_without_a_common_beginning_are_not_shared() -> None:
+def test_rows_without_a_common_beginning_and_one_row_alone_are_trained_on_whole() -> None:
     rows = [Encoded((n, *range(20, 40)), 15) for n in range(5)]
     assert not can_share(tiny_model(), rows)
-    watched(tiny_model(), rows)
-
-
-def test_one_row_alone_is_trained_on_whole() -> None:
-    losses, found, _ = watched(tiny_model(), encoded(1))
-    assert len(losses) == len(found) == 2
+    for given in (rows, encoded(1)):
+        losses, found, _ = watched(tiny_model(), given)
+        assert len(losses) == len(found) == 2

@@ -15,7 +15,6 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from sapo.core.errors import ModelError
 from sapo.integrations.testing import tiny_model, tiny_tokenizer
-from sapo.models.fingerprint import state_fingerprint
 from sapo.models.load import DTYPES, best_device, best_dtype, embedded_model_dir, load_model, load_tokenizer
 
 IDS = torch.arange(40)[None]
@@ -29,9 +28,11 @@ def save_model(directory: Path, *, chat: bool = True) -> Path:
     return directory
 
 
-def adapted(base: Any, *, targets: tuple[str, ...] = ("q_proj", "v_proj")) -> Any:
+def adapted(base: Any) -> Any:
     """A model with a random LoRA adapter."""
-    model = get_peft_model(base, LoraConfig(r=2, lora_alpha=4, target_modules=list(targets), task_type="CAUSAL_LM"))
+    model = get_peft_model(
+        base, LoraConfig(r=2, lora_alpha=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+    )
     generator = torch.Generator().manual_seed(0)
     for name, parameter in model.named_parameters():
         if ".lora_" in name:
@@ -70,25 +71,18 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_directory_gives_back_the_model_and_tokenizer_that_were_saved(saved: str) -> None:
     loaded = load_model(saved, device="cpu")
-    assert loaded.name == saved
+    assert loaded.name == saved and not any(module.training for module in loaded.model.modules())
     assert torch.equal(logits(loaded.model), logits(tiny_model()))
     text = "<|im_start|>user\nnaïve 北京 {x}<|im_end|>\n"
     assert loaded.tokenizer(text).input_ids == tiny_tokenizer()(text).input_ids
     assert loaded.tokenizer.chat_template == tiny_tokenizer().chat_template
 
 
-def test_a_loaded_model_is_in_eval_mode(saved: str, tmp_path: Path) -> None:
-    adapted(tiny_model()).save_pretrained(tmp_path)
-    for adapter in (None, str(tmp_path)):
-        model = load_model(saved, adapter, device="cpu").model
-        assert not any(module.training for module in model.modules())
-
-
 def test_an_adapter_stays_unmerged_and_active(saved: str, tmp_path: Path) -> None:
     model = adapted(tiny_model())
     model.save_pretrained(tmp_path)
     loaded = load_model(saved, str(tmp_path), device="cpu")
-    assert isinstance(loaded.model, PeftModel)
+    assert isinstance(loaded.model, PeftModel) and not any(module.training for module in loaded.model.modules())
     assert loaded.model.active_adapters == ["default"]
     assert torch.equal(logits(loaded.model), logits(model))
     assert not torch.equal(logits(loaded.model), logits(tiny_model()))
@@ -97,52 +91,13 @@ def test_an_adapter_stays_unmerged_and_active(saved: str, tmp_path: Path) -> Non
     assert any(str(tmp_path) in note for note in loaded.notes)
 
 
+@pytest.mark.usefixtures("offline")
 def test_a_home_directory_is_expanded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     save_model(tmp_path / "mine")
-    assert torch.equal(logits(load_model("~/mine", device="cpu").model), logits(tiny_model()))
-
-
-@pytest.mark.usefixtures("offline")
-def test_a_home_directory_is_expanded_for_adapters_too(
-    saved: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
-    adapted(tiny_model()).save_pretrained(tmp_path / "mine")
-    loaded = load_model(saved, "~/mine", device="cpu")
+    adapted(tiny_model()).save_pretrained(tmp_path / "adapter")
+    loaded = load_model("~/mine", "~/adapter", device="cpu")
     assert torch.equal(logits(loaded.model), logits(adapted(tiny_model())))
-
-
-# The state's fingerprint.
-
-
-def test_equal_weights_have_one_fingerprint_however_they_came_about(saved: str, tmp_path: Path) -> None:
-    assert state_fingerprint(load_model(saved, device="cpu").model) == state_fingerprint(tiny_model())
-    model = adapted(tiny_model())
-    model.save_pretrained(tmp_path)
-    reloaded = load_model(saved, str(tmp_path), device="cpu").model
-    assert state_fingerprint(reloaded) == state_fingerprint(model)
-
-
-def test_the_fingerprint_sees_the_last_bit_of_any_tensor() -> None:
-    model = adapted(tiny_model())
-    seen = {state_fingerprint(model)}
-    tensors = [tensor for _, tensor in sorted(model.state_dict().items())]
-    for tensor in tensors:
-        value = tensor.view(-1)[-1]
-        value.copy_(torch.nextafter(value, torch.tensor(torch.inf)))
-        seen.add(state_fingerprint(model))
-    assert len(seen) == len(tensors) + 1
-
-
-def test_the_fingerprint_sees_an_adapter_that_changes_nothing_yet() -> None:
-    fresh = get_peft_model(tiny_model(), LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM"))
-    assert state_fingerprint(fresh) != state_fingerprint(tiny_model())
-
-
-def test_the_fingerprint_sees_the_dtype() -> None:
-    prints = {state_fingerprint(tiny_model().to(dtype)) for dtype in DTYPES.values()}
-    assert len(prints) == len(DTYPES)
 
 
 # Decisions taken for the user.
@@ -156,11 +111,9 @@ def test_device_and_dtype_are_noted(saved: str) -> None:
     assert len(loaded.notes) == 2
 
 
-@pytest.mark.parametrize("dtype", sorted(DTYPES))
-def test_a_dtype_that_is_asked_for_is_given_and_noted(saved: str, dtype: str) -> None:
-    loaded = load_model(saved, dtype=dtype, device="cpu")
-    assert loaded.model.dtype == getattr(torch, dtype)
-    assert f"dtype {dtype}" in loaded.notes
+def test_a_dtype_that_is_asked_for_is_given_and_noted(saved: str) -> None:
+    loaded = load_model(saved, dtype="bfloat16", device="cpu")
+    assert loaded.model.dtype == torch.bfloat16 and "dtype bfloat16" in loaded.notes
 
 
 def test_a_missing_chat_template_is_noted(tmp_path: Path) -> None:
@@ -180,13 +133,10 @@ def test_the_best_device_is_an_accelerator_where_there_is_one(
 @pytest.mark.parametrize(
     ("device", "capable", "dtype"),
     [
-        ("cpu", True, "float32"),
-        ("mps", True, "float32"),
-        ("cuda", True, "bfloat16"),
-        ("cuda:1", True, "bfloat16"),
+        ("cpu", True, "float32"), ("mps", True, "float32"), ("cuda", True, "bfloat16"), ("cuda:1", True, "bfloat16"),
         ("cuda", False, "float32"),
     ],
-)
+)  # fmt: skip
 def test_bfloat16_is_best_on_gpus_that_have_it(
     device: str, capable: bool, dtype: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -211,61 +161,63 @@ def test_a_name_that_is_neither_directory_nor_reachable_says_what_is_allowed(nam
         load_model(name, device="cpu")
 
 
-def test_a_directory_without_weights_is_an_error_that_says_so(tmp_path: Path) -> None:
-    save_model(tmp_path)
-    (tmp_path / "model.safetensors").unlink()
-    with pytest.raises(ModelError, match=r"cannot be loaded: .*safetensors.*Allowed: 'embedded', a directory") as error:
+def without_weights(directory: Path) -> None:
+    (directory / "model.safetensors").unlink()
+
+
+def without_tokenizer(directory: Path) -> None:
+    for path in directory.glob("*token*"):
+        path.unlink()
+
+
+def empty(directory: Path) -> None:
+    for path in directory.iterdir():
+        path.unlink()
+
+
+def cut_off(directory: Path) -> None:
+    weights = directory / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+
+
+def broken_config(directory: Path) -> None:
+    (directory / "config.json").write_text("{not json")
+
+
+def of_another_shape(directory: Path) -> None:
+    other_model(intermediate_size=48).save_pretrained(directory / "other")
+    (directory / "other" / "model.safetensors").replace(directory / "model.safetensors")
+
+
+def without_a_tensor(directory: Path) -> None:
+    tensors = load_file(directory / "model.safetensors")
+    del tensors["lm_head.weight"]
+    save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.usefixtures("offline")
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (without_weights, r"cannot be loaded: .*safetensors.*Allowed: 'embedded', a directory"),
+        (without_tokenizer, r"the tokenizer of model .* cannot be loaded"),
+        (empty, "cannot be loaded"), (cut_off, "cannot be loaded"), (broken_config, "cannot be loaded"),
+        (of_another_shape, "cannot be loaded"),
+        # Never filled with random numbers.
+        (without_a_tensor, r"lm_head\.weight"),
+    ],
+)  # fmt: skip
+def test_a_damaged_directory_is_an_error_that_says_so(
+    damage: Callable[[Path], None], message: str, tmp_path: Path
+) -> None:
+    damage(save_model(tmp_path))
+    with pytest.raises(ModelError, match=message) as error:
         load_model(str(tmp_path), device="cpu")
     assert str(tmp_path) in str(error.value)
 
 
-@pytest.mark.usefixtures("offline")
-def test_a_directory_without_a_tokenizer_is_an_error_that_says_so(tmp_path: Path) -> None:
-    tiny_model().save_pretrained(tmp_path)
-    with pytest.raises(ModelError, match=r"the tokenizer of model .* cannot be loaded"):
-        load_model(str(tmp_path), device="cpu")
-
-
-@pytest.mark.usefixtures("offline")
-def test_an_empty_directory_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="cannot be loaded"):
-        load_model(str(tmp_path), device="cpu")
-
-
-def test_weights_that_were_cut_off_are_an_error(tmp_path: Path) -> None:
-    weights = save_model(tmp_path) / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:1000])
-    with pytest.raises(ModelError, match="cannot be loaded"):
-        load_model(str(tmp_path), device="cpu")
-
-
-def test_a_broken_config_is_an_error(tmp_path: Path) -> None:
-    (save_model(tmp_path) / "config.json").write_text("{not json")
-    with pytest.raises(ModelError, match="cannot be loaded"):
-        load_model(str(tmp_path), device="cpu")
-
-
-def test_weights_of_another_shape_are_an_error(tmp_path: Path) -> None:
-    save_model(tmp_path)
-    other_model(intermediate_size=48).save_pretrained(tmp_path / "other")
-    (tmp_path / "other" / "model.safetensors").replace(tmp_path / "model.safetensors")
-    with pytest.raises(ModelError, match="cannot be loaded"):
-        load_model(str(tmp_path), device="cpu")
-
-
-def test_weights_that_lack_a_tensor_are_an_error_and_not_filled_with_random_numbers(tmp_path: Path) -> None:
-    weights = save_model(tmp_path) / "model.safetensors"
-    tensors = load_file(weights)
-    del tensors["lm_head.weight"]
-    save_file(tensors, weights, metadata={"format": "pt"})
-    with pytest.raises(ModelError, match=r"lm_head\.weight"):
-        load_model(str(tmp_path), device="cpu")
-
-
 @pytest.mark.parametrize("device", ["cuda", "warp"])
-def test_a_device_that_is_not_there_is_an_error_that_names_it(
-    saved: str, device: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_device_that_is_not_there_is_an_error_that_names_it(saved: str, device: str) -> None:
     if device == "cuda" and torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
     with pytest.raises(ModelError, match=device):
@@ -282,17 +234,11 @@ def test_an_unknown_dtype_is_an_error_that_names_the_known_ones(saved: str) -> N
 @pytest.mark.parametrize(
     "features",
     [
-        {"use_dora": True},
-        {"use_rslora": True},
-        {"modules_to_save": ["lm_head"]},
-        {"trainable_token_indices": [1, 2]},
-        {"layers_to_transform": [1]},
-        {"target_modules": "all-linear"},
-        {"target_modules": ["embed_tokens", "q_proj"]},
-        {"target_modules": ["lm_head", "q_proj"]},
+        {"use_rslora": True}, {"modules_to_save": ["lm_head"]}, {"trainable_token_indices": [1, 2]},
+        {"target_modules": ["embed_tokens", "q_proj"]}, {"target_modules": ["lm_head", "q_proj"]},
     ],
     ids=str,
-)
+)  # fmt: skip
 def test_an_unusual_adapter_of_this_model_is_not_taken_for_a_foreign_one(
     saved: str, features: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -320,37 +266,20 @@ def refused(saved: str, adapter: Path) -> str:
 
 
 @pytest.mark.usefixtures("offline")
-def test_a_missing_adapter_is_an_error(saved: str, tmp_path: Path) -> None:
+def test_an_adapter_directory_that_is_missing_or_incomplete_is_an_error(saved: str, tmp_path: Path) -> None:
     assert "adapter_config.json" in refused(saved, tmp_path / "nowhere")
-
-
-@pytest.mark.usefixtures("offline")
-def test_an_adapter_directory_without_config_is_an_error(saved: str, tmp_path: Path) -> None:
     assert "adapter_config.json" in refused(saved, tmp_path)
-
-
-@pytest.mark.usefixtures("offline")
-def test_an_adapter_without_weights_is_an_error(saved: str, tmp_path: Path) -> None:
-    adapted(tiny_model()).save_pretrained(tmp_path)
-    (tmp_path / "adapter_model.safetensors").unlink()
-    refused(saved, tmp_path)
-
-
-def test_an_adapter_whose_weights_were_cut_off_is_an_error(saved: str, tmp_path: Path) -> None:
     adapted(tiny_model()).save_pretrained(tmp_path)
     weights = tmp_path / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:500])
     refused(saved, tmp_path)
-
-
-def test_an_adapter_of_a_wider_model_is_an_error(saved: str, tmp_path: Path) -> None:
-    adapted(other_model(hidden_size=64)).save_pretrained(tmp_path)
+    weights.unlink()
     refused(saved, tmp_path)
 
 
-@pytest.mark.parametrize("layers", [1, 3])
-def test_an_adapter_of_a_deeper_or_shallower_model_is_an_error(saved: str, layers: int, tmp_path: Path) -> None:
-    adapted(other_model(num_hidden_layers=layers)).save_pretrained(tmp_path)
+@pytest.mark.parametrize("sizes", [{"hidden_size": 64}, {"num_hidden_layers": 1}, {"num_hidden_layers": 3}], ids=str)
+def test_an_adapter_of_a_model_of_another_size_is_an_error(saved: str, sizes: dict[str, int], tmp_path: Path) -> None:
+    adapted(other_model(**sizes)).save_pretrained(tmp_path)
     refused(saved, tmp_path)
 
 

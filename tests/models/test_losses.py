@@ -3,54 +3,18 @@
 from __future__ import annotations
 
 import math
-from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
+from exact_losses import VOCABULARY, by_hand, close, examples
 from transformers import LlamaForCausalLM
 
-from sapo.core.types import Encoded, Example, Floats
-from sapo.integrations.testing import tiny_model, tiny_tokenizer, toy_task
+from sapo.core.types import Encoded, Example
+from sapo.integrations.testing import tiny_model, tiny_tokenizer
 from sapo.models.batches import pad, supervised_positions
 from sapo.models.losses import Scorer
 from sapo.models.render import Renderer
-
-VOCABULARY = 258
-TOLERANCE = 1e-5
-
-
-@cache
-def examples() -> tuple[Encoded, ...]:
-    """Prompts of one instruction; inputs and answers of very different lengths."""
-    rows = [
-        Example("x", "yes"),
-        Example("a much longer text " * 4, "no"),
-        Example("", "a rather long answer, for once"),
-        Example("naïve 北京", "y"),
-        Example("x" * 50, "<|im_end|>"),
-        Example("one more", "maybe so"),
-        Example("and one", "no"),
-    ]
-    return tuple(Renderer(tiny_tokenizer(), 512).encode("Say yes or no to this.", "Be brief.", rows))
-
-
-def by_hand(model: Any, rows: tuple[Encoded, ...]) -> Floats:
-    """One example at a time, all logits, no padding, no cache: sum of -log p(token | everything before)."""
-    losses = []
-    for row in rows:
-        with torch.no_grad():
-            logits = model(input_ids=torch.tensor([row.ids]), use_cache=False).logits[0].double()
-        total = 0.0
-        for place in range(row.prompt_length, len(row.ids)):
-            scores = logits[place - 1]
-            total += float(torch.logsumexp(scores, 0) - scores[row.ids[place]])
-        losses.append(total)
-    return np.array(losses)
-
-
-def close(a: Floats, b: Floats) -> bool:
-    return bool(np.abs(a - b).max() < TOLERANCE)
 
 
 def test_a_model_that_computes_something_else_from_a_cache_gets_the_plain_route() -> None:
@@ -77,15 +41,6 @@ def test_one_example_and_examples_without_a_common_beginning_are_scored_too() ->
     # A prompt that is the beginning of another one: the shared part ends before its last token.
     nested = (Encoded((5, 6, 7, 8), 3), Encoded((5, 6, 7, 9, 1, 2), 5))
     assert close(Scorer(model)(nested).nll, by_hand(model, nested))
-
-
-def test_one_scorer_serves_candidates_with_different_beginnings() -> None:
-    model, task = tiny_model(), toy_task()
-    renderer, scorer = Renderer(tiny_tokenizer(), 512), Scorer(tiny_model())
-    for instruction in (task.instruction, "Yes or no?", "Decide, say yes or no, and nothing else at all."):
-        rows = tuple(renderer.encode(instruction, task.suffix, task.train[:5]))
-        assert close(scorer(rows).nll, by_hand(model, rows))
-    assert scorer.route == "shared prefix"
 
 
 def test_the_loss_of_a_uniform_model_is_the_log_of_the_vocabulary() -> None:

@@ -22,7 +22,7 @@ from sapo.tasks.holdout import hold_out
 from sapo.tasks.own import DataSource, data_task
 
 ROLES = {"input": "in", "answer": "out"}
-often = settings(max_examples=60, deadline=None, derandomize=True, database=None)
+often = settings(max_examples=30, deadline=None, derandomize=True, database=None)
 
 any_text = st.text(max_size=12)
 # What UTF-8 can hold; quotes, separators and line ends more often than by chance.
@@ -51,7 +51,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("rows")
 
 
-def load(path: Path, named: Mapping[str, str]) -> Task | None:
+def load(path: Path, named: dict[str, str]) -> Task | None:
     try:
         return data_task("own", DataSource(data=str(path), instruction="Do.", columns=named))
     except DataError:

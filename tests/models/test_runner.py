@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from exact_losses import Watch, by_hand, close, examples
 
 from sapo.core.processes import Processes
 from sapo.core.types import Encoded, Example, Floats
@@ -19,42 +20,6 @@ from sapo.models.losses import Scorer
 from sapo.models.render import Renderer
 
 T = TypeVar("T")
-TOLERANCE = 1e-5
-
-
-@cache
-def examples() -> tuple[Encoded, ...]:
-    """Prompts of one instruction; inputs and answers of very different lengths."""
-    rows = [
-        Example("x", "yes"),
-        Example("a much longer text " * 4, "no"),
-        Example("", "a rather long answer, for once"),
-        Example("naïve 北京", "y"),
-        Example("x" * 50, "<|im_end|>"),
-        Example("one more", "maybe so"),
-        Example("and one", "no"),
-    ]
-    return tuple(Renderer(tiny_tokenizer(), 512).encode("Say yes or no to this.", "Be brief.", rows))
-
-
-def by_hand(model: Any, rows: tuple[Encoded, ...]) -> Floats:
-    """One example at a time, all logits, no padding, no cache: sum of -log p(token | everything before)."""
-    losses = []
-    for row in rows:
-        with torch.no_grad():
-            logits = model(input_ids=torch.tensor([row.ids]), use_cache=False).logits[0].double()
-        total = 0.0
-        for place in range(row.prompt_length, len(row.ids)):
-            scores = logits[place - 1]
-            total += float(torch.logsumexp(scores, 0) - scores[row.ids[place]])
-        losses.append(total)
-    return np.array(losses)
-
-
-def close(a: Floats, b: Floats) -> bool:
-    return bool(np.abs(a - b).max() < TOLERANCE)
-
-
 INSTRUCTIONS = ("Say yes or no.", "Yes or no? Decide.", "Answer with yes or with no, and nothing else.")
 
 
@@ -64,26 +29,6 @@ def candidates() -> tuple[tuple[Encoded, ...], ...]:
     rows = [Example(text, "yes" if len(text) % 2 else "no") for text in ("a", "two words", "more of them", "")]
     renderer = Renderer(tiny_tokenizer(), 512)
     return tuple(tuple(renderer.encode(instruction, "Be brief.", rows)) for instruction in INSTRUCTIONS)
-
-
-class Watch:
-    """Records the shapes that go into the embedding."""
-
-    def __init__(self, model: Any) -> None:
-        self.inputs: list[torch.Size] = []
-        self._hook = model.get_input_embeddings().register_forward_hook(
-            lambda module, args, out: self.inputs.append(args[0].shape)
-        )
-
-    def __enter__(self) -> Watch:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._hook.remove()
-
-    def passes(self, encoded: tuple[Encoded, ...]) -> int:
-        """How often exactly the tokens went through that all these examples begin with."""
-        return self.inputs.count(torch.Size((1, common_prefix(encoded))))
 
 
 def decided(model: Any, batch_tokens: int | None = None) -> Scorer:
@@ -111,7 +56,9 @@ def test_the_shared_beginning_is_kept_for_later_rounds_until_released() -> None:
     scoring = decided(model).open(examples())
     with Watch(model) as watch:
         assert not watch.inputs
-        scoring.nll([1])
+        scoring.nll([4])
+        # The same beginning whichever rows are asked for.
+        assert watch.inputs[0] == (1, common_prefix(examples())) and common_prefix(examples()[4:5]) > watch.inputs[0][1]
         scoring.nll([0, 5])
         assert watch.passes(examples()) == 1 and len(watch.inputs) == 3
         scoring.release()
@@ -119,15 +66,6 @@ def test_the_shared_beginning_is_kept_for_later_rounds_until_released() -> None:
         again = scoring.nll([5, 0, 1])
         assert watch.passes(examples()) == 2
     assert close(again, by_hand(model, examples())[[5, 0, 1]])
-
-
-def test_it_is_the_same_beginning_whichever_rows_are_asked_for() -> None:
-    model = tiny_model()
-    scoring = decided(model).open(examples())
-    with Watch(model) as watch:
-        scoring.nll([4])
-    assert watch.inputs[0] == (1, common_prefix(examples()))
-    assert common_prefix(examples()) < common_prefix(examples()[4:5])
 
 
 def test_no_batch_changes_what_is_kept() -> None:
@@ -196,6 +134,9 @@ def test_equal_rows_are_computed_once_and_all_are_told() -> None:
     assert close(losses.nll, by_hand(model, encoded)) and losses.nll[0] == losses.nll[8]
     assert losses.tokens.tolist() == [e.supervised for e in encoded]
     assert sum(told) == len(encoded)
+    with Watch(model) as watch:
+        Scorer(model).plain(encoded)
+    assert sum(rows for rows, _ in watch.inputs) == len(encoded), "the reference computes every row for itself"
 
 
 def test_rows_known_from_earlier_rounds_are_not_computed_again() -> None:
@@ -217,13 +158,6 @@ def test_the_same_tokens_with_another_prompt_are_another_row() -> None:
     losses = Scorer(tiny_model())(rows)
     assert close(losses.nll, by_hand(tiny_model(), rows)) and abs(losses.nll[0] - losses.nll[1]) > 1
     assert losses.cut.tolist() == [0, 0, 3]
-
-
-def test_the_reference_computes_every_row_for_itself() -> None:
-    model = tiny_model()
-    with Watch(model) as watch:
-        Scorer(model).plain((examples()[0],) * 4)
-    assert sum(rows for rows, _ in watch.inputs) == 4
 
 
 @dataclass(frozen=True, slots=True)

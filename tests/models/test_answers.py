@@ -1,18 +1,21 @@
 """Greedy answers against a token-by-token loop; scores and losses against the rooms that define them."""
 
 from collections.abc import Sequence
+from functools import cache
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 from transformers import GenerationConfig
 
 from sapo.core.types import Example
 from sapo.integrations.testing import tiny_model, tiny_tokenizer, toy_task
-from sapo.models.answers import evaluate, generate
+from sapo.models.answers import Evaluation, evaluate, generate
 from sapo.models.losses import Scorer
 from sapo.models.render import Renderer
 from sapo.models.text_metrics import TEXT_METRICS
@@ -95,19 +98,13 @@ def answers(model: Any, inputs: Sequence[str], max_new_tokens: int, render: Rend
 @pytest.mark.parametrize("adapter", [False, True], ids=["plain", "peft"])
 def test_a_padded_batch_says_what_every_prompt_says_alone(adapter: bool) -> None:
     model = with_adapter(tiny_model()) if adapter else tiny_model()
+    # None of which has a pad token.
+    assert tiny_tokenizer().pad_token_id is model.config.pad_token_id is model.generation_config.pad_token_id is None
     found = answers(model, INPUTS, 12)
     assert found == expected(model, INPUTS, 12)
     assert len(set(found)) > 1, "all alike would prove little"
     if adapter:
         assert found != answers(tiny_model(), INPUTS, 12)
-
-
-def test_neither_tokenizer_nor_model_needs_a_pad_token() -> None:
-    model = tiny_model()
-    assert tiny_tokenizer().pad_token_id is None
-    assert model.config.pad_token_id is None
-    assert model.generation_config.pad_token_id is None
-    assert answers(model, ["short", "a longer text"], 4) == expected(model, ["short", "a longer text"], 4)
 
 
 def test_answers_come_back_in_the_order_of_the_inputs() -> None:
@@ -126,14 +123,10 @@ def test_answers_come_back_in_the_order_of_the_inputs() -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "plain text",
-        f"no. {TASK.suffix}",
-        f"{TASK.suffix} no\n\n{TASK.suffix}",
-        "help",
-        "<|im_end|>\n<|im_start|>assistant\nhelp",
+        f"{TASK.suffix} no\n\n{TASK.suffix}", "help", "<|im_end|>\n<|im_start|>assistant\nhelp",
         "Text:\nno\n\nAnswer: no",
     ],
-)
+)  # fmt: skip
 def test_only_generated_tokens_are_decoded_whatever_the_input_holds(text: str) -> None:
     assert answers(parrot("help"), [text, "other"], 8) == ["help", "help"]
 
@@ -144,11 +137,6 @@ def test_an_answer_ends_at_the_end_of_the_turn() -> None:
     model.lm_head.register_forward_hook(lambda module, inputs, output: calls.append(None))
     assert answers(model, ["x", "another"], 100) == ["help", "help"]
     assert len(calls) == len("help") + 1, "nothing is computed once every row has ended"
-
-
-def test_an_answer_is_at_most_as_long_as_asked() -> None:
-    assert answers(parrot("help"), ["x"], 3) == ["hel"]
-    assert answers(parrot("help"), ["x"], 1) == ["h"]
 
 
 def test_every_stop_token_ends_an_answer_and_none_is_part_of_it() -> None:
@@ -171,21 +159,10 @@ def test_every_stop_token_ends_an_answer_and_none_is_part_of_it() -> None:
 
 def wild() -> GenerationConfig:
     return GenerationConfig(
-        do_sample=True,
-        temperature=5.0,
-        top_k=50,
-        top_p=0.9,
-        repetition_penalty=9.0,
-        no_repeat_ngram_size=1,
-        min_length=400,
-        min_new_tokens=10,
-        max_length=4,
-        suppress_tokens=[ord("h")],
-        forced_eos_token_id=5,
-        num_beams=3,
-        eos_token_id=3,
-        pad_token_id=4,
-    )
+        do_sample=True, temperature=5.0, top_k=50, top_p=0.9, repetition_penalty=9.0, no_repeat_ngram_size=1,
+        min_length=400, min_new_tokens=10, max_length=4, suppress_tokens=[ord("h")], forced_eos_token_id=5,
+        num_beams=3, eos_token_id=3, pad_token_id=4,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("owner", ["plain model", "model inside peft", "peft model"])
@@ -193,18 +170,17 @@ def test_the_models_own_generation_settings_are_ignored_and_restored(owner: str)
     base = tiny_model()
     model = base if owner == "plain model" else with_adapter(base)
     calm = expected(model, INPUTS, 12)
-    settings = wild()
-    before = settings.to_dict()
+    own = wild()
+    before = own.to_dict()
     holder = model if owner == "peft model" else base
-    holder.generation_config = settings
+    holder.generation_config = own
     assert answers(model, INPUTS, 12) == calm
-    assert holder.generation_config is settings
-    assert settings.to_dict() == before
+    assert holder.generation_config is own and own.to_dict() == before
 
 
 def test_generation_settings_are_restored_when_generation_fails() -> None:
     model = tiny_model()
-    settings = model.generation_config
+    own = model.generation_config
 
     def fail(module: Any, inputs: Any, output: Any) -> None:
         raise RuntimeError("out of memory")
@@ -213,7 +189,7 @@ def test_generation_settings_are_restored_when_generation_fails() -> None:
     model.train()
     with pytest.raises(RuntimeError, match="out of memory"):
         answers(model, ["x"], 2)
-    assert model.generation_config is settings
+    assert model.generation_config is own
     assert model.training
 
 
@@ -243,25 +219,13 @@ def test_losses_are_the_teacher_forced_nll_of_the_true_answers(adapter: bool) ->
     assert evaluation.predictions == tuple(expected(model, INPUTS, 4))
 
 
-def test_losses_belong_to_the_given_instruction_and_the_tasks_suffix() -> None:
-    model = tiny_model()
-    rows = TASK.test[:2]
-
-    def losses(instruction: str) -> Any:
-        return evaluate(model, renderer(), TASK, instruction, rows, 1).losses.nll
-
-    by_hand = Scorer(model).plain(renderer().encode("Other.", "Answer yes or no.", rows)).nll
-    assert losses("Other.") == pytest.approx(by_hand, rel=1e-4)
-    assert not np.allclose(losses("Other."), losses(INSTRUCTION), rtol=1e-3)
-
-
-def test_a_scorer_that_has_chosen_its_route_may_be_handed_in() -> None:
+def test_losses_belong_to_the_given_instruction_and_a_scorer_may_be_handed_in() -> None:
     model = tiny_model()
     scorer = Scorer(model, batch_tokens=150)
-    evaluation = evaluate(model, renderer(), TASK, INSTRUCTION, TASK.test, 1, scorer=scorer)
-    assert scorer.route == "shared prefix"
-    fresh = evaluate(model, renderer(), TASK, INSTRUCTION, TASK.test, 1)
-    assert evaluation.losses.nll == pytest.approx(fresh.losses.nll, rel=1e-4)
+    by_hand = Scorer(model).plain(renderer().encode("Other.", "Answer yes or no.", TASK.test)).nll
+    other = evaluate(model, renderer(), TASK, "Other.", TASK.test, 1, scorer=scorer).losses.nll
+    assert other == pytest.approx(by_hand, rel=1e-4) and scorer.route == "shared prefix"
+    assert not np.allclose(other, evaluate(model, renderer(), TASK, INSTRUCTION, TASK.test, 1).losses.nll, rtol=1e-3)
 
 
 def test_every_row_is_told_twice_once_for_its_answer_and_once_for_its_loss() -> None:
@@ -270,18 +234,15 @@ def test_every_row_is_told_twice_once_for_its_answer_and_once_for_its_loss() -> 
     assert sum(told) == 2 * len(TASK.test)
 
 
-@pytest.mark.parametrize("training", [True, False])
-def test_evaluation_leaves_model_and_random_state_as_they_were(training: bool) -> None:
-    model = with_adapter(tiny_model()).train(training)
-    model.base_model.model.lm_head.train(not training)
+def test_evaluation_leaves_model_and_random_state_as_they_were() -> None:
+    model = with_adapter(tiny_model()).train()
+    model.base_model.model.lm_head.train(False)
     modes = [module.training for module in model.modules()]
     flags = [parameter.requires_grad for parameter in model.parameters()]
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    torch.manual_seed(7)
-    noise = torch.rand(3)
-    torch.manual_seed(7)
+    state = torch.get_rng_state()
     evaluate(model, renderer(), TASK, INSTRUCTION, TASK.test[:3], 4)
-    assert torch.equal(torch.rand(3), noise)
+    assert torch.equal(torch.get_rng_state(), state)
     assert [module.training for module in model.modules()] == modes
     assert [parameter.requires_grad for parameter in model.parameters()] == flags
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
@@ -295,9 +256,49 @@ def test_dropout_of_a_model_in_train_mode_does_not_reach_its_answers() -> None:
     assert answers(model.train(), INPUTS, 8) == calm
 
 
-def test_a_model_without_chat_template_answers_too() -> None:
-    model = tiny_model()
-    plain = Renderer(tiny_tokenizer(chat_template=None), 512)
-    prompts = plain.prompts(INSTRUCTION, TASK.suffix, asked(*INPUTS), 8)
-    found = answers(model, INPUTS, 8, plain)
-    assert found == [plain.decode(ids) for ids in one_by_one(model, prompts, 8, (257,))]
+# Several right answers: any of them counts when answers are scored, the first one alone is learned.
+
+SAID = "a b"
+often = settings(max_examples=15, deadline=None, derandomize=True, database=None)
+right_answers = st.sampled_from(["a b", "a", "b, c", "a, b", "b a", "c", "A B.", "a b c d"])
+
+
+@cache
+def saying(text: str) -> Any:
+    return parrot(text)
+
+
+def evaluated(*rows: Example, said: str = SAID) -> Evaluation:
+    return evaluate(saying(said), renderer(), TASK, INSTRUCTION, rows, 6)
+
+
+@pytest.mark.parametrize("metric", TEXT_METRICS)
+def test_an_answer_that_equals_any_right_one_scores_100(metric: str) -> None:
+    rows = [Example("x", first, (), tuple(rest)) for first, *rest in ([SAID, "c d"], ["c d", "e", SAID], ["c d", "e"])]
+    assert evaluated(*rows).scores[metric].tolist() == [100.0, 100.0, 0.0]
+
+
+def test_scores_are_maxima_over_the_right_answers_metric_by_metric() -> None:
+    # By words the second is closest, as a list the third.
+    row = Example("x", "z", (), ("a, b c d", "c, a"))
+    found = evaluated(row, *(Example("x", text) for text in ("z", *row.references)), said="a, b").scores
+    assert all(scores[0] == max(scores[1:]) for scores in found.values())
+    assert found["rouge_l"][1:] == pytest.approx([0.0, 200 * 2 / 6, 50.0])
+    assert found["list_f1"][1:] == pytest.approx([0.0, 50.0, 50.0])
+
+
+@often
+@given(st.lists(right_answers, min_size=1, max_size=4))
+def test_more_right_answers_never_lower_a_score_and_their_order_does_not_matter(right: list[str]) -> None:
+    first, *others = right
+    rows = [Example("x", first, (), tuple(others)), Example("x", right[-1], (), tuple(right[:-1])), Example("x", first)]
+    for metric, scores in evaluated(*rows).scores.items():
+        assert scores[0] == scores[1] == max(TEXT_METRICS[metric](SAID, text) for text in right) >= scores[2]
+
+
+def test_losses_are_those_of_the_first_answer_alone() -> None:
+    several, alone, other = evaluated(
+        Example("x", "yes", (), ("no", "maybe")), Example("x", "yes"), Example("x", "no", (), ("yes",))
+    ).losses.nll
+    assert several == pytest.approx(alone, abs=1e-5)
+    assert abs(several - other) > 0.1

@@ -10,7 +10,7 @@ import pytest
 from sapo.core.errors import DataError
 from sapo.core.types import Example, Task
 from sapo.integrations.testing import toy_task
-from sapo.selection.rows import selection_rows
+from sapo.tasks.sampling import selection_rows
 
 
 def labelled(answers: str, labels: tuple[str, ...] = ("a", "b", "c")) -> Task:

@@ -16,8 +16,9 @@ from sapo.core.types import Example, Instruction, Task
 from sapo.integrations.testing import tiny_model, tiny_tokenizer, toy_task
 from sapo.models.fingerprint import state_fingerprint
 from sapo.models.render import Renderer
-from sapo.selection.rows import context_length, selection_rows
+from sapo.selection.rows import context_length
 from sapo.selection.select import select
+from sapo.tasks.sampling import selection_rows
 
 PARAPHRASES = (
     "Reply yes when there are many words and no when there are few.",

@@ -206,7 +206,9 @@ def _ability(arranged: Arranged) -> Iterator[Block]:
             ("change", _ability_change, True),
         ]
         yield _table(arranged.settings, title, values, NLL_DECIMALS)
-    yield Note(f"On {len(general_texts())} general texts, without any prompt. No test interval: they are not a sample.", "dim")
+    yield Note(
+        f"On {len(general_texts())} general texts, without any prompt. No test interval: they are not a sample.", "dim"
+    )
 
 
 def _ends(run: RunResult) -> tuple[float | None, float | None]:

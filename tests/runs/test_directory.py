@@ -97,8 +97,8 @@ def test_a_directory_of_another_version_is_refused_in_one_sentence(written: int 
     path.write_text(yaml.safe_dump({key: value for key, value in stored.items() if key != "format"} |
                                    ({} if written is None else {"format": written})))  # fmt: skip
     assert refused(tmp_path) == (
-        f"run_dir {tmp_path} was written by another version of sapo (format {written or 1}, not 2): `sapo report` reads "
-        "it, but it cannot be resumed; use another run_dir"
+        f"run_dir {tmp_path} was written by another version of sapo (format {written or 1}, not 2): `sapo report` "
+        "reads it, but it cannot be resumed; use another run_dir"
     )
 
 
@@ -190,9 +190,7 @@ def test_a_finished_step_is_reused_and_one_from_other_inputs_refused_naming_exac
     for other, named in (
         ({"data": "other"}, "data"), ({"model": "0", "suffix": "0"}, "model, suffix"), ({"template": "n"}, "template"),
     ):  # fmt: skip
-        with pytest.raises(
-            RecordError, match=rf"0/a\.json was computed from something else .*; different: {named}\. "
-        ):
+        with pytest.raises(RecordError, match=rf"0/a\.json was computed from something else .*; different: {named}\. "):
             opened.reuse("cells/0/a.json", inputs | other)
     assert (opened.path / "cells/0/a.json").read_bytes() == before
     assert opened.reuse("cells/0/a.json", inputs) == {"predictions": ["\ud83d"], "seconds": 0.1}

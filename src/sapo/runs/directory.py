@@ -281,8 +281,8 @@ class RunDirectory:
         found = stored.pop("format", 1)
         if found != FORMAT:
             raise RecordError(
-                f"run_dir {self.path} was written by another version of sapo (format {found}, not {FORMAT}): `sapo report` "
-                "reads it, but it cannot be resumed; use another run_dir"
+                f"run_dir {self.path} was written by another version of sapo (format {found}, not {FORMAT}): "
+                "`sapo report` reads it, but it cannot be resumed; use another run_dir"
             )
         differs = differences(stored, self._config)
         if differs:

@@ -138,11 +138,12 @@ def prepared(config: Config, progress: Reporter = SILENT, shared: Path | None = 
     Raises:
         SapoError: for whatever would stop the run later.
     """
-    report_to = config.report_to
+    report_to, known = config.report_to, told(config.run_dir)
+    # Before the model is loaded.
+    first = join(config.model.device).first
+    trackers = integrations([name for name in report_to if name not in known] if first else ())
     run = prepare(config, progress, shared)
     directory, processes = run.directory, run.directory.processes
-    known = told(directory.path)
-    trackers = integrations([name for name in report_to if name not in known] if processes.first else ())
     with directory:
         tell(run, progress)
         progress.plan(run.plan.cost)

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
+from pydantic import ValidationError
+
 from sapo.core.errors import DataError, nearest
 from sapo.core.storage import fingerprint
 from sapo.core.types import Example, Task
@@ -55,10 +57,15 @@ def load_task(
     """
     own = {"columns": columns, "labels": labels, "metric": metric, "test": test, "subset": subset}
     if name not in BUILTIN and (name.lower().endswith(ENDINGS) if data_dir is not None else is_data(name)):
-        source = DataSource(
-            data=name, test=test, subset=subset, instruction=instruction, suffix=suffix or "",
-            columns=dict(columns or {}), labels=None if labels is None else tuple(labels), metric=metric,
-        )  # fmt: skip
+        try:
+            source = DataSource(
+                data=name, test=test, subset=subset, instruction=instruction, suffix=suffix or "",
+                columns=dict(columns or {}), labels=None if labels is None else tuple(labels), metric=metric,
+            )  # fmt: skip
+        except ValidationError as error:
+            (wrong, *_) = error.errors()
+            why = str(wrong["msg"]).removeprefix("Value error, ")
+            raise DataError(f"{name}: {wrong['loc'][0]} = {str(wrong['input'])[:60]!r}: {why}") from error
         return data_task(_last_part(name), source)
     task = _known_task(name, data_dir)
     given = [key for key, value in own.items() if value is not None]

@@ -209,8 +209,8 @@ def test_a_watch_task_is_looked_at_from_the_first_task_on_and_as_an_earlier_one(
     start = free.config.run_dir / "stages" / "1-alpha"
     for limit, step, back_to in ((LIMIT, 6, 4), (FIRST, 2, 0)):
         config = guarded(
-            small_model, bench, tmp_path / str(limit), sequence=["beta"], watch=["alpha"], model={"adapter": str(start)},
-            guard={"limit": limit, "action": "stop"},
+            small_model, bench, tmp_path / str(limit), sequence=["beta"], watch=["alpha"],
+            model={"adapter": str(start)}, guard={"limit": limit, "action": "stop"},
         )  # fmt: skip
         told = Told()
         assert guarded_by(run(config, told)) == [{"task": "1-beta", **free.alarm(step, back_to)}]

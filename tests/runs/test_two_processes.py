@@ -265,7 +265,7 @@ SEVERAL = """
 import json, sys
 from pathlib import Path
 import sapo
-from sapo.processes import leave
+from sapo.core.processes import leave
 for method, settings in json.loads(Path("methods.json").read_text()).items():
     sapo.run(sapo.load_config(Path("config.yaml"), [f"run_dir={sys.argv[1]}/{method}", *settings]))
 leave()

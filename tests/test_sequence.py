@@ -462,7 +462,9 @@ def _template(root: Path) -> None:
 CHANGES: Mapping[str, tuple[Change, str, str]] = MappingProxyType(
     {
         "a training row": (
-            lambda root: edit(root / "bench" / "beta" / "train.json", lambda rows: [r.update(sentence="new") for r in rows]),
+            lambda root: edit(
+                root / "bench" / "beta" / "train.json", lambda rows: [r.update(sentence="new") for r in rows]
+            ),
             "selections/2-beta.json", "data",
         ),
         "an answer": (

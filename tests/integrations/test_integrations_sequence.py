@@ -187,6 +187,12 @@ def test_progress_is_told_and_reaches_its_end(tasks: list[Task], tmp_path: Path)
     seq.before("one", PARAPHRASES)
     assert heard.labels == ["stage 0: testing one (original prompt)", "task 1 one: scoring 2 candidates"]
     assert heard.done == heard.planned == 2 * len(seq.tasks[0].test) + 2 * len(seq.tasks[0].train)
+    # Whatever is read back is planned and found.
+    again = Heard()
+    sapo.TaskSequence(
+        tmp_path / "s", model, tiny_tokenizer(), tasks[:1], policy="highest", max_new_tokens=2, progress=again
+    ).before("one", PARAPHRASES)
+    assert again.labels == [] and again.done == again.planned == 0
     results = seq.after("one", tiny_model(seed=3))
     assert heard.labels[2:] == ["stage 1: testing one", "stage 1: testing one (original prompt)"]
     assert heard.done == heard.planned
@@ -195,6 +201,11 @@ def test_progress_is_told_and_reaches_its_end(tasks: list[Task], tmp_path: Path)
     assert selection is not None and results.to_json()["seconds"]["scoring"] == selection.seconds > 0
     cells = [read(path)["value"]["seconds"] for path in sorted((tmp_path / "s" / "cells").rglob("*.json"))]
     assert len(cells) == 3 and results.to_json()["seconds"]["evaluating"] == pytest.approx(sum(cells))
+    again = Heard()
+    read_back = sapo.TaskSequence(
+        tmp_path / "s", model, tiny_tokenizer(), tasks[:1], policy="highest", max_new_tokens=2, progress=again
+    )
+    assert read_back.results == results and again.labels == [] and again.done == again.planned == 0
     selecting = Heard()
     sapo.select(model, tiny_tokenizer(), tasks[0], PARAPHRASES, strategy="exhaustive", progress=selecting)
     assert selecting.labels == ["one: scoring 2 candidates"] and selecting.done == selecting.planned == 2 * 8

@@ -358,7 +358,12 @@ def test_a_stage_directory_alone_answers_as_its_run_was_tested(finished: Finishe
     model = Stage.load(stage)
     asked: list[list[int]] = []
     generate = model.loaded.model.generate
-    model.loaded.model.generate = lambda **given: asked.extend(given["input_ids"].tolist()) or generate(**given)
+
+    def spy(**given: Any) -> Any:
+        asked.extend(given["input_ids"].tolist())
+        return generate(**given)
+
+    model.loaded.model.generate = spy
     model.answer(["an input"], TASKS[0])
     tokenizer = tiny_tokenizer()
     prompt = prompt_by_hand(tokenizer, "Changed by hand.", "And its suffix.", "an input")

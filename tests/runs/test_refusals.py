@@ -173,9 +173,10 @@ def test_half_a_character_in_an_instruction_is_refused(tmp_path: Path) -> None:
     jsonl(tmp_path / "rows.jsonl", [{"input": "a", "output": "b"}])
     with pytest.raises(DataError, match=r"rows\.jsonl: instruction = .*: holds a NUL character"):
         load_task(str(tmp_path / "rows.jsonl"), instruction="Do\0")
-    for given in ({"instruction": "Do \ud800 it."}, {"instruction": "Do.", "suffix": "\udfff"}):
-        with pytest.raises(DataError, match=f"the {'suffix' if len(given) > 1 else 'instruction'}.* holds half a char"):
-            load_task(str(tmp_path / "rows.jsonl"), **given)
+    with pytest.raises(DataError, match="the instruction.* holds half a character"):
+        load_task(str(tmp_path / "rows.jsonl"), instruction="Do \ud800 it.")
+    with pytest.raises(DataError, match="the suffix.* holds half a character"):
+        load_task(str(tmp_path / "rows.jsonl"), instruction="Do.", suffix="\udfff")
 
 
 @pytest.mark.parametrize("content", ["[" * 100_000, '{"a": ' + "1" * 5000 + "}"])

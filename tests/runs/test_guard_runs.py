@@ -156,13 +156,6 @@ def test_under_warn_no_weight_and_no_result_changes(warned: Whole, free: Free) -
         assert mine["losses"] == other["losses"] and mine["state"] == other["state"]
 
 
-def test_the_first_task_has_nothing_to_look_at_and_that_is_told(warned: Whole) -> None:
-    nothing = [note for note in warned[2].notes if "nothing to look at" in note]
-    assert nothing == [
-        "forgetting guard: nothing to look at, as nothing was trained before and there are no watch tasks"
-    ]
-
-
 def test_a_finished_run_is_read_back_with_its_alarms(warned: Whole) -> None:
     told = Told()
     assert run(warned[0], told) == warned[1] and told.steps == []

@@ -173,9 +173,9 @@ def test_half_a_character_in_an_instruction_is_refused(tmp_path: Path) -> None:
     jsonl(tmp_path / "rows.jsonl", [{"input": "a", "output": "b"}])
     with pytest.raises(DataError, match=r"rows\.jsonl: instruction = .*: holds a NUL character"):
         load_task(str(tmp_path / "rows.jsonl"), instruction="Do\0")
-    with pytest.raises(DataError, match="the instruction.* holds half a character"):
+    with pytest.raises(DataError, match=r"the instruction.* holds half a character"):
         load_task(str(tmp_path / "rows.jsonl"), instruction="Do \ud800 it.")
-    with pytest.raises(DataError, match="the suffix.* holds half a character"):
+    with pytest.raises(DataError, match=r"the suffix.* holds half a character"):
         load_task(str(tmp_path / "rows.jsonl"), instruction="Do.", suffix="\udfff")
 
 

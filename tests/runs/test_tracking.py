@@ -11,9 +11,6 @@ from small_runs import Told, configure, read
 from transformers import TrainerCallback
 from transformers.integrations import integration_utils
 
-from sapo.core.errors import ConfigError
-from sapo.experiments.sweep import run_sweep
-from sapo.runs.config.loading import make_config
 from sapo.sequence import run
 
 Scalars = dict[str, list[tuple[int, float]]]
@@ -112,31 +109,3 @@ def test_a_run_that_goes_on_tells_its_tracker_every_choice_and_cell_again(
     (tmp_path / "run" / "tracked.json").unlink()
     run(config)
     assert (kept.begun, len(kept.told["loss"])) == (1, 0) and len(kept.told["eval_nll/alpha"]) > cells
-
-
-def test_every_run_of_a_sweep_is_tracked_under_its_own_name(
-    kept: type[Kept], small_model: Path, bench: Path, tmp_path: Path
-) -> None:
-    names = []
-    begin = kept.on_train_begin
-
-    def note(self: Any, args: Any, *rest: Any, **more: Any) -> None:
-        names.append(args.run_name)
-        begin(self, args, *rest, **more)
-
-    kept.on_train_begin = note  # type: ignore[method-assign]
-    try:
-        run_sweep(configure(small_model, bench, tmp_path / "s", sweep={"seed": [1, 2]}, policy="original",
-                            report_to=["kept"]))  # fmt: skip
-    finally:
-        kept.on_train_begin = begin  # type: ignore[method-assign]
-    assert names == ["seq-lora-original-s1", "seq-lora-original-s2"]
-
-
-def test_names_are_a_text_or_a_list() -> None:
-    base = {"model": "tiny", "sequence": ["a"], "run_dir": "r"}
-    assert make_config({**base, "report_to": "wandb"}).report_to == ("wandb",)
-    assert make_config({**base, "report_to": ["wandb", "mlflow"]}).report_to == ("wandb", "mlflow")
-    assert make_config(base).report_to == ()
-    with pytest.raises(ConfigError, match="report_to"):
-        make_config({**base, "report_to": 3})

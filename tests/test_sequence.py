@@ -2,8 +2,8 @@
 
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field, replace
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -30,7 +30,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import sapo.runs.steps
 from sapo.core.errors import RecordError, SapoError
-from sapo.core.types import Example, Standing
+from sapo.core.types import Example
 from sapo.integrations.testing import tiny_model, tiny_tokenizer
 from sapo.models.answers import Evaluation, evaluate
 from sapo.runs.config.loading import make_config
@@ -90,46 +90,32 @@ def stock(model_dir: Path, *adapters: Path) -> Any:
 # The main run: three tasks, one watch task, both test prompts.
 
 
-@dataclass
-class Listener:
-    """A reporter that keeps what it hears."""
+class Listener(Told):
+    """A reporter that keeps what work costs, how far it came, and tables."""
 
-    planned: list[float] = field(default_factory=list)
-    steps: list[tuple[str, int, float]] = field(default_factory=list)
-    advanced: dict[str, int] = field(default_factory=dict)
-    found: list[tuple[str, float]] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    standings: list[Standing] = field(default_factory=list)
-    tables: list[tuple[str, tuple[str, ...], tuple[tuple[str, ...], ...]]] = field(default_factory=list)
+    def __init__(self) -> None:
+        super().__init__()
+        self.planned: list[float] = []
+        self.work: dict[str, tuple[int, float]] = {}
+        self.advanced: dict[str, int] = {}
+        self.spared: list[float] = []
+        self.tables: list[tuple[str, tuple[str, ...], tuple[tuple[str, ...], ...]]] = []
 
     def plan(self, cost: float) -> None:
         self.planned.append(cost)
 
-    def step(self, label: str, units: int, cost: float) -> AbstractContextManager[Callable[[int], None]]:
-        self.steps.append((label, units, cost))
-        self.advanced[label] = 0
-
-        @contextmanager
-        def opened() -> Iterator[Callable[[int], None]]:
-            def advance(n: int) -> None:
-                self.advanced[label] += n
-
+    @contextmanager
+    def step(self, label: str, units: int, cost: float) -> Iterator[Callable[[int], None]]:
+        with super().step(label, units, cost) as advance:
+            self.work[label] = (units, cost)
             yield advance
-
-        return opened()
+        self.advanced[label] = self.done
 
     def reused(self, label: str, cost: float) -> None:
-        self.found.append((label, cost))
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
+        self.spared.append(cost)
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         self.tables.append((title, tuple(columns), tuple(tuple(row) for row in rows)))
-
-    @contextmanager
-    def race(self, texts: Sequence[str], rows: int) -> Iterator[Callable[[Standing], None]]:
-        yield self.standings.append
 
 
 @dataclass(frozen=True)
@@ -310,15 +296,14 @@ def test_a_watch_task_is_tested_at_every_stage_and_never_trained(finished: Finis
 
 def test_the_reporter_hears_the_whole_cost_step_by_step(finished: Finished) -> None:
     listener = finished.listener
-    assert len(listener.planned) == 1 and not listener.found
-    assert sum(cost for _, _, cost in listener.steps) == pytest.approx(listener.planned[0])
+    assert len(listener.planned) == 1 and not listener.spared
+    assert sum(cost for _, cost in listener.work.values()) == pytest.approx(listener.planned[0])
     # How many texts a source gives before enough of them are valid is not known beforehand, and costs nothing.
-    gathering = {label: (units, cost) for label, units, cost in listener.steps if "gathering" in label}
+    gathering = {label: work for label, work in listener.work.items() if "gathering" in label}
     assert list(gathering.values()) == [(3, 0)] * 3 and all(listener.advanced[label] >= 3 for label in gathering)
-    assert {label: n for label, n in listener.advanced.items() if label not in gathering} == {
-        label: units for label, units, _ in listener.steps if label not in gathering
-    }
-    assert len(listener.advanced) == len(listener.steps) == 3 + 3 + 3 + 4 * 4 + (1 + 2 + 3)
+    computed = {label: units for label, (units, _) in listener.work.items() if label not in gathering}
+    assert computed == {label: listener.advanced[label] for label in computed}
+    assert len(listener.steps) == len(listener.work) and len(computed) == 3 + 3 + 4 * 4 + (1 + 2 + 3)
 
 
 def test_a_finished_run_is_read_back_without_computing_anything(finished: Finished) -> None:
@@ -326,8 +311,7 @@ def test_a_finished_run_is_read_back_without_computing_anything(finished: Finish
     listener = Listener()
     assert run(finished.config, listener) == finished.results
     assert {p: p.read_bytes() for p in finished.run_dir.rglob("*") if p.is_file()} == before
-    assert not listener.steps
-    assert sum(cost for _, cost in listener.found) == pytest.approx(listener.planned[0])
+    assert not listener.steps and sum(listener.spared) == pytest.approx(listener.planned[0])
 
 
 def test_a_stage_directory_alone_answers_as_its_run_was_tested(finished: Finished, tmp_path: Path) -> None:

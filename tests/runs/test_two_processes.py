@@ -250,7 +250,6 @@ def test_select_prints_one_table_with_the_losses_of_one_process(folder: Path, bo
 
 # Methods that add something to the loss, and those that train other weights than an adapter's. 21 rows, then 7.
 METHODS: Mapping[str, Sequence[str]] = {
-    "seq-lora": [],
     "o-lora": [],
     "ewc": ["ewc.weight=100"],
     "replay": ["replay.buffer=5", "replay.share=0.5"],

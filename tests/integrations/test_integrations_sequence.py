@@ -65,7 +65,7 @@ def tasks() -> list[Task]:
     return [toy_task("one", rows=8), toy_task("two", rows=8)]
 
 
-def test_a_loop_that_was_interrupted_goes_on(tasks: list[Task], tmp_path: Path) -> None:
+def test_a_loop_that_was_interrupted_is_resumed(tasks: list[Task], tmp_path: Path) -> None:
     def sequence(model: Any) -> sapo.TaskSequence:
         return sapo.TaskSequence(tmp_path / "s", model, tiny_tokenizer(), tasks, max_new_tokens=2)
 
@@ -86,7 +86,7 @@ def test_a_loop_that_was_interrupted_goes_on(tasks: list[Task], tmp_path: Path) 
         sapo.TaskSequence(tmp_path / "s", tiny_model(), tiny_tokenizer(), tasks, max_new_tokens=3)
 
 
-def test_a_model_that_was_saved_under_another_name_is_gone_on_with(tasks: list[Task], tmp_path: Path) -> None:
+def test_a_model_that_was_saved_under_another_name_is_resumed(tasks: list[Task], tmp_path: Path) -> None:
     """As the docs' loop does, interrupted after the first task."""
 
     def sequence(directory: Path) -> sapo.TaskSequence:

@@ -436,7 +436,7 @@ def test_a_training_that_is_resumed_goes_on_with_the_choices_of_its_checkpoint(
     assert all(torch.equal(weights, theirs[name]) for name, weights in ours.items())
 
 
-def test_a_checkpoint_is_gone_on_with_though_other_candidates_are_given(tmp_path: Path) -> None:
+def test_a_checkpoint_is_resumed_though_other_candidates_are_given(tmp_path: Path) -> None:
     with pytest.raises(KilledError):
         switching(tmp_path, killed=2)
     began = switching(tmp_path / "other")[1].selection.instruction.text

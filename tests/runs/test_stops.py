@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the work stops where nothing is lost, says so, and goes on with the same command."""
+"""Ctrl-C and SIGTERM: the work stops where nothing is lost, says so, and is resumed by the same command."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ def test_tensorboard_holds_training_choices_matrix_and_metrics(small_model: Path
     assert ap == pytest.approx(data["metrics_all"]["nll"]["selected"]["ap"]["value"], rel=1e-5)
 
 
-def test_a_run_that_goes_on_tells_its_tracker_every_choice_and_cell_again(
+def test_a_resumed_run_tells_its_tracker_every_choice_and_cell_again(
     kept: type[Kept], small_model: Path, bench: Path, tmp_path: Path
 ) -> None:
     config = configure(small_model, bench, tmp_path / "run", report_to=["kept"])

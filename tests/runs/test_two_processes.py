@@ -320,7 +320,7 @@ def environment(process: str) -> list[bytes]:
     return Path(f"/proc/{process}/environ").read_bytes().split(b"\0")
 
 
-def test_a_killed_process_ends_the_job_and_the_same_command_goes_on(folder: Path, both: Job) -> None:
+def test_a_killed_process_ends_the_job_and_the_same_command_resumes_it(folder: Path, both: Job) -> None:
     command = ("run", "config.yaml", "run_dir=killed")
     job = start(folder, "killed", *command)
     deadline = time.monotonic() + PATIENCE

@@ -88,7 +88,9 @@ def find_columns(where: str, splits: Iterable[Rows], named: Mapping[str, str]) -
 def _demand_named(where: str, there: Mapping[str, bool], named: Mapping[str, str]) -> None:
     for role, name in named.items():
         if role not in ROLES:
-            raise DataError(f"columns: there is no role {role!r}.{nearest(role, ROLES)} Allowed: {', '.join(ROLES)}")
+            raise DataError(
+                f"columns of {where}: there is no role {role!r}.{nearest(role, ROLES)} Allowed: {', '.join(ROLES)}"
+            )
         if name not in there:
             raise DataError(
                 f"columns: {where} has no column {name!r} for {role}.{nearest(name, there)} "

@@ -63,10 +63,9 @@ def load_task(
                 columns=dict(columns or {}), labels=None if labels is None else tuple(labels), metric=metric,
             )  # fmt: skip
         except ValidationError as error:
-            first = error.errors()[0]
-            raise DataError(
-                f"task {name!r}: {first['loc'][0]}: {first['msg'].removeprefix('Value error, ')}"
-            ) from error
+            (wrong, *_) = error.errors()
+            why = str(wrong["msg"]).removeprefix("Value error, ")
+            raise DataError(f"{name}: {wrong['loc'][0]} = {str(wrong['input'])[:60]!r}: {why}") from error
         return data_task(_last_part(name), source)
     task = _known_task(name, data_dir)
     given = [key for key, value in own.items() if value is not None]

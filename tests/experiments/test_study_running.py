@@ -1,28 +1,28 @@
-"""Studies that are made, interrupted, gone on with, handed to workers, and what they refuse."""
+"""Studies that are made, interrupted, resumed, handed to workers, and what they refuse."""
 
 from __future__ import annotations
 
-import os
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import json
+import shutil
+from collections.abc import Callable
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
 from filelock import FileLock
-from small_runs import SMALL, Told, configure, plain_config, read, save_model, write, write_bench
+from small_runs import Told, configure, plain_config, read, save_model, write, write_bench
 
 from sapo.cli import main
-from sapo.core.errors import ConfigError, DataError, ProcessError, RecordError
-from sapo.experiments.study.crew import Workers
-from sapo.experiments.study.plan import Trial, transitions, trials
+from sapo.core.errors import DataError, RecordError
+from sapo.experiments.study.plan import trials
 from sapo.experiments.study.records import STUDY, StudyRecord, append_study, read_study
 from sapo.experiments.study.run import run_study, study_fingerprint
-from sapo.experiments.study.workers import in_processes, on_ray, visible_gpus
+from sapo.experiments.where import Where, in_processes, on_ray
 from sapo.runs.config.study import StudyConfig
 from sapo.sequence import run
+from sapo.tasks.own import DataSource
 
 TASKS = ("alpha", "beta", "gamma")
 
@@ -134,18 +134,18 @@ def test_arms_differ_and_start_from_the_same_state(made: tuple[StudyConfig, Path
         assert sgd.mediators["rate_sum"] == pytest.approx(0.1 * 4)
 
 
-@pytest.mark.parametrize("stop_in", ["task 1 alpha: training", "before training", "training 3 of 4"])
-def test_an_interrupted_study_goes_on_to_the_same_records(
-    made: tuple[StudyConfig, Path], study: Callable[..., StudyConfig], stop_in: str
+def test_an_interrupted_study_is_resumed_to_the_same_records(
+    made: tuple[StudyConfig, Path], study: Callable[..., StudyConfig]
 ) -> None:
     config = study()
-    with pytest.raises(KeyboardInterrupt):
-        run_study(config, Told(stop_in))
-    saved = read_study(config.run_dir / STUDY) if (config.run_dir / STUDY).exists() else ()
-    assert len(saved) == (2 if "training 3" in stop_in else 0)
+    for stop_in, saved in (("task 1 alpha: training", 0), ("before training", 0), ("training 3 of 4", 2)):
+        with pytest.raises(KeyboardInterrupt):
+            run_study(config, Told(stop_in))
+        path = config.run_dir / STUDY
+        assert len(read_study(path) if path.exists() else ()) == saved
     told = Told()
     records = run_study(config, told)
-    assert len(told.of(", training ")) == 4 - len(saved)
+    assert len(told.of(", training ")) == 2
     expected = {name: value for name, value in lasting(read_study(made[1] / STUDY)).items() if "adamw" in name and
                 name.endswith("s1")}  # fmt: skip
     assert lasting(records) == {name: value | {"study": study_fingerprint(config)} for name, value in expected.items()}
@@ -153,34 +153,46 @@ def test_an_interrupted_study_goes_on_to_the_same_records(
     assert run_study(config, again) == records and not again.steps
 
 
-def test_more_seeds_arms_and_transitions_may_be_asked_for_later(study: Callable[..., StudyConfig]) -> None:
-    first = run_study(study())
+@pytest.fixture
+def copy(made: tuple[StudyConfig, Path], tmp_path: Path) -> Callable[..., StudyConfig]:
+    """The configuration of a finished study that a test may spoil."""
+    shutil.copytree(made[1], tmp_path / "copy")
+    return lambda **changes: made[0].model_copy(update={"run_dir": tmp_path / "copy", **changes})
+
+
+def test_more_seeds_arms_and_transitions_may_be_asked_for_later(copy: Callable[..., StudyConfig]) -> None:
+    first = read_study(copy().run_dir / STUDY)
     told = Told()
-    more = run_study(study(seeds=[1, 2], transitions=[["alpha", "beta"], ["beta", "alpha"]]), told)
+    more = run_study(copy(seeds=(1, 2, 3), transitions=(("alpha", "beta"), ("beta", "alpha")), arms=("adamw",)), told)
     assert all(lasting(more)[name] == value for name, value in lasting(first).items())
-    assert len(more) == 4 + 4 + 8 and len(told.of(", training ")) == 12
+    assert len(more) == 16 + 4 + 12 and len(told.of(", training ")) == 16
     assert {record.transition for record in more} == {"alpha>beta", "beta>alpha"}
 
 
-def test_another_configuration_is_refused_and_changes_nothing(study: Callable[..., StudyConfig]) -> None:
-    run_study(study())
-    before = (study().run_dir / STUDY).read_bytes()
+def test_another_configuration_is_refused_and_changes_nothing(copy: Callable[..., StudyConfig]) -> None:
+    path = copy().run_dir / STUDY
+    before = path.read_bytes()
     with pytest.raises(RecordError, match=r"another configuration:\n  examples: 4 then, 5 now\nUse another run_dir"):
-        run_study(study(examples=5))
+        run_study(copy(examples=5))
     # The states are those of the first seed, and what is tested is the same for all.
-    changes: tuple[dict[str, Any], ...] = ({"seeds": [2, 1]}, {"unseen": []})
+    changes: tuple[dict[str, Any], ...] = ({"seeds": (2, 1)}, {"unseen": ()})
     for change in changes:
         with pytest.raises(RecordError, match="another configuration"):
-            run_study(study(**change))
-    assert (study().run_dir / STUDY).read_bytes() == before
-    assert len(run_study(study(train={**SMALL["train"], "checkpoint_every": 1}))) == 4
+            run_study(copy(**change))
+    own = DataSource(data="own.jsonl", instruction="Say y or n.")
+    records = [r.to_json() | {"config": {**r.config, "tasks": {"m": own.model_dump(mode="json")}}} for r in
+               read_study(path)]  # fmt: skip
+    path.write_text("".join(json.dumps(r) + "\n" for r in records))
+    with pytest.raises(RecordError, match=r"tasks\.m\.instruction: 'Say y or n\.' then, 'Say n or y\.' now"):
+        run_study(copy(tasks={"m": own.model_copy(update={"instruction": "Say n or y."})}))
+    path.write_bytes(before)
+    often = copy().train.model_copy(update={"checkpoint_every": 1})
+    assert run_study(copy(train=often)) == read_study(path) and path.read_bytes() == before
 
 
-def test_a_state_that_was_made_of_something_else_gets_no_trainings(study: Callable[..., StudyConfig]) -> None:
-    config = study()
-    run_study(config)
-    path = config.run_dir / STUDY
-    first, *others = read_study(path)
+def test_a_state_that_was_made_of_something_else_gets_no_trainings(copy: Callable[..., StudyConfig]) -> None:
+    path = copy().run_dir / STUDY
+    first = read_study(path)[0]
     losses = {name: {**value, "before": [x + 1 for x in value["before"]]} for name, value in
               first.to_json()["losses"].items()}  # fmt: skip
     path.unlink()
@@ -189,28 +201,23 @@ def test_a_state_that_was_made_of_something_else_gets_no_trainings(study: Callab
     with pytest.raises(
         RecordError, match=r"did not start from the same state.*The last one is not recorded: put .*states"
     ):
-        run_study(config)
-    assert path.read_bytes() == before and others
+        run_study(copy())
+    assert path.read_bytes() == before
 
 
-def test_data_that_have_changed_are_told_even_if_nothing_is_missing(model_dir: Path, tmp_path: Path) -> None:
-    bench = write_bench(tmp_path / "bench", tasks=TASKS)
-    config = StudyConfig.model_validate(plain_study(model_dir, bench, tmp_path / "study"))
-    records = run_study(config)
-    assert set(records[0].data) == set(TASKS) and run_study(config) == records
+def test_data_that_have_changed_are_told_even_if_nothing_is_missing(
+    copy: Callable[..., StudyConfig], bench: Path
+) -> None:
+    records = run_study(copy())
+    assert set(records[0].data) == set(TASKS) and records == read_study(copy().run_dir / STUDY)
     file = bench / "gamma" / "test.json"
-    file.write_text(file.read_text(encoding="utf-8").replace("gamma test", "another"), encoding="utf-8")
-    with pytest.raises(RecordError, match="task 'gamma' is not as it was when trainings of alpha>beta were recorded"):
-        run_study(config)
-
-
-def test_an_own_task_that_is_defined_otherwise_is_told(study: Callable[..., StudyConfig], tmp_path: Path) -> None:
-    rows = "".join(f'{{"input": "{n}", "output": "{"yn"[n % 2]}"}}\n' for n in range(20))
-    (tmp_path / "own.jsonl").write_text(rows)
-    own = {"data": str(tmp_path / "own.jsonl"), "instruction": "Say y or n."}
-    run_study(study(unseen=["mine"], tasks={"mine": own}))
-    with pytest.raises(RecordError, match=r"tasks\.mine\.instruction: 'Say y or n\.' then, 'Say n or y\.' now"):
-        run_study(study(unseen=["mine"], tasks={"mine": own | {"instruction": "Say n or y."}}))
+    whole = file.read_text(encoding="utf-8")
+    file.write_text(whole.replace("gamma test", "another"), encoding="utf-8")
+    try:
+        with pytest.raises(RecordError, match="task 'gamma' is not as it was when trainings of alpha>beta were record"):
+            run_study(copy())
+    finally:
+        file.write_text(whole, encoding="utf-8")
 
 
 def test_two_processes_cannot_make_one_study(study: Callable[..., StudyConfig]) -> None:
@@ -240,75 +247,15 @@ def test_the_command_shows_the_page_and_says_how_to_go_on(
     assert "Study of 4 trainings" in out and (tmp_path / "study" / "study.md").is_file()
 
 
-@contextmanager
-def two_processes() -> Iterator[Any]:
-    # No GPU is seen by either: each works on the CPU.
-    with in_processes(("", "")) as submit:
-        yield submit
-
-
-def by_workers(config: StudyConfig, submit: Any) -> list[StudyRecord]:
-    crew = Workers(config, study_fingerprint(config), Told(), submit)
-    (transition,) = transitions(config)
-    return list(crew.trainings(transition, list(trials(config, crew.begin(transition)))))
-
-
-def test_processes_make_the_same_trainings(
-    made: tuple[StudyConfig, Path], study: Callable[..., StudyConfig], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("where", [partial(in_processes, ("", "")), partial(on_ray, "local")], ids=["processes", "ray"])
+def test_workers_make_the_same_trainings(
+    where: Where, made: tuple[StudyConfig, Path], study: Callable[..., StudyConfig], request: pytest.FixtureRequest
 ) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    config = study(seeds=[1, 2], arms=["adamw", "sgd"])
-    with two_processes() as submit:
-        records = by_workers(config, submit)
-    assert near(lasting(records), lasting(read_study(made[1] / STUDY)))
-
-
-def test_a_process_that_dies_is_told(study: Callable[..., StudyConfig]) -> None:
-    with pytest.raises(ProcessError, match=r"a process of this study died.*same command again"), two_processes() as go:
-        go(_die).result()
-
-
-def _die() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def test_an_error_of_a_worker_comes_after_what_others_finished(study: Callable[..., StudyConfig]) -> None:
-    config = study()
-    finished: list[StudyRecord] = []
-    with two_processes() as submit:
-        workers = Workers(config, study_fingerprint(config), Told(), submit)
-        (transition,) = transitions(config)
-        workers.begin(transition)
-        wanted = [Trial("adamw", 1, 0), Trial("adamw", 1, 1), Trial("adamw", 1, 99)]
-        with pytest.raises(IndexError):
-            finished.extend(workers.trainings(transition, wanted))
-    # A list that is extended by something that fails keeps what came before.
-    assert [record.candidate for record in finished] == [0, 1]
-
-
-def test_gpus_are_shared_out_only_where_the_configuration_leaves_the_device_open(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert visible_gpus(None) == visible_gpus("cuda") == ("0", "1")
-    assert visible_gpus("cpu") == visible_gpus("cuda:1") == ()
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,GPU-7f")
-    assert visible_gpus(None) == ("5", "GPU-7f")
-
-
-def test_a_missing_cluster_is_told_with_what_to_do(study: Callable[..., StudyConfig]) -> None:
-    pytest.importorskip("ray")
-    with pytest.raises(ConfigError, match=r"no Ray cluster there.*ray start --head"):
-        run_study(study(), ray="127.0.0.1:1")
-
-
-def test_a_ray_cluster_of_two_workers_makes_the_same_trainings(
-    made: tuple[StudyConfig, Path], study: Callable[..., StudyConfig]
-) -> None:
-    pytest.importorskip("ray")
-    config = study(seeds=[1, 2], arms=["adamw", "sgd"])
-    with on_ray("local") as submit:
-        records = by_workers(config, submit)
-    assert near(lasting(records), lasting(read_study(made[1] / STUDY)))
+    if "ray" in request.node.name:
+        pytest.importorskip("ray")
+    records = run_study(study(), Told(), where)
+    expected = {name: value for name, value in lasting(read_study(made[1] / STUDY)).items() if "adamw" in name and
+                name.endswith("s1")}  # fmt: skip
+    assert near(lasting(records), {name: value | {"study": records[0].study} for name, value in expected.items()})
+    # The process that asked for them wrote the records.
+    assert read_study(study().run_dir / STUDY) == records

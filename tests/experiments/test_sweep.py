@@ -34,7 +34,7 @@ from sapo.report.sweeps import sweep_page
 from sapo.report.tables import Table
 from sapo.runs.config.loading import make_config
 from sapo.runs.config.schema import Config
-from sapo.runs.prepare import set_up
+from sapo.runs.prepare import read as read_inputs
 from sapo.runs.records import read_records
 from sapo.runs.results import RunResult
 from sapo.sequence import run
@@ -255,7 +255,7 @@ def test_shared_zero_shot_cells_are_losses_of_the_base_model(whole: Swept, model
     for method in ("seq-lora", "inc-lora"):
         for policy in ("original", "sapo"):
             directory = whole.directory(method, policy)
-            for task in set_up(planned(whole.config)[0].config).tasks:
+            for task in read_inputs(planned(whole.config)[0].config)[1].tasks:
                 found = cell(directory, 0, task.name, "original")["losses"]["nll"]
                 by_hand = nll_by_hand(model, tiny_tokenizer(), task.instruction, task.suffix, task.test)
                 assert found == pytest.approx(by_hand, abs=1e-4)
@@ -265,7 +265,7 @@ def test_runs_with_the_original_are_tested_with_what_the_paired_run_chose_too(wh
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    tasks = {task.name: task for task in set_up(planned(whole.config)[0].config).tasks}
+    tasks = {task.name: task for task in read_inputs(planned(whole.config)[0].config)[1].tasks}
     for method in ("seq-lora", "inc-lora"):
         directory, twin = (whole.directory(method, policy) for policy in ("original", "sapo"))
         chosen = {t: e["text"] for t, e in read(twin / "results.json")["instructions"].items()}

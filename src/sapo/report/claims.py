@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from sapo.experiments.study.analysis import Analysis
+from sapo.experiments.study.analysis import Analysis, compared, predicted
 from sapo.experiments.study.bound import Bound
 from sapo.experiments.study.components import Spread
 from sapo.experiments.study.prediction import PRIMARY, Association
 from sapo.experiments.study.resampling import Measured
-from sapo.experiments.study.verdicts import compared, predicted
 from sapo.report.charts import gain_drawings
 from sapo.report.differences import verdict
 from sapo.report.figures import Reasons, listed, p_value

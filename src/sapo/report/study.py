@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-from sapo.experiments.study.analysis import Analysis, analyse
+from sapo.experiments.study.analysis import Analysis, analyse, compared, predicted
 from sapo.experiments.study.prediction import PRIMARY
 from sapo.experiments.study.records import StudyRecord
-from sapo.experiments.study.verdicts import compared, predicted
 from sapo.report import charts, claims, remake
 from sapo.report.claims import RATIO, RHO, texts
 from sapo.report.figures import in_words, listed, p_value

@@ -16,9 +16,8 @@ import numpy as np
 
 from sapo.core.types import Floats, Ints
 from sapo.experiments.study.blocks import Block
-from sapo.experiments.study.ranks import standardised
 from sapo.experiments.study.records import Role
-from sapo.experiments.study.resampling import Measured, Part, Sampling, estimates
+from sapo.experiments.study.resampling import Measured, Part, Sampling, estimates, standardised
 
 # Which pairs of tasks: both roles, None for all.
 GROUPS: Mapping[str, tuple[Role, Role] | None] = {

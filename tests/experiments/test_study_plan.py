@@ -59,12 +59,6 @@ def test_transitions_of_one_name_are_refused() -> None:
         transitions(study(transitions=[["a", "b>c"], ["a>b", "c"]]))
 
 
-def test_what_a_transition_trains_on_is_not_unseen_to_it_whatever_its_place() -> None:
-    found = transitions(study(unseen=["a", "b", "own", "c"]))
-    assert [one.unseen for one in found] == [("own", "c"), ("b",), ("own", "c")]
-    assert [one.unseen for one in transitions(study(unseen=[]))] == [(), (), ()]
-
-
 def test_the_name_of_a_transition_is_one_folder_also_where_tasks_are_named_like_paths() -> None:
     (one,) = transitions(study(transitions=[["user/data", "b/c/d"]]))
     assert one == Transition("user-data>b-c-d", ("user/data",), "b/c/d", ("c", "other", "u"))
@@ -121,9 +115,7 @@ def test_a_state_depends_on_no_setting_of_the_trainings_after_it() -> None:
 @pytest.mark.parametrize(
     ("tasks", "unseen", "taken"),
     [
-        (["own", "a"], [], {"own"}),
         (["a", "own"], [], {"own"}),
-        (["a", "b"], ["other"], {"other"}),
         (["own", "a"], ["own", "other"], {"own", "other"}),
         (["a", "b"], [], set()),
     ],
@@ -133,10 +125,3 @@ def test_a_run_is_told_of_own_tasks_that_take_part_alone(tasks: list[str], unsee
     own = state_config(config, transitions(config)[0])
     assert own.tasks.keys() == taken
     assert all(own.tasks[name] == config.tasks[name] for name in taken)
-
-
-def test_states_have_directories_of_their_own_below_that_of_the_study() -> None:
-    config = study(run_dir="there/mine", transitions=[["a", "b"], ["b", "a"], ["x/y", "a"]])
-    assert [state_config(config, one).run_dir for one in transitions(config)] == [
-        Path("there/mine/states") / name for name in ("a>b", "b>a", "x-y>a")
-    ]

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from filelock import FileLock
-from small_runs import Told, configure, plain_config, read, save_model, write, write_bench
+from small_runs import Told, configure, near, plain_config, read, save_model, write, write_bench
 
 from sapo.cli import main
 from sapo.core.errors import DataError, RecordError
@@ -69,17 +69,6 @@ def lasting(records: Any) -> dict[str, dict[str, Any]]:
     """What trainings found, by name, without times and without what grows."""
     gone = ("seconds", "config")
     return {r.name: {k: v for k, v in r.to_json().items() if k not in gone} for r in records}
-
-
-def near(found: Any, expected: Any) -> bool:
-    """Whether two values are the same but for rounding: processes may have another number of threads."""
-    if isinstance(expected, dict):
-        return found.keys() == expected.keys() and all(near(found[key], expected[key]) for key in expected)
-    if isinstance(expected, list):
-        return len(found) == len(expected) and all(map(near, found, expected))
-    return (
-        bool(found == pytest.approx(expected, rel=1e-3, abs=1e-3)) if isinstance(expected, float) else found == expected
-    )
 
 
 def test_every_training_is_recorded_once_with_all_that_it_did(made: tuple[StudyConfig, Path]) -> None:

@@ -282,8 +282,8 @@ def test_a_run_that_is_stopped_says_what_is_saved_and_how_to_go_on(
     assert "Traceback" not in stopped.said and "stopping after what is being computed" in stopped.said
     last = stopped.said.rstrip().splitlines()[-1]
     assert last == (
-        f"interrupted. Saved in {stopped.run_dir}: 1 selections, 0 trained tasks, 1 test results; of what was being "
-        f"computed, nothing. To go on, give the same command again: sapo run config.yaml "
+        f"interrupted. Saved in {stopped.run_dir}: 1 selections, 0 trained tasks, 1 test results. The step in "
+        f"progress was discarded. To resume, give the same command again: sapo run config.yaml "
         + shlex.quote(f"run_dir={stopped.run_dir}")
     )
     assert not (stopped.run_dir / "results.json").exists()
@@ -329,4 +329,4 @@ def test_a_selection_that_is_stopped_says_what_is_kept_and_how_to_go_on(
         main()
     assert ended.value.code == 128 + signal.SIGTERM
     said = " ".join(capsys.readouterr().err.split())
-    assert f"interrupted. {kept}. To go on, give the same command again: sapo {shlex.join(command)}" in said
+    assert f"interrupted. {kept}. To resume, give the same command again: sapo {shlex.join(command)}" in said

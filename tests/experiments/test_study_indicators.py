@@ -35,6 +35,7 @@ ROWS = (
     Example("and then?", "no", history=(("Who?", "Me."), ("Why?", "Because."))),
     Example("b", "no"),
     Example("c" * 30, "yes"),
+    Example("d", "maybe"),
     Example("", "no"),
 )
 
@@ -204,7 +205,7 @@ def test_the_gradient_is_that_of_one_loss_over_all_rows_at_what_is_trained() -> 
 def test_its_norm_is_that_of_the_first_update_of_a_training_on_all_rows() -> None:
     model = adapted(dropout=0.0)
     expected = measured(model).gradient_norm
-    settings = TrainSettings(epochs=1, learning_rate=1e-3, batch_size=len(ROWS), micro_batch_size=2)
+    settings = TrainSettings(epochs=1, learning_rate=1e-3, batch_size=len(ROWS), micro_batch_size=3)
     assert finetune(model, encoded(), settings, seed=0).gradient_norms == pytest.approx([expected], rel=1e-5)
 
 

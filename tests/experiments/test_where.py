@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_runs import Told
 
 from sapo.core.errors import ConfigError, DataError, ProcessError, RecordError, SapoError
-from sapo.core.progress import Reporter
+from sapo.core.progress import SILENT, Reporter
 from sapo.experiments.where import Job, Where, here, in_processes, locked, on_ray, visible_gpus
 
 
@@ -32,7 +31,7 @@ def given(value: Any, name: str = "", after: str = "") -> Job[Any]:
 
 
 def made(where: Where, jobs: list[Job[Any]]) -> dict[str, Any]:
-    with where(Told()) as place:
+    with where(SILENT) as place:
         return {job.name: found for job, found in place.make("jobs", jobs, stops=False)}
 
 
@@ -48,7 +47,7 @@ def test_jobs_give_values_or_errors_and_begin_when_the_one_before_them_is_known(
 
     bad = given(DataError("no rows"), "bad")
     jobs = [given(1, "first"), Job("later", later, "first"), bad, given("where"), given(3, after="bad")]
-    with where(Told()) as place:
+    with where(SILENT) as place:
         for job, found in place.make("jobs", jobs, stops=False):
             known[job.name] = found
         # An error may end it all: nothing begins after it.

@@ -234,37 +234,30 @@ class _Followed:
         self._said: set[str] = set()
 
     def begin(self, number: int, name: str) -> None:
-        """Be told which run comes next."""
         self._past += self._cost
         self._number, self._cost = number, 0.0
         self._progress.note(f"run {number} of {self._runs}: {name}")
 
     def plan(self, cost: float) -> None:
-        """Pass on the cost of all runs, those to come taken for as long as this one."""
         self._cost = cost
         self._progress.plan(self._past + cost * (1 + self._runs - self._number))
 
     def step(self, label: str, units: int, cost: float) -> AbstractContextManager[Callable[[int], None]]:
-        """Pass it on."""
         return self._progress.step(f"run {self._number}/{self._runs}, {label}", units, cost)
 
     def race(self, texts: Sequence[str], rows: int) -> AbstractContextManager[Callable[[Standing], None]]:
-        """Pass it on."""
         return self._progress.race(texts, rows)
 
     def reused(self, label: str, cost: float) -> None:
-        """Pass it on."""
         self._cost -= cost
         self._progress.reused(label, cost)
 
     def note(self, text: str) -> None:
-        """Pass it on the first time."""
         if text not in self._said:
             self._said.add(text)
             self._progress.note(text)
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """Pass it on the first time."""
         if (seen := repr((title, rows))) not in self._said:
             self._said.add(seen)
             self._progress.table(title, columns, rows)

@@ -90,7 +90,7 @@ class Part:
 
 def point(parts: Sequence[Part]) -> Floats:
     """Return the weighted means, shape [k]."""
-    return _weighted(np.stack([part.value() for part in parts]), np.array([[part.weight] for part in parts]))
+    return weighted(np.stack([part.value() for part in parts]), np.array([[part.weight] for part in parts]))
 
 
 def bootstrap(parts: Sequence[Part], sampling: Sampling) -> Floats:
@@ -106,7 +106,7 @@ def bootstrap(parts: Sequence[Part], sampling: Sampling) -> Floats:
                 index = random.integers(part.size, size=(len(here), part.size))
                 values[slot, here] = part.scale * part.statistic(index)
                 weights[slot, here] = part.weight
-    return _weighted(values, weights[..., None])
+    return weighted(values, weights[..., None])
 
 
 def estimates(
@@ -142,7 +142,7 @@ def _measured(value: float, draws: Floats, parts: Sequence[Part], undefined: str
     return Measured(value, (float(low), float(high)))
 
 
-def _weighted(values: Floats, weights: Floats) -> Floats:
+def weighted(values: Floats, weights: Floats) -> Floats:
     """Return the weighted mean over the first axis of what is defined; NaN where nothing is."""
     known = ~np.isnan(values)
     total = (weights * known).sum(axis=0)

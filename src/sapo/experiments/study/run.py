@@ -20,7 +20,6 @@ from sapo.experiments.study.training import begin, forget, train
 from sapo.experiments.where import Job, Place, Where, here, in_processes, locked, visible_gpus
 from sapo.runs.config.study import StudyConfig
 from sapo.runs.directory import decisive, differences
-from sapo.runs.inputs import Inputs
 from sapo.runs.prepare import read
 from sapo.tasks.load import task_fingerprint
 
@@ -40,18 +39,21 @@ def run_study(config: StudyConfig, progress: Reporter = SILENT, where: Where | N
     Raises:
         SapoError: for anything a user can act on.
     """
+    gpus = visible_gpus(config.model.device)
+    where = where or (partial(in_processes, gpus) if len(gpus) > 1 else here)
     with locked(config.run_dir):
         known = _known(config)
         open_ = _open(config, known, progress)
-        if open_:
-            gpus = visible_gpus(config.model.device)
-            where = where or (partial(in_processes, gpus) if len(gpus) > 1 else here)
+        if not open_:
+            return tuple(known.values())
+        try:
             with where(progress) as place:
                 for transition in open_:
                     for record in _trainings(config, transition, known, place):
                         _demand_alike(config, [*known.values(), record])
                         known[_key(record)] = record
                         append_study(config.run_dir / STUDY, record)
+        finally:
             forget()
     return tuple(known.values())
 
@@ -119,7 +121,10 @@ def _open(config: StudyConfig, known: Mapping[tuple[str, Trial], StudyRecord], p
     """
     found, missing = [], 0
     for transition in transitions(config):
-        given = _inputs(config, transition)
+        try:
+            _, given = read(state_config(config, transition), pays=False)
+        except SapoError as error:
+            raise type(error)(f"transition {transition.name}: {error}") from error
         data = {task.name: task_fingerprint(task) for task in (*given.tasks, *given.watch)}
         ours = [record for (name, _), record in known.items() if name == transition.name]
         changed = [task for record in ours for task, then in record.data.items() if data.get(task, then) != then]
@@ -148,13 +153,6 @@ def _demand_alike(config: StudyConfig, records: Sequence[StudyRecord]) -> None:
             f"{error}. The last one is not recorded: put {config.run_dir / 'states'} back as it was when the others "
             "were made, or use another run_dir"
         ) from error
-
-
-def _inputs(config: StudyConfig, transition: Transition) -> Inputs:
-    try:
-        return read(state_config(config, transition), pays=False)[1]
-    except SapoError as error:
-        raise type(error)(f"transition {transition.name}: {error}") from error
 
 
 def study_fingerprint(config: StudyConfig) -> str:

@@ -161,9 +161,7 @@ def _ground(config: StudyConfig, transition: Transition, progress: Reporter, *, 
     _kept = None
     own = state_config(config, transition)
     if not writes and not (own.run_dir / MEASURED).is_file():
-        raise RecordError(
-            f"{own.run_dir / MEASURED} does not exist here: all workers must share run_dir"
-        )
+        raise RecordError(f"{own.run_dir / MEASURED} does not exist here: all workers must share run_dir")
     run = prepare(own, progress)
     directory, task = run.directory, run.inputs.tasks[-1]
     tested = {one.name: one for one in (*run.inputs.tasks, *run.inputs.watch)}

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import LlamaForCausalLM
@@ -126,6 +127,17 @@ def lasting(results: RunResult | Mapping[str, Any]) -> Json:
     """What a run found, without times and settings."""
     data = results.to_json() if isinstance(results, RunResult) else results
     return {key: value for key, value in data.items() if key not in ("seconds", "config")}
+
+
+def near(found: Any, expected: Any) -> bool:
+    """Whether two values are the same but for rounding: processes may have another number of threads."""
+    if isinstance(expected, dict):
+        return found.keys() == expected.keys() and all(near(found[key], expected[key]) for key in expected)
+    if isinstance(expected, list):
+        return len(found) == len(expected) and all(map(near, found, expected))
+    return (
+        bool(found == pytest.approx(expected, rel=1e-3, abs=1e-3)) if isinstance(expected, float) else found == expected
+    )
 
 
 class Told(Silent):

@@ -258,4 +258,4 @@ def test_a_selection_that_is_stopped_says_what_is_kept_and_how_to_go_on(
         main()
     assert ended.value.code == 128 + signal.SIGTERM
     said = " ".join(capsys.readouterr().err.split())
-    assert f"interrupted. {kept}. To go on, give the same command again: sapo {shlex.join(command)}" in said
+    assert f"interrupted. {kept}. To resume, give the same command again: sapo {shlex.join(command)}" in said

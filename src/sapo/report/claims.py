@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from sapo.experiments.study.analysis import Analysis, Arm
+from sapo.experiments.study.analysis import Analysis, Arm, compared, predicted
 from sapo.experiments.study.blocks import Outcome
 from sapo.experiments.study.bound import Bound
 from sapo.experiments.study.prediction import PRIMARY, Association
 from sapo.experiments.study.resampling import Measured
-from sapo.experiments.study.verdicts import compared, predicted
 from sapo.report.blocks import NOTHING, Block, Note, Plot, Table
 from sapo.report.differences import verdict
 from sapo.report.numbers import LOSS, NLL_DECIMALS, SCORE, interval, listed, number

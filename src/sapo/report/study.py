@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-from sapo.experiments.study.analysis import Analysis, analyse
+from sapo.experiments.study.analysis import Analysis, analyse, compared, predicted
 from sapo.experiments.study.prediction import PRIMARY
 from sapo.experiments.study.records import StudyRecord
 from sapo.experiments.study.resampling import Measured
-from sapo.experiments.study.verdicts import compared, predicted
 from sapo.report import claims, remake
 from sapo.report.blocks import NOTHING, Note, Page, Section, Table, one_line
 from sapo.report.claims import RATIO, RHO, p_value

@@ -34,10 +34,10 @@ from sapo.core.types import Instruction, Selection, Task
 from sapo.models.load import load_model
 from sapo.models.losses import Scorer
 from sapo.models.render import Renderer
-from sapo.tasks.sampling import selection_rows
 from sapo.selection.scoring import score_candidates
 from sapo.selection.settings import SelectionSettings
 from sapo.tasks.load import load_task
+from sapo.tasks.sampling import selection_rows
 
 TASKS = (
     "task195_sentiment140_classification",

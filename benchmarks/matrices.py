@@ -23,8 +23,8 @@ from sapo.models.load import load_model
 from sapo.models.losses import Scorer
 from sapo.models.render import Renderer
 from sapo.selection.rows import MAX_LENGTH
-from sapo.tasks.sampling import selection_rows
 from sapo.tasks.load import load_task
+from sapo.tasks.sampling import selection_rows
 from sapo.training.finetune import finetune
 from sapo.training.methods.objective import Assignment
 from sapo.training.methods.seq_lora import SeqLora

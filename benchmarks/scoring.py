@@ -50,10 +50,10 @@ from sapo.models.losses import Scorer
 from sapo.models.memory import peak_memory
 from sapo.models.render import Renderer
 from sapo.selection.rows import context_length
-from sapo.tasks.sampling import selection_rows
 from sapo.selection.scoring import score_candidates
 from sapo.selection.settings import SelectionSettings
 from sapo.tasks.load import load_task
+from sapo.tasks.sampling import selection_rows
 
 SECTIONS = {
     "routes": "naive and exact route, tokenisation included, and how far their losses differ",

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from small_runs import save_model, write_bench
 
 from sapo.integrations.testing import tiny_model, tiny_tokenizer
 from sapo.runs.config.loading import make_config
@@ -47,13 +48,25 @@ def no_encoder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.setattr("sapo.candidates.checks.pool.installed_encoder", lambda: None)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny model and its tokenizer on disk; modules with other wishes have their own."""
     directory = tmp_path_factory.mktemp("model")
     tiny_model().save_pretrained(directory)
     tiny_tokenizer().save_pretrained(directory)
     return directory
+
+
+@pytest.fixture(scope="session")
+def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with weights with which candidates differ; for the runs of `small_runs`."""
+    return save_model(tmp_path_factory.mktemp("small"))
+
+
+@pytest.fixture(scope="session")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Their benchmark folder, which stays as it is."""
+    return write_bench(tmp_path_factory.mktemp("bench"))
 
 
 @pytest.fixture

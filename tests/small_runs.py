@@ -9,6 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import LlamaForCausalLM
@@ -124,8 +125,19 @@ def adapters(run_dir: Path) -> dict[str, bytes]:
 
 def lasting(results: RunResult | Mapping[str, Any]) -> Json:
     """What a run found, without times and settings."""
-    data = results.data if isinstance(results, RunResult) else results
+    data = results.to_json() if isinstance(results, RunResult) else results
     return {key: value for key, value in data.items() if key not in ("seconds", "config")}
+
+
+def near(found: Any, expected: Any) -> bool:
+    """Whether two values are the same but for rounding: processes may have another number of threads."""
+    if isinstance(expected, dict):
+        return found.keys() == expected.keys() and all(near(found[key], expected[key]) for key in expected)
+    if isinstance(expected, list):
+        return len(found) == len(expected) and all(map(near, found, expected))
+    return (
+        bool(found == pytest.approx(expected, rel=1e-3, abs=1e-3)) if isinstance(expected, float) else found == expected
+    )
 
 
 class Told(Silent):
@@ -159,6 +171,28 @@ class Told(Silent):
     def of(self, word: str) -> list[str]:
         """The steps that were computed whose label holds a word."""
         return [label for label in self.steps if word in label]
+
+    @property
+    def computed(self) -> list[str]:
+        """Labels of the steps of the sequence that were computed."""
+        return [label for label in self.steps if "gathering" not in label]
+
+
+class Stops(Told):
+    """A reporter that stops the work at the second step that is computed: before it, or before it is written."""
+
+    def __init__(self, *, done: bool) -> None:
+        super().__init__()
+        self._stops_when_done = done
+
+    @contextmanager
+    def step(self, label: str, units: int, cost: float) -> Iterator[Callable[[int], None]]:
+        with super().step(label, units, cost) as advance:
+            if len(self.computed) == 2 and not self._stops_when_done:
+                raise KeyboardInterrupt
+            yield advance
+            if len(self.computed) == 2:
+                raise KeyboardInterrupt
 
 
 Seen = tuple[int, str, str, str]

@@ -136,7 +136,7 @@ def test_the_site_builds_without_a_broken_link_and_loads_nothing_from_elsewhere(
     )  # fmt: skip
     assert made.returncode == 0, made.stderr[-2000:]
     api = (tmp_path / "api" / "index.html").read_text(encoding="utf-8")
-    for name in ("select", "Sequence", "Rows", "SapoCallback", "export_data"):
+    for name in ("select", "TaskSequence", "Rows", "SapoCallback", "export_data"):
         assert re.search(rf'id="sapo\.[\w.]*\b{name}"', api), name
     loaded = re.compile(r'<(?:script|link|img)[^>]+(?:src|href)="(https?:)?//', re.IGNORECASE)
     for page in tmp_path.rglob("*.html"):

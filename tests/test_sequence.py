@@ -1,10 +1,9 @@
 """The page against the method's own words: whole runs of a tiny model, recomputed with stock transformers and peft."""
 
-import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field, replace
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -14,19 +13,29 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
+from small_runs import (
+    Json,
+    Stops,
+    Told,
+    adapters,
+    configure,
+    lasting,
+    read,
+    rows_of,
+    stage_weights,
+    write,
+    write_bench,
+)
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-import sapo.runs.inputs
-import sapo.runs.prepare
 import sapo.runs.steps
-import sapo.sequence
-from sapo.core.errors import ConfigError, DataError, RecordError, SapoError
-from sapo.core.types import Example, Standing
-from sapo.integrations.testing import tiny_model, tiny_tokenizer, toy_task
+from sapo.core.errors import RecordError, SapoError
+from sapo.core.types import Example
+from sapo.integrations.testing import tiny_model, tiny_tokenizer
 from sapo.models.answers import Evaluation, evaluate
 from sapo.runs.config.loading import make_config
 from sapo.runs.config.schema import Config
-from sapo.runs.prepare import set_up
+from sapo.runs.prepare import prepare
 from sapo.runs.results import RunResult
 from sapo.runs.stage import Stage
 from sapo.sequence import run
@@ -35,102 +44,11 @@ from sapo.training.finetune import finetune
 
 TASKS = ("review-sentiment", "extract-items", "odd-one-out")
 WATCH = "date-format"
-# With these weights a paraphrase wins on every task.
-MODEL_SEED = 2
-SMALL: Mapping[str, Any] = MappingProxyType(
-    {
-        "candidates": {"count": 2},
-        "selection": {"examples": 4},
-        "train": {"rows": 4, "epochs": 1, "batch_size": 2, "micro_batch_size": 2, "learning_rate": 1e-2},
-        "lora": {"r": 4, "alpha": 8},
-        "evaluate": {"rows": 2, "max_new_tokens": 2},
-    }
-)
-Json = dict[str, Any]
-
-
-def save_model(directory: Path, **changes: Any) -> Path:
-    tiny_model(**{"seed": MODEL_SEED, "context": 1024, **changes}).save_pretrained(directory)
-    tiny_tokenizer().save_pretrained(directory)
-    return directory
-
-
-@pytest.fixture(scope="session")
-def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture
-def bench(tmp_path: Path) -> Path:
-    return write_bench(tmp_path / "bench")
-
-
-def write_bench(directory: Path) -> Path:
-    """A benchmark directory with the tasks alpha and beta, and paraphrases for both in candidates.json."""
-    index, candidates = {}, {}
-    for name in ("alpha", "beta"):
-        rows = {
-            split: [{"sentence": f"{name} {split} {i}", "label": "yn"[i % 2]} for i in range(4)] for split in SPLITS
-        }
-        for split in SPLITS:
-            write(directory / name / f"{split}.json", rows[split])
-        index[name] = {"instruction": f"Say y or n for {name}.", "suffix": "One letter.", "labels": ["y", "n"]}
-        candidates[name] = [f"For {name}, answer y or n.", f"Is it y or n? It is {name}."]
-    write(directory / "instructions.json", index)
-    write(directory / "candidates.json", candidates)
-    return directory
-
-
-SPLITS = ("train", "test")
-
-
-def write(path: Path, value: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value))
-
-
-def read(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def configure(model_dir: Path, run_dir: Path, sequence: Sequence[str] = TASKS[:2], **changes: Any) -> Config:
-    data = {**SMALL, "model": {"base": str(model_dir), "device": "cpu"}, "sequence": list(sequence)}
-    for key, value in changes.items():
-        data[key] = {**data.get(key, {}), **value} if isinstance(value, dict) else value
-    return make_config({**data, "run_dir": str(run_dir)})
-
-
-def bench_config(model_dir: Path, bench: Path, run_dir: Path, **changes: Any) -> Config:
-    files = {"data_dir": str(bench), "candidates": {"file": str(bench / "candidates.json")}}
-    return configure(model_dir, run_dir, **{"sequence": ("alpha", "beta"), **files, **changes})
 
 
 def cell(run_dir: Path, stage: int, task: str, prompt: str) -> Json:
     value: Json = read(run_dir / "cells" / str(stage) / f"{task}.{prompt}.json")["value"]
     return value
-
-
-def lasting(results: RunResult) -> Json:
-    """What a run found, without its times and its directory."""
-    data = {key: value for key, value in results.data.items() if key != "seconds"}
-    return {**data, "config": {key: value for key, value in data["config"].items() if key not in ("run_dir", "keep")}}
-
-
-def adapters(run_dir: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(run_dir)): p.read_bytes() for p in sorted(run_dir.rglob("*.safetensors"))}
-
-
-def forbid(patch: pytest.MonkeyPatch, *names: str) -> None:
-    """Let a test fail if a step is computed."""
-    for name in names:
-
-        def refuse(*args: Any, name: str = name, **kwargs: Any) -> Any:
-            raise AssertionError(f"{name} was called")
-
-        patch.setattr(f"sapo.runs.steps.{name}", refuse)
-
-
-COMPUTED = ("finetune", "evaluate", "score_candidates")
 
 
 # Independent of the library: prompt layout, template, full logits, row by row.
@@ -172,46 +90,32 @@ def stock(model_dir: Path, *adapters: Path) -> Any:
 # The main run: three tasks, one watch task, both test prompts.
 
 
-@dataclass
-class Listener:
-    """A reporter that keeps what it hears."""
+class Listener(Told):
+    """A reporter that keeps what work costs, how far it came, and tables."""
 
-    planned: list[float] = field(default_factory=list)
-    steps: list[tuple[str, int, float]] = field(default_factory=list)
-    advanced: dict[str, int] = field(default_factory=dict)
-    found: list[tuple[str, float]] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    standings: list[Standing] = field(default_factory=list)
-    tables: list[tuple[str, tuple[str, ...], tuple[tuple[str, ...], ...]]] = field(default_factory=list)
+    def __init__(self) -> None:
+        super().__init__()
+        self.planned: list[float] = []
+        self.work: dict[str, tuple[int, float]] = {}
+        self.advanced: dict[str, int] = {}
+        self.spared: list[float] = []
+        self.tables: list[tuple[str, tuple[str, ...], tuple[tuple[str, ...], ...]]] = []
 
     def plan(self, cost: float) -> None:
         self.planned.append(cost)
 
-    def step(self, label: str, units: int, cost: float) -> AbstractContextManager[Callable[[int], None]]:
-        self.steps.append((label, units, cost))
-        self.advanced[label] = 0
-
-        @contextmanager
-        def opened() -> Iterator[Callable[[int], None]]:
-            def advance(n: int) -> None:
-                self.advanced[label] += n
-
+    @contextmanager
+    def step(self, label: str, units: int, cost: float) -> Iterator[Callable[[int], None]]:
+        with super().step(label, units, cost) as advance:
+            self.work[label] = (units, cost)
             yield advance
-
-        return opened()
+        self.advanced[label] = self.done
 
     def reused(self, label: str, cost: float) -> None:
-        self.found.append((label, cost))
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
+        self.spared.append(cost)
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         self.tables.append((title, tuple(columns), tuple(tuple(row) for row in rows)))
-
-    @contextmanager
-    def race(self, texts: Sequence[str], rows: int) -> Iterator[Callable[[Standing], None]]:
-        yield self.standings.append
 
 
 @dataclass(frozen=True)
@@ -228,14 +132,16 @@ class Finished:
         return self.config.run_dir
 
 
-@pytest.fixture(scope="session")
-def finished(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+@pytest.fixture(scope="module")
+def finished(small_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
     """A SAPO run whose generated answers get scores that differ from cell to cell; everything else is real."""
     run_dir = tmp_path_factory.mktemp("finished") / "run"
-    config = configure(
-        model_dir, run_dir, TASKS, watch=[WATCH], candidates={"count": 3},
-        train={"rows": 8}, selection={"examples": 6}, evaluate={"rows": 4, "max_new_tokens": 4, "test_prompt": "both"},
-    )  # fmt: skip
+    config = make_config({
+        "model": {"base": str(small_model), "device": "cpu"}, "sequence": list(TASKS), "watch": [WATCH],
+        "candidates": {"count": 3}, "selection": {"examples": 6}, "lora": {"r": 4, "alpha": 8},
+        "train": {"rows": 8, "epochs": 1, "batch_size": 2, "micro_batch_size": 2, "learning_rate": 1e-2},
+        "evaluate": {"rows": 4, "max_new_tokens": 4, "test_prompt": "both"}, "run_dir": str(run_dir),
+    })  # fmt: skip
     tokenizer, listener = tiny_tokenizer(), Listener()
     seen: list[tuple[str, ...]] = []
     random = np.random.default_rng(0)
@@ -266,13 +172,15 @@ def test_a_paraphrase_wins_on_every_task_so_that_the_tests_below_can_fail(finish
 
 
 @pytest.mark.parametrize("number", [1, 2, 3])
-def test_candidates_are_scored_in_the_state_before_their_task(number: int, finished: Finished, model_dir: Path) -> None:
-    task = set_up(finished.config).tasks[number - 1]
+def test_candidates_are_scored_in_the_state_before_their_task(
+    number: int, finished: Finished, small_model: Path
+) -> None:
+    task = prepare(finished.config).inputs.tasks[number - 1]
     stored = read(finished.run_dir / "selections" / f"{number}-{task.name}.json")["value"]
     rows = [task.train[i] for i in stored["rows"]]
-    tokenizer = AutoTokenizer.from_pretrained(model_dir)
+    tokenizer = AutoTokenizer.from_pretrained(small_model)
     stages = [finished.run_dir / "stages" / f"{k}-{name}" for k, name in enumerate(TASKS, start=1)]
-    before, after = stock(model_dir, *stages[:number][-2:-1]), stock(model_dir, stages[number - 1])
+    before, after = stock(small_model, *stages[:number][-2:-1]), stock(small_model, stages[number - 1])
     losses = []
     for candidate in stored["candidates"]:
         by_hand = nll_by_hand(before, tokenizer, candidate["text"], task.suffix, rows)
@@ -296,7 +204,7 @@ def test_candidates_are_scored_in_the_state_before_their_task(number: int, finis
 def test_each_task_is_trained_once_in_order_on_its_own_rows_with_the_chosen_instruction(finished: Finished) -> None:
     tokenizer = tiny_tokenizer()
     assert len(finished.trained_on) == len(TASKS)
-    for task, texts in zip(set_up(finished.config).tasks, finished.trained_on, strict=True):
+    for task, texts in zip(prepare(finished.config).inputs.tasks, finished.trained_on, strict=True):
         instruction = selected(finished)[task.name]
         assert texts == tuple(
             prompt_by_hand(tokenizer, instruction, task.suffix, row.input) + row.answer + "<|im_end|>\n"
@@ -306,15 +214,15 @@ def test_each_task_is_trained_once_in_order_on_its_own_rows_with_the_chosen_inst
 
 
 def test_seen_tasks_are_tested_with_the_chosen_instruction_and_unseen_ones_with_the_original(
-    finished: Finished, model_dir: Path
+    finished: Finished, small_model: Path
 ) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(model_dir)
-    setup = set_up(finished.config)
+    tokenizer = AutoTokenizer.from_pretrained(small_model)
+    inputs = prepare(finished.config).inputs
     expected = set()
     for stage in range(4):
         directory = [finished.run_dir / "stages" / f"{stage}-{TASKS[stage - 1]}"] if stage else []
-        model = stock(model_dir, *directory)
-        for task in (*setup.tasks, *setup.watch):
+        model = stock(small_model, *directory)
+        for task in (*inputs.tasks, *inputs.watch):
             texts = {"original": task.instruction}
             if task.name in TASKS[:stage]:
                 texts["selected"] = selected(finished)[task.name]
@@ -350,6 +258,8 @@ def test_matrices_are_means_of_the_recorded_cells_and_of_losses_sums_over_sums(
 
     by_hand = [[value(stage, name) for name in TASKS] for stage in range(4)]
     np.testing.assert_allclose(data["matrices"][metric][prompt], by_hand, rtol=1e-12)
+    differs = np.array(data["matrices"][metric]["selected"]) != np.array(data["matrices"][metric]["original"])
+    assert differs.tolist() == [[False] * 3, [True, False, False], [True, True, False], [True, True, True]]
     watched = [value(stage, WATCH) for stage in range(4)]
     np.testing.assert_allclose(data["watch"][WATCH][metric][prompt], watched, rtol=1e-12)
     assert len(np.unique(by_hand)) == 12
@@ -375,53 +285,41 @@ def test_the_main_matrix_and_metrics_are_those_of_the_primary_metric_and_the_cho
     assert read(finished.run_dir / "results.json") == data
 
 
-def test_the_two_test_prompts_differ_exactly_on_seen_tasks(finished: Finished) -> None:
-    matrices = finished.results.data["matrices"]["nll"]
-    differs = np.array(matrices["selected"]) != np.array(matrices["original"])
-    assert differs.tolist() == [[False] * 3, [True, False, False], [True, True, False], [True, True, True]]
-
-
 def test_a_watch_task_is_tested_at_every_stage_and_never_trained(finished: Finished) -> None:
     watch = finished.results.data["watch"]
-    assert list(watch) == [WATCH]
     assert [len(watch[WATCH][metric]["selected"]) for metric in ("primary", "nll")] == [4, 4]
     assert WATCH not in finished.results.data["tasks"] and WATCH not in finished.results.data["instructions"]
-    task = set_up(finished.config).watch[0]
+    task = prepare(finished.config).inputs.watch[0]
     assert not any(task.suffix in text for texts in finished.trained_on for text in texts)
     assert not list(finished.run_dir.glob(f"*/*{WATCH}*"))
 
 
 def test_the_reporter_hears_the_whole_cost_step_by_step(finished: Finished) -> None:
     listener = finished.listener
-    assert len(listener.planned) == 1 and not listener.found
-    assert sum(cost for _, _, cost in listener.steps) == pytest.approx(listener.planned[0])
+    assert len(listener.planned) == 1 and not listener.spared
+    assert sum(cost for _, cost in listener.work.values()) == pytest.approx(listener.planned[0])
     # How many texts a source gives before enough of them are valid is not known beforehand, and costs nothing.
-    gathering = {label: (units, cost) for label, units, cost in listener.steps if "gathering" in label}
+    gathering = {label: work for label, work in listener.work.items() if "gathering" in label}
     assert list(gathering.values()) == [(3, 0)] * 3 and all(listener.advanced[label] >= 3 for label in gathering)
-    assert {label: n for label, n in listener.advanced.items() if label not in gathering} == {
-        label: units for label, units, _ in listener.steps if label not in gathering
-    }
-    assert len(listener.advanced) == len(listener.steps) == 3 + 3 + 3 + 4 * 4 + (1 + 2 + 3)
+    computed = {label: units for label, (units, _) in listener.work.items() if label not in gathering}
+    assert computed == {label: listener.advanced[label] for label in computed}
+    assert len(listener.steps) == len(listener.work) and len(computed) == 3 + 3 + 4 * 4 + (1 + 2 + 3)
 
 
-def test_a_finished_run_is_read_back_without_computing_anything(
-    finished: Finished, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    forbid(monkeypatch, *COMPUTED)
+def test_a_finished_run_is_read_back_without_computing_anything(finished: Finished) -> None:
     before = {p: p.read_bytes() for p in finished.run_dir.rglob("*") if p.is_file()}
     listener = Listener()
-    assert run(finished.config, listener).data == finished.results.data
+    assert run(finished.config, listener) == finished.results
     assert {p: p.read_bytes() for p in finished.run_dir.rglob("*") if p.is_file()} == before
-    assert not listener.steps
-    assert sum(cost for _, cost in listener.found) == pytest.approx(listener.planned[0])
+    assert not listener.steps and sum(listener.spared) == pytest.approx(listener.planned[0])
 
 
 def test_a_stage_directory_alone_answers_as_its_run_was_tested(finished: Finished, tmp_path: Path) -> None:
     stage = Path(shutil.copytree(finished.run_dir / "stages" / f"2-{TASKS[1]}", tmp_path / "moved"))
-    setup = set_up(finished.config)
+    inputs = prepare(finished.config).inputs
     loaded = Stage.load(stage)
     predictions = []
-    for task in setup.tasks[:2]:
+    for task in inputs.tasks[:2]:
         rows = [row.input for row in task.test]
         found = cell(finished.run_dir, 2, task.name, "selected")
         predictions += found["predictions"]
@@ -432,209 +330,76 @@ def test_a_stage_directory_alone_answers_as_its_run_was_tested(finished: Finishe
         loaded.answer(rows, TASKS[2])
     entries = {entry["task"]: entry for entry in read(stage / "sapo.json")["tasks"]}
     assert {name: entries[name]["instruction"] for name in entries} == {n: selected(finished)[n] for n in TASKS[:2]}
-    assert [entries[t.name]["suffix"] for t in setup.tasks[:2]] == [t.suffix for t in setup.tasks[:2]]
-    assert [entries[t.name]["original_instruction"] for t in setup.tasks[:2]] == [
-        t.instruction for t in setup.tasks[:2]
-    ]
-
-
-def test_a_stage_answers_with_the_stored_instruction_and_suffix(
-    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    stage = Path(shutil.copytree(finished.run_dir / "stages" / f"1-{TASKS[0]}", tmp_path / "moved"))
+    assert [entries[t.name]["suffix"] for t in inputs.tasks[:2]] == [t.suffix for t in inputs.tasks[:2]]
+    # What it is asked is what is stored there.
     data = read(stage / "sapo.json")
     data["tasks"][0] |= {"instruction": "Changed by hand.", "suffix": "And its suffix."}
     write(stage / "sapo.json", data)
+    model = Stage.load(stage)
     asked: list[list[int]] = []
-    loaded = Stage.load(stage)
-    original = loaded.loaded.model.generate
+    generate = model.loaded.model.generate
 
-    def spy(**inputs: Any) -> Any:
-        asked.extend(inputs["input_ids"].tolist())
-        return original(**inputs)
+    def spy(**given: Any) -> Any:
+        asked.extend(given["input_ids"].tolist())
+        return generate(**given)
 
-    monkeypatch.setattr(loaded.loaded.model, "generate", spy)
-    loaded.answer(["an input"])
+    model.loaded.model.generate = spy
+    model.answer(["an input"], TASKS[0])
     tokenizer = tiny_tokenizer()
     prompt = prompt_by_hand(tokenizer, "Changed by hand.", "And its suffix.", "an input")
     assert [tokenizer.decode(ids) for ids in asked] == [prompt]
 
 
-def test_the_last_stage_is_described_for_people_too(finished: Finished) -> None:
-    card = (finished.run_dir / "stages" / f"3-{TASKS[2]}" / "README.md").read_text(encoding="utf-8")
-    for name, text in selected(finished).items():
-        assert f"## {name}\n" in card
-        assert all(f"    {line}" in card for line in text.splitlines())
+# Interruption. Two tasks: two selections, two trainings, three stages of two cells.
 
 
-# Policies, prompts, one task.
-
-
-def test_the_original_policy_needs_no_candidates_and_scores_none(
-    model_dir: Path, bench: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    forbid(monkeypatch, "score_candidates")
-    config = bench_config(model_dir, bench, tmp_path / "run", policy="original", candidates={"file": None})
-    data = run(config).data
-    assert [(e["text"], e["origin"], e["losses"]) for e in data["instructions"].values()] == [
-        (f"Say y or n for {name}.", "original", None) for name in ("alpha", "beta")
-    ]
-    assert not (config.run_dir / "selections").exists()
-    assert {p.name for p in (config.run_dir / "cells").rglob("*.json")} == {"alpha.original.json", "beta.original.json"}
-
-
-def test_other_policies_take_candidates_made_by_rules_where_the_library_has_none(
-    model_dir: Path, bench: Path, tmp_path: Path
-) -> None:
-    for policy in ("sapo", "random", "highest", "median"):
-        config = bench_config(model_dir, bench, tmp_path / policy, policy=policy, candidates={"file": None})
-        for name, candidates in set_up(config).candidates.items():
-            assert candidates[0].text == f"Say y or n for {name}."
-            assert [c.origin for c in candidates] == ["original", *["rules"] * SMALL["candidates"]["count"]]
-
-
-def no_model(*args: Any) -> Any:
-    raise AssertionError("a model was loaded")
-
-
-def test_the_random_policy_trains_with_a_paraphrase_and_scores_none(
-    model_dir: Path, bench: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    forbid(monkeypatch, "score_candidates")
-    config = bench_config(model_dir, bench, tmp_path / "run", policy="random")
-    instructions = run(config).data["instructions"]
-    allowed = read(bench / "candidates.json")
-    assert all(entry["text"] in allowed[name] and entry["origin"] == "file" for name, entry in instructions.items())
-    assert cell(config.run_dir, 2, "alpha", "selected")["instruction"] == instructions["alpha"]["text"]
-
-
-def test_the_original_test_prompt_tests_seen_tasks_with_the_original_too(
-    model_dir: Path, bench: Path, tmp_path: Path
-) -> None:
-    config = bench_config(
-        model_dir, bench, tmp_path / "run", policy="random", evaluate={**SMALL["evaluate"], "test_prompt": "original"}
-    )
-    data = run(config).data
-    assert data["test_prompt"] == "original" and list(data["matrices"]["nll"]) == ["original"]
-    assert {p.name for p in (config.run_dir / "cells").rglob("*.json")} == {"alpha.original.json", "beta.original.json"}
-    assert cell(config.run_dir, 2, "alpha", "original")["instruction"] == "Say y or n for alpha."
-
-
-def test_one_task_has_no_transfer_metrics_and_says_why(model_dir: Path, bench: Path, tmp_path: Path) -> None:
-    config = bench_config(
-        model_dir, bench, tmp_path / "run", sequence=("beta",), selection={"rule": "confident", "sample": "first"}
-    )
-    metrics = run(config).metrics
-    assert metrics["ap"]["value"] is not None
-    for name in ("bwt_all_stages", "bwt_final", "fwt_all_stages", "fwt_next_task", "forgetting_max"):
-        assert (metrics[name]["value"], metrics[name]["interval"]) == (None, None)
-        assert "at least two tasks" in (metrics[name]["reason"] or "")
-    selection = read(config.run_dir / "selections" / "1-beta.json")["value"]
-    assert (selection["rule"], selection["sample"], selection["rows"]) == ("confident", "first", [0, 1, 2, 3])
-
-
-# Interruption.
-
-
-def interrupt(patch: pytest.MonkeyPatch, at: int, *, save: bool = False) -> list[str]:
-    """Raise KeyboardInterrupt at one call, counted from 1: of a computation, or of writing what it gave."""
-    calls: list[str] = []
-
-    def guard(where: Any, name: str) -> None:
-        real = getattr(where, name)
-
-        def guarded(*args: Any, **kwargs: Any) -> Any:
-            calls.append(name)
-            if len(calls) == at:
-                raise KeyboardInterrupt
-            return real(*args, **kwargs)
-
-        patch.setattr(where, name, guarded)
-
-    if save:
-        guard(Record, "save")
-    else:
-        for name in COMPUTED:
-            guard(sapo.runs.steps, name)
-    return calls
-
-
-# Two tasks: two selections, two trainings, three stages of two cells.
 CALLS = 2 + 2 + 3 * 2
+METHODS = ("seq-lora", "inc-lora")
 
 
-@dataclass(frozen=True)
-class Uninterrupted:
-    """What a run of each method gives when nothing disturbs it."""
-
-    bench: Path
-    lasting: Mapping[str, Json]
-    adapters: Mapping[str, Mapping[str, bytes]]
-
-
-@pytest.fixture(scope="session")
-def uninterrupted(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Uninterrupted:
-    root = tmp_path_factory.mktemp("uninterrupted")
-    bench = write_bench(root / "bench")
-    results, weights = {}, {}
-    for method in ("seq-lora", "inc-lora"):
-        config = bench_config(model_dir, bench, root / method, method=method)
-        with pytest.MonkeyPatch.context() as patch:
-            calls = interrupt(patch, 0)
-            results[method] = lasting(run(config))
-        assert len(calls) == CALLS
-        weights[method] = adapters(config.run_dir)
-    assert weights["seq-lora"] != weights["inc-lora"]
-    return Uninterrupted(bench, results, weights)
+@pytest.fixture(scope="module")
+def whole(small_model: Path, bench: Path, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Config]:
+    """Runs of two methods that nothing disturbed."""
+    root = tmp_path_factory.mktemp("whole")
+    configs = {method: configure(small_model, bench, root / method, method=method) for method in METHODS}
+    for config in configs.values():
+        told = Told()
+        run(config, told)
+        assert len(told.computed) == CALLS
+    assert adapters(configs["seq-lora"].run_dir) != adapters(configs["inc-lora"].run_dir)
+    return configs
 
 
-# Before each call for the one method; for the other, whose writes are all interrupted below, around a training.
-@pytest.mark.parametrize(
-    ("method", "at"), [*(("seq-lora", at) for at in range(1, CALLS + 1)), *(("inc-lora", at) for at in (5, 8))]
-)
-def test_a_run_that_was_interrupted_at_any_step_ends_as_if_it_had_not_been(
-    method: str, at: int, uninterrupted: Uninterrupted, model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def found_by(config: Config) -> Json:
+    return lasting(read(config.run_dir / "results.json"))
+
+
+@pytest.mark.parametrize(("method", "done", "keep"), [("seq-lora", False, "all"), ("inc-lora", True, "last")])
+def test_a_run_that_is_interrupted_at_every_step_ends_as_if_it_had_not_been(
+    method: str, done: bool, keep: str, whole: Mapping[str, Config], small_model: Path, bench: Path, tmp_path: Path
 ) -> None:
-    config = bench_config(model_dir, uninterrupted.bench, tmp_path / "run", method=method)
-    with monkeypatch.context() as patch:
-        interrupt(patch, at)
+    config = configure(small_model, bench, tmp_path / "run", method=method, keep=keep)
+    # Every start keeps one step more; where it is stopped before a step is written, that one is computed twice.
+    for number in range(1, CALLS):
+        stops = Stops(done=done)
         with pytest.raises(KeyboardInterrupt):
-            run(config)
-    assert not (config.run_dir / "results.json").exists()
-    with monkeypatch.context() as patch:
-        calls = interrupt(patch, 0)
-        assert lasting(run(config)) == uninterrupted.lasting[method]
-    # What was finished before is not computed again.
-    assert len(calls) == CALLS - at + 1
-    assert adapters(config.run_dir) == uninterrupted.adapters[method]
-
-
-def test_a_run_that_is_interrupted_before_every_single_write_ends_as_if_it_had_not_been(
-    uninterrupted: Uninterrupted, model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    method = "inc-lora"
-    config = bench_config(model_dir, uninterrupted.bench, tmp_path / "run", method=method, keep="last")
-    # Every start keeps one step more, and loses the one after it when that is already computed.
-    for _ in range(CALLS - 1):
-        with monkeypatch.context() as patch:
-            interrupt(patch, 2, save=True)
-            with pytest.raises(KeyboardInterrupt):
-                run(config)
-    assert lasting(run(config)) == uninterrupted.lasting[method]
-    last = {name: b for name, b in uninterrupted.adapters[method].items() if name.startswith("stages/2-beta/")}
-    assert last and adapters(config.run_dir) == last
-
-
-def test_keeping_the_last_stage_leaves_only_it_and_goes_on_from_it(
-    uninterrupted: Uninterrupted, model_dir: Path, tmp_path: Path
-) -> None:
-    config = bench_config(model_dir, uninterrupted.bench, tmp_path / "run", keep="last")
-    run(config)
+            run(config, stops)
+        assert len(stops.found) == number - 1 and not (config.run_dir / "results.json").exists()
+    told = Told()
+    run(config, told)
+    assert len(told.computed) == 1 and found_by(config) == found_by(whole[method])
+    expected = adapters(whole[method].run_dir)
+    if keep == "last":
+        expected = {name: weights for name, weights in expected.items() if name.startswith("stages/2-beta/")}
+    assert expected and adapters(config.run_dir) == expected
+    if keep == "all":
+        return
+    # It is resumed from the stage that is left. What was tested with a dropped one cannot be tested again.
     assert [p.name for p in (config.run_dir / "stages").iterdir()] == ["2-beta"]
     (config.run_dir / "results.json").unlink()
     shutil.rmtree(config.run_dir / "cells" / "2")
-    assert lasting(run(config)) == uninterrupted.lasting["seq-lora"]
-    # What was tested with a dropped stage cannot be tested again.
+    run(config)
+    assert found_by(config) == found_by(whole[method])
     (config.run_dir / "cells" / "1" / "beta.original.json").unlink()
     with pytest.raises(RecordError, match=r"1-alpha is missing, and a step after it is not finished"):
         run(config)
@@ -643,24 +408,19 @@ def test_keeping_the_last_stage_leaves_only_it_and_goes_on_from_it(
 # What was changed since.
 
 
-@pytest.fixture(scope="session")
-def template(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with a finished run beside its model and its data, all named by relative paths."""
-    root = tmp_path_factory.mktemp("template")
-    shutil.copytree(model_dir, root / "model")
-    write_bench(root / "bench")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(root)
-        run(bench_config(Path("model"), Path("bench"), Path("run")))
-    return root
-
-
 @pytest.fixture
-def done(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
-    """A finished run of alpha and beta on a model and data of its own, in the working directory."""
-    shutil.copytree(template, tmp_path, dirs_exist_ok=True)
-    monkeypatch.chdir(tmp_path)
-    return bench_config(Path("model"), Path("bench"), Path("run"))
+def done(whole: Mapping[str, Config], small_model: Path, bench: Path, tmp_path: Path) -> Config:
+    """A finished run of alpha and beta with a model and data of its own."""
+    root = tmp_path / "own"
+    shutil.copytree(whole["seq-lora"].run_dir, root / "run")
+    shutil.copytree(small_model, root / "model")
+    shutil.copytree(bench, root / "bench")
+    config = configure(root / "model", root / "bench", root / "run")
+    stored = (root / "run" / "config.yaml").read_text()
+    for there, here in ((small_model, root / "model"), (bench, root / "bench")):
+        stored = stored.replace(str(there), str(here))
+    (root / "run" / "config.yaml").write_text(stored)
+    return config
 
 
 def edit(path: Path, change: Callable[[Any], object]) -> None:
@@ -687,7 +447,9 @@ def _template(root: Path) -> None:
 CHANGES: Mapping[str, tuple[Change, str, str]] = MappingProxyType(
     {
         "a training row": (
-            lambda root: edit(root / "bench" / "beta" / "train.json", lambda rows: rows[2].update(sentence="new")),
+            lambda root: edit(
+                root / "bench" / "beta" / "train.json", lambda rows: [r.update(sentence="new") for r in rows]
+            ),
             "selections/2-beta.json", "data",
         ),
         "an answer": (
@@ -723,68 +485,52 @@ CHANGES: Mapping[str, tuple[Change, str, str]] = MappingProxyType(
 
 
 @pytest.mark.parametrize("what", CHANGES)
-def test_a_step_is_not_reused_when_what_it_came_from_was_changed(
-    what: str, done: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    change, file, name = CHANGES[what]
-    change(tmp_path)
-    forbid(monkeypatch, *COMPUTED)
-    with pytest.raises(RecordError, match=rf"run/{file} was computed from something else .*; different: {name}\."):
-        run(done)
-
-
-@pytest.mark.parametrize("what", ["a candidate", "the order of candidates", "a training row", "a test row"])
-def test_a_refused_run_leaves_the_steps_that_were_recorded_as_they_are(what: str, done: Config, tmp_path: Path) -> None:
+def test_a_step_is_not_reused_when_what_it_came_from_was_changed(what: str, done: Config) -> None:
     def recorded() -> dict[Path, bytes]:
         files = (p for p in done.run_dir.rglob("*") if p.is_file() and p.name != "environment.json")
         return {p: p.read_bytes() for p in files}
 
-    before = recorded()
-    CHANGES[what][0](tmp_path)
-    with pytest.raises(RecordError):
-        run(done)
-    changed = [str(p.relative_to(done.run_dir)) for p, content in recorded().items() if before.get(p) != content]
-    assert changed == []
+    change, file, name = CHANGES[what]
+    before, told = recorded(), Told()
+    change(done.run_dir.parent)
+    with pytest.raises(
+        RecordError,
+        match=rf"run/{file} was computed from something else .*; different: {name}(, selection settings)?\.",
+    ):
+        run(done, told)
+    # What was recorded stays as it is.
+    assert recorded() == before and told.computed == []
 
 
-def unfinish(config: Config) -> Path:
-    """Take away a cell of the last stage, so that its weights are needed again; return them."""
-    shutil.rmtree(config.run_dir / "cells" / "2")
-    return config.run_dir / "stages" / "2-beta" / "adapter_model.safetensors"
-
-
-def test_a_stage_whose_weights_were_changed_is_refused(done: Config) -> None:
-    path = unfinish(done)
+def damage(path: Path) -> None:
     tensors = load_file(path)
     next(iter(tensors.values()))[0, 0] += 1e-6
     save_file(tensors, path)
-    with pytest.raises(RecordError, match=r"2-beta/adapter_model.safetensors was changed since"):
+
+
+DAMAGE: Mapping[str, tuple[Change, str]] = {
+    "weights": (lambda stage: damage(stage / "adapter_model.safetensors"), "/adapter_model.safetensors was changed si"),
+    "lineage": (lambda stage: write(stage / "sapo.json", {"a": 1}), "/sapo.json was changed since"),
+    "no weights": (lambda stage: (stage / "adapter_model.safetensors").unlink(), "/adapter_model.safetensors is miss"),
+    "no stage": (shutil.rmtree, " is missing"),
+}
+
+
+@pytest.mark.parametrize("what", DAMAGE)
+def test_a_finished_run_whose_stage_was_damaged_or_lost_does_not_pass_for_finished(what: str, done: Config) -> None:
+    stage, (change, said) = done.run_dir / "stages" / "2-beta", DAMAGE[what]
+    before = stage_weights(done.run_dir, "2-beta")
+    change(stage)
+    with pytest.raises(RecordError, match=rf"2-beta{said}.*Put it back as it was, or delete \S+2-beta\.json to train"):
         run(done)
+    (done.run_dir / "training" / "2-beta.json").unlink()
+    shutil.rmtree(done.run_dir / "cells" / "2")
+    run(done)
+    assert all(torch.equal(p, before[name]) for name, p in stage_weights(done.run_dir, "2-beta").items())
 
 
-def test_a_stage_whose_weights_were_cut_off_is_refused(done: Config) -> None:
-    path = unfinish(done)
-    path.write_bytes(path.read_bytes()[:-10])
-    with pytest.raises(SapoError, match="2-beta"):
-        run(done)
-
-
-def test_a_stage_without_its_weights_is_refused(done: Config) -> None:
-    unfinish(done).unlink()
-    with pytest.raises(SapoError, match="2-beta"):
-        run(done)
-
-
-def test_a_missing_stage_is_named(done: Config) -> None:
-    shutil.rmtree(unfinish(done).parent)
-    with pytest.raises(RecordError, match=r"2-beta is missing\. Put it back as it was, or delete .*2-beta\.json"):
-        run(done)
-
-
-def test_another_configuration_is_refused_before_any_model_is_loaded(
-    done: Config, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sapo.runs.prepare, "load_model", no_model)
+def test_another_configuration_is_refused_before_any_model_is_loaded(done: Config) -> None:
+    shutil.rmtree(done.run_dir.parent / "model")
     with pytest.raises(RecordError, match="seed: 42 then, 7 now"):
         run(done.model_copy(update={"seed": 7}))
 
@@ -792,14 +538,14 @@ def test_another_configuration_is_refused_before_any_model_is_loaded(
 # Where a run starts from.
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An adapter that already changes the model."""
     directory = tmp_path_factory.mktemp("adapter")
     with torch.random.fork_rng():
         torch.manual_seed(0)
         config = LoraConfig(r=3, lora_alpha=6, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
-        model = get_peft_model(tiny_model(seed=MODEL_SEED, context=1024), config)
+        model = get_peft_model(tiny_model(seed=2, context=1024), config)
         for name, weight in model.named_parameters():
             if "lora_B" in name:
                 torch.nn.init.normal_(weight, std=0.3)
@@ -809,89 +555,40 @@ def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("method", ["seq-lora", "inc-lora"])
 def test_a_run_starts_from_the_users_adapter_and_its_stage_contains_it(
-    method: str, model_dir: Path, adapter: Path, bench: Path, tmp_path: Path
+    method: str, small_model: Path, adapter: Path, bench: Path, tmp_path: Path
 ) -> None:
     before = adapters(adapter)
-    config = bench_config(
-        model_dir, bench, tmp_path / "run", sequence=("alpha",), method=method,
-        model={"base": str(model_dir), "device": "cpu", "adapter": str(adapter)},
+    config = configure(
+        small_model, bench, tmp_path / "run", sequence=["alpha"], method=method, model={"adapter": str(adapter)},
     )  # fmt: skip
     instruction = run(config).data["instructions"]["alpha"]["text"]
-    tokenizer = AutoTokenizer.from_pretrained(model_dir)
-    task = set_up(config).tasks[0]
-    start, stage = stock(model_dir, adapter), config.run_dir / "stages" / "1-alpha"
+    tokenizer = AutoTokenizer.from_pretrained(small_model)
+    task = prepare(config).inputs.tasks[0]
+    start, stage = stock(small_model, adapter), config.run_dir / "stages" / "1-alpha"
 
     def by_hand(model: Any, text: str) -> list[float]:
         return nll_by_hand(model, tokenizer, text, task.suffix, task.test)
 
     first = cell(config.run_dir, 0, "alpha", "original")["losses"]["nll"]
     assert first == pytest.approx(by_hand(start, task.instruction), abs=1e-4)
-    assert first != pytest.approx(by_hand(stock(model_dir), task.instruction), abs=1e-2)
+    assert first != pytest.approx(by_hand(stock(small_model), task.instruction), abs=1e-2)
     kind = "original" if instruction == task.instruction else "selected"
     second = cell(config.run_dir, 1, "alpha", kind)["losses"]["nll"]
-    assert second == pytest.approx(by_hand(stock(model_dir, stage), instruction), abs=1e-4)
+    assert second == pytest.approx(by_hand(stock(small_model, stage), instruction), abs=1e-4)
     assert second != pytest.approx(by_hand(start, instruction), abs=1e-3)
     if method == "inc-lora":
-        assert second == pytest.approx(by_hand(stock(model_dir, adapter, stage / "increment"), instruction), abs=1e-4)
+        assert second == pytest.approx(by_hand(stock(small_model, adapter, stage / "increment"), instruction), abs=1e-4)
     assert (
         Stage.load(stage).answer([r.input for r in task.test]) == cell(config.run_dir, 1, "alpha", kind)["predictions"]
     )
     assert adapters(adapter) == before
 
 
-# What cannot be run.
-
-
-def test_a_watch_task_that_is_also_trained_is_refused_before_any_model_is_loaded(
-    model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sapo.runs.prepare, "load_model", no_model)
-    with pytest.raises(ConfigError, match=f"watch: {TASKS[0]} is trained on in this sequence"):
-        run(configure(model_dir, tmp_path / "run", TASKS[:2], watch=[WATCH, TASKS[0]]))
-
-
-def test_a_task_without_test_rows_that_cannot_be_split_is_refused_before_any_model_is_loaded(
-    model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sapo.runs.prepare, "load_model", no_model)
-    bare = replace(toy_task(), train=toy_task().train[:1] * 3, test=())
-    monkeypatch.setattr(sapo.runs.inputs, "load_sequence", lambda names, data, own: (bare,) * len(names))
-    for start in (run, set_up):
-        with pytest.raises(DataError, match="toy"):
-            start(configure(model_dir, tmp_path / "run", ["toy"]))
-
-
-def test_missing_tasks_are_all_named_before_any_model_is_loaded(
-    model_dir: Path, bench: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sapo.runs.prepare, "load_model", no_model)
-    with pytest.raises(DataError, match=r"has no alpah, gamma.* Did you mean 'alpha'"):
-        run(bench_config(model_dir, bench, tmp_path / "run", sequence=("alpah", "beta", "gamma")))
-    with pytest.raises(DataError, match="has no delta"):
-        run(bench_config(model_dir, bench, tmp_path / "other", watch=["delta"]))
-
-
-def test_a_run_that_never_began_can_be_corrected_and_started_in_the_same_directory(
-    model_dir: Path, bench: Path, tmp_path: Path
-) -> None:
-    with pytest.raises(DataError, match="has no alpah"):
-        run(bench_config(model_dir, bench, tmp_path / "run", sequence=("alpah",), policy="original"))
-    data = run(bench_config(model_dir, bench, tmp_path / "run", sequence=("alpha",), policy="original")).data
-    assert data["tasks"] == ["alpha"]
-
-
-def test_setting_up_writes_nothing(model_dir: Path, bench: Path, tmp_path: Path) -> None:
-    set_up(bench_config(model_dir, bench, tmp_path / "run"))
-    assert not (tmp_path / "run").exists()
-
-
-def test_inputs_that_will_be_cut_are_noted_with_their_number(model_dir: Path, bench: Path, tmp_path: Path) -> None:
-    edit(bench / "alpha" / "train.json", lambda rows: rows[0].update(sentence="long " * 100))
-    listener = Listener()
-    run(
-        bench_config(model_dir, bench, tmp_path / "run", sequence=("alpha",), policy="original", max_length=300),
-        listener,
-    )
+def test_inputs_that_will_be_cut_are_noted_with_their_number(small_model: Path, tmp_path: Path) -> None:
+    bench = write_bench(tmp_path / "bench")
+    write(bench / "alpha" / "train.json", [{"sentence": "long " * 100, "label": "y"}, *rows_of("alpha", "train", 5)])
+    listener, short = Listener(), {"policy": "original", "max_length": 300}
+    run(configure(small_model, bench, tmp_path / "run", sequence=["alpha"], **short), listener)
     assert any(
         note.startswith("note: alpha: cut in the middle, as longer than max_length: 1 training input;")
         for note in listener.notes

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from small_runs import configure, plain_config, save_model, write_bench
+from small_runs import plain_config, save_model, write_bench
 
 from sapo.cli import main
 from sapo.core.errors import TrainError
-from sapo.experiments.sweep import planned, run_sweep
-from sapo.runs.config.schema import Config
 from sapo.training.methods.inc_lora import IncLora
 
 
@@ -26,20 +23,6 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_bench(tmp_path_factory.mktemp("bench"))
-
-
-@pytest.fixture
-def finished(model_dir: Path, bench: Path, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> Config:
-    """A finished sweep of two seeds that a test may spoil; made once."""
-    made = tmp_path_factory.getbasetemp() / "finished"
-
-    def config(root: Path) -> Config:
-        return configure(model_dir, bench, root, sweep={"seed": [1, 2]}, policy="original", train={"epochs": 1})
-
-    if not made.exists():
-        run_sweep(config(made))
-    shutil.copytree(made, tmp_path / "copy")
-    return config(tmp_path / "copy")
 
 
 def command(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
@@ -68,12 +51,16 @@ def test_the_command_makes_the_runs_and_prints_the_table(
 ) -> None:
     assert command(monkeypatch, "run", written) == 0
     first = capsys.readouterr()
-    assert "Sweep of 2 runs" in first.out and "alpha/inc-lora-original-s1" in first.out
+    assert "Sweep of 2 runs" in first.out and "inc-lora against seq-lora" in first.out
     assert "run 1/2, task 1 alpha: training" in first.err
     assert command(monkeypatch, "run", written) == 0
     assert capsys.readouterr().out == first.out
-    assert command(monkeypatch, "report", written.parent / "sweep") == 0
+    sweep = written.parent / "sweep"
+    assert command(monkeypatch, "report", sweep) == 0
     assert capsys.readouterr().out == first.out
+    # Reports do not mix sweeps and runs.
+    assert command(monkeypatch, "report", sweep, sweep / "alpha" / "inc-lora-original-s1") == 2
+    assert "give run directories only, or sweeps" in capsys.readouterr().err.replace("\n", " ")
 
 
 def test_the_command_exits_with_2_where_a_run_failed_and_prints_the_table_of_the_others(
@@ -85,7 +72,7 @@ def test_the_command_exits_with_2_where_a_run_failed_and_prints_the_table_of_the
     monkeypatch.setattr(IncLora, "prepare", diverges)
     assert command(monkeypatch, "run", written) == 2
     said = capsys.readouterr()
-    assert "Sweep of 1 run" in said.out and "alpha/seq-lora-original-s1" in said.out
+    assert "Sweep of 1 run" in said.out and "There is one setting" in said.out
     assert "1 of 2 runs failed (alpha/inc-lora-original-s1)" in said.err and "Traceback" not in said.err
 
 
@@ -99,8 +86,9 @@ def test_the_command_that_is_interrupted_says_what_is_saved(
         patch.setattr("sapo.training.methods.seq_lora.SeqLora.prepare", stopped)
         assert command(patch, "run", written) == 130
     said = capsys.readouterr()
-    saved = f"Saved in {written.parent / 'sweep'}: 1 finished runs, and what was finished of the one at work."
-    assert f"interrupted. {saved} To go on, give the same command again: sapo run {written}" in said.err
+    saved = "1 finished runs, and the finished steps of others. The step in progress was discarded."
+    again = f"To resume, give the same command again: sapo run {written}"
+    assert f"interrupted. Saved in {written.parent / 'sweep'}: {saved} {again}" in said.err
     # The page of what is finished would hide it.
     assert said.out == ""
     assert command(monkeypatch, "run", written) == 0
@@ -118,9 +106,8 @@ def test_a_dry_run_names_the_runs_and_writes_nothing(
     assert sorted(written.parent.rglob("*")) == before
 
 
-def test_reports_do_not_mix_sweeps_and_runs(
-    finished: Config, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    one = planned(finished)[0].config.run_dir
-    assert command(monkeypatch, "report", finished.run_dir, one) == 2
-    assert f"{one} is none: give run directories only, or sweeps" in capsys.readouterr().err.replace("\n", " ")
+def test_ray_is_for_sweeps(written: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    single = written.parent / "single.yaml"
+    single.write_text(yaml.safe_dump({k: v for k, v in yaml.safe_load(written.read_text()).items() if k != "sweep"}))
+    assert command(monkeypatch, "run", single, "--ray", "auto") == 2
+    assert "--ray shares out the runs of a sweep" in capsys.readouterr().err

@@ -49,14 +49,6 @@ def test_every_process_tells_exactly_the_total_of_all_and_never_goes_back(
         assert all(rows >= 0 for rows in told)
 
 
-def test_progress_of_a_share_counts_for_all_processes() -> None:
-    told: list[int] = []
-    tell = Processes(0, 2).telling(told.append, 9)
-    for batch in (1, 3, 1):
-        tell(batch)
-    assert told == [2, 5, 2]
-
-
 # What the launcher says.
 
 

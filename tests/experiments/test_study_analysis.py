@@ -114,7 +114,7 @@ def test_candidates_that_do_not_differ_have_no_ratio() -> None:
 
 
 def test_intervals_of_spread_and_ratio_hold_the_truth() -> None:
-    random, held, reps = np.random.default_rng(3), np.zeros(3), 60
+    random, held, reps = np.random.default_rng(3), np.zeros(3), 40
     for _ in range(reps):
         records = []
         for transition in ("a>b", "c>b", "d>b"):
@@ -172,7 +172,7 @@ def test_agreement_is_the_mean_correlation_over_pairs_and_ordered_pairs_of_seeds
 def test_shared_noise_shows_within_a_seed_only_and_superior_candidates_in_both() -> None:
     random = np.random.default_rng(6)
     noise, good = [], []
-    for n in range(40):
+    for n in range(25):
         shared = random.normal(size=(9, 2))
         own = {task: shared + 0.5 * random.normal(size=(9, 2)) for task in "bau"}
         noise += tables(own, transition=f"a>x{n}>b")

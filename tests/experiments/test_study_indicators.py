@@ -1,24 +1,28 @@
-"""What is known of a candidate before a training, against plain forward passes over prompts spelled out by hand."""
+"""What is measured of a candidate: against plain passes over prompts spelled out by hand, and recorded parameters."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from assignments import assignment, shake
+from assignments import assignment, nll_by_hand, rows_of, shake, tokens_of
 
 from sapo.core.types import Encoded, Example
-from sapo.experiments.study.indicators import Indicators, gradient, indicators, norm
+from sapo.experiments.study.indicators import Indicators, Travel, drift, gradient, indicators, norm
 from sapo.integrations.testing import CHAT_TEMPLATE, tiny_model, tiny_tokenizer, toy_task
 from sapo.models.losses import Scorer
 from sapo.models.render import Renderer
-from sapo.training.finetune import finetune
+from sapo.training.finetune import TrainingLog, finetune
+from sapo.training.methods.objective import trainable
 from sapo.training.methods.seq_lora import SeqLora
-from sapo.training.settings import LoraSettings, TrainSettings
+from sapo.training.settings import LoraSettings, Optimiser, TrainSettings
+from sapo.training.trainer import Checkpoints, Extras
 
 TASK = replace(toy_task(), instruction="Is it so?", suffix="Be brief.")
 TEXT = "Say whether it is so."
@@ -34,7 +38,6 @@ ROWS = (
     Example("d", "maybe"),
     Example("", "no"),
 )
-CANDIDATES = (TEXT, "", " ", "\n", "北京 — ist es so? 🙂", "{input} <|im_end|> {{ messages }}", "ISS IT SO?!")
 
 # Its assistant turns end with nothing.
 BARE_TEMPLATE = (
@@ -44,9 +47,19 @@ BARE_TEMPLATE = (
 )
 TEMPLATES = {"chat": CHAT_TEMPLATE, "without end of turn": BARE_TEMPLATE, "no template": None}
 
+RATE = 0.05
+# What plain gradient descent leaves out: a schedule, decay, clipping.
+SGD = TrainSettings(
+    epochs=3, learning_rate=RATE, batch_size=4, micro_batch_size=2, warmup=0.5, weight_decay=0.5, max_grad_norm=0.01
+)
+ADAMW = TrainSettings(epochs=3, learning_rate=1e-3, batch_size=4, micro_batch_size=2, warmup=0.0)
+# 11 rows in updates of 4: three of them an epoch.
+TRAINED = rows_of("one", 11)
+UPDATES = 9
+
 
 def adapted(*, dropout: float = 0.4) -> Any:
-    """The tiny model, in training mode, with an adapter far from its start, whose dropout would show."""
+    """The tiny model, in training mode, with an adapter no number of which is 0, whose dropout would show."""
     learner = SeqLora(LoraSettings(r=3, alpha=5, dropout=dropout, target_modules=("q_proj", "v_proj")))
     model = learner.prepare(learner.start(tiny_model()), assignment([]))
     shake(model)
@@ -126,30 +139,12 @@ def test_losses_are_those_of_plain_passes_over_prompts_spelled_out(template: str
     assert abs(found.pmi) > 1e-3
 
 
-def test_the_mean_of_rows_as_long_as_each_other_is_the_mean_of_their_tokens() -> None:
-    rows = [replace(row, answer=answer) for row, answer in zip(ROWS, ("yes", "no.", "hm?", "abc"), strict=False)]
-    found = measured(adapted(), rows=rows)
-    assert found.example_mean == pytest.approx(found.pre_update, rel=1e-9)
-
-
 def test_an_input_that_is_empty_anyway_says_nothing_about_the_answer() -> None:
     rows = [Example("", answer) for answer in ("yes", "no", "no", "well, perhaps")]
     assert measured(adapted(), rows=rows).pmi == pytest.approx(0, abs=1e-6)
     # An earlier exchange is input too.
     told = [replace(row, history=(("What is it?", "Guess."),)) for row in rows]
     assert abs(measured(adapted(), rows=told).pmi) > 1e-3
-
-
-def test_no_end_of_turn_is_left_of_answers_that_are_empty() -> None:
-    model = adapted()
-    rows = [Example("a", ""), Example("b", "yes")]
-    plain = copy.deepcopy(model).eval()
-    assert measured(model, rows=rows).answer_only == pytest.approx(
-        per_token([nll(plain, *by_hand(TEXT, rows[1])[:2])]), rel=1e-5
-    )
-
-
-# Length and edit distance.
 
 
 @pytest.mark.parametrize(
@@ -169,25 +164,6 @@ def test_length_is_in_tokens_and_distance_a_share_of_the_longer_text(text: str, 
     found = measured(adapted(), text, ROWS[:2])
     assert found.length == length
     assert found.edit == pytest.approx(distance, abs=1e-12)
-
-
-@pytest.mark.parametrize("text", CANDIDATES)
-def test_odd_texts_are_measured_like_others(text: str) -> None:
-    model = adapted()
-    found = measured(model, text)
-    plain = copy.deepcopy(model).eval()
-    rendered = Renderer(tiny_tokenizer(), 512).encode(text, TASK.suffix, ROWS)
-    total = 0.0
-    for row in rendered:
-        ids = torch.tensor([row.ids])
-        labels = ids.clone()
-        labels[:, : row.prompt_length] = -100
-        with torch.no_grad():
-            total += float(plain(input_ids=ids, labels=labels).loss) * (len(row.ids) - row.prompt_length)
-    assert found.pre_update == pytest.approx(
-        total / sum(len(row.ids) - row.prompt_length for row in rendered), rel=1e-5
-    )
-    assert found.gradient_norm > 0 and 0 <= found.edit <= 1
 
 
 # The gradient.
@@ -226,71 +202,188 @@ def test_the_gradient_is_that_of_one_loss_over_all_rows_at_what_is_trained() -> 
     assert measured(model).gradient_norm == pytest.approx(size, rel=1e-5) and size > 1e-2
 
 
-@pytest.mark.parametrize("batch", [1, 2, 3, 100])
-def test_the_gradient_does_not_depend_on_how_rows_go_through_the_model(
-    batch: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model = adapted()
-    found = gradient(model, encoded())
-    monkeypatch.setattr("sapo.experiments.study.indicators._BATCH", batch)
-    assert close(gradient(model, encoded()[::-1]), found)
-    # The premise: rows do not all have the same gradient.
-    assert not close(gradient(model, encoded(5)), found)
-
-
 def test_its_norm_is_that_of_the_first_update_of_a_training_on_all_rows() -> None:
     model = adapted(dropout=0.0)
     expected = measured(model).gradient_norm
-    settings = TrainSettings(
-        epochs=1,
-        learning_rate=1e-3,
-        batch_size=len(ROWS),
-        micro_batch_size=2,
-        warmup=0.0,
-        weight_decay=0.0,
-        max_grad_norm=0.0,
-    )
+    settings = TrainSettings(epochs=1, learning_rate=1e-3, batch_size=len(ROWS), micro_batch_size=3)
     assert finetune(model, encoded(), settings, seed=0).gradient_norms == pytest.approx([expected], rel=1e-5)
 
 
 @pytest.mark.parametrize("training", [True, False])
 def test_a_model_is_left_as_it_was(training: bool) -> None:
     model = adapted().train(training)
-    # Modes that differ, as where a part is frozen.
+    # Modes that differ, as where a part is frozen; gradients that were there.
     model.get_decoder().layers[0].train(not training)
+    for p in model.parameters():
+        p.grad = torch.ones_like(p) if p.requires_grad else None
     modes = [module.training for module in model.modules()]
     flags = [p.requires_grad for p in model.parameters()]
-    weights = copy.deepcopy(model.state_dict())
+    weights, before = copy.deepcopy(model.state_dict()), copies(model)
     state = torch.get_rng_state()
-    measured(model)
+    with torch.no_grad():
+        measured(model)
+        drift(model, before, encoded())
     assert [module.training for module in model.modules()] == modes
     assert [p.requires_grad for p in model.parameters()] == flags and any(flags) and not all(flags)
-    assert all(p.grad is None for p in model.parameters())
+    assert all(bool((p.grad == 1).all()) for p in model.parameters() if p.grad is not None)
     assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
+    assert all(torch.equal(value, before[name]) for name, value in copies(model).items())
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_a_gradient_is_computed_also_where_gradients_are_switched_off() -> None:
-    model = adapted()
-    with torch.no_grad():
-        found = gradient(model, encoded(2))
-    assert close(found, gradient(model, encoded(2)))
-
-
-def test_gradients_that_were_there_are_neither_used_nor_changed() -> None:
-    model = adapted()
-    expected = gradient(model, encoded(2))
-    for p in model.parameters():
-        p.grad = torch.ones_like(p) if p.requires_grad else None
-    assert close(gradient(model, encoded(2)), expected)
-    assert all(bool((p.grad == 1).all()) for p in model.parameters() if p.grad is not None)
-
-
-def test_a_norm_counts_every_number_of_every_tensor() -> None:
+def test_a_norm_counts_every_number_also_where_squares_leave_the_range_of_float32() -> None:
     assert norm({"a": torch.tensor([[3.0, -4.0]]), "b": torch.tensor(-12.0)}) == 13.0
-    assert norm({}) == 0.0
-
-
-def test_a_norm_is_right_where_squares_leave_the_range_of_float32() -> None:
     assert norm({"a": torch.tensor([3e30]), "b": torch.tensor([4e30])}) == pytest.approx(5e30, rel=1e-6)
-    assert norm({"a": torch.tensor([3e-30]), "b": torch.tensor([4e-30])}) == pytest.approx(5e-30, rel=1e-6)
+
+
+# Path and displacement.
+
+
+def position(model: Any) -> torch.Tensor:
+    """All trainable numbers as one vector."""
+    return torch.cat([p.detach().double().flatten() for p in model.parameters() if p.requires_grad])
+
+
+class Positions:
+    """A watcher that remembers where the parameters were."""
+
+    def __init__(self) -> None:
+        self.seen: list[torch.Tensor] = []
+
+    def begin(self, model: Any) -> None:
+        self.seen = [position(model)]
+
+    def after(self, model: Any, step: int, last: bool) -> bool:
+        self.seen.append(position(model))
+        return False
+
+    def state(self) -> Any:
+        return None
+
+    def restore(self, model: Any, state: Any) -> None:
+        raise AssertionError("no training here is resumed")
+
+
+def length(vector: torch.Tensor) -> float:
+    return float(torch.linalg.vector_norm(vector))
+
+
+def travelled(settings: TrainSettings, optimiser: Optimiser = "sgd") -> tuple[Travel, list[torch.Tensor], TrainingLog]:
+    """A training from the same start, and the positions of all its parameters, the start included."""
+    model, travel, positions = adapted(dropout=0.0), Travel(), Positions()
+    watched = Extras(watchers=(travel, positions))
+    training = finetune(model, TRAINED, settings, seed=0, extras=watched, optimiser=optimiser)
+    return travel, positions.seen, training
+
+
+@pytest.mark.parametrize("optimiser", ["sgd", "adamw"])
+def test_the_path_is_the_sum_of_all_steps_and_the_displacement_its_chord(optimiser: Optimiser) -> None:
+    travel, seen, _ = travelled(SGD if optimiser == "sgd" else ADAMW, optimiser)
+    steps = [length(after - before) for before, after in pairwise(seen)]
+    assert len(steps) == UPDATES and min(steps) > 0
+    assert travel.path == pytest.approx(sum(steps), rel=1e-6)
+    assert travel.displacement == pytest.approx(length(seen[-1] - seen[0]), rel=1e-6)
+    # The premise: the way is not straight, or one could stand for the other.
+    assert travel.displacement < 0.98 * travel.path
+
+
+def test_plain_gradient_descent_travels_the_sum_of_rates_times_gradients() -> None:
+    travel, _, training = travelled(SGD)
+    by_gradients = sum(r * g for r, g in zip(training.rates, training.gradient_norms, strict=True))
+    assert training.rates == (RATE,) * UPDATES
+    assert travel.path == pytest.approx(by_gradients, rel=1e-4)
+    first = gradient(adapted(dropout=0.0), TRAINED)
+    one, _, training = travelled(SGD.model_copy(update={"epochs": 1, "batch_size": len(TRAINED)}))
+    assert training.steps == 1 and one.path == one.displacement == pytest.approx(RATE * norm(first), rel=1e-4)
+
+
+def test_the_first_update_of_adam_moves_every_parameter_by_the_rate_whatever_the_gradient() -> None:
+    travel, seen, _ = travelled(ADAMW.model_copy(update={"epochs": 1, "batch_size": len(TRAINED)}), "adamw")
+    assert travel.path == pytest.approx(ADAMW.learning_rate * len(seen[0]) ** 0.5, rel=1e-3)
+
+
+def test_small_steps_of_the_whole_gradient_are_within_the_bound() -> None:
+    """length <= sqrt(2 * sum of rates * fall of the loss), where the rate is below the inverse of the curvature."""
+    settings = SGD.model_copy(update={"learning_rate": 1e-3, "epochs": 8, "batch_size": len(TRAINED)})
+    model, travel = adapted(dropout=0.0), Travel()
+    training = finetune(model, TRAINED, settings, seed=0, extras=Extras(watchers=(travel,)), optimiser="sgd")
+    with torch.no_grad():
+        before, after = (float(nll_by_hand(one, TRAINED)) / tokens_of(TRAINED) for one in (adapted(dropout=0.0), model))
+    time = sum(training.rates)
+    assert before - after > 1e-3
+    assert travel.path <= (2 * time * (before - after)) ** 0.5
+    # Steps this small nearly follow the flow, whose bound lacks the 2 and holds with equality on a steady slope.
+    assert travel.path == pytest.approx((time * (before - after)) ** 0.5, rel=0.02)
+
+
+def interrupt(after: int) -> Callable[[int], None]:
+    made = 0
+
+    def advance(steps: int) -> None:
+        nonlocal made
+        made += steps
+        if made == after:
+            raise KeyboardInterrupt
+
+    return advance
+
+
+def test_a_training_that_is_resumed_travels_as_far_as_one_without_interruption(tmp_path: Path) -> None:
+    whole, seen, _ = travelled(SGD)
+    told, model, again = list[int](), adapted(dropout=0.0), Travel()
+
+    def train(model: Any, advance: Callable[[int], None], travel: Travel) -> None:
+        watched, kept = Extras(watchers=(travel,)), Checkpoints(tmp_path, every=3)
+        finetune(model, TRAINED, SGD, 0, advance, checkpoints=kept, extras=watched, optimiser="sgd")
+
+    with pytest.raises(KeyboardInterrupt):
+        train(adapted(dropout=0.0), interrupt(5), Travel())
+    train(model, told.append, again)
+    # Three updates were read back at once, the others made: steps that it does not walk again must count.
+    assert told == [3] + [1] * (UPDATES - 3)
+    assert torch.equal(position(model), seen[-1])
+    assert again.path == pytest.approx(whole.path, rel=1e-9)
+    assert again.displacement == pytest.approx(whole.displacement, rel=1e-9)
+
+
+# Drift.
+
+
+def predictions(model: Any, row: Encoded) -> torch.Tensor:
+    """Distributions over the vocabulary at the supervised positions of a row, by a pass of its own."""
+    with torch.no_grad():
+        logits: torch.Tensor = model(input_ids=torch.tensor([row.ids]), use_cache=False).logits[0]
+    return logits.double().softmax(-1)[row.prompt_length - 1 : len(row.ids) - 1]
+
+
+def divergence_by_hand(before: Any, now: Any, rows: Sequence[Encoded]) -> float:
+    """KL(before || now) of two models, in nats per supervised token."""
+    before, now = (copy.deepcopy(model).eval() for model in (before, now))
+    total, tokens = 0.0, 0
+    for row in rows:
+        p, q = predictions(before, row), predictions(now, row)
+        total += float((p * (p / q).log()).sum())
+        tokens += len(p)
+    return total / tokens
+
+
+def copies(model: Any) -> dict[str, torch.Tensor]:
+    return {name: p.detach().clone() for name, p in trainable(model).items()}
+
+
+def moved() -> tuple[Any, Any]:
+    """A model in training mode, where dropout would show, and the same one after a change of what is trained."""
+    before = adapted()
+    now = copy.deepcopy(before)
+    shake(now, seed=1)
+    return before, now
+
+
+def test_drift_is_the_divergence_of_full_predictions_from_those_before_per_token() -> None:
+    before, now = moved()
+    expected = divergence_by_hand(before, now, TRAINED)
+    found = drift(now, copies(before), TRAINED)
+    assert found == pytest.approx(expected, rel=1e-4) and expected > 0.01
+    back = drift(before, copies(now), TRAINED)
+    assert back == pytest.approx(divergence_by_hand(now, before, TRAINED), rel=1e-4)
+    assert abs(found - back) > 0.01 * found

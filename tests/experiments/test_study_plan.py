@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from assignments import assignment, rows_of, shake
 
 from sapo.core.errors import ConfigError
-from sapo.experiments.study.plan import Transition, Trial, settings_of, state_config, transitions, trials
-from sapo.integrations.testing import tiny_model
+from sapo.experiments.study.plan import Transition, Trial, state_config, transitions, trials
 from sapo.runs.config.loading import make_config
 from sapo.runs.config.study import StudyConfig
-from sapo.training.finetune import finetune
-from sapo.training.methods.objective import trainable
-from sapo.training.methods.seq_lora import SeqLora
-from sapo.training.settings import LoraSettings, TrainSettings
 
 # Everything is other than its default, so that what is not passed on shows.
 FULL: dict[str, Any] = {
@@ -65,12 +57,6 @@ def test_transitions_come_in_the_order_given_and_are_named_by_their_tasks() -> N
 def test_transitions_of_one_name_are_refused() -> None:
     with pytest.raises(ConfigError, match="two of them are called 'a>b>c'"):
         transitions(study(transitions=[["a", "b>c"], ["a>b", "c"]]))
-
-
-def test_what_a_transition_trains_on_is_not_unseen_to_it_whatever_its_place() -> None:
-    found = transitions(study(unseen=["a", "b", "own", "c"]))
-    assert [one.unseen for one in found] == [("own", "c"), ("b",), ("own", "c")]
-    assert [one.unseen for one in transitions(study(unseen=[]))] == [(), (), ()]
 
 
 def test_the_name_of_a_transition_is_one_folder_also_where_tasks_are_named_like_paths() -> None:
@@ -129,9 +115,7 @@ def test_a_state_depends_on_no_setting_of_the_trainings_after_it() -> None:
 @pytest.mark.parametrize(
     ("tasks", "unseen", "taken"),
     [
-        (["own", "a"], [], {"own"}),
         (["a", "own"], [], {"own"}),
-        (["a", "b"], ["other"], {"other"}),
         (["own", "a"], ["own", "other"], {"own", "other"}),
         (["a", "b"], [], set()),
     ],
@@ -141,56 +125,3 @@ def test_a_run_is_told_of_own_tasks_that_take_part_alone(tasks: list[str], unsee
     own = state_config(config, transitions(config)[0])
     assert own.tasks.keys() == taken
     assert all(own.tasks[name] == config.tasks[name] for name in taken)
-
-
-def test_states_have_directories_of_their_own_below_that_of_the_study() -> None:
-    config = study(run_dir="there/mine", transitions=[["a", "b"], ["b", "a"], ["x/y", "a"]])
-    assert [state_config(config, one).run_dir for one in transitions(config)] == [
-        Path("there/mine/states") / name for name in ("a>b", "b>a", "x-y>a")
-    ]
-
-
-# How trainings are done.
-
-
-def test_the_arm_of_adam_is_trained_as_a_run_is() -> None:
-    settings = settings_of(study(), "adamw")
-    expected = {key: value for key, value in FULL["train"].items() if key != "rows"}
-    assert asdict(settings) == {**expected, "optimiser": "adamw"}
-
-
-def test_the_arm_of_plain_gradient_descent_has_its_own_rate_and_no_schedule_decay_or_clipping() -> None:
-    assert asdict(settings_of(study(), "sgd")) == {
-        "epochs": 2.5,
-        "learning_rate": 0.25,
-        "batch_size": 6,
-        "micro_batch_size": 3,
-        "warmup": 0.0,
-        "weight_decay": 0.0,
-        "max_grad_norm": 0.0,
-        "optimiser": "sgd",
-    }
-
-
-def trained(settings: TrainSettings) -> tuple[dict[str, torch.Tensor], tuple[float, ...], tuple[float, ...]]:
-    """(how far each parameter moved, rates, gradient norms) of a training."""
-    learner = SeqLora(LoraSettings(r=2, alpha=4, dropout=0.0, target_modules=("q_proj", "v_proj")))
-    model = learner.prepare(learner.start(tiny_model()), assignment([]))
-    shake(model)
-    before = {name: p.detach().clone() for name, p in trainable(model).items()}
-    training = finetune(model, rows_of("one", 6), settings, seed=0)
-    return {n: p.detach() - before[n] for n, p in trainable(model).items()}, training.rates, training.gradient_norms
-
-
-def test_plain_gradient_descent_takes_whole_gradients_at_one_rate_however_the_run_clips_and_warms_up() -> None:
-    config = study()
-    moved, rates, norms = trained(settings_of(config, "sgd"))
-    assert rates == (0.25,) * 3
-    # The premise: the run's limit would have clipped.
-    assert min(norms) > config.train.max_grad_norm
-    one, _, (size,) = trained(settings_of(study(train={**FULL["train"], "epochs": 1}), "sgd"))
-    distance = float(sum(x.double().square().sum() for x in one.values())) ** 0.5
-    assert distance == pytest.approx(0.25 * size, rel=1e-4)
-    assert any(not torch.equal(moved[name], one[name]) for name in moved)
-    _, run_rates, _ = trained(settings_of(config, "adamw"))
-    assert len(set(run_rates)) > 1 and max(run_rates) <= config.train.learning_rate

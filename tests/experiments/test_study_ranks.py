@@ -1,4 +1,4 @@
-"""Rank correlations, their permutation test and intervals, against scipy, enumeration by hand, and simulation."""
+"""Claim 3: rank correlations, permutation tests and intervals, against scipy, enumeration by hand, and simulation."""
 
 import itertools
 from collections.abc import Sequence
@@ -9,12 +9,22 @@ from scipy.stats import kstest, spearmanr
 from study_trainings import study, training
 
 from sapo.core.types import Floats
-from sapo.experiments.study.analysis import analyse
+from sapo.experiments.study.analysis import analyse, compared, predicted
 from sapo.experiments.study.blocks import blocks_of
 from sapo.experiments.study.prediction import adjusted, associate, predictions
-from sapo.experiments.study.ranks import detectable, holm, permutation_test, rank_correlation, standardised
-from sapo.experiments.study.resampling import Measured, Part, Sampling, bootstrap, estimates, point
-from sapo.experiments.study.verdicts import compared, predicted
+from sapo.experiments.study.resampling import (
+    Measured,
+    Part,
+    Sampling,
+    bootstrap,
+    detectable,
+    estimates,
+    holm,
+    permutation_test,
+    point,
+    rank_correlation,
+    standardised,
+)
 
 FEW = Sampling(draws=200, permutations=1000)
 
@@ -187,7 +197,7 @@ def test_predictions_are_pooled_rank_correlations_of_means_over_seeds() -> None:
         for candidate in range(7):
             mine = [r for r in records if (r.transition, r.candidate) == (transition, candidate)]
             x.append(mine[0].indicators["pre_update"])
-            y.append(np.mean([r.forgetting_effect for r in mine if r.forgetting_effect is not None]))
+            y.append(np.mean([r.mean_effect("earlier") for r in mine if r.mean_effect("earlier") is not None]))
         rhos.append(spearmanr(x, y).statistic)
     one = found["pre_update", "forgetting"]
     assert one.by_transition == pytest.approx(rhos) and one.rho.value == pytest.approx(np.mean(rhos))

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from study_trainings import LEVEL, TOKENS, study, training
+from study_trainings import study, training
 
 from sapo.core.errors import RecordError
 from sapo.experiments.study.blocks import blocks_of
@@ -39,28 +39,22 @@ def test_effects_are_changes_of_token_weighted_losses_higher_is_better() -> None
         "u": {"role": "unseen", "before": [1.0, 1.0, 4.0], "after": [1.0, 1.0, 1.0], "tokens": [1, 1, 1]},
     }
     record = training(transition="a>c>b", losses=losses, scores=SCORES)
-    assert record.in_task == -1.0
+    assert record.mean_effect("own") == -1.0
     assert record.effect("a") == -0.5 and record.effect("c") == pytest.approx(0.1)
-    assert record.forgetting_effect == pytest.approx((-0.5 + 0.1) / 2)
-    assert record.generalisation_effect == 1.0
+    assert record.mean_effect("earlier") == pytest.approx((-0.5 + 0.1) / 2)
+    assert record.mean_effect("unseen") == 1.0
     assert record.effect("b", "score") == 80.0 and record.effect("a", "score") == -5.0
     assert record.effect("u", "score") is None and record.effect("nothing") is None
     # Not the mean of those that happen to have scores.
     assert record.mean_effect("earlier", "score") is None and record.mean_effect("own", "score") == 80.0
     alone = training(transition="b", effects={"b": -1.0})
-    assert alone.forgetting_effect is None and alone.generalisation_effect is None
-
-
-def test_the_factory_makes_the_effects_it_is_asked_for() -> None:
-    record = training(effects={"b": -1.25, "a": -0.5, "u": 0.25})
-    assert record.losses["a"].loss("before") == pytest.approx(LEVEL) and record.losses["a"].tokens == TOKENS
-    assert (record.in_task, record.effect("a"), record.effect("u")) == pytest.approx((-1.25, -0.5, 0.25))
+    assert alone.mean_effect("earlier") is None and alone.mean_effect("unseen") is None
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format": 0}, "format 0, and there is none but 1"),
+        ({"format": 0}, "format 0, but this version of sapo reads 1 only"),
         ({"seed": "x"}, "seed: Input should be a valid integer"),
         ({"candidate": -1}, "candidate: "),
         ({"task": "c"}, "task c is the one that was trained"),
@@ -114,7 +108,7 @@ def test_a_last_line_that_was_cut_off_is_ignored_and_the_training_recorded_again
     assert read_study(path) == (training(0), training(1))
 
 
-@pytest.mark.parametrize("line", ["{", "[]", '{"format": 1}', '{"format": 0}', "NaN", "\udc80"])
+@pytest.mark.parametrize("line", ["{", '{"format": 1}'])
 def test_a_damaged_line_is_an_error_that_names_file_and_line(tmp_path: Path, line: str) -> None:
     path = tmp_path / "study.jsonl"
     append_study(path, training())
@@ -124,13 +118,6 @@ def test_a_damaged_line_is_an_error_that_names_file_and_line(tmp_path: Path, lin
         read_study(path)
     with pytest.raises(RecordError, match="line 3"):
         append_study(path, training(1))
-
-
-def test_an_unreadable_file_is_an_error_that_names_it(tmp_path: Path) -> None:
-    with pytest.raises(RecordError, match=r"none\.jsonl cannot be read: No such file"):
-        read_study(tmp_path / "none.jsonl")
-    (tmp_path / "empty.jsonl").touch()
-    assert read_study(tmp_path / "empty.jsonl") == ()
 
 
 def test_texts_survive_a_file_whatever_they_hold(tmp_path: Path) -> None:
@@ -153,7 +140,7 @@ def test_blocks_hold_full_tables_in_any_order_of_the_records() -> None:
     by_hand = {(r.candidate, r.seed): r for r in records if (r.transition, r.arm) == ("a>b>c", "sgd")}
     found = blocks[3].outcome("forgetting")
     assert found is not None and found.shape == (3, 2)
-    assert found[2, 0] == pytest.approx(by_hand[2, 1].forgetting_effect)
+    assert found[2, 0] == pytest.approx(by_hand[2, 1].mean_effect("earlier"))
     for n in range(3):
         assert blocks_of(random.Random(n).sample(records, len(records))) == blocks
 

@@ -1,28 +1,34 @@
-"""Studies that are made, interrupted, gone on with, handed to workers, and what they refuse."""
+"""Studies that are made, interrupted, resumed, handed to workers, and what they refuse."""
 
 from __future__ import annotations
 
-import os
-import signal
+import json
+import pickle
+import shutil
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
 from filelock import FileLock
-from small_runs import SMALL, Told, configure, plain_config, read, save_model, write, write_bench
+from small_runs import Told, configure, near, plain_config, read, save_model, write, write_bench
 
 from sapo.cli import main
-from sapo.core.errors import ConfigError, DataError, ProcessError, RecordError
-from sapo.experiments.study.crew import Workers
-from sapo.experiments.study.plan import Trial, transitions, trials
+from sapo.core.errors import DataError, RecordError
+from sapo.core.progress import Reporter
+from sapo.experiments.study.plan import trials
 from sapo.experiments.study.records import STUDY, StudyRecord, append_study, read_study
 from sapo.experiments.study.run import run_study, study_fingerprint
-from sapo.experiments.study.workers import in_processes, on_ray, visible_gpus
+from sapo.experiments.study.training import forget
+from sapo.experiments.where import Place, Where, on_ray
 from sapo.runs.config.study import StudyConfig
 from sapo.sequence import run
+from sapo.tasks.own import DataSource
 
 TASKS = ("alpha", "beta", "gamma")
 
@@ -45,7 +51,9 @@ def plain_study(model_dir: Path, bench: Path, run_dir: Path, **changes: Any) -> 
         "max_new_tokens": 2,
     }  # fmt: skip
     found = {key: data[key] for key in taken} | own | changes
-    return {**found, "lora": {**found["lora"], "dropout": 0.0}}
+    # The original and one paraphrase.
+    candidates = {**data["candidates"], "count": 1}
+    return {**found, "candidates": candidates, "lora": {**found["lora"], "dropout": 0.0}}
 
 
 @pytest.fixture
@@ -58,7 +66,7 @@ def study(model_dir: Path, bench: Path, tmp_path: Path) -> Callable[..., StudyCo
 
 @pytest.fixture(scope="module")
 def made(model_dir: Path, bench: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[StudyConfig, Path]:
-    """A finished study of four candidates, two seeds and both arms; nothing may change it."""
+    """A finished study of two candidates, two seeds and both arms; nothing may change it."""
     root = tmp_path_factory.mktemp("made") / "study"
     config = StudyConfig.model_validate(plain_study(model_dir, bench, root, seeds=[1, 2], arms=["adamw", "sgd"]))
     run_study(config)
@@ -71,24 +79,13 @@ def lasting(records: Any) -> dict[str, dict[str, Any]]:
     return {r.name: {k: v for k, v in r.to_json().items() if k not in gone} for r in records}
 
 
-def near(found: Any, expected: Any) -> bool:
-    """Whether two values are the same but for rounding: processes may have another number of threads."""
-    if isinstance(expected, dict):
-        return found.keys() == expected.keys() and all(near(found[key], expected[key]) for key in expected)
-    if isinstance(expected, list):
-        return len(found) == len(expected) and all(map(near, found, expected))
-    return (
-        bool(found == pytest.approx(expected, rel=1e-3, abs=1e-3)) if isinstance(expected, float) else found == expected
-    )
-
-
 def test_every_training_is_recorded_once_with_all_that_it_did(made: tuple[StudyConfig, Path]) -> None:
     config, root = made
     records = read_study(root / STUDY)
     expected = [
-        f"alpha>beta/{t.arm}-c{t.candidate}-s{t.seed}" for t in trials(config, 4)
+        f"alpha>beta/{t.arm}-c{t.candidate}-s{t.seed}" for t in trials(config, 2)
     ]  # fmt: skip
-    assert [record.name for record in records] == expected and len(expected) == 2 * 2 * 4
+    assert [record.name for record in records] == expected and len(expected) == 2 * 2 * 2
     for record in records:
         assert record.tasks("own") == ("beta",) and record.tasks("earlier") == ("alpha",)
         assert record.tasks("unseen") == ("gamma",) and set(record.scores or ()) == set(TASKS)
@@ -98,7 +95,7 @@ def test_every_training_is_recorded_once_with_all_that_it_did(made: tuple[StudyC
         assert 0 < record.mediators["displacement"] <= record.mediators["path"] + 1e-6
         assert record.mediators["drift"] is not None and record.mediators["drift"] > 0
     texts = {record.candidate: record.text for record in records}
-    assert texts[0] == "Say y or n for beta." and len(set(texts.values())) == 4
+    assert texts[0] == "Say y or n for beta." and len(set(texts.values())) == 2
 
 
 def test_a_training_does_what_the_same_stage_of_an_ordinary_run_does(
@@ -123,7 +120,7 @@ def test_a_training_does_what_the_same_stage_of_an_ordinary_run_does(
 
 def test_arms_differ_and_start_from_the_same_state(made: tuple[StudyConfig, Path]) -> None:
     records = {r.name: r for r in read_study(made[1] / STUDY)}
-    for candidate in range(4):
+    for candidate in range(2):
         adam, sgd = (records[f"alpha>beta/{arm}-c{candidate}-s1"] for arm in ("adamw", "sgd"))
         other = records[f"alpha>beta/adamw-c{candidate}-s2"]
         assert adam.losses["alpha"].before == sgd.losses["alpha"].before == other.losses["alpha"].before
@@ -134,18 +131,18 @@ def test_arms_differ_and_start_from_the_same_state(made: tuple[StudyConfig, Path
         assert sgd.mediators["rate_sum"] == pytest.approx(0.1 * 4)
 
 
-@pytest.mark.parametrize("stop_in", ["task 1 alpha: training", "before training", "training 3 of 4"])
-def test_an_interrupted_study_goes_on_to_the_same_records(
-    made: tuple[StudyConfig, Path], study: Callable[..., StudyConfig], stop_in: str
+def test_an_interrupted_study_is_resumed_to_the_same_records(
+    made: tuple[StudyConfig, Path], study: Callable[..., StudyConfig]
 ) -> None:
     config = study()
-    with pytest.raises(KeyboardInterrupt):
-        run_study(config, Told(stop_in))
-    saved = read_study(config.run_dir / STUDY) if (config.run_dir / STUDY).exists() else ()
-    assert len(saved) == (2 if "training 3" in stop_in else 0)
+    for stop_in, saved in (("task 1 alpha: training", 0), ("before training", 0), ("training 2 of 2", 1)):
+        with pytest.raises(KeyboardInterrupt):
+            run_study(config, Told(stop_in))
+        path = config.run_dir / STUDY
+        assert len(read_study(path) if path.exists() else ()) == saved
     told = Told()
     records = run_study(config, told)
-    assert len(told.of(", training ")) == 4 - len(saved)
+    assert len(told.of(", training ")) == 1
     expected = {name: value for name, value in lasting(read_study(made[1] / STUDY)).items() if "adamw" in name and
                 name.endswith("s1")}  # fmt: skip
     assert lasting(records) == {name: value | {"study": study_fingerprint(config)} for name, value in expected.items()}
@@ -153,34 +150,46 @@ def test_an_interrupted_study_goes_on_to_the_same_records(
     assert run_study(config, again) == records and not again.steps
 
 
-def test_more_seeds_arms_and_transitions_may_be_asked_for_later(study: Callable[..., StudyConfig]) -> None:
-    first = run_study(study())
+@pytest.fixture
+def copy(made: tuple[StudyConfig, Path], tmp_path: Path) -> Callable[..., StudyConfig]:
+    """The configuration of a finished study that a test may spoil."""
+    shutil.copytree(made[1], tmp_path / "copy")
+    return lambda **changes: made[0].model_copy(update={"run_dir": tmp_path / "copy", **changes})
+
+
+def test_more_seeds_arms_and_transitions_may_be_asked_for_later(copy: Callable[..., StudyConfig]) -> None:
+    first = read_study(copy().run_dir / STUDY)
     told = Told()
-    more = run_study(study(seeds=[1, 2], transitions=[["alpha", "beta"], ["beta", "alpha"]]), told)
+    more = run_study(copy(seeds=(1, 3), transitions=(("alpha", "beta"), ("beta", "alpha")), arms=("sgd",)), told)
     assert all(lasting(more)[name] == value for name, value in lasting(first).items())
-    assert len(more) == 4 + 4 + 8 and len(told.of(", training ")) == 12
+    assert len(more) == 8 + 2 + 4 and len(told.of(", training ")) == 6
     assert {record.transition for record in more} == {"alpha>beta", "beta>alpha"}
 
 
-def test_another_configuration_is_refused_and_changes_nothing(study: Callable[..., StudyConfig]) -> None:
-    run_study(study())
-    before = (study().run_dir / STUDY).read_bytes()
+def test_another_configuration_is_refused_and_changes_nothing(copy: Callable[..., StudyConfig]) -> None:
+    path = copy().run_dir / STUDY
+    before = path.read_bytes()
     with pytest.raises(RecordError, match=r"another configuration:\n  examples: 4 then, 5 now\nUse another run_dir"):
-        run_study(study(examples=5))
+        run_study(copy(examples=5))
     # The states are those of the first seed, and what is tested is the same for all.
-    changes: tuple[dict[str, Any], ...] = ({"seeds": [2, 1]}, {"unseen": []})
+    changes: tuple[dict[str, Any], ...] = ({"seeds": (2, 1)}, {"unseen": ()})
     for change in changes:
         with pytest.raises(RecordError, match="another configuration"):
-            run_study(study(**change))
-    assert (study().run_dir / STUDY).read_bytes() == before
-    assert len(run_study(study(train={**SMALL["train"], "checkpoint_every": 1}))) == 4
+            run_study(copy(**change))
+    own = DataSource(data="own.jsonl", instruction="Say y or n.")
+    records = [r.to_json() | {"config": {**r.config, "tasks": {"m": own.model_dump(mode="json")}}} for r in
+               read_study(path)]  # fmt: skip
+    path.write_text("".join(json.dumps(r) + "\n" for r in records))
+    with pytest.raises(RecordError, match=r"tasks\.m\.instruction: 'Say y or n\.' then, 'Say n or y\.' now"):
+        run_study(copy(tasks={"m": own.model_copy(update={"instruction": "Say n or y."})}))
+    path.write_bytes(before)
+    often = copy().train.model_copy(update={"checkpoint_every": 1})
+    assert run_study(copy(train=often)) == read_study(path) and path.read_bytes() == before
 
 
-def test_a_state_that_was_made_of_something_else_gets_no_trainings(study: Callable[..., StudyConfig]) -> None:
-    config = study()
-    run_study(config)
-    path = config.run_dir / STUDY
-    first, *others = read_study(path)
+def test_a_state_that_was_made_of_something_else_gets_no_trainings(copy: Callable[..., StudyConfig]) -> None:
+    path = copy().run_dir / STUDY
+    first = read_study(path)[0]
     losses = {name: {**value, "before": [x + 1 for x in value["before"]]} for name, value in
               first.to_json()["losses"].items()}  # fmt: skip
     path.unlink()
@@ -189,28 +198,23 @@ def test_a_state_that_was_made_of_something_else_gets_no_trainings(study: Callab
     with pytest.raises(
         RecordError, match=r"did not start from the same state.*The last one is not recorded: put .*states"
     ):
-        run_study(config)
-    assert path.read_bytes() == before and others
+        run_study(copy())
+    assert path.read_bytes() == before
 
 
-def test_data_that_have_changed_are_told_even_if_nothing_is_missing(model_dir: Path, tmp_path: Path) -> None:
-    bench = write_bench(tmp_path / "bench", tasks=TASKS)
-    config = StudyConfig.model_validate(plain_study(model_dir, bench, tmp_path / "study"))
-    records = run_study(config)
-    assert set(records[0].data) == set(TASKS) and run_study(config) == records
+def test_data_that_have_changed_are_told_even_if_nothing_is_missing(
+    copy: Callable[..., StudyConfig], bench: Path
+) -> None:
+    records = run_study(copy())
+    assert set(records[0].data) == set(TASKS) and records == read_study(copy().run_dir / STUDY)
     file = bench / "gamma" / "test.json"
-    file.write_text(file.read_text(encoding="utf-8").replace("gamma test", "another"), encoding="utf-8")
-    with pytest.raises(RecordError, match="task 'gamma' is not as it was when trainings of alpha>beta were recorded"):
-        run_study(config)
-
-
-def test_an_own_task_that_is_defined_otherwise_is_told(study: Callable[..., StudyConfig], tmp_path: Path) -> None:
-    rows = "".join(f'{{"input": "{n}", "output": "{"yn"[n % 2]}"}}\n' for n in range(20))
-    (tmp_path / "own.jsonl").write_text(rows)
-    own = {"data": str(tmp_path / "own.jsonl"), "instruction": "Say y or n."}
-    run_study(study(unseen=["mine"], tasks={"mine": own}))
-    with pytest.raises(RecordError, match=r"tasks\.mine\.instruction: 'Say y or n\.' then, 'Say n or y\.' now"):
-        run_study(study(unseen=["mine"], tasks={"mine": own | {"instruction": "Say n or y."}}))
+    whole = file.read_text(encoding="utf-8")
+    file.write_text(whole.replace("gamma test", "another"), encoding="utf-8")
+    try:
+        with pytest.raises(RecordError, match="task 'gamma' is not as it was when trainings of alpha>beta were record"):
+            run_study(copy())
+    finally:
+        file.write_text(whole, encoding="utf-8")
 
 
 def test_two_processes_cannot_make_one_study(study: Callable[..., StudyConfig]) -> None:
@@ -237,78 +241,29 @@ def test_the_command_shows_the_page_and_says_how_to_go_on(
     with pytest.raises(SystemExit, match=r"^0$"):
         main()
     out = capsys.readouterr().out
-    assert "Study of 4 trainings" in out and (tmp_path / "study" / "study.md").is_file()
+    assert "Study of 2 trainings" in out and (tmp_path / "study" / "study.md").is_file()
+
+
+def _from_the_start(work: Any, *arguments: Any) -> Any:
+    forget()
+    return work(*arguments)
 
 
 @contextmanager
-def two_processes() -> Iterator[Any]:
-    # No GPU is seen by either: each works on the CPU.
-    with in_processes(("", "")) as submit:
-        yield submit
+def workers(progress: Reporter) -> Iterator[Place]:
+    """Workers that get everything by pickle and remember nothing; processes take long to start."""
+    with ThreadPoolExecutor(1) as pool:
+        yield Place(progress, lambda *work: pool.submit(_from_the_start, *pickle.loads(pickle.dumps(work))))  # noqa: S301
 
 
-def by_workers(config: StudyConfig, submit: Any) -> list[StudyRecord]:
-    crew = Workers(config, study_fingerprint(config), Told(), submit)
-    (transition,) = transitions(config)
-    return list(crew.trainings(transition, list(trials(config, crew.begin(transition)))))
-
-
-def test_processes_make_the_same_trainings(
-    made: tuple[StudyConfig, Path], study: Callable[..., StudyConfig], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("where", [workers, partial(on_ray, "local")], ids=["workers", "ray"])
+def test_workers_make_the_same_trainings(
+    where: Where, made: tuple[StudyConfig, Path], study: Callable[..., StudyConfig]
 ) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    config = study(seeds=[1, 2], arms=["adamw", "sgd"])
-    with two_processes() as submit:
-        records = by_workers(config, submit)
-    assert near(lasting(records), lasting(read_study(made[1] / STUDY)))
-
-
-def test_a_process_that_dies_is_told(study: Callable[..., StudyConfig]) -> None:
-    with pytest.raises(ProcessError, match=r"a process of this study died.*same command again"), two_processes() as go:
-        go(_die).result()
-
-
-def _die() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def test_an_error_of_a_worker_comes_after_what_others_finished(study: Callable[..., StudyConfig]) -> None:
-    config = study()
-    finished: list[StudyRecord] = []
-    with two_processes() as submit:
-        workers = Workers(config, study_fingerprint(config), Told(), submit)
-        (transition,) = transitions(config)
-        workers.begin(transition)
-        wanted = [Trial("adamw", 1, 0), Trial("adamw", 1, 1), Trial("adamw", 1, 99)]
-        with pytest.raises(IndexError):
-            finished.extend(workers.trainings(transition, wanted))
-    # A list that is extended by something that fails keeps what came before.
-    assert [record.candidate for record in finished] == [0, 1]
-
-
-def test_gpus_are_shared_out_only_where_the_configuration_leaves_the_device_open(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert visible_gpus(None) == visible_gpus("cuda") == ("0", "1")
-    assert visible_gpus("cpu") == visible_gpus("cuda:1") == ()
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,GPU-7f")
-    assert visible_gpus(None) == ("5", "GPU-7f")
-
-
-def test_a_missing_cluster_is_told_with_what_to_do(study: Callable[..., StudyConfig]) -> None:
-    pytest.importorskip("ray")
-    with pytest.raises(ConfigError, match=r"no Ray cluster there.*ray start --head"):
-        run_study(study(), ray="127.0.0.1:1")
-
-
-def test_a_ray_cluster_of_two_workers_makes_the_same_trainings(
-    made: tuple[StudyConfig, Path], study: Callable[..., StudyConfig]
-) -> None:
-    pytest.importorskip("ray")
-    config = study(seeds=[1, 2], arms=["adamw", "sgd"])
-    with on_ray("local") as submit:
-        records = by_workers(config, submit)
-    assert near(lasting(records), lasting(read_study(made[1] / STUDY)))
+    if where is not workers:
+        pytest.importorskip("ray")
+    records = run_study(study(), Told(), where)
+    expected = {r.name: r for r in read_study(made[1] / STUDY) if r.arm == "adamw" and r.seed == 1}
+    assert near(lasting(records), lasting(replace(expected[r.name], study=r.study) for r in records))
+    # The process that asked for them wrote the records.
+    assert read_study(study().run_dir / STUDY) == records and len(records) == 2

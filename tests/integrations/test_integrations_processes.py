@@ -20,7 +20,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import DataCollatorForSeq2Seq, Trainer, TrainingArguments
 import sapo
 from sapo.integrations.trainer import SapoCallback, tokenized
-from sapo.render import Renderer
+from sapo.models.render import Renderer
 from sapo.integrations.testing import tiny_model, tiny_tokenizer, toy_task
 
 out, total = Path(sys.argv[1]), 8

@@ -9,28 +9,16 @@ from typing import Any
 
 import pytest
 from peft import LoraConfig, get_peft_model
-from rich.console import Console
-from small_runs import configure, read, save_model, write_bench
+from small_runs import configure, read, save_model
 
 import sapo
 from sapo.core.errors import DataError, RecordError
 from sapo.core.progress import Silent
 from sapo.core.types import Task
 from sapo.integrations.testing import tiny_model, tiny_tokenizer, toy_task
-from sapo.report.publish import print_report
 from sapo.sequence import run
 
 PARAPHRASES = ["Are there many words or few?", "Many words: yes. Few words: no."]
-
-
-@pytest.fixture(scope="module")
-def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_bench(tmp_path_factory.mktemp("bench"))
 
 
 def follow(seq: sapo.TaskSequence, states: dict[str, Any], candidates: Any = None) -> None:
@@ -40,24 +28,24 @@ def follow(seq: sapo.TaskSequence, states: dict[str, Any], candidates: Any = Non
         seq.after(task, states[task.name])
 
 
-def test_a_loop_of_ones_own_finds_what_a_run_finds(model_dir: Path, bench: Path, tmp_path: Path) -> None:
+def test_a_loop_of_ones_own_finds_what_a_run_finds(small_model: Path, bench: Path, tmp_path: Path) -> None:
     """With the models that a run trained, choices, matrix and metrics are those of the run."""
     config = configure(
-        model_dir, bench, tmp_path / "run", train={"rows": None}, evaluate={"rows": None, "test_prompt": "both"},
+        small_model, bench, tmp_path / "run", train={"rows": None}, evaluate={"rows": None, "test_prompt": "both"},
         selection={"examples": 8, "budget": None}, seed=3,
     )  # fmt: skip
-    data = run(config).data
+    data = run(config).to_json()
     tasks = sapo.load_sequence(["alpha", "beta"], bench)
     texts = {
         t.name: [c["text"] for c in read(tmp_path / "run" / "candidates" / f"{n}-{t.name}.json")["value"]["candidates"]]
         for n, t in enumerate(tasks, 1)
     }
-    start = sapo.load_model(str(model_dir))
+    start = sapo.load_model(str(small_model))
     seq = sapo.TaskSequence(tmp_path / "own", start.model, start.tokenizer, tasks, examples=8, max_new_tokens=2, seed=3)
     stages = {t.name: tmp_path / "run" / "stages" / f"{n}-{t.name}" for n, t in enumerate(tasks, 1)}
-    states = {name: sapo.load_model(str(model_dir), str(stage)).model for name, stage in stages.items()}
+    states = {name: sapo.load_model(str(small_model), str(stage)).model for name, stage in stages.items()}
     follow(seq, states, {name: found[1:] for name, found in texts.items()})
-    found = seq.results.data
+    found = seq.results.to_json()
     for name in ("alpha", "beta"):
         assert found["instructions"][name]["text"] == data["instructions"][name]["text"]
         own, theirs = found["instructions"][name]["losses"], data["instructions"][name]["losses"]
@@ -70,11 +58,6 @@ def test_a_loop_of_ones_own_finds_what_a_run_finds(model_dir: Path, bench: Path,
                 assert a == pytest.approx(b, abs=1e-4)
             ours, run_s = found["metrics_all"][measure][prompt], data["metrics_all"][measure][prompt]
             assert ours["bwt_all_stages"]["value"] == pytest.approx(run_s["bwt_all_stages"]["value"], abs=1e-4)
-    console = Console(width=100, record=True)
-    print_report(console, [tmp_path / "own"])
-    print_report(console, [tmp_path / "own", tmp_path / "run"])
-    shown = console.export_text()
-    assert "BWT" in shown and "a loop of your own" in shown
 
 
 @pytest.fixture
@@ -82,7 +65,7 @@ def tasks() -> list[Task]:
     return [toy_task("one", rows=8), toy_task("two", rows=8)]
 
 
-def test_a_loop_that_was_interrupted_goes_on(tasks: list[Task], tmp_path: Path) -> None:
+def test_a_loop_that_was_interrupted_is_resumed(tasks: list[Task], tmp_path: Path) -> None:
     def sequence(model: Any) -> sapo.TaskSequence:
         return sapo.TaskSequence(tmp_path / "s", model, tiny_tokenizer(), tasks, max_new_tokens=2)
 
@@ -96,14 +79,14 @@ def test_a_loop_that_was_interrupted_goes_on(tasks: list[Task], tmp_path: Path) 
     before = (tmp_path / "s" / "cells" / "1" / "two.original.json").stat().st_mtime_ns
     again.before("two", PARAPHRASES)
     results = again.after("two", tiny_model(seed=4))
-    assert results is not None and results.data["instructions"]["one"]["text"] == chosen.text
+    assert results is not None and results.to_json()["instructions"]["one"]["text"] == chosen.text
     assert (tmp_path / "s" / "cells" / "1" / "two.original.json").stat().st_mtime_ns == before
     assert again.open == () and results.metrics["bwt_all_stages"]["value"] is not None
     with pytest.raises(RecordError, match="another configuration"):
         sapo.TaskSequence(tmp_path / "s", tiny_model(), tiny_tokenizer(), tasks, max_new_tokens=3)
 
 
-def test_a_model_that_was_saved_under_another_name_is_gone_on_with(tasks: list[Task], tmp_path: Path) -> None:
+def test_a_model_that_was_saved_under_another_name_is_resumed(tasks: list[Task], tmp_path: Path) -> None:
     """As the docs' loop does, interrupted after the first task."""
 
     def sequence(directory: Path) -> sapo.TaskSequence:
@@ -124,7 +107,7 @@ def test_a_model_that_was_saved_under_another_name_is_gone_on_with(tasks: list[T
         again.before("two", PARAPHRASES)
     again.before("two", PARAPHRASES, model=sapo.load_model(str(left)).model)
     again.after("two")
-    assert again.results.data["config"]["model"]["base"] == str(base)
+    assert again.results.to_json()["config"]["model"]["base"] == str(base)
 
 
 def test_a_training_that_is_made_again_after_an_interrupted_test_may_end_otherwise(
@@ -159,7 +142,7 @@ def test_training_in_place_is_followed(tasks: list[Task], tmp_path: Path) -> Non
         assert seq.before(task).text == task.instruction and seq.selection(task) is None
         model.base_model.model.model.layers[0].self_attn.q_proj.lora_B["default"].weight.data += 0.5
         seq.after(task)
-    rows = seq.results.data["matrices"]["nll"]["selected"]
+    rows = seq.results.to_json()["matrices"]["nll"]["selected"]
     assert len({tuple(row) for row in rows}) == 3
 
 
@@ -204,14 +187,25 @@ def test_progress_is_told_and_reaches_its_end(tasks: list[Task], tmp_path: Path)
     seq.before("one", PARAPHRASES)
     assert heard.labels == ["stage 0: testing one (original prompt)", "task 1 one: scoring 2 candidates"]
     assert heard.done == heard.planned == 2 * len(seq.tasks[0].test) + 2 * len(seq.tasks[0].train)
+    # Whatever is read back is planned and found.
+    again = Heard()
+    sapo.TaskSequence(
+        tmp_path / "s", model, tiny_tokenizer(), tasks[:1], policy="highest", max_new_tokens=2, progress=again
+    ).before("one", PARAPHRASES)
+    assert again.labels == [] and again.done == again.planned == 0
     results = seq.after("one", tiny_model(seed=3))
     assert heard.labels[2:] == ["stage 1: testing one", "stage 1: testing one (original prompt)"]
     assert heard.done == heard.planned
     assert results is not None
     selection = seq.selection("one")
-    assert selection is not None and results.data["seconds"]["scoring"] == selection.seconds > 0
+    assert selection is not None and results.to_json()["seconds"]["scoring"] == selection.seconds > 0
     cells = [read(path)["value"]["seconds"] for path in sorted((tmp_path / "s" / "cells").rglob("*.json"))]
-    assert len(cells) == 3 and results.data["seconds"]["evaluating"] == pytest.approx(sum(cells))
+    assert len(cells) == 3 and results.to_json()["seconds"]["evaluating"] == pytest.approx(sum(cells))
+    again = Heard()
+    read_back = sapo.TaskSequence(
+        tmp_path / "s", model, tiny_tokenizer(), tasks[:1], policy="highest", max_new_tokens=2, progress=again
+    )
+    assert read_back.results == results and again.labels == [] and again.done == again.planned == 0
     selecting = Heard()
     sapo.select(model, tiny_tokenizer(), tasks[0], PARAPHRASES, strategy="exhaustive", progress=selecting)
     assert selecting.labels == ["one: scoring 2 candidates"] and selecting.done == selecting.planned == 2 * 8

@@ -259,7 +259,7 @@ def test_the_callback_chooses_anew_at_every_epoch_and_training_follows(tmp_path:
 
     def push(self: Any, encoded: Any, *rest: Any) -> Any:
         losses = real(self, encoded, *rest)
-        low = encoded == callback._rows[forced]
+        low = encoded == callback._leaders._rows[forced]
         return losses if not low else type(losses)(np.zeros_like(losses.nll), losses.tokens, losses.cut)
 
     before = {name: p.clone() for name, p in model.named_parameters()}
@@ -295,7 +295,7 @@ def test_choosing_again_leaves_training_as_it_was(tmp_path: Path) -> None:
             callback = SapoCallback(made, task, selection, Renderer(tokenizer, 512))
             made.add_callback(callback)
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr("sapo.integrations.trainer._ROUNDING", 1e9)
+                patch.setattr("sapo.training.wording._ROUNDING", 1e9)
                 made.train()
             assert len(callback.choices) == 1 and made.model.training
         else:
@@ -369,12 +369,15 @@ class Turns:
         self._callback, self._real = callback, Scorer.__call__
 
     def __call__(self, scorer: Any, encoded: Any, *rest: Any) -> Any:
-        losses, texts = self._real(scorer, encoded, *rest), list(self._callback._rows)
+        losses, texts = self._real(scorer, encoded, *rest), list(self._callback._leaders._rows)
         now = self._callback.instruction.text
         lowest = texts[(texts.index(now) + 1) % len(texts) if now in texts else 0]
-        return losses if encoded != self._callback._rows[lowest] else type(losses)(
+        return losses if encoded != self._callback._leaders._rows[lowest] else type(losses)(
             np.zeros_like(losses.nll), losses.tokens, losses.cut
         )  # fmt: skip
+
+
+Trained = tuple[Any, SapoCallback, list[tuple[str, str]]]
 
 
 def switching(
@@ -384,7 +387,7 @@ def switching(
     resumed: int | None = None,
     candidates: tuple[str, ...] = ("Many words: yes. Few words: no.", PARAPHRASES[1]),
     **settings: Any,
-) -> tuple[Any, SapoCallback, list[tuple[str, str]]]:
+) -> Trained:
     """Train three epochs of four updates, each epoch with another instruction; return also what every batch held."""
     tokenizer, task = tiny_tokenizer(), toy_task(rows=8)
     model = tiny_model(seed=2)
@@ -406,9 +409,17 @@ def switching(
     return made, callback, seen
 
 
-@pytest.mark.parametrize("step", [2, 4, 6, 8, 11, 12])
-def test_a_training_that_is_resumed_goes_on_with_the_choices_of_its_checkpoint(step: int, tmp_path: Path) -> None:
-    whole, before, texts = switching(tmp_path / "whole")
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """A training that nothing interrupts."""
+    return switching(tmp_path_factory.mktemp("whole"))
+
+
+@pytest.mark.parametrize("step", [2, 4, 11, 12])
+def test_a_training_that_is_resumed_goes_on_with_the_choices_of_its_checkpoint(
+    step: int, undisturbed: Trained, tmp_path: Path
+) -> None:
+    whole, before, texts = undisturbed
     # The premise: a change of the instruction in every epoch.
     assert [(choice.epoch, choice.step) for choice in before.choices] == [(1, 4), (2, 8)]
     assert len({before.selection.instruction.text, *(c.instruction.text for c in before.choices)}) == 3
@@ -425,7 +436,7 @@ def test_a_training_that_is_resumed_goes_on_with_the_choices_of_its_checkpoint(s
     assert all(torch.equal(weights, theirs[name]) for name, weights in ours.items())
 
 
-def test_a_checkpoint_is_gone_on_with_though_other_candidates_are_given(tmp_path: Path) -> None:
+def test_a_checkpoint_is_resumed_though_other_candidates_are_given(tmp_path: Path) -> None:
     with pytest.raises(KilledError):
         switching(tmp_path, killed=2)
     began = switching(tmp_path / "other")[1].selection.instruction.text
@@ -463,8 +474,8 @@ def test_the_instruction_is_that_of_the_best_checkpoint_where_it_is_loaded(tmp_p
     assert len(entry["selection"]["candidates"]) == 3
 
 
-def test_a_callback_tells_its_choices_beside_the_adapter(tmp_path: Path) -> None:
-    made, callback, _ = switching(tmp_path)
+def test_a_callback_tells_its_choices_beside_the_adapter(undisturbed: Trained, tmp_path: Path) -> None:
+    made, callback, _ = undisturbed
     made.save_model(str(tmp_path / "last"))
     describe(tmp_path / "last", made.model, tiny_tokenizer(), toy_task(rows=8), callback)
     found = read_json(tmp_path / "last" / "sapo.json", "")
@@ -478,7 +489,7 @@ def test_a_callback_tells_its_choices_beside_the_adapter(tmp_path: Path) -> None
     # Choice once more from the start, it begins with the first choice again.
     made.args.num_train_epochs = 1
     made.train()
-    assert callback.choices == [] and callback.instruction == callback.selection.instruction
+    assert callback.choices == () and callback.instruction == callback.selection.instruction
 
 
 def test_rows_in_a_list_are_as_good_and_other_kinds_are_told() -> None:

@@ -7,12 +7,9 @@ import pytest
 import torch
 
 import sapo
-from sapo.core.types import Example
-from sapo.models.answers import generate
 from sapo.models.fingerprint import state_fingerprint
 from sapo.models.layout import user_turn
 from sapo.models.load import LoadedModel, embedded_model_dir, load_model
-from sapo.models.render import Renderer
 from sapo.tasks.builtin import builtin_paraphrases, builtin_task
 
 pytestmark = pytest.mark.embedded
@@ -40,7 +37,7 @@ def test_losses_equal_one_example_at_a_time_on_the_real_model(embedded: LoadedMo
     task = builtin_task("date-format")
     before = state_fingerprint(embedded.model)
     selection = sapo.select(
-        embedded.model, embedded.tokenizer, task, builtin_paraphrases("date-format")[:2], examples=5, sample="first"
+        embedded.model, embedded.tokenizer, task, builtin_paraphrases("date-format")[:1], examples=2, sample="first"
     )
     assert state_fingerprint(embedded.model) == before
     assert selection.route == "shared prefix"
@@ -58,21 +55,6 @@ def test_losses_equal_one_example_at_a_time_on_the_real_model(embedded: LoadedMo
         assert candidate.losses.tokens.tolist() == [tokens for _, tokens in expected]
         loss = sum(nll for nll, _ in expected) / sum(tokens for _, tokens in expected)
         assert candidate.losses.per_token == pytest.approx(loss, abs=1e-5)
-
-
-def test_the_answer_and_the_end_of_its_turn_are_supervised(embedded: LoadedModel) -> None:
-    task = builtin_task("review-sentiment")
-    renderer = Renderer(embedded.tokenizer, 512)
-    encoded = renderer.encode(task.instruction, task.suffix, task.train[:1])[0]
-    assert renderer.pieces(encoded.ids[encoded.prompt_length :]) == [task.train[0].answer, "<|im_end|>", "\n"]
-    assert renderer.stop_tokens() == (embedded.tokenizer.convert_tokens_to_ids("<|im_end|>"),)
-
-
-def test_the_embedded_model_follows_a_simple_instruction(embedded: LoadedModel) -> None:
-    renderer = Renderer(embedded.tokenizer, 512)
-    rows = [Example(text, "") for text in ("hello", "good morning")]
-    answers = generate(embedded.model, renderer, "Repeat the text exactly.", "", rows, 8)
-    assert ["hello" in answers[0].lower(), "good morning" in answers[1].lower()] == [True, True]
 
 
 def test_the_cache_is_made_once() -> None:

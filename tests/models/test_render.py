@@ -11,7 +11,6 @@ from transformers import PreTrainedTokenizerFast
 from sapo.core.errors import RenderError
 from sapo.core.types import Encoded, Example
 from sapo.integrations.testing import CHAT_TEMPLATE, tiny_tokenizer
-from sapo.models.layout import user_turn
 from sapo.models.render import Renderer
 
 MARK = "\n[...]\n"
@@ -55,12 +54,6 @@ def test_ids_and_supervised_positions_are_those_worked_out_by_hand() -> None:
     assert encoded.supervised == 5 and encoded.cut == 0
 
 
-def test_an_empty_suffix_takes_its_blank_line_with_it() -> None:
-    assert user_turn("Do.", "x", "") == "Do.\n\nText:\nx"
-    assert user_turn("Do.", "x", "S.") == "Do.\n\nText:\nx\n\nS."
-    assert spelled(one(renderer(), "Do.", "x", "", "yes").ids) == conversation("Do.\n\nText:\nx", "yes")
-
-
 AWKWARD = (
     "plain",
     "{} {0} {x!r} {{ }} {{{",
@@ -75,56 +68,7 @@ AWKWARD = (
     "\U00100000<|im_end|>\U00100001<|im_start|>\U00100000",
     "tab\tand\n\n\nlines  with  blanks",
 )
-
-
-@pytest.mark.parametrize("text", AWKWARD)
-@pytest.mark.parametrize("chat_template", [CHAT_TEMPLATE, None], ids=["chat", "plain"])
-def test_any_text_survives_to_the_letter_in_instruction_input_suffix_and_answer(
-    text: str, chat_template: str | None
-) -> None:
-    encoded = one(renderer(chat_template=chat_template), f"I {text} I", f"T {text} T", f"S {text} S", f"A {text} A")
-    turn = f"I {text} I\n\nText:\nT {text} T\n\nS {text} S"
-    answer = f"A {text} A"
-    if chat_template is None:
-        prompt, whole = f"{turn}\n\nAnswer:", f"{turn}\n\nAnswer: {answer}<|im_end|>"
-    else:
-        whole = conversation(turn, answer)
-        prompt = whole.removesuffix(f"{answer}<|im_end|>\n")
-    assert spelled(encoded.ids) == whole
-    assert spelled(encoded.prompt) == prompt
-
-
-@pytest.mark.parametrize("text", AWKWARD)
-def test_special_tokens_spelled_in_data_never_become_special_ids(text: str) -> None:
-    clean = one(renderer(), "i", "x", "s", "a")
-    encoded = one(renderer(), f"i{text}", f"x{text}", f"s{text}", f"a{text}")
-    for special in (TURN, END):
-        assert encoded.ids.count(special) == clean.ids.count(special)
-        assert encoded.prompt.count(special) == clean.prompt.count(special)
-
-
-@pytest.mark.parametrize("text", AWKWARD)
-@pytest.mark.parametrize("chat_template", [CHAT_TEMPLATE, None], ids=["chat", "plain"])
-def test_training_prompts_are_the_prompts_that_generation_starts_from(text: str, chat_template: str | None) -> None:
-    r = renderer(chat_template=chat_template)
-    encoded = r.encode(f"Do {text}", "S.", [Example(text, "yes"), Example("x", text), Example("", "no")])
-    assert [e.prompt for e in encoded] == r.prompts(f"Do {text}", "S.", asked(text, "x", ""), 16)
-
-
-def test_rendering_does_not_depend_on_what_was_rendered_before() -> None:
-    used = renderer()
-    for text in AWKWARD:
-        one(used, text, text, text, text)
-    for text in AWKWARD:
-        assert one(used, text, "x", "s", "a") == one(renderer(), text, "x", "s", "a")
-
-
-def test_examples_are_rendered_in_order_and_independently_of_each_other() -> None:
-    examples = [Example(text, f"{n}") for n, text in enumerate(AWKWARD)]
-    assert renderer().encode("Do.", "S.", examples) == [
-        one(renderer(), "Do.", e.input, "S.", e.answer) for e in examples
-    ]
-    assert renderer().encode("Do.", "S.", []) == [] and renderer().prompts("Do.", "S.", [], 8) == []
+# That these and any other texts survive to the letter, and never end a turn, test_render_properties.py holds.
 
 
 def parts_of_cut(encoded: Encoded, instruction: str, suffix: str, answer: str) -> tuple[str, str]:
@@ -142,7 +86,7 @@ def parts_of_cut(encoded: Encoded, instruction: str, suffix: str, answer: str) -
 LONG = "".join(chr(ord("a") + n % 26) for n in range(90)) + "".join(chr(ord("A") + n % 26) for n in range(90))
 
 
-@pytest.mark.parametrize("max_length", [110, 111, 112, 113, 150, 200, 230])
+@pytest.mark.parametrize("max_length", [110, 111, 200])
 def test_a_long_input_is_cut_in_the_middle_counted_exactly_and_no_more_than_needed(max_length: int) -> None:
     encoded = one(renderer(max_length), "Do this.", LONG, "Say so.", "a whole answer")
     left, right = parts_of_cut(encoded, "Do this.", "Say so.", "a whole answer")
@@ -153,7 +97,7 @@ def test_a_long_input_is_cut_in_the_middle_counted_exactly_and_no_more_than_need
     assert len(encoded.ids) == max_length
 
 
-@pytest.mark.parametrize("max_length", range(110, 118))
+@pytest.mark.parametrize("max_length", range(110, 113))
 def test_the_cut_counts_characters_and_is_maximal_where_a_character_takes_several_tokens(max_length: int) -> None:
     text = "北" * 100
     encoded = one(renderer(max_length), "Do this.", text, "Say so.", "yes")
@@ -169,25 +113,6 @@ def test_an_input_that_just_fits_is_not_cut_and_one_token_less_room_cuts_it() ->
     assert whole.cut == 0
     # The mark needs seven tokens beside the one that is missing.
     assert one(renderer(len(whole.ids) - 1), "Do.", LONG, "S.", "yes").cut == 8
-
-
-def test_only_the_rows_that_are_too_long_are_cut() -> None:
-    short, long = renderer(120).encode("Do.", "S.", [Example("x", "yes"), Example(LONG, "yes")])
-    assert short == one(renderer(), "Do.", "x", "S.", "yes") and long.cut > 0
-
-
-def test_where_not_even_the_cut_mark_fits_the_whole_input_goes_and_is_counted() -> None:
-    bare = one(renderer(), "Do.", "", "S.", "yes")
-    encoded = one(renderer(len(bare.ids) + 3), "Do.", LONG, "S.", "yes")
-    assert encoded.ids == bare.ids and encoded.cut == len(LONG)
-
-
-def test_special_tokens_in_a_cut_input_stay_text() -> None:
-    text = "<|im_end|>" * 30
-    encoded = one(renderer(130), "Do this.", text, "Say so.", "yes")
-    left, right = parts_of_cut(encoded, "Do this.", "Say so.", "yes")
-    assert text.startswith(left) and text.endswith(right) and encoded.cut == len(text) - len(left + right)
-    assert encoded.ids.count(END) == 2
 
 
 def test_prompts_are_cut_to_leave_exactly_the_room_for_the_answer() -> None:
@@ -206,12 +131,6 @@ def test_fixed_parts_that_do_not_fit_are_an_error_that_says_how_long_they_are() 
         renderer(len(bare.ids) - 1).encode("Do this.", "Say so.", [long])
     with pytest.raises(RenderError, match=rf"suffix alone take {bare.prompt_length} tokens"):
         renderer(bare.prompt_length + 9).prompts("Do this.", "Say so.", asked(LONG), 10)
-
-
-def test_without_a_chat_template_the_plain_layout_ends_in_the_end_of_text_token() -> None:
-    encoded = one(renderer(chat_template=None), "Do.", "x", "S.", "yes")
-    assert spelled(encoded.prompt) == "Do.\n\nText:\nx\n\nS.\n\nAnswer:"
-    assert encoded.ids[encoded.prompt_length :] == (BLANK, 88, 68, 82, END)
 
 
 def test_the_plain_layout_begins_as_the_tokenizer_itself_begins_a_text() -> None:
@@ -241,11 +160,8 @@ CONTENT = "message['content']"
     ("template", "turn"),
     [
         (CHAT_TEMPLATE.replace(CONTENT, "''"), "user"),
-        (CHAT_TEMPLATE.replace(CONTENT, f"{CONTENT}|upper"), "user"),
-        (CHAT_TEMPLATE.replace(CONTENT, f"{CONTENT}[:6]"), "user"),
         (CHAT_TEMPLATE.replace(CONTENT, f"{CONTENT}|replace('\\n', ' ')"), "user"),
         (CHAT_TEMPLATE.replace(CONTENT, f"'' if message['role'] == 'assistant' else {CONTENT}"), "assistant"),
-        (CHAT_TEMPLATE.replace(CONTENT, f"{CONTENT}[:2] if loop.index == 2 else {CONTENT}"), "assistant"),
         (CHAT_TEMPLATE.replace(CONTENT, f"{CONTENT}|upper if loop.index == 2 else {CONTENT}"), "assistant"),
     ],
 )

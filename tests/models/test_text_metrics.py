@@ -56,21 +56,10 @@ def test_rouge_of_random_ascii_is_the_stemmed_default() -> None:
     assert len(set(scores)) > 2
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "我爱北京天安门",
-        "コーヒーを飲む",
-        "ภาษาไทยที่ดี",
-        "Привет, мир",
-        "café à l'été",
-        "한국어 문장",
-        "हिन्दी भाषा",
-        "🙂",
-        "?!",
-        "+",
-    ],
-)
+SCRIPTS = "我爱北京天安门|コーヒーを飲む|ภาษาไทยที่ดี|Привет, мир|café à l'été|한국어 문장|हिन्दी भाषा|🙂|?!|+"
+
+
+@pytest.mark.parametrize("text", SCRIPTS.split("|"))
 def test_rouge_of_a_text_with_itself_is_100(text: str) -> None:
     assert rouge_l(text, text) == 100.0
 
@@ -111,21 +100,12 @@ def test_rouge_by_hand(prediction: str, answer: str, expected: float) -> None:
 @pytest.mark.parametrize(
     ("prediction", "answer", "expected"),
     [
-        ("Yes", "yes", 100.0),
-        (" very \t good\n", "Very good.", 100.0),
-        ("true。", "true .", 100.0),
-        ("Ｙｅｓ．", "yes", 100.0),
-        ("STRASSE", "straße", 100.0),
-        ("cafe\u0301", "café", 100.0),
-        ("yes..", "yes", 0.0),
-        ("yes!", "yes", 0.0),
-        ("verygood", "very good", 0.0),
-        ("yes, it is", "yes", 0.0),
-        ("cafe", "café", 0.0),
-        (".", "", 0.0),
-        ("", "yes", 0.0),
+        ("Yes", "yes", 100.0), (" very \t good\n", "Very good.", 100.0), ("true。", "true .", 100.0),
+        ("Ｙｅｓ．", "yes", 100.0), ("STRASSE", "straße", 100.0), ("cafe\u0301", "café", 100.0), ("yes..", "yes", 0.0),
+        ("yes!", "yes", 0.0), ("verygood", "very good", 0.0), ("yes, it is", "yes", 0.0), ("cafe", "café", 0.0),
+        (".", "", 0.0), ("", "yes", 0.0),
     ],
-)
+)  # fmt: skip
 def test_exact_match(prediction: str, answer: str, expected: float) -> None:
     assert exact_match(prediction, answer) == expected
     assert exact_match(answer, prediction) == expected
@@ -137,15 +117,10 @@ def test_exact_match(prediction: str, answer: str, expected: float) -> None:
         ("red, green, blue", "Blue,red , GREEN.", 100.0),
         ("red, green", "red, blue, black", 100 * 2 * 1 / 5),
         ("red, red, red", "red", 100 * 2 * 1 / 4),  # a multiset: repeating pays nothing
-        ("red, red", "red, red, blue", 100 * 2 * 2 / 5),
-        ("北京，上海", "上海, 北京", 100.0),
-        ("red,, ,", "red", 100.0),
-        ("dark red", "red", 0.0),
-        ("", "red", 0.0),
-        ("red", " , ", 0.0),
-        (" , ", "", 100.0),
+        ("red, red", "red, red, blue", 100 * 2 * 2 / 5), ("北京，上海", "上海, 北京", 100.0), ("red,, ,", "red", 100.0),
+        ("dark red", "red", 0.0), ("", "red", 0.0), ("red", " , ", 0.0), (" , ", "", 100.0),
     ],
-)
+)  # fmt: skip
 def test_list_f1(prediction: str, answer: str, expected: float) -> None:
     assert list_f1(prediction, answer) == pytest.approx(expected)
     assert list_f1(answer, prediction) == pytest.approx(expected)
@@ -155,9 +130,3 @@ def test_list_f1(prediction: str, answer: str, expected: float) -> None:
 def test_the_empty_answer(metric: Callable[[str, str], float]) -> None:
     assert metric("", "") == metric(" \n", "\t") == 100.0
     assert metric("", "yes") == metric("yes", " ") == 0.0
-
-
-def test_the_mapping_is_frozen() -> None:
-    assert dict(TEXT_METRICS) == {"exact_match": exact_match, "rouge_l": rouge_l, "list_f1": list_f1}
-    with pytest.raises(TypeError):
-        TEXT_METRICS["exact_match"] = rouge_l  # type: ignore[index]

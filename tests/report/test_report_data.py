@@ -5,6 +5,9 @@ from dataclasses import replace
 from typing import Any
 
 from markdown_it import MarkdownIt
+from report.making import HOSTILE, printed
+from report.making import page_of as made
+from report.making import rows as texts
 from rich.console import Console
 
 from sapo.cli.progress import Terminal
@@ -12,15 +15,13 @@ from sapo.core.progress import Silent
 from sapo.core.types import Example, Unused
 from sapo.integrations.testing import tiny_tokenizer, toy_task
 from sapo.models.render import Renderer
+from sapo.report.blocks import Note, Page, Table
 from sapo.report.data import data_blocks
 from sapo.report.markdown import to_markdown
-from sapo.report.tables import Note, Page, Section, Table
 from sapo.report.tasks import task_page
-from sapo.report.terminal import show
 from sapo.tasks.findings import data_table
 from sapo.tasks.inspection import Inspection, LabelCount, Lengths, Reason, inspect_rows, inspect_task
 
-HOSTILE = "[bold red]x[/] | `c` <script>alert(1)</script> **b** :warning: \x1b[31m\u202e\n| a |"
 INSPECTION = Inspection(
     task="review-sentiment", rows={"train": 400, "dev": 0, "test": 100}, selected=40, duplicates=12, conflicts=3,
     overlap=5, dropped=0, labels=(LabelCount("yes", 100, 20, 25), LabelCount("no", 298, 20, 75)),
@@ -30,7 +31,7 @@ INSPECTION = Inspection(
 
 
 def page_of(*inspections: Inspection) -> Page:
-    return Page("p", (Section("Data", data_blocks(inspections)),))
+    return made(*data_blocks(inspections))
 
 
 def console_of(width: int, **options: Any) -> tuple[Console, io.StringIO]:
@@ -38,18 +39,8 @@ def console_of(width: int, **options: Any) -> tuple[Console, io.StringIO]:
     return Console(file=file, width=width, **options), file
 
 
-def printed(page: Page, width: int = 80) -> str:
-    console, file = console_of(width)
-    show(console, page)
-    return file.getvalue()
-
-
 def tables(*inspections: Inspection) -> list[Table]:
     return [block for block in data_blocks(inspections) if isinstance(block, Table)]
-
-
-def texts(table: Table) -> list[list[str]]:
-    return [[cell.text for cell in row] for row in table.rows]
 
 
 def live(width: int, *rows: tuple[str, ...], terminal: bool = False, title: str = "Data") -> str:
@@ -61,7 +52,7 @@ def live(width: int, *rows: tuple[str, ...], terminal: bool = False, title: str 
 
 def test_the_section_shows_counts_shares_and_reasons() -> None:
     counts, shares, unused = tables(INSPECTION)
-    assert [column.title for column in counts.columns] == [
+    assert list(counts.columns) == [
         "task", "train", "test", "tokens/row", "longest", "cut", "duplicates", "overlap", "skew", "unused",
     ]  # fmt: skip
     # Selection 50 and 50 %, training 25, 74.5 and 0.5 %.
@@ -82,7 +73,7 @@ def test_the_section_shows_counts_shares_and_reasons() -> None:
 def test_every_column_is_explained() -> None:
     (legend,) = tables(INSPECTION)[0].legend
     for column in tables(INSPECTION)[0].columns[1:]:
-        assert f"{column.title}: " in legend, column.title
+        assert f"{column}: " in legend, column
     (short,) = tables(inspect_rows(toy_task()))[0].legend
     assert "cut: " not in short and "overlap: " in short
 
@@ -93,7 +84,7 @@ def test_what_deserves_attention_is_said_and_so_is_that_nothing_does() -> None:
     assert any("data.drop_overlap: true to leave those training rows out." in note for note in notes)
     sound = inspect_task(toy_task(), Renderer(tiny_tokenizer(), 512), range(4))
     notes = [block.text for block in data_blocks([sound]) if isinstance(block, Note)]
-    assert notes == ["Nothing in these rows calls for attention."]
+    assert len(notes) == 1 and notes[0].startswith("Checked, and below the limits of a warning: repeated")
 
 
 def test_many_labels_and_reasons_are_summed_up() -> None:
@@ -103,7 +94,7 @@ def test_many_labels_and_reasons_are_summed_up() -> None:
         INSPECTION, rows={"train": 465, "dev": 0, "test": 0}, selected=0, labels=labels, reasons=reasons, unused_rows=30
     )
     counts, shares, unused = tables(many)
-    assert [column.title for column in shares.columns] == ["label", "train"]
+    assert list(shares.columns) == ["label", "train"]
     assert len(shares.rows) == 21 and texts(shares)[0] == ["'label 30'", f"{3000 / 465:.1f} %"]
     assert texts(shares)[-1] == ["10 other labels", f"{5500 / 465:.1f} %"]
     assert len(unused.rows) == 10 and unused.legend[1].startswith("10 more rows")
@@ -119,7 +110,7 @@ def test_a_task_without_rows_still_has_a_page() -> None:
 def test_the_section_fits_80_columns_with_every_number_whole() -> None:
     second = replace(INSPECTION, task="a-task-with-quite-a-long-name-of-its-own")
     for page in (page_of(INSPECTION), page_of(INSPECTION, second)):
-        text = printed(page)
+        text = printed(page, 80)
         assert max(map(len, text.split("\n"))) <= 80 and "…" not in text
         assert {"400", "100", "25", "91", "12", "0.25"} <= set(text.split())
 
@@ -132,9 +123,9 @@ def test_hostile_names_labels_and_reasons_are_no_markup() -> None:
         reasons=(Reason("train", HOSTILE, 9, (1,)),),
     )
     text = printed(page_of(hostile), 300)
-    assert "\x1b" not in text and "\u202e" not in text and "[bold red]x[/] | `c` <script>" in text
+    assert "\x1b" not in text and "\u202e" not in text and "[bold red]x[/] | `c` *b* <script>" in text
     rendered = MarkdownIt("commonmark", {"html": True}).enable("table").render(to_markdown(page_of(hostile)))
-    assert "<script" not in rendered and "<strong>b</strong>" not in rendered and "&lt;script&gt;" in rendered
+    assert "<script" not in rendered and "<em>b</em>" not in rendered and "&lt;script&gt;" in rendered
     assert rendered.count("<table>") == 3
 
 
@@ -191,7 +182,7 @@ def test_hostile_texts_are_no_markup_in_a_live_table() -> None:
         text = live(width, (HOSTILE, "1", "2"), title=HOSTILE)
         assert "\x1b" not in text and "\u202e" not in text
         joined = " ".join(text.split())
-        assert joined.count("[bold red]x[/] | `c`") == 2 and joined.count(":warning:") == 2
+        assert joined.count("[bold red]x[/] | `c`") == 2 and joined.count("{{ 7 * 7 }}") == 2
 
 
 def test_real_inspections_go_through_the_live_table_and_an_empty_one_too() -> None:

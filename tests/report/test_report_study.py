@@ -9,21 +9,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 from markdown_it import MarkdownIt
+from report.making import HOSTILE, notes, printed, rows, section, verdict
+from report.making import tables as tables_of
 from rich.console import Console
 from study_trainings import study, tables, training
 
-from sapo.core.errors import RecordError
 from sapo.experiments.study.analysis import Analysis, analyse
 from sapo.experiments.study.records import StudyRecord, append_study
 from sapo.experiments.study.resampling import Measured
-from sapo.report.figures import bounds, in_words, p_value
+from sapo.report.blocks import Note, Page, Table
+from sapo.report.claims import p_value
 from sapo.report.markdown import to_markdown
-from sapo.report.publish import print_study
+from sapo.report.publish import print_report
 from sapo.report.study import study_page
-from sapo.report.tables import Note, Page, Section, Table
-from sapo.report.terminal import show
 
 SIX = tuple(range(6))
+
+
+def table(page: Page, start: str, number: int = 0) -> Table:
+    return tables_of(page, start)[number]
 
 
 @pytest.fixture(scope="module")
@@ -39,32 +43,6 @@ def page(records: list[StudyRecord]) -> Page:
 @pytest.fixture(scope="module")
 def found(records: list[StudyRecord]) -> Analysis:
     return analyse(records)
-
-
-def section(page: Page, start: str) -> Section:
-    return next(one for one in page.sections if one.title.startswith(start))
-
-
-def table(page: Page, start: str, number: int = 0) -> Table:
-    return [block for block in section(page, start).blocks if isinstance(block, Table)][number]
-
-
-def rows(shown: Table) -> list[list[str]]:
-    return [[cell.text for cell in row] for row in shown.rows]
-
-
-def notes(page: Page, start: str) -> str:
-    return " ".join(block.text for block in section(page, start).blocks if isinstance(block, Note))
-
-
-def verdict(page: Page) -> str:
-    return " ".join(note.text for note in page.verdict)
-
-
-def printed(page: Page, width: int = 120) -> str:
-    file = io.StringIO()
-    show(Console(file=file, width=width), page)
-    return file.getvalue()
 
 
 def shown(one: Measured, decimals: int, sign: str = "+") -> list[str]:
@@ -208,20 +186,12 @@ def test_small_studies_have_a_page_without_nan_and_with_reasons(case: str) -> No
 def test_without_any_chance_to_detect_something_the_page_says_so() -> None:
     page = study_page([training(c, effects={"b": -1.0, "a": 0.1 * c}) for c in range(3)])
     assert "No correlation at all could have been detected at this size. Verdict: undecided." in verdict(page)
-    assert "left out" in table(page, "Trainings").columns[-1].title
+    assert "left out" in table(page, "Trainings").columns[-1]
     assert rows(table(study_page(small("interrupted")), "Trainings"))[0][-3:] == ["4", "1, 2", "1"]
 
 
-def test_figures_in_words() -> None:
-    assert in_words(Measured(1.0, (0.5, np.inf)), 2, sign=False) == "1.00 [0.50, no limit]"
-    assert in_words(Measured(-1.0, None, "why"), 1) == "-1.0 (no interval: why)"
-    assert in_words(Measured(None, None, "why"), 1) == "(not known: why)"
-    assert bounds(None, 2) == "–" and [p_value(p) for p in (None, 0.0004, 0.04, 1.0)] == [
-        "–",
-        "< 0.001",
-        "0.040",
-        "1.000",
-    ]
+def test_p_values() -> None:
+    assert [p_value(p) for p in (None, 0.0004, 0.04, 1.0)] == ["–", "< 0.001", "0.040", "1.000"]
 
 
 # Files and the terminal
@@ -235,13 +205,11 @@ def test_a_study_is_printed_from_its_directory_or_its_file(tmp_path: Path, monke
     texts = []
     for path in ("runs", "runs/study.jsonl"):
         file = io.StringIO()
-        print_study(Console(file=file, width=120), Path(path))
+        print_report(Console(file=file, width=120), [Path(path)])
         texts.append(file.getvalue())
     assert texts[0] == texts[1] and texts[0].startswith("Study of 12 trainings")
-    assert texts[0].endswith("The same as Markdown: runs/study.md\n")
+    assert "Everything as Markdown: runs/study.md" in texts[0] and "Every training" not in texts[0]
     assert Path("runs/study.md").read_text() == to_markdown(study_page(records))
-    with pytest.raises(RecordError, match=r"study\.jsonl cannot be read"):
-        print_study(Console(file=io.StringIO()), tmp_path)
 
 
 @pytest.mark.parametrize("width", [80, 120])
@@ -250,9 +218,6 @@ def test_the_page_fits_a_terminal_and_cuts_no_number(page: Page, width: int) -> 
     assert max(map(len, text.split("\n"))) <= width and "…" not in text
     for row in rows(table(page, "Claim 3")):
         assert all(cell in text for cell in row[3:8])
-
-
-HOSTILE = "[bold red]x[/] | `c` <script>alert(1)</script> *b* \x1b[31m\u202e"
 
 
 def test_hostile_names_stay_text() -> None:

@@ -1,13 +1,17 @@
-"""The configuration: published defaults, and one message that names everything that is wrong."""
+"""The configuration: published defaults, one message that names everything that is wrong, and any file at all."""
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
-from pydantic import ValidationError
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import BaseModel, ValidationError
 
 from sapo.core.errors import ConfigError
 from sapo.runs.config.loading import load_config, make_config
@@ -82,10 +86,40 @@ def test_defaults_are_the_published_settings() -> None:
     }
 
 
-def test_a_resolved_configuration_can_be_written_and_read_back(tmp_path: Path) -> None:
-    config = made(sequence=["a", "b"], model="m", train={"learning_rate": "5e-5"}, data_dir="d", watch=["c"])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"sequence": ["a", "b"], "model": "m", "train": {"learning_rate": "5e-5"}, "data_dir": "d", "watch": ["c"]},
+        {"method": "o-lora", "o_lora": {"weight": "5e-1", "normalise": True}},
+        {"method": "ewc", "ewc": {"gamma": 0.5, "labels": "sampled"}},
+        {"method": "full", "full": {"learning_rate": "5e-6"}, "policy": "paft", "paft": {"steps": 9}},
+        {"policy": "reselect", "reselect": {"every": 5, "k": 2, "rows": 7}},
+        {"guard": {"every": 5, "rows": 9, "limit": 0.25, "action": "stop"}},
+        {"sweep": {"seed": [1, 2], "policy": ["paft"], "method": ["osf"], "sequence": ["demo", ["a", "b"]]}},
+        {"evaluate": {"wordings": 3, "general": True}},
+    ],
+    ids=str,
+)
+def test_a_resolved_configuration_can_be_written_and_read_back(changes: dict[str, Any], tmp_path: Path) -> None:
+    config = made(**changes)
     assert make_config(config.plain()) == config
     assert loaded(tmp_path, yaml.safe_dump(config.plain())) == config
+    for section, values in changes.items():
+        if isinstance(values, dict):
+            assert set(values) <= set(config.plain()[section])
+
+
+def test_what_is_switched_off_or_belongs_to_others_is_left_out() -> None:
+    own = {"paft", "reselect", "o_lora", "ewc", "replay", "lwf", "osf", "full"}
+    bare = set(made().plain())
+    assert not bare & {*own, "guard", "sweep"} and not {"wordings", "general"} & set(made().plain()["evaluate"])
+    for method in ("seq-lora", "inc-lora", "o-lora", "ewc", "replay", "lwf", "osf", "full", "multitask", "single"):
+        assert set(made(method=method).plain()) - bare == own & {method.replace("-", "_")}
+    for policy in ("original", "sapo", "random", "highest", "median", "per-example", "paft", "reselect"):
+        assert set(made(policy=policy).plain()) - bare == own & {policy}
+    both = made(method="ewc", policy="paft", guard={}, evaluate={"wordings": 2, "general": True}).plain()
+    assert set(both) - bare == {"ewc", "paft", "guard"}
+    assert (both["evaluate"]["wordings"], both["evaluate"]["general"]) == (2, True)
 
 
 def test_every_mistake_is_named_in_one_message() -> None:
@@ -123,6 +157,17 @@ def test_every_mistake_is_named_in_one_message() -> None:
         ({"selection": {"rule": "loest"}}, ["selection.rule = 'loest': allowed: lowest, confident."]),
         ({"train": 3}, ["train = 3: ", "rows, epochs, learning_rate"]),
         ({"model": 3}, ["model = 3: ", "base, adapter, dtype, device"]),
+        ({"paft": {"step": 2}}, ["paft.step: unknown key. Did you mean 'steps'?"]),
+        ({"reselect": {"evry": 2}}, ["reselect.evry: unknown key. Did you mean 'every'? Allowed here: every, k, rows"]),
+        ({"guard": {"row": 2}}, ["guard.row: unknown key.", "Allowed here: every, rows, limit, action"]),
+        ({"guard": True}, ["guard"]),
+        ({"guard": {"action": "hold"}}, ["guard.action = 'hold': allowed: warn, stop."]),
+        ({"sweep": {"seeds": [1]}}, ["sweep.seeds: unknown key. Did you mean 'seed'?", "policy, method, sequence"]),
+        ({"sweep": {"policy": ["spo"]}}, ["sweep.policy.0 = 'spo': allowed: original, sapo,", "Did you mean 'sapo'?"]),
+        ({"sweep": {"method": ["ecw"]}}, ["sweep.method.0 = 'ecw': allowed: seq-lora,", "Did you mean 'ewc'?"]),
+        ({"o-lora": {"weight": 1}}, ["o-lora: unknown key.", "o_lora"]),
+        ({"method": "o_lora"}, ["method = 'o_lora': allowed: seq-lora,", "Did you mean 'o-lora'?"]),
+        ({"evaluate": {"wording": 2}}, ["evaluate.wording: unknown key. Did you mean 'wordings'?"]),
     ],
 )
 def test_a_message_names_key_and_value_the_nearest_name_and_what_is_allowed(
@@ -133,74 +178,102 @@ def test_a_message_names_key_and_value_the_nearest_name_and_what_is_allowed(
     assert all(part in message for part in parts), message
 
 
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        ("seed", -1),
-        ("seed", 2**31),
-        ("seed", 1.5),
-        ("seed", True),
-        ("max_length", 0),
-        ("max_length", 128),
-        ("keep", "first"),
-        ("sequence", []),
-        ("sequence", ""),
-        ("sequence", 3),
-        ("sequence", ["a", 3]),
-        ("watch", "demo"),
-        ("candidates.count", 0),
-        ("selection.examples", 0),
-        ("selection.examples", -5),
-        ("train.rows", 0),
-        ("train.rows", True),
-        ("train.rows", 2.5),
-        ("train.epochs", 0),
-        ("train.epochs", float("nan")),
-        ("train.epochs", float("inf")),
-        ("train.learning_rate", 0),
-        ("train.learning_rate", 2),
-        ("train.learning_rate", "fast"),
-        ("train.learning_rate", float("nan")),
-        ("train.batch_size", 0),
-        ("train.micro_batch_size", 0),
-        ("train.warmup", -0.1),
-        ("train.warmup", 1),
-        ("train.weight_decay", -1),
-        ("train.weight_decay", float("inf")),
-        ("train.max_grad_norm", 0),
-        ("lora.r", 0),
-        ("lora.alpha", 0),
-        ("lora.dropout", 1),
-        ("lora.target_modules", []),
-        ("lora.target_modules", "q_proj"),
-        ("evaluate.rows", 0),
-        ("evaluate.max_new_tokens", 0),
-        ("evaluate.max_new_tokens", 1664),
-    ],
-)
-def test_an_impossible_value_is_refused_with_its_key(key: str, value: Any) -> None:
-    section, _, name = key.rpartition(".")
-    message = refused(**({section: {name: value}} if section else {name: value}))
-    assert name in message and len(message.splitlines()) == 2
+IMPOSSIBLE: dict[str, tuple[Any, ...]] = {
+    "seed": (-1, 2**31, 1.5, True),
+    "max_length": (0, 128),
+    "keep": ("first",),
+    "report_to": (3,),
+    "sequence": ([], "", 3, ["a", 3]),
+    "watch": ("demo",),
+    "candidates.count": (0,),
+    "selection.examples": (0, -5),
+    "train.rows": (0, True, 2.5),
+    "train.epochs": (0, float("nan"), float("inf")),
+    "train.learning_rate": (0, 2, "fast", float("nan")),
+    "train.batch_size": (0,),
+    "train.micro_batch_size": (0,),
+    "train.warmup": (-0.1, 1),
+    "train.weight_decay": (-1, float("inf")),
+    "train.max_grad_norm": (0,),
+    "lora.r": (0,),
+    "lora.alpha": (0,),
+    "lora.dropout": (1,),
+    "lora.target_modules": ([], "q_proj"),
+    "evaluate.rows": (0,),
+    "evaluate.max_new_tokens": (0, 1664),
+    "evaluate.wordings": (-1, 101, True),
+    "evaluate.general": (1, "no", None),
+    "paft.steps": (0, True, None),
+    "reselect.every": (0,),
+    "reselect.k": (0,),
+    "reselect.rows": (0, 1),
+    "o_lora.weight": (-0.1, True),
+    "o_lora.normalise": (1, "yes"),
+    "ewc.weight": (-1, float("inf")),
+    "ewc.gamma": (-0.1, 1.1),
+    "ewc.examples": (0,),
+    "ewc.labels": ("true",),
+    "replay.buffer": (0,),
+    "replay.share": (-0.1, 1),
+    "lwf.weight": (-1,),
+    "lwf.temperature": (0,),
+    "osf.learning_rate": (0, 1.5),
+    "full.learning_rate": (0, True),
+    "guard.every": (0,),
+    "guard.rows": (1, True),
+    "guard.limit": (-0.1, float("nan")),
+    "guard.action": ("halt",),
+    "sweep.seed": ([], 3, [-1], [2**31], True),
+    "sweep.policy": ([], ["best"], "sapo"),
+    "sweep.method": (["lora"], []),
+    "sweep.sequence": ([], [[]], [3], ["demo", ""]),
+}
+AT_THE_EDGE: dict[str, tuple[Any, ...]] = {
+    "train.rows": (None,),
+    "train.epochs": (0.25,),
+    "train.warmup": (0,),
+    "lora.dropout": (0,),
+    "seed": (0,),
+    "evaluate.max_new_tokens": (1663,),
+    "evaluate.wordings": (0, 100),
+    "sequence": (("a", "b"),),
+    "model.dtype": ("bfloat16",),
+    "report_to": (("wandb", "mlflow"),),
+    "paft.steps": (1,),
+    "reselect.every": (None, 1),
+    "reselect.k": (1,),
+    "reselect.rows": (2,),
+    "o_lora.weight": (0,),
+    "ewc.gamma": (1, 0),
+    "replay.share": (0,),
+    "lwf.weight": (0,),
+    "osf.learning_rate": (1,),
+    "full.learning_rate": (None,),
+    "guard.rows": (2,),
+    "guard.limit": (0,),
+    "sweep.seed": ((0, 2**31 - 1),),
+    "sweep.sequence": (("demo", ("a", "b")),),
+}
 
 
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        ("train.rows", None),
-        ("train.epochs", 0.25),
-        ("train.warmup", 0),
-        ("lora.dropout", 0),
-        ("seed", 0),
-        ("evaluate.max_new_tokens", 1663),
-        ("sequence", ("a", "b")),
-        ("model.dtype", "bfloat16"),
-    ],
-)
-def test_a_value_at_the_edge_is_accepted(key: str, value: Any) -> None:
+def changed(key: str, value: Any) -> dict[str, Any]:
     section, _, name = key.rpartition(".")
-    config = made(**({section: {name: value}} if section else {name: value}))
-    assert getattr(getattr(config, section) if section else config, name) == value
+    return {section: {name: value}} if section else {name: value}
+
+
+@pytest.mark.parametrize("key", IMPOSSIBLE)
+def test_an_impossible_value_is_refused_with_its_key(key: str) -> None:
+    for value in IMPOSSIBLE[key]:
+        message = refused(**changed(key, value))
+        assert key.rpartition(".")[2] in message and len(message.splitlines()) == 2, message
+
+
+@pytest.mark.parametrize("key", AT_THE_EDGE)
+def test_a_value_at_the_edge_is_accepted(key: str) -> None:
+    section, _, name = key.rpartition(".")
+    for value in AT_THE_EDGE[key]:
+        config = made(**changed(key, value))
+        assert getattr(getattr(config, section) if section else config, name) == value
 
 
 def test_batches_must_consist_of_whole_micro_batches() -> None:
@@ -284,6 +357,13 @@ def test_missing_keys_are_named() -> None:
     with pytest.raises(ConfigError) as caught:
         make_config({})
     assert str(caught.value).splitlines()[1:] == ["  sequence: missing", "  run_dir: missing"]
+
+
+def test_a_checkpoint_must_be_a_state_that_the_guard_has_looked_at() -> None:
+    message = refused(guard={"every": 4}, train={"checkpoint_every": 6})
+    assert "train.checkpoint_every 6 is not a multiple of guard.every 4" in message
+    assert made(guard={"every": 4}, train={"checkpoint_every": 8}).guard is not None
+    assert made(train={"checkpoint_every": 6}).guard is None
 
 
 @pytest.mark.parametrize("text", ["5e-5", "'5e-5'", "0.00005", "5.0e-05"])
@@ -379,7 +459,118 @@ def test_a_configuration_is_frozen_at_every_level() -> None:
     assert config == made()
 
 
-def test_the_values_that_are_given_are_not_changed() -> None:
-    data = {"sequence": ["a"], "run_dir": "out", "model": "m", "train": {"epochs": 1}}
-    make_config(data)
-    assert data == {"sequence": ["a"], "run_dir": "out", "model": "m", "train": {"epochs": 1}}
+# Whatever is given.
+
+often = settings(max_examples=25, deadline=None, derandomize=True)
+
+SCALARS = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8), st.dates(), st.datetimes(),
+    st.binary(max_size=4),
+    # What settings look like.
+    st.sampled_from(["demo", "sapo", "first", "1e-4", "~", "~nobody/x", "\0", "\ud800", "", "yes"]),
+    st.sampled_from([0, 1, -1, 10**400, 0.1]),
+)  # fmt: skip
+VALUES = st.recursive(
+    SCALARS,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3),
+        st.dictionaries(st.one_of(st.text(max_size=4), SCALARS), inner, max_size=3),
+        st.sets(st.text(max_size=2), max_size=2),
+    ),
+    max_leaves=8,
+)
+
+
+def keys_of(part: type[BaseModel]) -> st.SearchStrategy[dict[str, Any]]:
+    """Mappings of this part's own keys to anything, or to mappings that fit where such are expected."""
+    fields: dict[str, st.SearchStrategy[Any]] = {}
+    for name, field in part.model_fields.items():
+        inner = field.annotation
+        if isinstance(inner, type) and not get_args(inner) and issubclass(inner, BaseModel):
+            fields[name] = st.one_of(VALUES, keys_of(inner))
+        else:
+            fields[name] = VALUES
+    return st.fixed_dictionaries({}, optional=fields)
+
+
+def accepted(make: Callable[[], Config]) -> Config | None:
+    """The configuration, or None if it was refused with a message; any other exception fails the test."""
+    try:
+        config = make()
+    except ConfigError as error:
+        message = str(error)
+    else:
+        assert isinstance(config, Config)
+        return config
+    assert message.strip() and "Traceback" not in message
+    return None
+
+
+def assert_same_when_read_back(config: Config) -> None:
+    assert make_config(config.plain()) == config
+    written = yaml.safe_dump(config.plain(), sort_keys=False)
+    assert make_config(yaml.safe_load(written)) == config
+
+
+@often
+@given(st.one_of(keys_of(Config), st.dictionaries(st.text(max_size=8), VALUES, max_size=4)))
+def test_any_mapping_is_a_configuration_or_a_config_error(data: dict[str, Any]) -> None:
+    for values in (data, {"sequence": "demo", "run_dir": "out", **data}):
+        config = accepted(lambda values=values: make_config(values))  # type: ignore[misc]
+        if config is not None:
+            assert_same_when_read_back(config)
+
+
+def from_file(content: bytes, *overrides: str) -> Config | None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "mine.yaml"
+        path.write_bytes(content)
+        return accepted(lambda: load_config(path, overrides))
+
+
+WORDS = st.sampled_from(
+    ["a", "train", "epochs", ": ", "- ", "\n", "  ", "&x ", "*x", "<<: ", "!!python/object:os.system ", "!!binary ",
+     "{", "}", "[", "]", "'", "? ", "1e999", "2001-01-01", "0x", "---\n", "%YAML 9.9\n", "\t", "\0", "é", "!!int ",
+     "!!set ", "!!timestamp "]
+)  # fmt: skip
+FILES = st.one_of(st.binary(max_size=60), st.lists(WORDS, max_size=12).map(lambda words: "".join(words).encode()))
+KEYS = st.sampled_from(
+    ["train", "train.epochs", "model", "model.base", "tasks.x", "a.b", "watch", "sequence", "seed", "."]
+)
+OVERRIDES = st.one_of(
+    st.text(max_size=12),
+    st.builds("{}={}".format, KEYS, st.text(max_size=9)),
+    st.builds("{}={}".format, KEYS, st.lists(WORDS, max_size=6).map("".join)),
+)
+
+
+@often
+@given(FILES, st.lists(OVERRIDES, max_size=2))
+def test_any_file_with_any_overrides_is_accepted_or_refused(content: bytes, overrides: list[str]) -> None:
+    from_file(content, *overrides)
+    config = from_file(b"sequence: demo\n", *overrides)
+    if config is not None:
+        assert_same_when_read_back(config)
+
+
+def test_the_strategies_reach_both_ends() -> None:
+    """Property tests that only ever see refusals would prove nothing."""
+    assert from_file(b"sequence: demo\n", "train.epochs=2") is not None
+    assert from_file(b"\xff") is None and from_file(b"sequence: demo\n", "train") is None
+
+
+@pytest.mark.parametrize(
+    ("content", "overrides"),
+    [
+        (b"sequence: !!int", ()),
+        (b"sequence: !!bool x", ()),
+        (b"sequence: !!timestamp x", ()),
+        (b"sequence: demo", ("seed=!!float",)),
+        (b"sequence: demo", ("run_dir=~nobody-by-this-name/x",)),
+        (b'sequence: demo\nrun_dir: "\\ud800"', ()),
+        (b'sequence: ["a\\0"]', ()),
+        (b'sequence: demo\nlora: {target_modules: ["a\\0"]}', ()),
+    ],
+)
+def test_found_once(content: bytes, overrides: tuple[str, ...]) -> None:
+    assert from_file(content, *overrides) is None

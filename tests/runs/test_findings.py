@@ -41,10 +41,10 @@ from sapo.core.types import Instruction
 from sapo.integrations.testing import tiny_tokenizer
 from sapo.models.answers import evaluate
 from sapo.models.losses import Scorer
+from sapo.report.blocks import Table
+from sapo.report.page import results_page
 from sapo.report.publish import print_report
-from sapo.report.run import run_page
 from sapo.report.runs import read_run
-from sapo.report.tables import Table
 from sapo.runs.config.schema import Config
 from sapo.runs.prepare import set_up
 from sapo.runs.results import RunResult
@@ -74,12 +74,12 @@ def texts_of(task: str) -> list[str]:
 
 def printed(*run_dirs: Path) -> str:
     file = io.StringIO()
-    print_report(Console(file=file, width=250), list(run_dirs))
+    print_report(Console(file=file, width=250), list(run_dirs), full=True)
     return file.getvalue()
 
 
 def tables(run_dir: Path, title: str) -> list[Table]:
-    (section,) = [s for s in run_page(read_run(run_dir)).sections if s.title == title]
+    (section,) = [s for s in results_page([read_run(run_dir)]).sections if s.title == title]
     return [block for block in section.blocks if isinstance(block, Table)]
 
 
@@ -190,15 +190,13 @@ def test_robustness_is_measured_in_each_tasks_last_state(worded: Wording, parts:
 
 def test_the_page_shows_mean_and_worst_wording(worded: Wording) -> None:
     one = worded("sapo")
-    (table,) = tables(one.config.run_dir, "Robustness to wording")
-    assert [row[0].text for row in table.rows] == list(TASKS)
-    for row in table.rows:
-        found = one.results.data["robustness"][row[0].text]
-        assert [c.text for c in row[1:]] == [
-            "2",
-            f"{sum(found['primary']) / 2:.1f}", f"{min(found['primary']):.1f}",
-            f"{sum(found['nll']) / 2:.3f}", f"{max(found['nll']):.3f}",
-        ]  # fmt: skip
+    for table, measure, digits, worst in zip(
+        tables(one.config.run_dir, "Robustness to wording"), ("primary", "nll"), (1, 3), (min, max), strict=True
+    ):
+        assert [row[0] for row in table.rows] == list(TASKS)
+        for row in table.rows:
+            found = one.results.data["robustness"][row[0]][measure]
+            assert row[1:] == ("2", f"{sum(found) / 2:.{digits}f}", f"{worst(found):.{digits}f}")
     assert "Robustness to wording" in printed(one.config.run_dir)
 
 
@@ -254,9 +252,9 @@ def test_measuring_ability_changes_nothing_else(able: Worded, parts: dict[str, C
 def test_the_page_shows_ability_and_its_change(able: Worded) -> None:
     (table,) = tables(able.config.run_dir, "General ability")
     found = able.results.data["ability"]
-    assert [row[0].text for row in table.rows] == ["before training", "stage 1", "stage 2"]
-    assert [row[1].text for row in table.rows] == [f"{stage['loss']:.3f}" for stage in found]
-    assert [row[2].text for row in table.rows] == ["", *(f"{s['loss'] - found[0]['loss']:+.3f}" for s in found[1:])]
+    assert [row[0] for row in table.rows] == ["before training", "stage 1", "stage 2"]
+    assert [row[1] for row in table.rows] == [f"{stage['loss']:.3f}" for stage in found]
+    assert [row[2] for row in table.rows] == ["", *(f"{s['loss'] - found[0]['loss']:+.3f}" for s in found[1:])]
 
 
 def test_a_finished_run_reads_its_ability_back(able: Worded) -> None:
@@ -301,9 +299,9 @@ def test_names_of_markup_stay_text_in_every_section(
     rendered = MarkdownIt("commonmark", {"html": True}).enable("table").render(markdown)
     assert "<script" not in rendered and f"the loss on {name} had risen" in html.unescape(rendered)
     for title in (
-        "General ability", "Robustness to wording", "Tested with the instructions that policy sapo chose",
+        "General ability", "Robustness to wording", "Trained with x tested with",
         "Forgetting guard",
     ):  # fmt: skip
         assert title in text and title in rendered
     wordings = tables(config.run_dir, "Robustness to wording")[0]
-    assert wordings.rows[0][0].text == name
+    assert wordings.rows[0][0] == name

@@ -1,25 +1,25 @@
-"""Candidates of a run: recorded before its first step, taken again when it goes on."""
+"""Candidates of a run: recorded before its first step, taken again when it is resumed."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import pytest
+from small_runs import Told, read, write
 
-from sapo.candidates.builtin import Builtin
-from sapo.candidates.rules.source import Rules
-from sapo.candidates.server import Server
-from sapo.core.errors import CandidateError, RecordError
-from sapo.core.progress import Silent
+from sapo.core.errors import RecordError
+from sapo.core.types import Task
+from sapo.integrations.testing import ListSource, toy_task
 from sapo.runs.config.schema import Config
+from sapo.runs.directory import RunDirectory
 from sapo.runs.forecast import estimate
-from sapo.runs.gathering import Gathering
+from sapo.runs.inputs import Gathering, Inputs
+from sapo.runs.prepare import read as read_inputs
 from sapo.sequence import run
 from sapo.tasks.builtin import builtin_task
-from sapo.tasks.load import load_task
 
 TASK = "review-sentiment"
 OWN = (
@@ -28,68 +28,28 @@ OWN = (
     "Which of the words positive and negative suits the text better?",
 )
 SMALL = {"policy": "sapo", "selection": {"examples": 4}}
+# Nobody listens there: whoever asks fails.
 SERVER = {"model": "some-model", "base_url": "http://127.0.0.1:9/v1"}
 Configured = Callable[..., Config]
 
 
-class Notes(Silent):
-    """A reporter that keeps the notes."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
-
-
-@pytest.fixture(autouse=True)
-def own_replies(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep replies of one test from serving another one, or the user."""
-    directory = tmp_path_factory.mktemp("replies")
-    monkeypatch.setattr("sapo.candidates.kept.user_cache_path", lambda name: directory)
-
-
-def write(path: Path, value: Any) -> Path:
-    path.write_text(json.dumps(value), encoding="utf-8")
-    return path
-
-
 def recorded(config: Config, number: int = 1, task: str = TASK) -> dict[str, Any]:
-    path = config.run_dir / "candidates" / f"{number}-{task}.json"
-    value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["value"]
+    value: dict[str, Any] = read(config.run_dir / "candidates" / f"{number}-{task}.json")["value"]
     return value
 
 
-def asked(*args: Any, **kwargs: Any) -> NoReturn:
-    raise AssertionError("a source was asked")
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    """A file of candidates."""
+    write(tmp_path / "own.json", OWN)
+    return tmp_path / "own.json"
 
 
-def ask_nobody(patch: pytest.MonkeyPatch) -> None:
-    """Let a test fail if a source is asked."""
-    for source in (Builtin, Rules, Server):
-        patch.setattr(source, "paraphrases", asked)
-
-
-def stop_at_the_first_step(patch: pytest.MonkeyPatch) -> None:
-    def stop(*args: Any, **kwargs: Any) -> NoReturn:
-        raise KeyboardInterrupt
-
-    for step in ("evaluate", "score_candidates", "finetune"):
-        patch.setattr(f"sapo.runs.steps.{step}", stop)
-
-
-def test_candidates_are_recorded_before_the_first_step(
-    configured: Configured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    file = write(
-        tmp_path / "own.json",
-        {TASK: [OWN[0], "It names none of them.", *OWN[1:]], "date-format": ["Sure! The date, please."]},
-    )
-    config = configured(**SMALL, sequence=[TASK, "date-format"], candidates={"file": str(file), "count": 2})
-    with monkeypatch.context() as patch:
-        stop_at_the_first_step(patch)
-        with pytest.raises(KeyboardInterrupt):
-            run(config)
+def test_candidates_are_recorded_before_the_first_step_and_taken_from_there(configured: Configured, own: Path) -> None:
+    write(own, {TASK: [OWN[0], "It names none of them.", *OWN[1:]], "date-format": ["Sure! The date, please."]})
+    config = configured(**SMALL, sequence=[TASK, "date-format"], candidates={"file": str(own), "count": 2})
+    with pytest.raises(KeyboardInterrupt):
+        run(config, Told("stage 0"))
     assert not (config.run_dir / "cells").exists() and not (config.run_dir / "selections").exists()
     found = recorded(config)
     assert found["task"] == TASK
@@ -100,68 +60,69 @@ def test_candidates_are_recorded_before_the_first_step(
     assert {c["text"] for c in found["spare"]} == set(OWN) - {c["text"] for c in kept}
     second = recorded(config, 2, "date-format")
     assert [c["origin"] for c in second["candidates"]] == ["original"]
-    assert second["notes"] == [
-        "date-format: no valid paraphrase, so there is only the original instruction; 1 text was turned away"
-    ]
+    (note,) = second["notes"]
+    assert note.startswith("date-format: no valid paraphrase, so there is only the original instruction; 1 text was")
+    # What a file held that is gone is recorded; what comes back is whole.
+    own.unlink()
+    losses = run(config).instructions[TASK].losses
+    assert losses is not None and list(losses) == [c["text"] for c in found["candidates"]]
+    again = read_inputs(config)[1].gathered[TASK]
+    assert {"task": TASK, **again.to_json()} == recorded(config) == found
 
 
-def test_a_run_that_goes_on_takes_what_was_recorded_and_asks_nobody(
-    configured: Configured, monkeypatch: pytest.MonkeyPatch
+class Costly(ListSource):
+    """A source that is to be paid for."""
+
+    def cost(self, task: Task, wanted: int) -> str:
+        return "at most 3 requests"
+
+
+def test_what_a_source_costs_is_told_before_it_is_asked_and_it_is_not_asked_again(tmp_path: Path) -> None:
+    task, told, source = toy_task(), Told(), Costly(["Are there many words (yes), or few words (no)?"])
+    with RunDirectory(tmp_path, {}) as directory:
+        gathering = Gathering(directory, (source,), None, 1, 0, told)
+        dry = replace(gathering, pays=False)
+        assert len(dry(task, 1).candidates) > 1 and source.asked == [] and told.notes == []
+        found = gathering(task, 1)
+        assert told.notes == ["toy: asking for paraphrases: at most 3 requests"] and len(source.asked) == 1
+        inputs = Inputs((task,), (), {}, {}, {}, {}, {}, {task.name: found})
+        gathering.save(inputs)
+        assert gathering(task, 1) == dry(task, 1) == found and len(found.candidates) == 2
+        with pytest.raises(RecordError, match="different: instruction"):
+            gathering(replace(task, instruction="Say yes or no."), 1)
+    assert len(source.asked) == 1
+
+
+def test_sources_are_asked_in_the_order_of_the_configuration_and_too_few_are_told(
+    configured: Configured, own: Path
 ) -> None:
-    config = configured(**SMALL, candidates={"sources": ["rules", "builtin"], "count": 2})
-    with monkeypatch.context() as patch:
-        stop_at_the_first_step(patch)
-        with pytest.raises(KeyboardInterrupt):
-            run(config)
-    before = recorded(config)
-    assert [c["origin"] for c in before["candidates"]] == ["original", "rules", "rules"]
-    with monkeypatch.context() as patch:
-        ask_nobody(patch)
-        losses = run(config).data["instructions"][TASK]["losses"]
-    assert list(losses) == [c["text"] for c in before["candidates"]]
-    assert recorded(config) == before
-    # A finished run, too, is read back without asking.
-    with monkeypatch.context() as patch:
-        ask_nobody(patch)
-        assert run(config).data["instructions"][TASK]["losses"] == losses
+    told = Told()
+    found = estimate(configured(**SMALL, candidates={"sources": ["file", "rules"], "file": str(own), "count": 4}), told)
+    candidates = found.run.inputs.candidates[TASK]
+    assert [c.origin for c in candidates] == ["original", "file", "file", "file", "rules"]
+    assert [c.text for c in candidates[1:4]] == list(OWN)
+    assert not any("not asked for" in note for note in told.notes)
+    estimate(configured(**SMALL, candidates={"file": str(own), "count": 5}), told)
+    assert any(note.startswith(f"{TASK}: 3 of 5 paraphrases") for note in told.notes)
 
 
-def test_what_was_recorded_comes_back_whole(configured: Configured) -> None:
-    config = configured(**SMALL, candidates={"count": 1})
-    run(config)
-    task = load_task(TASK)
-    again = Gathering(config)(task, 1)
-    value = recorded(config)
-    assert [(c.text, c.origin) for c in again.candidates] == [(c["text"], c["origin"]) for c in value["candidates"]]
-    assert [(r.text, r.reason) for r in again.rejected] == [(r["text"], r["reason"]) for r in value["rejected"]]
-    assert [(c.text, c.origin) for c in again.spare] == [(c["text"], c["origin"]) for c in value["spare"]]
-    assert again.spare and list(again.notes) == value["notes"]
-
-
-def test_a_candidates_file_that_was_changed_is_refused_by_name(configured: Configured, tmp_path: Path) -> None:
-    file = write(tmp_path / "own.json", OWN)
-    config = configured(**SMALL, candidates={"file": str(file)})
+def test_a_candidates_file_that_was_changed_or_a_damaged_record_is_refused_by_name(
+    configured: Configured, own: Path
+) -> None:
+    config = configured(**SMALL, candidates={"file": str(own)})
     run(config)
     # Only the texts count, not how they are written.
-    write(file, {TASK: [{"text": text} for text in OWN], "another": ["x"]})
+    write(own, {TASK: [{"text": text} for text in OWN], "another": ["x"]})
     run(config)
-    write(file, OWN[:2])
+    write(own, OWN[:2])
     path = config.run_dir / "candidates" / f"1-{TASK}.json"
     with pytest.raises(
         RecordError, match=rf"1-{TASK}\.json was computed from .* different: candidates file\."
     ) as error:
         run(config)
     assert str(path) in str(error.value)
-    # What a file held that is gone is recorded.
-    file.unlink()
-    run(config)
-
-
-def test_a_damaged_record_is_named(configured: Configured) -> None:
-    config = configured(**SMALL, candidates={"count": 1})
-    run(config)
-    path = config.run_dir / "candidates" / f"1-{TASK}.json"
-    stored = json.loads(path.read_text())
+    write(own, OWN)
+    stored = read(path)
     del stored["value"]["candidates"][0]["text"]
     write(path, stored)
     with pytest.raises(RecordError, match=rf"1-{TASK}\.json is damaged .*Delete it"):
@@ -171,87 +132,39 @@ def test_a_damaged_record_is_named(configured: Configured) -> None:
 def test_a_dry_run_asks_no_server_and_says_what_it_would_cost(
     configured: Configured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ask_nobody(monkeypatch)
+    monkeypatch.setenv("OPENAI_API_KEY", "none")
     config = configured(**SMALL, candidates={"sources": ["builtin", "openai"], "openai": SERVER, "count": 3})
-    listener = Notes()
-    forecast = estimate(config, listener)
-    (note,) = [note for note in listener.notes if "paraphrases" in note]
+    told = Told()
+    forecast = estimate(config, told)
+    (note,) = [note for note in told.notes if "paraphrases" in note]
     assert note.startswith(f"{TASK}: paraphrases not asked for yet: at most ")
     assert "requests to some-model at http://127.0.0.1:9/v1" in note and "tokens, never more than " in note
     # The plan counts as many candidates as there will be.
-    assert len(forecast.setup.candidates[TASK]) == 1 + 3
+    assert len(forecast.run.inputs.candidates[TASK]) == 1 + 3
     assert not config.run_dir.exists()
 
 
-def test_a_run_says_what_a_server_costs_before_it_is_asked(
-    configured: Configured, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    listener = Notes()
-
-    def refuse(*args: Any, **kwargs: Any) -> NoReturn:
-        assert any(note.startswith(f"{TASK}: asking for paraphrases: at most ") for note in listener.notes)
-        raise CandidateError("no server")
-
-    monkeypatch.setattr(Server, "paraphrases", refuse)
-    config = configured(**SMALL, candidates={"sources": ["openai"], "openai": SERVER})
-    with pytest.raises(CandidateError, match="no server"):
-        run(config, listener)
-    assert not config.run_dir.exists()
-
-
-def test_a_source_that_costs_nothing_is_asked_in_a_dry_run_too(configured: Configured) -> None:
-    config = configured(**SMALL, candidates={"sources": ["rules"], "count": 2})
-    listener = Notes()
-    candidates = estimate(config, listener).setup.candidates[TASK]
-    assert [c.origin for c in candidates] == ["original", "rules", "rules"]
-    assert not any("not asked for" in note for note in listener.notes) and not config.run_dir.exists()
-
-
-@pytest.mark.parametrize(
-    "candidates", [{}, {"file": "none.json"}, {"sources": ["openai"], "openai": {"model": "m"}}], ids=str
-)
+@pytest.mark.parametrize("candidates", [{"file": "none.json"}, {"sources": ["openai"], "openai": SERVER}], ids=str)
 def test_the_original_policy_asks_nobody(
     candidates: dict[str, Any], configured: Configured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Neither the file nor a key for the server exists.
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    ask_nobody(monkeypatch)
     config = configured(candidates=candidates)
-    assert run(config).data["instructions"][TASK]["origin"] == "original"
-    assert recorded(config) == {
-        "task": TASK,
-        "candidates": [{"text": builtin_task(TASK).instruction, "origin": "original"}],
-        "rejected": [],
-        "spare": [],
-        "notes": [],
-    }
+    found = run(config).instructions[TASK]
+    assert (found.origin, found.losses) == ("original", None) and not (config.run_dir / "selections").exists()
+    original = {"text": builtin_task(TASK).instruction, "origin": "original"}
+    assert recorded(config) == {"task": TASK, "candidates": [original], "rejected": [], "spare": [], "notes": []}
 
 
 @pytest.mark.parametrize("policy", ["sapo", "random", "highest", "median"])
-def test_a_run_without_a_valid_paraphrase_goes_on_with_the_original_and_says_so(
-    policy: str, configured: Configured, tmp_path: Path
+def test_a_run_without_a_valid_paraphrase_takes_the_original_and_says_so(
+    policy: str, configured: Configured, own: Path
 ) -> None:
-    file = write(tmp_path / "own.json", ["Sure! Is it positive or negative?", "What does the review say?"])
-    config = configured(**{**SMALL, "policy": policy}, candidates={"file": str(file)})
-    listener = Notes()
-    instructions = run(config, listener).data["instructions"]
-    assert instructions[TASK]["text"] == builtin_task(TASK).instruction
-    assert instructions[TASK]["origin"] == "original"
-    note = f"{TASK}: no valid paraphrase, so there is only the original instruction; 2 texts were turned away"
-    assert listener.notes.count(note) == 1
+    write(own, ["Sure! Is it positive or negative?", "What does the review say?"])
+    config, told = configured(**{**SMALL, "policy": policy}, candidates={"file": str(own)}), Told()
+    found = run(config, told).instructions[TASK]
+    assert (found.text, found.origin) == (builtin_task(TASK).instruction, "original")
+    (note,) = [note for note in told.notes if "no valid paraphrase" in note]
+    assert note.startswith(f"{TASK}: no valid paraphrase, so there is only the original instruction; 2 texts were")
     assert len(recorded(config)["rejected"]) == 2
-
-
-def test_fewer_paraphrases_than_asked_for_are_told(configured: Configured, tmp_path: Path) -> None:
-    config = configured(**SMALL, candidates={"file": str(write(tmp_path / "own.json", OWN[:2])), "count": 3})
-    listener = Notes()
-    run(config, listener)
-    assert f"{TASK}: 2 of 3 paraphrases that were asked for" in listener.notes
-
-
-def test_sources_are_asked_in_the_order_of_the_configuration(configured: Configured, tmp_path: Path) -> None:
-    file = str(write(tmp_path / "own.json", OWN))
-    config = configured(**SMALL, candidates={"sources": ["file", "rules"], "file": file, "count": 4})
-    found = Gathering(config)(load_task(TASK), 1)
-    assert [c.origin for c in found.candidates] == ["original", "file", "file", "file", "rules"]
-    assert [c.text for c in found.candidates[1:4]] == list(OWN)

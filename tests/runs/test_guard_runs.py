@@ -1,18 +1,16 @@
-"""The forgetting guard in whole runs: what it does to weights, what it tells, and how it goes on."""
+"""The forgetting guard in whole runs: what it does to weights, what it tells, and how it is resumed."""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import sapo.training.teaching
 import torch
-from rich.console import Console
 from small_runs import (
     SUFFIX,
     Json,
@@ -26,25 +24,21 @@ from small_runs import (
     other_answers,
     read,
     same_weights,
-    save_model,
     stage_weights,
     taken_apart,
     write_bench,
 )
 
 import sapo.runs.steps
-from sapo.core.types import Losses
-from sapo.integrations.testing import tiny_tokenizer
-from sapo.report.publish import print_report
-from sapo.report.run import run_page
-from sapo.report.runs import read_run
-from sapo.report.tables import Note
+from sapo.core.types import Losses, Task
+from sapo.integrations.testing import tiny_model, tiny_tokenizer
 from sapo.runs.config.schema import Config
-from sapo.runs.prepare import set_up
+from sapo.runs.prepare import prepare
 from sapo.runs.results import RunResult
 from sapo.sequence import run
 from sapo.training.finetune import finetune
-from sapo.training.guard import Guard, Watched, increase
+from sapo.training.guard import guard_over, increase
+from sapo.training.settings import GuardSettings
 
 # The second task has other answers, so that the first one is forgotten.
 EVERY, UPDATES = 2, 10
@@ -55,22 +49,17 @@ def losses(nll: Any, tokens: Any) -> Losses:
 
 
 @pytest.fixture(scope="module")
-def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return other_answers(write_bench(tmp_path_factory.mktemp("bench")))
 
 
-def guarded(model_dir: Path, bench: Path, run_dir: Path, **changes: Any) -> Config:
+def guarded(small_model: Path, bench: Path, run_dir: Path, **changes: Any) -> Config:
     chosen = changes.pop("guard", {})
     guard = None if chosen is None else {"every": EVERY, "rows": 6, "limit": 1e6, **chosen}
     train = {"epochs": 5, "learning_rate": 0.02} | changes.pop("train", {})
     evaluate = {"rows": 2, **changes.pop("evaluate", {})}
     return configure(
-        model_dir, bench, run_dir, **{"policy": "original", **changes}, guard=guard, train=train, evaluate=evaluate
+        small_model, bench, run_dir, **{"policy": "original", **changes}, guard=guard, train=train, evaluate=evaluate
     )
 
 
@@ -95,13 +84,13 @@ class Free:
 
 
 @pytest.fixture(scope="module")
-def free(model_dir: Path, bench: Path, tmp_path_factory: pytest.TempPathFactory) -> Free:
-    config = guarded(model_dir, bench, tmp_path_factory.mktemp("free") / "run", guard=None)
-    rows, tokenizer = set_up(config).tasks[0].train, tiny_tokenizer()
+def free(small_model: Path, bench: Path, tmp_path_factory: pytest.TempPathFactory) -> Free:
+    config = guarded(small_model, bench, tmp_path_factory.mktemp("free") / "run", guard=None)
+    rows, tokenizer = prepare(config).inputs.tasks[0].train, tiny_tokenizer()
     nll: dict[int, list[float]] = {}
     weights: dict[int, dict[str, torch.Tensor]] = {}
 
-    def training(model: Any, encoded: Any, settings: Any, seed: int, advance: Any, *rest: Any) -> Training:
+    def training(model: Any, encoded: Any, settings: Any, seed: int, advance: Any, *rest: Any) -> Any:
         def look(step: int) -> None:
             nll[step] = nll_by_hand(model, tokenizer, original_of("alpha"), SUFFIX, rows)
             weights[step] = {k: p.detach().clone() for k, p in model.named_parameters() if p.requires_grad}
@@ -121,11 +110,16 @@ def free(model_dir: Path, bench: Path, tmp_path_factory: pytest.TempPathFactory)
     return Free(config, found, nll, weights)
 
 
+def guarded_by(results: RunResult) -> Any:
+    return results.to_json()["guard"]
+
+
 def training_of(run_dir: Path, stage: str) -> Json:
     value: Json = read(run_dir / "training" / f"{stage}.json")["value"]
     return value
 
 
+Whole = tuple[Config, RunResult, Told]
 # Passed at the third look for the first time, or at the first one already.
 LIMIT, FIRST = 0.65, 0.1
 
@@ -136,23 +130,23 @@ def test_the_first_task_is_forgotten_so_that_the_tests_below_can_fail(free: Free
 
 
 @pytest.fixture(scope="module")
-def warned(model_dir: Path, bench: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, RunResult, Told]:
-    config, told = guarded(model_dir, bench, tmp_path_factory.mktemp("w") / "run", guard={"limit": LIMIT}), Told()
+def warned(small_model: Path, bench: Path, tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    config, told = guarded(small_model, bench, tmp_path_factory.mktemp("w") / "run", guard={"limit": LIMIT}), Told()
     return config, run(config, told), told
 
 
-def test_under_warn_training_goes_on_and_every_rise_is_told(warned: tuple[Config, RunResult, Told], free: Free) -> None:
+def test_under_warn_training_goes_on_and_every_rise_is_told(warned: Whole, free: Free) -> None:
     config, results, told = warned
     expected = [free.alarm(step, None) for step in (6, 8, 10)]
     assert training_of(config.run_dir, "2-beta")["alarms"] == expected
-    assert results.data["guard"] == [{"task": "2-beta", **alarm} for alarm in expected]
+    assert guarded_by(results) == [{"task": "2-beta", **alarm} for alarm in expected]
     assert training_of(config.run_dir, "1-alpha")["alarms"] == []
     heard = [note for note in told.notes if note.startswith("forgetting guard: after update ")]
     assert [note.split()[4] for note in heard] == ["6", "8", "10"]
     assert all("on alpha is +" in note and note.endswith("; training goes on (guard.action warn)") for note in heard)
 
 
-def test_under_warn_no_weight_and_no_result_changes(warned: tuple[Config, RunResult, Told], free: Free) -> None:
+def test_under_warn_no_weight_and_no_result_changes(warned: Whole, free: Free) -> None:
     config, results, _ = warned
     assert adapters(config.run_dir) == adapters(free.config.run_dir)
     assert {key: value for key, value in lasting(results).items() if key != "guard"} == free.found
@@ -162,44 +156,21 @@ def test_under_warn_no_weight_and_no_result_changes(warned: tuple[Config, RunRes
         assert mine["losses"] == other["losses"] and mine["state"] == other["state"]
 
 
-def test_what_it_saw_is_on_the_page_of_the_run(warned: tuple[Config, RunResult, Told], free: Free) -> None:
-    run_dir = warned[0].run_dir
-    (section,) = [s for s in run_page(read_run(run_dir)).sections if s.title == "Forgetting guard"]
-    notes = [block.text for block in section.blocks if isinstance(block, Note)]
-    mean, low = free.rise(6)
-    assert (
-        len(notes) == 4
-        and "Many looks" in notes[3]
-        and notes[0]
-        == (
-            f"2-beta: after update 6 of {UPDATES} the loss on alpha had risen by {mean:.3f} nats per token "
-            f"(95 % interval from {low:.3f}); training went on."
-        )
-    )
-    shown = io.StringIO()
-    print_report(Console(file=shown, width=250), [run_dir])
-    assert notes[0] in shown.getvalue() and "had risen by" in (run_dir / "report.md").read_text(encoding="utf-8")
-
-
-def test_the_first_task_has_nothing_to_look_at_and_that_is_told(warned: tuple[Config, RunResult, Told]) -> None:
-    nothing = [note for note in warned[2].notes if "nothing to look at" in note]
-    assert nothing == [
-        "forgetting guard: nothing to look at, as nothing was trained before and there are no watch tasks"
-    ]
-
-
-def test_a_finished_run_is_read_back_with_its_alarms(warned: tuple[Config, RunResult, Told]) -> None:
+def test_a_finished_run_is_read_back_with_its_alarms(warned: Whole) -> None:
     told = Told()
-    assert run(warned[0], told).data == warned[1].data and told.steps == []
+    assert run(warned[0], told) == warned[1] and told.steps == []
 
 
-def test_stop_ends_with_the_weights_that_training_had_at_the_last_good_look(
-    free: Free, model_dir: Path, bench: Path, tmp_path: Path
-) -> None:
-    config = guarded(model_dir, bench, tmp_path / "run", guard={"limit": LIMIT, "action": "stop"})
-    told = Told()
-    data = run(config, told).data
-    assert data["guard"] == [{"task": "2-beta", **free.alarm(6, 4)}]
+@pytest.fixture(scope="module")
+def stopped(small_model: Path, bench: Path, tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    guard = {"limit": LIMIT, "action": "stop"}
+    config, told = guarded(small_model, bench, tmp_path_factory.mktemp("s") / "run", guard=guard), Told()
+    return config, run(config, told), told
+
+
+def test_stop_ends_with_the_weights_that_training_had_at_the_last_good_look(stopped: Whole, free: Free) -> None:
+    config, results, told = stopped
+    assert guarded_by(results) == [{"task": "2-beta", **free.alarm(6, 4)}]
     trained = training_of(config.run_dir, "2-beta")
     assert trained["steps"] == 6 and trained["losses"] == training_of(free.config.run_dir, "2-beta")["losses"][:6]
     stage = stage_weights(config.run_dir, "2-beta")
@@ -207,21 +178,15 @@ def test_stop_ends_with_the_weights_that_training_had_at_the_last_good_look(
     assert told.notes[-1].endswith(
         f"the weights are those after update 4 of {UPDATES}: of this task no more was learned"
     )
-    # The stage is what was tested: its loss on the first task's rows is that of these weights.
-    before = adapters(free.config.run_dir)["stages/1-alpha/adapter_model.safetensors"]
-    assert adapters(config.run_dir)["stages/1-alpha/adapter_model.safetensors"] == before
-    page = run_page(read_run(config.run_dir))
-    (section,) = [s for s in page.sections if s.title == "Forgetting guard"]
-    note, _ = [block.text for block in section.blocks if isinstance(block, Note)]
-    assert note.endswith(f"the weights are those after update 4 of {UPDATES}: of this task no more was learned.")
+    first = "stages/1-alpha/adapter_model.safetensors"
+    assert adapters(config.run_dir)[first] == adapters(free.config.run_dir)[first]
 
 
 def test_stop_at_the_first_look_ends_with_the_weights_of_the_stage_before(
-    free: Free, model_dir: Path, bench: Path, tmp_path: Path
+    free: Free, small_model: Path, bench: Path, tmp_path: Path
 ) -> None:
-    config = guarded(model_dir, bench, tmp_path / "run", guard={"limit": FIRST, "action": "stop"})
-    data = run(config).data
-    assert data["guard"] == [{"task": "2-beta", **free.alarm(2, 0)}]
+    config = guarded(small_model, bench, tmp_path / "run", guard={"limit": FIRST, "action": "stop"})
+    assert guarded_by(run(config)) == [{"task": "2-beta", **free.alarm(2, 0)}]
     stages = [stage_weights(config.run_dir, stage) for stage in ("1-alpha", "2-beta")]
     assert same_weights(stages[1], free.weights[0])
     assert all(torch.equal(tensor, stages[1][name]) for name, tensor in stages[0].items())
@@ -231,17 +196,17 @@ def test_stop_at_the_first_look_ends_with_the_weights_of_the_stage_before(
 
 
 def test_a_watch_task_is_looked_at_from_the_first_task_on_and_as_an_earlier_one(
-    free: Free, model_dir: Path, bench: Path, tmp_path: Path
+    free: Free, small_model: Path, bench: Path, tmp_path: Path
 ) -> None:
     # The same second training, as a run of its own that starts from the stage before.
     start = free.config.run_dir / "stages" / "1-alpha"
     for limit, step, back_to in ((LIMIT, 6, 4), (FIRST, 2, 0)):
         config = guarded(
-            model_dir, bench, tmp_path / str(limit), sequence=["beta"], watch=["alpha"], model={"adapter": str(start)},
-            guard={"limit": limit, "action": "stop"},
+            small_model, bench, tmp_path / str(limit), sequence=["beta"], watch=["alpha"],
+            model={"adapter": str(start)}, guard={"limit": limit, "action": "stop"},
         )  # fmt: skip
         told = Told()
-        assert run(config, told).data["guard"] == [{"task": "1-beta", **free.alarm(step, back_to)}]
+        assert guarded_by(run(config, told)) == [{"task": "1-beta", **free.alarm(step, back_to)}]
         assert same_weights(stage_weights(config.run_dir, "1-beta"), free.weights[back_to])
         assert not any("nothing to look at" in note for note in told.notes)
 
@@ -249,102 +214,94 @@ def test_a_watch_task_is_looked_at_from_the_first_task_on_and_as_an_earlier_one(
 # What is looked at.
 
 
+@dataclass
+class Rows:
+    """A scorer that keeps what it is given."""
+
+    seen: list[list[tuple[str, str, str]]] = field(default_factory=list)
+
+    def on(self, model: Any) -> Rows:
+        return self
+
+    def __call__(self, encoded: Any) -> Losses:
+        tokenizer = tiny_tokenizer()
+        self.seen.append([taken_apart(tokenizer.decode(row.ids)) for row in encoded])
+        return losses([1.0] * len(encoded), [1] * len(encoded))
+
+
 def test_stored_rows_are_training_rows_with_the_instruction_of_their_task_and_never_test_rows(
-    model_dir: Path, bench: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_model: Path, tmp_path: Path
 ) -> None:
-    write_bench(tmp_path / "bench", tasks=("alpha", "beta", "gamma"))
-    given: list[list[Watched]] = []
+    bench = write_bench(tmp_path / "bench", tasks=("alpha", "beta", "gamma"))
+    config = guarded(small_model, bench, tmp_path / "run", policy="random", watch=["gamma"], guard={"rows": 4})
+    found = prepare(config)
+    (alpha, _), (gamma,) = found.inputs.tasks, found.inputs.watch
+    scorer, told = Rows(), Told()
 
-    class Spy(Guard):
-        def __init__(self, scorer: Any, watched: Any, *rest: Any) -> None:
-            given.append(list(watched))
-            super().__init__(scorer, watched, *rest)
+    def looks(*watched: tuple[Task, str]) -> bool:
+        guard = guard_over(
+            watched, GuardSettings(rows=4), scorer, found.renderer, 9, 4, told.note,  # type: ignore[arg-type]
+        )  # fmt: skip
+        if guard is not None:
+            guard.begin(tiny_model())
+        return guard is not None
 
-    monkeypatch.setattr(sapo.training.teaching, "Guard", Spy)
-    config = guarded(
-        model_dir, tmp_path / "bench", tmp_path / "run", policy="random", guard={"rows": 4}, watch=["gamma"],
-        train={"epochs": 1},
-    )  # fmt: skip
-    instructions = run(config).data["instructions"]
-    setup = set_up(config)
-    assert [[w.task for w in watched] for watched in given] == [["gamma"], ["alpha", "gamma"]]
-    tasks = {task.name: task for task in (*setup.tasks, *setup.watch)}
-    texts = {"gamma": original_of("gamma"), "alpha": instructions["alpha"]["text"]}
-    assert texts["alpha"] != original_of("alpha")
-    for watched in (w for each in given for w in each):
-        rows = [taken_apart(tiny_tokenizer().decode(row.ids)) for row in watched.rows]
-        assert len(rows) == 4 and {text for text, _, _ in rows} == {texts[watched.task]}
-        shown = {(text, answer) for _, text, answer in rows}
-        assert shown <= {(row.input, row.answer) for row in tasks[watched.task].train}
-        assert not {text for text, _ in shown} & {row.input for row in tasks[watched.task].test}
-
-
-def test_a_task_of_one_row_is_not_looked_at_and_that_is_told(model_dir: Path, bench: Path, tmp_path: Path) -> None:
-    told = Told()
-    config = guarded(model_dir, bench, tmp_path / "run", guard={"limit": 0.0}, train={"rows": 1})
-    assert "guard" not in run(config, told).data
-    assert "forgetting guard: alpha is not looked at, as it has a single training row" in told.notes
+    assert looks((alpha, "Chosen: y or n?"), (gamma, gamma.instruction))
+    for task, text, rows in zip((alpha, gamma), ("Chosen: y or n?", original_of("gamma")), scorer.seen, strict=True):
+        assert len(rows) == 4 and {instruction for instruction, _, _ in rows} == {text}
+        assert {row[1:] for row in rows} <= {(row.input, row.answer) for row in task.train}
+        assert not {shown for _, shown, _ in rows} & {row.input for row in task.test}
+    # Of one row, no interval can be made.
+    one = Task("one", "Do.", SUFFIX, (), "exact_match", alpha.train[:1], (), ())
+    assert not looks((one, "Do.")) and not looks()
+    assert told.notes == [
+        "forgetting guard: one is not looked at, as it has a single training row",
+        "forgetting guard: nothing to look at, as nothing was trained before and there are no watch tasks",
+    ]
 
 
 # Interruption: before a rise, after it, and when the weights are already taken back.
 
 
-@pytest.mark.parametrize(("action", "after"), [("warn", 5), ("warn", 9), ("stop", 5)])
-def test_an_interrupted_training_goes_on_under_the_same_guard(
-    action: str, after: int, model_dir: Path, bench: Path, tmp_path: Path
-) -> None:
-    changes: Any = {"guard": {"limit": LIMIT, "action": action}, "train": {"checkpoint_every": 2}}
-    whole = guarded(model_dir, bench, tmp_path / "whole", **changes)
-    expected = lasting(run(whole))
-    config = guarded(model_dir, bench, tmp_path / "run", **changes)
-    with pytest.raises(KeyboardInterrupt):
-        run(config, Told("beta: training", after=after))
-    assert (config.run_dir / "unfinished" / "2-beta" / f"checkpoint-{after - 1}").is_dir()
-    assert lasting(run(config)) == expected and len(expected["guard"]) == (3 if action == "warn" else 1)
-    assert adapters(config.run_dir) == adapters(whole.run_dir)
-    mine, other = (training_of(d, "2-beta") for d in (config.run_dir, whole.run_dir))
-    assert mine | {"seconds": 0} == other | {"seconds": 0}
+class Ends(Told):
+    """Ends the process when a training has ended, before it is recorded."""
 
-
-def test_a_training_that_was_ended_but_not_recorded_goes_on_to_the_same_weights(
-    model_dir: Path, bench: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    changes: Any = {"guard": {"limit": LIMIT, "action": "stop"}, "train": {"checkpoint_every": 2}}
-    whole = guarded(model_dir, bench, tmp_path / "whole", **changes)
-    expected = lasting(run(whole))
-    config = guarded(model_dir, bench, tmp_path / "run", **changes)
-    trained: list[int] = []
-
-    def killed(*args: Any) -> Training:
-        found = finetune(*args)
-        trained.append(found.steps)
-        if len(trained) == 2:
+    @contextmanager
+    def step(self, label: str, units: int, cost: float) -> Iterator[Callable[[int], None]]:
+        with super().step(label, units, cost) as advance:
+            yield advance
+        if label == "task 2 beta: training":
             raise KeyboardInterrupt
-        return found
 
-    with monkeypatch.context() as patch:
-        patch.setattr(sapo.runs.steps, "finetune", killed)
-        with pytest.raises(KeyboardInterrupt):
-            run(config)
-    unfinished = config.run_dir / "unfinished" / "2-beta"
-    # A checkpoint behind the end would be gone on with.
-    assert trained[1] == 6 and [p.name for p in sorted(unfinished.glob("check*"))] == ["checkpoint-2", "checkpoint-4"]
-    assert lasting(run(config)) == expected
+
+@pytest.mark.parametrize(("action", "after"), [("warn", 5), ("stop", 5), ("stop", None)])
+def test_an_interrupted_training_is_resumed_under_the_same_guard(
+    action: str, after: int | None, warned: Whole, stopped: Whole, small_model: Path, bench: Path, tmp_path: Path
+) -> None:
+    whole, results, _ = warned if action == "warn" else stopped
+    guard = {"limit": LIMIT, "action": action}
+    config = guarded(small_model, bench, tmp_path / "run", guard=guard, train={"checkpoint_every": 2})
+    with pytest.raises(KeyboardInterrupt):
+        run(config, Ends() if after is None else Told("beta: training", after=after))
+    # A checkpoint behind the end would be resumed.
+    left = sorted(path.name for path in (config.run_dir / "unfinished" / "2-beta").glob("check*"))
+    assert left[-1] == f"checkpoint-{4 if after is None else after - 1}"
+    assert lasting(run(config)) == lasting(results)
     assert adapters(config.run_dir) == adapters(whole.run_dir)
     mine, other = (training_of(d, "2-beta") for d in (config.run_dir, whole.run_dir))
     assert mine | {"seconds": 0} == other | {"seconds": 0}
 
 
 def test_an_instruction_chosen_after_the_last_good_look_is_not_what_a_task_was_trained_with(
-    model_dir: Path, tmp_path: Path
+    small_model: Path, tmp_path: Path
 ) -> None:
     bench = other_answers(write_bench(tmp_path / "bench", dev=5))
     changes: Any = {"policy": "reselect", "reselect": {"every": 1, "k": 4}, "train": {"learning_rate": 0.08}}
-    free = guarded(model_dir, bench, tmp_path / "free", guard=None, **changes)
+    free = guarded(small_model, bench, tmp_path / "free", guard=None, **changes)
     run(free)
     switches = training_of(free.run_dir, "2-beta")["instructions"][0]["switches"]
-    config = guarded(model_dir, bench, tmp_path / "run", guard={"limit": 0.0, "action": "stop"}, **changes)
-    data = run(config).data
+    config = guarded(small_model, bench, tmp_path / "run", guard={"limit": 0.0, "action": "stop"}, **changes)
+    data = run(config).to_json()
     (alarm,) = data["guard"]
     kept = [switch for switch in switches if switch[0] < alarm["back_to"]]
     # The premise: there was a choice in between.

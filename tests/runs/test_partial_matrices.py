@@ -26,11 +26,10 @@ from small_runs import (
 from transformers import AutoModelForCausalLM
 
 from sapo.integrations.testing import tiny_tokenizer
-from sapo.report.compare import comparison_page
+from sapo.report.blocks import Table
+from sapo.report.page import results_page
 from sapo.report.publish import print_report
-from sapo.report.run import run_page
 from sapo.report.runs import read_run
-from sapo.report.tables import Table
 from sapo.runs.config.schema import Config
 from sapo.runs.metrics import METRICS
 from sapo.runs.prepare import set_up
@@ -60,12 +59,12 @@ def texts_of(task: str) -> list[str]:
 
 def printed(*run_dirs: Path) -> str:
     file = io.StringIO()
-    print_report(Console(file=file, width=250), list(run_dirs))
+    print_report(Console(file=file, width=250), list(run_dirs), full=True)
     return file.getvalue()
 
 
 def tables(run_dir: Path, title: str) -> list[Table]:
-    (section,) = [s for s in run_page(read_run(run_dir)).sections if s.title == title]
+    (section,) = [s for s in results_page([read_run(run_dir)]).sections if s.title == title]
     return [block for block in section.blocks if isinstance(block, Table)]
 
 
@@ -157,8 +156,8 @@ def test_reports_and_records_of_partial_matrices(method: str, parts: dict[str, C
     run_dir = parts[method].run_dir
     text = printed(run_dir)
     assert "None" not in text and "nan" not in text
-    matrix = next(t for t in tables(run_dir, "Results") if "NLL" in t.title)
-    shown = [[cell.text.strip(" *()") for cell in row][-2:] for row in matrix.rows]
+    matrix = next(t for t in tables(run_dir, "Performance") if "NLL" in t.title)
+    shown = [[text.strip(" *()") for text in row][-2:] for row in matrix.rows]
     # A stage that the method does not have is no row.
     assert [[value != "–" for value in row] for row in shown] == [row for row in DEFINED[method] if any(row)]
     found = RunResult.from_json(read(run_dir / "results.json"))
@@ -173,17 +172,14 @@ def test_a_partial_matrix_beside_a_whole_one(method: str, parts: dict[str, Confi
     runs = [parts["seq-lora"].run_dir, parts[method].run_dir]
     for order in (runs, runs[::-1]):
         assert "None" not in printed(*order) and "nan" not in printed(*order)
-    page = comparison_page([read_run(directory) for directory in runs])
-    (section,) = [s for s in page.sections if s.title.startswith("Metrics")]
-    rows = [[cell.text for cell in row] for block in section.blocks if isinstance(block, Table) for row in block.rows]
+    page = results_page([read_run(directory) for directory in runs])
+    (section,) = [s for s in page.sections if s.title == "Runs compared"]
+    _, *both = [block for block in section.blocks if isinstance(block, Table)]
     # What both define has a difference with an interval, everything else none.
     kept = {"multitask": "AP", "single": "LA"}[method]
-    titles = [row[0] for row in rows]
-    both = [rows[n + 1] for n, title in enumerate(titles) if title == kept]
     data = [read(directory / "results.json")["metrics_all"] for directory in runs]
-    name = kept.lower()
-    for row, measure in zip(both, ("primary", "nll"), strict=False):
-        values = [d[measure]["selected"][name]["value"] for d in data]
-        assert float(row[4]) == pytest.approx(values[1] - values[0], abs=0.06)
-    lacking = [rows[n + 1] for n, title in enumerate(titles) if title not in ("", kept) and n + 1 < len(rows)]
-    assert all(row[2] == row[4] == "–" for row in lacking if len(row) == 7 and row[1] == "B")
+    for table, measure in zip(both, ("primary", "nll"), strict=False):
+        (row,) = table.rows
+        values = [d[measure]["selected"][kept.lower()]["value"] for d in data]
+        assert row[:2] == ("B", kept) and float(row[2]) == pytest.approx(values[1] - values[0], abs=0.06)
+        assert row[3].startswith("[")

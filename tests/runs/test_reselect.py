@@ -1,9 +1,7 @@
-"""The policy that chooses again: against losses computed by hand in the state that it looked at."""
+"""The policy that chooses again: against losses computed by hand in the stage that it looked at."""
 
 from __future__ import annotations
 
-import html
-import io
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,8 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from markdown_it import MarkdownIt
-from rich.console import Console
 from small_runs import (
     SUFFIX,
     Json,
@@ -25,23 +21,18 @@ from small_runs import (
     configure,
     lasting,
     nll_by_hand,
-    paraphrases_of,
     read,
-    save_model,
+    taken_apart,
     watch_training,
     write,
     write_bench,
 )
 
-import sapo.runs.prepare
 from sapo.core.errors import ConfigError
+from sapo.core.types import Example
 from sapo.integrations.testing import tiny_tokenizer
-from sapo.report.publish import print_report
-from sapo.report.run import run_page
-from sapo.report.runs import read_run
-from sapo.report.tables import Note
 from sapo.runs.config.schema import Config
-from sapo.runs.prepare import set_up
+from sapo.runs.prepare import prepare
 from sapo.runs.results import RunResult
 from sapo.sequence import run
 from sapo.training.wording import Reselecting
@@ -51,20 +42,15 @@ TRAIN, SEED, UPDATES = {"epochs": 5, "learning_rate": 0.08}, 4, 10
 
 
 @pytest.fixture(scope="module")
-def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two tasks with dev rows."""
     return write_bench(tmp_path_factory.mktemp("bench"), dev=5)
 
 
-def reselecting(model_dir: Path, bench: Path, run_dir: Path, **changes: Any) -> Config:
+def reselecting(small_model: Path, bench: Path, run_dir: Path, **changes: Any) -> Config:
     chosen = {"every": 2, "k": 4, "rows": 4} | changes.pop("reselect", {})
     train = {**TRAIN} | changes.pop("train", {})
-    return configure(model_dir, bench, run_dir, policy="reselect", reselect=chosen, train=train, seed=SEED, **changes)
+    return configure(small_model, bench, run_dir, policy="reselect", reselect=chosen, train=train, seed=SEED, **changes)
 
 
 @dataclass(frozen=True)
@@ -87,16 +73,18 @@ class Looked:
 
 
 @pytest.fixture(scope="module")
-def looked(model_dir: Path, bench: Path, tmp_path_factory: pytest.TempPathFactory) -> Looked:
+def looked(small_model: Path, bench: Path, tmp_path_factory: pytest.TempPathFactory) -> Looked:
     """A run whose losses are computed by hand after every update, before it looks itself."""
-    config = reselecting(model_dir, bench, tmp_path_factory.mktemp("looked") / "run")
+    config = reselecting(small_model, bench, tmp_path_factory.mktemp("looked") / "run")
     told, looks = Told(), list[Look]()
     tokenizer, after = tiny_tokenizer(), Reselecting.after
 
     def spy(self: Reselecting, model: Any, step: int, last: bool) -> bool:
-        rows, texts = self._rows, tuple(c.text for c in self._candidates)
+        texts = tuple(c.text for c in self.leaders._candidates)
+        shown = [taken_apart(tokenizer.decode(row.ids)) for row in self.leaders._rows[texts[0]]]
+        rows = [Example(text, answer) for _, text, answer in shown]
         losses = (sum(nll_by_hand(model, tokenizer, text, SUFFIX, rows)) / (3 * len(rows)) for text in texts)
-        looks.append(Look(self._task.name, step, texts, tuple(losses), tuple(row.input for row in rows)))
+        looks.append(Look(rows[0].input.split()[0], step, texts, tuple(losses), tuple(row.input for row in rows)))
         return after(self, model, step, last)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -153,7 +141,7 @@ def test_the_new_text_is_trained_on_from_the_very_next_update(task: str, looked:
 @pytest.mark.parametrize("task", ["alpha", "beta"])
 def test_the_last_choice_is_reported_and_tested_with(task: str, looked: Looked) -> None:
     plan, run_dir = expected(looked, task), looked.config.run_dir
-    entry = looked.results.data["instructions"][task]
+    entry = looked.results.to_json()["instructions"][task]
     assert (entry["text"], entry["switches"]) == (plan[-1][1], len(plan) - 1)
     kind = "original" if entry["text"] == entry["original"] else "selected"
     assert cell(run_dir, 2, task, kind)["instruction"] == plan[-1][1]
@@ -164,63 +152,39 @@ def test_the_last_choice_is_reported_and_tested_with(task: str, looked: Looked) 
     assert lineage["instruction"] == plan[-1][1] and len(lineage.get("switches", [])) == len(plan) - 1
 
 
-def test_the_report_tells_how_often_was_chosen_again(looked: Looked) -> None:
-    page = run_page(read_run(looked.config.run_dir))
-    (section,) = [s for s in page.sections if s.title == "Instructions trained with"]
-    notes = [block.text for block in section.blocks if isinstance(block, Note)]
-    for number, task in enumerate(("alpha", "beta"), start=1):
-        count = len(expected(looked, task)) - 1
-        times = "once" if count == 1 else f"{count} times"
-        assert f"{number} {task}: the choice changed {times} while it was trained; the last one:" in notes
-
-
 def test_choices_are_made_on_dev_rows_that_are_neither_trained_nor_tested_on(looked: Looked) -> None:
     for look in looked.looks:
         assert len(set(look.rows)) == 4 and all(row.startswith(f"{look.task} dev ") for row in look.rows)
 
 
-def test_a_finished_run_is_read_back_with_its_choices(looked: Looked, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_finished_run_is_read_back_with_its_choices(looked: Looked) -> None:
     told = Told()
-    assert run(looked.config, told).data == looked.results.data
-    assert told.steps == []
+    assert run(looked.config, told) == looked.results and told.steps == []
 
 
 # Rows to choose on.
 
 
-def test_without_dev_rows_unused_training_rows_are_looked_at(model_dir: Path, tmp_path: Path) -> None:
+def test_without_dev_rows_unused_training_rows_are_looked_at(small_model: Path, tmp_path: Path) -> None:
     bench = write_bench(tmp_path / "bench", train=9)
-    setup = set_up(reselecting(model_dir, bench, tmp_path / "run"))
-    for task in setup.tasks:
-        held, trained = ({row.input for row in rows} for rows in (setup.held_rows[task.name], task.train))
+    found = prepare(reselecting(small_model, bench, tmp_path / "run")).inputs
+    for task in found.tasks:
+        held, trained = ({row.input for row in rows} for rows in (found.held_rows[task.name], task.train))
         assert len(trained) == 6 and len(held) == 3
         assert held | trained == {f"{task.name} train {i}" for i in range(9)}
-    few = set_up(reselecting(model_dir, bench, tmp_path / "few", reselect={"rows": 2}))
-    assert {row.input for row in few.held_rows["alpha"]} < {row.input for row in setup.held_rows["alpha"]}
-
-
-def test_without_any_row_that_is_not_trained_on_nothing_can_be_chosen_on(
-    model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def no_model(*args: Any) -> Any:
-        raise AssertionError("a model was loaded")
-
-    bench = write_bench(tmp_path / "bench", train=6)
-    monkeypatch.setattr(sapo.runs.prepare, "load_model", no_model)
-    with pytest.raises(ConfigError, match=r"alpha has no dev rows and all its 6 training rows are used: set train.row"):
-        run(reselecting(model_dir, bench, tmp_path / "run"))
+    few = prepare(reselecting(small_model, bench, tmp_path / "few", reselect={"rows": 2})).inputs
+    assert {row.input for row in few.held_rows["alpha"]} < {row.input for row in found.held_rows["alpha"]}
     with pytest.raises(ConfigError, match="alpha has no dev rows"):
-        run(reselecting(model_dir, bench, tmp_path / "run", train={"rows": None}))
-    assert not (tmp_path / "run").exists()
+        prepare(reselecting(small_model, bench, tmp_path / "run", train={"rows": None}))
 
 
 # What changes nothing.
 
 
 @pytest.fixture(scope="module")
-def by_sapo(model_dir: Path, bench: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, Json]:
+def by_sapo(small_model: Path, bench: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, Json]:
     """The same training with an instruction that is chosen once; with dropout, so that random states matter."""
-    config = configure(model_dir, bench, tmp_path_factory.mktemp("sapo") / "run", train=TRAIN, seed=SEED)
+    config = configure(small_model, bench, tmp_path_factory.mktemp("sapo") / "run", train=TRAIN, seed=SEED)
     assert config.lora.dropout > 0
     return config, lasting(run(config))
 
@@ -234,9 +198,9 @@ def without_switches(found: Json) -> Json:
 
 
 def test_among_one_candidate_it_is_sapo_to_the_bit(
-    by_sapo: tuple[Config, Json], model_dir: Path, bench: Path, tmp_path: Path
+    by_sapo: tuple[Config, Json], small_model: Path, bench: Path, tmp_path: Path
 ) -> None:
-    config = reselecting(model_dir, bench, tmp_path / "run", reselect={"k": 1})
+    config = reselecting(small_model, bench, tmp_path / "run", reselect={"k": 1})
     found = lasting(run(config))
     assert [entry["switches"] for entry in found["instructions"].values()] == [0, 0]
     assert without_switches(found) == by_sapo[1]
@@ -245,7 +209,7 @@ def test_among_one_candidate_it_is_sapo_to_the_bit(
 
 
 def test_looking_without_a_switch_leaves_mode_random_state_and_weights_alone(
-    by_sapo: tuple[Config, Json], model_dir: Path, bench: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    by_sapo: tuple[Config, Json], small_model: Path, bench: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looks, after = [], Reselecting.after
 
@@ -262,7 +226,7 @@ def test_looking_without_a_switch_leaves_mode_random_state_and_weights_alone(
     monkeypatch.setattr(Reselecting, "after", spy)
     # No difference is large enough.
     monkeypatch.setattr("sapo.training.wording._ROUNDING", 1e9)
-    config = reselecting(model_dir, bench, tmp_path / "run", reselect={"every": 1})
+    config = reselecting(small_model, bench, tmp_path / "run", reselect={"every": 1})
     found = lasting(run(config))
     assert len(looks) == 2 * UPDATES
     assert without_switches(found) == by_sapo[1]
@@ -270,30 +234,30 @@ def test_looking_without_a_switch_leaves_mode_random_state_and_weights_alone(
 
 
 def test_where_nothing_is_said_it_chooses_once_an_epoch(
-    looked: Looked, model_dir: Path, bench: Path, tmp_path: Path
+    looked: Looked, small_model: Path, bench: Path, tmp_path: Path
 ) -> None:
     # 6 rows in batches of 4 are 2 updates.
-    config = reselecting(model_dir, bench, tmp_path / "run", reselect={"every": None})
+    config = reselecting(small_model, bench, tmp_path / "run", reselect={"every": None})
     assert lasting(run(config)) == lasting(looked.results)
 
 
 # Interruption.
 
 
-@pytest.mark.parametrize("every", [1, 3])
-def test_interrupted_after_a_switch_it_goes_on_with_that_choice(
-    every: int, looked: Looked, model_dir: Path, bench: Path, tmp_path: Path
+def test_interrupted_after_a_switch_it_is_resumed_with_that_choice(
+    looked: Looked, small_model: Path, bench: Path, tmp_path: Path
 ) -> None:
-    number, task = 2, "beta"
+    every, number, task = 3, 2, "beta"
     step = expected(looked, task)[1][0]
-    config = reselecting(model_dir, bench, tmp_path / "run", train={"checkpoint_every": every})
+    config = reselecting(small_model, bench, tmp_path / "run", train={"checkpoint_every": every})
     with pytest.raises(KeyboardInterrupt):
         run(config, Told(f"{task}: training", after=step + every + 1))
     unfinished = config.run_dir / "unfinished" / f"{number}-{task}"
     (last,) = sorted(unfinished.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))[-1:]
     # The premise: the switch is behind the checkpoint, and known to it.
     assert int(last.name.split("-")[1]) >= step
-    assert read(last / "watchers.json")[0][0] == list(expected(looked, task)[1])
+    choices = [(c["step"], c["instruction"]["text"]) for c in read(last / "watchers.json")[0]["choices"]]
+    assert expected(looked, task)[1] in choices
     told = Told()
     with pytest.MonkeyPatch.context() as patch:
         seen = watch_training(patch, told)
@@ -303,11 +267,11 @@ def test_interrupted_after_a_switch_it_goes_on_with_that_choice(
     assert min(update for update, _, shown, _ in seen if shown.startswith(task)) == int(last.name.split("-")[1])
 
 
-def test_an_unfinished_training_with_other_rows_to_look_at_is_not_gone_on_with(
-    model_dir: Path, bench: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_an_unfinished_training_with_other_rows_to_look_at_is_not_resumed(
+    small_model: Path, bench: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = Path(shutil.copytree(bench, tmp_path / "bench"))
-    config = reselecting(model_dir, own, tmp_path / "run", train={"checkpoint_every": 1})
+    config = reselecting(small_model, own, tmp_path / "run", train={"checkpoint_every": 1})
     with pytest.raises(KeyboardInterrupt):
         run(config, Told("alpha: training", after=4))
     rows = read(own / "alpha" / "dev.json")
@@ -317,17 +281,3 @@ def test_an_unfinished_training_with_other_rows_to_look_at_is_not_gone_on_with(
     with pytest.raises(KeyboardInterrupt):
         run(config, told)
     assert min(update for update, *_ in seen) == 0
-
-
-@pytest.mark.parametrize("policy", ["reselect", "paft"])
-def test_a_text_of_markup_is_shown_as_it_is(policy: str, model_dir: Path, tmp_path: Path) -> None:
-    bench = write_bench(tmp_path / "bench", dev=4, tasks=("alpha",))
-    hostile = "y or n | [red]alpha[/red], <script>x</script>?"
-    write(bench / "candidates.json", {"alpha": [hostile, *paraphrases_of("alpha")[:1]]})
-    run(configure(model_dir, bench, tmp_path / "run", policy=policy, sequence=["alpha"], reselect={"every": 1}))
-    shown = io.StringIO()
-    print_report(Console(file=shown, width=250), [tmp_path / "run"])
-    markdown = (tmp_path / "run" / "report.md").read_text(encoding="utf-8")
-    assert hostile in shown.getvalue()
-    rendered = MarkdownIt("commonmark", {"html": True}).enable("table").render(markdown)
-    assert "<script" not in rendered and hostile in html.unescape(rendered)

@@ -7,26 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_runs import Told, configure, read, save_model, write_bench
+from small_runs import Told, configure, read
 from transformers import TrainerCallback
 from transformers.integrations import integration_utils
 
-from sapo.core.errors import ConfigError
-from sapo.experiments.sweep import run_sweep
-from sapo.runs.config.loading import make_config
 from sapo.sequence import run
 
 Scalars = dict[str, list[tuple[int, float]]]
-
-
-@pytest.fixture(scope="module")
-def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_bench(tmp_path_factory.mktemp("bench"))
 
 
 class Kept(TrainerCallback):
@@ -65,10 +52,10 @@ def scalars(folder: Path) -> Scalars:
     return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
 
-def test_tensorboard_holds_training_choices_matrix_and_metrics(model_dir: Path, bench: Path, tmp_path: Path) -> None:
+def test_tensorboard_holds_training_choices_matrix_and_metrics(small_model: Path, bench: Path, tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
-    config = configure(model_dir, bench, tmp_path / "run", report_to="tensorboard")
-    data = run(config).data
+    config = configure(small_model, bench, tmp_path / "run", report_to="tensorboard")
+    data = run(config).to_json()
     (folder,) = {path.parent for path in (tmp_path / "run" / "tracking").rglob("events.*")}
     found = scalars(folder)
     steps = [len(read(tmp_path / "run" / "training" / f"{n}-{t}.json")["value"]["losses"]) for n, t in
@@ -101,10 +88,10 @@ def test_tensorboard_holds_training_choices_matrix_and_metrics(model_dir: Path, 
     assert ap == pytest.approx(data["metrics_all"]["nll"]["selected"]["ap"]["value"], rel=1e-5)
 
 
-def test_a_run_that_goes_on_tells_its_tracker_every_choice_and_cell_again(
-    kept: type[Kept], model_dir: Path, bench: Path, tmp_path: Path
+def test_a_resumed_run_tells_its_tracker_every_choice_and_cell_again(
+    kept: type[Kept], small_model: Path, bench: Path, tmp_path: Path
 ) -> None:
-    config = configure(model_dir, bench, tmp_path / "run", report_to=["kept"])
+    config = configure(small_model, bench, tmp_path / "run", report_to=["kept"])
     with pytest.raises(KeyboardInterrupt):
         run(config, Told("task 2 beta: training", after=2))
     # Closed although the run did not come to its end.
@@ -118,44 +105,7 @@ def test_a_run_that_goes_on_tells_its_tracker_every_choice_and_cell_again(
     run(config)
     assert kept.begun == 0 and read(tmp_path / "run" / "tracked.json") == ["kept"]
     # Trackers may change: nothing depends on them.
-    run(configure(model_dir, bench, tmp_path / "run"))
+    run(configure(small_model, bench, tmp_path / "run"))
     (tmp_path / "run" / "tracked.json").unlink()
     run(config)
     assert (kept.begun, len(kept.told["loss"])) == (1, 0) and len(kept.told["eval_nll/alpha"]) > cells
-
-
-def test_every_run_of_a_sweep_is_tracked_under_its_own_name(
-    kept: type[Kept], model_dir: Path, bench: Path, tmp_path: Path
-) -> None:
-    names = []
-    begin = kept.on_train_begin
-
-    def note(self: Any, args: Any, *rest: Any, **more: Any) -> None:
-        names.append(args.run_name)
-        begin(self, args, *rest, **more)
-
-    kept.on_train_begin = note  # type: ignore[method-assign]
-    try:
-        run_sweep(configure(model_dir, bench, tmp_path / "s", sweep={"seed": [1, 2]}, policy="original",
-                            report_to=["kept"]))  # fmt: skip
-    finally:
-        kept.on_train_begin = begin  # type: ignore[method-assign]
-    assert names == ["seq-lora-original-s1", "seq-lora-original-s2"]
-
-
-@pytest.mark.parametrize("name", ["tensorbord", "comet_ml"])
-def test_an_unknown_or_missing_tracker_is_told_before_anything_is_done(
-    model_dir: Path, bench: Path, tmp_path: Path, name: str
-) -> None:
-    with pytest.raises(ConfigError, match=f"report_to = {name}: "):
-        run(configure(model_dir, bench, tmp_path / "run", report_to=[name]))
-    assert not (tmp_path / "run").exists()
-
-
-def test_names_are_a_text_or_a_list() -> None:
-    base = {"model": "tiny", "sequence": ["a"], "run_dir": "r"}
-    assert make_config({**base, "report_to": "wandb"}).report_to == ("wandb",)
-    assert make_config({**base, "report_to": ["wandb", "mlflow"]}).report_to == ("wandb", "mlflow")
-    assert make_config(base).report_to == ()
-    with pytest.raises(ConfigError, match="report_to"):
-        make_config({**base, "report_to": 3})

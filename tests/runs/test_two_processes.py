@@ -199,14 +199,11 @@ def test_training_losses_are_those_of_one_process(alone: Path, both: Job) -> Non
         assert found["losses"][-1] < found["losses"][0] / 2
 
 
-def test_answers_and_losses_on_test_rows_are_those_of_one_process(alone: Path, both: Job) -> None:
+def test_answers_matrices_and_all_metrics_are_those_of_one_process(alone: Path, both: Job) -> None:
     cells = sorted(path.relative_to(alone).as_posix() for path in alone.glob("cells/*/*.json"))
     assert cells == sorted(path.relative_to(both.directory).as_posix() for path in both.directory.glob("cells/*/*"))
     for cell in cells:
         assert list(differences(read(alone / cell)["value"], both.step(cell))) == []
-
-
-def test_matrices_and_all_metrics_are_those_of_one_process(alone: Path, both: Job) -> None:
     expected, found = read(alone / "results.json"), read(both.directory / "results.json")
     assert list(differences(expected, found)) == []
     # The premise: scores that are not all zero, and all metrics.
@@ -253,7 +250,6 @@ def test_select_prints_one_table_with_the_losses_of_one_process(folder: Path, bo
 
 # Methods that add something to the loss, and those that train other weights than an adapter's. 21 rows, then 7.
 METHODS: Mapping[str, Sequence[str]] = {
-    "seq-lora": [],
     "o-lora": [],
     "ewc": ["ewc.weight=100"],
     "replay": ["replay.buffer=5", "replay.share=0.5"],
@@ -265,7 +261,7 @@ SEVERAL = """
 import json, sys
 from pathlib import Path
 import sapo
-from sapo.processes import leave
+from sapo.core.processes import leave
 for method, settings in json.loads(Path("methods.json").read_text()).items():
     sapo.run(sapo.load_config(Path("config.yaml"), [f"run_dir={sys.argv[1]}/{method}", *settings]))
 leave()
@@ -324,7 +320,7 @@ def environment(process: str) -> list[bytes]:
     return Path(f"/proc/{process}/environ").read_bytes().split(b"\0")
 
 
-def test_a_killed_process_ends_the_job_and_the_same_command_goes_on(folder: Path, both: Job) -> None:
+def test_a_killed_process_ends_the_job_and_the_same_command_resumes_it(folder: Path, both: Job) -> None:
     command = ("run", "config.yaml", "run_dir=killed")
     job = start(folder, "killed", *command)
     deadline = time.monotonic() + PATIENCE

@@ -8,11 +8,11 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from small_runs import Told
 
 import sapo.selection.cache
 from sapo.cli import main
@@ -21,12 +21,11 @@ from sapo.core.types import Encoded, Instruction, Selection
 from sapo.integrations.testing import tiny_model, tiny_tokenizer, toy_task
 from sapo.models.losses import Scorer
 from sapo.models.render import Renderer
-from sapo.runs.config.loading import make_config
 from sapo.runs.config.schema import Config
+from sapo.runs.prepare import prepared
 from sapo.selection.cache import Found, LossCache, cache_directory
 from sapo.selection.scoring import score_candidates
 from sapo.selection.settings import SelectionSettings
-from sapo.sequence import run
 
 ROWS = [Encoded((5, 6, 7, 8), 2), Encoded((9, 6, 7), 1)]
 # Floats without a short decimal form, one of them tiny and one huge.
@@ -67,15 +66,12 @@ def test_what_was_kept_is_found_to_the_last_bit(directory: Path) -> None:
 @pytest.mark.parametrize(
     "rows",
     [
-        [Encoded((5, 6, 7, 9), 2), ROWS[1]],
-        [Encoded((5, 6, 7, 8), 3), ROWS[1]],
-        [ROWS[1], ROWS[0]],
-        ROWS[:1],
+        [Encoded((5, 6, 7, 9), 2), ROWS[1]], [Encoded((5, 6, 7, 8), 3), ROWS[1]], [ROWS[1], ROWS[0]], ROWS[:1],
         [*ROWS, ROWS[0]],
         # The same numbers, divided elsewhere.
         [Encoded((5, 6, 7), 2), Encoded((8, 9, 6, 7), 1)],
     ],
-)
+)  # fmt: skip
 def test_other_token_ids_are_not_found(rows: list[Encoded], directory: Path) -> None:
     opened(directory).keep(ROWS, FOUND)
     assert opened(directory).find(rows) is None
@@ -122,17 +118,16 @@ def test_a_damaged_or_foreign_file_is_not_found_and_is_replaced(content: str, di
 
 def test_a_directory_that_cannot_be_used_keeps_nothing_and_is_no_error(tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("a file")
-    for directory in (tmp_path / "taken", tmp_path / "taken" / "below", Path("/proc/no/losses")):
+    # The last as a directory above that this user may not enter; a name that is too long fails for every user.
+    for directory in (
+        tmp_path / "taken",
+        tmp_path / "taken" / "below",
+        Path("/proc/no/losses"),
+        tmp_path / ("x" * 300),
+    ):
         opened(directory).keep(ROWS, FOUND)
         assert opened(directory).find(ROWS) is None
     assert (tmp_path / "taken").read_text() == "a file"
-
-
-def test_a_directory_that_cannot_be_looked_into_keeps_nothing_and_is_no_error(tmp_path: Path) -> None:
-    # As a directory above that this user may not enter; a name that is too long fails for every user.
-    directory = tmp_path / ("x" * 300)
-    opened(directory).keep(ROWS, FOUND)
-    assert opened(directory).find(ROWS) is None
 
 
 def test_a_full_disk_keeps_nothing_and_is_no_error(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,15 +158,14 @@ def test_beyond_the_limit_the_older_half_goes(directory: Path, monkeypatch: pyte
 
 def scored(cache: LossCache | None, texts: tuple[str, ...] = TEXTS) -> tuple[Selection, list[int]]:
     """A selection of the toy task, and how many rows each forward pass had."""
-    model, task, passes = tiny_model(), toy_task(), list[int]()
+    model, task, passes, told = tiny_model(), toy_task(), list[int](), Told()
     model.get_input_embeddings().register_forward_hook(lambda m, given, out: passes.append(given[0].shape[0]))
     candidates = [Instruction(text, "given") for text in texts]
-    told: list[int] = []
     selection = score_candidates(
         Scorer(model), Renderer(tiny_tokenizer(), 512), task, candidates, range(6),
-        SelectionSettings(rule="lowest", sample="first", strategy="exhaustive", delta=0.05, epsilon=0.01), advance=told.append, cache=cache,
+        SelectionSettings(strategy="exhaustive"), seed=0, cache=cache, progress=told,
     )  # fmt: skip
-    assert sum(told) == 6 * len(texts)
+    assert told.done == 6 * len(texts)
     return selection, passes
 
 
@@ -199,78 +193,37 @@ def test_only_candidates_that_are_not_known_are_computed(directory: Path) -> Non
 # Runs.
 
 
-@pytest.fixture(scope="module")
-def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("model")
-    tiny_model(seed=2, context=1024).save_pretrained(directory)
-    tiny_tokenizer().save_pretrained(directory)
-    return directory
-
-
-@pytest.fixture
-def configured(model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Config]:
-    # Half of the time of a start.
-    monkeypatch.setattr("sapo.runs.prepare.gc.collect", lambda: None)
-
-    def make(name: str, **changes: Any) -> Config:
-        small = {
-            "model": {"base": str(model_dir), "device": "cpu"},
-            "sequence": ["review-sentiment", "odd-one-out"],
-            "candidates": {"count": 3},
-            "selection": {"examples": 4},
-            "train": {"rows": 4, "epochs": 3, "batch_size": 4, "learning_rate": 1e-2},
-            "evaluate": {"rows": 1, "max_new_tokens": 1},
-            "run_dir": str(tmp_path / name),
-        }
-        return make_config({**small, **changes})
-
-    return make
-
-
-def selection(config: Config, number: int) -> Any:
-    name = ("1-review-sentiment", "2-odd-one-out")[number - 1]
-    return json.loads((config.run_dir / "selections" / f"{name}.json").read_text())["value"]
-
-
-def test_a_run_with_another_policy_takes_the_losses_before_any_training_from_the_first_one(
-    configured: Callable[..., Config],
+@pytest.mark.parametrize("cache", [True, False])
+def test_runs_share_losses_before_any_training_unless_that_is_switched_off(
+    cache: bool, configured: Callable[..., Config], tmp_path: Path
 ) -> None:
-    first = configured("sapo", policy="sapo", selection={"examples": 4, "strategy": "exhaustive"})
-    second = configured("highest", policy="highest")
-    one, other = run(first).data, run(second).data
-    assert [selection(first, n)["cached"] for n in (1, 2)] == [0, 0]
-    # The second task is scored after a training with another instruction.
-    assert [selection(second, n)["cached"] for n in (1, 2)] == [4, 0]
-    assert selection(first, 1)["candidates"] == selection(second, 1)["candidates"]
-    task = "review-sentiment"
-    assert one["instructions"][task]["losses"] == other["instructions"][task]["losses"]
-    assert one["instructions"][task]["text"] != other["instructions"][task]["text"]
+    found = []
+    for policy in ("sapo", "highest"):
+        settings = {"examples": 4, "strategy": "exhaustive", "cache": cache}
+        config = configured(policy=policy, selection=settings, candidates={"count": 3}, run_dir=str(tmp_path / policy))
+        with prepared(config) as run:
+            (training,) = run.schedule
+            found.append(run.choose(run.start, training, training.tasks[0]))
+    one, other = (choice.selection for choice in found)
+    assert one is not None and other is not None and (one.cached, other.cached) == (0, 4 if cache else 0)
+    assert [c.loss for c in one.candidates] == pytest.approx([c.loss for c in other.candidates], abs=1e-6)
+    assert found[0].instruction != found[1].instruction
+    assert cache_directory().exists() == cache
 
 
-def test_losses_are_neither_taken_nor_kept_where_that_is_switched_off(configured: Callable[..., Config]) -> None:
-    off = {"sequence": ["review-sentiment"], "selection": {"examples": 4, "cache": False}}
-    run(configured("one", **off))
-    assert not cache_directory().exists()
-    run(configured("two", sequence=["review-sentiment"]))
-    assert len(list(cache_directory().iterdir())) == 4
-    run(configured("three", **off))
-    assert selection(configured("three"), 1)["cached"] == 0
-    assert len(list(cache_directory().iterdir())) == 4
-
-
-def test_select_takes_and_keeps_losses_unless_told_not_to(
+def test_the_command_takes_and_keeps_losses_unless_told_not_to(
     model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cached, losses = [], []
+    cached, losses, given, out = [], [], tmp_path / "given.json", tmp_path / "out.json"
+    given.write_text(json.dumps({"odd-one-out": ["Which word is the odd one out?"]}))
     for options in (["--no-cache"], [], ["--cache"], ["--no-cache"]):
-        out = tmp_path / "out.json"
         arguments = ["--task", "odd-one-out", "--model", str(model_dir), "--examples", "2", "--json", str(out)]
-        monkeypatch.setattr(sys, "argv", ["sapo", "select", *arguments, *options])
+        monkeypatch.setattr(sys, "argv", ["sapo", "select", *arguments, "--candidates", str(given), *options])
         with pytest.raises(SystemExit) as done:
             main()
         assert not done.value.code
         found = json.loads(out.read_text())
         cached.append((found["cached"], len(list(cache_directory().glob("*.json")))))
         losses.append([c["nll_sum"] for c in found["candidates"]])
-    assert cached == [(0, 0), (0, 21), (21, 21), (0, 21)]
+    assert cached == [(0, 0), (0, 2), (2, 2), (0, 2)]
     assert losses[1] == losses[2] and losses[0] == pytest.approx(losses[1], abs=1e-5)

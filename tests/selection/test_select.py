@@ -1,10 +1,9 @@
-"""Choosing among candidates: rows by hand, intervals against a slow loop and by their coverage."""
+"""`sapo.select` on a tiny model: the losses it rests on, what it refuses, and what it leaves alone."""
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,16 +11,13 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from sapo.core.errors import CandidateError, DataError, ScoreError
-from sapo.core.types import Example, Floats, Instruction, Ints, Losses, Task
+from sapo.core.errors import CandidateError, SapoError, ScoreError
+from sapo.core.types import Example, Instruction, Task
 from sapo.integrations.testing import tiny_model, tiny_tokenizer, toy_task
-from sapo.models.losses import Scorer
+from sapo.models.fingerprint import state_fingerprint
 from sapo.models.render import Renderer
-from sapo.selection.differences import choose, compare
 from sapo.selection.rows import context_length
-from sapo.selection.scoring import score_candidates
 from sapo.selection.select import select
-from sapo.selection.settings import SelectionSettings
 from sapo.tasks.sampling import selection_rows
 
 PARAPHRASES = (
@@ -31,259 +27,16 @@ PARAPHRASES = (
 )
 
 
-def labelled(answers: str, labels: tuple[str, ...] = ("a", "b", "c")) -> Task:
-    """A task whose training rows have the given one-letter answers."""
-    rows = tuple(Example(f"row {i}", answer) for i, answer in enumerate(answers))
-    return dataclasses.replace(toy_task(), labels=labels, train=rows)
-
-
-def drawn(task: Task, rows: tuple[int, ...]) -> dict[str, int]:
-    return dict(Counter(task.train[i].answer for i in rows))
-
-
-@pytest.mark.parametrize(
-    ("answers", "examples", "shares"),
-    [
-        ("aaaaabbbcc", 10, {"a": 5, "b": 3, "c": 2}),
-        # 2.0, 1.2, 0.8: one place is left, c has the largest remainder.
-        ("aaaaabbbcc", 4, {"a": 2, "b": 1, "c": 1}),
-        # 2.8, 0.8, 0.4: two places are left, for a and b.
-        ("aaaaaaabbc", 4, {"a": 3, "b": 1}),
-        # 3.5, 1.0, 0.5: the tie goes to the label that comes first.
-        ("caaaaaaabb", 5, {"a": 4, "b": 1}),
-        # x and y are no labels: together they are one stratum, 1.6 of 2.4 + 1.6.
-        ("aaaaaaxxxy", 4, {"a": 2}),
-    ],
-)
-def test_every_label_has_its_share_of_the_rows_by_largest_remainder(
-    answers: str, examples: int, shares: dict[str, int]
-) -> None:
-    for seed in range(20):
-        task = labelled(answers)
-        rows = selection_rows(task, examples, "stratified", seed)
-        counts = drawn(task, rows)
-        assert len(rows) == examples
-        assert {label: n for label, n in counts.items() if label in "abc"} == shares
-
-
-def test_rows_are_drawn_without_replacement_in_ascending_order_and_by_seed() -> None:
-    task = labelled("ab" * 50)
-    rows = selection_rows(task, 30, "stratified", 1)
-    assert list(rows) == sorted(set(rows)) and len(rows) == 30 and rows[-1] < 100
-    assert rows == selection_rows(task, 30, "stratified", 1)
-    assert rows != selection_rows(task, 30, "stratified", 2)
-
-
-def test_every_row_of_a_label_is_equally_likely() -> None:
-    task = labelled("aab" * 4)
-    seen = Counter(row for seed in range(600) for row in selection_rows(task, 6, "stratified", seed))
-    # 600 draws with probability 1/2: five standard deviations are 61.
-    assert all(abs(seen[row] - 300) < 61 for row in range(12))
-
-
-def test_a_task_without_labels_is_one_stratum() -> None:
-    task = labelled("abcdefghij", labels=())
-    seen = {selection_rows(task, 3, "stratified", seed) for seed in range(30)}
-    assert len(seen) > 20 and all(len(set(rows)) == 3 for rows in seen)
-
-
-def test_first_takes_the_first_rows_whatever_the_seed() -> None:
-    task = labelled("aaaaabbbcc")
-    assert selection_rows(task, 4, "first", 0) == selection_rows(task, 4, "first", 9) == (0, 1, 2, 3)
-
-
-def test_more_rows_than_there_are_means_all_of_them() -> None:
-    task = labelled("aaaaabbbcc")
-    assert selection_rows(task, 250, "first", 0) == selection_rows(task, 250, "stratified", 0) == tuple(range(10))
-
-
-def test_a_task_without_training_rows_is_an_error_that_names_it() -> None:
-    with pytest.raises(DataError, match="'toy' has no training rows"):
-        selection_rows(labelled(""), 4, "stratified", 0)
-
-
 @pytest.mark.parametrize("examples", [0, -3])
-@pytest.mark.parametrize("sample", ["stratified", "first"])
-def test_an_impossible_number_of_rows_is_refused_by_name(examples: int, sample: Any) -> None:
-    with pytest.raises(Exception, match="examples"):
-        select(tiny_model(), tiny_tokenizer(), toy_task(), PARAPHRASES, examples, sample=sample)
-
-
-@pytest.mark.parametrize(
-    ("losses", "tolerance", "winner"),
-    [
-        ([3.0, 1.0, 2.0], 0.0, 1),
-        ([1.0, 2.0, 3.0], 0.0, 0),
-        ([2.0, 2.0, 2.0], 0.0, 0),
-        ([3.0, 1.0, 1.0], 0.0, 1),
-        ([1.00001, 1.0, 2.0], 1e-4, 0),
-        ([1.001, 1.0, 2.0], 1e-4, 1),
-        ([3.0, 1.00001, 1.0], 1e-4, 1),
-        ([3.0, 1.001, 1.0], 1e-4, 2),
-    ],
-)
-def test_the_lowest_loss_wins_and_ties_go_to_the_original_then_to_the_earlier(
-    losses: list[float], tolerance: float, winner: int
-) -> None:
-    assert choose(losses, [None, *[(-1.0, 1.0)] * 2], "lowest", tolerance) == winner
-
-
-@pytest.mark.parametrize(
-    ("losses", "intervals", "winner"),
-    [
-        ([3.0, 1.0, 2.0], [(-3.0, 0.5), (-2.0, -0.5)], 2),
-        ([3.0, 1.0, 2.0], [(-3.0, -1.0), (-2.0, -0.5)], 1),
-        ([3.0, 1.0, 2.0], [(-3.0, 0.0), (-2.0, 0.1)], 0),
-        ([3.0, 4.0, 5.0], [(0.5, 1.5), (1.0, 3.0)], 0),
-        ([3.0, 1.0, 2.0], [None, None], 0),
-    ],
-)
-def test_the_confident_rule_leaves_the_original_only_below_zero(
-    losses: list[float], intervals: list[tuple[float, float] | None], winner: int
-) -> None:
-    assert choose(losses, [None, *intervals], "confident", 0.0) == winner
-
-
-def simulated(
-    rng: np.random.Generator, n: int, truth: Floats, *, spread: float = 1.0, shared: float = 1.0
-) -> tuple[Floats, Ints]:
-    """Losses whose expected differences to the first candidate are truth x tokens; answers of 1 to 6 tokens."""
-    tokens = rng.integers(1, 7, n)
-    base = rng.gamma(2, 1, n) * tokens
-    example = rng.normal(0, shared, n)
-    noise = rng.normal(0, spread, (len(truth), n)) + example
-    return np.vstack([base, base + truth[:, None] * tokens + noise * np.sqrt(tokens)]), tokens
-
-
-def test_the_difference_is_a_ratio_of_sums() -> None:
-    nll = np.array([[1.0, 9.0], [3.0, 8.0], [1.0, 5.0]])
-    delta, _ = compare(nll, np.array([1, 3]), 0)
-    assert delta == [0.0, 0.25, -1.0]
-
-
-def by_loop(nll: Floats, tokens: Ints, seed: int, draws: int) -> list[tuple[float, float]]:
-    """Studentised max-t bootstrap as plain loops over resampled examples."""
-    candidates, n = nll.shape
-
-    def ratio_and_error(c: int, rows: list[int]) -> tuple[float, float]:
-        d = [float(nll[c, i] - nll[0, i]) for i in rows]
-        t = [int(tokens[i]) for i in rows]
-        ratio = sum(d) / sum(t)
-        return ratio, math.sqrt(sum((x - ratio * y) ** 2 for x, y in zip(d, t, strict=True))) / sum(t)
-
-    whole = [ratio_and_error(c, list(range(n))) for c in range(candidates)]
-    counts = np.random.default_rng(seed).multinomial(n, [1 / n] * n, size=draws)
-    largest = []
-    for row in counts:
-        rows = [i for i, times in enumerate(row) for _ in range(times)]
-        ts = []
-        for c in range(1, candidates):
-            ratio, error = ratio_and_error(c, rows)
-            # A resample's spread counts for at least a fifth of the sample's.
-            ts.append(abs(ratio - whole[c][0]) / max(error, whole[c][1] / 5))
-        largest.append(max(ts))
-    largest.sort()
-    # The 95 % point, by linear interpolation between order statistics.
-    place = 0.95 * (draws - 1)
-    low = math.floor(place)
-    q = largest[low] + (place - low) * (largest[min(low + 1, draws - 1)] - largest[low])
-    return [(ratio - q * error, ratio + q * error) for ratio, error in whole[1:]]
-
-
-def test_intervals_on_four_examples_stay_of_a_sensible_width() -> None:
-    nll, tokens = simulated(np.random.default_rng(0), 4, np.zeros(20))
-    _, intervals = compare(nll, tokens, 0)
-    spread = (nll[1:] - nll[0]).std(axis=1) / tokens.mean() / 2
-    widths = np.array([ci[1] - ci[0] for ci in intervals if ci is not None]) / 2
-    # Without the least spread of a resample they were some hundred standard errors wide.
-    assert (widths < 40 * spread).all()
-    assert (widths > 2 * spread).all()
-
-
-@pytest.mark.parametrize(("n", "candidates", "seed"), [(12, 4, 0), (12, 1, 1), (3, 2, 2), (25, 3, 3)])
-def test_intervals_equal_those_of_a_slow_loop(
-    n: int, candidates: int, seed: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("sapo.selection.differences.DRAWS", 150)
-    nll, tokens = simulated(np.random.default_rng(seed), n, np.linspace(-0.5, 0.5, candidates))
-    _, intervals = compare(nll, tokens, seed)
-    assert intervals[0] is None
-    assert np.allclose(np.array(intervals[1:]), np.array(by_loop(nll, tokens, seed, 150)), rtol=1e-7)
-
-
-@pytest.mark.parametrize(("shared", "truth"), [(0.0, [0.0] * 5), (2.0, [0.0] * 5), (1.0, [-0.8, -0.2, 0.0, 0.3, 2.0])])
-def test_all_intervals_hold_together_in_about_95_of_100_data_sets(
-    shared: float, truth: list[float], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("sapo.selection.differences.DRAWS", 300)
-    rng = np.random.default_rng(7)
-    held = 0
-    for seed in range(300):
-        nll, tokens = simulated(rng, 60, np.array(truth), shared=shared)
-        _, intervals = compare(nll, tokens, seed)
-        held += all(ci is not None and ci[0] <= x <= ci[1] for ci, x in zip(intervals[1:], truth, strict=True))
-    # The standard error of a coverage of 0.95 over 300 data sets is 0.013.
-    assert 0.90 <= held / 300 <= 0.99
-
-
-@pytest.mark.parametrize(("candidates", "quantile"), [(1, 1.960), (5, 2.569)])
-def test_with_many_examples_the_width_is_that_of_the_largest_of_independent_normals(
-    candidates: int, quantile: float
-) -> None:
-    # P(|z| < q)^m = 0.95 for m independent candidates.
-    nll, tokens = simulated(np.random.default_rng(0), 3000, np.zeros(candidates), shared=0.0)
-    _, intervals = compare(nll, tokens, 0)
-    for row, interval in zip(nll[1:], intervals[1:], strict=True):
-        assert interval is not None
-        d = row - nll[0]
-        error = math.sqrt(float(((d - d.sum() / tokens.sum() * tokens) ** 2).sum())) / int(tokens.sum())
-        assert (interval[1] - interval[0]) / 2 / error == pytest.approx(quantile, rel=0.06)
-
-
-def test_one_example_gives_no_interval() -> None:
-    assert compare(np.array([[3.0], [1.0]]), np.array([2]), 0) == ([0.0, -1.0], [None, None])
-
-
-def test_the_original_alone_gives_no_interval() -> None:
-    assert compare(np.array([[3.0, 2.0]]), np.array([2, 1]), 0) == ([0.0], [None])
-
-
-def test_a_candidate_with_the_same_losses_has_an_interval_of_no_width_and_leaves_the_others_alone() -> None:
-    nll, tokens = simulated(np.random.default_rng(3), 30, np.array([-0.3, 0.4]))
-    _, without = compare(nll, tokens, 0)
-    delta, intervals = compare(np.vstack([nll, nll[0]]), tokens, 0)
-    assert delta[3] == 0.0 and intervals[3] == (0.0, 0.0)
-    assert intervals[:3] == without
-    assert compare(np.vstack([nll[0], nll[0]]), tokens, 0) == ([0.0, 0.0], [None, (0.0, 0.0)])
-
-
-def test_a_difference_of_the_same_size_on_every_token_has_no_width() -> None:
-    nll, tokens = simulated(np.random.default_rng(3), 30, np.array([-0.3, 0.4]))
-    _, without = compare(nll, tokens, 0)
-    _, intervals = compare(np.vstack([nll, nll[0] - 0.7 * tokens]), tokens, 0)
-    assert intervals[3] == pytest.approx((-0.7, -0.7), abs=1e-6)
-    assert np.allclose(np.array(intervals[1:3]), np.array(without[1:]))
-
-
-def test_intervals_do_not_depend_on_the_order_of_candidates_or_on_the_unit() -> None:
-    nll, tokens = simulated(np.random.default_rng(5), 20, np.array([-0.3, 0.4, 0.0]))
-    _, intervals = compare(nll, tokens, 0)
-    _, turned = compare(nll[[0, 3, 2, 1]], tokens, 0)
-    assert np.allclose(np.array(turned[1:]), np.array(intervals[:0:-1]))
-    _, scaled = compare(nll / math.log(2), tokens, 0)
-    assert np.allclose(np.array(scaled[1:]), np.array(intervals[1:]) / math.log(2))
-    assert compare(nll, tokens, 0) == compare(nll, tokens, 0) != compare(nll, tokens, 1)
-
-
-def test_the_loss_is_a_sum_over_a_sum_and_not_a_mean_of_means() -> None:
-    losses = Losses(np.array([1.0, 9.0]), np.array([1, 3]), np.array([0, 0]))
-    assert losses.per_token == 2.5
+def test_an_impossible_number_of_rows_is_refused_by_name(examples: int) -> None:
+    with pytest.raises(SapoError, match="examples"):
+        select(tiny_model(), tiny_tokenizer(), toy_task(), PARAPHRASES, examples)
 
 
 def uneven(rows: int = 12) -> Task:
     """Free answers from two to forty characters."""
     train = tuple(Example(f"row {i}", "so " * (1 + 13 * (i % 2)) + str(i)) for i in range(rows))
-    return dataclasses.replace(toy_task(), labels=(), train=train)
+    return replace(toy_task(), labels=(), train=train)
 
 
 def pooled(model: Any, task: Task, instruction: str, rows: tuple[int, ...]) -> tuple[float, float]:
@@ -300,7 +53,9 @@ def pooled(model: Any, task: Task, instruction: str, rows: tuple[int, ...]) -> t
 
 def test_the_lowest_pooled_loss_is_chosen_and_reported() -> None:
     model, task = tiny_model(), uneven()
+    before = state_fingerprint(model), torch.get_rng_state().tolist(), repr(np.random.get_state())
     selection = select(model, tiny_tokenizer(), task, PARAPHRASES, 8)
+    assert before == (state_fingerprint(model), torch.get_rng_state().tolist(), repr(np.random.get_state()))
     texts = [task.instruction, *PARAPHRASES]
     expected, means = zip(*(pooled(model, task, text, selection.rows) for text in texts), strict=True)
     assert [c.instruction.text for c in selection.candidates] == texts
@@ -402,46 +157,12 @@ def test_a_loss_that_is_not_a_number_names_the_row_among_the_training_rows() -> 
     train = tuple(Example("~", e.answer) if i == bad else e for i, e in enumerate(task.train))
     assert bad != 3
     with pytest.raises(ScoreError, match=rf"candidate 0 .*on training row {bad} \(1 such rows\)"):
-        select(poisoned(), tiny_tokenizer(), dataclasses.replace(task, train=train), PARAPHRASES, 5)
-
-
-def test_weights_that_are_not_numbers_are_a_score_error() -> None:
-    model = tiny_model()
-    with torch.no_grad():
-        model.lm_head.weight.fill_(math.nan)
-    with pytest.raises(ScoreError, match="candidate 0"):
-        select(model, tiny_tokenizer(), toy_task(), PARAPHRASES, 4)
-
-
-@pytest.mark.parametrize("training", [False, True])
-def test_selecting_leaves_the_model_as_it_was(training: bool) -> None:
-    model = tiny_model().train(training)
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    state, numpy_state = torch.get_rng_state(), repr(np.random.get_state())
-    select(model, tiny_tokenizer(), toy_task(), PARAPHRASES, 6)
-    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
-    assert all(p.requires_grad and p.grad is None for p in model.parameters())
-    assert {m.training for m in model.modules()} == {training}
-    assert torch.equal(state, torch.get_rng_state()) and numpy_state == repr(np.random.get_state())
-
-
-def test_progress_counts_every_row_of_every_candidate() -> None:
-    told: list[int] = []
-    candidates = [Instruction(text, "given") for text in PARAPHRASES]
-    score_candidates(
-        Scorer(tiny_model()), Renderer(tiny_tokenizer(), 512), toy_task(), candidates, (1, 2, 5),
-        SelectionSettings(rule="lowest", sample="first", strategy="exhaustive", delta=0.05, epsilon=0.01), advance=told.append,
-    )  # fmt: skip
-    assert sum(told) == 9
+        select(poisoned(), tiny_tokenizer(), replace(task, train=train), PARAPHRASES, 5)
 
 
 def gpt2(context: int) -> Any:
     with torch.random.fork_rng():
-        return GPT2LMHeadModel(
-            GPT2Config(
-                vocab_size=258, n_embd=16, n_layer=1, n_head=2, n_positions=context, bos_token_id=None, eos_token_id=257
-            )
-        ).eval()
+        return GPT2LMHeadModel(GPT2Config(vocab_size=258, n_embd=16, n_layer=1, n_head=2, n_positions=context)).eval()
 
 
 @pytest.mark.parametrize("make", [lambda: tiny_model(context=192), lambda: gpt2(192)], ids=["llama", "gpt2"])
@@ -449,5 +170,5 @@ def test_inputs_are_cut_to_what_the_model_was_made_for(make: Any) -> None:
     long = tuple(Example("many words " * 40, "yes") for _ in range(3))
     model = make()
     assert context_length(model) == 192
-    selection = select(model, tiny_tokenizer(), dataclasses.replace(toy_task(), train=long), PARAPHRASES)
+    selection = select(model, tiny_tokenizer(), replace(toy_task(), train=long), PARAPHRASES)
     assert all(c.losses.cut.min() > 0 for c in selection.candidates)

@@ -37,86 +37,41 @@ def words_of(text: str) -> list[str]:
     return re.findall(r"[\w'-]+", text.casefold())
 
 
-def balanced(counts: Counter[Any], classes: int) -> bool:
-    """Whether there are so many classes, and their counts differ by at most one."""
-    return len(counts) == classes and max(counts.values()) - min(counts.values()) <= 1
-
-
 # --- all tasks -------------------------------------------------------------------------------------------
 
 
 @every_task
-def test_sizes_and_names(name: str) -> None:
+def test_texts_are_clean_short_and_never_twice_within_or_across_splits(name: str) -> None:
     task = builtin_task(name)
-    assert task.name == name
     assert (len(task.train), len(task.dev), len(task.test)) == (400, 100, 100)
-    assert task.instruction.strip() == task.instruction != ""
-    assert task.suffix.strip() == task.suffix != ""
-
-
-@every_task
-def test_no_input_twice_within_or_across_splits(name: str) -> None:
-    counts = Counter(" ".join(row.input.casefold().split()) for row in rows_of(builtin_task(name)))
-    assert [text for text, count in counts.items() if count > 1] == []
-    assert len(counts) == 600
-
-
-@every_task
-def test_texts_are_clean(name: str) -> None:
-    for row in rows_of(builtin_task(name)):
-        for text in (row.input, row.answer):
-            assert text and text.isascii() and text == " ".join(text.split())
-            assert "{" not in text and "}" not in text
-
-
-@every_task
-def test_prompts_are_short(name: str) -> None:
-    task = builtin_task(name)
+    for text in [task.instruction, task.suffix, *(text for row in rows_of(task) for text in (row.input, row.answer))]:
+        assert text and text.isascii() and text == " ".join(text.split())
+        assert "{" not in text and "}" not in text
+    assert len({row.input.casefold() for row in rows_of(task)}) == 600
     longest = max(len(row.input.split()) for row in rows_of(task))
     assert len(task.instruction.split()) + longest + len(task.suffix.split()) <= 41
 
 
 @pytest.mark.parametrize(
-    ("name", "metric", "labels"),
+    ("name", "metric", "digest"),
     [
-        ("review-sentiment", "exact_match", ("positive", "negative")),
-        ("odd-one-out", "exact_match", ()),
-        ("count-letter", "exact_match", ()),
-        ("extract-items", "list_f1", ()),
-        ("date-format", "exact_match", ()),
+        ("review-sentiment", "exact_match", "889d245678a1731d"), ("odd-one-out", "exact_match", "190b4d105741b587"),
+        ("count-letter", "exact_match", "d3b763f679731f6f"), ("extract-items", "list_f1", "5d7d5c8c63952ec9"),
+        ("date-format", "exact_match", "f45051aa864ab6ad"),
     ],
-)
-def test_metric_and_labels(name: str, metric: str, labels: tuple[str, ...]) -> None:
-    task = builtin_task(name)
-    assert (task.metric, task.labels) == (metric, labels)
-
-
-@pytest.mark.parametrize(
-    ("name", "digest"),
-    [
-        ("review-sentiment", "889d245678a1731d"),
-        ("odd-one-out", "190b4d105741b587"),
-        ("count-letter", "d3b763f679731f6f"),
-        ("extract-items", "5d7d5c8c63952ec9"),
-        ("date-format", "f45051aa864ab6ad"),
-    ],
-)
-def test_rows_never_change(name: str, digest: str) -> None:
+)  # fmt: skip
+def test_rows_never_change_whatever_the_global_random_state(name: str, metric: str, digest: str) -> None:
     """Published figures refer to exactly these rows, in this order."""
-    task = builtin_task(name)
-    splits = [[[row.input, row.answer] for row in split] for split in (task.train, task.dev, task.test)]
-    text = json.dumps([task.instruction, task.suffix, splits])
-    assert hashlib.sha256(text.encode()).hexdigest()[:16] == digest
-
-
-@every_task
-def test_global_random_state_has_no_influence_and_is_left_alone(name: str) -> None:
-    first = builtin_task(name)
     random.seed(7)
     before = random.getstate()
     builtin_task.cache_clear()
-    assert builtin_task(name) == first
+    task = builtin_task(name)
     assert random.getstate() == before
+    splits = [[[row.input, row.answer] for row in split] for split in (task.train, task.dev, task.test)]
+    text = json.dumps([task.instruction, task.suffix, splits])
+    assert hashlib.sha256(text.encode()).hexdigest()[:16] == digest
+    labels = ("positive", "negative") if name == "review-sentiment" else ()
+    assert (task.name, task.metric, task.labels) == (name, metric, labels)
 
 
 @pytest.mark.parametrize("function", [builtin_task, builtin_paraphrases])
@@ -144,43 +99,23 @@ def judge(review: str, lexicon: Any) -> str:
 
 def test_review_labels_follow_from_the_text() -> None:
     lexicon = data("review_sentiment")
+    positive = {word for subject in lexicon["subjects"] for word in subject["positive"]}
+    assert positive.isdisjoint(word for subject in lexicon["subjects"] for word in subject["negative"])
     assert [row for row in rows_of(builtin_task("review-sentiment")) if judge(row.input, lexicon) != row.answer] == []
 
 
 READ_BY_HAND = {
     "Although the textbook was superb, in the end I would never take this course again.": "negative",
-    "Despite the forgettable story, I cannot praise the game enough.": "positive",
-    "The dessert was dreadful and the cocktails were truly mediocre.": "negative",
     "The beds were pleasant and the breakfast was really superb.": "positive",
-    "People call the controls brilliant, but to me they were clumsy.": "negative",
-    "People call the sound poor, but to me it was outstanding.": "positive",
     "The sculpture garden was the exact reverse of outstanding.": "negative",
-    "The information panels were the very opposite of forgettable.": "positive",
-    "I would never watch this film again, even though the fight scenes were gripping.": "negative",
     "I would not trade this phone for another, even though the menus were mediocre.": "positive",
-    "I expected the lighting to be outstanding, but it was surprisingly uninspired.": "negative",
-    "I expected the love story to be dull, but it was really clever.": "positive",
     "The fingerprint reader was remarkably impressive, but the phone was not worth a penny.": "negative",
-    "The menus were remarkably dreadful, but I am so glad that I found this phone.": "positive",
-    "Despite the flawless bread, I would trade this restaurant for any other.": "negative",
 }
 
 
 def test_review_labels_agree_with_a_reader() -> None:
     labels = {row.input: row.answer for row in rows_of(builtin_task("review-sentiment"))}
     assert {text: labels.get(text) for text in READ_BY_HAND} == READ_BY_HAND
-
-
-def test_review_labels_are_balanced_in_each_split() -> None:
-    task = builtin_task("review-sentiment")
-    for split in (task.train, task.dev, task.test):
-        assert balanced(Counter(row.answer for row in split), 2)
-
-
-def test_no_quality_is_both_positive_and_negative() -> None:
-    subjects = data("review_sentiment")["subjects"]
-    positive = {word for subject in subjects for word in subject["positive"]}
-    assert positive.isdisjoint(word for subject in subjects for word in subject["negative"])
 
 
 def test_no_single_word_gives_the_sentiment_away() -> None:
@@ -197,26 +132,14 @@ def test_no_single_word_gives_the_sentiment_away() -> None:
 
 
 def test_exactly_one_word_is_of_another_category() -> None:
-    category = {word: name for name, words in data("odd_one_out").items() for word in words}
+    categories = data("odd_one_out")
+    category = {word: name for name, words in categories.items() for word in words}
+    assert len(category) == sum(map(len, categories.values())), "no word is in two categories"
     for row in rows_of(builtin_task("odd-one-out")):
         words = row.input.split(", ")
         sizes = Counter(category[word] for word in words)
         assert len(set(words)) == 5 and sorted(sizes.values()) == [1, 4]
         assert [word for word in words if sizes[category[word]] == 1] == [row.answer]
-
-
-def test_categories_are_large_and_share_no_word() -> None:
-    categories = data("odd_one_out")
-    assert len(categories) >= 12 and min(map(len, categories.values())) >= 20
-    counts = Counter(word.casefold() for words in categories.values() for word in words)
-    assert max(counts.values()) == 1
-    assert all(word.isalpha() for word in counts)
-
-
-def test_place_of_the_odd_word_is_balanced() -> None:
-    task = builtin_task("odd-one-out")
-    for split in (task.train, task.dev, task.test):
-        assert balanced(Counter(row.input.split(", ").index(row.answer) for row in split), 5)
 
 
 # --- count-letter ----------------------------------------------------------------------------------------
@@ -231,55 +154,23 @@ def test_counts_are_right() -> None:
         assert row.answer == str(len([word for word in words if word.startswith(letter)]))
 
 
-def test_counts_are_balanced_in_each_split() -> None:
-    task = builtin_task("count-letter")
-    for split in (task.train, task.dev, task.test):
-        counts = Counter(row.answer for row in split)
-        assert balanced(counts, 6) and set(counts) == set("012345")
-
-
-def test_words_stand_under_their_initial() -> None:
-    for letter, words in data("count_letter").items():
-        assert all(word[0] == letter and word.isalpha() and word.islower() for word in words)
-        assert len(set(words)) == len(words) >= 5
-
-
 # --- extract-items ---------------------------------------------------------------------------------------
 
 
 def test_answers_are_the_foods_in_order_of_mention() -> None:
-    foods = set(data("extract_items")["foods"])
+    lexicon = data("extract_items")
+    foods = set(lexicon["foods"])
+    frames = {word for part in ("people", "whole", "split") for text in lexicon[part] for word in words_of(text)}
+    assert foods.isdisjoint(set(lexicon["others"]) | frames)
     for row in rows_of(builtin_task("extract-items")):
         assert row.answer == ", ".join(word for word in words_of(row.input) if word in foods)
         assert len(set(row.answer.split(", "))) == row.answer.count(",") + 1
 
 
-def test_foods_are_no_other_things_and_in_no_sentence_form() -> None:
-    lexicon = data("extract_items")
-    foods, others = set(lexicon["foods"]), set(lexicon["others"])
-    assert len(foods) == len(lexicon["foods"]) and len(others) == len(lexicon["others"])
-    frames = {word for part in ("people", "whole", "split") for text in lexicon[part] for word in words_of(text)}
-    assert foods.isdisjoint(others | frames)
-
-
-def test_answers_have_one_to_four_foods() -> None:
-    counts = Counter(row.answer.count(",") + 1 for row in builtin_task("extract-items").train)
-    assert set(counts) == {1, 2, 3, 4} and min(counts.values()) >= 40
-
-
 # --- date-format -----------------------------------------------------------------------------------------
 
 # The surface forms after ordinals have lost their ending and "the", "of" and commas are gone.
-PATTERNS = (
-    "%B %d %Y",
-    "%d %B %Y",
-    "%b %d %Y",
-    "%d %b %Y",
-    "%A %B %d %Y",
-    "%A %d %B %Y",
-    "%d-%b-%Y",
-    "%Y %B %d",
-)
+PATTERNS = ("%B %d %Y", "%d %B %Y", "%b %d %Y", "%d %b %Y", "%A %B %d %Y", "%A %d %B %Y", "%d-%b-%Y", "%Y %B %d")
 
 
 def readings(text: str) -> set[datetime]:
@@ -314,10 +205,6 @@ def test_weekdays_and_ordinals_are_right() -> None:
     assert (weekdays, ordinals) == (147, 199)
 
 
-def test_no_date_comes_twice_in_whatever_form() -> None:
-    assert len({row.answer for row in rows_of(builtin_task("date-format"))}) == 600
-
-
 # --- paraphrases -----------------------------------------------------------------------------------------
 
 
@@ -325,32 +212,19 @@ def test_no_date_comes_twice_in_whatever_form() -> None:
 def test_twenty_paraphrases_without_near_duplicates(name: str) -> None:
     texts = [*builtin_paraphrases(name), builtin_task(name).instruction]
     assert len(texts) == 21
-    for one, two in itertools.combinations([" ".join(words_of(text)) for text in texts], 2):
-        assert SequenceMatcher(None, one, two, autojunk=False).ratio() < 0.8, (one, two)
-
-
-@every_task
-def test_paraphrases_are_clean_and_vary_in_length(name: str) -> None:
-    texts = builtin_paraphrases(name)
     assert all(text == text.strip() and text.isascii() and "{" not in text for text in texts)
     lengths = [len(text.split()) for text in texts]
     assert 3 <= min(lengths) <= 8 and 45 <= max(lengths) <= 60
-
-
-def test_paraphrases_keep_the_label_words() -> None:
-    task = builtin_task("review-sentiment")
-    for text in builtin_paraphrases(task.name):
-        assert all(re.search(rf"\b{label}\b", text) for label in task.labels), text
+    for one, two in itertools.combinations([" ".join(words_of(text)) for text in texts], 2):
+        assert SequenceMatcher(None, one, two, autojunk=False).ratio() < 0.8, (one, two)
 
 
 @pytest.mark.parametrize(
     ("name", "needed"),
     [
-        ("odd-one-out", r"word|term|card|noun"),
-        ("count-letter", r"letter"),
-        ("extract-items", r"food|edible|eat"),
-        ("date-format", r"date"),
+        ("review-sentiment", r"(?=.*\bpositive\b).*\bnegative\b"), ("odd-one-out", r"word|term|card|noun"),
+        ("count-letter", r"letter"), ("extract-items", r"food|edible|eat"), ("date-format", r"date"),
     ],
-)
+)  # fmt: skip
 def test_paraphrases_name_the_matter(name: str, needed: str) -> None:
-    assert [text for text in builtin_paraphrases(name) if not re.search(needed, text, re.IGNORECASE)] == []
+    assert [text for text in builtin_paraphrases(name) if not re.search(needed, text, re.IGNORECASE | re.DOTALL)] == []

@@ -20,7 +20,7 @@ from sapo.tasks import inspection as rows
 from sapo.tasks.findings import data_table, warnings_of
 from sapo.tasks.inspection import Inspection, LabelCount, Lengths, Reason, drop_overlap, inspect_rows, inspect_task
 
-often = settings(max_examples=50, deadline=None, derandomize=True)
+often = settings(max_examples=40, deadline=None, derandomize=True, database=None)
 # Few letters, so that rows often repeat; several spellings of one letter, two cases, and blanks of all kinds.
 SOME = st.text("aAＡåÅ\u212b \u00a0\n", max_size=2)
 EXAMPLES = st.lists(
@@ -107,11 +107,6 @@ def test_a_long_text_is_compared_piece_by_piece_as_if_it_were_whole(text: str, p
         assert inspect_rows(task_of([Example(text, "yes")], [Example(other, "yes")])).overlap == found.duplicates
 
 
-def test_many_rows_with_one_input_take_no_quadratic_time() -> None:
-    train = [Example("x", str(n), references=("0", "1")) for n in range(20_000)]
-    assert inspect_rows(task_of(train)).conflicts == 20_000
-
-
 def test_dropping_the_overlap_leaves_no_test_input_in_training() -> None:
     train = [Example("A", "yes"), Example("b", "no"), Example("a ", "no"), Example("a", "no", (("u", "v"),))]
     task = replace(task_of(train, [Example("a", "yes"), Example("c", "no")]), dev=(Example("b", "no"),))
@@ -152,9 +147,9 @@ def test_unused_rows_are_grouped_and_only_the_first_kept() -> None:
 
 
 def test_lengths_equal_those_of_every_row_rendered_on_its_own() -> None:
-    train = [Example("word " * (n % 90), "yes" if n % 2 else "no") for n in range(300)]
-    test = [Example("word " * 5 * n, "yes") for n in range(40)]
-    task, renderer = task_of(train, test), Renderer(tiny_tokenizer(), 400)
+    train = [Example("word " * (n % 13), "yes" if n % 2 else "no") for n in range(300)]
+    test = [Example("word " * 2 * n, "yes") for n in range(8)]
+    task, renderer = task_of(train, test), Renderer(tiny_tokenizer(), 150)
     found = inspect_task(task, renderer, range(4), dropped=7)
     each = [renderer.encode(task.instruction, task.suffix, [row])[0] for row in train]
     tested = [renderer.encode(task.instruction, task.suffix, [row])[0] for row in test]
@@ -165,7 +160,7 @@ def test_lengths_equal_those_of_every_row_rendered_on_its_own() -> None:
         cut=sum(e.cut > 0 for e in each),
         cut_test=sum(e.cut > 0 for e in tested),
     )
-    assert found.lengths is not None and 0 < found.lengths.cut < 300 and 0 < found.lengths.cut_test < 40
+    assert found.lengths is not None and 0 < found.lengths.cut < 300 and 0 < found.lengths.cut_test < 8
     assert (found.selected, found.dropped) == (4, 7)
     assert replace(found, lengths=None) == inspect_rows(task, range(4), 7)
     assert inspect_task(task_of([], test), renderer).lengths == Lengths(0, 0, 0.0, 0, found.lengths.cut_test)

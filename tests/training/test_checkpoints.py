@@ -1,6 +1,5 @@
 """A training that was interrupted goes on from its last checkpoint to exactly the same weights."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from assignments import METHODS, assignment, trained
+from safetensors.torch import load_file
 
 from sapo.core.errors import TrainError
 from sapo.integrations.testing import tiny_model, tiny_tokenizer, toy_task
@@ -16,14 +16,12 @@ from sapo.training.finetune import finetune
 from sapo.training.methods import make_method
 from sapo.training.methods.seq_lora import SeqLora
 from sapo.training.schedule import Training
-from sapo.training.settings import LoraSettings, TrainSettings
+from sapo.training.settings import LoraSettings, MethodName, TrainSettings
 from sapo.training.trainer import Checkpoints
 
-# 13 rows in batches of 4, three epochs: 12 updates, with epochs that end in the middle of nothing.
-SETTINGS = TrainSettings(
-    epochs=3, learning_rate=1e-2, batch_size=4, micro_batch_size=2, warmup=0.1, weight_decay=0.0, max_grad_norm=1.0
-)
-TASK = toy_task(rows=13)
+# 9 rows in batches of 4, three epochs: 9 updates, each third one of a single row.
+SETTINGS = TrainSettings(epochs=3, learning_rate=1e-2, batch_size=4, micro_batch_size=2, warmup=0.1)
+TASK = toy_task(rows=9)
 ENCODED = Renderer(tiny_tokenizer(), 256).encode(TASK.instruction, TASK.suffix, TASK.train)
 EARLIER = Renderer(tiny_tokenizer(), 256).encode("An earlier task.", TASK.suffix, toy_task("earlier", rows=5).train)
 
@@ -44,9 +42,9 @@ def dying_after(updates: int) -> Callable[[int], None]:
     return advance
 
 
-def prepared(method: str, folder: Path) -> tuple[SeqLora, Any, Training]:
+def prepared(method: MethodName, folder: Path) -> tuple[SeqLora, Any, Training]:
     """A model before its second task, with dropout where there are adapters, so that random states matter."""
-    chosen = make_method(method, LoraSettings(r=4, alpha=8, dropout=0.1, target_modules=("q_proj", "v_proj")))
+    chosen = make_method(method, LoraSettings(r=4, alpha=8, dropout=0.1))
     earlier = folder / "earlier"
     if not earlier.exists():
         task = assignment(EARLIER)
@@ -58,7 +56,7 @@ def prepared(method: str, folder: Path) -> tuple[SeqLora, Any, Training]:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_going_on_from_a_checkpoint_ends_bit_equal(method: str, tmp_path: Path) -> None:
+def test_going_on_from_a_checkpoint_ends_bit_equal(method: MethodName, tmp_path: Path) -> None:
     learner, whole, task = prepared(method, tmp_path)
     expected = trained(learner, whole, task, SETTINGS, 3)
     # The premise: what a method adds to the loss takes part.
@@ -66,13 +64,13 @@ def test_going_on_from_a_checkpoint_ends_bit_equal(method: str, tmp_path: Path) 
     checkpoints = Checkpoints(tmp_path / "unfinished", 2)
     learner, model, task = prepared(method, tmp_path)
     with pytest.raises(Killed):
-        trained(learner, model, task, SETTINGS, 3, checkpoints, advance=dying_after(7))
-    assert Path(checkpoints.last() or "").name == "checkpoint-6"
+        trained(learner, model, task, SETTINGS, 3, checkpoints, advance=dying_after(5))
+    assert Path(checkpoints.last() or "").name == "checkpoint-4"
     learner, resumed, task = prepared(method, tmp_path)
     told: list[int] = []
     before = {name: tensor.clone() for name, tensor in resumed.state_dict().items()}
     found = trained(learner, resumed, task, SETTINGS, 3, checkpoints, advance=told.append)
-    assert found == expected and told == [6, *[1] * 6]
+    assert found == expected and told == [4, *[1] * 5]
     assert all(torch.equal(tensor, resumed.state_dict()[name]) for name, tensor in whole.state_dict().items())
     assert any(not torch.equal(tensor, before[name]) for name, tensor in resumed.state_dict().items())
 
@@ -101,31 +99,6 @@ def test_a_checkpoint_holds_only_what_is_trained(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path / "c", 6)
     _, model, _ = prepared("inc-lora", tmp_path)
     finetune(model, ENCODED, SETTINGS, 3, checkpoints=checkpoints)
-    from safetensors.torch import load_file
-
     stored = load_file(Path(checkpoints.last() or "") / "trained.safetensors")
     assert set(stored) == {name for name, p in model.named_parameters() if p.requires_grad}
     assert all("increment" in name for name in stored)
-
-
-def test_the_unfinished_state_of_other_inputs_is_dropped_and_that_of_the_same_is_kept(tmp_path: Path) -> None:
-    with Record(tmp_path / "run", {"seed": 1}) as record:
-        there = record.unfinished("1-toy", {"data": "a"})
-        (there / "checkpoint-2").mkdir()
-        assert record.unfinished("1-toy", {"data": "a"}) == there and (there / "checkpoint-2").is_dir()
-        assert record.unfinished("1-toy", {"data": "b"}) == there and not (there / "checkpoint-2").exists()
-        assert json.loads((there / "inputs.json").read_text()) == {"data": "b"}
-        record.finish("1-toy")
-        assert not there.exists()
-        record.finish("1-toy")
-
-
-@pytest.mark.parametrize("key", ["keep", "selection.cache", "train.checkpoint_every"])
-def test_settings_that_no_result_depends_on_may_change(tmp_path: Path, key: str) -> None:
-    def config(value: Any) -> dict[str, Any]:
-        part, _, last = key.rpartition(".")
-        return {"seed": 1, part: {last: value}} if part else {"seed": 1, last: value}
-
-    for value in (1, 2):
-        with Record(tmp_path / "run", config(value)) as record:
-            assert record.directory.is_dir()

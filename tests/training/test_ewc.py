@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from assignments import assignment, demanded, nll_by_hand, part_of, rows_of, second_task, shake, trained
+from assignments import LORA, assignment, demanded, nll_by_hand, part_of, rows_of, second_task, shake
 from safetensors.torch import load_file
 from torch.func import functional_call, jacrev
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -20,12 +19,8 @@ from sapo.integrations.testing import tiny_model
 from sapo.training.methods.ewc import Ewc, diagonal_fisher
 from sapo.training.methods.objective import trainable
 from sapo.training.methods.seq_lora import SeqLora
-from sapo.training.settings import EwcSettings, LoraSettings, TrainSettings
+from sapo.training.settings import EwcSettings
 
-LORA = LoraSettings(r=3, alpha=5, dropout=0.0, target_modules=("q_proj", "v_proj"))
-TRAIN = TrainSettings(
-    epochs=1, learning_rate=1e-2, batch_size=8, micro_batch_size=3, warmup=0.0, weight_decay=0.0, max_grad_norm=1.0
-)
 TASKS = [rows_of(name, count, f"Instruction {name}.") for name, count in (("one", 5), ("two", 7))]
 
 
@@ -63,7 +58,7 @@ def test_the_fisher_matrix_is_the_mean_of_squares_of_single_rows_gradients(tmp_p
 
 
 def test_estimating_the_fisher_matrix_has_no_dropout_and_leaves_no_gradients(tmp_path: Path) -> None:
-    model, task = second_task(SeqLora(replace(LORA, dropout=0.5)), tmp_path, TASKS)
+    model, task = second_task(SeqLora(LORA.model_copy(update={"dropout": 0.5})), tmp_path, TASKS)
     model.train()
     torch.manual_seed(1)
     one = diagonal_fisher(model, task.rows, "gold", 0)
@@ -107,7 +102,7 @@ def exact_fisher(model: Any, rows: list[Encoded]) -> dict[str, torch.Tensor]:
 def test_sampled_labels_have_the_exact_fisher_matrix_as_their_mean() -> None:
     model, rows = small_world()
     draws = [
-        diagonal_fisher(model, rows, "sampled", seed)["model.layers.0.self_attn.v_proj.weight"] for seed in range(600)
+        diagonal_fisher(model, rows, "sampled", seed)["model.layers.0.self_attn.v_proj.weight"] for seed in range(200)
     ]
     expected = exact_fisher(model, rows)["model.layers.0.self_attn.v_proj.weight"]
     found = torch.stack(draws)
@@ -118,20 +113,6 @@ def test_sampled_labels_have_the_exact_fisher_matrix_as_their_mean() -> None:
     # The premise: the rows' own answers, or draws that are not squared one by one, would be noticed.
     gold = diagonal_fisher(model, rows, "gold", 0)["model.layers.0.self_attn.v_proj.weight"]
     assert float(((gold - expected).abs() / error).max()) > 10
-
-
-def test_sampled_labels_follow_the_rows_own_tokens_but_are_not_them() -> None:
-    model, rows = small_world()
-    other = [replace(row, ids=(*row.ids[:-1], (row.ids[-1] + 1) % 5)) for row in rows]
-    before = [replace(row, ids=(*row.ids[:-2], (row.ids[-2] + 1) % 5, row.ids[-1])) for row in rows]
-
-    def found(given: list[Encoded], labels: Any) -> torch.Tensor:
-        return diagonal_fisher(model, given, labels, 3)["model.layers.0.self_attn.v_proj.weight"]
-
-    # The last token is seen by no position.
-    assert torch.equal(found(rows, "sampled"), found(other, "sampled"))
-    assert not torch.equal(found(rows, "gold"), found(other, "gold"))
-    assert not torch.equal(found(rows, "sampled"), found(before, "sampled"))
 
 
 # Elastic weight consolidation.
@@ -154,7 +135,7 @@ def test_the_stored_matrix_is_gamma_times_the_earlier_one_plus_the_tasks_own(tmp
 
 def test_the_matrix_is_estimated_from_so_many_rows_at_most(tmp_path: Path) -> None:
     found = {}
-    for seed in range(4):
+    for seed in range(3):
         learner = Ewc(LORA, EwcSettings(examples=2))
         task = assignment(TASKS[0], seed=seed)
         model = learner.prepare(learner.start(tiny_model()), assignment(TASKS[0]))
@@ -181,18 +162,3 @@ def test_the_penalty_and_its_gradient_by_hand(tmp_path: Path) -> None:
     total.backward()
     for name, parameter in trainable(model).items():
         assert torch.allclose(parameter.grad, 7.0 * fisher[name] * moved[name], rtol=1e-4, atol=1e-6)  # type: ignore[arg-type]
-
-
-def test_a_huge_weight_holds_what_mattered(tmp_path: Path) -> None:
-    moved, strained = {}, {}
-    for weight in (0.0, 1e6):
-        learner = Ewc(LORA, EwcSettings(weight=weight))
-        model, task = second_task(learner, tmp_path / str(weight), TASKS)
-        fisher = fisher_file(tmp_path / str(weight), 1)
-        anchor = {name: p.detach().clone() for name, p in trainable(model).items()}
-        trained(learner, model, task, TRAIN.model_copy(update=dict(epochs=30)))
-        distance = {name: (p.detach() - anchor[name]) ** 2 for name, p in trainable(model).items()}
-        strained[weight] = sum(float((fisher[name] * d).sum()) for name, d in distance.items())
-        moved[weight] = sum(float(d.sum()) for d in distance.values()) ** 0.5
-    assert strained[1e6] < 0.001 * strained[0.0]
-    assert moved[1e6] < 0.05 * moved[0.0]

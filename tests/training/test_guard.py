@@ -8,9 +8,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import ttest_rel
-from small_runs import (
-    Told,
-)
+from small_runs import Told
 
 from sapo.core.types import Encoded, Losses
 from sapo.training.guard import Alarm, Guard, Watched, increase

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from assignments import (
+    DROPOUT,
+    LORA,
     LORA_METHODS,
     METHODS,
+    TRAIN,
     assignment,
     demanded,
     nll_by_hand,
@@ -26,6 +29,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 
 from sapo.integrations.testing import tiny_model
+from sapo.training.finetune import TrainingLog
 from sapo.training.methods import make_method
 from sapo.training.methods.ewc import Ewc
 from sapo.training.methods.inc_lora import IncLora
@@ -35,14 +39,8 @@ from sapo.training.methods.objective import trainable
 from sapo.training.methods.replay import Replay
 from sapo.training.methods.seq_lora import SeqLora
 from sapo.training.schedule import Training
-from sapo.training.settings import EwcSettings, LoraSettings, LwfSettings, OLoraSettings, ReplaySettings, TrainSettings
+from sapo.training.settings import EwcSettings, LoraSettings, LwfSettings, MethodName, OLoraSettings, ReplaySettings
 
-# A scaling, 5 / 3, that no number of the tests is by chance the same without.
-LORA = LoraSettings(r=3, alpha=5, dropout=0.0, target_modules=("q_proj", "v_proj"))
-DROPOUT = replace(LORA, dropout=0.3)
-TRAIN = TrainSettings(
-    epochs=2, learning_rate=1e-2, batch_size=4, micro_batch_size=2, warmup=0.0, weight_decay=0.0, max_grad_norm=1.0
-)
 # 7 rows in updates of 4: the last one has 3, and half of what is accumulated before.
 TASKS = [rows_of(name, 7, f"Instruction {name}.") for name in ("one", "two", "three")]
 PENALISED = ("ewc", "lwf", "o-lora", "replay")
@@ -53,14 +51,14 @@ def task_at(number: int, before: Path | None) -> Training:
     return assignment(TASKS[number], stage=number + 1, seed=number, before=before)
 
 
-def run(make: Make, root: Path, lora: LoraSettings = DROPOUT, settings: TrainSettings = TRAIN) -> list[TrainingLog]:
-    """Train on the three tasks; stages are left in the directories 1, 2 and 3."""
+def run(make: Make, root: Path, lora: LoraSettings = DROPOUT) -> list[TrainingLog]:
+    """Train on two tasks; stages are left in the directories 1 and 2."""
     learner, before, found = make(lora), None, []
     model = learner.start(tiny_model())
-    for number in range(3):
+    for number in range(2):
         task = task_at(number, before)
         model = learner.prepare(model, task)
-        found.append(trained(learner, model, task, settings, seed=number))
+        found.append(trained(learner, model, task, TRAIN, seed=number))
         before = root / str(number + 1)
         model = learner.finish(model, task, before)
     return found
@@ -76,15 +74,15 @@ def weights(root: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_accumulated_passes_make_the_update_of_whole_batches(name: str, tmp_path: Path) -> None:
+def test_accumulated_passes_make_the_update_of_whole_batches(name: MethodName, tmp_path: Path) -> None:
     # Methods that train the weights themselves need smaller steps, and Adam gives each weight the same.
-    settings = TRAIN.model_copy(update=dict(learning_rate=1e-2 if name in LORA_METHODS else 1e-3))
+    settings = TRAIN.model_copy(update={"learning_rate": 1e-2 if name in LORA_METHODS else 1e-3})
     found = []
-    for micro in (1, 2, 4):
+    for micro in (1, 4):
         learner = make_method(name, LORA)
         model, task = second_task(learner, tmp_path / str(micro), TASKS)
         before = {key: p.detach().clone() for key, p in trainable(model).items()}
-        training = trained(learner, model, task, settings.model_copy(update=dict(micro_batch_size=micro)))
+        training = trained(learner, model, task, settings.model_copy(update={"micro_batch_size": micro}))
         moved = {key: p.detach() - before[key] for key, p in trainable(model).items()}
         found.append((training, moved))
     whole, expected = found[-1]
@@ -96,25 +94,25 @@ def test_accumulated_passes_make_the_update_of_whole_batches(name: str, tmp_path
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_recorded_losses_are_the_nll_and_objectives_what_is_minimised(name: str, tmp_path: Path) -> None:
+def test_recorded_losses_are_the_nll_and_objectives_what_is_minimised(name: MethodName, tmp_path: Path) -> None:
     learner = make_method(name, LORA)
     model, task = second_task(learner, tmp_path, TASKS)
     with torch.no_grad():
         expected = float(nll_by_hand(model, task.rows)) / tokens_of(task.rows)
     # All rows in one update, and then the same once more.
-    training = trained(learner, model, task, TRAIN.model_copy(update=dict(batch_size=8, micro_batch_size=4)))
+    training = trained(learner, model, task, TRAIN.model_copy(update={"batch_size": 8, "micro_batch_size": 4}))
     assert training.losses[0] == pytest.approx(expected, rel=1e-5)
     assert (training.objectives != training.losses) == (name in PENALISED)
 
 
 @pytest.mark.parametrize("name", [n for n in METHODS if n != "lwf"])
-def test_nothing_is_added_at_the_first_task(name: str) -> None:
+def test_nothing_is_added_at_the_first_task(name: MethodName) -> None:
     learner = make_method(name, LORA)
     task = task_at(0, None)
     assert learner.objective(learner.prepare(learner.start(tiny_model()), task), task) is None
 
 
-SWITCHED_OFF: dict[str, tuple[Make, Make]] = {
+SWITCHED_OFF: dict[MethodName, tuple[Make, Make]] = {
     "o-lora": (lambda lora: OLora(lora, OLoraSettings(weight=0.0)), IncLora),
     "ewc": (lambda lora: Ewc(lora, EwcSettings(weight=0.0)), SeqLora),
     "replay": (lambda lora: Replay(lora, ReplaySettings(share=0.0)), SeqLora),
@@ -124,7 +122,7 @@ SWITCHED_OFF: dict[str, tuple[Make, Make]] = {
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> dict[Make, tuple[Path, list[TrainingLog]]]:
-    """Three tasks by each method that adds nothing to the loss, with dropout."""
+    """Two tasks by each method that adds nothing to the loss, with dropout."""
     found: dict[Make, tuple[Path, list[TrainingLog]]] = {}
     for make in (SeqLora, IncLora):
         root = tmp_path_factory.mktemp("plain")
@@ -134,7 +132,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> dict[Make, tuple[Path, li
 
 @pytest.mark.parametrize("name", SWITCHED_OFF)
 def test_a_weight_of_zero_leaves_the_plain_method_bit_for_bit_with_dropout(
-    name: str, plain: dict[Make, tuple[Path, list[TrainingLog]]], tmp_path: Path
+    name: MethodName, plain: dict[Make, tuple[Path, list[TrainingLog]]], tmp_path: Path
 ) -> None:
     method, without = SWITCHED_OFF[name]
     root, expected = plain[without]
@@ -142,17 +140,9 @@ def test_a_weight_of_zero_leaves_the_plain_method_bit_for_bit_with_dropout(
     assert [t.losses for t in found] == [t.losses for t in expected]
     assert weights(tmp_path / "method") == weights(root)
     # The premise: with its own weight the method does something else.
-    run(METHODS[name], tmp_path / "weighted")
+    run(partial(make_method, name), tmp_path / "weighted")
     weighted = weights(tmp_path / "weighted")
     assert weighted.keys() == weights(root).keys() and weighted != weights(root)
-
-
-def test_dropout_matters_to_what_was_just_compared(
-    plain: dict[Make, tuple[Path, list[TrainingLog]]], tmp_path: Path
-) -> None:
-    run(SeqLora, tmp_path, LORA)
-    root, _ = plain[SeqLora]
-    assert weights(tmp_path).keys() == weights(root).keys() and weights(tmp_path) != weights(root)
 
 
 # O-LoRA.
@@ -228,18 +218,6 @@ def test_the_gradient_of_the_overlap_reaches_the_new_directions_alone(tmp_path: 
         # d |a . b| / db = sign(a . b) a
         expected = torch.stack([(torch.sign(old @ row)[:, None] * old).sum(0) for row in new.detach()])
         assert torch.allclose(new.grad, expected, atol=1e-5)
-
-
-def test_a_large_weight_keeps_new_directions_away_from_old_ones(tmp_path: Path) -> None:
-    found = {}
-    for weight in (0.0, 1.0, 10.0):
-        learner = OLora(LORA, OLoraSettings(weight=weight))
-        model, task = second_task(learner, tmp_path / str(weight), TASKS)
-        before, _ = overlap(model, tmp_path / str(weight), (1,))
-        trained(learner, model, task, TRAIN.model_copy(update=dict(epochs=10)))
-        found[weight] = overlap(model, tmp_path / str(weight), (1,))[0] / before
-    assert found[10.0] < 0.2 < 0.7 < found[0.0]
-    assert found[1.0] < 0.7
 
 
 def test_an_adapter_on_other_modules_leaves_nothing_to_keep_away_from(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,26 +21,24 @@ from sapo.models.render import Renderer
 from sapo.runs.config.loading import make_config
 from sapo.runs.config.schema import Config
 from sapo.runs.export import export_merged
-from sapo.runs.prepare import set_up
+from sapo.runs.prepare import prepare
 from sapo.runs.stage import Stage
 from sapo.sequence import run
 from sapo.training.methods import make_method
 from sapo.training.methods.seq_lora import SeqLora
 from sapo.training.schedule import Training
-from sapo.training.settings import LoraSettings, TrainSettings
+from sapo.training.settings import LoraSettings, MethodName, TrainSettings
 
 TARGETS = ("q_proj", "v_proj", "down_proj")
 LORA = LoraSettings(r=3, alpha=5, dropout=0.2, target_modules=TARGETS)
-TRAIN = TrainSettings(
-    epochs=5, learning_rate=1e-3, batch_size=4, micro_batch_size=4, warmup=0.0, weight_decay=0.0, max_grad_norm=1.0
-)
+TRAIN = TrainSettings(epochs=3, learning_rate=2e-3, batch_size=4, micro_batch_size=4, warmup=0.0)
 TASKS = [rows_of(name, 8, f"Instruction {name}.") for name in ("one", "two", "three")]
 SEQUENCE = ("review-sentiment", "extract-items")
 each_whole = pytest.mark.parametrize("name", WHOLE_METHODS)
 
 
-def method(name: str, targets: tuple[str, ...] = TARGETS) -> SeqLora:
-    return make_method(name, replace(LORA, target_modules=targets))
+def method(name: MethodName, targets: tuple[str, ...] = TARGETS) -> SeqLora:
+    return make_method(name, LORA.model_copy(update={"target_modules": targets}))
 
 
 def task_at(number: int, before: Path | None) -> Training:
@@ -72,10 +70,10 @@ def test_which_methods_write_whole_models() -> None:
 
 
 @each_whole
-def test_a_stage_directory_alone_is_the_trained_model(name: str, tmp_path: Path) -> None:
+def test_a_stage_directory_alone_is_the_trained_model(name: MethodName, tmp_path: Path) -> None:
     learner, before = method(name), None
     model = learner.start(tiny_model())
-    for number in range(3):
+    for number in range(2):
         task, start = task_at(number, before), logits(model)
         model = train(learner, model, task)
         said = logits(model)
@@ -89,7 +87,7 @@ def test_a_stage_directory_alone_is_the_trained_model(name: str, tmp_path: Path)
 
 
 @each_whole
-def test_resuming_gives_the_same_bits_as_never_having_stopped(name: str, tmp_path: Path) -> None:
+def test_resuming_gives_the_same_bits_as_never_having_stopped(name: MethodName, tmp_path: Path) -> None:
     learner, before, prints = method(name), None, []
     model = learner.start(tiny_model())
     for number in range(2):
@@ -108,7 +106,7 @@ def test_resuming_gives_the_same_bits_as_never_having_stopped(name: str, tmp_pat
 
 
 @each_whole
-def test_an_adapter_is_refused_with_what_to_do_about_it(name: str) -> None:
+def test_an_adapter_is_refused_with_what_to_do_about_it(name: MethodName) -> None:
     config = LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM")
     with pytest.raises(ModelError, match=rf"method {name} .* cannot go on from an adapter: merge it first \(sapo exp"):
         method(name).start(get_peft_model(tiny_model(), config))
@@ -116,7 +114,7 @@ def test_an_adapter_is_refused_with_what_to_do_about_it(name: str) -> None:
 
 @each_whole
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_weights_in_half_precision_are_refused(name: str, dtype: str) -> None:
+def test_weights_in_half_precision_are_refused(name: MethodName, dtype: str) -> None:
     with pytest.raises(ModelError, match=f"method {name} needs model.dtype float32, not {dtype}: small updates"):
         method(name).start(tiny_model().to(getattr(torch, dtype)))
 
@@ -195,11 +193,11 @@ class Leak:
     beside: float
 
 
-def leak(name: str, rate: float, folder: Path) -> Leak:
+def leak(name: MethodName, rate: float, folder: Path) -> Leak:
     learner, task = method(name), task_at(1, None)
     model = learner.start(tiny_model())
     before = tensors(model)
-    model = train(learner, model, task, TRAIN.model_copy(update=dict(learning_rate=rate)))
+    model = train(learner, model, task, TRAIN.model_copy(update={"learning_rate": rate}))
     after = tensors(learner.finish(model, task, folder / f"{name}-{rate}"))
     inside, beside = [], []
     for key, weight in before.items():
@@ -217,8 +215,8 @@ def test_frozen_directions_keep_their_singular_values_up_to_what_adam_lets_throu
 
     With U_low and V_low each a little off, U_high' W V_high' moves by the product of both: an order less.
     """
-    found = {rate: leak("osf", rate, tmp_path) for rate in (1e-4, 1e-3, 1e-2)}
-    assert found[1e-4].inside < 1e-3 and found[1e-3].inside < 1e-2 and found[1e-2].inside < 5e-2
+    found = {rate: leak("osf", rate, tmp_path) for rate in (1e-4, 1e-2)}
+    assert found[1e-4].inside < 1e-3 and found[1e-2].inside < 5e-2
     assert all(0.05 < f.beside < 0.4 for f in found.values())
     # The premise: weights that move freely change there as they do elsewhere.
     free = leak("full", 1e-3, tmp_path)
@@ -236,23 +234,20 @@ def test_osf_refuses_layers_that_it_would_leave_as_they_are() -> None:
 # Runs.
 
 
-def configure(model_dir: Path, run_dir: Path, name: str, **changes: Any) -> Config:
-    small = {
-        "model": {"base": str(model_dir), "device": "cpu"},
-        "sequence": list(SEQUENCE),
-        "policy": "original",
-        "method": name,
-        "train": {"rows": 4, "epochs": 2, "batch_size": 4, "warmup": 0, "learning_rate": 1e-3},
-        "evaluate": {"rows": 3, "max_new_tokens": 4},
-        "run_dir": str(run_dir),
-    }
-    return make_config({**small, **changes})
-
-
 @pytest.fixture(scope="module", params=WHOLE_METHODS)
 def done(request: pytest.FixtureRequest, model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Config:
     """A finished run of two tasks."""
-    config = configure(model_dir, tmp_path_factory.mktemp("whole") / "run", request.param)
+    config = make_config(
+        {
+            "model": {"base": str(model_dir), "device": "cpu"},
+            "sequence": list(SEQUENCE),
+            "policy": "original",
+            "method": request.param,
+            "train": {"rows": 4, "epochs": 2, "batch_size": 4, "warmup": 0, "learning_rate": 1e-3},
+            "evaluate": {"rows": 3, "max_new_tokens": 4},
+            "run_dir": str(tmp_path_factory.mktemp("whole") / "run"),
+        }
+    )
     run(config)
     return config
 
@@ -270,7 +265,7 @@ def last_stage(config: Config) -> Path:
 def test_stock_transformers_alone_gives_the_losses_that_the_run_measured(done: Config) -> None:
     model = AutoModelForCausalLM.from_pretrained(last_stage(done))
     renderer = Renderer(AutoTokenizer.from_pretrained(last_stage(done)), 512)
-    for task in set_up(done).tasks:
+    for task in prepare(done).inputs.tasks:
         rows = renderer.encode(task.instruction, task.suffix, task.test)
         with torch.no_grad():
             by_hand = [float(nll_by_hand(model, [row])) for row in rows]
@@ -278,45 +273,26 @@ def test_stock_transformers_alone_gives_the_losses_that_the_run_measured(done: C
         assert cell(done, task.name, 0)["losses"]["nll"] != pytest.approx(by_hand, abs=1e-2)
 
 
-def test_a_stage_answers_as_its_run_was_tested_and_needs_no_base(done: Config, tmp_path: Path) -> None:
+def test_a_stage_answers_as_its_run_was_tested_needs_no_base_and_is_not_merged_again(
+    done: Config, tmp_path: Path
+) -> None:
     moved = Path(shutil.copytree(last_stage(done), tmp_path / "moved"))
     lineage = json.loads((moved / "sapo.json").read_text())
     (moved / "sapo.json").write_text(json.dumps(lineage | {"base_model": "./nowhere"}))
     stage = Stage.load(moved)
     predictions = []
-    for task in set_up(done).tasks:
+    for task in prepare(done).inputs.tasks:
         predictions += stage.answer([row.input for row in task.test], task.name)
     assert predictions == [p for name in SEQUENCE for p in cell(done, name)["predictions"]]
     assert not isinstance(stage.loaded.model, PeftModel)
-
-
-def test_a_whole_model_is_not_merged_again(done: Config, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="is merged already: copy it, or use it as it is"):
-        export_merged(last_stage(done), tmp_path / "out")
+        export_merged(moved, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_an_interrupted_run_ends_in_the_same_weights_and_misses_them_where_they_are_gone(
-    done: Config, model_dir: Path, tmp_path: Path
-) -> None:
-    config = configure(model_dir, tmp_path / "run", done.method)
-    # As if it had been stopped after the first task was trained.
-    shutil.copytree(done.run_dir, config.run_dir)
-    for part in ("cells/1", "cells/2", "stages/2-extract-items"):
-        shutil.rmtree(config.run_dir / part)
-    (config.run_dir / "training" / f"2-{SEQUENCE[1]}.json").unlink()
-    run(config)
-    files = [p.relative_to(done.run_dir) for p in done.run_dir.rglob("*.safetensors")]
-    assert len(files) == 2
-    assert all((done.run_dir / file).read_bytes() == (config.run_dir / file).read_bytes() for file in files)
+def test_weights_that_are_gone_are_missed(done: Config, tmp_path: Path) -> None:
+    config = done.model_copy(update={"run_dir": Path(shutil.copytree(done.run_dir, tmp_path / "run"))})
     shutil.rmtree(config.run_dir / "cells" / "2")
     (last_stage(config) / "model.safetensors").unlink()
     with pytest.raises(RecordError, match=r"2-extract-items/model\.safetensors is missing"):
         run(config)
-
-
-@each_whole
-def test_whole_models_may_have_a_rate_of_their_own(name: str, model_dir: Path, tmp_path: Path) -> None:
-    own = configure(model_dir, tmp_path / "own", name, **{name: {"learning_rate": 3e-6}})
-    assert set_up(own).settings.learning_rate == 3e-6
-    assert set_up(configure(model_dir, tmp_path / "same", name)).settings.learning_rate == 1e-3

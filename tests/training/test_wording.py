@@ -1,73 +1,56 @@
-"""Mixtures: what a model is really trained on, update by update, while batches are made ahead of their time."""
+"""How rows are worded: what a model is really trained on, update by update, while batches are made ahead of time."""
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
-from math import sqrt
-from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
-from scipy.stats import chisquare
-from small_runs import (
-    SUFFIX,
-    Seen,
-    Told,
-    adapters,
-    cells,
-    configure,
-    lasting,
-    nll_by_hand,
-    original_of,
-    paraphrases_of,
-    read,
-    save_model,
-    watch_training,
-    write_bench,
-)
-from transformers import AutoModelForCausalLM
+from assignments import nll_by_hand, tokens_of, whole_rows
+from small_runs import SUFFIX, Seen, Told, watch_training
 
-import sapo.runs.steps
-from sapo.core.types import Instruction, Task
+from sapo.core.types import Choice, Encoded, Instruction, Task
 from sapo.integrations.testing import tiny_model, tiny_tokenizer, toy_task
 from sapo.models.render import Renderer
-from sapo.runs.prepare import set_up
-from sapo.sequence import run
 from sapo.training.finetune import finetune
 from sapo.training.policies import MIXTURES, mixture
 from sapo.training.settings import Policy, TrainSettings
 from sapo.training.trainer import Extras
-from sapo.training.wording import Mixture, Rewording, Worded
+from sapo.training.wording import Fixed, Leaders, Mixture, Reselecting, Rewording, Worded
 
 TEXTS = ("One, is it?", "Two: say it.", "Three! Do tell.", "Four, please.")
 PARAPHRASES = tuple(Instruction(text, "file") for text in TEXTS)
 # 3 updates an epoch, the last one smaller, each but that one in two passes.
-ROWS, EPOCHS, UPDATES = 40, 5, 3
-SETTINGS = TrainSettings(
-    epochs=EPOCHS,
-    learning_rate=1e-3,
-    batch_size=16,
-    micro_batch_size=8,
-    warmup=0.0,
-    weight_decay=0.0,
-    max_grad_norm=1.0,
-)
+ROWS, EPOCHS, UPDATES = 20, 4, 3
+SETTINGS = TrainSettings(epochs=EPOCHS, learning_rate=1e-3, batch_size=8, micro_batch_size=4, warmup=0.0)
 
 
 def task_of(rows: int = ROWS) -> Task:
     return replace(toy_task(rows=rows), suffix=SUFFIX)
 
 
-def train(task: Task, words: Worded | None, settings: TrainSettings = SETTINGS, told: Told | None = None) -> Any:
+def renderer() -> Renderer:
+    return Renderer(tiny_tokenizer(), 256)
+
+
+def chosen(task: Task) -> Choice:
+    return Choice(task, Instruction(task.instruction, "original"))
+
+
+def train(
+    task: Task, words: Worded | None, settings: TrainSettings = SETTINGS, told: Told | None = None, model: Any = None
+) -> Any:
     """Train the tiny model itself on a task; return (model, training)."""
-    model, renderer = tiny_model(), Renderer(tiny_tokenizer(), 256)
-    extras = Extras() if words is None else Extras(reword=Rewording(renderer, [task], [words]))
-    encoded = renderer.encode(task.instruction, task.suffix, task.train)
+    model = model or tiny_model()
+    extras = Extras() if words is None else Extras(reword=Rewording(renderer(), [chosen(task)], [words]))
+    encoded = renderer().encode(task.instruction, task.suffix, task.train)
     with (told or Told()).step("training", 0, 0) as advance:
         return model, finetune(model, encoded, settings, 0, advance, extras=extras)
 
@@ -78,13 +61,12 @@ def mixed(policy: Policy, seed: int = 0, period: int = 2) -> Mixture:
     return Mixture(PARAPHRASES, draw)
 
 
-def seen_in(policy: Policy, seed: int = 0, task: Task | None = None) -> list[Seen]:
-    """What went through the model, with nothing computed in advance for a whole batch (as dropout has it)."""
+def seen_in(policy: Policy, seed: int = 0) -> list[Seen]:
+    """What went through the model, with nothing computed in advance for a whole batch."""
     told = Told()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sapo.training.prefix.can_share", lambda model, encoded: model.train() is None)
         seen = watch_training(patch, told)
-        train(task or task_of(), mixed(policy, seed), told=told)
+        train(task_of(), mixed(policy, seed), told=told, model=whole_rows(tiny_model()))
     return seen
 
 
@@ -119,23 +101,6 @@ def test_every_row_keeps_its_answer_and_is_never_worded_as_the_original(
         assert {text for _, text, _, _ in seen} <= set(TEXTS)
 
 
-def test_per_example_differs_between_rows_and_between_epochs_and_is_uniform(by_example: list[Seen]) -> None:
-    found = table(by_example)
-    assert chisquare(np.bincount(found.ravel(), minlength=4)).pvalue > 1e-3
-    assert all(len(set(epoch)) == 4 for epoch in found)
-    # Independent draws of four agree in a quarter of all cases.
-    for one, other in pairwise(found):
-        assert abs((one == other).mean() - 0.25) < 4 * sqrt(0.25 * 0.75 / ROWS)
-    assert len({tuple(column) for column in found.T}) > ROWS / 2
-
-
-def test_per_example_within_an_update_words_rows_apart_from_each_other(by_example: list[Seen]) -> None:
-    in_update = defaultdict(set)
-    for update, text, _, _ in by_example:
-        in_update[update].add(text)
-    assert len(in_update) == EPOCHS * UPDATES and all(len(texts) > 1 for texts in in_update.values())
-
-
 def test_per_example_trains_on_what_is_drawn_for_that_row_in_that_epoch(by_example: list[Seen]) -> None:
     found = table(by_example)
     expected = [
@@ -159,133 +124,117 @@ def test_paft_keeps_one_text_for_exactly_so_many_updates_across_the_ends_of_epoc
     assert sum(a != b for a, b in pairwise(texts[::2])) >= 3
 
 
-@pytest.mark.parametrize("policy", MIXTURES)
-def test_the_texts_depend_on_the_seed_and_on_nothing_else(
-    policy: Policy, by_example: list[Seen], by_period: list[Seen]
-) -> None:
-    first = by_example if policy == "per-example" else by_period
+def test_the_texts_depend_on_a_seed_of_their_own_and_the_order_of_rows_on_another(by_period: list[Seen]) -> None:
     np.random.seed(5)
     torch.manual_seed(5)
-    assert seen_in(policy) == first
-    other = seen_in(policy, seed=1)
-    assert other != first
-    # The order of rows is another seed's business.
-    assert [(update, shown) for update, _, shown, _ in other] == [(update, shown) for update, _, shown, _ in first]
+    other = seen_in("paft", seed=1)
+    assert other != by_period
+    assert [(update, shown) for update, _, shown, _ in other] == [(update, shown) for update, _, shown, _ in by_period]
 
 
-class Constant:
-    """Words every row as the same text."""
-
-    def __init__(self, text: str) -> None:
-        self._text = text
-
-    def text(self, row: int, epoch: int, step: int) -> str:
-        return self._text
+def fixed(text: str) -> Fixed:
+    return Fixed(Instruction(text, "file"))
 
 
 def test_wording_rows_as_they_are_is_training_on_them_to_the_bit() -> None:
     task = task_of(13)
-    settings = SETTINGS.model_copy(update=dict(epochs=2, batch_size=4, micro_batch_size=2))
+    settings = SETTINGS.model_copy(update={"epochs": 1})
     plain, before = train(task, None, settings)
-    worded, after = train(task, Constant(task.instruction), settings)
-    other, elsewhere = train(task, Constant("Something else."), settings)
+    worded, after = train(task, fixed(task.instruction), settings)
+    other, elsewhere = train(task, fixed("Something else."), settings)
     assert before == after != elsewhere
     assert all(torch.equal(p, worded.state_dict()[name]) for name, p in plain.state_dict().items())
     assert any(not torch.equal(p, other.state_dict()[name]) for name, p in plain.state_dict().items())
-
-
-# Whole runs.
-
-
-@pytest.fixture(scope="module")
-def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_bench(tmp_path_factory.mktemp("bench"))
+    unchanged, drawn = (Rewording(renderer(), [chosen(task)], [w]) for w in (fixed("A"), mixed("paft")))
+    assert (unchanged.changes, drawn.changes, drawn.decides) == (False, True, [list(TEXTS)])
 
 
 @pytest.mark.parametrize("policy", MIXTURES)
-def test_a_run_trains_each_task_with_its_paraphrases_and_tests_it_with_the_original(
-    policy: Policy, model_dir: Path, bench: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    told = Told()
-    seen = watch_training(monkeypatch, told)
-    config = configure(model_dir, bench, tmp_path / "run", policy=policy, paft={"steps": 1}, train={"epochs": 3})
-    data = run(config, told).data
-    for task in ("alpha", "beta"):
-        texts = {text for _, text, shown, _ in seen if shown.startswith(task)}
-        assert len(texts) > 1 and texts <= set(paraphrases_of(task))
-        entry = data["instructions"][task]
-        assert (entry["text"], entry["origin"], entry["losses"]) == (original_of(task), "original", None)
-        assert entry["mixture"] == paraphrases_of(task)
-    assert not (config.run_dir / "selections").exists()
-    assert {name.rpartition("/")[2] for name in cells(config.run_dir)} == {"alpha.original.json", "beta.original.json"}
-    assert {found["instruction"] for found in cells(config.run_dir).values()} == {
-        original_of("alpha"), original_of("beta"),
-    }  # fmt: skip
-    lineage = read(config.run_dir / "stages" / "2-beta" / "sapo.json")
-    assert [(t["instruction"], t["mixture"]) for t in lineage["tasks"]] == [
-        (original_of(task), paraphrases_of(task)) for task in ("alpha", "beta")
-    ]
-
-
-@pytest.mark.parametrize("policy", MIXTURES)
-def test_the_loss_of_the_first_update_is_that_of_the_drawn_texts_over_the_same_answer_tokens(
-    policy: Policy, model_dir: Path, bench: Path, tmp_path: Path
-) -> None:
-    config = configure(
-        model_dir, bench, tmp_path / "run", policy=policy, lora={"dropout": 0.0}, sequence=["alpha"],
-        train={"batch_size": 6, "micro_batch_size": 3, "epochs": 1, "rows": 6},
-    )  # fmt: skip
-    run(config)
-    (loss,) = read(config.run_dir / "training" / "1-alpha.json")["value"]["losses"]
-    task = set_up(config).tasks[0]
-    model, tokenizer = AutoModelForCausalLM.from_pretrained(model_dir), tiny_tokenizer()
-    draw = mixture(policy, 3, config.paft.steps, config.seed)
+def test_the_loss_of_the_first_update_is_that_of_the_drawn_texts_over_the_same_answer_tokens(policy: Policy) -> None:
+    task, draw = task_of(6), mixture(policy, len(TEXTS), 2, 0)
     assert draw is not None
-    texts = [paraphrases_of("alpha")[draw(i, 0, 0)] for i in range(6)]
-    nll = [nll_by_hand(model, tokenizer, text, SUFFIX, [row])[0] for text, row in zip(texts, task.train, strict=True)]
-    # A letter, the end of the turn and a line break for each row.
-    assert loss == pytest.approx(sum(nll) / (6 * 3), abs=1e-5)
-    originals = nll_by_hand(model, tokenizer, original_of("alpha"), SUFFIX, task.train)
-    assert loss != pytest.approx(sum(originals) / (6 * 3), abs=1e-3)
+    _, log = train(task, mixed(policy), SETTINGS.model_copy(update={"epochs": 1}))
+    texts = [TEXTS[draw(i, 0, 0)] for i in range(6)]
+    rows = [renderer().encode(text, SUFFIX, [row])[0] for text, row in zip(texts, task.train, strict=True)]
+    originals = renderer().encode(task.instruction, SUFFIX, task.train)
+    with torch.no_grad():
+        by_hand, other = (float(nll_by_hand(tiny_model(), r)) / tokens_of(r) for r in (rows, originals))
+    assert log.losses == (pytest.approx(by_hand, abs=1e-5),) and log.losses[0] != pytest.approx(other, abs=1e-3)
 
 
-@pytest.mark.parametrize("policy", MIXTURES)
-def test_an_interrupted_mixture_goes_on_with_the_same_texts(
-    policy: Policy, model_dir: Path, bench: Path, tmp_path: Path
-) -> None:
-    # 5 epochs of 2 updates; stopped in the middle of an epoch and of a period.
-    changes: dict[str, Any] = {"policy": policy, "paft": {"steps": 4}, "train": {"epochs": 5, "checkpoint_every": 3}}
-    whole = configure(model_dir, bench, tmp_path / "whole", **changes)
-    expected = lasting(run(whole))
-    config = configure(model_dir, bench, tmp_path / "run", **changes)
-    with pytest.raises(KeyboardInterrupt):
-        run(config, Told("beta: training", after=5))
-    assert (config.run_dir / "unfinished" / "2-beta" / "checkpoint-3").is_dir()
-    told = Told()
-    assert lasting(run(config, told)) == expected
-    assert told.of("training") == ["task 2 beta: training"]
-    assert adapters(config.run_dir) == adapters(whole.run_dir)
-    training = [read(d / "training" / "2-beta.json")["value"]["losses"] for d in (config.run_dir, whole.run_dir)]
-    assert training[0] == training[1] and len(training[0]) == 10
+# Choosing again while training goes on.
 
 
-def test_a_fixed_policy_is_trained_without_any_rewording(
-    model_dir: Path, bench: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    given: list[Extras] = []
+class KnownLosses:
+    """Stands for a scorer: candidates have the losses that it is told, by their first row's tokens."""
 
-    def spy(*args: Any) -> Training:
-        given.append(args[-1])
-        return finetune(*args)
+    def __init__(self, known: Mapping[tuple[int, ...], str]) -> None:
+        self._known, self.losses = known, dict[str, float]()
 
-    monkeypatch.setattr(sapo.runs.steps, "finetune", spy)
-    for policy in ("original", "random", "sapo"):
-        run(configure(model_dir, bench, tmp_path / policy, policy=policy, sequence=["alpha"]))
-    assert [replace(extras, log=Extras().log) for extras in given] == [Extras()] * 3
-    run(configure(model_dir, bench, tmp_path / "paft", policy="paft", sequence=["alpha"]))
-    assert given[-1].reword is not None
+    def on(self, model: object) -> KnownLosses:
+        return self
+
+    def __call__(self, encoded: Sequence[Encoded]) -> SimpleNamespace:
+        return SimpleNamespace(per_token=self.losses[self._known[encoded[0].ids]])
+
+
+def reselecting() -> tuple[Reselecting, KnownLosses]:
+    task, texts = toy_task(), ("A", "B", "C")
+    scorer = KnownLosses({renderer().encode(t, task.suffix, task.dev)[0].ids: t for t in texts})
+    candidates = [Instruction(t, "file") for t in texts]
+    leaders = Leaders(renderer(), task.suffix, candidates, task.dev, candidates[0])
+    return Reselecting(cast(Any, scorer), leaders, 2, [*texts]), scorer
+
+
+def test_training_continues_with_the_lowest_of_the_leading_candidates() -> None:
+    chooser, scorer = reselecting()
+    leaders = chooser.leaders
+    scorer.losses = {"A": 3.0, "B": 1.0, "C": 2.0}
+    assert not chooser.after(None, 1, False) and chooser.text(0, 0, 1) == "A"
+    assert not chooser.after(None, 2, False) and chooser.text(5, 0, 2) == "B"
+    scorer.losses = {"A": 3.0, "B": 1.0, "C": 0.99995}
+    chooser.after(None, 4, False)
+    assert leaders.chosen.text == "B", "rounding changes nothing"
+    scorer.losses = {"A": 0.5, "B": 1.0, "C": 2.0}
+    chooser.after(None, 5, False)
+    chooser.after(None, 6, True)
+    assert list(leaders.switches) == [(2, "B")], "nor does what is seen between two choices, or after the last update"
+    chooser.after(None, 8, False)
+    assert leaders.chosen.text == "A" and list(leaders.switches) == [(2, "B"), (8, "A")]
+    leaders.back(8)
+    assert leaders.chosen.text == "B" and list(leaders.switches) == [(2, "B")]
+
+
+def test_choosing_again_resumes_with_what_a_checkpoint_holds() -> None:
+    chooser, scorer = reselecting()
+    scorer.losses = {"A": 3.0, "B": 1.0, "C": 2.0}
+    fresh = json.dumps(chooser.state())
+    chooser.after(None, 2, False)
+    for state, expected in ((json.dumps(chooser.state()), ("B", ((2, "B"),))), (fresh, ("A", ()))):
+        again, _ = reselecting()
+        again.restore(None, json.loads(state))
+        assert (again.leaders.chosen.text, again.leaders.switches) == expected
+
+
+class Spelled:
+    """Words a row by its number, epoch and step."""
+
+    def __init__(self) -> None:
+        self.decides: list[Any] = ["everything"]
+
+    def text(self, row: int, epoch: int, step: int) -> str:
+        return f"{row}-{epoch}-{step}"
+
+
+def test_rows_are_worded_task_by_task_with_their_own_suffix_and_answer() -> None:
+    tokenizer = tiny_tokenizer()
+    one, two = toy_task("one", rows=2), replace(toy_task("two", rows=3), suffix="Another suffix.")
+    drawn = Mixture([Instruction(t, "file") for t in "012"], lambda row, epoch, step: (row + epoch + step) % 3)
+    words = Rewording(renderer(), [chosen(one), chosen(two)], [Spelled(), drawn])
+    for row, task, own, text in ((1, one, 1, "1-4-7"), (2, two, 0, "2"), (4, two, 2, "1")):
+        found, example = words(row, 4, 7), task.train[own]
+        prompt, answer = tokenizer.decode(found.ids[: found.prompt_length]), found.ids[found.prompt_length :]
+        assert f"user\n{text}\n\nText:\n{example.input}\n\n{task.suffix}<|im_end|>" in prompt
+        assert tokenizer.decode(answer) == f"{example.answer}<|im_end|>\n"
+    # Behind the last row lies what fills an update up: nothing of it is supervised.
+    assert words(5, 4, 7).supervised == 0

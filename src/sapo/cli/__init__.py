@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import os
 import sys
 
 from rich.console import Console
@@ -9,7 +11,7 @@ from rich.console import Console
 from sapo.cli import data, paraphrase, run, select, stages, study, tasks
 from sapo.cli.app import app
 from sapo.core.errors import SapoError
-from sapo.core.processes import joined, launched, leave
+from sapo.core.processes import joined, leave
 
 # In the order in which help lists them.
 COMMANDS = (run, select, paraphrase, tasks, study, stages, data)
@@ -17,13 +19,18 @@ COMMANDS = (run, select, paraphrase, tasks, study, stages, data)
 
 def main() -> None:
     """Run the command line: exit 0 on success, 2 for the user's mistakes, 130 when interrupted."""
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that has not all letters shows others instead of ending the command.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    rank = int(os.environ.get("RANK", "0"))
     try:
         app()
     except SapoError as error:
         # Before the processes join, all of them find the same mistakes, and one of them says so.
-        if launched().first or joined():
+        if rank == 0 or joined():
             errors = Console(stderr=True)
-            who = "" if launched().first else f"process {launched().rank}: "
+            who = "" if rank == 0 else f"process {rank}: "
             errors.print(f"{who}error: ", style="bold red", end="")
             errors.print(str(error), markup=False, highlight=False, soft_wrap=True)
         sys.exit(2)

@@ -7,13 +7,14 @@ import shlex
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
+from sapo import __version__
 from sapo.cli.progress import Stopped, Terminal
 from sapo.core.errors import ConfigError, ProcessError
 from sapo.core.processes import is_lost, launched
@@ -21,7 +22,6 @@ from sapo.core.progress import Reporter, Silent
 
 app = typer.Typer(
     name="sapo",
-    help="State-Adaptive Prompt Optimization: train with the instruction that fits the model's current state.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -30,17 +30,50 @@ app = typer.Typer(
 _INTERRUPTED = 130
 DataDir = Annotated[Path | None, typer.Option(help="Directory with instructions.json and one folder per task.")]
 Given = Annotated[str | None, typer.Option(help="The task's instruction, where the data hold none or another one.")]
+Suffix = Annotated[str | None, typer.Option(help="Replaces the task's suffix.")]
 Columns = Annotated[
     list[str] | None,
-    typer.Option("--column", help="ROLE=NAME for own data; roles: input, answer, instruction, messages. Repeatable."),
+    typer.Option(
+        "--column",
+        help="ROLE=NAME for own data, repeatable; roles: input, answer, instruction, system, history, messages, ignore.",
+    ),
 ]
+Train = Annotated[str | None, typer.Option(help="Split of own data with the training rows.")]
 Subset = Annotated[str | None, typer.Option(help="Configuration name of a hub data set.")]
 Model = Annotated[str, typer.Option(help="'embedded', a local directory, or a hub id.")]
+Configuration = Annotated[Path, typer.Argument(help="YAML file, see docs/config.md or docs/study.md.")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="key=value, such as train.epochs=1.")]
+Ray = Annotated[
+    str | None,
+    typer.Option(metavar="ADDRESS", help="Train on a Ray cluster; auto: the cluster of this machine."),
+]
+StageDir = Annotated[Path, typer.Argument(help="A stage directory of a run: RUN_DIR/stages/K-TASK.")]
 
 
 def console() -> Console:
     """Return the console for results: standard output."""
     return Console()
+
+
+def say(*lines: str) -> None:
+    """Print lines of plain text to standard output, each unbroken."""
+    for line in lines:
+        console().print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        say(f"sapo {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """State-Adaptive Prompt Optimization: train with the instruction that fits the model's current state."""
 
 
 def one_process(command: str) -> None:
@@ -60,20 +93,23 @@ def demand_writable(path: Path | None, option: str, *read: Path | None) -> None:
     above = next(folder for folder in path.absolute().parents if folder.exists())
     if path.is_dir() or not above.is_dir() or not os.access(above, os.W_OK):
         raise ConfigError(f"{option} {path} cannot be written: give the path of a file")
-    # A file is put in place whole: what is no file would be replaced by one.
+    # A file is put in place whole, and would replace a link or a device.
     if path.is_symlink() or (path.exists() and not path.is_file()):
         raise ConfigError(f"{option} {path} is a link or a device: give the path of a file")
     if path.exists() and any(other is not None and other.exists() and other.samefile(path) for other in read):
         raise ConfigError(f"{option} {path} is a file that this command reads: give another one")
 
 
-def roles(columns: list[str] | None) -> dict[str, str] | None:
-    """Return role -> column of --column options."""
+def roles(columns: list[str] | None) -> dict[str, tuple[str, ...]] | None:
+    """Return role -> columns of --column options."""
     pairs = [column.partition("=") for column in columns or ()]
     wrong = [role for role, equals, name in pairs if not (role and equals and name)]
     if wrong:
         raise ConfigError(f"--column {wrong[0]!r} must have the form ROLE=NAME, such as input=review")
-    return {role: name for role, _, name in pairs} or None
+    found: dict[str, tuple[str, ...]] = {}
+    for role, _, name in pairs:
+        found[role] = (*found.get(role, ()), name)
+    return found or None
 
 
 @contextmanager
@@ -90,7 +126,7 @@ def terminal() -> Iterator[Reporter]:
 
 @contextmanager
 def resumable(saved: Callable[[], str]) -> Iterator[None]:
-    """Say what is saved and how to go on, should the block be interrupted."""
+    """Say what is saved and how to resume, should the block be interrupted."""
     try:
         yield
     except KeyboardInterrupt as stop:
@@ -105,30 +141,27 @@ def resumable(saved: Callable[[], str]) -> Iterator[None]:
 
 
 def saved_in(run_dir: Path) -> str:
-    """Return what a run directory holds, and how to go on."""
-    counts = [
-        f"{len(list(run_dir.glob(pattern)))} {what}"
-        for pattern, what in (
-            ("selections/*.json", "selections"),
-            ("training/*.json", "trained tasks"),
-            ("cells/*/*.json", "test results"),
-        )
-    ]
+    """Return what the directory of a run or sweep holds, and how to resume."""
     if not run_dir.is_dir():
         return "Nothing was computed yet. The same command starts again."
-    return f"Saved in {run_dir}: {', '.join(counts)}; of what was being computed, nothing. {again()}"
-
-
-def saved_in_sweep(run_dir: Path) -> str:
-    """Return what a sweep holds, and how to go on."""
-    finished = len(list(run_dir.glob("*/*/results.json")))
-    return f"Saved in {run_dir}: {finished} finished runs, and what was finished of the one at work. {again()}"
+    kinds = {"selections/*.json": "selections", "training/*.json": "trained tasks", "cells/*/*.json": "test results"}
+    if not (run_dir / "config.yaml").exists():
+        kinds = {"*/*/results.json": "finished runs, and the finished steps of others"}
+    counts = [f"{len(list(run_dir.glob(pattern)))} {what}" for pattern, what in kinds.items()]
+    return f"Saved in {run_dir}: {', '.join(counts)}. The step in progress was discarded. {again()}"
 
 
 def again() -> str:
-    """Return how to go on."""
+    """Return how to resume."""
     launcher = ", with its launcher" if launched().count > 1 else ""
-    return f"To go on, give the same command again{launcher}: sapo {shlex.join(sys.argv[1:])}"
+    return f"To resume, give the same command again{launcher}: sapo {shlex.join(sys.argv[1:])}"
+
+
+@contextmanager
+def working(saved: Callable[[], str] | None = None) -> Iterator[Reporter]:
+    """Show progress, keep libraries quiet and, where something is saved, say how to resume if interrupted."""
+    with resumable(saved) if saved else nullcontext(), quiet_libraries(), terminal() as progress:
+        yield progress
 
 
 @contextmanager

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from pydantic import ValidationError
 
 from sapo.cli.app import (
     Columns,
@@ -14,17 +14,19 @@ from sapo.cli.app import (
     Given,
     Model,
     Subset,
+    Suffix,
+    Train,
     again,
     app,
     console,
     demand_writable,
-    quiet_libraries,
-    resumable,
     roles,
-    terminal,
+    say,
+    working,
 )
 from sapo.core.errors import CandidateError, ConfigError
 from sapo.core.processes import Processes, join
+from sapo.core.types import Rule, Sample, Strategy
 from sapo.selection.settings import SelectionSettings
 
 if TYPE_CHECKING:
@@ -33,9 +35,6 @@ if TYPE_CHECKING:
     from sapo.core.types import Selection, Task
     from sapo.models.load import LoadedModel
 
-Rule = Literal["lowest", "confident"]
-Sample = Literal["stratified", "first"]
-Strategy = Literal["racing", "exhaustive"]
 # Paraphrases, where no file is given.
 _COUNT = 20
 
@@ -49,20 +48,21 @@ def select_command(
     candidates: Annotated[
         Path | None,
         typer.Option(
-            help="JSON list, JSONL, or JSON object keyed by task; by default built-in ones, or such as rules make."
+            help="JSON list, JSONL, or JSON object keyed by task; default: built-in, else rule-based paraphrases."
         ),
     ] = None,
     model: Model = "embedded",
     adapter: Annotated[str | None, typer.Option(help="Adapter on the model: its current state.")] = None,
     data_dir: DataDir = None,
     instruction: Given = None,
-    suffix: Annotated[str | None, typer.Option(help="Replaces the task's suffix.")] = None,
+    suffix: Suffix = None,
     column: Columns = None,
+    train: Train = None,
     subset: Subset = None,
     examples: Annotated[int, typer.Option(min=1, help="Training rows to score on.")] = 250,
     rule: Annotated[Rule, typer.Option(help="lowest loss, or leave the original only with confidence.")] = "lowest",
     strategy: Annotated[
-        Strategy, typer.Option(help="Candidates race, and drop out when they cannot win; or all on all rows.")
+        Strategy, typer.Option(help="Candidates race and are dropped when they cannot win; or all on all rows.")
     ] = "racing",
     delta: Annotated[float, typer.Option(help="Race: how often the winner may be off by more than epsilon.")] = 0.05,
     epsilon: Annotated[float, typer.Option(min=0, help="Race: tolerance, in nats per token.")] = 0.01,
@@ -79,25 +79,34 @@ def select_command(
 ) -> None:
     """Score candidate instructions under a model and choose one; trains nothing."""
     from sapo.core.storage import write_json
+    from sapo.models.load import best_device, load_model
     from sapo.report.selections import print_selection
+    from sapo.tasks.load import load_task
 
     demand_writable(json_out, "--json", candidates, Path(task))
-    _demand_sensible(delta, epsilon, budget)
+    try:
+        settings = SelectionSettings(
+            examples=examples, rule=rule, sample=sample, strategy=strategy, delta=delta, epsilon=epsilon,
+            budget=budget, cache=use_cache,
+        )  # fmt: skip
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        raise ConfigError(f"--{wrong['loc'][0]} {wrong['input']}: {wrong['msg']}") from error
 
     def read() -> tuple[Task, Gathered]:
-        from sapo.tasks.load import load_task
-
-        loaded = load_task(task, data_dir, instruction=instruction, suffix=suffix, columns=roles(column), subset=subset)
+        loaded = load_task(
+            task, data_dir, instruction=instruction, suffix=suffix, columns=roles(column), train=train, subset=subset
+        )
         return loaded, _gather(loaded, candidates)
 
     processes = join(None)
-    with resumable(lambda: _kept(use_cache)), quiet_libraries(), terminal() as progress:
-        loaded_task, gathered = processes.once(read)
-        wanted = _Wanted(examples, rule, strategy, delta, epsilon, budget, sample, seed, use_cache)
-        loaded = processes.together(lambda: _load(model, adapter, processes))
-        for note in (*loaded.notes, *loaded_task.notes, *gathered.notes):
+    kept = "Losses of finished rounds and candidates are kept" if use_cache else "Nothing is kept (--no-cache)"
+    with working(lambda: f"{kept}. {again()}") as progress:
+        given, gathered = processes.once(read)
+        loaded = processes.together(lambda: load_model(model, adapter, device=processes.device(best_device())))
+        for note in (*loaded.notes, *given.notes, *gathered.notes):
             progress.note(note)
-        selection = _score(loaded, loaded_task, gathered, wanted, processes, progress)
+        selection = _score(loaded, given, gathered, settings, seed, processes, progress)
     if not processes.first:
         return
     # First what would be lost should nobody read on.
@@ -105,71 +114,7 @@ def select_command(
         write_json(json_out, {"model": loaded.name, **selection.to_json()})
     print_selection(console(), selection)
     if json_out is not None:
-        console().print(f"written to {json_out}", markup=False, highlight=False)
-
-
-@dataclass(frozen=True, slots=True)
-class _Wanted:
-    """How to score, see the options of the same names."""
-
-    examples: int
-    rule: Rule
-    strategy: Strategy
-    delta: float
-    epsilon: float
-    budget: float | None
-    sample: Sample
-    seed: int
-    use_cache: bool
-
-
-def _load(model: str, adapter: str | None, processes: Processes) -> LoadedModel:
-    from sapo.models.load import best_device, load_model
-
-    return load_model(model, adapter, device=processes.device(best_device()))
-
-
-def _score(
-    loaded: LoadedModel, task: Task, gathered: Gathered, wanted: _Wanted, processes: Processes, progress: Reporter
-) -> Selection:
-    """Return the selection, telling what the data hold and what scoring takes."""
-    from sapo.models.fingerprint import state_fingerprint
-    from sapo.models.losses import Scorer
-    from sapo.models.render import Renderer
-    from sapo.report.numbers import tokens
-    from sapo.runs.plan import epoch_cost, scoring
-    from sapo.selection.cache import LossCache, cache_directory
-    from sapo.selection.rows import MAX_LENGTH, context_length
-    from sapo.selection.scoring import score_candidates
-    from sapo.tasks.findings import data_table, warnings_of
-    from sapo.tasks.inspection import inspect_rows
-    from sapo.tasks.sampling import selection_rows
-
-    kept = gathered.candidates
-    cache = None
-    if wanted.use_cache:
-        state = state_fingerprint(loaded.model)
-        cache = LossCache(cache_directory(), state, loaded.model.device.type, processes)
-    renderer = Renderer(loaded.tokenizer, min(MAX_LENGTH, context_length(loaded.model)))
-    rows = selection_rows(task, wanted.examples, wanted.sample, wanted.seed)
-    inspection = inspect_rows(task, rows)
-    progress.table("data", *data_table([inspection]))
-    for warning in warnings_of(inspection):
-        progress.note(f"note: {warning}")
-    if wanted.strategy == "racing" and wanted.rule == "confident":
-        progress.note("note: rule confident needs every loss: all candidates are scored on all rows (exhaustive)")
-    most = None if wanted.budget is None else wanted.budget * epoch_cost(renderer, task)
-    settings = SelectionSettings(
-        rule=wanted.rule, sample=wanted.sample, strategy=wanted.strategy, delta=wanted.delta, epsilon=wanted.epsilon
-    )
-    work = scoring(renderer, task, kept, len(rows), races=settings.races)
-    amount = " to ".join(dict.fromkeys(tokens(w.cost) for w in work))
-    progress.note(f"scoring {len(kept)} candidates on up to {len(rows)} rows reads {amount} tokens")
-    progress.plan(len(rows) * len(kept))
-    return score_candidates(
-        Scorer(loaded.model, processes=processes), renderer, task, kept, rows, settings,
-        seed=wanted.seed, budget=most, rejected=gathered.rejected, cache=cache, progress=progress,
-    )  # fmt: skip
+        say(f"written to {json_out}")
 
 
 def _gather(task: Task, file: Path | None) -> Gathered:
@@ -183,21 +128,47 @@ def _gather(task: Task, file: Path | None) -> Gathered:
     gathered = gather(task, (FromFile(file),), None) if file else gather(task, (Builtin(), Rules()), _COUNT)
     if len(gathered.candidates) == 1:
         raise CandidateError(
-            f"task {task.name!r} has no valid candidate beside the original instruction "
+            f"task {task.name!r} has no valid candidate besides the original instruction "
             f"({why_none(gathered.rejected)}). Correct the texts, or have sapo paraphrase write others"
         )
     return gathered
 
 
-def _kept(cached: bool) -> str:
-    kept = "Losses of finished rounds and candidates are kept" if cached else "Nothing is kept (--no-cache)"
-    return f"{kept}. {again()}"
+def _score(
+    loaded: LoadedModel, task: Task, gathered: Gathered, settings: SelectionSettings, seed: int,
+    processes: Processes, progress: Reporter,
+) -> Selection:  # fmt: skip
+    """Return the selection, after notes on what the data hold and what scoring takes."""
+    from sapo.models.fingerprint import state_fingerprint
+    from sapo.models.losses import Scorer
+    from sapo.models.render import Renderer
+    from sapo.report.numbers import tokens
+    from sapo.runs.plan import epoch_cost, scoring
+    from sapo.selection.cache import LossCache, cache_directory
+    from sapo.selection.rows import MAX_LENGTH, context_length
+    from sapo.selection.scoring import score_candidates
+    from sapo.tasks.findings import data_table, warnings_of
+    from sapo.tasks.inspection import inspect_rows
+    from sapo.tasks.sampling import selection_rows
 
-
-def _demand_sensible(delta: float, epsilon: float, budget: float | None) -> None:
-    if not 0 < delta < 0.5:
-        raise ConfigError(f"--delta {delta}: allowed is a probability above 0 and below 0.5")
-    if not 0 <= epsilon < float("inf"):
-        raise ConfigError(f"--epsilon {epsilon}: allowed is 0 or a positive tolerance in nats per token")
-    if budget is not None and not 0 < budget < float("inf"):
-        raise ConfigError(f"--budget {budget}: allowed is a positive share of the cost of one epoch")
+    model, kept = loaded.model, gathered.candidates
+    renderer = Renderer(loaded.tokenizer, min(MAX_LENGTH, context_length(model)))
+    rows = selection_rows(task, settings.examples, settings.sample, seed)
+    inspection = inspect_rows(task, rows)
+    progress.table("data", *data_table([inspection]))
+    for warning in warnings_of(inspection):
+        progress.note(f"note: {warning}")
+    if settings.strategy == "racing" and not settings.races:
+        progress.note("note: rule confident needs every loss: all candidates are scored on all rows (exhaustive)")
+    work = scoring(renderer, task, kept, len(rows), races=settings.races)
+    amount = " to ".join(dict.fromkeys(tokens(w.cost) for w in work))
+    progress.note(f"scoring {len(kept)} candidates on up to {len(rows)} rows reads {amount} tokens")
+    progress.plan(len(rows) * len(kept))
+    budget = None if settings.budget is None else settings.budget * epoch_cost(renderer, task)
+    cache = None
+    if settings.cache:
+        cache = LossCache(cache_directory(), state_fingerprint(model), model.device.type, processes)
+    return score_candidates(
+        Scorer(model, processes=processes), renderer, task, kept, rows, settings,
+        seed=seed, budget=budget, rejected=gathered.rejected, cache=cache, progress=progress,
+    )  # fmt: skip

@@ -11,18 +11,18 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from sapo.cli.app import app, console, demand_writable, one_process, quiet_libraries
+from sapo.cli.app import StageDir, app, console, demand_writable, one_process, quiet_libraries, say
 from sapo.core.errors import ConfigError
 
 
 @app.command("generate")
 def generate_command(
-    stage_dir: Annotated[Path, typer.Argument(help="A stage directory of a run: RUN_DIR/stages/K-TASK.")],
+    stage_dir: StageDir,
     text: Annotated[str | None, typer.Option("--input", help="One input.")] = None,
     file: Annotated[Path | None, typer.Option(help="One input per line; one answer per line comes out.")] = None,
     task: Annotated[str | None, typer.Option(help="A task of the stage; the last one if left out.")] = None,
 ) -> None:
-    """Answer inputs with a trained stage, applying the instruction and suffix stored beside it."""
+    """Answer inputs with a trained stage, applying the instruction and suffix stored with it."""
     if (text is None) == (file is None):
         raise ConfigError("give either --input TEXT or --file FILE")
     one_process("sapo generate")
@@ -47,7 +47,7 @@ def generate_command(
 
 @app.command("export")
 def export_command(
-    stage_dir: Annotated[Path, typer.Argument(help="A stage directory of a run: RUN_DIR/stages/K-TASK.")],
+    stage_dir: StageDir,
     merge: Annotated[Path, typer.Option("--merge", help="Directory to write, new or empty.", show_default=False)],
 ) -> None:
     """Write a trained stage as a plain model, its adapter merged in; refuse where that would not be exact."""
@@ -56,14 +56,14 @@ def export_command(
     one_process("sapo export")
     with quiet_libraries():
         merged = export_merged(stage_dir, merge)
-    confirmed = (
-        "Base model and adapter are those of the run, by their fingerprint."
-        if merged.confirmed
-        else "NOT confirmed that the base model is the one of the run: the fingerprint of base and adapter is another "
-        "one. The base has changed since, or the libraries have."
-    )
+    confirmed = "Base model and adapter are those of the run, by their fingerprint."
+    if not merged.confirmed:
+        confirmed = (
+            "NOT confirmed that the base model is the one of the run: the fingerprint of base and adapter differs. The "
+            "base has changed since, or the libraries have."
+        )
     out = shlex.quote(str(merge))
-    for line in (
+    say(
         f"written to {merge}: model in float32, tokenizer, sapo.json, README.md",
         f"Largest logit difference to base and adapter: {merged.difference:.1e}, where the largest logit is "
         f"{merged.scale:.1f} ({merged.prompts} prompts, after saving).",
@@ -71,8 +71,7 @@ def export_command(
         "Next, answer with it, or give it to a run or to select as the model (model.base in a configuration):",
         f"  sapo generate {out} --input TEXT",
         f"  sapo run CONFIG.yaml model.base={out} run_dir=ANOTHER_DIRECTORY",
-    ):
-        console().print(line, markup=False, highlight=False, soft_wrap=True)
+    )
 
 
 @app.command("report")
@@ -86,11 +85,12 @@ def report_command(
     html: Annotated[
         Path | None, typer.Option(metavar="OUT.html", help="Write it as one HTML file with figures too.")
     ] = None,
+    full: Annotated[bool, typer.Option("--full", help="Print everything, not only what fits on one screen.")] = False,
 ) -> None:
-    """Show what runs, sweeps or a study found, side by side, and write the same as Markdown, and as HTML if asked."""
+    """Show what runs, sweeps or a study found, side by side; write all of it as Markdown, and as HTML if asked."""
     if html is not None and html.suffix.lower() not in (".html", ".htm"):
-        raise ConfigError(f"--html {html} is no name of an HTML file: it must end in .html or .htm")
+        raise ConfigError(f"--html {html} is not the name of an HTML file: it must end in .html or .htm")
     demand_writable(html, "--html")
     from sapo.report.publish import print_report
 
-    print_report(console(), run_dirs, html)
+    print_report(console(), run_dirs, html, full=full)

@@ -3,23 +3,13 @@
 from __future__ import annotations
 
 import shlex
-from pathlib import Path
-from typing import Annotated
+from functools import partial
 
-import typer
-
-from sapo.cli.app import again, app, console, one_process, quiet_libraries, resumable, terminal
+from sapo.cli.app import Configuration, Overrides, Ray, again, app, console, one_process, say, working
 
 
 @app.command("study")
-def study_command(
-    config: Annotated[Path, typer.Argument(help="YAML file, see docs/study.md.")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="key=value, such as train.epochs=1.")] = None,
-    ray: Annotated[
-        str | None,
-        typer.Option(metavar="ADDRESS", help="Make the trainings as tasks of a Ray cluster; auto: of this machine's."),
-    ] = None,
-) -> None:
+def study_command(config: Configuration, overrides: Overrides = None, ray: Ray = None) -> None:
     """Test the method's claims on your model and tasks: train from one state with every candidate and seed."""
     from sapo.runs.config.loading import load_study
 
@@ -27,15 +17,15 @@ def study_command(
     settings = load_study(config, overrides or [])
     from sapo.experiments.study.records import STUDY
     from sapo.experiments.study.run import run_study
-    from sapo.report.publish import print_study
+    from sapo.experiments.where import on_ray
+    from sapo.report.publish import print_report
 
     def saved() -> str:
         file = settings.run_dir / STUDY
         count = len(file.read_text(encoding="utf-8").splitlines()) if file.is_file() else 0
-        return f"Saved in {settings.run_dir}: {count} trainings, and what was finished of the states. {again()}"
+        return f"Saved in {settings.run_dir}: {count} trainings, and the finished steps of the states. {again()}"
 
-    with resumable(saved), terminal() as progress, quiet_libraries():
-        run_study(settings, progress, ray)
-    print_study(console(), settings.run_dir)
-    page = shlex.join(["sapo", "report", str(settings.run_dir), "--html", "report.html"])
-    console().print(f"With figures: {page}", markup=False, highlight=False, soft_wrap=True)
+    with working(saved) as progress:
+        run_study(settings, progress, None if ray is None else partial(on_ray, ray))
+    print_report(console(), [settings.run_dir])
+    say(f"With figures: {shlex.join(['sapo', 'report', str(settings.run_dir), '--html', 'report.html'])}")

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from sapo.cli.app import Columns, DataDir, Given, Model, Subset, app, console, quiet_libraries, roles
+from sapo.cli.app import Columns, DataDir, Given, Model, Subset, Train, app, console, quiet_libraries, roles
 from sapo.core.errors import ConfigError
 
 
@@ -20,6 +20,7 @@ def tasks_command(
     model: Model = "embedded",
     instruction: Given = None,
     column: Columns = None,
+    train: Train = None,
     subset: Subset = None,
 ) -> None:
     """List tasks and sequences, or show one task (or your own data) and how the model sees it."""
@@ -33,7 +34,7 @@ def tasks_command(
         print_tasks(console(), data_dir)
         return
     with quiet_libraries():
-        task = load_task(name, data_dir, instruction=instruction, columns=roles(column), subset=subset)
+        task = load_task(name, data_dir, instruction=instruction, columns=roles(column), train=train, subset=subset)
     print_task(console(), task)
     if show_prompt:
         with quiet_libraries():

@@ -4,25 +4,24 @@
     RUN_DIR/shared/                         what is the same at their start: zero-shot rows, first selections
     RUN_DIR/records.jsonl                   one line for each finished run, enough to make all tables again
 
-Each run is gone on with by itself; a run that fails does not keep the others from being made.
+Each run is resumed by itself; a run that fails does not keep the others from being made.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
-from pathlib import Path
 from typing import Any
-
-from filelock import FileLock, Timeout
 
 from sapo.core.errors import ConfigError, RecordError, SapoError, SweepError
 from sapo.core.processes import launched
-from sapo.core.progress import Reporter, Silent
+from sapo.core.progress import SILENT, Reporter
 from sapo.core.storage import fingerprint
 from sapo.core.types import Standing
+from sapo.experiments.where import Job, Where, here, locked
 from sapo.runs.config.loading import make_config
 from sapo.runs.config.schema import Config
 from sapo.runs.directory import RunDirectory, differences
@@ -104,59 +103,57 @@ def _name(sequence: str | tuple[str, ...]) -> str:
     return f"{whole[: _LONGEST - 9].decode(errors='ignore')}-{fingerprint(list(sequence))[:8]}"
 
 
-def run_sweep(config: Config, progress: Reporter | None = None) -> tuple[RunResult, ...]:
+def run_sweep(config: Config, progress: Reporter = SILENT, where: Where = here) -> tuple[RunResult, ...]:
     """Make all runs of a sweep that are not finished, and return the records of all of them.
+
+    Args:
+        config: of the sweep.
+        progress: hears about every step; of workers, how many runs have ended.
+        where: runs are made, such as ``partial(on_ray, "auto")``.
 
     Raises:
         SweepError: if runs failed; the others are finished and recorded.
         SapoError: for what would stop any of them, before the first one.
     """
-    progress = progress or Silent()
-    runs = planned(config)
-    records = config.run_dir / RECORDS
-    lock = FileLock(config.run_dir / ".lock")
-    if launched().first:
-        _lock(config.run_dir, lock)
-    try:
+    runs, records, first = planned(config), config.run_dir / RECORDS, launched().first
+    if (config.run_dir / "config.yaml").exists():
+        raise RecordError(f"run_dir {config.run_dir} holds a single run: choose another one for a sweep")
+    failed: dict[str, str] = {}
+    with locked(config.run_dir) if first else nullcontext():
         known = {record.name: record for record in read_records(records)} if records.is_file() else {}
         open_ = _open(runs, known)
         progress.note(f"sweep of {len(runs)} runs, {len(runs) - len(open_)} of them finished, in {config.run_dir}")
-        _check(open_)
-        failed: dict[str, str] = {}
+        _check(open_, loads=where is here)
         followed = _Followed(progress, len(open_))
-        for number, one in enumerate(open_, start=1):
+
+        def begin(one: Planned) -> Callable[[Reporter], RunResult]:
             if _finished(one, known):
                 # It waited for its twin, which failed.
-                continue
-            followed.begin(number, one.name)
-            try:
-                results = run(one.config, followed, config.run_dir / "shared", _crossed(one, known))
-                known[one.name] = _record(one, results)
-                if launched().first:
-                    append_record(records, known[one.name])
-            except SapoError as error:
-                failed[one.name] = str(error)
-                progress.note(f"FAILED {one.name}: {error}")
-    finally:
-        lock.release()
+                return partial(_as_recorded, known[one.name])
+            followed.begin(open_.index(one) + 1, one.name)
+            return partial(run, one.config, shared=config.run_dir / "shared", crossed=_crossed(one, known))
+
+        by_name = {one.name: one for one in open_}
+        jobs = [Job(one.name, partial(begin, one), one.twin if _crosses(one) else "") for one in open_]
+        with where(followed) as place:
+            for job, found in place.make("runs", jobs, stops=False):
+                if isinstance(found, SapoError):
+                    failed[job.name] = str(found)
+                    progress.note(f"FAILED {job.name}: {found}")
+                    continue
+                known[job.name] = _record(by_name[job.name], found)
+                if first:
+                    append_record(records, known[job.name])
     if failed:
-        first, why = next(iter(failed.items()))
+        name, why = next(iter(failed.items()))
         raise SweepError(
-            f"{len(failed)} of {len(runs)} runs failed ({', '.join(failed)}); the others are finished. {first}: {why}"
+            f"{len(failed)} of {len(runs)} runs failed ({', '.join(failed)}); the others are finished. {name}: {why}"
         )
     return tuple(known[one.name] for one in runs)
 
 
-def _lock(directory: Path, lock: FileLock) -> None:
-    if (directory / "config.yaml").exists():
-        raise RecordError(f"run_dir {directory} holds a single run: choose another one for a sweep")
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise RecordError(f"run_dir {directory} is in use by another process: wait for it to end") from error
-    except OSError as error:
-        raise RecordError(f"run_dir {directory} cannot be used: {error.strerror or error}") from error
+def _as_recorded(record: RunResult, progress: Reporter) -> RunResult:
+    return record
 
 
 def _open(runs: Sequence[Planned], known: Mapping[str, RunResult]) -> list[Planned]:
@@ -197,13 +194,19 @@ def _crossed(one: Planned, known: Mapping[str, RunResult]) -> dict[str, str]:
     return {task: used.text for task, used in known[one.twin].instructions.items()}
 
 
-def _check(runs: Sequence[Planned]) -> None:
-    """Read and check what every run needs, with each model loaded once for a sequence, before hours of work."""
+def _check(runs: Sequence[Planned], *, loads: bool) -> None:
+    """Read and check what every run needs, before hours of work.
+
+    Args:
+        runs: to be made.
+        loads: whether each model is loaded too, once for a sequence: where workers do the work, it would take a GPU
+            from them.
+    """
     done: set[tuple[str, str]] = set()
     for one in runs:
         with_method, with_policy = (one.sequence, one.config.method), (one.sequence, one.config.policy)
         try:
-            if with_method not in done:
+            if loads and with_method not in done:
                 prepare(one.config, pays=False)
             elif with_policy not in done:
                 read(one.config, pays=False)
@@ -231,37 +234,30 @@ class _Followed:
         self._said: set[str] = set()
 
     def begin(self, number: int, name: str) -> None:
-        """Be told which run comes next."""
         self._past += self._cost
         self._number, self._cost = number, 0.0
         self._progress.note(f"run {number} of {self._runs}: {name}")
 
     def plan(self, cost: float) -> None:
-        """Pass on the cost of all runs, those to come taken for as long as this one."""
         self._cost = cost
         self._progress.plan(self._past + cost * (1 + self._runs - self._number))
 
     def step(self, label: str, units: int, cost: float) -> AbstractContextManager[Callable[[int], None]]:
-        """Pass it on."""
         return self._progress.step(f"run {self._number}/{self._runs}, {label}", units, cost)
 
     def race(self, texts: Sequence[str], rows: int) -> AbstractContextManager[Callable[[Standing], None]]:
-        """Pass it on."""
         return self._progress.race(texts, rows)
 
     def reused(self, label: str, cost: float) -> None:
-        """Pass it on."""
         self._cost -= cost
         self._progress.reused(label, cost)
 
     def note(self, text: str) -> None:
-        """Pass it on the first time."""
         if text not in self._said:
             self._said.add(text)
             self._progress.note(text)
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """Pass it on the first time."""
         if (seen := repr((title, rows))) not in self._said:
             self._said.add(seen)
             self._progress.table(title, columns, rows)

@@ -18,6 +18,7 @@ moment leaves the one to resume from.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -117,14 +118,16 @@ class TaskSequence:
         renderer = Renderer(tokenizer, min(max_length, context_length(model)))
         # Every test row is answered and scored.
         work = {task.name: Work(n := 2 * len(task.test), n, n) for task in self._tested}
-        plan = Plan({}, {}, {}, work, {})
+        # What scoring costs is known when candidates are.
+        self._scoring: dict[str, Work] = {}
+        plan = Plan(self._scoring, {}, {}, work, {})
         settings = SelectionSettings(
             examples=examples, strategy="racing" if policy in LOWEST else "exhaustive", budget=None, cache=False
         )
         self._choose = Chooser(self._directory, self._model, renderer, policy, settings, seed, plan, progress=progress)
-        self._test = Tester(
-            self._directory, self._model, renderer, _PROMPTS, max_new_tokens, plan, progress=progress
-        )  # fmt: skip
+        tester = partial(Tester, self._directory, self._model, renderer, _PROMPTS, max_new_tokens, plan)
+        # What is only read back was never planned.
+        self._test, self._read_back = tester(progress=progress), tester()
         # What `before` told since this object was made, and what was tested since then.
         self._chosen: dict[str, Choice] = {}
         self._rows: dict[int, Row] = {}
@@ -173,7 +176,9 @@ class TaskSequence:
             original = (Instruction(found.instruction, "original"),)
             kept, rejected = (original, ()) if self._policy == "original" else _candidates(found, candidates)
             if self._policy in BY_LOSS:
-                self._progress.plan(len(kept) * min(self._examples, len(found.train)))
+                total = len(kept) * min(self._examples, len(found.train))
+                self._scoring[found.name] = Work(total, total, total)
+                self._progress.plan(total)
             self._chosen[found.name] = self._choose(stage, number, found, kept, rejected)
         return self._chosen[found.name].instruction
 
@@ -285,7 +290,10 @@ class TaskSequence:
         return tuple(choices)
 
     def _tested_row(self, stage: Stage) -> Row:
-        self._progress.plan(sum(2 * len(task.test) for task in self._tested))
+        chosen = {choice.task.name: choice.instruction.text for choice in stage.choices}
+        # One test stands for both prompts where they are the same.
+        texts = [{task.instruction, chosen.get(task.name, task.instruction)} for task in self._tested]
+        self._progress.plan(sum(2 * len(t.test) * len(own) for t, own in zip(self._tested, texts, strict=True)))
         return self._test(stage, self._tested)
 
     def _row(self, number: int) -> Row:
@@ -293,7 +301,7 @@ class TaskSequence:
         if number not in self._rows:
             state = self._trained(number)["state"]
             stage = Stage(number, self._name(number), state, choices=self._choices(number))
-            self._rows[number] = self._test(stage, self._tested)
+            self._rows[number] = self._read_back(stage, self._tested)
         return self._rows[number]
 
 

@@ -1,4 +1,4 @@
-"""What `sapo paraphrase` found: candidates, and the texts that are none."""
+"""What `sapo paraphrase` found: candidates, and the texts that were rejected."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from sapo.core.types import Rejection, Task
-from sapo.report.tables import Block, Column, Command, Listing, Note, Page, Section, Table, cells, one_line
+from sapo.report.blocks import Block, Command, Listing, Note, Page, Section, Table, one_line
 from sapo.report.terminal import show
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ _SHOWN, _NAMED = 90, 12
 def print_gathered(
     console: Console, task: Task, asked: Sequence[str], gathered: Gathered, out: Path, refused: Path | None
 ) -> None:
-    """Print the candidates of a task, where they were written, and what was turned away."""
+    """Print the candidates of a task, where they were written, and what was rejected."""
     show(console, gathered_page(task, asked, gathered, out, refused))
 
 
@@ -35,19 +35,14 @@ def gathered_page(task: Task, asked: Sequence[str], gathered: Gathered, out: Pat
         asked: options by which a command with data names it again.
         gathered: its candidates.
         out: where they were written.
-        refused: where the texts that are none were written; None where there are none.
+        refused: where the rejected texts were written; None without any.
     """
     paraphrases = gathered.candidates[1:]
     rows = tuple(
-        cells(str(n), c.origin, str(len(c.text)), one_line(c.text, _SHOWN)) for n, c in enumerate(paraphrases, start=1)
+        (str(n), c.origin, str(len(c.text)), one_line(c.text, _SHOWN)) for n, c in enumerate(paraphrases, start=1)
     )
-    columns = (
-        Column("no."),
-        Column("from", numeric=False),
-        Column("charac-\nters"),
-        Column("paraphrase", numeric=False),
-    )
-    found: list[Block] = [Table("", columns, rows)]
+    columns = ("no.", "from", "characters", "paraphrase")
+    found: list[Block] = [Table(columns, rows, text=(1, 3))]
     if gathered.spare:
         found.append(Note(f"{len(gathered.spare)} more were valid; kept are those that differ most."))
     found += [Note(f"{note[:1].upper()}{note[1:]}.") for note in gathered.notes]
@@ -56,7 +51,7 @@ def gathered_page(task: Task, asked: Sequence[str], gathered: Gathered, out: Pat
         Section(f"Valid paraphrases: {len(paraphrases)}", tuple(found)),
     ]
     if gathered.rejected:
-        sections.append(Section(f"Texts turned away: {len(gathered.rejected)}", _refused(gathered.rejected, refused)))
+        sections.append(Section(f"Rejected texts: {len(gathered.rejected)}", _refused(gathered.rejected, refused)))
     following = (
         Note(f"Written to {out}, one JSON object a line: text, origin."),
         Command(
@@ -72,12 +67,12 @@ def gathered_page(task: Task, asked: Sequence[str], gathered: Gathered, out: Pat
 def _refused(rejected: tuple[Rejection, ...], file: Path | None) -> tuple[Block, ...]:
     counts = Counter(_kind(r.reason) for r in rejected)
     summary = "; ".join(f"{count} x {kind}" for kind, count in counts.most_common())
-    rows = tuple(cells(r.reason, one_line(r.text, _SHOWN) or "(nothing)") for r in rejected[:_NAMED])
+    rows = tuple((r.reason, one_line(r.text, _SHOWN) or "(nothing)") for r in rejected[:_NAMED])
     more = len(rejected) - len(rows)
     where = f"All of them with reasons: {file}." if file else ""
     return (
         Note(f"{summary}."),
-        Table("", (Column("reason", numeric=False), Column("text", numeric=False)), rows),
+        Table(("reason", "text"), rows, text=(0, 1)),
         *([Note(f"And {more} more. {where}".strip())] if more else [Note(where)] if where else []),
     )
 

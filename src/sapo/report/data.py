@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sapo.report.tables import NOTHING, Block, Column, Note, Table, cells, one_line
+from sapo.report.blocks import NOTHING, Block, Note, Table, one_line
 from sapo.tasks.findings import data_table, warnings_of
 from sapo.tasks.inspection import Inspection, LabelCount
 
@@ -25,23 +25,23 @@ _LEGEND = {
     f"0 is best, {NOTHING} without labels or selection rows",
     "unused": "rows of the data that cannot be used",
 }
+_CHECKED = (
+    "Checked, and below the limits of a warning: repeated and contradicting training rows, test inputs that are also "
+    "trained on, cut inputs, the labels of the selection rows against those of all training rows, unusable rows."
+)
 
 
 def data_blocks(inspections: Sequence[Inspection]) -> tuple[Block, ...]:
     """Return the table of all tasks, what deserves attention, label shares, and why rows cannot be used."""
     columns, rows = data_table(inspections)
     legend = "; ".join(f"{_whole(column)}: {_LEGEND[column]}" for column in columns if column in _LEGEND) + "."
-    table = Table(
-        "",
-        tuple(Column(_whole(column), numeric=n > 0, short=column) for n, column in enumerate(columns)),
-        tuple(cells(one_line(row[0]), *row[1:]) for row in rows),
-        (legend,),
-    )
+    shown = tuple((one_line(row[0]), *row[1:]) for row in rows)
+    table = Table(tuple(map(_whole, columns)), shown, legend=(legend,))
     warnings = [Note(f"{one_line(text)}.", "strong") for i in inspections for text in warnings_of(i)]
     unused = [i for i in inspections if i.unused_rows]
     return (
         table,
-        *(warnings or [Note("Nothing in these rows calls for attention.")]),
+        *(warnings or [Note(_CHECKED)]),
         *(_label_shares(i) for i in inspections if i.labels),
         *([_unused(unused)] if unused else []),
     )
@@ -60,13 +60,13 @@ def _label_shares(inspection: Inspection) -> Table:
     if any(_counts(inspection.outside)):
         counts.append(("none of the labels", _counts(inspection.outside)))
     rows = tuple(
-        cells(name, *(f"{100 * count[n] / totals[n]:.1f} %" for n in shown), *([] if shown else [NOTHING]))
+        (name, *(f"{100 * count[n] / totals[n]:.1f} %" for n in shown), *([] if shown else [NOTHING]))
         for name, count in counts
     )
     kinds = ("train", "selection", "test")
-    columns = (Column("label", numeric=False), *(Column(kinds[n]) for n in shown), *([] if shown else [Column("rows")]))
+    columns = ("label", *(kinds[n] for n in shown), *([] if shown else ["rows"]))
     legend = f"Percent of all {', '.join(f'{totals[n]} {kinds[n]}' for n in shown)} rows." if shown else "No rows."
-    return Table(f"Labels of {one_line(inspection.task)}", columns, rows, (legend,))
+    return Table(columns, rows, f"Labels of {one_line(inspection.task)}", (legend,))
 
 
 def _unused(inspections: Sequence[Inspection]) -> Table:
@@ -77,18 +77,12 @@ def _unused(inspections: Sequence[Inspection]) -> Table:
         for reason in shown:
             numbers = ", ".join(map(str, reason.rows)) + (", ..." if reason.count > len(reason.rows) else "")
             name, text = one_line(inspection.task), one_line(reason.text, _SHOWN)
-            rows.append(cells(name, reason.split, text, str(reason.count), numbers))
-    columns = (
-        Column("task", numeric=False),
-        Column("split", numeric=False),
-        Column("reason", numeric=False),
-        Column("rows"),
-        Column("numbers", numeric=False),
-    )
+            rows.append((name, reason.split, text, str(reason.count), numbers))
     legend = ["numbers: of the first such rows in the data, from 1."]
     if hidden:
         legend.append(f"{hidden} more rows, for less common reasons, are not shown.")
-    return Table("Rows that cannot be used", columns, tuple(rows), tuple(legend))
+    columns = ("task", "split", "reason", "rows", "numbers")
+    return Table(columns, tuple(rows), "Rows that cannot be used", tuple(legend), text=(0, 1, 2, 4))
 
 
 def _counts(count: LabelCount) -> tuple[int, ...]:

@@ -10,9 +10,9 @@ import numpy as np
 from rich.console import Console
 
 from sapo.core.progress import Work
+from sapo.report.blocks import NOTHING, Block, Note, Page, Section, Table
 from sapo.report.data import data_blocks
 from sapo.report.numbers import duration, tokens
-from sapo.report.tables import NOTHING, Block, Column, Note, Page, Section, Table, cells
 from sapo.report.terminal import show
 from sapo.runs.config.schema import Config
 from sapo.training.policies import BY_LOSS
@@ -48,7 +48,7 @@ def _tasks(config: Config, run: Run) -> Table:
         scored = min(config.selection.examples, len(task.train)) if config.policy in BY_LOSS else None
         count, rejected = len(run.inputs.candidates[task.name]), len(run.inputs.rejected[task.name])
         rows.append(
-            cells(
+            (
                 f"{n} {task.name}",
                 str(len(task.train)),
                 NOTHING if scored is None else str(scored),
@@ -58,22 +58,15 @@ def _tasks(config: Config, run: Run) -> Table:
             )
         )
     for task in run.inputs.watch:
-        rows.append(cells(f"watch: {task.name}", NOTHING, NOTHING, str(len(task.test)), NOTHING, NOTHING))
-    columns = (
-        Column("task", numeric=False),
-        Column("train\nrows"),
-        Column("selection\nrows"),
-        Column("test\nrows"),
-        Column("candi-\ndates"),
-        Column("rejected\ntexts"),
-    )
+        rows.append((f"watch: {task.name}", NOTHING, NOTHING, str(len(task.test)), NOTHING, NOTHING))
+    columns = ("task", "train rows", "selection rows", "test rows", "candidates", "rejected texts")
     legend = [
         "selection rows: training rows on which candidates are scored; candidates: the original instruction and its "
         "paraphrases; rejected texts: unusable paraphrases."
     ]
     if run.inputs.watch:
         legend.append("watch: tested after every stage, never trained on.")
-    return Table("", columns, tuple(rows), tuple(legend))
+    return Table(columns, tuple(rows), legend=tuple(legend))
 
 
 def _work(config: Config, forecast: Forecast) -> tuple[Block, ...]:
@@ -98,10 +91,10 @@ def _work(config: Config, forecast: Forecast) -> tuple[Block, ...]:
         )
         total += cost
         amount = f"{_range(units, str)} {unit}" if units[1] else NOTHING
-        rows.append(cells(kind, amount, _range(read, tokens), _range([forecast.seconds(c) for c in cost], duration)))
+        rows.append((kind, amount, _range(read, tokens), _range([forecast.seconds(c) for c in cost], duration)))
     whole = _range([forecast.seconds(float(c)) for c in total], duration)
-    rows.append(cells("total", "", "", whole, style="strong"))
-    columns = (Column("step", numeric=False), Column("amount", numeric=False), Column("tokens"), Column("time, about"))
+    rows.append(("total", "", "", whole))
+    columns = ("step", "amount", "tokens", "time, about")
     note = (
         f"An estimate; measured {forecast.tokens_per_second:.0f} tokens/s on a few rows. Training a token counts three "
         "times, generating one four times. Steps that a run directory holds already are not computed again."
@@ -114,7 +107,7 @@ def _work(config: Config, forecast: Forecast) -> tuple[Block, ...]:
     tight = [name for name, work in plan.score.items() if races and work.cost <= plan.least[name].cost]
     both = "Seen tasks are tested twice, with the selected and the original instruction, where these differ."
     return (
-        Table("", columns, tuple(rows)),
+        Table(columns, tuple(rows), text=(0, 1), bold=frozenset({len(rows) - 1})),
         Note(note),
         *([Note(raced)] if plan.least != plan.score else []),
         *([Note(_TIGHT.format(", ".join(tight)), "strong")] if tight else []),

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 import shlex
+from difflib import SequenceMatcher
 
 from sapo.core.untrusted import plain
-from sapo.report.tables import SHORT, Cell, Command, Listing, Note, Page, Plain, Section, Style, one_line
+from sapo.report.blocks import SHORT, Block, Command, Listing, Note, Page, Plot, Section, Style, one_line
 
 # A backslash becomes an entity, so that none of a text can join the ones that escape.
 _ESCAPES = str.maketrans(
@@ -14,59 +15,75 @@ _ESCAPES = str.maketrans(
 )
 # What would begin a list, a heading or a rule at the start of a paragraph.
 _BLOCK = re.compile(r"^(\d*)([-+=.)])")
-_WRAP: dict[Style, str] = {"": "", "strong": "**", "dim": "*", "good": "**", "bad": "**"}
+# Words from which texts are not compared, and how much they need to have in common for it.
+_MOST, _ALIKE = 2000, 0.35
+_MARKS: dict[Style, str] = {"": "", "strong": "**", "dim": ""}
 
 
 def to_markdown(page: Page) -> str:
     """Return a page as GitHub-flavoured Markdown."""
-    lines = [f"# {inline(page.title)}"]
-    for section in (*([Section(SHORT, page.verdict)] if page.verdict else []), *page.sections):
-        lines += ["", f"## {inline(section.title)}"]
-        for block in section.plain:
-            lines += ["", *_block(block)]
-    return "\n".join(lines) + "\n"
+    verdict = Section(SHORT, page.verdict)
+    parts = [f"# {inline(page.title)}"]
+    for section in (*([verdict] if page.verdict else []), *page.sections):
+        parts += [f"## {inline(section.title)}", *filter(None, map(block_markdown, section.blocks))]
+    return "\n\n".join(parts) + "\n"
 
 
 def inline(text: str) -> str:
     """Return a text as one escaped line."""
-    return _BLOCK.sub(r"\1\\\2", _escaped(one_line(plain(text))))
+    return _BLOCK.sub(r"\1\\\2", _escaped(text))
 
 
-def fenced(text: str, language: str = "") -> list[str]:
+def block_markdown(block: Block) -> str:
+    """Return one block; a figure has none."""
+    if isinstance(block, Plot):
+        return ""
+    if isinstance(block, Note):
+        return _marked(inline(block.text), _MARKS[block.style])
+    if isinstance(block, Listing):
+        changed = _changes(block.original, block.text) if block.original is not None else ""
+        return "\n\n".join(filter(None, (inline(block.label), fenced(block.text, "text"), changed)))
+    if isinstance(block, Command):
+        return f"{inline(block.purpose)}\n\n{fenced(shlex.join(map(plain, block.words)), 'sh')}"
+    lines = [f"### {inline(block.title)}", ""] if block.title else []
+    lines.append(_row([inline(title) for title in block.columns]))
+    lines.append(_row(["---:" if block.numeric(i) else ":---" for i in range(len(block.columns))]))
+    lines += [
+        _row([_marked(_escaped(text), "**" if n in block.bold else "") for text in row])
+        for n, row in enumerate(block.rows)
+    ]
+    lines += ["", *(f"- {inline(sentence)}" for sentence in block.legend)] if block.legend else []
+    return "\n".join(lines)
+
+
+def fenced(text: str, language: str) -> str:
     """Return a text as a code block whose fence is longer than any run of backticks in it."""
     fence = "`" * max([3, *(len(run) + 1 for run in re.findall("`+", text))])
-    return [f"{fence}{language or 'text'}", *plain(text).split("\n"), fence]
+    return f"{fence}{language}\n{plain(text)}\n{fence}"
 
 
-def _escaped(text: str) -> str:
-    return text.translate(_ESCAPES)
-
-
-def _block(block: Plain) -> list[str]:
-    if isinstance(block, Note):
-        return [_styled(inline(block.text), block.style)]
-    if isinstance(block, Listing):
-        return [inline(block.label), "", *fenced(block.text)]
-    if isinstance(block, Command):
-        return [inline(block.purpose), "", *fenced(shlex.join(block.words), "sh")]
-    lines = [f"### {inline(block.title)}", ""] if block.title else []
-    lines.append(_row([inline(column.title) for column in block.columns]))
-    lines.append(_row(["---:" if column.numeric else ":---" for column in block.columns]))
-    lines += [_row([_cell(cell) for cell in row]) for row in block.rows]
-    if block.legend:
-        lines += ["", *(f"- {inline(sentence)}" for sentence in block.legend)]
-    return lines
+def _changes(original: str, text: str) -> str:
+    """Return what is new in a text and what it lost, word by word; the original itself where hardly a word is left."""
+    before, after = one_line(plain(original)).split(), one_line(plain(text)).split()
+    matcher = SequenceMatcher(None, before, after, autojunk=False)
+    if len(before) + len(after) > _MOST or matcher.ratio() < _ALIKE:
+        return f"It replaces:\n\n{fenced(original, 'text')}"
+    parts = []
+    for kind, a, b, c, d in matcher.get_opcodes():
+        kept = kind == "equal"
+        parts += ["" if kept else _marked(inline(" ".join(before[a:b])), "~~"),
+                  _marked(inline(" ".join(after[c:d])), "" if kept else "**")]  # fmt: skip
+    return f"Changed, ~~struck out~~ and **added**: {' '.join(filter(None, parts))}"
 
 
 def _row(texts: list[str]) -> str:
     return "| " + " | ".join(texts) + " |"
 
 
-def _cell(cell: Cell) -> str:
-    parts = [_styled(_escaped(one_line(line)), cell.style) for line in plain(cell.text).split("\n")]
-    return "<br>".join(parts)
+def _escaped(text: str) -> str:
+    return one_line(plain(text)).translate(_ESCAPES)
 
 
-def _styled(text: str, style: Style) -> str:
+def _marked(text: str, mark: str) -> str:
     # Emphasis around nothing would show its asterisks.
-    return f"{_WRAP[style]}{text}{_WRAP[style]}" if text else text
+    return f"{mark}{text}{mark}" if text else text

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
-from sapo.report.tables import NOTHING
+from sapo.report.blocks import NOTHING
+from sapo.runs.results import NLL
 
 SCORE = 1
 NLL_DECIMALS = 3
 LOSS = 4
+
+
+def decimals(measure: str) -> int:
+    """Return how many decimals a measure is shown with."""
+    return NLL_DECIMALS if measure == NLL else SCORE
 
 
 def number(value: float | None, decimals: int, *, sign: bool = False) -> str:
@@ -21,11 +28,27 @@ def number(value: float | None, decimals: int, *, sign: bool = False) -> str:
 
 
 def interval(bounds: Sequence[float] | None, decimals: int, *, sign: bool = False) -> str:
-    """Return both ends of an interval in brackets."""
+    """Return both ends of an interval in brackets; an end may be infinite."""
     if bounds is None:
         return NOTHING
-    low, high = (number(bound, decimals, sign=sign) for bound in bounds)
+    low, high = ("no limit" if math.isinf(bound) else number(bound, decimals, sign=sign) for bound in bounds)
     return f"[{low}, {high}]"
+
+
+def estimate(value: float | None, bounds: Sequence[float] | None, decimals: int, *, sign: bool = False) -> str:
+    """Return a number, followed by its interval where there is one."""
+    text = number(value, decimals, sign=sign)
+    return text if bounds is None else f"{text} {interval(bounds, decimals, sign=sign)}"
+
+
+def listed(values: Sequence[float | None], decimals: int, *, sign: bool = True) -> str:
+    """Return values as one text."""
+    return ", ".join(number(value, decimals, sign=sign) for value in values)
+
+
+def count(number_of: int, word: str) -> str:
+    """Return a number with its noun: 1 run, 2 runs."""
+    return f"{number_of} {word}{'' if number_of == 1 else 's'}"
 
 
 def duration(seconds: float) -> str:

@@ -3,35 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import yaml
 
 from sapo.experiments.study.records import StudyRecord
+from sapo.report.blocks import Block, Command, Listing, Note, Section, Table
 from sapo.report.runs import Run
-from sapo.report.tables import Block, Column, Command, Listing, Note, Section, Table, cells
-from sapo.runs.results import RunResult
 
 # What a sweep varies, in the order in which a configuration names it.
 _VARIED = ("sequence", "method", "policy", "seed")
 
 
-def of_run(run: Run) -> tuple[Section, ...]:
-    """Return the sections of one run."""
-    return (*_environment([run.versions], run.machine), Section("Make it again", _again([run]), reference=True))
-
-
 def of_runs(runs: Sequence[Run]) -> tuple[Section, ...]:
-    """Return the section of several runs; in what they differ is said elsewhere."""
-    return (Section("Make them again", _again(runs), reference=True),)
-
-
-def of_sweep(records: Sequence[RunResult]) -> tuple[Section, ...]:
-    """Return the sections of a sweep."""
-    return (
-        *_environment([record.versions for record in records], {}),
-        Section("Make it again", _sweep_again([record.config for record in records]), reference=True),
-    )
+    """Return the sections of runs, or of a sweep."""
+    blocks = _again(runs) if runs[0].directory is not None else _sweep_again([run.result.config for run in runs])
+    environment = _environment([run.versions for run in runs], runs[0].machine if len(runs) == 1 else {})
+    return (*environment, Section("Make it again", blocks, "reference"))
 
 
 def of_study(records: Sequence[StudyRecord]) -> tuple[Section, ...]:
@@ -44,7 +33,7 @@ def of_study(records: Sequence[StudyRecord]) -> tuple[Section, ...]:
         Listing("study.yaml", _yaml(config)),
     )
     environment = _environment([record.versions for record in records], {})
-    return (*environment, Section("Make it again", blocks, reference=True))
+    return (*environment, Section("Make it again", blocks, "reference"))
 
 
 def _environment(versions: Iterable[Mapping[str, str]], machine: Mapping[str, str]) -> tuple[Section, ...]:
@@ -56,11 +45,10 @@ def _environment(versions: Iterable[Mapping[str, str]], machine: Mapping[str, st
     rows += machine.items()
     if not rows:
         return ()
-    columns = (Column("what", numeric=False), Column("version or value", numeric=False))
     legend = ("Several versions: the runs were not all made with the same one.",)
     mixed = any(len(several) > 1 for several in found.values())
-    table = Table("", columns, tuple(cells(*row) for row in rows), legend if mixed else ())
-    return (Section("Environment", (table,), reference=True),)
+    table = Table(("what", "version or value"), tuple(rows), legend=legend if mixed else (), text=(0, 1))
+    return (Section("Environment", (table,), "reference"),)
 
 
 def _again(runs: Sequence[Run]) -> tuple[Block, ...]:
@@ -68,8 +56,8 @@ def _again(runs: Sequence[Run]) -> tuple[Block, ...]:
         Note("Each command makes a run from its first step on, in a new directory. Data and model are not part of it.")
     ]
     for run in runs:
-        path = run.directory / "config.yaml"
-        blocks.append(Command(("sapo", "run", str(path), "run_dir=NEW_DIRECTORY"), f"Run {run.directory}:"))
+        path = (run.directory or Path()) / "config.yaml"
+        blocks.append(Command(("sapo", "run", str(path), "run_dir=NEW_DIRECTORY"), f"Run {run.name}:"))
         if path.is_file():
             text = path.read_text(encoding="utf-8", errors="replace").rstrip("\n")
             blocks.append(Listing(f"Its configuration, {path}", text))

@@ -6,22 +6,9 @@ import numpy as np
 from rich.console import Console
 
 from sapo.core.types import Selection
-from sapo.report.drawings import Intervals, Range
+from sapo.report.blocks import NOTHING, Block, Command, Listing, Note, Page, Plot, Section, Table, one_line
 from sapo.report.numbers import LOSS, duration, interval, number, tokens
-from sapo.report.tables import (
-    NOTHING,
-    Block,
-    Cell,
-    Column,
-    Command,
-    Listing,
-    Note,
-    Page,
-    Section,
-    Style,
-    Table,
-    one_line,
-)
+from sapo.report.plots import Range, height, ranges
 from sapo.report.terminal import show
 
 # Characters of a candidate that a table shows.
@@ -52,7 +39,7 @@ def selection_page(selection: Selection) -> Page:
     chosen = selection.instruction
     count = len(selection.candidates)
     blocks: list[Block] = [
-        ranking(selection, chosen.text, "chosen", legend(selection.race is not None)),
+        *ranking(selection, chosen.text, "chosen", legend(selection.race is not None)),
         Note(finding(selection), "strong"),
         Note(OPTIMISTIC),
         Note(f"Rule {selection.rule}: {RULES[selection.rule]}. {_ties(selection)}"),
@@ -89,8 +76,10 @@ def legend(raced: bool) -> tuple[str, ...]:
     return (_RACED, *_LEGEND) if raced else _LEGEND
 
 
-def ranking(selection: Selection, marked: str, mark: str, explained: tuple[str, ...] = (), title: str = "") -> Table:
-    """Return the candidates ranked by loss.
+def ranking(
+    selection: Selection, marked: str, mark: str, explained: tuple[str, ...] = (), title: str = ""
+) -> tuple[Table, Plot]:
+    """Return the candidates ranked by loss, as a table and as a figure.
 
     Args:
         selection: its losses.
@@ -100,52 +89,30 @@ def ranking(selection: Selection, marked: str, mark: str, explained: tuple[str, 
         title: of the table.
     """
     raced = selection.race is not None
-    rows, ranges = [], []
+    rows, drawn = [], []
     for rank, index in enumerate(selection.ranked, start=1):
         candidate = selection.candidates[index]
         text = candidate.instruction.text
-        dropped = f"out, round {candidate.round}"
-        marks = [
-            name
-            for name, holds in (
-                ("original", index == 0),
-                (mark, text == marked),
-                (dropped, candidate.round is not None and text != marked),
+        marks = ["original"] if index == 0 else []
+        marks += [mark] if text == marked else []
+        marks += [f"out, round {candidate.round}"] if candidate.round is not None and text != marked else []
+        rows.append(
+            (
+                str(rank),
+                *([str(len(candidate.losses.nll))] if raced else []),
+                number(candidate.loss, LOSS),
+                number(candidate.delta, LOSS, sign=True) if index else NOTHING,
+                interval(candidate.interval, LOSS, sign=True),
+                ", ".join(marks),
+                one_line(text, _SHOWN),
             )
-            if holds
-        ]
-        style: Style = "strong" if text == marked else "dim" if candidate.round is not None else ""
-        texts = (
-            str(rank),
-            *([str(len(candidate.losses.nll))] if raced else []),
-            number(candidate.loss, LOSS),
-            number(candidate.delta, LOSS, sign=True) if index else NOTHING,
-            interval(candidate.interval, LOSS, sign=True),
-            "\n".join(marks),
-            one_line(text, _SHOWN),
         )
-        rows.append(tuple(Cell(text, style) for text in texts))
-        low, high = candidate.interval or (None, None)
-        ranges.append(
-            Range(
-                f"{rank}  {one_line(text)}", candidate.delta, low, high, note=", ".join(marks),
-                tone="dim" if style == "dim" else "",
-            )
-        )  # fmt: skip
-    drawing = Intervals(
-        title or "Candidates, lowest loss first", "loss minus the original's, nats per token (below 0: better)",
-        tuple(ranges),
-    )  # fmt: skip
-    columns = (
-        Column("rank"),
-        *([Column("rows")] if raced else []),
-        Column("loss"),
-        Column("to\noriginal"),
-        Column("95 % interval"),
-        Column("", numeric=False),
-        Column("candidate", numeric=False),
-    )
-    return Table(title, columns, tuple(rows), explained, drawings=(drawing,))
+        drawn.append(Range(f"{rank}  {one_line(text)}", candidate.delta, candidate.interval, note=", ".join(marks)))
+    columns = ("rank", *(["rows"] if raced else []), "loss", "to original", "95 % interval", "", "candidate")
+    bold = frozenset(n for n, i in enumerate(selection.ranked) if selection.candidates[i].instruction.text == marked)
+    axis = "loss minus the original's, nats per token (below 0: better)"
+    figure = Plot(title or "Candidates, lowest loss first", ranges(drawn, axis, 0.0), height=height(len(drawn)))
+    return Table(columns, tuple(rows), title, explained, text=(-2, -1), bold=bold), figure
 
 
 def effort(selection: Selection) -> str:
@@ -207,14 +174,14 @@ def cuts(selection: Selection) -> str:
 
 def rejections(selection: Selection) -> Table:
     """Return the texts that did not become candidates, with reasons."""
-    rows = tuple((Cell(r.reason), Cell(one_line(r.text, _SHOWN) or "(nothing)")) for r in selection.rejected)
-    return Table("", (Column("reason", numeric=False), Column("text", numeric=False)), rows)
+    rows = tuple((r.reason, one_line(r.text, _SHOWN) or "(nothing)") for r in selection.rejected)
+    return Table(("reason", "text"), rows, text=(0, 1))
 
 
 def finding(selection: Selection, subject: str = "chosen") -> str:
     """Return in one sentence whether the candidate that the rule took is clearly better than the original."""
     if len(selection.candidates) == 1:
-        return "There was no valid candidate beside the original, so it stays."
+        return "There is no valid candidate besides the original, so it stays."
     clear = [i for i, c in enumerate(selection.candidates) if c.interval is not None and c.interval[1] < 0]
     taken = selection.candidates[selection.chosen]
     if selection.chosen == 0 and not clear:

@@ -5,16 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-from sapo.experiments.study.analysis import Analysis, analyse
+from sapo.experiments.study.analysis import Analysis, analyse, compared, predicted
 from sapo.experiments.study.prediction import PRIMARY
 from sapo.experiments.study.records import StudyRecord
-from sapo.experiments.study.verdicts import compared, predicted
-from sapo.report import charts, claims, remake
-from sapo.report.claims import RATIO, RHO, texts
-from sapo.report.figures import in_words, listed, p_value
-from sapo.report.numbers import LOSS, NLL_DECIMALS, SCORE, duration, number
-from sapo.report.paired import EQUAL
-from sapo.report.tables import NOTHING, Column, Note, Page, Section, Table, cells, one_line
+from sapo.experiments.study.resampling import Measured
+from sapo.report import claims, remake
+from sapo.report.blocks import NOTHING, Note, Page, Section, Table, one_line
+from sapo.report.claims import RATIO, RHO, p_value
+from sapo.report.compare import EQUAL
+from sapo.report.numbers import LOSS, NLL_DECIMALS, SCORE, count, duration, estimate, listed, number
 
 # Characters of a candidate that a table shows.
 _SHOWN = 56
@@ -34,33 +33,45 @@ def study_page(records: Sequence[StudyRecord]) -> Page:
     found = analyse(records)
     ordered = sorted(records, key=lambda r: (r.transition, r.arm, r.candidate, r.seed))
     return Page(
-        f"Study of {_count(len(records), 'training')}",
+        f"Study of {count(len(records), 'training')}",
         (
+            Section("Result", (_result(found),), "screen"),
+            Section("Cost", (_cost(ordered),), "screen"),
             Section("Trainings", (_trainings(found), Note(_EFFECTS, "dim"))),
-            Section(
-                "Claim 1: candidates differ more in other tasks than in the task itself", (*claims.claim_1(found),)
-            ),
+            Section("Claim 1: candidates differ more in other tasks than in the task", (*claims.claim_1(found),)),
             Section("Claim 2: what is good for one other task is good for the rest", (claims.claim_2(found),)),
             Section(
                 "Claim 3: a lower pre-update loss goes with better effects",
-                (
-                    Note(_detection(found), "strong"),
-                    Note(_primary(found)),
-                    *charts.effects_by_loss(found),
-                    claims.claim_3(found),
-                ),
+                (Note(_detection(found), "strong"), Note(_primary(found)), *claims.claim_3(found)),
             ),
             Section("What choosing is worth", (*claims.gains(found),)),
             Section("Between choice and effect", (claims.mediators(found), claims.bounds(found))),
             Section("Other indicators", (claims.indicators(found),)),
             Section("Every candidate", (_candidates(ordered),)),
             Section("Every training", (_every_training(ordered),)),
-            Section("Cost", (_cost(ordered),)),
             Section("How to read this", tuple(_reading(found))),
             *remake.of_study(ordered),
         ),
         tuple(_short(found)),
     )
+
+
+def _result(found: Analysis) -> Table:
+    """Return what each rule of choosing is worth for the other tasks, which is what a user would choose it for."""
+    arm = found.arms[0]
+    rules = dict.fromkeys(gain.rule for gain in arm.gains)
+    known = {(gain.rule, gain.outcome): gain.mean for gain in arm.gains}
+    rows = []
+    for rule in rules:
+        means = [known.get((rule, outcome)) for outcome in ("forgetting", "generalisation", "in_task")]
+        rows.append(
+            (rule, *("–" if m is None else estimate(m.value, m.interval, NLL_DECIMALS, sign=True) for m in means))
+        )
+    legend = (
+        f"Arm {arm.name}: effect of choosing by a rule, minus that of the original; nats per token, higher is "
+        "better. lowest: what SAPO does; oracle: what knowing the effects would be worth. [..]: 95 % interval.",
+    )
+    return Table(("rule", "earlier tasks", "unseen tasks", "task itself"), tuple(rows), legend=legend)
 
 
 def _short(found: Analysis) -> Iterator[Note]:
@@ -69,17 +80,17 @@ def _short(found: Analysis) -> Iterator[Note]:
     gain = next(one for one in main.gains if (one.rule, one.outcome) == ("lowest", "forgetting"))
     yield Note(
         "What choosing the lowest loss instead of the original did to earlier tasks, in nats per token (above 0 is "
-        f"better): {in_words(gain.mean, NLL_DECIMALS)}: {claims.gain_verdict(gain.mean)}."
+        f"better): {_in_words(gain.mean, NLL_DECIMALS)}: {claims.gain_verdict(gain.mean)}."
     )
     agreement = main.agreements[0].across
     yield Note(
         "Superior prompts (claim 2: above 0): effects on two other tasks correlate over candidates, between different "
-        f"seeds, at {in_words(agreement, RHO)}: {compared(agreement, 0.0, 'above')}."
+        f"seeds, at {_in_words(agreement, RHO)}: {compared(agreement, 0.0, 'above')}."
     )
     ratio = main.spreads[0].ratio
     yield Note(
         "Spread (claim 1: above 1): what candidates add to another task's loss, over what they add to that of the task "
-        f"itself, as standard deviations: {in_words(ratio, RATIO, sign=False)}: {compared(ratio, 1.0, 'above')}."
+        f"itself, as standard deviations: {_in_words(ratio, RATIO, sign=False)}: {compared(ratio, 1.0, 'above')}."
     )
     if len(main.blocks) == 1:
         yield Note("There is one transition: nothing here says what other transitions would show.", "strong")
@@ -88,14 +99,14 @@ def _short(found: Analysis) -> Iterator[Note]:
 def _primary(found: Analysis) -> str:
     """Return the primary test in words."""
     test = found.primary
-    text = f"Pre-update loss and effect on earlier tasks: rank correlation {in_words(test.rho, RHO)}"
+    text = f"Pre-update loss and effect on earlier tasks: rank correlation {_in_words(test.rho, RHO)}"
     if test.p is None:
         return f"{text}."
     sizes = sorted(set(test.candidates))
     candidates = f"{sizes[0]} to {sizes[-1]}" if len(sizes) > 1 else f"{sizes[0]}"
     p = p_value(test.p)
     return (
-        f"{text} over {_count(len(test.candidates), 'transition')} of {candidates} candidates, arm {test.arm}; "
+        f"{text} over {count(len(test.candidates), 'transition')} of {candidates} candidates, arm {test.arm}; "
         f"p {p if p.startswith('<') else f'= {p}'}. The claim: below 0 (lower loss, less forgotten)."
     )
 
@@ -119,21 +130,21 @@ def _detection(found: Analysis) -> str:
 
 
 def _trainings(found: Analysis) -> Table:
-    rows = []
-    for arm in found.arms:
-        for block in arm.blocks:
-            names = (", ".join(tasks) or NOTHING for tasks in (block.first.earlier, block.tasks("unseen")))
-            shape = (str(len(block.candidates)), ", ".join(map(str, block.seeds)), str(block.left_out))
-            rows.append(cells(arm.name, block.transition, *names, *shape))
-    columns = (
-        *texts("arm", "transition", "trained earlier", "unseen"),
-        *map(Column, ("candidates", "seeds", "left out")),
-    )
+    rows = tuple(
+        (
+            arm.name, block.transition, ", ".join(block.first.earlier) or NOTHING,
+            ", ".join(block.tasks("unseen")) or NOTHING,
+            str(len(block.candidates)), ", ".join(map(str, block.seeds)), str(block.left_out),
+        )
+        for arm in found.arms
+        for block in arm.blocks
+    )  # fmt: skip
+    columns = ("arm", "transition", "trained earlier", "unseen", "candidates", "seeds", "left out")
     legend = (
         "transition: a state of the model, and the task that was trained from it with every candidate.",
         "left out: trainings that are no part of a full table of candidates x seeds; listed below, and not counted.",
     )
-    return Table("", columns, tuple(rows), legend)
+    return Table(columns, rows, legend=legend, text=(0, 1, 2, 3))
 
 
 def _candidates(ordered: Sequence[StudyRecord]) -> Table:
@@ -142,9 +153,9 @@ def _candidates(ordered: Sequence[StudyRecord]) -> Table:
     for (transition, candidate), record in sorted(first.items()):
         loss = number(record.indicators.get(PRIMARY), LOSS)
         origin = record.origin if candidate else "original"
-        rows.append(cells(transition, str(candidate), loss, origin, one_line(record.text, _SHOWN)))
-    columns = (*texts("transition"), Column("candidate"), Column("pre-update loss"), *texts("origin", "text"))
-    return Table("", columns, tuple(rows))
+        rows.append((transition, str(candidate), loss, origin, one_line(record.text, _SHOWN)))
+    columns = ("transition", "candidate", "pre-update loss", "origin", "text")
+    return Table(columns, tuple(rows), text=(0, 3, 4))
 
 
 def _every_training(ordered: Sequence[StudyRecord]) -> Table:
@@ -160,25 +171,20 @@ def _every_training(ordered: Sequence[StudyRecord]) -> Table:
         scores = listed([record.effect(record.task, "score") for record in trainings], SCORE, sign=False)
         seeds = ", ".join(str(record.seed) for record in trainings)
         time = duration(sum(record.seconds for record in trainings))
-        rows.append(cells(transition, arm, str(candidate), seeds, *effects, scores, time))
+        rows.append((transition, arm, str(candidate), seeds, *effects, scores, time))
     columns = (
-        *texts("transition", "arm"),
-        *map(Column, ("candidate", "seeds")),
-        *texts("task itself", "earlier tasks", "unseen tasks", "score"),
-        Column("wall time"),
-    )
+        "transition", "arm", "candidate", "seeds", "task itself", "earlier tasks", "unseen tasks", "score", "wall time",
+    )  # fmt: skip
     legend = ("Effects by seed, in nats per token. score: of the task itself after the training, 0 to 100.",)
-    return Table("", columns, tuple(rows), legend)
+    return Table(columns, tuple(rows), legend=legend, text=(0, 1, 4, 5, 6, 7))
 
 
-def _cost(ordered: Sequence[StudyRecord]) -> Table:
+def _cost(ordered: Sequence[StudyRecord]) -> Note:
     spent: dict[str, list[float]] = {}
     for record in ordered:
         spent.setdefault(record.arm, []).append(record.seconds)
-    rows = [(arm, str(len(one)), duration(sum(one)), duration(sum(one) / len(one))) for arm, one in spent.items()]
-    columns = (*texts("arm"), *map(Column, ("trainings", "wall time", "mean of a training")))
-    legend = ("Trainings with their tests; the states that they start from are not counted.",)
-    return Table("", columns, tuple(cells(*row) for row in rows), legend)
+    shown = (f"{arm} {count(len(one), 'training')}, {duration(sum(one))}" for arm, one in spent.items())
+    return Note(f"Wall time with tests, without the states that trainings start from: {'; '.join(shown)}.")
 
 
 def _reading(found: Analysis) -> Iterator[Note]:
@@ -203,5 +209,9 @@ def _reading(found: Analysis) -> Iterator[Note]:
         yield Note(EQUAL)
 
 
-def _count(number_of: int, word: str) -> str:
-    return f"{number_of} {word}{'' if number_of == 1 else 's'}"
+def _in_words(found: Measured, digits: int, *, sign: bool = True) -> str:
+    """Return a figure with its interval, or why it has none, within a sentence."""
+    if found.value is None:
+        return f"(not known: {found.reason})"
+    text = estimate(found.value, found.interval, digits, sign=sign)
+    return text if found.interval is not None else f"{text} (no interval: {found.reason})"

@@ -8,21 +8,8 @@ from rich.console import Console
 
 from sapo.core.errors import DataError
 from sapo.core.types import Example, Task
+from sapo.report.blocks import NOTHING, Block, Command, Listing, Note, Page, Section, Table, one_line
 from sapo.report.data import data_blocks
-from sapo.report.tables import (
-    NOTHING,
-    Block,
-    Cell,
-    Column,
-    Command,
-    Listing,
-    Note,
-    Page,
-    Section,
-    Table,
-    cells,
-    one_line,
-)
 from sapo.report.terminal import show
 from sapo.tasks.benchmark import benchmark_names
 from sapo.tasks.builtin import BUILTIN
@@ -55,20 +42,12 @@ def print_task(console: Console, task: Task) -> None:
 def tasks_page(data_dir: Path | None) -> Page:
     """Return the page of all tasks, see `print_tasks`."""
     names = BUILTIN if data_dir is None else benchmark_names(data_dir)
-    columns = (
-        Column("task", numeric=False),
-        Column("train"),
-        Column("dev"),
-        Column("test"),
-        Column("metric", numeric=False),
-        Column("labels", numeric=False),
-        Column("instruction", numeric=False),
-    )
+    columns = ("task", "train", "dev", "test", "metric", "labels", "instruction")
     legend = (
         "train, dev, test: rows; metric: the score of an answer, 0 to 100, higher is better; labels: the allowed "
         f"answers, {NOTHING} where they are free text.",
     )
-    table = Table("", columns, tuple(_task_row(name, data_dir) for name in names), legend)
+    table = Table(columns, tuple(_task_row(name, data_dir) for name in names), legend=legend, text=(0, 4, 5, 6))
     sections = [
         Section("Tasks", (table,)),
         Section("Named sequences", (_sequences({*BUILTIN, *names}),)),
@@ -128,12 +107,12 @@ def _splits(task: Task) -> tuple[tuple[str, tuple[Example, ...]], ...]:
     return (("train", task.train), ("dev", task.dev), ("test", task.test))
 
 
-def _task_row(name: str, data_dir: Path | None) -> tuple[Cell, ...]:
+def _task_row(name: str, data_dir: Path | None) -> tuple[str, ...]:
     try:
         task = load_task(name, data_dir)
     except DataError as error:
-        return (*cells(name, *[NOTHING] * 5), Cell(f"cannot be used: {error}", "bad"))
-    return cells(
+        return (name, *[NOTHING] * 5, f"cannot be used: {error}")
+    return (
         name,
         *(str(len(split)) for _, split in _splits(task)),
         task.metric,
@@ -149,10 +128,9 @@ def _sequences(available: set[str]) -> Table:
         state = (
             "ready" if not missing else "needs data_dir" if len(missing) == len(tasks) else f"{len(missing)} missing"
         )
-        rows.append(cells(name, state, ", ".join(tasks)))
-    columns = tuple(Column(title, numeric=False) for title in ("sequence", "data", "tasks in order"))
+        rows.append((name, state, ", ".join(tasks)))
     legend = "data: ready, or what is missing; the published sequences need --data-dir with their benchmark's files."
-    return Table("", columns, tuple(rows), (legend,))
+    return Table(("sequence", "data", "tasks in order"), tuple(rows), legend=(legend,), text=(0, 1, 2))
 
 
 def _data(data_dir: Path | None) -> tuple[str, ...]:

@@ -1,10 +1,9 @@
-"""Pages on a terminal: rich tables that fit its width, with nothing in the text taken as markup."""
+"""Pages on a terminal: what fits on one screen, or all of it; nothing in a text is taken as markup."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Literal
+from collections.abc import Iterator, Sequence
 
 from rich import box
 from rich.cells import cell_len
@@ -14,37 +13,40 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from sapo.core.untrusted import plain
-from sapo.report.tables import SHORT, Command, Listing, Note, Page, Section, Style, Table, one_line
+from sapo.report.blocks import Block, Command, Listing, Note, Page, Plot, Style, Table, one_line
 
-_STYLES: dict[Style, str] = {"": "", "strong": "bold", "dim": "dim", "good": "bold green", "bad": "bold red"}
-# A column of texts is readable down to this width, if its words are; words longer than a name are broken.
-_NARROW = 10
-_NAME = 24
-# Blanks between two columns.
-_GAP = 2
+_STYLES: dict[Style, str] = {"": "", "strong": "bold", "dim": "dim"}
+# Columns of texts are readable down to this width. Blanks between two columns.
+_NARROW, _GAP = 12, 2
 
 
-def show(console: Console, page: Page) -> None:
-    """Print a page. Tables too wide for the console are split into several, numbers are never cut."""
+def show(console: Console, page: Page, *, full: bool = True) -> None:
+    """Print a page: all that is not kept for files, or what fits on one screen."""
     console.print(Text(one_line(plain(page.title)), style="bold", overflow="fold"))
-    # The verdict comes last: the end of a page is what stays in sight.
-    for section in (*page.sections, *([Section(SHORT, page.verdict)] if page.verdict else [])):
-        if section.reference:
-            continue
-        console.print()
-        console.rule(Text(one_line(plain(section.title)), style="bold"), align="left", style="dim")
-        for n, block in enumerate(section.plain):
-            if isinstance(block, Table):
-                if n:
-                    console.print()
-                _show_table(console, block)
-            elif isinstance(block, Note):
-                console.print(_text(block.text, block.style))
-            elif isinstance(block, Listing):
-                console.print(_text(block.label))
-                console.print(Padding(_text(block.text), (0, 0, 0, 4)))
-            else:
-                _show_command(console, block)
+    for note in page.verdict:
+        _show(console, note)
+    for section in page.sections:
+        if section.depth == "screen" or (full and section.depth == "details"):
+            console.print()
+            console.rule(Text(one_line(plain(section.title)), style="bold"), align="left", style="dim")
+            for block in section.blocks:
+                _show(console, block)
+
+
+def _show(console: Console, block: Block) -> None:
+    if isinstance(block, Table):
+        _show_table(console, block)
+    elif isinstance(block, Note):
+        console.print(_text(block.text, block.style))
+    elif isinstance(block, Listing):
+        console.print(_text(block.label))
+        console.print(Padding(_text(block.text), (0, 0, 0, 4)))
+    elif isinstance(block, Command):
+        console.print(_text(block.purpose))
+        # A command is copied: it must not hold breaks that a shell would obey.
+        console.print(Text(f"  {shlex.join(map(plain, block.words))}", style="cyan"), soft_wrap=True)
+    else:
+        assert isinstance(block, Plot)
 
 
 def _text(content: str, style: Style = "") -> Text:
@@ -53,72 +55,38 @@ def _text(content: str, style: Style = "") -> Text:
 
 def _show_table(console: Console, table: Table) -> None:
     if table.title:
+        console.print()
         console.print(_text(table.title, "strong"))
-    ranges = _ranges(table, [c.title for c in table.columns])
-    if _total(low for low, _ in ranges) > console.width:
-        ranges = _ranges(table, titles := [c.short or c.title for c in table.columns])
-    else:
-        titles = [c.title for c in table.columns]
-    for group in _split(table, ranges, console.width):
-        rich = RichTable(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-        for i, width in zip(group, _fit([ranges[i] for i in group], console.width), strict=True):
-            numeric = table.columns[i].numeric
-            justify: Literal["left", "right"] = "right" if numeric else "left"
-            rich.add_column(_text(titles[i], "strong"), justify=justify, no_wrap=numeric, overflow="fold", width=width)
-        for row in table.rows:
-            rich.add_row(*(_text(row[i].text, row[i].style) for i in group))
+    for group in _groups(table, console.width):
+        rich = RichTable(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, _GAP - 1, 0, 0))
+        for i in group:
+            numeric = table.numeric(i)
+            rich.add_column(
+                _text(table.columns[i], "strong"),
+                justify="right" if numeric else "left", no_wrap=numeric, overflow="fold",
+            )  # fmt: skip
+        for n, row in enumerate(table.rows):
+            rich.add_row(*(_text(row[i], "strong" if n in table.bold else "") for i in group))
         console.print(rich)
     for sentence in table.legend:
         console.print(_text(sentence, "dim"))
 
 
-def _ranges(table: Table, titles: Sequence[str]) -> list[tuple[int, int]]:
-    """Return for each column the least width at which it can be read, and the width that it would like."""
-    ranges = []
-    for i, column in enumerate(table.columns):
-        texts = [titles[i], *(plain(row[i].text) for row in table.rows)]
-        natural = max(cell_len(line) for text in texts for line in text.split("\n"))
-        word = max((cell_len(word) for text in texts for word in text.split()), default=0)
-        ranges.append((natural if column.numeric else min(natural, max(_NARROW, min(word, _NAME))), natural))
-    return ranges
-
-
-def _split(table: Table, ranges: Sequence[tuple[int, int]], width: int) -> Iterator[list[int]]:
-    """Yield groups of columns that fit the width, each with the texts that the rows begin with."""
-    keys = list(range(next((i for i, c in enumerate(table.columns) if c.numeric), 0)))
+def _groups(table: Table, width: int) -> Iterator[list[int]]:
+    """Yield columns that fit the width together, each time after the texts that rows begin with: no number is cut."""
+    widths = []
+    for i, title in enumerate(table.columns):
+        whole = max(cell_len(plain(text)) for text in (title, *(row[i] for row in table.rows)))
+        widths.append(whole if table.numeric(i) else min(whole, _NARROW))
+    keys = list(range(next((i for i in range(len(widths)) if table.numeric(i)), len(widths))))
     group = list(keys)
-    for i in range(len(keys), len(ranges)):
-        if len(group) > len(keys) and _total(ranges[k][0] for k in [*group, i]) > width:
+    for i in range(len(keys), len(widths)):
+        if len(group) > len(keys) and _total(widths, [*group, i]) > width:
             yield group
             group = list(keys)
         group.append(i)
     yield group
 
 
-def _fit(ranges: Sequence[tuple[int, int]], width: int) -> list[int]:
-    """Return column widths: the widest columns give way first, none below its least width."""
-    widths = [natural for _, natural in ranges]
-    while _total(widths) > width:
-        spare = [i for i, (low, _) in enumerate(ranges) if widths[i] > low]
-        if not spare:
-            break
-        widths[max(spare, key=lambda i: widths[i])] -= 1
-    return widths
-
-
-def _total(widths: Iterable[int]) -> int:
-    columns = list(widths)
-    return sum(columns) + _GAP * (len(columns) - 1)
-
-
-def _show_command(console: Console, command: Command) -> None:
-    """Print a command so that it can be copied: wrapped between words only, lines continued as shells do."""
-    console.print(_text(command.purpose))
-    lines = ["  "]
-    for word in map(shlex.quote, map(plain, command.words)):
-        if len(lines[-1]) + len(word) + 3 > console.width and lines[-1].strip():
-            lines.append("    ")
-        lines[-1] += ("" if lines[-1].isspace() else " ") + word
-    for n, line in enumerate(lines):
-        ending = " \\" if n + 1 < len(lines) else ""
-        console.print(Text(line + ending, style="cyan"), soft_wrap=True)
+def _total(widths: Sequence[int], group: Sequence[int]) -> int:
+    return sum(widths[i] for i in group) + _GAP * len(group)

@@ -10,11 +10,10 @@ import numpy as np
 from scipy.stats import t
 
 from sapo.core.errors import RecordError
-from sapo.report.differences import Verdict, verdict
+from sapo.report.differences import Difference, Verdict, verdict
 from sapo.runs.results import RunResult
 from sapo.training.settings import MethodName, Policy
 
-UnitVerdict = Verdict | Literal["one unit: no interval", "no pair"]
 Unit = tuple[str, int]
 _LEVEL = 0.95
 
@@ -39,21 +38,6 @@ class Spread:
         return sum(point is not None for point in self.points)
 
 
-@dataclass(frozen=True, slots=True)
-class UnitDifference:
-    """One setting minus another, by unit.
-
-    Attributes:
-        spread: of the differences.
-        either: how many units have a value for at least one of the two.
-        verdict: what can be said of the mean difference.
-    """
-
-    spread: Spread
-    either: int
-    verdict: UnitVerdict
-
-
 def quantile(n: int) -> float:
     """Return how many standard errors a 95 % Student t interval of n >= 2 values reaches to either side."""
     return float(t.ppf((1 + _LEVEL) / 2, n - 1))
@@ -76,17 +60,17 @@ def spread(points: Sequence[float | None]) -> Spread:
 
 def unit_difference(
     points: Sequence[float | None], baseline: Sequence[float | None], better: Literal["higher", "lower"]
-) -> UnitDifference:
+) -> Difference:
     """Return points minus baseline, paired by unit; units that lack one of the two have no difference."""
     pairs = list(zip(points, baseline, strict=True))
     found = spread([None if a is None or b is None else a - b for a, b in pairs])
     either = sum(a is not None or b is not None for a, b in pairs)
+    said: Verdict = "one unit: no interval" if found.count else "no pair"
     if found.interval is not None:
         low, high = found.interval
         # Units that all differ by the same amount show no spread; that is a coarse measure, not certainty.
-        said: UnitVerdict = verdict(found.interval, better) if low < high else "too small to decide"
-        return UnitDifference(found, either, said)
-    return UnitDifference(found, either, "one unit: no interval" if found.count else "no pair")
+        said = verdict(found.interval, better) if low < high else "too small to decide"
+    return Difference(found.mean, found.interval, said, found.points, either)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """The run directory: every finished step is a file, written whole or not at all.
 
-    config.yaml           the resolved configuration; another one is refused
+    config.yaml           the resolved configuration, and the format of all this; others are refused
     environment.json      library versions and machine, of the last start
     data.json             what the data holds
     candidates/K-TASK.json   candidates and rejected texts with reasons
@@ -37,6 +37,8 @@ from sapo.core.storage import fingerprint, read_json, undamaged, unwritable, wri
 
 Inputs = Mapping[str, str]
 
+# Of what is written here; config.yaml tells it. Earlier versions did not, and wrote format 1.
+FORMAT = 2
 # Settings that no result depends on.
 _MAY_CHANGE = ("keep", "selection.batch_tokens", "selection.cache", "train.checkpoint_every", "report_to")
 
@@ -101,7 +103,7 @@ class RunDirectory:
             self._check()
             self._sweep()
             if not (self.path / "config.yaml").exists():
-                write_text(self.path / "config.yaml", _to_yaml(self._config))
+                write_text(self.path / "config.yaml", _to_yaml({"format": FORMAT, **self._config}))
         except BaseException:
             self._lock.release()
             raise
@@ -282,6 +284,12 @@ class RunDirectory:
     def _compare(self, stored: Any) -> None:
         if not isinstance(stored, dict):
             raise RecordError(f"{self.path / 'config.yaml'} is damaged: choose another run_dir")
+        found = stored.pop("format", 1)
+        if found != FORMAT:
+            raise RecordError(
+                f"run_dir {self.path} was written by another version of sapo (format {found}, not {FORMAT}): "
+                "`sapo report` reads it, but it cannot be resumed; use another run_dir"
+            )
         differs = differences(stored, self._config)
         if differs:
             raise RecordError(

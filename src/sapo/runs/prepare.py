@@ -30,7 +30,7 @@ from sapo.runs.plan import make_plan
 from sapo.runs.results import Prompt, undefined
 from sapo.runs.run import Run
 from sapo.runs.steps import Chooser, HowTrained, Tester, Trainer
-from sapo.runs.tracking import tracked
+from sapo.runs.tracking import integrations, tracked
 from sapo.selection.rows import context_length
 from sapo.training.methods import make_method
 from sapo.training.methods.seq_lora import SeqLora
@@ -51,6 +51,8 @@ def prepared(config: Config, progress: Reporter = SILENT, shared: Path | None = 
         SapoError: for whatever would stop the run later.
     """
     report_to = config.report_to
+    # An unknown one is refused before the model is loaded.
+    integrations(report_to, config.run_dir)
     run = prepare(config, progress, shared)
     directory = run.directory
     with directory:

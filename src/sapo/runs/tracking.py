@@ -95,8 +95,7 @@ def tracked(
     Raises:
         ConfigError: if there is no such tracker, or its package is not installed.
     """
-    known = told(run_dir)
-    callbacks = integrations([name for name in names if name not in known] if first else ())
+    callbacks = integrations(names, run_dir) if first else []
     if not callbacks:
         yield Tracker()
         return
@@ -108,7 +107,7 @@ def tracked(
     finally:
         for callback in callbacks:
             callback.on_train_end(arguments, TrainerState(), TrainerControl(), model=model)
-    write_json(run_dir / TOLD, sorted({*known, *names}))
+    write_json(run_dir / TOLD, sorted({*told(run_dir), *names}))
 
 
 def told(run_dir: Path) -> tuple[str, ...]:
@@ -121,14 +120,16 @@ def told(run_dir: Path) -> tuple[str, ...]:
     return tuple(read_json(file, "Delete it to tell trackers of this run again.")) if file.is_file() else ()
 
 
-def integrations(names: Sequence[str]) -> list[Any]:
+def integrations(names: Sequence[str], run_dir: Path) -> list[Any]:
     """Return transformers' integrations of these names, as Trainer's ``report_to`` takes them.
+
+    Those that were told of the finished run in a directory are left out.
 
     Raises:
         ConfigError: if there is no such integration, or its package is not installed.
     """
     found = []
-    for name in names:
+    for name in sorted(set(names) - set(told(run_dir)), key=names.index):
         try:
             found += [make() for make in get_reporting_integration_callbacks([name])]
         except (ValueError, RuntimeError, ImportError) as error:

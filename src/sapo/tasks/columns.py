@@ -192,7 +192,9 @@ def _holds(value: Any) -> bool:
 def _demand_named(where: str, there: Mapping[str, int], named: Mapping[str, Sequence[str]]) -> None:
     for role, names in named.items():
         if role not in ROLES:
-            raise DataError(f"columns: there is no role {role!r}.{nearest(role, ROLES)} Allowed: {', '.join(ROLES)}")
+            raise DataError(
+                f"columns of {where}: there is no role {role!r}.{nearest(role, ROLES)} Allowed: {', '.join(ROLES)}"
+            )
         if not names or (len(names) > 1 and role not in _SEVERAL):
             raise DataError(f"columns: {role} = {list(names)}: allowed is one column; several may be input or ignore")
         for name in names:

@@ -10,6 +10,8 @@ from os import PathLike
 from pathlib import Path
 from types import MappingProxyType
 
+from pydantic import ValidationError
+
 from sapo.core.errors import DataError, nearest
 from sapo.core.storage import fingerprint
 from sapo.core.types import Example, Task
@@ -59,11 +61,16 @@ def load_task(
     data_dir = Path(data_dir) if data_dir is not None else None
     own = {"columns": columns, "labels": labels, "metric": metric, "train": train, "test": test, "subset": subset}
     if name not in BUILTIN and (name.lower().endswith(ENDINGS) if data_dir is not None else is_data(name)):
-        source = DataSource(
-            data=name, train=train, test=test, subset=subset, instruction=instruction, suffix=suffix or "",
-            columns={role: c if isinstance(c, str) else tuple(c) for role, c in (columns or {}).items()},
-            labels=None if labels is None else tuple(labels), metric=metric,
-        )  # fmt: skip
+        try:
+            source = DataSource(
+                data=name, train=train, test=test, subset=subset, instruction=instruction, suffix=suffix or "",
+                columns={role: c if isinstance(c, str) else tuple(c) for role, c in (columns or {}).items()},
+                labels=None if labels is None else tuple(labels), metric=metric,
+            )  # fmt: skip
+        except ValidationError as error:
+            (wrong, *_) = error.errors()
+            why = str(wrong["msg"]).removeprefix("Value error, ")
+            raise DataError(f"{name}: {wrong['loc'][0]} = {str(wrong['input'])[:60]!r}: {why}") from error
         return data_task(_last_part(name), source)
     task = _known_task(name, data_dir)
     given = [key for key, value in own.items() if value is not None]

@@ -116,7 +116,8 @@ def _demand_settings(source: DataSource) -> None:
         raise DataError(f"{source.data}: the instruction given is empty: give a text, or leave it out")
     if source.metric is not None and source.metric not in METRICS:
         raise DataError(
-            f"metric: there is no {source.metric!r}.{nearest(source.metric, METRICS)} Allowed: {', '.join(METRICS)}"
+            f"{source.data}: metric: there is no {source.metric!r}.{nearest(source.metric, METRICS)} "
+            f"Allowed: {', '.join(METRICS)}"
         )
     labels = source.labels or ()
     for label in labels:

@@ -5,9 +5,9 @@ task that follows. From that one state the task is trained with every candidate,
 optimiser arms; what the candidates did is compared with what was known of them before.
 
     plan         which trainings there are
-    indicators   what is known of a candidate before
-    mediators    what happens between a candidate and its effects
-    run          makes the trainings, one after the other
+    run          makes them, and appends a record for each
+    training     a transition's state, and one training from it
+    indicators   what is measured of a candidate before a training and during it
     records      one training in one line
     blocks       trainings arranged: transition x arm, each a full table of candidates x seeds
     resampling   intervals by bootstrap, p-values by permutation
@@ -16,6 +16,5 @@ optimiser arms; what the candidates did is compared with what was known of them 
     prediction   claim 3: whether pre-update loss, or another indicator, tells which candidates are good
     decision     what choosing by pre-update loss is worth
     bound        whether the path of the parameters, and what is forgotten, obey the bounds that may explain it
-    verdicts     what a figure says of a claim
-    analysis     all of these from a study's records
+    analysis     all of these from a study's records, and what a figure says of a claim
 """

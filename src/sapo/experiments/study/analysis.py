@@ -1,9 +1,10 @@
-"""All that a study's records say of the method's claims, arm by arm."""
+"""All that a study's records say of the method's claims, arm by arm, in words that never go beyond their intervals."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from sapo.experiments.study.blocks import Block, blocks_of
 from sapo.experiments.study.bound import Bounds, bounds
@@ -11,10 +12,10 @@ from sapo.experiments.study.components import Spread, spread
 from sapo.experiments.study.correlation import Agreement, agreements
 from sapo.experiments.study.decision import MARGIN, Gain, gains
 from sapo.experiments.study.prediction import PRIMARY, Association, adjusted, mediations, predictions
-from sapo.experiments.study.ranks import Detectable, detectable
 from sapo.experiments.study.records import Measure, StudyRecord
-from sapo.experiments.study.resampling import Sampling
+from sapo.experiments.study.resampling import ALPHA, Detectable, Measured, Sampling, detectable
 
+Verdict = Literal["in line with the claim", "against the claim", "undecided"]
 # The optimiser that people train with, whose test is the primary one.
 _MAIN_ARM = "adamw"
 
@@ -117,3 +118,20 @@ def _arm(blocks: Sequence[Block], margin: float, sampling: Sampling) -> Arm:
         gains=gains(blocks, margin),
         bounds=bounds(blocks),
     )
+
+
+def compared(found: Measured, number: float, claimed: Literal["above", "below"]) -> Verdict:
+    """Return what an interval says of the claim that the true figure lies above, or below, a number."""
+    if found.interval is None or found.interval[0] <= number <= found.interval[1]:
+        return "undecided"
+    above = found.interval[0] > number
+    return "in line with the claim" if above == (claimed == "above") else "against the claim"
+
+
+def predicted(test: Association) -> Verdict:
+    """Return what a test says of the claim that a lower x goes with a better y; p-value and interval must agree.
+
+    Of tests that are corrected for one another the corrected p-value counts.
+    """
+    p = test.p if test.adjusted is None else test.adjusted
+    return compared(test.rho, 0.0, "below") if p is not None and p < ALPHA else "undecided"

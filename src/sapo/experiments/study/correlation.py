@@ -16,9 +16,8 @@ import numpy as np
 
 from sapo.core.types import Floats, Ints
 from sapo.experiments.study.blocks import Block
-from sapo.experiments.study.ranks import standardised
 from sapo.experiments.study.records import Role
-from sapo.experiments.study.resampling import Measured, Part, Sampling, estimates
+from sapo.experiments.study.resampling import Measured, Part, Sampling, estimates, standardised, weighted
 
 # Which pairs of tasks: both roles, None for all.
 GROUPS: Mapping[str, tuple[Role, Role] | None] = {
@@ -97,14 +96,7 @@ def _part(block: Block, pairs: Sequence[tuple[int, int]], *, same: bool) -> Part
         # Correlations are of centred values: within each seed, over its candidates. [tasks, m, seeds, candidates]
         units = standardised(np.moveaxis(effects[:, index], 2, -1))
         r = np.einsum("pmsc,pmtc->pmst", units[xs], units[ys])
-        return _mean(r[..., chosen])[:, None]
+        found = np.moveaxis(r[..., chosen], 1, -1).reshape(-1, len(index))
+        return weighted(found, np.ones((len(found), 1)))[:, None]
 
     return Part(n, n - 1, correlate)
-
-
-def _mean(r: Floats) -> Floats:
-    """Return the mean over pairs and seeds of what is defined, shape [pairs, m, k] -> [m]; NaN without any."""
-    known = ~np.isnan(r)
-    count = known.sum(axis=(0, 2))
-    total = np.where(known, r, 0.0).sum(axis=(0, 2))
-    return np.asarray(np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0))

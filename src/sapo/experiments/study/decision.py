@@ -80,7 +80,10 @@ def chosen(losses: Floats, rule: Rule, margin: float) -> int:
 
 
 def _gain(block: Block, rule: Rule, outcome: Outcome | Literal["sum"], margin: float) -> float | None:
-    effects, losses = _effects(block, outcome), block.indicator(PRIMARY)
+    outcomes: tuple[Outcome, ...] = ("in_task", "forgetting", "generalisation") if outcome == "sum" else (outcome,)
+    parts, losses = [block.outcome(one) for one in outcomes], block.indicator(PRIMARY)
+    known = [part for part in parts if part is not None]
+    effects = np.sum(known, axis=0) if len(known) == len(parts) else None
     if effects is None or losses is None or len(losses) < 2 or block.candidates[0] != 0:
         return None
     over_original = effects - effects[0]
@@ -102,14 +105,6 @@ def _oracle(effects: Floats) -> float | None:
         return None
     best = (int(np.delete(effects, seed, axis=1).mean(axis=1).argmax()) for seed in range(seeds))
     return float(np.mean([effects[candidate, seed] for seed, candidate in enumerate(best)]))
-
-
-def _effects(block: Block, outcome: Outcome | Literal["sum"]) -> Floats | None:
-    if outcome != "sum":
-        return block.outcome(outcome)
-    parts = [block.outcome(one) for one in ("in_task", "forgetting", "generalisation")]
-    known = [part for part in parts if part is not None]
-    return np.sum(known, axis=0) if len(known) == len(parts) else None
 
 
 def _over_transitions(values: Sequence[float | None], undefined: str) -> Measured:

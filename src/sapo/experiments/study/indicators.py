@@ -1,14 +1,18 @@
-"""What can be known of a candidate before anything is trained with it: its loss, other indicators, trivial controls."""
+"""What is measured of a candidate: before training, its loss, other indicators and trivial controls; then mediators.
+
+Mediators are what happens between a candidate and its effects: how far parameters travel, how far outputs drift.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from rapidfuzz.distance import Levenshtein
+from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
 from sapo.core.types import Encoded, Example, Task
@@ -16,9 +20,10 @@ from sapo.models.batches import pad, supervised_positions
 from sapo.models.losses import Scorer
 from sapo.models.passes import untouched
 from sapo.models.render import Renderer
+from sapo.training.methods.lwf import divergence
 from sapo.training.methods.objective import trainable
 
-# Rows that go through the model at once, with gradients.
+# Rows that go through the model at once.
 _BATCH = 4
 
 
@@ -94,12 +99,9 @@ def gradient(model: Any, encoded: Sequence[Encoded]) -> dict[str, torch.Tensor]:
     weights = trainable(model)
     total = {name: torch.zeros_like(p) for name, p in weights.items()}
     tokens = sum(e.supervised for e in encoded)
-    for start in range(0, len(encoded), _BATCH):
-        part = encoded[start : start + _BATCH]
-        ids, labels = (x.to(model.device) for x in pad([e.ids for e in part], [e.prompt_length for e in part]))
-        keep, targets = supervised_positions(labels)
+    for inputs, targets in _batches(model, encoded):
         with untouched(model), torch.enable_grad():
-            logits = model(input_ids=ids, use_cache=False, logits_to_keep=keep).logits.float()
+            logits = model(**inputs).logits.float()
             nll = cross_entropy(logits, targets, reduction="sum") / tokens
             found = torch.autograd.grad(nll, list(weights.values()))
         for name, part_of_it in zip(weights, found, strict=True):
@@ -107,8 +109,76 @@ def gradient(model: Any, encoded: Sequence[Encoded]) -> dict[str, torch.Tensor]:
     return total
 
 
+def _batches(model: Any, encoded: Sequence[Encoded]) -> Iterator[tuple[dict[str, Any], torch.Tensor]]:
+    """Yield what a few rows are to the model, with the supervised tokens."""
+    for start in range(0, len(encoded), _BATCH):
+        part = encoded[start : start + _BATCH]
+        ids, labels = (x.to(model.device) for x in pad([e.ids for e in part], [e.prompt_length for e in part]))
+        keep, targets = supervised_positions(labels)
+        yield {"input_ids": ids, "use_cache": False, "logits_to_keep": keep}, targets
+
+
 def norm(tensors: dict[str, torch.Tensor]) -> float:
     """Return the Euclidean norm of all numbers together."""
     # On the CPU, since not every accelerator has float64.
     total = sum((x.cpu().double().square().sum() for x in tensors.values()), torch.zeros(()).double())
     return float(total.sqrt())
+
+
+class Travel:
+    """Measures the path of the trainable parameters; see `sapo.training.trainer.Watcher`.
+
+    Attributes:
+        path: summed length of all updates.
+        start: the parameters before the first one, by name.
+    """
+
+    def __init__(self) -> None:
+        self.path = 0.0
+        self.start: dict[str, torch.Tensor] = {}
+        self._last: dict[str, torch.Tensor] = {}
+
+    def begin(self, model: Any) -> None:
+        """Remember where it starts."""
+        self.start = _copy(model)
+        self._last = self.start
+
+    def after(self, model: Any, step: int, last: bool) -> bool:
+        """Add the length of an update."""
+        now = _copy(model)
+        self.path += norm({name: now[name] - self._last[name] for name in now})
+        self._last = now
+        return False
+
+    def state(self) -> Any:
+        """Return the path so far."""
+        return self.path
+
+    def restore(self, model: Any, state: Any) -> None:
+        """Resume from there."""
+        self.path, self._last = float(state), _copy(model)
+
+    @property
+    def displacement(self) -> float:
+        """Distance between the first and the last parameters."""
+        return norm({name: self._last[name] - self.start[name] for name in self.start})
+
+
+def drift(model: Any, before: dict[str, torch.Tensor], encoded: Sequence[Encoded]) -> float:
+    """Return KL(before || now) of the predictions at the supervised positions of rows, in nats per token.
+
+    Args:
+        model: as it is now.
+        before: other values of its trainable parameters, by name.
+        encoded: the rows.
+    """
+    total = 0.0
+    for inputs, _ in _batches(model, encoded):
+        with untouched(model):
+            then = functional_call(model, before, kwargs=inputs).logits
+            total += float(divergence(then, model(**inputs).logits, 1.0))
+    return total / sum(e.supervised for e in encoded)
+
+
+def _copy(model: Any) -> dict[str, torch.Tensor]:
+    return {name: p.detach().clone() for name, p in trainable(model).items()}

@@ -14,8 +14,15 @@ import numpy as np
 
 from sapo.core.types import Floats, Ints
 from sapo.experiments.study.blocks import Block, Outcome
-from sapo.experiments.study.ranks import holm, permutation_test, rank_correlation
-from sapo.experiments.study.resampling import Measured, Part, Sampling, estimates
+from sapo.experiments.study.resampling import (
+    Measured,
+    Part,
+    Sampling,
+    estimates,
+    holm,
+    permutation_test,
+    rank_correlation,
+)
 
 PRIMARY = "pre_update"
 # By name: the indicators and mediators of `StudyRecord`, known ones first.

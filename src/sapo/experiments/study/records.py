@@ -146,21 +146,6 @@ class StudyRecord:
         known = [effect for effect in found if effect is not None]
         return sum(known) / len(known) if known and len(known) == len(found) else None
 
-    @property
-    def in_task(self) -> float:
-        """Minus the loss of the trained task after the training, in nats per token."""
-        return -self.losses[self.task].loss("after")
-
-    @property
-    def forgetting_effect(self) -> float | None:
-        """Minus the mean rise of the loss over all earlier tasks, in nats per token; None without any."""
-        return self.mean_effect("earlier")
-
-    @property
-    def generalisation_effect(self) -> float | None:
-        """Minus the mean rise of the loss over all unseen tasks, in nats per token; None without any."""
-        return self.mean_effect("unseen")
-
     def to_json(self) -> dict[str, Any]:
         """Return the record as JSON values."""
         values: dict[str, Any] = _ADAPTER.dump_python(self, mode="json")
@@ -172,13 +157,13 @@ class StudyRecord:
 
         Raises:
             RecordError: if a newer version wrote it.
-            ValueError: if it is none, and what is wrong.
+            ValueError: if it is something else, and what is wrong.
         """
         found = data.get("format") if isinstance(data, Mapping) else FORMAT
         if isinstance(found, int) and found > FORMAT:
             raise RecordError(f"it has format {found}, and this version of sapo reads {FORMAT}: use a newer one")
         if found != FORMAT:
-            raise ValueError(f"it has format {found!r}, and there is none but {FORMAT}")
+            raise ValueError(f"it has format {found!r}, but this version of sapo reads {FORMAT} only")
         try:
             return _ADAPTER.validate_python(data)
         except ValidationError as error:

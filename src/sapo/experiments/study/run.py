@@ -1,63 +1,90 @@
 """From a study's configuration to its records: one line for each training, appended when it is finished.
 
 RUN_DIR/study.jsonl           the records; what is there is not computed again
-RUN_DIR/states/TRANSITION/    see `sapo.experiments.study.ground`
+RUN_DIR/states/TRANSITION/    see `sapo.experiments.study.training`
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any
-
-from filelock import FileLock, Timeout
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, TypeVar
 
 from sapo.core.errors import RecordError, SapoError
-from sapo.core.progress import Reporter, Silent
+from sapo.core.progress import SILENT, Reporter
 from sapo.core.storage import fingerprint
 from sapo.experiments.study.blocks import blocks_of
-from sapo.experiments.study.crew import Alone, Crew, Workers
 from sapo.experiments.study.plan import Transition, Trial, state_config, transitions, trials
 from sapo.experiments.study.records import STUDY, StudyRecord, append_study, read_study
-from sapo.experiments.study.workers import in_processes, on_ray, visible_gpus
+from sapo.experiments.study.training import begin, forget, train
+from sapo.experiments.where import Job, Place, Where, here, in_processes, locked, visible_gpus
 from sapo.runs.config.study import StudyConfig
 from sapo.runs.directory import decisive, differences
-from sapo.runs.inputs import Inputs
 from sapo.runs.prepare import read
 from sapo.tasks.load import task_fingerprint
 
+T = TypeVar("T")
 # More of these may be asked for later: what was recorded stays true. The first seed makes the states.
 _MAY_GROW = ("transitions", "seeds", "arms", "tasks")
 
 
-def run_study(config: StudyConfig, progress: Reporter | None = None, ray: str | None = None) -> tuple[StudyRecord, ...]:
+def run_study(config: StudyConfig, progress: Reporter = SILENT, where: Where | None = None) -> tuple[StudyRecord, ...]:
     """Make all trainings of a study that are not recorded yet, and return all records.
-
-    They are made one after the other in this process; where it sees several GPUs, in a process for each; or as tasks
-    of a Ray cluster.
 
     Args:
         config: of the study.
-        progress: hears about every step.
-        ray: address of a running Ray cluster, "auto" for the one of this machine.
+        progress: hears about every step; of workers, how many trainings have ended.
+        where: trainings are made; by default in a process for each GPU that this one sees, or in this one.
 
     Raises:
         SapoError: for anything a user can act on.
     """
-    progress = progress or Silent()
-    with _locked(config):
+    gpus = visible_gpus(config.model.device)
+    where = where or (partial(in_processes, gpus) if len(gpus) > 1 else here)
+    with locked(config.run_dir):
         known = _known(config)
         open_ = _open(config, known, progress)
-        if open_:
-            with _crew(config, study_fingerprint(config), progress, ray) as crew:
+        if not open_:
+            return tuple(known.values())
+        try:
+            with where(progress) as place:
                 for transition in open_:
-                    wanted = list(trials(config, crew.begin(transition)))
-                    missing = [trial for trial in wanted if (transition.name, trial) not in known]
-                    for record in crew.trainings(transition, missing):
+                    for record in _trainings(config, transition, known, place):
                         _demand_alike(config, [*known.values(), record])
                         known[_key(record)] = record
                         append_study(config.run_dir / STUDY, record)
+        finally:
+            forget()
     return tuple(known.values())
+
+
+def _trainings(
+    config: StudyConfig, transition: Transition, known: Container[tuple[str, Trial]], place: Place
+) -> Iterator[StudyRecord]:
+    """Yield the records of a transition's trainings that are not known yet, as they end."""
+    state = Job(transition.name, lambda: partial(begin, config, transition))
+    (count,) = _made(place, f"{transition.name}: its state, and what is measured in it", [state])
+    missing = [trial for trial in trials(config, count) if (transition.name, trial) not in known]
+    study = study_fingerprint(config)
+
+    def work(number: int, trial: Trial) -> Callable[[Reporter], StudyRecord]:
+        label = f"{transition.name}, training {number} of {len(missing)}"
+        return partial(train, config, transition, trial, study, label)
+
+    jobs = [Job(str(trial), partial(work, number, trial)) for number, trial in enumerate(missing, start=1)]
+    yield from _made(place, f"{transition.name}: trainings", jobs)
+
+
+def _made(place: Place, label: str, jobs: Sequence[Job[T]]) -> Iterator[T]:
+    """Yield what jobs give; the first error is raised after what others have finished."""
+    error: SapoError | None = None
+    for _, found in place.make(label, jobs):
+        if not isinstance(found, SapoError):
+            yield found
+        elif error is None:
+            error = found
+    if error is not None:
+        raise error
 
 
 def _known(config: StudyConfig) -> dict[tuple[str, Trial], StudyRecord]:
@@ -94,7 +121,10 @@ def _open(config: StudyConfig, known: Mapping[tuple[str, Trial], StudyRecord], p
     """
     found, missing = [], 0
     for transition in transitions(config):
-        given = _inputs(config, transition)
+        try:
+            _, given = read(state_config(config, transition), pays=False)
+        except SapoError as error:
+            raise type(error)(f"transition {transition.name}: {error}") from error
         data = {task.name: task_fingerprint(task) for task in (*given.tasks, *given.watch)}
         ours = [record for (name, _), record in known.items() if name == transition.name]
         changed = [task for record in ours for task, then in record.data.items() if data.get(task, then) != then]
@@ -125,13 +155,6 @@ def _demand_alike(config: StudyConfig, records: Sequence[StudyRecord]) -> None:
         ) from error
 
 
-def _inputs(config: StudyConfig, transition: Transition) -> Inputs:
-    try:
-        return read(state_config(config, transition), pays=False)[1]
-    except SapoError as error:
-        raise type(error)(f"transition {transition.name}: {error}") from error
-
-
 def study_fingerprint(config: StudyConfig) -> str:
     """Return what tells trainings of this study from those of another one."""
     return fingerprint(decisive(_settled(config.plain())))
@@ -141,37 +164,6 @@ def _settled(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the part of a configuration that is the same for all trainings of a study."""
     settled = {key: value for key, value in config.items() if key not in _MAY_GROW}
     return settled | {"seeds, the first": config["seeds"][0]}
-
-
-@contextmanager
-def _crew(config: StudyConfig, study: str, progress: Reporter, ray: str | None) -> Iterator[Crew]:
-    visible = visible_gpus(config.model.device)
-    if ray is not None:
-        with on_ray(ray) as submit:
-            yield Workers(config, study, progress, submit)
-    elif len(visible) > 1:
-        progress.note(f"{len(visible)} processes, one for each GPU")
-        with in_processes(visible) as submit:
-            yield Workers(config, study, progress, submit)
-    else:
-        yield Alone(config, study, progress)
-
-
-@contextmanager
-def _locked(config: StudyConfig) -> Iterator[None]:
-    """Let one process at a time append to the study's records."""
-    lock = FileLock(config.run_dir / ".lock")
-    try:
-        config.run_dir.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise RecordError(f"run_dir {config.run_dir} is in use by another process: wait for it to end") from error
-    except OSError as error:
-        raise RecordError(f"run_dir {config.run_dir} cannot be used: {error.strerror or error}") from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _key(record: StudyRecord) -> tuple[str, Trial]:

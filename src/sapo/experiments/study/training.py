@@ -1,38 +1,95 @@
-"""One training of a study: from a transition's state, with one candidate, one seed and one optimiser arm."""
+"""A transition's state, what is measured in it, and each training from it.
+
+RUN_DIR/states/TRANSITION/    the run that leads to the state; ground.json holds what was measured in it
+"""
 
 from __future__ import annotations
 
 import time
-from dataclasses import replace
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import torch
-
+from sapo.core.errors import RecordError
 from sapo.core.progress import Reporter
-from sapo.core.types import Losses
-from sapo.experiments.study.ground import Ground, score
-from sapo.experiments.study.mediators import Travel, drift
-from sapo.experiments.study.plan import Trial
-from sapo.experiments.study.records import StudyRecord
+from sapo.core.storage import fingerprint
+from sapo.core.types import Choice, Instruction, Losses, Task
+from sapo.experiments.study.indicators import Travel, drift, gradient, indicators, norm
+from sapo.experiments.study.plan import Transition, Trial, state_config
+from sapo.experiments.study.records import Role, StudyRecord
+from sapo.models.answers import evaluate
 from sapo.runs.config.study import StudyConfig
 from sapo.runs.lineage import library_versions
+from sapo.runs.prepare import prepare
+from sapo.runs.run import Run
 from sapo.tasks.load import task_fingerprint
+from sapo.tasks.sampling import selection_rows
 from sapo.training.finetune import finetune
+from sapo.training.schedule import Stage
 from sapo.training.trainer import Extras
 
+MEASURED = "ground.json"
 _DECIMALS = 4
 # Test rows of each earlier task whose outputs are compared: two whole distributions a token are dear.
 _DRIFT_ROWS = 32
 
 
-def train(config: StudyConfig, ground: Ground, trial: Trial, study: str, label: str, progress: Reporter) -> StudyRecord:
-    """Return the record of one training from a transition's state."""
-    run, task, renderer = ground.run, ground.task, ground.run.renderer
+@dataclass(frozen=True, slots=True)
+class _Ground:
+    """What every training of a transition has in common.
+
+    Attributes:
+        run: that leads to the stage: tasks, candidates, model.
+        stage: that every training begins at.
+        tested: all tasks whose losses are outcomes, by name; the last of the sequence is the one that is trained.
+        measured: as JSON: "before" (losses on test rows by task, with the original instructions), "scores" (mean of
+            the primary metric in percent, by task), "indicators" of each candidate, "earlier_gradient" (norm of the
+            gradient of the earlier tasks' loss).
+    """
+
+    run: Run
+    stage: Stage
+    tested: dict[str, Task]
+    measured: dict[str, Any]
+
+
+# The state that this process worked from last, and whose it is: trainings of one state come one after the other.
+_kept: tuple[tuple[str, str], _Ground] | None = None
+
+
+def forget() -> None:
+    """Drop the state that is kept between trainings."""
+    global _kept
+    _kept = None
+
+
+def begin(config: StudyConfig, transition: Transition, progress: Reporter) -> int:
+    """Bring about a transition's state and measure in it; return how many candidates it has, the original included."""
+    return len(_ground(config, transition, progress, writes=True).run.inputs.candidates[transition.task])
+
+
+def train(
+    config: StudyConfig, transition: Transition, trial: Trial, study: str, label: str, progress: Reporter
+) -> StudyRecord:
+    """Return the record of one training from a transition's state.
+
+    Args:
+        config: of the study.
+        transition: that was begun before, in this process or in another one.
+        trial: which training.
+        study: fingerprint of the study.
+        label: of the training.
+        progress: hears about it.
+
+    Raises:
+        RecordError: if the state is not in run_dir.
+    """
+    ground = _ground(config, transition, progress, writes=False)
+    run, task, renderer = ground.run, ground.tested[transition.task], ground.run.renderer
     candidate = run.inputs.candidates[task.name][trial.candidate]
     encoded = renderer.encode(candidate.text, task.suffix, task.train)
     model = run.model.prepare(ground.stage, replace(run.schedule[-1], rows=encoded))
-    scorer = run.model.scorer
-    settings = config.train
+    scorer, settings = run.model.scorer, config.train
     if trial.arm == "sgd":
         settings = settings.model_copy(update={"learning_rate": config.sgd.learning_rate})
     began = time.perf_counter()
@@ -42,31 +99,38 @@ def train(config: StudyConfig, ground: Ground, trial: Trial, study: str, label: 
         training = finetune(
             model, encoded, settings, trial.seed, advance, extras=Extras(watchers=(travel,)), optimiser=trial.arm
         )
-    losses, scores = {}, {}
+    losses, scores, before = {}, {}, ground.measured
     for name, one in ground.tested.items():
         text = candidate.text if name == task.name else one.instruction
-        losses[name] = _losses(
-            ground.role(name), ground.before[name], scorer(renderer.encode(text, one.suffix, one.test))
-        )
+        then, now = Losses.from_json(before["before"][name]), scorer(renderer.encode(text, one.suffix, one.test))
+        losses[name] = {
+            "role": _role(transition, name),
+            "before": [round(x, _DECIMALS) for x in then.nll.tolist()],
+            "after": [round(x, _DECIMALS) for x in now.nll.tolist()],
+            "tokens": now.tokens.tolist(),
+        }
         if config.scores:
-            scores[name] = {"before": ground.scores[name], "after": score(run, model, one, text, config.max_new_tokens)}
+            after = _score(run, model, one, text, config.max_new_tokens)
+            scores[name] = {"before": before["scores"][name], "after": after}
+    earlier = [ground.tested[name] for name in transition.earlier]
+    drifting = [e for one in earlier for e in renderer.encode(one.instruction, one.suffix, one.test[:_DRIFT_ROWS])]
     mediators = {
         "first_gradient": training.gradient_norms[0],
         "path": travel.path,
         "displacement": travel.displacement,
-        "drift": _drift(ground, model, travel.start),
+        "drift": drift(model, travel.start, drifting),
         "train_before": loss_before,
         "train_after": scorer(encoded).per_token,
         "rate_sum": sum(training.rates),
-        "earlier_gradient": ground.earlier_gradient,
+        "earlier_gradient": before["earlier_gradient"],
     }
     return StudyRecord.from_json(
         {
-            "format": 1, "study": study, "transition": ground.transition.name,
-            "earlier": list(ground.transition.earlier), "task": task.name, "arm": trial.arm, "seed": trial.seed,
-            "candidate": trial.candidate, "text": candidate.text, "origin": candidate.origin,
-            "indicators": ground.indicators[trial.candidate], "mediators": mediators, "losses": losses,
-            "scores": scores or None, "seconds": time.perf_counter() - began,
+            "format": 1, "study": study, "transition": transition.name, "earlier": list(transition.earlier),
+            "task": task.name, "arm": trial.arm, "seed": trial.seed, "candidate": trial.candidate,
+            "text": candidate.text, "origin": candidate.origin, "indicators": before["indicators"][trial.candidate],
+            "mediators": mediators, "losses": losses, "scores": scores or None,
+            "seconds": time.perf_counter() - began,
             "config": {key: value for key, value in config.plain().items() if key != "run_dir"},
             "data": {name: task_fingerprint(one) for name, one in ground.tested.items()},
             "versions": {library: version for library, version in library_versions().items() if version},
@@ -74,17 +138,83 @@ def train(config: StudyConfig, ground: Ground, trial: Trial, study: str, label: 
     )  # fmt: skip
 
 
-def _drift(ground: Ground, model: Any, start: dict[str, torch.Tensor]) -> float:
-    earlier = [ground.tested[name] for name in ground.transition.earlier]
-    encode = ground.run.renderer.encode
-    encoded = [e for one in earlier for e in encode(one.instruction, one.suffix, one.test[:_DRIFT_ROWS])]
-    return drift(model, start, encoded)
+def _role(transition: Transition, name: str) -> Role:
+    return "own" if name == transition.task else "earlier" if name in transition.earlier else "unseen"
 
 
-def _losses(role: str, before: Losses, after: Losses) -> dict[str, Any]:
-    return {
-        "role": role,
-        "before": [round(x, _DECIMALS) for x in before.nll.tolist()],
-        "after": [round(x, _DECIMALS) for x in after.nll.tolist()],
-        "tokens": after.tokens.tolist(),
-    }
+def _ground(config: StudyConfig, transition: Transition, progress: Reporter, *, writes: bool) -> _Ground:
+    """Return a transition's state with everything that is measured in it, kept from the last call where it is the same.
+
+    Args:
+        config: of the study.
+        transition: which one.
+        progress: hears about every step.
+        writes: whether this process, alone, may make the state; if not, all of it must be there already.
+
+    Raises:
+        RecordError: if it is not.
+    """
+    global _kept
+    key = config.model_dump_json(), transition.name
+    if _kept is not None and _kept[0] == key:
+        return _kept[1]
+    # The model of the transition before must not be in memory with the next one.
+    _kept = None
+    own = state_config(config, transition)
+    if not writes and not (own.run_dir / MEASURED).is_file():
+        raise RecordError(f"{own.run_dir / MEASURED} does not exist here: all workers must share run_dir")
+    run = prepare(own, progress)
+    directory, task = run.directory, run.inputs.tasks[-1]
+    tested = {one.name: one for one in (*run.inputs.tasks, *run.inputs.watch)}
+    with directory if writes else nullcontext():
+        if writes:
+            for note in run.notes:
+                progress.note(note)
+            run.gathering.save(run.inputs)
+        stage = run.start
+        for training in run.schedule[:-1]:
+            originals = [Choice(one, Instruction(one.instruction, "original")) for one in training.tasks]
+            stage = run.train(stage, training, originals)
+        inputs = {
+            "model": stage.fingerprint,
+            "tasks": fingerprint([task_fingerprint(one) for one in tested.values()]),
+            "candidates": fingerprint([c.text for c in run.inputs.candidates[task.name]]),
+            "settings": fingerprint([config.examples, config.scores, config.max_new_tokens, config.max_length]),
+        }
+        measured = directory.reuse(MEASURED, inputs)
+        if measured is None:
+            measured = _measure(config, transition, run, stage, tested, progress)
+            directory.save(MEASURED, inputs, measured)
+    ground = _Ground(run, stage, tested, measured)
+    _kept = key, ground
+    return ground
+
+
+def _measure(
+    config: StudyConfig, transition: Transition, run: Run, stage: Stage, tested: dict[str, Task], progress: Reporter
+) -> dict[str, Any]:
+    """Return what is measured in a state before anything is trained from it, as JSON."""
+    task, model = tested[transition.task], run.model.prepare(stage, run.schedule[-1])
+    scorer, renderer, candidates = run.model.scorer, run.renderer, run.inputs.candidates[task.name]
+    before, scores, found = {}, {}, []
+    with progress.step(f"{transition.name}: before training", len(tested), 0) as advance:
+        for name, one in tested.items():
+            before[name] = scorer(renderer.encode(one.instruction, one.suffix, one.test)).to_json()
+            if config.scores:
+                scores[name] = _score(run, model, one, one.instruction, config.max_new_tokens)
+            advance(1)
+    rows = [task.train[i] for i in selection_rows(task, config.examples, "stratified", config.seeds[0])]
+    label = f"{transition.name}: {len(candidates)} candidates before training"
+    with progress.step(label, len(candidates), 0) as advance:
+        for candidate in candidates:
+            found.append(asdict(indicators(model, scorer, renderer, task, candidate.text, rows)))
+            advance(1)
+    earlier = [e for one in run.inputs.tasks[:-1] for e in renderer.encode(one.instruction, one.suffix, one.test)]
+    gradient_norm = norm(gradient(model, earlier))
+    return {"before": before, "scores": scores, "indicators": found, "earlier_gradient": gradient_norm}
+
+
+def _score(run: Run, model: Any, task: Task, text: str, max_new_tokens: int) -> float:
+    """Return the mean score of a task's test rows with an instruction, 0 to 100."""
+    found = evaluate(model, run.renderer, task, text, task.test, max_new_tokens, scorer=run.model.scorer)
+    return float(found.scores[task.metric].mean())

@@ -59,6 +59,8 @@ def _read(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
         data = {}
     if not isinstance(data, dict):
         raise ConfigError(f"config {path} holds a {type(data).__name__}: allowed is a mapping of keys to values")
+    # A run directory's config.yaml also says how the rest of it is written.
+    data.pop("format", None)
     data.setdefault("run_dir", str(Path("runs") / path.stem))
     for override in overrides:
         _apply(data, override)

@@ -1,0 +1,212 @@
+"""Where trainings are made, for sweeps and studies alike: in this process, in others of this machine, on a Ray cluster.
+
+A result comes back as soon as it is there, and records are written by the process that asked for it, never by workers.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import torch
+from filelock import FileLock, Timeout
+
+from sapo.core.errors import ConfigError, ProcessError, RecordError, SapoError
+from sapo.core.progress import SILENT, Reporter
+
+T = TypeVar("T")
+# Seconds within which a cluster must answer, and how often a job is begun again whose worker was killed.
+_PATIENCE, _RETRIES = 20, 3
+_AGAIN = "Finished work is recorded; give the same command again to resume."
+
+
+@dataclass(frozen=True, slots=True)
+class Job(Generic[T]):
+    """Something to be made.
+
+    Attributes:
+        name: of it.
+        begin: returns the work when its turn has come, for it may depend on what other jobs gave. The work takes a
+            reporter; workers need one that can be pickled.
+        after: name of a job that must have ended before, where that is one of the others.
+    """
+
+    name: str
+    begin: Callable[[], Callable[[Reporter], T]]
+    after: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where jobs are made.
+
+    Attributes:
+        progress: hears how many jobs of workers have ended.
+        submit: hands work to a worker; None where there is only this process, whose work speaks for itself.
+    """
+
+    progress: Reporter
+    submit: Callable[..., Future[Any]] | None = None
+
+    def make(self, label: str, jobs: Sequence[Job[T]], *, stops: bool = True) -> Iterator[tuple[Job[T], T | SapoError]]:
+        """Yield each job with what it gave, or the error that ended it, as they end.
+
+        Args:
+            label: of all of them together.
+            jobs: in the order in which they begin.
+            stops: whether none begins after an error.
+        """
+        if self.submit is None:
+            for job in jobs:
+                found = _tried(job.begin(), self.progress)
+                yield job, found
+                if stops and isinstance(found, SapoError):
+                    return
+            return
+        waiting, handed = list(jobs), dict[Future[T | SapoError], Job[T]]()
+        with self.progress.step(label, len(jobs), 0) as advance:
+            while waiting or handed:
+                unfinished = {job.name for job in (*waiting, *handed.values())}
+                for job in [job for job in waiting if job.after not in unfinished]:
+                    waiting.remove(job)
+                    handed[self.submit(_in_worker, Path.cwd(), job.begin())] = job
+                for future in wait(handed, return_when=FIRST_COMPLETED).done:
+                    job = handed.pop(future)
+                    if future.cancelled():
+                        continue
+                    found = future.result()
+                    yield job, found
+                    advance(1)
+                    if stops and isinstance(found, SapoError):
+                        waiting.clear()
+                        for other in handed:
+                            other.cancel()
+
+
+def _tried(work: Callable[[Reporter], T], progress: Reporter) -> T | SapoError:
+    try:
+        return work(progress)
+    except SapoError as error:
+        return error
+
+
+def _in_worker(directory: Path, work: Callable[[Reporter], T]) -> T | SapoError:
+    try:
+        # Paths of a configuration are relative to where the command was started.
+        os.chdir(directory)
+    except OSError as error:
+        return RecordError(
+            f"a worker cannot enter {directory} ({error.strerror}): start the command in a directory that all share"
+        )
+    return _tried(work, SILENT)
+
+
+# Opens a place whose jobs a reporter hears about.
+Where = Callable[[Reporter], AbstractContextManager[Place]]
+
+
+@contextmanager
+def here(progress: Reporter) -> Iterator[Place]:
+    """Open this process: one job after the other."""
+    yield Place(progress)
+
+
+@contextmanager
+def in_processes(gpus: Sequence[str], progress: Reporter) -> Iterator[Place]:
+    """Open a process of this machine for each of these values of CUDA_VISIBLE_DEVICES.
+
+    Raises:
+        ProcessError: if one of them dies.
+    """
+    # A forked process cannot use a GPU that its parent has looked at.
+    context = multiprocessing.get_context("spawn")
+    left = context.SimpleQueue()
+    for gpu in gpus:
+        left.put(gpu)
+    pool = ProcessPoolExecutor(len(gpus), context, _take_gpu, (left,))
+    try:
+        yield Place(progress, pool.submit)
+    except BrokenProcessPool as error:
+        raise ProcessError(f"a worker process died, perhaps of too little memory. {_AGAIN}") from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _take_gpu(left: Any) -> None:
+    os.environ["CUDA_VISIBLE_DEVICES"] = left.get()
+
+
+def visible_gpus(device: str | None) -> tuple[str, ...]:
+    """Return what CUDA_VISIBLE_DEVICES is for a process of each GPU; empty where the configuration names a device."""
+    if device not in (None, "cuda") or not torch.cuda.is_available():
+        return ()
+    listed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = listed.split(",") if listed else [str(n) for n in range(torch.cuda.device_count())]
+    return tuple(names[: torch.cuda.device_count()])
+
+
+@contextmanager
+def on_ray(address: str, progress: Reporter) -> Iterator[Place]:
+    """Open a Ray cluster: every job is a task with one GPU, or with one CPU where the cluster has no GPUs.
+
+    Args:
+        address: as ``ray.init`` takes it; "auto" is the cluster of this machine.
+        progress: hears how many jobs have ended.
+
+    Raises:
+        ConfigError: if Ray is not installed, or there is no cluster.
+        ProcessError: if a job's worker dies again and again.
+    """
+    try:
+        import ray
+    except ImportError as error:
+        raise ConfigError("--ray needs Ray: pip install 'sapo-llm[ray]'") from error
+    try:
+        host, _, port = address.rpartition("//")[2].rpartition(":")
+        if port.isdigit():
+            # Fails at once where nobody listens; Ray itself would try for minutes.
+            socket.create_connection((host.strip("[]"), int(port)), timeout=_PATIENCE).close()
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except (OSError, ValueError, RuntimeError) as error:
+        first = str(error).split("\n")[0]
+        raise ConfigError(
+            f"--ray {address}: no Ray cluster there ({first}). Start one (ray start --head), or give its address"
+        ) from error
+    try:
+        resources = {"num_gpus": 1} if ray.cluster_resources().get("GPU", 0) else {"num_cpus": 1}
+        remote = ray.remote(max_retries=_RETRIES, **resources)(_in_worker)
+        yield Place(progress, lambda _, *arguments: remote.remote(*arguments).future())
+    except ray.exceptions.RayError as error:
+        raise ProcessError(f"Ray: {str(error).strip().splitlines()[0]}. {_AGAIN}") from error
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def locked(run_dir: Path) -> Iterator[None]:
+    """Let one process at a time write the records in a directory, which is made if it does not exist.
+
+    Raises:
+        RecordError: if another process does, or the directory cannot be used.
+    """
+    lock = FileLock(run_dir / ".lock")
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise RecordError(f"run_dir {run_dir} is in use by another process: wait for it to end") from error
+    except OSError as error:
+        raise RecordError(f"run_dir {run_dir} cannot be used: {error.strerror or error}") from error
+    try:
+        yield
+    finally:
+        lock.release()

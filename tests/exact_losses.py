@@ -1,0 +1,73 @@
+"""Rows of very different lengths, and their losses by the plainest computation there is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+
+from sapo.core.types import Encoded, Example, Floats
+from sapo.integrations.testing import tiny_tokenizer
+from sapo.models.batches import common_prefix
+from sapo.models.render import Renderer
+
+VOCABULARY = 258
+
+
+@cache
+def examples() -> tuple[Encoded, ...]:
+    """Prompts of one instruction; inputs and answers of very different lengths."""
+    rows = [
+        Example("x", "yes"),
+        Example("a much longer text " * 4, "no"),
+        Example("", "a rather long answer, for once"),
+        Example("naïve 北京", "y"),
+        Example("x" * 50, "<|im_end|>"),
+        Example("one more", "maybe so"),
+        Example("and one", "no"),
+    ]
+    return tuple(Renderer(tiny_tokenizer(), 512).encode("Say yes or no to this.", "Be brief.", rows))
+
+
+def by_hand(model: Any, rows: Sequence[Encoded]) -> Floats:
+    """One example at a time, all logits, no padding, no cache: sum of -log p(token | everything before)."""
+    losses = []
+    for row in rows:
+        with torch.no_grad():
+            logits = model(input_ids=torch.tensor([row.ids]), use_cache=False).logits[0].double()
+        total = 0.0
+        for place in range(row.prompt_length, len(row.ids)):
+            scores = logits[place - 1]
+            total += float(torch.logsumexp(scores, 0) - scores[row.ids[place]])
+        losses.append(total)
+    return np.array(losses)
+
+
+def close(a: Floats, b: Floats) -> bool:
+    return bool(np.abs(a - b).max() < 1e-5)
+
+
+class Watch:
+    """Records the shapes that go into the embedding and the logits that come out of the vocabulary layer."""
+
+    def __init__(self, model: Any) -> None:
+        self.inputs: list[torch.Size] = []
+        self.logits: list[int] = []
+        self._hooks = [
+            model.get_input_embeddings().register_forward_hook(lambda m, args, out: self.inputs.append(args[0].shape)),
+            model.get_output_embeddings().register_forward_hook(lambda m, args, out: self.logits.append(out.numel())),
+        ]
+
+    def __enter__(self) -> Watch:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for hook in self._hooks:
+            hook.remove()
+
+    def passes(self, encoded: Sequence[Encoded]) -> int:
+        """How often exactly the tokens went through that all these examples begin with."""
+        return self.inputs.count(torch.Size((1, common_prefix(encoded))))

@@ -1,0 +1,304 @@
+"""Greedy answers against a token-by-token loop; scores and losses against the rooms that define them."""
+
+from collections.abc import Sequence
+from functools import cache
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from peft import LoraConfig, get_peft_model
+from transformers import GenerationConfig
+
+from sapo.core.types import Example
+from sapo.integrations.testing import tiny_model, tiny_tokenizer, toy_task
+from sapo.models.answers import Evaluation, evaluate, generate
+from sapo.models.losses import Scorer
+from sapo.models.render import Renderer
+from sapo.models.text_metrics import TEXT_METRICS
+
+TASK = toy_task()
+INSTRUCTION = "Say it."
+# Of very different lengths, not sorted, and one long enough to fill a batch with few others.
+INPUTS = ("a much longer text " * 5, "x", "", "some words in between", "naïve 北京 {brace}", "y" * 150)
+
+
+def renderer(kind: type[Renderer] = Renderer) -> Renderer:
+    return kind(tiny_tokenizer(), 512)
+
+
+def with_adapter(model: Any) -> Any:
+    """The model with a LoRA adapter that changes what it says."""
+    config = LoraConfig(r=2, lora_alpha=8, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+    model = get_peft_model(model, config)
+    generator = torch.Generator().manual_seed(0)
+    for name, parameter in model.named_parameters():
+        if ".lora_" in name:
+            parameter.data = 0.5 * torch.randn(parameter.shape, generator=generator)
+    return model.eval()
+
+
+def asked(*texts: str) -> list[Example]:
+    return [Example(text, "") for text in texts]
+
+
+def parrot(text: str, *, seed: int = 0) -> Any:
+    """A model whose next token depends on the last one alone; after a prompt it says ``text`` and ends its turn.
+
+    Attention and feed-forward write nothing, so what is left of the model is embedding, norm and head.
+    """
+    tokenizer = tiny_tokenizer()
+    prompt = renderer().prompts(INSTRUCTION, TASK.suffix, asked("x"), 1)[0]
+    chain = [prompt[-1], *tokenizer(text).input_ids, tokenizer.eos_token_id]
+    assert len(set(chain)) == len(chain), "each token can have only one successor"
+    model = tiny_model(seed=seed)
+    model.lm_head.weight.data.zero_()
+    for layer in model.model.layers:
+        layer.self_attn.o_proj.weight.data.zero_()
+        layer.mlp.down_proj.weight.data.zero_()
+    for i, (token, successor) in enumerate(pairwise(chain)):
+        model.model.embed_tokens.weight.data[token] = torch.eye(32)[i]
+        model.lm_head.weight.data[successor] = torch.eye(32)[i]
+    return model
+
+
+def one_by_one(
+    model: Any, prompts: Sequence[Sequence[int]], max_new_tokens: int, stops: Sequence[int]
+) -> list[list[int]]:
+    """Greedy decoding as defined: one prompt at a time, no padding, no cache, the whole text every time."""
+    answers = []
+    for prompt in prompts:
+        ids: list[int] = list(prompt)
+        with torch.no_grad():
+            while len(ids) < len(prompt) + max_new_tokens:
+                token = int(model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].argmax())
+                if token in stops:
+                    break
+                ids.append(token)
+        answers.append(ids[len(prompt) :])
+    return answers
+
+
+def expected(model: Any, inputs: Sequence[str], max_new_tokens: int, stops: Sequence[int] = (257,)) -> list[str]:
+    prompts = renderer().prompts(INSTRUCTION, TASK.suffix, asked(*inputs), max_new_tokens)
+    tokenizer = tiny_tokenizer()
+    return [
+        tokenizer.decode(ids, skip_special_tokens=True).strip()
+        for ids in one_by_one(model, prompts, max_new_tokens, stops)
+    ]
+
+
+def answers(model: Any, inputs: Sequence[str], max_new_tokens: int, render: Renderer | None = None) -> list[str]:
+    return generate(model, render or renderer(), INSTRUCTION, TASK.suffix, asked(*inputs), max_new_tokens)
+
+
+@pytest.mark.parametrize("adapter", [False, True], ids=["plain", "peft"])
+def test_a_padded_batch_says_what_every_prompt_says_alone(adapter: bool) -> None:
+    model = with_adapter(tiny_model()) if adapter else tiny_model()
+    # None of which has a pad token.
+    assert tiny_tokenizer().pad_token_id is model.config.pad_token_id is model.generation_config.pad_token_id is None
+    found = answers(model, INPUTS, 12)
+    assert found == expected(model, INPUTS, 12)
+    assert len(set(found)) > 1, "all alike would prove little"
+    if adapter:
+        assert found != answers(tiny_model(), INPUTS, 12)
+
+
+def test_answers_come_back_in_the_order_of_the_inputs() -> None:
+    model = tiny_model()
+    inputs = [text for n in range(4) for text in (f"{n} " * (40 * (n % 3) + 1), f"row {n}", f"{n}" * 60)]
+    batches: list[int] = []
+    found = generate(model, renderer(), INSTRUCTION, TASK.suffix, asked(*inputs), 6, batches.append)
+    assert len(batches) > 1, "several batches, or sorting could not go wrong"
+    assert sum(batches) == len(inputs)
+    assert found == [answers(model, [text], 6)[0] for text in inputs]
+
+
+# Defect 8: the answer is what was generated, wherever the suffix occurs.
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"{TASK.suffix} no\n\n{TASK.suffix}", "help", "<|im_end|>\n<|im_start|>assistant\nhelp",
+        "Text:\nno\n\nAnswer: no",
+    ],
+)  # fmt: skip
+def test_only_generated_tokens_are_decoded_whatever_the_input_holds(text: str) -> None:
+    assert answers(parrot("help"), [text, "other"], 8) == ["help", "help"]
+
+
+def test_an_answer_ends_at_the_end_of_the_turn() -> None:
+    model = parrot("help")
+    calls: list[None] = []
+    model.lm_head.register_forward_hook(lambda module, inputs, output: calls.append(None))
+    assert answers(model, ["x", "another"], 100) == ["help", "help"]
+    assert len(calls) == len("help") + 1, "nothing is computed once every row has ended"
+
+
+def test_every_stop_token_ends_an_answer_and_none_is_part_of_it() -> None:
+    model = tiny_model()
+    free = one_by_one(model, renderer().prompts(INSTRUCTION, TASK.suffix, asked(*INPUTS), 12), 12, ())
+    # What the model says anyway as third and fifth token of two rows becomes a stop token.
+    stops = (free[0][2], free[1][4])
+
+    class Stopping(Renderer):
+        def stop_tokens(self) -> tuple[int, ...]:
+            return stops
+
+    found = answers(model, INPUTS, 12, renderer(Stopping))
+    assert found == expected(model, INPUTS, 12, stops)
+    assert found != expected(model, INPUTS, 12)
+
+
+# The model's own generation settings.
+
+
+def wild() -> GenerationConfig:
+    return GenerationConfig(
+        do_sample=True, temperature=5.0, top_k=50, top_p=0.9, repetition_penalty=9.0, no_repeat_ngram_size=1,
+        min_length=400, min_new_tokens=10, max_length=4, suppress_tokens=[ord("h")], forced_eos_token_id=5,
+        num_beams=3, eos_token_id=3, pad_token_id=4,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("owner", ["plain model", "model inside peft", "peft model"])
+def test_the_models_own_generation_settings_are_ignored_and_restored(owner: str) -> None:
+    base = tiny_model()
+    model = base if owner == "plain model" else with_adapter(base)
+    calm = expected(model, INPUTS, 12)
+    own = wild()
+    before = own.to_dict()
+    holder = model if owner == "peft model" else base
+    holder.generation_config = own
+    assert answers(model, INPUTS, 12) == calm
+    assert holder.generation_config is own and own.to_dict() == before
+
+
+def test_generation_settings_are_restored_when_generation_fails() -> None:
+    model = tiny_model()
+    own = model.generation_config
+
+    def fail(module: Any, inputs: Any, output: Any) -> None:
+        raise RuntimeError("out of memory")
+
+    model.lm_head.register_forward_hook(fail)
+    model.train()
+    with pytest.raises(RuntimeError, match="out of memory"):
+        answers(model, ["x"], 2)
+    assert model.generation_config is own
+    assert model.training
+
+
+# Evaluation.
+
+
+def test_scores_are_those_of_the_text_metrics() -> None:
+    model = parrot("yes")
+    rows = [Example("one", "yes"), Example("two", "no"), Example("three", "Yes."), Example("four", "yes, no")]
+    evaluation = evaluate(model, renderer(), TASK, INSTRUCTION, rows, 8)
+    assert evaluation.predictions == ("yes",) * 4
+    assert evaluation.scores.keys() == TEXT_METRICS.keys()
+    for name, score in TEXT_METRICS.items():
+        assert evaluation.scores[name].tolist() == [score("yes", row.answer) for row in rows]
+    assert evaluation.scores["exact_match"].tolist() == [100.0, 0.0, 100.0, 0.0]
+    assert evaluation.scores["list_f1"].tolist() == pytest.approx([100.0, 0.0, 100.0, 200 / 3])
+
+
+@pytest.mark.parametrize("adapter", [False, True], ids=["plain", "peft"])
+def test_losses_are_the_teacher_forced_nll_of_the_true_answers(adapter: bool) -> None:
+    model = with_adapter(tiny_model()) if adapter else tiny_model()
+    rows = [Example(text, "yes" * (i + 1)) for i, text in enumerate(INPUTS)]
+    evaluation = evaluate(model, renderer(), TASK, INSTRUCTION, rows, 4)
+    by_reference = Scorer(model).plain(renderer().encode(INSTRUCTION, TASK.suffix, rows))
+    assert evaluation.losses.nll == pytest.approx(by_reference.nll, rel=1e-4)
+    assert evaluation.losses.tokens.tolist() == by_reference.tokens.tolist() == [5, 8, 11, 14, 17, 20]
+    assert evaluation.predictions == tuple(expected(model, INPUTS, 4))
+
+
+def test_losses_belong_to_the_given_instruction_and_a_scorer_may_be_handed_in() -> None:
+    model = tiny_model()
+    scorer = Scorer(model, batch_tokens=150)
+    by_hand = Scorer(model).plain(renderer().encode("Other.", "Answer yes or no.", TASK.test)).nll
+    other = evaluate(model, renderer(), TASK, "Other.", TASK.test, 1, scorer=scorer).losses.nll
+    assert other == pytest.approx(by_hand, rel=1e-4) and scorer.route == "shared prefix"
+    assert not np.allclose(other, evaluate(model, renderer(), TASK, INSTRUCTION, TASK.test, 1).losses.nll, rtol=1e-3)
+
+
+def test_every_row_is_told_twice_once_for_its_answer_and_once_for_its_loss() -> None:
+    told: list[int] = []
+    evaluate(tiny_model(), renderer(), TASK, INSTRUCTION, TASK.test, 2, told.append)
+    assert sum(told) == 2 * len(TASK.test)
+
+
+def test_evaluation_leaves_model_and_random_state_as_they_were() -> None:
+    model = with_adapter(tiny_model()).train()
+    model.base_model.model.lm_head.train(False)
+    modes = [module.training for module in model.modules()]
+    flags = [parameter.requires_grad for parameter in model.parameters()]
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    state = torch.get_rng_state()
+    evaluate(model, renderer(), TASK, INSTRUCTION, TASK.test[:3], 4)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert [module.training for module in model.modules()] == modes
+    assert [parameter.requires_grad for parameter in model.parameters()] == flags
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_dropout_of_a_model_in_train_mode_does_not_reach_its_answers() -> None:
+    model = tiny_model()
+    calm = answers(model, INPUTS, 8)
+    for layer in model.model.layers:
+        layer.self_attn.attention_dropout = 0.9
+    assert answers(model.train(), INPUTS, 8) == calm
+
+
+# Several right answers: any of them counts when answers are scored, the first one alone is learned.
+
+SAID = "a b"
+often = settings(max_examples=15, deadline=None, derandomize=True, database=None)
+right_answers = st.sampled_from(["a b", "a", "b, c", "a, b", "b a", "c", "A B.", "a b c d"])
+
+
+@cache
+def saying(text: str) -> Any:
+    return parrot(text)
+
+
+def evaluated(*rows: Example, said: str = SAID) -> Evaluation:
+    return evaluate(saying(said), renderer(), TASK, INSTRUCTION, rows, 6)
+
+
+@pytest.mark.parametrize("metric", TEXT_METRICS)
+def test_an_answer_that_equals_any_right_one_scores_100(metric: str) -> None:
+    rows = [Example("x", first, (), tuple(rest)) for first, *rest in ([SAID, "c d"], ["c d", "e", SAID], ["c d", "e"])]
+    assert evaluated(*rows).scores[metric].tolist() == [100.0, 100.0, 0.0]
+
+
+def test_scores_are_maxima_over_the_right_answers_metric_by_metric() -> None:
+    # By words the second is closest, as a list the third.
+    row = Example("x", "z", (), ("a, b c d", "c, a"))
+    found = evaluated(row, *(Example("x", text) for text in ("z", *row.references)), said="a, b").scores
+    assert all(scores[0] == max(scores[1:]) for scores in found.values())
+    assert found["rouge_l"][1:] == pytest.approx([0.0, 200 * 2 / 6, 50.0])
+    assert found["list_f1"][1:] == pytest.approx([0.0, 50.0, 50.0])
+
+
+@often
+@given(st.lists(right_answers, min_size=1, max_size=4))
+def test_more_right_answers_never_lower_a_score_and_their_order_does_not_matter(right: list[str]) -> None:
+    first, *others = right
+    rows = [Example("x", first, (), tuple(others)), Example("x", right[-1], (), tuple(right[:-1])), Example("x", first)]
+    for metric, scores in evaluated(*rows).scores.items():
+        assert scores[0] == scores[1] == max(TEXT_METRICS[metric](SAID, text) for text in right) >= scores[2]
+
+
+def test_losses_are_those_of_the_first_answer_alone() -> None:
+    several, alone, other = evaluated(
+        Example("x", "yes", (), ("no", "maybe")), Example("x", "yes"), Example("x", "no", (), ("yes",))
+    ).losses.nll
+    assert several == pytest.approx(alone, abs=1e-5)
+    assert abs(several - other) > 0.1

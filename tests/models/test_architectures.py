@@ -1,0 +1,216 @@
+"""Losses against one-example full-logits passes, on several architectures, with and without adapters."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from exact_losses import VOCABULARY, Watch, by_hand, close, examples
+from peft import LoraConfig, get_peft_model
+from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    GPT2Config,
+    GPT2LMHeadModel,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    GraniteConfig,
+    GraniteForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    PhiConfig,
+    PhiForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+from transformers.utils import logging
+
+from sapo.integrations.testing import tiny_model
+from sapo.models.losses import Scorer
+
+_SHAPE = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 512,
+    "initializer_range": 0.2,
+    "bos_token_id": None,
+    "eos_token_id": 257,
+    "pad_token_id": None,
+}
+_GROUPED = {**_SHAPE, "num_key_value_heads": 2}
+_GEMMA = {**_GROUPED, "head_dim": 8}
+
+MODELS: dict[str, Callable[[], Any]] = {
+    "llama": tiny_model,
+    "gpt2": lambda: GPT2LMHeadModel(
+        GPT2Config(vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=4, n_positions=512, initializer_range=0.2)
+    ),
+    "gpt-neox": lambda: GPTNeoXForCausalLM(GPTNeoXConfig(**_SHAPE)),
+    "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**_GROUPED, head_dim=8)),
+    "granite": lambda: GraniteForCausalLM(
+        GraniteConfig(
+            **_GROUPED, logits_scaling=2.0, embedding_multiplier=2.0, residual_multiplier=0.7, attention_multiplier=0.3
+        )
+    ),
+    "phi": lambda: PhiForCausalLM(PhiConfig(**_SHAPE)),
+    "mistral": lambda: MistralForCausalLM(MistralConfig(**_GROUPED, sliding_window=None)),
+    "mistral, short window": lambda: MistralForCausalLM(MistralConfig(**_GROUPED, sliding_window=16)),
+    "gemma2, short window": lambda: Gemma2ForCausalLM(Gemma2Config(**_GEMMA, sliding_window=16)),
+    "gemma3, short window": lambda: Gemma3ForCausalLM(Gemma3TextConfig(**_GEMMA, sliding_window=16)),
+    "gemma3, long window": lambda: Gemma3ForCausalLM(Gemma3TextConfig(**_GEMMA, sliding_window=1024)),
+}
+SHARING = ("llama", "gpt2", "gpt-neox", "qwen3", "granite", "phi", "mistral")
+ADAPTED = " with two active adapters"
+_TARGETS = {"gpt2": ["c_attn"], "gpt-neox": ["query_key_value"]}
+# One that shares its beginning, one of another layout, one that cannot share, one with adapters.
+SOME = ("llama", "gpt2", "gemma2, short window", "llama" + ADAPTED)
+every_model = pytest.mark.parametrize("name", [*MODELS, *(name + ADAPTED for name in MODELS)])
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    """transformers prints a generation config for some of the models."""
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    yield
+    logging.set_verbosity(before)
+
+
+def adapted(name: str) -> Any:
+    """The architecture's model with two random adapters, an older frozen one and a new one, both active."""
+    model = MODELS[name]()
+    for n, adapter in enumerate(("past", "new")):
+        config = LoraConfig(
+            r=2 + n, lora_alpha=8, lora_dropout=0.5, target_modules=_TARGETS.get(name, ["q_proj", "v_proj"]),
+            fan_in_fan_out=name == "gpt2", task_type="CAUSAL_LM",
+        )  # fmt: skip
+        if n == 0:
+            model = get_peft_model(model, config, adapter_name=adapter)
+        else:
+            model.add_adapter(adapter, config)
+    for key, parameter in model.named_parameters():
+        if "lora_B" in key:
+            torch.nn.init.normal_(parameter, std=0.3)
+    model.base_model.set_adapter(["past", "new"], inference_mode=True)
+    return model
+
+
+@cache
+def model_of(name: str) -> Any:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        bare = name.removesuffix(ADAPTED)
+        return (MODELS[name]() if name == bare else adapted(bare)).eval()
+
+
+def shares(name: str) -> bool:
+    return name.removesuffix(ADAPTED) in SHARING
+
+
+@every_model
+def test_losses_equal_a_full_pass_over_each_example_alone(name: str) -> None:
+    model, expected = model_of(name), by_hand(model_of(name), examples())
+    scorer = Scorer(model, 150)
+    assert scorer.route == "undecided"
+    losses = scorer(examples())
+    assert close(losses.nll, expected) and close(Scorer(model).plain(examples()).nll, expected)
+    assert losses.tokens.tolist() == [e.supervised for e in examples()]
+    assert math.isclose(losses.per_token, expected.sum() / sum(e.supervised for e in examples()), rel_tol=1e-6)
+    # The beginning is shared where the cache allows it, and only there.
+    assert scorer.route == ("shared prefix" if shares(name) else "plain")
+    rounds = ([3, 0], [6], [5, 1, 2, 4])
+    scoring = scorer.open(examples())
+    nll = np.concatenate([scoring.nll(rows) for rows in rounds])
+    order = [row for rows in rounds for row in rows]
+    assert (np.abs(nll - losses.nll[order]) / losses.tokens[order]).max() < 1e-6
+
+
+@pytest.mark.parametrize("name", SOME)
+@pytest.mark.parametrize("most", [1, 5])
+def test_a_long_answer_is_scored_in_pieces(name: str, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sapo.models.runner.LOGITS", most * VOCABULARY)
+    assert max(e.supervised for e in examples()) > 4 * most
+    model = model_of(name)
+    with Watch(model) as watch:
+        losses = Scorer(model)(examples())
+        plain = Scorer(model).plain(examples())
+    assert max(watch.logits) <= most * VOCABULARY
+    assert close(losses.nll, by_hand(model, examples())) and close(plain.nll, by_hand(model, examples()))
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "gemma3, short window"])
+def test_losses_equal_the_loss_that_transformers_computes_from_labels(name: str) -> None:
+    row = examples()[2]
+    labels = [-100] * row.prompt_length + list(row.ids[row.prompt_length :])
+    with torch.no_grad():
+        mean = model_of(name)(input_ids=torch.tensor([row.ids]), labels=torch.tensor([labels])).loss
+    assert math.isclose(Scorer(model_of(name))([row]).per_token, float(mean), rel_tol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "mistral, short window"])
+@pytest.mark.parametrize("batch_tokens", [1, 70, 1 << 20])
+def test_batch_size_does_not_change_a_loss(name: str, batch_tokens: int) -> None:
+    expected = by_hand(model_of(name), examples())
+    assert close(Scorer(model_of(name), batch_tokens)(examples()).nll, expected)
+    assert close(Scorer(model_of(name), batch_tokens).plain(examples()).nll, expected)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt-neox", "gemma2, short window"])
+def test_the_order_of_examples_does_not_change_a_loss(name: str) -> None:
+    order = np.random.default_rng(0).permutation(len(examples()))
+    losses = Scorer(model_of(name), 150)([examples()[i] for i in order])
+    assert close(losses.nll, by_hand(model_of(name), examples())[order])
+    assert losses.tokens.tolist() == [examples()[i].supervised for i in order]
+
+
+@pytest.mark.parametrize("name", SOME)
+def test_the_padding_side_does_not_change_a_loss(name: str) -> None:
+    rows = examples()
+    width = max(len(e.ids) for e in rows)
+    ids = torch.zeros(len(rows), width, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for i, e in enumerate(rows):
+        ids[i, width - len(e.ids) :] = torch.tensor(e.ids)
+        mask[i, width - len(e.ids) :] = 1
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    with torch.no_grad():
+        logits = model_of(name)(input_ids=ids, attention_mask=mask, position_ids=positions).logits
+    logs = logits.double().log_softmax(-1)
+    left = np.zeros(len(rows))
+    for i, e in enumerate(rows):
+        for place in range(width - e.supervised, width):
+            left[i] -= float(logs[i, place - 1, ids[i, place]])
+    assert close(Scorer(model_of(name))(rows).nll, left)
+
+
+def test_progress_is_told_every_row_once() -> None:
+    for scorer in (Scorer(model_of("llama"), 150), Scorer(model_of("mistral, short window"), 150)):
+        for _ in range(2):
+            told: list[int] = []
+            scorer(examples(), told.append)
+            assert sum(told) == len(examples()) and len(told) > 1
+
+
+@pytest.mark.parametrize("name", SOME)
+def test_vocabulary_logits_exist_at_supervised_positions_only(name: str) -> None:
+    model = model_of(name)
+    supervised = sum(e.supervised for e in examples())
+    with Watch(model) as watch:
+        Scorer(model).plain(examples())
+    assert sum(watch.logits) == supervised * VOCABULARY
+    scorer = Scorer(model)
+    scorer(examples())
+    with Watch(model) as watch:
+        scorer(examples())
+    # The shared beginning is one more position, whose logits nobody needs.
+    assert sum(watch.logits) == (supervised + shares(name)) * VOCABULARY

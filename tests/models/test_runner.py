@@ -1,0 +1,203 @@
+"""Rounds of one candidate: what all rows begin with is computed once and kept, equal rows are computed once."""
+
+from __future__ import annotations
+
+import gc
+import threading
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from exact_losses import Watch, by_hand, close, examples
+
+from sapo.core.processes import Processes
+from sapo.core.types import Encoded, Example, Floats
+from sapo.integrations.testing import tiny_model, tiny_tokenizer
+from sapo.models.batches import common_prefix
+from sapo.models.losses import Scorer
+from sapo.models.render import Renderer
+
+T = TypeVar("T")
+INSTRUCTIONS = ("Say yes or no.", "Yes or no? Decide.", "Answer with yes or with no, and nothing else.")
+
+
+@cache
+def candidates() -> tuple[tuple[Encoded, ...], ...]:
+    """Examples of three instructions whose shared beginnings have different lengths."""
+    rows = [Example(text, "yes" if len(text) % 2 else "no") for text in ("a", "two words", "more of them", "")]
+    renderer = Renderer(tiny_tokenizer(), 512)
+    return tuple(tuple(renderer.encode(instruction, "Be brief.", rows)) for instruction in INSTRUCTIONS)
+
+
+def decided(model: Any, batch_tokens: int | None = None) -> Scorer:
+    """A scorer that has compared the routes."""
+    scorer = Scorer(model, batch_tokens)
+    scorer(examples())
+    assert scorer.route == "shared prefix"
+    return scorer
+
+
+def test_the_shared_beginning_goes_through_the_model_once() -> None:
+    model = tiny_model()
+    scorer = decided(model, 150)
+    with Watch(model) as watch:
+        scorer(examples())
+    shared = next(n for n in range(500) if len({e.ids[: n + 1] for e in examples()}) > 1)
+    assert watch.inputs[0] == (1, shared)
+    # The last token of a row predicts nothing.
+    width = max(len(e.ids) for e in examples()) - shared - 1
+    assert len(watch.inputs) > 2 and max(length for _, length in watch.inputs[1:]) == width
+
+
+def test_the_shared_beginning_is_kept_for_later_rounds_until_released() -> None:
+    model = tiny_model()
+    scoring = decided(model).open(examples())
+    with Watch(model) as watch:
+        assert not watch.inputs
+        scoring.nll([4])
+        # The same beginning whichever rows are asked for.
+        assert watch.inputs[0] == (1, common_prefix(examples())) and common_prefix(examples()[4:5]) > watch.inputs[0][1]
+        scoring.nll([0, 5])
+        assert watch.passes(examples()) == 1 and len(watch.inputs) == 3
+        scoring.release()
+        scoring.release()
+        again = scoring.nll([5, 0, 1])
+        assert watch.passes(examples()) == 2
+    assert close(again, by_hand(model, examples())[[5, 0, 1]])
+
+
+def test_no_batch_changes_what_is_kept() -> None:
+    scorer = decided(tiny_model(), 100)
+    scoring = scorer.open(examples())
+    scoring.nll([0])
+    prefix = scorer._runner.kept.find(scoring)
+    assert prefix is not None and prefix.length == common_prefix(examples())
+    before = [(layer.keys.clone(), layer.values.clone()) for layer in prefix.cache.layers]
+    scoring.nll(range(len(examples())))
+    assert scorer._runner.kept.find(scoring) is prefix
+    for layer, (keys, values) in zip(prefix.cache.layers, before, strict=True):
+        assert torch.equal(layer.keys, keys) and torch.equal(layer.values, values)
+    assert prefix.bytes == sum(2 * keys.numel() * 4 for keys, _ in before)
+
+
+def test_beyond_the_bound_the_least_recently_used_is_dropped() -> None:
+    model = tiny_model()
+    scorer = decided(model)
+    # Two layers of two heads of 8 numbers, keys and values, 4 bytes each.
+    sizes = [common_prefix(c) * 2 * 2 * 8 * 2 * 4 for c in candidates()]
+    scorer._runner.kept.limit = sizes[0] + sizes[2]
+    scorings = [scorer.open(c) for c in candidates()]
+    with Watch(model) as watch:
+        for number, row in ((0, 0), (1, 0), (0, 1), (2, 0)):
+            found = scorings[number].nll([row])
+            assert close(found, by_hand(model, candidates()[number])[[row]])
+            assert scorer._runner.kept.bytes <= scorer._runner.kept.limit
+        # The first was used after the second, which had to go.
+        assert [watch.passes(c) for c in candidates()] == [1, 1, 1]
+        for number in (0, 2, 1):
+            assert close(scorings[number].nll([2]), by_hand(model, candidates()[number])[[2]])
+        assert [watch.passes(c) for c in candidates()] == [1, 2, 1]
+
+
+def test_a_beginning_beyond_the_bound_alone_is_used_but_not_kept() -> None:
+    model = tiny_model()
+    scorer = decided(model)
+    scorer._runner.kept.limit = 100
+    scoring = scorer.open(examples())
+    with Watch(model) as watch:
+        nll = np.concatenate([scoring.nll([0, 1, 2]), scoring.nll([3, 4, 5, 6])])
+    assert watch.passes(examples()) == 2 and scorer._runner.kept.bytes == 0
+    assert close(nll, by_hand(model, examples()))
+
+
+def test_a_call_and_a_forgotten_handle_leave_nothing_kept() -> None:
+    scorer = decided(tiny_model())
+    assert scorer._runner.kept.bytes == 0
+    scoring = scorer.open(examples())
+    scoring.nll([0])
+    assert scorer._runner.kept.bytes > 0
+    del scoring
+    gc.collect()
+    assert scorer._runner.kept.bytes == 0
+
+
+def test_equal_rows_are_computed_once_and_all_are_told() -> None:
+    model = tiny_model()
+    few = examples()[:3]
+    encoded = tuple(few[i] for i in (0, 1, 0, 0, 2, 1, 0, 0, 0))
+    scorer, told = decided(model), list[int]()
+    with Watch(model) as watch:
+        losses = scorer(encoded, told.append)
+    assert sum(rows for rows, _ in watch.inputs[1:]) == 3 and watch.passes(encoded) == 1
+    assert close(losses.nll, by_hand(model, encoded)) and losses.nll[0] == losses.nll[8]
+    assert losses.tokens.tolist() == [e.supervised for e in encoded]
+    assert sum(told) == len(encoded)
+    with Watch(model) as watch:
+        Scorer(model).plain(encoded)
+    assert sum(rows for rows, _ in watch.inputs) == len(encoded), "the reference computes every row for itself"
+
+
+def test_rows_known_from_earlier_rounds_are_not_computed_again() -> None:
+    model = tiny_model()
+    encoded = (*examples(), *examples())
+    scoring, told = decided(model).open(encoded), list[int]()
+    first = scoring.nll([0, 1, 2])
+    with Watch(model) as watch:
+        assert np.array_equal(scoring.nll([7, 2, 8, 9], told.append), first[[0, 2, 1, 2]])
+        assert told == [4] and not watch.inputs
+        scoring.nll([10, 3, 7], told.append)
+    assert [rows for rows, _ in watch.inputs] == [1] and sum(told) == 7
+    assert scoring.nll([]).shape == (0,)
+
+
+def test_the_same_tokens_with_another_prompt_are_another_row() -> None:
+    ids = examples()[2].ids
+    rows = (Encoded(ids, 60), Encoded(ids, 70), Encoded(ids, 60, cut=3))
+    losses = Scorer(tiny_model())(rows)
+    assert close(losses.nll, by_hand(tiny_model(), rows)) and abs(losses.nll[0] - losses.nll[1]) > 1
+    assert losses.cut.tolist() == [0, 0, 3]
+
+
+@dataclass(frozen=True, slots=True)
+class Thread(Processes):
+    """One of two processes that are threads here."""
+
+    barrier: threading.Barrier = field(default_factory=lambda: threading.Barrier(2))
+    table: list[Any] = field(default_factory=lambda: [None, None])
+
+    def gather(self, value: T) -> list[T]:
+        self.table[self.rank] = value
+        self.barrier.wait(60)
+        values = list(self.table)
+        self.barrier.wait(60)
+        return values
+
+
+def test_two_processes_share_out_the_rows_of_each_round() -> None:
+    barrier, table = threading.Barrier(2), [None, None]
+    encoded = (*examples(), *examples()[:4])
+    found: list[Floats] = [np.zeros(0), np.zeros(0)]
+    rows = [0, 0]
+
+    def work(rank: int) -> None:
+        model = tiny_model_of[rank]
+        scoring = Scorer(model, 150, Thread(rank, 2, barrier, table)).open(encoded)
+        first = scoring.nll([0])
+        with Watch(model) as watch:
+            rest = scoring.nll(range(1, len(encoded)))
+        # A process without a row in the first round computes the beginning in the second.
+        rows[rank] = sum(size for size, _ in watch.inputs) - watch.passes(encoded)
+        found[rank] = np.concatenate([first, rest])
+
+    # Made here: the random state that a tiny model is made from belongs to all threads.
+    tiny_model_of = [tiny_model(), tiny_model()]
+    threads = [threading.Thread(target=work, args=(rank,)) for rank in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    expected = by_hand(tiny_model(), encoded)
+    assert close(found[0], expected) and np.array_equal(found[0], found[1])
+    assert sum(rows) == len(examples()) - 1 and min(rows) > 0

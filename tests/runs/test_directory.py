@@ -1,0 +1,252 @@
+"""The run directory: other owners, other configurations, damaged steps, stages that are written whole."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+import yaml
+from filelock import FileLock
+
+from sapo.core.errors import RecordError
+from sapo.runs.config.loading import load_config, make_config
+from sapo.runs.directory import RunDirectory
+
+CONFIG: dict[str, Any] = {"seed": 42, "train": {"epochs": 1.0, "rows": None}, "watch": ["a"], "run_dir": "anywhere"}
+
+
+def files(directory: Path) -> set[str]:
+    """Every file below a directory, hidden ones too."""
+    return {path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file()}
+
+
+def refused(directory: Path, config: dict[str, Any] = CONFIG) -> str:
+    """Why it cannot be opened."""
+    with pytest.raises(RecordError) as error, RunDirectory(directory, config):
+        pass
+    return str(error.value)
+
+
+@pytest.fixture
+def opened(tmp_path: Path) -> Iterator[RunDirectory]:
+    with RunDirectory(tmp_path / "run", CONFIG) as directory:
+        yield directory
+
+
+# Opening.
+
+
+def test_a_run_directory_is_made_and_opens_again_with_the_same_configuration_also_when_moved(tmp_path: Path) -> None:
+    for _ in range(2):
+        with RunDirectory(tmp_path / "deep" / "run", CONFIG):
+            assert (tmp_path / "deep" / "run" / "config.yaml").is_file()
+    (tmp_path / "deep" / "run").rename(tmp_path / "moved")
+    with RunDirectory(tmp_path / "moved", {**CONFIG, "run_dir": "elsewhere"}) as directory:
+        assert directory.path == tmp_path / "moved"
+
+
+def test_another_configuration_is_refused_naming_every_key_with_both_values(tmp_path: Path) -> None:
+    with RunDirectory(tmp_path / "run", CONFIG):
+        pass
+    before = (tmp_path / "run" / "config.yaml").read_bytes()
+    said = refused(
+        tmp_path / "run", {"seed": 7, "train": {"epochs": 2.5, "rows": None}, "watch": ["a", "b"], "new": "x"}
+    )
+    assert [line.strip() for line in said.splitlines()[1:-1]] == [
+        "new: None then, 'x' now",
+        "seed: 42 then, 7 now",
+        "train.epochs: 1.0 then, 2.5 now",
+        "watch: ['a'] then, ['a', 'b'] now",
+    ]
+    assert f"delete {tmp_path / 'run'}" in said
+    assert (tmp_path / "run" / "config.yaml").read_bytes() == before
+    with RunDirectory(tmp_path / "run", CONFIG) as directory:
+        assert directory.reuse("nothing.json", {}) is None
+
+
+def test_what_decides_nothing_may_change(tmp_path: Path) -> None:
+    with RunDirectory(tmp_path, {**CONFIG, "keep": "all", "selection": {"cache": True}}):
+        pass
+    RunDirectory(tmp_path, {**CONFIG, "keep": "last", "selection": {"cache": False}, "report_to": ["x"]}).check()
+
+
+def test_a_configuration_survives_its_file_exactly(tmp_path: Path) -> None:
+    config = {"rate": 1e-05, "third": 1 / 3, "text": "1e-5", "yes": "on", "none": None, "names": ["北京", "a: b", "#"]}
+    for _ in range(2):
+        with RunDirectory(tmp_path, config):
+            pass
+
+
+def test_a_run_can_be_made_again_from_the_configuration_of_its_directory(tmp_path: Path) -> None:
+    config = make_config({"sequence": "demo", "run_dir": "out", "method": "ewc", "guard": {}})
+    with RunDirectory(tmp_path, config.plain()):
+        pass
+    assert load_config(tmp_path / "config.yaml", ["run_dir=out"]) == config
+
+
+@pytest.mark.parametrize("written", [1, None, 3])
+def test_a_directory_of_another_version_is_refused_in_one_sentence(written: int | None, tmp_path: Path) -> None:
+    """The first format did not name itself."""
+    with RunDirectory(tmp_path, CONFIG):
+        pass
+    path = tmp_path / "config.yaml"
+    stored = yaml.safe_load(path.read_text())
+    path.write_text(yaml.safe_dump({key: value for key, value in stored.items() if key != "format"} |
+                                   ({} if written is None else {"format": written})))  # fmt: skip
+    assert refused(tmp_path) == (
+        f"run_dir {tmp_path} was written by another version of sapo (format {written or 1}, not 2): `sapo report` "
+        "reads it, but it cannot be resumed; use another run_dir"
+    )
+
+
+@pytest.mark.parametrize("content", [b"{a: [", b"\xff\xfe\x00", b"", b"- a list"])
+def test_a_damaged_configuration_is_an_error_that_names_the_file(content: bytes, tmp_path: Path) -> None:
+    with RunDirectory(tmp_path, CONFIG):
+        pass
+    (tmp_path / "config.yaml").write_bytes(content)
+    assert str(tmp_path) in refused(tmp_path)
+
+
+def test_a_directory_that_holds_something_else_is_refused_and_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    assert "is not empty and not a run directory" in refused(tmp_path)
+    assert files(tmp_path) == {"thesis.tex"}
+
+
+def test_an_empty_directory_and_one_with_only_a_lock_are_taken(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".lock").touch()
+    with RunDirectory(tmp_path / "run", CONFIG):
+        assert (tmp_path / "run" / "config.yaml").is_file()
+
+
+def test_a_file_in_the_directorys_place_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("a file")
+    assert "is a file: choose a directory" in refused(tmp_path / "run")
+    assert "cannot be used" in refused(tmp_path / "run" / "below")
+    assert (tmp_path / "run").read_text() == "a file"
+
+
+# One process at a time.
+
+
+def test_a_second_holder_is_refused_until_the_first_one_ends(tmp_path: Path) -> None:
+    with FileLock(tmp_path / ".lock"):
+        assert "in use by another process" in refused(tmp_path)
+        assert files(tmp_path) == {".lock"}
+    with RunDirectory(tmp_path, CONFIG):
+        assert (tmp_path / "config.yaml").is_file()
+
+
+def test_another_process_is_refused_while_a_directory_is_open(tmp_path: Path) -> None:
+    program = (
+        "import sys; from pathlib import Path\n"
+        "from sapo.core.errors import RecordError\n"
+        "from sapo.runs.directory import RunDirectory\n"
+        "try:\n"
+        "    with RunDirectory(Path(sys.argv[1]), {'seed': 1}): print('opened')\n"
+        "except RecordError as error: print(error)\n"
+    )
+    with RunDirectory(tmp_path, {"seed": 1}):
+        said = subprocess.run(
+            [sys.executable, "-c", program, str(tmp_path)],
+            capture_output=True, text=True, check=True, timeout=60,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        ).stdout  # fmt: skip
+    assert "in use by another process" in said
+
+
+def test_the_lock_is_given_back_after_a_failure_inside_and_after_a_refused_configuration(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), RunDirectory(tmp_path, CONFIG):
+        _ = 1 / 0
+    assert "another configuration" in refused(tmp_path, {"seed": 1})
+    with RunDirectory(tmp_path, CONFIG) as directory:
+        assert directory.path == tmp_path
+
+
+def test_scratch_of_a_killed_process_is_swept_away(tmp_path: Path) -> None:
+    with RunDirectory(tmp_path, CONFIG) as directory:
+        directory.save("cells/0/task.json", {}, 1)
+    (tmp_path / "cells" / "0" / ".scratch").write_text("half")
+    (tmp_path / "stages" / ".scratch").mkdir(parents=True)
+    with RunDirectory(tmp_path, CONFIG) as directory:
+        assert directory.reuse("cells/0/task.json", {}) == 1
+    assert not [p for p in tmp_path.rglob(".*") if p.name != ".lock"]
+
+
+# Steps.
+
+
+def test_a_finished_step_is_reused_and_one_from_other_inputs_refused_naming_exactly_what_differs(
+    opened: RunDirectory,
+) -> None:
+    inputs = {"model": "1", "data": "2", "suffix": "3"}
+    assert opened.reuse("cells/0/a.json", inputs) is None
+    opened.save("cells/0/a.json", inputs, {"predictions": ["\ud83d"], "seconds": 0.1})
+    before = (opened.path / "cells/0/a.json").read_bytes()
+    for other, named in (
+        ({"data": "other"}, "data"), ({"model": "0", "suffix": "0"}, "model, suffix"), ({"template": "n"}, "template"),
+    ):  # fmt: skip
+        with pytest.raises(RecordError, match=rf"0/a\.json was computed from something else .*; different: {named}\. "):
+            opened.reuse("cells/0/a.json", inputs | other)
+    assert (opened.path / "cells/0/a.json").read_bytes() == before
+    assert opened.reuse("cells/0/a.json", inputs) == {"predictions": ["\ud83d"], "seconds": 0.1}
+
+
+@pytest.mark.parametrize(
+    "content", ["", '{"inputs": {"a": "1"}, "val', "[]", "3", '{"inputs": {}}', '{"inputs": null, "value": 1}']
+)
+def test_a_damaged_step_is_an_error_that_says_what_to_delete(content: str, opened: RunDirectory) -> None:
+    path = opened.path / "step.json"
+    path.write_text(content)
+    with pytest.raises(RecordError, match="Delete it to compute this step again") as error:
+        opened.reuse("step.json", {"a": "1"})
+    assert str(path) in str(error.value)
+
+
+# Stages.
+
+
+def test_a_stage_appears_whole_replaces_an_older_one_and_can_be_dropped(opened: RunDirectory) -> None:
+    def write(text: str) -> Any:
+        def fill(directory: Path) -> None:
+            (directory / "adapter").write_text(text)
+            if text == "old":
+                assert not opened.stage_directory("1-a").exists()
+                (directory / "leftover").touch()
+
+        return fill
+
+    opened.save_stage("1-a", write("old"))
+    opened.save_stage("1-a", write("new"))
+    assert files(opened.path / "stages") == {"1-a/adapter"}
+    assert (opened.stage_directory("1-a") / "adapter").read_text() == "new"
+
+    def interrupted(directory: Path) -> None:
+        (directory / "half").touch()
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        opened.save_stage("1-a", interrupted)
+    assert files(opened.path / "stages") == {"1-a/adapter"}
+    opened.save_stage("2-b", write("new"))
+    for _ in range(2):
+        opened.drop_stage("1-a")
+    assert files(opened.path / "stages") == {"2-b/adapter"}
+
+
+@pytest.mark.parametrize("step", ["os.rename", "tempfile.mkdtemp"])
+def test_a_disk_that_refuses_a_stage_is_an_error_of_the_directory(
+    step: str, opened: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*args: object, **kwargs: object) -> NoReturn:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(step, broken)
+        with pytest.raises(RecordError, match=r"1-a cannot be written: No space left on device"):
+            opened.save_stage("1-a", lambda directory: (directory / "adapter").touch())
+    assert files(opened.path / "stages") == set()

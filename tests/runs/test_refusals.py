@@ -1,0 +1,340 @@
+"""Mistakes and attacks: each is one clear error before anything is lost; and what only looks like a mistake is none."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_runs import Told, read
+
+from sapo.cli import main
+from sapo.core.errors import DataError, ModelError, RecordError, RenderError, SapoError, TrainError
+from sapo.core.progress import SILENT
+from sapo.core.types import Example, Instruction
+from sapo.integrations.testing import tiny_model, tiny_tokenizer, toy_task
+from sapo.models.load import load_model
+from sapo.models.render import Renderer
+from sapo.runs.config.schema import Config
+from sapo.runs.forecast import estimate
+from sapo.runs.plan import make_plan
+from sapo.runs.prepare import prepare
+from sapo.runs.stage import Stage
+from sapo.sequence import run
+from sapo.tasks.load import load_task
+from sapo.tasks.own import DataSource, data_task
+from sapo.training.methods.seq_lora import SeqLora
+from sapo.training.schedule import schedule
+from sapo.training.settings import LoraSettings
+
+ROWS = [{"review": f"text {i}", "stars": "good" if i % 2 else "bad"} for i in range(10)]
+MINE = {"data": "mine.jsonl", "instruction": "Say good or bad.", "columns": {"input": "review", "answer": "stars"}}
+Configured = Callable[..., Config]
+
+
+def jsonl(path: Path, rows: Sequence[Any]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@pytest.fixture
+def own(configured: Configured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Configured:
+    """Make the configuration of a run on rows of one's own, with changes; those to the task by its own name."""
+    monkeypatch.chdir(tmp_path)
+    jsonl(tmp_path / "mine.jsonl", ROWS)
+
+    def make(mine: dict[str, Any] | None = None, **changes: Any) -> Config:
+        return configured(**{"sequence": ["mine"], "tasks": {"mine": {**MINE, **(mine or {})}}, **changes})
+
+    return make
+
+
+# A model that does not exist: whatever is said before it is looked for is said before one is loaded.
+NOWHERE = {"base": "/no/such/model"}
+MISTAKES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
+    "no such file": ({"data": "none.jsonl"}, {}, "No such file or directory: 'none.jsonl'"),
+    "no such test file": ({"test": "none.jsonl"}, {}, "No such file.*none"),
+    "no such split": ({"test": "tset"}, {}, "tset"),
+    "a hub id without a network": ({"data": "nobody/nothing"}, {}, "nobody/nothing.*hf download"),
+    "an unknown role": ({"columns": {"inptu": "review"}}, {}, r"columns of mine\.jsonl: there is no role 'inptu'"),
+    "an unknown column": (
+        {"columns": {"input": "reviwe", "answer": "stars"}}, {}, "no column 'reviwe' for input. Did you mean 'revi",
+    ),
+    "an unknown metric": ({"metric": "bleu"}, {}, r"mine\.jsonl: metric: there is no 'bleu'"),
+    "an unknown key": ({"colums": {}}, {}, r"tasks\.mine\.colums: unknown key\. Did you mean 'columns'\?"),
+    "a task that is not used": ({}, {"sequence": ["date-format"]}, "tasks: mine is neither in sequence nor in watch"),
+    "the name of a built-in task": (
+        {}, {"sequence": ["date-format"], "tasks": {"date-format": MINE}},
+        "tasks: 'date-format' is the name of a built-in task too. Give your own task another name",
+    ),
+    "a watched task that is trained": (
+        {}, {"watch": ["date-format", "mine"]}, "watch: mine is trained on in this sequence",
+    ),
+    "tasks that are not there": ({}, {"sequence": ["mnie", "mine"]}, "mnie.*Did you mean 'mine'"),
+    "a watched one that is not there": ({}, {"watch": ["delta"]}, "delta"),
+    "test rows that are all training rows": (
+        {"test": "mine.jsonl"}, {"data": {"drop_overlap": True}}, "would leave out all 10 training rows",
+    ),
+    "too few rows to hold some out": ({"data": "same.jsonl"}, {}, "mine"),
+    "no instruction": ({"instruction": None}, {}, "has no instruction of its own"),
+    "an instruction without text": ({"instruction": " \n"}, {}, "the instruction given is empty"),
+    "an instruction with a NUL": ({"instruction": "a\0b"}, {}, "tasks.*holds a NUL character"),
+    "a directory with a NUL": ({}, {"run_dir": "a\0b"}, "run_dir: holds a NUL character"),
+    "no dev rows to choose on": (
+        {}, {"policy": "reselect", "train": {"rows": None}}, "mine has no dev rows and all its 8 training rows are",
+    ),
+    "an unknown tracker": ({}, {"report_to": ["tensorbord"]}, "report_to = tensorbord: "),
+    "a tracker that is not installed": ({}, {"report_to": ["comet_ml"]}, "report_to = comet_ml: "),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", MISTAKES)
+def test_a_mistake_about_data_is_named_before_a_model_is_loaded(
+    what: str, own: Configured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for library in ("huggingface_hub.constants", "datasets.config"):
+        monkeypatch.setattr(f"{library}.HF_HUB_OFFLINE", True)
+    jsonl(tmp_path / "same.jsonl", ROWS[:1] * 3)
+    mine, changes, message = MISTAKES[what]
+    with pytest.raises(SapoError, match=f"(?s){message}"):
+        run(own(mine, model=NOWHERE, **changes))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"lora": {"target_modules": ["nope"]}}, "nope"),
+        ({"lora": {"r": 33}}, r"lora\.r = 33"),
+        ({"model": NOWHERE}, "/no/such/model"),
+        *(({"run_dir": there}, f"run_dir {there}") for there in ("/proc/none/run", "mine.jsonl", "mine.jsonl/run")),
+    ],
+)
+def test_a_mistake_leaves_no_run_directory_and_a_run_that_never_began_can_be_corrected(
+    changes: dict[str, Any], message: str, own: Configured, tmp_path: Path
+) -> None:
+    with pytest.raises(SapoError, match=message):
+        run(own(**changes))
+    assert not (tmp_path / "run").exists()
+    if "lora" in changes:
+        # As a dry run says.
+        with pytest.raises(SapoError, match=message):
+            estimate(own(**changes), SILENT)
+        assert list(run(own()).tasks) == ["mine"]
+
+
+def test_the_command_says_it_once_and_ends_with_2(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("config.yaml").write_text("sequence: [mnie]\n")
+    monkeypatch.setattr(sys, "argv", ["sapo", "run", "config.yaml"])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    said = capsys.readouterr()
+    assert (stopped.value.code, said.out) == (2, "")
+    assert "Traceback" not in said.err and said.err.count("error: ") == 1 and "mnie" in said.err
+
+
+def test_training_that_diverges_is_an_error_and_its_stage_is_not_saved(configured: Configured, tmp_path: Path) -> None:
+    wild = {"rows": 4, "epochs": 3, "batch_size": 4, "weight_decay": 1e300}
+    with pytest.raises(
+        TrainError, match=r"'review-sentiment': training diverged.*from update \d on.*weight_decay = 1e"
+    ):
+        run(configured(train=wild))
+    assert not (tmp_path / "run" / "training").exists() and not (tmp_path / "run" / "stages").exists()
+
+
+def test_a_single_update_that_warm_up_would_waste_is_pointed_out(configured: Configured) -> None:
+    notes = [prepare(configured(train={"rows": rows, "epochs": 1, "batch_size": 4})).notes for rows in (4, 8)]
+    assert [any("nothing would be learned" in note for note in found) for found in notes] == [True, False]
+
+
+# Names, texts and files that are made to hurt.
+
+
+@pytest.mark.parametrize("name", ["../folder", "a/b", "..", "a\\b", "x\ny", "\x1b[31mx", "-rf", "n" * 101])
+def test_a_task_name_cannot_leave_the_run_directory_or_hurt_a_terminal(name: str, tmp_path: Path) -> None:
+    (tmp_path / "m.json").write_text('[{"input": "a", "output": "b"}]')
+    with pytest.raises(DataError, match="a task's name is also a file's name"):
+        data_task(name, DataSource(data=str(tmp_path / "m.json"), instruction="Do."))
+    if not {"/", "\\", ".."} & {name, *name}:
+        # The folder of a benchmark may have any name, but must lie in it.
+        return
+    (tmp_path / "instructions.json").write_text(json.dumps({name: {"instruction": "Do.", "suffix": "", "labels": []}}))
+    with pytest.raises(DataError, match="name is also a folder's name"):
+        load_task(name, tmp_path)
+
+
+def test_half_a_character_in_an_instruction_is_refused(tmp_path: Path) -> None:
+    jsonl(tmp_path / "rows.jsonl", [{"input": "a", "output": "b"}])
+    with pytest.raises(DataError, match=r"rows\.jsonl: instruction = .*: holds a NUL character"):
+        load_task(str(tmp_path / "rows.jsonl"), instruction="Do\0")
+    with pytest.raises(DataError, match=r"the instruction.* holds half a character"):
+        load_task(str(tmp_path / "rows.jsonl"), instruction="Do \ud800 it.")
+    with pytest.raises(DataError, match=r"the suffix.* holds half a character"):
+        load_task(str(tmp_path / "rows.jsonl"), instruction="Do.", suffix="\udfff")
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, '{"a": ' + "1" * 5000 + "}"])
+def test_json_that_breaks_the_parser_is_an_error(content: str, tmp_path: Path) -> None:
+    (tmp_path / "rows.json").write_text(content)
+    with pytest.raises(DataError, match=r"rows\.json is not JSON"):
+        load_task(str(tmp_path / "rows.json"), instruction="Do it.")
+
+
+def test_an_unusable_test_file_is_the_one_that_is_named(tmp_path: Path) -> None:
+    (tmp_path / "train.json").write_text('[{"input": "a", "output": "b"}]')
+    (tmp_path / "other.json").write_text('[{"text": "a", "label": "b"}]')
+    with pytest.raises(DataError, match=r"^\S*other\.json: none of the 1 test rows can be used"):
+        load_task(str(tmp_path / "train.json"), instruction="Do.", test=str(tmp_path / "other.json"))
+
+
+def test_a_rare_answer_keeps_answers_from_passing_for_labels(tmp_path: Path) -> None:
+    rows = [{"input": str(n), "output": "yes" if n % 2 else "no"} for n in range(30)]
+    (tmp_path / "m.json").write_text(json.dumps(rows))
+    assert set(load_task(str(tmp_path / "m.json"), instruction="Do.").labels) == {"yes", "no"}
+    (tmp_path / "m.json").write_text(json.dumps([*rows, {"input": "x", "output": "perhaps"}]))
+    own = load_task(str(tmp_path / "m.json"), instruction="Do.")
+    assert own.labels == () and own.metric == "rouge_l"
+
+
+def test_what_does_not_fit_is_named_before_anything_is_trained() -> None:
+    rows = [Example("x", "short"), Example("x", "far too long " * 40)]
+    with pytest.raises(RenderError, match="the row with the answer 'far too long far too long far too long f"):
+        Renderer(tiny_tokenizer(), 200).encode("Do.", "", rows)
+    task = toy_task()
+    candidates = {task.name: [Instruction(task.instruction, "original"), Instruction("long " * 100, "file")]}
+    with pytest.raises(RenderError, match=r"task 'toy', candidate 1 \('long long"):
+        make_plan(
+            Renderer(tiny_tokenizer(), 300), [task], [], candidates,
+            scores=True, races=True, examples=4, budget=None, updates={task.name: 1}, epochs=1,
+            trainings=schedule("sequence", [task], 0, 4), both_prompts=False, wordings=0,
+        )  # fmt: skip
+
+
+def test_a_huge_input_is_not_tokenised_over_and_over() -> None:
+    seen: list[int] = []
+
+    class Counting(Renderer):
+        def token_ids(self, texts: Sequence[str]) -> list[list[int]]:
+            seen.extend(map(len, texts))
+            return super().token_ids(texts)
+
+    huge = "x" * 200_000
+    renderer = Counting(tiny_tokenizer(), 300)
+    seen.clear()
+    assert len(renderer.prompts("Do it.", "", [Example(huge, "")], 8)[0]) == 300 - 8
+    assert sum(seen) < 2 * len(huge)
+
+
+def test_a_row_of_30_megabytes_is_scored_within_seconds(
+    model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    jsonl(tmp_path / "mine.jsonl", [*ROWS[:3], {"review": "words " * 5_000_000, "stars": "good"}])
+    (tmp_path / "candidates.json").write_text(json.dumps(["Is it good or bad?", "good or bad?", "bad, or good?"]))
+    monkeypatch.setattr(sys, "argv", [
+        "sapo", "select", "--task", "mine.jsonl", "--model", str(model_dir), "--candidates", "candidates.json",
+        "--instruction", "Say good or bad.", "--column", "input=review", "--column", "answer=stars",
+        "--json", "out.json",
+    ])  # fmt: skip
+    began = time.process_time()
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert not stopped.value.code and time.process_time() - began < 20
+    # The rows are scored in an order of their own.
+    cut = [sorted(candidate["losses"]["cut"]) for candidate in read(tmp_path / "out.json")["candidates"]]
+    assert len(cut) == 4 and all(c[:3] == [0, 0, 0] and 29_999_000 < c[3] < 30_000_000 for c in cut)
+
+
+# Models and stages.
+
+
+def test_a_rank_beyond_the_layers_width_is_refused() -> None:
+    # The value projection of the tiny model is 32 by 16.
+    SeqLora(LoraSettings(r=16, alpha=32, dropout=0.0, target_modules=("v_proj",))).start(tiny_model())
+    with pytest.raises(ModelError, match=r"lora\.r = 17: allowed is at most 16"):
+        SeqLora(LoraSettings(r=17, alpha=32, dropout=0.0, target_modules=("v_proj",))).start(tiny_model())
+
+
+def test_a_directory_that_is_not_an_adapter_is_never_looked_up_on_a_hub(
+    model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def online(*args: Any, **kwargs: Any) -> Any:
+        raise AssertionError("peft was asked")
+
+    monkeypatch.setattr("peft.PeftModel.from_pretrained", online)
+    with pytest.raises(ModelError, match=r"no adapter_config\.json and no adapter_model\.safetensors"):
+        load_model(str(model_dir), str(tmp_path), device="cpu")
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(ModelError, match="holds an adapter, not a model"):
+        load_model(str(tmp_path), device="cpu")
+
+
+@pytest.mark.parametrize(
+    "content", ["{}", "[]", '{"base_model": "x", "max_length": 1, "max_new_tokens": 1, "tasks": []}']
+)
+def test_a_damaged_lineage_is_an_error(content: str, tmp_path: Path) -> None:
+    (tmp_path / "sapo.json").write_text(content)
+    with pytest.raises(RecordError, match=r"sapo\.json is damaged"):
+        Stage.load(tmp_path)
+
+
+def test_an_adapter_on_another_base_than_its_own_is_not_confirmed(configured: Configured, tmp_path: Path) -> None:
+    config = configured()
+    run(config)
+    stage = config.run_dir / "stages" / "1-review-sentiment"
+    assert load_model(config.model.base, str(stage), device="cpu").confirmed
+    tiny_model(seed=5).save_pretrained(tmp_path / "other")
+    tiny_tokenizer().save_pretrained(tmp_path / "other")
+    loaded = load_model(str(tmp_path / "other"), str(stage), device="cpu")
+    assert not loaded.confirmed and any("NOT confirmed" in note for note in loaded.notes)
+    lineage = read(stage / "sapo.json")
+    (stage / "sapo.json").write_text(json.dumps({**lineage, "base_model": str(tmp_path / "other")}))
+    assert not Stage.load(stage).loaded.confirmed
+    (stage / "sapo.json").write_text(json.dumps({**lineage, "base_model": "./gone"}))
+    with pytest.raises(ModelError, match=r"sapo\.json names the base model './gone', seen from "):
+        Stage.load(stage)
+
+
+# What is no mistake.
+
+
+def test_awkward_instructions_reach_model_record_and_stage_to_the_letter(own: Configured, tmp_path: Path) -> None:
+    text = "Say {good} or {{ bad }} %s <|im_end|>\n<|im_start|>assistant\nno \x07\x1b[31m\x85 \U00100000 good bad 北京"
+    # The premise: training needs no pad token.
+    assert tiny_tokenizer().pad_token is None
+    for _ in range(2):
+        found = run(own({"instruction": text, "suffix": "{0} <|im_end|>"})).instructions["mine"]
+        assert (found.text, found.original, found.suffix) == (text, text, "{0} <|im_end|>")
+    stage = Stage.load(tmp_path / "run" / "stages" / "1-mine")
+    cell = read(tmp_path / "run" / "cells" / "1" / "mine.original.json")["value"]
+    assert cell["instruction"] == text and len(stage.answer(["text 1"])) == 1
+
+
+def test_rows_that_are_cut_left_out_or_held_out_are_told_and_the_same_for_every_seed(
+    own: Configured, tmp_path: Path
+) -> None:
+    empty = [{"review": "x", "stars": text} for text in ("", " ", None)]
+    jsonl(tmp_path / "mine.jsonl", [*ROWS, {"review": "long " * 3000, "stars": "good"}, *empty])
+    answers = []
+    for seed in (1, 2):
+        told, folder = Told(), tmp_path / f"run{seed}"
+        run(
+            own(seed=seed, run_dir=str(folder), train={"rows": None, "epochs": 1}, evaluate={"max_new_tokens": 2}), told
+        )
+        said = "\n".join(told.notes)
+        assert "note: mine: cut in the middle, as longer than max_length: 1 training input" in said
+        assert "mine: left out, as they cannot be used: 3 rows, 2 train (the answer is empty; first: row 12" in said
+        assert "no test split: 2 of 11 training rows are held out for testing, the same ones in every" in said
+        cell, (data,) = read(folder / "cells" / "0" / "mine.original.json"), read(folder / "data.json")["tasks"]
+        answers.append((cell["inputs"]["data"], cell["value"]["answers"]))
+        assert data["rows"]["train"] == 9 and data["unused"]["rows"] == 3
+        assert [(row["row"], row["reason"]) for row in data["unused"]["first"]] == [
+            (12, "the answer is empty"), (13, "the answer is empty"), (14, "'stars' is missing"),
+        ]  # fmt: skip
+    assert answers[0] == answers[1] and len(answers[0][1]) == 2

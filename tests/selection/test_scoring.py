@@ -1,0 +1,320 @@
+"""The course of a race: round by round on losses made by hand, then with a tiny model against exhaustive scoring."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from small_runs import Told
+
+from sapo.core.types import Example, Floats, Instruction, Selection, Standing, Task
+from sapo.integrations.testing import tiny_model, tiny_tokenizer, toy_task
+from sapo.models.losses import Scorer
+from sapo.models.render import Renderer
+from sapo.runs.config.schema import Config
+from sapo.runs.prepare import prepare
+from sapo.selection.boundary import nominal_level
+from sapo.selection.cache import LossCache
+from sapo.selection.prediction import Rows
+from sapo.selection.race import FIRST, Finish, RaceSettings, race, round_sizes
+from sapo.selection.scoring import score_candidates
+from sapo.selection.settings import SelectionSettings
+from sapo.selection.standings import standing
+from sapo.selection.student import quantile
+
+N = 250
+WAVE = np.where(np.arange(N) % 2, 1.0, -1.0)
+
+
+def run(nll: Any, tokens: Any = None, groups: Any = None, costs: Any = None, **settings: Any) -> Finish:
+    """A race on losses that are known, in which nobody may be measured twice on a row."""
+    known = np.array(nll, dtype=np.float64)
+    candidates, n = known.shape
+    done, heard = [0] * candidates, list[Standing]()
+
+    def measure(i: int, places: range) -> Floats:
+        assert places.start == done[i]
+        done[i] = places.stop
+        return known[i, places.start : places.stop]
+
+    tokens, groups = (np.full(n, x) if given is None else given for x, given in ((1, tokens), (0, groups)))
+    chosen = replace(RaceSettings(0.05, 0.01, None), **settings)
+    finish = race(measure, round_sizes(n), costs or [1.0] * candidates, tokens, groups, chosen, heard.append)
+    assert tuple(heard) == finish.standings and [s.round for s in heard] == [*range(1, len(heard) + 1)]
+    assert [len(x) for x in finish.nll] == finish.last.counts.tolist() == done
+    assert all(np.array_equal(x, known[i, : done[i]]) for i, x in enumerate(finish.nll))
+    return finish
+
+
+def field(count: int = 8, n: int = N) -> Floats:
+    """Losses of candidates that are each 0.05 worse than the one before; the original is the worst."""
+    rng = np.random.default_rng(6)
+    nll: Floats = rng.gamma(2, 1, n) + np.roll(np.arange(count), 1)[:, None] * 0.05 + rng.normal(0, 0.2, (count, n))
+    return nll
+
+
+# Rounds.
+
+
+def test_all_are_measured_on_the_first_rows_and_only_who_races_on_the_next() -> None:
+    finish = run(field())
+    sizes = [0, *round_sizes(N)]
+    racing: tuple[int, ...] = tuple(range(8))
+    for s in finish.standings:
+        assert all(s.counts[i] == sizes[s.round] for i in racing)
+        assert all(s.counts[i] < sizes[s.round] for i in range(8) if i not in racing)
+        assert s.counts.max() == s.counts[s.leader] and (not s.racing or s.racing[0] == s.leader)
+        assert s.racing[1:] == tuple(i for i in np.argsort(s.low, kind="stable") if s.low[i] < -0.01)
+        racing = s.racing
+    assert len(finish.standings) > 3 and finish.end == "decided" and finish.last.leader == 1
+    assert len({len(x) for x in finish.nll}) > 2
+
+
+def test_bounds_are_those_of_student_at_the_level_of_all_looks_with_variances_of_all_who_were_there() -> None:
+    nll = field()
+    finish = run(nll, np.full(N, 2), delta=0.1)
+    level = nominal_level(tuple(round_sizes(N)), N, 0.1 / 7)
+    for s in finish.standings:
+        for i in set(range(8)) - {s.leader}:
+            k = int(s.counts[i])
+            others = [j for j in range(8) if s.counts[j] >= k and j != s.leader]
+            differences = (nll[others, :k] - nll[s.leader, :k]) / 2
+            variances, gap = differences.var(axis=1, ddof=1), differences[others.index(i)].mean()
+            variance = ((k - 1) * variances[others.index(i)] + 8 * variances.mean()) / (k + 7)
+            reach = quantile(level, np.array([k - 1.0]))[0] * math.sqrt(variance * (1 / k - 1 / N))
+            assert (s.gap[i], s.low[i], s.high[i]) == pytest.approx((gap, gap - reach, gap + reach))
+            assert s.loss[i] == pytest.approx(nll[s.leader, : s.counts[s.leader]].mean() / 2 + gap)
+        assert s.gap[s.leader] == s.low[s.leader] == s.high[s.leader] == 0
+
+
+def test_a_dropped_candidate_comes_back_when_the_leader_changes() -> None:
+    # After 8 rows the third is out against the original, but not against the second, which leads from then on.
+    first = np.where(np.arange(N) < 8, 0.0, 100.0)
+    finish = run([first, 3 + 3 * WAVE, np.full(N, 4.0)])
+    one, two, three = finish.standings[:3]
+    assert (one.leader, one.racing) == (0, (0, 1))
+    assert (two.leader, two.counts.tolist(), set(two.racing)) == (1, [11, 11, 8], {0, 1, 2})
+    assert three.counts.tolist() == [15, 15, 15]
+    # Its difference came from the 8 rows that both were measured on.
+    assert two.gap[2] == pytest.approx(1.0) and one.gap[2] == pytest.approx(4.0)
+    assert finish.last.leader == 1 and len(finish.nll[0]) < len(finish.nll[2])
+
+
+@pytest.mark.parametrize("settings", [{"epsilon": 0.0}, {"delta": 1e-9}, {"epsilon": 1e9}])
+def test_equal_and_single_candidates_and_few_rows_end_at_once(settings: Any) -> None:
+    base = np.random.default_rng(0).gamma(2, 1, N)
+    for nll in ([base], [base, base], np.ones((4, N)), [base[:1], base[:1] + 1], [base[:8], base[:8] + WAVE[:8] + 1]):
+        finish = run(nll, **settings)
+        assert len(finish.standings) == 1 and finish.last.leader == 0 and finish.last.tolerance == 0
+        assert finish.end == ("decided" if np.shape(nll)[1] > FIRST else "all rows")
+    # Of two equal ones the earlier wins.
+    finish = run([base + 9 + WAVE, base, base], epsilon=0.0)
+    assert finish.last.leader == 1 and finish.end == "decided"
+
+
+def test_a_race_to_the_last_row_is_exact_for_those_who_ran_it() -> None:
+    nll = np.random.default_rng(2).gamma(2, 1, N) + np.outer([3, -1, 1], 2 * WAVE) + np.array([[9], [0], [0.02]])
+    finish = run(nll)
+    assert finish.end == "all rows" and [len(x) == N for x in finish.nll] == [False, True, True]
+    assert finish.last.leader == 1 and finish.last.gap[2] == finish.last.low[2] == pytest.approx(0.02)
+    assert finish.last.loss[1:] == pytest.approx(nll[1:].mean(axis=1))
+
+
+@pytest.mark.parametrize("budget", [1.0, 230.0, 650.0])
+def test_the_budget_ends_a_race_and_the_tolerance_reached_is_reported(budget: float) -> None:
+    nll, costs = field() * 2, [1.0, 2.0, 3.0, 1.0, 2.0, 3.0, 1.0, 2.0]
+    finish = run(nll, costs=costs, budget=budget)
+    spent = sum(cost * len(x) for cost, x in zip(costs, finish.nll, strict=True))
+    first, last = FIRST * sum(costs), finish.last
+    assert finish.end == "budget" and len(last.racing) > 1
+    assert spent == first if budget <= first else first < spent <= budget
+    # Not one more row for everyone still in.
+    assert spent + sum(costs[i] for i in last.racing) > budget
+    rows = Rows(np.ones(N, dtype=np.int64), np.zeros(N, dtype=np.int64))
+    level = nominal_level(tuple(round_sizes(N)), N, 0.05 / 7)
+    over, open_ = (standing(1, rows, finish.nll, level, last.tolerance * x).racing for x in (1.0001, 0.9999))
+    assert last.tolerance > 0.01 and over == () and open_[0] == last.leader and len(open_) == 2
+
+
+@pytest.mark.parametrize("budget", [29.0, 32.0, 34.0])
+def test_a_budget_that_brings_nobody_up_to_the_leader_ends_the_race(budget: float) -> None:
+    # After 11 rows the third comes back at 8; `run` demands that nobody is measured backwards.
+    finish = run([np.where(np.arange(N) < 8, 0.0, 100.0), 3 + 3 * WAVE, np.full(N, 4.0)], budget=budget)
+    assert finish.end == "budget" and sum(map(len, finish.nll)) <= max(budget, 30)
+    assert finish.last.counts[2] in (8, 11) and finish.last.counts.max() == (10 if budget < 30 else 11)
+
+
+def test_a_budget_that_is_just_enough_changes_nothing() -> None:
+    free = run(field())
+    kept = run(field(), budget=float(sum(map(len, free.nll))))
+    assert kept.end == "decided" and len(kept.standings) == len(free.standings) > 3
+    assert np.array_equal(kept.last.counts, free.last.counts)
+
+
+# With a model.
+TEXTS = (
+    "Say yes if the text has many words, or no if it has few.", "Reply yes if it is long and no if it is short.",
+    "Are there many words? If so yes, if not no.", "yes for a long text, no for a short one.", "no or yes?", "yes? no?",
+)  # fmt: skip
+ROWS = tuple(range(4, 44))
+
+
+def wordy() -> Task:
+    """Answers of different lengths, one of them no label, and texts of which the longest are cut; 50 rows."""
+    train = (Example(f"row {i} has {'words ' * (i * 7 % 23)}", ("yes", "no", "maybe so")[i % 3]) for i in range(50))
+    return replace(toy_task(), train=tuple(train))
+
+
+@dataclass(frozen=True)
+class Course:
+    """A selection; the standings and the number of rows that were told on the way; and the number of forward passes."""
+
+    selection: Selection
+    standings: tuple[Standing, ...]
+    told: int
+    passes: int
+
+
+class Listening(Told):
+    """Hears every standing of a race."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.standings: list[Standing] = []
+
+    @contextmanager
+    def race(self, texts: Sequence[str], rows: int) -> Iterator[Callable[[Standing], None]]:
+        yield self.standings.append
+
+
+def scored(losses: LossCache | None = None, *, seed: int = 0, budget: float | None = None, **settings: Any) -> Course:
+    model, told, passes = tiny_model(seed=2), Listening(), list[int]()
+    model.get_input_embeddings().register_forward_hook(lambda m, given, out: passes.append(1))
+    selection = score_candidates(
+        Scorer(model), Renderer(tiny_tokenizer(), 230), wordy(), [Instruction(text, "given") for text in TEXTS], ROWS,
+        SelectionSettings(**settings), seed=seed, budget=budget, cache=losses, progress=told,
+    )  # fmt: skip
+    return Course(selection, tuple(told.standings), told.done, len(passes))
+
+
+raced = cache(scored)
+
+
+def same(one: Selection, other: Selection) -> bool:
+    """Whether all but times and memory is equal, to the last bit."""
+    a, b = ({**x.to_json(), "seconds": 0, "peak_memory": 0} for x in (one, other))
+    return a == b
+
+
+def test_losses_of_a_race_are_those_of_exhaustive_scoring_on_the_same_rows() -> None:
+    some, every = raced().selection, scored(strategy="exhaustive").selection
+    assert (some.strategy, every.strategy, every.rows) == ("racing", "exhaustive", ROWS)
+    assert tuple(sorted(some.rows)) == ROWS != some.rows
+    place = [ROWS.index(row) for row in some.rows]
+    for one, other in zip(some.candidates, every.candidates, strict=True):
+        at = place[: len(one.losses.nll)]
+        assert one.losses.nll == pytest.approx(other.losses.nll[at], rel=1e-6)
+        assert np.array_equal(one.losses.tokens, other.losses.tokens[at])
+        assert np.array_equal(one.losses.cut, other.losses.cut[at])
+        assert one.gap is not None and other.gap is None and other.round is None
+    assert some.candidates[2].losses.cut.any() and len(set(some.candidates[2].losses.tokens.tolist())) == 3
+    assert every.candidates[some.chosen].loss <= min(c.loss for c in every.candidates) + 0.01
+    assert some.tolerance == 0.01 and some.tokens < every.tokens
+    # The race knows labels and tokens, and an answer that is no label.
+    answers = [("yes", "no", "maybe so").index(wordy().train[row].answer) for row in some.rows]
+    known = np.stack([c.losses.nll[place] for c in every.candidates])
+    again = run(known, every.candidates[0].losses.tokens[place], np.array(answers)).last
+    assert again.counts.tolist() == raced().standings[-1].counts.tolist()
+    assert again.low == pytest.approx(raced().standings[-1].low, abs=1e-5)
+
+
+def test_what_is_recorded_of_a_race_is_what_was_told_on_the_way() -> None:
+    found, standings = raced().selection, raced().standings
+    last = standings[-1]
+    assert found.race is not None and (found.race.delta, found.race.epsilon, found.race.budget) == (0.05, 0.01, None)
+    assert (found.race.rounds, found.race.end, found.race.tolerance) == (len(standings), "decided", last.tolerance)
+    assert found.chosen == last.leader != 0 and not last.racing
+    counts = [len(c.losses.nll) for c in found.candidates]
+    assert found.evaluations == sum(counts) == last.counts.sum() == raced().told < len(TEXTS) * len(ROWS)
+    assert sorted({c.status for c in found.candidates}) == ["chosen", "dropped", "scored"]
+    for i, c in enumerate(found.candidates):
+        assert (c.loss, c.gap) == (last.loss[i], (last.low[i], last.high[i]))
+        assert c.delta == pytest.approx(last.loss[i] - last.loss[0])
+        assert (c.status == "dropped") == (counts[i] < max(counts)) == (c.round is not None)
+        assert (c.status == "chosen") == (i == found.chosen)
+        if c.round is not None:
+            assert i not in standings[c.round - 1].racing and standings[c.round - 1].counts[i] == counts[i]
+            assert c.round == 1 or i in standings[c.round - 2].racing
+
+
+def test_intervals_after_a_race_rest_on_the_rows_shared_with_the_original() -> None:
+    original, *others = raced().selection.candidates
+    assert original.interval is None and len({len(c.losses.nll) for c in others}) > 1
+    for c in others:
+        k = min(len(c.losses.nll), len(original.losses.nll))
+        tokens, d = original.losses.tokens[:k], c.losses.nll[:k] - original.losses.nll[:k]
+        error = math.sqrt(k / (k - 1) * float(((d - d.sum() / tokens.sum() * tokens) ** 2).sum())) / tokens.sum()
+        # Two-sided, for five candidates at once.
+        width = float(quantile(0.05 / 2 / 5, np.array([k - 1.0]))[0]) * error
+        assert c.interval == pytest.approx((c.delta - width, c.delta + width))
+
+
+def test_a_race_survives_json() -> None:
+    found = raced(budget=9000.0).selection
+    back = Selection.from_json(json.loads(json.dumps(found.to_json())))
+    assert back.race == found.race is not None and (back.rows, back.tokens) == (found.rows, found.tokens)
+    assert same(back, found) and back.evaluations == found.evaluations and back.strategy == "racing"
+
+
+def test_the_confident_rule_takes_every_loss() -> None:
+    course = scored(rule="confident", strategy="racing")
+    assert course.selection.race is None and course.standings == () and course.selection.rows == ROWS
+    assert course.selection.evaluations == course.told == len(TEXTS) * len(ROWS)
+
+
+@pytest.mark.parametrize(
+    ("policy", "rule"), [("sapo", "lowest"), ("sapo", "confident"), ("highest", "lowest"), ("random", "lowest")]
+)
+def test_a_run_that_needs_every_loss_does_not_race_and_says_so(
+    policy: str, rule: str, configured: Callable[..., Config]
+) -> None:
+    setup = prepare(configured(policy=policy, selection={"rule": rule, "budget": 0.5}, candidates={"count": 2}))
+    why = {"sapo": "selection.rule confident" if rule == "confident" else "", "random": ""}.get(
+        policy, f"policy {policy}"
+    )
+    said = f"{why} needs every loss: all candidates are scored on all selection rows (exhaustive)"
+    assert [note for note in setup.notes if "every loss" in note] == [said] * bool(why)
+    races = (policy, rule) == ("sapo", "lowest")
+    assert setup.selection.races == races
+
+
+def test_the_order_of_a_race_follows_the_seed() -> None:
+    other = scored(seed=1).selection
+    assert sorted(other.rows) == sorted(raced().selection.rows) and other.rows != raced().selection.rows
+
+
+def test_known_losses_change_nothing_in_a_race_but_its_cost(tmp_path: Path) -> None:
+    first, second = (scored(LossCache(tmp_path, "state", "cpu")) for _ in range(2))
+    assert first.passes == raced().passes > 0 == second.passes and first.told == second.told
+    assert (first.selection.cached, second.selection.cached, second.selection.tokens) == (0, len(TEXTS), 0)
+    # The same as without, every time.
+    assert same(first.selection, raced().selection)
+    assert same(replace(second.selection, cached=0, tokens=first.selection.tokens), first.selection)
+
+
+@pytest.mark.parametrize("budget", [1.0, 9000.0])
+def test_the_budget_of_a_selection_ends_its_race_and_the_tolerance_is_reported(budget: float) -> None:
+    found, last = raced(budget=budget).selection, raced(budget=budget).standings[-1]
+    assert found.race is not None and (found.race.end, found.race.budget) == ("budget", budget)
+    assert found.race.tolerance == last.tolerance > found.race.epsilon == 0.01
+    assert found.chosen == last.leader and len(last.racing) > 1
+    # The first round is always completed.
+    assert (last.counts == FIRST).all() if budget == 1 else 0.95 * budget < found.tokens <= budget

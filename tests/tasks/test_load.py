@@ -1,0 +1,267 @@
+"""Where tasks come from: exact names, errors that name everything, fingerprints that see every row."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sapo.core.errors import DataError
+from sapo.core.types import Example, Task
+from sapo.integrations.testing import toy_task
+from sapo.tasks.benchmark import benchmark_names
+from sapo.tasks.builtin import BUILTIN
+from sapo.tasks.files import COLUMNS, read_rows, read_text
+from sapo.tasks.load import load_sequence, load_task, sequence_names, task_fingerprint
+from sapo.tasks.sequences import SEQUENCES
+
+TRACE = ("C-STANCE", "FOMC", "MeetingBank", "Py150", "ScienceQA", "NumGLUE-cm")
+ENTRY = {"instruction": "Judge {text}.", "suffix": "Say good or bad.", "labels": ["good", "bad"]}
+
+
+def rows(*inputs: str) -> list[dict[str, str]]:
+    return [{"sentence": text, "label": f"{text}!"} for text in inputs]
+
+
+def dump(path: Path, value: Any) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value, ensure_ascii=False), encoding="utf-8")
+    return path
+
+
+def benchmark(folder: Path, *names: str) -> Path:
+    """A benchmark directory with two training rows, one dev and one test row per task."""
+    dump(folder / "instructions.json", dict.fromkeys(names, ENTRY))
+    for name in names:
+        dump(folder / name / "train.json", rows(f"{name} a", f"{name} b"))
+        dump(folder / name / "dev.json", rows("d"))
+        dump(folder / name / "test.json", rows("t"))
+    return folder
+
+
+def test_a_benchmark_task_is_read_from_its_folder(tmp_path: Path) -> None:
+    assert benchmark_names(benchmark(tmp_path / "many", "FO", "FOMC", "A")) == ("FO", "FOMC", "A")
+    assert load_task("FO", tmp_path / "many").train[0].input == "FO a"
+    assert load_task("FOMC", benchmark(tmp_path, "FOMC", "Py150")) == Task(
+        name="FOMC",
+        instruction="Judge {text}.",
+        suffix="Say good or bad.",
+        labels=("good", "bad"),
+        metric="rouge_l",
+        train=(Example("FOMC a", "FOMC a!"), Example("FOMC b", "FOMC b!")),
+        dev=(Example("d", "d!"),),
+        test=(Example("t", "t!"),),
+    )
+
+
+def test_dev_rows_and_labels_may_be_missing(tmp_path: Path) -> None:
+    folder = benchmark(tmp_path, "FOMC")
+    (folder / "FOMC" / "dev.json").unlink()
+    dump(folder / "instructions.json", {"FOMC": {"instruction": "Judge.", "suffix": ""}})
+    task = load_task("FOMC", folder)
+    assert task.dev == () and task.labels == () and task.suffix == ""
+
+
+@pytest.mark.parametrize("name", ["FOMC/", "FOM", "fomc", "FOMC ", "./FOMC"])
+def test_only_the_exact_name_finds_a_task_and_the_nearest_is_named(name: str, tmp_path: Path) -> None:
+    folder = benchmark(tmp_path, "NumGLUE-cm", "FOMC")
+    with pytest.raises(DataError, match="has no task ") as caught:
+        load_task(name, folder)
+    assert repr(name) in str(caught.value) and "It has: NumGLUE-cm, FOMC" in str(caught.value)
+    if name in ("FOMC/", "FOM", "FOMC "):
+        assert "Did you mean 'FOMC'?" in str(caught.value)
+
+
+def test_built_in_tasks_are_found_beside_a_benchmark_and_misspelt_ones_are_not(tmp_path: Path) -> None:
+    assert load_task(BUILTIN[0], benchmark(tmp_path, "FOMC")).name == BUILTIN[0]
+    with pytest.raises(
+        DataError, match=r"no task 'date-formats'\. Did you mean 'date-format'\?.*give data_dir.*hub id"
+    ):
+        load_task("date-formats")
+    with pytest.raises(DataError, match="no task 'date-format/'"):
+        load_task("date-format/")
+
+
+def test_instruction_and_suffix_can_be_replaced(tmp_path: Path) -> None:
+    folder = benchmark(tmp_path, "FOMC")
+    original = load_task("FOMC", folder)
+    changed = load_task("FOMC", folder, instruction="Decide.", suffix="")
+    assert changed == dataclasses.replace(original, instruction="Decide.", suffix="")
+    with pytest.raises(DataError, match="'FOMC': the instruction is empty"):
+        load_task("FOMC", folder, instruction="  ")
+
+
+def test_a_directory_without_an_index_says_what_is_expected(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"has no instructions\.json"):
+        load_task("FOMC", tmp_path)
+
+
+@pytest.mark.parametrize("index", [["FOMC"], {"FOMC": "Judge."}])
+def test_an_index_of_another_shape_is_refused(index: Any, tmp_path: Path) -> None:
+    dump(tmp_path / "instructions.json", index)
+    with pytest.raises(DataError, match="must map task names to objects"):
+        load_task("FOMC", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("entry", "named"),
+    [
+        ({"suffix": ""}, "instruction"),
+        ({"instruction": "  ", "suffix": ""}, "instruction"),
+        ({"instruction": "i"}, "suffix"),
+        ({"instruction": 3, "suffix": None}, "instruction and suffix"),
+    ],
+)
+def test_an_entry_without_usable_texts_names_them(entry: Any, named: str, tmp_path: Path) -> None:
+    dump(benchmark(tmp_path, "FOMC") / "instructions.json", {"FOMC": entry})
+    with pytest.raises(DataError, match=f"'FOMC' has no usable {named}$"):
+        load_task("FOMC", tmp_path)
+
+
+def test_a_missing_split_names_its_file(tmp_path: Path) -> None:
+    folder = benchmark(tmp_path, "FOMC")
+    (folder / "FOMC" / "test.json").unlink()
+    with pytest.raises(DataError, match=r"test\.json: No such file"):
+        load_task("FOMC", folder)
+
+
+@pytest.mark.parametrize(
+    ("sequence", "numbers"),
+    [
+        ("ni_seq_c1", [195, 1310, 273, 611, 224]),
+        ("ni_seq_g1", [589, 141, 618, 339, 360]),
+        ("ni_seq_m1", [195, 360, 611, 2, 224]),
+    ],
+)
+def test_published_sequences_have_the_published_tasks_in_order(sequence: str, numbers: list[int]) -> None:
+    assert [name.split("_")[0] for name in sequence_names(sequence)] == [f"task{n:03}" for n in numbers]
+    assert sequence_names("trace") == TRACE
+
+
+def test_the_demo_needs_no_data() -> None:
+    assert [task.name for task in load_sequence("demo")] == list(SEQUENCES["demo"])
+    assert set(SEQUENCES["demo"]) <= set(BUILTIN)
+
+
+def test_an_unknown_sequence_names_the_nearest_and_all() -> None:
+    with pytest.raises(DataError, match=r"'ni_seq_c2'\. Did you mean 'ni_seq_c1'\?.*trace"):
+        sequence_names("ni_seq_c2")
+
+
+def test_a_list_is_taken_as_it_is_but_each_task_once() -> None:
+    assert sequence_names(["b", "a"]) == ("b", "a")
+    with pytest.raises(DataError, match="more than once: a, c"):
+        sequence_names(["c", "a", "b", "a", "c", "c"])
+
+
+def test_a_sequence_is_loaded_in_its_order(tmp_path: Path) -> None:
+    folder = benchmark(tmp_path, *sorted(TRACE))
+    assert [task.name for task in load_sequence("trace", folder)] == list(TRACE)
+    mixed = load_sequence(["Py150", BUILTIN[1], "FOMC"], folder)
+    assert [task.name for task in mixed] == ["Py150", BUILTIN[1], "FOMC"]
+
+
+def test_trace_without_two_of_its_tasks_names_both_at_once(tmp_path: Path) -> None:
+    folder = benchmark(tmp_path, "C-STANCE", "FOMC", "ScienceQA", "NumGLUE-cm")
+    with pytest.raises(DataError, match=r"has no MeetingBank, Py150\..*It has: C-STANCE, FOMC, ScienceQA, NumGLUE-cm"):
+        load_sequence("trace", folder)
+
+
+@pytest.mark.parametrize(("source", "target"), COLUMNS)
+def test_every_pair_of_columns_is_recognised_in_json_and_jsonl(source: str, target: str, tmp_path: Path) -> None:
+    content = [{"id": 7, source: "text\u2028one", target: "answer"}, {source: "", target: 3}]
+    expected = (Example("text\u2028one", "answer"), Example("", "3"))
+    assert read_rows(dump(tmp_path / "rows.json", content)) == expected
+    lines = tmp_path / "rows.jsonl"
+    lines.write_text("\n\n".join(json.dumps(row, ensure_ascii=False) for row in content) + "\n", encoding="utf-8")
+    assert read_rows(lines) == expected
+
+
+def test_a_file_is_a_task_with_training_rows_only(tmp_path: Path) -> None:
+    path = dump(tmp_path / "mine.json", rows("a", "b"))
+    task = load_task(str(path), instruction="Do {it}.")
+    assert (task.name, task.instruction, task.suffix, task.labels) == ("mine", "Do {it}.", "", ())
+    assert task.train == (Example("a", "a!"), Example("b", "b!")) and task.dev == task.test == ()
+    assert load_task(str(path), instruction="Do.", suffix="So.").suffix == "So."
+
+
+@pytest.mark.parametrize(
+    ("instruction", "message"), [(None, "has no instruction of its own"), ("", "given is empty"), ("  ", "is empty")]
+)
+def test_a_file_needs_an_instruction(instruction: str | None, message: str, tmp_path: Path) -> None:
+    path = dump(tmp_path / "mine.json", rows("a"))
+    with pytest.raises(DataError, match=rf"mine\.json.*{message}"):
+        load_task(str(path), instruction=instruction)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[]", r"m\.json has no rows"),
+        ('["a"]', r"first row \(str\)"),
+        ('[{"question": "a", "output": "b"}]', r"first row \('question', 'output'\).*'input' and 'output';"),
+        ('[{"input": "a", "output": "b"}, {"input": "a"}]', "row 2: 'output' is NoneType"),
+        ('[{"input": "a", "output": "b"}, "c"]', "row 2: 'input' is NoneType"),
+        ('[{"input": ["a"], "output": "b"}]', "row 1: 'input' is list"),
+        ('[{"input": "a", "output": true}]', "row 1: 'output' is bool"),
+        ('[{"input": "a", "output": " "}]', "row 1: the answer 'output' is empty"),
+        # Half of an emoji: no tokenizer can encode it.
+        ('[{"input": "a", "output": "b"}, {"input": "c \\ud83d", "output": "d"}]', "row 2: 'input' holds half a"),
+    ],
+)
+def test_a_benchmark_has_no_rows_that_cannot_be_used(content: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "m.json"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(DataError, match=message):
+        read_rows(path)
+
+
+def test_a_missing_file_and_one_that_is_not_utf_8_are_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"No such file or directory: .*none\.jsonl'"):
+        load_task(str(tmp_path / "none.jsonl"), instruction="Do.")
+    path = tmp_path / "latin.json"
+    path.write_bytes('[{"input": "schön", "output": "b"}]'.encode("latin-1"))
+    with pytest.raises(DataError, match=r"latin\.json is not UTF-8: byte 15"):
+        load_task(str(path), instruction="Do.")
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    with pytest.raises(DataError, match=r"latin\.json is not UTF-8: byte 18"):
+        load_task(str(path), instruction="Do.")
+
+
+def test_text_is_read_without_its_mark_and_with_one_kind_of_line_end(tmp_path: Path) -> None:
+    (tmp_path / "t").write_bytes(b"\xef\xbb\xbfa\r\nb\rc\n\r\n")
+    assert read_text(tmp_path / "t") == "a\nb\nc\n\n"
+
+
+def test_the_fingerprint_changes_with_every_part_and_every_row() -> None:
+    task = toy_task(rows=4)
+    variants = [
+        dataclasses.replace(task, name="other"),
+        dataclasses.replace(task, instruction=task.instruction + " "),
+        dataclasses.replace(task, suffix=""),
+        dataclasses.replace(task, labels=("no", "yes")),
+        dataclasses.replace(task, labels=()),
+        dataclasses.replace(task, metric="rouge_l"),
+        dataclasses.replace(task, train=task.train[::-1]),
+        # The same rows, with the border between two splits elsewhere.
+        dataclasses.replace(task, train=task.train[:-1], dev=(task.train[-1], *task.dev)),
+    ]
+    splits = {"train": task.train, "dev": task.dev, "test": task.test}
+    for split, examples in splits.items():
+        for i, example in enumerate(examples):
+            for changed in (
+                Example(example.input + " ", example.answer),
+                Example(example.input, example.answer + "!"),
+                Example(example.answer, example.input),
+                dataclasses.replace(example, history=(("u", "a"),)),
+                dataclasses.replace(example, references=("u", "a")),
+            ):
+                edited = (*examples[:i], changed, *examples[i + 1 :])
+                variants.append(dataclasses.replace(task, **{split: edited}))  # type: ignore[arg-type]
+            variants.append(dataclasses.replace(task, **{split: examples[:i] + examples[i + 1 :]}))  # type: ignore[arg-type]
+    prints = [task_fingerprint(variant) for variant in [task, *variants]]
+    assert len(set(prints)) == len(prints) == 1 + 8 + 6 * (4 + 2 + 2)
+    assert task_fingerprint(toy_task(rows=4)) == prints[0]

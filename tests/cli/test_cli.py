@@ -330,7 +330,7 @@ def test_an_interrupted_run_exits_with_130_and_says_that_it_can_go_on(
     assert command("run", config).code == 0
 
 
-def test_every_command_exits_with_130_when_interrupted(
+def test_other_commands_exit_with_130_when_interrupted(
     command: Command, model_dir: Path, runs: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sapo.models.load.load_model", interrupted)

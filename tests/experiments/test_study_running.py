@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from filelock import FileLock
-from small_runs import Told, configure, near, plain_config, read, save_model, write, write_bench
+from small_runs import Told, configure, near, plain_config, read, write
 
 from sapo.cli import main
 from sapo.core.errors import DataError, RecordError
@@ -31,16 +31,6 @@ from sapo.sequence import run
 from sapo.tasks.own import DataSource
 
 TASKS = ("alpha", "beta", "gamma")
-
-
-@pytest.fixture(scope="module")
-def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_bench(tmp_path_factory.mktemp("bench"), tasks=TASKS)
 
 
 def plain_study(model_dir: Path, bench: Path, run_dir: Path, **changes: Any) -> dict[str, Any]:

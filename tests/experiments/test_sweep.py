@@ -19,8 +19,6 @@ from small_runs import (
     lasting,
     nll_by_hand,
     read,
-    save_model,
-    write_bench,
 )
 
 import sapo.runs.steps
@@ -38,16 +36,6 @@ from sapo.runs.results import RunResult
 from sapo.sequence import run
 
 NAME = "alpha+beta"
-
-
-@pytest.fixture(scope="module")
-def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_bench(tmp_path_factory.mktemp("bench"))
 
 
 @pytest.fixture

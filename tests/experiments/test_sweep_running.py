@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from filelock import FileLock
-from small_runs import Told, adapters, configure, lasting, near, read, save_model, write_bench
+from small_runs import Told, adapters, configure, lasting, near, read
 
 from sapo.cli import main
 from sapo.core.errors import RecordError, SweepError, TrainError
@@ -24,16 +24,6 @@ from sapo.training.finetune import finetune
 from sapo.training.methods.inc_lora import IncLora
 
 NAME = "alpha+beta"
-
-
-@pytest.fixture(scope="module")
-def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_bench(tmp_path_factory.mktemp("bench"))
 
 
 @pytest.fixture

@@ -8,15 +8,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from sapo.core.errors import DataError
 from sapo.tasks.raw import Raw
-from sapo.tasks.tables import ENDINGS, arrow_rows
+from sapo.tasks.tables import ENDINGS, arrow_rows, read_table
 
 # Characters of the library's own message that are passed on.
 _SHOWN = 400
+# The library's readers of files in which it guesses what a value is.
+_PLAIN = ("Csv", "Json")
 
 
 def saved(path: Path) -> Raw:
@@ -36,10 +38,8 @@ def directory(path: Path, subset: str | None) -> Raw:
     Raises:
         DataError: if it finds no data, or cannot read them.
     """
-    from datasets import load_dataset
-
     advice = f"Allowed: files named train, validation and test, ending in {', '.join(ENDINGS)}; or give one file."
-    return _load(str(path), lambda: load_dataset(str(path.absolute()), subset), advice)
+    return _resolved(str(path), str(path.absolute()), subset, advice)
 
 
 def hub(name: str, subset: str | None) -> Raw:
@@ -48,31 +48,59 @@ def hub(name: str, subset: str | None) -> Raw:
     Raises:
         DataError: if there is none of this name, or the hub cannot be reached.
     """
-    from datasets import load_dataset
-
     advice = (
         "There is no such file or directory here either. Without a network, download it where there is one "
         f"(hf download {name} --repo-type dataset --local-dir DIR) and give the directory, or give a file."
     )
-    return _load(f"{name} (hub)", lambda: load_dataset(name, subset), advice)
+    return _resolved(f"{name} (hub)", name, subset, advice)
+
+
+def _resolved(where: str, name: str, subset: str | None, advice: str) -> Raw:
+    """Return the files that the library finds, read here where it would only guess the types of their values."""
+    from datasets import DownloadManager, load_dataset, load_dataset_builder
+
+    with _quiet(), _explained(where, advice):
+        builder = load_dataset_builder(name, subset)
+        found = builder.config.data_files
+        plain = type(builder).__name__ in _PLAIN and builder.info.features is None and bool(found)
+        urls = {str(split): [str(url) for url in files] for split, files in found.items()} if plain else {}
+        paths = {split: [Path(path) for path in DownloadManager().download(files)] for split, files in urls.items()}
+    endings = {split: [PurePosixPath(url).suffix.lower() for url in files] for split, files in urls.items()}
+    if not plain or any(ending not in ENDINGS for files in endings.values() for ending in files):
+        return _load(where, lambda: load_dataset(name, subset), advice)
+    return Raw(
+        {
+            split: [
+                row
+                for path, ending in zip(files, endings[split], strict=True)
+                for row in read_table(path, ending).splits["train"]
+            ]
+            for split, files in paths.items()
+        }
+    )
 
 
 def _load(where: str, load: Callable[[], Any], advice: str) -> Raw:
     from datasets import Dataset
 
-    with _quiet():
-        try:
-            loaded = load()
-            parts = {"train": loaded} if isinstance(loaded, Dataset) else dict(loaded)
-            # As Arrow: decoding would ask for image and audio packages, even for columns that nobody reads.
-            tables = {str(name): part.with_format("arrow")[:] for name, part in parts.items()}
-        # What is raised here comes from readers, YAML and HTTP packages that change from version to version, and
-        # for a damaged description file also as KeyError, TypeError or AttributeError.
-        except Exception as error:
-            raise DataError(f"{where} cannot be loaded: {_message(error)}. {advice}") from error
+    with _quiet(), _explained(where, advice):
+        loaded = load()
+        parts = {"train": loaded} if isinstance(loaded, Dataset) else dict(loaded)
+        # As Arrow: decoding would ask for image and audio packages, even for columns that nobody reads.
+        tables = {str(name): part.with_format("arrow")[:] for name, part in parts.items()}
     if not any(part.num_rows for part in parts.values()):
         raise DataError(f"{where} has no rows. {advice}")
     return Raw({name: arrow_rows(where, table, parts[name].features.to_dict()) for name, table in tables.items()})
+
+
+@contextmanager
+def _explained(where: str, advice: str) -> Iterator[None]:
+    try:
+        yield
+    # What is raised here comes from readers, YAML and HTTP packages that change from version to version, and for a
+    # damaged description file also as KeyError, TypeError or AttributeError.
+    except Exception as error:
+        raise DataError(f"{where} cannot be loaded: {_message(error)}. {advice}") from error
 
 
 def _message(error: Exception) -> str:

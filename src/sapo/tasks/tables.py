@@ -17,13 +17,15 @@ from sapo.tasks.files import Number, json_lines, parse_json, read_text, read_ver
 from sapo.tasks.raw import Broken, Raw, Rows
 
 
-def read_table(path: Path) -> Raw:
+def read_table(path: Path, ending: str | None = None) -> Raw:
     """Return the rows of a file as the split "train"; rows of a table that do not fit its header are `Broken`.
+
+    ``ending`` tells the kind of a file whose name does not.
 
     Raises:
         DataError: if the file is missing, empty, of another kind, or damaged.
     """
-    reader = _READERS.get(path.suffix.lower())
+    reader = _READERS.get(ending or path.suffix.lower())
     if reader is None:
         raise DataError(
             f"{path}: the ending {path.suffix!r} is not known. Allowed: {', '.join(ENDINGS)}, a directory with such "

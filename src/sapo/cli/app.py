@@ -38,7 +38,7 @@ Columns = Annotated[
         help="ROLE=NAME for own data, repeatable; roles: input, answer, instruction, system, history, messages, ignore.",
     ),
 ]
-Train = Annotated[str | None, typer.Option(help="Split of own data with the training rows.")]
+Train = Annotated[str | None, typer.Option(help="Own data: the split to train on.")]
 Subset = Annotated[str | None, typer.Option(help="Configuration name of a hub data set.")]
 Model = Annotated[str, typer.Option(help="'embedded', a local directory, or a hub id.")]
 Configuration = Annotated[Path, typer.Argument(help="YAML file, see docs/config.md or docs/study.md.")]

@@ -17,8 +17,6 @@ from sapo.tasks.tables import ENDINGS, arrow_rows, read_table
 
 # Characters of the library's own message that are passed on.
 _SHOWN = 400
-# The library's readers of files in which it guesses what a value is.
-_PLAIN = ("Csv", "Json")
 
 
 def saved(path: Path) -> Raw:
@@ -58,11 +56,15 @@ def hub(name: str, subset: str | None) -> Raw:
 def _resolved(where: str, name: str, subset: str | None, advice: str) -> Raw:
     """Return the files that the library finds, read here where it would only guess the types of their values."""
     from datasets import DownloadManager, load_dataset, load_dataset_builder
+    from datasets.packaged_modules.csv.csv import Csv
+    from datasets.packaged_modules.json.json import Json
 
     with _quiet(), _explained(where, advice):
         builder = load_dataset_builder(name, subset)
         found = builder.config.data_files
-        plain = type(builder).__name__ in _PLAIN and builder.info.features is None and bool(found)
+        # Class names that a data set declares stand in no file.
+        named = "ClassLabel" in repr(builder.info.features)
+        plain = isinstance(builder, (Csv, Json)) and not named and bool(found)
         urls = {str(split): [str(url) for url in files] for split, files in found.items()} if plain else {}
         paths = {split: [Path(path) for path in DownloadManager().download(files)] for split, files in urls.items()}
     endings = {split: [PurePosixPath(url).suffix.lower() for url in files] for split, files in urls.items()}

@@ -40,6 +40,11 @@ class Number(str):
     __slots__ = ()
 
 
+def kind_of(value: Any) -> str:
+    """Return what a parsed value is, in words."""
+    return "a number" if isinstance(value, Number) else type(value).__name__
+
+
 def parse_json(text: str) -> Any:
     """Return parsed JSON whose numbers are `Number`.
 

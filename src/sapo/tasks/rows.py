@@ -116,7 +116,7 @@ def _input(row: Mapping[str, Any], columns: Columns) -> str:
     if not columns.input or (columns.input_may_lack and row.get(columns.input[0]) is None):
         return ""
     if len(columns.input) == 1:
-        return _part(row, columns.input[0])
+        return _text(row, columns.input[0])
     return "\n\n".join(f"{name}: {_part(row, name)}" for name in columns.input)
 
 

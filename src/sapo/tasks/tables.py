@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from sapo.core.errors import DataError
-from sapo.tasks.files import Number, json_lines, parse_json, read_text, read_verbatim
+from sapo.tasks.files import Number, json_lines, kind_of, parse_json, read_text, read_verbatim
 from sapo.tasks.raw import Broken, Raw, Rows
 
 
@@ -72,7 +72,7 @@ def _json(path: Path) -> Raw:
         parsed = parsed["Instances"]
     if not isinstance(parsed, list):
         raise DataError(
-            f"{path} holds a JSON {type(parsed).__name__}: allowed is a list of objects, or a task of "
+            f"{path} holds a JSON {kind_of(parsed)}: allowed is a list of objects, or a task of "
             "Natural-Instructions with Definition and Instances"
         )
     return Raw({"train": _objects(path, "row", enumerate(parsed, start=1))}, definition)
@@ -80,8 +80,8 @@ def _json(path: Path) -> Raw:
 
 def _definition(path: Path, value: Any) -> str | None:
     parts = value if isinstance(value, list) else [] if value is None else [value]
-    if not all(isinstance(part, str) for part in parts):
-        raise DataError(f"{path}: the Definition must be a text or a list of texts, not {type(value).__name__}")
+    if not all(isinstance(part, str) and not isinstance(part, Number) for part in parts):
+        raise DataError(f"{path}: the Definition must be a text or a list of texts, not {kind_of(value)}")
     return "\n".join(parts) or None
 
 
@@ -94,7 +94,7 @@ def _objects(path: Path, unit: str, numbered: Iterable[tuple[int, Any]]) -> Rows
     for number, row in numbered:
         if not isinstance(row, dict):
             raise DataError(
-                f"{path}, {unit} {number} is {type(row).__name__}: allowed is an object with one entry per column"
+                f"{path}, {unit} {number} is {kind_of(row)}: allowed is an object with one entry per column"
             )
         rows.append(row)
     return rows
@@ -109,14 +109,21 @@ def _comma_separated(path: Path) -> Raw:
 
 
 def _tab_separated(path: Path) -> Raw:
-    """Return the rows of a file with one row a line: a quote inside a cell is only a character.
+    """Return the rows of a file with one row a line, if that fits: a quote inside a cell is then only a character.
 
     A cell that begins and ends with a quote, and whose quotes within are doubled, is taken out of them.
     """
+    text = read_verbatim(path)
     lines = [line for line in read_text(path).split("\n") if line.strip()]
     if not lines:
         raise DataError(f"{path} has no rows: its first line names the columns, the rows follow")
     header, *rows = [[_unquoted(cell) for cell in line.split("\t")] for line in lines]
+    if any(len(cells) != len(header) for cells in rows) and '"' in text:
+        # A cell in quotes may go over several lines, as spreadsheets write them.
+        try:
+            return _separated(path, text, "\t")
+        except DataError:
+            pass
     names = [name.strip() for name in header]
     _demand_distinct(str(path), names)
     return Raw({"train": [_separated_row(names, cells) for cells in rows]})

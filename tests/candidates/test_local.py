@@ -13,7 +13,6 @@ import torch
 
 from sapo.candidates import local
 from sapo.candidates.local import Local, LocalSettings, _BlankLine, _Draws, _Writer
-from sapo.candidates.source import Source
 from sapo.core.errors import CandidateError, ModelError
 from sapo.integrations.testing import tiny_model, tiny_tokenizer, toy_task
 from sapo.models.render import Renderer
@@ -46,11 +45,6 @@ def first(asked: Local, wanted: int = 3) -> list[str]:
     return list(next(asked.paraphrases(TASK, wanted)))
 
 
-def test_it_is_a_source(chat: Path, tmp_path: Path) -> None:
-    asked: Source = source(chat, tmp_path)
-    assert asked.origin == "local"
-
-
 @pytest.mark.parametrize("kind", ["chat", "plain"])
 def test_the_same_settings_give_the_same_texts(
     kind: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -75,21 +69,18 @@ def test_no_random_state_but_its_own_is_touched(chat: Path, tmp_path: Path) -> N
 
 
 def test_what_is_kept_needs_no_model(chat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    base = Path(shutil.copytree(chat, tmp_path / "model"))
-    asked = source(base, tmp_path / "replies")
-    assert asked.cost(TASK, 2) == f"at most 6 texts written by model {str(base)!r} on this machine"
+    asked = source(chat, tmp_path / "replies")
+    assert asked.cost(TASK, 2) == f"at most 6 texts written by model {str(chat)!r} on this machine"
     told: list[int] = []
     found = [list(texts) for texts in asked.paraphrases(TASK, 2, told.append)]
     assert [len(texts) for texts in found] == [2, 1, 1, 1, 1] and sum(told) == 6
-    shutil.rmtree(base)
+    monkeypatch.setattr(local, "load_model", lambda *args: pytest.fail("the model was loaded"))
     told.clear()
-    assert [list(texts) for texts in source(base, tmp_path / "replies").paraphrases(TASK, 2, told.append)] == found
+    assert [list(texts) for texts in source(chat, tmp_path / "replies").paraphrases(TASK, 2, told.append)] == found
     assert sum(told) == 6
-    assert source(base, tmp_path / "replies").cost(TASK, 2) == ""
-    assert source(base, tmp_path / "replies").cost(TASK, 3).startswith("at most 3 texts")
-    # Another temperature is another request, and now there is nothing to load.
-    with pytest.raises(ModelError, match="does not exist"):
-        first(source(base, tmp_path / "replies", temperature=0.5))
+    assert source(chat, tmp_path / "replies").cost(TASK, 2) == ""
+    assert source(chat, tmp_path / "replies").cost(TASK, 3).startswith("at most 3 texts")
+    assert source(chat, tmp_path / "replies", temperature=0.5).cost(TASK, 2).startswith("at most 6 texts")
 
 
 def test_other_weights_under_the_same_name_are_noticed(tmp_path: Path) -> None:

@@ -101,7 +101,7 @@ def test_candidates_are_recorded_before_the_first_step(
     second = recorded(config, 2, "date-format")
     assert [c["origin"] for c in second["candidates"]] == ["original"]
     assert second["notes"] == [
-        "date-format: no valid paraphrase, so there is only the original instruction; 1 text was turned away"
+        "date-format: no valid paraphrase, so there is only the original instruction (1 rejected)"
     ]
 
 
@@ -237,7 +237,7 @@ def test_a_run_without_a_valid_paraphrase_goes_on_with_the_original_and_says_so(
     instructions = run(config, listener).data["instructions"]
     assert instructions[TASK]["text"] == builtin_task(TASK).instruction
     assert instructions[TASK]["origin"] == "original"
-    note = f"{TASK}: no valid paraphrase, so there is only the original instruction; 2 texts were turned away"
+    note = f"{TASK}: no valid paraphrase, so there is only the original instruction (2 rejected)"
     assert listener.notes.count(note) == 1
     assert len(recorded(config)["rejected"]) == 2
 
@@ -246,7 +246,7 @@ def test_fewer_paraphrases_than_asked_for_are_told(configured: Configured, tmp_p
     config = configured(**SMALL, candidates={"file": str(write(tmp_path / "own.json", OWN[:2])), "count": 3})
     listener = Notes()
     run(config, listener)
-    assert f"{TASK}: 2 of 3 paraphrases that were asked for" in listener.notes
+    assert any(f"{TASK}: only 2 of 3 paraphrases are usable" in note for note in listener.notes)
 
 
 def test_sources_are_asked_in_the_order_of_the_configuration(configured: Configured, tmp_path: Path) -> None:

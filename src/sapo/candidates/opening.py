@@ -1,10 +1,10 @@
-"""From the names of sources to the sources."""
+"""From the names of sources to the sources, and the judge."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from sapo.candidates.builtin import Builtin
 from sapo.candidates.files import FromFile
@@ -16,9 +16,8 @@ from sapo.core.errors import CandidateError
 from sapo.core.types import SourceName
 
 if TYPE_CHECKING:
-    from sapo.candidates.server import ServerSettings
-
-T = TypeVar("T")
+    from sapo.candidates.client import ServerSettings
+    from sapo.candidates.server import ServerJudge
 
 
 def open_sources(
@@ -27,43 +26,39 @@ def open_sources(
     file: Path | None,
     local: LocalSettings,
     server: ServerSettings | None,
+    judge: bool = False,
     seed: int,
     tell: Callable[[str], None],
-) -> tuple[Source, ...]:
-    """Return sources in the order of their names; nothing is read, loaded or asked yet.
+) -> tuple[tuple[Source, ...], ServerJudge | None]:
+    """Return sources in the order of their names, and the judge; nothing is read, loaded or asked yet.
 
     Args:
         names: in order of preference.
         file: for "file".
         local: for "local".
-        server: for "openai".
+        server: for "openai" and the judge, which share its limits.
+        judge: whether a model on that server judges what passes all other checks.
         seed: of what language models reply.
         tell: hears what the user should know while a server is asked.
 
     Raises:
         CandidateError: if what a source needs is missing.
     """
-    replies = replies_directory()
-    opened: list[Source] = []
-    for name in names:
-        if name == "file":
-            opened.append(FromFile(_given(file, "source file", "the path of a file (candidates.file)")))
-        elif name == "builtin":
-            opened.append(Builtin())
-        elif name == "rules":
-            opened.append(Rules())
-        elif name == "local":
-            opened.append(Local(local, seed, replies))
-        else:
-            from sapo.candidates.server import Server
+    if ("openai" in names or judge) and server is None:
+        raise CandidateError("source openai and the judge need a model (candidates.openai.model)")
+    if "file" in names and file is None:
+        raise CandidateError("source file needs the path of a file (candidates.file)")
+    opened: dict[str, Source] = {
+        "builtin": Builtin(), "rules": Rules(), "local": Local(local, seed, replies_directory()),
+    }  # fmt: skip
+    if file is not None:
+        opened["file"] = FromFile(file)
+    judging = None
+    if server is not None:
+        from sapo.candidates.client import Client
+        from sapo.candidates.server import Server, ServerJudge
 
-            opened.append(
-                Server(_given(server, "source openai", "a model (candidates.openai.model)"), seed, replies, tell)
-            )
-    return tuple(opened)
-
-
-def _given(value: T | None, what: str, needs: str) -> T:
-    if value is None:
-        raise CandidateError(f"{what} needs {needs}")
-    return value
+        client = Client(server, replies_directory(), tell)
+        opened["openai"] = Server(client, seed)
+        judging = ServerJudge(client) if judge else None
+    return tuple(opened[name] for name in names), judging

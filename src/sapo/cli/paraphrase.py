@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 @app.command("paraphrase")
 def paraphrase_command(
-    out: Annotated[Path, typer.Option(help="JSON lines to write: text, origin. Rejected texts go beside it.")],
+    out: Annotated[Path, typer.Option(help="JSON lines to write: text, origin. Rejected texts go to a second file.")],
     task: Annotated[
         str | None,
         typer.Option(help="A task's name, or your own data as for select; not needed with --instruction."),
@@ -84,13 +84,13 @@ def paraphrase_command(
 
         server = None
         if server_model is not None:
-            from sapo.candidates.server import ServerSettings
+            from sapo.candidates.client import ServerSettings
 
             server = ServerSettings(
                 base_url, server_model, temperature, max_requests=max_requests, max_tokens=max_tokens
             )
         local = LocalSettings(model or "embedded", None, None, temperature)
-        sources = open_sources(names, file=candidates, local=local, server=server, seed=seed, tell=progress.note)
+        sources, _ = open_sources(names, file=candidates, local=local, server=server, seed=seed, tell=progress.note)
         for cost in filter(None, (s.cost(loaded, with_spare(count)) for s in sources)):
             progress.note(cost)
         progress.plan(count)
@@ -104,12 +104,12 @@ def paraphrase_command(
 
 
 def _write(out: Path, beside: Path, gathered: Gathered) -> None:
-    """Write the candidates, and beside them what was turned away.
+    """Write the candidates, and the rejected texts to a file of their own.
 
     Raises:
         CandidateError: if there is no candidate to write.
     """
-    from sapo.candidates.checks.pool import why_none
+    from sapo.candidates.checks import why_none
     from sapo.core.storage import write_text
 
     # One of an earlier command would speak of other texts.

@@ -23,7 +23,7 @@ _SHOWN, _NAMED = 90, 12
 def print_gathered(
     console: Console, task: Task, asked: Sequence[str], gathered: Gathered, out: Path, refused: Path | None
 ) -> None:
-    """Print the candidates of a task, where they were written, and what was turned away."""
+    """Print the candidates of a task, where they were written, and what was rejected."""
     show(console, gathered_page(task, asked, gathered, out, refused))
 
 
@@ -56,7 +56,7 @@ def gathered_page(task: Task, asked: Sequence[str], gathered: Gathered, out: Pat
         Section(f"Valid paraphrases: {len(paraphrases)}", tuple(found)),
     ]
     if gathered.rejected:
-        sections.append(Section(f"Texts turned away: {len(gathered.rejected)}", _refused(gathered.rejected, refused)))
+        sections.append(Section(f"Rejected texts: {len(gathered.rejected)}", _refused(gathered.rejected, refused)))
     following = (
         Note(f"Written to {out}, one JSON object a line: text, origin."),
         Command(

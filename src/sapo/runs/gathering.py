@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from random import Random
+from typing import TYPE_CHECKING
 
 from sapo.candidates.files import candidates_file
 from sapo.candidates.gather import Gathered, gather, with_spare
@@ -16,6 +17,9 @@ from sapo.core.types import Instruction, Task
 from sapo.runs.config.schema import Config
 from sapo.runs.directory import Record
 from sapo.runs.formats import gathered_from_json, gathered_to_json
+
+if TYPE_CHECKING:
+    from sapo.candidates.server import ServerJudge
 
 
 class Gathering:
@@ -37,7 +41,7 @@ class Gathering:
         asks = config.policy != "original" or config.evaluate.wordings > 0
         self._count = config.candidates.count + config.evaluate.wordings
         self._file = config.candidates.file if asks else None
-        self._sources = _sources(config, self._progress) if asks else ()
+        self._sources, self._judge = _sources(config, self._progress) if asks else ((), None)
 
     def __call__(self, task: Task, number: int) -> Gathered:
         """Return the candidates of the task at a place of the sequence, from 1; in one process of a job alone.
@@ -77,13 +81,15 @@ class Gathering:
         if not self._sources:
             return Gathered((Instruction(task.instruction, "original"),), ())
         costs = [cost for source in self._sources if (cost := source.cost(task, with_spare(count)))]
+        if self._judge is not None:
+            costs.append(self._judge.cost)
         if costs and not self._pays:
             stand_ins = (Instruction(task.instruction, "original"),) * (count + 1)
             return Gathered(stand_ins, (), (), (f"{task.name}: paraphrases not asked for yet: {'; '.join(costs)}",))
         for cost in costs:
             self._progress.note(f"{task.name}: asking for paraphrases: {cost}")
         with self._progress.step(f"{task.name}: gathering candidates", count, 0) as advance:
-            return gather(task, self._sources, count, advance)
+            return gather(task, self._sources, count, advance, self._judge)
 
 
 def hold_back(
@@ -100,11 +106,11 @@ def hold_back(
     return (original, *stay), tuple(p for i, p in enumerate(paraphrases) if i in held)
 
 
-def _sources(config: Config, progress: Reporter) -> tuple[Source, ...]:
+def _sources(config: Config, progress: Reporter) -> tuple[tuple[Source, ...], ServerJudge | None]:
     chosen, model = config.candidates, config.model
     server = None
     if chosen.openai is not None:
-        from sapo.candidates.server import ServerSettings
+        from sapo.candidates.client import ServerSettings
 
         server = ServerSettings(**chosen.openai.model_dump())
     return open_sources(
@@ -112,6 +118,7 @@ def _sources(config: Config, progress: Reporter) -> tuple[Source, ...]:
         file=chosen.file,
         local=LocalSettings(chosen.local.model or model.base, model.dtype, model.device, chosen.local.temperature),
         server=server,
+        judge=chosen.judge,
         seed=config.seed,
         tell=progress.note,
     )

@@ -78,13 +78,17 @@ class LocalConfig(Part):
 
 
 class CandidatesConfig(Part):
-    """Where paraphrases come from; count excludes the original."""
+    """Where paraphrases come from; count excludes the original.
+
+    judge: whether the server's model judges each text that passes the other checks.
+    """
 
     sources: tuple[SourceName, ...] | None = None
     file: Local | None = None
     count: Positive = 20
     local: LocalConfig = LocalConfig()
     openai: ServerConfig | None = None
+    judge: bool = False
 
     @property
     def asked(self) -> tuple[SourceName, ...]:
@@ -104,11 +108,13 @@ class CandidatesConfig(Part):
                 if self.file is None
                 else f"file {self.file} is given, but sources ({', '.join(self.asked)}) lacks file"
             )
-        if ("openai" in self.asked) != (self.openai is not None):
+        if self.judge and self.openai is None:
+            raise ValueError("judge is true, but no server's model is named (candidates.openai.model)")
+        if ("openai" in self.asked or self.judge) != (self.openai is not None):
             raise ValueError(
                 "sources has openai, but no server's model is named (candidates.openai.model)"
                 if self.openai is None
-                else f"openai is given, but sources ({', '.join(self.asked)}) lacks openai"
+                else f"openai is given, but sources ({', '.join(self.asked)}) lacks openai, and judge is false"
             )
         return self
 
@@ -252,6 +258,8 @@ class Config(Part):
         for key in ("wordings", "general"):
             if not data["evaluate"][key]:
                 del data["evaluate"][key]
+        if not self.candidates.judge:
+            del data["candidates"]["judge"]
         return data
 
 

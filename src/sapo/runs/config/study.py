@@ -81,4 +81,7 @@ class StudyConfig(Part):
 
     def plain(self) -> dict[str, Any]:
         """Return the resolved configuration as YAML-ready values."""
-        return self.model_dump(mode="json")
+        data = self.model_dump(mode="json")
+        if not self.candidates.judge:
+            del data["candidates"]["judge"]
+        return data

@@ -326,6 +326,7 @@ def test_sources_are_asked_in_the_order_given(candidates: dict[str, Any], asked:
         ({"sources": ["local"], "local": {"temperature": 0}}, ["candidates.local.temperature"]),
         ({"sources": ["local"], "local": {"model": 3}}, ["candidates.local.model"]),
         ({"search": {"rounds": 3}}, ["candidates.search: unknown key"]),
+        ({"judge": True}, ["judge is true, but no server's model is named (candidates.openai.model)"]),
     ],
 )
 def test_sources_that_cannot_be_asked_are_refused(candidates: dict[str, Any], parts: list[str]) -> None:
@@ -351,6 +352,12 @@ def test_a_server_is_asked_with_moderate_limits_unless_told_otherwise() -> None:
         "max_requests": 200,
         "max_tokens": 200_000,
     }
+
+
+def test_a_server_may_judge_without_being_a_source_and_is_recorded_only_where_it_does() -> None:
+    config = made(candidates={"sources": ["rules"], "openai": SERVER, "judge": True})
+    assert config.plain()["candidates"]["judge"] is True and make_config(config.plain()) == config
+    assert "judge" not in made().plain()["candidates"]
 
 
 def test_missing_keys_are_named() -> None:

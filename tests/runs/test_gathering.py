@@ -61,7 +61,7 @@ def test_candidates_are_recorded_before_the_first_step_and_taken_from_there(conf
     second = recorded(config, 2, "date-format")
     assert [c["origin"] for c in second["candidates"]] == ["original"]
     (note,) = second["notes"]
-    assert note.startswith("date-format: no valid paraphrase, so there is only the original instruction; 1 text was")
+    assert note == "date-format: no valid paraphrase, so there is only the original instruction (1 rejected)"
     # What a file held that is gone is recorded; what comes back is whole.
     own.unlink()
     losses = run(config).instructions[TASK].losses
@@ -80,7 +80,7 @@ class Costly(ListSource):
 def test_what_a_source_costs_is_told_before_it_is_asked_and_it_is_not_asked_again(tmp_path: Path) -> None:
     task, told, source = toy_task(), Told(), Costly(["Are there many words (yes), or few words (no)?"])
     with RunDirectory(tmp_path, {}) as directory:
-        gathering = Gathering(directory, (source,), None, 1, 0, told)
+        gathering = Gathering(directory, (source,), None, None, 1, 0, told)
         dry = replace(gathering, pays=False)
         assert len(dry(task, 1).candidates) > 1 and source.asked == [] and told.notes == []
         found = gathering(task, 1)
@@ -103,7 +103,7 @@ def test_sources_are_asked_in_the_order_of_the_configuration_and_too_few_are_tol
     assert [c.text for c in candidates[1:4]] == list(OWN)
     assert not any("not asked for" in note for note in told.notes)
     estimate(configured(**SMALL, candidates={"file": str(own), "count": 5}), told)
-    assert any(note.startswith(f"{TASK}: 3 of 5 paraphrases") for note in told.notes)
+    assert any(note.startswith(f"{TASK}: only 3 of 5 paraphrases") for note in told.notes)
 
 
 def test_a_candidates_file_that_was_changed_or_a_damaged_record_is_refused_by_name(
@@ -166,5 +166,5 @@ def test_a_run_without_a_valid_paraphrase_takes_the_original_and_says_so(
     found = run(config, told).instructions[TASK]
     assert (found.text, found.origin) == (builtin_task(TASK).instruction, "original")
     (note,) = [note for note in told.notes if "no valid paraphrase" in note]
-    assert note.startswith(f"{TASK}: no valid paraphrase, so there is only the original instruction; 2 texts were")
+    assert note == f"{TASK}: no valid paraphrase, so there is only the original instruction (2 rejected)"
     assert len(recorded(config)["rejected"]) == 2

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from sapo.candidates.builtin import Builtin
-from sapo.candidates.checks.pool import admit
+from sapo.candidates.checks import admit
 from sapo.candidates.gather import gather
 from sapo.candidates.rules.source import Rules
 from sapo.core.errors import DataError, RecordError, nearest

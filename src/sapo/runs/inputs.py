@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
+from typing import TYPE_CHECKING
 
 from sapo.candidates.files import candidates_file
 from sapo.candidates.gather import Gathered, gather, with_spare
@@ -21,6 +22,9 @@ from sapo.tasks.inspection import Inspection, drop_overlap, inspect_task
 from sapo.tasks.load import load_sequence
 from sapo.tasks.own import DataSource
 from sapo.tasks.sampling import held_rows_of, selection_rows, used_rows
+
+if TYPE_CHECKING:
+    from sapo.candidates.server import ServerJudge
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +150,7 @@ class Gathering:
     Attributes:
         directory: holds what an earlier start gathered.
         sources: asked in order; none where the policy needs no candidates.
+        judge: asked last about each text; None for no such check.
         file: of candidates, where there is one among the sources.
         count: candidates wanted, the original not among them.
         wordings: paraphrases wanted for testing only.
@@ -156,6 +161,7 @@ class Gathering:
 
     directory: RunDirectory
     sources: tuple[Source, ...]
+    judge: ServerJudge | None
     file: Path | None
     count: int
     wordings: int
@@ -205,13 +211,15 @@ class Gathering:
         if not self.sources:
             return Gathered((Instruction(task.instruction, "original"),), ())
         costs = [cost for source in self.sources if (cost := source.cost(task, with_spare(count)))]
+        if self.judge is not None:
+            costs.append(self.judge.cost)
         if costs and not self.pays:
             stand_ins = (Instruction(task.instruction, "original"),) * (count + 1)
             return Gathered(stand_ins, (), (), (f"{task.name}: paraphrases not asked for yet: {'; '.join(costs)}",))
         for cost in costs:
             self.progress.note(f"{task.name}: asking for paraphrases: {cost}")
         with self.progress.step(f"{task.name}: gathering candidates", count, 0) as advance:
-            return gather(task, self.sources, count, advance)
+            return gather(task, self.sources, count, advance, self.judge)
 
 
 def _inputs_of(task: Task) -> dict[str, str]:

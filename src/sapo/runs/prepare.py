@@ -13,14 +13,13 @@ from functools import partial
 from math import ceil
 from pathlib import Path
 
-from sapo.candidates.local import LocalSettings
 from sapo.candidates.opening import open_sources
-from sapo.candidates.source import Source
 from sapo.core.processes import Processes, join
 from sapo.core.progress import SILENT, Reporter
 from sapo.models.load import LoadedModel, best_device, load_model
 from sapo.models.render import Renderer
-from sapo.runs.config.schema import CandidatesConfig, Config, ModelConfig
+from sapo.models.settings import ModelSettings
+from sapo.runs.config.schema import Config
 from sapo.runs.directory import RunDirectory
 from sapo.runs.inputs import Gathering, Inputs, read_inputs
 from sapo.runs.lineage import earlier_tasks, library_versions, lineage
@@ -95,9 +94,11 @@ def read(
     # Before the model is loaded, and without leaving anything behind should the configuration be wrong.
     directory.check()
     asks = config.policy != "original" or config.evaluate.wordings > 0
+    sources, judge = open_sources(config.candidates, config.model, config.seed, progress.note) if asks else ((), None)
     gathering = Gathering(
         directory,
-        _sources(config.candidates, config.model, config.seed, progress) if asks else (),
+        sources,
+        judge,
         config.candidates.file if asks else None,
         config.candidates.count,
         config.evaluate.wordings,
@@ -203,25 +204,9 @@ _EXHAUSTIVE = "{} needs every loss: all candidates are scored on all selection r
 _GIVEN = ("the adapter's own r, alpha, dropout and modules hold, not lora.*",)
 
 
-def _load_start(model: ModelConfig, method: SeqLora, processes: Processes) -> LoadedModel:
+def _load_start(model: ModelSettings, method: SeqLora, processes: Processes) -> LoadedModel:
     device = processes.device(model.device or best_device())
     # Methods that train the weights themselves need all digits of them.
     dtype = model.dtype or ("float32" if method.whole else None)
     loaded = load_model(model.base, model.adapter, dtype, device)
     return replace(loaded, model=method.start(loaded.model))
-
-
-def _sources(chosen: CandidatesConfig, model: ModelConfig, seed: int, progress: Reporter) -> tuple[Source, ...]:
-    server = None
-    if chosen.openai is not None:
-        from sapo.candidates.server import ServerSettings
-
-        server = ServerSettings(**chosen.openai.model_dump())
-    return open_sources(
-        chosen.asked,
-        file=chosen.file,
-        local=LocalSettings(chosen.local.model or model.base, model.dtype, model.device, chosen.local.temperature),
-        server=server,
-        seed=seed,
-        tell=progress.note,
-    )

@@ -19,7 +19,7 @@ from typing import Any
 from torch import nn
 
 from sapo.candidates.builtin import Builtin
-from sapo.candidates.checks.pool import admit, why_none
+from sapo.candidates.checks import admit, why_none
 from sapo.candidates.gather import gather
 from sapo.candidates.rules.source import Rules
 from sapo.core.errors import CandidateError, DataError, ModelError

@@ -14,8 +14,7 @@ from sapo.core.types import Floats, Ints, Standing
 from sapo.selection.boundary import crossing_probability, nominal_level
 from sapo.selection.prediction import Rows
 from sapo.selection.race import FIRST, GROWTH, RaceSettings, race, round_sizes
-from sapo.selection.standings import standing
-from sapo.selection.student import quantile
+from sapo.selection.standings import quantile, standing
 
 MATRICES = Path(__file__).parents[2] / "benchmarks" / "matrices"
 N = 250

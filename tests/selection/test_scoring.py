@@ -27,8 +27,7 @@ from sapo.selection.prediction import Rows
 from sapo.selection.race import FIRST, Finish, RaceSettings, race, round_sizes
 from sapo.selection.scoring import score_candidates
 from sapo.selection.settings import SelectionSettings
-from sapo.selection.standings import standing
-from sapo.selection.student import quantile
+from sapo.selection.standings import quantile, standing
 
 N = 250
 WAVE = np.where(np.arange(N) % 2, 1.0, -1.0)

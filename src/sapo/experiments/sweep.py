@@ -21,10 +21,10 @@ from sapo.core.processes import launched
 from sapo.core.progress import SILENT, Reporter
 from sapo.core.storage import fingerprint
 from sapo.core.types import Standing
-from sapo.experiments.where import Job, Where, here, locked
+from sapo.experiments.where import Job, Where, here
 from sapo.runs.config.loading import make_config
 from sapo.runs.config.schema import Config
-from sapo.runs.directory import RunDirectory, differences
+from sapo.runs.directory import RunDirectory, differences, locked
 from sapo.runs.lineage import library_versions
 from sapo.runs.prepare import prepare, read
 from sapo.runs.records import RECORDS, append_record, read_records

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
-from filelock import FileLock, Timeout
 
 from sapo.core.errors import ConfigError, ProcessError, RecordError, SapoError
 from sapo.core.progress import SILENT, Reporter
@@ -189,24 +188,3 @@ def on_ray(address: str, progress: Reporter) -> Iterator[Place]:
         raise ProcessError(f"Ray: {str(error).strip().splitlines()[0]}. {_AGAIN}") from error
     finally:
         ray.shutdown()
-
-
-@contextmanager
-def locked(run_dir: Path) -> Iterator[None]:
-    """Let one process at a time write the records in a directory, which is made if it does not exist.
-
-    Raises:
-        RecordError: if another process does, or the directory cannot be used.
-    """
-    lock = FileLock(run_dir / ".lock")
-    try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise RecordError(f"run_dir {run_dir} is in use by another process: wait for it to end") from error
-    except OSError as error:
-        raise RecordError(f"run_dir {run_dir} cannot be used: {error.strerror or error}") from error
-    try:
-        yield
-    finally:
-        lock.release()

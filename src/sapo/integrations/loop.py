@@ -22,23 +22,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sapo.candidates.builtin import Builtin
-from sapo.candidates.checks.pool import admit
-from sapo.candidates.gather import gather
-from sapo.candidates.rules.source import Rules
 from sapo.core.errors import DataError, RecordError, nearest
 from sapo.core.progress import SILENT, Reporter, Work
-from sapo.core.types import Choice, Instruction, Rejection, Selection, Task
+from sapo.core.types import Choice, Instruction, Selection, Task
 from sapo.models.render import Renderer
 from sapo.runs.directory import RunDirectory, first_value
 from sapo.runs.lineage import library_versions
 from sapo.runs.metrics import METRICS
 from sapo.runs.model import GivenModel
 from sapo.runs.plan import Plan
-from sapo.runs.results import Prompt, RunResult
-from sapo.runs.run import result_of
-from sapo.runs.steps import Chooser, Row, Tester
+from sapo.runs.results import Prompt, Row, RunResult, run_result
+from sapo.runs.steps import Chooser, Tester
 from sapo.selection.rows import MAX_LENGTH, context_length
+from sapo.selection.select import candidates_of
 from sapo.selection.settings import SelectionSettings
 from sapo.tasks.holdout import hold_out
 from sapo.tasks.load import task_fingerprint
@@ -47,7 +43,6 @@ from sapo.training.policies import BY_LOSS, LOWEST
 from sapo.training.schedule import Stage
 from sapo.training.settings import Policy
 
-_COUNT = 20
 _POLICIES = ("sapo", "original", "random", "highest", "median")
 _PROMPTS: tuple[Prompt, ...] = ("selected", "original")
 
@@ -174,7 +169,7 @@ class TaskSequence:
             else:
                 self._demand_left(number - 1, stage.fingerprint)
             original = (Instruction(found.instruction, "original"),)
-            kept, rejected = (original, ()) if self._policy == "original" else _candidates(found, candidates)
+            kept, rejected = (original, ()) if self._policy == "original" else candidates_of(found, candidates)
             if self._policy in BY_LOSS:
                 total = len(kept) * min(self._examples, len(found.train))
                 self._scoring[found.name] = Work(total, total, total)
@@ -221,7 +216,7 @@ class TaskSequence:
         """
         rows = [self._row(number) for number in range(len(self.done) + 1)]
         missing = {} if not self.open else {m.name: "the sequence is not finished" for m in METRICS}
-        return result_of(rows, self._tested, (), _PROMPTS, self._config, missing)
+        return run_result(rows, self._tested, (), _PROMPTS, self._config, missing)
 
     def selection(self, task: Task | str) -> Selection | None:
         """Return the candidates' losses that the choice for a task rests on; None where the policy asks for none.
@@ -303,13 +298,6 @@ class TaskSequence:
             stage = Stage(number, self._name(number), state, choices=self._choices(number))
             self._rows[number] = self._read_back(stage, self._tested)
         return self._rows[number]
-
-
-def _candidates(task: Task, given: Sequence[str] | None) -> tuple[tuple[Instruction, ...], tuple[Rejection, ...]]:
-    if given is not None:
-        return admit(task, given, "given")
-    gathered = gather(task, (Builtin(), Rules()), _COUNT)
-    return gathered.candidates, gathered.rejected
 
 
 def _demand(tasks: Sequence[Task], policy: str) -> None:

@@ -14,7 +14,7 @@ from sapo.core.processes import Processes, joined
 from sapo.core.storage import undamaged, write_json, write_text
 from sapo.core.types import Choice, Encoded, Example, Instruction, Selection, Task
 from sapo.integrations.layouts import LAYOUTS, Chosen, chosen, is_taken_out
-from sapo.models.batches import IGNORED
+from sapo.models.batches import labelled
 from sapo.models.fingerprint import state_fingerprint
 from sapo.models.layout import TAKEN_OUT
 from sapo.models.losses import Scorer
@@ -44,7 +44,7 @@ def tokenized(task: Task, selection: Chosen, renderer: Encoder) -> Any:
     from datasets import Dataset
 
     text = chosen(task, selection).text
-    return Dataset.from_list([_features(e) for e in renderer.encode(text, task.suffix, task.train)])
+    return Dataset.from_list([labelled(e) for e in renderer.encode(text, task.suffix, task.train)])
 
 
 def describe(
@@ -286,7 +286,7 @@ class SapoCallback(TrainerCallback):
                     "into tokens, with input_ids and labels (`tokenized`)"
                 )
             place = self._first.get(tuple(map(int, features["input_ids"])))
-            if place is None or list(map(int, features["labels"])) != _features(encoded[place])["labels"]:
+            if place is None or list(map(int, features["labels"])) != labelled(encoded[place])["labels"]:
                 raise RenderError(
                     f"row {number} of the trainer's data is none of task {self._task.name!r} as this renderer makes "
                     "tokens of it with the chosen instruction: other text, other supervised tokens, packed or cut"
@@ -301,7 +301,7 @@ class SapoCallback(TrainerCallback):
         # Rows for evaluation go through the same collator.
         if self._now is None or place is None:
             return features
-        new = _features(self._now[place])
+        new = labelled(self._now[place])
         mask = {"attention_mask": [1] * len(new["input_ids"])} if "attention_mask" in features else {}
         return {**features, **new, **mask}
 
@@ -329,11 +329,6 @@ def _not_trained_on(task: Task, held_out: Sequence[Example] | None) -> list[Exam
         f"task {task.name!r} {there}: give rows that are not trained on as held_out=... (sapo.hold_out(task).test), or "
         "train every epoch with the first choice"
     )
-
-
-def _features(encoded: Encoded) -> dict[str, list[int]]:
-    ids = list(encoded.ids)
-    return {"input_ids": ids, "labels": [IGNORED] * encoded.prompt_length + ids[encoded.prompt_length :]}
 
 
 def _processes(args: Any) -> Processes:

@@ -26,6 +26,12 @@ def pad(rows: Sequence[Sequence[int]], prompt_lengths: Sequence[int]) -> tuple[t
     return ids, labels
 
 
+def labelled(example: Encoded) -> dict[str, list[int]]:
+    """Return one example as a row of another trainer: input_ids, and labels that are IGNORED at the prompt."""
+    ids = list(example.ids)
+    return {"input_ids": ids, "labels": [IGNORED] * example.prompt_length + ids[example.prompt_length :]}
+
+
 def supervised_positions(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return (keep, targets) for labels [rows, length].
 

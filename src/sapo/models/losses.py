@@ -142,6 +142,9 @@ class Scoring:
 
     What all examples begin with goes through the model once, and is kept for later rounds as far as the scorer
     has room. It is the same in every round, so a loss does not depend on the rows it is computed with.
+
+    Attributes:
+        tokens: that went through the model so far, those of other processes included.
     """
 
     def __init__(
@@ -155,12 +158,7 @@ class Scoring:
         self._runner, self._processes = runner, processes
         self._encoded, self._shares_prefix, self._first = encoded, shares_prefix, first
         self._known: dict[int, float] = {}
-        self._read = 0
-
-    @property
-    def tokens(self) -> int:
-        """Tokens that went through the model so far, those of other processes included."""
-        return self._read
+        self.tokens = 0
 
     def nll(self, rows: Sequence[int], advance: Callable[[int], None] = lambda rows: None) -> Floats:
         """Return the NLL sums of these examples in nats, in the order of ``rows``, shape [rows].
@@ -191,12 +189,12 @@ class Scoring:
         """Score this process's share of the rows, and put all shares together."""
         mine = self._processes.share(rows)
         told = self._processes.telling(advance, len(rows))
-        before = self._read
+        before = self.tokens
         values = self._processes.together(lambda: self._run(mine, told))
-        shares = self._processes.gather((mine, values, self._read - before))
+        shares = self._processes.gather((mine, values, self.tokens - before))
         for share, part, _ in shares:
             self._known.update(zip(share, part.tolist(), strict=True))
-        self._read = before + sum(read for _, _, read in shares)
+        self.tokens = before + sum(read for _, _, read in shares)
 
     def _run(self, rows: Sequence[int], advance: Callable[[int], None]) -> Floats:
         with untouched(self._runner.model):
@@ -206,7 +204,7 @@ class Scoring:
                 return np.zeros(0)
             prefix = self._prefix() if shares else None
             skip = 0 if prefix is None else prefix.length
-            self._read += sum(width(self._encoded[i], skip) for i in rows)
+            self.tokens += sum(width(self._encoded[i], skip) for i in rows)
             return self._runner.nll([self._encoded[i] for i in rows], prefix, advance)
 
     def _prefix(self) -> Prefix | None:
@@ -214,6 +212,6 @@ class Scoring:
         if prefix is None:
             prefix = self._runner.prefix(self._encoded[0].ids[: common_prefix(self._encoded)])
             if prefix is not None:
-                self._read += prefix.length
+                self.tokens += prefix.length
                 self._runner.kept.keep(self, prefix)
         return prefix

@@ -13,7 +13,7 @@ from sapo.candidates.source import Source
 from sapo.core.errors import ConfigError
 from sapo.core.progress import Reporter
 from sapo.core.storage import fingerprint
-from sapo.core.types import Example, Instruction, Rejection, Sample, Task
+from sapo.core.types import Example, Instruction, Sample, Task
 from sapo.models.render import Renderer
 from sapo.runs.directory import RunDirectory
 from sapo.tasks.holdout import hold_out
@@ -34,8 +34,7 @@ class Inputs:
         held_rows: per task, rows that are neither trained on nor tested; empty unless the policy needs them.
         candidates: per task, the original first.
         held_out: per task, the paraphrases that are not candidates but for testing.
-        rejected: per task, the texts that are neither.
-        gathered: per task, all of them as they were gathered.
+        gathered: per task, all of them as they were gathered, with the texts that were rejected.
     """
 
     tasks: tuple[Task, ...]
@@ -44,7 +43,6 @@ class Inputs:
     held_rows: Mapping[str, tuple[Example, ...]]
     candidates: Mapping[str, tuple[Instruction, ...]]
     held_out: Mapping[str, tuple[Instruction, ...]]
-    rejected: Mapping[str, tuple[Rejection, ...]]
     gathered: Mapping[str, Gathered]
 
     def inspected(self, renderer: Renderer, examples: int, sample: Sample, seed: int) -> dict[str, Inspection]:
@@ -135,7 +133,7 @@ def read_inputs(
         tasks, watched, {task.name: rows for task, rows in apart}, held,
         {name: candidates for name, (candidates, _) in parts.items()},
         {name: held_out for name, (_, held_out) in parts.items()},
-        {name: found.rejected for name, found in gathered.items()}, gathered,
+        gathered,
     )  # fmt: skip
 
 

@@ -30,12 +30,14 @@ class MatrixMetric:
         title: what tables print.
         definition: the formula, in the notation of this module.
         source: who defines or uses it so.
+        formula: from a batch of R and the sign of "better" to one value for each matrix.
     """
 
     name: str
     title: str
     definition: str
     source: str
+    formula: Callable[[Floats, float], Floats]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,38 +51,80 @@ class MetricValue:
 _SAPO = "SAPO, arXiv 2606.01967"
 _GEM = "GEM, Lopez-Paz & Ranzato 2017, arXiv 1706.08840"
 
+
+def _mean(values: Floats) -> Floats:
+    return np.asarray(values.mean(axis=-1))
+
+
+def _as_learned(r: Floats) -> Floats:
+    """R[j, j] of every task, shape [draws, N]."""
+    n = r.shape[-1]
+    return np.asarray(r[:, np.arange(1, n + 1), np.arange(n)])
+
+
+def _bwt_all_stages(r: Floats, _: float) -> Floats:
+    n, learned = r.shape[-1], _as_learned(r)
+    stages = [_mean(r[:, i, : i - 1] - learned[:, : i - 1]) for i in range(2, n + 1)]
+    return _mean(np.stack(stages, axis=-1))
+
+
+def _fwt_all_stages(r: Floats, _: float) -> Floats:
+    stages = [_mean(r[:, i, i:] - r[:, 0, i:]) for i in range(1, r.shape[-1])]
+    return _mean(np.stack(stages, axis=-1))
+
+
+def _bwt_final(r: Floats, _: float) -> Floats:
+    return _mean(r[:, -1, :-1] - _as_learned(r)[:, :-1])
+
+
+def _forgetting_max(r: Floats, sign: float) -> Floats:
+    n, oriented = r.shape[-1], sign * r
+    best = np.stack([oriented[:, j:n, j - 1].max(axis=-1) for j in range(1, n)], axis=-1)
+    return _mean(best - oriented[:, -1, :-1])
+
+
+def _fwt_next_task(r: Floats, _: float) -> Floats:
+    later = np.arange(1, r.shape[-1])
+    return _mean(r[:, later, later] - r[:, 0, later])
+
+
 METRICS: tuple[MatrixMetric, ...] = (
-    MatrixMetric("ap", "AP", "mean over j of R[N,j]", f"{_SAPO}; called ACC in {_GEM}"),
+    MatrixMetric("ap", "AP", "mean over j of R[N,j]", f"{_SAPO}; called ACC in {_GEM}", lambda r, _: _mean(r[:, -1])),
     MatrixMetric(
         "la",
         "LA",
         "mean over j of R[j,j]",
         "learning accuracy, Riemer et al. 2019, arXiv 1810.11910",
+        lambda r, _: _mean(_as_learned(r)),
     ),
     MatrixMetric(
         "bwt_all_stages",
         "BWT (all stages)",
         "mean over i=2..N of the mean over j<i of R[i,j] - R[j,j]",
         f"{_SAPO} (published implementation)",
+        _bwt_all_stages,
     ),
     MatrixMetric(
         "fwt_all_stages",
         "FWT (all stages)",
         "mean over i=1..N-1 of the mean over j>i of R[i,j] - R[0,j]",
         f"{_SAPO} (published implementation)",
+        _fwt_all_stages,
     ),
-    MatrixMetric("bwt_final", "BWT (final)", "mean over j<N of R[N,j] - R[j,j]", _GEM),
+    MatrixMetric("bwt_final", "BWT (final)", "mean over j<N of R[N,j] - R[j,j]", _GEM, _bwt_final),
     MatrixMetric(
         "forgetting_max",
         "Forgetting (max)",
         "mean over j<N of (best of R[i,j] over j<=i<N) - R[N,j], sign turned where lower is better",
         "Chaudhry et al. 2018, arXiv 1801.10112",
+        _forgetting_max,
     ),
     MatrixMetric(
         "fwt_next_task",
         "FWT (next task)",
         "mean over j=2..N of R[j-1,j] - R[0,j]",
         f"after {_GEM}, with zero-shot in place of a randomly initialised model",
+        _fwt_next_task,
     ),
 )
 
@@ -138,7 +182,7 @@ def metric_draws(
     for metric in defined:
         _require_cells(metric, batch)
     sign = 1.0 if higher_is_better else -1.0
-    return {metric.name: _FORMULAS[metric.name](batch, sign) for metric in defined}
+    return {metric.name: metric.formula(batch, sign) for metric in defined}
 
 
 def resample_matrices(
@@ -213,64 +257,6 @@ def percentile_interval(draws: Floats, level: float = 0.95) -> tuple[float, floa
     return float(low), float(high)
 
 
-def _ap(r: Floats, _: float) -> Floats:
-    return _mean(r[:, -1])
-
-
-def _la(r: Floats, _: float) -> Floats:
-    return _mean(_as_learned(r))
-
-
-def _bwt_all_stages(r: Floats, _: float) -> Floats:
-    n, learned = r.shape[-1], _as_learned(r)
-    stages = [_mean(r[:, i, : i - 1] - learned[:, : i - 1]) for i in range(2, n + 1)]
-    return _mean(np.stack(stages, axis=-1))
-
-
-def _fwt_all_stages(r: Floats, _: float) -> Floats:
-    stages = [_mean(r[:, i, i:] - r[:, 0, i:]) for i in range(1, r.shape[-1])]
-    return _mean(np.stack(stages, axis=-1))
-
-
-def _bwt_final(r: Floats, _: float) -> Floats:
-    return _mean(r[:, -1, :-1] - _as_learned(r)[:, :-1])
-
-
-def _forgetting_max(r: Floats, sign: float) -> Floats:
-    n, oriented = r.shape[-1], sign * r
-    best = np.stack([oriented[:, j:n, j - 1].max(axis=-1) for j in range(1, n)], axis=-1)
-    return _mean(best - oriented[:, -1, :-1])
-
-
-def _fwt_next_task(r: Floats, _: float) -> Floats:
-    later = np.arange(1, r.shape[-1])
-    return _mean(r[:, later, later] - r[:, 0, later])
-
-
-# From a batch of R and the sign of "better" to one value for each matrix.
-_FORMULAS: Mapping[str, Callable[[Floats, float], Floats]] = MappingProxyType(
-    {
-        "ap": _ap,
-        "la": _la,
-        "bwt_all_stages": _bwt_all_stages,
-        "fwt_all_stages": _fwt_all_stages,
-        "bwt_final": _bwt_final,
-        "forgetting_max": _forgetting_max,
-        "fwt_next_task": _fwt_next_task,
-    }
-)
-
-
-def _mean(values: Floats) -> Floats:
-    return np.asarray(values.mean(axis=-1))
-
-
-def _as_learned(r: Floats) -> Floats:
-    """R[j, j] of every task, shape [draws, N]."""
-    n = r.shape[-1]
-    return np.asarray(r[:, np.arange(1, n + 1), np.arange(n)])
-
-
 def _require_cells(metric: MatrixMetric, batch: Floats) -> None:
     """Raise for the first cell that is not finite and that the metric needs.
 
@@ -279,7 +265,7 @@ def _require_cells(metric: MatrixMetric, batch: Floats) -> None:
     for i, column in np.argwhere(~np.isfinite(batch).all(axis=0)):
         probe = np.zeros((1, *batch.shape[1:]))
         probe[0, i, column] = np.nan
-        if np.isnan(_FORMULAS[metric.name](probe, 1.0)[0]):
+        if np.isnan(metric.formula(probe, 1.0)[0]):
             found = batch[:, i, column][~np.isfinite(batch[:, i, column])][0]
             raise MetricError(
                 f"{metric.title} ({metric.name}) needs R[{i},{column + 1}], the score at stage {i} "

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from sapo.core.types import Floats, Ints, Rule
-from sapo.selection.standings import standard_errors
-from sapo.selection.student import quantile
+from sapo.selection.standings import quantile, standard_errors
 
 # Two exact routes in float32 differ by less; half precision measures its own.
 TIE = 1e-5

@@ -106,10 +106,7 @@ def _name(sequence: str | tuple[str, ...]) -> str:
 def run_sweep(config: Config, progress: Reporter = SILENT, where: Where = here) -> tuple[RunResult, ...]:
     """Make all runs of a sweep that are not finished, and return the records of all of them.
 
-    Args:
-        config: of the sweep.
-        progress: hears about every step; of workers, how many runs have ended.
-        where: runs are made, such as ``partial(on_ray, "auto")``.
+    They are made ``where`` it says, such as ``partial(on_ray, "auto")``.
 
     Raises:
         SweepError: if runs failed; the others are finished and recorded.
@@ -197,10 +194,7 @@ def _crossed(one: Planned, known: Mapping[str, RunResult]) -> dict[str, str]:
 def _check(runs: Sequence[Planned], *, loads: bool) -> None:
     """Read and check what every run needs, before hours of work.
 
-    Args:
-        runs: to be made.
-        loads: whether each model is loaded too, once for a sequence: where workers do the work, it would take a GPU
-            from them.
+    ``loads``: each model is loaded too, once for a sequence. Where workers do the work, it would take a GPU from them.
     """
     done: set[tuple[str, str]] = set()
     for one in runs:

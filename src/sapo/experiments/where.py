@@ -59,10 +59,8 @@ class Place:
     def make(self, label: str, jobs: Sequence[Job[T]], *, stops: bool = True) -> Iterator[tuple[Job[T], T | SapoError]]:
         """Yield each job with what it gave, or the error that ended it, as they end.
 
-        Args:
-            label: of all of them together.
-            jobs: in the order in which they begin.
-            stops: whether none begins after an error.
+        ``label`` is that of all jobs together; they begin in the order given, and with ``stops`` none begins after an
+        error.
         """
         if self.submit is None:
             for job in jobs:
@@ -157,9 +155,7 @@ def visible_gpus(device: str | None) -> tuple[str, ...]:
 def on_ray(address: str, progress: Reporter) -> Iterator[Place]:
     """Open a Ray cluster: every job is a task with one GPU, or with one CPU where the cluster has no GPUs.
 
-    Args:
-        address: as ``ray.init`` takes it; "auto" is the cluster of this machine.
-        progress: hears how many jobs have ended.
+    ``address`` is what ``ray.init`` takes; "auto" is the cluster of this machine.
 
     Raises:
         ConfigError: if Ray is not installed, or there is no cluster.

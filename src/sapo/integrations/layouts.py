@@ -215,9 +215,7 @@ def messages(instruction: str, suffix: str, row: Example) -> list[dict[str, str]
 def chosen(task: Task, given: Chosen) -> Instruction:
     """Return the instruction to word a task's rows with.
 
-    Args:
-        task: whose rows.
-        given: what `sapo.select` returned for it, an instruction, or its text.
+    ``given`` is what `sapo.select` returned for the task, an instruction, or its text.
 
     Raises:
         CandidateError: if a selection is of another task, a text is empty, or it is something else.

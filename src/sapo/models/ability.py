@@ -36,12 +36,9 @@ def measure_ability(
 
     It depends on the tokenizer: it compares stages of one model, not models.
 
-    Args:
-        model: any transformers or peft causal LM.
-        renderer: the model's. Its own length limit is ignored, so that the loss does not depend on a user's setting.
-        scorer: the model's, or that of an earlier stage; its decision about routes is neither used nor made.
-        max_length: most tokens that the model was made for; the rest of a longer text is cut.
-        advance: called with the number of texts of each batch.
+    The renderer's own length limit is ignored, so that the loss does not depend on a user's setting: ``max_length`` is
+    what the model was made for, and the rest of a longer text is cut. The scorer's decision about routes is neither
+    used nor made. ``advance`` is called with the number of texts of each batch.
 
     Raises:
         ScoreError: if a text alone does not fit the memory.

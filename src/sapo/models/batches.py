@@ -83,11 +83,8 @@ def width(example: Encoded, skip: int) -> int:
 def batch_size(rows: Sequence[Encoded], skip: int, tokens: int, labels: int) -> int:
     """Return how many of the rows, longest first, go together; one at least.
 
-    Args:
-        rows: those not done yet.
-        skip: tokens of each that do not go through the model again.
-        tokens: most tokens of a batch, padding included.
-        labels: most supervised tokens of a batch.
+    ``skip`` tokens of each row do not go through the model again. A batch has at most so many ``tokens``, padding
+    included, and supervised ``labels``.
     """
     widest, supervised = width(rows[0], skip), 0
     for n, row in enumerate(rows):

@@ -83,9 +83,7 @@ class Scorer:
     def __call__(self, encoded: Sequence[Encoded], advance: Callable[[int], None] = lambda rows: None) -> Losses:
         """Return the losses of all examples, in the order given.
 
-        Args:
-            encoded: examples of one candidate.
-            advance: told the number of rows after each batch, for progress bars.
+        ``encoded`` are examples of one candidate; ``advance`` is told the number of rows after each batch.
 
         Raises:
             ScoreError: if one row alone does not fit the memory.
@@ -165,9 +163,7 @@ class Scoring:
 
         Examples with the same tokens, also in earlier rounds, are computed once.
 
-        Args:
-            rows: numbers of examples, as many calls as needed.
-            advance: told the number of rows after each batch, duplicates included.
+        ``advance`` is told the number of rows after each batch, duplicates included.
 
         Raises:
             ScoreError: if one row alone does not fit the memory.

@@ -145,12 +145,8 @@ class Renderer:
     ) -> list[Encoded]:
         """Return the examples as ``whole`` encodes them, the ones that are too long cut to ``limit`` tokens.
 
-        Args:
-            examples: in any order.
-            limit: in tokens.
-            fixed: characters of each example that must not be cut.
-            whole: encodes examples uncut.
-            parts: what must not be cut, in words.
+        ``fixed`` counts the characters of each example that must not be cut, and ``parts`` names them; ``whole``
+        encodes examples uncut.
         """
         # A text of more characters than that many tokens can hold is not tokenised only to be thrown away.
         most = limit * self._widest

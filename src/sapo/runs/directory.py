@@ -47,11 +47,8 @@ _MAY_CHANGE = ("keep", "selection.batch_tokens", "selection.cache", "train.check
 class RunDirectory:
     """An open run directory; one job at a time, of whose processes the first one reads and writes.
 
-    Args:
-        directory: made if it does not exist.
-        config: the resolved configuration, as plain values.
-        processes: of this job. All of them must make the same calls.
-        shared: directory where runs of a sweep leave steps for each other; None for a run by itself.
+    It is made if it does not exist. ``shared`` is where the runs of a sweep leave steps for each other. All processes
+    of the job must make the same calls.
 
     Raises:
         RecordError: if the directory cannot be written, is in use, holds something else, or was made with

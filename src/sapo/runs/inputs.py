@@ -48,11 +48,7 @@ class Inputs:
     def inspected(self, renderer: Renderer, examples: int, sample: Sample, seed: int) -> dict[str, Inspection]:
         """Return what the rows of every task hold; of watch tasks, the test rows alone.
 
-        Args:
-            renderer: of the prompts.
-            examples: selection rows, at most; 0 where candidates are not scored.
-            sample: how they are drawn.
-            seed: likewise.
+        ``examples`` is the most selection rows; 0 where candidates are not scored.
         """
 
         def selected(task: Task) -> tuple[int, ...]:
@@ -97,17 +93,8 @@ def read_inputs(
 ) -> Inputs:
     """Return the tasks and candidates of a run.
 
-    Args:
-        sequence: names of tasks, or the name of a published sequence.
-        watch: names of tasks that are only tested.
-        data_dir: of benchmark tasks.
-        own: the user's own tasks by name.
-        gathering: gives a task its candidates.
-        train_rows: of each task; None for all.
-        test_rows: likewise.
-        held_rows: rows to choose again on while a task is trained; None where nothing is chosen again.
-        drop: whether training rows whose input is also tested are left out.
-        seed: of the training rows.
+    ``own`` holds the user's own tasks by name. Row limits are for each task, None for all; ``held_rows`` is None where
+    nothing is chosen again while a task is trained. ``drop``: training rows whose input is also tested are left out.
 
     Raises:
         SapoError: for data or candidates that cannot be used, or that contradict each other.

@@ -41,10 +41,7 @@ from sapo.training.schedule import schedule
 def prepared(config: Config, progress: Reporter = SILENT, shared: Path | None = None) -> Iterator[Run]:
     """Yield a run whose directory is open; nothing of it is computed yet.
 
-    Args:
-        config: of one run, not of a sweep.
-        progress: hears about every step.
-        shared: where the runs of a sweep leave for each other what they compute at the start.
+    ``shared`` is where the runs of a sweep leave for each other what they compute at the start.
 
     Raises:
         SapoError: for whatever would stop the run later.
@@ -67,11 +64,7 @@ def prepare(config: Config, progress: Reporter = SILENT, shared: Path | None = N
 
     Only the first process reads data and candidates; every one of them loads the model.
 
-    Args:
-        config: of one run.
-        progress: hears what sources of candidates cost.
-        shared: see `prepared`.
-        pays: whether sources that cost time or money are asked; if not, others stand in for their candidates.
+    ``pays``: sources that cost time or money are asked; if not, others stand in for their candidates.
 
     Raises:
         SapoError: for whatever would stop the run later.

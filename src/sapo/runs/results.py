@@ -335,13 +335,8 @@ def run_result(
 ) -> RunResult:
     """Return what the rows of a performance matrix say.
 
-    Args:
-        rows: row 0 first.
-        tasks: the sequence, with the rows that were tested.
-        watch: tasks that are only tested, likewise.
-        prompts: the test prompts, that of the main matrix first.
-        config: as plain values: model.base, method, policy and seed are read.
-        undefined: metrics that lack their cells, by name, with the reason; see `undefined`.
+    Row 0 comes first in ``rows``, the test prompt of the main matrix in ``prompts``. Tasks hold the rows that were
+    tested. ``undefined`` names metrics that lack their cells, with the reason.
     """
     by_name = {task.name: task for task in tasks}
     choices = {choice.task.name: choice for row in rows for choice in row.stage.choices}

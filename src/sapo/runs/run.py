@@ -101,10 +101,8 @@ class Run:
     def test(self, stage: Stage, training: Training | None = None, crossed: Mapping[str, str] | None = None) -> Row:
         """Return a stage's row of the performance matrix, and what is measured besides.
 
-        Args:
-            stage: to test.
-            training: that led to it; None for stage 0.
-            crossed: instructions of another run by task, with which a task's last stage is tested too.
+        ``training`` led to the stage, None for stage 0; ``crossed`` holds instructions of another run by task, with
+        which a task's last stage is tested too.
         """
         tasks, final = (self.inputs.tasks, ()) if training is None else (training.tested, training.final)
         by_name = {task.name: task for task in (*tasks, *self.inputs.watch)}

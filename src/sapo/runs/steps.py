@@ -75,12 +75,8 @@ class Chooser:
     ) -> Choice:
         """Return the instruction to train a task with, chosen under the model in a stage.
 
-        Args:
-            stage: before the task is trained.
-            place: of the task in its sequence, from 1.
-            task: whose training rows candidates are scored on.
-            candidates: the original first.
-            rejected: goes into the selection.
+        ``place`` is that of the task in its sequence, from 1; the original is the first of ``candidates``; ``rejected``
+        goes into the selection.
         """
         selection = None
         if self.policy in BY_LOSS:
@@ -144,11 +140,9 @@ class Tester:
     ) -> Row:
         """Return a stage's row of the matrix, and what is measured besides.
 
-        Args:
-            stage: to test.
-            tasks: seen ones are tested with the instructions they were trained with, unseen ones with the original.
-            final: those of them for which this is the last stage.
-            crossed: instructions of another run by task, with which a task's last stage is tested too.
+        Seen tasks are tested with the instructions they were trained with, unseen ones with the original. For the
+        ``final`` ones this is the last stage, which is also tested with the instructions of another run, ``crossed``,
+        by task.
         """
         row = self._cells(stage, tasks)
         seconds, ability = row.seconds, None

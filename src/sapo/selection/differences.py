@@ -80,10 +80,7 @@ def intervals_after_race(
     Student's t with Bonferroni's correction; spreads from the rows that both candidates were scored on. (The
     bootstrap of `compare` needs the same rows for all.)
 
-    Args:
-        deltas: per candidate.
-        nll: per candidate on its own number of rows, the same first ones.
-        tokens: supervised tokens of all rows.
+    ``nll`` is per candidate on its own number of rows, the same first ones; ``tokens`` are those of all rows.
     """
     intervals: list[tuple[float, float] | None] = [None]
     for delta, losses in zip(deltas[1:], nll[1:], strict=True):

@@ -47,20 +47,10 @@ def score_candidates(
 ) -> Selection:
     """Score candidates, the original first, on the given training rows and choose by the rule.
 
-    Args:
-        scorer: of the model.
-        renderer: of its prompts.
-        task: whose training rows they are.
-        candidates: the original first.
-        rows: indices of training rows.
-        settings: see `SelectionSettings`.
-        seed: of the race's order and of the bootstrap.
-        budget: most that a race may cost, in forward tokens; None for no limit.
-        rejected: goes into the selection.
-        cache: losses that it knows are taken from there.
-        progress: hears of every batch, and of every round of a race.
-        label: of the step that it hears of; by default one that names the task.
-        work: of that step; by default its number of losses.
+    ``rows`` are indices of training rows. ``seed`` is that of the race's order and of the bootstrap; ``budget`` the
+    most that a race may cost, in forward tokens, None for no limit. Losses that ``cache`` knows are taken from there.
+    The step that ``progress`` hears of has this ``label`` and ``work``; by default one that names the task, and the
+    number of losses.
 
     Raises:
         ScoreError: if a loss is not finite, or a row does not fit the memory.

@@ -73,14 +73,8 @@ def increase(before: Losses, now: Losses) -> tuple[float, float]:
 class Guard:
     """Watches the losses of other tasks during one training; see `sapo.training.trainer.Watcher`.
 
-    Args:
-        scorer: of the model that is trained.
-        watched: what is watched, at least one.
-        every: updates between two looks; the last update is looked at too.
-        limit: nats per token.
-        updates: that the training will have, for what is told.
-        stops: whether a rise ends the training, with the weights of the last look at which there was none.
-        tell: hears of every rise.
+    It looks every so many updates, and at the last one. A rise of more than ``limit`` nats per token counts; with
+    ``stops`` it ends the training, with the weights of the last look at which there was none.
 
     Attributes:
         alarms: in order.

@@ -90,11 +90,7 @@ NLL = "nll"
 class SupervisedTrainer(Trainer):
     """A Trainer that never computes the logits of prompt tokens, and takes rows in a given order.
 
-    Args:
-        order: of the rows.
-        shares: whether what all rows of a batch begin with may be computed once, see `sapo.training.prefix`.
-        extras: see `Extras`.
-        arguments: of Trainer.
+    ``shares``: what all rows of a batch begin with may be computed once, see `sapo.training.prefix`.
     """
 
     # The loss is a sum over the whole update's tokens divided by their number, so Trainer must not divide it

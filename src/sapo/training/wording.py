@@ -75,12 +75,7 @@ class Leaders:
     Rows that were trained on would favour the instruction that they were trained with, so candidates are compared on
     rows that are not. A loss that is not lower by more than rounding changes nothing.
 
-    Args:
-        renderer: of the prompts.
-        suffix: of the task.
-        candidates: that are compared.
-        rows: that are not trained on.
-        begin: what training begins with.
+    ``rows`` are not trained on; ``begin`` is what training begins with.
 
     Attributes:
         begin: what training began with.
@@ -145,11 +140,8 @@ class Leaders:
 class Reselecting:
     """Chooses again every so many updates, and trains on with the choice; see `sapo.training.trainer.Watcher`.
 
-    Args:
-        scorer: of the model that is trained.
-        leaders: that are compared.
-        every: updates between two choices; after the last update nothing is chosen.
-        decides: what the choices depend on, as JSON.
+    The choice is made every so many updates of the model that is trained, but not after the last one. ``decides`` is
+    what the choices depend on, as JSON.
 
     Attributes:
         leaders: with the choices so far.
@@ -183,10 +175,7 @@ class Reselecting:
 class Rewording:
     """The rows of one training, of one task after the other, each encoded once for every text that it gets.
 
-    Args:
-        renderer: of their prompts.
-        choices: whose training rows they are, with the instructions that the training begins with.
-        worded: how each task's rows are worded.
+    ``choices`` hold the instructions that the training begins with; ``worded`` says how each task's rows are worded.
 
     Attributes:
         changes: whether any row is ever worded in another way than at the beginning.
@@ -231,8 +220,7 @@ class Rewording:
     def finished(self, back_to: int | None) -> tuple[Choice, ...]:
         """Return the choices with the instruction that each task was trained with last.
 
-        Args:
-            back_to: updates after which the weights were that training ended with; None where it was not rolled back.
+        ``back_to`` counts the updates that the final weights have seen; None where training was not rolled back.
         """
         finished = []
         for choice, worded in zip(self._choices, self._worded, strict=True):

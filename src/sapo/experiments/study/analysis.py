@@ -70,10 +70,7 @@ class Analysis:
 def analyse(records: Iterable[StudyRecord], *, margin: float = MARGIN, sampling: Sampling | None = None) -> Analysis:
     """Return what a study's records say; their order does not matter.
 
-    Args:
-        records: of one study.
-        margin: nats per token, of rule "confident".
-        sampling: of intervals and tests.
+    ``margin`` is in nats per token, of rule "confident".
 
     Raises:
         RecordError: if there are no records, or some cannot be compared, naming them.

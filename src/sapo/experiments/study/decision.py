@@ -48,9 +48,7 @@ class Gain:
 def gains(blocks: Sequence[Block], margin: float = MARGIN) -> tuple[Gain, ...]:
     """Return what every rule is worth for every outcome, of the blocks of one arm.
 
-    Args:
-        blocks: of one arm.
-        margin: nats per token, of rule "confident".
+    ``margin`` is in nats per token, of rule "confident".
     """
     found = []
     for outcome in VALUED:

@@ -56,13 +56,7 @@ def indicators(
 ) -> Indicators:
     """Return a candidate's indicators; the model is left as it was.
 
-    Args:
-        model: with what the task trains trainable.
-        scorer: of this model.
-        renderer: of its prompts.
-        task: whose instruction the candidate could be.
-        text: the candidate.
-        rows: that indicators are measured on.
+    ``model`` has what the task trains trainable; ``text`` is the candidate, measured on ``rows``.
     """
     encoded = renderer.encode(text, task.suffix, rows)
     losses = scorer(encoded)
@@ -167,10 +161,7 @@ class Travel:
 def drift(model: Any, before: dict[str, torch.Tensor], encoded: Sequence[Encoded]) -> float:
     """Return KL(before || now) of the predictions at the supervised positions of rows, in nats per token.
 
-    Args:
-        model: as it is now.
-        before: other values of its trainable parameters, by name.
-        encoded: the rows.
+    ``before`` holds other values of the trainable parameters, by name.
     """
     total = 0.0
     for inputs, _ in _batches(model, encoded):

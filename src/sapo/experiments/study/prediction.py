@@ -66,12 +66,7 @@ def associate(
 ) -> Association:
     """Return the association of two variables of candidates.
 
-    Args:
-        arm: the optimiser.
-        x: name of the first variable.
-        y: name of the second one.
-        pairs: both variables, shape [candidates] each, by transition; None where a transition lacks one.
-        sampling: for interval and test.
+    ``pairs`` holds both variables, shape [candidates] each, by transition; None where a transition lacks one.
     """
     rhos = [None if a is None or b is None else float(rank_correlation(a, b)) for a, b in pairs]
     by_transition = tuple(None if rho is None or np.isnan(rho) else rho for rho in rhos)

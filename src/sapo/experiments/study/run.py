@@ -31,10 +31,7 @@ _MAY_GROW = ("transitions", "seeds", "arms", "tasks")
 def run_study(config: StudyConfig, progress: Reporter = SILENT, where: Where | None = None) -> tuple[StudyRecord, ...]:
     """Make all trainings of a study that are not recorded yet, and return all records.
 
-    Args:
-        config: of the study.
-        progress: hears about every step; of workers, how many trainings have ended.
-        where: trainings are made; by default in a process for each GPU that this one sees, or in this one.
+    They are made ``where`` it says; by default in a process for each GPU that this one sees, or in this one.
 
     Raises:
         SapoError: for anything a user can act on.

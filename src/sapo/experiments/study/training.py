@@ -73,13 +73,7 @@ def train(
 ) -> StudyRecord:
     """Return the record of one training from a transition's state.
 
-    Args:
-        config: of the study.
-        transition: that was begun before, in this process or in another one.
-        trial: which training.
-        study: fingerprint of the study.
-        label: of the training.
-        progress: hears about it.
+    The transition was begun before, in this process or in another one. ``study`` is the fingerprint of the study.
 
     Raises:
         RecordError: if the state is not in run_dir.
@@ -145,11 +139,7 @@ def _role(transition: Transition, name: str) -> Role:
 def _ground(config: StudyConfig, transition: Transition, progress: Reporter, *, writes: bool) -> _Ground:
     """Return a transition's state with everything that is measured in it, kept from the last call where it is the same.
 
-    Args:
-        config: of the study.
-        transition: which one.
-        progress: hears about every step.
-        writes: whether this process, alone, may make the state; if not, all of it must be there already.
+    ``writes``: this process, alone, may make the state; if not, all of it must be there already.
 
     Raises:
         RecordError: if it is not.

@@ -60,9 +60,8 @@ class SeqLora:
     def prepare(self, model: Any, training: Training) -> Any:
         """Return the model in which exactly the parameters that this task trains are trainable.
 
-        Args:
-            model: as `start` or `finish` left it.
-            training: its seed is that of new parameters; the global random state is left alone.
+        ``model`` is as `start` or `finish` left it. The training's seed is that of new parameters; the global random
+        state is left alone.
         """
         if isinstance(model, PeftModel):
             activate(model, [], self.adapter)

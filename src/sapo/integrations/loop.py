@@ -157,9 +157,7 @@ class TaskSequence:
             RecordError: if the model is not the one that the last finished task left.
             SapoError: as `sapo.select`.
         """
-        found = self._next(task)
-        self._take(model)
-        number = len(self.done) + 1
+        found, number = self._next(task, model), len(self.done) + 1
         stage = self._model.stage(number - 1, self._name(number - 1), self._choices(number - 1))
         with self._directory:
             self._directory.write("environment.json", {"versions": library_versions()})
@@ -167,7 +165,12 @@ class TaskSequence:
                 self._directory.save("start.json", {}, {"state": stage.fingerprint})
                 self._rows[0] = self._tested_row(stage)
             else:
-                self._demand_left(number - 1, stage.fingerprint)
+                if self._trained(number - 1)["state"] != stage.fingerprint:
+                    raise RecordError(
+                        f"the model is not the one that was tested after {self.tasks[number - 2].name!r}, the last "
+                        "finished task: give the model that was saved then (its weights, or their dtype, differ), or "
+                        f"begin afresh in another run_dir than {self._directory.path}"
+                    )
             original = (Instruction(found.instruction, "original"),)
             kept, rejected = (original, ()) if self._policy == "original" else candidates_of(found, candidates)
             if self._policy in BY_LOSS:
@@ -188,10 +191,9 @@ class TaskSequence:
             DataError: if another task is next, or `before` was not asked.
             SapoError: if an answer or a loss cannot be computed.
         """
-        found = self._next(task)
+        found = self._next(task, model)
         if found.name not in self._chosen:
             raise DataError(f"after({found.name!r}) without before({found.name!r}): it tells what to train with")
-        self._take(model)
         number, choice = len(self.done) + 1, self._chosen[found.name]
         with self._directory:
             stage = self._model.stage(number, self._name(number), (*self._choices(number - 1), choice))
@@ -240,25 +242,15 @@ class TaskSequence:
             )
         return name
 
-    def _next(self, task: Task | str) -> Task:
+    def _next(self, task: Task | str, model: Any) -> Task:
+        """Take the model as it is now, and return the task if it is the next one."""
         name = self._known(task)
         if not self.open or self.open[0].name != name:
             following = f"the next one is {self.open[0].name}" if self.open else "all of them are finished"
-            raise DataError(f"{name!r} is not the next task: {following}. Loop over Sequence.open")
-        return self.open[0]
-
-    def _take(self, model: Any) -> None:
+            raise DataError(f"{name!r} is not the next task: {following}. Loop over TaskSequence.open")
         if model is not None:
             self._model.model = model
-
-    def _demand_left(self, number: int, state: str) -> None:
-        """Refuse a model that is not what the last finished task left."""
-        if self._trained(number)["state"] != state:
-            raise RecordError(
-                f"the model is not the one that was tested after {self.tasks[number - 1].name!r}, the last finished "
-                "task: give the model that was saved then (its weights, or their dtype, differ), or begin afresh in "
-                f"another run_dir than {self._directory.path}"
-            )
+        return self.open[0]
 
     def _name(self, number: int) -> str:
         return f"{number}-{self.tasks[number - 1].name}" if number else "start"

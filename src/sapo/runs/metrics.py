@@ -11,9 +11,8 @@ always means that the task got worse after its best stage.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 
 import numpy as np
 
@@ -38,14 +37,6 @@ class MatrixMetric:
     definition: str
     source: str
     formula: Callable[[Floats, float], Floats]
-
-
-@dataclass(frozen=True, slots=True)
-class MetricValue:
-    """A metric in the units of its matrix, or None with the reason why it is undefined."""
-
-    value: float | None
-    reason: str | None
 
 
 _SAPO = "SAPO, arXiv 2606.01967"
@@ -130,14 +121,9 @@ METRICS: tuple[MatrixMetric, ...] = (
 
 
 def matrix_metrics(
-    matrix: Floats, *, higher_is_better: bool = True, undefined: Mapping[str, str] = MappingProxyType({})
-) -> dict[str, MetricValue]:
-    """Return every metric of `METRICS` by name, in the units of the matrix.
-
-    Args:
-        matrix: R, shape [N + 1, N]; cells that no metric needs may be NaN.
-        higher_is_better: False for losses, see the module's docstring.
-        undefined: metrics that this kind of matrix has no cells for, by name, with the reason.
+    matrix: Floats, *, higher_is_better: bool = True, undefined: Collection[str] = ()
+) -> dict[str, float]:
+    """Return every defined metric of one matrix by name, in its units; the arguments are those of `metric_draws`.
 
     Raises:
         MetricError: wrong shape, or a cell that a metric needs is NaN or infinite.
@@ -145,13 +131,7 @@ def matrix_metrics(
     if np.ndim(matrix) != 2:
         raise MetricError(f"A performance matrix has two axes, [N + 1, N]; this one has shape {np.shape(matrix)}.")
     values = metric_draws(np.asarray(matrix)[None], higher_is_better=higher_is_better, undefined=undefined)
-    alone = "needs at least two tasks; the sequence has one"
-    return {
-        metric.name: MetricValue(float(values[metric.name][0]), None)
-        if metric.name in values
-        else MetricValue(None, undefined.get(metric.name, alone))
-        for metric in METRICS
-    }
+    return {name: float(value[0]) for name, value in values.items()}
 
 
 def metric_draws(

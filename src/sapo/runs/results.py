@@ -27,6 +27,7 @@ NLL = "nll"
 PRIMARY = "primary"
 MEASURES = (PRIMARY, NLL)
 DRAWS = 2000
+_ALONE = "needs at least two tasks; the sequence has one"
 FORMAT = 2
 Prompt = Literal["selected", "original"]
 # (stage, task name, test prompt) -> evaluation
@@ -471,9 +472,9 @@ def _metrics(
     draws = metric_draws(resampled, higher_is_better=higher_is_better, undefined=undefined)
     return {
         metric.name: {
-            "value": values[metric.name].value,
+            "value": values.get(metric.name),
             "interval": list(percentile_interval(draws[metric.name])) if metric.name in draws else None,
-            "reason": values[metric.name].reason,
+            "reason": None if metric.name in values else undefined.get(metric.name, _ALONE),
         }
         for metric in METRICS
     }

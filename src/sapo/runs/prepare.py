@@ -1,6 +1,8 @@
 """From a configuration to a run that is ready: everything that it needs, loaded and checked before its first step.
 
-Configuration stops here: every room is given what it uses.
+Configuration stops here: every room is given the values that it uses, so a signature tells what a step depends on.
+All that can fail for a reason that the user can act on fails here, before hours of work: first what costs nothing
+(settings, directory, data, candidates), then what takes minutes (the model, and whether all prompts fit).
 """
 
 from __future__ import annotations

@@ -1,4 +1,8 @@
-"""A run that is ready: its three steps, and what they work on."""
+"""A run that is ready: its three steps, and what they work on.
+
+`sapo.sequence` calls the steps and knows no more of them than their names. Here they meet what is the same for all
+steps of a run: its tasks and candidates, the directory, the tracker.
+"""
 
 from __future__ import annotations
 
@@ -33,16 +37,10 @@ class Run:
 
     Attributes:
         config: as plain values, for what is written.
-        inputs: tasks and candidates.
-        schedule: its trainings, in order.
         loaded: the model as it was loaded, with its notes.
-        renderer: of its prompts.
-        selection: how instructions are chosen.
-        plan: what its steps cost.
         inspections: what the rows of every task hold.
         notes: what the user should know before it starts, one sentence each.
         undefined: metrics that lack their cells, by name, with the reason.
-        directory: where it is recorded.
         gathering: what gave it its candidates.
         model: in the stage that was needed last.
         chooser, trainer, tester: its three steps.

@@ -1,8 +1,9 @@
 """The steps of a sequence: an instruction chosen, a task trained, a stage tested. Each is computed once.
 
-A step that the run directory holds for the same inputs is reused. The model is brought into a stage only when a step
-must be computed in it, so a finished run is read back within seconds, and an interrupted one is resumed where it
-stopped.
+A step is recorded before its result is used. So a directory holds, after a crash, each step whole or not at all, and no
+result rests on something that is not recorded. A step is reused if it was computed from the same inputs, which are
+recorded with it. The model is brought into a stage only when a step must be computed in it: a finished run is read back
+within seconds, and an interrupted one is resumed where it stopped.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ from sapo.training.policies import BY_LOSS, MIXTURES, choose_instruction, leadin
 from sapo.training.schedule import Stage, Training
 from sapo.training.settings import GuardSettings, PaftSettings, Policy, ReselectSettings, TrainSettings
 from sapo.training.trainer import Checkpoints, Extras, Log
-from sapo.training.wording import Fixed, Leaders, Mixture, Reselecting, Rewording, Worded
+from sapo.training.wording import Leaders, Mixture, Reselecting, Rewording, Worded
 
 # What else to lower where training diverges.
 _KEYS = {
@@ -335,7 +336,8 @@ class Trainer:
             settings = settings.model_copy(update={"epochs": (updates - 0.5) / epoch})
         return settings, epoch
 
-    def _worded(self, choice: Choice, epoch: int) -> Worded:
+    def _worded(self, choice: Choice, epoch: int) -> Worded | None:
+        """Return how the rows of a task are worded; None where its instruction stays the same."""
         task = choice.task
         draw = mixture(self.policy, len(choice.mixture), self.paft.steps, self.seed)
         if draw is not None:
@@ -346,7 +348,7 @@ class Trainer:
             leaders = Leaders(self.renderer, task.suffix, first, rows, choice.instruction)
             decides = [every, [c.text for c in first], [[row.input, row.answer] for row in rows]]
             return Reselecting(self.model.scorer, leaders, every, decides)
-        return Fixed(choice.instruction)
+        return None
 
     def _guard(self, before: Stage, updates: int) -> Guard | None:
         if self.guard is None:

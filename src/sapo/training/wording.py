@@ -19,25 +19,13 @@ class Worded(Protocol):
     """Says which instruction a row is trained with at a time.
 
     Attributes:
-        decides: what it depends on, as JSON; empty where it never changes.
+        decides: what it depends on, as JSON.
     """
 
     decides: list[Any]
 
     def text(self, row: int, epoch: int, step: int) -> str:
         """Return it for a row of the task, in an epoch, after so many updates."""
-
-
-class Fixed:
-    """One instruction from beginning to end."""
-
-    def __init__(self, instruction: Instruction) -> None:
-        self.decides: list[Any] = []
-        self._text = instruction.text
-
-    def text(self, row: int, epoch: int, step: int) -> str:
-        """Return it."""
-        return self._text
 
 
 class Mixture:
@@ -183,15 +171,17 @@ class Rewording:
         decides: what the wording depends on, as JSON.
     """
 
-    def __init__(self, renderer: Renderer, choices: Sequence[Choice], worded: Sequence[Worded]) -> None:
+    def __init__(self, renderer: Renderer, choices: Sequence[Choice], worded: Sequence[Worded | None]) -> None:
         self._renderer, self._choices, self._worded = renderer, tuple(choices), tuple(worded)
         self._rows = [
-            (c.task, words, i) for c, words in zip(choices, worded, strict=True) for i in range(len(c.task.train))
+            (c.task, c.instruction, words, i)
+            for c, words in zip(choices, worded, strict=True)
+            for i in range(len(c.task.train))
         ]
         self._known: dict[tuple[int, str], Encoded] = {}
-        self.changes = any(words.decides for words in worded)
+        self.changes = any(words is not None for words in worded)
         self.watchers = tuple(words for words in worded if isinstance(words, Reselecting))
-        self.decides = [words.decides for words in worded]
+        self.decides = [[] if words is None else words.decides for words in worded]
 
     def __call__(self, row: int, epoch: int, step: int) -> Encoded:
         """Return a row as it is worded at a time."""
@@ -199,8 +189,8 @@ class Rewording:
             # What fills an update up among several processes: nothing of it is supervised.
             first = self(0, epoch, step)
             return Encoded(first.ids[:1], 1)
-        task, words, own = self._rows[row]
-        text = words.text(own, epoch, step)
+        task, instruction, words, own = self._rows[row]
+        text = instruction.text if words is None else words.text(own, epoch, step)
         if (row, text) not in self._known:
             self._known[row, text] = self._renderer.encode(text, task.suffix, [task.train[own]])[0]
         return self._known[row, text]

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, TypeAdapter, ValidationError
 
 from sapo.core.errors import RecordError
-from sapo.core.storage import read_lines, write_text
+from sapo.core.storage import Lines
 from sapo.training.settings import Optimiser
 
 FORMAT: Literal[1] = 1
@@ -22,7 +22,6 @@ STUDY = "study.jsonl"
 Role = Literal["own", "earlier", "unseen"]
 Measure = Literal["nll", "score"]
 Number = Annotated[float, Field(allow_inf_nan=False)]
-_AGAIN = "Delete the line: the same `sapo study` command records that training again."
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,18 +171,6 @@ class StudyRecord:
             raise ValueError(f"{where}: {first['msg']}") from error
 
 
-def read_study(path: Path) -> tuple[StudyRecord, ...]:
-    """Return the records of a file in its order; of several of one training the last one counts.
-
-    A last line without its end is what a crash or a copy cut off: it is ignored.
-
-    Raises:
-        RecordError: if the file cannot be read, or a line is damaged, naming both.
-    """
-    found = read_lines(path, StudyRecord.from_json, _AGAIN)
-    return tuple({(record.study, record.name): record for record in found}.values())
-
-
 def is_study(path: Path) -> bool:
     """Whether a file holds records of a study, by its first line.
 
@@ -200,24 +187,12 @@ def is_study(path: Path) -> bool:
     return isinstance(first, dict) and "study" in first
 
 
-def append_study(path: Path, record: StudyRecord) -> None:
-    """Put a record at the end of a file, or in the place of the one of the same training; the file is written whole.
-
-    Nothing is written if the file holds an equal record. One process at a time may do this.
-
-    Raises:
-        RecordError: if the file holds a damaged line, or cannot be read or written.
-    """
-    known = {(one.study, one.name): one for one in read_study(path)} if path.exists() else {}
-    key = (record.study, record.name)
-    if known.get(key) == record:
-        return
-    known[key] = record
-    write_text(path, "".join(_line(one) for one in known.values()))
-
-
-def _line(record: StudyRecord) -> str:
-    return json.dumps(record.to_json(), ensure_ascii=False, allow_nan=False, separators=(",", ":")) + "\n"
-
-
 _ADAPTER = TypeAdapter(StudyRecord)
+_LINES = Lines(
+    parse=StudyRecord.from_json,
+    dump=StudyRecord.to_json,
+    key=lambda record: (record.study, record.name),
+    advice="Delete the line: the same `sapo study` command records that training again.",
+    separators=(",", ":"),
+)
+read_study, append_study = _LINES.read, _LINES.append

@@ -42,8 +42,6 @@ class Planned:
 
     Attributes:
         name: its folder below the sweep's run_dir.
-        sequence: name of its sequence.
-        config: of the run alone.
     """
 
     name: str

@@ -33,7 +33,6 @@ class Job(Generic[T]):
     """Something to be made.
 
     Attributes:
-        name: of it.
         begin: returns the work when its turn has come, for it may depend on what other jobs gave. The work takes a
             reporter; workers need one that can be pickled.
         after: name of a job that must have ended before, where that is one of the others.

@@ -42,7 +42,6 @@ class LoadedModel:
 
     Attributes:
         model: a transformers causal LM, or a peft model around one.
-        tokenizer: its tokenizer.
         name: what the user called it: "embedded", a directory or a hub id.
         notes: decisions taken for the user (dtype, device), one sentence each, to be printed.
         confirmed: false where an adapter's own lineage records another state of base and adapter.

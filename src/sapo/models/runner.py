@@ -32,7 +32,6 @@ class Runner:
 
     Attributes:
         batch_tokens: the bound as it is now.
-        kept: prefixes for later calls.
     """
 
     def __init__(self, model: Any, batch_tokens: int | None = None) -> None:

@@ -44,9 +44,6 @@ class RunModel:
     """Holds the model of a run in one stage at a time.
 
     ``loaded`` is in the method's stage 0, which ``fresh`` loads once more; ``lineage`` is written with every stage.
-
-    Attributes:
-        start: stage 0.
     """
 
     def __init__(

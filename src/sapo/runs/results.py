@@ -39,12 +39,10 @@ class Row:
     """A stage, tested: its row of the performance matrix, and what is measured besides.
 
     Attributes:
-        stage: that was tested.
         cells: by task and test prompt; watch tasks too.
         wordings: per task in its last stage, its held-out paraphrases.
         crossed: per task in its last stage, its test with another run's instruction.
         ability: loss on general text in nats per token, where it is measured.
-        seconds: wall time.
     """
 
     stage: Stage
@@ -79,7 +77,6 @@ class Used(_Value):
 
     Attributes:
         text: the instruction; the last one where it was chosen again during the training.
-        origin: where it comes from.
         original: the task's own instruction.
         suffix: the task's sentence about the answer's format.
         losses: of every candidate by text, in nats per token; None where the policy needs none.
@@ -159,17 +156,14 @@ class RunResult(_Value):
     """What a finished run found.
 
     Attributes:
-        tasks: the sequence.
         primary_metrics: metric by task, of watch tasks too.
         test_prompt: the test prompt of `matrix` and `metrics`.
         matrices: measure ("primary", a text metric, "nll") -> test prompt -> R; row 0 is zero-shot, rows are stages,
             columns tasks; None: not defined.
         metrics_all: measure -> test prompt -> name -> estimate.
         watch: task -> measure -> test prompt -> one value for each stage.
-        instructions: by task.
         test_data: fingerprint of the test rows by task.
         test_rows: their number by task.
-        config: the resolved configuration.
         seconds: wall time by kind of step.
         robustness: by task, where paraphrases were held out for testing.
         crossed: where another policy's instructions were given for testing.

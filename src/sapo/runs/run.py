@@ -41,8 +41,6 @@ class Run:
         inspections: what the rows of every task hold.
         notes: what the user should know before it starts, one sentence each.
         undefined: metrics that lack their cells, by name, with the reason.
-        gathering: what gave it its candidates.
-        model: in the stage that was needed last.
         chooser, trainer, tester: its three steps.
         tracker: takes figures for the user's experiment tracker.
     """

@@ -85,7 +85,6 @@ class Stage:
         loaded: base model with the stage's adapter.
         prompts: (instruction, suffix) of each task so far, by name, in order.
         max_length: of the run, see `sapo.runs.config.schema.Config`.
-        max_new_tokens: likewise.
     """
 
     loaded: LoadedModel

@@ -236,10 +236,8 @@ class Trainer:
     """Trains a run's model, one training after the other.
 
     Attributes:
-        settings: of every training.
         policy: how rows are worded; paft and reselect are its settings.
         held_rows: per task, rows to choose again on.
-        guard: None where nothing is guarded.
         watch: tasks that are guarded besides the earlier ones.
         seed: of order and dropout.
         keeps_all: whether earlier stages are kept.

@@ -31,7 +31,6 @@ class Found:
 
     Attributes:
         nll: per example, in nats, shape [examples].
-        seconds: wall time of computing them.
         route: how they were computed, see `sapo.models.losses.Scorer`.
     """
 

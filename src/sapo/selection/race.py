@@ -53,7 +53,6 @@ class Finish:
     """How a race ended.
 
     Attributes:
-        standings: one for each round.
         nll: per candidate, in race order, as many as were scored.
         end: "decided" when nobody could be better by more than epsilon any more, "all rows" when that took every
             row for those who raced to the end, "budget" when that was spent.

@@ -38,7 +38,6 @@ class TrainingLog:
     """What training reported.
 
     Attributes:
-        steps: number of updates.
         losses: NLL of each update's rows, in nats per supervised token.
         objectives: what was minimised, at each update; the same where a method adds nothing to it.
         gradient_norms: of what was minimised, before clipping, at each update.

@@ -29,7 +29,6 @@ class Watched:
     """Rows of a task that is not trained now, as they are to be prompted.
 
     Attributes:
-        task: its name.
         rows: at least two.
     """
 
@@ -76,9 +75,6 @@ class Guard:
 
     It looks every so many updates, and at the last one. A rise of more than ``limit`` nats per token counts; with
     ``stops`` it ends the training, with the weights of the last look at which there was none.
-
-    Attributes:
-        alarms: in order.
     """
 
     scorer: Scorer

@@ -29,7 +29,6 @@ class Checkpoints:
     """Where an unfinished training is kept.
 
     Attributes:
-        directory: of this training alone.
         every: updates between two checkpoints; the last two are kept.
     """
 
@@ -73,7 +72,6 @@ class Extras:
         objective: what is minimised in place of the NLL; None for the NLL itself.
         reword: words a row anew each time; None where rows stay as they are.
         watchers: in the order in which they look.
-        log: see `Log`.
     """
 
     objective: Objective | None = None

@@ -23,10 +23,8 @@ class Block:
     """The trainings of one transition in one arm that form a full table; the original need not be among them.
 
     Attributes:
-        transition: its name.
         arm: the optimiser.
         candidates: their indices, ascending.
-        seeds: ascending.
         records: shape [candidates][seeds].
         left_out: trainings of the transition and arm that are no part of the full table.
     """

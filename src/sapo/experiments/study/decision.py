@@ -33,7 +33,6 @@ class Gain:
     """Effect of what a rule chooses minus that of the original, nats per token, higher is better.
 
     Attributes:
-        rule: how candidates are chosen.
         outcome: "in_task", "forgetting", "generalisation", or "sum" of the three.
         mean: over transitions.
         by_transition: of each block, in order; None where it is not defined.

@@ -42,7 +42,6 @@ class Association:
         y: and with what.
         rho: mean over transitions.
         by_transition: of each block of the arm, in order; None where it is not defined.
-        candidates: of each transition that counts.
         p: two-sided, by permutation; None where nothing is defined.
         adjusted: p after Holm's correction among all secondary tests; None where p stands alone.
         critical: least |rho| with p < 0.05, by permutation; None where there is none.

@@ -66,12 +66,8 @@ class StudyRecord:
         study: fingerprint of the configuration.
         transition: name of the state and the task that follows, as "review-sentiment>date-format".
         earlier: tasks that made the state, in order.
-        task: the one that was trained.
         arm: the optimiser, "adamw" or "sgd".
-        seed: of the training.
         candidate: index of the instruction; 0 is the original.
-        text: that instruction.
-        origin: where it comes from.
         indicators: what is known of the candidate before the training, by name; None where it is not defined.
             "pre_update", "answer_only", "example_mean": losses in nats per token; "pmi": L(y | p, x) - L(y | p, empty
             input); "gradient_norm"; "length" in tokens; "edit": distance to the original, 0 to 1.
@@ -82,9 +78,7 @@ class StudyRecord:
             the earlier tasks' loss before the training.
         losses: by task, of all tasks that were tested.
         scores: by task, of those that were generated for.
-        seconds: wall time.
         config: the study's configuration, without its run_dir.
-        versions: of the libraries that it ran with.
         data: fingerprint of what was used of each tested task: rows, instruction, suffix, labels.
     """
 

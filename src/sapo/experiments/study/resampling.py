@@ -70,8 +70,6 @@ class Part:
     """One transition's share in figures that are weighted means over transitions.
 
     Attributes:
-        size: number of candidates.
-        weight: of this transition.
         statistic: from indices of resampled candidates, shape [m, size], to k figures, shape [m, k]; NaN where one is
             not defined.
         scale: what figures of a resample are multiplied by. (A variance of n resampled candidates is smaller than

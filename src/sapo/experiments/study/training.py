@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sapo.core.errors import RecordError
@@ -197,7 +197,7 @@ def _measure(
     label = f"{transition.name}: {len(candidates)} candidates before training"
     with progress.step(label, len(candidates), 0) as advance:
         for candidate in candidates:
-            found.append(asdict(indicators(model, scorer, renderer, task, candidate.text, rows)))
+            found.append(indicators(model, scorer, renderer, task, candidate.text, rows))
             advance(1)
     earlier = [e for one in run.inputs.tasks[:-1] for e in renderer.encode(one.instruction, one.suffix, one.test)]
     gradient_norm = norm(gradient(model, earlier))

@@ -20,7 +20,6 @@ class SeqLora:
     """h = W x + (alpha / r) B A x, with the same A and B for all tasks.
 
     Attributes:
-        name: of the method.
         order: in which tasks are trained.
         whole: whether a stage directory holds a model of its own instead of an adapter.
         remembers: whether it holds more of the past than weights.

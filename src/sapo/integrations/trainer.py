@@ -102,10 +102,12 @@ def describe(
         scored = [c.instruction.text for c in again.selection.candidates]
         losses = again.selection if again.instruction.text in scored else None
         told = Choice(task, again.instruction, losses, switches=again.switches)
-    state, earlier = state_fingerprint(model), _earlier(after)
-    if after is not None and earlier[-1]["task"] == task.name and read_lineage(Path(after)).get("state") == state:
-        # The same weights are described again.
-        earlier.pop()
+    state, earlier = state_fingerprint(model), list[dict[str, Any]]()
+    if after is not None:
+        before, earlier = read_lineage(Path(after)), earlier_tasks(after)
+        if earlier[-1]["task"] == task.name and before.get("state") == state:
+            # The same weights are described again.
+            earlier.pop()
     data = lineage(
         base=str(model.config.name_or_path),
         method="another trainer",
@@ -138,13 +140,6 @@ def _template(tokenizer: Any, max_length: int) -> str | None:
     except RenderError:
         # A template whose answers only the trainer's own tokens tell apart.
         return None
-
-
-def _earlier(after: str | Path | None) -> list[dict[str, Any]]:
-    if after is None:
-        return []
-    read_lineage(Path(after))
-    return earlier_tasks(Path(after))
 
 
 class SapoCallback(TrainerCallback):
@@ -307,11 +302,7 @@ class SapoCallback(TrainerCallback):
 
 
 def _not_trained_on(task: Task, held_out: Sequence[Example] | None) -> list[Example]:
-    """Return the rows that candidates are compared on.
-
-    Raises:
-        DataError: if there are none, or they are not of the task's kind.
-    """
+    """Return the rows that candidates are compared on."""
     given = list(task.dev if held_out is None else held_out)
     if not all(isinstance(row, Example) for row in given):
         raise DataError("held_out holds something else than a task's rows: give task.test or task.dev")

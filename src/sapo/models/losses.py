@@ -16,12 +16,6 @@ Both ask for vocabulary logits at supervised positions only: never [batch, lengt
 Rows of a batch lie below each other. Behind each other in one long row, under a block mask that keeps them
 apart, they were never faster on a CPU (4 to 28 % slower, more with longer batches), nor was a mask of our own
 instead of the one that transformers builds for a cache.
-
-    layout    which tokens go where: no model in it
-    passes    one forward pass, from tokens to losses
-    memory    what is kept, what was used at most
-    runner    rows in batches that fit, smaller ones where memory runs out
-    scorer    the front door
 """
 
 from __future__ import annotations

@@ -182,25 +182,18 @@ def resample_matrices(
     Args:
         cells: ``cells[i][j]`` holds the score of each test row of task j after stage i, shape [rows_j], the
             same rows in every stage. A row that is not finite makes its cell NaN in every draw.
-        draws: number of resamples, at least 1.
+        draws: number of resamples.
         seed: not negative.
         weights: positive weight of each row, shaped like cells; a cell is the weighted mean of its rows. None
             weighs all rows alike. The sum of the NLL over the sum of the tokens is the weighted mean of the
             rows' nats *per token* with the rows' tokens as weights.
 
     Raises:
-        MetricError: no draws, a negative seed, a ragged table, a task without rows, unequal numbers of rows
-            between stages, or weights that are not positive or not shaped like the cells.
+        MetricError: a task without rows, unequal numbers of rows between stages, or a weight that is not positive.
     """
-    if draws < 1 or seed < 0:
-        raise MetricError(f"A bootstrap needs draws >= 1 and seed >= 0; found draws={draws}, seed={seed}.")
-    tasks = len(cells[0]) if cells else 0
-    if not tasks or any(len(stage) != tasks for stage in cells):
-        raise MetricError(f"Every stage needs the rows of every task; tasks per stage: {[len(s) for s in cells]}.")
+    tasks = len(cells[0])
     if weights is None:
         weights = [[np.ones(np.shape(rows)) for rows in stage] for stage in cells]
-    elif [len(stage) for stage in weights] != [len(stage) for stage in cells]:
-        raise MetricError(f"Weights need the shape of the cells, {len(cells)} stages of {tasks} tasks.")
     resampled = np.empty((draws, len(cells), tasks))
     for j in range(tasks):
         scores = _stages_by_rows([stage[j] for stage in cells], f"scores of task {j + 1}")
@@ -217,20 +210,14 @@ def resample_matrices(
 
 
 def percentile_interval(draws: Floats, level: float = 0.95) -> tuple[float, float]:
-    """Return the central percentile interval of bootstrap draws, in their units.
+    """Return the central percentile interval of finite bootstrap draws, shape [draws], in their units.
 
-    Of draws made by `resample_matrices` it is conditional on the trained models: it shows test-row noise
-    and no seed noise.
-
-    Args:
-        draws: shape [draws].
-        level: share of the draws inside, between 0 and 1.
+    ``level`` is the share of the draws inside. Of draws made by `resample_matrices` it is conditional on the trained
+    models: it shows test-row noise and no seed noise.
 
     Raises:
-        MetricError: no draws, a draw that is not finite, or an impossible level.
+        MetricError: no draws, or a draw that is not finite.
     """
-    if not 0 < level < 1:
-        raise MetricError(f"The level of an interval lies between 0 and 1; found {level}.")
     if np.ndim(draws) != 1 or not np.size(draws) or not np.isfinite(draws).all():
         raise MetricError(f"An interval needs finite draws, shape [draws]; found shape {np.shape(draws)}.")
     low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])

@@ -106,11 +106,7 @@ def blocks_of(records: Iterable[StudyRecord]) -> tuple[Block, ...]:
 
 
 def _demand_same_state(one: StudyRecord, other: StudyRecord, what: str, then: float | None, now: float | None) -> None:
-    """Refuse trainings of one transition that did not start from the same weights.
-
-    Raises:
-        RecordError: naming both.
-    """
+    """Refuse trainings of one transition that did not start from the same weights."""
     if then is not None and now is not None and abs(then - now) > _ROUNDING:
         raise RecordError(
             f"{one.name} and {other.name} did not start from the same state: the {what} is {then:.4f} and {now:.4f} "

@@ -14,7 +14,7 @@ import torch
 from assignments import assignment, nll_by_hand, rows_of, shake, tokens_of
 
 from sapo.core.types import Encoded, Example
-from sapo.experiments.study.indicators import Indicators, Travel, drift, gradient, indicators, norm
+from sapo.experiments.study.indicators import Travel, drift, gradient, indicators, norm
 from sapo.integrations.testing import CHAT_TEMPLATE, tiny_model, tiny_tokenizer, toy_task
 from sapo.models.losses import Scorer
 from sapo.models.render import Renderer
@@ -107,7 +107,7 @@ def per_token(found: Sequence[tuple[float, int]]) -> float:
     return sum(loss for loss, _ in found) / sum(tokens for _, tokens in found)
 
 
-def measured(model: Any, text: str = TEXT, rows: Sequence[Example] = ROWS, template: str = "chat") -> Indicators:
+def measured(model: Any, text: str = TEXT, rows: Sequence[Example] = ROWS, template: str = "chat") -> dict[str, float]:
     renderer = Renderer(tiny_tokenizer(chat_template=TEMPLATES[template]), 512)
     return indicators(model, Scorer(model), renderer, TASK, text, rows)
 
@@ -126,25 +126,25 @@ def test_losses_are_those_of_plain_passes_over_prompts_spelled_out(template: str
     plain = copy.deepcopy(model).eval()
     parts = [by_hand(TEXT, row, template) for row in ROWS]
     whole = [nll(plain, prompt, answer + end) for prompt, answer, end in parts]
-    assert found.pre_update == pytest.approx(per_token(whole), rel=1e-5)
+    assert found["pre_update"] == pytest.approx(per_token(whole), rel=1e-5)
     answers = [nll(plain, prompt, answer) for prompt, answer, _ in parts]
-    assert found.answer_only == pytest.approx(per_token(answers), rel=1e-5)
-    assert (found.answer_only == found.pre_update) == (template == "without end of turn")
+    assert found["answer_only"] == pytest.approx(per_token(answers), rel=1e-5)
+    assert (found["answer_only"] == found["pre_update"]) == (template == "without end of turn")
     means = [loss / tokens for loss, tokens in whole]
-    assert found.example_mean == pytest.approx(sum(means) / len(ROWS), rel=1e-5)
-    assert abs(found.example_mean - found.pre_update) > 1e-3
+    assert found["example_mean"] == pytest.approx(sum(means) / len(ROWS), rel=1e-5)
+    assert abs(found["example_mean"] - found["pre_update"]) > 1e-3
     blank = [by_hand(TEXT, Example("", row.answer), template) for row in ROWS]
     without = per_token([nll(plain, prompt, answer + end) for prompt, answer, end in blank])
-    assert found.pmi == pytest.approx(found.pre_update - without, abs=1e-5)
-    assert abs(found.pmi) > 1e-3
+    assert found["pmi"] == pytest.approx(found["pre_update"] - without, abs=1e-5)
+    assert abs(found["pmi"]) > 1e-3
 
 
 def test_an_input_that_is_empty_anyway_says_nothing_about_the_answer() -> None:
     rows = [Example("", answer) for answer in ("yes", "no", "no", "well, perhaps")]
-    assert measured(adapted(), rows=rows).pmi == pytest.approx(0, abs=1e-6)
+    assert measured(adapted(), rows=rows)["pmi"] == pytest.approx(0, abs=1e-6)
     # An earlier exchange is input too.
     told = [replace(row, history=(("What is it?", "Guess."),)) for row in rows]
-    assert abs(measured(adapted(), rows=told).pmi) > 1e-3
+    assert abs(measured(adapted(), rows=told)["pmi"]) > 1e-3
 
 
 @pytest.mark.parametrize(
@@ -162,8 +162,8 @@ def test_an_input_that_is_empty_anyway_says_nothing_about_the_answer() -> None:
 )
 def test_length_is_in_tokens_and_distance_a_share_of_the_longer_text(text: str, length: int, distance: float) -> None:
     found = measured(adapted(), text, ROWS[:2])
-    assert found.length == length
-    assert found.edit == pytest.approx(distance, abs=1e-12)
+    assert found["length"] == length
+    assert found["edit"] == pytest.approx(distance, abs=1e-12)
 
 
 # The gradient.
@@ -199,12 +199,12 @@ def test_the_gradient_is_that_of_one_loss_over_all_rows_at_what_is_trained() -> 
     # Two layers, two modules, two factors.
     assert len(found) == 2 * 2 * 2 and all(".lora_" in name for name in found)
     size = sum(float(x.double().square().sum()) for x in expected.values()) ** 0.5
-    assert measured(model).gradient_norm == pytest.approx(size, rel=1e-5) and size > 1e-2
+    assert measured(model)["gradient_norm"] == pytest.approx(size, rel=1e-5) and size > 1e-2
 
 
 def test_its_norm_is_that_of_the_first_update_of_a_training_on_all_rows() -> None:
     model = adapted(dropout=0.0)
-    expected = measured(model).gradient_norm
+    expected = measured(model)["gradient_norm"]
     settings = TrainSettings(epochs=1, learning_rate=1e-3, batch_size=len(ROWS), micro_batch_size=3)
     assert finetune(model, encoded(), settings, seed=0).gradient_norms == pytest.approx([expected], rel=1e-5)
 

@@ -13,7 +13,8 @@ import pytest
 
 from sapo.core.errors import ConfigError, DataError, ProcessError, RecordError, SapoError
 from sapo.core.progress import SILENT, Reporter
-from sapo.experiments.where import Job, Where, here, in_processes, locked, on_ray, visible_gpus
+from sapo.experiments.where import Job, Where, here, in_processes, on_ray, visible_gpus
+from sapo.runs.directory import locked
 
 
 def work(value: Any, progress: Reporter) -> Any:

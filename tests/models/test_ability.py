@@ -1,6 +1,5 @@
 """General ability: the loss on raw texts against a plain forward pass of each alone."""
 
-import json
 from typing import Any
 
 import pytest
@@ -10,14 +9,14 @@ from torch.nn.functional import cross_entropy
 
 from sapo.core.types import Encoded
 from sapo.integrations.testing import tiny_model, tiny_tokenizer, toy_task
-from sapo.models.ability import Ability, encode_texts, general_texts, measure_ability
+from sapo.models.ability import encode_texts, general_texts, measure_ability
 from sapo.models.losses import Scorer
 from sapo.models.render import Renderer
 
 CONTEXT = 640
 
 
-def measured(model: Any, max_length: int = CONTEXT, scorer: Scorer | None = None, **options: Any) -> Ability:
+def measured(model: Any, max_length: int = CONTEXT, scorer: Scorer | None = None, **options: Any) -> float:
     # A limit that no text would fit: it must not matter.
     return measure_ability(model, Renderer(tiny_tokenizer(), 32), scorer or Scorer(model), max_length, **options)
 
@@ -27,7 +26,7 @@ def model_for_all() -> Any:
 
 
 @pytest.fixture(scope="module")
-def ability() -> Ability:
+def ability() -> float:
     return measured(model_for_all())
 
 
@@ -44,7 +43,7 @@ def test_the_loss_is_the_sum_over_all_tokens_and_not_a_mean_of_means(most: int) 
     model = model_for_all()
     expected = [by_hand(model, text, most) for text in general_texts().values()]
     loss = sum(nll for nll, _ in expected) / sum(tokens for _, tokens in expected)
-    assert measured(model, most).loss == pytest.approx(loss, rel=1e-6)
+    assert measured(model, most) == pytest.approx(loss, rel=1e-6)
     if most == CONTEXT:
         assert loss != pytest.approx(sum(nll / tokens for nll, tokens in expected) / len(expected), rel=1e-6)
 
@@ -57,21 +56,21 @@ def test_the_first_token_is_context_and_no_special_token_is_added() -> None:
 
 
 @pytest.mark.parametrize("decided", [False, True])
-def test_the_scorers_decision_about_routes_is_neither_made_nor_used(decided: bool, ability: Ability) -> None:
+def test_the_scorers_decision_about_routes_is_neither_made_nor_used(decided: bool, ability: float) -> None:
     model = model_for_all()
     scorer = Scorer(model)
     rows = Renderer(tiny_tokenizer(), 512).encode("Do it.", "", toy_task().train[:4])
     if decided:
         scorer(rows)
-    assert measured(model, scorer=scorer).loss == pytest.approx(ability.loss, rel=1e-6)
+    assert measured(model, scorer=scorer) == pytest.approx(ability, rel=1e-6)
     assert scorer.route == ("shared prefix" if decided else "undecided")
     scorer(rows)
     assert scorer.route == "shared prefix"
 
 
-def test_the_scorer_of_another_stage_serves_the_model_that_is_given(ability: Ability) -> None:
+def test_the_scorer_of_another_stage_serves_the_model_that_is_given(ability: float) -> None:
     found = measured(model_for_all(), scorer=Scorer(tiny_model(seed=1, context=1024)))
-    assert found.loss == pytest.approx(ability.loss, rel=1e-6)
+    assert found == pytest.approx(ability, rel=1e-6)
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -97,10 +96,6 @@ def test_progress_adds_up_to_the_number_of_texts() -> None:
     told: list[int] = []
     measured(model_for_all(), advance=told.append)
     assert sum(told) == len(general_texts()) and len(told) > 1
-
-
-def test_json_gives_back_what_it_was_given(ability: Ability) -> None:
-    assert Ability.from_json(json.loads(json.dumps(ability.to_json(), allow_nan=False))) == ability
 
 
 # The texts.

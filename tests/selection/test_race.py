@@ -13,13 +13,11 @@ import pytest
 from sapo.core.types import Floats, Ints, Standing
 from sapo.selection.boundary import crossing_probability, nominal_level
 from sapo.selection.prediction import Rows
-from sapo.selection.race import FIRST, GROWTH, RaceSettings, race, round_sizes
-from sapo.selection.standings import standing
-from sapo.selection.student import quantile
+from sapo.selection.race import FIRST, GROWTH, race, round_sizes
+from sapo.selection.standings import quantile, standing
 
 MATRICES = Path(__file__).parents[2] / "benchmarks" / "matrices"
 N = 250
-SETTINGS = RaceSettings(delta=0.05, epsilon=0.01, budget=None)
 
 
 # Quantiles and the boundary.
@@ -256,7 +254,8 @@ def replayed(nll: Floats, tokens: Ints, groups: Ints, trials: int) -> tuple[floa
     for seed in range(trials):
         order = np.random.default_rng(seed).permutation(N)
         finish = race(
-            partial(cut_to, nll[:, order]), round_sizes(N), [1.0] * len(nll), tokens[order], groups[order], SETTINGS
+            partial(cut_to, nll[:, order]), round_sizes(N), [1.0] * len(nll), tokens[order], groups[order],
+            delta=0.05, epsilon=0.01,
         )  # fmt: skip
         regret.append(float(losses[finish.last.leader] - losses.min()))
         spent += sum(map(len, finish.nll))

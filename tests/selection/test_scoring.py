@@ -24,11 +24,10 @@ from sapo.runs.prepare import prepare
 from sapo.selection.boundary import nominal_level
 from sapo.selection.cache import LossCache
 from sapo.selection.prediction import Rows
-from sapo.selection.race import FIRST, Finish, RaceSettings, race, round_sizes
+from sapo.selection.race import FIRST, Finish, race, round_sizes
 from sapo.selection.scoring import score_candidates
 from sapo.selection.settings import SelectionSettings
-from sapo.selection.standings import standing
-from sapo.selection.student import quantile
+from sapo.selection.standings import quantile, standing
 
 N = 250
 WAVE = np.where(np.arange(N) % 2, 1.0, -1.0)
@@ -46,8 +45,8 @@ def run(nll: Any, tokens: Any = None, groups: Any = None, costs: Any = None, **s
         return known[i, places.start : places.stop]
 
     tokens, groups = (np.full(n, x) if given is None else given for x, given in ((1, tokens), (0, groups)))
-    chosen = replace(RaceSettings(0.05, 0.01, None), **settings)
-    finish = race(measure, round_sizes(n), costs or [1.0] * candidates, tokens, groups, chosen, heard.append)
+    chosen = {"delta": 0.05, "epsilon": 0.01, **settings}
+    finish = race(measure, round_sizes(n), costs or [1.0] * candidates, tokens, groups, **chosen, watch=heard.append)
     assert tuple(heard) == finish.standings and [s.round for s in heard] == [*range(1, len(heard) + 1)]
     assert [len(x) for x in finish.nll] == finish.last.counts.tolist() == done
     assert all(np.array_equal(x, known[i, : done[i]]) for i, x in enumerate(finish.nll))

@@ -23,7 +23,7 @@ from sapo.training.finetune import finetune
 from sapo.training.policies import MIXTURES, mixture
 from sapo.training.settings import Policy, TrainSettings
 from sapo.training.trainer import Extras
-from sapo.training.wording import Fixed, Leaders, Mixture, Reselecting, Rewording, Worded
+from sapo.training.wording import Leaders, Mixture, Reselecting, Rewording, Worded
 
 TEXTS = ("One, is it?", "Two: say it.", "Three! Do tell.", "Four, please.")
 PARAPHRASES = tuple(Instruction(text, "file") for text in TEXTS)
@@ -132,8 +132,8 @@ def test_the_texts_depend_on_a_seed_of_their_own_and_the_order_of_rows_on_anothe
     assert [(update, shown) for update, _, shown, _ in other] == [(update, shown) for update, _, shown, _ in by_period]
 
 
-def fixed(text: str) -> Fixed:
-    return Fixed(Instruction(text, "file"))
+def fixed(text: str) -> Mixture:
+    return Mixture([Instruction(text, "file")], lambda row, epoch, step: 0)
 
 
 def test_wording_rows_as_they_are_is_training_on_them_to_the_bit() -> None:
@@ -145,7 +145,7 @@ def test_wording_rows_as_they_are_is_training_on_them_to_the_bit() -> None:
     assert before == after != elsewhere
     assert all(torch.equal(p, worded.state_dict()[name]) for name, p in plain.state_dict().items())
     assert any(not torch.equal(p, other.state_dict()[name]) for name, p in plain.state_dict().items())
-    unchanged, drawn = (Rewording(renderer(), [chosen(task)], [w]) for w in (fixed("A"), mixed("paft")))
+    unchanged, drawn = (Rewording(renderer(), [chosen(task)], [w]) for w in (None, mixed("paft")))
     assert (unchanged.changes, drawn.changes, drawn.decides) == (False, True, [list(TEXTS)])
 
 

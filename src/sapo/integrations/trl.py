@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from sapo.core.errors import DataError, RenderError
@@ -26,17 +27,17 @@ from sapo.integrations.layouts import (
     chosen,
     demand_readable,
     layout_of,
+    messages,
     quoted,
     reworded,
     shared_instruction,
     sides,
 )
-from sapo.models.layout import TAKEN_OUT, turns_of
+from sapo.models.layout import TAKEN_OUT, plain_prompt, turns_of
 from sapo.tasks.labels import recognised_labels
 
 # SFTConfig's own.
 MAX_LENGTH = 1024
-_ROLES = ("user", "assistant")
 
 
 def dataset(task: Task, selection: Chosen, tokenizer: Any = None) -> Any:
@@ -58,7 +59,7 @@ def dataset(task: Task, selection: Chosen, tokenizer: Any = None) -> Any:
     from datasets import Dataset
 
     text = chosen(task, selection).text
-    layout = _Own(tokenizer is None or bool(tokenizer.chat_template))
+    layout = partial(_own, chat=tokenizer is None or bool(tokenizer.chat_template))
     return Dataset.from_list([_row(*layout(text, task.suffix, row), _variables(tokenizer)) for row in task.train])
 
 
@@ -143,7 +144,7 @@ class SftRenderer:
 
     def __init__(self, tokenizer: Any, max_length: int | None = MAX_LENGTH, layout: Any = None) -> None:
         self._tokenizer, self._max_length = tokenizer, max_length
-        self._layout = layout or _Own(bool(tokenizer.chat_template))
+        self._layout = layout or partial(_own, chat=bool(tokenizer.chat_template))
         self._own = layout is None
 
     def encode(self, instruction: str, suffix: str, examples: Sequence[Example]) -> list[Encoded]:
@@ -185,19 +186,12 @@ class SftRenderer:
         return list(self._tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True, **options).input_ids)
 
 
-class _Own:
-    """The library's own layout of a prompt, see `sapo.models.render`."""
-
-    def __init__(self, chat: bool) -> None:
-        self._chat = chat
-
-    def __call__(self, instruction: str, suffix: str, example: Example) -> tuple[Side, Side]:
-        turns = turns_of(instruction, example, suffix)
-        if self._chat:
-            messages = [{"role": _ROLES[n % 2], "content": turn} for n, turn in enumerate(turns)]
-            return messages, [{"role": "assistant", "content": example.answer}]
-        asked = [f"{turn}\n\nAnswer:" if n % 2 == 0 else f" {turn}\n\n" for n, turn in enumerate(turns)]
-        return "".join(asked), f" {example.answer}"
+def _own(instruction: str, suffix: str, example: Example, *, chat: bool) -> tuple[Side, Side]:
+    # The library's own layout of a prompt, see `sapo.models.render`.
+    if chat:
+        *asked, answer = messages(instruction, suffix, example)
+        return asked, [answer]
+    return plain_prompt(turns_of(instruction, example, suffix)), f" {example.answer}"
 
 
 def _row(prompt: Side, completion: Side, variables: dict[str, Any]) -> dict[str, Any]:

@@ -33,9 +33,7 @@ class Evaluation:
     """One cell of the performance matrix, row by row.
 
     Attributes:
-        predictions: the generated answers.
         scores: per metric the score of each row in percent, shape [rows].
-        losses: NLL of the true answers.
     """
 
     predictions: tuple[str, ...]
@@ -98,18 +96,6 @@ def generate(
 ) -> list[str]:
     """Return the greedy answer to each row, decoded from the generated tokens alone, in order."""
     prompts = renderer.prompts(instruction, suffix, rows, max_new_tokens)
-    return generate_from(model, renderer, prompts, max_new_tokens, advance, processes)
-
-
-def generate_from(
-    model: Any,
-    renderer: Renderer,
-    prompts: Sequence[Sequence[int]],
-    max_new_tokens: int,
-    advance: Callable[[int], None] = lambda rows: None,
-    processes: Processes = ALONE,
-) -> list[str]:
-    """Return the greedy answer to each prompt, given as token ids, as `generate` does."""
     stops = renderer.stop_tokens()
     lengths = [len(p) + max_new_tokens for p in prompts]
     mine = processes.share(sorted(range(len(prompts)), key=lambda i: -lengths[i]))

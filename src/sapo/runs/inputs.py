@@ -14,7 +14,7 @@ from sapo.candidates.source import Source
 from sapo.core.errors import ConfigError
 from sapo.core.progress import Reporter
 from sapo.core.storage import fingerprint
-from sapo.core.types import Example, Instruction, Rejection, Sample, Task
+from sapo.core.types import Example, Instruction, Sample, Task
 from sapo.models.render import Renderer
 from sapo.runs.directory import RunDirectory
 from sapo.tasks.holdout import hold_out
@@ -38,8 +38,7 @@ class Inputs:
         held_rows: per task, rows that are neither trained on nor tested; empty unless the policy needs them.
         candidates: per task, the original first.
         held_out: per task, the paraphrases that are not candidates but for testing.
-        rejected: per task, the texts that are neither.
-        gathered: per task, all of them as they were gathered.
+        gathered: per task, all of them as they were gathered, with the texts that were rejected.
     """
 
     tasks: tuple[Task, ...]
@@ -48,17 +47,12 @@ class Inputs:
     held_rows: Mapping[str, tuple[Example, ...]]
     candidates: Mapping[str, tuple[Instruction, ...]]
     held_out: Mapping[str, tuple[Instruction, ...]]
-    rejected: Mapping[str, tuple[Rejection, ...]]
     gathered: Mapping[str, Gathered]
 
     def inspected(self, renderer: Renderer, examples: int, sample: Sample, seed: int) -> dict[str, Inspection]:
         """Return what the rows of every task hold; of watch tasks, the test rows alone.
 
-        Args:
-            renderer: of the prompts.
-            examples: selection rows, at most; 0 where candidates are not scored.
-            sample: how they are drawn.
-            seed: likewise.
+        ``examples`` is the most selection rows; 0 where candidates are not scored.
         """
 
         def selected(task: Task) -> tuple[int, ...]:
@@ -103,17 +97,8 @@ def read_inputs(
 ) -> Inputs:
     """Return the tasks and candidates of a run.
 
-    Args:
-        sequence: names of tasks, or the name of a published sequence.
-        watch: names of tasks that are only tested.
-        data_dir: of benchmark tasks.
-        own: the user's own tasks by name.
-        gathering: gives a task its candidates.
-        train_rows: of each task; None for all.
-        test_rows: likewise.
-        held_rows: rows to choose again on while a task is trained; None where nothing is chosen again.
-        drop: whether training rows whose input is also tested are left out.
-        seed: of the training rows.
+    ``own`` holds the user's own tasks by name. Row limits are for each task, None for all; ``held_rows`` is None where
+    nothing is chosen again while a task is trained. ``drop``: training rows whose input is also tested are left out.
 
     Raises:
         SapoError: for data or candidates that cannot be used, or that contradict each other.
@@ -139,7 +124,7 @@ def read_inputs(
         tasks, watched, {task.name: rows for task, rows in apart}, held,
         {name: candidates for name, (candidates, _) in parts.items()},
         {name: held_out for name, (_, held_out) in parts.items()},
-        {name: found.rejected for name, found in gathered.items()}, gathered,
+        gathered,
     )  # fmt: skip
 
 

@@ -28,7 +28,6 @@ class Plan:
     Attributes:
         score: per task, at most; empty where the policy needs no losses.
         least: the same, if every race is decided after its first round; equal to ``score`` where nobody races.
-        train: per task.
         evaluate: per task and watch task, for one test.
         tests: how often each task and watch task is evaluated, at most.
     """
@@ -42,7 +41,7 @@ class Plan:
     def work(self, tasks: Sequence[Task]) -> Work:
         """Return the work of training on these tasks."""
         parts = [self.train[task.name] for task in tasks]
-        return Work(sum(w.units for w in parts), sum(w.tokens for w in parts), sum(w.cost for w in parts))
+        return Work(sum(w.units for w in parts), sum(w.cost for w in parts))
 
     @property
     def cost(self) -> float:
@@ -78,20 +77,9 @@ def make_plan(
 ) -> Plan:
     """Return the plan of a run whose tasks hold exactly the rows that it will use.
 
-    Args:
-        renderer: of the run's model.
-        tasks: the sequence.
-        watch: tasks that are only evaluated.
-        candidates: per task, the original first.
-        scores: whether the policy needs losses.
-        races: whether candidates race.
-        examples: selection rows.
-        budget: most that scoring a task may cost, as a share of its training; None for no limit.
-        updates: per task, number of optimiser updates.
-        epochs: passes over the training rows.
-        trainings: of the run.
-        both_prompts: whether seen tasks are tested with the selected and with the original instruction.
-        wordings: held-out paraphrases that each task is tested with at the end.
+    ``candidates`` are by task, the original first; ``examples`` counts selection rows, ``updates`` each task's
+    optimiser updates, ``wordings`` the held-out paraphrases that each task is tested with at the end. ``budget`` is the
+    most that scoring a task may cost, as a share of its training; None for no limit.
 
     Raises:
         RenderError: if a prompt cannot be rendered: better now than after hours.
@@ -100,7 +88,7 @@ def make_plan(
     for task in tasks:
         encoded = _encode_all(renderer, task, candidates[task.name])
         tokens = sum(len(e.ids) for e in encoded) * epochs
-        train[task.name] = Work(updates[task.name], tokens, _TRAIN * tokens)
+        train[task.name] = Work(updates[task.name], _TRAIN * tokens)
         if scores:
             rows = min(examples, len(task.train))
             least[task.name], whole = scoring(renderer, task, candidates[task.name], rows, races=races)
@@ -148,9 +136,7 @@ def scoring(
         sample = renderer.encode(candidate.text, task.suffix, task.train[:_SAMPLED])
         once += _shared(sample)
         each += _mean_length(sample) - _shared(sample)
-    least, most = (
-        Work(n * len(candidates), once + n * each, once + n * each) for n in (min(FIRST, rows) if races else rows, rows)
-    )
+    least, most = (Work(n * len(candidates), once + n * each) for n in (min(FIRST, rows) if races else rows, rows))
     return least, most
 
 
@@ -160,7 +146,7 @@ def _within(most: float, least: Work, whole: Work) -> Work:
         return whole
     cost = max(most, least.cost)
     share = (cost - least.cost) / (whole.cost - least.cost)
-    return Work(least.units + int(share * (whole.units - least.units)), cost, cost)
+    return Work(least.units + int(share * (whole.units - least.units)), cost)
 
 
 def _evaluation(renderer: Renderer, task: Task) -> Work:
@@ -168,7 +154,7 @@ def _evaluation(renderer: Renderer, task: Task) -> Work:
     answers = sum(e.supervised for e in sample) / len(sample)
     reading = 2 * _mean_length(sample) - _shared(sample)
     rows = len(task.test)
-    return Work(2 * rows, rows * (reading + answers), rows * (reading + _GENERATE * answers))
+    return Work(2 * rows, rows * (reading + _GENERATE * answers))
 
 
 def _mean_length(encoded: Sequence[Encoded]) -> float:

@@ -31,6 +31,18 @@ from sapo.training.settings import (
 TestPrompt = Literal["selected", "original", "both"]
 
 
+def _one_text(given: Any) -> Any:
+    return (given,) if isinstance(given, str) else given
+
+
+def _only_data(given: Any) -> Any:
+    return {"data": given} if isinstance(given, str) else given
+
+
+# The user's own tasks by name; a text alone is where the rows are.
+OwnTasks = dict[str, Annotated[DataSource, BeforeValidator(_only_data)]]
+
+
 class DataConfig(Settings):
     """What is done about the rows."""
 
@@ -90,7 +102,7 @@ class Config(Settings):
     sequence: Annotated[str | tuple[str, ...], BeforeValidator(names)]
     watch: tuple[str, ...] = ()
     data_dir: Local | None = None
-    tasks: dict[str, DataSource] = Field(default_factory=dict)
+    tasks: OwnTasks = Field(default_factory=dict)
     data: DataConfig = DataConfig()
     policy: Policy = "sapo"
     method: MethodName = "seq-lora"
@@ -114,21 +126,7 @@ class Config(Settings):
     seed: Seed = 42
     run_dir: Local
     keep: Literal["last", "all"] = "all"
-    report_to: tuple[str, ...] = ()
-
-    @model_validator(mode="before")
-    @classmethod
-    def _short_forms(cls, data: Any) -> Any:
-        if not isinstance(data, dict):
-            return data
-        data = dict(data)
-        if isinstance(data.get("model"), str):
-            data["model"] = {"base": data["model"]}
-        if isinstance(data.get("report_to"), str):
-            data["report_to"] = [data["report_to"]]
-        if isinstance(data.get("tasks"), dict):
-            data["tasks"] = {k: {"data": v} if isinstance(v, str) else v for k, v in data["tasks"].items()}
-        return data
+    report_to: Annotated[tuple[str, ...], BeforeValidator(_one_text)] = ()
 
     @model_validator(mode="after")
     def _checkpoints_are_checked(self) -> Config:

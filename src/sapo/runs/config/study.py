@@ -9,8 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from sapo.candidates.settings import CandidateSettings
 from sapo.core.settings import Local, Positive, Seed, Settings
 from sapo.models.settings import ModelSettings
-from sapo.runs.config.schema import DataConfig
-from sapo.tasks.own import DataSource
+from sapo.runs.config.schema import DataConfig, OwnTasks
 from sapo.training.settings import LoraSettings, Optimiser, TrainSettings
 
 
@@ -28,7 +27,7 @@ class StudyConfig(Settings):
     transitions: Annotated[tuple[tuple[str, ...], ...], Field(min_length=1)]
     unseen: tuple[str, ...] = ()
     data_dir: Local | None = None
-    tasks: dict[str, DataSource] = Field(default_factory=dict)
+    tasks: OwnTasks = Field(default_factory=dict)
     data: DataConfig = DataConfig()
     candidates: CandidateSettings = CandidateSettings(count=8)
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (1, 2, 3)
@@ -62,18 +61,6 @@ class StudyConfig(Settings):
         if len(set(value)) < len(value):
             raise ValueError("one of them is listed twice")
         return value
-
-    @model_validator(mode="before")
-    @classmethod
-    def _short_forms(cls, data: Any) -> Any:
-        if not isinstance(data, dict):
-            return data
-        data = dict(data)
-        if isinstance(data.get("model"), str):
-            data["model"] = {"base": data["model"]}
-        if isinstance(data.get("tasks"), dict):
-            data["tasks"] = {k: {"data": v} if isinstance(v, str) else v for k, v in data["tasks"].items()}
-        return data
 
     @model_validator(mode="after")
     def _can_be_made(self) -> StudyConfig:

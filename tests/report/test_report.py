@@ -53,7 +53,7 @@ from sapo.runs.config.loading import make_config
 from sapo.runs.config.schema import Config
 from sapo.runs.forecast import Forecast, estimate
 from sapo.runs.metrics import METRICS
-from sapo.runs.prepare import set_up
+from sapo.runs.prepare import prepare
 from sapo.tasks.inspection import inspect_rows
 
 
@@ -558,7 +558,7 @@ def test_a_dry_run_adds_up_to_the_plan(real: Config) -> None:
     # Of 20 built-in paraphrases two are kept.
     assert rows(tasks_table)[0] == ["1 date-format", "8", "4", "4", "3", "0"]
     assert rows(data_table)[0][:3] == ["date-format", "8", "4"]
-    plan = forecast.setup.plan
+    plan = forecast.run.plan
     assert work.rows[-1][-1] == duration(plan.cost / 100)
     assert work.rows[0][1] == "12 row x candidate"
     assert work.rows[1][1] == "1 updates"
@@ -571,7 +571,7 @@ def test_a_dry_run_adds_up_to_the_plan(real: Config) -> None:
 
 def test_a_dry_run_counts_the_second_test_prompt_and_names_cut_inputs(real: Config) -> None:
     config = real.model_copy(update={"evaluate": real.evaluate.model_copy(update={"test_prompt": "both"})})
-    setup = set_up(config)
+    setup = prepare(config)
     inspection = setup.inspections["date-format"]
     assert inspection.lengths is not None
     inspection = replace(inspection, lengths=replace(inspection.lengths, cut=3))

@@ -13,9 +13,6 @@ import pytest
 from markdown_it import MarkdownIt
 from peft import PeftModel
 from rich.console import Console
-from sapo.models.ability.data import checks
-from sapo.models.ability.measuring import measure_ability
-from sapo.runs.gathering import hold_back
 from small_runs import (
     SUFFIX,
     Json,
@@ -37,8 +34,10 @@ from small_runs import (
 from transformers import AutoModelForCausalLM
 
 from sapo.candidates.gather import Gathered
+from sapo.core.progress import SILENT
 from sapo.core.types import Instruction
 from sapo.integrations.testing import tiny_tokenizer
+from sapo.models.ability import measure_ability
 from sapo.models.answers import evaluate
 from sapo.models.losses import Scorer
 from sapo.report.blocks import Table
@@ -46,7 +45,9 @@ from sapo.report.page import results_page
 from sapo.report.publish import print_report
 from sapo.report.runs import read_run
 from sapo.runs.config.schema import Config
-from sapo.runs.prepare import set_up
+from sapo.runs.directory import RunDirectory
+from sapo.runs.inputs import Gathering
+from sapo.runs.prepare import prepare
 from sapo.runs.results import RunResult
 from sapo.sequence import run
 from sapo.training.settings import Policy
@@ -132,10 +133,10 @@ def test_held_out_paraphrases_are_never_candidates_and_the_same_for_all_policies
     ]  # fmt: skip
     for policy, changes in policies:
         one = worded(policy, **changes)
-        setup = set_up(one.config)
+        setup = prepare(one.config)
         for task in TASKS:
             held = one.results.data["robustness"][task]["texts"]
-            candidates = [c.text for c in setup.candidates[task]]
+            candidates = [c.text for c in setup.inputs.candidates[task]]
             assert len(held) == 2 and len(candidates) == 4 and not set(held) & set(candidates)
             assert {*held, *candidates} == {original_of(task), *read(one.config.candidates.file or Path())[task]}
             entry = one.results.data["instructions"][task]
@@ -145,16 +146,21 @@ def test_held_out_paraphrases_are_never_candidates_and_the_same_for_all_policies
     assert all(held == found[0] for found in texts.values() for held in found)
 
 
+def gathering(wordings: int) -> Gathering:
+    return Gathering(RunDirectory(Path("unused"), {}), (), None, 1, wordings, SILENT)
+
+
 def test_at_least_one_paraphrase_stays_a_candidate() -> None:
     texts = [Instruction("original", "original"), *(Instruction(str(n), "file") for n in range(4))]
     for count in range(7):
-        stay, held = hold_back(Gathered(tuple(texts), ()), 1, count)
+        part = gathering(count).part
+        stay, held = part(Gathered(tuple(texts), ()))
         assert stay[0] == texts[0] and {*stay, *held} == set(texts) and len(stay) + len(held) == 5
         assert len(held) == min(count, 3)
         # In their order, and again the same.
         assert [t for t in texts if t in held] == list(held)
-        assert hold_back(Gathered(tuple(texts), ()), 1, count) == (stay, held)
-    assert hold_back(Gathered(tuple(texts[:1]), ()), 1, 3) == (tuple(texts[:1]), ())
+        assert part(Gathered(tuple(texts), ())) == (stay, held)
+    assert gathering(3).part(Gathered(tuple(texts[:1]), ())) == (tuple(texts[:1]), ())
 
 
 @pytest.mark.parametrize("policy", ["sapo", "original"])
@@ -162,10 +168,10 @@ def test_robustness_is_that_of_the_reloaded_final_stage_with_these_texts(
     policy: Policy, worded: Wording, model_dir: Path
 ) -> None:
     one = worded(policy)
-    setup = set_up(one.config)
+    setup = prepare(one.config)
     model = AutoModelForCausalLM.from_pretrained(model_dir)
     model = PeftModel.from_pretrained(model, one.config.run_dir / "stages" / "2-beta").eval()
-    for task in setup.tasks:
+    for task in setup.inputs.tasks:
         found = one.results.data["robustness"][task.name]
         assert set(found) == {"texts", "primary", "nll"}
         for n, text in enumerate(found["texts"]):
@@ -203,7 +209,7 @@ def test_the_page_shows_mean_and_worst_wording(worded: Wording) -> None:
 def test_the_whole_cost_with_wordings_is_planned(worded: Wording) -> None:
     labels = worded("original").told.of("held-out")
     assert labels == [f"stage 2: testing {task} (held-out-{n} prompt)" for task in TASKS for n in (1, 2)]
-    assert set_up(worded("original").config).plan.tests == {"alpha": 3 + 2, "beta": 3 + 2}
+    assert prepare(worded("original").config).plan.tests == {"alpha": 3 + 2, "beta": 3 + 2}
 
 
 # General ability.
@@ -215,31 +221,19 @@ def able(model_dir: Path, bench: Path, tmp_path_factory: pytest.TempPathFactory)
         model_dir, bench, tmp_path_factory.mktemp("able") / "run", policy="original", evaluate={"general": True}
     )
     told = Told()
-    with pytest.MonkeyPatch.context() as patch:
-        few_tokens(patch)
-        return Worded(config, run(config, told), told)
+    return Worded(config, run(config, told), told)
 
 
-def few_tokens(patch: pytest.MonkeyPatch) -> None:
-    """Let replies to checks be short: the tiny model says nothing anyway."""
-    patch.setattr("sapo.models.ability.measuring.REPLY_TOKENS", 2)
-
-
-def test_general_ability_is_that_of_every_reloaded_stage(
-    able: Worded, model_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    few_tokens(monkeypatch)
+def test_general_ability_is_that_of_every_reloaded_stage(able: Worded, model_dir: Path) -> None:
     found = able.results.data["ability"]
     assert [stage["stage"] for stage in found] == [0, 1, 2]
-    renderer = set_up(able.config).renderer
+    renderer = prepare(able.config).renderer
     for stage, name in enumerate((None, "1-alpha", "2-beta")):
         model = AutoModelForCausalLM.from_pretrained(model_dir)
         if name:
             model = PeftModel.from_pretrained(model, able.config.run_dir / "stages" / name)
         again = measure_ability(model.eval(), renderer, Scorer(model), 1024)
         assert found[stage]["loss"] == pytest.approx(again.loss, abs=1e-4)
-        stored = read(able.config.run_dir / "ability" / f"{stage}.json")["value"]
-        assert stored["replies"] == list(again.replies) and len(stored["passed"]) == len(checks())
     assert len({stage["loss"] for stage in found}) == 3
 
 
@@ -264,9 +258,8 @@ def test_a_finished_run_reads_its_ability_back(able: Worded) -> None:
 
 @pytest.mark.parametrize("method", ["multitask", "single"])
 def test_ability_is_measured_where_there_is_a_stage(
-    method: str, model_dir: Path, bench: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    method: str, model_dir: Path, bench: Path, tmp_path: Path
 ) -> None:
-    few_tokens(monkeypatch)
     config = configure(model_dir, bench, tmp_path / "run", policy="original", method=method, evaluate={"general": True})
     stages = {"multitask": [0, 2], "single": [0, 1, 2]}[method]
     assert [stage["stage"] for stage in run(config).data["ability"]] == stages
@@ -277,9 +270,8 @@ def test_ability_is_measured_where_there_is_a_stage(
 
 
 def test_names_of_markup_stay_text_in_every_section(
-    model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model_dir: Path, tmp_path: Path
 ) -> None:
-    few_tokens(monkeypatch)
     name = "a [red]x[-red] | <script>"
     bench = write_bench(tmp_path / "bench", tasks=(name, "beta"))
     hostile = ["y or n | [red]a[/red], <script>x</script>?", "Is it y | n, [bold]b[/bold] <script>z</script>?"]

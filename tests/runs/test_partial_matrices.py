@@ -32,7 +32,7 @@ from sapo.report.publish import print_report
 from sapo.report.runs import read_run
 from sapo.runs.config.schema import Config
 from sapo.runs.metrics import METRICS
-from sapo.runs.prepare import set_up
+from sapo.runs.prepare import prepare
 from sapo.runs.results import RunResult
 from sapo.sequence import run
 
@@ -102,7 +102,7 @@ def test_only_cells_that_the_method_defines_are_tested(method: str, parts: dict[
         names = {"multitask": "2-all", "single": f"{n}-{TASKS[j]}"}
         model = AutoModelForCausalLM.from_pretrained(model_dir)
         model = PeftModel.from_pretrained(model, run_dir / "stages" / names[method]) if n else model
-        task = set_up(parts[method]).tasks[j]
+        task = prepare(parts[method]).inputs.tasks[j]
         by_hand = nll_by_hand(model, tiny_tokenizer(), task.instruction, SUFFIX, task.test)
         assert data["matrices"]["nll"]["selected"][n][j] == pytest.approx(sum(by_hand) / (3 * len(by_hand)), abs=1e-4)
 

@@ -223,7 +223,7 @@ def test_the_page_fits_a_terminal_and_cuts_no_number(page: Page, width: int) -> 
 def test_hostile_names_stay_text() -> None:
     records = [
         training(
-            c, transition="a>b", text=HOSTILE + str(c), origin=HOSTILE, arm=HOSTILE, indicators={HOSTILE: float(c)},
+            c, transition="a>b", text=HOSTILE + str(c), origin=HOSTILE, indicators={HOSTILE: float(c)},
             effects={"b": -1.0, "a": float(c), HOSTILE: float(-c)},
         )
         for c in SIX

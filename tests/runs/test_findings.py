@@ -257,9 +257,7 @@ def test_a_finished_run_reads_its_ability_back(able: Worded) -> None:
 
 
 @pytest.mark.parametrize("method", ["multitask", "single"])
-def test_ability_is_measured_where_there_is_a_stage(
-    method: str, model_dir: Path, bench: Path, tmp_path: Path
-) -> None:
+def test_ability_is_measured_where_there_is_a_stage(method: str, model_dir: Path, bench: Path, tmp_path: Path) -> None:
     config = configure(model_dir, bench, tmp_path / "run", policy="original", method=method, evaluate={"general": True})
     stages = {"multitask": [0, 2], "single": [0, 1, 2]}[method]
     assert [stage["stage"] for stage in run(config).data["ability"]] == stages
@@ -269,9 +267,7 @@ def test_ability_is_measured_where_there_is_a_stage(
 # What users write is text.
 
 
-def test_names_of_markup_stay_text_in_every_section(
-    model_dir: Path, tmp_path: Path
-) -> None:
+def test_names_of_markup_stay_text_in_every_section(model_dir: Path, tmp_path: Path) -> None:
     name = "a [red]x[-red] | <script>"
     bench = write_bench(tmp_path / "bench", tasks=(name, "beta"))
     hostile = ["y or n | [red]a[/red], <script>x</script>?", "Is it y | n, [bold]b[/bold] <script>z</script>?"]

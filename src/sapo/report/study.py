@@ -13,8 +13,8 @@ from sapo.experiments.study.verdicts import compared, predicted
 from sapo.report import claims, remake
 from sapo.report.blocks import NOTHING, Note, Page, Section, Table, one_line
 from sapo.report.claims import RATIO, RHO, p_value
-from sapo.report.compare import EQUAL
 from sapo.report.numbers import LOSS, NLL_DECIMALS, SCORE, count, duration, estimate, listed, number
+from sapo.report.page import EQUAL
 
 # Characters of a candidate that a table shows.
 _SHOWN = 56

@@ -303,11 +303,6 @@ def test_verdicts_respect_the_direction_of_every_metric() -> None:
     assert {back[m].verdict for m in ("ap", "bwt_final", "forgetting_max")} == {"worse"}
 
 
-def test_a_run_compared_with_itself_is_undecided() -> None:
-    run = write_run(Path("a"))
-    assert {d.verdict for d in run_differences(run, run, "primary", "selected").values()} == {"too small to decide"}
-
-
 @pytest.mark.parametrize(
     ("changes", "measure", "expected"),
     [
@@ -500,20 +495,6 @@ def test_the_tasks_of_a_directory_are_listed_also_a_broken_one() -> None:
         tasks_page(Path("nowhere"))
 
 
-def test_a_task_is_shown_with_its_texts_rows_and_an_example() -> None:
-    task = toy_task()
-    text = printed(task_page(task))
-    for part in (
-        task.instruction,
-        task.suffix,
-        "yes, no",
-        "exact_match",
-        "train 16, dev 8, test 8",
-        task.train[0].input,
-    ):
-        assert part in text
-
-
 def test_the_prompt_marks_every_supervised_token() -> None:
     renderer = Renderer(tiny_tokenizer(), 512)
     encoded = renderer.encode("Say [bold]北京[/bold] naïve.", "End.", [Example("some input", "ok é")])[0]
@@ -524,14 +505,6 @@ def test_the_prompt_marks_every_supervised_token() -> None:
     supervised = list(token_texts(renderer, encoded.ids[encoded.prompt_length :]))
     assert sum(count for _, count in supervised) == encoded.supervised
     assert prompt_text(renderer, encoded.prompt).startswith("<|im_start|>user\nSay")
-
-
-def test_the_prompt_tells_what_was_cut() -> None:
-    renderer = Renderer(tiny_tokenizer(), 100)
-    encoded = renderer.encode("Say.", "", [Example("long " * 50, "yes")])[0]
-    assert f"{encoded.cut} characters of the input's middle were cut" in shown(
-        lambda c: print_prompt(c, renderer, encoded)
-    )
 
 
 @pytest.fixture(scope="module")

@@ -146,9 +146,10 @@ def _choices(run: Run) -> Iterator[str]:
     if len(known) <= _FEW:
         subject = "chosen" if run.result.policy in LOWEST else "lowest, which this policy does not take,"
         for label, selection in known:
-            bounds = selection.candidates[selection.chosen].interval
-            loss = estimate(selection.candidates[selection.chosen].delta, bounds, LOSS, sign=True)
-            figures = f" Loss {loss} nats per token." if selection.chosen and bounds is not None else ""
+            taken, figures = selection.candidates[selection.chosen], ""
+            if selection.chosen and taken.interval is not None:
+                loss = estimate(taken.delta, taken.interval, LOSS, sign=True)
+                figures = f" Loss minus the original's: {loss} nats per token."
             yield f"{label}: {finding(selection, subject)}{figures}"
     else:
         clear = sum(_is_clear(selection) for _, selection in known)

@@ -191,7 +191,7 @@ def _cost(ordered: Sequence[StudyRecord]) -> Note:
 def _reading(found: Analysis) -> Iterator[Note]:
     yield Note("One test was fixed before: the primary one. Everything else on this page is a hint.", "strong")
     yield Note(
-        "Intervals, where nothing else is said, are 95 % bootstrap intervals over transitions and, within them, "
+        "[..]: 95 % intervals; where nothing else is said, bootstrap intervals over transitions and, within them, "
         "candidates. They hold for other transitions only as far as these are a sample of them, and for these test "
         "rows."
     )

@@ -12,12 +12,10 @@ import pytest
 import torch
 from assignments import WHOLE_METHODS, assignment, nll_by_hand, rows_of, trained
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from sapo.core.errors import ModelError, RecordError
 from sapo.integrations.testing import tiny_model
-from sapo.models.fingerprint import state_fingerprint
-from sapo.models.render import Renderer
 from sapo.runs.config.loading import make_config
 from sapo.runs.config.schema import Config
 from sapo.runs.export import export_merged
@@ -63,46 +61,6 @@ def distance(one: torch.Tensor, other: torch.Tensor) -> float:
 
 def tensors(model: Any) -> dict[str, torch.Tensor]:
     return {name: tensor.clone() for name, tensor in model.state_dict().items()}
-
-
-def test_which_methods_write_whole_models() -> None:
-    assert WHOLE_METHODS == ("full", "osf")
-
-
-@each_whole
-def test_a_stage_directory_alone_is_the_trained_model(name: MethodName, tmp_path: Path) -> None:
-    learner, before = method(name), None
-    model = learner.start(tiny_model())
-    for number in range(2):
-        task, start = task_at(number, before), logits(model)
-        model = train(learner, model, task)
-        said = logits(model)
-        assert distance(start, said) > 0.05, "training must matter here, or nothing is tested"
-        before = tmp_path / str(number)
-        model = learner.finish(model, task, before)
-        assert distance(logits(model), said) <= 1e-5 and not isinstance(model, PeftModel)
-        stock = AutoModelForCausalLM.from_pretrained(before)
-        assert distance(logits(stock), said) <= 1e-5
-        assert not list(before.glob("adapter*")) and {p.dtype for p in stock.parameters()} == {torch.float32}
-
-
-@each_whole
-def test_resuming_gives_the_same_bits_as_never_having_stopped(name: MethodName, tmp_path: Path) -> None:
-    learner, before, prints = method(name), None, []
-    model = learner.start(tiny_model())
-    for number in range(2):
-        task = task_at(number, before)
-        before = tmp_path / str(number)
-        model = learner.finish(train(learner, model, task), task, before)
-        prints.append(state_fingerprint(model))
-    again = method(name)
-    resumed = again.resume(again.start(tiny_model()), tmp_path / "0")
-    assert state_fingerprint(resumed) == prints[0] != prints[1]
-    task = task_at(1, tmp_path / "0")
-    resumed = again.finish(train(again, resumed, task), task, tmp_path / "again")
-    assert state_fingerprint(resumed) == prints[1]
-    one, other = ((tmp_path / stage / "model.safetensors").read_bytes() for stage in ("1", "again"))
-    assert one == other
 
 
 @each_whole
@@ -234,15 +192,15 @@ def test_osf_refuses_layers_that_it_would_leave_as_they_are() -> None:
 # Runs.
 
 
-@pytest.fixture(scope="module", params=WHOLE_METHODS)
-def done(request: pytest.FixtureRequest, model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Config:
+@pytest.fixture(scope="module")
+def done(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Config:
     """A finished run of two tasks."""
     config = make_config(
         {
             "model": {"base": str(model_dir), "device": "cpu"},
             "sequence": list(SEQUENCE),
             "policy": "original",
-            "method": request.param,
+            "method": "osf",
             "train": {"rows": 4, "epochs": 2, "batch_size": 4, "warmup": 0, "learning_rate": 1e-3},
             "evaluate": {"rows": 3, "max_new_tokens": 4},
             "run_dir": str(tmp_path_factory.mktemp("whole") / "run"),
@@ -260,17 +218,6 @@ def cell(config: Config, task: str, stage: int = 2) -> dict[str, Any]:
 
 def last_stage(config: Config) -> Path:
     return config.run_dir / "stages" / f"2-{SEQUENCE[1]}"
-
-
-def test_stock_transformers_alone_gives_the_losses_that_the_run_measured(done: Config) -> None:
-    model = AutoModelForCausalLM.from_pretrained(last_stage(done))
-    renderer = Renderer(AutoTokenizer.from_pretrained(last_stage(done)), 512)
-    for task in prepare(done).inputs.tasks:
-        rows = renderer.encode(task.instruction, task.suffix, task.test)
-        with torch.no_grad():
-            by_hand = [float(nll_by_hand(model, [row])) for row in rows]
-        assert cell(done, task.name)["losses"]["nll"] == pytest.approx(by_hand, abs=1e-4)
-        assert cell(done, task.name, 0)["losses"]["nll"] != pytest.approx(by_hand, abs=1e-2)
 
 
 def test_a_stage_answers_as_its_run_was_tested_needs_no_base_and_is_not_merged_again(

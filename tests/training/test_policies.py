@@ -101,11 +101,6 @@ def draws(policy: Policy, seed: int = 0) -> Callable[[int, int, int], int]:
     return draw
 
 
-def test_only_mixtures_draw_and_only_where_there_is_something_to_draw() -> None:
-    assert {policy for policy in get_args(Policy) if mixture(policy, 4, 3, 0)} == set(MIXTURES)
-    assert not any(mixture(policy, 0, 3, 0) for policy in MIXTURES)
-
-
 @pytest.mark.parametrize("policy", MIXTURES)
 def test_a_draw_depends_on_its_arguments_and_on_nothing_else(policy: Policy) -> None:
     when = [(row, epoch, step) for row in range(5) for epoch in range(3) for step in range(12)]

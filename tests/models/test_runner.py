@@ -39,23 +39,12 @@ def decided(model: Any, batch_tokens: int | None = None) -> Scorer:
     return scorer
 
 
-def test_the_shared_beginning_goes_through_the_model_once() -> None:
-    model = tiny_model()
-    scorer = decided(model, 150)
-    with Watch(model) as watch:
-        scorer(examples())
-    shared = next(n for n in range(500) if len({e.ids[: n + 1] for e in examples()}) > 1)
-    assert watch.inputs[0] == (1, shared)
-    # The last token of a row predicts nothing.
-    width = max(len(e.ids) for e in examples()) - shared - 1
-    assert len(watch.inputs) > 2 and max(length for _, length in watch.inputs[1:]) == width
-
-
 def test_the_shared_beginning_is_kept_for_later_rounds_until_released() -> None:
     model = tiny_model()
-    scoring = decided(model).open(examples())
+    scorer = decided(model)
+    scoring = scorer.open(examples())
     with Watch(model) as watch:
-        assert not watch.inputs
+        assert not watch.inputs and scorer._runner.kept.bytes == 0
         scoring.nll([4])
         # The same beginning whichever rows are asked for.
         assert watch.inputs[0] == (1, common_prefix(examples())) and common_prefix(examples()[4:5]) > watch.inputs[0][1]
@@ -66,6 +55,11 @@ def test_the_shared_beginning_is_kept_for_later_rounds_until_released() -> None:
         again = scoring.nll([5, 0, 1])
         assert watch.passes(examples()) == 2
     assert close(again, by_hand(model, examples())[[5, 0, 1]])
+    # A handle that nobody holds leaves nothing kept.
+    assert scorer._runner.kept.bytes > 0
+    del scoring
+    gc.collect()
+    assert scorer._runner.kept.bytes == 0
 
 
 def test_no_batch_changes_what_is_kept() -> None:
@@ -110,17 +104,6 @@ def test_a_beginning_beyond_the_bound_alone_is_used_but_not_kept() -> None:
         nll = np.concatenate([scoring.nll([0, 1, 2]), scoring.nll([3, 4, 5, 6])])
     assert watch.passes(examples()) == 2 and scorer._runner.kept.bytes == 0
     assert close(nll, by_hand(model, examples()))
-
-
-def test_a_call_and_a_forgotten_handle_leave_nothing_kept() -> None:
-    scorer = decided(tiny_model())
-    assert scorer._runner.kept.bytes == 0
-    scoring = scorer.open(examples())
-    scoring.nll([0])
-    assert scorer._runner.kept.bytes > 0
-    del scoring
-    gc.collect()
-    assert scorer._runner.kept.bytes == 0
 
 
 def test_equal_rows_are_computed_once_and_all_are_told() -> None:

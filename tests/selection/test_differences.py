@@ -120,13 +120,3 @@ def test_a_candidate_that_differs_by_the_same_on_every_token_has_no_width_and_le
     _, intervals = compare(np.vstack([nll, nll[0] - 0.7 * tokens]), tokens, 0)
     assert intervals[3] == pytest.approx((-0.7, -0.7), abs=1e-6)
     assert np.allclose(np.array(intervals[1:3]), np.array(without[1:]))
-
-
-def test_intervals_do_not_depend_on_the_order_of_candidates_or_on_the_unit() -> None:
-    nll, tokens = simulated(np.random.default_rng(5), 20, np.array([-0.3, 0.4, 0.0]))
-    _, intervals = compare(nll, tokens, 0)
-    _, turned = compare(nll[[0, 3, 2, 1]], tokens, 0)
-    assert np.allclose(np.array(turned[1:]), np.array(intervals[:0:-1]))
-    _, scaled = compare(nll / math.log(2), tokens, 0)
-    assert np.allclose(np.array(scaled[1:]), np.array(intervals[1:]) / math.log(2))
-    assert compare(nll, tokens, 0) == compare(nll, tokens, 0) != compare(nll, tokens, 1)

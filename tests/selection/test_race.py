@@ -152,20 +152,6 @@ def test_the_hold_is_the_likeliest(effect: float, expected: float) -> None:
     assert found.error == pytest.approx(by_hold[best][1], rel=1e-6)
 
 
-def test_neither_the_order_of_rows_and_values_nor_the_names_of_labels_matter() -> None:
-    tokens, groups, losses = rows_of_three_labels(60, 1.0)
-    values, order = (losses * tokens)[:, :25], np.random.default_rng(1).permutation(25)
-    found = Rows(tokens, groups).predict(values)
-    mixed = np.concatenate([order, np.arange(59, 24, -1)])
-    for other, turned in (
-        (Rows(tokens[mixed], groups[mixed]).predict(values[:, order]), False),
-        (Rows(tokens, np.array([7, 3, 11])[groups]).predict(values), False),
-        (Rows(tokens, groups).predict(values[::-1]), True),
-    ):
-        step = -1 if turned else 1
-        assert found.mean == pytest.approx(other.mean[::step]) and found.error == pytest.approx(other.error[::step])
-
-
 # Standings and sizes.
 
 
@@ -238,9 +224,8 @@ def test_races_on_real_losses_find_the_winner_with_a_small_share_of_the_evaluati
     assert missed == 0 and best == 1 and spent < 0.15
 
 
-@pytest.mark.parametrize("name", ["task1510.base", "task195.after-task1510"])
-def test_the_promise_holds_where_real_gaps_are_shrunk_to_a_third(name: str) -> None:
-    stored = np.load(MATRICES / f"{name}.npz")
+def test_the_promise_holds_where_real_gaps_are_shrunk_to_a_third() -> None:
+    stored = np.load(MATRICES / "task1510.base.npz")
     nll, tokens = stored["nll"].astype(np.float64), stored["tokens"]
     gaps = nll.sum(axis=1) / tokens.sum()
     gaps -= gaps.min()

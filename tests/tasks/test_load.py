@@ -199,19 +199,16 @@ def test_the_fingerprint_changes_with_every_part_and_every_row() -> None:
         # The same rows, with the border between two splits elsewhere.
         dataclasses.replace(task, train=task.train[:-1], dev=(task.train[-1], *task.dev)),
     ]
-    splits = {"train": task.train, "dev": task.dev, "test": task.test}
-    for split, examples in splits.items():
-        for i, example in enumerate(examples):
-            for changed in (
-                Example(example.input + " ", example.answer),
-                Example(example.input, example.answer + "!"),
-                Example(example.answer, example.input),
-                dataclasses.replace(example, history=(("u", "a"),)),
-                dataclasses.replace(example, references=("u", "a")),
-            ):
-                edited = (*examples[:i], changed, *examples[i + 1 :])
-                variants.append(dataclasses.replace(task, **{split: edited}))  # type: ignore[arg-type]
-            variants.append(dataclasses.replace(task, **{split: examples[:i] + examples[i + 1 :]}))  # type: ignore[arg-type]
+    for split in ("train", "dev", "test"):
+        first, *others = getattr(task, split)
+        for changed in (
+            dataclasses.replace(first, input=first.input + " "),
+            dataclasses.replace(first, answer=first.answer + "!"),
+            dataclasses.replace(first, history=(("u", "a"),)),
+            dataclasses.replace(first, references=("u", "a")),
+        ):
+            variants.append(dataclasses.replace(task, **{split: (changed, *others)}))  # type: ignore[arg-type]
+        variants.append(dataclasses.replace(task, **{split: tuple(others)}))  # type: ignore[arg-type]
     prints = [task_fingerprint(variant) for variant in [task, *variants]]
-    assert len(set(prints)) == len(prints) == 1 + 8 + 6 * (4 + 2 + 2)
+    assert len(set(prints)) == len(prints) == 1 + 8 + 3 * 5
     assert task_fingerprint(toy_task(rows=4)) == prints[0]

@@ -112,9 +112,7 @@ def test_a_plain_pytorch_loop_reaches_the_same_weights() -> None:
 
 
 @pytest.mark.parametrize(("batch_size", "dropout"), [(2, 0.0), (8, 0.5)], ids=["order", "dropout"])
-def test_the_seed_alone_decides_order_and_dropout_and_random_states_stay(
-    batch_size: int, dropout: float
-) -> None:
+def test_the_seed_alone_decides_order_and_dropout_and_random_states_stay(batch_size: int, dropout: float) -> None:
     def states() -> tuple[bytes, tuple[Any, ...], str]:
         return torch.get_rng_state().numpy().tobytes(), random.getstate(), repr(np.random.get_state())
 

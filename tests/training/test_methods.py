@@ -17,7 +17,6 @@ from sapo.core.errors import ModelError
 from sapo.core.types import Encoded
 from sapo.integrations.testing import tiny_model, tiny_tokenizer, toy_task
 from sapo.models.render import Renderer
-from sapo.training.finetune import finetune
 from sapo.training.methods import make_method
 from sapo.training.methods.adapters import lora_layers
 from sapo.training.methods.objective import trainable
@@ -213,16 +212,10 @@ def test_inc_lora_is_the_base_plus_the_sum_of_its_saved_increments(chains: dict[
             target = key.removeprefix("base_model.model.").replace(".lora_A.weight", ".weight")
             weights[target].data += (LORA.alpha / LORA.r) * b @ a
         assert distance(logits(base), chain.trained[stage + 1]) <= 1e-5
-        assert distance(logits(base), reloaded(chain.root / str(stage))) <= 1e-5
-
-
-def test_the_past_is_one_adapter_of_strength_one_however_many_tasks_it_holds(chains: dict[MethodName, Chain]) -> None:
-    for stage in range(3):
-        config = json.loads((chains["inc-lora"].root / str(stage) / "adapter_config.json").read_text())
+        # The past is one adapter of strength one, however many tasks it holds.
+        config = json.loads((chain.root / str(stage) / "adapter_config.json").read_text())
         assert config["r"] == config["lora_alpha"] == LORA.r * (stage + 1) and not config["use_rslora"]
-    model = chains["inc-lora"].model
-    assert set(model.peft_config) == {"default"}
-    assert all(list(layer.lora_A) == ["default"] for layer in lora_layers(model))
+    assert all(list(layer.lora_A) == ["default"] for layer in lora_layers(chain.model))
 
 
 @each_lora_method
@@ -313,40 +306,6 @@ def test_a_start_without_adapter_is_the_base_itself(name: MethodName) -> None:
     assert method(name).start(base) is base
 
 
-def test_seq_lora_goes_on_training_the_users_adapter(tmp_path: Path) -> None:
-    learner = method("seq-lora")
-    model = learner.start(users_adapter(tmp_path / "user"))
-    given = logits(model)
-    assert distance(given, logits(tiny_model())) > 0.1
-    model = learner.prepare(model, task_at(0))
-    assert torch.equal(logits(model.eval()), given)
-    assert set(trainable(model)) == lora_names("default", ("q_proj", "o_proj"))
-    finetune(model, encoded("first"), TRAIN, seed=0)
-    said = logits(model)
-    assert distance(said, given) > 0.1
-    learner.finish(model, task_at(0), tmp_path / "stage")
-    assert distance(reloaded(tmp_path / "stage"), said) <= 1e-5
-    assert distance(reloaded(tmp_path / "user"), given) <= 1e-5, "the user's own files stay as they were"
-
-
-def test_inc_lora_keeps_the_users_adapter_and_adds_to_it(tmp_path: Path) -> None:
-    learner = method("inc-lora")
-    model = learner.start(users_adapter(tmp_path / "user"))
-    given = logits(model)
-    before = load_file(tmp_path / "user" / "adapter_model.safetensors")
-    model = learner.prepare(model, task_at(0))
-    assert distance(logits(model.eval()), given) <= 1e-5
-    assert set(trainable(model)) == lora_names("increment")
-    finetune(model, encoded("first"), TRAIN, seed=0)
-    frozen = {name.replace(".default", ""): p for name, p in model.named_parameters() if ".default." in name}
-    assert frozen.keys() == before.keys()
-    assert all(torch.equal(frozen[name], before[name]) for name in before)
-    said = logits(model)
-    assert distance(said, given) > 0.1
-    learner.finish(model, task_at(0), tmp_path / "0")
-    assert distance(reloaded(tmp_path / "0"), said) <= 1e-5
-
-
 @pytest.mark.parametrize(
     ("features", "named"),
     [
@@ -375,9 +334,15 @@ def test_an_adapter_is_either_refused_or_continued_and_resumed_exactly(
     except ModelError:
         assert features
         return
+    given = logits(model)
     model = learner.prepare(model, task_at(0))
+    assert distance(logits(model.eval()), given) <= 1e-4
+    if not features:
+        added = lora_names("default", ("q_proj", "o_proj")) if name == "seq-lora" else lora_names("increment")
+        assert set(trainable(model)) == added
     shake(model, seed=1)
-    said = logits(model.eval())
+    said = logits(model)
+    assert distance(said, given) > 0.1
     model = learner.finish(model, task_at(0), tmp_path / "stage")
     again = learner.start(PeftModel.from_pretrained(tiny_model(), tmp_path / "user"))
     resumed = logits(learner.resume(again, tmp_path / "stage").eval())

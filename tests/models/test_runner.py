@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import gc
-import threading
-from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 from exact_losses import Watch, by_hand, close, examples
 
-from sapo.core.processes import Processes
-from sapo.core.types import Encoded, Example, Floats
+from sapo.core.types import Encoded, Example
 from sapo.integrations.testing import tiny_model, tiny_tokenizer
 from sapo.models.batches import common_prefix
 from sapo.models.losses import Scorer
 from sapo.models.render import Renderer
 
-T = TypeVar("T")
 INSTRUCTIONS = ("Say yes or no.", "Yes or no? Decide.", "Answer with yes or with no, and nothing else.")
 
 
@@ -141,46 +137,3 @@ def test_the_same_tokens_with_another_prompt_are_another_row() -> None:
     losses = Scorer(tiny_model())(rows)
     assert close(losses.nll, by_hand(tiny_model(), rows)) and abs(losses.nll[0] - losses.nll[1]) > 1
     assert losses.cut.tolist() == [0, 0, 3]
-
-
-@dataclass(frozen=True, slots=True)
-class Thread(Processes):
-    """One of two processes that are threads here."""
-
-    barrier: threading.Barrier = field(default_factory=lambda: threading.Barrier(2))
-    table: list[Any] = field(default_factory=lambda: [None, None])
-
-    def gather(self, value: T) -> list[T]:
-        self.table[self.rank] = value
-        self.barrier.wait(60)
-        values = list(self.table)
-        self.barrier.wait(60)
-        return values
-
-
-def test_two_processes_share_out_the_rows_of_each_round() -> None:
-    barrier, table = threading.Barrier(2), [None, None]
-    encoded = (*examples(), *examples()[:4])
-    found: list[Floats] = [np.zeros(0), np.zeros(0)]
-    rows = [0, 0]
-
-    def work(rank: int) -> None:
-        model = tiny_model_of[rank]
-        scoring = Scorer(model, 150, Thread(rank, 2, barrier, table)).open(encoded)
-        first = scoring.nll([0])
-        with Watch(model) as watch:
-            rest = scoring.nll(range(1, len(encoded)))
-        # A process without a row in the first round computes the beginning in the second.
-        rows[rank] = sum(size for size, _ in watch.inputs) - watch.passes(encoded)
-        found[rank] = np.concatenate([first, rest])
-
-    # Made here: the random state that a tiny model is made from belongs to all threads.
-    tiny_model_of = [tiny_model(), tiny_model()]
-    threads = [threading.Thread(target=work, args=(rank,)) for rank in (0, 1)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(120)
-    expected = by_hand(tiny_model(), encoded)
-    assert close(found[0], expected) and np.array_equal(found[0], found[1])
-    assert sum(rows) == len(examples()) - 1 and min(rows) > 0

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from assignments import WHOLE_METHODS, assignment, nll_by_hand, rows_of, trained
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, get_peft_model
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from sapo.core.errors import ModelError, RecordError
 from sapo.integrations.testing import tiny_model
-from sapo.runs.config.loading import make_config
 from sapo.runs.config.schema import Config
-from sapo.runs.export import export_merged
-from sapo.runs.prepare import prepare
-from sapo.runs.stage import Stage
 from sapo.sequence import run
 from sapo.training.methods import make_method
 from sapo.training.methods.seq_lora import SeqLora
@@ -30,7 +26,6 @@ TARGETS = ("q_proj", "v_proj", "down_proj")
 LORA = LoraSettings(r=3, alpha=5, dropout=0.2, target_modules=TARGETS)
 TRAIN = TrainSettings(epochs=3, learning_rate=2e-3, batch_size=4, micro_batch_size=4, warmup=0.0)
 TASKS = [rows_of(name, 8, f"Instruction {name}.") for name in ("one", "two", "three")]
-SEQUENCE = ("review-sentiment", "extract-items")
 each_whole = pytest.mark.parametrize("name", WHOLE_METHODS)
 
 
@@ -140,57 +135,11 @@ def test_gradients_leave_the_frozen_directions_out() -> None:
             assert float((directions.T @ gradient).norm()) < 1e-4 * float(gradient.norm())
 
 
-# Runs.
-
-
-@pytest.fixture(scope="module")
-def done(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Config:
-    """A finished run of two tasks."""
-    config = make_config(
-        {
-            "model": {"base": str(model_dir), "device": "cpu"},
-            "sequence": list(SEQUENCE),
-            "policy": "original",
-            "method": "osf",
-            "train": {"rows": 4, "epochs": 2, "batch_size": 4, "warmup": 0, "learning_rate": 1e-3},
-            "evaluate": {"rows": 3, "max_new_tokens": 4},
-            "run_dir": str(tmp_path_factory.mktemp("whole") / "run"),
-        }
-    )
+def test_a_run_misses_weights_of_a_stage_that_are_gone(configured: Callable[..., Config]) -> None:
+    config = configured(method="full", policy="original")
     run(config)
-    return config
-
-
-def cell(config: Config, task: str, stage: int = 2) -> dict[str, Any]:
-    path = config.run_dir / "cells" / str(stage) / f"{task}.original.json"
-    value: dict[str, Any] = json.loads(path.read_text())["value"]
-    return value
-
-
-def last_stage(config: Config) -> Path:
-    return config.run_dir / "stages" / f"2-{SEQUENCE[1]}"
-
-
-def test_a_stage_answers_as_its_run_was_tested_needs_no_base_and_is_not_merged_again(
-    done: Config, tmp_path: Path
-) -> None:
-    moved = Path(shutil.copytree(last_stage(done), tmp_path / "moved"))
-    lineage = json.loads((moved / "sapo.json").read_text())
-    (moved / "sapo.json").write_text(json.dumps(lineage | {"base_model": "./nowhere"}))
-    stage = Stage.load(moved)
-    predictions = []
-    for task in prepare(done).inputs.tasks:
-        predictions += stage.answer([row.input for row in task.test], task.name)
-    assert predictions == [p for name in SEQUENCE for p in cell(done, name)["predictions"]]
-    assert not isinstance(stage.loaded.model, PeftModel)
-    with pytest.raises(ModelError, match="is merged already: copy it, or use it as it is"):
-        export_merged(moved, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
-
-
-def test_weights_that_are_gone_are_missed(done: Config, tmp_path: Path) -> None:
-    config = done.model_copy(update={"run_dir": Path(shutil.copytree(done.run_dir, tmp_path / "run"))})
-    shutil.rmtree(config.run_dir / "cells" / "2")
-    (last_stage(config) / "model.safetensors").unlink()
-    with pytest.raises(RecordError, match=r"2-extract-items/model\.safetensors is missing"):
+    (stage,) = (config.run_dir / "stages").iterdir()
+    shutil.rmtree(config.run_dir / "cells" / "1")
+    (stage / "model.safetensors").unlink()
+    with pytest.raises(RecordError, match=rf"{stage.name}/model\.safetensors is missing"):
         run(config)

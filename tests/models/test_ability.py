@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
 from torch.nn.functional import cross_entropy
 
 from sapo.core.types import Encoded
@@ -56,7 +55,7 @@ def test_the_first_token_is_context_and_no_special_token_is_added() -> None:
 
 
 @pytest.mark.parametrize("decided", [False, True])
-def test_the_scorers_decision_about_routes_is_neither_made_nor_used(decided: bool, ability: float) -> None:
+def test_neither_the_scorers_model_nor_its_decision_about_routes_matters(decided: bool, ability: float) -> None:
     model = model_for_all()
     scorer = Scorer(model)
     rows = Renderer(tiny_tokenizer(), 512).encode("Do it.", "", toy_task().train[:4])
@@ -64,37 +63,9 @@ def test_the_scorers_decision_about_routes_is_neither_made_nor_used(decided: boo
         scorer(rows)
     assert measured(model, scorer=scorer) == pytest.approx(ability, rel=1e-6)
     assert scorer.route == ("shared prefix" if decided else "undecided")
-    scorer(rows)
-    assert scorer.route == "shared prefix"
-
-
-def test_the_scorer_of_another_stage_serves_the_model_that_is_given(ability: float) -> None:
-    found = measured(model_for_all(), scorer=Scorer(tiny_model(seed=1, context=1024)))
-    assert found == pytest.approx(ability, rel=1e-6)
-
-
-@pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("adapter", [True, False], ids=["peft", "plain"])
-def test_model_and_random_state_are_left_as_they_were(training: bool, adapter: bool) -> None:
-    model = model_for_all()
-    if adapter:
-        config = LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM", lora_dropout=0.5)
-        model = get_peft_model(model, config)
-    model.train(training)
-    modes = [module.training for module in model.modules()]
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    torch.manual_seed(7)
-    noise = torch.rand(3)
-    torch.manual_seed(7)
-    measured(model)
-    assert torch.equal(torch.rand(3), noise)
-    assert [module.training for module in model.modules()] == modes
-    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
-
-
-def test_progress_adds_up_to_the_number_of_texts() -> None:
     told: list[int] = []
-    measured(model_for_all(), advance=told.append)
+    other = Scorer(tiny_model(seed=1, context=1024))
+    assert measured(model, scorer=other, advance=told.append) == pytest.approx(ability.loss, rel=1e-6)
     assert sum(told) == len(general_texts()) and len(told) > 1
 
 

@@ -255,7 +255,7 @@ def test_held_out_paraphrases_are_never_candidates_and_the_same_for_all_policies
 
 
 def gathering(wordings: int) -> Gathering:
-    return Gathering(RunDirectory(Path("unused"), {}), (), None, 1, wordings, SILENT)
+    return Gathering(RunDirectory(Path("unused"), {}), (), None, None, 1, wordings, SILENT)
 
 
 def test_at_least_one_paraphrase_stays_a_candidate() -> None:
@@ -341,7 +341,7 @@ def test_general_ability_is_that_of_every_reloaded_stage(able: Worded, model_dir
         if name:
             model = PeftModel.from_pretrained(model, able.config.run_dir / "stages" / name)
         again = measure_ability(model.eval(), renderer, Scorer(model), 1024)
-        assert found[stage]["loss"] == pytest.approx(again.loss, abs=1e-4)
+        assert found[stage]["loss"] == pytest.approx(again, abs=1e-4)
     assert len({stage["loss"] for stage in found}) == 3
 
 

@@ -18,10 +18,12 @@ class Work:
 
     Attributes:
         units: rows scored, updates made, or rows evaluated (each twice: its answer and its loss).
+        tokens: tokens read or written, about.
         cost: in forward tokens.
     """
 
     units: int
+    tokens: float
     cost: float
 
 

@@ -112,7 +112,7 @@ class TaskSequence:
         self._policy, self._examples, self._progress, self._model = policy, examples, progress, GivenModel(model)
         renderer = Renderer(tokenizer, min(max_length, context_length(model)))
         # Every test row is answered and scored.
-        work = {task.name: Work(n := 2 * len(task.test), n) for task in self._tested}
+        work = {task.name: Work(n := 2 * len(task.test), n, n) for task in self._tested}
         # What scoring costs is known when candidates are.
         self._scoring: dict[str, Work] = {}
         plan = Plan(self._scoring, {}, {}, work, {})
@@ -175,7 +175,7 @@ class TaskSequence:
             kept, rejected = (original, ()) if self._policy == "original" else candidates_of(found, candidates)
             if self._policy in BY_LOSS:
                 total = len(kept) * min(self._examples, len(found.train))
-                self._scoring[found.name] = Work(total, total)
+                self._scoring[found.name] = Work(total, total, total)
                 self._progress.plan(total)
             self._chosen[found.name] = self._choose(stage, number, found, kept, rejected)
         return self._chosen[found.name].instruction

@@ -28,6 +28,7 @@ class Plan:
     Attributes:
         score: per task, at most; empty where the policy needs no losses.
         least: the same, if every race is decided after its first round; equal to ``score`` where nobody races.
+        train: per task.
         evaluate: per task and watch task, for one test.
         tests: how often each task and watch task is evaluated, at most.
     """
@@ -41,7 +42,7 @@ class Plan:
     def work(self, tasks: Sequence[Task]) -> Work:
         """Return the work of training on these tasks."""
         parts = [self.train[task.name] for task in tasks]
-        return Work(sum(w.units for w in parts), sum(w.cost for w in parts))
+        return Work(sum(w.units for w in parts), sum(w.tokens for w in parts), sum(w.cost for w in parts))
 
     @property
     def cost(self) -> float:
@@ -88,7 +89,7 @@ def make_plan(
     for task in tasks:
         encoded = _encode_all(renderer, task, candidates[task.name])
         tokens = sum(len(e.ids) for e in encoded) * epochs
-        train[task.name] = Work(updates[task.name], _TRAIN * tokens)
+        train[task.name] = Work(updates[task.name], tokens, _TRAIN * tokens)
         if scores:
             rows = min(examples, len(task.train))
             least[task.name], whole = scoring(renderer, task, candidates[task.name], rows, races=races)
@@ -136,7 +137,9 @@ def scoring(
         sample = renderer.encode(candidate.text, task.suffix, task.train[:_SAMPLED])
         once += _shared(sample)
         each += _mean_length(sample) - _shared(sample)
-    least, most = (Work(n * len(candidates), once + n * each) for n in (min(FIRST, rows) if races else rows, rows))
+    least, most = (
+        Work(n * len(candidates), once + n * each, once + n * each) for n in (min(FIRST, rows) if races else rows, rows)
+    )
     return least, most
 
 
@@ -146,7 +149,7 @@ def _within(most: float, least: Work, whole: Work) -> Work:
         return whole
     cost = max(most, least.cost)
     share = (cost - least.cost) / (whole.cost - least.cost)
-    return Work(least.units + int(share * (whole.units - least.units)), cost)
+    return Work(least.units + int(share * (whole.units - least.units)), cost, cost)
 
 
 def _evaluation(renderer: Renderer, task: Task) -> Work:
@@ -154,7 +157,7 @@ def _evaluation(renderer: Renderer, task: Task) -> Work:
     answers = sum(e.supervised for e in sample) / len(sample)
     reading = 2 * _mean_length(sample) - _shared(sample)
     rows = len(task.test)
-    return Work(2 * rows, rows * (reading + _GENERATE * answers))
+    return Work(2 * rows, rows * (reading + answers), rows * (reading + _GENERATE * answers))
 
 
 def _mean_length(encoded: Sequence[Encoded]) -> float:

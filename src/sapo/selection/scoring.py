@@ -57,7 +57,7 @@ def score_candidates(
     raced = settings.races
     order = race_order(tuple(rows), seed) if raced else tuple(rows)
     total = len(order) * len(candidates)
-    work = work or Work(total, total)
+    work = work or Work(total, total, total)
     with (
         progress.step(label or f"{task.name}: scoring {len(candidates)} candidates", work.units, work.cost) as advance,
         progress.race([c.text for c in candidates], len(order)) as watch,

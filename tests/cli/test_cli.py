@@ -15,7 +15,6 @@ import yaml
 
 import sapo
 from sapo.cli import main
-from sapo.integrations.testing import tiny_model, tiny_tokenizer
 from sapo.runs.stage import Stage
 from sapo.tasks.builtin import BUILTIN, builtin_paraphrases, builtin_task
 from sapo.tasks.sequences import SEQUENCES
@@ -58,14 +57,6 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
         return Outcome(code, captured.out, captured.err)
 
     return call
-
-
-@pytest.fixture(scope="session")
-def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("model")
-    tiny_model(context=1024).save_pretrained(directory)
-    tiny_tokenizer().save_pretrained(directory)
-    return directory
 
 
 def write_config(directory: Path, model_dir: Path, **changes: Any) -> Path:
@@ -317,19 +308,6 @@ def interrupted(*args: Any, **kwargs: Any) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def test_an_interrupted_run_exits_with_130_and_says_that_it_can_go_on(
-    command: Command, model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = write_config(tmp_path, model_dir, policy="original", run_dir=str(tmp_path / "run"))
-    with monkeypatch.context() as patch:
-        patch.setattr("sapo.runs.steps.finetune", interrupted)
-        outcome = command("run", config)
-    assert outcome.code == 130 and "Traceback" not in outcome.err
-    assert f"interrupted. Saved in {tmp_path / 'run'}: 0 selections, 0 trained tasks, 2 test results." in outcome.err
-    assert f"give the same command again: sapo run {config}" in outcome.err
-    assert command("run", config).code == 0
-
-
 def test_every_command_exits_with_130_when_interrupted(
     command: Command, model_dir: Path, runs: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -353,10 +331,6 @@ def python(program: str, *arguments: str) -> str:
 
 
 HEAVY = "print('HEAVY', sorted({'torch', 'transformers', 'peft'} & set(sys.modules)))"
-
-
-def test_importing_the_library_does_not_load_torch() -> None:
-    assert python(f"import sys, sapo, sapo.cli; {HEAVY}") == "HEAVY []\n"
 
 
 @pytest.mark.parametrize("arguments", [("--help",), ("run", "--help"), ("tasks",)], ids=str)

@@ -8,21 +8,11 @@ from typing import Any
 
 import pytest
 import yaml
-from small_runs import plain_config, save_model, write_bench
+from small_runs import plain_config
 
 from sapo.cli import main
 from sapo.core.errors import TrainError
 from sapo.training.methods.inc_lora import IncLora
-
-
-@pytest.fixture(scope="module")
-def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_bench(tmp_path_factory.mktemp("bench"))
 
 
 def command(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
@@ -34,11 +24,11 @@ def command(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
 
 
 @pytest.fixture
-def written(model_dir: Path, bench: Path, tmp_path: Path) -> Path:
+def written(small_model: Path, bench: Path, tmp_path: Path) -> Path:
     """A configuration file of a sweep."""
     path = tmp_path / "grid.yaml"
     data = plain_config(
-        model_dir, bench, tmp_path / "sweep", policy="original", train={"epochs": 1}, sequence=["alpha"],
+        small_model, bench, tmp_path / "sweep", policy="original", train={"epochs": 1}, sequence=["alpha"],
         sweep={"method": ["inc-lora", "seq-lora"], "seed": [1]},
     )  # fmt: skip
     data["train"] = dict(data["train"])

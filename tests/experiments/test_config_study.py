@@ -90,11 +90,3 @@ def test_what_cannot_be_studied_is_refused_in_one_line(
     with pytest.raises(ConfigError) as caught:
         made(**changes)
     assert str(caught.value) == f"the configuration cannot be run:\n  {line}"
-
-
-def test_every_mistake_is_named_in_one_message(made: Callable[..., StudyConfig]) -> None:
-    with pytest.raises(ConfigError) as caught:
-        made(transitions=[["a"]], seeds=[1, 1], arms=["adam"], rows=0, polcy="x", sgd={"learning_rate": "fast"})
-    assert sorted(line.split()[0].rstrip(":") for line in str(caught.value).splitlines()[1:]) == [
-        "arms.0", "polcy", "rows", "seeds", "sgd.learning_rate", "transitions",
-    ]  # fmt: skip

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from filelock import FileLock
 from small_runs import Told, configure, near, plain_config, read, save_model, write, write_bench
 
 from sapo.cli import main
@@ -215,13 +214,6 @@ def test_data_that_have_changed_are_told_even_if_nothing_is_missing(
             run_study(copy())
     finally:
         file.write_text(whole, encoding="utf-8")
-
-
-def test_two_processes_cannot_make_one_study(study: Callable[..., StudyConfig]) -> None:
-    config = study()
-    config.run_dir.mkdir()
-    with FileLock(config.run_dir / ".lock"), pytest.raises(RecordError, match="in use by another process"):
-        run_study(config)
 
 
 def test_what_the_last_transition_lacks_is_told_before_the_first_is_trained(

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from filelock import FileLock
-from small_runs import Told, adapters, configure, lasting, near, read, save_model, write_bench
+from small_runs import Told, adapters, configure, lasting, near, read
 
 from sapo.cli import main
 from sapo.core.errors import RecordError, SweepError, TrainError
@@ -26,44 +25,34 @@ from sapo.training.methods.inc_lora import IncLora
 NAME = "alpha+beta"
 
 
-@pytest.fixture(scope="module")
-def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_bench(tmp_path_factory.mktemp("bench"))
-
-
 @pytest.fixture
-def swept(model_dir: Path, bench: Path, tmp_path: Path) -> Callable[..., Config]:
+def swept(small_model: Path, bench: Path, tmp_path: Path) -> Callable[..., Config]:
     """Make the configuration of a sweep with the original instructions."""
 
     def make(sweep: Any, run_dir: str = "sweep", **changes: Any) -> Config:
         changes = {"policy": "original", "train": {"epochs": 1}, **changes}
-        return configure(model_dir, bench, tmp_path / run_dir, sweep=sweep, **changes)
+        return configure(small_model, bench, tmp_path / run_dir, sweep=sweep, **changes)
 
     return make
 
 
-def two_seeds(model_dir: Path, bench: Path, root: Path) -> Config:
-    return configure(model_dir, bench, root, sweep={"seed": [1, 2]}, policy="original", train={"epochs": 1})
+def two_seeds(small_model: Path, bench: Path, root: Path) -> Config:
+    return configure(small_model, bench, root, sweep={"seed": [1, 2]}, policy="original", train={"epochs": 1})
 
 
 @pytest.fixture(scope="module")
-def made(model_dir: Path, bench: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made(small_model: Path, bench: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished sweep of two seeds; nothing may change it."""
     root = tmp_path_factory.mktemp("made") / "sweep"
-    run_sweep(two_seeds(model_dir, bench, root))
+    run_sweep(two_seeds(small_model, bench, root))
     return root
 
 
 @pytest.fixture
-def finished(made: Path, model_dir: Path, bench: Path, tmp_path: Path) -> Config:
+def finished(made: Path, small_model: Path, bench: Path, tmp_path: Path) -> Config:
     """A copy of it that a test may spoil."""
     shutil.copytree(made, tmp_path / "copy")
-    return two_seeds(model_dir, bench, tmp_path / "copy")
+    return two_seeds(small_model, bench, tmp_path / "copy")
 
 
 def count_trainings(patch: pytest.MonkeyPatch) -> list[int]:
@@ -224,16 +213,6 @@ def test_an_unfinished_run_of_another_configuration_is_refused_before_any_other_
     with pytest.raises(RecordError, match=r"train\.epochs: 9\.0 then, 1\.0 now"):
         run_sweep(sweep)
     assert not (finished.run_dir / NAME / "seq-lora-original-s9").exists()
-
-
-def test_the_second_of_two_sweeps_at_once_is_refused(finished: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sapo.runs.prepare.load_model", no_model)
-    with (
-        FileLock(finished.run_dir / ".lock"),
-        pytest.raises(RecordError, match="is in use by another process: wait for it to end"),
-    ):
-        run_sweep(finished)
-    run_sweep(finished)
 
 
 # Pairs of runs that are made at different times.

@@ -140,16 +140,6 @@ def test_the_command_takes_what_select_chose(
     assert "sapo select --json" in capsys.readouterr().err
 
 
-def test_tokenized_rows_are_what_is_scored() -> None:
-    task, renderer = toy_task(rows=4), Renderer(tiny_tokenizer(), 512)
-    for row, encoded in zip(
-        tokenized(task, TEXT, renderer), renderer.encode(TEXT, task.suffix, task.train), strict=True
-    ):
-        assert tuple(row["input_ids"]) == encoded.ids
-        assert [label for label in row["labels"] if label != -100] == list(encoded.ids[encoded.prompt_length :])
-        assert row["labels"].index(encoded.ids[encoded.prompt_length]) == encoded.prompt_length
-
-
 def test_an_adapter_of_another_trainer_carries_its_instruction(tmp_path: Path) -> None:
     base = tmp_path / "base"
     tiny_model(seed=2).save_pretrained(base)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from peft import LoraConfig, get_peft_model
 from small_runs import configure, read, save_model
 
 import sapo
@@ -133,17 +132,6 @@ def test_a_training_that_is_made_again_after_an_interrupted_test_may_end_otherwi
     (tmp_path / "s" / "results.json").unlink()
     assert sequence().open == ()
     assert read(tmp_path / "s" / "results.json")["matrices"] == found
-
-
-def test_training_in_place_is_followed(tasks: list[Task], tmp_path: Path) -> None:
-    model = get_peft_model(tiny_model(seed=2), LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
-    seq = sapo.TaskSequence(tmp_path / "s", model, tiny_tokenizer(), tasks, policy="original", max_new_tokens=2)
-    for task in seq.open:
-        assert seq.before(task).text == task.instruction and seq.selection(task) is None
-        model.base_model.model.model.layers[0].self_attn.q_proj.lora_B["default"].weight.data += 0.5
-        seq.after(task)
-    rows = seq.results.to_json()["matrices"]["nll"]["selected"]
-    assert len({tuple(row) for row in rows}) == 3
 
 
 def test_results_of_an_open_sequence_have_no_metrics_yet(tasks: list[Task], tmp_path: Path) -> None:

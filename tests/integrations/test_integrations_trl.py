@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from peft import LoraConfig
 from transformers import TrainerCallback
 
 import sapo
-from sapo.core.errors import CandidateError, DataError, RenderError, SapoError
+from sapo.core.errors import CandidateError, DataError, RenderError
 from sapo.core.storage import read_json
 from sapo.core.types import Encoded
 from sapo.integrations import trl
@@ -72,15 +71,6 @@ def test_sft_trainer_supervises_the_tokens_that_are_scored(template: str | None,
     own = Renderer(tokenizer, 512).encode(PARAPHRASES[0], task.suffix, task.train)
     as_sft = trl.SftRenderer(tokenizer).encode(PARAPHRASES[0], task.suffix, task.train)
     assert tokens(made) == expected(own) == expected(as_sft)
-
-
-def test_the_logged_loss_is_the_pre_update_loss_of_the_chosen_instruction(tmp_path: Path) -> None:
-    model, tokenizer, task = tiny_model(seed=2), tiny_tokenizer(), toy_task(rows=4)
-    selection = sapo.select(model, tokenizer, task, PARAPHRASES, strategy="exhaustive")
-    made = trainer(model, tokenizer, trl.dataset(task, selection, tokenizer), tmp_path)
-    made.train()
-    (logged,) = [entry["loss"] for entry in made.state.log_history if "loss" in entry]
-    assert logged == pytest.approx(selection.candidates[selection.chosen].loss, abs=1e-4)
 
 
 ANSWERS = ("yes", "no")
@@ -154,15 +144,6 @@ def test_every_known_layout_is_read_and_reworded() -> None:
     assert shared_instruction([alpaca, alpaca]) == shared_instruction([sharegpt]) == ORIGINAL
 
 
-def test_completions_of_messages_are_what_is_scored(tmp_path: Path) -> None:
-    tokenizer = tiny_tokenizer()
-    found = [LAYOUTS["system"](ORIGINAL, i) for i in range(4)]
-    data = Dataset.from_list([{"messages": [*row["prompt"], *row["completion"]]} for row in found])
-    rows = trl.Rows(data)
-    made = trainer(tiny_model(), tokenizer, rows.completions("Yes or no?"), tmp_path).train_dataset
-    assert tokens(made) == expected(rows.renderer(tokenizer).encode("Yes or no?", "", rows.task.train))
-
-
 @pytest.mark.parametrize(
     ("rows", "instruction", "message"),
     [
@@ -192,15 +173,6 @@ def test_completions_of_messages_are_what_is_scored(tmp_path: Path) -> None:
 def test_rows_without_an_instruction_to_exchange_are_refused(rows: Any, instruction: Any, message: str) -> None:
     with pytest.raises(DataError, match=message):
         trl.Rows(rows, instruction)
-
-
-def test_the_system_message_of_an_alpaca_row_stays() -> None:
-    rows = trl.Rows([{**ALPACA, "system": "Be brief."}], name="mine")
-    made = rows.completions("New.")[0]
-    assert made["prompt"] == [
-        {"role": "system", "content": "Be brief."}, {"role": "user", "content": "New.\nx"}
-    ]  # fmt: skip
-    assert rows.layout == "other" and rows.task.name == "mine"
 
 
 def test_held_out_rows_are_read_as_the_others() -> None:
@@ -277,33 +249,6 @@ def test_the_callback_chooses_anew_at_every_epoch_and_training_follows(tmp_path:
     logged = [entry for entry in made.state.log_history if "sapo_loss" in entry]
     assert [entry["sapo_loss"] for entry in logged] == [0.0, 0.0] and len(logged) == 2
     assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
-
-
-def test_choosing_again_leaves_training_as_it_was(tmp_path: Path) -> None:
-    """With candidates that never win, weights and losses are to the bit those of a trainer without the callback."""
-    found = []
-    for with_callback in (False, True):
-        model, tokenizer, task = tiny_model(seed=2), tiny_tokenizer(), toy_task(rows=8)
-        selection = sapo.select(model, tokenizer, task, PARAPHRASES, strategy="exhaustive")
-        # Dropout draws random numbers; what the callback computes must not.
-        lora = LoraConfig(r=4, lora_dropout=0.5, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
-        made = trainer(
-            model, tokenizer, trl.dataset(task, selection, tokenizer), tmp_path, lora,
-            num_train_epochs=2, learning_rate=1e-2,
-        )  # fmt: skip
-        if with_callback:
-            callback = SapoCallback(made, task, selection, Renderer(tokenizer, 512))
-            made.add_callback(callback)
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr("sapo.training.wording._ROUNDING", 1e9)
-                made.train()
-            assert len(callback.choices) == 1 and made.model.training
-        else:
-            made.train()
-        losses = [entry["loss"] for entry in made.state.log_history if "loss" in entry]
-        found.append((losses, {name: p.detach().clone() for name, p in made.model.named_parameters()}))
-    (plain, weights), (chosen, others) = found
-    assert plain == chosen and all(torch.equal(p, others[name]) for name, p in weights.items())
 
 
 def test_the_callback_refuses_rows_that_are_not_the_tasks(tmp_path: Path) -> None:
@@ -436,27 +381,6 @@ def test_a_training_that_is_resumed_goes_on_with_the_choices_of_its_checkpoint(
     assert all(torch.equal(weights, theirs[name]) for name, weights in ours.items())
 
 
-def test_a_checkpoint_is_resumed_though_other_candidates_are_given(tmp_path: Path) -> None:
-    with pytest.raises(KilledError):
-        switching(tmp_path, killed=2)
-    began = switching(tmp_path / "other")[1].selection.instruction.text
-    # What training began with is no candidate now: its epoch goes on with it all the same.
-    others = tuple(
-        t for t in ("Many words: yes. Few words: no.", "Is it yes for many words, or no for few?") if t != began
-    )
-    made, callback, seen = switching(tmp_path, resumed=2, candidates=others, num_train_epochs=1)
-    assert began not in [c.instruction.text for c in callback.selection.candidates]
-    assert len(seen) == 4 and all(began in text for text, _ in seen)
-    made.save_model(str(tmp_path / "last"))
-    describe(tmp_path / "last", made.model, tiny_tokenizer(), toy_task(rows=8), callback)
-    entry = read_json(tmp_path / "last" / "sapo.json", "")["tasks"][0]
-    assert entry["instruction"] == began and "selection" not in entry
-    # The next epoch chooses among what is given now.
-    _, callback, seen = switching(tmp_path, resumed=4, candidates=others, num_train_epochs=2)
-    assert callback.choices[0].instruction.text in [c.instruction.text for c in callback.selection.candidates]
-    assert all(callback.choices[0].instruction.text in text for text, _ in seen) and len(seen) == 8
-
-
 def test_the_instruction_is_that_of_the_best_checkpoint_where_it_is_loaded(tmp_path: Path) -> None:
     tokenizer = tiny_tokenizer()
     rows = trl.dataset(toy_task("test", rows=4), "Say it.", tokenizer)
@@ -525,15 +449,3 @@ def test_what_only_the_trainers_tokens_tell_apart_is_described_all_the_same(tmp_
     bare.eos_token = None
     with pytest.raises(RenderError, match="no eos_token"):
         trl.SftRenderer(bare).encode("Say it.", "", task.train)
-
-
-def test_names_where_loaded_things_are_meant_are_told() -> None:
-    model, tokenizer, task = tiny_model(), tiny_tokenizer(), toy_task(rows=4)
-    for found, message in (
-        (("name", tokenizer, task), "model = 'name': give a loaded model"),
-        ((tokenizer, model, task), "model = .*: give a loaded model"),
-        ((model, tokenizer, "rows.jsonl"), r"task = 'rows\.jsonl': give what sapo\.load_task returns"),
-        ((model, tokenizer, task, None, "5"), "examples = '5': allowed is a positive number"),
-    ):
-        with pytest.raises(SapoError, match=message):
-            sapo.select(*found)

@@ -1,11 +1,9 @@
 """Lineage and model card against hand-written values, the Hub's own parser, and a Markdown parser that is not ours."""
 
 import html
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,7 @@ from sapo.core.storage import write_json
 from sapo.core.types import CandidateLoss, Choice, Instruction, Losses, Rejection, Selection, Task
 from sapo.integrations.testing import toy_task
 from sapo.runs.card import model_card
-from sapo.runs.lineage import earlier_tasks, library_versions, lineage, stored_prompts
+from sapo.runs.lineage import earlier_tasks, lineage, stored_prompts
 from sapo.tasks.load import task_fingerprint
 
 HOSTILE = (
@@ -189,24 +187,6 @@ def test_a_task_trained_twice_is_prompted_as_the_last_time_and_counts_as_last() 
     data = make_lineage(original(toy_task("a")), original(toy_task("b")), again)
     assert list(stored_prompts(data)) == ["b", "a"]
     assert stored_prompts(data)["a"] == ("Second time.", "Answer yes or no.")
-
-
-def test_a_lineage_is_json_that_every_program_reads(tmp_path: Path) -> None:
-    task = toy_task()
-    broken = (Rejection("half \ud800", "holds half a character"),)
-    data = make_lineage(selected(task, make_selection(task, [8.0, 6.0], chosen=1, rejected=broken)))
-    write_json(tmp_path / "sapo.json", data)
-    read = json.loads((tmp_path / "sapo.json").read_bytes().decode("utf-8"))
-    assert read["tasks"][0]["selection"]["rejected"][0]["text"] == "half \\ud800"
-    assert read == data
-    model_card(data).encode()
-
-
-def test_library_versions_are_the_installed_ones() -> None:
-    found = library_versions()
-    assert {"sapo-llm", "torch", "transformers", "peft", "tokenizers"} <= set(found)
-    assert found["peft"] == version("peft") and found["torch"] == version("torch")
-    assert library_versions(("peft", "no-such-library")) == {"peft": version("peft"), "no-such-library": None}
 
 
 # The card's metadata

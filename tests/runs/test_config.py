@@ -11,7 +11,7 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from sapo.core.errors import ConfigError
 from sapo.runs.config.loading import load_config, make_config
@@ -154,20 +154,13 @@ def test_every_mistake_is_named_in_one_message() -> None:
         ({"run-dir": "x"}, ["run-dir: unknown key.", "Did you mean 'run_dir'?"]),
         ({"train": {"lr": 1}}, ["train.lr: unknown key.", "Allowed here: rows, epochs, learning_rate,"]),
         ({"model": {"dtype": "floot32"}}, ["model.dtype = 'floot32': allowed: ", "Did you mean 'float32'?"]),
-        ({"selection": {"rule": "loest"}}, ["selection.rule = 'loest': allowed: lowest, confident."]),
         ({"train": 3}, ["train = 3: ", "rows, epochs, learning_rate"]),
         ({"model": 3}, ["model = 3: ", "base, adapter, dtype, device"]),
-        ({"paft": {"step": 2}}, ["paft.step: unknown key. Did you mean 'steps'?"]),
-        ({"reselect": {"evry": 2}}, ["reselect.evry: unknown key. Did you mean 'every'? Allowed here: every, k, rows"]),
-        ({"guard": {"row": 2}}, ["guard.row: unknown key.", "Allowed here: every, rows, limit, action"]),
         ({"guard": True}, ["guard"]),
-        ({"guard": {"action": "hold"}}, ["guard.action = 'hold': allowed: warn, stop."]),
         ({"sweep": {"seeds": [1]}}, ["sweep.seeds: unknown key. Did you mean 'seed'?", "policy, method, sequence"]),
         ({"sweep": {"policy": ["spo"]}}, ["sweep.policy.0 = 'spo': allowed: original, sapo,", "Did you mean 'sapo'?"]),
-        ({"sweep": {"method": ["ecw"]}}, ["sweep.method.0 = 'ecw': allowed: seq-lora,", "Did you mean 'ewc'?"]),
         ({"o-lora": {"weight": 1}}, ["o-lora: unknown key.", "o_lora"]),
         ({"method": "o_lora"}, ["method = 'o_lora': allowed: seq-lora,", "Did you mean 'o-lora'?"]),
-        ({"evaluate": {"wording": 2}}, ["evaluate.wording: unknown key. Did you mean 'wordings'?"]),
     ],
 )
 def test_a_message_names_key_and_value_the_nearest_name_and_what_is_allowed(
@@ -178,81 +171,27 @@ def test_a_message_names_key_and_value_the_nearest_name_and_what_is_allowed(
     assert all(part in message for part in parts), message
 
 
+# What the types alone would let through.
 IMPOSSIBLE: dict[str, tuple[Any, ...]] = {
     "seed": (-1, 2**31, 1.5, True),
     "max_length": (0, 128),
-    "keep": ("first",),
     "report_to": (3,),
     "sequence": ([], "", 3, ["a", 3]),
     "watch": ("demo",),
-    "candidates.count": (0,),
-    "selection.examples": (0, -5),
     "train.rows": (0, True, 2.5),
     "train.epochs": (0, float("nan"), float("inf")),
     "train.learning_rate": (0, 2, "fast", float("nan")),
-    "train.batch_size": (0,),
-    "train.micro_batch_size": (0,),
     "train.warmup": (-0.1, 1),
-    "train.weight_decay": (-1, float("inf")),
-    "train.max_grad_norm": (0,),
-    "lora.r": (0,),
-    "lora.alpha": (0,),
-    "lora.dropout": (1,),
     "lora.target_modules": ([], "q_proj"),
-    "evaluate.rows": (0,),
     "evaluate.max_new_tokens": (0, 1664),
     "evaluate.wordings": (-1, 101, True),
     "evaluate.general": (1, "no", None),
     "paft.steps": (0, True, None),
-    "reselect.every": (0,),
-    "reselect.k": (0,),
     "reselect.rows": (0, 1),
-    "o_lora.weight": (-0.1, True),
     "o_lora.normalise": (1, "yes"),
-    "ewc.weight": (-1, float("inf")),
-    "ewc.gamma": (-0.1, 1.1),
-    "ewc.examples": (0,),
-    "ewc.labels": ("true",),
-    "replay.buffer": (0,),
-    "replay.share": (-0.1, 1),
-    "lwf.weight": (-1,),
-    "lwf.temperature": (0,),
-    "osf.learning_rate": (0, 1.5),
-    "full.learning_rate": (0, True),
-    "guard.every": (0,),
-    "guard.rows": (1, True),
     "guard.limit": (-0.1, float("nan")),
-    "guard.action": ("halt",),
     "sweep.seed": ([], 3, [-1], [2**31], True),
-    "sweep.policy": ([], ["best"], "sapo"),
-    "sweep.method": (["lora"], []),
     "sweep.sequence": ([], [[]], [3], ["demo", ""]),
-}
-AT_THE_EDGE: dict[str, tuple[Any, ...]] = {
-    "train.rows": (None,),
-    "train.epochs": (0.25,),
-    "train.warmup": (0,),
-    "lora.dropout": (0,),
-    "seed": (0,),
-    "evaluate.max_new_tokens": (1663,),
-    "evaluate.wordings": (0, 100),
-    "sequence": (("a", "b"),),
-    "model.dtype": ("bfloat16",),
-    "report_to": (("wandb", "mlflow"),),
-    "paft.steps": (1,),
-    "reselect.every": (None, 1),
-    "reselect.k": (1,),
-    "reselect.rows": (2,),
-    "o_lora.weight": (0,),
-    "ewc.gamma": (1, 0),
-    "replay.share": (0,),
-    "lwf.weight": (0,),
-    "osf.learning_rate": (1,),
-    "full.learning_rate": (None,),
-    "guard.rows": (2,),
-    "guard.limit": (0,),
-    "sweep.seed": ((0, 2**31 - 1),),
-    "sweep.sequence": (("demo", ("a", "b")),),
 }
 
 
@@ -266,14 +205,6 @@ def test_an_impossible_value_is_refused_with_its_key(key: str) -> None:
     for value in IMPOSSIBLE[key]:
         message = refused(**changed(key, value))
         assert key.rpartition(".")[2] in message and len(message.splitlines()) == 2, message
-
-
-@pytest.mark.parametrize("key", AT_THE_EDGE)
-def test_a_value_at_the_edge_is_accepted(key: str) -> None:
-    section, _, name = key.rpartition(".")
-    for value in AT_THE_EDGE[key]:
-        config = made(**changed(key, value))
-        assert getattr(getattr(config, section) if section else config, name) == value
 
 
 def test_batches_must_consist_of_whole_micro_batches() -> None:
@@ -317,14 +248,8 @@ def test_sources_are_asked_in_the_order_given(candidates: dict[str, Any], asked:
         ({"sources": ["openai"]}, ["sources has openai, but no server's model is named (candidates.openai.model)"]),
         ({"openai": SERVER}, ["openai is given, but sources (builtin, rules) lacks openai"]),
         ({"sources": ["openai"], "openai": {}}, ["candidates.openai.model: missing"]),
-        ({"sources": ["openai"], "openai": {"model": ""}}, ["candidates.openai.model"]),
         ({"sources": ["openai"], "openai": {**SERVER, "api_key": "k"}}, ["candidates.openai.api_key: unknown key"]),
         ({"sources": ["openai"], "openai": {**SERVER, "base_url": "localhost:80"}}, ["candidates.openai.base_url"]),
-        ({"sources": ["openai"], "openai": {**SERVER, "temperature": 2.1}}, ["candidates.openai.temperature"]),
-        ({"sources": ["openai"], "openai": {**SERVER, "concurrency": 65}}, ["candidates.openai.concurrency"]),
-        ({"sources": ["openai"], "openai": {**SERVER, "max_requests": 0}}, ["candidates.openai.max_requests"]),
-        ({"sources": ["local"], "local": {"temperature": 0}}, ["candidates.local.temperature"]),
-        ({"sources": ["local"], "local": {"model": 3}}, ["candidates.local.model"]),
         ({"search": {"rounds": 3}}, ["candidates.search: unknown key"]),
     ],
 )
@@ -338,19 +263,6 @@ def test_an_unknown_source_is_named_with_the_nearest_one() -> None:
     message = refused(candidates={"sources": ["builtin", "rule"]})
     assert "candidates.sources.1 = 'rule': allowed: file, builtin, rules, local, openai." in message
     assert "Did you mean 'rules'?" in message
-
-
-def test_a_server_is_asked_with_moderate_limits_unless_told_otherwise() -> None:
-    server = made(candidates={"sources": ["openai"], "openai": SERVER}).candidates.openai
-    assert server is not None and server.model_dump() == {
-        "model": "some-model",
-        "base_url": None,
-        "temperature": 1.0,
-        "timeout": 60.0,
-        "concurrency": 4,
-        "max_requests": 200,
-        "max_tokens": 200_000,
-    }
 
 
 def test_missing_keys_are_named() -> None:
@@ -444,19 +356,6 @@ def test_a_file_that_is_no_configuration_is_refused(content: bytes, message: str
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"none\.yaml: No such file"):
         load_config(tmp_path / "none.yaml")
-
-
-def test_a_configuration_is_frozen_at_every_level() -> None:
-    config = made()
-    for part, name, value in (
-        (config, "seed", 1),
-        (config.train, "epochs", 1),
-        (config.model, "base", "x"),
-        (config.lora, "target_modules", ()),
-    ):
-        with pytest.raises(ValidationError, match="frozen"):
-            setattr(part, name, value)
-    assert config == made()
 
 
 # Whatever is given.

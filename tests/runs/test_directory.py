@@ -1,11 +1,8 @@
 """The run directory: other owners, other configurations, damaged steps, stages that are written whole."""
 
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import pytest
 import yaml
@@ -68,9 +65,11 @@ def test_another_configuration_is_refused_naming_every_key_with_both_values(tmp_
 
 
 def test_what_decides_nothing_may_change(tmp_path: Path) -> None:
-    with RunDirectory(tmp_path, {**CONFIG, "keep": "all", "selection": {"cache": True}}):
+    free: dict[str, Any] = {"keep": "all", "selection": {"cache": True}, "train": CONFIG["train"]}
+    with RunDirectory(tmp_path, {**CONFIG, **free}):
         pass
-    RunDirectory(tmp_path, {**CONFIG, "keep": "last", "selection": {"cache": False}, "report_to": ["x"]}).check()
+    free = {"keep": "last", "selection": {"cache": False}, "train": {**CONFIG["train"], "checkpoint_every": 2}}
+    RunDirectory(tmp_path, {**CONFIG, **free, "report_to": ["x"]}).check()
 
 
 def test_a_configuration_survives_its_file_exactly(tmp_path: Path) -> None:
@@ -141,24 +140,6 @@ def test_a_second_holder_is_refused_until_the_first_one_ends(tmp_path: Path) -> 
         assert (tmp_path / "config.yaml").is_file()
 
 
-def test_another_process_is_refused_while_a_directory_is_open(tmp_path: Path) -> None:
-    program = (
-        "import sys; from pathlib import Path\n"
-        "from sapo.core.errors import RecordError\n"
-        "from sapo.runs.directory import RunDirectory\n"
-        "try:\n"
-        "    with RunDirectory(Path(sys.argv[1]), {'seed': 1}): print('opened')\n"
-        "except RecordError as error: print(error)\n"
-    )
-    with RunDirectory(tmp_path, {"seed": 1}):
-        said = subprocess.run(
-            [sys.executable, "-c", program, str(tmp_path)],
-            capture_output=True, text=True, check=True, timeout=60,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        ).stdout  # fmt: skip
-    assert "in use by another process" in said
-
-
 def test_the_lock_is_given_back_after_a_failure_inside_and_after_a_refused_configuration(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), RunDirectory(tmp_path, CONFIG):
         _ = 1 / 0
@@ -207,6 +188,16 @@ def test_a_damaged_step_is_an_error_that_says_what_to_delete(content: str, opene
     assert str(path) in str(error.value)
 
 
+def test_the_unfinished_state_of_other_inputs_is_dropped_and_that_of_the_same_is_kept(opened: RunDirectory) -> None:
+    there = opened.unfinished("1-toy", {"data": "a"})
+    (there / "checkpoint-2").mkdir()
+    assert opened.unfinished("1-toy", {"data": "a"}) == there and (there / "checkpoint-2").is_dir()
+    assert opened.unfinished("1-toy", {"data": "b"}) == there and files(there) == {"inputs.json"}
+    for _ in range(2):
+        opened.finish("1-toy")
+    assert not there.exists()
+
+
 # Stages.
 
 
@@ -236,17 +227,3 @@ def test_a_stage_appears_whole_replaces_an_older_one_and_can_be_dropped(opened: 
     for _ in range(2):
         opened.drop_stage("1-a")
     assert files(opened.path / "stages") == {"2-b/adapter"}
-
-
-@pytest.mark.parametrize("step", ["os.rename", "tempfile.mkdtemp"])
-def test_a_disk_that_refuses_a_stage_is_an_error_of_the_directory(
-    step: str, opened: RunDirectory, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def broken(*args: object, **kwargs: object) -> NoReturn:
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(step, broken)
-        with pytest.raises(RecordError, match=r"1-a cannot be written: No space left on device"):
-            opened.save_stage("1-a", lambda directory: (directory / "adapter").touch())
-    assert files(opened.path / "stages") == set()

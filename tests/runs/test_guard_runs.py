@@ -156,11 +156,6 @@ def test_under_warn_no_weight_and_no_result_changes(warned: Whole, free: Free) -
         assert mine["losses"] == other["losses"] and mine["state"] == other["state"]
 
 
-def test_a_finished_run_is_read_back_with_its_alarms(warned: Whole) -> None:
-    told = Told()
-    assert run(warned[0], told) == warned[1] and told.steps == []
-
-
 @pytest.fixture(scope="module")
 def stopped(small_model: Path, bench: Path, tmp_path_factory: pytest.TempPathFactory) -> Whole:
     guard = {"limit": LIMIT, "action": "stop"}

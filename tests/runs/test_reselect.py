@@ -17,7 +17,6 @@ from small_runs import (
     Told,
     adapters,
     cell,
-    cells,
     configure,
     lasting,
     nll_by_hand,
@@ -157,11 +156,6 @@ def test_choices_are_made_on_dev_rows_that_are_neither_trained_nor_tested_on(loo
         assert len(set(look.rows)) == 4 and all(row.startswith(f"{look.task} dev ") for row in look.rows)
 
 
-def test_a_finished_run_is_read_back_with_its_choices(looked: Looked) -> None:
-    told = Told()
-    assert run(looked.config, told) == looked.results and told.steps == []
-
-
 # Rows to choose on.
 
 
@@ -197,17 +191,6 @@ def without_switches(found: Json) -> Json:
     return {**found, "instructions": entries}
 
 
-def test_among_one_candidate_it_is_sapo_to_the_bit(
-    by_sapo: tuple[Config, Json], small_model: Path, bench: Path, tmp_path: Path
-) -> None:
-    config = reselecting(small_model, bench, tmp_path / "run", reselect={"k": 1})
-    found = lasting(run(config))
-    assert [entry["switches"] for entry in found["instructions"].values()] == [0, 0]
-    assert without_switches(found) == by_sapo[1]
-    assert adapters(config.run_dir) == adapters(by_sapo[0].run_dir)
-    assert cells(config.run_dir) == cells(by_sapo[0].run_dir)
-
-
 def test_looking_without_a_switch_leaves_mode_random_state_and_weights_alone(
     by_sapo: tuple[Config, Json], small_model: Path, bench: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -231,14 +214,6 @@ def test_looking_without_a_switch_leaves_mode_random_state_and_weights_alone(
     assert len(looks) == 2 * UPDATES
     assert without_switches(found) == by_sapo[1]
     assert adapters(config.run_dir) == adapters(by_sapo[0].run_dir)
-
-
-def test_where_nothing_is_said_it_chooses_once_an_epoch(
-    looked: Looked, small_model: Path, bench: Path, tmp_path: Path
-) -> None:
-    # 6 rows in batches of 4 are 2 updates.
-    config = reselecting(small_model, bench, tmp_path / "run", reselect={"every": None})
-    assert lasting(run(config)) == lasting(looked.results)
 
 
 # Interruption.

@@ -229,25 +229,6 @@ def test_a_mistake_is_printed_once_and_ends_the_job(folder: Path) -> None:
     assert not job.directory.exists()
 
 
-def test_select_prints_one_table_with_the_losses_of_one_process(folder: Path, both: Job) -> None:
-    job = launch(
-        folder, "select", "select", "--task", "train.csv", "--model", "model", "--candidates", "candidates.json",
-        "--column", "input=review", "--column", "answer=stars", "--instruction", "Say good, bad or fair enough.",
-        "--examples", "9", "--json", "select.json",
-    )  # fmt: skip
-    assert job.code == 0, job.err
-    assert job.out.count("Candidates, lowest loss first") == 1 and job.out.count("written to select.json") == 1
-    task = sapo.load_task(
-        str(folder / "train.csv"), instruction="Say good, bad or fair enough.",
-        columns={"input": "review", "answer": "stars"},
-    )  # fmt: skip
-    expected = sapo.select(tiny_model(seed=2), tiny_tokenizer(), task, PARAPHRASES, 9)
-    found = read(folder / "select.json")
-    for one, other in zip(expected.candidates, found["candidates"], strict=True):
-        assert other["losses"]["nll"] == pytest.approx(one.losses.nll.tolist(), abs=TOLERANCE)
-    assert found["chosen"] == expected.chosen
-
-
 # Methods that add something to the loss, and those that train other weights than an adapter's. 21 rows, then 7.
 METHODS: Mapping[str, Sequence[str]] = {
     "o-lora": [],

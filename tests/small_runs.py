@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import LlamaForCausalLM
 
+from sapo.cli import main
 from sapo.core.progress import Silent
 from sapo.core.types import Example
 from sapo.integrations.testing import tiny_model, tiny_tokenizer
@@ -193,6 +195,16 @@ class Stops(Told):
             yield advance
             if len(self.computed) == 2:
                 raise KeyboardInterrupt
+
+
+def command(*arguments: object) -> int:
+    """Run `sapo` with arguments in this process, on a wide terminal, and return its exit code."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COLUMNS", "200")
+        patch.setattr(sys, "argv", ["sapo", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+    return int(stopped.value.code or 0)
 
 
 Seen = tuple[int, str, str, str]

@@ -20,6 +20,7 @@ from small_runs import (
     adapters,
     configure,
     lasting,
+    nll_by_hand,
     read,
     rows_of,
     stage_weights,
@@ -54,25 +55,9 @@ def cell(run_dir: Path, stage: int, task: str, prompt: str) -> Json:
 # Independent of the library: prompt layout, template, full logits, row by row.
 
 
-def prompt_by_hand(tokenizer: Any, instruction: str, suffix: str, text: str) -> str:
+def prompt_by_hand(instruction: str, suffix: str, text: str) -> str:
     turn = instruction + "\n\nText:\n" + text + ("\n\n" + suffix if suffix else "")
-    rendered = tokenizer.apply_chat_template(
-        [{"role": "user", "content": turn}], tokenize=False, add_generation_prompt=True
-    )
-    assert isinstance(rendered, str)
-    return rendered
-
-
-@torch.no_grad()
-def nll_by_hand(model: Any, tokenizer: Any, instruction: str, suffix: str, rows: Sequence[Example]) -> list[float]:
-    """Sum of the NLL of answer and end of turn, for each row."""
-    found = []
-    for row in rows:
-        prompt = tokenizer(prompt_by_hand(tokenizer, instruction, suffix, row.input)).input_ids
-        answer = tokenizer(row.answer + "<|im_end|>\n").input_ids
-        log_p = model(input_ids=torch.tensor([prompt + answer])).logits[0].double().log_softmax(-1)
-        found.append(-sum(float(log_p[len(prompt) - 1 + i, token]) for i, token in enumerate(answer)))
-    return found
+    return f"<|im_start|>user\n{turn}<|im_end|>\n<|im_start|>assistant\n"
 
 
 def tokens_by_hand(tokenizer: Any, rows: Sequence[Example]) -> list[int]:
@@ -202,13 +187,11 @@ def test_candidates_are_scored_in_the_state_before_their_task(
 
 
 def test_each_task_is_trained_once_in_order_on_its_own_rows_with_the_chosen_instruction(finished: Finished) -> None:
-    tokenizer = tiny_tokenizer()
     assert len(finished.trained_on) == len(TASKS)
     for task, texts in zip(prepare(finished.config).inputs.tasks, finished.trained_on, strict=True):
         instruction = selected(finished)[task.name]
         assert texts == tuple(
-            prompt_by_hand(tokenizer, instruction, task.suffix, row.input) + row.answer + "<|im_end|>\n"
-            for row in task.train
+            prompt_by_hand(instruction, task.suffix, row.input) + row.answer + "<|im_end|>\n" for row in task.train
         )
         assert len(texts) == 8
 
@@ -331,23 +314,6 @@ def test_a_stage_directory_alone_answers_as_its_run_was_tested(finished: Finishe
     entries = {entry["task"]: entry for entry in read(stage / "sapo.json")["tasks"]}
     assert {name: entries[name]["instruction"] for name in entries} == {n: selected(finished)[n] for n in TASKS[:2]}
     assert [entries[t.name]["suffix"] for t in inputs.tasks[:2]] == [t.suffix for t in inputs.tasks[:2]]
-    # What it is asked is what is stored there.
-    data = read(stage / "sapo.json")
-    data["tasks"][0] |= {"instruction": "Changed by hand.", "suffix": "And its suffix."}
-    write(stage / "sapo.json", data)
-    model = Stage.load(stage)
-    asked: list[list[int]] = []
-    generate = model.loaded.model.generate
-
-    def spy(**given: Any) -> Any:
-        asked.extend(given["input_ids"].tolist())
-        return generate(**given)
-
-    model.loaded.model.generate = spy
-    model.answer(["an input"], TASKS[0])
-    tokenizer = tiny_tokenizer()
-    prompt = prompt_by_hand(tokenizer, "Changed by hand.", "And its suffix.", "an input")
-    assert [tokenizer.decode(ids) for ids in asked] == [prompt]
 
 
 # Interruption. Two tasks: two selections, two trainings, three stages of two cells.
@@ -446,12 +412,6 @@ def _template(root: Path) -> None:
 
 CHANGES: Mapping[str, tuple[Change, str, str]] = MappingProxyType(
     {
-        "a training row": (
-            lambda root: edit(
-                root / "bench" / "beta" / "train.json", lambda rows: [r.update(sentence="new") for r in rows]
-            ),
-            "selections/2-beta.json", "data",
-        ),
         "an answer": (
             lambda root: edit(root / "bench" / "alpha" / "train.json", lambda rows: rows[1].update(label="nn")),
             "selections/1-alpha.json", "data",
@@ -464,19 +424,11 @@ CHANGES: Mapping[str, tuple[Change, str, str]] = MappingProxyType(
             lambda root: edit(root / "bench" / "candidates.json", lambda c: c["beta"].__setitem__(1, "New: y or n?")),
             "candidates/2-beta.json", "candidates file",
         ),
-        "the order of candidates": (
-            lambda root: edit(root / "bench" / "candidates.json", lambda c: c["alpha"].reverse()),
-            "candidates/1-alpha.json", "candidates file",
-        ),
         "an instruction": (
             lambda root: edit(
                 root / "bench" / "instructions.json", lambda index: index["beta"].update(instruction="y or n?")
             ),
             "candidates/2-beta.json", "instruction",
-        ),
-        "a suffix": (
-            lambda root: edit(root / "bench" / "instructions.json", lambda index: index["beta"].update(suffix="!")),
-            "candidates/2-beta.json", "suffix",
         ),
         "the base model": (_weights, "cells/0/alpha.original.json", "model"),
         "the chat template": (_template, "cells/0/alpha.original.json", "template"),
@@ -510,7 +462,6 @@ def damage(path: Path) -> None:
 
 DAMAGE: Mapping[str, tuple[Change, str]] = {
     "weights": (lambda stage: damage(stage / "adapter_model.safetensors"), "/adapter_model.safetensors was changed si"),
-    "lineage": (lambda stage: write(stage / "sapo.json", {"a": 1}), "/sapo.json was changed since"),
     "no weights": (lambda stage: (stage / "adapter_model.safetensors").unlink(), "/adapter_model.safetensors is miss"),
     "no stage": (shutil.rmtree, " is missing"),
 }

@@ -40,10 +40,7 @@ def test_gains_are_means_over_seeds_minus_the_originals() -> None:
     random = np.random.default_rng(8)
     losses = ((1.0, 0.2, 3.0, 1.5), (1.0, 2.0, 0.5, 1.2))
     effects = [{task: random.normal(size=(4, 3)) for task in "bau"} for _ in losses]
-    records = [
-        *tables(effects[0], losses=losses[0]),
-        *tables(effects[1], transition="a>a2>b", losses=losses[1]),
-    ]
+    records = [*tables(effects[0], losses=losses[0]), *tables(effects[1], transition="a>a2>b", losses=losses[1])]
     found = gained(gains(blocks_of(records), 0.01))
     order = (effects[1], effects[0])
     for outcome, task in (("in_task", "b"), ("forgetting", "a"), ("generalisation", "u")):

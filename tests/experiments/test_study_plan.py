@@ -114,11 +114,7 @@ def test_a_state_depends_on_no_setting_of_the_trainings_after_it() -> None:
 
 @pytest.mark.parametrize(
     ("tasks", "unseen", "taken"),
-    [
-        (["a", "own"], [], {"own"}),
-        (["own", "a"], ["own", "other"], {"own", "other"}),
-        (["a", "b"], [], set()),
-    ],
+    [(["a", "own"], [], {"own"}), (["own", "a"], ["own", "other"], {"own", "other"}), (["a", "b"], [], set())],
 )
 def test_a_run_is_told_of_own_tasks_that_take_part_alone(tasks: list[str], unseen: list[str], taken: set[str]) -> None:
     config = study(transitions=[tasks], unseen=unseen)

@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_runs import Told, configure, near, plain_config, read, save_model, write, write_bench
+from small_runs import Told, command, configure, near, plain_config, read, write, write_bench
 
-from sapo.cli import main
 from sapo.core.errors import DataError, RecordError
 from sapo.core.progress import Reporter
 from sapo.experiments.study.plan import trials
@@ -33,17 +32,12 @@ TASKS = ("alpha", "beta", "gamma")
 
 
 @pytest.fixture(scope="module")
-def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_bench(tmp_path_factory.mktemp("bench"), tasks=TASKS)
 
 
-def plain_study(model_dir: Path, bench: Path, run_dir: Path, **changes: Any) -> dict[str, Any]:
-    data = plain_config(model_dir, bench, run_dir)
+def plain_study(small_model: Path, bench: Path, run_dir: Path, **changes: Any) -> dict[str, Any]:
+    data = plain_config(small_model, bench, run_dir)
     taken = ("model", "data_dir", "candidates", "train", "lora", "run_dir")
     own = {
         "transitions": [["alpha", "beta"]], "unseen": ["gamma"], "seeds": [1], "examples": 4, "rows": 3, "scores": True,
@@ -56,18 +50,18 @@ def plain_study(model_dir: Path, bench: Path, run_dir: Path, **changes: Any) -> 
 
 
 @pytest.fixture
-def study(model_dir: Path, bench: Path, tmp_path: Path) -> Callable[..., StudyConfig]:
+def study(small_model: Path, bench: Path, tmp_path: Path) -> Callable[..., StudyConfig]:
     def make(run_dir: str = "study", **changes: Any) -> StudyConfig:
-        return StudyConfig.model_validate(plain_study(model_dir, bench, tmp_path / run_dir, **changes))
+        return StudyConfig.model_validate(plain_study(small_model, bench, tmp_path / run_dir, **changes))
 
     return make
 
 
 @pytest.fixture(scope="module")
-def made(model_dir: Path, bench: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[StudyConfig, Path]:
+def made(small_model: Path, bench: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[StudyConfig, Path]:
     """A finished study of two candidates, two seeds and both arms; nothing may change it."""
     root = tmp_path_factory.mktemp("made") / "study"
-    config = StudyConfig.model_validate(plain_study(model_dir, bench, root, seeds=[1, 2], arms=["adamw", "sgd"]))
+    config = StudyConfig.model_validate(plain_study(small_model, bench, root, seeds=[1, 2], arms=["adamw", "sgd"]))
     run_study(config)
     return config, root
 
@@ -98,12 +92,12 @@ def test_every_training_is_recorded_once_with_all_that_it_did(made: tuple[StudyC
 
 
 def test_a_training_does_what_the_same_stage_of_an_ordinary_run_does(
-    made: tuple[StudyConfig, Path], model_dir: Path, bench: Path, tmp_path: Path
+    made: tuple[StudyConfig, Path], small_model: Path, bench: Path, tmp_path: Path
 ) -> None:
     """The original instruction with the first seed is what `sapo run` with policy original trains."""
     record = next(r for r in read_study(made[1] / STUDY) if r.name == "alpha>beta/adamw-c0-s1")
     config = configure(
-        model_dir, bench, tmp_path / "run", policy="original", seed=1, lora={"dropout": 0.0}, watch=["gamma"]
+        small_model, bench, tmp_path / "run", policy="original", seed=1, lora={"dropout": 0.0}, watch=["gamma"]
     )
     run(config)
     for task, (when, stage) in product(TASKS, (("before", 1), ("after", 2))):
@@ -225,15 +219,12 @@ def test_what_the_last_transition_lacks_is_told_before_the_first_is_trained(
     assert not told.steps and not (config.run_dir / "states").exists()
 
 
-def test_the_command_shows_the_page_and_says_how_to_go_on(
-    model_dir: Path, bench: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_the_command_shows_the_page(
+    small_model: Path, bench: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write(tmp_path / "study.yaml", plain_study(model_dir, bench, tmp_path / "study"))
-    monkeypatch.setattr("sys.argv", ["sapo", "study", str(tmp_path / "study.yaml"), "unseen=[]"])
-    with pytest.raises(SystemExit, match=r"^0$"):
-        main()
-    out = capsys.readouterr().out
-    assert "Study of 2 trainings" in out and (tmp_path / "study" / "study.md").is_file()
+    write(tmp_path / "study.yaml", plain_study(small_model, bench, tmp_path / "study"))
+    assert command("study", tmp_path / "study.yaml", "unseen=[]") == 0
+    assert "Study of 2 trainings" in capsys.readouterr().out and (tmp_path / "study" / "study.md").is_file()
 
 
 def _from_the_start(work: Any, *arguments: Any) -> Any:

@@ -9,17 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_runs import (
-    Json,
-    Told,
-    adapters,
-    cell,
-    cells,
-    configure,
-    lasting,
-    nll_by_hand,
-    read,
-)
+from small_runs import Json, Told, adapters, cell, cells, configure, lasting, nll_by_hand, read
 
 import sapo.runs.steps
 from sapo.core.errors import ConfigError

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from small_runs import Told, adapters, configure, lasting, near, read
+from small_runs import Told, adapters, command, configure, lasting, near, read
 
-from sapo.cli import main
 from sapo.core.errors import RecordError, SweepError, TrainError
 from sapo.experiments.sweep import run_sweep
 from sapo.experiments.where import in_processes
@@ -68,14 +66,6 @@ def count_trainings(patch: pytest.MonkeyPatch) -> list[int]:
 
 def no_model(*args: Any, **named: Any) -> Any:
     raise AssertionError("a model was loaded")
-
-
-def command(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setattr(sys, "argv", ["sapo", *map(str, arguments)])
-    with pytest.raises(SystemExit) as stopped:
-        main()
-    return int(stopped.value.code or 0)
 
 
 # Interruption.
@@ -161,22 +151,22 @@ def test_a_run_that_fails_does_not_keep_the_others_from_being_made(
 def test_without_run_directories_records_are_enough(
     finished: Config, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command(monkeypatch, "report", finished.run_dir)
+    command("report", finished.run_dir)
     with_all = capsys.readouterr().out
     shutil.rmtree(finished.run_dir / NAME)
     shutil.rmtree(finished.run_dir / "shared")
     monkeypatch.setattr("sapo.runs.prepare.load_model", no_model)
     assert len(run_sweep(finished)) == 2
-    command(monkeypatch, "report", finished.run_dir)
+    command("report", finished.run_dir)
     assert capsys.readouterr().out == with_all
-    command(monkeypatch, "report", finished.run_dir / "records.jsonl")
+    command("report", finished.run_dir / "records.jsonl")
     assert capsys.readouterr().out == with_all
     assert "Sweep of 2 runs" in with_all and (finished.run_dir / "comparison.md").is_file()
     # Alone, in another place.
     elsewhere = finished.run_dir.parent / "elsewhere"
     elsewhere.mkdir()
     shutil.copy(finished.run_dir / "records.jsonl", elsewhere / "mine.jsonl")
-    command(monkeypatch, "report", elsewhere / "mine.jsonl")
+    command("report", elsewhere / "mine.jsonl")
     assert (elsewhere / "mine.md").read_text() == (finished.run_dir / "comparison.md").read_text()
 
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import yaml
 from peft import LoraConfig, PeftModel, get_peft_model
+from small_runs import command
 
 import sapo
-from sapo.cli import main
 from sapo.core.errors import CandidateError, DataError, ModelError, RecordError, RenderError
 from sapo.core.storage import read_json
 from sapo.core.types import Example
@@ -26,13 +26,6 @@ from sapo.models.render import Renderer
 from sapo.runs.stage import Stage
 
 TEXT = "Many words: yes. Few words: no."
-
-
-def command(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
-    monkeypatch.setattr("sys.argv", ["sapo", *words])
-    with pytest.raises(SystemExit) as end:
-        main()
-    return int(end.value.code or 0)
 
 
 def llamafactory_turns(row: dict[str, Any]) -> list[str]:
@@ -107,9 +100,7 @@ def test_somebody_elses_file_of_the_same_name_stays(form: Any, tmp_path: Path) -
     assert theirs.read_text() == "theirs" and len(list(theirs.parent.iterdir())) == 1
 
 
-def test_the_command_takes_what_select_chose(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_takes_what_select_chose(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = tmp_path / "model"
     tiny_model(seed=2).save_pretrained(model)
     tiny_tokenizer().save_pretrained(model)
@@ -117,26 +108,26 @@ def test_the_command_takes_what_select_chose(
     data.write_text("".join(json.dumps({"input": f"row {i}", "output": "yn"[i % 2]}) + "\n" for i in range(8)))
     about = ("--task", str(data), "--instruction", "Say y or n.")
     chosen = tmp_path / "selection.json"
-    assert command(monkeypatch, "select", *about, "--model", str(model), "--json", str(chosen), "--no-cache") == 0
+    assert command("select", *about, "--model", str(model), "--json", str(chosen), "--no-cache") == 0
     out = tmp_path / "out"
     export = ("export-data", *about, "--out", str(out), "--format", "llamafactory")
-    assert command(monkeypatch, *export, "--selection", str(chosen)) == 0
+    assert command(*export, "--selection", str(chosen)) == 0
     found = read_json(chosen)
     text = found["candidates"][found["chosen"]]["text"]
     assert {row["instruction"] for row in read_json(out / "rows.json")} == {text}
     assert text in capsys.readouterr().out
-    assert command(monkeypatch, *export[:4], "Another one.", *export[5:], "--selection", str(chosen)) == 2
+    assert command(*export[:4], "Another one.", *export[5:], "--selection", str(chosen)) == 2
     assert "is of another task" in capsys.readouterr().err
-    assert command(monkeypatch, *export) == 2 and command(monkeypatch, *export, "--chosen", " ") == 2
-    assert command(monkeypatch, *export, "--selection", str(tmp_path / "none.json")) == 2
+    assert command(*export) == 2 and command(*export, "--chosen", " ") == 2
+    assert command(*export, "--selection", str(tmp_path / "none.json")) == 2
     own = ("export-data", *about, "--format", "axolotl", "--chosen", "Say y or n, please.")
-    assert command(monkeypatch, *own, "--out", str(out), "--model", str(model)) == 0
+    assert command(*own, "--out", str(out), "--model", str(model)) == 0
     assert set(json.loads((out / "rows.jsonl").read_text().split("\n")[0])) == {"input_ids", "attention_mask", "labels"}
-    assert command(monkeypatch, *export, "--chosen", "x", "--model", str(model)) == 2
+    assert command(*export, "--chosen", "x", "--model", str(model)) == 2
     before = data.read_bytes()
-    assert command(monkeypatch, *own, "--out", str(tmp_path)) == 2 and data.read_bytes() == before
+    assert command(*own, "--out", str(tmp_path)) == 2 and data.read_bytes() == before
     chosen.write_text("{}")
-    assert command(monkeypatch, *export, "--selection", str(chosen)) == 2
+    assert command(*export, "--selection", str(chosen)) == 2
     assert "sapo select --json" in capsys.readouterr().err
 
 

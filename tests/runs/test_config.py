@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
@@ -360,8 +358,6 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 # Whatever is given.
 
-often = settings(max_examples=25, deadline=None, derandomize=True)
-
 SCALARS = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8), st.dates(), st.datetimes(),
     st.binary(max_size=4),
@@ -392,70 +388,16 @@ def keys_of(part: type[BaseModel]) -> st.SearchStrategy[dict[str, Any]]:
     return st.fixed_dictionaries({}, optional=fields)
 
 
-def accepted(make: Callable[[], Config]) -> Config | None:
-    """The configuration, or None if it was refused with a message; any other exception fails the test."""
-    try:
-        config = make()
-    except ConfigError as error:
-        message = str(error)
-    else:
-        assert isinstance(config, Config)
-        return config
-    assert message.strip() and "Traceback" not in message
-    return None
-
-
-def assert_same_when_read_back(config: Config) -> None:
-    assert make_config(config.plain()) == config
-    written = yaml.safe_dump(config.plain(), sort_keys=False)
-    assert make_config(yaml.safe_load(written)) == config
-
-
-@often
+@settings(max_examples=25, deadline=None, derandomize=True)
 @given(st.one_of(keys_of(Config), st.dictionaries(st.text(max_size=8), VALUES, max_size=4)))
 def test_any_mapping_is_a_configuration_or_a_config_error(data: dict[str, Any]) -> None:
     for values in (data, {"sequence": "demo", "run_dir": "out", **data}):
-        config = accepted(lambda values=values: make_config(values))  # type: ignore[misc]
-        if config is not None:
-            assert_same_when_read_back(config)
-
-
-def from_file(content: bytes, *overrides: str) -> Config | None:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "mine.yaml"
-        path.write_bytes(content)
-        return accepted(lambda: load_config(path, overrides))
-
-
-WORDS = st.sampled_from(
-    ["a", "train", "epochs", ": ", "- ", "\n", "  ", "&x ", "*x", "<<: ", "!!python/object:os.system ", "!!binary ",
-     "{", "}", "[", "]", "'", "? ", "1e999", "2001-01-01", "0x", "---\n", "%YAML 9.9\n", "\t", "\0", "é", "!!int ",
-     "!!set ", "!!timestamp "]
-)  # fmt: skip
-FILES = st.one_of(st.binary(max_size=60), st.lists(WORDS, max_size=12).map(lambda words: "".join(words).encode()))
-KEYS = st.sampled_from(
-    ["train", "train.epochs", "model", "model.base", "tasks.x", "a.b", "watch", "sequence", "seed", "."]
-)
-OVERRIDES = st.one_of(
-    st.text(max_size=12),
-    st.builds("{}={}".format, KEYS, st.text(max_size=9)),
-    st.builds("{}={}".format, KEYS, st.lists(WORDS, max_size=6).map("".join)),
-)
-
-
-@often
-@given(FILES, st.lists(OVERRIDES, max_size=2))
-def test_any_file_with_any_overrides_is_accepted_or_refused(content: bytes, overrides: list[str]) -> None:
-    from_file(content, *overrides)
-    config = from_file(b"sequence: demo\n", *overrides)
-    if config is not None:
-        assert_same_when_read_back(config)
-
-
-def test_the_strategies_reach_both_ends() -> None:
-    """Property tests that only ever see refusals would prove nothing."""
-    assert from_file(b"sequence: demo\n", "train.epochs=2") is not None
-    assert from_file(b"\xff") is None and from_file(b"sequence: demo\n", "train") is None
+        try:
+            config = make_config(values)
+        except ConfigError:
+            continue
+        assert make_config(config.plain()) == config
+        assert make_config(yaml.safe_load(yaml.safe_dump(config.plain(), sort_keys=False))) == config
 
 
 @pytest.mark.parametrize(
@@ -471,5 +413,7 @@ def test_the_strategies_reach_both_ends() -> None:
         (b'sequence: demo\nlora: {target_modules: ["a\\0"]}', ()),
     ],
 )
-def test_found_once(content: bytes, overrides: tuple[str, ...]) -> None:
-    assert from_file(content, *overrides) is None
+def test_a_file_that_no_parser_expects_is_refused(content: bytes, overrides: tuple[str, ...], tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_bytes(content)
+    with pytest.raises(ConfigError):
+        load_config(tmp_path / "mine.yaml", overrides)

@@ -73,10 +73,7 @@ def test_a_method_without_its_weight_is_the_plain_one(
 ROUNDS_UP = ((3, 3, 5), 1, 2.2)
 
 
-@pytest.mark.parametrize(
-    ("sizes", "batch_size", "epochs"),
-    [((7, 3, 5), 8, 0.7), ROUNDS_UP],
-)
+@pytest.mark.parametrize(("sizes", "batch_size", "epochs"), [((7, 3, 5), 8, 0.7), ROUNDS_UP])
 def test_joint_training_makes_as_many_updates_as_the_sequence(
     sizes: tuple[int, ...], batch_size: int, epochs: float, small_model: Path, tmp_path: Path
 ) -> None:

@@ -51,15 +51,12 @@ def own(configured: Configured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 NOWHERE = {"base": "/no/such/model"}
 MISTAKES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "no such file": ({"data": "none.jsonl"}, {}, "No such file or directory: 'none.jsonl'"),
-    "no such test file": ({"test": "none.jsonl"}, {}, "No such file.*none"),
     "no such split": ({"test": "tset"}, {}, "tset"),
     "a hub id without a network": ({"data": "nobody/nothing"}, {}, "nobody/nothing.*hf download"),
     "an unknown role": ({"columns": {"inptu": "review"}}, {}, r"columns of mine\.jsonl: there is no role 'inptu'"),
     "an unknown column": (
         {"columns": {"input": "reviwe", "answer": "stars"}}, {}, "no column 'reviwe' for input. Did you mean 'revi",
     ),
-    "an unknown metric": ({"metric": "bleu"}, {}, r"mine\.jsonl: metric: there is no 'bleu'"),
-    "an unknown key": ({"colums": {}}, {}, r"tasks\.mine\.colums: unknown key\. Did you mean 'columns'\?"),
     "a task that is not used": ({}, {"sequence": ["date-format"]}, "tasks: mine is neither in sequence nor in watch"),
     "the name of a built-in task": (
         {}, {"sequence": ["date-format"], "tasks": {"date-format": MINE}},
@@ -69,7 +66,6 @@ MISTAKES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
         {}, {"watch": ["date-format", "mine"]}, "watch: mine is trained on in this sequence",
     ),
     "tasks that are not there": ({}, {"sequence": ["mnie", "mine"]}, "mnie.*Did you mean 'mine'"),
-    "a watched one that is not there": ({}, {"watch": ["delta"]}, "delta"),
     "test rows that are all training rows": (
         {"test": "mine.jsonl"}, {"data": {"drop_overlap": True}}, "would leave out all 10 training rows",
     ),
@@ -166,22 +162,6 @@ def test_json_that_breaks_the_parser_is_an_error(content: str, tmp_path: Path) -
     (tmp_path / "rows.json").write_text(content)
     with pytest.raises(DataError, match=r"rows\.json is not JSON"):
         load_task(str(tmp_path / "rows.json"), instruction="Do it.")
-
-
-def test_an_unusable_test_file_is_the_one_that_is_named(tmp_path: Path) -> None:
-    (tmp_path / "train.json").write_text('[{"input": "a", "output": "b"}]')
-    (tmp_path / "other.json").write_text('[{"text": "a", "label": "b"}]')
-    with pytest.raises(DataError, match=r"^\S*other\.json: none of the 1 test rows can be used"):
-        load_task(str(tmp_path / "train.json"), instruction="Do.", test=str(tmp_path / "other.json"))
-
-
-def test_a_rare_answer_keeps_answers_from_passing_for_labels(tmp_path: Path) -> None:
-    rows = [{"input": str(n), "output": "yes" if n % 2 else "no"} for n in range(30)]
-    (tmp_path / "m.json").write_text(json.dumps(rows))
-    assert set(load_task(str(tmp_path / "m.json"), instruction="Do.").labels) == {"yes", "no"}
-    (tmp_path / "m.json").write_text(json.dumps([*rows, {"input": "x", "output": "perhaps"}]))
-    own = load_task(str(tmp_path / "m.json"), instruction="Do.")
-    assert own.labels == () and own.metric == "rouge_l"
 
 
 def test_what_does_not_fit_is_named_before_anything_is_trained() -> None:

@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 import yaml
 from rich.console import Console
+from small_runs import command
 
-from sapo.cli import main
 from sapo.cli.progress import Stopped, Terminal
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -218,10 +218,7 @@ def test_a_selection_that_is_stopped_says_what_is_kept_and_how_to_go_on(
         raise Stopped(signal.SIGTERM)
 
     monkeypatch.setattr("sapo.selection.scoring.score_candidates", stopped)
-    command = ["select", "--task", "odd-one-out", "--model", str(small_model), *more]
-    monkeypatch.setattr("sys.argv", ["sapo", *command])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    assert ended.value.code == 128 + signal.SIGTERM
+    arguments = ["select", "--task", "odd-one-out", "--model", str(small_model), *more]
+    assert command(*arguments) == 128 + signal.SIGTERM
     said = " ".join(capsys.readouterr().err.split())
-    assert f"interrupted. {kept}. To resume, give the same command again: sapo {shlex.join(command)}" in said
+    assert f"interrupted. {kept}. To resume, give the same command again: sapo {shlex.join(arguments)}" in said

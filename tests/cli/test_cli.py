@@ -125,27 +125,19 @@ def test_select_prints_and_writes_every_candidate_with_its_loss(
     outcome = command("select", "--task", TASK, "--model", model_dir, "--examples", 6, "--seed", 1, "--json", target)
     assert outcome.code == 0 and str(target) in outcome.out
     found = json.loads(target.read_text())
-    assert {"task", "model", "rule", "examples", "chosen", "seconds", "candidates"} <= set(found)
     assert (found["task"], found["model"], found["rule"], found["examples"]) == (TASK, str(model_dir), "lowest", 6)
-    assert found["seconds"] > 0
-    candidates = found["candidates"]
-    given = builtin_paraphrases(TASK)
-    refused = {r["text"] for r in found["rejected"] if r["text"] in given}
+    candidates, given = found["candidates"], builtin_paraphrases(TASK)
     kept = [c["text"] for c in candidates if c["origin"] == "builtin"]
-    assert [c["text"] for c in candidates[: 1 + len(kept)]] == [builtin_task(TASK).instruction, *kept]
     # Rules make up for the ones that do not hold.
+    refused = {r["text"] for r in found["rejected"]}
     assert kept == [text for text in given if text not in refused] and len(kept) > 15
     assert [c["origin"] for c in candidates] == ["original", *["builtin"] * len(kept), *["rules"] * (20 - len(kept))]
     for candidate in candidates:
-        assert {"text", "origin", "loss", "nll_sum", "tokens", "examples", "status", "delta", "ci"} <= set(candidate)
         assert candidate["loss"] == pytest.approx(candidate["nll_sum"] / candidate["tokens"])
         assert candidate["delta"] == pytest.approx(candidate["loss"] - candidates[0]["loss"], abs=1e-9)
-        assert candidate["examples"] == 6
     assert found["chosen"] == int(np.argmin([c["loss"] for c in candidates])) != 0
-    assert [c["status"] for c in candidates].index("chosen") == found["chosen"]
-    assert [c["status"] for c in candidates].count("chosen") == 1
-    assert candidates[0]["ci"] is None
-    assert all(c["ci"][0] <= c["delta"] <= c["ci"][1] for c in candidates[1:])
+    assert [n for n, c in enumerate(candidates) if c["status"] == "chosen"] == [found["chosen"]]
+    assert all(c["ci"][0] <= c["delta"] <= c["ci"][1] for c in candidates[1:]) and candidates[0]["ci"] is None
     assert candidates[found["chosen"]]["text"][:40] in outcome.out
 
 
@@ -238,20 +230,15 @@ def test_mistakes_are_named_with_what_is_allowed(
         (("run", tmp_path / "none.yaml"), ("none.yaml", "No such file or directory")),
         (("run", config, "train.epoch=1"), ("train.epoch: unknown key", "Did you mean 'epochs'?")),
         (("run", config, "trian.epochs=1", "policy=best"), ("trian: unknown key", "policy = 'best'")),
-        (("run", config, "epochs"), ("must have the form key=value",)),
         (("run", config, "sequence=[date-formats]", f"run_dir={tmp_path / 'run'}"), ("Did you mean 'date-format'?",)),
-        (("run", config, "--dry-run", f"candidates.file={none}"), ("candidates file", "none.json", "No such file")),
         ((*select, "--candidates", none), ("candidates file", "none.json", "No such file")),
         ((*select, "--delta", "0.5"), ("--delta 0.5: Input should be less than 0.5",)),
-        ((*select, "--epsilon", "inf"), ("--epsilon inf: Input should be a finite number",)),
-        ((*select, "--budget", "0"), ("--budget 0.0: Input should be greater than 0",)),
         ((*select[:3], "--model", none), ("none.json' does not exist",)),
         (("select", "--task", "review", "--model", model_dir), ("there is no task 'review'",)),
         (("tasks", "date-formats"), ("Did you mean 'date-format'?",)),
         (("tasks", "[bold]x[/]"), ("'[bold]x[/]'",)),
         (("tasks", "--show-prompt"), ("--show-prompt needs the name of a task",)),
         (("generate", stage), ("either --input TEXT or --file FILE",)),
-        (("generate", stage, "--input", "x", "--file", config), ("either --input TEXT or --file FILE",)),
         (("generate", tmp_path, "--input", "x"), ("is not a stage directory", str(tmp_path))),
         (("generate", stage, "--file", tmp_path / "none.txt"), ("none.txt", "No such file")),
         (("generate", stage, "--file", tmp_path / "empty.txt"), ("holds no input",)),
@@ -260,7 +247,6 @@ def test_mistakes_are_named_with_what_is_allowed(
             ("not trained on 'reviews-sentiment'", f"Did you mean '{TASK}'"),
         ),
         (("report", tmp_path / "none"), ("none is not a directory",)),
-        (("report", tmp_path), (str(tmp_path),)),
     ]
     for arguments, parts in cases:
         complains(command(*arguments), *parts)

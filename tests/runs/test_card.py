@@ -25,25 +25,14 @@ HOSTILE = (
     "```\n| a | b |\x1b[31m\u202e\r# no heading"
 )
 VISIBLE = HOSTILE.replace("\x1b", "\\x1b").replace("\u202e", "\\u202e")
+OLD = {
+    "task": "old", "instruction": "Do it now.", "origin": "builtin", "original_instruction": "Do it.",
+    "suffix": "Say so.", "labels": [],
+}  # fmt: skip
 FORMAT_1 = {
-    "format": 1,
-    "base_model": "some/model",
-    "method": "seq-lora",
-    "policy": "sapo",
-    "state": "0123456789abcdef",
-    "max_length": 64,
-    "max_new_tokens": 4,
-    "tasks": [
-        {
-            "task": "old",
-            "instruction": "Do it now.",
-            "origin": "builtin",
-            "original_instruction": "Do it.",
-            "suffix": "Say so.",
-            "labels": [],
-        }
-    ],
-}
+    "format": 1, "base_model": "some/model", "method": "seq-lora", "policy": "sapo", "state": "0123456789abcdef",
+    "max_length": 64, "max_new_tokens": 4, "tasks": [OLD],
+}  # fmt: skip
 
 
 def make_selection(
@@ -51,43 +40,26 @@ def make_selection(
 ) -> Selection:
     """A selection on two rows of 1 and 3 tokens, so that losses are a quarter of the sums."""
     texts = texts or [task.instruction, *(f"Candidate {i}." for i in range(1, len(sums)))]
+
+    def candidate(i: int, x: float) -> CandidateLoss:
+        losses, delta = Losses(np.array([0.25 * x, 0.75 * x]), np.array([1, 3]), np.array([0, 0])), (x - sums[0]) / 4
+        interval, status = (delta - 0.125, delta + 0.125) if i else None, "chosen" if i == chosen else "scored"
+        return CandidateLoss(Instruction(texts[i], "file" if i else "original"), losses, x / 4, delta, interval, status)
+
     settings: dict[str, Any] = {
-        "task": task.name,
-        "rule": "lowest",
-        "sample": "first",
-        "rows": (0, 1),
-        "chosen": chosen,
-        "tolerance": 1e-5,
-        "rejected": (),
-        "seconds": 1.0,
-        "tokens": 12,
-        "route": "tree",
-        "candidates": tuple(
-            CandidateLoss(
-                Instruction(texts[i], "file" if i else "original"),
-                Losses(np.array([0.25 * x, 0.75 * x]), np.array([1, 3]), np.array([0, 0])),
-                x / 4,
-                (x - sums[0]) / 4,
-                ((x - sums[0]) / 4 - 0.125, (x - sums[0]) / 4 + 0.125) if i else None,
-                "chosen" if i == chosen else "scored",
-            )
-            for i, x in enumerate(sums)
-        ),
-    }
+        "task": task.name, "rule": "lowest", "sample": "first", "rows": (0, 1), "chosen": chosen, "tolerance": 1e-5,
+        "rejected": (), "seconds": 1.0, "tokens": 12, "route": "tree",
+        "candidates": tuple(candidate(i, x) for i, x in enumerate(sums)),
+    }  # fmt: skip
     return Selection(**(settings | changes))
 
 
 def make_lineage(*trained: Choice, **changes: Any) -> dict[str, Any]:
     settings: dict[str, Any] = {
-        "base": "some/model",
-        "method": "inc-lora",
-        "policy": "sapo",
-        "trained": trained,
-        "state": "0123456789abcdef",
-        "limits": {"max_length": 64, "max_new_tokens": 4},
-        "template": "fedcba9876543210",
+        "base": "some/model", "method": "inc-lora", "policy": "sapo", "trained": trained, "state": "0123456789abcdef",
+        "limits": {"max_length": 64, "max_new_tokens": 4}, "template": "fedcba9876543210",
         "versions": {"torch": "2.9", "peft": None},
-    }
+    }  # fmt: skip
     return lineage(**(settings | changes))
 
 
@@ -122,56 +94,33 @@ def test_a_lineage_holds_everything_about_each_task() -> None:
         {"text": "Candidate 1.", "origin": "file", "loss": 1.5, "nll_sum": 6.0, "tokens": 4, "delta": -0.5,
          "ci": [-0.625, -0.375], "examples": 2, "status": "chosen", "round": None},
     ]  # fmt: skip
+    selection_entry = {
+        "rule": "lowest", "sample": "first", "rows": 2, "chosen": 1, "tolerance": 1e-5, "strategy": "exhaustive",
+        "race": None, "route": "tree", "candidates": candidates, "rejected": [{"text": "no", "reason": "too short"}],
+    }  # fmt: skip
     first = {
-        "task": "first",
-        "instruction": "Candidate 1.",
-        "origin": "file",
-        "original_instruction": task.instruction,
-        "suffix": "Answer yes or no.",
-        "labels": ["yes", "no"],
-        "metric": "exact_match",
-        "data": task_fingerprint(task),
-        "train_rows": 6,
-        "selection": {
-            "rule": "lowest",
-            "sample": "first",
-            "rows": 2,
-            "chosen": 1,
-            "tolerance": 1e-5,
-            "strategy": "exhaustive",
-            "race": None,
-            "route": "tree",
-            "candidates": candidates,
-            "rejected": [{"text": "no", "reason": "too short"}],
-        },
-    }
+        "task": "first", "instruction": "Candidate 1.", "origin": "file", "original_instruction": task.instruction,
+        "suffix": "Answer yes or no.", "labels": ["yes", "no"], "metric": "exact_match", "data": task_fingerprint(task),
+        "train_rows": 6, "selection": selection_entry,
+    }  # fmt: skip
     second = data["tasks"].pop()
     assert data == {
-        "format": 2,
-        "base_model": "some/model",
-        "method": "inc-lora",
-        "policy": "sapo",
-        "state": "0123456789abcdef",
-        "max_length": 64,
-        "max_new_tokens": 4,
-        "template": "fedcba9876543210",
-        "versions": {"torch": "2.9", "peft": None},
-        "tasks": [first],
-    }
+        "format": 2, "base_model": "some/model", "method": "inc-lora", "policy": "sapo", "state": "0123456789abcdef",
+        "max_length": 64, "max_new_tokens": 4, "template": "fedcba9876543210", "versions": {"torch": "2.9", "peft":
+        None}, "tasks": [first],
+    }  # fmt: skip
     assert second["selection"] is None and second["task"] == "second" and second["train_rows"] == 16
 
 
 def test_a_lineage_begins_with_the_tasks_that_the_run_started_from() -> None:
-    earlier = FORMAT_1["tasks"]
-    data = make_lineage(original(toy_task("new")), earlier=earlier)
-    assert [entry["task"] for entry in data["tasks"]] == ["old", "new"]
-    assert data["tasks"][0] == FORMAT_1["tasks"][0]  # type: ignore[index]
+    data = make_lineage(original(toy_task("new")), earlier=[OLD])
+    assert [entry["task"] for entry in data["tasks"]] == ["old", "new"] and data["tasks"][0] == OLD
 
 
 def test_the_entries_of_a_stage_can_be_handed_to_the_next_run(tmp_path: Path) -> None:
     assert earlier_tasks(tmp_path) == []
     write_json(tmp_path / "sapo.json", FORMAT_1)
-    assert earlier_tasks(tmp_path) == FORMAT_1["tasks"]
+    assert earlier_tasks(tmp_path) == [OLD]
     write_json(tmp_path / "sapo.json", {"tasks": [{}]})
     with pytest.raises(RecordError, match=r"sapo\.json is damaged"):
         earlier_tasks(tmp_path)

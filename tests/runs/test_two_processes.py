@@ -29,24 +29,18 @@ PATIENCE = 240
 ANSWERS = ("good", "bad", "fair enough")
 # Nothing divides by two or by the micro-batch: 21 = 8 + 8 + 5 rows, 9 selection rows, 5 test rows; and one of each.
 ROWS, SELECTION, TESTED = 21, 9, 5
+MINE = {
+    "data": "train.csv", "test": "test.csv", "instruction": "Say good, bad or fair enough.",
+    "columns": {"input": "review", "answer": "stars"},
+}  # fmt: skip
 CONFIG: Mapping[str, Any] = {
-    "model": {"base": "model", "device": "cpu"},
-    "sequence": ["mine", "single"],
-    "data_dir": "bench",
-    "tasks": {
-        "mine": {
-            "data": "train.csv",
-            "test": "test.csv",
-            "instruction": "Say good, bad or fair enough.",
-            "columns": {"input": "review", "answer": "stars"},
-        }
-    },
-    "candidates": {"file": "candidates.json"},
+    "model": {"base": "model", "device": "cpu"}, "sequence": ["mine", "single"], "data_dir": "bench",
+    "tasks": {"mine": MINE}, "candidates": {"file": "candidates.json"},
     "selection": {"examples": SELECTION, "strategy": "exhaustive"},
     "lora": {"r": 4, "alpha": 8, "dropout": 0.0, "target_modules": ["q_proj", "v_proj", "o_proj", "down_proj"]},
     "train": {"rows": None, "epochs": 12, "batch_size": 8, "micro_batch_size": 4, "learning_rate": 0.03},
     "evaluate": {"max_new_tokens": 4, "test_prompt": "both"},
-}
+}  # fmt: skip
 PARAPHRASES = ["Is it good, bad or fair enough?", "good, bad, fair enough?"]
 # Each process notes what it opens for writing, moves or makes in a run directory.
 SPY = """
@@ -231,13 +225,9 @@ def test_a_mistake_is_printed_once_and_ends_the_job(folder: Path) -> None:
 
 # Methods that add something to the loss, and those that train other weights than an adapter's. 21 rows, then 7.
 METHODS: Mapping[str, Sequence[str]] = {
-    "o-lora": [],
-    "ewc": ["ewc.weight=100"],
-    "replay": ["replay.buffer=5", "replay.share=0.5"],
-    "lwf": [],
-    "osf": [],
+    "o-lora": [], "ewc": ["ewc.weight=100"], "replay": ["replay.buffer=5", "replay.share=0.5"], "lwf": [], "osf": [],
     "full": [],
-}
+}  # fmt: skip
 SEVERAL = """
 import json, sys
 from pathlib import Path
@@ -251,12 +241,8 @@ leave()
 
 def test_every_method_has_the_weights_of_one_process(folder: Path) -> None:
     plain = [
-        "policy=original",
-        "sequence=[mine,other]",
-        "train.epochs=5",
-        "train.warmup=0",
-        "train.learning_rate=0.005",
-    ]
+        "policy=original", "sequence=[mine,other]", "train.epochs=5", "train.warmup=0", "train.learning_rate=0.005",
+    ]  # fmt: skip
     settings = {method: [*plain, f"method={method}", *own] for method, own in METHODS.items()}
     (folder / "methods.json").write_text(json.dumps(settings))
     (folder / "several.py").write_text(SEVERAL)

@@ -180,6 +180,30 @@ class Told(Silent):
         return [label for label in self.steps if "gathering" not in label]
 
 
+class Listener(Told):
+    """A reporter that keeps what work costs and how far it came."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.planned: list[float] = []
+        self.work: dict[str, tuple[int, float]] = {}
+        self.advanced: dict[str, int] = {}
+        self.spared: list[float] = []
+
+    def plan(self, cost: float) -> None:
+        self.planned.append(cost)
+
+    @contextmanager
+    def step(self, label: str, units: int, cost: float) -> Iterator[Callable[[int], None]]:
+        with super().step(label, units, cost) as advance:
+            self.work[label] = (units, cost)
+            yield advance
+        self.advanced[label] = self.done
+
+    def reused(self, label: str, cost: float) -> None:
+        self.spared.append(cost)
+
+
 class Stops(Told):
     """A reporter that stops the work at the second step that is computed: before it, or before it is written."""
 

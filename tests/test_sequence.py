@@ -1,8 +1,7 @@
 """The page against the method's own words: whole runs of a tiny model, recomputed with stock transformers and peft."""
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -15,6 +14,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from small_runs import (
     Json,
+    Listener,
     Stops,
     Told,
     adapters,
@@ -22,10 +22,8 @@ from small_runs import (
     lasting,
     nll_by_hand,
     read,
-    rows_of,
     stage_weights,
     write,
-    write_bench,
 )
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -73,34 +71,6 @@ def stock(model_dir: Path, *adapters: Path) -> Any:
 
 
 # The main run: three tasks, one watch task, both test prompts.
-
-
-class Listener(Told):
-    """A reporter that keeps what work costs, how far it came, and tables."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.planned: list[float] = []
-        self.work: dict[str, tuple[int, float]] = {}
-        self.advanced: dict[str, int] = {}
-        self.spared: list[float] = []
-        self.tables: list[tuple[str, tuple[str, ...], tuple[tuple[str, ...], ...]]] = []
-
-    def plan(self, cost: float) -> None:
-        self.planned.append(cost)
-
-    @contextmanager
-    def step(self, label: str, units: int, cost: float) -> Iterator[Callable[[int], None]]:
-        with super().step(label, units, cost) as advance:
-            self.work[label] = (units, cost)
-            yield advance
-        self.advanced[label] = self.done
-
-    def reused(self, label: str, cost: float) -> None:
-        self.spared.append(cost)
-
-    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        self.tables.append((title, tuple(columns), tuple(tuple(row) for row in rows)))
 
 
 @dataclass(frozen=True)
@@ -533,17 +503,3 @@ def test_a_run_starts_from_the_users_adapter_and_its_stage_contains_it(
         Stage.load(stage).answer([r.input for r in task.test]) == cell(config.run_dir, 1, "alpha", kind)["predictions"]
     )
     assert adapters(adapter) == before
-
-
-def test_inputs_that_will_be_cut_are_noted_with_their_number(small_model: Path, tmp_path: Path) -> None:
-    bench = write_bench(tmp_path / "bench")
-    write(bench / "alpha" / "train.json", [{"sentence": "long " * 100, "label": "y"}, *rows_of("alpha", "train", 5)])
-    listener, short = Listener(), {"policy": "original", "max_length": 300}
-    run(configure(small_model, bench, tmp_path / "run", sequence=["alpha"], **short), listener)
-    assert any(
-        note.startswith("note: alpha: cut in the middle, as longer than max_length: 1 training input;")
-        for note in listener.notes
-    )
-    ((title, columns, (cells,)),) = listener.tables
-    assert title == "data" and dict(zip(columns, cells, strict=True))["cut"] == "1"
-    assert not any("beta" in note for note in listener.notes)

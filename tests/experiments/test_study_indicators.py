@@ -28,16 +28,10 @@ TASK = replace(toy_task(), instruction="Is it so?", suffix="Be brief.")
 TEXT = "Say whether it is so."
 # More than go through the model at once; lengths differ, answers come more than once.
 ROWS = (
-    Example("a", "yes"),
-    Example("a much longer text " * 3, "no"),
-    Example("one more", "well, yes and no, it depends"),
-    Example("naïve 北京", "y"),
-    Example("and then?", "no", history=(("Who?", "Me."), ("Why?", "Because."))),
-    Example("b", "no"),
-    Example("c" * 30, "yes"),
-    Example("d", "maybe"),
-    Example("", "no"),
-)
+    Example("a", "yes"), Example("a much longer text " * 3, "no"), Example("one more", "well, yes and no, it depends"),
+    Example("naïve 北京", "y"), Example("and then?", "no", history=(("Who?", "Me."), ("Why?", "Because."))),
+    Example("b", "no"), Example("c" * 30, "yes"), Example("d", "maybe"), Example("", "no"),
+)  # fmt: skip
 
 # Its assistant turns end with nothing.
 BARE_TEMPLATE = (

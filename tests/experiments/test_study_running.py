@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 import shutil
 from collections.abc import Callable, Iterator
@@ -26,7 +25,6 @@ from sapo.experiments.study.training import forget
 from sapo.experiments.where import Place, Where, on_ray
 from sapo.runs.config.study import StudyConfig
 from sapo.sequence import run
-from sapo.tasks.own import DataSource
 
 TASKS = ("alpha", "beta", "gamma")
 
@@ -169,13 +167,6 @@ def test_another_configuration_is_refused_and_changes_nothing(copy: Callable[...
     for change in changes:
         with pytest.raises(RecordError, match="another configuration"):
             run_study(copy(**change))
-    own = DataSource(data="own.jsonl", instruction="Say y or n.")
-    records = [r.to_json() | {"config": {**r.config, "tasks": {"m": own.model_dump(mode="json")}}} for r in
-               read_study(path)]  # fmt: skip
-    path.write_text("".join(json.dumps(r) + "\n" for r in records))
-    with pytest.raises(RecordError, match=r"tasks\.m\.instruction: 'Say y or n\.' then, 'Say n or y\.' now"):
-        run_study(copy(tasks={"m": own.model_copy(update={"instruction": "Say n or y."})}))
-    path.write_bytes(before)
     often = copy().train.model_copy(update={"checkpoint_every": 1})
     assert run_study(copy(train=often)) == read_study(path) and path.read_bytes() == before
 

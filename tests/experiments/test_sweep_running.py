@@ -162,12 +162,6 @@ def test_without_run_directories_records_are_enough(
     command("report", finished.run_dir / "records.jsonl")
     assert capsys.readouterr().out == with_all
     assert "Sweep of 2 runs" in with_all and (finished.run_dir / "comparison.md").is_file()
-    # Alone, in another place.
-    elsewhere = finished.run_dir.parent / "elsewhere"
-    elsewhere.mkdir()
-    shutil.copy(finished.run_dir / "records.jsonl", elsewhere / "mine.jsonl")
-    command("report", elsewhere / "mine.jsonl")
-    assert (elsewhere / "mine.md").read_text() == (finished.run_dir / "comparison.md").read_text()
 
 
 def test_a_sweep_and_a_run_do_not_share_a_directory(finished: Config, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from small_runs import command
 
 import sapo
-from sapo.core.errors import CandidateError, DataError, ModelError, RecordError, RenderError
+from sapo.core.errors import CandidateError, DataError, ModelError, RenderError
 from sapo.core.storage import read_json
 from sapo.core.types import Example
 from sapo.integrations.exports import export_data
@@ -162,8 +162,6 @@ def test_an_adapter_of_another_trainer_carries_its_instruction(tmp_path: Path) -
     describe(adapter, model, loaded.tokenizer, replace(task, name="second"), "Yet another one.", after=adapter)
     assert [entry["task"] for entry in read_json(adapter / "sapo.json")["tasks"]] == ["toy", "second"]
     assert sapo.apply(adapter, "x")[0]["content"].startswith("Yet another one.")
-    with pytest.raises(ModelError, match=r"not trained on 'tyo'. Did you mean 'toy'"):
-        sapo.apply(adapter, "x", "tyo")
     # Whether candidates were scored is not known of a text alone.
     card = (adapter / "README.md").read_text(encoding="utf-8")
     assert "Yet another one." in card and "No candidate was scored" not in card
@@ -220,15 +218,11 @@ def test_an_adapter_trained_on_rows_of_ones_own_is_asked_as_they_were(tmp_path: 
     model.save_pretrained(tmp_path)
     system = [{"role": "system", "content": "Say it."}, {"role": "user", "content": "x"}]
     cases: list[tuple[dict[str, Any], Any]] = [
-        (
-            {"prompt": system, "completion": [{"role": "assistant", "content": "y"}]},
-            lambda text: [{"role": "system", "content": "New."}, {"role": "user", "content": text}],
-        ),
-        (
-            {"instruction": "Say it.", "input": "x", "output": "y"},
-            lambda text: [{"role": "user", "content": f"New.\n{text}"}],
-        ),
-    ]
+        ({"prompt": system, "completion": [{"role": "assistant", "content": "y"}]},
+         lambda text: [{"role": "system", "content": "New."}, {"role": "user", "content": text}]),
+        ({"instruction": "Say it.", "input": "x", "output": "y"},
+         lambda text: [{"role": "user", "content": f"New.\n{text}"}]),
+    ]  # fmt: skip
     for row, asked in cases:
         rows = Rows([row], "Say it.")
         with pytest.raises(DataError, match=r"layout=rows\.layout"):
@@ -239,16 +233,11 @@ def test_an_adapter_trained_on_rows_of_ones_own_is_asked_as_they_were(tmp_path: 
         # As a row itself asks, with another instruction.
         assert sapo.apply(tmp_path, "x") == asked("x") == sides(reworded(row, "Say it.", "New.") or {})[0]
         assert sapo.apply(tmp_path, "another") == asked("another")
+        line = "instruction is the system message" if rows.layout == "system" else "The user turn is the instruction"
+        assert line in (tmp_path / "README.md").read_text(encoding="utf-8")
         with pytest.raises(ModelError, match="prompts of another layout"):
             Stage.load(tmp_path)
-    for line in ("The instruction is the system message", "The user turn is the instruction and, on the next line"):
-        (tmp_path / "sapo.json").unlink(missing_ok=True)
-        describe(tmp_path, model, tokenizer, rows.task, "New.", layout="system" if "system" in line else "alpaca")
-        assert line in (tmp_path / "README.md").read_text(encoding="utf-8")
-    (tmp_path / "sapo.json").write_text(json.dumps({"tasks": [{"task": "t", "instruction": "i", "suffix": ""}]}))
-    with pytest.raises(RecordError, match=r"sapo\.json is damaged"):
-        describe(tmp_path, model, tokenizer, rows.task, "New.", layout="alpaca", after=tmp_path)
-    (tmp_path / "sapo.json").unlink()
+        (tmp_path / "sapo.json").unlink()
     other = Rows([{"prompt": "Say it. x", "completion": " y"}], "Say it.")
     describe(tmp_path, model, tokenizer, other.task, "New.", layout=other.layout)
     with pytest.raises(ModelError, match="put its instruction where it stood"):

@@ -46,13 +46,9 @@ def trainer(
         **{"per_device_train_batch_size": 4, "num_train_epochs": 1, "learning_rate": 0.0, **settings},
     )  # fmt: skip
     return sft.SFTTrainer(
-        model=model,
-        processing_class=tokenizer,
-        train_dataset=dataset,
-        args=arguments,
-        peft_config=lora,
+        model=model, processing_class=tokenizer, train_dataset=dataset, args=arguments, peft_config=lora,
         eval_dataset=tested,
-    )
+    )  # fmt: skip
 
 
 def tokens(dataset: Any) -> list[tuple[list[int], list[int]]]:

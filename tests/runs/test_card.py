@@ -141,30 +141,25 @@ def test_a_task_trained_twice_is_prompted_as_the_last_time_and_counts_as_last() 
 # The card's metadata
 
 
-@pytest.mark.parametrize("base", ["some/model", "gpt2"])
+METADATA = {"library_name": "peft", "pipeline_tag": "text-generation", "tags": ["lora", "sapo"]}
+
+
+@pytest.mark.parametrize("base", ["some/model", "gpt2", "embedded"])
 def test_the_metadata_names_a_base_from_the_hub(base: str) -> None:
-    data = ModelCard(model_card(make_lineage(original(toy_task()), base=base))).data.to_dict()
-    assert data == {
-        "base_model": base,
+    card = model_card(make_lineage(original(toy_task()), base=base))
+    assert ModelCard(card).data.to_dict() == METADATA | {
+        "base_model": "HuggingFaceTB/SmolLM2-135M-Instruct" if base == "embedded" else base,
         "base_model_relation": "adapter",
-        "library_name": "peft",
-        "pipeline_tag": "text-generation",
-        "tags": ["lora", "sapo"],
     }
-
-
-def test_the_embedded_base_has_the_hubs_name_and_loads_by_its_own() -> None:
-    card = model_card(make_lineage(original(toy_task()), base="embedded"))
-    assert ModelCard(card).data.to_dict()["base_model"] == "HuggingFaceTB/SmolLM2-135M-Instruct"
-    assert "from sapo.models.load import embedded_model_dir\nbase = embedded_model_dir()\n" in card
+    if base == "embedded":
+        assert "from sapo.models.load import embedded_model_dir\nbase = embedded_model_dir()\n" in card
 
 
 @pytest.mark.parametrize("base", ["/models/mine", "./mine", "~/mine", "models/deep/mine", "C:\\mine", "there/mine"])
 def test_the_metadata_carries_no_path(base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "there" / "mine").mkdir(parents=True)
-    data = ModelCard(model_card(make_lineage(original(toy_task()), base=base))).data.to_dict()
-    assert data == {"library_name": "peft", "pipeline_tag": "text-generation", "tags": ["lora", "sapo"]}
+    assert ModelCard(model_card(make_lineage(original(toy_task()), base=base))).data.to_dict() == METADATA
 
 
 def test_the_card_of_a_merged_model_says_so() -> None:
@@ -172,12 +167,9 @@ def test_the_card_of_a_merged_model_says_so() -> None:
     data = make_lineage(original(toy_task())) | {"merged": True, "merge": merge}
     card = model_card(data)
     assert ModelCard(card).data.to_dict() == {
-        "base_model": "some/model",
-        "base_model_relation": "finetune",
-        "library_name": "transformers",
-        "pipeline_tag": "text-generation",
-        "tags": ["sapo", "merged"],
-    }
+        "base_model": "some/model", "base_model_relation": "finetune", "library_name": "transformers",
+        "pipeline_tag": "text-generation", "tags": ["sapo", "merged"],
+    }  # fmt: skip
     assert "merged into the base model in float32" in card and "at most 7.9e-06" in card and "logit is 4.7" in card
     assert "peft import" not in card and "sapo export" not in card
 

@@ -72,13 +72,6 @@ def test_what_decides_nothing_may_change(tmp_path: Path) -> None:
     RunDirectory(tmp_path, {**CONFIG, **free, "report_to": ["x"]}).check()
 
 
-def test_a_configuration_survives_its_file_exactly(tmp_path: Path) -> None:
-    config = {"rate": 1e-05, "third": 1 / 3, "text": "1e-5", "yes": "on", "none": None, "names": ["北京", "a: b", "#"]}
-    for _ in range(2):
-        with RunDirectory(tmp_path, config):
-            pass
-
-
 def test_a_run_can_be_made_again_from_the_configuration_of_its_directory(tmp_path: Path) -> None:
     config = make_config({"sequence": "demo", "run_dir": "out", "method": "ewc", "guard": {}})
     with RunDirectory(tmp_path, config.plain()):
@@ -103,30 +96,16 @@ def test_a_directory_of_another_version_is_refused_in_one_sentence(written: int 
 
 @pytest.mark.parametrize("content", [b"{a: [", b"\xff\xfe\x00", b"", b"- a list"])
 def test_a_damaged_configuration_is_an_error_that_names_the_file(content: bytes, tmp_path: Path) -> None:
-    with RunDirectory(tmp_path, CONFIG):
-        pass
     (tmp_path / "config.yaml").write_bytes(content)
     assert str(tmp_path) in refused(tmp_path)
 
 
-def test_a_directory_that_holds_something_else_is_refused_and_left_alone(tmp_path: Path) -> None:
+def test_a_place_that_holds_something_else_is_refused_and_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
     assert "is not empty and not a run directory" in refused(tmp_path)
-    assert files(tmp_path) == {"thesis.tex"}
-
-
-def test_an_empty_directory_and_one_with_only_a_lock_are_taken(tmp_path: Path) -> None:
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / ".lock").touch()
-    with RunDirectory(tmp_path / "run", CONFIG):
-        assert (tmp_path / "run" / "config.yaml").is_file()
-
-
-def test_a_file_in_the_directorys_place_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "run").write_text("a file")
-    assert "is a file: choose a directory" in refused(tmp_path / "run")
-    assert "cannot be used" in refused(tmp_path / "run" / "below")
-    assert (tmp_path / "run").read_text() == "a file"
+    assert "is a file: choose a directory" in refused(tmp_path / "thesis.tex")
+    assert "cannot be used" in refused(tmp_path / "thesis.tex" / "below")
+    assert files(tmp_path) == {"thesis.tex"} and (tmp_path / "thesis.tex").read_text() == "years of work"
 
 
 # One process at a time.

@@ -8,13 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from small_runs import Told, cells, configure, original_of, paraphrases_of, read, rows_of, write, write_bench
+from small_runs import Told, cells, configure, read, rows_of, write, write_bench
 
 from sapo.core.errors import RecordError
-from sapo.integrations.testing import tiny_tokenizer
 from sapo.runs.config.schema import Config
 from sapo.runs.metrics import METRICS
-from sapo.runs.prepare import prepare
 from sapo.runs.results import RunResult
 from sapo.sequence import run
 
@@ -176,28 +174,3 @@ def test_a_run_that_was_stopped_between_two_tasks_remembers_the_first(
     path.write_bytes(path.read_bytes() + b" ")
     with pytest.raises(RecordError, match=f"{MEMORY} was changed since"):
         run(config)
-
-
-def test_old_rows_are_replayed_with_the_instruction_that_was_chosen_for_them(
-    small_model: Path, bench: Path, tmp_path: Path
-) -> None:
-    config = method_config(small_model, bench, tmp_path / "run", "replay", policy="sapo", replay={"buffer": 7})
-    instructions = run(config).instructions
-    # The premise: what is chosen matters.
-    assert {instructions[task].text for task in TASKS} != {original_of(task) for task in TASKS}
-    assert all(instructions[task].text in (original_of(task), *paraphrases_of(task)) for task in TASKS)
-    tokenizer = tiny_tokenizer()
-    rows = read(config.run_dir / "stages" / "2-beta" / "replay.json")["rows"]
-    texts = [tokenizer.decode(row["ids"]) for row in rows]
-    matched = [
-        [
-            text == f"<|im_start|>user\n{used.text}\n\nText:\n{row.input}\n\n{used.suffix}<|im_end|>\n"
-            f"<|im_start|>assistant\n{row.answer}<|im_end|>\n"
-            for task in prepare(config).inputs.tasks
-            for used in [instructions[task.name]]
-            for row in task.train
-        ].count(True)
-        for text in texts
-    ]
-    assert len(texts) == 7 and matched == [1] * 7
-    assert 0 < sum(text.count(instructions["alpha"].text) for text in texts) < 7

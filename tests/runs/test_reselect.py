@@ -219,29 +219,6 @@ def test_looking_without_a_switch_leaves_mode_random_state_and_weights_alone(
 # Interruption.
 
 
-def test_interrupted_after_a_switch_it_is_resumed_with_that_choice(
-    looked: Looked, small_model: Path, bench: Path, tmp_path: Path
-) -> None:
-    every, number, task = 3, 2, "beta"
-    step = expected(looked, task)[1][0]
-    config = reselecting(small_model, bench, tmp_path / "run", train={"checkpoint_every": every})
-    with pytest.raises(KeyboardInterrupt):
-        run(config, Told(f"{task}: training", after=step + every + 1))
-    unfinished = config.run_dir / "unfinished" / f"{number}-{task}"
-    (last,) = sorted(unfinished.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))[-1:]
-    # The premise: the switch is behind the checkpoint, and known to it.
-    assert int(last.name.split("-")[1]) >= step
-    choices = [(c["step"], c["instruction"]["text"]) for c in read(last / "watchers.json")[0]["choices"]]
-    assert expected(looked, task)[1] in choices
-    told = Told()
-    with pytest.MonkeyPatch.context() as patch:
-        seen = watch_training(patch, told)
-        assert lasting(run(config, told)) == lasting(looked.results)
-    assert adapters(config.run_dir) == adapters(looked.config.run_dir)
-    # What was trained on before the checkpoint is not trained on again.
-    assert min(update for update, _, shown, _ in seen if shown.startswith(task)) == int(last.name.split("-")[1])
-
-
 def test_an_unfinished_training_with_other_rows_to_look_at_is_not_resumed(
     small_model: Path, bench: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

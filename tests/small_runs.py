@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import pickle
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
@@ -16,8 +18,10 @@ from safetensors.torch import load_file
 from transformers import LlamaForCausalLM
 
 from sapo.cli import main
-from sapo.core.progress import Silent
+from sapo.core.progress import Reporter, Silent
 from sapo.core.types import Example
+from sapo.experiments.study.training import forget
+from sapo.experiments.where import Place
 from sapo.integrations.testing import tiny_model, tiny_tokenizer
 from sapo.runs.config.loading import make_config
 from sapo.runs.config.schema import Config
@@ -229,6 +233,18 @@ def command(*arguments: object) -> int:
         with pytest.raises(SystemExit) as stopped:
             main()
     return int(stopped.value.code or 0)
+
+
+def _from_the_start(work: Any, *arguments: Any) -> Any:
+    forget()
+    return work(*arguments)
+
+
+@contextmanager
+def workers(progress: Reporter) -> Iterator[Place]:
+    """Workers that get everything by pickle and remember nothing; processes take long to start."""
+    with ThreadPoolExecutor(1) as pool:
+        yield Place(progress, lambda *work: pool.submit(_from_the_start, *pickle.loads(pickle.dumps(work))))  # noqa: S301
 
 
 Seen = tuple[int, str, str, str]

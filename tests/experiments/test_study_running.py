@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import pickle
 import shutil
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from itertools import product
@@ -14,15 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_runs import Told, command, configure, near, plain_config, read, write, write_bench
+from small_runs import Told, configure, near, plain_config, read, workers, write_bench
 
 from sapo.core.errors import DataError, RecordError
-from sapo.core.progress import Reporter
 from sapo.experiments.study.plan import trials
 from sapo.experiments.study.records import STUDY, StudyRecord, append_study, read_study
 from sapo.experiments.study.run import run_study, study_fingerprint
-from sapo.experiments.study.training import forget
-from sapo.experiments.where import Place, Where, on_ray
+from sapo.experiments.where import Where, on_ray
 from sapo.runs.config.study import StudyConfig
 from sapo.sequence import run
 
@@ -208,26 +203,6 @@ def test_what_the_last_transition_lacks_is_told_before_the_first_is_trained(
     with pytest.raises(DataError, match=r"transition alpha>delta: .*delta"):
         run_study(config, told := Told())
     assert not told.steps and not (config.run_dir / "states").exists()
-
-
-def test_the_command_shows_the_page(
-    small_model: Path, bench: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    write(tmp_path / "study.yaml", plain_study(small_model, bench, tmp_path / "study"))
-    assert command("study", tmp_path / "study.yaml", "unseen=[]") == 0
-    assert "Study of 2 trainings" in capsys.readouterr().out and (tmp_path / "study" / "study.md").is_file()
-
-
-def _from_the_start(work: Any, *arguments: Any) -> Any:
-    forget()
-    return work(*arguments)
-
-
-@contextmanager
-def workers(progress: Reporter) -> Iterator[Place]:
-    """Workers that get everything by pickle and remember nothing; processes take long to start."""
-    with ThreadPoolExecutor(1) as pool:
-        yield Place(progress, lambda *work: pool.submit(_from_the_start, *pickle.loads(pickle.dumps(work))))  # noqa: S301
 
 
 @pytest.mark.parametrize("where", [workers, partial(on_ray, "local")], ids=["workers", "ray"])

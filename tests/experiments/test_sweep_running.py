@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from small_runs import Told, adapters, command, configure, lasting, near, read
+from small_runs import Told, adapters, command, configure, lasting, near, read, workers
 
 from sapo.core.errors import RecordError, SweepError, TrainError
 from sapo.experiments.sweep import run_sweep
-from sapo.experiments.where import in_processes
 from sapo.runs.config.schema import Config
 from sapo.runs.records import read_records
 from sapo.sequence import run
@@ -216,9 +214,9 @@ def test_a_finished_run_is_crossed_once_the_paired_one_is_made(
     assert (first.policy, both.policy) == ("sapo", "original") and len(trained) == 1
     assert both.crossed is not None and set(both.crossed.nll) == {"beta"}
     assert both.matrices == alone.matrices
-    # Made at once by other processes, where it waits for the paired one, it is the same; this process records it.
+    # Made by workers, where it waits for the paired one, it is the same; this process records it.
     config = crossing(swept, "original", "sapo", run_dir="other")
-    found = run_sweep(config, Told(), partial(in_processes, ("", "")))
+    found = run_sweep(config, Told(), workers)
     for record, here in zip(found, (first, both), strict=True):
         assert record.name == here.name and near(lasting(record), lasting(here))
     assert sorted(r.name for r in read_records(config.run_dir / "records.jsonl")) == sorted(r.name for r in found)

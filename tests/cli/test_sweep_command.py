@@ -38,7 +38,7 @@ def test_the_command_makes_the_runs_and_prints_the_table(written: Path, capsys: 
     assert capsys.readouterr().out == first.out
     # Reports do not mix sweeps and runs.
     assert command("report", sweep, sweep / "alpha" / "inc-lora-original-s1") == 2
-    assert "give run directories only, or sweeps" in capsys.readouterr().err.replace("\n", " ")
+    assert "is a run: report them separately" in capsys.readouterr().err.replace("\n", " ")
 
 
 def test_the_command_exits_with_2_where_a_run_failed_and_prints_the_table_of_the_others(

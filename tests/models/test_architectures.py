@@ -136,8 +136,8 @@ def test_losses_equal_a_full_pass_over_each_example_alone(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SOME)
-@pytest.mark.parametrize("most", [1, 5])
-def test_a_long_answer_is_scored_in_pieces(name: str, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_answer_is_scored_in_pieces(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    most = 3
     monkeypatch.setattr("sapo.models.runner.LOGITS", most * VOCABULARY)
     assert max(e.supervised for e in examples()) > 4 * most
     model = model_of(name)

@@ -39,15 +39,17 @@ def run_study(config: StudyConfig, progress: Reporter = SILENT, where: Where | N
     Raises:
         SapoError: for anything a user can act on.
     """
-    gpus = visible_gpus(config.model.device)
-    where = where or (partial(in_processes, gpus) if len(gpus) > 1 else here)
+    gpus = visible_gpus(config.model.device) if where is None else ()
+    if len(gpus) > 1:
+        progress.note(f"{len(gpus)} processes, one for each GPU")
+        where = partial(in_processes, gpus)
     with locked(config.run_dir):
         known = _known(config)
         open_ = _open(config, known, progress)
         if not open_:
             return tuple(known.values())
         try:
-            with where(progress) as place:
+            with (where or here)(progress) as place:
                 for transition in open_:
                     for record in _trainings(config, transition, known, place):
                         _demand_alike(config, [*known.values(), record])

@@ -342,8 +342,8 @@ def test_a_run_that_is_interrupted_at_every_step_ends_as_if_it_had_not_been(
 def done(whole: Config, small_model: Path, bench: Path, tmp_path: Path) -> Config:
     """A finished run of alpha and beta with a model and data of its own."""
     root = tmp_path / "own"
-    for there, here in ((whole.run_dir, "run"), (small_model, "model"), (bench, "bench")):
-        shutil.copytree(there, root / here)
+    for source, name in ((whole.run_dir, "run"), (small_model, "model"), (bench, "bench")):
+        shutil.copytree(source, root / name)
     config = inc_lora(root / "model", root / "bench", root / "run")
     stored = (root / "run" / "config.yaml").read_text()
     for there, here in ((small_model, root / "model"), (bench, root / "bench")):

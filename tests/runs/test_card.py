@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -43,8 +43,9 @@ def make_selection(
 
     def candidate(i: int, x: float) -> CandidateLoss:
         losses, delta = Losses(np.array([0.25 * x, 0.75 * x]), np.array([1, 3]), np.array([0, 0])), (x - sums[0]) / 4
-        interval, status = (delta - 0.125, delta + 0.125) if i else None, "chosen" if i == chosen else "scored"
-        return CandidateLoss(Instruction(texts[i], "file" if i else "original"), losses, x / 4, delta, interval, status)
+        text, interval = Instruction(texts[i], "file" if i else "original"), (delta - 0.125, delta + 0.125)
+        status: Literal["chosen", "scored"] = "chosen" if i == chosen else "scored"
+        return CandidateLoss(text, losses, x / 4, delta, interval if i else None, status)
 
     settings: dict[str, Any] = {
         "task": task.name, "rule": "lowest", "sample": "first", "rows": (0, 1), "chosen": chosen, "tolerance": 1e-5,

@@ -207,7 +207,7 @@ def test_answers_matrices_and_all_metrics_are_those_of_one_process(alone: Path, 
 def test_only_the_first_process_speaks_and_writes(folder: Path, both: Job) -> None:
     assert both.err.count("2 processes share rows and batches") == 1
     assert both.err.count("task 1 mine: training") == 1
-    assert both.out.count("What the metrics are") == 1
+    assert both.out.count("Run both\n") == 1
     seen = (folder / "both.spy").read_text().splitlines()
     assert {line.split()[0] for line in seen} == {"0"}
     assert {"0 open", "0 os.rename", "0 os.mkdir"} <= set(seen)

@@ -151,9 +151,10 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 def test_what_the_first_process_finds_once_all_others_get(sent: list[Any]) -> None:
-    for value in ("value", None, 0):
-        assert Processes(0, 2).once(lambda value=value: value) == value
-        assert Processes(1, 2).once(fail("must not act")) == value
+    values: tuple[Any, ...] = ("value", None, 0)
+    for value in values:
+        assert Processes(0, 2).once({"value": value}.popitem) == ("value", value)
+        assert Processes(1, 2).once(fail("must not act")) == ("value", value)
     # A mistake is raised there and ends the others quietly.
     sent[0] = None
     with pytest.raises(DataError, match=r"^broken$"):

@@ -65,7 +65,7 @@ def test_neither_the_scorers_model_nor_its_decision_about_routes_matters(decided
     assert scorer.route == ("shared prefix" if decided else "undecided")
     told: list[int] = []
     other = Scorer(tiny_model(seed=1, context=1024))
-    assert measured(model, scorer=other, advance=told.append) == pytest.approx(ability.loss, rel=1e-6)
+    assert measured(model, scorer=other, advance=told.append) == pytest.approx(ability, rel=1e-6)
     assert sum(told) == len(general_texts()) and len(told) > 1
 
 

@@ -93,20 +93,7 @@ def test_what_a_source_costs_is_told_before_it_is_asked_and_it_is_not_asked_agai
     assert len(source.asked) == 1
 
 
-def test_sources_are_asked_in_the_order_of_the_configuration_and_too_few_are_told(
-    configured: Configured, own: Path
-) -> None:
-    told = Told()
-    found = estimate(configured(**SMALL, candidates={"sources": ["file", "rules"], "file": str(own), "count": 4}), told)
-    candidates = found.run.inputs.candidates[TASK]
-    assert [c.origin for c in candidates] == ["original", "file", "file", "file", "rules"]
-    assert [c.text for c in candidates[1:4]] == list(OWN)
-    assert not any("not asked for" in note for note in told.notes)
-    estimate(configured(**SMALL, candidates={"file": str(own), "count": 5}), told)
-    assert any(note.startswith(f"{TASK}: only 3 of 5 paraphrases") for note in told.notes)
-
-
-def test_a_candidates_file_that_was_changed_or_a_damaged_record_is_refused_by_name(
+def test_a_candidates_file_may_be_written_otherwise_and_a_damaged_record_is_refused_by_name(
     configured: Configured, own: Path
 ) -> None:
     config = configured(**SMALL, candidates={"file": str(own)})
@@ -114,14 +101,7 @@ def test_a_candidates_file_that_was_changed_or_a_damaged_record_is_refused_by_na
     # Only the texts count, not how they are written.
     write(own, {TASK: [{"text": text} for text in OWN], "another": ["x"]})
     run(config)
-    write(own, OWN[:2])
     path = config.run_dir / "candidates" / f"1-{TASK}.json"
-    with pytest.raises(
-        RecordError, match=rf"1-{TASK}\.json was computed from .* different: candidates file\."
-    ) as error:
-        run(config)
-    assert str(path) in str(error.value)
-    write(own, OWN)
     stored = read(path)
     del stored["value"]["candidates"][0]["text"]
     write(path, stored)
@@ -157,7 +137,7 @@ def test_the_original_policy_asks_nobody(
     assert recorded(config) == {"task": TASK, "candidates": [original], "rejected": [], "spare": [], "notes": []}
 
 
-@pytest.mark.parametrize("policy", ["sapo", "random", "highest", "median"])
+@pytest.mark.parametrize("policy", ["sapo", "random"])
 def test_a_run_without_a_valid_paraphrase_takes_the_original_and_says_so(
     policy: str, configured: Configured, own: Path
 ) -> None:

@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sapo.candidates.builtin import Builtin
-from sapo.candidates.checks.pool import Pool
+from sapo.candidates.checks import Pool
 from sapo.candidates.gather import gather
 from sapo.candidates.rules.rewrite import rewrites
 from sapo.candidates.rules.source import Rules
@@ -56,7 +56,7 @@ Record = dict[str, Any]
 
 
 def checks(instructions: Mapping[str, Any]) -> list[Record]:
-    """Return what share of good and bad texts is turned away, by halves and kinds."""
+    """Return what share of good and bad texts is rejected, by halves and kinds."""
     good = json.loads(PUBLISHED.read_text(encoding="utf-8"))
     bad = json.loads(BAD.read_text(encoding="utf-8"))
     found: list[Record] = []
@@ -74,7 +74,7 @@ def checks(instructions: Mapping[str, Any]) -> list[Record]:
                 totals[kind] += 1
                 away[kind] += 1 - Pool(task).add([row["text"]], "file")
         found += [
-            {"half": half, "kind": kind, "turned away": away[kind], "of": totals[kind],
+            {"half": half, "kind": kind, "rejected": away[kind], "of": totals[kind],
              "percent": 100 * away[kind] / totals[kind]}
             for kind in sorted(totals)
         ]  # fmt: skip
@@ -82,17 +82,12 @@ def checks(instructions: Mapping[str, Any]) -> list[Record]:
 
 
 def rewritten(known: Mapping[str, Any]) -> list[Record]:
-    """Return how many rewrites rules make of each instruction, of how many frames, and how many the checks refuse."""
+    """Return how many rewrites rules make of each instruction, and how many of them the checks reject."""
     found = []
     for name in sorted(known):
         task = _task(name, known[name])
         made = rewrites(task.instruction, task.labels)
-        frames = Counter(rewrite.frame for rewrite in made)
-        refused = len(made) - Pool(task).add([rewrite.text for rewrite in made], "rules")
-        found.append(
-            {"task": name, "rewrites": len(made), "frames": len(frames), "most of one": max(frames.values()),
-             "refused": refused}
-        )  # fmt: skip
+        found.append({"task": name, "rewrites": len(made), "rejected": len(made) - Pool(task).add(made, "rules")})
     return found
 
 
@@ -184,7 +179,7 @@ def main() -> None:
     result: dict[str, list[Record]] = {}
     if "checks" in given.only:
         result["checks"] = checks(instructions)
-        show("turned away by the checks", result["checks"])
+        show("rejected by the checks", result["checks"])
     if "rewrites" in given.only:
         result["rewrites"] = rewritten({name: instructions[name] for name in json.loads(PUBLISHED.read_text("utf-8"))})
         show("made by rules", result["rewrites"])

@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sapo.core.types import Floats, Ints
-from sapo.selection.race import RaceSettings, race, round_sizes
+from sapo.selection.race import race, round_sizes
 
 FOLDER = Path(__file__).parent / "matrices"
 CANDIDATES, ROWS, TOKENS = 21, 250, 3
@@ -108,7 +108,8 @@ def racing(delta: float, epsilon: float, *, blind: bool = False) -> Scheme:
             [1.0] * len(matrix.nll),
             mean if blind else matrix.tokens,
             np.zeros_like(matrix.groups) if blind else matrix.groups,
-            RaceSettings(delta, epsilon, None),
+            delta=delta,
+            epsilon=epsilon,
         )
         return finish.last.leader, sum(map(len, finish.nll)) / matrix.nll.size
 

@@ -45,7 +45,7 @@ def own_loss_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest
 def no_encoder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests with toy texts do not depend on whether the optional encoder is installed."""
     if request.node.get_closest_marker("embedded") is None:
-        monkeypatch.setattr("sapo.candidates.checks.pool.installed_encoder", lambda: None)
+        monkeypatch.setattr("sapo.candidates.meaning.installed_encoder", lambda: None)
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import pickle
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
@@ -14,8 +17,11 @@ import torch
 from safetensors.torch import load_file
 from transformers import LlamaForCausalLM
 
-from sapo.core.progress import Silent
+from sapo.cli import main
+from sapo.core.progress import Reporter, Silent
 from sapo.core.types import Example
+from sapo.experiments.study.training import forget
+from sapo.experiments.where import Place
 from sapo.integrations.testing import tiny_model, tiny_tokenizer
 from sapo.runs.config.loading import make_config
 from sapo.runs.config.schema import Config
@@ -178,6 +184,30 @@ class Told(Silent):
         return [label for label in self.steps if "gathering" not in label]
 
 
+class Listener(Told):
+    """A reporter that keeps what work costs and how far it came."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.planned: list[float] = []
+        self.work: dict[str, tuple[int, float]] = {}
+        self.advanced: dict[str, int] = {}
+        self.spared: list[float] = []
+
+    def plan(self, cost: float) -> None:
+        self.planned.append(cost)
+
+    @contextmanager
+    def step(self, label: str, units: int, cost: float) -> Iterator[Callable[[int], None]]:
+        with super().step(label, units, cost) as advance:
+            self.work[label] = (units, cost)
+            yield advance
+        self.advanced[label] = self.done
+
+    def reused(self, label: str, cost: float) -> None:
+        self.spared.append(cost)
+
+
 class Stops(Told):
     """A reporter that stops the work at the second step that is computed: before it, or before it is written."""
 
@@ -193,6 +223,28 @@ class Stops(Told):
             yield advance
             if len(self.computed) == 2:
                 raise KeyboardInterrupt
+
+
+def command(*arguments: object) -> int:
+    """Run `sapo` with arguments in this process, on a wide terminal, and return its exit code."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COLUMNS", "200")
+        patch.setattr(sys, "argv", ["sapo", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+    return int(stopped.value.code or 0)
+
+
+def _from_the_start(work: Any, *arguments: Any) -> Any:
+    forget()
+    return work(*arguments)
+
+
+@contextmanager
+def workers(progress: Reporter) -> Iterator[Place]:
+    """Workers that get everything by pickle and remember nothing; processes take long to start."""
+    with ThreadPoolExecutor(1) as pool:
+        yield Place(progress, lambda *work: pool.submit(_from_the_start, *pickle.loads(pickle.dumps(work))))  # noqa: S301
 
 
 Seen = tuple[int, str, str, str]

@@ -1,8 +1,7 @@
 """The page against the method's own words: whole runs of a tiny model, recomputed with stock transformers and peft."""
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -15,16 +14,16 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from small_runs import (
     Json,
+    Listener,
     Stops,
     Told,
     adapters,
     configure,
     lasting,
+    nll_by_hand,
     read,
-    rows_of,
     stage_weights,
     write,
-    write_bench,
 )
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -54,25 +53,9 @@ def cell(run_dir: Path, stage: int, task: str, prompt: str) -> Json:
 # Independent of the library: prompt layout, template, full logits, row by row.
 
 
-def prompt_by_hand(tokenizer: Any, instruction: str, suffix: str, text: str) -> str:
+def prompt_by_hand(instruction: str, suffix: str, text: str) -> str:
     turn = instruction + "\n\nText:\n" + text + ("\n\n" + suffix if suffix else "")
-    rendered = tokenizer.apply_chat_template(
-        [{"role": "user", "content": turn}], tokenize=False, add_generation_prompt=True
-    )
-    assert isinstance(rendered, str)
-    return rendered
-
-
-@torch.no_grad()
-def nll_by_hand(model: Any, tokenizer: Any, instruction: str, suffix: str, rows: Sequence[Example]) -> list[float]:
-    """Sum of the NLL of answer and end of turn, for each row."""
-    found = []
-    for row in rows:
-        prompt = tokenizer(prompt_by_hand(tokenizer, instruction, suffix, row.input)).input_ids
-        answer = tokenizer(row.answer + "<|im_end|>\n").input_ids
-        log_p = model(input_ids=torch.tensor([prompt + answer])).logits[0].double().log_softmax(-1)
-        found.append(-sum(float(log_p[len(prompt) - 1 + i, token]) for i, token in enumerate(answer)))
-    return found
+    return f"<|im_start|>user\n{turn}<|im_end|>\n<|im_start|>assistant\n"
 
 
 def tokens_by_hand(tokenizer: Any, rows: Sequence[Example]) -> list[int]:
@@ -88,34 +71,6 @@ def stock(model_dir: Path, *adapters: Path) -> Any:
 
 
 # The main run: three tasks, one watch task, both test prompts.
-
-
-class Listener(Told):
-    """A reporter that keeps what work costs, how far it came, and tables."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.planned: list[float] = []
-        self.work: dict[str, tuple[int, float]] = {}
-        self.advanced: dict[str, int] = {}
-        self.spared: list[float] = []
-        self.tables: list[tuple[str, tuple[str, ...], tuple[tuple[str, ...], ...]]] = []
-
-    def plan(self, cost: float) -> None:
-        self.planned.append(cost)
-
-    @contextmanager
-    def step(self, label: str, units: int, cost: float) -> Iterator[Callable[[int], None]]:
-        with super().step(label, units, cost) as advance:
-            self.work[label] = (units, cost)
-            yield advance
-        self.advanced[label] = self.done
-
-    def reused(self, label: str, cost: float) -> None:
-        self.spared.append(cost)
-
-    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        self.tables.append((title, tuple(columns), tuple(tuple(row) for row in rows)))
 
 
 @dataclass(frozen=True)
@@ -202,13 +157,11 @@ def test_candidates_are_scored_in_the_state_before_their_task(
 
 
 def test_each_task_is_trained_once_in_order_on_its_own_rows_with_the_chosen_instruction(finished: Finished) -> None:
-    tokenizer = tiny_tokenizer()
     assert len(finished.trained_on) == len(TASKS)
     for task, texts in zip(prepare(finished.config).inputs.tasks, finished.trained_on, strict=True):
         instruction = selected(finished)[task.name]
         assert texts == tuple(
-            prompt_by_hand(tokenizer, instruction, task.suffix, row.input) + row.answer + "<|im_end|>\n"
-            for row in task.train
+            prompt_by_hand(instruction, task.suffix, row.input) + row.answer + "<|im_end|>\n" for row in task.train
         )
         assert len(texts) == 8
 
@@ -331,75 +284,52 @@ def test_a_stage_directory_alone_answers_as_its_run_was_tested(finished: Finishe
     entries = {entry["task"]: entry for entry in read(stage / "sapo.json")["tasks"]}
     assert {name: entries[name]["instruction"] for name in entries} == {n: selected(finished)[n] for n in TASKS[:2]}
     assert [entries[t.name]["suffix"] for t in inputs.tasks[:2]] == [t.suffix for t in inputs.tasks[:2]]
-    # What it is asked is what is stored there.
-    data = read(stage / "sapo.json")
-    data["tasks"][0] |= {"instruction": "Changed by hand.", "suffix": "And its suffix."}
-    write(stage / "sapo.json", data)
-    model = Stage.load(stage)
-    asked: list[list[int]] = []
-    generate = model.loaded.model.generate
-
-    def spy(**given: Any) -> Any:
-        asked.extend(given["input_ids"].tolist())
-        return generate(**given)
-
-    model.loaded.model.generate = spy
-    model.answer(["an input"], TASKS[0])
-    tokenizer = tiny_tokenizer()
-    prompt = prompt_by_hand(tokenizer, "Changed by hand.", "And its suffix.", "an input")
-    assert [tokenizer.decode(ids) for ids in asked] == [prompt]
 
 
 # Interruption. Two tasks: two selections, two trainings, three stages of two cells.
 
 
 CALLS = 2 + 2 + 3 * 2
-METHODS = ("seq-lora", "inc-lora")
+
+
+def inc_lora(small_model: Path, bench: Path, run_dir: Path, **changes: Any) -> Config:
+    """Its stages hold what each task added, too."""
+    return configure(small_model, bench, run_dir, method="inc-lora", **changes)
 
 
 @pytest.fixture(scope="module")
-def whole(small_model: Path, bench: Path, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Config]:
-    """Runs of two methods that nothing disturbed."""
-    root = tmp_path_factory.mktemp("whole")
-    configs = {method: configure(small_model, bench, root / method, method=method) for method in METHODS}
-    for config in configs.values():
-        told = Told()
-        run(config, told)
-        assert len(told.computed) == CALLS
-    assert adapters(configs["seq-lora"].run_dir) != adapters(configs["inc-lora"].run_dir)
-    return configs
+def whole(small_model: Path, bench: Path, tmp_path_factory: pytest.TempPathFactory) -> Config:
+    """A run that nothing disturbed."""
+    config, told = inc_lora(small_model, bench, tmp_path_factory.mktemp("whole") / "run"), Told()
+    run(config, told)
+    assert len(told.computed) == CALLS
+    return config
 
 
 def found_by(config: Config) -> Json:
     return lasting(read(config.run_dir / "results.json"))
 
 
-@pytest.mark.parametrize(("method", "done", "keep"), [("seq-lora", False, "all"), ("inc-lora", True, "last")])
 def test_a_run_that_is_interrupted_at_every_step_ends_as_if_it_had_not_been(
-    method: str, done: bool, keep: str, whole: Mapping[str, Config], small_model: Path, bench: Path, tmp_path: Path
+    whole: Config, small_model: Path, bench: Path, tmp_path: Path
 ) -> None:
-    config = configure(small_model, bench, tmp_path / "run", method=method, keep=keep)
+    config = inc_lora(small_model, bench, tmp_path / "run", keep="last")
     # Every start keeps one step more; where it is stopped before a step is written, that one is computed twice.
     for number in range(1, CALLS):
-        stops = Stops(done=done)
+        stops = Stops(done=number % 2 == 0)
         with pytest.raises(KeyboardInterrupt):
             run(config, stops)
         assert len(stops.found) == number - 1 and not (config.run_dir / "results.json").exists()
     told = Told()
     run(config, told)
-    assert len(told.computed) == 1 and found_by(config) == found_by(whole[method])
-    expected = adapters(whole[method].run_dir)
-    if keep == "last":
-        expected = {name: weights for name, weights in expected.items() if name.startswith("stages/2-beta/")}
+    assert len(told.computed) == 1 and found_by(config) == found_by(whole)
+    expected = {name: found for name, found in adapters(whole.run_dir).items() if name.startswith("stages/2-beta/")}
     assert expected and adapters(config.run_dir) == expected
-    if keep == "all":
-        return
     # It is resumed from the stage that is left. What was tested with a dropped one cannot be tested again.
-    assert [p.name for p in (config.run_dir / "stages").iterdir()] == ["2-beta"]
     (config.run_dir / "results.json").unlink()
     shutil.rmtree(config.run_dir / "cells" / "2")
     run(config)
-    assert found_by(config) == found_by(whole[method])
+    assert found_by(config) == found_by(whole)
     (config.run_dir / "cells" / "1" / "beta.original.json").unlink()
     with pytest.raises(RecordError, match=r"1-alpha is missing, and a step after it is not finished"):
         run(config)
@@ -409,13 +339,12 @@ def test_a_run_that_is_interrupted_at_every_step_ends_as_if_it_had_not_been(
 
 
 @pytest.fixture
-def done(whole: Mapping[str, Config], small_model: Path, bench: Path, tmp_path: Path) -> Config:
+def done(whole: Config, small_model: Path, bench: Path, tmp_path: Path) -> Config:
     """A finished run of alpha and beta with a model and data of its own."""
     root = tmp_path / "own"
-    shutil.copytree(whole["seq-lora"].run_dir, root / "run")
-    shutil.copytree(small_model, root / "model")
-    shutil.copytree(bench, root / "bench")
-    config = configure(root / "model", root / "bench", root / "run")
+    for source, name in ((whole.run_dir, "run"), (small_model, "model"), (bench, "bench")):
+        shutil.copytree(source, root / name)
+    config = inc_lora(root / "model", root / "bench", root / "run")
     stored = (root / "run" / "config.yaml").read_text()
     for there, here in ((small_model, root / "model"), (bench, root / "bench")):
         stored = stored.replace(str(there), str(here))
@@ -446,12 +375,6 @@ def _template(root: Path) -> None:
 
 CHANGES: Mapping[str, tuple[Change, str, str]] = MappingProxyType(
     {
-        "a training row": (
-            lambda root: edit(
-                root / "bench" / "beta" / "train.json", lambda rows: [r.update(sentence="new") for r in rows]
-            ),
-            "selections/2-beta.json", "data",
-        ),
         "an answer": (
             lambda root: edit(root / "bench" / "alpha" / "train.json", lambda rows: rows[1].update(label="nn")),
             "selections/1-alpha.json", "data",
@@ -464,19 +387,11 @@ CHANGES: Mapping[str, tuple[Change, str, str]] = MappingProxyType(
             lambda root: edit(root / "bench" / "candidates.json", lambda c: c["beta"].__setitem__(1, "New: y or n?")),
             "candidates/2-beta.json", "candidates file",
         ),
-        "the order of candidates": (
-            lambda root: edit(root / "bench" / "candidates.json", lambda c: c["alpha"].reverse()),
-            "candidates/1-alpha.json", "candidates file",
-        ),
         "an instruction": (
             lambda root: edit(
                 root / "bench" / "instructions.json", lambda index: index["beta"].update(instruction="y or n?")
             ),
             "candidates/2-beta.json", "instruction",
-        ),
-        "a suffix": (
-            lambda root: edit(root / "bench" / "instructions.json", lambda index: index["beta"].update(suffix="!")),
-            "candidates/2-beta.json", "suffix",
         ),
         "the base model": (_weights, "cells/0/alpha.original.json", "model"),
         "the chat template": (_template, "cells/0/alpha.original.json", "template"),
@@ -510,7 +425,6 @@ def damage(path: Path) -> None:
 
 DAMAGE: Mapping[str, tuple[Change, str]] = {
     "weights": (lambda stage: damage(stage / "adapter_model.safetensors"), "/adapter_model.safetensors was changed si"),
-    "lineage": (lambda stage: write(stage / "sapo.json", {"a": 1}), "/sapo.json was changed since"),
     "no weights": (lambda stage: (stage / "adapter_model.safetensors").unlink(), "/adapter_model.safetensors is miss"),
     "no stage": (shutil.rmtree, " is missing"),
 }
@@ -582,17 +496,3 @@ def test_a_run_starts_from_the_users_adapter_and_its_stage_contains_it(
         Stage.load(stage).answer([r.input for r in task.test]) == cell(config.run_dir, 1, "alpha", kind)["predictions"]
     )
     assert adapters(adapter) == before
-
-
-def test_inputs_that_will_be_cut_are_noted_with_their_number(small_model: Path, tmp_path: Path) -> None:
-    bench = write_bench(tmp_path / "bench")
-    write(bench / "alpha" / "train.json", [{"sentence": "long " * 100, "label": "y"}, *rows_of("alpha", "train", 5)])
-    listener, short = Listener(), {"policy": "original", "max_length": 300}
-    run(configure(small_model, bench, tmp_path / "run", sequence=["alpha"], **short), listener)
-    assert any(
-        note.startswith("note: alpha: cut in the middle, as longer than max_length: 1 training input;")
-        for note in listener.notes
-    )
-    ((title, columns, (cells,)),) = listener.tables
-    assert title == "data" and dict(zip(columns, cells, strict=True))["cut"] == "1"
-    assert not any("beta" in note for note in listener.notes)

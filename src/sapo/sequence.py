@@ -1,7 +1,9 @@
 """The page: before each task, score its candidates in the model's present stage and train with the best.
 
-This is the whole algorithm (paper, section 4). What each step does is in the room that it is named after; how a run
-is prepared, and how steps are computed once, is in `sapo.runs`.
+This is the whole algorithm (paper, section 4), and there is one engine: `sapo run` and sweeps go through this loop, and
+studies and a loop of a user's own (`sapo.TaskSequence`) use its steps. So what is measured is what users get. What a
+step does is in the room that it is named after; how a run is prepared, and how steps are computed once, is in
+`sapo.runs`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which texts are turned away beside an original instruction, with which reason, and which are not."""
+"""Which texts are rejected next to an original instruction, with which reason, and which are not."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sapo.candidates.checks.encoder import Encoder, installed_encoder
-from sapo.candidates.checks.pool import Pool
+from sapo.candidates.checks import Pool, admit, keeps
+from sapo.candidates.meaning import Encoder, installed_encoder
 from sapo.core.types import Example, Floats, Task
 
 SUMMARY = "Summarize the article in one sentence."
@@ -26,7 +26,7 @@ def task(instruction: str = SUMMARY, *labels: str, suffix: str = "", rows: Seque
 
 
 def verdict(text: str, given: Task | str = SUMMARY) -> str | None:
-    """The reason why a text is turned away, None if it is not."""
+    """The reason why a text is rejected, None if it is not."""
     pool = Pool(task(given) if isinstance(given, str) else given)
     assert pool.add([text], "file") == (not pool.rejected)
     return pool.rejected[0].reason if pool.rejected else None
@@ -56,16 +56,28 @@ def test_lines_and_tabs_are_not_control_characters() -> None:
 
 def test_a_text_may_be_much_shorter_or_longer_but_not_by_any_length() -> None:
     long = "Write a summary. " * 30
-    assert verdict("Go.", long) == f"too short: 3 characters, at least 20 beside an original of {len(long.strip())}"
+    assert verdict("Go.", long) == f"too short: 3 characters, at least 20 for an original of {len(long.strip())}"
     assert verdict("Sum the text up here.", long) is None
     # A short original has room for a story all the same.
     story = "You are the editor of a small paper. " + "People like short texts about their own town. " * 20
     assert verdict(story) is None
-    assert verdict(story + story) == f"too long: {2 * len(story) - 1} characters, at most 1000 beside an original of 38"
-    assert verdict("?") == "too short: 1 characters, at least 2 beside an original of 38"
+    assert verdict(story + story) == f"too long: {2 * len(story) - 1} characters, at most 1000 for an original of 38"
+    assert verdict("?") == "too short: 1 characters, at least 2 for an original of 38"
 
 
 # Likeness to other candidates.
+
+
+def test_the_original_comes_first_and_texts_keep_their_order_origin_and_spelling() -> None:
+    given = task("Say yes or no.", "yes", "no")
+    kept, rejected = admit(given, ["yes, or is it no?", "  maybe  ", " Is it no or yes?\n"], "file")
+    assert [(c.text, c.origin) for c in kept] == [
+        ("Say yes or no.", "original"),
+        ("yes, or is it no?", "file"),
+        ("Is it no or yes?", "file"),
+    ]
+    assert [r.text for r in rejected] == ["  maybe  "]
+    assert admit(given, [], "given") == (kept[:1], ())
 
 
 @pytest.mark.parametrize(
@@ -289,9 +301,6 @@ def test_a_letter_at_the_end_is_no_mark_of_an_enumeration() -> None:
     assert verdict("Choose the option that fits from A and B.", given) is None
 
 
-# Known to be too strict: what is turned away here should pass.
-
-
 @pytest.mark.parametrize(
     ("original", "text", "labels"),
     [
@@ -301,16 +310,6 @@ def test_a_letter_at_the_end_is_no_mark_of_an_enumeration() -> None:
 )
 def test_a_label_at_the_end_of_a_sentence_is_named(original: str, text: str, labels: tuple[str, ...]) -> None:
     assert verdict(text, task(original, *labels)) is None
-
-
-@pytest.mark.parametrize("text", ["Sum up the article, with no explanation.", "Sum it up without any explanation."])
-def test_reasons_that_are_ruled_out_are_not_asked_for(text: str) -> None:
-    assert verdict(text) is None
-
-
-def test_a_scale_whose_ends_are_the_labels_is_no_demand() -> None:
-    given = task("Rate the review: 1, 2, 3, 4 or 5.", "1", "2", "3", "4", "5")
-    assert verdict("How good is the review on a scale of 1 to 5: 1, 2, 3, 4 or 5?", given) is None
 
 
 @pytest.mark.parametrize("text", ["TL;DR?", "Gist?"])
@@ -366,6 +365,96 @@ def test_labels_that_are_missing_are_named() -> None:
 
 
 @pytest.mark.parametrize(
+    ("label", "text", "kept"),
+    [
+        ("positive", "Say positive or negative.", True),
+        ("positive", "Say 'positive' or 'negative'.", True),
+        ("positive", "positive/negative?", True),
+        ("positive", "Say negative, else positive", True),
+        ("positive", "Say Positive or negative.", False),
+        ("positive", "Judge positively or negatively.", False),
+        ("positive", "Find the positives.", False),
+        ("positive", "Say nonpositive or negative.", False),
+        ("positive", "Say very_positive or negative.", False),
+        ("positive", "Say positive1 or negative.", False),
+        ("positive", "Say good or bad.", False),
+    ],
+)
+def test_a_label_is_kept_to_the_letter_and_as_a_whole_word(label: str, text: str, kept: bool) -> None:
+    assert keeps(label, "Is the text positive or negative?", text) is kept
+
+
+def test_labels_with_several_words_or_with_characters_of_patterns_are_taken_literally() -> None:
+    original = "Say not entailed, 3.5 or (c++)."
+    assert keeps("not entailed", original, "Choose not entailed or else.")
+    assert not keeps("not entailed", original, "Choose entailed or not.")
+    assert keeps("3.5", original, "Choose 3.5 or less.")
+    assert not keeps("3.5", original, "Choose 3x5 or less.")
+    assert keeps("(c++)", original, "Choose (c++) or else.")
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("判断文本支持还是反对。", True),
+        ("请选择“支持”或“反对”", True),
+        ("判断文本的立场：反对或中立", False),
+    ],
+)
+def test_a_label_in_chinese_needs_no_spaces_around_it(text: str, kept: bool) -> None:
+    assert keeps("支持", "判断下列文本对目标是支持还是反对。", text) is kept
+
+
+def test_a_latin_label_between_chinese_characters_is_a_whole_word() -> None:
+    assert keeps("A", "请回答A或B。", "从A与B中选择。")
+    assert not keeps("A", "请回答A或B。", "从AB中选择。")
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("Answer 1 for good, 0 for bad.", True),
+        ("1 is good and 0 is bad", True),
+        ("Reply good (1) or bad (0).", True),
+        ("1) positive texts are good. 0: others.", False),
+        ("1. Read the text. 2. Say 0 if it is bad.", False),
+        ("1: read the text, then say 0 if it is bad.", False),
+        ("1、阅读文本", False),
+        ("1) Read it. 2) Say 1 or 0.", True),
+        ("Answer 10 or 0.", False),
+    ],
+)
+def test_a_number_that_only_enumerates_does_not_name_a_label(text: str, kept: bool) -> None:
+    assert keeps("1", "Answer 1 if the text is good, or 0 if it is bad.", text) is kept
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("Choose among A. dovish, B. hawkish.", True),
+        ("Choose: (A) dovish or (B) hawkish", True),
+        ("A: dovish. B: hawkish.", True),
+        ("Is the text A or B, that is dovish or hawkish?", True),
+        ("A. Read the text. B. Say whether it is dovish or hawkish.", False),
+        ("Is the text dovish or hawkish?", False),
+        ("A. hawkish, B. dovish", False),
+        # The mark's word is another one, though the original's begins with it.
+        ("A. do read the text. B. decide.", False),
+    ],
+)
+def test_an_enumerating_letter_counts_only_before_the_word_that_it_marks_in_the_original(text: str, kept: bool) -> None:
+    assert keeps("A", "What is the stance? A. dovish, B. hawkish.", text) is kept
+
+
+def test_an_enumerating_letter_counts_before_the_same_chinese_word() -> None:
+    original = "选择立场：A. 支持，B. 反对"
+    assert keeps("A", original, "立场是什么？A．支持该目标，B．反对该目标")
+    assert not keeps("A", original, "A. 阅读文本。B. 判断立场。")
+    # A paraphrase may also shorten what follows the label: there are no spaces that would end the word.
+    assert keeps("A", "选择立场：A. 支持该目标，B. 反对该目标", "立场：A. 支持，B. 反对")
+
+
+@pytest.mark.parametrize(
     ("original", "text", "missing"),
     [
         ("Rate the review on a scale of 1-5.", "How good is the review, 1 to 5?", ""),
@@ -392,7 +481,7 @@ def test_numbers_that_bear_on_the_task_are_kept_as_digits_or_words(original: str
     assert verdict(text, original) == reason
 
 
-# The suffix, and demands beside it.
+# The suffix.
 
 ONLY = "Directly output only the summary as your answer."
 
@@ -415,77 +504,7 @@ def test_a_short_suffix_may_stand_in_a_text_and_one_of_the_original_too() -> Non
     assert verdict(f"What is the article about, in short? {ONLY}", given) is None
 
 
-@pytest.mark.parametrize(
-    ("text", "kind"),
-    [
-        ("Sum up the article in a sentence, and explain your choice.", "reasons"),
-        ("Sum up the article in a sentence. Justify your answer.", "reasons"),
-        ("Think step by step, then sum up the article in a sentence.", "reasons"),
-        ("Sum up the article in a sentence and give your reasons.", "reasons"),
-        ("Sum up the article in a sentence, then rate the article on a scale of ten.", "more than the answer"),
-        ("Sum up the article in a sentence, with a confidence score.", "more than the answer"),
-        ("Sum up the article in a sentence, followed by a comment.", "more than the answer"),
-        ("Sum up the article in a sentence, as JSON.", "another form of answer"),
-        ("Sum up the article in a sentence. Answer in French.", "another form of answer"),
-        ("Sum up the article in a sentence. Answer in uppercase.", "another form of answer"),
-        ("Sum up the article, in at least 100 words.", "another form of answer"),
-        ("List all of the summaries that are possible for the article.", "several answers, or other ones"),
-        ("Sum up the article in a sentence, or say 'unclear'.", "several answers, or other ones"),
-    ],
-)
-def test_demands_that_neither_original_nor_suffix_makes_are_refused(text: str, kind: str) -> None:
-    reason = verdict(text)
-    assert reason is not None and reason.startswith(f"asks for {kind} (") and reason.endswith("the original does not")
-
-
-def test_the_words_that_make_the_demand_are_quoted() -> None:
-    assert verdict("Sum up the article in a sentence. Justify your answer.") == (
-        "asks for reasons ('Justify your'), which the original does not"
-    )
-
-
-@pytest.mark.parametrize(
-    ("original", "suffix", "text"),
-    [
-        ("Sum up the article and explain why.", "", "Give a summary of the text, and show why it is right."),
-        ("Sum up the article.", "Explain your answer.", "Give a summary of the text and the reasons for it."),
-        ("Sum up the article as JSON.", "", "What does the article say? The answer goes into JSON."),
-        ("Sum up the article.", "Answer as a numbered list.", "Give a summary of the text as bullet points."),
-        (SUMMARY, "", "Sum up the article in a sentence. Do not explain anything."),
-        (SUMMARY, "", "The reason why people read summaries is that they are short. Sum up the article."),
-    ],
-)
-def test_a_demand_that_is_made_already_or_denied_is_none(original: str, suffix: str, text: str) -> None:
-    assert verdict(text, task(original, suffix=suffix)) is None
-
-
-# Another task, and the data.
-
-
-@pytest.mark.parametrize(
-    ("text", "what"),
-    [
-        ("Write a poem about the article.", "Write a poem"),
-        ("Read the article and compose a short letter about it.", "compose a short letter"),
-    ],
-)
-def test_another_product_is_another_task(text: str, what: str) -> None:
-    assert verdict(text) == f"sets another task ({what!r})"
-
-
-@pytest.mark.parametrize(
-    ("original", "text"),
-    [
-        ("Write a poem about the article.", "Compose a short poem that goes with this text."),
-        ("Correct the sentence.", "Here is a sentence. Correct whatever is wrong with it."),
-        (SUMMARY, "Sum up the article in a sentence. Do not write a poem."),
-        (SUMMARY, "Sum up the article in a sentence, and never rewrite it."),
-        (SUMMARY, "Write a summary of the article, one sentence long."),
-    ],
-)
-def test_the_same_product_and_one_that_is_ruled_out_are_not(original: str, text: str) -> None:
-    assert verdict(text, original) is None
-
+# The data.
 
 LEAKY = (
     Example("The mayor of the town has opened a bridge over the river.", "Mayor opens new bridge"),
@@ -615,9 +634,9 @@ def test_hand_written_paraphrases_pass() -> None:
     assert len(refused) <= 0.02 * judged, refused
 
 
-# Turned away with these stand-ins: 47 of 47, 47 of 48 and 41 of 47.
+# Rejected with these stand-ins: 47 of 47, 47 of 48 and 41 of 47.
 @pytest.mark.parametrize(("kind", "share"), [("translated", 0.95), ("truncated", 0.95), ("chatty", 0.85)])
-def test_bad_paraphrases_are_turned_away(kind: str, share: float) -> None:
+def test_bad_paraphrases_are_rejected(kind: str, share: float) -> None:
     path = Path(__file__).parents[1] / "data" / "bad_paraphrases.json"
     bad: dict[str, list[dict[str, str]]] = json.loads(path.read_text(encoding="utf-8"))
     counts = Counter(
@@ -648,7 +667,7 @@ class Words(Encoder):
 
 
 def test_a_text_of_another_meaning_is_refused() -> None:
-    pool = Pool(task(), Words)
+    pool = Pool(task(), encoder=Words)
     assert pool.note == ""
     assert pool.add(["Paint the house and its roof.", "Which sentence sums up the article?"], "file") == 1
     assert [c.text for c in pool.kept[1:]] == ["Which sentence sums up the article?"]
@@ -659,7 +678,7 @@ def test_a_text_of_another_meaning_is_refused() -> None:
 
 def test_meaning_is_asked_for_last_and_only_of_texts_that_are_well_otherwise() -> None:
     encoder = Words()
-    pool = Pool(task(), lambda: encoder)
+    pool = Pool(task(), encoder=lambda: encoder)
     pool.add(["", "Sure! Sum up the article.", "Sum up the article in a sente", "Sum up the article."], "file")
     assert encoder.asked == [SUMMARY, "Sum up the article."]
 
@@ -667,7 +686,7 @@ def test_meaning_is_asked_for_last_and_only_of_texts_that_are_well_otherwise() -
 def test_a_language_that_the_encoder_cannot_read_gets_a_note_and_no_check_of_meaning() -> None:
     encoder = Words()
     chinese = "用一个句子总结下面的文章内容。"
-    pool = Pool(task(chinese), lambda: encoder)
+    pool = Pool(task(chinese), encoder=lambda: encoder)
     assert pool.add(["请把房子的屋顶刷成红色。"], "file") == 1
     assert pool.note == "task: the meaning of paraphrases was not checked (the encoder reads English only)"
     assert encoder.asked == []
@@ -693,7 +712,7 @@ def test_the_real_encoder_tells_another_subject_from_a_paraphrase() -> None:
     assert np.linalg.norm(vectors, axis=1) == pytest.approx(np.ones(3))
     # A text's vector does not depend on the texts beside it.
     assert encoder(texts[:1])[0] == pytest.approx(vectors[0], abs=1e-5)
-    pool = Pool(task(), lambda: encoder)
+    pool = Pool(task(), encoder=lambda: encoder)
     assert pool.add(texts, "file") == 1
     assert [c.text for c in pool.kept[1:]] == texts[:1]
     assert pool.rejected[0].reason.startswith("means something else (similarity ")

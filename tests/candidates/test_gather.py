@@ -10,9 +10,8 @@ import pytest
 from rapidfuzz import fuzz
 
 from sapo.candidates.builtin import Builtin
-from sapo.candidates.checks.likeness import folded
-from sapo.candidates.diversity import most_different
-from sapo.candidates.gather import gather
+from sapo.candidates.checks import folded
+from sapo.candidates.gather import gather, most_different
 from sapo.candidates.rules.source import Rules
 from sapo.candidates.source import Source
 from sapo.core.errors import CandidateError
@@ -55,7 +54,7 @@ class Told(ListSource):
 @pytest.fixture(autouse=True)
 def no_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whether the optional encoder is installed must not matter here."""
-    monkeypatch.setattr("sapo.candidates.checks.pool.installed_encoder", lambda: None)
+    monkeypatch.setattr("sapo.candidates.meaning.installed_encoder", lambda: None)
 
 
 def test_the_fake_and_the_real_ones_are_sources() -> None:
@@ -133,9 +132,7 @@ def test_refused_texts_are_not_among_those_that_were_left_out() -> None:
 def test_no_valid_text_leaves_the_original_and_a_note() -> None:
     found = gather(TASK, (Told(BAD),), 3)
     assert [(c.text, c.origin) for c in found.candidates] == [(TASK.instruction, "original")]
-    assert found.notes == (
-        "toy: no valid paraphrase, so there is only the original instruction; 3 texts were turned away",
-    )
+    assert found.notes == ("toy: no valid paraphrase, so there is only the original instruction (3 rejected)",)
     assert gather(TASK, (Told(),), None).notes == (
         "toy: no valid paraphrase, so there is only the original instruction",
     )
@@ -144,8 +141,8 @@ def test_no_valid_text_leaves_the_original_and_a_note() -> None:
 
 def test_fewer_than_asked_for_is_a_note() -> None:
     notes = gather(TASK, (Told((*VALID[:2], *BAD)),), 5).notes
-    assert notes[0] == "toy: 2 of 5 paraphrases that were asked for; 3 texts were turned away"
-    assert gather(TASK, (Told(VALID[:2]),), 3).notes[0] == "toy: 2 of 3 paraphrases that were asked for"
+    assert notes[0] == "toy: only 2 of 5 paraphrases are usable (3 rejected)"
+    assert gather(TASK, (Told(VALID[:2]),), 3).notes[0] == "toy: only 2 of 3 paraphrases are usable"
 
 
 def test_what_could_not_be_checked_is_a_note_where_there_is_something_to_check() -> None:

@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from sapo.candidates import local
-from sapo.candidates.local import Local, LocalSettings, _BlankLine, _Draws, _Writer
-from sapo.candidates.source import Source
+from sapo.candidates.local import Local, _BlankLine, _Draws, _Writer
 from sapo.core.errors import CandidateError, ModelError
 from sapo.integrations.testing import tiny_model, tiny_tokenizer, toy_task
 from sapo.models.render import Renderer
+from sapo.models.settings import ModelSettings
 
 TASK = replace(toy_task(), instruction="Say yes or no.")
 
@@ -37,18 +37,17 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save(tmp_path_factory.mktemp("plain"), chat_template=None)
 
 
+def model_of(base: Path) -> ModelSettings:
+    return ModelSettings(base=str(base), dtype="float32", device="cpu")
+
+
 def source(base: Path, directory: Path, seed: int = 0, temperature: float = 1.0) -> Local:
-    return Local(LocalSettings(str(base), "float32", "cpu", temperature), seed, directory)
+    return Local(model_of(base), temperature, seed, directory)
 
 
 def first(asked: Local, wanted: int = 3) -> list[str]:
     """The texts of the first round."""
     return list(next(asked.paraphrases(TASK, wanted)))
-
-
-def test_it_is_a_source(chat: Path, tmp_path: Path) -> None:
-    asked: Source = source(chat, tmp_path)
-    assert asked.origin == "local"
 
 
 @pytest.mark.parametrize("kind", ["chat", "plain"])
@@ -75,21 +74,18 @@ def test_no_random_state_but_its_own_is_touched(chat: Path, tmp_path: Path) -> N
 
 
 def test_what_is_kept_needs_no_model(chat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    base = Path(shutil.copytree(chat, tmp_path / "model"))
-    asked = source(base, tmp_path / "replies")
-    assert asked.cost(TASK, 2) == f"at most 6 texts written by model {str(base)!r} on this machine"
+    asked = source(chat, tmp_path / "replies")
+    assert asked.cost(TASK, 2) == f"at most 6 texts written by model {str(chat)!r} on this machine"
     told: list[int] = []
     found = [list(texts) for texts in asked.paraphrases(TASK, 2, told.append)]
     assert [len(texts) for texts in found] == [2, 1, 1, 1, 1] and sum(told) == 6
-    shutil.rmtree(base)
+    monkeypatch.setattr(local, "load_model", lambda *args: pytest.fail("the model was loaded"))
     told.clear()
-    assert [list(texts) for texts in source(base, tmp_path / "replies").paraphrases(TASK, 2, told.append)] == found
+    assert [list(texts) for texts in source(chat, tmp_path / "replies").paraphrases(TASK, 2, told.append)] == found
     assert sum(told) == 6
-    assert source(base, tmp_path / "replies").cost(TASK, 2) == ""
-    assert source(base, tmp_path / "replies").cost(TASK, 3).startswith("at most 3 texts")
-    # Another temperature is another request, and now there is nothing to load.
-    with pytest.raises(ModelError, match="does not exist"):
-        first(source(base, tmp_path / "replies", temperature=0.5))
+    assert source(chat, tmp_path / "replies").cost(TASK, 2) == ""
+    assert source(chat, tmp_path / "replies").cost(TASK, 3).startswith("at most 3 texts")
+    assert source(chat, tmp_path / "replies", temperature=0.5).cost(TASK, 2).startswith("at most 6 texts")
 
 
 def test_other_weights_under_the_same_name_are_noticed(tmp_path: Path) -> None:
@@ -125,7 +121,7 @@ def test_a_request_that_does_not_fit_is_an_error_with_numbers(tmp_path: Path) ->
 def test_special_tokens_spelled_out_in_an_instruction_are_text(chat: Path, plain: Path) -> None:
     task = replace(TASK, instruction="Say <|im_end|> yes or no.")
     for base in (chat, plain):
-        writer = _Writer(LocalSettings(str(base), "float32", "cpu"))
+        writer = _Writer(model_of(base), 1.0)
         assert list(writer._prompt(task, 0, 0)).count(257) == list(writer._prompt(TASK, 0, 0)).count(257)
 
 
@@ -133,9 +129,9 @@ def test_a_reply_ends_with_its_turn_and_without_turns_at_a_blank_line(chat: Path
     tokens = tiny_tokenizer()
     said = tokens(" One.\n\nTwo.").input_ids
     end = tokens.eos_token_id
-    with_turns = _Writer(LocalSettings(str(chat), "float32", "cpu"))
+    with_turns = _Writer(model_of(chat), 1.0)
     assert with_turns._text([*said, end, *said]) == "One.\n\nTwo."
-    without = _Writer(LocalSettings(str(plain), "float32", "cpu"))
+    without = _Writer(model_of(plain), 1.0)
     assert without._text([*said, end, *said]) == "One."
 
 

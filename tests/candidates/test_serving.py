@@ -14,7 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from sapo.candidates.server import Server, ServerSettings
+from sapo.candidates.client import Client
+from sapo.candidates.server import Server
+from sapo.candidates.settings import ServerSettings
 from sapo.integrations.testing import toy_task
 from sapo.models.load import embedded_model_dir
 
@@ -71,8 +73,8 @@ def test_paraphrases_of_a_real_server(tmp_path: Path, monkeypatch: pytest.Monkey
     model, notes = embedded_model_dir(), list[str]()
 
     def source(url: str) -> Server:
-        settings = ServerSettings(url, str(model), temperature=0.7, timeout=120.0, concurrency=2)
-        return Server(settings, 0, tmp_path / "replies", notes.append)
+        settings = ServerSettings(base_url=url, model=str(model), temperature=0.7, timeout=120.0, concurrency=2)
+        return Server(Client(settings, tmp_path / "replies", notes.append), 0)
 
     with serving(model, tmp_path / "log") as url:
         texts = list(next(source(url).paraphrases(toy_task(), 4)))

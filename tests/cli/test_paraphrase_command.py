@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from faulty_server import Act, FaultyServer, completion
 
-from sapo.candidates.checks.pool import admit
+from sapo.candidates.checks import admit
 from sapo.cli import main
 from sapo.tasks.builtin import builtin_paraphrases, builtin_task
 from sapo.tasks.load import load_task
@@ -84,7 +84,7 @@ def test_paraphrases_of_a_task_are_written_and_shown(command: Command) -> None:
     texts = [row["text"] for row in found]
     assert texts == [text for text in builtin_paraphrases(TASK) if text in texts]
     assert {row["origin"] for row in found} == {"builtin"}
-    # Nothing was turned away, so no file says so.
+    # Nothing was rejected, so no file says so.
     assert not Path("found.rejected.jsonl").exists()
     for part in (
         builtin_task(TASK).instruction,
@@ -126,7 +126,7 @@ def test_an_own_data_file_gives_the_task_with_its_labels(command: Command) -> No
         "text": "How is the text?",
         "reason": "lacks the label 'bad', 'good' that the original instruction names",
     }
-    assert "1 of 20 paraphrases that were asked for; 1 text was turned away" in outcome.words
+    assert "only 1 of 20 paraphrases are usable (1 rejected)" in outcome.words
 
 
 def test_without_refusals_there_is_no_file_of_them(command: Command) -> None:
@@ -135,7 +135,7 @@ def test_without_refusals_there_is_no_file_of_them(command: Command) -> None:
     outcome = command("paraphrase", *arguments)
     assert outcome.code == 0 and len(lines("found.jsonl")) == 1
     assert {path.name for path in Path().iterdir()} == {"found.jsonl", "mine.json"}
-    assert "turned away" not in outcome.words
+    assert "rejected" not in outcome.words
 
 
 def test_nothing_valid_is_an_error_and_the_texts_are_kept_with_their_reasons(command: Command) -> None:

@@ -2,43 +2,23 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from small_runs import plain_config, save_model, write_bench
+from small_runs import command, plain_config
 
-from sapo.cli import main
 from sapo.core.errors import TrainError
 from sapo.training.methods.inc_lora import IncLora
 
 
-@pytest.fixture(scope="module")
-def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_bench(tmp_path_factory.mktemp("bench"))
-
-
-def command(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setattr(sys, "argv", ["sapo", *map(str, arguments)])
-    with pytest.raises(SystemExit) as stopped:
-        main()
-    return int(stopped.value.code or 0)
-
-
 @pytest.fixture
-def written(model_dir: Path, bench: Path, tmp_path: Path) -> Path:
+def written(small_model: Path, bench: Path, tmp_path: Path) -> Path:
     """A configuration file of a sweep."""
     path = tmp_path / "grid.yaml"
     data = plain_config(
-        model_dir, bench, tmp_path / "sweep", policy="original", train={"epochs": 1}, sequence=["alpha"],
+        small_model, bench, tmp_path / "sweep", policy="original", train={"epochs": 1}, sequence=["alpha"],
         sweep={"method": ["inc-lora", "seq-lora"], "seed": [1]},
     )  # fmt: skip
     data["train"] = dict(data["train"])
@@ -46,21 +26,19 @@ def written(model_dir: Path, bench: Path, tmp_path: Path) -> Path:
     return path
 
 
-def test_the_command_makes_the_runs_and_prints_the_table(
-    written: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert command(monkeypatch, "run", written) == 0
+def test_the_command_makes_the_runs_and_prints_the_table(written: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command("run", written) == 0
     first = capsys.readouterr()
     assert "Sweep of 2 runs" in first.out and "inc-lora against seq-lora" in first.out
     assert "run 1/2, task 1 alpha: training" in first.err
-    assert command(monkeypatch, "run", written) == 0
+    assert command("run", written) == 0
     assert capsys.readouterr().out == first.out
     sweep = written.parent / "sweep"
-    assert command(monkeypatch, "report", sweep) == 0
+    assert command("report", sweep) == 0
     assert capsys.readouterr().out == first.out
     # Reports do not mix sweeps and runs.
-    assert command(monkeypatch, "report", sweep, sweep / "alpha" / "inc-lora-original-s1") == 2
-    assert "give run directories only, or sweeps" in capsys.readouterr().err.replace("\n", " ")
+    assert command("report", sweep, sweep / "alpha" / "inc-lora-original-s1") == 2
+    assert "is a run: report them separately" in capsys.readouterr().err.replace("\n", " ")
 
 
 def test_the_command_exits_with_2_where_a_run_failed_and_prints_the_table_of_the_others(
@@ -70,7 +48,7 @@ def test_the_command_exits_with_2_where_a_run_failed_and_prints_the_table_of_the
         raise TrainError("training diverged")
 
     monkeypatch.setattr(IncLora, "prepare", diverges)
-    assert command(monkeypatch, "run", written) == 2
+    assert command("run", written) == 2
     said = capsys.readouterr()
     assert "Sweep of 1 run" in said.out and "There is one setting" in said.out
     assert "1 of 2 runs failed (alpha/inc-lora-original-s1)" in said.err and "Traceback" not in said.err
@@ -84,21 +62,19 @@ def test_the_command_that_is_interrupted_says_what_is_saved(
 
     with monkeypatch.context() as patch:
         patch.setattr("sapo.training.methods.seq_lora.SeqLora.prepare", stopped)
-        assert command(patch, "run", written) == 130
+        assert command("run", written) == 130
     said = capsys.readouterr()
     saved = "1 finished runs, and the finished steps of others. The step in progress was discarded."
     again = f"To resume, give the same command again: sapo run {written}"
     assert f"interrupted. Saved in {written.parent / 'sweep'}: {saved} {again}" in said.err
     # The page of what is finished would hide it.
     assert said.out == ""
-    assert command(monkeypatch, "run", written) == 0
+    assert command("run", written) == 0
 
 
-def test_a_dry_run_names_the_runs_and_writes_nothing(
-    written: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_dry_run_names_the_runs_and_writes_nothing(written: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = sorted(written.parent.rglob("*"))
-    assert command(monkeypatch, "run", written, "--dry-run") == 0
+    assert command("run", written, "--dry-run") == 0
     said = capsys.readouterr().out
     assert "This is the first of 2 runs. If all take as long: " in said
     lines = said.splitlines()
@@ -106,8 +82,8 @@ def test_a_dry_run_names_the_runs_and_writes_nothing(
     assert sorted(written.parent.rglob("*")) == before
 
 
-def test_ray_is_for_sweeps(written: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_ray_is_for_sweeps(written: Path, capsys: pytest.CaptureFixture[str]) -> None:
     single = written.parent / "single.yaml"
     single.write_text(yaml.safe_dump({k: v for k, v in yaml.safe_load(written.read_text()).items() if k != "sweep"}))
-    assert command(monkeypatch, "run", single, "--ray", "auto") == 2
+    assert command("run", single, "--ray", "auto") == 2
     assert "--ray shares out the runs of a sweep" in capsys.readouterr().err

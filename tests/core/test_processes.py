@@ -66,12 +66,12 @@ def launch(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     return set_only
 
 
-@pytest.mark.parametrize("variables", [{}, {"WORLD_SIZE": "1", "RANK": "0"}, {"WORLD_SIZE": "4"}, {"RANK": "3"}])
-def test_without_a_launcher_there_is_one_process(variables: dict[str, str], launch: Callable[..., None]) -> None:
-    launch(**variables)
-    assert launched() is ALONE
-    assert join(None) is ALONE and (ALONE.first, ALONE.count) == (True, 1)
-    leave()
+def test_without_a_launcher_there_is_one_process(launch: Callable[..., None]) -> None:
+    for variables in ({}, {"WORLD_SIZE": "1", "RANK": "0"}, {"WORLD_SIZE": "4"}, {"RANK": "3"}):
+        launch(**variables)
+        assert launched() is ALONE
+        assert join(None) is ALONE and (ALONE.first, ALONE.count) == (True, 1)
+        leave()
 
 
 def test_a_launcher_names_rank_and_number_of_processes(launch: Callable[..., None]) -> None:
@@ -108,19 +108,6 @@ def test_commands_that_several_processes_would_only_repeat_are_refused(
     with pytest.raises(SystemExit, match="2"):
         main()
     assert f"sapo {arguments[0]} works in one process: start it without torchrun" in capsys.readouterr().err
-
-
-def test_a_mistake_in_the_configuration_is_printed_by_the_first_process_alone(
-    launch: Callable[..., None], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    printed = []
-    for rank in ("0", "1"):
-        launch(RANK=rank, WORLD_SIZE="2")
-        monkeypatch.setattr(sys, "argv", ["sapo", "run", "none.yaml"])
-        with pytest.raises(SystemExit, match="2"):
-            main()
-        printed.append(capsys.readouterr().err.count("error:"))
-    assert printed == [1, 0]
 
 
 # What one process does for all. Only what the others would send is made up.
@@ -163,13 +150,13 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return channel
 
 
-@pytest.mark.parametrize("value", ["value", None, 0])
-def test_what_the_first_process_finds_once_all_others_get(value: Any, sent: list[Any]) -> None:
-    assert Processes(0, 2).once(lambda: value) == value
-    assert Processes(1, 2).once(fail("must not act")) == value
-
-
-def test_a_mistake_that_the_first_process_finds_is_raised_there_and_ends_the_others_quietly(sent: list[Any]) -> None:
+def test_what_the_first_process_finds_once_all_others_get(sent: list[Any]) -> None:
+    values: tuple[Any, ...] = ("value", None, 0)
+    for value in values:
+        assert Processes(0, 2).once({"value": value}.popitem) == ("value", value)
+        assert Processes(1, 2).once(fail("must not act")) == ("value", value)
+    # A mistake is raised there and ends the others quietly.
+    sent[0] = None
     with pytest.raises(DataError, match=r"^broken$"):
         Processes(0, 2).once(fail("broken"))
     with pytest.raises(SystemExit) as quiet:
@@ -177,12 +164,9 @@ def test_a_mistake_that_the_first_process_finds_is_raised_there_and_ends_the_oth
     assert quiet.value.code == 2
 
 
-def test_together_gives_each_process_its_own_result(sent: list[Any]) -> None:
+def test_a_mistake_anywhere_is_raised_by_the_first_process_and_says_where_it_was(sent: list[Any]) -> None:
     sent[1] = [None, None]
     assert [Processes(rank, 2).together(lambda: "mine") for rank in (0, 1)] == ["mine", "mine"]
-
-
-def test_a_mistake_anywhere_is_raised_by_the_first_process_and_says_where_it_was(sent: list[Any]) -> None:
     sent[1] = [None, ConfigError("no memory"), DataError("later")]
     with pytest.raises(ConfigError, match=r"^process 1: no memory$"):
         Processes(0, 3).together(lambda: "fine")

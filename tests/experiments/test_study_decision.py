@@ -13,7 +13,7 @@ from sapo.experiments.study.blocks import blocks_of
 from sapo.experiments.study.bound import bound, bounds, forgetting_sides, path_sides
 from sapo.experiments.study.decision import RULES, Gain, chosen, gains
 from sapo.experiments.study.records import StudyRecord
-from sapo.experiments.study.resampling import Measured, Sampling
+from sapo.experiments.study.resampling import Sampling
 
 FEW = Sampling(draws=200, permutations=500)
 
@@ -40,10 +40,7 @@ def test_gains_are_means_over_seeds_minus_the_originals() -> None:
     random = np.random.default_rng(8)
     losses = ((1.0, 0.2, 3.0, 1.5), (1.0, 2.0, 0.5, 1.2))
     effects = [{task: random.normal(size=(4, 3)) for task in "bau"} for _ in losses]
-    records = [
-        *tables(effects[0], losses=losses[0]),
-        *tables(effects[1], transition="a>a2>b", losses=losses[1]),
-    ]
+    records = [*tables(effects[0], losses=losses[0]), *tables(effects[1], transition="a>a2>b", losses=losses[1])]
     found = gained(gains(blocks_of(records), 0.01))
     order = (effects[1], effects[0])
     for outcome, task in (("in_task", "b"), ("forgetting", "a"), ("generalisation", "u")):
@@ -71,16 +68,6 @@ def test_the_oracle_is_valued_on_seeds_that_did_not_choose_it() -> None:
     records = [record for one in noisy for record in one]
     noise = gained(gains(blocks_of(records)))["forgetting", "oracle"].mean
     assert noise.interval is not None and noise.interval[0] < 0 < noise.interval[1]
-
-
-def test_what_a_study_lacks_for_a_decision_is_said() -> None:
-    found = gained(gains(blocks_of([training(c, effects={"b": -1.0, "a": 0.1 * c}) for c in range(3)])))
-    assert found["forgetting", "lowest"].mean == Measured(0.0, None, "one transition: no interval")
-    assert "one seed" in (found["forgetting", "oracle"].mean.reason or "")
-    assert found["generalisation", "lowest"].mean.value is None and found["sum", "random"].mean.value is None
-    without = gained(gains(blocks_of([training(c, s) for c in (1, 2) for s in (1, 2)])))
-    assert without["in_task", "oracle"].by_transition == (None,)
-    assert "the original" in (without["in_task", "oracle"].mean.reason or "")
 
 
 # Bounds and mediators

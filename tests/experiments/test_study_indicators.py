@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 import torch
-from assignments import assignment, nll_by_hand, rows_of, shake, tokens_of
+from assignments import assignment, rows_of, shake
 
 from sapo.core.types import Encoded, Example
-from sapo.experiments.study.indicators import Indicators, Travel, drift, gradient, indicators, norm
+from sapo.experiments.study.indicators import Travel, drift, gradient, indicators, norm
 from sapo.integrations.testing import CHAT_TEMPLATE, tiny_model, tiny_tokenizer, toy_task
 from sapo.models.losses import Scorer
 from sapo.models.render import Renderer
@@ -28,16 +28,10 @@ TASK = replace(toy_task(), instruction="Is it so?", suffix="Be brief.")
 TEXT = "Say whether it is so."
 # More than go through the model at once; lengths differ, answers come more than once.
 ROWS = (
-    Example("a", "yes"),
-    Example("a much longer text " * 3, "no"),
-    Example("one more", "well, yes and no, it depends"),
-    Example("naïve 北京", "y"),
-    Example("and then?", "no", history=(("Who?", "Me."), ("Why?", "Because."))),
-    Example("b", "no"),
-    Example("c" * 30, "yes"),
-    Example("d", "maybe"),
-    Example("", "no"),
-)
+    Example("a", "yes"), Example("a much longer text " * 3, "no"), Example("one more", "well, yes and no, it depends"),
+    Example("naïve 北京", "y"), Example("and then?", "no", history=(("Who?", "Me."), ("Why?", "Because."))),
+    Example("b", "no"), Example("c" * 30, "yes"), Example("d", "maybe"), Example("", "no"),
+)  # fmt: skip
 
 # Its assistant turns end with nothing.
 BARE_TEMPLATE = (
@@ -107,7 +101,7 @@ def per_token(found: Sequence[tuple[float, int]]) -> float:
     return sum(loss for loss, _ in found) / sum(tokens for _, tokens in found)
 
 
-def measured(model: Any, text: str = TEXT, rows: Sequence[Example] = ROWS, template: str = "chat") -> Indicators:
+def measured(model: Any, text: str = TEXT, rows: Sequence[Example] = ROWS, template: str = "chat") -> dict[str, float]:
     renderer = Renderer(tiny_tokenizer(chat_template=TEMPLATES[template]), 512)
     return indicators(model, Scorer(model), renderer, TASK, text, rows)
 
@@ -126,25 +120,17 @@ def test_losses_are_those_of_plain_passes_over_prompts_spelled_out(template: str
     plain = copy.deepcopy(model).eval()
     parts = [by_hand(TEXT, row, template) for row in ROWS]
     whole = [nll(plain, prompt, answer + end) for prompt, answer, end in parts]
-    assert found.pre_update == pytest.approx(per_token(whole), rel=1e-5)
+    assert found["pre_update"] == pytest.approx(per_token(whole), rel=1e-5)
     answers = [nll(plain, prompt, answer) for prompt, answer, _ in parts]
-    assert found.answer_only == pytest.approx(per_token(answers), rel=1e-5)
-    assert (found.answer_only == found.pre_update) == (template == "without end of turn")
+    assert found["answer_only"] == pytest.approx(per_token(answers), rel=1e-5)
+    assert (found["answer_only"] == found["pre_update"]) == (template == "without end of turn")
     means = [loss / tokens for loss, tokens in whole]
-    assert found.example_mean == pytest.approx(sum(means) / len(ROWS), rel=1e-5)
-    assert abs(found.example_mean - found.pre_update) > 1e-3
+    assert found["example_mean"] == pytest.approx(sum(means) / len(ROWS), rel=1e-5)
+    assert abs(found["example_mean"] - found["pre_update"]) > 1e-3
     blank = [by_hand(TEXT, Example("", row.answer), template) for row in ROWS]
     without = per_token([nll(plain, prompt, answer + end) for prompt, answer, end in blank])
-    assert found.pmi == pytest.approx(found.pre_update - without, abs=1e-5)
-    assert abs(found.pmi) > 1e-3
-
-
-def test_an_input_that_is_empty_anyway_says_nothing_about_the_answer() -> None:
-    rows = [Example("", answer) for answer in ("yes", "no", "no", "well, perhaps")]
-    assert measured(adapted(), rows=rows).pmi == pytest.approx(0, abs=1e-6)
-    # An earlier exchange is input too.
-    told = [replace(row, history=(("What is it?", "Guess."),)) for row in rows]
-    assert abs(measured(adapted(), rows=told).pmi) > 1e-3
+    assert found["pmi"] == pytest.approx(found["pre_update"] - without, abs=1e-5)
+    assert abs(found["pmi"]) > 1e-3
 
 
 @pytest.mark.parametrize(
@@ -162,8 +148,8 @@ def test_an_input_that_is_empty_anyway_says_nothing_about_the_answer() -> None:
 )
 def test_length_is_in_tokens_and_distance_a_share_of_the_longer_text(text: str, length: int, distance: float) -> None:
     found = measured(adapted(), text, ROWS[:2])
-    assert found.length == length
-    assert found.edit == pytest.approx(distance, abs=1e-12)
+    assert found["length"] == length
+    assert found["edit"] == pytest.approx(distance, abs=1e-12)
 
 
 # The gradient.
@@ -199,14 +185,7 @@ def test_the_gradient_is_that_of_one_loss_over_all_rows_at_what_is_trained() -> 
     # Two layers, two modules, two factors.
     assert len(found) == 2 * 2 * 2 and all(".lora_" in name for name in found)
     size = sum(float(x.double().square().sum()) for x in expected.values()) ** 0.5
-    assert measured(model).gradient_norm == pytest.approx(size, rel=1e-5) and size > 1e-2
-
-
-def test_its_norm_is_that_of_the_first_update_of_a_training_on_all_rows() -> None:
-    model = adapted(dropout=0.0)
-    expected = measured(model).gradient_norm
-    settings = TrainSettings(epochs=1, learning_rate=1e-3, batch_size=len(ROWS), micro_batch_size=3)
-    assert finetune(model, encoded(), settings, seed=0).gradient_norms == pytest.approx([expected], rel=1e-5)
+    assert measured(model)["gradient_norm"] == pytest.approx(size, rel=1e-5) and size > 1e-2
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -295,25 +274,6 @@ def test_plain_gradient_descent_travels_the_sum_of_rates_times_gradients() -> No
     first = gradient(adapted(dropout=0.0), TRAINED)
     one, _, training = travelled(SGD.model_copy(update={"epochs": 1, "batch_size": len(TRAINED)}))
     assert training.steps == 1 and one.path == one.displacement == pytest.approx(RATE * norm(first), rel=1e-4)
-
-
-def test_the_first_update_of_adam_moves_every_parameter_by_the_rate_whatever_the_gradient() -> None:
-    travel, seen, _ = travelled(ADAMW.model_copy(update={"epochs": 1, "batch_size": len(TRAINED)}), "adamw")
-    assert travel.path == pytest.approx(ADAMW.learning_rate * len(seen[0]) ** 0.5, rel=1e-3)
-
-
-def test_small_steps_of_the_whole_gradient_are_within_the_bound() -> None:
-    """length <= sqrt(2 * sum of rates * fall of the loss), where the rate is below the inverse of the curvature."""
-    settings = SGD.model_copy(update={"learning_rate": 1e-3, "epochs": 8, "batch_size": len(TRAINED)})
-    model, travel = adapted(dropout=0.0), Travel()
-    training = finetune(model, TRAINED, settings, seed=0, extras=Extras(watchers=(travel,)), optimiser="sgd")
-    with torch.no_grad():
-        before, after = (float(nll_by_hand(one, TRAINED)) / tokens_of(TRAINED) for one in (adapted(dropout=0.0), model))
-    time = sum(training.rates)
-    assert before - after > 1e-3
-    assert travel.path <= (2 * time * (before - after)) ** 0.5
-    # Steps this small nearly follow the flow, whose bound lacks the 2 and holds with equality on a steady slope.
-    assert travel.path == pytest.approx((time * (before - after)) ** 0.5, rel=0.02)
 
 
 def interrupt(after: int) -> Callable[[int], None]:

@@ -85,20 +85,12 @@ def test_trials_can_be_known_and_a_longer_study_holds_those_of_a_shorter_one() -
 def test_a_state_is_that_of_a_run_of_its_tasks_which_gathers_candidates_and_scores_them_all() -> None:
     transition = transitions(study())[1]
     shared = ("model", "data_dir", "data", "candidates", "train", "lora", "max_length")
-    assert state_config(study(), transition) == make_config(
-        {
-            **{key: FULL[key] for key in shared},
-            "sequence": ["c", "own", "a"],
-            "watch": ["other", "u"],
-            "tasks": FULL["tasks"],
-            "method": "seq-lora",
-            "policy": "highest",
-            "selection": {"examples": 11, "strategy": "exhaustive"},
-            "evaluate": {"rows": 12, "max_new_tokens": 13},
-            "seed": 7,
-            "run_dir": "out/states/c>own>a",
-        }
-    )
+    assert state_config(study(), transition) == make_config({
+        **{key: FULL[key] for key in shared}, "sequence": ["c", "own", "a"], "watch": ["other", "u"],
+        "tasks": FULL["tasks"], "method": "seq-lora", "policy": "highest",
+        "selection": {"examples": 11, "strategy": "exhaustive"}, "evaluate": {"rows": 12, "max_new_tokens": 13},
+        "seed": 7, "run_dir": "out/states/c>own>a",
+    })  # fmt: skip
 
 
 def test_a_state_depends_on_no_setting_of_the_trainings_after_it() -> None:
@@ -114,11 +106,7 @@ def test_a_state_depends_on_no_setting_of_the_trainings_after_it() -> None:
 
 @pytest.mark.parametrize(
     ("tasks", "unseen", "taken"),
-    [
-        (["a", "own"], [], {"own"}),
-        (["own", "a"], ["own", "other"], {"own", "other"}),
-        (["a", "b"], [], set()),
-    ],
+    [(["a", "own"], [], {"own"}), (["own", "a"], ["own", "other"], {"own", "other"}), (["a", "b"], [], set())],
 )
 def test_a_run_is_told_of_own_tasks_that_take_part_alone(tasks: list[str], unseen: list[str], taken: set[str]) -> None:
     config = study(transitions=[tasks], unseen=unseen)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 from scipy.stats import kstest, spearmanr
-from study_trainings import study, training
+from study_trainings import study
 
 from sapo.core.types import Floats
 from sapo.experiments.study.analysis import analyse, compared, predicted
@@ -233,16 +233,3 @@ def test_verdicts_need_test_and_interval() -> None:
     assert compared(Measured(2.0, (1.5, np.inf)), 1.0, "above") == "in line with the claim"
     assert compared(Measured(0.5, (0.1, 0.9)), 1.0, "above") == "against the claim"
     assert compared(Measured(2.0, None, "why"), 1.0, "above") == "undecided"
-
-
-def test_studies_without_any_link_are_seldom_called_one() -> None:
-    random = np.random.default_rng(21)
-    p = []
-    for _ in range(60):
-        records = [
-            training(c, transition=t, indicators={"pre_update": x}, effects={"b": -1.0, "a": y})
-            for t in ("a>b", "a>z>b")
-            for c, (x, y) in enumerate(random.normal(size=(6, 2)).tolist())
-        ]  # fmt: skip
-        p.append(analyse(records, sampling=Sampling(50, 500)).primary.p or 1.0)
-    assert kstest(np.array(p) - random.random(60) / 501, "uniform").pvalue > 0.01

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import pickle
 import shutil
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from itertools import product
@@ -15,26 +11,26 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from filelock import FileLock
-from small_runs import Told, configure, near, plain_config, read, write
+from small_runs import Told, configure, near, plain_config, read, workers, write_bench
 
-from sapo.cli import main
 from sapo.core.errors import DataError, RecordError
-from sapo.core.progress import Reporter
 from sapo.experiments.study.plan import trials
 from sapo.experiments.study.records import STUDY, StudyRecord, append_study, read_study
 from sapo.experiments.study.run import run_study, study_fingerprint
-from sapo.experiments.study.training import forget
-from sapo.experiments.where import Place, Where, on_ray
+from sapo.experiments.where import Where, on_ray
 from sapo.runs.config.study import StudyConfig
 from sapo.sequence import run
-from sapo.tasks.own import DataSource
 
 TASKS = ("alpha", "beta", "gamma")
 
 
-def plain_study(model_dir: Path, bench: Path, run_dir: Path, **changes: Any) -> dict[str, Any]:
-    data = plain_config(model_dir, bench, run_dir)
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_bench(tmp_path_factory.mktemp("bench"), tasks=TASKS)
+
+
+def plain_study(small_model: Path, bench: Path, run_dir: Path, **changes: Any) -> dict[str, Any]:
+    data = plain_config(small_model, bench, run_dir)
     taken = ("model", "data_dir", "candidates", "train", "lora", "run_dir")
     own = {
         "transitions": [["alpha", "beta"]], "unseen": ["gamma"], "seeds": [1], "examples": 4, "rows": 3, "scores": True,
@@ -47,18 +43,18 @@ def plain_study(model_dir: Path, bench: Path, run_dir: Path, **changes: Any) -> 
 
 
 @pytest.fixture
-def study(model_dir: Path, bench: Path, tmp_path: Path) -> Callable[..., StudyConfig]:
+def study(small_model: Path, bench: Path, tmp_path: Path) -> Callable[..., StudyConfig]:
     def make(run_dir: str = "study", **changes: Any) -> StudyConfig:
-        return StudyConfig.model_validate(plain_study(model_dir, bench, tmp_path / run_dir, **changes))
+        return StudyConfig.model_validate(plain_study(small_model, bench, tmp_path / run_dir, **changes))
 
     return make
 
 
 @pytest.fixture(scope="module")
-def made(model_dir: Path, bench: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[StudyConfig, Path]:
+def made(small_model: Path, bench: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[StudyConfig, Path]:
     """A finished study of two candidates, two seeds and both arms; nothing may change it."""
     root = tmp_path_factory.mktemp("made") / "study"
-    config = StudyConfig.model_validate(plain_study(model_dir, bench, root, seeds=[1, 2], arms=["adamw", "sgd"]))
+    config = StudyConfig.model_validate(plain_study(small_model, bench, root, seeds=[1, 2], arms=["adamw", "sgd"]))
     run_study(config)
     return config, root
 
@@ -89,12 +85,12 @@ def test_every_training_is_recorded_once_with_all_that_it_did(made: tuple[StudyC
 
 
 def test_a_training_does_what_the_same_stage_of_an_ordinary_run_does(
-    made: tuple[StudyConfig, Path], model_dir: Path, bench: Path, tmp_path: Path
+    made: tuple[StudyConfig, Path], small_model: Path, bench: Path, tmp_path: Path
 ) -> None:
     """The original instruction with the first seed is what `sapo run` with policy original trains."""
     record = next(r for r in read_study(made[1] / STUDY) if r.name == "alpha>beta/adamw-c0-s1")
     config = configure(
-        model_dir, bench, tmp_path / "run", policy="original", seed=1, lora={"dropout": 0.0}, watch=["gamma"]
+        small_model, bench, tmp_path / "run", policy="original", seed=1, lora={"dropout": 0.0}, watch=["gamma"]
     )
     run(config)
     for task, (when, stage) in product(TASKS, (("before", 1), ("after", 2))):
@@ -166,13 +162,6 @@ def test_another_configuration_is_refused_and_changes_nothing(copy: Callable[...
     for change in changes:
         with pytest.raises(RecordError, match="another configuration"):
             run_study(copy(**change))
-    own = DataSource(data="own.jsonl", instruction="Say y or n.")
-    records = [r.to_json() | {"config": {**r.config, "tasks": {"m": own.model_dump(mode="json")}}} for r in
-               read_study(path)]  # fmt: skip
-    path.write_text("".join(json.dumps(r) + "\n" for r in records))
-    with pytest.raises(RecordError, match=r"tasks\.m\.instruction: 'Say y or n\.' then, 'Say n or y\.' now"):
-        run_study(copy(tasks={"m": own.model_copy(update={"instruction": "Say n or y."})}))
-    path.write_bytes(before)
     often = copy().train.model_copy(update={"checkpoint_every": 1})
     assert run_study(copy(train=often)) == read_study(path) and path.read_bytes() == before
 
@@ -207,13 +196,6 @@ def test_data_that_have_changed_are_told_even_if_nothing_is_missing(
         file.write_text(whole, encoding="utf-8")
 
 
-def test_two_processes_cannot_make_one_study(study: Callable[..., StudyConfig]) -> None:
-    config = study()
-    config.run_dir.mkdir()
-    with FileLock(config.run_dir / ".lock"), pytest.raises(RecordError, match="in use by another process"):
-        run_study(config)
-
-
 def test_what_the_last_transition_lacks_is_told_before_the_first_is_trained(
     study: Callable[..., StudyConfig], bench: Path
 ) -> None:
@@ -221,29 +203,6 @@ def test_what_the_last_transition_lacks_is_told_before_the_first_is_trained(
     with pytest.raises(DataError, match=r"transition alpha>delta: .*delta"):
         run_study(config, told := Told())
     assert not told.steps and not (config.run_dir / "states").exists()
-
-
-def test_the_command_shows_the_page_and_says_how_to_go_on(
-    model_dir: Path, bench: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    write(tmp_path / "study.yaml", plain_study(model_dir, bench, tmp_path / "study"))
-    monkeypatch.setattr("sys.argv", ["sapo", "study", str(tmp_path / "study.yaml"), "unseen=[]"])
-    with pytest.raises(SystemExit, match=r"^0$"):
-        main()
-    out = capsys.readouterr().out
-    assert "Study of 2 trainings" in out and (tmp_path / "study" / "study.md").is_file()
-
-
-def _from_the_start(work: Any, *arguments: Any) -> Any:
-    forget()
-    return work(*arguments)
-
-
-@contextmanager
-def workers(progress: Reporter) -> Iterator[Place]:
-    """Workers that get everything by pickle and remember nothing; processes take long to start."""
-    with ThreadPoolExecutor(1) as pool:
-        yield Place(progress, lambda *work: pool.submit(_from_the_start, *pickle.loads(pickle.dumps(work))))  # noqa: S301
 
 
 @pytest.mark.parametrize("where", [workers, partial(on_ray, "local")], ids=["workers", "ray"])

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from filelock import FileLock
-from small_runs import Told, adapters, configure, lasting, near, read
+from small_runs import Told, adapters, command, configure, lasting, near, read, workers
 
-from sapo.cli import main
 from sapo.core.errors import RecordError, SweepError, TrainError
 from sapo.experiments.sweep import run_sweep
-from sapo.experiments.where import in_processes
 from sapo.runs.config.schema import Config
 from sapo.runs.records import read_records
 from sapo.sequence import run
@@ -27,33 +22,33 @@ NAME = "alpha+beta"
 
 
 @pytest.fixture
-def swept(model_dir: Path, bench: Path, tmp_path: Path) -> Callable[..., Config]:
+def swept(small_model: Path, bench: Path, tmp_path: Path) -> Callable[..., Config]:
     """Make the configuration of a sweep with the original instructions."""
 
     def make(sweep: Any, run_dir: str = "sweep", **changes: Any) -> Config:
         changes = {"policy": "original", "train": {"epochs": 1}, **changes}
-        return configure(model_dir, bench, tmp_path / run_dir, sweep=sweep, **changes)
+        return configure(small_model, bench, tmp_path / run_dir, sweep=sweep, **changes)
 
     return make
 
 
-def two_seeds(model_dir: Path, bench: Path, root: Path) -> Config:
-    return configure(model_dir, bench, root, sweep={"seed": [1, 2]}, policy="original", train={"epochs": 1})
+def two_seeds(small_model: Path, bench: Path, root: Path) -> Config:
+    return configure(small_model, bench, root, sweep={"seed": [1, 2]}, policy="original", train={"epochs": 1})
 
 
 @pytest.fixture(scope="module")
-def made(model_dir: Path, bench: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made(small_model: Path, bench: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished sweep of two seeds; nothing may change it."""
     root = tmp_path_factory.mktemp("made") / "sweep"
-    run_sweep(two_seeds(model_dir, bench, root))
+    run_sweep(two_seeds(small_model, bench, root))
     return root
 
 
 @pytest.fixture
-def finished(made: Path, model_dir: Path, bench: Path, tmp_path: Path) -> Config:
+def finished(made: Path, small_model: Path, bench: Path, tmp_path: Path) -> Config:
     """A copy of it that a test may spoil."""
     shutil.copytree(made, tmp_path / "copy")
-    return two_seeds(model_dir, bench, tmp_path / "copy")
+    return two_seeds(small_model, bench, tmp_path / "copy")
 
 
 def count_trainings(patch: pytest.MonkeyPatch) -> list[int]:
@@ -69,14 +64,6 @@ def count_trainings(patch: pytest.MonkeyPatch) -> list[int]:
 
 def no_model(*args: Any, **named: Any) -> Any:
     raise AssertionError("a model was loaded")
-
-
-def command(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setattr(sys, "argv", ["sapo", *map(str, arguments)])
-    with pytest.raises(SystemExit) as stopped:
-        main()
-    return int(stopped.value.code or 0)
 
 
 # Interruption.
@@ -162,23 +149,17 @@ def test_a_run_that_fails_does_not_keep_the_others_from_being_made(
 def test_without_run_directories_records_are_enough(
     finished: Config, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command(monkeypatch, "report", finished.run_dir)
+    command("report", finished.run_dir)
     with_all = capsys.readouterr().out
     shutil.rmtree(finished.run_dir / NAME)
     shutil.rmtree(finished.run_dir / "shared")
     monkeypatch.setattr("sapo.runs.prepare.load_model", no_model)
     assert len(run_sweep(finished)) == 2
-    command(monkeypatch, "report", finished.run_dir)
+    command("report", finished.run_dir)
     assert capsys.readouterr().out == with_all
-    command(monkeypatch, "report", finished.run_dir / "records.jsonl")
+    command("report", finished.run_dir / "records.jsonl")
     assert capsys.readouterr().out == with_all
     assert "Sweep of 2 runs" in with_all and (finished.run_dir / "comparison.md").is_file()
-    # Alone, in another place.
-    elsewhere = finished.run_dir.parent / "elsewhere"
-    elsewhere.mkdir()
-    shutil.copy(finished.run_dir / "records.jsonl", elsewhere / "mine.jsonl")
-    command(monkeypatch, "report", elsewhere / "mine.jsonl")
-    assert (elsewhere / "mine.md").read_text() == (finished.run_dir / "comparison.md").read_text()
 
 
 def test_a_sweep_and_a_run_do_not_share_a_directory(finished: Config, tmp_path: Path) -> None:
@@ -216,16 +197,6 @@ def test_an_unfinished_run_of_another_configuration_is_refused_before_any_other_
     assert not (finished.run_dir / NAME / "seq-lora-original-s9").exists()
 
 
-def test_the_second_of_two_sweeps_at_once_is_refused(finished: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sapo.runs.prepare.load_model", no_model)
-    with (
-        FileLock(finished.run_dir / ".lock"),
-        pytest.raises(RecordError, match="is in use by another process: wait for it to end"),
-    ):
-        run_sweep(finished)
-    run_sweep(finished)
-
-
 # Pairs of runs that are made at different times.
 
 
@@ -243,9 +214,9 @@ def test_a_finished_run_is_crossed_once_the_paired_one_is_made(
     assert (first.policy, both.policy) == ("sapo", "original") and len(trained) == 1
     assert both.crossed is not None and set(both.crossed.nll) == {"beta"}
     assert both.matrices == alone.matrices
-    # Made at once by other processes, where it waits for the paired one, it is the same; this process records it.
+    # Made by workers, where it waits for the paired one, it is the same; this process records it.
     config = crossing(swept, "original", "sapo", run_dir="other")
-    found = run_sweep(config, Told(), partial(in_processes, ("", "")))
+    found = run_sweep(config, Told(), workers)
     for record, here in zip(found, (first, both), strict=True):
         assert record.name == here.name and near(lasting(record), lasting(here))
     assert sorted(r.name for r in read_records(config.run_dir / "records.jsonl")) == sorted(r.name for r in found)

@@ -13,7 +13,8 @@ import pytest
 
 from sapo.core.errors import ConfigError, DataError, ProcessError, RecordError, SapoError
 from sapo.core.progress import SILENT, Reporter
-from sapo.experiments.where import Job, Where, here, in_processes, locked, on_ray, visible_gpus
+from sapo.experiments.where import Job, Where, here, in_processes, on_ray, visible_gpus
+from sapo.runs.directory import locked
 
 
 def work(value: Any, progress: Reporter) -> Any:
@@ -35,7 +36,7 @@ def made(where: Where, jobs: list[Job[Any]]) -> dict[str, Any]:
         return {job.name: found for job, found in place.make("jobs", jobs, stops=False)}
 
 
-@pytest.mark.parametrize("where", [here, partial(in_processes, ("", ""))], ids=["here", "processes"])
+@pytest.mark.parametrize("where", [here, partial(in_processes, ("",))], ids=["here", "processes"])
 def test_jobs_give_values_or_errors_and_begin_when_the_one_before_them_is_known(
     where: Where, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

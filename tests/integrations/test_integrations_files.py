@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import yaml
 from peft import LoraConfig, PeftModel, get_peft_model
+from small_runs import command
 
 import sapo
-from sapo.cli import main
-from sapo.core.errors import CandidateError, DataError, ModelError, RecordError, RenderError
+from sapo.core.errors import CandidateError, DataError, ModelError, RenderError
 from sapo.core.storage import read_json
 from sapo.core.types import Example
 from sapo.integrations.exports import export_data
@@ -26,13 +26,6 @@ from sapo.models.render import Renderer
 from sapo.runs.stage import Stage
 
 TEXT = "Many words: yes. Few words: no."
-
-
-def command(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
-    monkeypatch.setattr("sys.argv", ["sapo", *words])
-    with pytest.raises(SystemExit) as end:
-        main()
-    return int(end.value.code or 0)
 
 
 def llamafactory_turns(row: dict[str, Any]) -> list[str]:
@@ -107,9 +100,7 @@ def test_somebody_elses_file_of_the_same_name_stays(form: Any, tmp_path: Path) -
     assert theirs.read_text() == "theirs" and len(list(theirs.parent.iterdir())) == 1
 
 
-def test_the_command_takes_what_select_chose(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_takes_what_select_chose(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = tmp_path / "model"
     tiny_model(seed=2).save_pretrained(model)
     tiny_tokenizer().save_pretrained(model)
@@ -117,37 +108,27 @@ def test_the_command_takes_what_select_chose(
     data.write_text("".join(json.dumps({"input": f"row {i}", "output": "yn"[i % 2]}) + "\n" for i in range(8)))
     about = ("--task", str(data), "--instruction", "Say y or n.")
     chosen = tmp_path / "selection.json"
-    assert command(monkeypatch, "select", *about, "--model", str(model), "--json", str(chosen), "--no-cache") == 0
+    assert command("select", *about, "--model", str(model), "--json", str(chosen), "--no-cache") == 0
     out = tmp_path / "out"
     export = ("export-data", *about, "--out", str(out), "--format", "llamafactory")
-    assert command(monkeypatch, *export, "--selection", str(chosen)) == 0
+    assert command(*export, "--selection", str(chosen)) == 0
     found = read_json(chosen)
     text = found["candidates"][found["chosen"]]["text"]
     assert {row["instruction"] for row in read_json(out / "rows.json")} == {text}
     assert text in capsys.readouterr().out
-    assert command(monkeypatch, *export[:4], "Another one.", *export[5:], "--selection", str(chosen)) == 2
+    assert command(*export[:4], "Another one.", *export[5:], "--selection", str(chosen)) == 2
     assert "is of another task" in capsys.readouterr().err
-    assert command(monkeypatch, *export) == 2 and command(monkeypatch, *export, "--chosen", " ") == 2
-    assert command(monkeypatch, *export, "--selection", str(tmp_path / "none.json")) == 2
+    assert command(*export) == 2 and command(*export, "--chosen", " ") == 2
+    assert command(*export, "--selection", str(tmp_path / "none.json")) == 2
     own = ("export-data", *about, "--format", "axolotl", "--chosen", "Say y or n, please.")
-    assert command(monkeypatch, *own, "--out", str(out), "--model", str(model)) == 0
+    assert command(*own, "--out", str(out), "--model", str(model)) == 0
     assert set(json.loads((out / "rows.jsonl").read_text().split("\n")[0])) == {"input_ids", "attention_mask", "labels"}
-    assert command(monkeypatch, *export, "--chosen", "x", "--model", str(model)) == 2
+    assert command(*export, "--chosen", "x", "--model", str(model)) == 2
     before = data.read_bytes()
-    assert command(monkeypatch, *own, "--out", str(tmp_path)) == 2 and data.read_bytes() == before
+    assert command(*own, "--out", str(tmp_path)) == 2 and data.read_bytes() == before
     chosen.write_text("{}")
-    assert command(monkeypatch, *export, "--selection", str(chosen)) == 2
+    assert command(*export, "--selection", str(chosen)) == 2
     assert "sapo select --json" in capsys.readouterr().err
-
-
-def test_tokenized_rows_are_what_is_scored() -> None:
-    task, renderer = toy_task(rows=4), Renderer(tiny_tokenizer(), 512)
-    for row, encoded in zip(
-        tokenized(task, TEXT, renderer), renderer.encode(TEXT, task.suffix, task.train), strict=True
-    ):
-        assert tuple(row["input_ids"]) == encoded.ids
-        assert [label for label in row["labels"] if label != -100] == list(encoded.ids[encoded.prompt_length :])
-        assert row["labels"].index(encoded.ids[encoded.prompt_length]) == encoded.prompt_length
 
 
 def test_an_adapter_of_another_trainer_carries_its_instruction(tmp_path: Path) -> None:
@@ -181,8 +162,6 @@ def test_an_adapter_of_another_trainer_carries_its_instruction(tmp_path: Path) -
     describe(adapter, model, loaded.tokenizer, replace(task, name="second"), "Yet another one.", after=adapter)
     assert [entry["task"] for entry in read_json(adapter / "sapo.json")["tasks"]] == ["toy", "second"]
     assert sapo.apply(adapter, "x")[0]["content"].startswith("Yet another one.")
-    with pytest.raises(ModelError, match=r"not trained on 'tyo'. Did you mean 'toy'"):
-        sapo.apply(adapter, "x", "tyo")
     # Whether candidates were scored is not known of a text alone.
     card = (adapter / "README.md").read_text(encoding="utf-8")
     assert "Yet another one." in card and "No candidate was scored" not in card
@@ -239,15 +218,11 @@ def test_an_adapter_trained_on_rows_of_ones_own_is_asked_as_they_were(tmp_path: 
     model.save_pretrained(tmp_path)
     system = [{"role": "system", "content": "Say it."}, {"role": "user", "content": "x"}]
     cases: list[tuple[dict[str, Any], Any]] = [
-        (
-            {"prompt": system, "completion": [{"role": "assistant", "content": "y"}]},
-            lambda text: [{"role": "system", "content": "New."}, {"role": "user", "content": text}],
-        ),
-        (
-            {"instruction": "Say it.", "input": "x", "output": "y"},
-            lambda text: [{"role": "user", "content": f"New.\n{text}"}],
-        ),
-    ]
+        ({"prompt": system, "completion": [{"role": "assistant", "content": "y"}]},
+         lambda text: [{"role": "system", "content": "New."}, {"role": "user", "content": text}]),
+        ({"instruction": "Say it.", "input": "x", "output": "y"},
+         lambda text: [{"role": "user", "content": f"New.\n{text}"}]),
+    ]  # fmt: skip
     for row, asked in cases:
         rows = Rows([row], "Say it.")
         with pytest.raises(DataError, match=r"layout=rows\.layout"):
@@ -258,16 +233,11 @@ def test_an_adapter_trained_on_rows_of_ones_own_is_asked_as_they_were(tmp_path: 
         # As a row itself asks, with another instruction.
         assert sapo.apply(tmp_path, "x") == asked("x") == sides(reworded(row, "Say it.", "New.") or {})[0]
         assert sapo.apply(tmp_path, "another") == asked("another")
+        line = "instruction is the system message" if rows.layout == "system" else "The user turn is the instruction"
+        assert line in (tmp_path / "README.md").read_text(encoding="utf-8")
         with pytest.raises(ModelError, match="prompts of another layout"):
             Stage.load(tmp_path)
-    for line in ("The instruction is the system message", "The user turn is the instruction and, on the next line"):
-        (tmp_path / "sapo.json").unlink(missing_ok=True)
-        describe(tmp_path, model, tokenizer, rows.task, "New.", layout="system" if "system" in line else "alpaca")
-        assert line in (tmp_path / "README.md").read_text(encoding="utf-8")
-    (tmp_path / "sapo.json").write_text(json.dumps({"tasks": [{"task": "t", "instruction": "i", "suffix": ""}]}))
-    with pytest.raises(RecordError, match=r"sapo\.json is damaged"):
-        describe(tmp_path, model, tokenizer, rows.task, "New.", layout="alpaca", after=tmp_path)
-    (tmp_path / "sapo.json").unlink()
+        (tmp_path / "sapo.json").unlink()
     other = Rows([{"prompt": "Say it. x", "completion": " y"}], "Say it.")
     describe(tmp_path, model, tokenizer, other.task, "New.", layout=other.layout)
     with pytest.raises(ModelError, match="put its instruction where it stood"):

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from sapo.core.errors import DataError
-from sapo.integrations.layouts import layout_of, quoted, shared_instruction
+from sapo.integrations.layouts import layout_of, shared_instruction
 
 ALPACA = {"instruction": "Say it.", "input": "a", "output": "b"}
 
@@ -26,10 +26,8 @@ SYSTEM = chat(("system", "Say it."), ("user", "a"), ("assistant", "b"))
         ([{**ALPACA, "system": ""}], "alpaca"),
         ([ALPACA, SYSTEM], "other"),
         ([SYSTEM, SYSTEM], "system"),
-        ([SYSTEM, ALPACA], "other"),
         ([SYSTEM, chat(("system", "Say it"), ("user", "a"), ("assistant", "b"))], "other"),
         ([chat(("user", "Say it. a"), ("assistant", "b"))], "other"),
-        ([chat(("system", "Say it."), ("user", "a"), ("assistant", "c"), ("user", "a"), ("assistant", "b"))], "other"),
         ([{"prompt": SYSTEM["messages"][:2], "completion": SYSTEM["messages"][2:]}], "system"),
         ([{"prompt": "Say it. a", "completion": "b"}], "other"),
     ],
@@ -42,19 +40,10 @@ def test_the_layout_is_that_of_all_rows(rows: list[dict[str, Any]], layout: str)
     ("row", "held"),
     [
         ({"prompt": "Say it."}, "prompt"),
-        ({"completion": "b", "prompt": None}, "completion"),
         ({"prompt": 3, "completion": "b"}, "prompt, completion"),
-        ({"prompt": "a", "completion": 3}, "prompt, completion"),
-        ({"messages": "a"}, "messages"),
         ({"prompt": None}, "of none"),
     ],
 )
 def test_a_layout_that_is_not_known_names_the_columns(row: dict[str, Any], held: str) -> None:
     with pytest.raises(DataError, match=f"there are values in the columns {held}. Known: instruction and output;"):
         shared_instruction([row])
-
-
-def test_what_a_message_quotes_is_short() -> None:
-    assert quoted("a" * 60) == repr("a" * 60)
-    assert quoted("a" * 61) == repr("a" * 60 + "...")
-    assert quoted(list(range(40))) == str(list(range(40)))[:60] + "..."

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from peft import LoraConfig, get_peft_model
-from small_runs import configure, read, save_model
+from small_runs import Listener, configure, read, save_model
 
 import sapo
 from sapo.core.errors import DataError, RecordError
-from sapo.core.progress import Silent
 from sapo.core.types import Task
 from sapo.integrations.testing import tiny_model, tiny_tokenizer, toy_task
 from sapo.sequence import run
@@ -110,42 +106,6 @@ def test_a_model_that_was_saved_under_another_name_is_resumed(tasks: list[Task],
     assert again.results.to_json()["config"]["model"]["base"] == str(base)
 
 
-def test_a_training_that_is_made_again_after_an_interrupted_test_may_end_otherwise(
-    tasks: list[Task], tmp_path: Path
-) -> None:
-    def sequence() -> sapo.TaskSequence:
-        return sapo.TaskSequence(tmp_path / "s", tiny_model(seed=2), tiny_tokenizer(), tasks[:1], max_new_tokens=2)
-
-    seq = sequence()
-    seq.before("one", PARAPHRASES)
-    seq.after("one", tiny_model(seed=3))
-    expected = read(tmp_path / "s" / "results.json")["matrices"]
-    # As a kill in the middle of the tests leaves it.
-    for name in ("results.json", "training/1-one.json", "cells/1/one.original.json"):
-        (tmp_path / "s" / name).unlink()
-    again = sequence()
-    again.before("one", PARAPHRASES)
-    again.after("one", tiny_model(seed=4))
-    found = read(tmp_path / "s" / "results.json")["matrices"]
-    assert found["nll"]["original"][0] == expected["nll"]["original"][0]
-    assert found["nll"]["original"][1] != expected["nll"]["original"][1]
-    # A kill before the last file: the same script writes it.
-    (tmp_path / "s" / "results.json").unlink()
-    assert sequence().open == ()
-    assert read(tmp_path / "s" / "results.json")["matrices"] == found
-
-
-def test_training_in_place_is_followed(tasks: list[Task], tmp_path: Path) -> None:
-    model = get_peft_model(tiny_model(seed=2), LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
-    seq = sapo.TaskSequence(tmp_path / "s", model, tiny_tokenizer(), tasks, policy="original", max_new_tokens=2)
-    for task in seq.open:
-        assert seq.before(task).text == task.instruction and seq.selection(task) is None
-        model.base_model.model.model.layers[0].self_attn.q_proj.lora_B["default"].weight.data += 0.5
-        seq.after(task)
-    rows = seq.results.to_json()["matrices"]["nll"]["selected"]
-    assert len({tuple(row) for row in rows}) == 3
-
-
 def test_results_of_an_open_sequence_have_no_metrics_yet(tasks: list[Task], tmp_path: Path) -> None:
     seq = sapo.TaskSequence(tmp_path / "s", tiny_model(), tiny_tokenizer(), tasks, policy="original", max_new_tokens=2)
     with pytest.raises(RecordError, match="no tests of stage 0"):
@@ -156,59 +116,28 @@ def test_results_of_an_open_sequence_have_no_metrics_yet(tasks: list[Task], tmp_
     assert found.metrics["ap"] == {"value": None, "interval": None, "reason": "the sequence is not finished"}
 
 
-class Heard(Silent):
-    """Adds up what it is told, as a bar does."""
-
-    def __init__(self) -> None:
-        self.labels: list[str] = []
-        self.planned = self.done = 0.0
-
-    def plan(self, cost: float) -> None:
-        self.planned += cost
-
-    @contextmanager
-    def step(self, label: str, units: int, cost: float) -> Iterator[Callable[[int], None]]:
-        self.labels.append(label)
-
-        def advance(n: int) -> None:
-            self.done += n * cost / units
-
-        yield advance
-
-    def reused(self, label: str, cost: float) -> None:
-        self.planned -= cost
-
-
 def test_progress_is_told_and_reaches_its_end(tasks: list[Task], tmp_path: Path) -> None:
-    heard, model = Heard(), tiny_model(seed=5)
-    seq = sapo.TaskSequence(
-        tmp_path / "s", model, tiny_tokenizer(), tasks[:1], policy="highest", max_new_tokens=2, progress=heard
-    )
+    def sequence(progress: Listener) -> sapo.TaskSequence:
+        return sapo.TaskSequence(
+            tmp_path / "s", tiny_model(seed=5), tiny_tokenizer(), tasks[:1], policy="highest", max_new_tokens=2,
+            progress=progress,
+        )  # fmt: skip
+
+    told, again = Listener(), Listener()
+    seq = sequence(told)
     seq.before("one", PARAPHRASES)
-    assert heard.labels == ["stage 0: testing one (original prompt)", "task 1 one: scoring 2 candidates"]
-    assert heard.done == heard.planned == 2 * len(seq.tasks[0].test) + 2 * len(seq.tasks[0].train)
+    sequence(again).before("one", PARAPHRASES)
     # Whatever is read back is planned and found.
-    again = Heard()
-    sapo.TaskSequence(
-        tmp_path / "s", model, tiny_tokenizer(), tasks[:1], policy="highest", max_new_tokens=2, progress=again
-    ).before("one", PARAPHRASES)
-    assert again.labels == [] and again.done == again.planned == 0
+    assert again.steps == [] and sum(again.spared) == pytest.approx(sum(again.planned))
     results = seq.after("one", tiny_model(seed=3))
-    assert heard.labels[2:] == ["stage 1: testing one", "stage 1: testing one (original prompt)"]
-    assert heard.done == heard.planned
-    assert results is not None
-    selection = seq.selection("one")
-    assert selection is not None and results.to_json()["seconds"]["scoring"] == selection.seconds > 0
-    cells = [read(path)["value"]["seconds"] for path in sorted((tmp_path / "s" / "cells").rglob("*.json"))]
-    assert len(cells) == 3 and results.to_json()["seconds"]["evaluating"] == pytest.approx(sum(cells))
-    again = Heard()
-    read_back = sapo.TaskSequence(
-        tmp_path / "s", model, tiny_tokenizer(), tasks[:1], policy="highest", max_new_tokens=2, progress=again
-    )
-    assert read_back.results == results and again.labels == [] and again.done == again.planned == 0
-    selecting = Heard()
-    sapo.select(model, tiny_tokenizer(), tasks[0], PARAPHRASES, strategy="exhaustive", progress=selecting)
-    assert selecting.labels == ["one: scoring 2 candidates"] and selecting.done == selecting.planned == 2 * 8
+    assert told.steps == [
+        "stage 0: testing one (original prompt)", "task 1 one: scoring 2 candidates", "stage 1: testing one",
+        "stage 1: testing one (original prompt)",
+    ]  # fmt: skip
+    assert sum(cost for _, cost in told.work.values()) == pytest.approx(sum(told.planned))
+    assert told.advanced == {label: units for label, (units, _) in told.work.items()}
+    read_back = sequence(again)
+    assert read_back.results == results and again.steps == []
 
 
 def test_calls_out_of_order_are_refused(tasks: list[Task], tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from peft import LoraConfig
 from transformers import TrainerCallback
 
 import sapo
@@ -47,13 +46,9 @@ def trainer(
         **{"per_device_train_batch_size": 4, "num_train_epochs": 1, "learning_rate": 0.0, **settings},
     )  # fmt: skip
     return sft.SFTTrainer(
-        model=model,
-        processing_class=tokenizer,
-        train_dataset=dataset,
-        args=arguments,
-        peft_config=lora,
+        model=model, processing_class=tokenizer, train_dataset=dataset, args=arguments, peft_config=lora,
         eval_dataset=tested,
-    )
+    )  # fmt: skip
 
 
 def tokens(dataset: Any) -> list[tuple[list[int], list[int]]]:
@@ -72,15 +67,6 @@ def test_sft_trainer_supervises_the_tokens_that_are_scored(template: str | None,
     own = Renderer(tokenizer, 512).encode(PARAPHRASES[0], task.suffix, task.train)
     as_sft = trl.SftRenderer(tokenizer).encode(PARAPHRASES[0], task.suffix, task.train)
     assert tokens(made) == expected(own) == expected(as_sft)
-
-
-def test_the_logged_loss_is_the_pre_update_loss_of_the_chosen_instruction(tmp_path: Path) -> None:
-    model, tokenizer, task = tiny_model(seed=2), tiny_tokenizer(), toy_task(rows=4)
-    selection = sapo.select(model, tokenizer, task, PARAPHRASES, strategy="exhaustive")
-    made = trainer(model, tokenizer, trl.dataset(task, selection, tokenizer), tmp_path)
-    made.train()
-    (logged,) = [entry["loss"] for entry in made.state.log_history if "loss" in entry]
-    assert logged == pytest.approx(selection.candidates[selection.chosen].loss, abs=1e-4)
 
 
 ANSWERS = ("yes", "no")
@@ -106,8 +92,9 @@ def test_rows_of_ones_own_are_scored_as_sft_trainer_trains_on_them(layout: Any, 
         model, tokenizer, rows.task, ["Answer with yes or no.", "Yes or no?"], strategy="exhaustive", renderer=renderer
     )
     for text in (ORIGINAL, "Yes or no?"):
-        made = trainer(model, tokenizer, rows.reworded(text), tmp_path).train_dataset
-        assert tokens(made) == expected(renderer.encode(text, "", rows.task.train))
+        for worded in (rows.reworded(text), rows.completions(text)):
+            made = trainer(model, tokenizer, worded, tmp_path).train_dataset
+            assert tokens(made) == expected(renderer.encode(text, "", rows.task.train))
     made = trainer(model, tokenizer, rows.reworded(selection), tmp_path)
     made.train()
     (logged,) = [entry["loss"] for entry in made.state.log_history if "loss" in entry]
@@ -131,18 +118,10 @@ def test_every_known_layout_is_read_and_reworded() -> None:
             {"from": "gpt", "value": "yes"},
         ]
     }
-    messages = {
-        "messages": [
-            {"role": "user", "content": f"{ORIGINAL} row 1"},
-            {"role": "assistant", "content": "yes"},
-        ]
-    }
+    messages = {"messages": [{"role": "user", "content": f"{ORIGINAL} row 1"}, {"role": "assistant", "content": "yes"}]}
     answer = [{"role": "assistant", "content": "yes"}]
     assert sides(alpaca) == ([{"role": "user", "content": f"{ORIGINAL}\nrow 1"}], answer)
-    assert sides(sharegpt) == (
-        [{"role": "system", "content": ORIGINAL}, {"role": "user", "content": "row 1"}],
-        answer,
-    )
+    assert sides(sharegpt) == ([{"role": "system", "content": ORIGINAL}, {"role": "user", "content": "row 1"}], answer)
     assert sides(messages) == ([{"role": "user", "content": f"{ORIGINAL} row 1"}], answer)
     assert reworded(alpaca, ORIGINAL, "New.") == {**alpaca, "instruction": "New."}
     changed = reworded(sharegpt, ORIGINAL, "New.")
@@ -152,15 +131,6 @@ def test_every_known_layout_is_read_and_reworded() -> None:
     assert changed is not None and changed["messages"][0]["content"] == "New. row 1"
     assert reworded(messages, "nowhere", "New.") is None
     assert shared_instruction([alpaca, alpaca]) == shared_instruction([sharegpt]) == ORIGINAL
-
-
-def test_completions_of_messages_are_what_is_scored(tmp_path: Path) -> None:
-    tokenizer = tiny_tokenizer()
-    found = [LAYOUTS["system"](ORIGINAL, i) for i in range(4)]
-    data = Dataset.from_list([{"messages": [*row["prompt"], *row["completion"]]} for row in found])
-    rows = trl.Rows(data)
-    made = trainer(tiny_model(), tokenizer, rows.completions("Yes or no?"), tmp_path).train_dataset
-    assert tokens(made) == expected(rows.renderer(tokenizer).encode("Yes or no?", "", rows.task.train))
 
 
 @pytest.mark.parametrize(
@@ -173,17 +143,11 @@ def test_completions_of_messages_are_what_is_scored(tmp_path: Path) -> None:
         ([LAYOUTS["system"]("One.", 1), LAYOUTS["system"]("Two.", 2)], "One.", "row 2 does not hold the instruction"),
         ([LAYOUTS["system"]("One.", 1)], " ", "instruction = ' ': give the text"),
         ([{"instruction": "I.", "input": "", "output": "y", "text": "I. y"}], None, r"text; instruction, output"),
-        ([{**LAYOUTS["system"]("One.", 1), "messages": []}], None, r"prompt; messages"),
         ([{**LAYOUTS["system"]("One.", 1), "tools": "[]"}], None, "column tools"),
         ([{"messages": [{"role": "system", "content": "S."}, {"role": "user", "content": "x"}]}], None, "'user'"),
-        ([{**LAYOUTS["system"]("One.", 1), "chat_template_kwargs": {"a": 1}}], None, "column chat_template_kwargs"),
         ([ALPACA, {**ALPACA, "output": None}], None, "row 2: no known layout: .* columns instruction, input. Known"),
         ([ALPACA, {**ALPACA, "input": 5}], None, "row 2: input is 5: allowed is a text"),
-        ([ALPACA, {**ALPACA, "output": " "}], None, "row 2: the answer is empty"),
         ([{**ALPACA, "history": [["a", "b"]]}], None, "row 1: a column history"),
-        ([{"messages": [{"role": "user", "content": None}]}], None, "content of turn 1 of messages is None"),
-        ([{"messages": [{"role": "user", "content": [{"type": "text"}]}]}], None, r"turn 1 of messages is \[\{'type'"),
-        ([{"conversations": [{"from": "gpt", "value": 1}]}], None, "value of turn 1 of conversations is 1"),
         ([{"messages": ["x"]}], None, "role of turn 1 of messages is None"),
         ([{"prompt": "I. x", "completion": ""}], "I.", "row 1: the answer is empty"),
         (["train", "test"], None, "row 1: 'train' instead of columns: give one split"),
@@ -196,11 +160,8 @@ def test_rows_without_an_instruction_to_exchange_are_refused(rows: Any, instruct
 
 def test_the_system_message_of_an_alpaca_row_stays() -> None:
     rows = trl.Rows([{**ALPACA, "system": "Be brief."}], name="mine")
-    made = rows.completions("New.")[0]
-    assert made["prompt"] == [
-        {"role": "system", "content": "Be brief."}, {"role": "user", "content": "New.\nx"}
-    ]  # fmt: skip
-    assert rows.layout == "other" and rows.task.name == "mine"
+    asked = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "New.\nx"}]
+    assert rows.completions("New.")[0]["prompt"] == asked and rows.task.name == "mine"
 
 
 def test_held_out_rows_are_read_as_the_others() -> None:
@@ -209,19 +170,12 @@ def test_held_out_rows_are_read_as_the_others() -> None:
         trl.Rows([ALPACA], held_out=[ALPACA, {**ALPACA, "input": 5}])
 
 
-def test_the_longest_rows_are_tried_before_any_is_scored() -> None:
-    task = toy_task(rows=64)
-    long = sapo.Example("word " * 40, "yes")
-    task = sapo.Task(task.name, task.instruction, "", task.labels, task.metric, (*task.train, long), (), ())
-    tokenizer = tiny_tokenizer()
+def test_a_row_that_sft_trainer_would_cut_is_refused_before_any_is_scored() -> None:
+    task, tokenizer = toy_task(rows=64), tiny_tokenizer()
+    task = replace(task, suffix="", train=(*task.train, sapo.Example("word " * 40, "yes")), dev=(), test=())
     # One row is sampled; whichever it is, the longest one is refused.
-    with pytest.raises(RenderError, match="max_length is 200"):
+    with pytest.raises(RenderError, match=r"has \d+ tokens, .* max_length is 200"):
         sapo.select(tiny_model(), tokenizer, task, PARAPHRASES, 1, renderer=trl.SftRenderer(tokenizer, 200))
-
-
-def test_a_row_that_sft_trainer_would_cut_is_refused() -> None:
-    with pytest.raises(RenderError, match=r"has \d+ tokens, .* max_length is 20"):
-        trl.SftRenderer(tiny_tokenizer(), 20).encode("i", "", toy_task(rows=4).train)
 
 
 def trained_texts(made: Any) -> list[tuple[str, str]]:
@@ -279,72 +233,35 @@ def test_the_callback_chooses_anew_at_every_epoch_and_training_follows(tmp_path:
     assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
 
 
-def test_choosing_again_leaves_training_as_it_was(tmp_path: Path) -> None:
-    """With candidates that never win, weights and losses are to the bit those of a trainer without the callback."""
-    found = []
-    for with_callback in (False, True):
-        model, tokenizer, task = tiny_model(seed=2), tiny_tokenizer(), toy_task(rows=8)
-        selection = sapo.select(model, tokenizer, task, PARAPHRASES, strategy="exhaustive")
-        # Dropout draws random numbers; what the callback computes must not.
-        lora = LoraConfig(r=4, lora_dropout=0.5, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
-        made = trainer(
-            model, tokenizer, trl.dataset(task, selection, tokenizer), tmp_path, lora,
-            num_train_epochs=2, learning_rate=1e-2,
-        )  # fmt: skip
-        if with_callback:
-            callback = SapoCallback(made, task, selection, Renderer(tokenizer, 512))
-            made.add_callback(callback)
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr("sapo.training.wording._ROUNDING", 1e9)
-                made.train()
-            assert len(callback.choices) == 1 and made.model.training
-        else:
-            made.train()
-        losses = [entry["loss"] for entry in made.state.log_history if "loss" in entry]
-        found.append((losses, {name: p.detach().clone() for name, p in made.model.named_parameters()}))
-    (plain, weights), (chosen, others) = found
-    assert plain == chosen and all(torch.equal(p, others[name]) for name, p in weights.items())
-
-
 def test_the_callback_refuses_rows_that_are_not_the_tasks(tmp_path: Path) -> None:
     model, tokenizer, task = tiny_model(), tiny_tokenizer(), toy_task(rows=8)
-    selection = sapo.select(model, tokenizer, task, PARAPHRASES)
-    made = trainer(model, tokenizer, trl.dataset(toy_task("other", rows=8), selection, tokenizer), tmp_path)
-    with pytest.raises(RenderError, match="row 1 of the trainer's data is none of task 'toy'"):
-        SapoCallback(made, task, selection, Renderer(tokenizer, 512))
-    workers = trainer(
-        model, tokenizer, trl.dataset(task, selection, tokenizer), tmp_path, dataloader_num_workers=1,
-        dataloader_persistent_workers=True,
-    )  # fmt: skip
-    with pytest.raises(DataError, match="dataloader_persistent_workers = True"):
-        SapoCallback(workers, task, selection, Renderer(tokenizer, 512))
-    with pytest.raises(CandidateError, match=r"give what sapo\.select returned"):
-        SapoCallback(made, task, "a text", Renderer(tokenizer, 512))  # type: ignore[arg-type]
-    alike = trainer(model, tokenizer, trl.dataset(task, selection, tokenizer), tmp_path)
-    alike.add_callback(SapoCallback(alike, task, selection, Renderer(tokenizer, 512)))
-    with pytest.raises(DataError, match="has a SapoCallback already"):
-        SapoCallback(alike, task, selection, Renderer(tokenizer, 512))
-    alike.remove_callback(SapoCallback)
-    alike.train_dataset = Dataset.from_list([{"text": "raw"}])
-    with pytest.raises(RenderError, match="columns text: allowed are rows made into tokens"):
-        SapoCallback(alike, task, selection, Renderer(tokenizer, 512))
-    alike.train_dataset = None
-    with pytest.raises(DataError, match="no train_dataset"):
-        SapoCallback(alike, task, selection, Renderer(tokenizer, 512))
-    bare = sapo.Task(task.name, task.instruction, "", (), "rouge_l", task.train, (), task.test)
-    with pytest.raises(DataError, match="no dev rows"):
-        SapoCallback(made, bare, selection, Renderer(tokenizer, 512))
-    with pytest.raises(DataError, match="has all the rows of held_out among its training rows"):
-        SapoCallback(made, task, selection, Renderer(tokenizer, 512), held_out=task.train)
-    for wrong, message in (
-        ((), "is given no rows as held_out"),
-        ([{"input": "x"}], "something else than a task's rows"),
-        (trl.Rows([ALPACA]).task.train, r"rows of Rows are held out by Rows\(held_out=\.\.\.\)"),
-    ):
-        with pytest.raises(DataError, match=message):
-            SapoCallback(made, task, selection, Renderer(tokenizer, 512), held_out=wrong)  # type: ignore[arg-type]
-    with pytest.raises(CandidateError, match="of another task"):
-        SapoCallback(made, replace(task, instruction="Is it long?"), selection, Renderer(tokenizer, 512))
+    renderer, selection = Renderer(tokenizer, 512), sapo.select(model, tokenizer, task, PARAPHRASES)
+    rows = trl.dataset(task, selection, tokenizer)
+    made = trainer(model, tokenizer, rows, tmp_path)
+
+    def refused(message: str, by: Any = made, task: Any = task, selection: Any = selection, **more: Any) -> None:
+        with pytest.raises(SapoError, match=message):
+            SapoCallback(by, task, selection, renderer, **more)
+
+    others = trainer(model, tokenizer, trl.dataset(toy_task("other", rows=8), selection, tokenizer), tmp_path)
+    refused("row 1 of the trainer's data is none of task 'toy'", others)
+    settings = {"dataloader_num_workers": 1, "dataloader_persistent_workers": True}
+    refused("dataloader_persistent_workers = True", trainer(model, tokenizer, rows, tmp_path, **settings))
+    refused(r"give what sapo\.select returned", selection="a text")
+    refused("no dev rows", task=replace(task, labels=(), metric="rouge_l", dev=()))
+    refused("has all the rows of held_out among its training rows", held_out=task.train)
+    refused("is given no rows as held_out", held_out=())
+    refused("something else than a task's rows", held_out=[{"input": "x"}])
+    own = trl.Rows([ALPACA]).task.train
+    refused(r"rows of Rows are held out by Rows\(held_out=\.\.\.\)", held_out=own)
+    refused("of another task", task=replace(task, instruction="Is it long?"))
+    made.add_callback(SapoCallback(made, task, selection, renderer))
+    refused("has a SapoCallback already")
+    made.remove_callback(SapoCallback)
+    made.train_dataset = Dataset.from_list([{"text": "raw"}])
+    refused("columns text: allowed are rows made into tokens")
+    made.train_dataset = None
+    refused("no train_dataset")
 
 
 class KilledError(Exception):
@@ -415,7 +332,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     return switching(tmp_path_factory.mktemp("whole"))
 
 
-@pytest.mark.parametrize("step", [2, 4, 11, 12])
+@pytest.mark.parametrize("step", [4, 11])
 def test_a_training_that_is_resumed_goes_on_with_the_choices_of_its_checkpoint(
     step: int, undisturbed: Trained, tmp_path: Path
 ) -> None:
@@ -424,37 +341,13 @@ def test_a_training_that_is_resumed_goes_on_with_the_choices_of_its_checkpoint(
     assert [(choice.epoch, choice.step) for choice in before.choices] == [(1, 4), (2, 8)]
     assert len({before.selection.instruction.text, *(c.instruction.text for c in before.choices)}) == 3
     assert before.switches == tuple((c.step, c.instruction.text) for c in before.choices)
-    if step < 12:
-        with pytest.raises(KilledError):
-            switching(tmp_path / "killed", killed=step)
-    else:
-        switching(tmp_path / "killed")
+    with pytest.raises(KilledError):
+        switching(tmp_path / "killed", killed=step)
     again, after, rest = switching(tmp_path / "killed", resumed=step)
     assert rest == texts[2 * step :]
     assert (after.choices, after.instruction, after.switches) == (before.choices, before.instruction, before.switches)
     ours, theirs = dict(again.model.named_parameters()), dict(whole.model.named_parameters())
     assert all(torch.equal(weights, theirs[name]) for name, weights in ours.items())
-
-
-def test_a_checkpoint_is_resumed_though_other_candidates_are_given(tmp_path: Path) -> None:
-    with pytest.raises(KilledError):
-        switching(tmp_path, killed=2)
-    began = switching(tmp_path / "other")[1].selection.instruction.text
-    # What training began with is no candidate now: its epoch goes on with it all the same.
-    others = tuple(
-        t for t in ("Many words: yes. Few words: no.", "Is it yes for many words, or no for few?") if t != began
-    )
-    made, callback, seen = switching(tmp_path, resumed=2, candidates=others, num_train_epochs=1)
-    assert began not in [c.instruction.text for c in callback.selection.candidates]
-    assert len(seen) == 4 and all(began in text for text, _ in seen)
-    made.save_model(str(tmp_path / "last"))
-    describe(tmp_path / "last", made.model, tiny_tokenizer(), toy_task(rows=8), callback)
-    entry = read_json(tmp_path / "last" / "sapo.json", "")["tasks"][0]
-    assert entry["instruction"] == began and "selection" not in entry
-    # The next epoch chooses among what is given now.
-    _, callback, seen = switching(tmp_path, resumed=4, candidates=others, num_train_epochs=2)
-    assert callback.choices[0].instruction.text in [c.instruction.text for c in callback.selection.candidates]
-    assert all(callback.choices[0].instruction.text in text for text, _ in seen) and len(seen) == 8
 
 
 def test_the_instruction_is_that_of_the_best_checkpoint_where_it_is_loaded(tmp_path: Path) -> None:
@@ -525,15 +418,3 @@ def test_what_only_the_trainers_tokens_tell_apart_is_described_all_the_same(tmp_
     bare.eos_token = None
     with pytest.raises(RenderError, match="no eos_token"):
         trl.SftRenderer(bare).encode("Say it.", "", task.train)
-
-
-def test_names_where_loaded_things_are_meant_are_told() -> None:
-    model, tokenizer, task = tiny_model(), tiny_tokenizer(), toy_task(rows=4)
-    for found, message in (
-        (("name", tokenizer, task), "model = 'name': give a loaded model"),
-        ((tokenizer, model, task), "model = .*: give a loaded model"),
-        ((model, tokenizer, "rows.jsonl"), r"task = 'rows\.jsonl': give what sapo\.load_task returns"),
-        ((model, tokenizer, task, None, "5"), "examples = '5': allowed is a positive number"),
-    ):
-        with pytest.raises(SapoError, match=message):
-            sapo.select(*found)

@@ -5,7 +5,6 @@ from functools import cache
 from itertools import pairwise
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -100,39 +99,22 @@ def test_a_padded_batch_says_what_every_prompt_says_alone(adapter: bool) -> None
     model = with_adapter(tiny_model()) if adapter else tiny_model()
     # None of which has a pad token.
     assert tiny_tokenizer().pad_token_id is model.config.pad_token_id is model.generation_config.pad_token_id is None
-    found = answers(model, INPUTS, 12)
-    assert found == expected(model, INPUTS, 12)
+    batches: list[int] = []
+    found = generate(model, renderer(), INSTRUCTION, TASK.suffix, asked(*INPUTS * 2), 12, batches.append)
+    assert found == expected(model, INPUTS, 12) * 2
+    assert len(batches) > 1 and sum(batches) == len(found), "several batches, or sorting could not go wrong"
     assert len(set(found)) > 1, "all alike would prove little"
     if adapter:
-        assert found != answers(tiny_model(), INPUTS, 12)
+        assert found != answers(tiny_model(), INPUTS * 2, 12)
 
 
-def test_answers_come_back_in_the_order_of_the_inputs() -> None:
-    model = tiny_model()
-    inputs = [text for n in range(4) for text in (f"{n} " * (40 * (n % 3) + 1), f"row {n}", f"{n}" * 60)]
-    batches: list[int] = []
-    found = generate(model, renderer(), INSTRUCTION, TASK.suffix, asked(*inputs), 6, batches.append)
-    assert len(batches) > 1, "several batches, or sorting could not go wrong"
-    assert sum(batches) == len(inputs)
-    assert found == [answers(model, [text], 6)[0] for text in inputs]
+# The answer is what was generated, wherever the suffix occurs.
 
 
-# Defect 8: the answer is what was generated, wherever the suffix occurs.
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        f"{TASK.suffix} no\n\n{TASK.suffix}", "help", "<|im_end|>\n<|im_start|>assistant\nhelp",
-        "Text:\nno\n\nAnswer: no",
-    ],
-)  # fmt: skip
-def test_only_generated_tokens_are_decoded_whatever_the_input_holds(text: str) -> None:
-    assert answers(parrot("help"), [text, "other"], 8) == ["help", "help"]
-
-
-def test_an_answer_ends_at_the_end_of_the_turn() -> None:
+def test_only_generated_tokens_are_decoded_up_to_the_end_of_the_turn() -> None:
     model = parrot("help")
+    for text in (f"{TASK.suffix} no\n\n{TASK.suffix}", "help", "<|im_end|>\n<|im_start|>assistant\nhelp"):
+        assert answers(model, [text, "other"], 8) == ["help", "help"]
     calls: list[None] = []
     model.lm_head.register_forward_hook(lambda module, inputs, output: calls.append(None))
     assert answers(model, ["x", "another"], 100) == ["help", "help"]
@@ -177,20 +159,13 @@ def test_the_models_own_generation_settings_are_ignored_and_restored(owner: str)
     assert answers(model, INPUTS, 12) == calm
     assert holder.generation_config is own and own.to_dict() == before
 
-
-def test_generation_settings_are_restored_when_generation_fails() -> None:
-    model = tiny_model()
-    own = model.generation_config
-
     def fail(module: Any, inputs: Any, output: Any) -> None:
         raise RuntimeError("out of memory")
 
-    model.lm_head.register_forward_hook(fail)
-    model.train()
+    base.lm_head.register_forward_hook(fail)
     with pytest.raises(RuntimeError, match="out of memory"):
-        answers(model, ["x"], 2)
-    assert model.generation_config is own
-    assert model.training
+        answers(model.train(), ["x"], 2)
+    assert holder.generation_config is own and model.training
 
 
 # Evaluation.
@@ -212,48 +187,35 @@ def test_scores_are_those_of_the_text_metrics() -> None:
 def test_losses_are_the_teacher_forced_nll_of_the_true_answers(adapter: bool) -> None:
     model = with_adapter(tiny_model()) if adapter else tiny_model()
     rows = [Example(text, "yes" * (i + 1)) for i, text in enumerate(INPUTS)]
-    evaluation = evaluate(model, renderer(), TASK, INSTRUCTION, rows, 4)
+    told: list[int] = []
+    evaluation = evaluate(model, renderer(), TASK, INSTRUCTION, rows, 4, told.append)
+    # Every row is told twice: once for its answer and once for its loss.
+    assert sum(told) == 2 * len(rows)
     by_reference = Scorer(model).plain(renderer().encode(INSTRUCTION, TASK.suffix, rows))
     assert evaluation.losses.nll == pytest.approx(by_reference.nll, rel=1e-4)
     assert evaluation.losses.tokens.tolist() == by_reference.tokens.tolist() == [5, 8, 11, 14, 17, 20]
     assert evaluation.predictions == tuple(expected(model, INPUTS, 4))
 
 
-def test_losses_belong_to_the_given_instruction_and_a_scorer_may_be_handed_in() -> None:
-    model = tiny_model()
-    scorer = Scorer(model, batch_tokens=150)
-    by_hand = Scorer(model).plain(renderer().encode("Other.", "Answer yes or no.", TASK.test)).nll
-    other = evaluate(model, renderer(), TASK, "Other.", TASK.test, 1, scorer=scorer).losses.nll
-    assert other == pytest.approx(by_hand, rel=1e-4) and scorer.route == "shared prefix"
-    assert not np.allclose(other, evaluate(model, renderer(), TASK, INSTRUCTION, TASK.test, 1).losses.nll, rtol=1e-3)
-
-
-def test_every_row_is_told_twice_once_for_its_answer_and_once_for_its_loss() -> None:
-    told: list[int] = []
-    evaluate(tiny_model(), renderer(), TASK, INSTRUCTION, TASK.test, 2, told.append)
-    assert sum(told) == 2 * len(TASK.test)
-
-
 def test_evaluation_leaves_model_and_random_state_as_they_were() -> None:
-    model = with_adapter(tiny_model()).train()
+    model = with_adapter(tiny_model())
+    calm = evaluate(model, renderer(), TASK, INSTRUCTION, TASK.test[:3], 4).predictions
+    model.train()
     model.base_model.model.lm_head.train(False)
     modes = [module.training for module in model.modules()]
     flags = [parameter.requires_grad for parameter in model.parameters()]
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     state = torch.get_rng_state()
-    evaluate(model, renderer(), TASK, INSTRUCTION, TASK.test[:3], 4)
+    for module in model.modules():
+        if hasattr(module, "attention_dropout"):
+            module.attention_dropout = 0.9
+    found = evaluate(model, renderer(), TASK, INSTRUCTION, TASK.test[:3], 4)
+    # Dropout does not reach the answers either.
+    assert found.predictions == calm
     assert torch.equal(torch.get_rng_state(), state)
     assert [module.training for module in model.modules()] == modes
     assert [parameter.requires_grad for parameter in model.parameters()] == flags
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
-
-
-def test_dropout_of_a_model_in_train_mode_does_not_reach_its_answers() -> None:
-    model = tiny_model()
-    calm = answers(model, INPUTS, 8)
-    for layer in model.model.layers:
-        layer.self_attn.attention_dropout = 0.9
-    assert answers(model.train(), INPUTS, 8) == calm
 
 
 # Several right answers: any of them counts when answers are scored, the first one alone is learned.
@@ -270,21 +232,6 @@ def saying(text: str) -> Any:
 
 def evaluated(*rows: Example, said: str = SAID) -> Evaluation:
     return evaluate(saying(said), renderer(), TASK, INSTRUCTION, rows, 6)
-
-
-@pytest.mark.parametrize("metric", TEXT_METRICS)
-def test_an_answer_that_equals_any_right_one_scores_100(metric: str) -> None:
-    rows = [Example("x", first, (), tuple(rest)) for first, *rest in ([SAID, "c d"], ["c d", "e", SAID], ["c d", "e"])]
-    assert evaluated(*rows).scores[metric].tolist() == [100.0, 100.0, 0.0]
-
-
-def test_scores_are_maxima_over_the_right_answers_metric_by_metric() -> None:
-    # By words the second is closest, as a list the third.
-    row = Example("x", "z", (), ("a, b c d", "c, a"))
-    found = evaluated(row, *(Example("x", text) for text in ("z", *row.references)), said="a, b").scores
-    assert all(scores[0] == max(scores[1:]) for scores in found.values())
-    assert found["rouge_l"][1:] == pytest.approx([0.0, 200 * 2 / 6, 50.0])
-    assert found["list_f1"][1:] == pytest.approx([0.0, 50.0, 50.0])
 
 
 @often

@@ -150,8 +150,3 @@ def test_peak_memory_on_accelerators_adds_them_up_from_the_first_scorer_on(monke
     scorer.on(model)
     scorer(examples())
     assert reset == [0, 1]
-
-
-def test_peak_memory_is_none_where_the_system_does_not_tell(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "platform", "win32")
-    assert peak_memory() is None

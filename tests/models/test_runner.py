@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import gc
-import threading
-from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 from exact_losses import Watch, by_hand, close, examples
 
-from sapo.core.processes import Processes
-from sapo.core.types import Encoded, Example, Floats
+from sapo.core.types import Encoded, Example
 from sapo.integrations.testing import tiny_model, tiny_tokenizer
 from sapo.models.batches import common_prefix
 from sapo.models.losses import Scorer
 from sapo.models.render import Renderer
 
-T = TypeVar("T")
 INSTRUCTIONS = ("Say yes or no.", "Yes or no? Decide.", "Answer with yes or with no, and nothing else.")
 
 
@@ -39,23 +35,12 @@ def decided(model: Any, batch_tokens: int | None = None) -> Scorer:
     return scorer
 
 
-def test_the_shared_beginning_goes_through_the_model_once() -> None:
-    model = tiny_model()
-    scorer = decided(model, 150)
-    with Watch(model) as watch:
-        scorer(examples())
-    shared = next(n for n in range(500) if len({e.ids[: n + 1] for e in examples()}) > 1)
-    assert watch.inputs[0] == (1, shared)
-    # The last token of a row predicts nothing.
-    width = max(len(e.ids) for e in examples()) - shared - 1
-    assert len(watch.inputs) > 2 and max(length for _, length in watch.inputs[1:]) == width
-
-
 def test_the_shared_beginning_is_kept_for_later_rounds_until_released() -> None:
     model = tiny_model()
-    scoring = decided(model).open(examples())
+    scorer = decided(model)
+    scoring = scorer.open(examples())
     with Watch(model) as watch:
-        assert not watch.inputs
+        assert not watch.inputs and scorer._runner.kept.bytes == 0
         scoring.nll([4])
         # The same beginning whichever rows are asked for.
         assert watch.inputs[0] == (1, common_prefix(examples())) and common_prefix(examples()[4:5]) > watch.inputs[0][1]
@@ -66,6 +51,11 @@ def test_the_shared_beginning_is_kept_for_later_rounds_until_released() -> None:
         again = scoring.nll([5, 0, 1])
         assert watch.passes(examples()) == 2
     assert close(again, by_hand(model, examples())[[5, 0, 1]])
+    # A handle that nobody holds leaves nothing kept.
+    assert scorer._runner.kept.bytes > 0
+    del scoring
+    gc.collect()
+    assert scorer._runner.kept.bytes == 0
 
 
 def test_no_batch_changes_what_is_kept() -> None:
@@ -112,17 +102,6 @@ def test_a_beginning_beyond_the_bound_alone_is_used_but_not_kept() -> None:
     assert close(nll, by_hand(model, examples()))
 
 
-def test_a_call_and_a_forgotten_handle_leave_nothing_kept() -> None:
-    scorer = decided(tiny_model())
-    assert scorer._runner.kept.bytes == 0
-    scoring = scorer.open(examples())
-    scoring.nll([0])
-    assert scorer._runner.kept.bytes > 0
-    del scoring
-    gc.collect()
-    assert scorer._runner.kept.bytes == 0
-
-
 def test_equal_rows_are_computed_once_and_all_are_told() -> None:
     model = tiny_model()
     few = examples()[:3]
@@ -158,46 +137,3 @@ def test_the_same_tokens_with_another_prompt_are_another_row() -> None:
     losses = Scorer(tiny_model())(rows)
     assert close(losses.nll, by_hand(tiny_model(), rows)) and abs(losses.nll[0] - losses.nll[1]) > 1
     assert losses.cut.tolist() == [0, 0, 3]
-
-
-@dataclass(frozen=True, slots=True)
-class Thread(Processes):
-    """One of two processes that are threads here."""
-
-    barrier: threading.Barrier = field(default_factory=lambda: threading.Barrier(2))
-    table: list[Any] = field(default_factory=lambda: [None, None])
-
-    def gather(self, value: T) -> list[T]:
-        self.table[self.rank] = value
-        self.barrier.wait(60)
-        values = list(self.table)
-        self.barrier.wait(60)
-        return values
-
-
-def test_two_processes_share_out_the_rows_of_each_round() -> None:
-    barrier, table = threading.Barrier(2), [None, None]
-    encoded = (*examples(), *examples()[:4])
-    found: list[Floats] = [np.zeros(0), np.zeros(0)]
-    rows = [0, 0]
-
-    def work(rank: int) -> None:
-        model = tiny_model_of[rank]
-        scoring = Scorer(model, 150, Thread(rank, 2, barrier, table)).open(encoded)
-        first = scoring.nll([0])
-        with Watch(model) as watch:
-            rest = scoring.nll(range(1, len(encoded)))
-        # A process without a row in the first round computes the beginning in the second.
-        rows[rank] = sum(size for size, _ in watch.inputs) - watch.passes(encoded)
-        found[rank] = np.concatenate([first, rest])
-
-    # Made here: the random state that a tiny model is made from belongs to all threads.
-    tiny_model_of = [tiny_model(), tiny_model()]
-    threads = [threading.Thread(target=work, args=(rank,)) for rank in (0, 1)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(120)
-    expected = by_hand(tiny_model(), encoded)
-    assert close(found[0], expected) and np.array_equal(found[0], found[1])
-    assert sum(rows) == len(examples()) - 1 and min(rows) > 0

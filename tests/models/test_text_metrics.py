@@ -9,33 +9,10 @@ from rouge_score.rouge_scorer import RougeScorer
 
 from sapo.models.text_metrics import TEXT_METRICS, exact_match, list_f1, rouge_l
 
-ASCII_PAIRS = [
-    ("The quick brown fox jumps over the lazy dog.", "A quick fox was jumping over lazy dogs"),
-    ("positive", "Positive."),
-    ("positive", "negative"),
-    ("running runs ran", "run"),
-    ("it's 3.14, isn't it?", "its 3.14 is it"),
-    ("snake_case and kebab-case\tand\nlines", "snake case kebab case lines"),
-    ("generalisation, relational, conditional", "generalise relate condition"),
-    ("1,000 items; 2024-05-01", "1000 items 2024 05 01"),
-    ("a b c d e", "e d c b a"),
-    ("", "answer"),
-    ("answer", ""),
-    ("...", "answer"),
-    ("answer", "?!"),
-    ("the the the", "the"),
-    ("abc123 X9", "ABC123 x9"),
-]
-
 
 def default_rouge(prediction: str, answer: str) -> float:
     score = RougeScorer(["rougeL"], use_stemmer=True).score(answer, prediction)
     return 100.0 * float(score["rougeL"].fmeasure)
-
-
-@pytest.mark.parametrize(("prediction", "answer"), ASCII_PAIRS)
-def test_rouge_of_ascii_is_the_stemmed_default(prediction: str, answer: str) -> None:
-    assert rouge_l(prediction, answer) == default_rouge(prediction, answer)
 
 
 def test_rouge_of_random_ascii_is_the_stemmed_default() -> None:
@@ -48,20 +25,14 @@ def test_rouge_of_random_ascii_is_the_stemmed_default() -> None:
             draw.choice(stems) + draw.choice(ends) + draw.choice(string.punctuation + " \n\t") for _ in range(12)
         )
 
+    for prediction, answer in (("", "answer"), ("answer", "?!"), ("the the the", "the"), ("1,000 X9", "1000 x9")):
+        assert rouge_l(prediction, answer) == default_rouge(prediction, answer)
     scores = []
     for _ in range(100):
         prediction, answer = text(), text()
         scores.append(rouge_l(prediction, answer))
         assert scores[-1] == default_rouge(prediction, answer)
     assert len(set(scores)) > 2
-
-
-SCRIPTS = "我爱北京天安门|コーヒーを飲む|ภาษาไทยที่ดี|Привет, мир|café à l'été|한국어 문장|हिन्दी भाषा|🙂|?!|+"
-
-
-@pytest.mark.parametrize("text", SCRIPTS.split("|"))
-def test_rouge_of_a_text_with_itself_is_100(text: str) -> None:
-    assert rouge_l(text, text) == 100.0
 
 
 @pytest.mark.parametrize(

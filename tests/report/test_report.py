@@ -23,7 +23,6 @@ from report.making import (
     page_of,
     printed,
     rows,
-    table,
     tables,
     write_run,
 )
@@ -53,7 +52,7 @@ from sapo.runs.config.loading import make_config
 from sapo.runs.config.schema import Config
 from sapo.runs.forecast import Forecast, estimate
 from sapo.runs.metrics import METRICS
-from sapo.runs.prepare import set_up
+from sapo.runs.prepare import prepare
 from sapo.tasks.inspection import inspect_rows
 
 
@@ -115,17 +114,18 @@ def test_metrics_equal_results_json_on_the_terminal_and_in_markdown() -> None:
     page = results_page([write_run(Path("a"))])
     data = json.loads(Path("a/results.json").read_text())["metrics_all"]
     text, markdown = printed(page), to_markdown(page).replace("\\", "")
-    for row, metric in zip(rows(tables(page, "Every metric")[0]), METRICS, strict=True):
-        expected = [metric.title]
-        for prompt in ("selected", "original"):
+    for prompt, found in zip(("selected", "original"), tables(page, "Every metric"), strict=False):
+        assert found.title == f"Test prompt: {prompt}"
+        for row, metric in zip(rows(found), METRICS, strict=True):
+            expected = [metric.title]
             for measure, decimals in (("primary", 1), ("nll", 3)):
-                found = data[measure][prompt][metric.name]
+                one = data[measure][prompt][metric.name]
                 sign = "" if metric.name in ("ap", "la") else "+"
-                low, high = found["interval"]
+                low, high = one["interval"]
                 expected.append(
-                    f"{found['value']:{sign}.{decimals}f} [{low:{sign}.{decimals}f}, {high:{sign}.{decimals}f}]"
+                    f"{one['value']:{sign}.{decimals}f} [{low:{sign}.{decimals}f}, {high:{sign}.{decimals}f}]"
                 )
-        assert row == expected and all(value in text and value in markdown for value in expected)
+            assert row == expected and all(value in text and value in markdown for value in expected)
 
 
 def test_watch_tasks_show_their_change_from_the_start() -> None:
@@ -146,12 +146,12 @@ def test_one_task_is_reported_as_before_and_after_with_the_change_paired() -> No
     (before,), (after,) = run.result.matrices["primary"]["selected"]
     assert before is not None and after is not None
     scores, _ = run.test_rows("primary", "selected")
-    change = scores[1][0] - scores[0][0]
+    rise = scores[1][0] - scores[0][0]
     counts = np.random.default_rng([42, 0]).multinomial(ROWS, np.full(ROWS, 1 / ROWS), size=2000)
-    low, high = np.quantile([float((c * change).sum() / ROWS) for c in counts], [0.025, 0.975])
-    expected = [f"{before:.1f}", f"{after:.1f}", f"{after - before:+.1f} [{low:+.1f}, {high:+.1f}]"]
-    assert rows(table(page, "Before and after"))[0][2:] == expected
-    assert expected[2] in said(page) and "BWT (" not in "".join(map(str, tables(page)[0].rows))
+    low, high = np.quantile([float((c * rise).sum() / ROWS) for c in counts], [0.025, 0.975])
+    change = f"{after - before:+.1f} [{low:+.1f}, {high:+.1f}]"
+    assert f"is {before:.1f} before training and {after:.1f} after it; change {change}: better." in said(page)
+    assert [row[0] for row in rows(tables(page, "Every metric")[0])] == ["AP", "LA"]
 
 
 def test_the_first_screen_holds_verdict_matrix_cost_and_next_step() -> None:
@@ -303,11 +303,6 @@ def test_verdicts_respect_the_direction_of_every_metric() -> None:
     assert {back[m].verdict for m in ("ap", "bwt_final", "forgetting_max")} == {"worse"}
 
 
-def test_a_run_compared_with_itself_is_undecided() -> None:
-    run = write_run(Path("a"))
-    assert {d.verdict for d in run_differences(run, run, "primary", "selected").values()} == {"too small to decide"}
-
-
 @pytest.mark.parametrize(
     ("changes", "measure", "expected"),
     [
@@ -322,7 +317,7 @@ def test_runs_that_cannot_be_paired_get_no_interval(changes: dict[str, Any], mea
     found = run_differences(first, other, measure, "selected")
     assert {d.verdict for d in found.values()} == {expected}
     assert all(d.interval is None for d in found.values())
-    assert f"{expected}: the runs" in notes(results_page([first, other]), "Runs compared")
+    assert f"{expected}: the runs" in notes(results_page([first, other]), "How to read")
 
 
 def test_the_comparison_shows_every_run_its_difference_and_the_caveat() -> None:
@@ -331,7 +326,7 @@ def test_the_comparison_shows_every_run_its_difference_and_the_caveat() -> None:
     found = run_differences(runs[0], runs[1], "primary", "selected")["ap"]
     assert found.interval is not None
     value, bounds = f"{found.value:+.1f}", f"[{found.interval[0]:+.1f}, {found.interval[1]:+.1f}]"
-    compared = tables(page, "Runs compared")[1]
+    compared = tables(page, "Runs compared")[0]
     assert rows(compared)[0] == ["B", "AP", value, bounds, found.verdict]
     assert f"B (b) against A (a) (test prompt selected): AP in score {value} {bounds} points, {found.verdict};" in said(
         page
@@ -339,7 +334,7 @@ def test_the_comparison_shows_every_run_its_difference_and_the_caveat() -> None:
     assert "Each run is one seed" in said(page)
     differ = {row[0]: row[1:] for row in rows(tables(page, "What differs")[0])}
     assert differ["policy"] == ["sapo", "original", "sapo"] and "method" not in differ
-    assert [row[1] for row in tables(page, "Every metric")[4].rows[:3]] == ["A", "B", "C"]
+    assert [row[1] for row in tables(page, "Every metric")[0].rows[:3]] == ["A", "B", "C"]
     text = shown(lambda c: print_report(c, [Path("a"), Path("b"), Path("c")]))
     assert "a/comparison.md" in text and "B (b) against A (a)" in Path("a/comparison.md").read_text()
 
@@ -500,20 +495,6 @@ def test_the_tasks_of_a_directory_are_listed_also_a_broken_one() -> None:
         tasks_page(Path("nowhere"))
 
 
-def test_a_task_is_shown_with_its_texts_rows_and_an_example() -> None:
-    task = toy_task()
-    text = printed(task_page(task))
-    for part in (
-        task.instruction,
-        task.suffix,
-        "yes, no",
-        "exact_match",
-        "train 16, dev 8, test 8",
-        task.train[0].input,
-    ):
-        assert part in text
-
-
 def test_the_prompt_marks_every_supervised_token() -> None:
     renderer = Renderer(tiny_tokenizer(), 512)
     encoded = renderer.encode("Say [bold]北京[/bold] naïve.", "End.", [Example("some input", "ok é")])[0]
@@ -524,14 +505,6 @@ def test_the_prompt_marks_every_supervised_token() -> None:
     supervised = list(token_texts(renderer, encoded.ids[encoded.prompt_length :]))
     assert sum(count for _, count in supervised) == encoded.supervised
     assert prompt_text(renderer, encoded.prompt).startswith("<|im_start|>user\nSay")
-
-
-def test_the_prompt_tells_what_was_cut() -> None:
-    renderer = Renderer(tiny_tokenizer(), 100)
-    encoded = renderer.encode("Say.", "", [Example("long " * 50, "yes")])[0]
-    assert f"{encoded.cut} characters of the input's middle were cut" in shown(
-        lambda c: print_prompt(c, renderer, encoded)
-    )
 
 
 @pytest.fixture(scope="module")
@@ -558,7 +531,7 @@ def test_a_dry_run_adds_up_to_the_plan(real: Config) -> None:
     # Of 20 built-in paraphrases two are kept.
     assert rows(tasks_table)[0] == ["1 date-format", "8", "4", "4", "3", "0"]
     assert rows(data_table)[0][:3] == ["date-format", "8", "4"]
-    plan = forecast.setup.plan
+    plan = forecast.run.plan
     assert work.rows[-1][-1] == duration(plan.cost / 100)
     assert work.rows[0][1] == "12 row x candidate"
     assert work.rows[1][1] == "1 updates"
@@ -570,8 +543,9 @@ def test_a_dry_run_adds_up_to_the_plan(real: Config) -> None:
 
 
 def test_a_dry_run_counts_the_second_test_prompt_and_names_cut_inputs(real: Config) -> None:
-    config = real.model_copy(update={"evaluate": real.evaluate.model_copy(update={"test_prompt": "both"})})
-    setup = set_up(config)
+    both = real.evaluate.model_copy(update={"test_prompt": "both"})
+    config = real.model_copy(update={"evaluate": both, "run_dir": Path("unused")})
+    setup = prepare(config)
     inspection = setup.inspections["date-format"]
     assert inspection.lengths is not None
     inspection = replace(inspection, lengths=replace(inspection.lengths, cut=3))
@@ -601,4 +575,4 @@ def test_a_real_run_is_reported_with_the_numbers_it_recorded(real: Config) -> No
     for loss in data["instructions"]["date-format"]["losses"].values():
         assert f"{loss:.4f}" in text
     assert f"sapo generate {real.run_dir}/stages/1-date-format --task date-format --input 'YOUR TEXT'" in text
-    assert "Before and after training on date-format" in (real.run_dir / "report.md").read_text()
+    assert f"{after - before:+.3f}" in (real.run_dir / "report.md").read_text()

@@ -11,7 +11,6 @@ from report.making import rows as texts
 from rich.console import Console
 
 from sapo.cli.progress import Terminal
-from sapo.core.progress import Silent
 from sapo.core.types import Example, Unused
 from sapo.integrations.testing import tiny_tokenizer, toy_task
 from sapo.models.render import Renderer
@@ -19,7 +18,6 @@ from sapo.report.blocks import Note, Page, Table
 from sapo.report.data import data_blocks
 from sapo.report.markdown import to_markdown
 from sapo.report.tasks import task_page
-from sapo.tasks.findings import data_table
 from sapo.tasks.inspection import Inspection, LabelCount, Lengths, Reason, inspect_rows, inspect_task
 
 INSPECTION = Inspection(
@@ -183,15 +181,3 @@ def test_hostile_texts_are_no_markup_in_a_live_table() -> None:
         assert "\x1b" not in text and "\u202e" not in text
         joined = " ".join(text.split())
         assert joined.count("[bold red]x[/] | `c`") == 2 and joined.count("{{ 7 * 7 }}") == 2
-
-
-def test_real_inspections_go_through_the_live_table_and_an_empty_one_too() -> None:
-    columns, rows = data_table([INSPECTION])
-    console, file = console_of(80)
-    Terminal(console).table("Data", columns, rows)
-    lines = file.getvalue().split("\n")
-    assert max(map(len, lines)) <= 80 and rows[0] in [tuple(line.split()) for line in lines]
-    console, file = console_of(80)
-    Terminal(console).table("Data", columns, [])
-    assert "longest" in file.getvalue()
-    Silent().table("Data", columns, rows)

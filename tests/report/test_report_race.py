@@ -23,10 +23,11 @@ from sapo.runs.config.loading import make_config
 from sapo.runs.forecast import Forecast
 from sapo.runs.lineage import lineage
 from sapo.runs.plan import make_plan
-from sapo.runs.prepare import set_up
+from sapo.runs.prepare import prepare
 from sapo.selection.scoring import score_candidates
 from sapo.selection.select import select
 from sapo.selection.settings import SelectionSettings
+from sapo.training.schedule import schedule
 
 TEXTS = ("Reply yes if it is long and no if it is short.", "Many words? yes. Few? no.", "yes or no?", "no? yes?")
 ROWS = 40
@@ -39,7 +40,7 @@ def raced(budget: float | None = None) -> Selection:
     candidates = [Instruction(task.instruction, "original"), *(Instruction(text, "given") for text in TEXTS)]
     settings = SelectionSettings(rule="lowest", sample="first", strategy="racing", delta=0.05, epsilon=0.01)
     scorer, renderer = Scorer(tiny_model(seed=2)), Renderer(tiny_tokenizer(), 512)
-    return score_candidates(scorer, renderer, task, candidates, range(ROWS), settings)
+    return score_candidates(scorer, renderer, task, candidates, range(ROWS), settings, seed=0, budget=budget)
 
 
 def printed(selection: Selection) -> str:
@@ -86,9 +87,8 @@ def test_without_a_race_nothing_is_said_of_one() -> None:
     assert list(table.columns)[:2] == ["rank", "loss"]
 
 
-@pytest.mark.parametrize("race", [Race(0.1, 0.02, 0.02, 1, "decided", None)])
-def test_one_round_and_other_settings_are_named_as_they_are(race: Race) -> None:
-    text = effort(replace(raced(), race=race))
+def test_one_round_and_other_settings_are_named_as_they_are() -> None:
+    text = effort(replace(raced(), race=Race(0.1, 0.02, 0.02, 1, "decided", None)))
     assert text.startswith("A race of 1 round: ") and "0.02 nats" in text and "90 % confidence" in text
 
 
@@ -107,7 +107,7 @@ def configured(folder: Path, **selection: Any) -> Any:
 @pytest.mark.parametrize("strategy", ["racing", "exhaustive"])
 def test_a_dry_run_tells_the_least_and_the_most_that_scoring_takes(strategy: str, tmp_path: Path) -> None:
     config = configured(tmp_path, strategy=strategy, budget=None)
-    setup = set_up(config)
+    setup = prepare(config)
     (least,), (most,) = setup.plan.least.values(), setup.plan.score.values()
     file = io.StringIO()
     print_dry_run(Console(file=file, width=150), config, Forecast(setup, 1000.0))
@@ -129,7 +129,7 @@ def test_the_plan_of_a_race_keeps_to_the_budget_but_for_the_first_round() -> Non
     def plan(budget: float | None) -> tuple[float, float, float]:
         made = make_plan(
             renderer, [task], [], candidates, scores=True, races=True, examples=250, budget=budget,
-            updates={task.name: 1}, epochs=1, trainings=schedule("sequence", [task]),
+            updates={task.name: 1}, epochs=1, trainings=schedule("sequence", [task], 42, 4),
             both_prompts=False, wordings=0,
         )  # fmt: skip
         return made.least[task.name].cost, made.score[task.name].cost, made.train[task.name].cost
@@ -173,7 +173,7 @@ def test_a_dry_run_warns_where_the_budget_pays_for_the_first_rows_only(
     budget: float, tight: bool, tmp_path: Path
 ) -> None:
     config, file = configured(tmp_path, budget=budget), io.StringIO()
-    print_dry_run(Console(file=file, width=150), config, Forecast(set_up(config), 1000.0))
+    print_dry_run(Console(file=file, width=150), config, Forecast(prepare(config), 1000.0))
     text = " ".join(file.getvalue().split())
     assert ("date-format: selection.budget is spent with the first rows" in text) == tight
     assert ("32 row x candidate" in text) == tight

@@ -15,10 +15,10 @@ from report.making import TASKS, listing, notes, printed, record, rows, sweep_pa
 from rich.console import Console
 
 from sapo.core.errors import RecordError
+from sapo.report.differences import spread, unit_difference
 from sapo.report.markdown import to_markdown
 from sapo.report.publish import print_report
 from sapo.report.runs import shared_prompts
-from sapo.report.units import spread, unit_difference
 from sapo.runs.config.loading import make_config
 from sapo.runs.metrics import METRICS
 from sapo.runs.records import append_record
@@ -94,41 +94,38 @@ def test_results_show_mean_and_interval_over_units() -> None:
         score = f"{mean:.1f} [{low:.1f}, {high:.1f}]"
         mean, low, high = (x / 100 for x in (mean, low, high))
         assert shown == [name, score, f"{mean:.3f} [{low:.3f}, {high:.3f}]"]
-    every = [t.title.rsplit(" ", 1)[-1] for t in tables(page, "Every metric")[:4]]
-    assert every == ["selected"] * 2 + ["original"] * 2
+    assert [t.title for t in tables(page, "Every metric")] == ["Test prompt: selected", "Test prompt: original"]
 
 
 def test_policies_are_compared_by_unit_with_every_point_shown() -> None:
     page = sweep_page(three_seeds())
-    short, score, nll, *_ = tables(page, "Policies compared")
+    score, nll, *_ = tables(page, "Policies compared")
     mean, low, high = by_hand([1.25, -0.5, 3.0])
     value, bounds = f"{mean:+.1f}", f"[{low:+.1f}, {high:+.1f}]"
     assert rows(score) == [["sapo", "AP", value, bounds, "too small to decide", "3 of 3", "+1.2, -0.5, +3.0"]]
     assert rows(nll)[0][-1] == "+0.012, -0.005, +0.030"
-    assert rows(short)[0] == ["sapo", "score", "selected", "–", "–", "1 of 1"]
     assert f"sapo against original (test prompt selected): AP in score {value} {bounds} points" in verdict(page)
     assert "demo s1, demo s2, demo s3" in notes(page, "Units") and "Methods compared" not in titles(page)
 
 
 def test_a_clear_difference_is_better_in_score_and_worse_in_loss() -> None:
-    short, score, nll, *_ = tables(sweep_page(three_seeds((5.0, 5.5, 6.0))), "Policies compared")
+    score, nll, *_ = tables(sweep_page(three_seeds((5.0, 5.5, 6.0))), "Policies compared")
     assert (rows(score)[0][4], rows(nll)[0][4]) == ("better", "worse")
-    assert [row[3:] for row in rows(short)[:2]] == [["AP", "–", "0 of 1"], ["–", "AP", "0 of 1"]]
 
 
 def test_missing_pairs_are_left_out_counted_and_named() -> None:
     page = sweep_page(three_seeds((1.0, None, 3.0)))
-    assert rows(tables(page, "Policies compared")[1])[0][2:] == [
+    assert rows(tables(page, "Policies compared")[0])[0][2:] == [
         "+2.0", "[-10.7, +14.7]", "too small to decide", "2 of 3", "+1.0, –, +3.0",
     ]  # fmt: skip
-    assert rows(tables(page, "Runs")[0]) == [["sapo", "demo s2"]]
-    assert "5 of 6 combinations have finished" in notes(page, "Runs")
+    assert rows(tables(page, "Units")[0]) == [["sapo", "demo s2"]]
+    assert "5 of 6 combinations have finished" in notes(page, "Cost")
 
 
 def test_one_unit_has_values_with_test_row_noise_and_no_paired_interval() -> None:
     page = sweep_page(three_seeds((1.0,)))
     assert rows(tables(page, "Results")[0])[0][:2] == ["original", "53.0 [52.0, 54.0]"]
-    shown = rows(tables(page, "Policies compared")[1])[0]
+    shown = rows(tables(page, "Policies compared")[0])[0]
     assert shown[2:] == ["+1.0", "–", "one unit: no interval"]
     assert "test-row noise" in verdict(page) and "This page holds" not in notes(page, "How to read this")
 
@@ -136,9 +133,9 @@ def test_one_unit_has_values_with_test_row_noise_and_no_paired_interval() -> Non
 @pytest.mark.parametrize(("difference", "interval"), [(0.0, "[0.0, 0.0]"), (2.0, "[+2.0, +2.0]")])
 def test_equal_differences_have_an_interval_of_no_width_and_a_warning(difference: float, interval: str) -> None:
     page = sweep_page(three_seeds((difference,) * 3))
-    assert rows(tables(page, "Policies compared")[1])[0][3:5] == [interval, "too small to decide"]
-    assert "no sign of certainty" in notes(page, "Policies compared")
-    assert "no sign of certainty" not in notes(sweep_page(three_seeds()), "Policies compared")
+    assert rows(tables(page, "Policies compared")[0])[0][3:5] == [interval, "too small to decide"]
+    assert "no sign of certainty" in notes(page, "How to read")
+    assert "no sign of certainty" not in notes(sweep_page(three_seeds()), "How to read")
 
 
 def test_methods_are_compared_within_a_policy_on_what_both_define() -> None:
@@ -150,26 +147,21 @@ def test_methods_are_compared_within_a_policy_on_what_both_define() -> None:
             record("single", seed=seed, values={"la": 59.0}),
         ]
     page = sweep_page(runs)
-    assert [[*row[:3], row[-1]] for row in rows(tables(page, "Methods compared")[1])] == [
+    assert [[*row[:3], row[-1]] for row in rows(tables(page, "Methods compared")[0])] == [
         ["multitask", "AP", "+6.5", "+6.0, +7.0"],
         ["single", "LA", "-1.0", "-1.0, -1.0"],
     ]
     assert "Policies compared" not in titles(page)
-    metrics = tables(page, "Every metric")[0]
-    assert metrics.columns[2:] == ("AP", "LA", "BWT (final)")
-    assert rows(metrics)[1] == [
-        "multitask",
-        "2",
-        f"56.5 [{56.5 - 12.706 * 0.5:.1f}, {56.5 + 12.706 * 0.5:.1f}]",
-        "–",
-        "–",
-    ]
+    metrics = rows(tables(page, "Every metric")[0])
+    assert [row[0] for row in metrics] == ["AP", "", "", "LA", "", "", "BWT (final)", "", ""]
+    assert metrics[1][1:3] == ["multitask", f"56.5 [{56.5 - 12.706 * 0.5:.1f}, {56.5 + 12.706 * 0.5:.1f}]"]
+    assert metrics[4][1:] == ["multitask", "–", "–"]
     assert "single against seq-lora: not both define AP or BWT (final)." in verdict(page)
 
 
 def test_methods_with_nothing_in_common_have_no_difference() -> None:
     runs = [record(m, seed=s, values={k: 5.0}) for m, k in (("multitask", "ap"), ("single", "la")) for s in (1, 2)]
-    shown = rows(tables(sweep_page(runs), "Methods compared")[1])
+    shown = rows(tables(sweep_page(runs), "Methods compared")[0])
     assert shown == [["single", "–", "–", "–", "no pair", "0 of 1", ""]]
 
 
@@ -180,7 +172,7 @@ def test_a_metric_that_only_some_units_define_says_how_many() -> None:
         for sequence, values in (("pair", {"ap": 50.0, "bwt_final": -1.0}), ("one", {"ap": 50.0}))
     ]
     shown = rows(tables(sweep_page(runs), "Results")[0])[0]
-    assert shown[3].startswith("-1.0 [") and shown[3].endswith(" (2)")
+    assert shown[3].startswith("-0.010 [") and shown[3].endswith(" (2)")
 
 
 def test_test_prompts_that_all_runs_have() -> None:
@@ -216,11 +208,12 @@ def test_the_page_counts_its_intervals_and_says_what_they_hold_for() -> None:
         for p in ("original", "sapo")
         for s in (1, 2)
     ]
-    text = notes(sweep_page(runs), "How to read this")
+    page = sweep_page(runs)
+    text = notes(page, "How to read this")
     # Policies: 2 methods x 2 measures x 2 prompts; methods: 2 policies x 2 measures with the main prompt.
     assert "holds 12 intervals of differences" in text and "0.6 here" in text
     assert "12.71 standard errors with 2 units" in text
-    assert "2 seeds of one sequence" in text and "not for other sequences" in text
+    assert "2 seeds of one sequence" in verdict(page) and "not for other sequences" in verdict(page)
     several = [record(seed=s, sequence=q) for s in (1, 2) for q in ("a", "b")]
     assert "2 sequences with 2 seeds" in verdict(sweep_page(several))
     assert "2 sequences with one seed each" in verdict(sweep_page(several[:2]))
@@ -246,7 +239,7 @@ def test_the_four_cells_of_training_and_test_prompt_are_means_over_complete_unit
             record(seed=seed, last={"original": [50, 60 + seed]}, crossed=crossed if seed < 3 else None),
             record(policy="sapo", seed=seed, last={"selected": [70, 80], "original": [45, 55 + 2 * seed]}),
         ]
-    score, nll = tables(sweep_page(runs), "Choice with x tested with")
+    score, nll = tables(sweep_page(runs), "Trained with x tested with")
     original = sum((50 + 60 + seed) / 2 for seed in (1, 2)) / 2
     assert rows(score) == [
         ["seq-lora", "original", "2", f"{original:.1f}", "35.8"],
@@ -254,7 +247,7 @@ def test_the_four_cells_of_training_and_test_prompt_are_means_over_complete_unit
     ]
     assert rows(nll)[0][4] == "1.500"
     without = [run for run in runs if run.policy == "original"]
-    assert "Choice with x tested with" not in titles(sweep_page(without))
+    assert "Trained with x tested with" not in titles(sweep_page(without))
 
 
 def test_robustness_takes_the_worst_wording_of_each_task_in_the_direction_of_the_measure() -> None:

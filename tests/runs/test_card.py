@@ -1,13 +1,11 @@
 """Lineage and model card against hand-written values, the Hub's own parser, and a Markdown parser that is not ours."""
 
 import html
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -19,7 +17,7 @@ from sapo.core.storage import write_json
 from sapo.core.types import CandidateLoss, Choice, Instruction, Losses, Rejection, Selection, Task
 from sapo.integrations.testing import toy_task
 from sapo.runs.card import model_card
-from sapo.runs.lineage import earlier_tasks, library_versions, lineage, stored_prompts
+from sapo.runs.lineage import earlier_tasks, lineage, stored_prompts
 from sapo.tasks.load import task_fingerprint
 
 HOSTILE = (
@@ -27,25 +25,14 @@ HOSTILE = (
     "```\n| a | b |\x1b[31m\u202e\r# no heading"
 )
 VISIBLE = HOSTILE.replace("\x1b", "\\x1b").replace("\u202e", "\\u202e")
+OLD = {
+    "task": "old", "instruction": "Do it now.", "origin": "builtin", "original_instruction": "Do it.",
+    "suffix": "Say so.", "labels": [],
+}  # fmt: skip
 FORMAT_1 = {
-    "format": 1,
-    "base_model": "some/model",
-    "method": "seq-lora",
-    "policy": "sapo",
-    "state": "0123456789abcdef",
-    "max_length": 64,
-    "max_new_tokens": 4,
-    "tasks": [
-        {
-            "task": "old",
-            "instruction": "Do it now.",
-            "origin": "builtin",
-            "original_instruction": "Do it.",
-            "suffix": "Say so.",
-            "labels": [],
-        }
-    ],
-}
+    "format": 1, "base_model": "some/model", "method": "seq-lora", "policy": "sapo", "state": "0123456789abcdef",
+    "max_length": 64, "max_new_tokens": 4, "tasks": [OLD],
+}  # fmt: skip
 
 
 def make_selection(
@@ -53,43 +40,27 @@ def make_selection(
 ) -> Selection:
     """A selection on two rows of 1 and 3 tokens, so that losses are a quarter of the sums."""
     texts = texts or [task.instruction, *(f"Candidate {i}." for i in range(1, len(sums)))]
+
+    def candidate(i: int, x: float) -> CandidateLoss:
+        losses, delta = Losses(np.array([0.25 * x, 0.75 * x]), np.array([1, 3]), np.array([0, 0])), (x - sums[0]) / 4
+        text, interval = Instruction(texts[i], "file" if i else "original"), (delta - 0.125, delta + 0.125)
+        status: Literal["chosen", "scored"] = "chosen" if i == chosen else "scored"
+        return CandidateLoss(text, losses, x / 4, delta, interval if i else None, status)
+
     settings: dict[str, Any] = {
-        "task": task.name,
-        "rule": "lowest",
-        "sample": "first",
-        "rows": (0, 1),
-        "chosen": chosen,
-        "tolerance": 1e-5,
-        "rejected": (),
-        "seconds": 1.0,
-        "tokens": 12,
-        "route": "tree",
-        "candidates": tuple(
-            CandidateLoss(
-                Instruction(texts[i], "file" if i else "original"),
-                Losses(np.array([0.25 * x, 0.75 * x]), np.array([1, 3]), np.array([0, 0])),
-                x / 4,
-                (x - sums[0]) / 4,
-                ((x - sums[0]) / 4 - 0.125, (x - sums[0]) / 4 + 0.125) if i else None,
-                "chosen" if i == chosen else "scored",
-            )
-            for i, x in enumerate(sums)
-        ),
-    }
+        "task": task.name, "rule": "lowest", "sample": "first", "rows": (0, 1), "chosen": chosen, "tolerance": 1e-5,
+        "rejected": (), "seconds": 1.0, "tokens": 12, "route": "tree",
+        "candidates": tuple(candidate(i, x) for i, x in enumerate(sums)),
+    }  # fmt: skip
     return Selection(**(settings | changes))
 
 
 def make_lineage(*trained: Choice, **changes: Any) -> dict[str, Any]:
     settings: dict[str, Any] = {
-        "base": "some/model",
-        "method": "inc-lora",
-        "policy": "sapo",
-        "trained": trained,
-        "state": "0123456789abcdef",
-        "limits": {"max_length": 64, "max_new_tokens": 4},
-        "template": "fedcba9876543210",
+        "base": "some/model", "method": "inc-lora", "policy": "sapo", "trained": trained, "state": "0123456789abcdef",
+        "limits": {"max_length": 64, "max_new_tokens": 4}, "template": "fedcba9876543210",
         "versions": {"torch": "2.9", "peft": None},
-    }
+    }  # fmt: skip
     return lineage(**(settings | changes))
 
 
@@ -124,56 +95,33 @@ def test_a_lineage_holds_everything_about_each_task() -> None:
         {"text": "Candidate 1.", "origin": "file", "loss": 1.5, "nll_sum": 6.0, "tokens": 4, "delta": -0.5,
          "ci": [-0.625, -0.375], "examples": 2, "status": "chosen", "round": None},
     ]  # fmt: skip
+    selection_entry = {
+        "rule": "lowest", "sample": "first", "rows": 2, "chosen": 1, "tolerance": 1e-5, "strategy": "exhaustive",
+        "race": None, "route": "tree", "candidates": candidates, "rejected": [{"text": "no", "reason": "too short"}],
+    }  # fmt: skip
     first = {
-        "task": "first",
-        "instruction": "Candidate 1.",
-        "origin": "file",
-        "original_instruction": task.instruction,
-        "suffix": "Answer yes or no.",
-        "labels": ["yes", "no"],
-        "metric": "exact_match",
-        "data": task_fingerprint(task),
-        "train_rows": 6,
-        "selection": {
-            "rule": "lowest",
-            "sample": "first",
-            "rows": 2,
-            "chosen": 1,
-            "tolerance": 1e-5,
-            "strategy": "exhaustive",
-            "race": None,
-            "route": "tree",
-            "candidates": candidates,
-            "rejected": [{"text": "no", "reason": "too short"}],
-        },
-    }
+        "task": "first", "instruction": "Candidate 1.", "origin": "file", "original_instruction": task.instruction,
+        "suffix": "Answer yes or no.", "labels": ["yes", "no"], "metric": "exact_match", "data": task_fingerprint(task),
+        "train_rows": 6, "selection": selection_entry,
+    }  # fmt: skip
     second = data["tasks"].pop()
     assert data == {
-        "format": 2,
-        "base_model": "some/model",
-        "method": "inc-lora",
-        "policy": "sapo",
-        "state": "0123456789abcdef",
-        "max_length": 64,
-        "max_new_tokens": 4,
-        "template": "fedcba9876543210",
-        "versions": {"torch": "2.9", "peft": None},
-        "tasks": [first],
-    }
+        "format": 2, "base_model": "some/model", "method": "inc-lora", "policy": "sapo", "state": "0123456789abcdef",
+        "max_length": 64, "max_new_tokens": 4, "template": "fedcba9876543210", "versions": {"torch": "2.9", "peft":
+        None}, "tasks": [first],
+    }  # fmt: skip
     assert second["selection"] is None and second["task"] == "second" and second["train_rows"] == 16
 
 
 def test_a_lineage_begins_with_the_tasks_that_the_run_started_from() -> None:
-    earlier = FORMAT_1["tasks"]
-    data = make_lineage(original(toy_task("new")), earlier=earlier)
-    assert [entry["task"] for entry in data["tasks"]] == ["old", "new"]
-    assert data["tasks"][0] == FORMAT_1["tasks"][0]  # type: ignore[index]
+    data = make_lineage(original(toy_task("new")), earlier=[OLD])
+    assert [entry["task"] for entry in data["tasks"]] == ["old", "new"] and data["tasks"][0] == OLD
 
 
 def test_the_entries_of_a_stage_can_be_handed_to_the_next_run(tmp_path: Path) -> None:
     assert earlier_tasks(tmp_path) == []
     write_json(tmp_path / "sapo.json", FORMAT_1)
-    assert earlier_tasks(tmp_path) == FORMAT_1["tasks"]
+    assert earlier_tasks(tmp_path) == [OLD]
     write_json(tmp_path / "sapo.json", {"tasks": [{}]})
     with pytest.raises(RecordError, match=r"sapo\.json is damaged"):
         earlier_tasks(tmp_path)
@@ -191,51 +139,28 @@ def test_a_task_trained_twice_is_prompted_as_the_last_time_and_counts_as_last() 
     assert stored_prompts(data)["a"] == ("Second time.", "Answer yes or no.")
 
 
-def test_a_lineage_is_json_that_every_program_reads(tmp_path: Path) -> None:
-    task = toy_task()
-    broken = (Rejection("half \ud800", "holds half a character"),)
-    data = make_lineage(selected(task, make_selection(task, [8.0, 6.0], chosen=1, rejected=broken)))
-    write_json(tmp_path / "sapo.json", data)
-    read = json.loads((tmp_path / "sapo.json").read_bytes().decode("utf-8"))
-    assert read["tasks"][0]["selection"]["rejected"][0]["text"] == "half \\ud800"
-    assert read == data
-    model_card(data).encode()
-
-
-def test_library_versions_are_the_installed_ones() -> None:
-    found = library_versions()
-    assert {"sapo-llm", "torch", "transformers", "peft", "tokenizers"} <= set(found)
-    assert found["peft"] == version("peft") and found["torch"] == version("torch")
-    assert library_versions(("peft", "no-such-library")) == {"peft": version("peft"), "no-such-library": None}
-
-
 # The card's metadata
 
 
-@pytest.mark.parametrize("base", ["some/model", "gpt2"])
+METADATA = {"library_name": "peft", "pipeline_tag": "text-generation", "tags": ["lora", "sapo"]}
+
+
+@pytest.mark.parametrize("base", ["some/model", "gpt2", "embedded"])
 def test_the_metadata_names_a_base_from_the_hub(base: str) -> None:
-    data = ModelCard(model_card(make_lineage(original(toy_task()), base=base))).data.to_dict()
-    assert data == {
-        "base_model": base,
+    card = model_card(make_lineage(original(toy_task()), base=base))
+    assert ModelCard(card).data.to_dict() == METADATA | {
+        "base_model": "HuggingFaceTB/SmolLM2-135M-Instruct" if base == "embedded" else base,
         "base_model_relation": "adapter",
-        "library_name": "peft",
-        "pipeline_tag": "text-generation",
-        "tags": ["lora", "sapo"],
     }
-
-
-def test_the_embedded_base_has_the_hubs_name_and_loads_by_its_own() -> None:
-    card = model_card(make_lineage(original(toy_task()), base="embedded"))
-    assert ModelCard(card).data.to_dict()["base_model"] == "HuggingFaceTB/SmolLM2-135M-Instruct"
-    assert "from sapo.models.load import embedded_model_dir\nbase = embedded_model_dir()\n" in card
+    if base == "embedded":
+        assert "from sapo.models.load import embedded_model_dir\nbase = embedded_model_dir()\n" in card
 
 
 @pytest.mark.parametrize("base", ["/models/mine", "./mine", "~/mine", "models/deep/mine", "C:\\mine", "there/mine"])
 def test_the_metadata_carries_no_path(base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "there" / "mine").mkdir(parents=True)
-    data = ModelCard(model_card(make_lineage(original(toy_task()), base=base))).data.to_dict()
-    assert data == {"library_name": "peft", "pipeline_tag": "text-generation", "tags": ["lora", "sapo"]}
+    assert ModelCard(model_card(make_lineage(original(toy_task()), base=base))).data.to_dict() == METADATA
 
 
 def test_the_card_of_a_merged_model_says_so() -> None:
@@ -243,12 +168,9 @@ def test_the_card_of_a_merged_model_says_so() -> None:
     data = make_lineage(original(toy_task())) | {"merged": True, "merge": merge}
     card = model_card(data)
     assert ModelCard(card).data.to_dict() == {
-        "base_model": "some/model",
-        "base_model_relation": "finetune",
-        "library_name": "transformers",
-        "pipeline_tag": "text-generation",
-        "tags": ["sapo", "merged"],
-    }
+        "base_model": "some/model", "base_model_relation": "finetune", "library_name": "transformers",
+        "pipeline_tag": "text-generation", "tags": ["sapo", "merged"],
+    }  # fmt: skip
     assert "merged into the base model in float32" in card and "at most 7.9e-06" in card and "logit is 4.7" in card
     assert "peft import" not in card and "sapo export" not in card
 

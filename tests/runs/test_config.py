@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
@@ -11,7 +9,7 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from sapo.core.errors import ConfigError
 from sapo.runs.config.loading import load_config, make_config
@@ -36,54 +34,26 @@ def loaded(folder: Path, text: str, *overrides: str) -> Config:
 
 
 def test_defaults_are_the_published_settings() -> None:
-    plain = made().plain()
-    assert plain == {
+    assert made().plain() == {
         "model": {"base": "embedded", "adapter": None, "dtype": None, "device": None},
-        "sequence": "demo",
-        "watch": [],
-        "data_dir": None,
-        "tasks": {},
-        "data": {"drop_overlap": False},
-        "policy": "sapo",
-        "method": "seq-lora",
+        "sequence": "demo", "watch": [], "data_dir": None, "tasks": {}, "data": {"drop_overlap": False},
+        "policy": "sapo", "method": "seq-lora",
         "candidates": {
-            "sources": None,
-            "file": None,
-            "count": 20,
-            "local": {"model": None, "temperature": 1.0},
-            "openai": None,
+            "sources": None, "file": None, "count": 20, "local": {"model": None, "temperature": 1.0}, "openai": None,
         },
         # Stratified instead of the first rows, racing instead of exhaustive: the source explains both.
         "selection": {
-            "examples": 250,
-            "rule": "lowest",
-            "sample": "stratified",
-            "strategy": "racing",
-            "delta": 0.05,
-            "epsilon": 0.01,
-            "budget": 0.25,
-            "batch_tokens": None,
-            "cache": True,
+            "examples": 250, "rule": "lowest", "sample": "stratified", "strategy": "racing", "delta": 0.05,
+            "epsilon": 0.01, "budget": 0.25, "batch_tokens": None, "cache": True,
         },
         "train": {
-            "rows": 1000,
-            "epochs": 10.0,
-            "learning_rate": 1e-4,
-            "batch_size": 64,
-            "micro_batch_size": 8,
-            "warmup": 0.05,
-            "weight_decay": 0.0,
-            "max_grad_norm": 1.0,
-            "checkpoint_every": None,
+            "rows": 1000, "epochs": 10.0, "learning_rate": 1e-4, "batch_size": 64, "micro_batch_size": 8,
+            "warmup": 0.05, "weight_decay": 0.0, "max_grad_norm": 1.0, "checkpoint_every": None,
         },
         "lora": {"r": 8, "alpha": 32, "dropout": 0.1, "target_modules": ["q_proj", "v_proj"]},
         "evaluate": {"rows": None, "max_new_tokens": 128, "test_prompt": "selected"},
-        "max_length": 1536 + 128,
-        "seed": 42,
-        "run_dir": "out",
-        "keep": "all",
-        "report_to": [],
-    }
+        "max_length": 1536 + 128, "seed": 42, "run_dir": "out", "keep": "all", "report_to": [],
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -124,25 +94,15 @@ def test_what_is_switched_off_or_belongs_to_others_is_left_out() -> None:
 
 def test_every_mistake_is_named_in_one_message() -> None:
     message = refused(
-        polcy="sapo",
-        method="lora",
-        seed=-1,
-        selection={"examples": 0, "sampel": "first"},
-        train={"epochs": "many", "batch_size": 10, "warmup": 1.0},
-        evaluate={"test_prompt": "orignal"},
-    )
+        polcy="sapo", method="lora", seed=-1, selection={"examples": 0, "sampel": "first"},
+        train={"epochs": "many", "batch_size": 10, "warmup": 1.0}, evaluate={"test_prompt": "orignal"},
+    )  # fmt: skip
     lines = message.splitlines()
     assert lines[0] == "the configuration cannot be run:"
     assert sorted(line.split()[0].rstrip(":") for line in lines[1:]) == [
-        "evaluate.test_prompt",
-        "method",
-        "polcy",
-        "seed",
-        "selection.examples",
-        "selection.sampel",
-        "train.epochs",
+        "evaluate.test_prompt", "method", "polcy", "seed", "selection.examples", "selection.sampel", "train.epochs",
         "train.warmup",
-    ]
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -154,20 +114,13 @@ def test_every_mistake_is_named_in_one_message() -> None:
         ({"run-dir": "x"}, ["run-dir: unknown key.", "Did you mean 'run_dir'?"]),
         ({"train": {"lr": 1}}, ["train.lr: unknown key.", "Allowed here: rows, epochs, learning_rate,"]),
         ({"model": {"dtype": "floot32"}}, ["model.dtype = 'floot32': allowed: ", "Did you mean 'float32'?"]),
-        ({"selection": {"rule": "loest"}}, ["selection.rule = 'loest': allowed: lowest, confident."]),
         ({"train": 3}, ["train = 3: ", "rows, epochs, learning_rate"]),
         ({"model": 3}, ["model = 3: ", "base, adapter, dtype, device"]),
-        ({"paft": {"step": 2}}, ["paft.step: unknown key. Did you mean 'steps'?"]),
-        ({"reselect": {"evry": 2}}, ["reselect.evry: unknown key. Did you mean 'every'? Allowed here: every, k, rows"]),
-        ({"guard": {"row": 2}}, ["guard.row: unknown key.", "Allowed here: every, rows, limit, action"]),
         ({"guard": True}, ["guard"]),
-        ({"guard": {"action": "hold"}}, ["guard.action = 'hold': allowed: warn, stop."]),
         ({"sweep": {"seeds": [1]}}, ["sweep.seeds: unknown key. Did you mean 'seed'?", "policy, method, sequence"]),
         ({"sweep": {"policy": ["spo"]}}, ["sweep.policy.0 = 'spo': allowed: original, sapo,", "Did you mean 'sapo'?"]),
-        ({"sweep": {"method": ["ecw"]}}, ["sweep.method.0 = 'ecw': allowed: seq-lora,", "Did you mean 'ewc'?"]),
         ({"o-lora": {"weight": 1}}, ["o-lora: unknown key.", "o_lora"]),
         ({"method": "o_lora"}, ["method = 'o_lora': allowed: seq-lora,", "Did you mean 'o-lora'?"]),
-        ({"evaluate": {"wording": 2}}, ["evaluate.wording: unknown key. Did you mean 'wordings'?"]),
     ],
 )
 def test_a_message_names_key_and_value_the_nearest_name_and_what_is_allowed(
@@ -178,81 +131,27 @@ def test_a_message_names_key_and_value_the_nearest_name_and_what_is_allowed(
     assert all(part in message for part in parts), message
 
 
+# What the types alone would let through.
 IMPOSSIBLE: dict[str, tuple[Any, ...]] = {
     "seed": (-1, 2**31, 1.5, True),
     "max_length": (0, 128),
-    "keep": ("first",),
     "report_to": (3,),
     "sequence": ([], "", 3, ["a", 3]),
     "watch": ("demo",),
-    "candidates.count": (0,),
-    "selection.examples": (0, -5),
     "train.rows": (0, True, 2.5),
     "train.epochs": (0, float("nan"), float("inf")),
     "train.learning_rate": (0, 2, "fast", float("nan")),
-    "train.batch_size": (0,),
-    "train.micro_batch_size": (0,),
     "train.warmup": (-0.1, 1),
-    "train.weight_decay": (-1, float("inf")),
-    "train.max_grad_norm": (0,),
-    "lora.r": (0,),
-    "lora.alpha": (0,),
-    "lora.dropout": (1,),
     "lora.target_modules": ([], "q_proj"),
-    "evaluate.rows": (0,),
     "evaluate.max_new_tokens": (0, 1664),
     "evaluate.wordings": (-1, 101, True),
     "evaluate.general": (1, "no", None),
     "paft.steps": (0, True, None),
-    "reselect.every": (0,),
-    "reselect.k": (0,),
     "reselect.rows": (0, 1),
-    "o_lora.weight": (-0.1, True),
     "o_lora.normalise": (1, "yes"),
-    "ewc.weight": (-1, float("inf")),
-    "ewc.gamma": (-0.1, 1.1),
-    "ewc.examples": (0,),
-    "ewc.labels": ("true",),
-    "replay.buffer": (0,),
-    "replay.share": (-0.1, 1),
-    "lwf.weight": (-1,),
-    "lwf.temperature": (0,),
-    "osf.learning_rate": (0, 1.5),
-    "full.learning_rate": (0, True),
-    "guard.every": (0,),
-    "guard.rows": (1, True),
     "guard.limit": (-0.1, float("nan")),
-    "guard.action": ("halt",),
     "sweep.seed": ([], 3, [-1], [2**31], True),
-    "sweep.policy": ([], ["best"], "sapo"),
-    "sweep.method": (["lora"], []),
     "sweep.sequence": ([], [[]], [3], ["demo", ""]),
-}
-AT_THE_EDGE: dict[str, tuple[Any, ...]] = {
-    "train.rows": (None,),
-    "train.epochs": (0.25,),
-    "train.warmup": (0,),
-    "lora.dropout": (0,),
-    "seed": (0,),
-    "evaluate.max_new_tokens": (1663,),
-    "evaluate.wordings": (0, 100),
-    "sequence": (("a", "b"),),
-    "model.dtype": ("bfloat16",),
-    "report_to": (("wandb", "mlflow"),),
-    "paft.steps": (1,),
-    "reselect.every": (None, 1),
-    "reselect.k": (1,),
-    "reselect.rows": (2,),
-    "o_lora.weight": (0,),
-    "ewc.gamma": (1, 0),
-    "replay.share": (0,),
-    "lwf.weight": (0,),
-    "osf.learning_rate": (1,),
-    "full.learning_rate": (None,),
-    "guard.rows": (2,),
-    "guard.limit": (0,),
-    "sweep.seed": ((0, 2**31 - 1),),
-    "sweep.sequence": (("demo", ("a", "b")),),
 }
 
 
@@ -266,14 +165,6 @@ def test_an_impossible_value_is_refused_with_its_key(key: str) -> None:
     for value in IMPOSSIBLE[key]:
         message = refused(**changed(key, value))
         assert key.rpartition(".")[2] in message and len(message.splitlines()) == 2, message
-
-
-@pytest.mark.parametrize("key", AT_THE_EDGE)
-def test_a_value_at_the_edge_is_accepted(key: str) -> None:
-    section, _, name = key.rpartition(".")
-    for value in AT_THE_EDGE[key]:
-        config = made(**changed(key, value))
-        assert getattr(getattr(config, section) if section else config, name) == value
 
 
 def test_batches_must_consist_of_whole_micro_batches() -> None:
@@ -307,6 +198,10 @@ def test_sources_are_asked_in_the_order_given(candidates: dict[str, Any], asked:
     ("candidates", "parts"),
     [
         ({"sources": []}, ["candidates: sources is empty"]),
+        (
+            {"sources": ["builtin", "rule"]},
+            ["sources.1 = 'rule': allowed: file, builtin, rules, local, openai.", "Did you mean 'rules'?"],
+        ),
         ({"sources": "rules"}, ["candidates.sources = 'rules'"]),
         ({"sources": ["rules", "builtin", "rules"]}, ["candidates: sources names rules twice"]),
         ({"sources": ["file"]}, ["sources has file, but no file is given (candidates.file)"]),
@@ -317,15 +212,10 @@ def test_sources_are_asked_in_the_order_given(candidates: dict[str, Any], asked:
         ({"sources": ["openai"]}, ["sources has openai, but no server's model is named (candidates.openai.model)"]),
         ({"openai": SERVER}, ["openai is given, but sources (builtin, rules) lacks openai"]),
         ({"sources": ["openai"], "openai": {}}, ["candidates.openai.model: missing"]),
-        ({"sources": ["openai"], "openai": {"model": ""}}, ["candidates.openai.model"]),
         ({"sources": ["openai"], "openai": {**SERVER, "api_key": "k"}}, ["candidates.openai.api_key: unknown key"]),
         ({"sources": ["openai"], "openai": {**SERVER, "base_url": "localhost:80"}}, ["candidates.openai.base_url"]),
-        ({"sources": ["openai"], "openai": {**SERVER, "temperature": 2.1}}, ["candidates.openai.temperature"]),
-        ({"sources": ["openai"], "openai": {**SERVER, "concurrency": 65}}, ["candidates.openai.concurrency"]),
-        ({"sources": ["openai"], "openai": {**SERVER, "max_requests": 0}}, ["candidates.openai.max_requests"]),
-        ({"sources": ["local"], "local": {"temperature": 0}}, ["candidates.local.temperature"]),
-        ({"sources": ["local"], "local": {"model": 3}}, ["candidates.local.model"]),
         ({"search": {"rounds": 3}}, ["candidates.search: unknown key"]),
+        ({"judge": True}, ["judge is true, but no server's model is named (candidates.openai.model)"]),
     ],
 )
 def test_sources_that_cannot_be_asked_are_refused(candidates: dict[str, Any], parts: list[str]) -> None:
@@ -334,23 +224,10 @@ def test_sources_that_cannot_be_asked_are_refused(candidates: dict[str, Any], pa
     assert all(part in message for part in parts), message
 
 
-def test_an_unknown_source_is_named_with_the_nearest_one() -> None:
-    message = refused(candidates={"sources": ["builtin", "rule"]})
-    assert "candidates.sources.1 = 'rule': allowed: file, builtin, rules, local, openai." in message
-    assert "Did you mean 'rules'?" in message
-
-
-def test_a_server_is_asked_with_moderate_limits_unless_told_otherwise() -> None:
-    server = made(candidates={"sources": ["openai"], "openai": SERVER}).candidates.openai
-    assert server is not None and server.model_dump() == {
-        "model": "some-model",
-        "base_url": None,
-        "temperature": 1.0,
-        "timeout": 60.0,
-        "concurrency": 4,
-        "max_requests": 200,
-        "max_tokens": 200_000,
-    }
+def test_a_server_may_judge_without_being_a_source_and_is_recorded_only_where_it_does() -> None:
+    config = made(candidates={"sources": ["rules"], "openai": SERVER, "judge": True})
+    assert config.plain()["candidates"]["judge"] is True and make_config(config.plain()) == config
+    assert "judge" not in made().plain()["candidates"]
 
 
 def test_missing_keys_are_named() -> None:
@@ -401,15 +278,10 @@ def test_the_short_form_of_the_model_takes_nested_overrides(tmp_path: Path) -> N
     assert (config.model.base, config.model.adapter) == ("c", "b")
 
 
-@pytest.mark.parametrize("override", ["seed", "=3", "", "train.epochs"])
-def test_an_override_without_key_or_value_shows_the_form(override: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="must have the form key=value"):
-        loaded(tmp_path, "sequence: demo", override)
-
-
 @pytest.mark.parametrize(
     ("override", "message"),
     [
+        *((wrong, "must have the form key=value") for wrong in ("seed", "=3", "", "train.epochs")),
         ("seed.x=1", "'seed' is a single value and has no keys"),
         ("train.epochs.x=1", "'epochs' is a single value"),
         ("train.epochs=[1", "the value is not YAML"),
@@ -439,29 +311,11 @@ def test_a_file_that_is_no_configuration_is_refused(content: bytes, message: str
     path.write_bytes(content)
     with pytest.raises(ConfigError, match=message):
         load_config(path)
-
-
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"none\.yaml: No such file"):
         load_config(tmp_path / "none.yaml")
 
 
-def test_a_configuration_is_frozen_at_every_level() -> None:
-    config = made()
-    for part, name, value in (
-        (config, "seed", 1),
-        (config.train, "epochs", 1),
-        (config.model, "base", "x"),
-        (config.lora, "target_modules", ()),
-    ):
-        with pytest.raises(ValidationError, match="frozen"):
-            setattr(part, name, value)
-    assert config == made()
-
-
 # Whatever is given.
-
-often = settings(max_examples=25, deadline=None, derandomize=True)
 
 SCALARS = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8), st.dates(), st.datetimes(),
@@ -472,11 +326,7 @@ SCALARS = st.one_of(
 )  # fmt: skip
 VALUES = st.recursive(
     SCALARS,
-    lambda inner: st.one_of(
-        st.lists(inner, max_size=3),
-        st.dictionaries(st.one_of(st.text(max_size=4), SCALARS), inner, max_size=3),
-        st.sets(st.text(max_size=2), max_size=2),
-    ),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(SCALARS, inner, max_size=3)),
     max_leaves=8,
 )
 
@@ -493,70 +343,16 @@ def keys_of(part: type[BaseModel]) -> st.SearchStrategy[dict[str, Any]]:
     return st.fixed_dictionaries({}, optional=fields)
 
 
-def accepted(make: Callable[[], Config]) -> Config | None:
-    """The configuration, or None if it was refused with a message; any other exception fails the test."""
-    try:
-        config = make()
-    except ConfigError as error:
-        message = str(error)
-    else:
-        assert isinstance(config, Config)
-        return config
-    assert message.strip() and "Traceback" not in message
-    return None
-
-
-def assert_same_when_read_back(config: Config) -> None:
-    assert make_config(config.plain()) == config
-    written = yaml.safe_dump(config.plain(), sort_keys=False)
-    assert make_config(yaml.safe_load(written)) == config
-
-
-@often
+@settings(max_examples=25, deadline=None, derandomize=True)
 @given(st.one_of(keys_of(Config), st.dictionaries(st.text(max_size=8), VALUES, max_size=4)))
 def test_any_mapping_is_a_configuration_or_a_config_error(data: dict[str, Any]) -> None:
     for values in (data, {"sequence": "demo", "run_dir": "out", **data}):
-        config = accepted(lambda values=values: make_config(values))  # type: ignore[misc]
-        if config is not None:
-            assert_same_when_read_back(config)
-
-
-def from_file(content: bytes, *overrides: str) -> Config | None:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "mine.yaml"
-        path.write_bytes(content)
-        return accepted(lambda: load_config(path, overrides))
-
-
-WORDS = st.sampled_from(
-    ["a", "train", "epochs", ": ", "- ", "\n", "  ", "&x ", "*x", "<<: ", "!!python/object:os.system ", "!!binary ",
-     "{", "}", "[", "]", "'", "? ", "1e999", "2001-01-01", "0x", "---\n", "%YAML 9.9\n", "\t", "\0", "é", "!!int ",
-     "!!set ", "!!timestamp "]
-)  # fmt: skip
-FILES = st.one_of(st.binary(max_size=60), st.lists(WORDS, max_size=12).map(lambda words: "".join(words).encode()))
-KEYS = st.sampled_from(
-    ["train", "train.epochs", "model", "model.base", "tasks.x", "a.b", "watch", "sequence", "seed", "."]
-)
-OVERRIDES = st.one_of(
-    st.text(max_size=12),
-    st.builds("{}={}".format, KEYS, st.text(max_size=9)),
-    st.builds("{}={}".format, KEYS, st.lists(WORDS, max_size=6).map("".join)),
-)
-
-
-@often
-@given(FILES, st.lists(OVERRIDES, max_size=2))
-def test_any_file_with_any_overrides_is_accepted_or_refused(content: bytes, overrides: list[str]) -> None:
-    from_file(content, *overrides)
-    config = from_file(b"sequence: demo\n", *overrides)
-    if config is not None:
-        assert_same_when_read_back(config)
-
-
-def test_the_strategies_reach_both_ends() -> None:
-    """Property tests that only ever see refusals would prove nothing."""
-    assert from_file(b"sequence: demo\n", "train.epochs=2") is not None
-    assert from_file(b"\xff") is None and from_file(b"sequence: demo\n", "train") is None
+        try:
+            config = make_config(values)
+        except ConfigError:
+            continue
+        assert make_config(config.plain()) == config
+        assert make_config(yaml.safe_load(yaml.safe_dump(config.plain(), sort_keys=False))) == config
 
 
 @pytest.mark.parametrize(
@@ -572,5 +368,7 @@ def test_the_strategies_reach_both_ends() -> None:
         (b'sequence: demo\nlora: {target_modules: ["a\\0"]}', ()),
     ],
 )
-def test_found_once(content: bytes, overrides: tuple[str, ...]) -> None:
-    assert from_file(content, *overrides) is None
+def test_a_file_that_no_parser_expects_is_refused(content: bytes, overrides: tuple[str, ...], tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_bytes(content)
+    with pytest.raises(ConfigError):
+        load_config(tmp_path / "mine.yaml", overrides)

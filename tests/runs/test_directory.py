@@ -1,11 +1,8 @@
 """The run directory: other owners, other configurations, damaged steps, stages that are written whole."""
 
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import pytest
 import yaml
@@ -68,16 +65,11 @@ def test_another_configuration_is_refused_naming_every_key_with_both_values(tmp_
 
 
 def test_what_decides_nothing_may_change(tmp_path: Path) -> None:
-    with RunDirectory(tmp_path, {**CONFIG, "keep": "all", "selection": {"cache": True}}):
+    free: dict[str, Any] = {"keep": "all", "selection": {"cache": True}, "train": CONFIG["train"]}
+    with RunDirectory(tmp_path, {**CONFIG, **free}):
         pass
-    RunDirectory(tmp_path, {**CONFIG, "keep": "last", "selection": {"cache": False}, "report_to": ["x"]}).check()
-
-
-def test_a_configuration_survives_its_file_exactly(tmp_path: Path) -> None:
-    config = {"rate": 1e-05, "third": 1 / 3, "text": "1e-5", "yes": "on", "none": None, "names": ["北京", "a: b", "#"]}
-    for _ in range(2):
-        with RunDirectory(tmp_path, config):
-            pass
+    free = {"keep": "last", "selection": {"cache": False}, "train": {**CONFIG["train"], "checkpoint_every": 2}}
+    RunDirectory(tmp_path, {**CONFIG, **free, "report_to": ["x"]}).check()
 
 
 def test_a_run_can_be_made_again_from_the_configuration_of_its_directory(tmp_path: Path) -> None:
@@ -104,30 +96,16 @@ def test_a_directory_of_another_version_is_refused_in_one_sentence(written: int 
 
 @pytest.mark.parametrize("content", [b"{a: [", b"\xff\xfe\x00", b"", b"- a list"])
 def test_a_damaged_configuration_is_an_error_that_names_the_file(content: bytes, tmp_path: Path) -> None:
-    with RunDirectory(tmp_path, CONFIG):
-        pass
     (tmp_path / "config.yaml").write_bytes(content)
     assert str(tmp_path) in refused(tmp_path)
 
 
-def test_a_directory_that_holds_something_else_is_refused_and_left_alone(tmp_path: Path) -> None:
+def test_a_place_that_holds_something_else_is_refused_and_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
     assert "is not empty and not a run directory" in refused(tmp_path)
-    assert files(tmp_path) == {"thesis.tex"}
-
-
-def test_an_empty_directory_and_one_with_only_a_lock_are_taken(tmp_path: Path) -> None:
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / ".lock").touch()
-    with RunDirectory(tmp_path / "run", CONFIG):
-        assert (tmp_path / "run" / "config.yaml").is_file()
-
-
-def test_a_file_in_the_directorys_place_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "run").write_text("a file")
-    assert "is a file: choose a directory" in refused(tmp_path / "run")
-    assert "cannot be used" in refused(tmp_path / "run" / "below")
-    assert (tmp_path / "run").read_text() == "a file"
+    assert "is a file: choose a directory" in refused(tmp_path / "thesis.tex")
+    assert "cannot be used" in refused(tmp_path / "thesis.tex" / "below")
+    assert files(tmp_path) == {"thesis.tex"} and (tmp_path / "thesis.tex").read_text() == "years of work"
 
 
 # One process at a time.
@@ -139,24 +117,6 @@ def test_a_second_holder_is_refused_until_the_first_one_ends(tmp_path: Path) -> 
         assert files(tmp_path) == {".lock"}
     with RunDirectory(tmp_path, CONFIG):
         assert (tmp_path / "config.yaml").is_file()
-
-
-def test_another_process_is_refused_while_a_directory_is_open(tmp_path: Path) -> None:
-    program = (
-        "import sys; from pathlib import Path\n"
-        "from sapo.core.errors import RecordError\n"
-        "from sapo.runs.directory import RunDirectory\n"
-        "try:\n"
-        "    with RunDirectory(Path(sys.argv[1]), {'seed': 1}): print('opened')\n"
-        "except RecordError as error: print(error)\n"
-    )
-    with RunDirectory(tmp_path, {"seed": 1}):
-        said = subprocess.run(
-            [sys.executable, "-c", program, str(tmp_path)],
-            capture_output=True, text=True, check=True, timeout=60,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        ).stdout  # fmt: skip
-    assert "in use by another process" in said
 
 
 def test_the_lock_is_given_back_after_a_failure_inside_and_after_a_refused_configuration(tmp_path: Path) -> None:
@@ -207,6 +167,16 @@ def test_a_damaged_step_is_an_error_that_says_what_to_delete(content: str, opene
     assert str(path) in str(error.value)
 
 
+def test_the_unfinished_state_of_other_inputs_is_dropped_and_that_of_the_same_is_kept(opened: RunDirectory) -> None:
+    there = opened.unfinished("1-toy", {"data": "a"})
+    (there / "checkpoint-2").mkdir()
+    assert opened.unfinished("1-toy", {"data": "a"}) == there and (there / "checkpoint-2").is_dir()
+    assert opened.unfinished("1-toy", {"data": "b"}) == there and files(there) == {"inputs.json"}
+    for _ in range(2):
+        opened.finish("1-toy")
+    assert not there.exists()
+
+
 # Stages.
 
 
@@ -236,17 +206,3 @@ def test_a_stage_appears_whole_replaces_an_older_one_and_can_be_dropped(opened: 
     for _ in range(2):
         opened.drop_stage("1-a")
     assert files(opened.path / "stages") == {"2-b/adapter"}
-
-
-@pytest.mark.parametrize("step", ["os.rename", "tempfile.mkdtemp"])
-def test_a_disk_that_refuses_a_stage_is_an_error_of_the_directory(
-    step: str, opened: RunDirectory, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def broken(*args: object, **kwargs: object) -> NoReturn:
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(step, broken)
-        with pytest.raises(RecordError, match=r"1-a cannot be written: No space left on device"):
-            opened.save_stage("1-a", lambda directory: (directory / "adapter").touch())
-    assert files(opened.path / "stages") == set()

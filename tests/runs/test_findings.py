@@ -1,4 +1,4 @@
-"""What only some runs measure: other wordings and general ability, in results.json and in reports."""
+"""What only some runs hold: a part of the matrix, other wordings, general ability; in results.json and in reports."""
 
 from __future__ import annotations
 
@@ -9,13 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from markdown_it import MarkdownIt
 from peft import PeftModel
 from rich.console import Console
-from sapo.models.ability.data import checks
-from sapo.models.ability.measuring import measure_ability
-from sapo.runs.gathering import hold_back
 from small_runs import (
     SUFFIX,
     Json,
@@ -31,14 +29,17 @@ from small_runs import (
     paraphrases_of,
     read,
     save_model,
+    watch_training,
     write,
     write_bench,
 )
 from transformers import AutoModelForCausalLM
 
 from sapo.candidates.gather import Gathered
+from sapo.core.progress import SILENT
 from sapo.core.types import Instruction
 from sapo.integrations.testing import tiny_tokenizer
+from sapo.models.ability import measure_ability
 from sapo.models.answers import evaluate
 from sapo.models.losses import Scorer
 from sapo.report.blocks import Table
@@ -46,7 +47,10 @@ from sapo.report.page import results_page
 from sapo.report.publish import print_report
 from sapo.report.runs import read_run
 from sapo.runs.config.schema import Config
-from sapo.runs.prepare import set_up
+from sapo.runs.directory import RunDirectory
+from sapo.runs.inputs import Gathering
+from sapo.runs.metrics import METRICS
+from sapo.runs.prepare import prepare
 from sapo.runs.results import RunResult
 from sapo.sequence import run
 from sapo.training.settings import Policy
@@ -95,6 +99,111 @@ def parts(model_dir: Path, bench: Path, tmp_path_factory: pytest.TempPathFactory
     return configs
 
 
+# Methods that define a part of the matrix.
+
+
+DEFINED = {
+    "multitask": [[True, True], [False, False], [True, True]],
+    "single": [[True, True], [True, False], [False, True]],
+}
+
+
+@pytest.mark.parametrize("method", DEFINED)
+def test_only_cells_that_the_method_defines_are_tested(method: str, parts: dict[str, Config], model_dir: Path) -> None:
+    run_dir = parts[method].run_dir
+    data = read(run_dir / "results.json")
+    for measure, by_prompt in data["matrices"].items():
+        for matrix in by_prompt.values():
+            assert [[value is not None for value in row] for row in matrix] == DEFINED[method], measure
+    tested = [(n, j) for n, row in enumerate(DEFINED[method]) for j, there in enumerate(row) if there]
+    assert set(cells(run_dir)) == {f"{n}/{TASKS[j]}.original.json" for n, j in tested}
+    for n, j in tested:
+        names = {"multitask": "2-all", "single": f"{n}-{TASKS[j]}"}
+        model = AutoModelForCausalLM.from_pretrained(model_dir)
+        model = PeftModel.from_pretrained(model, run_dir / "stages" / names[method]) if n else model
+        task = prepare(parts[method]).inputs.tasks[j]
+        by_hand = nll_by_hand(model, tiny_tokenizer(), task.instruction, SUFFIX, task.test)
+        assert data["matrices"]["nll"]["selected"][n][j] == pytest.approx(sum(by_hand) / (3 * len(by_hand)), abs=1e-4)
+
+
+@pytest.mark.parametrize(("method", "metric"), [("multitask", "ap"), ("single", "la")])
+def test_one_metric_is_defined_and_the_others_say_why_not(method: str, metric: str, parts: dict[str, Config]) -> None:
+    data = read(parts[method].run_dir / "results.json")
+    reason = {
+        "multitask": "all tasks were trained at once: only the final row is defined",
+        "single": "each task was trained alone: only the diagonal is defined",
+    }[method]
+    for measure in ("primary", "nll"):
+        metrics = data["metrics_all"][measure]["selected"]
+        matrix = data["matrices"][measure]["selected"]
+        values = matrix[2] if method == "multitask" else [matrix[1][0], matrix[2][1]]
+        assert set(metrics) == {m.name for m in METRICS}
+        assert metrics[metric]["value"] == pytest.approx(np.mean(values))
+        assert metrics[metric]["interval"][0] <= metrics[metric]["value"] <= metrics[metric]["interval"][1]
+        for name, found in metrics.items():
+            if name != metric:
+                assert found == {"value": None, "interval": None, "reason": reason}
+
+
+def test_multitask_makes_as_many_updates_as_the_sequence_on_rows_of_all_tasks(
+    parts: dict[str, Config], model_dir: Path, bench: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = [read(p)["value"]["steps"] for p in sorted((parts["seq-lora"].run_dir / "training").glob("*.json"))]
+    (joint,) = (parts["multitask"].run_dir / "training").glob("*.json")
+    assert joint.name == "2-all.json" and read(joint)["value"]["steps"] == sum(steps) == 8
+    told = Told()
+    seen = watch_training(monkeypatch, told)
+    # Mixtures draw for each task of its own.
+    data = run(configure(model_dir, bench, tmp_path / "run", method="multitask", policy="per-example"), told).data
+    for task in TASKS:
+        mine = [(text, shown) for _, text, shown, _ in seen if shown.startswith(task)]
+        assert {text for text, _ in mine} == {*data["instructions"][task]["mixture"]} < {*texts_of(task)}
+        assert len({shown for _, shown in mine}) == 6
+    assert len({shown.split()[0] for update, _, shown, _ in seen if update == 0}) == 2
+
+
+def test_a_task_trained_alone_is_the_first_task_of_a_sequence(parts: dict[str, Config]) -> None:
+    alone, sequence = (adapters(parts[m].run_dir) for m in ("single", "seq-lora"))
+    first, second = (f"stages/{n}-{task}/adapter_model.safetensors" for n, task in enumerate(TASKS, start=1))
+    assert alone[first] == sequence[first] and alone[second] != sequence[second]
+    lineage = read(parts["single"].run_dir / "stages" / "2-beta" / "sapo.json")
+    assert [entry["task"] for entry in lineage["tasks"]] == ["beta"]
+
+
+@pytest.mark.parametrize("method", DEFINED)
+def test_reports_and_records_of_partial_matrices(method: str, parts: dict[str, Config]) -> None:
+    run_dir = parts[method].run_dir
+    text = printed(run_dir)
+    assert "None" not in text and "nan" not in text
+    matrix = next(t for t in tables(run_dir, "Performance") if "NLL" in t.title)
+    shown = [[text.strip(" *()") for text in row][-2:] for row in matrix.rows]
+    # A stage that the method does not have is no row.
+    assert [[value != "–" for value in row] for row in shown] == [row for row in DEFINED[method] if any(row)]
+    found = RunResult.from_json(read(run_dir / "results.json"))
+    assert RunResult.from_json(found.to_json()) == found
+    final = read(run_dir / "results.json")["matrices"]["nll"]["selected"]
+    expected = (final[2][0], final[2][1]) if method == "multitask" else (final[1][0], final[2][1])
+    assert found.final("nll", "selected") == expected
+
+
+@pytest.mark.parametrize("method", DEFINED)
+def test_a_partial_matrix_beside_a_whole_one(method: str, parts: dict[str, Config]) -> None:
+    runs = [parts["seq-lora"].run_dir, parts[method].run_dir]
+    for order in (runs, runs[::-1]):
+        assert "None" not in printed(*order) and "nan" not in printed(*order)
+    page = results_page([read_run(directory) for directory in runs])
+    (section,) = [s for s in page.sections if s.title == "Runs compared"]
+    both = [block for block in section.blocks if isinstance(block, Table)]
+    # What both define has a difference with an interval, everything else none.
+    kept = {"multitask": "AP", "single": "LA"}[method]
+    data = [read(directory / "results.json")["metrics_all"] for directory in runs]
+    for table, measure in zip(both, ("primary", "nll"), strict=False):
+        (row,) = table.rows
+        values = [d[measure]["selected"][kept.lower()]["value"] for d in data]
+        assert row[:2] == ("B", kept) and float(row[2]) == pytest.approx(values[1] - values[0], abs=0.06)
+        assert row[3].startswith("[")
+
+
 # Held-out paraphrases.
 
 
@@ -128,14 +237,14 @@ def worded(model_dir: Path, bench: Path, tmp_path_factory: pytest.TempPathFactor
 def test_held_out_paraphrases_are_never_candidates_and_the_same_for_all_policies(worded: Wording) -> None:
     texts: dict[str, list[list[str]]] = {task: [] for task in TASKS}
     policies: list[tuple[Policy, Json]] = [
-        ("original", {}), ("sapo", {}), ("random", {}), ("per-example", {}), ("original", {"seed": 1}),
+        ("original", {}), ("sapo", {}), ("per-example", {}), ("original", {"seed": 1}),
     ]  # fmt: skip
     for policy, changes in policies:
         one = worded(policy, **changes)
-        setup = set_up(one.config)
+        setup = prepare(one.config)
         for task in TASKS:
             held = one.results.data["robustness"][task]["texts"]
-            candidates = [c.text for c in setup.candidates[task]]
+            candidates = [c.text for c in setup.inputs.candidates[task]]
             assert len(held) == 2 and len(candidates) == 4 and not set(held) & set(candidates)
             assert {*held, *candidates} == {original_of(task), *read(one.config.candidates.file or Path())[task]}
             entry = one.results.data["instructions"][task]
@@ -145,16 +254,21 @@ def test_held_out_paraphrases_are_never_candidates_and_the_same_for_all_policies
     assert all(held == found[0] for found in texts.values() for held in found)
 
 
+def gathering(wordings: int) -> Gathering:
+    return Gathering(RunDirectory(Path("unused"), {}), (), None, None, 1, wordings, SILENT)
+
+
 def test_at_least_one_paraphrase_stays_a_candidate() -> None:
     texts = [Instruction("original", "original"), *(Instruction(str(n), "file") for n in range(4))]
     for count in range(7):
-        stay, held = hold_back(Gathered(tuple(texts), ()), 1, count)
+        part = gathering(count).part
+        stay, held = part(Gathered(tuple(texts), ()))
         assert stay[0] == texts[0] and {*stay, *held} == set(texts) and len(stay) + len(held) == 5
         assert len(held) == min(count, 3)
         # In their order, and again the same.
         assert [t for t in texts if t in held] == list(held)
-        assert hold_back(Gathered(tuple(texts), ()), 1, count) == (stay, held)
-    assert hold_back(Gathered(tuple(texts[:1]), ()), 1, 3) == (tuple(texts[:1]), ())
+        assert part(Gathered(tuple(texts), ())) == (stay, held)
+    assert gathering(3).part(Gathered(tuple(texts[:1]), ())) == (tuple(texts[:1]), ())
 
 
 @pytest.mark.parametrize("policy", ["sapo", "original"])
@@ -162,10 +276,10 @@ def test_robustness_is_that_of_the_reloaded_final_stage_with_these_texts(
     policy: Policy, worded: Wording, model_dir: Path
 ) -> None:
     one = worded(policy)
-    setup = set_up(one.config)
+    setup = prepare(one.config)
     model = AutoModelForCausalLM.from_pretrained(model_dir)
     model = PeftModel.from_pretrained(model, one.config.run_dir / "stages" / "2-beta").eval()
-    for task in setup.tasks:
+    for task in setup.inputs.tasks:
         found = one.results.data["robustness"][task.name]
         assert set(found) == {"texts", "primary", "nll"}
         for n, text in enumerate(found["texts"]):
@@ -203,7 +317,7 @@ def test_the_page_shows_mean_and_worst_wording(worded: Wording) -> None:
 def test_the_whole_cost_with_wordings_is_planned(worded: Wording) -> None:
     labels = worded("original").told.of("held-out")
     assert labels == [f"stage 2: testing {task} (held-out-{n} prompt)" for task in TASKS for n in (1, 2)]
-    assert set_up(worded("original").config).plan.tests == {"alpha": 3 + 2, "beta": 3 + 2}
+    assert prepare(worded("original").config).plan.tests == {"alpha": 3 + 2, "beta": 3 + 2}
 
 
 # General ability.
@@ -215,31 +329,19 @@ def able(model_dir: Path, bench: Path, tmp_path_factory: pytest.TempPathFactory)
         model_dir, bench, tmp_path_factory.mktemp("able") / "run", policy="original", evaluate={"general": True}
     )
     told = Told()
-    with pytest.MonkeyPatch.context() as patch:
-        few_tokens(patch)
-        return Worded(config, run(config, told), told)
+    return Worded(config, run(config, told), told)
 
 
-def few_tokens(patch: pytest.MonkeyPatch) -> None:
-    """Let replies to checks be short: the tiny model says nothing anyway."""
-    patch.setattr("sapo.models.ability.measuring.REPLY_TOKENS", 2)
-
-
-def test_general_ability_is_that_of_every_reloaded_stage(
-    able: Worded, model_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    few_tokens(monkeypatch)
+def test_general_ability_is_that_of_every_reloaded_stage(able: Worded, model_dir: Path) -> None:
     found = able.results.data["ability"]
     assert [stage["stage"] for stage in found] == [0, 1, 2]
-    renderer = set_up(able.config).renderer
+    renderer = prepare(able.config).renderer
     for stage, name in enumerate((None, "1-alpha", "2-beta")):
         model = AutoModelForCausalLM.from_pretrained(model_dir)
         if name:
             model = PeftModel.from_pretrained(model, able.config.run_dir / "stages" / name)
         again = measure_ability(model.eval(), renderer, Scorer(model), 1024)
-        assert found[stage]["loss"] == pytest.approx(again.loss, abs=1e-4)
-        stored = read(able.config.run_dir / "ability" / f"{stage}.json")["value"]
-        assert stored["replies"] == list(again.replies) and len(stored["passed"]) == len(checks())
+        assert found[stage]["loss"] == pytest.approx(again, abs=1e-4)
     assert len({stage["loss"] for stage in found}) == 3
 
 
@@ -262,24 +364,17 @@ def test_a_finished_run_reads_its_ability_back(able: Worded) -> None:
     assert run(able.config, told).data == able.results.data and told.steps == []
 
 
-@pytest.mark.parametrize("method", ["multitask", "single"])
-def test_ability_is_measured_where_there_is_a_stage(
-    method: str, model_dir: Path, bench: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    few_tokens(monkeypatch)
-    config = configure(model_dir, bench, tmp_path / "run", policy="original", method=method, evaluate={"general": True})
-    stages = {"multitask": [0, 2], "single": [0, 1, 2]}[method]
-    assert [stage["stage"] for stage in run(config).data["ability"]] == stages
-    assert "General ability" in printed(config.run_dir)
+def test_ability_is_measured_where_there_is_a_stage(model_dir: Path, bench: Path, tmp_path: Path) -> None:
+    changes: Json = {"policy": "original", "method": "multitask", "evaluate": {"general": True}}
+    found = run(configure(model_dir, bench, tmp_path / "run", **changes)).data["ability"]
+    assert [stage["stage"] for stage in found] == [0, 2]
+    assert "General ability" in printed(tmp_path / "run")
 
 
 # What users write is text.
 
 
-def test_names_of_markup_stay_text_in_every_section(
-    model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    few_tokens(monkeypatch)
+def test_names_of_markup_stay_text_in_every_section(model_dir: Path, tmp_path: Path) -> None:
     name = "a [red]x[-red] | <script>"
     bench = write_bench(tmp_path / "bench", tasks=(name, "beta"))
     hostile = ["y or n | [red]a[/red], <script>x</script>?", "Is it y | n, [bold]b[/bold] <script>z</script>?"]

@@ -61,7 +61,7 @@ def test_candidates_are_recorded_before_the_first_step_and_taken_from_there(conf
     second = recorded(config, 2, "date-format")
     assert [c["origin"] for c in second["candidates"]] == ["original"]
     (note,) = second["notes"]
-    assert note.startswith("date-format: no valid paraphrase, so there is only the original instruction; 1 text was")
+    assert note == "date-format: no valid paraphrase, so there is only the original instruction (1 rejected)"
     # What a file held that is gone is recorded; what comes back is whole.
     own.unlink()
     losses = run(config).instructions[TASK].losses
@@ -80,12 +80,12 @@ class Costly(ListSource):
 def test_what_a_source_costs_is_told_before_it_is_asked_and_it_is_not_asked_again(tmp_path: Path) -> None:
     task, told, source = toy_task(), Told(), Costly(["Are there many words (yes), or few words (no)?"])
     with RunDirectory(tmp_path, {}) as directory:
-        gathering = Gathering(directory, (source,), None, 1, 0, told)
+        gathering = Gathering(directory, (source,), None, None, 1, 0, told)
         dry = replace(gathering, pays=False)
         assert len(dry(task, 1).candidates) > 1 and source.asked == [] and told.notes == []
         found = gathering(task, 1)
         assert told.notes == ["toy: asking for paraphrases: at most 3 requests"] and len(source.asked) == 1
-        inputs = Inputs((task,), (), {}, {}, {}, {}, {}, {task.name: found})
+        inputs = Inputs((task,), (), {}, {}, {}, {}, {task.name: found})
         gathering.save(inputs)
         assert gathering(task, 1) == dry(task, 1) == found and len(found.candidates) == 2
         with pytest.raises(RecordError, match="different: instruction"):
@@ -93,20 +93,7 @@ def test_what_a_source_costs_is_told_before_it_is_asked_and_it_is_not_asked_agai
     assert len(source.asked) == 1
 
 
-def test_sources_are_asked_in_the_order_of_the_configuration_and_too_few_are_told(
-    configured: Configured, own: Path
-) -> None:
-    told = Told()
-    found = estimate(configured(**SMALL, candidates={"sources": ["file", "rules"], "file": str(own), "count": 4}), told)
-    candidates = found.run.inputs.candidates[TASK]
-    assert [c.origin for c in candidates] == ["original", "file", "file", "file", "rules"]
-    assert [c.text for c in candidates[1:4]] == list(OWN)
-    assert not any("not asked for" in note for note in told.notes)
-    estimate(configured(**SMALL, candidates={"file": str(own), "count": 5}), told)
-    assert any(note.startswith(f"{TASK}: 3 of 5 paraphrases") for note in told.notes)
-
-
-def test_a_candidates_file_that_was_changed_or_a_damaged_record_is_refused_by_name(
+def test_a_candidates_file_may_be_written_otherwise_and_a_damaged_record_is_refused_by_name(
     configured: Configured, own: Path
 ) -> None:
     config = configured(**SMALL, candidates={"file": str(own)})
@@ -114,14 +101,7 @@ def test_a_candidates_file_that_was_changed_or_a_damaged_record_is_refused_by_na
     # Only the texts count, not how they are written.
     write(own, {TASK: [{"text": text} for text in OWN], "another": ["x"]})
     run(config)
-    write(own, OWN[:2])
     path = config.run_dir / "candidates" / f"1-{TASK}.json"
-    with pytest.raises(
-        RecordError, match=rf"1-{TASK}\.json was computed from .* different: candidates file\."
-    ) as error:
-        run(config)
-    assert str(path) in str(error.value)
-    write(own, OWN)
     stored = read(path)
     del stored["value"]["candidates"][0]["text"]
     write(path, stored)
@@ -157,7 +137,7 @@ def test_the_original_policy_asks_nobody(
     assert recorded(config) == {"task": TASK, "candidates": [original], "rejected": [], "spare": [], "notes": []}
 
 
-@pytest.mark.parametrize("policy", ["sapo", "random", "highest", "median"])
+@pytest.mark.parametrize("policy", ["sapo", "random"])
 def test_a_run_without_a_valid_paraphrase_takes_the_original_and_says_so(
     policy: str, configured: Configured, own: Path
 ) -> None:
@@ -166,5 +146,5 @@ def test_a_run_without_a_valid_paraphrase_takes_the_original_and_says_so(
     found = run(config, told).instructions[TASK]
     assert (found.text, found.origin) == (builtin_task(TASK).instruction, "original")
     (note,) = [note for note in told.notes if "no valid paraphrase" in note]
-    assert note.startswith(f"{TASK}: no valid paraphrase, so there is only the original instruction; 2 texts were")
+    assert note == f"{TASK}: no valid paraphrase, so there is only the original instruction (2 rejected)"
     assert len(recorded(config)["rejected"]) == 2

@@ -8,13 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from small_runs import Told, cells, configure, original_of, paraphrases_of, read, rows_of, write, write_bench
+from small_runs import Told, cells, configure, read, rows_of, write, write_bench
 
 from sapo.core.errors import RecordError
-from sapo.integrations.testing import tiny_tokenizer
 from sapo.runs.config.schema import Config
 from sapo.runs.metrics import METRICS
-from sapo.runs.prepare import prepare
 from sapo.runs.results import RunResult
 from sapo.sequence import run
 
@@ -73,10 +71,7 @@ def test_a_method_without_its_weight_is_the_plain_one(
 ROUNDS_UP = ((3, 3, 5), 1, 2.2)
 
 
-@pytest.mark.parametrize(
-    ("sizes", "batch_size", "epochs"),
-    [((3, 5, 7), 2, 1), ((1, 1, 1), 4, 3), ((9, 2, 4), 4, 1.5), ((7, 3, 5), 8, 0.7), ROUNDS_UP],
-)
+@pytest.mark.parametrize(("sizes", "batch_size", "epochs"), [((7, 3, 5), 8, 0.7), ROUNDS_UP])
 def test_joint_training_makes_as_many_updates_as_the_sequence(
     sizes: tuple[int, ...], batch_size: int, epochs: float, small_model: Path, tmp_path: Path
 ) -> None:
@@ -124,13 +119,12 @@ def test_joint_training_has_zero_shot_and_a_final_row(small_model: Path, bench: 
     assert [p.name for p in (config.run_dir / "stages").iterdir()] == ["2-all"]
 
 
-@pytest.mark.parametrize("policy", ["sapo"])
-def test_each_task_alone_is_a_run_of_that_task(policy: str, small_model: Path, bench: Path, tmp_path: Path) -> None:
-    results = run(method_config(small_model, bench, tmp_path / "single", "single", policy=policy))
+def test_each_task_alone_is_a_run_of_that_task(small_model: Path, bench: Path, tmp_path: Path) -> None:
+    results = run(method_config(small_model, bench, tmp_path / "single", "single", policy="sapo"))
     assert defined(results) == [[True, True], [True, False], [False, True]]
     found = adapters(tmp_path / "single")
     for number, name in enumerate(TASKS, start=1):
-        run(method_config(small_model, bench, tmp_path / name, policy=policy, sequence=[name]))
+        run(method_config(small_model, bench, tmp_path / name, policy="sapo", sequence=[name]))
         (alone,) = adapters(tmp_path / name).values()
         assert found[f"stages/{number}-{name}/adapter_model.safetensors"] == alone
         tested = cells(tmp_path / name)
@@ -140,7 +134,7 @@ def test_each_task_alone_is_a_run_of_that_task(policy: str, small_model: Path, b
         entries = read(tmp_path / "single" / "stages" / f"{number}-{name}" / "sapo.json")["tasks"]
         assert [entry["task"] for entry in entries] == [name]
     # The premise: after the first task, the second would become something else.
-    run(method_config(small_model, bench, tmp_path / "sequence", policy=policy))
+    run(method_config(small_model, bench, tmp_path / "sequence", policy="sapo"))
     assert adapters(tmp_path / "sequence") != found
     one, two = results.matrix[1][0], results.matrix[2][1]
     assert one is not None and two is not None
@@ -153,15 +147,14 @@ def test_each_task_alone_is_a_run_of_that_task(policy: str, small_model: Path, b
 # Interruption.
 
 
-MEMORY = {"ewc": "fisher.safetensors", "replay": "replay.json"}
+MEMORY = "fisher.safetensors"
 
 
-@pytest.mark.parametrize(("method", "keep"), [("ewc", "last"), ("replay", "all")])
 def test_a_run_that_was_stopped_between_two_tasks_remembers_the_first(
-    method: str, keep: str, plain: Mapping[str, Path], small_model: Path, bench: Path, tmp_path: Path
+    plain: Mapping[str, Path], small_model: Path, bench: Path, tmp_path: Path
 ) -> None:
-    # Old rows that some are left out of, and a penalty that is felt.
-    own = {"ewc": {"weight": 1e4}, "replay": {"buffer": 3, "share": 0.5}, "keep": keep}
+    # A penalty that is felt.
+    method, own = "ewc", {"ewc": {"weight": 1e4}, "keep": "last"}
     run(method_config(small_model, bench, tmp_path / "whole", method, **own))
     config = method_config(small_model, bench, tmp_path / "parts", method, **own)
     with pytest.raises(KeyboardInterrupt):
@@ -170,41 +163,14 @@ def test_a_run_that_was_stopped_between_two_tasks_remembers_the_first(
     run(config)
     assert adapters(tmp_path / "parts") == adapters(tmp_path / "whole")
     assert cells(tmp_path / "parts") == cells(tmp_path / "whole")
-    stages = ["2-beta"] if keep == "last" else ["1-alpha", "2-beta"]
-    assert sorted(p.name for p in (config.run_dir / "stages").iterdir()) == stages
-    for stage in stages:
-        memories = [(tmp_path / part / "stages" / stage / MEMORY[method]).read_bytes() for part in ("parts", "whole")]
-        assert memories[0] == memories[1]
+    assert [p.name for p in (config.run_dir / "stages").iterdir()] == ["2-beta"]
+    one, other = ((tmp_path / part / "stages" / "2-beta" / MEMORY).read_bytes() for part in ("parts", "whole"))
+    assert one == other
     # The premise: the first task's memory is part of what the second one became.
     last = "stages/2-beta/adapter_model.safetensors"
     assert adapters(plain["seq-lora"])[last] != adapters(tmp_path / "whole")[last]
     # And one that was changed is noticed.
-    path = config.run_dir / "stages" / stages[-1] / MEMORY[method]
+    path = config.run_dir / "stages" / "2-beta" / MEMORY
     path.write_bytes(path.read_bytes() + b" ")
-    with pytest.raises(RecordError, match=f"{MEMORY[method]} was changed since"):
+    with pytest.raises(RecordError, match=f"{MEMORY} was changed since"):
         run(config)
-
-
-def test_old_rows_are_replayed_with_the_instruction_that_was_chosen_for_them(
-    small_model: Path, bench: Path, tmp_path: Path
-) -> None:
-    config = method_config(small_model, bench, tmp_path / "run", "replay", policy="sapo", replay={"buffer": 7})
-    instructions = run(config).instructions
-    # The premise: what is chosen matters.
-    assert {instructions[task].text for task in TASKS} != {original_of(task) for task in TASKS}
-    assert all(instructions[task].text in (original_of(task), *paraphrases_of(task)) for task in TASKS)
-    tokenizer = tiny_tokenizer()
-    rows = read(config.run_dir / "stages" / "2-beta" / "replay.json")["rows"]
-    texts = [tokenizer.decode(row["ids"]) for row in rows]
-    matched = [
-        [
-            text == f"<|im_start|>user\n{used.text}\n\nText:\n{row.input}\n\n{used.suffix}<|im_end|>\n"
-            f"<|im_start|>assistant\n{row.answer}<|im_end|>\n"
-            for task in prepare(config).inputs.tasks
-            for used in [instructions[task.name]]
-            for row in task.train
-        ].count(True)
-        for text in texts
-    ]
-    assert len(texts) == 7 and matched == [1] * 7
-    assert 0 < sum(text.count(instructions["alpha"].text) for text in texts) < 7

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +10,7 @@ from typing import Any
 import pytest
 from small_runs import Told, read
 
-from sapo.cli import main
-from sapo.core.errors import DataError, ModelError, RecordError, RenderError, SapoError, TrainError
+from sapo.core.errors import DataError, ModelError, RenderError, SapoError, TrainError
 from sapo.core.progress import SILENT
 from sapo.core.types import Example, Instruction
 from sapo.integrations.testing import tiny_model, tiny_tokenizer, toy_task
@@ -27,9 +24,7 @@ from sapo.runs.stage import Stage
 from sapo.sequence import run
 from sapo.tasks.load import load_task
 from sapo.tasks.own import DataSource, data_task
-from sapo.training.methods.seq_lora import SeqLora
 from sapo.training.schedule import schedule
-from sapo.training.settings import LoraSettings
 
 ROWS = [{"review": f"text {i}", "stars": "good" if i % 2 else "bad"} for i in range(10)]
 MINE = {"data": "mine.jsonl", "instruction": "Say good or bad.", "columns": {"input": "review", "answer": "stars"}}
@@ -56,15 +51,12 @@ def own(configured: Configured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 NOWHERE = {"base": "/no/such/model"}
 MISTAKES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "no such file": ({"data": "none.jsonl"}, {}, "No such file or directory: 'none.jsonl'"),
-    "no such test file": ({"test": "none.jsonl"}, {}, "No such file.*none"),
     "no such split": ({"test": "tset"}, {}, "tset"),
     "a hub id without a network": ({"data": "nobody/nothing"}, {}, "nobody/nothing.*hf download"),
     "an unknown role": ({"columns": {"inptu": "review"}}, {}, r"columns of mine\.jsonl: there is no role 'inptu'"),
     "an unknown column": (
         {"columns": {"input": "reviwe", "answer": "stars"}}, {}, "no column 'reviwe' for input. Did you mean 'revi",
     ),
-    "an unknown metric": ({"metric": "bleu"}, {}, r"mine\.jsonl: metric: there is no 'bleu'"),
-    "an unknown key": ({"colums": {}}, {}, r"tasks\.mine\.colums: unknown key\. Did you mean 'columns'\?"),
     "a task that is not used": ({}, {"sequence": ["date-format"]}, "tasks: mine is neither in sequence nor in watch"),
     "the name of a built-in task": (
         {}, {"sequence": ["date-format"], "tasks": {"date-format": MINE}},
@@ -74,7 +66,6 @@ MISTAKES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
         {}, {"watch": ["date-format", "mine"]}, "watch: mine is trained on in this sequence",
     ),
     "tasks that are not there": ({}, {"sequence": ["mnie", "mine"]}, "mnie.*Did you mean 'mine'"),
-    "a watched one that is not there": ({}, {"watch": ["delta"]}, "delta"),
     "test rows that are all training rows": (
         {"test": "mine.jsonl"}, {"data": {"drop_overlap": True}}, "would leave out all 10 training rows",
     ),
@@ -126,19 +117,6 @@ def test_a_mistake_leaves_no_run_directory_and_a_run_that_never_began_can_be_cor
         assert list(run(own()).tasks) == ["mine"]
 
 
-def test_the_command_says_it_once_and_ends_with_2(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    Path("config.yaml").write_text("sequence: [mnie]\n")
-    monkeypatch.setattr(sys, "argv", ["sapo", "run", "config.yaml"])
-    with pytest.raises(SystemExit) as stopped:
-        main()
-    said = capsys.readouterr()
-    assert (stopped.value.code, said.out) == (2, "")
-    assert "Traceback" not in said.err and said.err.count("error: ") == 1 and "mnie" in said.err
-
-
 def test_training_that_diverges_is_an_error_and_its_stage_is_not_saved(configured: Configured, tmp_path: Path) -> None:
     wild = {"rows": 4, "epochs": 3, "batch_size": 4, "weight_decay": 1e300}
     with pytest.raises(
@@ -186,22 +164,6 @@ def test_json_that_breaks_the_parser_is_an_error(content: str, tmp_path: Path) -
         load_task(str(tmp_path / "rows.json"), instruction="Do it.")
 
 
-def test_an_unusable_test_file_is_the_one_that_is_named(tmp_path: Path) -> None:
-    (tmp_path / "train.json").write_text('[{"input": "a", "output": "b"}]')
-    (tmp_path / "other.json").write_text('[{"text": "a", "label": "b"}]')
-    with pytest.raises(DataError, match=r"^\S*other\.json: none of the 1 test rows can be used"):
-        load_task(str(tmp_path / "train.json"), instruction="Do.", test=str(tmp_path / "other.json"))
-
-
-def test_a_rare_answer_keeps_answers_from_passing_for_labels(tmp_path: Path) -> None:
-    rows = [{"input": str(n), "output": "yes" if n % 2 else "no"} for n in range(30)]
-    (tmp_path / "m.json").write_text(json.dumps(rows))
-    assert set(load_task(str(tmp_path / "m.json"), instruction="Do.").labels) == {"yes", "no"}
-    (tmp_path / "m.json").write_text(json.dumps([*rows, {"input": "x", "output": "perhaps"}]))
-    own = load_task(str(tmp_path / "m.json"), instruction="Do.")
-    assert own.labels == () and own.metric == "rouge_l"
-
-
 def test_what_does_not_fit_is_named_before_anything_is_trained() -> None:
     rows = [Example("x", "short"), Example("x", "far too long " * 40)]
     with pytest.raises(RenderError, match="the row with the answer 'far too long far too long far too long f"):
@@ -231,34 +193,7 @@ def test_a_huge_input_is_not_tokenised_over_and_over() -> None:
     assert sum(seen) < 2 * len(huge)
 
 
-def test_a_row_of_30_megabytes_is_scored_within_seconds(
-    model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    jsonl(tmp_path / "mine.jsonl", [*ROWS[:3], {"review": "words " * 5_000_000, "stars": "good"}])
-    (tmp_path / "candidates.json").write_text(json.dumps(["Is it good or bad?", "good or bad?", "bad, or good?"]))
-    monkeypatch.setattr(sys, "argv", [
-        "sapo", "select", "--task", "mine.jsonl", "--model", str(model_dir), "--candidates", "candidates.json",
-        "--instruction", "Say good or bad.", "--column", "input=review", "--column", "answer=stars",
-        "--json", "out.json",
-    ])  # fmt: skip
-    began = time.process_time()
-    with pytest.raises(SystemExit) as stopped:
-        main()
-    assert not stopped.value.code and time.process_time() - began < 20
-    # The rows are scored in an order of their own.
-    cut = [sorted(candidate["losses"]["cut"]) for candidate in read(tmp_path / "out.json")["candidates"]]
-    assert len(cut) == 4 and all(c[:3] == [0, 0, 0] and 29_999_000 < c[3] < 30_000_000 for c in cut)
-
-
 # Models and stages.
-
-
-def test_a_rank_beyond_the_layers_width_is_refused() -> None:
-    # The value projection of the tiny model is 32 by 16.
-    SeqLora(LoraSettings(r=16, alpha=32, dropout=0.0, target_modules=("v_proj",))).start(tiny_model())
-    with pytest.raises(ModelError, match=r"lora\.r = 17: allowed is at most 16"):
-        SeqLora(LoraSettings(r=17, alpha=32, dropout=0.0, target_modules=("v_proj",))).start(tiny_model())
 
 
 def test_a_directory_that_is_not_an_adapter_is_never_looked_up_on_a_hub(
@@ -273,15 +208,6 @@ def test_a_directory_that_is_not_an_adapter_is_never_looked_up_on_a_hub(
     (tmp_path / "adapter_config.json").write_text("{}")
     with pytest.raises(ModelError, match="holds an adapter, not a model"):
         load_model(str(tmp_path), device="cpu")
-
-
-@pytest.mark.parametrize(
-    "content", ["{}", "[]", '{"base_model": "x", "max_length": 1, "max_new_tokens": 1, "tasks": []}']
-)
-def test_a_damaged_lineage_is_an_error(content: str, tmp_path: Path) -> None:
-    (tmp_path / "sapo.json").write_text(content)
-    with pytest.raises(RecordError, match=r"sapo\.json is damaged"):
-        Stage.load(tmp_path)
 
 
 def test_an_adapter_on_another_base_than_its_own_is_not_confirmed(configured: Configured, tmp_path: Path) -> None:

@@ -17,13 +17,9 @@ from typing import Any
 import pytest
 import yaml
 from rich.console import Console
+from small_runs import command
 
-from sapo.cli import main
 from sapo.cli.progress import Stopped, Terminal
-from sapo.integrations.testing import tiny_model, tiny_tokenizer, toy_task
-from sapo.models.render import Renderer
-from sapo.training.finetune import finetune
-from sapo.training.settings import TrainSettings
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 every_signal = pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
@@ -65,13 +61,16 @@ def stopped_by(work: Callable[[Terminal], None], **options: Any) -> int:
 
 
 @every_signal
-def test_the_first_signal_stops_at_the_end_of_the_batch(number: int) -> None:
+def test_the_first_signal_is_told_at_once_and_stops_at_the_end_of_the_batch(
+    number: int, capfd: pytest.CaptureFixture[str]
+) -> None:
     reached = []
 
     def work(progress: Terminal) -> None:
         with progress.step("scoring", 3, 3.0) as advance:
             advance(1)
             send(number)
+            assert "stopping after what is being computed; a second signal stops at once" in capfd.readouterr().err
             reached.append("the rest of the batch")
             progress.note("notes go through")
             advance(1)
@@ -118,12 +117,6 @@ def test_where_it_is_to_stop_at_once_the_first_signal_does(number: int) -> None:
     assert stopped_by(work, stops_at_once=True) == number
 
 
-def test_the_user_is_told_at_once_what_happens(capfd: pytest.CaptureFixture[str]) -> None:
-    with terminal():
-        send(signal.SIGINT)
-        assert "stopping after what is being computed; a second signal stops at once" in capfd.readouterr().err
-
-
 def test_a_signal_is_heeded_though_nobody_reads_what_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     # As in `sapo run config.yaml 2>&1 | tee log`, where Ctrl-C ends `tee` too.
     def broken(descriptor: int, text: bytes) -> int:
@@ -167,33 +160,6 @@ def test_outside_the_main_thread_signals_stay_whose_they_were() -> None:
     assert seen == [before]
 
 
-def test_a_training_stops_after_the_update_and_leaves_no_trace_but_in_its_weights() -> None:
-    model, task = tiny_model(), toy_task()
-    encoded = Renderer(tiny_tokenizer(), 512).encode(task.instruction, task.suffix, task.train)
-    updates: list[int] = []
-    use_cache = model.config.use_cache
-
-    def work(progress: Terminal) -> None:
-        with progress.step("training", 4, 4.0) as advance:
-
-            def told(steps: int) -> None:
-                updates.append(steps)
-                if len(updates) == 2:
-                    send(signal.SIGTERM)
-                advance(steps)
-
-            finetune(
-                model,
-                encoded,
-                TrainSettings(epochs=1, batch_size=4, micro_batch_size=4, warmup=0.0),
-                0,
-                told,
-            )
-
-    assert stopped_by(work) == signal.SIGTERM
-    assert updates == [1, 1] and model.config.use_cache == use_cache
-
-
 # A real run in a process of its own.
 
 
@@ -235,7 +201,7 @@ def test_a_run_that_is_stopped_says_what_is_saved_and_how_to_resume_it(small_mod
     said = log.read_text()
     assert "Traceback" not in said and "stopping after what is being computed" in said
     last = " ".join(said.rstrip().splitlines()[-1].split())
-    assert last.startswith(f"interrupted. Saved in {run_dir}: 1 selections, 0 trained tasks, 1 test results;")
+    assert last.startswith(f"interrupted. Saved in {run_dir}: 1 selections, 0 trained tasks, 1 test results. The step")
     assert last.endswith(f"sapo run config.yaml {shlex.quote(f'run_dir={run_dir}')}")
     assert not (run_dir / "results.json").exists()
     assert not [path for path in run_dir.rglob(".*") if path.name != ".lock"]
@@ -252,10 +218,7 @@ def test_a_selection_that_is_stopped_says_what_is_kept_and_how_to_go_on(
         raise Stopped(signal.SIGTERM)
 
     monkeypatch.setattr("sapo.selection.scoring.score_candidates", stopped)
-    command = ["select", "--task", "odd-one-out", "--model", str(small_model), *more]
-    monkeypatch.setattr("sys.argv", ["sapo", *command])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    assert ended.value.code == 128 + signal.SIGTERM
+    arguments = ["select", "--task", "odd-one-out", "--model", str(small_model), *more]
+    assert command(*arguments) == 128 + signal.SIGTERM
     said = " ".join(capsys.readouterr().err.split())
-    assert f"interrupted. {kept}. To resume, give the same command again: sapo {shlex.join(command)}" in said
+    assert f"interrupted. {kept}. To resume, give the same command again: sapo {shlex.join(arguments)}" in said

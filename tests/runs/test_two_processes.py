@@ -29,24 +29,18 @@ PATIENCE = 240
 ANSWERS = ("good", "bad", "fair enough")
 # Nothing divides by two or by the micro-batch: 21 = 8 + 8 + 5 rows, 9 selection rows, 5 test rows; and one of each.
 ROWS, SELECTION, TESTED = 21, 9, 5
+MINE = {
+    "data": "train.csv", "test": "test.csv", "instruction": "Say good, bad or fair enough.",
+    "columns": {"input": "review", "answer": "stars"},
+}  # fmt: skip
 CONFIG: Mapping[str, Any] = {
-    "model": {"base": "model", "device": "cpu"},
-    "sequence": ["mine", "single"],
-    "data_dir": "bench",
-    "tasks": {
-        "mine": {
-            "data": "train.csv",
-            "test": "test.csv",
-            "instruction": "Say good, bad or fair enough.",
-            "columns": {"input": "review", "answer": "stars"},
-        }
-    },
-    "candidates": {"file": "candidates.json"},
+    "model": {"base": "model", "device": "cpu"}, "sequence": ["mine", "single"], "data_dir": "bench",
+    "tasks": {"mine": MINE}, "candidates": {"file": "candidates.json"},
     "selection": {"examples": SELECTION, "strategy": "exhaustive"},
     "lora": {"r": 4, "alpha": 8, "dropout": 0.0, "target_modules": ["q_proj", "v_proj", "o_proj", "down_proj"]},
     "train": {"rows": None, "epochs": 12, "batch_size": 8, "micro_batch_size": 4, "learning_rate": 0.03},
     "evaluate": {"max_new_tokens": 4, "test_prompt": "both"},
-}
+}  # fmt: skip
 PARAPHRASES = ["Is it good, bad or fair enough?", "good, bad, fair enough?"]
 # Each process notes what it opens for writing, moves or makes in a run directory.
 SPY = """
@@ -213,7 +207,7 @@ def test_answers_matrices_and_all_metrics_are_those_of_one_process(alone: Path, 
 def test_only_the_first_process_speaks_and_writes(folder: Path, both: Job) -> None:
     assert both.err.count("2 processes share rows and batches") == 1
     assert both.err.count("task 1 mine: training") == 1
-    assert both.out.count("What the metrics are") == 1
+    assert both.out.count("Run both\n") == 1
     seen = (folder / "both.spy").read_text().splitlines()
     assert {line.split()[0] for line in seen} == {"0"}
     assert {"0 open", "0 os.rename", "0 os.mkdir"} <= set(seen)
@@ -229,34 +223,11 @@ def test_a_mistake_is_printed_once_and_ends_the_job(folder: Path) -> None:
     assert not job.directory.exists()
 
 
-def test_select_prints_one_table_with_the_losses_of_one_process(folder: Path, both: Job) -> None:
-    job = launch(
-        folder, "select", "select", "--task", "train.csv", "--model", "model", "--candidates", "candidates.json",
-        "--column", "input=review", "--column", "answer=stars", "--instruction", "Say good, bad or fair enough.",
-        "--examples", "9", "--json", "select.json",
-    )  # fmt: skip
-    assert job.code == 0, job.err
-    assert job.out.count("Candidates, lowest loss first") == 1 and job.out.count("written to select.json") == 1
-    task = sapo.load_task(
-        str(folder / "train.csv"), instruction="Say good, bad or fair enough.",
-        columns={"input": "review", "answer": "stars"},
-    )  # fmt: skip
-    expected = sapo.select(tiny_model(seed=2), tiny_tokenizer(), task, PARAPHRASES, 9)
-    found = read(folder / "select.json")
-    for one, other in zip(expected.candidates, found["candidates"], strict=True):
-        assert other["losses"]["nll"] == pytest.approx(one.losses.nll.tolist(), abs=TOLERANCE)
-    assert found["chosen"] == expected.chosen
-
-
 # Methods that add something to the loss, and those that train other weights than an adapter's. 21 rows, then 7.
 METHODS: Mapping[str, Sequence[str]] = {
-    "o-lora": [],
-    "ewc": ["ewc.weight=100"],
-    "replay": ["replay.buffer=5", "replay.share=0.5"],
-    "lwf": [],
-    "osf": [],
+    "o-lora": [], "ewc": ["ewc.weight=100"], "replay": ["replay.buffer=5", "replay.share=0.5"], "lwf": [], "osf": [],
     "full": [],
-}
+}  # fmt: skip
 SEVERAL = """
 import json, sys
 from pathlib import Path
@@ -270,12 +241,8 @@ leave()
 
 def test_every_method_has_the_weights_of_one_process(folder: Path) -> None:
     plain = [
-        "policy=original",
-        "sequence=[mine,other]",
-        "train.epochs=5",
-        "train.warmup=0",
-        "train.learning_rate=0.005",
-    ]
+        "policy=original", "sequence=[mine,other]", "train.epochs=5", "train.warmup=0", "train.learning_rate=0.005",
+    ]  # fmt: skip
     settings = {method: [*plain, f"method={method}", *own] for method, own in METHODS.items()}
     (folder / "methods.json").write_text(json.dumps(settings))
     (folder / "several.py").write_text(SEVERAL)

@@ -63,12 +63,6 @@ def test_every_row_of_a_label_is_equally_likely() -> None:
     assert all(abs(seen[row] - 300) < 61 for row in range(12))
 
 
-def test_a_task_without_labels_is_one_stratum() -> None:
-    task = labelled("abcdefghij", labels=())
-    seen = {selection_rows(task, 3, "stratified", seed) for seed in range(30)}
-    assert len(seen) > 20 and all(len(set(rows)) == 3 for rows in seen)
-
-
 def test_first_takes_the_first_rows_and_more_than_there_are_means_all_of_them() -> None:
     task = labelled("aaaaabbbcc")
     assert selection_rows(task, 4, "first", 0) == selection_rows(task, 4, "first", 9) == (0, 1, 2, 3)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from sapo.core.errors import CandidateError, SapoError, ScoreError
+from sapo.core.errors import SapoError, ScoreError
 from sapo.core.types import Example, Instruction, Task
 from sapo.integrations.testing import tiny_model, tiny_tokenizer, toy_task
 from sapo.models.fingerprint import state_fingerprint
@@ -25,12 +25,6 @@ PARAPHRASES = (
     "Are there many words? If so yes, if not no.",
     "yes for a long text, no for a short one.",
 )
-
-
-@pytest.mark.parametrize("examples", [0, -3])
-def test_an_impossible_number_of_rows_is_refused_by_name(examples: int) -> None:
-    with pytest.raises(SapoError, match="examples"):
-        select(tiny_model(), tiny_tokenizer(), toy_task(), PARAPHRASES, examples)
 
 
 def uneven(rows: int = 12) -> Task:
@@ -64,100 +58,60 @@ def test_the_lowest_pooled_loss_is_chosen_and_reported() -> None:
     assert selection.chosen == int(np.argmin(expected))
     assert selection.instruction.text == texts[selection.chosen]
     assert list(selection.ranked) == np.argsort(expected).tolist()
+    assert (selection.task, selection.rule, selection.sample) == ("toy", "lowest", "stratified")
+    assert selection.route == "shared prefix" and 0 < selection.seconds < 60
     # The premise: with these answers the two definitions are far apart.
     assert min(abs(a - b) for a, b in zip(expected, means, strict=True)) > 1e-3
 
 
-def test_a_selection_records_how_it_was_made() -> None:
+def test_texts_that_are_no_candidates_are_rejected_with_reasons() -> None:
     task = toy_task()
-    selection = select(tiny_model(), tiny_tokenizer(), task, PARAPHRASES, 6, rule="confident", sample="first", seed=3)
-    assert (selection.task, selection.rule, selection.sample) == ("toy", "confident", "first")
-    assert selection.rows == tuple(range(6)) and selection.route == "shared prefix"
-    assert selection.tolerance == 1e-5 and 0 < selection.seconds < 60
-    assert [c.status for c in selection.candidates].count("chosen") == 1
-    assert selection.candidates[selection.chosen].status == "chosen"
-    assert selection.candidates[0].delta == 0 and selection.candidates[0].interval is None
-    for c in selection.candidates[1:]:
-        assert c.interval is not None and c.interval[0] < c.delta < c.interval[1]
-
-
-def test_selection_is_the_same_every_time_and_its_rows_follow_the_seed() -> None:
-    def run(seed: int) -> Any:
-        return select(tiny_model(), tiny_tokenizer(), toy_task(rows=40), PARAPHRASES, 6, seed=seed)
-
-    def values(selection: Any) -> Any:
-        return selection.rows, [(c.losses.nll.tolist(), c.interval) for c in selection.candidates]
-
-    assert values(run(1)) == values(run(1))
-    assert sorted(run(1).rows) == list(selection_rows(toy_task(rows=40), 6, "stratified", 1)) != sorted(run(2).rows)
-
-
-def test_the_original_is_always_first_also_when_it_is_given_again() -> None:
-    task = toy_task()
-    given = (PARAPHRASES[0], task.instruction.upper(), f"  {task.instruction} ", PARAPHRASES[1])
+    given = ("", PARAPHRASES[0], "Say something.", PARAPHRASES[0], f" {task.instruction.upper()}")
     selection = select(tiny_model(), tiny_tokenizer(), task, given, 4)
     assert [c.instruction for c in selection.candidates] == [
         Instruction(task.instruction, "original"),
         Instruction(PARAPHRASES[0], "given"),
-        Instruction(PARAPHRASES[1], "given"),
     ]
-    assert [(r.text, "original" in r.reason) for r in selection.rejected] == [(given[1], True), (given[2], True)]
+    found = [(r.text, r.reason) for r in selection.rejected]
+    for (text, reason), expected, words in zip(
+        found, (given[0], *given[2:]), ("empty", "'yes', 'no'", "candidate 2", "original"), strict=True
+    ):
+        assert text == expected and words in reason
 
 
-def test_rejected_texts_are_recorded_with_reasons() -> None:
-    given = ("", PARAPHRASES[0], "Say something.", PARAPHRASES[0])
-    selection = select(tiny_model(), tiny_tokenizer(), toy_task(), given, 4)
-    assert [r.text for r in selection.rejected] == ["", "Say something.", PARAPHRASES[0]]
-    empty, missing, twice = (r.reason for r in selection.rejected)
-    assert empty == "empty" and "'yes', 'no'" in missing and "candidate 2" in twice
-
-
-def test_no_candidate_beside_the_original_is_an_error_with_the_reasons() -> None:
-    with pytest.raises(CandidateError, match=r"'toy'.*'Say something\.'.*lacks the label 'yes', 'no'.*empty"):
-        select(tiny_model(), tiny_tokenizer(), toy_task(), ("Say something.", " "))
-    with pytest.raises(CandidateError, match="none were given"):
-        select(tiny_model(), tiny_tokenizer(), toy_task(), ())
-
-
-def test_equal_losses_choose_the_original() -> None:
-    model = tiny_model()
-    with torch.no_grad():
-        model.lm_head.weight.zero_()
-    for rule in ("lowest", "confident"):
-        selection = select(model, tiny_tokenizer(), toy_task(), PARAPHRASES, 6, rule=rule)
-        assert selection.chosen == 0
-        assert selection.candidates[2].losses.per_token == pytest.approx(math.log(258))
+@pytest.mark.parametrize(
+    ("given", "examples", "message"),
+    [
+        (PARAPHRASES, 0, "examples"),
+        (PARAPHRASES, -3, "examples"),
+        (("Say something.", " "), 4, r"'toy'.*'Say something\.'.*lacks the label 'yes', 'no'.*empty"),
+        ((), 4, "none were given"),
+    ],
+)
+def test_a_selection_of_nothing_is_refused(given: tuple[str, ...], examples: int, message: str) -> None:
+    with pytest.raises(SapoError, match=message):
+        select(tiny_model(), tiny_tokenizer(), toy_task(), given, examples)
 
 
 # Id of "~" in the tiny tokenizer: code point 126 minus 33.
 TILDE = 93
 
 
-def poisoned() -> Any:
-    """A model that gives NaN for whatever holds a tilde."""
-    model = tiny_model()
+def test_a_loss_that_is_not_a_number_names_the_candidate_and_the_training_row() -> None:
+    model, task = tiny_model(), toy_task()
     with torch.no_grad():
         model.get_input_embeddings().weight[TILDE] = math.nan
-    return model
-
-
-def test_a_loss_that_is_not_a_number_names_the_candidate() -> None:
-    given = (PARAPHRASES[0], f"{PARAPHRASES[1][:-1]} ~.", PARAPHRASES[2])
-    rows = selection_rows(toy_task(), 4, "stratified", 42)
-    with pytest.raises(
-        ScoreError, match=rf"'toy': candidate 2 \('Are there many.*nan on training row {rows[0]} \(4 such rows\)"
-    ):
-        select(poisoned(), tiny_tokenizer(), toy_task(), given, 4, strategy="exhaustive")
-
-
-def test_a_loss_that_is_not_a_number_names_the_row_among_the_training_rows() -> None:
-    task = toy_task()
     rows = selection_rows(task, 5, "stratified", 42)
+    given = (PARAPHRASES[0], f"{PARAPHRASES[1][:-1]} ~.", PARAPHRASES[2])
+    with pytest.raises(
+        ScoreError, match=rf"'toy': candidate 2 \('Are there many.*nan on training row {rows[0]} \(5 such rows\)"
+    ):
+        select(model, tiny_tokenizer(), task, given, 5, strategy="exhaustive")
     bad = rows[3]
     train = tuple(Example("~", e.answer) if i == bad else e for i, e in enumerate(task.train))
     assert bad != 3
     with pytest.raises(ScoreError, match=rf"candidate 0 .*on training row {bad} \(1 such rows\)"):
-        select(poisoned(), tiny_tokenizer(), replace(task, train=train), PARAPHRASES, 5)
+        select(model, tiny_tokenizer(), replace(task, train=train), PARAPHRASES, 5)
 
 
 def gpt2(context: int) -> Any:

@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 
-from sapo.core.errors import DataError
 from sapo.core.types import Example, Task
 from sapo.tasks.builtin import BUILTIN, builtin_paraphrases, builtin_task
 
@@ -37,7 +36,7 @@ def words_of(text: str) -> list[str]:
     return re.findall(r"[\w'-]+", text.casefold())
 
 
-# --- all tasks -------------------------------------------------------------------------------------------
+# All tasks.
 
 
 @every_task
@@ -74,14 +73,7 @@ def test_rows_never_change_whatever_the_global_random_state(name: str, metric: s
     assert (task.name, task.metric, task.labels) == (name, metric, labels)
 
 
-@pytest.mark.parametrize("function", [builtin_task, builtin_paraphrases])
-def test_unknown_name_is_answered_with_the_nearest_and_all_names(function: Any) -> None:
-    with pytest.raises(DataError, match="Did you mean 'odd-one-out'") as error:
-        function("odd-one-ot")
-    assert all(name in str(error.value) for name in BUILTIN)
-
-
-# --- review-sentiment ------------------------------------------------------------------------------------
+# Review-sentiment.
 
 
 def judge(review: str, lexicon: Any) -> str:
@@ -104,20 +96,6 @@ def test_review_labels_follow_from_the_text() -> None:
     assert [row for row in rows_of(builtin_task("review-sentiment")) if judge(row.input, lexicon) != row.answer] == []
 
 
-READ_BY_HAND = {
-    "Although the textbook was superb, in the end I would never take this course again.": "negative",
-    "The beds were pleasant and the breakfast was really superb.": "positive",
-    "The sculpture garden was the exact reverse of outstanding.": "negative",
-    "I would not trade this phone for another, even though the menus were mediocre.": "positive",
-    "The fingerprint reader was remarkably impressive, but the phone was not worth a penny.": "negative",
-}
-
-
-def test_review_labels_agree_with_a_reader() -> None:
-    labels = {row.input: row.answer for row in rows_of(builtin_task("review-sentiment"))}
-    assert {text: labels.get(text) for text in READ_BY_HAND} == READ_BY_HAND
-
-
 def test_no_single_word_gives_the_sentiment_away() -> None:
     rows = rows_of(builtin_task("review-sentiment"))
     agree: Counter[str] = Counter()
@@ -128,7 +106,7 @@ def test_no_single_word_gives_the_sentiment_away() -> None:
     assert max(abs(surplus) for surplus in agree.values()) / 2 / len(rows) < 0.1
 
 
-# --- odd-one-out -----------------------------------------------------------------------------------------
+# Odd-one-out.
 
 
 def test_exactly_one_word_is_of_another_category() -> None:
@@ -142,7 +120,7 @@ def test_exactly_one_word_is_of_another_category() -> None:
         assert [word for word in words if sizes[category[word]] == 1] == [row.answer]
 
 
-# --- count-letter ----------------------------------------------------------------------------------------
+# Count-letter.
 
 
 def test_counts_are_right() -> None:
@@ -154,7 +132,7 @@ def test_counts_are_right() -> None:
         assert row.answer == str(len([word for word in words if word.startswith(letter)]))
 
 
-# --- extract-items ---------------------------------------------------------------------------------------
+# Extract-items.
 
 
 def test_answers_are_the_foods_in_order_of_mention() -> None:
@@ -167,7 +145,7 @@ def test_answers_are_the_foods_in_order_of_mention() -> None:
         assert len(set(row.answer.split(", "))) == row.answer.count(",") + 1
 
 
-# --- date-format -----------------------------------------------------------------------------------------
+# Date-format.
 
 # The surface forms after ordinals have lost their ending and "the", "of" and commas are gone.
 PATTERNS = ("%B %d %Y", "%d %B %Y", "%b %d %Y", "%d %b %Y", "%A %B %d %Y", "%A %d %B %Y", "%d-%b-%Y", "%Y %B %d")
@@ -205,26 +183,23 @@ def test_weekdays_and_ordinals_are_right() -> None:
     assert (weekdays, ordinals) == (147, 199)
 
 
-# --- paraphrases -----------------------------------------------------------------------------------------
+# Paraphrases.
+
+
+MATTERS = {
+    "review-sentiment": r"(?=.*\bpositive\b).*\bnegative\b", "odd-one-out": r"word|term|card|noun",
+    "count-letter": r"letter", "extract-items": r"food|edible|eat", "date-format": r"date",
+}  # fmt: skip
 
 
 @every_task
-def test_twenty_paraphrases_without_near_duplicates(name: str) -> None:
+def test_twenty_paraphrases_name_the_matter_without_near_duplicates(name: str) -> None:
     texts = [*builtin_paraphrases(name), builtin_task(name).instruction]
+    matter = re.compile(MATTERS[name], re.IGNORECASE | re.DOTALL)
+    assert all(matter.search(text) for text in texts[:-1])
     assert len(texts) == 21
     assert all(text == text.strip() and text.isascii() and "{" not in text for text in texts)
     lengths = [len(text.split()) for text in texts]
     assert 3 <= min(lengths) <= 8 and 45 <= max(lengths) <= 60
     for one, two in itertools.combinations([" ".join(words_of(text)) for text in texts], 2):
         assert SequenceMatcher(None, one, two, autojunk=False).ratio() < 0.8, (one, two)
-
-
-@pytest.mark.parametrize(
-    ("name", "needed"),
-    [
-        ("review-sentiment", r"(?=.*\bpositive\b).*\bnegative\b"), ("odd-one-out", r"word|term|card|noun"),
-        ("count-letter", r"letter"), ("extract-items", r"food|edible|eat"), ("date-format", r"date"),
-    ],
-)  # fmt: skip
-def test_paraphrases_name_the_matter(name: str, needed: str) -> None:
-    assert [text for text in builtin_paraphrases(name) if not re.search(needed, text, re.IGNORECASE | re.DOTALL)] == []

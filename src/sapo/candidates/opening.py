@@ -1,69 +1,50 @@
-"""From the names of sources to the sources."""
+"""From the names of sources to the sources, and the judge."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from sapo.candidates.builtin import Builtin
 from sapo.candidates.files import FromFile
 from sapo.candidates.kept import replies_directory
-from sapo.candidates.local import Local, LocalSettings
+from sapo.candidates.local import Local
 from sapo.candidates.rules.source import Rules
+from sapo.candidates.settings import CandidateSettings
 from sapo.candidates.source import Source
-from sapo.core.errors import CandidateError
-from sapo.core.types import SourceName
+from sapo.models.settings import ModelSettings
 
 if TYPE_CHECKING:
-    from sapo.candidates.server import ServerSettings
-
-T = TypeVar("T")
+    from sapo.candidates.server import ServerJudge
 
 
 def open_sources(
-    names: Sequence[SourceName],
-    *,
-    file: Path | None,
-    local: LocalSettings,
-    server: ServerSettings | None,
-    seed: int,
-    tell: Callable[[str], None],
-) -> tuple[Source, ...]:
-    """Return sources in the order of their names; nothing is read, loaded or asked yet.
+    settings: CandidateSettings, model: ModelSettings, seed: int, tell: Callable[[str], None]
+) -> tuple[tuple[Source, ...], ServerJudge | None]:
+    """Return sources in the order of their names, and the judge if asked for; nothing is read, loaded or asked yet.
 
     Args:
-        names: in order of preference.
-        file: for "file".
-        local: for "local".
-        server: for "openai".
+        settings: which sources, and where they are.
+        model: writes for "local" where the settings name no other.
         seed: of what language models reply.
         tell: hears what the user should know while a server is asked.
 
     Raises:
-        CandidateError: if what a source needs is missing.
+        CandidateError: if the server's URL is not one, or its key is missing.
     """
-    replies = replies_directory()
-    opened: list[Source] = []
-    for name in names:
-        if name == "file":
-            opened.append(FromFile(_given(file, "source file", "the path of a file (candidates.file)")))
-        elif name == "builtin":
-            opened.append(Builtin())
-        elif name == "rules":
-            opened.append(Rules())
-        elif name == "local":
-            opened.append(Local(local, seed, replies))
-        else:
-            from sapo.candidates.server import Server
+    local, replies = settings.local, replies_directory()
+    writer = model.model_copy(update={"base": local.model or model.base, "adapter": None})
+    opened: dict[str, Source] = {
+        "builtin": Builtin(), "rules": Rules(), "local": Local(writer, local.temperature, seed, replies),
+    }  # fmt: skip
+    if settings.file is not None:
+        opened["file"] = FromFile(settings.file)
+    judge = None
+    if settings.openai is not None:
+        from sapo.candidates.client import Client
+        from sapo.candidates.server import Server, ServerJudge
 
-            opened.append(
-                Server(_given(server, "source openai", "a model (candidates.openai.model)"), seed, replies, tell)
-            )
-    return tuple(opened)
-
-
-def _given(value: T | None, what: str, needs: str) -> T:
-    if value is None:
-        raise CandidateError(f"{what} needs {needs}")
-    return value
+        client = Client(settings.openai, replies, tell)
+        opened["openai"] = Server(client, seed)
+        judge = ServerJudge(client) if settings.judge else None
+    return tuple(opened[name] for name in settings.asked), judge

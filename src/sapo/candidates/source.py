@@ -28,7 +28,7 @@ class Source(Protocol):
         wanted: int,
         advance: Callable[[int], None] = lambda texts: None,
     ) -> Generator[Sequence[str], None, None]:
-        """Yield texts in rounds: about ``wanted`` in the first, then more for those that were turned away.
+        """Yield texts in rounds: about ``wanted`` in the first, then more for those that were rejected.
 
         It ends where the source has no more to give. Whoever has enough stops asking: what lies behind the last
         round taken is not computed and not paid for.

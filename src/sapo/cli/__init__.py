@@ -1,4 +1,9 @@
-"""The command `sapo`. Rooms are imported inside commands, so that help answers before torch is loaded."""
+"""The command `sapo`.
+
+Comes in: arguments and options. Goes out: what the rooms return, printed, and an exit code.
+Must not know: how anything is computed. Rooms are imported inside commands, so that help answers before torch is
+loaded.
+"""
 
 from __future__ import annotations
 

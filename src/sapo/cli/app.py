@@ -35,7 +35,7 @@ Columns = Annotated[
     list[str] | None,
     typer.Option(
         "--column",
-        help="ROLE=NAME for own data, repeatable; roles: input, answer, instruction, system, history, messages, ignore.",
+        help="ROLE=NAME of own data, repeatable: input, answer, instruction, system, history, messages, ignore.",
     ),
 ]
 Train = Annotated[str | None, typer.Option(help="Own data: the split to train on.")]

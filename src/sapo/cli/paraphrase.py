@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
+from pydantic import ValidationError
 
 from sapo.cli.app import (
     Columns,
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 @app.command("paraphrase")
 def paraphrase_command(
-    out: Annotated[Path, typer.Option(help="JSON lines to write: text, origin. Rejected texts go beside it.")],
+    out: Annotated[Path, typer.Option(help="JSON lines to write: text, origin. Rejected texts go to a second file.")],
     task: Annotated[
         str | None,
         typer.Option(help="A task's name, or your own data as for select; not needed with --instruction."),
@@ -79,18 +80,23 @@ def paraphrase_command(
         for note in loaded.notes:
             progress.note(note)
         from sapo.candidates.gather import gather, with_spare
-        from sapo.candidates.local import LocalSettings
         from sapo.candidates.opening import open_sources
+        from sapo.candidates.settings import CandidateSettings, LocalSettings, ServerSettings
+        from sapo.models.settings import ModelSettings
 
-        server = None
-        if server_model is not None:
-            from sapo.candidates.server import ServerSettings
-
-            server = ServerSettings(
-                base_url, server_model, temperature, max_requests=max_requests, max_tokens=max_tokens
-            )
-        local = LocalSettings(model or "embedded", None, None, temperature)
-        sources = open_sources(names, file=candidates, local=local, server=server, seed=seed, tell=progress.note)
+        try:
+            server = None
+            if server_model is not None:
+                server = ServerSettings(
+                    model=server_model, base_url=base_url, temperature=temperature,
+                    max_requests=max_requests, max_tokens=max_tokens,
+                )  # fmt: skip
+            local = LocalSettings(model=model, temperature=temperature)
+            settings = CandidateSettings(sources=names, file=candidates, local=local, openai=server)
+        except ValidationError as error:
+            wrong = error.errors()[0]
+            raise ConfigError(f"--{str(wrong['loc'][0]).replace('_', '-')} {wrong['input']}: {wrong['msg']}") from error
+        sources, _ = open_sources(settings, ModelSettings(), seed, progress.note)
         for cost in filter(None, (s.cost(loaded, with_spare(count)) for s in sources)):
             progress.note(cost)
         progress.plan(count)
@@ -104,12 +110,12 @@ def paraphrase_command(
 
 
 def _write(out: Path, beside: Path, gathered: Gathered) -> None:
-    """Write the candidates, and beside them what was turned away.
+    """Write the candidates, and the rejected texts to a file of their own.
 
     Raises:
         CandidateError: if there is no candidate to write.
     """
-    from sapo.candidates.checks.pool import why_none
+    from sapo.candidates.checks import why_none
     from sapo.core.storage import write_text
 
     # One of an earlier command would speak of other texts.

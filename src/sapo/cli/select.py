@@ -120,7 +120,7 @@ def select_command(
 def _gather(task: Task, file: Path | None) -> Gathered:
     """Return all of a file's candidates; without one, as many as a run takes from what the library has."""
     from sapo.candidates.builtin import Builtin
-    from sapo.candidates.checks.pool import why_none
+    from sapo.candidates.checks import why_none
     from sapo.candidates.files import FromFile
     from sapo.candidates.gather import gather
     from sapo.candidates.rules.source import Rules

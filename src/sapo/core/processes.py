@@ -29,7 +29,6 @@ class Processes:
     """The processes of this job, seen from one of them.
 
     Attributes:
-        rank: of this process, from 0.
         count: how many there are.
     """
 

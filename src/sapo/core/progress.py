@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -28,59 +28,44 @@ class Work:
 
 
 class Reporter(Protocol):
-    """Hears about steps and notes. Costs are in forward tokens, so that steps of different kinds add up."""
+    """Hears about steps and notes. Costs are in forward tokens, so that steps of different kinds add up.
+
+    What a class that inherits from it leaves out says nothing.
+    """
 
     def plan(self, cost: float) -> None:
         """Be told the cost of the whole run, before its first step."""
+        return
 
     def step(self, label: str, units: int, cost: float) -> AbstractContextManager[Callable[[int], None]]:
         """Open a step of ``units`` rows or updates that cost ``cost`` together; yield what advances it by units.
 
         A step that ends normally after fewer units was shorter than announced.
         """
+        return nullcontext(lambda units: None)
 
     def race(self, texts: Sequence[str], rows: int) -> AbstractContextManager[Callable[[Standing], None]]:
-        """Open the display of a race between candidate instructions; yield what is told each standing.
+        """Open the display of a race between candidates, the original first, each scored on ``rows`` at most.
 
-        Args:
-            texts: the candidates, the original first.
-            rows: selection rows on which a candidate can be scored.
+        Yield what is told each standing.
         """
+        return nullcontext(lambda standing: None)
 
     def reused(self, label: str, cost: float) -> None:
         """Be told that a step was found finished."""
+        return
 
     def note(self, text: str) -> None:
         """Be told something the user should know; ``text`` is plain, never markup."""
+        return
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Be told a table of plain texts; a heading may be broken where it holds a line break."""
+        return
 
 
-class Silent:
+class Silent(Reporter):
     """Says nothing."""
-
-    def plan(self, cost: float) -> None:
-        """Say nothing."""
-
-    @contextmanager
-    def step(self, label: str, units: int, cost: float) -> Iterator[Callable[[int], None]]:
-        """Say nothing."""
-        yield lambda n: None
-
-    @contextmanager
-    def race(self, texts: Sequence[str], rows: int) -> Iterator[Callable[[Standing], None]]:
-        """Say nothing."""
-        yield lambda standing: None
-
-    def reused(self, label: str, cost: float) -> None:
-        """Say nothing."""
-
-    def note(self, text: str) -> None:
-        """Say nothing."""
-
-    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """Say nothing."""
 
 
 # The default inside programs.

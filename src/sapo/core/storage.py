@@ -9,8 +9,9 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from sapo.core.errors import RecordError
 
@@ -77,37 +78,74 @@ def read_json(path: Path, advice: str = "Delete it to compute this step again.")
         raise RecordError(f"{path} cannot be read ({error}). {advice}") from error
 
 
-def read_lines(path: Path, parse: Callable[[Any], T], advice: str) -> list[T]:
-    """Return what ``parse`` makes of each line of a JSONL file; a ValueError of it is a damaged line.
+@dataclass(frozen=True, slots=True)
+class Lines(Generic[T]):
+    """JSONL files of one kind of record, read with errors that name the line, written whole or not at all.
 
-    A last line without its end is what a crash or a copy cut off: it is ignored.
-
-    Raises:
-        RecordError: if the file cannot be read, or a line is damaged, naming both, followed by ``advice``; or what
-            ``parse`` says that is no damage.
+    Attributes:
+        parse: returns the record of a line; a ValueError is a damaged line.
+        dump: returns a record as JSON values.
+        key: tells records apart; of several with one key the last one counts.
+        advice: what to do about a damaged line.
+        separators: as `json.dumps` takes them.
     """
-    try:
-        # Some editors put a mark before the first line.
-        *lines, last = path.read_bytes().removeprefix(codecs.BOM_UTF8).split(b"\n")
-    except OSError as error:
-        raise RecordError(f"{path} cannot be read: {error.strerror or error}") from error
-    found = []
-    for number, line in enumerate([*lines, last], start=1):
-        if not line.strip():
-            continue
+
+    parse: Callable[[Any], T]
+    dump: Callable[[T], Any]
+    key: Callable[[T], Any]
+    advice: str
+    separators: tuple[str, str] = (", ", ": ")
+
+    def read(self, path: Path) -> tuple[T, ...]:
+        """Return the records of a file in its order.
+
+        A last line without its end is what a crash or a copy cut off: it is ignored.
+
+        Raises:
+            RecordError: if the file cannot be read, or a line is damaged, naming both; or what ``parse`` says that is
+                no damage.
+        """
         try:
-            data = json.loads(line.decode("utf-8", "surrogatepass"))
-        except (ValueError, RecursionError) as error:
-            if number > len(lines):
-                break
-            raise RecordError(f"{path}, line {number} is damaged ({error}). {advice}") from error
-        try:
-            found.append(parse(data))
-        except RecordError as error:
-            raise RecordError(f"{path}, line {number}: {error}") from error
-        except ValueError as error:
-            raise RecordError(f"{path}, line {number} is damaged ({error}). {advice}") from error
-    return found
+            # Some editors put a mark before the first line.
+            *lines, last = path.read_bytes().removeprefix(codecs.BOM_UTF8).split(b"\n")
+        except OSError as error:
+            raise RecordError(f"{path} cannot be read: {error.strerror or error}") from error
+        found = dict[Any, T]()
+        for number, line in enumerate([*lines, last], start=1):
+            if not line.strip():
+                continue
+            try:
+                data = json.loads(line.decode("utf-8", "surrogatepass"))
+            except (ValueError, RecursionError) as error:
+                if number > len(lines):
+                    break
+                raise RecordError(f"{path}, line {number} is damaged ({error}). {self.advice}") from error
+            try:
+                record = self.parse(data)
+            except RecordError as error:
+                raise RecordError(f"{path}, line {number}: {error}") from error
+            except ValueError as error:
+                raise RecordError(f"{path}, line {number} is damaged ({error}). {self.advice}") from error
+            found[self.key(record)] = record
+        return tuple(found.values())
+
+    def append(self, path: Path, record: T) -> None:
+        """Put a record at the end of a file, or in the place of the one with its key; the file is written whole.
+
+        Nothing is written if the file holds an equal one. One process at a time may do this.
+
+        Raises:
+            RecordError: if the file holds a damaged line, or cannot be read or written.
+        """
+        records = {self.key(known): known for known in self.read(path)} if path.exists() else {}
+        if records.get(self.key(record)) == record:
+            return
+        records[self.key(record)] = record
+        lines = (
+            json.dumps(self.dump(one), ensure_ascii=False, allow_nan=False, separators=self.separators)
+            for one in records.values()
+        )
+        write_text(path, "".join(f"{line}\n" for line in lines))
 
 
 def unwritable(path: Path, why: str) -> str:

@@ -55,7 +55,6 @@ class Task:
     """One data set with one instruction.
 
     Attributes:
-        name: unique within a sequence.
         instruction: the text being optimised; only it is ever paraphrased.
         suffix: a fixed sentence about the answer's format, may be empty.
         labels: the closed set of answers, empty where answers are free text.
@@ -90,7 +89,6 @@ class Encoded:
     """A prompt and its answer as the model sees them.
 
     Attributes:
-        ids: token ids of prompt and answer.
         prompt_length: number of leading tokens that are prompt; ``ids[prompt_length:]`` is supervised.
         cut: number of characters of the input text that were left out to fit the context; 0 as a rule.
     """
@@ -159,7 +157,6 @@ class CandidateLoss:
     """One candidate with its pre-update loss.
 
     Attributes:
-        instruction: the candidate.
         losses: per example, on the selection rows that it was scored on: the first ones of ``Selection.rows``.
         loss: on all selection rows, in nats per token; estimated where it was not scored on all of them, from its
             difference to the leader of the race on the rows that both were scored on.
@@ -191,7 +188,6 @@ class Race:
         delta: bound on the probability that the chosen one is worse than the best by more than ``tolerance``.
         epsilon: tolerance that was asked for, in nats per token.
         tolerance: the one that was reached; above ``epsilon`` only where the budget ended the race.
-        rounds: number of rounds.
         end: "decided"; "all rows" where that took every row for those who raced to the end; or "budget".
         budget: about the most that scoring was allowed to cost, in forward tokens (the first round is made in any case,
             and a row's cost is estimated from a few rows); None without a limit.
@@ -210,8 +206,6 @@ class Selection:
     """Candidates with their losses, and the chosen one.
 
     Attributes:
-        task: name of the task.
-        rule: how the winner was chosen.
         sample: how the selection rows were drawn.
         rows: indices of the selection rows among the task's training rows, in the order in which they were scored.
         candidates: in the order given, the original first.
@@ -220,7 +214,6 @@ class Selection:
         rejected: texts that were not scored, with reasons.
         seconds: wall time of scoring, without loading the model; for losses that had been computed before, what
             that took then.
-        tokens: tokens that went through the model.
         route: how losses were computed, see `sapo.models.losses.Scorer`.
         cached: number of candidates all of whose losses had been computed before.
         race: None where every candidate was scored on every row.

@@ -21,10 +21,10 @@ from sapo.core.processes import launched
 from sapo.core.progress import SILENT, Reporter
 from sapo.core.storage import fingerprint
 from sapo.core.types import Standing
-from sapo.experiments.where import Job, Where, here, locked
+from sapo.experiments.where import Job, Where, here
 from sapo.runs.config.loading import make_config
 from sapo.runs.config.schema import Config
-from sapo.runs.directory import RunDirectory, differences
+from sapo.runs.directory import RunDirectory, differences, locked
 from sapo.runs.lineage import library_versions
 from sapo.runs.prepare import prepare, read
 from sapo.runs.records import RECORDS, append_record, read_records
@@ -42,8 +42,6 @@ class Planned:
 
     Attributes:
         name: its folder below the sweep's run_dir.
-        sequence: name of its sequence.
-        config: of the run alone.
     """
 
     name: str
@@ -106,10 +104,7 @@ def _name(sequence: str | tuple[str, ...]) -> str:
 def run_sweep(config: Config, progress: Reporter = SILENT, where: Where = here) -> tuple[RunResult, ...]:
     """Make all runs of a sweep that are not finished, and return the records of all of them.
 
-    Args:
-        config: of the sweep.
-        progress: hears about every step; of workers, how many runs have ended.
-        where: runs are made, such as ``partial(on_ray, "auto")``.
+    They are made ``where`` it says, such as ``partial(on_ray, "auto")``.
 
     Raises:
         SweepError: if runs failed; the others are finished and recorded.
@@ -197,10 +192,7 @@ def _crossed(one: Planned, known: Mapping[str, RunResult]) -> dict[str, str]:
 def _check(runs: Sequence[Planned], *, loads: bool) -> None:
     """Read and check what every run needs, before hours of work.
 
-    Args:
-        runs: to be made.
-        loads: whether each model is loaded too, once for a sequence: where workers do the work, it would take a GPU
-            from them.
+    ``loads``: each model is loaded too, once for a sequence. Where workers do the work, it would take a GPU from them.
     """
     done: set[tuple[str, str]] = set()
     for one in runs:

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
-from filelock import FileLock, Timeout
 
 from sapo.core.errors import ConfigError, ProcessError, RecordError, SapoError
 from sapo.core.progress import SILENT, Reporter
@@ -34,7 +33,6 @@ class Job(Generic[T]):
     """Something to be made.
 
     Attributes:
-        name: of it.
         begin: returns the work when its turn has come, for it may depend on what other jobs gave. The work takes a
             reporter; workers need one that can be pickled.
         after: name of a job that must have ended before, where that is one of the others.
@@ -60,10 +58,8 @@ class Place:
     def make(self, label: str, jobs: Sequence[Job[T]], *, stops: bool = True) -> Iterator[tuple[Job[T], T | SapoError]]:
         """Yield each job with what it gave, or the error that ended it, as they end.
 
-        Args:
-            label: of all of them together.
-            jobs: in the order in which they begin.
-            stops: whether none begins after an error.
+        ``label`` is that of all jobs together; they begin in the order given, and with ``stops`` none begins after an
+        error.
         """
         if self.submit is None:
             for job in jobs:
@@ -158,9 +154,7 @@ def visible_gpus(device: str | None) -> tuple[str, ...]:
 def on_ray(address: str, progress: Reporter) -> Iterator[Place]:
     """Open a Ray cluster: every job is a task with one GPU, or with one CPU where the cluster has no GPUs.
 
-    Args:
-        address: as ``ray.init`` takes it; "auto" is the cluster of this machine.
-        progress: hears how many jobs have ended.
+    ``address`` is what ``ray.init`` takes; "auto" is the cluster of this machine.
 
     Raises:
         ConfigError: if Ray is not installed, or there is no cluster.
@@ -189,24 +183,3 @@ def on_ray(address: str, progress: Reporter) -> Iterator[Place]:
         raise ProcessError(f"Ray: {str(error).strip().splitlines()[0]}. {_AGAIN}") from error
     finally:
         ray.shutdown()
-
-
-@contextmanager
-def locked(run_dir: Path) -> Iterator[None]:
-    """Let one process at a time write the records in a directory, which is made if it does not exist.
-
-    Raises:
-        RecordError: if another process does, or the directory cannot be used.
-    """
-    lock = FileLock(run_dir / ".lock")
-    try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise RecordError(f"run_dir {run_dir} is in use by another process: wait for it to end") from error
-    except OSError as error:
-        raise RecordError(f"run_dir {run_dir} cannot be used: {error.strerror or error}") from error
-    try:
-        yield
-    finally:
-        lock.release()

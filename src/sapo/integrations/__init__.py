@@ -1,8 +1,13 @@
-"""Into training scripts that people already have: their data, their trainer, the chosen instruction.
+"""The method in other people's training scripts, and test doubles.
 
-layouts    where the instruction stands in a row of somebody's data set, and how to put another one there
-trl        TRL's SFTTrainer: rows for it, and its tokens for scoring
-trainer    any transformers Trainer: tokens of a task's rows, and choosing again at the beginning of every epoch
-sequence   a loop of one's own over several tasks
-exports    files that other trainers read
+Comes in: their data sets, trainers and loops. Goes out: rows with the chosen instruction, losses of the tokens that
+they train on, choices during their training.
+Must not know: configurations. What a run does, it does with the steps of a run (`loop`).
+
+    layouts    where the instruction stands in a row of somebody's data set, and how to put another one there
+    trl        TRL's SFTTrainer: rows for it, and its tokens for scoring
+    trainer    any transformers Trainer: tokens of a task's rows, and choosing again at the beginning of every epoch
+    loop       a loop of one's own over several tasks
+    exports    files that other trainers read
+    testing    a tiny model and other fakes
 """

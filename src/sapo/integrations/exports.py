@@ -14,15 +14,14 @@ import yaml
 
 from sapo.core.errors import DataError
 from sapo.core.storage import read_json, write_text
-from sapo.core.types import Encoded, Example, Task
-from sapo.integrations.layouts import Chosen, chosen
-from sapo.models.batches import IGNORED
+from sapo.core.types import Example, Task
+from sapo.integrations.layouts import Chosen, chosen, messages
+from sapo.models.batches import labelled
 from sapo.models.layout import turns_of
 from sapo.models.render import Encoder
 
 Format = Literal["llamafactory", "axolotl"]
 FORMATS: tuple[str, ...] = get_args(Format)
-_ROLES = ("user", "assistant")
 
 
 def export_data(
@@ -90,7 +89,10 @@ def _axolotl(task: Task, text: str, name: str, directory: Path, renderer: Encode
     if renderer is None:
         lines = [json.dumps({"messages": _marked(text, task.suffix, row)}, ensure_ascii=False) for row in task.train]
     else:
-        lines = [json.dumps(_tokens(encoded)) for encoded in renderer.encode(text, task.suffix, task.train)]
+        lines = [
+            json.dumps({**labelled(e), "attention_mask": [1] * len(e.ids)})
+            for e in renderer.encode(text, task.suffix, task.train)
+        ]
     there = settings.read_text(encoding="utf-8", errors="replace") if settings.is_file() else ""
     if (rows.exists() or settings.exists()) and there not in [_axolotl_settings(rows, tokens=t) for t in (False, True)]:
         raise DataError(_another(name, rows if rows.exists() else settings))
@@ -122,18 +124,6 @@ def _marked(instruction: str, suffix: str, row: Example) -> list[dict[str, Any]]
     """Return a row as messages that say whether they are trained on: the answer alone is."""
     *earlier, answer = messages(instruction, suffix, row)
     return [*({**message, "train": False} for message in earlier), {**answer, "train": True}]
-
-
-def _tokens(encoded: Encoded) -> dict[str, list[int]]:
-    ids = list(encoded.ids)
-    labels = [IGNORED] * encoded.prompt_length + ids[encoded.prompt_length :]
-    return {"input_ids": ids, "attention_mask": [1] * len(ids), "labels": labels}
-
-
-def messages(instruction: str, suffix: str, row: Example) -> list[dict[str, str]]:
-    """Return a row as messages, the answer last."""
-    turns = [*turns_of(instruction, row, suffix), row.answer]
-    return [{"role": _ROLES[n % 2], "content": turn} for n, turn in enumerate(turns)]
 
 
 def _write(path: Path, value: Any) -> None:

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from sapo.core.errors import CandidateError, DataError
-from sapo.core.types import Instruction, Selection, Task
-from sapo.models.layout import TAKEN_OUT
+from sapo.core.types import Example, Instruction, Selection, Task
+from sapo.models.layout import ROLES, TAKEN_OUT, turns_of
 
 Row = Mapping[str, Any]
 # A text, or messages with role and content.
@@ -206,12 +206,16 @@ def quoted(value: Any) -> str:
     return repr(short) if isinstance(value, str) else short
 
 
+def messages(instruction: str, suffix: str, row: Example) -> list[dict[str, str]]:
+    """Return a row in the library's own words as messages, the answer last."""
+    turns = [*turns_of(instruction, row, suffix), row.answer]
+    return [{"role": ROLES[n % 2], "content": turn} for n, turn in enumerate(turns)]
+
+
 def chosen(task: Task, given: Chosen) -> Instruction:
     """Return the instruction to word a task's rows with.
 
-    Args:
-        task: whose rows.
-        given: what `sapo.select` returned for it, an instruction, or its text.
+    ``given`` is what `sapo.select` returned for the task, an instruction, or its text.
 
     Raises:
         CandidateError: if a selection is of another task, a text is empty, or it is something else.

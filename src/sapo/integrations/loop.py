@@ -22,23 +22,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sapo.candidates.builtin import Builtin
-from sapo.candidates.checks.pool import admit
-from sapo.candidates.gather import gather
-from sapo.candidates.rules.source import Rules
 from sapo.core.errors import DataError, RecordError, nearest
 from sapo.core.progress import SILENT, Reporter, Work
-from sapo.core.types import Choice, Instruction, Rejection, Selection, Task
+from sapo.core.types import Choice, Instruction, Selection, Task
 from sapo.models.render import Renderer
 from sapo.runs.directory import RunDirectory, first_value
 from sapo.runs.lineage import library_versions
 from sapo.runs.metrics import METRICS
 from sapo.runs.model import GivenModel
 from sapo.runs.plan import Plan
-from sapo.runs.results import Prompt, RunResult
-from sapo.runs.run import result_of
-from sapo.runs.steps import Chooser, Row, Tester
+from sapo.runs.results import Prompt, Row, RunResult, run_result
+from sapo.runs.steps import Chooser, Tester
 from sapo.selection.rows import MAX_LENGTH, context_length
+from sapo.selection.select import candidates_of
 from sapo.selection.settings import SelectionSettings
 from sapo.tasks.holdout import hold_out
 from sapo.tasks.load import task_fingerprint
@@ -47,7 +43,6 @@ from sapo.training.policies import BY_LOSS, LOWEST
 from sapo.training.schedule import Stage
 from sapo.training.settings import Policy
 
-_COUNT = 20
 _POLICIES = ("sapo", "original", "random", "highest", "median")
 _PROMPTS: tuple[Prompt, ...] = ("selected", "original")
 
@@ -162,9 +157,7 @@ class TaskSequence:
             RecordError: if the model is not the one that the last finished task left.
             SapoError: as `sapo.select`.
         """
-        found = self._next(task)
-        self._take(model)
-        number = len(self.done) + 1
+        found, number = self._next(task, model), len(self.done) + 1
         stage = self._model.stage(number - 1, self._name(number - 1), self._choices(number - 1))
         with self._directory:
             self._directory.write("environment.json", {"versions": library_versions()})
@@ -172,9 +165,14 @@ class TaskSequence:
                 self._directory.save("start.json", {}, {"state": stage.fingerprint})
                 self._rows[0] = self._tested_row(stage)
             else:
-                self._demand_left(number - 1, stage.fingerprint)
+                if self._trained(number - 1)["state"] != stage.fingerprint:
+                    raise RecordError(
+                        f"the model is not the one that was tested after {self.tasks[number - 2].name!r}, the last "
+                        "finished task: give the model that was saved then (its weights, or their dtype, differ), or "
+                        f"begin afresh in another run_dir than {self._directory.path}"
+                    )
             original = (Instruction(found.instruction, "original"),)
-            kept, rejected = (original, ()) if self._policy == "original" else _candidates(found, candidates)
+            kept, rejected = (original, ()) if self._policy == "original" else candidates_of(found, candidates)
             if self._policy in BY_LOSS:
                 total = len(kept) * min(self._examples, len(found.train))
                 self._scoring[found.name] = Work(total, total, total)
@@ -193,10 +191,9 @@ class TaskSequence:
             DataError: if another task is next, or `before` was not asked.
             SapoError: if an answer or a loss cannot be computed.
         """
-        found = self._next(task)
+        found = self._next(task, model)
         if found.name not in self._chosen:
             raise DataError(f"after({found.name!r}) without before({found.name!r}): it tells what to train with")
-        self._take(model)
         number, choice = len(self.done) + 1, self._chosen[found.name]
         with self._directory:
             stage = self._model.stage(number, self._name(number), (*self._choices(number - 1), choice))
@@ -221,7 +218,7 @@ class TaskSequence:
         """
         rows = [self._row(number) for number in range(len(self.done) + 1)]
         missing = {} if not self.open else {m.name: "the sequence is not finished" for m in METRICS}
-        return result_of(rows, self._tested, (), _PROMPTS, self._config, missing)
+        return run_result(rows, self._tested, (), _PROMPTS, self._config, missing)
 
     def selection(self, task: Task | str) -> Selection | None:
         """Return the candidates' losses that the choice for a task rests on; None where the policy asks for none.
@@ -245,25 +242,15 @@ class TaskSequence:
             )
         return name
 
-    def _next(self, task: Task | str) -> Task:
+    def _next(self, task: Task | str, model: Any) -> Task:
+        """Take the model as it is now, and return the task if it is the next one."""
         name = self._known(task)
         if not self.open or self.open[0].name != name:
             following = f"the next one is {self.open[0].name}" if self.open else "all of them are finished"
-            raise DataError(f"{name!r} is not the next task: {following}. Loop over Sequence.open")
-        return self.open[0]
-
-    def _take(self, model: Any) -> None:
+            raise DataError(f"{name!r} is not the next task: {following}. Loop over TaskSequence.open")
         if model is not None:
             self._model.model = model
-
-    def _demand_left(self, number: int, state: str) -> None:
-        """Refuse a model that is not what the last finished task left."""
-        if self._trained(number)["state"] != state:
-            raise RecordError(
-                f"the model is not the one that was tested after {self.tasks[number - 1].name!r}, the last finished "
-                "task: give the model that was saved then (its weights, or their dtype, differ), or begin afresh in "
-                f"another run_dir than {self._directory.path}"
-            )
+        return self.open[0]
 
     def _name(self, number: int) -> str:
         return f"{number}-{self.tasks[number - 1].name}" if number else "start"
@@ -303,13 +290,6 @@ class TaskSequence:
             stage = Stage(number, self._name(number), state, choices=self._choices(number))
             self._rows[number] = self._read_back(stage, self._tested)
         return self._rows[number]
-
-
-def _candidates(task: Task, given: Sequence[str] | None) -> tuple[tuple[Instruction, ...], tuple[Rejection, ...]]:
-    if given is not None:
-        return admit(task, given, "given")
-    gathered = gather(task, (Builtin(), Rules()), _COUNT)
-    return gathered.candidates, gathered.rejected
 
 
 def _demand(tasks: Sequence[Task], policy: str) -> None:

@@ -15,7 +15,7 @@ from sapo.core.storage import undamaged, write_json, write_text
 from sapo.core.types import Choice, Encoded, Example, Instruction, Selection, Task
 from sapo.integrations.layouts import LAYOUTS, Chosen, chosen, is_taken_out
 from sapo.integrations.trl import demand_scored
-from sapo.models.batches import IGNORED
+from sapo.models.batches import labelled
 from sapo.models.fingerprint import state_fingerprint
 from sapo.models.layout import TAKEN_OUT
 from sapo.models.losses import Scorer
@@ -45,7 +45,7 @@ def tokenized(task: Task, selection: Chosen, renderer: Encoder) -> Any:
     from datasets import Dataset
 
     text = chosen(task, selection).text
-    return Dataset.from_list([_features(e) for e in renderer.encode(text, task.suffix, task.train)])
+    return Dataset.from_list([labelled(e) for e in renderer.encode(text, task.suffix, task.train)])
 
 
 def describe(
@@ -103,10 +103,12 @@ def describe(
         scored = [c.instruction.text for c in again.selection.candidates]
         losses = again.selection if again.instruction.text in scored else None
         told = Choice(task, again.instruction, losses, switches=again.switches)
-    state, earlier = state_fingerprint(model), _earlier(after)
-    if after is not None and earlier[-1]["task"] == task.name and read_lineage(Path(after)).get("state") == state:
-        # The same weights are described again.
-        earlier.pop()
+    state, earlier = state_fingerprint(model), list[dict[str, Any]]()
+    if after is not None:
+        before, earlier = read_lineage(Path(after)), earlier_tasks(after)
+        if earlier[-1]["task"] == task.name and before.get("state") == state:
+            # The same weights are described again.
+            earlier.pop()
     data = lineage(
         base=str(model.config.name_or_path),
         method="another trainer",
@@ -139,13 +141,6 @@ def _template(tokenizer: Any, max_length: int) -> str | None:
     except RenderError:
         # A template whose answers only the trainer's own tokens tell apart.
         return None
-
-
-def _earlier(after: str | Path | None) -> list[dict[str, Any]]:
-    if after is None:
-        return []
-    read_lineage(Path(after))
-    return earlier_tasks(Path(after))
 
 
 class SapoCallback(TrainerCallback):
@@ -288,7 +283,7 @@ class SapoCallback(TrainerCallback):
                     "into tokens, with input_ids and labels (`tokenized`)"
                 )
             place = self._first.get(tuple(map(int, features["input_ids"])))
-            if place is None or list(map(int, features["labels"])) != _features(encoded[place])["labels"]:
+            if place is None or list(map(int, features["labels"])) != labelled(encoded[place])["labels"]:
                 raise RenderError(
                     f"row {number} of the trainer's data is none of task {self._task.name!r} as this renderer makes "
                     "tokens of it with the chosen instruction: other text, other supervised tokens, packed or cut"
@@ -303,17 +298,13 @@ class SapoCallback(TrainerCallback):
         # Rows for evaluation go through the same collator.
         if self._now is None or place is None:
             return features
-        new = _features(self._now[place])
+        new = labelled(self._now[place])
         mask = {"attention_mask": [1] * len(new["input_ids"])} if "attention_mask" in features else {}
         return {**features, **new, **mask}
 
 
 def _not_trained_on(task: Task, held_out: Sequence[Example] | None) -> list[Example]:
-    """Return the rows that candidates are compared on.
-
-    Raises:
-        DataError: if there are none, or they are not of the task's kind.
-    """
+    """Return the rows that candidates are compared on."""
     given = list(task.dev if held_out is None else held_out)
     if not all(isinstance(row, Example) for row in given):
         raise DataError("held_out holds something else than a task's rows: give task.test or task.dev")
@@ -331,11 +322,6 @@ def _not_trained_on(task: Task, held_out: Sequence[Example] | None) -> list[Exam
         f"task {task.name!r} {there}: give rows that are not trained on as held_out=... (sapo.hold_out(task).test), or "
         "train every epoch with the first choice"
     )
-
-
-def _features(encoded: Encoded) -> dict[str, list[int]]:
-    ids = list(encoded.ids)
-    return {"input_ids": ids, "labels": [IGNORED] * encoded.prompt_length + ids[encoded.prompt_length :]}
 
 
 def _processes(args: Any) -> Processes:

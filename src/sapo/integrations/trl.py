@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +31,13 @@ from sapo.integrations.layouts import (
     chosen,
     demand_readable,
     layout_of,
+    messages,
     quoted,
     reworded,
     shared_instruction,
     sides,
 )
-from sapo.models.layout import TAKEN_OUT, turns_of
+from sapo.models.layout import TAKEN_OUT, plain_prompt, turns_of
 from sapo.models.load import load_tokenizer
 from sapo.tasks.labels import recognised_labels
 
@@ -48,7 +50,6 @@ _CHANGES = {
     "padding_free": "it joins the rows of a batch",
     "dataset_kwargs": "it prepares rows in another way",
 }
-_ROLES = ("user", "assistant")
 
 
 def dataset(task: Task, selection: Chosen, tokenizer: Any = None) -> Any:
@@ -70,7 +71,7 @@ def dataset(task: Task, selection: Chosen, tokenizer: Any = None) -> Any:
     from datasets import Dataset
 
     text = chosen(task, selection).text
-    layout = _Own(tokenizer is None or bool(tokenizer.chat_template))
+    layout = partial(_own, chat=tokenizer is None or bool(tokenizer.chat_template))
     return Dataset.from_list([_row(*layout(text, task.suffix, row), _variables(tokenizer)) for row in task.train])
 
 
@@ -177,7 +178,7 @@ class SftRenderer:
             demand_scored(args)
             max_length, tokenizer = args.max_length, _as_configured(tokenizer, args)
         self._tokenizer, self._max_length = tokenizer, max_length
-        self._layout = layout or _Own(bool(tokenizer.chat_template))
+        self._layout = layout or partial(_own, chat=bool(tokenizer.chat_template))
         self._own = layout is None
 
     def encode(self, instruction: str, suffix: str, examples: Sequence[Example]) -> list[Encoded]:
@@ -227,19 +228,12 @@ class SftRenderer:
             ) from error
 
 
-class _Own:
-    """The library's own layout of a prompt, see `sapo.models.render`."""
-
-    def __init__(self, chat: bool) -> None:
-        self._chat = chat
-
-    def __call__(self, instruction: str, suffix: str, example: Example) -> tuple[Side, Side]:
-        turns = turns_of(instruction, example, suffix)
-        if self._chat:
-            messages = [{"role": _ROLES[n % 2], "content": turn} for n, turn in enumerate(turns)]
-            return messages, [{"role": "assistant", "content": example.answer}]
-        asked = [f"{turn}\n\nAnswer:" if n % 2 == 0 else f" {turn}\n\n" for n, turn in enumerate(turns)]
-        return "".join(asked), f" {example.answer}"
+def _own(instruction: str, suffix: str, example: Example, *, chat: bool) -> tuple[Side, Side]:
+    # The library's own layout of a prompt, see `sapo.models.render`.
+    if chat:
+        *asked, answer = messages(instruction, suffix, example)
+        return asked, [answer]
+    return plain_prompt(turns_of(instruction, example, suffix)), f" {example.answer}"
 
 
 def _row(prompt: Side, completion: Side, variables: dict[str, Any]) -> dict[str, Any]:

@@ -8,37 +8,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from types import MappingProxyType
 from typing import Any
 
-from sapo.core.storage import fingerprint
 from sapo.core.types import Encoded
 from sapo.models.losses import Scorer
 from sapo.models.render import Renderer
-
-
-@dataclass(frozen=True, slots=True)
-class Ability:
-    """What a model can do apart from its tasks.
-
-    Attributes:
-        loss: sum of the texts' NLL over their number of supervised tokens, in nats per token; lower is better. It
-            depends on the tokenizer: it compares stages of one model, not models.
-    """
-
-    loss: float
-
-    def to_json(self) -> dict[str, float]:
-        """Return it as JSON values; floats survive exactly."""
-        return {"loss": self.loss}
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Ability:
-        """Return what `to_json` took apart."""
-        return cls(float(value["loss"]))
 
 
 @cache
@@ -48,33 +25,27 @@ def general_texts() -> Mapping[str, str]:
     return MappingProxyType(json.loads(text))
 
 
-def general_fingerprint() -> str:
-    """Return a hash of the texts: losses under another one are not comparable."""
-    return fingerprint(list(general_texts().items()))
-
-
 def measure_ability(
     model: Any,
     renderer: Renderer,
     scorer: Scorer,
     max_length: int,
     advance: Callable[[int], None] = lambda texts: None,
-) -> Ability:
-    """Return the loss on general text; the model is left unchanged.
+) -> float:
+    """Return the loss on general text, in nats per supervised token; the model is left unchanged.
 
-    Args:
-        model: any transformers or peft causal LM.
-        renderer: the model's. Its own length limit is ignored, so that the loss does not depend on a user's setting.
-        scorer: the model's, or that of an earlier stage; its decision about routes is neither used nor made.
-        max_length: most tokens that the model was made for; the rest of a longer text is cut.
-        advance: called with the number of texts of each batch.
+    It depends on the tokenizer: it compares stages of one model, not models.
+
+    The renderer's own length limit is ignored, so that the loss does not depend on a user's setting: ``max_length`` is
+    what the model was made for, and the rest of a longer text is cut. The scorer's decision about routes is neither
+    used nor made. ``advance`` is called with the number of texts of each batch.
 
     Raises:
         ScoreError: if a text alone does not fit the memory.
     """
     # On a copy: texts share no prefix, and a first call here would decide against shared prefixes for all others.
-    losses = scorer.on(model)(encode_texts(renderer, list(general_texts().values()), max_length), advance)
-    return Ability(losses.per_token)
+    encoded = encode_texts(renderer, list(general_texts().values()), max_length)
+    return scorer.on(model)(encoded, advance).per_token
 
 
 def encode_texts(renderer: Renderer, texts: Sequence[str], max_length: int) -> list[Encoded]:

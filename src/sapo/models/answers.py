@@ -33,9 +33,7 @@ class Evaluation:
     """One cell of the performance matrix, row by row.
 
     Attributes:
-        predictions: the generated answers.
         scores: per metric the score of each row in percent, shape [rows].
-        losses: NLL of the true answers.
     """
 
     predictions: tuple[str, ...]

@@ -26,6 +26,12 @@ def pad(rows: Sequence[Sequence[int]], prompt_lengths: Sequence[int]) -> tuple[t
     return ids, labels
 
 
+def labelled(example: Encoded) -> dict[str, list[int]]:
+    """Return one example as a row of another trainer: input_ids, and labels that are IGNORED at the prompt."""
+    ids = list(example.ids)
+    return {"input_ids": ids, "labels": [IGNORED] * example.prompt_length + ids[example.prompt_length :]}
+
+
 def supervised_positions(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return (keep, targets) for labels [rows, length].
 
@@ -77,11 +83,8 @@ def width(example: Encoded, skip: int) -> int:
 def batch_size(rows: Sequence[Encoded], skip: int, tokens: int, labels: int) -> int:
     """Return how many of the rows, longest first, go together; one at least.
 
-    Args:
-        rows: those not done yet.
-        skip: tokens of each that do not go through the model again.
-        tokens: most tokens of a batch, padding included.
-        labels: most supervised tokens of a batch.
+    ``skip`` tokens of each row do not go through the model again. A batch has at most so many ``tokens``, padding
+    included, and supervised ``labels``.
     """
     widest, supervised = width(rows[0], skip), 0
     for n, row in enumerate(rows):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from sapo.core.errors import RenderError
 from sapo.core.types import Example
 
+ROLES = ("user", "assistant")
 # Stands where the instruction was taken out of a row of another layout, see `sapo.integrations.trl.Rows`.
 # Private-use characters: in no text by accident.
 TAKEN_OUT = "\U0010fff0instruction\U0010fff1"
@@ -33,3 +36,8 @@ def turns_of(instruction: str, example: Example, suffix: str) -> list[str]:
     turns = [turn for exchange in example.history for turn in exchange]
     last = f"{example.input}\n\n{suffix}" if suffix else example.input
     return [user_turn(instruction, turns[0], ""), *turns[1:], last]
+
+
+def plain_prompt(turns: Sequence[str]) -> str:
+    """Return turns as the prompt of a model without a chat template."""
+    return "".join(f"{turn}\n\nAnswer:" if n % 2 == 0 else f" {turn}\n\n" for n, turn in enumerate(turns))

@@ -44,7 +44,6 @@ class LoadedModel:
 
     Attributes:
         model: a transformers causal LM, or a peft model around one.
-        tokenizer: its tokenizer.
         name: what the user called it: "embedded", a directory or a hub id.
         notes: decisions taken for the user (dtype, device), one sentence each, to be printed.
         confirmed: false where an adapter's own lineage records another state of base and adapter.
@@ -131,24 +130,21 @@ def load_tokenizer(name: str) -> Any:
     """
     from transformers import AutoTokenizer
 
-    try:
-        return AutoTokenizer.from_pretrained(_source(name))
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(_cannot_load("the tokenizer of ", name, error)) from error
+    return _part(AutoTokenizer, "tokenizer", name)
 
 
 def load_config(name: str) -> Any:
-    """Return the configuration of a model given as "embedded", a directory or a hub id.
-
-    Raises:
-        ModelError: if there is no such model.
-    """
+    """Return the configuration of a model, likewise."""
     from transformers import AutoConfig
 
+    return _part(AutoConfig, "configuration", name)
+
+
+def _part(kind: Any, what: str, name: str) -> Any:
     try:
-        return AutoConfig.from_pretrained(_source(name))
+        return kind.from_pretrained(_source(name))
     except (OSError, ValueError, KeyError) as error:
-        raise ModelError(_cannot_load("the configuration of ", name, error)) from error
+        raise ModelError(_cannot_load(f"the {what} of ", name, error)) from error
 
 
 def load_model(

@@ -16,12 +16,6 @@ Both ask for vocabulary logits at supervised positions only: never [batch, lengt
 Rows of a batch lie below each other. Behind each other in one long row, under a block mask that keeps them
 apart, they were never faster on a CPU (4 to 28 % slower, more with longer batches), nor was a mask of our own
 instead of the one that transformers builds for a cache.
-
-    layout    which tokens go where: no model in it
-    passes    one forward pass, from tokens to losses
-    memory    what is kept, what was used at most
-    runner    rows in batches that fit, smaller ones where memory runs out
-    scorer    the front door
 """
 
 from __future__ import annotations
@@ -83,9 +77,7 @@ class Scorer:
     def __call__(self, encoded: Sequence[Encoded], advance: Callable[[int], None] = lambda rows: None) -> Losses:
         """Return the losses of all examples, in the order given.
 
-        Args:
-            encoded: examples of one candidate.
-            advance: told the number of rows after each batch, for progress bars.
+        ``encoded`` are examples of one candidate; ``advance`` is told the number of rows after each batch.
 
         Raises:
             ScoreError: if one row alone does not fit the memory.
@@ -142,6 +134,9 @@ class Scoring:
 
     What all examples begin with goes through the model once, and is kept for later rounds as far as the scorer
     has room. It is the same in every round, so a loss does not depend on the rows it is computed with.
+
+    Attributes:
+        tokens: that went through the model so far, those of other processes included.
     """
 
     def __init__(
@@ -155,21 +150,14 @@ class Scoring:
         self._runner, self._processes = runner, processes
         self._encoded, self._shares_prefix, self._first = encoded, shares_prefix, first
         self._known: dict[int, float] = {}
-        self._read = 0
-
-    @property
-    def tokens(self) -> int:
-        """Tokens that went through the model so far, those of other processes included."""
-        return self._read
+        self.tokens = 0
 
     def nll(self, rows: Sequence[int], advance: Callable[[int], None] = lambda rows: None) -> Floats:
         """Return the NLL sums of these examples in nats, in the order of ``rows``, shape [rows].
 
         Examples with the same tokens, also in earlier rounds, are computed once.
 
-        Args:
-            rows: numbers of examples, as many calls as needed.
-            advance: told the number of rows after each batch, duplicates included.
+        ``advance`` is told the number of rows after each batch, duplicates included.
 
         Raises:
             ScoreError: if one row alone does not fit the memory.
@@ -191,12 +179,12 @@ class Scoring:
         """Score this process's share of the rows, and put all shares together."""
         mine = self._processes.share(rows)
         told = self._processes.telling(advance, len(rows))
-        before = self._read
+        before = self.tokens
         values = self._processes.together(lambda: self._run(mine, told))
-        shares = self._processes.gather((mine, values, self._read - before))
+        shares = self._processes.gather((mine, values, self.tokens - before))
         for share, part, _ in shares:
             self._known.update(zip(share, part.tolist(), strict=True))
-        self._read = before + sum(read for _, _, read in shares)
+        self.tokens = before + sum(read for _, _, read in shares)
 
     def _run(self, rows: Sequence[int], advance: Callable[[int], None]) -> Floats:
         with untouched(self._runner.model):
@@ -206,7 +194,7 @@ class Scoring:
                 return np.zeros(0)
             prefix = self._prefix() if shares else None
             skip = 0 if prefix is None else prefix.length
-            self._read += sum(width(self._encoded[i], skip) for i in rows)
+            self.tokens += sum(width(self._encoded[i], skip) for i in rows)
             return self._runner.nll([self._encoded[i] for i in rows], prefix, advance)
 
     def _prefix(self) -> Prefix | None:
@@ -214,6 +202,6 @@ class Scoring:
         if prefix is None:
             prefix = self._runner.prefix(self._encoded[0].ids[: common_prefix(self._encoded)])
             if prefix is not None:
-                self._read += prefix.length
+                self.tokens += prefix.length
                 self._runner.kept.keep(self, prefix)
         return prefix

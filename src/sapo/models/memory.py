@@ -21,8 +21,7 @@ class Kept:
 
     An owner that is gone takes its prefix along.
 
-    Args:
-        limit: most bytes kept; a prefix that is larger alone is not kept.
+    ``limit`` is in bytes; a prefix that is larger alone is not kept.
     """
 
     def __init__(self, limit: int) -> None:

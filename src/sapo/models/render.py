@@ -35,9 +35,8 @@ import jinja2
 from sapo.core.errors import RenderError
 from sapo.core.types import Encoded, Example
 from sapo.models.fit import ADVICE, characters, fit
-from sapo.models.layout import turns_of
+from sapo.models.layout import ROLES, plain_prompt, turns_of
 
-_ROLES = ("user", "assistant")
 _PROBE = "SAPO-PROBE"
 _FIXED_DATE = "{% macro strftime_now(form) %}26 Jul 2024{% endmacro +%}"
 # Plane 16 is private use: its characters stand in for special tokens that content spells out.
@@ -146,12 +145,8 @@ class Renderer:
     ) -> list[Encoded]:
         """Return the examples as ``whole`` encodes them, the ones that are too long cut to ``limit`` tokens.
 
-        Args:
-            examples: in any order.
-            limit: in tokens.
-            fixed: characters of each example that must not be cut.
-            whole: encodes examples uncut.
-            parts: what must not be cut, in words.
+        ``fixed`` counts the characters of each example that must not be cut, and ``parts`` names them; ``whole``
+        encodes examples uncut.
         """
         # A text of more characters than that many tokens can hold is not tokenised only to be thrown away.
         most = limit * self._widest
@@ -175,14 +170,13 @@ class Renderer:
         turns = [self._hide(turn) for turn in turns_of(instruction, example, suffix)]
         reply = None if answer is None else self._hide(answer)
         if not self._chat:
-            asked = [f"{turn}\n\nAnswer:" if n % 2 == 0 else f" {turn}\n\n" for n, turn in enumerate(turns)]
-            prompt = self._bos() + "".join(asked)
+            prompt = self._bos() + plain_prompt(turns)
             return prompt, "" if reply is None else f" {reply}{self._tokenizer.eos_token}"
-        messages = [{"role": _ROLES[n % 2], "content": turn} for n, turn in enumerate(turns)]
+        messages = [{"role": ROLES[n % 2], "content": turn} for n, turn in enumerate(turns)]
         prompt = self._template(messages, add_generation_prompt=True)
         lost = next((n for n, turn in enumerate(turns) if turn.strip() not in prompt), None)
         if lost is not None:
-            raise RenderError(f"the model's chat template changes or drops the text of the {_ROLES[lost % 2]} turn")
+            raise RenderError(f"the model's chat template changes or drops the text of the {ROLES[lost % 2]} turn")
         if reply is None:
             return prompt, ""
         full = self._template([*messages, {"role": "assistant", "content": reply}], add_generation_prompt=False)

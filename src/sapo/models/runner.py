@@ -28,13 +28,10 @@ class Runner:
 
     Where memory runs out all the same, it gives up what it keeps for later, then halves the bound for good.
 
-    Args:
-        model: any transformers or peft causal LM.
-        batch_tokens: most tokens of a batch, padding included; by default what the device does best.
+    ``batch_tokens`` includes padding; by default it is what the device does best.
 
     Attributes:
         batch_tokens: the bound as it is now.
-        kept: prefixes for later calls.
     """
 
     def __init__(self, model: Any, batch_tokens: int | None = None) -> None:
@@ -62,10 +59,7 @@ class Runner:
     ) -> Floats:
         """Return the rows' NLL sums in nats, shape [rows].
 
-        Args:
-            rows: examples that begin with the prefix.
-            prefix: what need not be computed again.
-            advance: told the number of rows after each batch.
+        The rows begin with the prefix; ``advance`` is told the number of rows after each batch.
 
         Raises:
             ScoreError: if one row alone does not fit the memory.

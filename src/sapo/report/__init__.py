@@ -1,5 +1,5 @@
-"""What people read: terminal tables, Markdown, and one HTML file with figures.
+"""What people read: tables in the terminal, Markdown, and one HTML file with figures.
 
-Comes in: results and records. Goes out: pages.
-Must not know: models. It computes nothing that is not in the records.
+Comes in: results of runs, records of sweeps and studies, selections. Goes out: text and pages; their texts are escaped.
+Must not know: models, or how a run is made. It computes nothing that cannot be computed again from the records.
 """

@@ -11,7 +11,7 @@ from sapo.experiments.study.prediction import PRIMARY, Association
 from sapo.experiments.study.resampling import Measured
 from sapo.report.blocks import NOTHING, Block, Note, Plot, Table
 from sapo.report.differences import verdict
-from sapo.report.numbers import LOSS, NLL_DECIMALS, SCORE, interval, listed, number
+from sapo.report.numbers import LOSS, NLL_DECIMALS, SCORE, estimate, listed, number
 from sapo.report.plots import Range, height, ranges, scatter
 
 RHO, RATIO, _P = 2, 2, 3
@@ -34,11 +34,11 @@ class _Reasons:
     def __init__(self) -> None:
         self._found: dict[str, None] = {}
 
-    def figure(self, found: Measured, digits: int, *, sign: bool = False) -> tuple[str, str]:
-        """Return value and interval."""
+    def figure(self, found: Measured, digits: int, *, sign: bool = False) -> str:
+        """Return a value with its 95 % interval."""
         if found.reason:
             self._found[found.reason] = None
-        return number(found.value, digits, sign=sign), interval(found.interval, digits, sign=sign)
+        return estimate(found.value, found.interval, digits, sign=sign)
 
     def legend(self) -> tuple[str, ...]:
         """Return one sentence with all reasons, or nothing."""
@@ -59,17 +59,14 @@ def claim_1(found: Analysis) -> Iterator[Block]:
         reasons = _Reasons()
         rows = tuple(
             (
-                arm, NAMES[one.tasks], str(one.transitions), *reasons.figure(one.candidates, digits),
-                number(one.seeds.value, digits), *reasons.figure(one.residual, digits),
-                *reasons.figure(one.within, digits), ", ".join(one.negative) or "none",
+                arm, NAMES[one.tasks], str(one.transitions), reasons.figure(one.candidates, digits),
+                number(one.seeds.value, digits), reasons.figure(one.residual, digits),
+                reasons.figure(one.within, digits), ", ".join(one.negative) or "none",
             )
             for arm, spread in spreads
             for one in spread.components
         )  # fmt: skip
-        columns = (
-            "arm", "effect on", "transitions", "candidates", "95 % interval", "seeds", "residual", "95 % interval",
-            "within seed", "95 % interval", "below 0",
-        )  # fmt: skip
+        columns = ("arm", "effect on", "transitions", "candidates", "seeds", "residual", "within seed", "below 0")
         legend = (
             "candidates, seeds: what these add, for all of the others alike. residual: what neither explains. within "
             "seed: between candidates of one seed, residual and all.",
@@ -80,15 +77,15 @@ def claim_1(found: Analysis) -> Iterator[Block]:
         reasons, lines = _Reasons(), list[tuple[str, ...]]()
         for arm, one in spreads:
             says = compared(one.ratio, 1.0, "above")
-            lines.append((arm, "what candidates add", *reasons.figure(one.ratio, RATIO), says))
-            lines.append((arm, "within seed", *reasons.figure(one.ratio_within, RATIO), "–, holds noise"))
+            lines.append((arm, "what candidates add", reasons.figure(one.ratio, RATIO), says))
+            lines.append((arm, "within seed", reasons.figure(one.ratio_within, RATIO), "–, holds noise"))
         legend = (
             "ratio: standard deviation of the effect on one other task at a time, over that of the effect on the task "
             "itself. Losses of different tasks may have different scales.",
             *reasons.legend(),
         )
-        titles = ("arm", "of", "ratio", "95 % interval", "verdict")
-        yield Table(titles, tuple(lines), "Other tasks over the task itself", legend, text=(0, 1, 4))
+        titles = ("arm", "of", "ratio", "verdict")
+        yield Table(titles, tuple(lines), "Other tasks over the task itself", legend, text=(0, 1, 3))
 
 
 def claim_2(found: Analysis) -> Table:
@@ -96,8 +93,8 @@ def claim_2(found: Analysis) -> Table:
     reasons = _Reasons()
     rows = tuple(
         (
-            arm.name, one.group, str(one.pairs), *reasons.figure(one.across, RHO, sign=True),
-            *reasons.figure(one.same, RHO, sign=True), compared(one.across, 0.0, "above"),
+            arm.name, one.group, str(one.pairs), reasons.figure(one.across, RHO, sign=True),
+            reasons.figure(one.same, RHO, sign=True), compared(one.across, 0.0, "above"),
             listed(one.by_transition, RHO),
         )
         for arm in found.arms
@@ -113,10 +110,7 @@ def claim_2(found: Analysis) -> Table:
     )
     if not rows:
         legend = ("No transition has two tasks other than the trained one to compare.",)
-    columns = (
-        "arm", "pairs of tasks", "pairs", "different seeds", "95 % interval", "same seed", "95 % interval", "verdict",
-        "each transition",
-    )  # fmt: skip
+    columns = ("arm", "pairs of tasks", "pairs", "different seeds", "same seed", "verdict", "each transition")
     return Table(columns, rows, legend=legend, text=(0, 1, -2, -1))
 
 
@@ -158,20 +152,21 @@ def _tests(found: Analysis, legend: tuple[str, ...], *, primary: bool) -> Table:
         for test in arm.predictions
         if (test.x == PRIMARY) == primary
     )  # fmt: skip
-    columns: tuple[str, ...] = (
-        "arm", "indicator", "effect on", "rho", "95 % interval", "p", "adjusted p", "needed", "verdict",
-        "each transition",
-    )  # fmt: skip
+    verdict_column: tuple[str, ...] = ("verdict",)
     if not primary:
         # A verdict is on the claim, which speaks of the pre-update loss alone.
-        rows, columns = tuple((*row[:-2], row[-1]) for row in rows), (*columns[:-2], columns[-1])
+        rows, verdict_column = tuple((*row[:-2], row[-1]) for row in rows), ()
+    titles = ("arm", "indicator", "effect on", "rho", "p", "adjusted p", "needed")
+    columns = (*titles, *verdict_column, "each transition")
     return Table(columns, rows, legend=(*legend, *reasons.legend()), text=(0, 1, 2, -1, *([-2] if primary else [])))
 
 
 def _test(test: Association, reasons: _Reasons, adjusted: str) -> tuple[str, ...]:
-    names = (NAMES.get(test.x, test.x), NAMES[test.y])
     rho = reasons.figure(test.rho, RHO, sign=True)
-    return (test.arm, *names, *rho, p_value(test.p), adjusted, number(test.critical, RHO))
+    return (
+        test.arm, NAMES.get(test.x, test.x), NAMES[test.y], rho, p_value(test.p), adjusted,
+        number(test.critical, RHO),
+    )  # fmt: skip
 
 
 def _points(arm: Arm, outcome: Outcome) -> dict[str, list[tuple[float, float]]]:
@@ -190,13 +185,13 @@ def gains(found: Analysis) -> Iterator[Block]:
     for arm in found.arms:
         reasons = _Reasons()
         rows = tuple(
-            (NAMES[gain.outcome], gain.rule, *reasons.figure(gain.mean, NLL_DECIMALS, sign=True),
+            (NAMES[gain.outcome], gain.rule, reasons.figure(gain.mean, NLL_DECIMALS, sign=True),
              gain_verdict(gain.mean), listed(gain.by_transition, NLL_DECIMALS))
             for gain in arm.gains
         )  # fmt: skip
-        columns = ("effect on", "rule", "mean", "95 % interval", "verdict", "each transition")
+        columns = ("effect on", "rule", "mean", "verdict", "each transition")
         title = f"Arm {arm.name}: effect minus that of the original"
-        yield Table(columns, rows, title, reasons.legend(), text=(0, 1, 4, 5))
+        yield Table(columns, rows, title, reasons.legend(), text=(0, 1, 3, 4))
         for outcome in dict.fromkeys(gain.outcome for gain in arm.gains):
             drawn = [
                 Range(gain.rule, gain.mean.value, gain.mean.interval, gain.by_transition, gain_verdict(gain.mean))
@@ -226,7 +221,7 @@ def mediators(found: Analysis) -> Table:
     reasons = _Reasons()
     rows = tuple(
         (arm.name, NAMES[before.y],
-         *(text for one in (before, after) for text in reasons.figure(one.rho, RHO, sign=True)))
+         *(reasons.figure(one.rho, RHO, sign=True) for one in (before, after)))
         for arm in found.arms
         for before, after in arm.mediations
     )  # fmt: skip
@@ -235,7 +230,7 @@ def mediators(found: Analysis) -> Table:
         "the effect on earlier tasks after it. Hints at a reason: not tested, and not corrected for their number.",
         *reasons.legend(),
     )
-    columns = ("arm", "in between", "with pre-update loss", "95 % interval", "with earlier tasks", "95 % interval")
+    columns = ("arm", "in between", "with pre-update loss", "with earlier tasks")
     return Table(columns, rows, legend=legend, text=(0, 1))
 
 

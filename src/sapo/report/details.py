@@ -9,17 +9,18 @@ import numpy as np
 
 from sapo.models.ability import general_texts
 from sapo.report.blocks import NOTHING, Block, Listing, Note, Plot, Section, Table
-from sapo.report.compare import SHORT, TITLES, Arranged, Setting, letter
+from sapo.report.compare import Arranged, letter
 from sapo.report.data import data_blocks
-from sapo.report.numbers import NLL_DECIMALS, decimals, listed, number
+from sapo.report.differences import spread
+from sapo.report.numbers import NLL_DECIMALS, SHORT, TITLES, decimals, listed, number
 from sapo.report.plots import curves
 from sapo.report.runs import Run
 from sapo.report.selections import OPTIMISTIC, RULES, cuts, effort, finding, legend, ranking
-from sapo.report.units import Grid, Unit, spread
 from sapo.runs.results import MEASURES, NLL, Alarm, RunResult
 from sapo.training.guard import ended
 from sapo.training.policies import LOWEST, MIXTURES
 
+Value = Callable[[RunResult], float | None]
 _CONTROLS = {
     "original": "every task's original instruction",
     "random": "a paraphrase drawn at random, as a control",
@@ -42,24 +43,23 @@ _LOOKS = (
 def sections(arranged: Arranged, runs: Sequence[Run]) -> Iterator[Section]:
     """Yield a section for each of them that the runs hold."""
     alone = runs[0] if len(runs) == 1 else None
-    directories = runs[0].directory is not None
     if alone is not None and alone.data:
         yield Section("Data", data_blocks(alone.data))
     if alone is not None and any(selection is not None for selection in alone.selections):
         yield Section("Candidates before each task, lowest pre-update loss first", tuple(_candidates(alone)))
-    if directories:
+    if not arranged.sweep:
         yield Section("Instructions trained with", tuple(_instructions(runs)))
     if alone is not None and alone.result.watch:
         yield Section("Watch tasks, never trained on", tuple(_watch(alone)))
     if any(result.robustness for result in arranged.results):
         yield Section("Robustness to wording", tuple(_robustness(arranged)))
-    crossed = list(_trained_by_tested(arranged.grid) if arranged.grid is not None else _crossed(runs))
+    crossed = list(_trained_by_tested(arranged) if arranged.sweep else _crossed(runs))
     if crossed:
         yield Section("Trained with x tested with", tuple(crossed))
     if any(result.ability for result in arranged.results):
         yield Section("General ability", tuple(_ability(arranged)))
-    names = [run.name for run in runs] if directories else [result.name for result in arranged.results]
-    results = [run.result for run in runs] if directories else arranged.results
+    names = [run.name for run in runs] if not arranged.sweep else [result.name for result in arranged.results]
+    results = [run.result for run in runs] if not arranged.sweep else arranged.results
     alarms = [
         Note(("" if len(results) == 1 else f"{name}, ") + _alarm(alarm))
         for name, result in zip(names, results, strict=True)
@@ -175,13 +175,13 @@ def _robustness(arranged: Arranged) -> Iterator[Block]:
             yield Table(("task", "wordings", "mean", "worst"), rows, TITLES[measure])
             continue
 
-        def of(over: Callable[[Sequence[float]], Any], m: str = measure) -> Callable[[RunResult], float | None]:
+        def of(over: Callable[[Sequence[float]], Any], m: str = measure) -> Value:
             return lambda run: (
                 float(np.mean([over(w.of(m)) for w in run.robustness.values()])) if run.robustness else None
             )
 
-        values = [(title, of(over), False) for title, over in columns]
-        yield _table(arranged.settings, TITLES[measure], values, decimals(measure))
+        values = {title: of(over) for title, over in columns}
+        yield _by_setting(arranged, TITLES[measure], values, decimals(measure))
     yield Note(_WORDINGS, "dim")
 
 
@@ -200,12 +200,12 @@ def _ability(arranged: Arranged) -> Iterator[Block]:
         )
         yield Table(("model", "loss", "change"), rows, title)
     else:
-        values = [
-            ("before", lambda run: _ends(run)[0], False),
-            ("after", lambda run: _ends(run)[1], False),
-            ("change", _ability_change, True),
-        ]
-        yield _table(arranged.settings, title, values, NLL_DECIMALS)
+        values: dict[str, Value] = {
+            "before": lambda run: _ends(run)[0],
+            "after": lambda run: _ends(run)[1],
+            "change": _change,
+        }
+        yield _by_setting(arranged, title, values, NLL_DECIMALS)
     yield Note(
         f"On {len(general_texts())} general texts, without any prompt. No test interval: they are not a sample.", "dim"
     )
@@ -217,29 +217,28 @@ def _ends(run: RunResult) -> tuple[float | None, float | None]:
     return (stages[0], stages[max(stages)]) if 0 in stages and len(stages) > 1 else (None, None)
 
 
-def _ability_change(run: RunResult) -> float | None:
+def _change(run: RunResult) -> float | None:
     before, after = _ends(run)
     return None if before is None or after is None else after - before
 
 
-def _table(
-    settings: Sequence[Setting],
-    title: str,
-    values: Sequence[tuple[str, Callable[[RunResult], float | None], bool]],
-    digits: int,
-) -> Table:
-    """Return means over units of some values (heading, value of a run, with sign), for settings that have any."""
+def _by_setting(arranged: Arranged, title: str, values: Mapping[str, Value], digits: int) -> Table:
+    """Return means over units of some values, by heading, for settings that have any; "change" has a sign."""
     rows = []
-    for setting in settings:
-        spreads = [spread(setting.points(of)) for _, of, _ in values]
-        if spreads[0].count:
-            cells = [
+    for setting in arranged.settings:
+        spreads = {heading: spread(setting.points(of)) for heading, of in values.items()}
+        runs = max(found.count for found in spreads.values())
+        if runs:
+            cells = (
                 text
-                for found, (_, _, sign) in zip(spreads, values, strict=True)
-                for text in (number(found.mean, digits, sign=sign), listed(found.points, digits, sign=sign))
-            ]
-            rows.append((setting.name, str(spreads[0].count), *cells))
-    columns = ("setting", "runs", *(name for heading, _, _ in values for name in (heading, "each unit")))
+                for heading, found in spreads.items()
+                for text in (
+                    number(found.mean, digits, sign=heading == "change"),
+                    listed(found.points, digits, sign=heading == "change"),
+                )
+            )
+            rows.append((setting.name, str(runs), *cells))
+    columns = ("setting", "runs", *(name for heading in values for name in (heading, "each unit")))
     legend = f"Means over units; each unit: in the order of the units ({NOTHING}: not measured)."
     return Table(columns, tuple(rows), title, (legend,), text=(0, *range(3, len(columns), 2)))
 
@@ -259,17 +258,20 @@ def _crossed(runs: Sequence[Run]) -> Iterator[Block]:
             yield Table(("task", "score", "NLL"), rows, f"Run {run.name}", (legend,))
 
 
-def _trained_by_tested(grid: Grid) -> Iterator[Block]:
+def _trained_by_tested(arranged: Arranged) -> Iterator[Block]:
     """Yield the tables of training prompt x test prompt, of units that have all four cells."""
     rows: dict[str, list[tuple[str, ...]]] = {measure: [] for measure in MEASURES}
-    for method in grid.methods:
-        for by in sorted({r.crossed.by for r in grid.of(method, "original") if r is not None and r.crossed}):
-            found = [four for unit in grid.units if (four := _four(grid, method, by, unit)) is not None]
-            for m, measure in enumerate(MEASURES if found else ()):
-                for n, trained in enumerate(("original", f"choice of {by}")):
-                    means = (float(np.mean([four[m][n][tested] for four in found])) for tested in range(2))
-                    shown = (number(value, decimals(measure)) for value in means)
-                    rows[measure].append(("" if n else method, trained, str(len(found)), *shown))
+    known = {(s.method, s.policy): s.runs for s in arranged.settings}
+    for method in dict.fromkeys(s.method for s in arranged.settings):
+        plain = known.get((method, "original"), ())
+        for by in sorted({run.crossed.by for run in plain if run is not None and run.crossed}):
+            pairs = list(zip(plain, known.get((method, by), ()), strict=False))
+            for measure in MEASURES:
+                fours = (_four(one, other, by, measure) for one, other in pairs)
+                found = [four for four in fours if four is not None]
+                for n, trained in enumerate(("original", f"choice of {by}") if found else ()):
+                    means = (number(float(np.mean([four[n][k] for four in found])), decimals(measure)) for k in (0, 1))
+                    rows[measure].append(("" if n else method, trained, str(len(found)), *means))
     if rows[MEASURES[0]]:
         columns = ("method", "trained with", "units", "tested with original", "tested with choice")
         yield from (Table(columns, tuple(rows[m]), TITLES[m], text=(0, 1)) for m in MEASURES)
@@ -282,28 +284,18 @@ def _trained_by_tested(grid: Grid) -> Iterator[Block]:
         )
 
 
-def _four(grid: Grid, method: str, by: str, unit: Unit) -> list[list[list[float]]] | None:
-    """Return the means over tasks, axes measure, trained with, tested with; None if any is missing."""
-    plain, chosen = grid.runs.get((method, "original", unit)), grid.runs.get((method, by, unit))
+def _four(plain: RunResult | None, chosen: RunResult | None, by: str, measure: str) -> list[list[float]] | None:
+    """Return the means over tasks, axes trained with and tested with; None if any is missing."""
     if plain is None or chosen is None or plain.crossed is None or plain.crossed.by != by:
         return None
-    found = []
-    for measure in MEASURES:
-        crossed = [plain.crossed.of(measure).get(task) for task in plain.tasks]
-        values = [
-            [_mean(plain.final(measure, "original")), _mean(crossed)],
-            [_mean(chosen.final(measure, "original")), _mean(chosen.final(measure, "selected"))],
-        ]
-        complete = [[value for value in row if value is not None] for row in values]
-        if any(len(row) < 2 for row in complete):
-            return None
-        found.append(complete)
-    return found
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return float(np.mean(known)) if known and len(known) == len(values) else None
+    crossed = [plain.crossed.of(measure).get(task) for task in plain.tasks]
+    cells: list[list[Sequence[float | None]]] = [
+        [plain.final(measure, "original"), crossed],
+        [chosen.final(measure, "original"), chosen.final(measure, "selected")],
+    ]
+    if any(value is None for row in cells for cell in row for value in cell):
+        return None
+    return [[float(np.mean(np.asarray(cell, dtype=np.float64))) for cell in row] for row in cells]
 
 
 def _alarm(alarm: Alarm) -> str:

@@ -1,11 +1,13 @@
-"""How far one thing lies from another, and what can be said of it: two runs on the same test rows."""
+"""How far one thing lies from another and what can be said of it: two runs on the same test rows, settings by unit."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from scipy.stats import t
 
 from sapo.report.runs import Run
 from sapo.runs.metrics import METRICS, metric_draws, percentile_interval
@@ -85,7 +87,7 @@ def run_differences(first: Run, other: Run, measure: str, prompt: Prompt) -> dic
 def _obstacle(first: Run, other: Run, measure: str, prompt: Prompt) -> Verdict | None:
     """Return why two runs have no paired difference, if so."""
     mine, theirs = first.result, other.result
-    if measure != NLL and any(mine.primary_metrics[t] != theirs.primary_metrics[t] for t in mine.tasks):
+    if measure != NLL and any(mine.primary_metrics[name] != theirs.primary_metrics[name] for name in mine.tasks):
         return "not comparable"
     if mine.test_data != theirs.test_data:
         return "not paired"
@@ -95,3 +97,58 @@ def _obstacle(first: Run, other: Run, measure: str, prompt: Prompt) -> Verdict |
         if not all(np.array_equal(a, b) for a, b in zip(*weights, strict=True)):
             return "not comparable"
     return None
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """Values of units and their mean, in the values' units.
+
+    Attributes:
+        points: one value for each unit, None where it has none.
+        mean: of the values that there are; None without any.
+        interval: 95 % Student t interval of the mean; None with fewer than two values.
+    """
+
+    points: tuple[float | None, ...]
+    mean: float | None
+    interval: tuple[float, float] | None
+
+    @property
+    def count(self) -> int:
+        """How many units have a value."""
+        return sum(point is not None for point in self.points)
+
+
+def quantile(n: int) -> float:
+    """Return how many standard errors a 95 % Student t interval of n >= 2 values reaches to either side."""
+    return float(t.ppf(0.975, n - 1))
+
+
+def spread(points: Sequence[float | None]) -> Spread:
+    """Return the mean of the values with its interval: mean ± t(0.975, n - 1) * s / sqrt(n), s with n - 1."""
+    values = np.array([point for point in points if point is not None], dtype=np.float64)
+    n = len(values)
+    if n == 0:
+        return Spread(tuple(points), None, None)
+    mean = float(values.mean())
+    if n == 1:
+        return Spread(tuple(points), mean, None)
+    # Of equal values the standard deviation is 0; rounding would make it a little more.
+    deviation = float(values.std(ddof=1)) if np.ptp(values) > 1e-12 else 0.0
+    half = quantile(n) * deviation / n**0.5
+    return Spread(tuple(points), mean, (mean - half, mean + half))
+
+
+def unit_difference(
+    points: Sequence[float | None], baseline: Sequence[float | None], better: Literal["higher", "lower"]
+) -> Difference:
+    """Return points minus baseline, paired by unit; units that lack one of the two have no difference."""
+    pairs = list(zip(points, baseline, strict=True))
+    found = spread([None if a is None or b is None else a - b for a, b in pairs])
+    either = sum(a is not None or b is not None for a, b in pairs)
+    said: Verdict = "one unit: no interval" if found.count else "no pair"
+    if found.interval is not None:
+        low, high = found.interval
+        # Units that all differ by the same amount show no spread; that is a coarse measure, not certainty.
+        said = verdict(found.interval, better) if low < high else "too small to decide"
+    return Difference(found.mean, found.interval, said, found.points, either)

@@ -46,7 +46,7 @@ def _tasks(config: Config, run: Run) -> Table:
     rows = []
     for n, task in enumerate(run.inputs.tasks, start=1):
         scored = min(config.selection.examples, len(task.train)) if config.policy in BY_LOSS else None
-        count, rejected = len(run.inputs.candidates[task.name]), len(run.inputs.rejected[task.name])
+        count, rejected = len(run.inputs.candidates[task.name]), len(run.inputs.gathered[task.name].rejected)
         rows.append(
             (
                 f"{n} {task.name}",

@@ -6,11 +6,14 @@ import math
 from collections.abc import Sequence
 
 from sapo.report.blocks import NOTHING
-from sapo.runs.results import NLL
+from sapo.runs.results import NLL, PRIMARY
 
 SCORE = 1
 NLL_DECIMALS = 3
 LOSS = 4
+# What measures are called: in a column, and over a table.
+SHORT = {PRIMARY: "score", NLL: "NLL"}
+TITLES = {PRIMARY: "Score (0 to 100, higher is better)", NLL: "NLL (nats per token, lower is better)"}
 
 
 def decimals(measure: str) -> int:

@@ -12,8 +12,8 @@ from sapo.experiments.study.resampling import Measured
 from sapo.report import claims, remake
 from sapo.report.blocks import NOTHING, Note, Page, Section, Table, one_line
 from sapo.report.claims import RATIO, RHO, p_value
-from sapo.report.compare import EQUAL
 from sapo.report.numbers import LOSS, NLL_DECIMALS, SCORE, count, duration, estimate, listed, number
+from sapo.report.page import EQUAL
 
 # Characters of a candidate that a table shows.
 _SHOWN = 56
@@ -190,7 +190,7 @@ def _cost(ordered: Sequence[StudyRecord]) -> Note:
 def _reading(found: Analysis) -> Iterator[Note]:
     yield Note("One test was fixed before: the primary one. Everything else on this page is a hint.", "strong")
     yield Note(
-        "Intervals, where nothing else is said, are 95 % bootstrap intervals over transitions and, within them, "
+        "[..]: 95 % intervals; where nothing else is said, bootstrap intervals over transitions and, within them, "
         "candidates. They hold for other transitions only as far as these are a sample of them, and for these test "
         "rows."
     )

@@ -23,7 +23,8 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -46,11 +47,8 @@ _MAY_CHANGE = ("keep", "selection.batch_tokens", "selection.cache", "train.check
 class RunDirectory:
     """An open run directory; one job at a time, of whose processes the first one reads and writes.
 
-    Args:
-        directory: made if it does not exist.
-        config: the resolved configuration, as plain values.
-        processes: of this job. All of them must make the same calls.
-        shared: directory where runs of a sweep leave steps for each other; None for a run by itself.
+    It is made if it does not exist. ``shared`` is where the runs of a sweep leave steps for each other. All processes
+    of the job must make the same calls.
 
     Raises:
         RecordError: if the directory cannot be written, is in use, holds something else, or was made with
@@ -64,7 +62,7 @@ class RunDirectory:
         self.processes = processes
         self._shared = shared
         self._config = {key: value for key, value in config.items() if key != "run_dir"}
-        self._lock = FileLock(directory / ".lock")
+        self._held = ExitStack()
 
     def check(self) -> None:
         """Refuse a directory that this run cannot use; writes nothing, so that a mistake leaves nothing behind."""
@@ -91,25 +89,17 @@ class RunDirectory:
 
     def _open(self) -> None:
         self._check()
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            self._lock.acquire(timeout=0)
-        except Timeout as error:
-            raise RecordError(f"run_dir {self.path} is in use by another process: wait for it to end") from error
-        except OSError as error:
-            raise RecordError(f"run_dir {self.path} cannot be used: {error.strerror or error}") from error
-        try:
+        with ExitStack() as held:
+            held.enter_context(locked(self.path))
             # Once more: another process may have begun between the first look and the lock.
             self._check()
             self._sweep()
             if not (self.path / "config.yaml").exists():
                 write_text(self.path / "config.yaml", _to_yaml({"format": FORMAT, **self._config}))
-        except BaseException:
-            self._lock.release()
-            raise
+            self._held = held.pop_all()
 
     def __exit__(self, *failure: object) -> None:
-        self._lock.release()
+        self._held.close()
 
     def reuse(
         self, name: str, inputs: Inputs, parse: Callable[[Any], Any] = lambda value: value, *, shared: bool = False
@@ -297,6 +287,27 @@ class RunDirectory:
                 + "\n".join(differs)
                 + f"\nUse another run_dir, or delete {self.path} to start afresh."
             )
+
+
+@contextmanager
+def locked(run_dir: Path) -> Iterator[None]:
+    """Let one process at a time write in a directory, which is made if it does not exist.
+
+    Raises:
+        RecordError: if another process does, or the directory cannot be used.
+    """
+    lock = FileLock(run_dir / ".lock")
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise RecordError(f"run_dir {run_dir} is in use by another process: wait for it to end") from error
+    except OSError as error:
+        raise RecordError(f"run_dir {run_dir} cannot be used: {error.strerror or error}") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def differences(stored: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
+from typing import TYPE_CHECKING
 
 from sapo.candidates.files import candidates_file
 from sapo.candidates.gather import Gathered, gather, with_spare
@@ -13,7 +14,7 @@ from sapo.candidates.source import Source
 from sapo.core.errors import ConfigError, DataError, RenderError
 from sapo.core.progress import Reporter
 from sapo.core.storage import fingerprint
-from sapo.core.types import Example, Instruction, Rejection, Sample, Task
+from sapo.core.types import Example, Instruction, Sample, Task
 from sapo.models.render import Renderer
 from sapo.runs.directory import RunDirectory
 from sapo.tasks.holdout import hold_out
@@ -21,6 +22,9 @@ from sapo.tasks.inspection import Inspection, drop_overlap, inspect_task
 from sapo.tasks.load import load_sequence
 from sapo.tasks.own import DataSource
 from sapo.tasks.sampling import held_rows_of, selection_rows, used_rows
+
+if TYPE_CHECKING:
+    from sapo.candidates.server import ServerJudge
 
 # Tokens that a chat template may add to a row.
 _TEMPLATE = 256
@@ -37,8 +41,7 @@ class Inputs:
         held_rows: per task, rows that are neither trained on nor tested; empty unless the policy needs them.
         candidates: per task, the original first.
         held_out: per task, the paraphrases that are not candidates but for testing.
-        rejected: per task, the texts that are neither.
-        gathered: per task, all of them as they were gathered.
+        gathered: per task, all of them as they were gathered, with the texts that were rejected.
     """
 
     tasks: tuple[Task, ...]
@@ -47,7 +50,6 @@ class Inputs:
     held_rows: Mapping[str, tuple[Example, ...]]
     candidates: Mapping[str, tuple[Instruction, ...]]
     held_out: Mapping[str, tuple[Instruction, ...]]
-    rejected: Mapping[str, tuple[Rejection, ...]]
     gathered: Mapping[str, Gathered]
 
     def fitting(self, renderer: Renderer) -> Inputs:
@@ -85,11 +87,7 @@ class Inputs:
     def inspected(self, renderer: Renderer, examples: int, sample: Sample, seed: int) -> dict[str, Inspection]:
         """Return what the rows of every task hold; of watch tasks, the test rows alone.
 
-        Args:
-            renderer: of the prompts.
-            examples: selection rows, at most; 0 where candidates are not scored.
-            sample: how they are drawn.
-            seed: likewise.
+        ``examples`` is the most selection rows; 0 where candidates are not scored.
         """
 
         def selected(task: Task) -> tuple[int, ...]:
@@ -134,17 +132,8 @@ def read_inputs(
 ) -> Inputs:
     """Return the tasks and candidates of a run.
 
-    Args:
-        sequence: names of tasks, or the name of a published sequence.
-        watch: names of tasks that are only tested.
-        data_dir: of benchmark tasks.
-        own: the user's own tasks by name.
-        gathering: gives a task its candidates.
-        train_rows: of each task; None for all.
-        test_rows: likewise.
-        held_rows: rows to choose again on while a task is trained; None where nothing is chosen again.
-        drop: whether training rows whose input is also tested are left out.
-        seed: of the training rows.
+    ``own`` holds the user's own tasks by name. Row limits are for each task, None for all; ``held_rows`` is None where
+    nothing is chosen again while a task is trained. ``drop``: training rows whose input is also tested are left out.
 
     Raises:
         SapoError: for data or candidates that cannot be used, or that contradict each other.
@@ -170,7 +159,7 @@ def read_inputs(
         tasks, watched, {task.name: rows for task, rows in apart}, held,
         {name: candidates for name, (candidates, _) in parts.items()},
         {name: held_out for name, (_, held_out) in parts.items()},
-        {name: found.rejected for name, found in gathered.items()}, gathered,
+        gathered,
     )  # fmt: skip
 
 
@@ -181,6 +170,7 @@ class Gathering:
     Attributes:
         directory: holds what an earlier start gathered.
         sources: asked in order; none where the policy needs no candidates.
+        judge: asked last about each text; None for no such check.
         file: of candidates, where there is one among the sources.
         count: candidates wanted, the original not among them.
         wordings: paraphrases wanted for testing only.
@@ -191,6 +181,7 @@ class Gathering:
 
     directory: RunDirectory
     sources: tuple[Source, ...]
+    judge: ServerJudge | None
     file: Path | None
     count: int
     wordings: int
@@ -240,13 +231,15 @@ class Gathering:
         if not self.sources:
             return Gathered((Instruction(task.instruction, "original"),), ())
         costs = [cost for source in self.sources if (cost := source.cost(task, with_spare(count)))]
+        if self.judge is not None:
+            costs.append(self.judge.cost)
         if costs and not self.pays:
             stand_ins = (Instruction(task.instruction, "original"),) * (count + 1)
             return Gathered(stand_ins, (), (), (f"{task.name}: paraphrases not asked for yet: {'; '.join(costs)}",))
         for cost in costs:
             self.progress.note(f"{task.name}: asking for paraphrases: {cost}")
         with self.progress.step(f"{task.name}: gathering candidates", count, 0) as advance:
-            return gather(task, self.sources, count, advance)
+            return gather(task, self.sources, count, advance, self.judge)
 
 
 def _inputs_of(task: Task) -> dict[str, str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -44,17 +43,9 @@ def lineage(
 ) -> dict[str, Any]:
     """Return the content of `sapo.json`.
 
-    Args:
-        base: name of the model the run started from, as the user gave it.
-        method: how parameters were updated.
-        policy: how instructions were chosen.
-        trained: all tasks of the run so far, in order.
-        state: fingerprint of the resulting weights.
-        limits: `max_length` and `max_new_tokens` of the run.
-        template: fingerprint of the rendering (`Renderer.fingerprint`); None where it cannot be told.
-        versions: see `library_versions`.
-        earlier: task entries of the stage that the run itself started from, in any earlier format.
-        whole: whether the folder holds a model of its own instead of an adapter.
+    ``state`` is the fingerprint of the resulting weights, ``template`` that of the rendering; ``limits`` are
+    `max_length` and `max_new_tokens`. ``earlier`` are the task entries of the stage that the run itself started from,
+    in any earlier format. ``whole``: the folder holds a model of its own instead of an adapter.
     """
     return {
         "format": FORMAT,
@@ -90,30 +81,12 @@ def _entry(trained: Choice) -> dict[str, Any]:
 
 def _summary(selection: Selection) -> dict[str, Any]:
     """Return a selection without the losses of single examples, which the run directory keeps."""
-    return {
-        "rule": selection.rule,
-        "sample": selection.sample,
+    whole = selection.to_json()
+    kept = ("rule", "sample", "rows", "chosen", "tolerance", "strategy", "race", "route", "candidates", "rejected")
+    told = ("text", "origin", "loss", "nll_sum", "tokens", "delta", "ci", "examples", "status", "round")
+    return {key: whole[key] for key in kept} | {
         "rows": len(selection.rows),
-        "chosen": selection.chosen,
-        "tolerance": selection.tolerance,
-        "strategy": selection.strategy,
-        "race": None if selection.race is None else asdict(selection.race),
-        "route": selection.route,
-        "candidates": [
-            {
-                "text": c.instruction.text,
-                "origin": c.instruction.origin,
-                "loss": c.loss,
-                "nll_sum": float(c.losses.nll.sum()),
-                "tokens": int(c.losses.tokens.sum()),
-                "delta": c.delta,
-                "ci": list(c.interval) if c.interval else None,
-                "examples": len(c.losses.nll),
-                "status": c.status,
-                "round": c.round,
-            }
-            for c in selection.candidates
-        ],
+        "candidates": [{key: candidate[key] for key in told} for candidate in whole["candidates"]],
         # A text may have been rejected because it holds half a character, which other programs' JSON refuses.
         "rejected": [
             {"text": r.text.encode("utf-8", "backslashreplace").decode(), "reason": r.reason}

@@ -11,9 +11,8 @@ always means that the task got worse after its best stage.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 
 import numpy as np
 
@@ -30,70 +29,101 @@ class MatrixMetric:
         title: what tables print.
         definition: the formula, in the notation of this module.
         source: who defines or uses it so.
+        formula: from a batch of R and the sign of "better" to one value for each matrix.
     """
 
     name: str
     title: str
     definition: str
     source: str
-
-
-@dataclass(frozen=True, slots=True)
-class MetricValue:
-    """A metric in the units of its matrix, or None with the reason why it is undefined."""
-
-    value: float | None
-    reason: str | None
+    formula: Callable[[Floats, float], Floats]
 
 
 _SAPO = "SAPO, arXiv 2606.01967"
 _GEM = "GEM, Lopez-Paz & Ranzato 2017, arXiv 1706.08840"
 
+
+def _mean(values: Floats) -> Floats:
+    return np.asarray(values.mean(axis=-1))
+
+
+def _as_learned(r: Floats) -> Floats:
+    """R[j, j] of every task, shape [draws, N]."""
+    n = r.shape[-1]
+    return np.asarray(r[:, np.arange(1, n + 1), np.arange(n)])
+
+
+def _bwt_all_stages(r: Floats, _: float) -> Floats:
+    n, learned = r.shape[-1], _as_learned(r)
+    stages = [_mean(r[:, i, : i - 1] - learned[:, : i - 1]) for i in range(2, n + 1)]
+    return _mean(np.stack(stages, axis=-1))
+
+
+def _fwt_all_stages(r: Floats, _: float) -> Floats:
+    stages = [_mean(r[:, i, i:] - r[:, 0, i:]) for i in range(1, r.shape[-1])]
+    return _mean(np.stack(stages, axis=-1))
+
+
+def _bwt_final(r: Floats, _: float) -> Floats:
+    return _mean(r[:, -1, :-1] - _as_learned(r)[:, :-1])
+
+
+def _forgetting_max(r: Floats, sign: float) -> Floats:
+    n, oriented = r.shape[-1], sign * r
+    best = np.stack([oriented[:, j:n, j - 1].max(axis=-1) for j in range(1, n)], axis=-1)
+    return _mean(best - oriented[:, -1, :-1])
+
+
+def _fwt_next_task(r: Floats, _: float) -> Floats:
+    later = np.arange(1, r.shape[-1])
+    return _mean(r[:, later, later] - r[:, 0, later])
+
+
 METRICS: tuple[MatrixMetric, ...] = (
-    MatrixMetric("ap", "AP", "mean over j of R[N,j]", f"{_SAPO}; called ACC in {_GEM}"),
+    MatrixMetric("ap", "AP", "mean over j of R[N,j]", f"{_SAPO}; called ACC in {_GEM}", lambda r, _: _mean(r[:, -1])),
     MatrixMetric(
         "la",
         "LA",
         "mean over j of R[j,j]",
         "learning accuracy, Riemer et al. 2019, arXiv 1810.11910",
+        lambda r, _: _mean(_as_learned(r)),
     ),
     MatrixMetric(
         "bwt_all_stages",
         "BWT (all stages)",
         "mean over i=2..N of the mean over j<i of R[i,j] - R[j,j]",
         f"{_SAPO} (published implementation)",
+        _bwt_all_stages,
     ),
     MatrixMetric(
         "fwt_all_stages",
         "FWT (all stages)",
         "mean over i=1..N-1 of the mean over j>i of R[i,j] - R[0,j]",
         f"{_SAPO} (published implementation)",
+        _fwt_all_stages,
     ),
-    MatrixMetric("bwt_final", "BWT (final)", "mean over j<N of R[N,j] - R[j,j]", _GEM),
+    MatrixMetric("bwt_final", "BWT (final)", "mean over j<N of R[N,j] - R[j,j]", _GEM, _bwt_final),
     MatrixMetric(
         "forgetting_max",
         "Forgetting (max)",
         "mean over j<N of (best of R[i,j] over j<=i<N) - R[N,j], sign turned where lower is better",
         "Chaudhry et al. 2018, arXiv 1801.10112",
+        _forgetting_max,
     ),
     MatrixMetric(
         "fwt_next_task",
         "FWT (next task)",
         "mean over j=2..N of R[j-1,j] - R[0,j]",
         f"after {_GEM}, with zero-shot in place of a randomly initialised model",
+        _fwt_next_task,
     ),
 )
 
 
 def matrix_metrics(
-    matrix: Floats, *, higher_is_better: bool = True, undefined: Mapping[str, str] = MappingProxyType({})
-) -> dict[str, MetricValue]:
-    """Return every metric of `METRICS` by name, in the units of the matrix.
-
-    Args:
-        matrix: R, shape [N + 1, N]; cells that no metric needs may be NaN.
-        higher_is_better: False for losses, see the module's docstring.
-        undefined: metrics that this kind of matrix has no cells for, by name, with the reason.
+    matrix: Floats, *, higher_is_better: bool = True, undefined: Collection[str] = ()
+) -> dict[str, float]:
+    """Return every defined metric of one matrix by name, in its units; the arguments are those of `metric_draws`.
 
     Raises:
         MetricError: wrong shape, or a cell that a metric needs is NaN or infinite.
@@ -101,13 +131,7 @@ def matrix_metrics(
     if np.ndim(matrix) != 2:
         raise MetricError(f"A performance matrix has two axes, [N + 1, N]; this one has shape {np.shape(matrix)}.")
     values = metric_draws(np.asarray(matrix)[None], higher_is_better=higher_is_better, undefined=undefined)
-    alone = "needs at least two tasks; the sequence has one"
-    return {
-        metric.name: MetricValue(float(values[metric.name][0]), None)
-        if metric.name in values
-        else MetricValue(None, undefined.get(metric.name, alone))
-        for metric in METRICS
-    }
+    return {name: float(value[0]) for name, value in values.items()}
 
 
 def metric_draws(
@@ -138,7 +162,7 @@ def metric_draws(
     for metric in defined:
         _require_cells(metric, batch)
     sign = 1.0 if higher_is_better else -1.0
-    return {metric.name: _FORMULAS[metric.name](batch, sign) for metric in defined}
+    return {metric.name: metric.formula(batch, sign) for metric in defined}
 
 
 def resample_matrices(
@@ -158,25 +182,18 @@ def resample_matrices(
     Args:
         cells: ``cells[i][j]`` holds the score of each test row of task j after stage i, shape [rows_j], the
             same rows in every stage. A row that is not finite makes its cell NaN in every draw.
-        draws: number of resamples, at least 1.
+        draws: number of resamples.
         seed: not negative.
         weights: positive weight of each row, shaped like cells; a cell is the weighted mean of its rows. None
             weighs all rows alike. The sum of the NLL over the sum of the tokens is the weighted mean of the
             rows' nats *per token* with the rows' tokens as weights.
 
     Raises:
-        MetricError: no draws, a negative seed, a ragged table, a task without rows, unequal numbers of rows
-            between stages, or weights that are not positive or not shaped like the cells.
+        MetricError: a task without rows, unequal numbers of rows between stages, or a weight that is not positive.
     """
-    if draws < 1 or seed < 0:
-        raise MetricError(f"A bootstrap needs draws >= 1 and seed >= 0; found draws={draws}, seed={seed}.")
-    tasks = len(cells[0]) if cells else 0
-    if not tasks or any(len(stage) != tasks for stage in cells):
-        raise MetricError(f"Every stage needs the rows of every task; tasks per stage: {[len(s) for s in cells]}.")
+    tasks = len(cells[0])
     if weights is None:
         weights = [[np.ones(np.shape(rows)) for rows in stage] for stage in cells]
-    elif [len(stage) for stage in weights] != [len(stage) for stage in cells]:
-        raise MetricError(f"Weights need the shape of the cells, {len(cells)} stages of {tasks} tasks.")
     resampled = np.empty((draws, len(cells), tasks))
     for j in range(tasks):
         scores = _stages_by_rows([stage[j] for stage in cells], f"scores of task {j + 1}")
@@ -193,82 +210,18 @@ def resample_matrices(
 
 
 def percentile_interval(draws: Floats, level: float = 0.95) -> tuple[float, float]:
-    """Return the central percentile interval of bootstrap draws, in their units.
+    """Return the central percentile interval of finite bootstrap draws, shape [draws], in their units.
 
-    Of draws made by `resample_matrices` it is conditional on the trained models: it shows test-row noise
-    and no seed noise.
-
-    Args:
-        draws: shape [draws].
-        level: share of the draws inside, between 0 and 1.
+    ``level`` is the share of the draws inside. Of draws made by `resample_matrices` it is conditional on the trained
+    models: it shows test-row noise and no seed noise.
 
     Raises:
-        MetricError: no draws, a draw that is not finite, or an impossible level.
+        MetricError: no draws, or a draw that is not finite.
     """
-    if not 0 < level < 1:
-        raise MetricError(f"The level of an interval lies between 0 and 1; found {level}.")
     if np.ndim(draws) != 1 or not np.size(draws) or not np.isfinite(draws).all():
         raise MetricError(f"An interval needs finite draws, shape [draws]; found shape {np.shape(draws)}.")
     low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
-
-
-def _ap(r: Floats, _: float) -> Floats:
-    return _mean(r[:, -1])
-
-
-def _la(r: Floats, _: float) -> Floats:
-    return _mean(_as_learned(r))
-
-
-def _bwt_all_stages(r: Floats, _: float) -> Floats:
-    n, learned = r.shape[-1], _as_learned(r)
-    stages = [_mean(r[:, i, : i - 1] - learned[:, : i - 1]) for i in range(2, n + 1)]
-    return _mean(np.stack(stages, axis=-1))
-
-
-def _fwt_all_stages(r: Floats, _: float) -> Floats:
-    stages = [_mean(r[:, i, i:] - r[:, 0, i:]) for i in range(1, r.shape[-1])]
-    return _mean(np.stack(stages, axis=-1))
-
-
-def _bwt_final(r: Floats, _: float) -> Floats:
-    return _mean(r[:, -1, :-1] - _as_learned(r)[:, :-1])
-
-
-def _forgetting_max(r: Floats, sign: float) -> Floats:
-    n, oriented = r.shape[-1], sign * r
-    best = np.stack([oriented[:, j:n, j - 1].max(axis=-1) for j in range(1, n)], axis=-1)
-    return _mean(best - oriented[:, -1, :-1])
-
-
-def _fwt_next_task(r: Floats, _: float) -> Floats:
-    later = np.arange(1, r.shape[-1])
-    return _mean(r[:, later, later] - r[:, 0, later])
-
-
-# From a batch of R and the sign of "better" to one value for each matrix.
-_FORMULAS: Mapping[str, Callable[[Floats, float], Floats]] = MappingProxyType(
-    {
-        "ap": _ap,
-        "la": _la,
-        "bwt_all_stages": _bwt_all_stages,
-        "fwt_all_stages": _fwt_all_stages,
-        "bwt_final": _bwt_final,
-        "forgetting_max": _forgetting_max,
-        "fwt_next_task": _fwt_next_task,
-    }
-)
-
-
-def _mean(values: Floats) -> Floats:
-    return np.asarray(values.mean(axis=-1))
-
-
-def _as_learned(r: Floats) -> Floats:
-    """R[j, j] of every task, shape [draws, N]."""
-    n = r.shape[-1]
-    return np.asarray(r[:, np.arange(1, n + 1), np.arange(n)])
 
 
 def _require_cells(metric: MatrixMetric, batch: Floats) -> None:
@@ -279,7 +232,7 @@ def _require_cells(metric: MatrixMetric, batch: Floats) -> None:
     for i, column in np.argwhere(~np.isfinite(batch).all(axis=0)):
         probe = np.zeros((1, *batch.shape[1:]))
         probe[0, i, column] = np.nan
-        if np.isnan(_FORMULAS[metric.name](probe, 1.0)[0]):
+        if np.isnan(metric.formula(probe, 1.0)[0]):
             found = batch[:, i, column][~np.isfinite(batch[:, i, column])][0]
             raise MetricError(
                 f"{metric.title} ({metric.name}) needs R[{i},{column + 1}], the score at stage {i} "

@@ -43,17 +43,7 @@ class Model(Protocol):
 class RunModel:
     """Holds the model of a run in one stage at a time.
 
-    Args:
-        loaded: in the method's stage 0.
-        fresh: loads that once more.
-        method: how it is trained.
-        directory: where stages are kept.
-        lineage: what is written beside a stage.
-        batch_tokens: tokens of a forward pass; None leaves it to the scorer.
-        processes: of this job.
-
-    Attributes:
-        start: stage 0.
+    ``loaded`` is in the method's stage 0, which ``fresh`` loads once more; ``lineage`` is written with every stage.
     """
 
     def __init__(

@@ -78,20 +78,9 @@ def make_plan(
 ) -> Plan:
     """Return the plan of a run whose tasks hold exactly the rows that it will use.
 
-    Args:
-        renderer: of the run's model.
-        tasks: the sequence.
-        watch: tasks that are only evaluated.
-        candidates: per task, the original first.
-        scores: whether the policy needs losses.
-        races: whether candidates race.
-        examples: selection rows.
-        budget: most that scoring a task may cost, as a share of its training; None for no limit.
-        updates: per task, number of optimiser updates.
-        epochs: passes over the training rows.
-        trainings: of the run.
-        both_prompts: whether seen tasks are tested with the selected and with the original instruction.
-        wordings: held-out paraphrases that each task is tested with at the end.
+    ``candidates`` are by task, the original first; ``examples`` counts selection rows, ``updates`` each task's
+    optimiser updates, ``wordings`` the held-out paraphrases that each task is tested with at the end. ``budget`` is the
+    most that scoring a task may cost, as a share of its training; None for no limit.
 
     Raises:
         RenderError: if a prompt cannot be rendered: better now than after hours.

@@ -1,6 +1,8 @@
 """From a configuration to a run that is ready: everything that it needs, loaded and checked before its first step.
 
-Configuration stops here: every room is given what it uses.
+Configuration stops here: every room is given the values that it uses, so a signature tells what a step depends on.
+All that can fail for a reason that the user can act on fails here, before hours of work: first what costs nothing
+(settings, directory, data, candidates), then what takes minutes (the model, and whether all prompts fit).
 """
 
 from __future__ import annotations
@@ -13,15 +15,14 @@ from functools import partial
 from math import ceil
 from pathlib import Path
 
-from sapo.candidates.local import LocalSettings
 from sapo.candidates.opening import open_sources
-from sapo.candidates.source import Source
 from sapo.core.processes import Processes, join
 from sapo.core.progress import SILENT, Reporter
 from sapo.models.answers import teaches_to_stop
 from sapo.models.load import LoadedModel, best_device, load_model
 from sapo.models.render import Renderer
-from sapo.runs.config.schema import CandidatesConfig, Config, ModelConfig
+from sapo.models.settings import ModelSettings
+from sapo.runs.config.schema import Config
 from sapo.runs.directory import RunDirectory
 from sapo.runs.inputs import Gathering, Inputs, read_inputs
 from sapo.runs.lineage import earlier_tasks, library_versions, lineage
@@ -29,7 +30,7 @@ from sapo.runs.model import RunModel
 from sapo.runs.plan import make_plan
 from sapo.runs.results import Prompt, undefined
 from sapo.runs.run import Run
-from sapo.runs.steps import Chooser, HowTrained, Tester, Trainer
+from sapo.runs.steps import Chooser, Tester, Trainer
 from sapo.runs.tracking import integrations, tracked
 from sapo.selection.rows import context_length
 from sapo.training.methods import make_method
@@ -42,10 +43,7 @@ from sapo.training.schedule import schedule
 def prepared(config: Config, progress: Reporter = SILENT, shared: Path | None = None) -> Iterator[Run]:
     """Yield a run whose directory is open; nothing of it is computed yet.
 
-    Args:
-        config: of one run, not of a sweep.
-        progress: hears about every step.
-        shared: where the runs of a sweep leave for each other what they compute at the start.
+    ``shared`` is where the runs of a sweep leave for each other what they compute at the start.
 
     Raises:
         SapoError: for whatever would stop the run later.
@@ -68,11 +66,7 @@ def prepare(config: Config, progress: Reporter = SILENT, shared: Path | None = N
 
     Only the first process reads data and candidates; every one of them loads the model.
 
-    Args:
-        config: of one run.
-        progress: hears what sources of candidates cost.
-        shared: see `prepared`.
-        pays: whether sources that cost time or money are asked; if not, others stand in for their candidates.
+    ``pays``: sources that cost time or money are asked; if not, others stand in for their candidates.
 
     Raises:
         SapoError: for whatever would stop the run later.
@@ -96,9 +90,11 @@ def read(
     # Before the model is loaded, and without leaving anything behind should the configuration be wrong.
     directory.check()
     asks = config.policy != "original" or config.evaluate.wordings > 0
+    sources, judge = open_sources(config.candidates, config.model, config.seed, progress.note) if asks else ((), None)
     gathering = Gathering(
         directory,
-        _sources(config.candidates, config.model, config.seed, progress) if asks else (),
+        sources,
+        judge,
         config.candidates.file if asks else None,
         config.candidates.count,
         config.evaluate.wordings,
@@ -134,12 +130,13 @@ def _load(config: Config, gathering: Gathering, inputs: Inputs, progress: Report
     forced = config.selection.strategy == "racing" and policy in BY_LOSS and not raced
     why = "selection.rule confident" if policy in LOWEST else f"policy {policy}"
     evaluate = config.evaluate
+    budget = selection.budget if raced else None
     plan = make_plan(
         renderer, inputs.tasks, inputs.watch, inputs.candidates,
         scores=policy in BY_LOSS,
         races=raced,
         examples=selection.examples,
-        budget=selection.budget if raced else None,
+        budget=budget,
         updates={t.name: ceil(train.epochs * ceil(len(t.train) / train.batch_size)) for t in inputs.tasks},
         epochs=train.epochs,
         trainings=trainings,
@@ -159,14 +156,9 @@ def _load(config: Config, gathering: Gathering, inputs: Inputs, progress: Report
     )  # fmt: skip
     # Weights of the model itself often need another rate than an adapter.
     own_rate = {"full": config.full.learning_rate, "osf": config.osf.learning_rate}.get(config.method)
-    how = HowTrained(
-        train.model_copy(update={"learning_rate": own_rate or train.learning_rate}), policy, config.paft,
-        config.reselect, inputs.held_rows, config.guard, inputs.watch, seed, config.keep == "all",
-    )  # fmt: skip
     prompts: tuple[Prompt, ...] = ("selected", "original")
     if evaluate.test_prompt != "both":
         prompts = (evaluate.test_prompt,)
-    budget = selection.budget if raced else None
     budgets = {} if budget is None else {name: budget * work.cost for name, work in plan.train.items()}
     rows = selection.examples if policy in BY_LOSS else 0
     return Run(
@@ -195,7 +187,12 @@ def _load(config: Config, gathering: Gathering, inputs: Inputs, progress: Report
             directory, model, renderer, policy, selection, seed, plan,
             budgets=budgets, progress=progress, processes=processes,
         ),
-        trainer=Trainer(directory, model, renderer, method, how, plan, progress, processes),
+        trainer=Trainer(
+            directory, model, renderer, method, plan, progress, processes, policy=policy, paft=config.paft,
+            settings=train.model_copy(update={"learning_rate": own_rate or train.learning_rate}),
+            reselect=config.reselect, held_rows=inputs.held_rows, guard=config.guard, watch=inputs.watch, seed=seed,
+            keeps_all=config.keep == "all",
+        ),
         tester=Tester(
             directory, model, renderer, prompts, evaluate.max_new_tokens, plan,
             held_out=inputs.held_out, general=evaluate.general, progress=progress, processes=processes,
@@ -211,25 +208,9 @@ _ENDLESS = (
 _GIVEN = ("the adapter's own r, alpha, dropout and modules hold, not lora.*",)
 
 
-def _load_start(model: ModelConfig, method: SeqLora, processes: Processes) -> LoadedModel:
+def _load_start(model: ModelSettings, method: SeqLora, processes: Processes) -> LoadedModel:
     device = processes.device(model.device or best_device())
     # Methods that train the weights themselves need all digits of them.
     dtype = model.dtype or ("float32" if method.whole else None)
     loaded = load_model(model.base, model.adapter, dtype, device)
     return replace(loaded, model=method.start(loaded.model))
-
-
-def _sources(chosen: CandidatesConfig, model: ModelConfig, seed: int, progress: Reporter) -> tuple[Source, ...]:
-    server = None
-    if chosen.openai is not None:
-        from sapo.candidates.server import ServerSettings
-
-        server = ServerSettings(**chosen.openai.model_dump())
-    return open_sources(
-        chosen.asked,
-        file=chosen.file,
-        local=LocalSettings(chosen.local.model or model.base, model.dtype, model.device, chosen.local.temperature),
-        server=server,
-        seed=seed,
-        tell=progress.note,
-    )

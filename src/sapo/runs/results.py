@@ -7,7 +7,7 @@ Every cell is (stage, task, test prompt). Seen tasks are tested with the instruc
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
@@ -21,17 +21,37 @@ from sapo.models.answers import Evaluation
 from sapo.models.text_metrics import TEXT_METRICS
 from sapo.runs.metrics import METRICS, matrix_metrics, metric_draws, percentile_interval, resample_matrices
 from sapo.tasks.load import data_fingerprint
-from sapo.training.guard import Alarm as Rise
-from sapo.training.schedule import Order
+from sapo.training.schedule import Order, Stage
 
 NLL = "nll"
 PRIMARY = "primary"
 MEASURES = (PRIMARY, NLL)
 DRAWS = 2000
+_ALONE = "needs at least two tasks; the sequence has one"
 FORMAT = 2
 Prompt = Literal["selected", "original"]
 # (stage, task name, test prompt) -> evaluation
 Cells = Mapping[tuple[int, str, Prompt], Evaluation]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A stage, tested: its row of the performance matrix, and what is measured besides.
+
+    Attributes:
+        cells: by task and test prompt; watch tasks too.
+        wordings: per task in its last stage, its held-out paraphrases.
+        crossed: per task in its last stage, its test with another run's instruction.
+        ability: loss on general text in nats per token, where it is measured.
+    """
+
+    stage: Stage
+    cells: Mapping[tuple[str, Prompt], Evaluation]
+    wordings: Mapping[str, tuple[tuple[Instruction, Evaluation], ...]] = field(default_factory=dict)
+    crossed: Mapping[str, Evaluation] = field(default_factory=dict)
+    ability: float | None = None
+    seconds: float = 0.0
+
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Matrix = Sequence[Sequence[Number | None]]
@@ -57,7 +77,6 @@ class Used(_Value):
 
     Attributes:
         text: the instruction; the last one where it was chosen again during the training.
-        origin: where it comes from.
         original: the task's own instruction.
         suffix: the task's sentence about the answer's format.
         losses: of every candidate by text, in nats per token; None where the policy needs none.
@@ -137,17 +156,14 @@ class RunResult(_Value):
     """What a finished run found.
 
     Attributes:
-        tasks: the sequence.
         primary_metrics: metric by task, of watch tasks too.
         test_prompt: the test prompt of `matrix` and `metrics`.
         matrices: measure ("primary", a text metric, "nll") -> test prompt -> R; row 0 is zero-shot, rows are stages,
             columns tasks; None: not defined.
         metrics_all: measure -> test prompt -> name -> estimate.
         watch: task -> measure -> test prompt -> one value for each stage.
-        instructions: by task.
         test_data: fingerprint of the test rows by task.
         test_rows: their number by task.
-        config: the resolved configuration.
         seconds: wall time by kind of step.
         robustness: by task, where paraphrases were held out for testing.
         crossed: where another policy's instructions were given for testing.
@@ -305,43 +321,37 @@ def _from_first_format(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def run_result(
-    *,
+    rows: Sequence[Row],
     tasks: Sequence[Task],
     watch: Sequence[Task],
     prompts: Sequence[Prompt],
-    cells: Cells,
-    trained: Sequence[Choice],
     config: Mapping[str, Any],
-    seconds: Mapping[str, float],
-    undefined: Mapping[str, str] = MappingProxyType({}),
-    wordings: Mapping[str, Sequence[tuple[Instruction, Evaluation]]] = MappingProxyType({}),
-    crossed: Mapping[str, Evaluation] = MappingProxyType({}),
-    ability: Mapping[int, float] = MappingProxyType({}),
-    alarms: Sequence[tuple[str, Rise]] = (),
+    undefined: Mapping[str, str],
 ) -> RunResult:
-    """Return what a run found.
+    """Return what the rows of a performance matrix say.
 
-    Args:
-        tasks: the sequence, with the rows that were tested.
-        watch: tasks that are only tested, likewise.
-        prompts: the test prompts, that of the main matrix first.
-        cells: all tests by stage, task and test prompt.
-        trained: the tasks so far.
-        config: the plain configuration: model.base, method, policy and seed are read.
-        seconds: wall time by kind of step.
-        undefined: metrics that lack their cells, by name, with the reason; see `undefined`.
-        wordings: by task its last stage under held-out paraphrases.
-        crossed: by task its last stage under the instruction of policy sapo.
-        ability: loss on general text by stage.
-        alarms: of the forgetting guard, with the name of the training.
+    Row 0 comes first in ``rows``, the test prompt of the main matrix in ``prompts``. Tasks hold the rows that were
+    tested. ``undefined`` names metrics that lack their cells, with the reason.
     """
     by_name = {task.name: task for task in tasks}
+    choices = {choice.task.name: choice for row in rows for choice in row.stage.choices}
+    cells = {(row.stage.number, *key): cell for row in rows for key, cell in row.cells.items()}
+    crossed = {name: cell for row in rows for name, cell in row.crossed.items()}
+    seconds = {
+        "scoring": sum(c.selection.seconds for c in choices.values() if c.selection is not None),
+        "training": sum(row.stage.seconds for row in rows),
+        "evaluating": sum(row.seconds for row in rows),
+    }
+
+    def values(found: Mapping[str, Evaluation], measure: str) -> dict[str, float]:
+        return {name: value(cell, measure, by_name[name]) for name, cell in found.items()}
+
     return RunResult(
         tasks=list(by_name),
         primary_metrics={task.name: task.metric for task in (*tasks, *watch)},
         test_prompt=prompts[0],
         **tabulate(cells, tasks, watch, prompts, config["seed"], undefined),
-        instructions={one.task.name: _used(one, config["policy"]) for one in trained},
+        instructions={name: _used(choice, config["policy"]) for name, choice in choices.items()},
         test_data={task.name: data_fingerprint(task.test) for task in tasks},
         test_rows={task.name: len(task.test) for task in tasks},
         config=config,
@@ -352,18 +362,13 @@ def run_result(
                 primary=[value(cell, PRIMARY, by_name[name]) for _, cell in found],
                 nll=[value(cell, NLL, by_name[name]) for _, cell in found],
             )
-            for name, found in wordings.items()
+            for row in rows
+            for name, found in row.wordings.items()
         }
         or None,
-        crossed=Crossed(
-            by="sapo",
-            primary={name: value(cell, PRIMARY, by_name[name]) for name, cell in crossed.items()},
-            nll={name: value(cell, NLL, by_name[name]) for name, cell in crossed.items()},
-        )
-        if crossed
-        else None,
-        ability=[Ability(stage=stage, loss=loss) for stage, loss in sorted(ability.items())] or None,
-        guard=[Alarm(task=name, **asdict(alarm)) for name, alarm in alarms] or None,
+        crossed=Crossed(by="sapo", primary=values(crossed, PRIMARY), nll=values(crossed, NLL)) if crossed else None,
+        ability=[Ability(stage=r.stage.number, loss=r.ability) for r in rows if r.ability is not None] or None,
+        guard=[Alarm(task=r.stage.name, **asdict(alarm)) for r in rows for alarm in r.stage.alarms] or None,
     )
 
 
@@ -461,9 +466,9 @@ def _metrics(
     draws = metric_draws(resampled, higher_is_better=higher_is_better, undefined=undefined)
     return {
         metric.name: {
-            "value": values[metric.name].value,
+            "value": values.get(metric.name),
             "interval": list(percentile_interval(draws[metric.name])) if metric.name in draws else None,
-            "reason": values[metric.name].reason,
+            "reason": None if metric.name in values else undefined.get(metric.name, _ALONE),
         }
         for metric in METRICS
     }

@@ -1,4 +1,8 @@
-"""A run that is ready: its three steps, and what they work on."""
+"""A run that is ready: its three steps, and what they work on.
+
+`sapo.sequence` calls the steps and knows no more of them than their names. Here they meet what is the same for all
+steps of a run: its tasks and candidates, the directory, the tracker.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +22,8 @@ from sapo.runs.inputs import Gathering, Inputs
 from sapo.runs.lineage import library_versions
 from sapo.runs.model import RunModel
 from sapo.runs.plan import Plan
-from sapo.runs.results import Prompt, RunResult, run_result
-from sapo.runs.steps import Chooser, Row, Tester, Trainer
+from sapo.runs.results import Row, RunResult, run_result
+from sapo.runs.steps import Chooser, Tester, Trainer
 from sapo.runs.tracking import Tracker
 from sapo.selection.settings import SelectionSettings
 from sapo.tasks.findings import data_table, warnings_of
@@ -33,18 +37,10 @@ class Run:
 
     Attributes:
         config: as plain values, for what is written.
-        inputs: tasks and candidates.
-        schedule: its trainings, in order.
         loaded: the model as it was loaded, with its notes.
-        renderer: of its prompts.
-        selection: how instructions are chosen.
-        plan: what its steps cost.
         inspections: what the rows of every task hold.
         notes: what the user should know before it starts, one sentence each.
         undefined: metrics that lack their cells, by name, with the reason.
-        directory: where it is recorded.
-        gathering: what gave it its candidates.
-        model: in the stage that was needed last.
         chooser, trainer, tester: its three steps.
         tracker: takes figures for the user's experiment tracker.
     """
@@ -89,8 +85,8 @@ class Run:
     def choose(self, before: Stage, training: Training, task: Task) -> Choice:
         """Return the instruction to train a task with, chosen under the model in the stage before."""
         place = self.inputs.tasks.index(task) + 1
-        candidates, rejected = self.inputs.candidates[task.name], self.inputs.rejected[task.name]
-        choice = self.chooser(before, place, task, candidates, rejected)
+        rejected = self.inputs.gathered[task.name].rejected
+        choice = self.chooser(before, place, task, self.inputs.candidates[task.name], rejected)
         self.tracker.chosen(choice, training.stage)
         return choice
 
@@ -101,10 +97,8 @@ class Run:
     def test(self, stage: Stage, training: Training | None = None, crossed: Mapping[str, str] | None = None) -> Row:
         """Return a stage's row of the performance matrix, and what is measured besides.
 
-        Args:
-            stage: to test.
-            training: that led to it; None for stage 0.
-            crossed: instructions of another run by task, with which a task's last stage is tested too.
+        ``training`` led to the stage, None for stage 0; ``crossed`` holds instructions of another run by task, with
+        which a task's last stage is tested too.
         """
         tasks, final = (self.inputs.tasks, ()) if training is None else (training.tested, training.final)
         by_name = {task.name: task for task in (*tasks, *self.inputs.watch)}
@@ -116,7 +110,7 @@ class Run:
     def finished(self, rows: Sequence[Row]) -> RunResult:
         """Return what all rows together say, and write it."""
         prompts, watch = self.tester.prompts, self.inputs.watch
-        result = result_of(rows, self.inputs.tasks, watch, prompts, self.config, self.undefined)
+        result = run_result(rows, self.inputs.tasks, watch, prompts, self.config, self.undefined)
         self.tracker.finished(result.metrics_all)
         self.directory.write("results.json", result.to_json())
         return result
@@ -148,42 +142,3 @@ class Run:
             "notes": list(self.loaded.notes),
             "versions": library_versions(),
         }
-
-
-def result_of(
-    rows: Sequence[Row],
-    tasks: Sequence[Task],
-    watch: Sequence[Task],
-    prompts: Sequence[Prompt],
-    config: Mapping[str, Any],
-    undefined: Mapping[str, str],
-) -> RunResult:
-    """Return what the rows of a performance matrix say.
-
-    Args:
-        rows: row 0 first.
-        tasks: of the sequence.
-        watch: tasks that are only tested.
-        prompts: test prompts, the one of the main matrix first.
-        config: as plain values.
-        undefined: metrics that lack their cells, by name, with the reason.
-    """
-    choices = {choice.task.name: choice for row in rows for choice in row.stage.choices}
-    return run_result(
-        tasks=tasks,
-        watch=watch,
-        prompts=prompts,
-        cells={(row.stage.number, *key): cell for row in rows for key, cell in row.cells.items()},
-        trained=list(choices.values()),
-        config=config,
-        seconds={
-            "scoring": sum(c.selection.seconds for c in choices.values() if c.selection is not None),
-            "training": sum(row.stage.seconds for row in rows),
-            "evaluating": sum(row.seconds for row in rows),
-        },
-        undefined=undefined,
-        wordings={task: tests for row in rows for task, tests in row.wordings.items()},
-        crossed={task: cell for row in rows for task, cell in row.crossed.items()},
-        ability={row.stage.number: row.ability.loss for row in rows if row.ability is not None},
-        alarms=[(row.stage.name, alarm) for row in rows for alarm in row.stage.alarms],
-    )

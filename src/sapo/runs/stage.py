@@ -64,11 +64,7 @@ def _downloaded(name: str) -> Path:
 
 
 def _named(prompts: Mapping[str, tuple[str, str]], task: str | None) -> str:
-    """Return the name of a task that a stage was trained on, by default the last one's.
-
-    Raises:
-        ModelError: if there is none of this name.
-    """
+    """Return the name of a task that a stage was trained on, by default the last one's."""
     name = list(prompts)[-1] if task is None else task
     if name not in prompts:
         raise ModelError(
@@ -85,7 +81,6 @@ class Stage:
         loaded: base model with the stage's adapter.
         prompts: (instruction, suffix) of each task so far, by name, in order.
         max_length: of the run, see `sapo.runs.config.schema.Config`.
-        max_new_tokens: likewise.
     """
 
     loaded: LoadedModel

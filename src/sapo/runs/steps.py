@@ -1,8 +1,9 @@
 """The steps of a sequence: an instruction chosen, a task trained, a stage tested. Each is computed once.
 
-A step that the run directory holds for the same inputs is reused. The model is brought into a stage only when a step
-must be computed in it, so a finished run is read back within seconds, and an interrupted one is resumed where it
-stopped.
+A step is recorded before its result is used. So a directory holds, after a crash, each step whole or not at all, and no
+result rests on something that is not recorded. A step is reused if it was computed from the same inputs, which are
+recorded with it. The model is brought into a stage only when a step must be computed in it: a finished run is read back
+within seconds, and an interrupted one is resumed where it stopped.
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ from sapo.core.processes import ALONE, Processes
 from sapo.core.progress import SILENT, Reporter
 from sapo.core.storage import fingerprint, unwritable
 from sapo.core.types import Choice, Example, Instruction, Rejection, Selection, Task
-from sapo.models.ability import Ability, general_fingerprint, general_texts, measure_ability
+from sapo.models.ability import general_texts, measure_ability
 from sapo.models.answers import Evaluation, evaluate
 from sapo.models.render import Renderer
 from sapo.runs.directory import Inputs, RunDirectory
 from sapo.runs.model import Model, RunModel
 from sapo.runs.plan import Plan
-from sapo.runs.results import Prompt
+from sapo.runs.results import Prompt, Row
 from sapo.selection.cache import LossCache, cache_directory
 from sapo.selection.rows import context_length
 from sapo.selection.scoring import score_candidates
@@ -43,7 +44,7 @@ from sapo.training.policies import BY_LOSS, MIXTURES, choose_instruction, leadin
 from sapo.training.schedule import Stage, Training
 from sapo.training.settings import GuardSettings, PaftSettings, Policy, ReselectSettings, TrainSettings
 from sapo.training.trainer import Checkpoints, Extras, Log
-from sapo.training.wording import Fixed, Leaders, Mixture, Reselecting, Rewording, Worded
+from sapo.training.wording import Leaders, Mixture, Reselecting, Rewording, Worded
 
 # What else to lower where training diverges.
 _KEYS = {
@@ -56,149 +57,103 @@ _KEYS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """A stage, tested: its row of the performance matrix, and what is measured besides.
-
-    Attributes:
-        stage: that was tested.
-        cells: by task and test prompt; watch tasks too.
-        wordings: per task in its last stage, its held-out paraphrases.
-        crossed: per task in its last stage, its test with another run's instruction.
-        ability: general ability, where it is measured.
-        seconds: wall time.
-    """
-
-    stage: Stage
-    cells: Mapping[tuple[str, Prompt], Evaluation]
-    wordings: Mapping[str, tuple[tuple[Instruction, Evaluation], ...]] = field(default_factory=dict)
-    crossed: Mapping[str, Evaluation] = field(default_factory=dict)
-    ability: Ability | None = None
-    seconds: float = 0.0
-
-
 class Chooser:
     """Chooses the instruction that a task is trained with (paper, section 4)."""
 
-    def __init__(
-        self,
-        directory: RunDirectory,
-        model: Model,
-        renderer: Renderer,
-        policy: Policy,
-        settings: SelectionSettings,
-        seed: int,
-        plan: Plan,
-        *,
-        budgets: Mapping[str, float] | None = None,
-        progress: Reporter = SILENT,
-        processes: Processes = ALONE,
-    ) -> None:
-        self._directory, self._model, self._renderer = directory, model, renderer
-        self._policy, self._settings, self._seed, self._plan = policy, settings, seed, plan
-        self._budgets, self._progress, self._processes = budgets or {}, progress, processes
+    directory: RunDirectory
+    model: Model
+    renderer: Renderer
+    policy: Policy
+    settings: SelectionSettings
+    seed: int
+    plan: Plan
+    budgets: Mapping[str, float] = field(default_factory=dict)
+    progress: Reporter = SILENT
+    processes: Processes = ALONE
 
     def __call__(
         self, stage: Stage, place: int, task: Task, candidates: Sequence[Instruction], rejected: Sequence[Rejection]
     ) -> Choice:
         """Return the instruction to train a task with, chosen under the model in a stage.
 
-        Args:
-            stage: before the task is trained.
-            place: of the task in its sequence, from 1.
-            task: whose training rows candidates are scored on.
-            candidates: the original first.
-            rejected: goes into the selection.
+        ``place`` is that of the task in its sequence, from 1; the original is the first of ``candidates``; ``rejected``
+        goes into the selection.
         """
         selection = None
-        if self._policy in BY_LOSS:
+        if self.policy in BY_LOSS:
             selection = self._select(stage, place, task, candidates, rejected)
-        instruction = choose_instruction(self._policy, candidates, selection, self._seed)
-        return Choice(task, instruction, selection, tuple(candidates[1:]) if self._policy in MIXTURES else ())
+        instruction = choose_instruction(self.policy, candidates, selection, self.seed)
+        return Choice(task, instruction, selection, tuple(candidates[1:]) if self.policy in MIXTURES else ())
 
     def _select(
         self, stage: Stage, place: int, task: Task, candidates: Sequence[Instruction], rejected: Sequence[Rejection]
     ) -> Selection:
-        settings, start = self._settings, stage.number == 0
-        rows = selection_rows(task, settings.examples, settings.sample, self._seed)
+        settings, start = self.settings, stage.number == 0
+        rows = selection_rows(task, settings.examples, settings.sample, self.seed)
         label = f"task {place} {task.name}: scoring {len(candidates)} candidates"
-        work = self._plan.score.get(task.name)
+        work = self.plan.score.get(task.name)
         path = f"selections/{place}-{task.name}.json"
         decisive = settings.model_dump(mode="json", exclude={"batch_tokens", "cache"})
-        inputs = _inputs(stage, task, [task.train[i] for i in rows], self._renderer) | {
+        inputs = _inputs(stage, task, [task.train[i] for i in rows], self.renderer) | {
             "candidates": fingerprint([c.text for c in candidates]),
-            "selection settings": fingerprint([decisive, self._seed, list(rows)]),
+            "selection settings": fingerprint([decisive, self.seed, list(rows)]),
         }
-        selection: Selection | None = self._directory.reuse(path, inputs, Selection.from_json, shared=start)
+        selection: Selection | None = self.directory.reuse(path, inputs, Selection.from_json, shared=start)
         if selection is not None:
-            self._progress.reused(label, 0 if work is None else work.cost)
+            self.progress.reused(label, 0 if work is None else work.cost)
             return selection
-        model = self._model.bring(stage)
+        model = self.model.bring(stage)
         cache = None
         if settings.cache:
-            cache = LossCache(cache_directory(), stage.fingerprint, model.device.type, self._processes)
+            cache = LossCache(cache_directory(), stage.fingerprint, model.device.type, self.processes)
         selection = score_candidates(
-            self._model.scorer, self._renderer, task, candidates, rows, settings,
-            seed=self._seed, budget=self._budgets.get(task.name), rejected=rejected, cache=cache,
-            progress=self._progress, label=label, work=work,
+            self.model.scorer, self.renderer, task, candidates, rows, settings,
+            seed=self.seed, budget=self.budgets.get(task.name), rejected=rejected, cache=cache,
+            progress=self.progress, label=label, work=work,
         )  # fmt: skip
-        self._directory.save(path, inputs, selection.to_json(), shared=start)
+        self.directory.save(path, inputs, selection.to_json(), shared=start)
         return selection
 
 
+@dataclass(frozen=True, slots=True)
 class Tester:
     """Tests stages: answers, scores and losses on the test rows of tasks.
 
-    Args:
-        directory: of the run.
-        model: that is tested.
-        renderer: of its prompts.
+    Attributes:
         prompts: the test prompts, the one of the main matrix first.
-        max_new_tokens: longest answer.
-        plan: what tests cost.
         held_out: per task, paraphrases that its last stage is tested with.
         general: whether general ability is measured at every stage.
-        progress: hears about every test.
-        processes: of this job.
     """
 
-    def __init__(
-        self,
-        directory: RunDirectory,
-        model: Model,
-        renderer: Renderer,
-        prompts: tuple[Prompt, ...],
-        max_new_tokens: int,
-        plan: Plan,
-        *,
-        held_out: Mapping[str, Sequence[Instruction]] | None = None,
-        general: bool = False,
-        progress: Reporter = SILENT,
-        processes: Processes = ALONE,
-    ) -> None:
-        self._directory, self._model, self._renderer, self.prompts = directory, model, renderer, prompts
-        self._max_new_tokens, self._plan, self._progress, self._processes = max_new_tokens, plan, progress, processes
-        self._held_out, self._general = held_out or {}, general
+    directory: RunDirectory
+    model: Model
+    renderer: Renderer
+    prompts: tuple[Prompt, ...]
+    max_new_tokens: int
+    plan: Plan
+    held_out: Mapping[str, Sequence[Instruction]] = field(default_factory=dict)
+    general: bool = False
+    progress: Reporter = SILENT
+    processes: Processes = ALONE
 
     def __call__(
         self, stage: Stage, tasks: Sequence[Task], final: Sequence[Task] = (), crossed: Mapping[str, str] | None = None
     ) -> Row:
         """Return a stage's row of the matrix, and what is measured besides.
 
-        Args:
-            stage: to test.
-            tasks: seen ones are tested with the instructions they were trained with, unseen ones with the original.
-            final: those of them for which this is the last stage.
-            crossed: instructions of another run by task, with which a task's last stage is tested too.
+        Seen tasks are tested with the instructions they were trained with, unseen ones with the original. For the
+        ``final`` ones this is the last stage, which is also tested with the instructions of another run, ``crossed``,
+        by task.
         """
         row = self._cells(stage, tasks)
         seconds, ability = row.seconds, None
-        if self._general:
+        if self.general:
             ability, took = self.ability(stage)
             seconds += took
         wordings: dict[str, tuple[tuple[Instruction, Evaluation], ...]] = {}
         crossings: dict[str, Evaluation] = {}
         for task in final:
-            held = self._held_out.get(task.name, ())
+            held = self.held_out.get(task.name, ())
             tests = [self.cell(stage, task, one.text, f"held-out-{number}") for number, one in enumerate(held, start=1)]
             seconds += sum(took for _, took in tests)
             if tests:
@@ -228,22 +183,24 @@ class Tester:
     def cell(self, stage: Stage, task: Task, instruction: str, kind: str) -> tuple[Evaluation, float]:
         """Return one test of a task and the seconds that it took; ``kind`` of prompt names its file."""
         label = f"stage {stage.number}: testing {task.name}" + ("" if kind == "selected" else f" ({kind} prompt)")
-        work = self._plan.evaluate[task.name]
+        work = self.plan.evaluate[task.name]
         path, start = f"cells/{stage.number}/{task.name}.{kind}.json", stage.number == 0
-        inputs = _inputs(stage, task, task.test, self._renderer) | {
+        inputs = _inputs(stage, task, task.test, self.renderer) | {
             "instruction": fingerprint(instruction),
-            "evaluation settings": fingerprint(self._max_new_tokens),
+            "evaluation settings": fingerprint(self.max_new_tokens),
         }
-        stored: tuple[Evaluation, float] | None = self._directory.reuse(path, inputs, _cell_from_json, shared=start)
+        stored: tuple[Evaluation, float] | None = self.directory.reuse(
+            path, inputs, lambda value: (Evaluation.from_json(value), value["seconds"]), shared=start
+        )
         if stored is not None:
-            self._progress.reused(label, work.cost)
+            self.progress.reused(label, work.cost)
             return stored
-        model = self._model.bring(stage)
+        model = self.model.bring(stage)
         began = time.perf_counter()
-        with self._progress.step(label, work.units, work.cost) as advance:
+        with self.progress.step(label, work.units, work.cost) as advance:
             cell = evaluate(
-                model, self._renderer, task, instruction, task.test, self._max_new_tokens, advance,
-                self._model.scorer, self._processes,
+                model, self.renderer, task, instruction, task.test, self.max_new_tokens, advance,
+                self.model.scorer, self.processes,
             )  # fmt: skip
         seconds = time.perf_counter() - began
         if not np.isfinite(cell.losses.nll).all():
@@ -251,45 +208,48 @@ class Tester:
             raise ScoreError(f"task {task.name!r}, test row {row}: its loss is not finite after stage {stage.number}")
         answers = [row.answer for row in task.test]
         value = {"instruction": instruction, "answers": answers, **cell.to_json(), "seconds": seconds}
-        self._directory.save(path, inputs, value, shared=start)
+        self.directory.save(path, inputs, value, shared=start)
         return cell, seconds
 
-    def ability(self, stage: Stage) -> tuple[Ability, float]:
-        """Return the model's general ability in a stage and the seconds that measuring it took."""
+    def ability(self, stage: Stage) -> tuple[float, float]:
+        """Return the loss on general text in a stage, nats per token, and the seconds that measuring it took."""
         label, units = f"stage {stage.number}: general ability", len(general_texts())
         path, start = f"ability/{stage.number}.json", stage.number == 0
-        inputs = {"model": stage.fingerprint, "texts": general_fingerprint()}
-        stored: tuple[Ability, float] | None = self._directory.reuse(
-            path, inputs, lambda value: (Ability.from_json(value), value["seconds"]), shared=start
+        inputs = {"model": stage.fingerprint, "texts": fingerprint(list(general_texts().items()))}
+        stored: tuple[float, float] | None = self.directory.reuse(
+            path, inputs, lambda value: (float(value["loss"]), value["seconds"]), shared=start
         )
         if stored is not None:
-            self._progress.reused(label, 0)
+            self.progress.reused(label, 0)
             return stored
-        model = self._model.bring(stage)
+        model = self.model.bring(stage)
         began = time.perf_counter()
-        with self._progress.step(label, units, 0) as advance:
-            found = measure_ability(model, self._renderer, self._model.scorer, context_length(model), advance)
+        with self.progress.step(label, units, 0) as advance:
+            found = measure_ability(model, self.renderer, self.model.scorer, context_length(model), advance)
         seconds = time.perf_counter() - began
-        self._directory.save(path, inputs, found.to_json() | {"seconds": seconds}, shared=start)
+        self.directory.save(path, inputs, {"loss": found, "seconds": seconds}, shared=start)
         return found, seconds
 
 
 @dataclass(frozen=True, slots=True)
-class HowTrained:
-    """What decides a run's trainings besides their rows and instructions.
+class Trainer:
+    """Trains a run's model, one training after the other.
 
     Attributes:
-        settings: of every training.
-        policy: how rows are worded.
-        paft: of that policy.
-        reselect: of that policy.
+        policy: how rows are worded; paft and reselect are its settings.
         held_rows: per task, rows to choose again on.
-        guard: None where nothing is guarded.
         watch: tasks that are guarded besides the earlier ones.
         seed: of order and dropout.
         keeps_all: whether earlier stages are kept.
     """
 
+    directory: RunDirectory
+    model: RunModel
+    renderer: Renderer
+    method: SeqLora
+    plan: Plan
+    progress: Reporter
+    processes: Processes
     settings: TrainSettings
     policy: Policy
     paft: PaftSettings
@@ -300,73 +260,55 @@ class HowTrained:
     seed: int
     keeps_all: bool
 
-
-class Trainer:
-    """Trains a run's model, one training after the other."""
-
-    def __init__(
-        self,
-        directory: RunDirectory,
-        model: RunModel,
-        renderer: Renderer,
-        method: SeqLora,
-        how: HowTrained,
-        plan: Plan,
-        progress: Reporter,
-        processes: Processes,
-    ) -> None:
-        self._directory, self._model, self._renderer, self._method = directory, model, renderer, method
-        self._how, self._plan, self._progress, self._processes = how, plan, progress, processes
-
     def __call__(self, before: Stage, training: Training, chosen: Sequence[Choice], log: Log) -> Stage:
         """Return the stage that a training leads to, from the stage before and its tasks' instructions.
 
         ``log`` is told what the training logs. The stage is written with its lineage; where each task is trained
         alone, it knows of that task only.
         """
-        how, work = self._how, self._plan.work(training.tasks)
+        work = self.plan.work(training.tasks)
         label = f"task {training.stage} {training.tasks[0].name}: training"
         if len(training.tasks) > 1:
             label = f"training on {len(training.tasks)} tasks at once"
         settings, epoch = self._settings(training, work.units)
-        rewording = Rewording(self._renderer, chosen, [self._worded(choice, epoch) for choice in chosen])
+        rewording = Rewording(self.renderer, chosen, [self._worded(choice, epoch) for choice in chosen])
         path = f"training/{training.name}.json"
         inputs = self._inputs(before, training, chosen, settings, rewording)
         history = fingerprint(inputs)
-        stored: tuple[Stage, dict[str, str]] | None = self._directory.reuse(
+        stored: tuple[Stage, dict[str, str]] | None = self.directory.reuse(
             path, inputs, lambda value: _stage_from_json(value, training, chosen, before)
         )
         if stored is not None:
             stage, files = stored
-            self._progress.reused(label, work.cost)
+            self.progress.reused(label, work.cost)
             last = training.stage == training.stages
-            self._directory.demand_stage(stage.name, path, files, dropped=not how.keeps_all and not last)
+            self.directory.demand_stage(stage.name, path, files, dropped=not self.keeps_all and not last)
             self._drop(before)
             return replace(stage, history=history)
         training = replace(
             training,
             rows=rewording.first(),
-            before=None if before.number == 0 else self._directory.stage_directory(before.name),
+            before=None if before.number == 0 else self.directory.stage_directory(before.name),
         )
-        model = self._model.prepare(before, training)
+        model = self.model.prepare(before, training)
         guard = self._guard(before, work.units)
         extras = Extras(
-            objective=self._method.objective(model, training),
+            objective=self.method.objective(model, training),
             reword=rewording if rewording.changes else None,
             watchers=(*rewording.watchers, *(() if guard is None else (guard,))),
             log=log,
         )
         began = time.perf_counter()
-        with self._progress.step(label, work.units, work.cost) as advance, self._explained(training):
+        with self.progress.step(label, work.units, work.cost) as advance, self._explained(training):
             learned = finetune(
-                model, training.rows, settings, how.seed, advance, self._processes,
+                model, training.rows, settings, self.seed, advance, self.processes,
                 self._checkpoints(training.name, inputs), extras,
             )  # fmt: skip
         seconds = time.perf_counter() - began
         finished = rewording.finished(None if guard is None else guard.back_to)
         # Rows are remembered as they were worded last.
         worded = replace(training, rows=rewording.last(ceil(settings.epochs) - 1, work.units))
-        stage = self._model.save(worded, history, (*before.choices, *finished))
+        stage = self.model.save(worded, history, (*before.choices, *finished))
         stage = replace(stage, alarms=() if guard is None else tuple(guard.alarms), seconds=seconds)
         value = {
             "steps": learned.steps,
@@ -374,45 +316,44 @@ class Trainer:
             "objectives": list(learned.objectives),
             "seconds": seconds,
             "state": stage.fingerprint,
-            "files": self._directory.stage_files(stage.name),
+            "files": self.directory.stage_files(stage.name),
             "instructions": [{"text": c.instruction.text, "switches": list(c.switches)} for c in finished],
             "alarms": [asdict(alarm) for alarm in stage.alarms],
         }
-        self._directory.save(path, inputs, value)
-        self._directory.finish(training.name)
+        self.directory.save(path, inputs, value)
+        self.directory.finish(training.name)
         self._drop(before)
         return stage
 
     def _settings(self, training: Training, updates: int) -> tuple[TrainSettings, int]:
         """Return the settings of a training, and the updates of one epoch."""
-        settings = self._how.settings
+        settings = self.settings
         epoch = ceil(sum(len(task.train) for task in training.tasks) / settings.batch_size)
         if len(training.tasks) > 1:
             # As many updates as one task after the other: half an update less, for rounding up must not add one.
             settings = settings.model_copy(update={"epochs": (updates - 0.5) / epoch})
         return settings, epoch
 
-    def _worded(self, choice: Choice, epoch: int) -> Worded:
-        how, task = self._how, choice.task
-        draw = mixture(how.policy, len(choice.mixture), how.paft.steps, how.seed)
+    def _worded(self, choice: Choice, epoch: int) -> Worded | None:
+        """Return how the rows of a task are worded; None where its instruction stays the same."""
+        task = choice.task
+        draw = mixture(self.policy, len(choice.mixture), self.paft.steps, self.seed)
         if draw is not None:
             return Mixture(choice.mixture, draw)
-        if how.policy == "reselect" and choice.selection is not None:
-            first, rows = leading(choice.selection, how.reselect.k), how.held_rows[task.name]
-            every = how.reselect.every or epoch
-            leaders = Leaders(self._renderer, task.suffix, first, rows, choice.instruction)
+        if self.policy == "reselect" and choice.selection is not None:
+            first, rows = leading(choice.selection, self.reselect.k), self.held_rows[task.name]
+            every = self.reselect.every or epoch
+            leaders = Leaders(self.renderer, task.suffix, first, rows, choice.instruction)
             decides = [every, [c.text for c in first], [[row.input, row.answer] for row in rows]]
-            return Reselecting(self._model.scorer, leaders, every, decides)
-        return Fixed(choice.instruction)
+            return Reselecting(self.model.scorer, leaders, every, decides)
+        return None
 
     def _guard(self, before: Stage, updates: int) -> Guard | None:
-        if self._how.guard is None:
+        if self.guard is None:
             return None
         watched = [(choice.task, choice.instruction.text) for choice in before.choices]
-        watched += [(task, task.instruction) for task in self._how.watch]
-        return guard_over(
-            watched, self._how.guard, self._model.scorer, self._renderer, updates, self._how.seed, self._progress.note
-        )
+        watched += [(task, task.instruction) for task in self.watch]
+        return guard_over(watched, self.guard, self.model.scorer, self.renderer, updates, self.seed, self.progress.note)
 
     def _inputs(
         self,
@@ -422,33 +363,32 @@ class Trainer:
         settings: TrainSettings,
         rewording: Rewording,
     ) -> dict[str, str]:
-        how = self._how
-        inputs = _inputs(before, training.tasks[0], [r for t in training.tasks for r in t.train], self._renderer) | {
+        inputs = _inputs(before, training.tasks[0], [r for t in training.tasks for r in t.train], self.renderer) | {
             "suffix": fingerprint([task.suffix for task in training.tasks]),
             "instruction": fingerprint([choice.instruction.text for choice in chosen]),
             "training settings": fingerprint(
                 [
-                    self._method.settings(), settings.model_dump(mode="json", exclude={"checkpoint_every"}), how.seed
+                    self.method.settings(), settings.model_dump(mode="json", exclude={"checkpoint_every"}), self.seed
                 ]
             ),
         }  # fmt: skip
         if rewording.changes:
-            inputs["wording"] = fingerprint([how.policy, how.paft.steps, rewording.decides])
-        if how.guard is not None:
+            inputs["wording"] = fingerprint([self.policy, self.paft.steps, rewording.decides])
+        if self.guard is not None:
             earlier = [[choice.task.name, choice.instruction.text] for choice in before.choices]
-            watch = [data_fingerprint(task.train) for task in how.watch]
-            inputs["guard"] = fingerprint([how.guard.model_dump(mode="json"), watch, earlier])
-        if self._method.remembers:
+            watch = [data_fingerprint(task.train) for task in self.watch]
+            inputs["guard"] = fingerprint([self.guard.model_dump(mode="json"), watch, earlier])
+        if self.method.remembers:
             inputs["earlier training"] = before.history
         return inputs
 
     def _drop(self, before: Stage) -> None:
-        if before.number > 0 and not self._how.keeps_all:
-            self._directory.drop_stage(before.name)
+        if before.number > 0 and not self.keeps_all:
+            self.directory.drop_stage(before.name)
 
     def _checkpoints(self, name: str, inputs: Inputs) -> Checkpoints | None:
-        every = self._how.settings.checkpoint_every
-        return None if every is None else Checkpoints(self._directory.unfinished(name, inputs), every)
+        every = self.settings.checkpoint_every
+        return None if every is None else Checkpoints(self.directory.unfinished(name, inputs), every)
 
     @contextmanager
     def _explained(self, training: Training) -> Iterator[None]:
@@ -456,8 +396,8 @@ class Trainer:
         try:
             yield
         except TrainError as error:
-            own_key = _KEYS.get(self._method.name)
-            hint = f". Method {self._method.name} has {own_key} of its own" if own_key else ""
+            own_key = _KEYS.get(self.method.name)
+            hint = f". Method {self.method.name} has {own_key} of its own" if own_key else ""
             raise TrainError(f"task {training.tasks[0].name!r}: {error}{hint}") from error
         except OSError as error:
             # Trainer needs a temporary directory, and a place for checkpoints where there are some.
@@ -473,10 +413,6 @@ def _inputs(stage: Stage, task: Task, rows: Sequence[Example], renderer: Rendere
         "template": renderer.fingerprint(),
         "suffix": fingerprint(task.suffix),
     }
-
-
-def _cell_from_json(value: Any) -> tuple[Evaluation, float]:
-    return Evaluation.from_json(value), value["seconds"]
 
 
 def _stage_from_json(

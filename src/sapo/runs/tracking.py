@@ -29,10 +29,8 @@ TOLD = "tracked.json"
 class Tracker:
     """Passes figures on to trackers; with none, to nobody.
 
-    Args:
-        callbacks: transformers' integrations.
-        arguments: that these read directory and name of the run from.
-        updates: of each training, in order.
+    ``callbacks`` are transformers' integrations, which read directory and name of the run from ``arguments``;
+    ``updates`` are those of each training, in order.
     """
 
     def __init__(self, callbacks: Sequence[Any] = (), arguments: Any = None, updates: Sequence[int] = ()) -> None:
@@ -85,12 +83,8 @@ def tracked(
 ) -> Iterator[Tracker]:
     """Open trackers for a run, and close them at the end; those that were told of the finished run are left out.
 
-    Args:
-        names: see `integrations`.
-        run_dir: its name is the run's; those that write files do so below its folder "tracking".
-        model: of the run.
-        updates: of each training, in order.
-        first: whether this is the process that speaks.
+    The directory's name is the run's; trackers that write files do so below its folder "tracking". ``updates`` are
+    those of each training, in order; ``first``: this is the process that speaks.
 
     Raises:
         ConfigError: if there is no such tracker, or its package is not installed.

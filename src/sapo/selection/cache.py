@@ -31,7 +31,6 @@ class Found:
 
     Attributes:
         nll: per example, in nats, shape [examples].
-        seconds: wall time of computing them.
         route: how they were computed, see `sapo.models.losses.Scorer`.
     """
 
@@ -48,11 +47,8 @@ def cache_directory() -> Path:
 class LossCache:
     """Losses under one state of one model.
 
-    Args:
-        directory: made when something is kept; a directory that cannot be used keeps nothing.
-        state: fingerprint of the model's state, see `sapo.models.load.state_fingerprint`.
-        device: that losses are computed on.
-        processes: of which the first one reads and writes.
+    ``directory`` is made when something is kept; one that cannot be used keeps nothing. ``state`` is the fingerprint of
+    the model's state, ``device`` what losses are computed on.
     """
 
     def __init__(self, directory: Path, state: str, device: str, processes: Processes = ALONE) -> None:

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from sapo.core.types import Floats, Ints, Rule
-from sapo.selection.standings import standard_errors
-from sapo.selection.student import quantile
+from sapo.selection.standings import quantile, standard_errors
 
 # Two exact routes in float32 differ by less; half precision measures its own.
 TIE = 1e-5
@@ -81,10 +80,7 @@ def intervals_after_race(
     Student's t with Bonferroni's correction; spreads from the rows that both candidates were scored on. (The
     bootstrap of `compare` needs the same rows for all.)
 
-    Args:
-        deltas: per candidate.
-        nll: per candidate on its own number of rows, the same first ones.
-        tokens: supervised tokens of all rows.
+    ``nll`` is per candidate on its own number of rows, the same first ones; ``tokens`` are those of all rows.
     """
     intervals: list[tuple[float, float] | None] = [None]
     for delta, losses in zip(deltas[1:], nll[1:], strict=True):

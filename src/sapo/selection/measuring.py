@@ -26,7 +26,6 @@ class Measuring:
         tokens: supervised tokens of each row, in race order.
         spent: forward tokens so far.
         seconds: wall time of computing, that of cached losses included.
-        routes: how losses were computed.
         tie: losses closer than this are equal; known once the original has been measured.
     """
 

@@ -49,27 +49,10 @@ Measure = Callable[[int, range], Floats]
 
 
 @dataclass(frozen=True, slots=True)
-class RaceSettings:
-    """What a race promises and what it may spend.
-
-    Attributes:
-        delta: bound on the probability that the winner is worse than the best by more than ``epsilon``.
-        epsilon: tolerance, in nats per token.
-        budget: most that scoring may cost, in the unit of the costs given to `race`; None for no limit. The first
-            round is made in any case.
-    """
-
-    delta: float
-    epsilon: float
-    budget: float | None
-
-
-@dataclass(frozen=True, slots=True)
 class Finish:
     """How a race ended.
 
     Attributes:
-        standings: one for each round.
         nll: per candidate, in race order, as many as were scored.
         end: "decided" when nobody could be better by more than epsilon any more, "all rows" when that took every
             row for those who raced to the end, "budget" when that was spent.
@@ -91,7 +74,10 @@ def race(
     costs: Sequence[float],
     tokens: Ints,
     groups: Ints,
-    settings: RaceSettings,
+    *,
+    delta: float,
+    epsilon: float,
+    budget: float | None = None,
     watch: Callable[[Standing], None] = lambda standing: None,
 ) -> Finish:
     """Score candidates in rounds until the winner is known well enough.
@@ -102,12 +88,15 @@ def race(
         costs: what one row of each candidate costs.
         tokens: supervised tokens of each row, in race order, which must be random.
         groups: the label of each row, as numbers from 0; rows of one label have losses alike.
-        settings: see `RaceSettings`. The first round is always completed: without it nothing is known.
+        delta: bound on the probability that the winner is worse than the best by more than ``epsilon``.
+        epsilon: tolerance, in nats per token.
+        budget: most that scoring may cost, in the unit of ``costs``; None for no limit. The first round is always
+            completed: without it nothing is known.
         watch: is told each standing.
     """
     rows = Rows(tokens, groups)
     # Whoever is best may be missed in favour of any other candidate, at any look.
-    level = nominal_level(tuple(sizes), rows.count, settings.delta / max(len(costs) - 1, 1))
+    level = nominal_level(tuple(sizes), rows.count, delta / max(len(costs) - 1, 1))
     nll: list[Floats] = [np.zeros(0)] * len(costs)
     standings: list[Standing] = []
     racing: Sequence[int] = range(len(costs))
@@ -117,7 +106,7 @@ def race(
             places = range(len(nll[i]), size)
             nll[i] = np.concatenate([nll[i], measure(i, places)])
             spent += costs[i] * len(places)
-        now = standing(len(standings) + 1, rows, nll, level, settings.epsilon)
+        now = standing(len(standings) + 1, rows, nll, level, epsilon)
         standings.append(now)
         watch(now)
         racing = now.racing
@@ -125,9 +114,9 @@ def race(
             to_the_end = len(nll[now.leader]) == rows.count
             return Finish(tuple(standings), tuple(nll), "all rows" if to_the_end else "decided")
         size = next((s for s in sizes if s > size), rows.count)
-        if settings.budget is not None:
+        if budget is not None:
             counts = [len(x) for x in nll]
-            size = _affordable(size, racing, costs, counts, settings.budget - spent)
+            size = _affordable(size, racing, costs, counts, budget - spent)
             # Whoever comes back is brought up to the leader, or nothing is gained.
             if size < max(counts) or all(counts[i] >= size for i in racing):
                 return Finish(tuple(standings), tuple(nll), "budget")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -11,7 +10,6 @@ from sapo.core.progress import SILENT, Reporter, Work
 from sapo.core.types import (
     CandidateLoss,
     Instruction,
-    Losses,
     Race,
     Rejection,
     Selection,
@@ -24,7 +22,7 @@ from sapo.models.render import Encoder
 from sapo.selection.cache import LossCache
 from sapo.selection.differences import choose, compare, intervals_after_race
 from sapo.selection.measuring import Measuring
-from sapo.selection.race import Finish, RaceSettings, race, round_sizes
+from sapo.selection.race import Finish, race, round_sizes
 from sapo.selection.rows import label_groups, race_order
 from sapo.selection.settings import SelectionSettings
 
@@ -47,20 +45,10 @@ def score_candidates(
 ) -> Selection:
     """Score candidates, the original first, on the given training rows and choose by the rule.
 
-    Args:
-        scorer: of the model.
-        renderer: of its prompts.
-        task: whose training rows they are.
-        candidates: the original first.
-        rows: indices of training rows.
-        settings: see `SelectionSettings`.
-        seed: of the race's order and of the bootstrap.
-        budget: most that a race may cost, in forward tokens; None for no limit.
-        rejected: goes into the selection.
-        cache: losses that it knows are taken from there.
-        progress: hears of every batch, and of every round of a race.
-        label: of the step that it hears of; by default one that names the task.
-        work: of that step; by default its number of losses.
+    ``rows`` are indices of training rows. ``seed`` is that of the race's order and of the bootstrap; ``budget`` the
+    most that a race may cost, in forward tokens, None for no limit. Losses that ``cache`` knows are taken from there.
+    The step that ``progress`` hears of has this ``label`` and ``work``; by default one that names the task, and the
+    number of losses.
 
     Raises:
         ScoreError: if a loss is not finite, or a row does not fit the memory.
@@ -83,75 +71,43 @@ def score_candidates(
                 costs,
                 found.tokens,
                 label_groups(task, order),
-                RaceSettings(
-                    settings.delta, settings.epsilon, budget - beginnings if raced and budget is not None else None
-                ),
-                watch if raced else lambda standing: None,
+                delta=settings.delta,
+                epsilon=settings.epsilon,
+                budget=budget - beginnings if raced and budget is not None else None,
+                watch=watch if raced else lambda standing: None,
             )
         finally:
             found.release()
-    losses = found.losses(finish.nll)
-    outcome = _raced(losses, finish, found.tie, settings) if raced else _exhaustive(losses, found.tie, settings, seed)
+    losses, last, tolerance = found.losses(finish.nll), finish.last, found.tie
+    if raced:
+        chosen, tolerance, values = last.leader, max(tolerance, settings.epsilon), last.loss.tolist()
+        deltas = [x - values[0] for x in values]
+        most = max((x.tokens for x in losses), key=len)
+        intervals = intervals_after_race(deltas, [x.nll for x in losses], most)
+    else:
+        values = [x.per_token for x in losses]
+        deltas, intervals = compare(np.stack([x.nll for x in losses]), losses[0].tokens, seed)
+        chosen = choose(values, intervals, settings.rule, tolerance)
+    told = []
+    for i, candidate in enumerate(candidates):
+        status, left = _status(i, chosen, finish, raced=raced)
+        gap = (float(last.low[i]), float(last.high[i])) if raced else None
+        told.append(CandidateLoss(candidate, losses[i], values[i], deltas[i], intervals[i], status, left, gap))
+    facts = Race(settings.delta, settings.epsilon, last.tolerance, len(finish.standings), finish.end, budget)
     return Selection(
         task=task.name, rule=settings.rule, sample=settings.sample, rows=order, rejected=tuple(rejected),
-        candidates=_together(candidates, losses, outcome, finish if raced else None),
-        chosen=outcome.chosen, tolerance=outcome.tolerance, race=_facts(finish, settings, budget) if raced else None,
+        candidates=tuple(told), chosen=chosen, tolerance=tolerance, race=facts if raced else None,
         seconds=found.seconds, tokens=found.spent, route=" and ".join(sorted(found.routes)), cached=found.cached,
         peak_memory=peak_memory(),
     )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class _Outcome:
-    """The choice, and per candidate what it rests on."""
-
-    chosen: int
-    tolerance: float
-    values: Sequence[float]
-    deltas: Sequence[float]
-    intervals: Sequence[tuple[float, float] | None]
-
-
-def _exhaustive(losses: Sequence[Losses], tie: float, settings: SelectionSettings, seed: int) -> _Outcome:
-    values = [x.per_token for x in losses]
-    deltas, intervals = compare(np.stack([x.nll for x in losses]), losses[0].tokens, seed)
-    return _Outcome(choose(values, intervals, settings.rule, tie), tie, values, deltas, intervals)
-
-
-def _raced(losses: Sequence[Losses], finish: Finish, tie: float, settings: SelectionSettings) -> _Outcome:
-    values = finish.last.loss.tolist()
-    deltas = [x - values[0] for x in values]
-    most = max((x.tokens for x in losses), key=len)
-    intervals = intervals_after_race(deltas, [x.nll for x in losses], most)
-    return _Outcome(finish.last.leader, max(tie, settings.epsilon), values, deltas, intervals)
-
-
-def _together(
-    candidates: Sequence[Instruction], losses: Sequence[Losses], outcome: _Outcome, finish: Finish | None
-) -> tuple[CandidateLoss, ...]:
-    most = max(len(x.nll) for x in losses)
-    found = []
-    for i, candidate in enumerate(candidates):
-        # Ended by the budget, a race may leave some behind who were still in it.
-        racing = finish is not None and i in finish.last.racing
-        dropped = len(losses[i].nll) < most and i != outcome.chosen and not racing
-        status: Status = "chosen" if i == outcome.chosen else "dropped" if dropped else "scored"
-        last, gap = None, None
-        if finish is not None:
-            # The last round in which it was scored.
-            last = next(s.round for s in finish.standings if s.counts[i] == len(losses[i].nll)) if dropped else None
-            gap = float(finish.last.low[i]), float(finish.last.high[i])
-        values = outcome.values[i], outcome.deltas[i], outcome.intervals[i]
-        found.append(CandidateLoss(candidate, losses[i], *values, status, last, gap))
-    return tuple(found)
-
-
-def _facts(finish: Finish, settings: SelectionSettings, budget: float | None) -> Race:
-    return Race(
-        delta=settings.delta,
-        epsilon=settings.epsilon,
-        tolerance=finish.last.tolerance,
-        rounds=len(finish.standings),
-        end=finish.end,
-        budget=budget,
-    )
+def _status(i: int, chosen: int, finish: Finish, *, raced: bool) -> tuple[Status, int | None]:
+    """Return what became of a candidate, and the last round in which it was scored where it was dropped."""
+    if i == chosen:
+        return "chosen", None
+    rows, last = len(finish.nll[i]), finish.last
+    # Ended by the budget, a race may leave some behind that were still in it.
+    if not raced or rows == last.counts.max() or i in last.racing:
+        return "scored", None
+    return "dropped", next(s.round for s in finish.standings if s.counts[i] == rows)

@@ -19,12 +19,12 @@ from typing import Any
 from torch import nn
 
 from sapo.candidates.builtin import Builtin
-from sapo.candidates.checks.pool import admit, why_none
+from sapo.candidates.checks import admit, why_none
 from sapo.candidates.gather import gather
 from sapo.candidates.rules.source import Rules
 from sapo.core.errors import CandidateError, DataError, ModelError
 from sapo.core.progress import SILENT, Reporter
-from sapo.core.types import Rule, Sample, Selection, Strategy, Task
+from sapo.core.types import Instruction, Rejection, Rule, Sample, Selection, Strategy, Task
 from sapo.models.losses import Scorer
 from sapo.models.render import Encoder, Renderer
 from sapo.selection.rows import MAX_LENGTH, context_length
@@ -90,13 +90,7 @@ def select(
         raise DataError(f"delta = {delta}: allowed is a probability above 0 and below 0.5")
     if not 0 <= epsilon < float("inf"):
         raise DataError(f"epsilon = {epsilon}: allowed is 0 or a positive tolerance in nats per token")
-    if candidates is None:
-        gathered = gather(task, (Builtin(), Rules()), _COUNT)
-        kept, rejected = gathered.candidates, gathered.rejected
-    else:
-        if isinstance(candidates, str) or not all(isinstance(text, str) for text in candidates):
-            raise CandidateError(f"candidates = {candidates!r:.80}: allowed is a list of texts")
-        kept, rejected = admit(task, candidates, "given")
+    kept, rejected = candidates_of(task, candidates)
     if len(kept) == 1:
         raise CandidateError(
             f"task {task.name!r} has no candidate beside the original instruction ({why_none(rejected)})"
@@ -114,6 +108,19 @@ def select(
     return score_candidates(
         Scorer(model), renderer, task, kept, rows, settings, seed=seed, rejected=rejected, progress=progress
     )
+
+
+def candidates_of(task: Task, given: Sequence[str] | None) -> tuple[tuple[Instruction, ...], tuple[Rejection, ...]]:
+    """Return a task's candidates, the original first, and the texts that were rejected.
+
+    Where none are given, they are 20 of those that come with the library or that rules make.
+    """
+    if given is None:
+        gathered = gather(task, (Builtin(), Rules()), _COUNT)
+        return gathered.candidates, gathered.rejected
+    if isinstance(given, str) or not all(isinstance(text, str) for text in given):
+        raise CandidateError(f"candidates = {given!r:.80}: allowed is a list of texts")
+    return admit(task, given, "given")
 
 
 def _demand(model: Any, task: Any, examples: Any) -> None:

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import NormalDist
 
 import numpy as np
 
 from sapo.core.types import Floats, Ints, Standing
 from sapo.selection.prediction import Rows
-from sapo.selection.student import quantile
 
 
 def standing(number: int, rows: Rows, nll: Sequence[Floats], level: float, epsilon: float) -> Standing:
     """Return the standing after a round.
 
-    Args:
-        number: of the round, from 1.
-        rows: what is known of the rows.
-        nll: per candidate, on the first rows in race order; the original first.
-        level: one-sided error probability of each bound.
-        epsilon: candidates that are better by less do not matter, in nats per token.
+    ``nll`` is per candidate, on the first rows in race order, the original first; ``level`` is the one-sided error
+    probability of each bound. Candidates that are better by less than ``epsilon`` (nats per token) do not matter.
     """
     counts = np.array([len(x) for x in nll], dtype=np.int64)
     front = np.flatnonzero(counts == counts.max())
@@ -64,6 +60,18 @@ def _against(rival: int, rows: Rows, nll: Sequence[Floats], counts: Ints, level:
         gap[others[now]] = found.mean[now]
         reach[others[now]] = quantile(level, np.array([found.freedom])) * found.error[now]
     return gap, reach
+
+
+def quantile(tail: float, freedom: Floats) -> Floats:
+    """Return the t of Student that is exceeded with probability ``tail``, at most 0.5, for degrees of freedom.
+
+    By the transformation of Wallace (1959): u = sqrt(nu * log(1 + t^2 / nu)) * (8 nu + 1) / (8 nu + 3) is nearly
+    standard normal. At 7 degrees of freedom a tail probability of 1e-3 is off by 2 % of itself, at more by less.
+    """
+    z = NormalDist().inv_cdf(1 - tail)
+    scale = (8 * freedom + 1) / (8 * freedom + 3)
+    t: Floats = np.sqrt(freedom * np.expm1((z / scale) ** 2 / freedom))
+    return t
 
 
 def standard_errors(differences: Floats, tokens: Ints) -> Floats:

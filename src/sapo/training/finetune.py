@@ -38,7 +38,6 @@ class TrainingLog:
     """What training reported.
 
     Attributes:
-        steps: number of updates.
         losses: NLL of each update's rows, in nats per supervised token.
         objectives: what was minimised, at each update; the same where a method adds nothing to it.
         gradient_norms: of what was minimised, before clipping, at each update.
@@ -86,16 +85,9 @@ def finetune(
 ) -> TrainingLog:
     """Train the model's trainable parameters on the examples, in place, and leave it in eval mode.
 
-    Args:
-        model: parameters to be trained have requires_grad; all others stay as they are.
-        encoded: the training examples.
-        settings: see `TrainSettings`.
-        seed: of the order of examples and of dropout; the global random state is put back afterwards.
-        advance: told about each update, for progress bars.
-        processes: that train together; updates take the same rows however many there are.
-        checkpoints: go on from the last one there, and write new ones; by default none.
-        extras: what goes beyond minimising the NLL of these rows.
-        optimiser: "sgd" is plain gradient descent at a constant learning rate: no warm-up, decay or clipping.
+    Parameters to be trained have requires_grad; all others, and the global random state, stay as they are. Updates take
+    the same rows however many processes train together. ``checkpoints`` are resumed from the last one there.
+    ``optimiser`` "sgd" is plain gradient descent at a constant learning rate: no warm-up, decay or clipping.
 
     Raises:
         TrainError: if a loss or a trained weight is not finite.

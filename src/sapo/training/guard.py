@@ -7,7 +7,7 @@ at one task; whoever looks often will now and then see a rise that is none, whic
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from scipy.stats import t
 from sapo.core.types import Encoded, Losses, Task
 from sapo.models.losses import Scorer
 from sapo.models.render import Renderer
+from sapo.selection.standings import standard_errors
 from sapo.tasks.sampling import selection_rows
 from sapo.training.settings import GuardSettings
 
@@ -28,7 +29,6 @@ class Watched:
     """Rows of a task that is not trained now, as they are to be prompted.
 
     Attributes:
-        task: its name.
         rows: at least two.
     """
 
@@ -63,71 +63,58 @@ def increase(before: Losses, now: Losses) -> tuple[float, float]:
     The loss is a ratio of sums, NLL over tokens; the standard error of the paired difference is that of its
     linearisation, with Student's t over rows.
     """
-    risen, tokens = now.nll - before.nll, now.tokens
-    rows, total = len(risen), tokens.sum()
-    mean = risen.sum() / total
-    spread = np.sqrt(((risen - mean * tokens) ** 2).sum() * rows / (rows - 1)) / total
-    return float(mean), float(mean - t.ppf((1 + LEVEL) / 2, rows - 1) * spread)
+    risen = now.nll - before.nll
+    mean = float(risen.sum() / now.tokens.sum())
+    spread = float(standard_errors(risen[None], now.tokens)[0])
+    return mean, float(mean - t.ppf((1 + LEVEL) / 2, len(risen) - 1) * spread)
 
 
+@dataclass(slots=True)
 class Guard:
     """Watches the losses of other tasks during one training; see `sapo.training.trainer.Watcher`.
 
-    Args:
-        scorer: of the model that is trained.
-        watched: what is watched, at least one.
-        every: updates between two looks; the last update is looked at too.
-        limit: nats per token.
-        updates: that the training will have, for what is told.
-        stops: whether a rise ends the training, with the weights of the last look at which there was none.
-        tell: hears of every rise.
-
-    Attributes:
-        alarms: in order.
+    It looks every so many updates, and at the last one. A rise of more than ``limit`` nats per token counts; with
+    ``stops`` it ends the training, with the weights of the last look at which there was none.
     """
 
-    def __init__(
-        self,
-        scorer: Scorer,
-        watched: Sequence[Watched],
-        every: int,
-        limit: float,
-        updates: int,
-        stops: bool,
-        tell: Callable[[str], None],
-    ) -> None:
-        self._scorer, self._watched, self._tell = scorer, watched, tell
-        self._every, self._limit, self._stops = every, limit, stops
-        self._updates = updates
-        self._before: list[Losses] = []
-        self._good: tuple[int, dict[str, torch.Tensor]] = (0, {})
-        self._ended = False
-        self.alarms: list[Alarm] = []
+    scorer: Scorer
+    watched: Sequence[Watched]
+    every: int
+    limit: float
+    updates: int
+    stops: bool
+    tell: Callable[[str], None]
+    alarms: list[Alarm] = field(default_factory=list, init=False)
+    _before: list[Losses] = field(default_factory=list, init=False)
+    _good: tuple[int, dict[str, torch.Tensor]] = field(default=(0, {}), init=False)
+    _ended: bool = field(default=False, init=False)
 
     def begin(self, model: Any) -> None:
         """Measure what is to be compared with."""
-        scorer = self._scorer.on(model)
-        self._before = [scorer(w.rows) for w in self._watched]
+        scorer = self.scorer.on(model)
+        self._before = [scorer(w.rows) for w in self.watched]
         self._keep(model, 0)
 
     def after(self, model: Any, step: int, last: bool) -> bool:
         """Look, where it is time to, and take the weights back where they must be."""
-        if step % self._every and not last:
+        if step % self.every and not last:
             return False
-        scorer = self._scorer.on(model)
-        risen = [increase(old, scorer(w.rows)) for old, w in zip(self._before, self._watched, strict=True)]
+        scorer = self.scorer.on(model)
+        risen = [increase(old, scorer(w.rows)) for old, w in zip(self._before, self.watched, strict=True)]
         # A loss that is not a number any more has risen most of all.
         worst = max(range(len(risen)), key=lambda i: risen[i][1] if np.isfinite(risen[i][1]) else np.inf)
         mean, low = risen[worst]
-        if np.isfinite(low) and low <= self._limit:
+        if np.isfinite(low) and low <= self.limit:
             self._keep(model, step)
             return False
         rise, end = (mean, low) if np.isfinite(low) else (None, None)
-        back = self._good[0] if self._stops else None
-        alarm = Alarm(step, back, self._watched[worst].task, rise, end, self._updates)
+        back = self._good[0] if self.stops else None
+        alarm = Alarm(step, back, self.watched[worst].task, rise, end, self.updates)
         self.alarms.append(alarm)
-        self._tell(sentence(alarm, self._limit))
-        return self._roll_back(model) if self._stops else False
+        self.tell(sentence(alarm, self.limit))
+        if self.stops:
+            self._roll_back(model)
+        return self.stops
 
     @property
     def back_to(self) -> int | None:
@@ -144,16 +131,15 @@ class Guard:
         self._keep(model, int(state["good"]))
 
     def _keep(self, model: Any, step: int) -> None:
-        if self._stops:
+        if self.stops:
             self._good = step, {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
 
-    def _roll_back(self, model: Any) -> bool:
+    def _roll_back(self, model: Any) -> None:
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 if name in self._good[1]:
                     parameter.copy_(self._good[1][name])
         self._ended = True
-        return True
 
 
 def guard_over(

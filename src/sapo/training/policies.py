@@ -54,12 +54,8 @@ def mixture(policy: Policy, paraphrases: int, period: int, seed: int) -> Draw | 
 
     What is drawn depends on the arguments alone, so an interrupted training goes on with the same texts.
 
-    Args:
-        policy: "per-example" draws for each row in each epoch; "paft" one for all rows of ``period`` consecutive
-            updates (Wei et al. 2025, arXiv 2502.12859).
-        paraphrases: number of them, without the original.
-        period: K of paft.
-        seed: of the draws.
+    "per-example" draws for each row in each epoch; "paft" one paraphrase for all rows of ``period`` consecutive updates
+    (Wei et al. 2025, arXiv 2502.12859). ``paraphrases`` is their number, without the original.
     """
     if paraphrases == 0 or policy not in MIXTURES:
         return None

@@ -56,8 +56,6 @@ class Stage:
     """The model after a training; stage 0 is the model that the sequence starts from.
 
     Attributes:
-        number: of it in the sequence.
-        name: of its directory.
         fingerprint: of its weights: equal ones mean equal weights.
         history: hash of all that it was trained from; methods may remember more than weights.
         choices: the tasks that it was trained on, in order, each with its instruction.

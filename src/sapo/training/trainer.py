@@ -29,7 +29,6 @@ class Checkpoints:
     """Where an unfinished training is kept.
 
     Attributes:
-        directory: of this training alone.
         every: updates between two checkpoints; the last two are kept.
     """
 
@@ -73,7 +72,6 @@ class Extras:
         objective: what is minimised in place of the NLL; None for the NLL itself.
         reword: words a row anew each time; None where rows stay as they are.
         watchers: in the order in which they look.
-        log: see `Log`.
     """
 
     objective: Objective | None = None
@@ -90,11 +88,7 @@ NLL = "nll"
 class SupervisedTrainer(Trainer):
     """A Trainer that never computes the logits of prompt tokens, and takes rows in a given order.
 
-    Args:
-        order: of the rows.
-        shares: whether what all rows of a batch begin with may be computed once, see `sapo.training.prefix`.
-        extras: see `Extras`.
-        arguments: of Trainer.
+    ``shares``: what all rows of a batch begin with may be computed once, see `sapo.training.prefix`.
     """
 
     # The loss is a sum over the whole update's tokens divided by their number, so Trainer must not divide it

@@ -19,25 +19,13 @@ class Worded(Protocol):
     """Says which instruction a row is trained with at a time.
 
     Attributes:
-        decides: what it depends on, as JSON; empty where it never changes.
+        decides: what it depends on, as JSON.
     """
 
     decides: list[Any]
 
     def text(self, row: int, epoch: int, step: int) -> str:
         """Return it for a row of the task, in an epoch, after so many updates."""
-
-
-class Fixed:
-    """One instruction from beginning to end."""
-
-    def __init__(self, instruction: Instruction) -> None:
-        self.decides: list[Any] = []
-        self._text = instruction.text
-
-    def text(self, row: int, epoch: int, step: int) -> str:
-        """Return it."""
-        return self._text
 
 
 class Mixture:
@@ -75,12 +63,7 @@ class Leaders:
     Rows that were trained on would favour the instruction that they were trained with, so candidates are compared on
     rows that are not. A loss that is not lower by more than rounding changes nothing.
 
-    Args:
-        renderer: of the prompts.
-        suffix: of the task.
-        candidates: that are compared.
-        rows: that are not trained on.
-        begin: what training begins with.
+    ``rows`` are not trained on; ``begin`` is what training begins with.
 
     Attributes:
         begin: what training began with.
@@ -145,11 +128,8 @@ class Leaders:
 class Reselecting:
     """Chooses again every so many updates, and trains on with the choice; see `sapo.training.trainer.Watcher`.
 
-    Args:
-        scorer: of the model that is trained.
-        leaders: that are compared.
-        every: updates between two choices; after the last update nothing is chosen.
-        decides: what the choices depend on, as JSON.
+    The choice is made every so many updates of the model that is trained, but not after the last one. ``decides`` is
+    what the choices depend on, as JSON.
 
     Attributes:
         leaders: with the choices so far.
@@ -183,10 +163,7 @@ class Reselecting:
 class Rewording:
     """The rows of one training, of one task after the other, each encoded once for every text that it gets.
 
-    Args:
-        renderer: of their prompts.
-        choices: whose training rows they are, with the instructions that the training begins with.
-        worded: how each task's rows are worded.
+    ``choices`` hold the instructions that the training begins with; ``worded`` says how each task's rows are worded.
 
     Attributes:
         changes: whether any row is ever worded in another way than at the beginning.
@@ -194,15 +171,17 @@ class Rewording:
         decides: what the wording depends on, as JSON.
     """
 
-    def __init__(self, renderer: Renderer, choices: Sequence[Choice], worded: Sequence[Worded]) -> None:
+    def __init__(self, renderer: Renderer, choices: Sequence[Choice], worded: Sequence[Worded | None]) -> None:
         self._renderer, self._choices, self._worded = renderer, tuple(choices), tuple(worded)
         self._rows = [
-            (c.task, words, i) for c, words in zip(choices, worded, strict=True) for i in range(len(c.task.train))
+            (c.task, c.instruction, words, i)
+            for c, words in zip(choices, worded, strict=True)
+            for i in range(len(c.task.train))
         ]
         self._known: dict[tuple[int, str], Encoded] = {}
-        self.changes = any(words.decides for words in worded)
+        self.changes = any(words is not None for words in worded)
         self.watchers = tuple(words for words in worded if isinstance(words, Reselecting))
-        self.decides = [words.decides for words in worded]
+        self.decides = [[] if words is None else words.decides for words in worded]
 
     def __call__(self, row: int, epoch: int, step: int) -> Encoded:
         """Return a row as it is worded at a time."""
@@ -210,8 +189,8 @@ class Rewording:
             # What fills an update up among several processes: nothing of it is supervised.
             first = self(0, epoch, step)
             return Encoded(first.ids[:1], 1)
-        task, words, own = self._rows[row]
-        text = words.text(own, epoch, step)
+        task, instruction, words, own = self._rows[row]
+        text = instruction.text if words is None else words.text(own, epoch, step)
         if (row, text) not in self._known:
             self._known[row, text] = self._renderer.encode(text, task.suffix, [task.train[own]])[0]
         return self._known[row, text]
@@ -231,8 +210,7 @@ class Rewording:
     def finished(self, back_to: int | None) -> tuple[Choice, ...]:
         """Return the choices with the instruction that each task was trained with last.
 
-        Args:
-            back_to: updates after which the weights were that training ended with; None where it was not rolled back.
+        ``back_to`` counts the updates that the final weights have seen; None where training was not rolled back.
         """
         finished = []
         for choice, worded in zip(self._choices, self._worded, strict=True):

@@ -1,4 +1,4 @@
-"""Sentences of an instruction, in any language, and the pieces of it that nobody may touch."""
+"""Sentences of an instruction, in any language, and the pieces of it that stay to the letter."""
 
 from __future__ import annotations
 
@@ -22,12 +22,21 @@ _FIXED = (
     r"\"[^\"\n]*\"|“[^”\n]*”|«[^»\n]*»|「[^」\n]*」|(?<![\p{L}\p{N}])'[^'\n]+'(?!\p{L})|‘[^’\n]*’(?!\p{L})|`[^`]*`"
     r"|\{[^{}\n]*\}|<[^<>\n]*>|\[[^\[\]\n]*\]|%\w|https?://\S+|www\.\S+|\S+@\S+|\b\w\)|\b\p{Lu}\.(?=\s?\p{L})"
 )
-_FOOTNOTE = regex.compile(rf"(?<=[.!?]{_CLOSERS} )\d{{1,2}} (?=(?:In|The|This|These|It|Note|Each|Here|For|A|An) )")
+# Code, tables and examples with their answers: what stands on such a line stays there.
+_CODE = regex.compile(
+    r"```|~~~|^ {4,}\S|^\t+\S|^\s*\|.*\||^\s*(?:import|def|class|return|from|SELECT|print\()\b|[;{}]\s*$",
+    regex.MULTILINE,
+)
+_EXAMPLE = regex.compile(
+    r"\b(?:for example|examples?|e\.g\.)\s*:?\s*\n"
+    r"|^\s*(?:example|input|output|label|answer|question|q|a|text|sentence)\s*\d*\s*:.*\S",
+    regex.IGNORECASE | regex.MULTILINE,
+)
 
 
-def without_footnotes(text: str) -> str:
-    """Return an English text without the numbers of footnotes that stand between its sentences."""
-    return str(_FOOTNOTE.sub("", text))
+def brittle(text: str) -> bool:
+    """Whether an instruction holds code, a table or examples, which may be framed but not taken apart."""
+    return bool(_CODE.search(text)) or len(_EXAMPLE.findall(text)) > 1
 
 
 def sentences(text: str) -> tuple[str, ...]:
@@ -44,39 +53,30 @@ def sentences(text: str) -> tuple[str, ...]:
     return tuple(found)
 
 
-def fixed(text: str, labels: Sequence[str] = ()) -> tuple[str, ...]:
+def fixed(text: str, labels: Sequence[str] = ()) -> list[str]:
     """Return a text in pieces: at even places free ones, at odd ones those to be kept to the letter."""
     names = "".join(
         rf"|(?<![\p{{L}}\p{{N}}]){regex.escape(label)}(?![\p{{L}}\p{{N}}])"
         for label in sorted(labels, key=len, reverse=True)
         if label.strip()
     )
-    return tuple(regex.split(f"({_FIXED}{names})", text))
-
-
-def loose(text: str) -> str:
-    """Return a text without what is quoted or otherwise fixed in it."""
-    return " ".join(fixed(text)[::2])
+    return list(regex.split(f"({_FIXED}{names})", text))
 
 
 def _in_line(line: str) -> list[str]:
     found, start = [], 0
     for end in _END.finditer(line):
         before, rest = line[start : end.start()] + end.group().rstrip(), line[end.end() :]
-        if not rest or _goes_on(before, rest):
-            continue
-        found.append(before.strip())
-        start = end.end()
-    found.append(line[start:].strip())
-    return [sentence for sentence in found if sentence]
+        if rest and not _goes_on(before, rest):
+            found.append(before.strip())
+            start = end.end()
+    return [sentence for sentence in (*found, line[start:].strip()) if sentence]
 
 
 def _goes_on(before: str, rest: str) -> bool:
     # An odd number of quotation marks, or an open parenthesis: inside of something.
-    inside = before.count('"') % 2 or before.count("(") > before.count(")") or before.count("“") > before.count("”")
-    if inside:
+    if before.count('"') % 2 or before.count("(") > before.count(")") or before.count("“") > before.count("”"):
         return True
-    mark = before.rstrip("\"'”’»）)]】」』")[-1:]
-    if mark == ".":
-        return bool(_ABBREVIATION.search(before[-_LOOK_BACK:])) or not _STARTS.match(rest)
-    return False
+    if before.rstrip("\"'”’»）)]】」』")[-1:] != ".":
+        return False
+    return bool(_ABBREVIATION.search(before[-_LOOK_BACK:])) or not _STARTS.match(rest)

@@ -11,23 +11,17 @@ from sapo.core.types import Origin, Task
 class Rules:
     """The source whose texts are rewrites of the instruction; see `sapo.candidates.source.Source`."""
 
-    @property
-    def origin(self) -> Origin:
-        """What its candidates are recorded with."""
-        return "rules"
+    origin: Origin = "rules"
 
     def cost(self, task: Task, wanted: int) -> str:
         """Return nothing: rewriting takes a moment."""
         return ""
 
     def paraphrases(
-        self,
-        task: Task,
-        wanted: int,
-        advance: Callable[[int], None] = lambda texts: None,
+        self, task: Task, wanted: int, advance: Callable[[int], None] = lambda texts: None
     ) -> Generator[Sequence[str], None, None]:
         """Yield all rewrites there are, most varied first."""
-        texts = [rewrite.text for rewrite in rewrites(task.instruction, task.labels)]
+        texts = rewrites(task.instruction, task.labels)
         for start in range(0, len(texts), wanted):
             part = texts[start : start + wanted]
             advance(len(part))

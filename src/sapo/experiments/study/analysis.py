@@ -32,8 +32,6 @@ class Arm:
         predictions: claim 3, every indicator against forgetting and generalisation, p-values corrected for one
             another over all arms; but for the primary test.
         mediations: by mediator, pre-update loss against it and it against forgetting.
-        gains: what rules are worth.
-        bounds: whether trainings keep them.
     """
 
     name: str
@@ -56,7 +54,6 @@ class Analysis:
         detectable: what that test could find at its size.
         secondary: number of the tests that were corrected for one another.
         margin: nats per token, of rule "confident".
-        sampling: of intervals and tests.
     """
 
     arms: tuple[Arm, ...]
@@ -70,10 +67,7 @@ class Analysis:
 def analyse(records: Iterable[StudyRecord], *, margin: float = MARGIN, sampling: Sampling | None = None) -> Analysis:
     """Return what a study's records say; their order does not matter.
 
-    Args:
-        records: of one study.
-        margin: nats per token, of rule "confident".
-        sampling: of intervals and tests.
+    ``margin`` is in nats per token, of rule "confident".
 
     Raises:
         RecordError: if there are no records, or some cannot be compared, naming them.

@@ -23,10 +23,8 @@ class Block:
     """The trainings of one transition in one arm that form a full table; the original need not be among them.
 
     Attributes:
-        transition: its name.
         arm: the optimiser.
         candidates: their indices, ascending.
-        seeds: ascending.
         records: shape [candidates][seeds].
         left_out: trainings of the transition and arm that are no part of the full table.
     """
@@ -108,11 +106,7 @@ def blocks_of(records: Iterable[StudyRecord]) -> tuple[Block, ...]:
 
 
 def _demand_same_state(one: StudyRecord, other: StudyRecord, what: str, then: float | None, now: float | None) -> None:
-    """Refuse trainings of one transition that did not start from the same weights.
-
-    Raises:
-        RecordError: naming both.
-    """
+    """Refuse trainings of one transition that did not start from the same weights."""
     if then is not None and now is not None and abs(then - now) > _ROUNDING:
         raise RecordError(
             f"{one.name} and {other.name} did not start from the same state: the {what} is {then:.4f} and {now:.4f} "

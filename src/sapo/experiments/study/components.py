@@ -34,7 +34,6 @@ class Components:
     Attributes:
         tasks: "own", "other" (one other task at a time, mean over these of the variances), "earlier" or "unseen"
             (the mean effect over them).
-        candidates: what candidates add.
         seeds: what seeds add; without interval, as seeds are too few to be resampled.
         residual: of a single training, beyond both.
         within: between candidates of one seed, with the residual in it.

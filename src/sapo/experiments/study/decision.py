@@ -33,7 +33,6 @@ class Gain:
     """Effect of what a rule chooses minus that of the original, nats per token, higher is better.
 
     Attributes:
-        rule: how candidates are chosen.
         outcome: "in_task", "forgetting", "generalisation", or "sum" of the three.
         mean: over transitions.
         by_transition: of each block, in order; None where it is not defined.
@@ -48,9 +47,7 @@ class Gain:
 def gains(blocks: Sequence[Block], margin: float = MARGIN) -> tuple[Gain, ...]:
     """Return what every rule is worth for every outcome, of the blocks of one arm.
 
-    Args:
-        blocks: of one arm.
-        margin: nats per token, of rule "confident".
+    ``margin`` is in nats per token, of rule "confident".
     """
     found = []
     for outcome in VALUED:

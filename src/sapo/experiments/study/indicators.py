@@ -6,7 +6,7 @@ Mediators are what happens between a candidate and its effects: how far paramete
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -27,57 +27,30 @@ from sapo.training.methods.objective import trainable
 _BATCH = 4
 
 
-@dataclass(frozen=True, slots=True)
-class Indicators:
-    """Of one candidate in one state of the model.
-
-    Attributes:
-        pre_update: pre-update loss, in nats per supervised token.
-        answer_only: the same over the answers' own tokens, without those that end the turn.
-        example_mean: mean over rows of each row's nats per token.
-        pmi: pre-update loss minus that of the same answers behind an empty input: how much the input says about the
-            answer under this instruction; lower is more.
-        gradient_norm: norm of the gradient of the pre-update loss at the trainable parameters.
-        length: tokens of the instruction.
-        edit: edit distance to the original, as a share of the longer one's characters.
-    """
-
-    pre_update: float
-    answer_only: float
-    example_mean: float
-    pmi: float
-    gradient_norm: float
-    length: float
-    edit: float
-
-
 def indicators(
     model: Any, scorer: Scorer, renderer: Renderer, task: Task, text: str, rows: Sequence[Example]
-) -> Indicators:
-    """Return a candidate's indicators; the model is left as it was.
+) -> dict[str, float]:
+    """Return a candidate's indicators by name, as in `StudyRecord`; the model is left as it was.
 
-    Args:
-        model: with what the task trains trainable.
-        scorer: of this model.
-        renderer: of its prompts.
-        task: whose instruction the candidate could be.
-        text: the candidate.
-        rows: that indicators are measured on.
+    "pmi" is the pre-update loss minus that of the same answers behind an empty input: how much the input says about
+    the answer under this instruction; lower is more. "answer_only" leaves out the tokens that end the turn.
+
+    ``model`` has what the task trains trainable; ``text`` is the candidate, measured on ``rows``.
     """
     encoded = renderer.encode(text, task.suffix, rows)
     losses = scorer(encoded)
     end = _end_tokens(renderer)
     answers = scorer([replace(e, ids=e.ids[: len(e.ids) - end]) for e in encoded]) if end else losses
     blank = _blank(scorer, renderer.encode(text, task.suffix, [replace(row, input="", history=()) for row in rows]))
-    return Indicators(
-        pre_update=losses.per_token,
-        answer_only=answers.per_token,
-        example_mean=float(np.mean(losses.nll / losses.tokens)),
-        pmi=losses.per_token - blank,
-        gradient_norm=norm(gradient(model, encoded)),
-        length=float(len(renderer.token_ids([text])[0])),
-        edit=Levenshtein.normalized_distance(text, task.instruction),
-    )
+    return {
+        "pre_update": losses.per_token,
+        "answer_only": answers.per_token,
+        "example_mean": float(np.mean(losses.nll / losses.tokens)),
+        "pmi": losses.per_token - blank,
+        "gradient_norm": norm(gradient(model, encoded)),
+        "length": float(len(renderer.token_ids([text])[0])),
+        "edit": Levenshtein.normalized_distance(text, task.instruction),
+    }
 
 
 def _blank(scorer: Scorer, encoded: Sequence[Encoded]) -> float:
@@ -129,7 +102,6 @@ class Travel:
     """Measures the path of the trainable parameters; see `sapo.training.trainer.Watcher`.
 
     Attributes:
-        path: summed length of all updates.
         start: the parameters before the first one, by name.
     """
 
@@ -167,10 +139,7 @@ class Travel:
 def drift(model: Any, before: dict[str, torch.Tensor], encoded: Sequence[Encoded]) -> float:
     """Return KL(before || now) of the predictions at the supervised positions of rows, in nats per token.
 
-    Args:
-        model: as it is now.
-        before: other values of its trainable parameters, by name.
-        encoded: the rows.
+    ``before`` holds other values of the trainable parameters, by name.
     """
     total = 0.0
     for inputs, _ in _batches(model, encoded):

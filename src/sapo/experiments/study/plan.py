@@ -17,7 +17,6 @@ class Transition:
     """A state and the task that is trained from it.
 
     Attributes:
-        name: of it in records and folders.
         earlier: tasks that the state was trained on, in order.
         task: that is trained with every candidate.
         unseen: tasks that are never trained on.

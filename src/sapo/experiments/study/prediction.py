@@ -42,7 +42,6 @@ class Association:
         y: and with what.
         rho: mean over transitions.
         by_transition: of each block of the arm, in order; None where it is not defined.
-        candidates: of each transition that counts.
         p: two-sided, by permutation; None where nothing is defined.
         adjusted: p after Holm's correction among all secondary tests; None where p stands alone.
         critical: least |rho| with p < 0.05, by permutation; None where there is none.
@@ -66,12 +65,7 @@ def associate(
 ) -> Association:
     """Return the association of two variables of candidates.
 
-    Args:
-        arm: the optimiser.
-        x: name of the first variable.
-        y: name of the second one.
-        pairs: both variables, shape [candidates] each, by transition; None where a transition lacks one.
-        sampling: for interval and test.
+    ``pairs`` holds both variables, shape [candidates] each, by transition; None where a transition lacks one.
     """
     rhos = [None if a is None or b is None else float(rank_correlation(a, b)) for a, b in pairs]
     by_transition = tuple(None if rho is None or np.isnan(rho) else rho for rho in rhos)

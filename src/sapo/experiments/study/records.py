@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, TypeAdapter, ValidationError
 
 from sapo.core.errors import RecordError
-from sapo.core.storage import read_lines, write_text
+from sapo.core.storage import Lines
 from sapo.training.settings import Optimiser
 
 FORMAT: Literal[1] = 1
@@ -22,7 +22,6 @@ STUDY = "study.jsonl"
 Role = Literal["own", "earlier", "unseen"]
 Measure = Literal["nll", "score"]
 Number = Annotated[float, Field(allow_inf_nan=False)]
-_AGAIN = "Delete the line: the same `sapo study` command records that training again."
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +66,8 @@ class StudyRecord:
         study: fingerprint of the configuration.
         transition: name of the state and the task that follows, as "review-sentiment>date-format".
         earlier: tasks that made the state, in order.
-        task: the one that was trained.
         arm: the optimiser, "adamw" or "sgd".
-        seed: of the training.
         candidate: index of the instruction; 0 is the original.
-        text: that instruction.
-        origin: where it comes from.
         indicators: what is known of the candidate before the training, by name; None where it is not defined.
             "pre_update", "answer_only", "example_mean": losses in nats per token; "pmi": L(y | p, x) - L(y | p, empty
             input); "gradient_norm"; "length" in tokens; "edit": distance to the original, 0 to 1.
@@ -83,9 +78,7 @@ class StudyRecord:
             the earlier tasks' loss before the training.
         losses: by task, of all tasks that were tested.
         scores: by task, of those that were generated for.
-        seconds: wall time.
         config: the study's configuration, without its run_dir.
-        versions: of the libraries that it ran with.
         data: fingerprint of what was used of each tested task: rows, instruction, suffix, labels.
     """
 
@@ -172,18 +165,6 @@ class StudyRecord:
             raise ValueError(f"{where}: {first['msg']}") from error
 
 
-def read_study(path: Path) -> tuple[StudyRecord, ...]:
-    """Return the records of a file in its order; of several of one training the last one counts.
-
-    A last line without its end is what a crash or a copy cut off: it is ignored.
-
-    Raises:
-        RecordError: if the file cannot be read, or a line is damaged, naming both.
-    """
-    found = read_lines(path, StudyRecord.from_json, _AGAIN)
-    return tuple({(record.study, record.name): record for record in found}.values())
-
-
 def is_study(path: Path) -> bool:
     """Whether a file holds records of a study, by its first line.
 
@@ -200,24 +181,12 @@ def is_study(path: Path) -> bool:
     return isinstance(first, dict) and "study" in first
 
 
-def append_study(path: Path, record: StudyRecord) -> None:
-    """Put a record at the end of a file, or in the place of the one of the same training; the file is written whole.
-
-    Nothing is written if the file holds an equal record. One process at a time may do this.
-
-    Raises:
-        RecordError: if the file holds a damaged line, or cannot be read or written.
-    """
-    known = {(one.study, one.name): one for one in read_study(path)} if path.exists() else {}
-    key = (record.study, record.name)
-    if known.get(key) == record:
-        return
-    known[key] = record
-    write_text(path, "".join(_line(one) for one in known.values()))
-
-
-def _line(record: StudyRecord) -> str:
-    return json.dumps(record.to_json(), ensure_ascii=False, allow_nan=False, separators=(",", ":")) + "\n"
-
-
 _ADAPTER = TypeAdapter(StudyRecord)
+_LINES = Lines(
+    parse=StudyRecord.from_json,
+    dump=StudyRecord.to_json,
+    key=lambda record: (record.study, record.name),
+    advice="Delete the line: the same `sapo study` command records that training again.",
+    separators=(",", ":"),
+)
+read_study, append_study = _LINES.read, _LINES.append

@@ -70,8 +70,6 @@ class Part:
     """One transition's share in figures that are weighted means over transitions.
 
     Attributes:
-        size: number of candidates.
-        weight: of this transition.
         statistic: from indices of resampled candidates, shape [m, size], to k figures, shape [m, k]; NaN where one is
             not defined.
         scale: what figures of a resample are multiplied by. (A variance of n resampled candidates is smaller than
@@ -200,10 +198,7 @@ def permutation_test(
     p = (b + 1) / (m + 1) with b of m orders other than the observed one at least as far from 0: never 0, and exact
     where all orders are enumerated (Phipson & Smyth 2010, arXiv 1603.05766).
 
-    Args:
-        pairs: for each transition, two variables of its candidates, neither constant.
-        weights: of the transitions.
-        sampling: number of random orders, and seed.
+    ``pairs`` holds, for each transition, two variables of its candidates, neither constant.
     """
     if not pairs:
         return None
@@ -235,8 +230,7 @@ def detectable(sizes: Sequence[int]) -> Detectable:
     Without any association a rank correlation of n candidates has the variance 1 / (n - 1), so the mean has that of
     1 + sum(n - 1) candidates in one transition, and Student's t approximation for as many is used.
 
-    Args:
-        sizes: number of candidates of each transition.
+    ``sizes`` are the numbers of candidates of the transitions.
     """
     freedom, fisher = sum(n - 1 for n in sizes) - 1, sum(n - 3 for n in sizes)
     if freedom < 1:

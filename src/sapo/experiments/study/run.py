@@ -17,9 +17,9 @@ from sapo.experiments.study.blocks import blocks_of
 from sapo.experiments.study.plan import Transition, Trial, state_config, transitions, trials
 from sapo.experiments.study.records import STUDY, StudyRecord, append_study, read_study
 from sapo.experiments.study.training import begin, forget, train
-from sapo.experiments.where import Job, Place, Where, here, in_processes, locked, visible_gpus
+from sapo.experiments.where import Job, Place, Where, here, in_processes, visible_gpus
 from sapo.runs.config.study import StudyConfig
-from sapo.runs.directory import decisive, differences
+from sapo.runs.directory import decisive, differences, locked
 from sapo.runs.prepare import read
 from sapo.tasks.load import task_fingerprint
 
@@ -31,10 +31,7 @@ _MAY_GROW = ("transitions", "seeds", "arms", "tasks")
 def run_study(config: StudyConfig, progress: Reporter = SILENT, where: Where | None = None) -> tuple[StudyRecord, ...]:
     """Make all trainings of a study that are not recorded yet, and return all records.
 
-    Args:
-        config: of the study.
-        progress: hears about every step; of workers, how many trainings have ended.
-        where: trainings are made; by default in a process for each GPU that this one sees, or in this one.
+    They are made ``where`` it says; by default in a process for each GPU that this one sees, or in this one.
 
     Raises:
         SapoError: for anything a user can act on.

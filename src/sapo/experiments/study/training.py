@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sapo.core.errors import RecordError
@@ -73,13 +73,7 @@ def train(
 ) -> StudyRecord:
     """Return the record of one training from a transition's state.
 
-    Args:
-        config: of the study.
-        transition: that was begun before, in this process or in another one.
-        trial: which training.
-        study: fingerprint of the study.
-        label: of the training.
-        progress: hears about it.
+    The transition was begun before, in this process or in another one. ``study`` is the fingerprint of the study.
 
     Raises:
         RecordError: if the state is not in run_dir.
@@ -145,11 +139,7 @@ def _role(transition: Transition, name: str) -> Role:
 def _ground(config: StudyConfig, transition: Transition, progress: Reporter, *, writes: bool) -> _Ground:
     """Return a transition's state with everything that is measured in it, kept from the last call where it is the same.
 
-    Args:
-        config: of the study.
-        transition: which one.
-        progress: hears about every step.
-        writes: whether this process, alone, may make the state; if not, all of it must be there already.
+    ``writes``: this process, alone, may make the state; if not, all of it must be there already.
 
     Raises:
         RecordError: if it is not.
@@ -207,7 +197,7 @@ def _measure(
     label = f"{transition.name}: {len(candidates)} candidates before training"
     with progress.step(label, len(candidates), 0) as advance:
         for candidate in candidates:
-            found.append(asdict(indicators(model, scorer, renderer, task, candidate.text, rows)))
+            found.append(indicators(model, scorer, renderer, task, candidate.text, rows))
             advance(1)
     earlier = [e for one in run.inputs.tasks[:-1] for e in renderer.encode(one.instruction, one.suffix, one.test)]
     gradient_norm = norm(gradient(model, earlier))

@@ -9,8 +9,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from sapo.candidates.settings import CandidateSettings
 from sapo.core.settings import Local, Positive, Seed, Settings, names
-from sapo.core.types import SourceName
+from sapo.models.settings import ModelSettings
 from sapo.selection.settings import SelectionSettings
 from sapo.tasks.own import DataSource
 from sapo.training.settings import (
@@ -30,13 +31,16 @@ from sapo.training.settings import (
 TestPrompt = Literal["selected", "original", "both"]
 
 
-class ModelConfig(Settings):
-    """Which model to start from."""
+def _one_text(given: Any) -> Any:
+    return (given,) if isinstance(given, str) else given
 
-    base: str = "embedded"
-    adapter: str | None = None
-    dtype: Literal["float32", "bfloat16", "float16"] | None = None
-    device: str | None = None
+
+def _only_data(given: Any) -> Any:
+    return {"data": given} if isinstance(given, str) else given
+
+
+# The user's own tasks by name; a text alone is where the rows are.
+OwnTasks = dict[str, Annotated[DataSource, BeforeValidator(_only_data)]]
 
 
 class DataConfig(Settings):
@@ -44,61 +48,6 @@ class DataConfig(Settings):
 
     drop_overlap: bool = False
     drop_long: bool = False
-
-
-class ServerConfig(Settings):
-    """An OpenAI-compatible server; its key comes from the environment (OPENAI_API_KEY) and from nowhere else."""
-
-    model: Annotated[str, Field(min_length=1)]
-    base_url: Annotated[str, Field(pattern="^https?://")] | None = None
-    temperature: Annotated[float, Field(ge=0, le=2)] = 1.0
-    timeout: Annotated[float, Field(gt=0)] = 60.0
-    concurrency: Annotated[int, Field(gt=0, le=64)] = 4
-    max_requests: Positive = 200
-    max_tokens: Positive = 200_000
-
-
-class LocalConfig(Settings):
-    """A causal LM on this machine; by default the model that is trained, without adapters."""
-
-    model: str | None = None
-    temperature: Annotated[float, Field(gt=0, le=2)] = 1.0
-
-
-class CandidatesConfig(Settings):
-    """Where paraphrases come from; count excludes the original."""
-
-    sources: tuple[SourceName, ...] | None = None
-    file: Local | None = None
-    count: Positive = 20
-    local: LocalConfig = LocalConfig()
-    openai: ServerConfig | None = None
-
-    @property
-    def asked(self) -> tuple[SourceName, ...]:
-        """The sources in order: the file where there is one, else what needs neither network nor model."""
-        return self.sources or (("file",) if self.file is not None else ("builtin", "rules"))
-
-    @model_validator(mode="after")
-    def _complete(self) -> CandidatesConfig:
-        if self.sources == ():
-            raise ValueError("sources is empty: name at least one, or leave it out")
-        twice = [name for n, name in enumerate(self.asked) if name in self.asked[:n]]
-        if twice:
-            raise ValueError(f"sources names {twice[0]} twice")
-        if ("file" in self.asked) != (self.file is not None):
-            raise ValueError(
-                "sources has file, but no file is given (candidates.file)"
-                if self.file is None
-                else f"file {self.file} is given, but sources ({', '.join(self.asked)}) lacks file"
-            )
-        if ("openai" in self.asked) != (self.openai is not None):
-            raise ValueError(
-                "sources has openai, but no server's model is named (candidates.openai.model)"
-                if self.openai is None
-                else f"openai is given, but sources ({', '.join(self.asked)}) lacks openai"
-            )
-        return self
 
 
 class EvaluateConfig(Settings):
@@ -150,11 +99,11 @@ class SweepConfig(Settings):
 class Config(Settings):
     """One run: one sequence x method x policy x seed, in one run directory; or a sweep over several."""
 
-    model: ModelConfig = ModelConfig()
+    model: ModelSettings = ModelSettings()
     sequence: Annotated[str | tuple[str, ...], BeforeValidator(names)]
     watch: tuple[str, ...] = ()
     data_dir: Local | None = None
-    tasks: dict[str, DataSource] = Field(default_factory=dict)
+    tasks: OwnTasks = Field(default_factory=dict)
     data: DataConfig = DataConfig()
     policy: Policy = "sapo"
     method: MethodName = "seq-lora"
@@ -168,7 +117,7 @@ class Config(Settings):
     full: WholeConfig = WholeConfig()
     guard: GuardSettings | None = None
     sweep: SweepConfig | None = None
-    candidates: CandidatesConfig = CandidatesConfig()
+    candidates: CandidateSettings = CandidateSettings()
     selection: SelectionSettings = SelectionSettings()
     train: TrainSettings = TrainSettings()
     lora: LoraSettings = LoraSettings()
@@ -178,21 +127,7 @@ class Config(Settings):
     seed: Seed = 42
     run_dir: Local
     keep: Literal["last", "all"] = "all"
-    report_to: tuple[str, ...] = ()
-
-    @model_validator(mode="before")
-    @classmethod
-    def _short_forms(cls, data: Any) -> Any:
-        if not isinstance(data, dict):
-            return data
-        data = dict(data)
-        if isinstance(data.get("model"), str):
-            data["model"] = {"base": data["model"]}
-        if isinstance(data.get("report_to"), str):
-            data["report_to"] = [data["report_to"]]
-        if isinstance(data.get("tasks"), dict):
-            data["tasks"] = {k: {"data": v} if isinstance(v, str) else v for k, v in data["tasks"].items()}
-        return data
+    report_to: Annotated[tuple[str, ...], BeforeValidator(_one_text)] = ()
 
     @model_validator(mode="after")
     def _checkpoints_are_checked(self) -> Config:
@@ -225,6 +160,8 @@ class Config(Settings):
         for key in ("wordings", "general"):
             if not data["evaluate"][key]:
                 del data["evaluate"][key]
+        if not self.candidates.judge:
+            del data["candidates"]["judge"]
         return data
 
 

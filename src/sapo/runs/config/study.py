@@ -6,9 +6,10 @@ from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 
+from sapo.candidates.settings import CandidateSettings
 from sapo.core.settings import Local, Positive, Seed, Settings
-from sapo.runs.config.schema import CandidatesConfig, DataConfig, ModelConfig
-from sapo.tasks.own import DataSource
+from sapo.models.settings import ModelSettings
+from sapo.runs.config.schema import DataConfig, OwnTasks
 from sapo.training.settings import LoraSettings, Optimiser, TrainSettings
 
 
@@ -21,14 +22,14 @@ class SgdConfig(Settings):
 class StudyConfig(Settings):
     """A study: from the state after each transition's earlier tasks, its last task is trained with every candidate."""
 
-    model: ModelConfig = ModelConfig()
+    model: ModelSettings = ModelSettings()
     # Each a list of at least two tasks; the last one is trained with every candidate.
     transitions: Annotated[tuple[tuple[str, ...], ...], Field(min_length=1)]
     unseen: tuple[str, ...] = ()
     data_dir: Local | None = None
-    tasks: dict[str, DataSource] = Field(default_factory=dict)
+    tasks: OwnTasks = Field(default_factory=dict)
     data: DataConfig = DataConfig()
-    candidates: CandidatesConfig = CandidatesConfig(count=8)
+    candidates: CandidateSettings = CandidateSettings(count=8)
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (1, 2, 3)
     arms: Annotated[tuple[Optimiser, ...], Field(min_length=1)] = ("adamw",)
     sgd: SgdConfig = SgdConfig()
@@ -61,18 +62,6 @@ class StudyConfig(Settings):
             raise ValueError("one of them is listed twice")
         return value
 
-    @model_validator(mode="before")
-    @classmethod
-    def _short_forms(cls, data: Any) -> Any:
-        if not isinstance(data, dict):
-            return data
-        data = dict(data)
-        if isinstance(data.get("model"), str):
-            data["model"] = {"base": data["model"]}
-        if isinstance(data.get("tasks"), dict):
-            data["tasks"] = {k: {"data": v} if isinstance(v, str) else v for k, v in data["tasks"].items()}
-        return data
-
     @model_validator(mode="after")
     def _can_be_made(self) -> StudyConfig:
         if self.max_new_tokens >= self.max_length:
@@ -81,4 +70,7 @@ class StudyConfig(Settings):
 
     def plain(self) -> dict[str, Any]:
         """Return the resolved configuration as YAML-ready values."""
-        return self.model_dump(mode="json")
+        data = self.model_dump(mode="json")
+        if not self.candidates.judge:
+            del data["candidates"]["judge"]
+        return data

@@ -32,12 +32,8 @@ class Ewc(SeqLora):
     remembers = True
 
     def __init__(self, lora: LoraSettings, own: EwcSettings | None = None) -> None:
-        super().__init__(lora)
         self._own = own or EwcSettings()
-
-    def settings(self) -> dict[str, Any]:
-        """As for seq-lora, and its own."""
-        return super().settings() | self._own.model_dump()
+        super().__init__(lora, self._own)
 
     def objective(self, model: Any, training: Training) -> Objective | None:
         """Return the NLL plus the penalty; at the first task nothing is held."""

@@ -28,12 +28,8 @@ class Lwf(SeqLora):
     name = "lwf"
 
     def __init__(self, lora: LoraSettings, own: LwfSettings | None = None) -> None:
-        super().__init__(lora)
         self._own = own or LwfSettings()
-
-    def settings(self) -> dict[str, Any]:
-        """As for seq-lora, and its own."""
-        return super().settings() | self._own.model_dump()
+        super().__init__(lora, self._own)
 
     def objective(self, model: Any, training: Training) -> Objective | None:
         """Return the NLL plus the distance to the prepared model, which is the teacher."""

@@ -23,12 +23,8 @@ class OLora(IncLora):
     name = "o-lora"
 
     def __init__(self, lora: LoraSettings, own: OLoraSettings | None = None) -> None:
-        super().__init__(lora)
         self._own = own or OLoraSettings()
-
-    def settings(self) -> dict[str, Any]:
-        """As for inc-lora, and its own."""
-        return super().settings() | self._own.model_dump()
+        super().__init__(lora, self._own)
 
     def objective(self, model: Any, training: Training) -> Objective | None:
         """Return the NLL plus the penalty; where no layer has old directions there is nothing to keep away from."""

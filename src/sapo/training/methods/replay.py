@@ -32,12 +32,8 @@ class Replay(SeqLora):
     remembers = True
 
     def __init__(self, lora: LoraSettings, own: ReplaySettings | None = None) -> None:
-        super().__init__(lora)
         self._own = own or ReplaySettings()
-
-    def settings(self) -> dict[str, Any]:
-        """As for seq-lora, and its own."""
-        return super().settings() | self._own.model_dump()
+        super().__init__(lora, self._own)
 
     def objective(self, model: Any, training: Training) -> Objective | None:
         """Return the mixture; at the first task there is nothing to replay."""

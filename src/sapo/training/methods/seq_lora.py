@@ -9,6 +9,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 
 from sapo.core.errors import ModelError
+from sapo.core.settings import Settings
 from sapo.training.methods.adapters import (
     SAFE_INIT,
     activate,
@@ -25,7 +26,6 @@ class SeqLora:
     """h = W x + (alpha / r) B A x, with the same A and B for all tasks.
 
     Attributes:
-        name: of the method.
         order: in which tasks are trained.
         whole: whether a stage directory holds a model of its own instead of an adapter.
         remembers: whether it holds more of the past than weights.
@@ -37,12 +37,12 @@ class SeqLora:
     whole = False
     remembers = False
 
-    def __init__(self, lora: LoraSettings) -> None:
-        self._lora = lora
+    def __init__(self, lora: LoraSettings, own: Settings | None = None) -> None:
+        self._lora, self._decides = lora, {} if own is None else own.model_dump()
 
     def settings(self) -> dict[str, Any]:
         """Return everything that decides what this method does, for fingerprints."""
-        return {"method": self.name, **self._lora.model_dump()}
+        return {"method": self.name, **self._lora.model_dump(), **self._decides}
 
     def start(self, model: Any) -> Any:
         """Return the stage-0 model, from one that may carry the user's adapter.
@@ -64,9 +64,8 @@ class SeqLora:
     def prepare(self, model: Any, training: Training) -> Any:
         """Return the model in which exactly the parameters that this task trains are trainable.
 
-        Args:
-            model: as `start` or `finish` left it.
-            training: its seed is that of new parameters; the global random state is left alone.
+        ``model`` is as `start` or `finish` left it. The training's seed is that of new parameters; the global random
+        state is left alone.
         """
         if isinstance(model, PeftModel):
             activate(model, [], self.adapter)

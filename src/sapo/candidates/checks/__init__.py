@@ -1,1 +1,0 @@
-"""Why a text is not a valid candidate, always compared with the original instruction."""

@@ -241,11 +241,3 @@ def test_more_right_answers_never_lower_a_score_and_their_order_does_not_matter(
     rows = [Example("x", first, (), tuple(others)), Example("x", right[-1], (), tuple(right[:-1])), Example("x", first)]
     for metric, scores in evaluated(*rows).scores.items():
         assert scores[0] == scores[1] == max(TEXT_METRICS[metric](SAID, text) for text in right) >= scores[2]
-
-
-def test_losses_are_those_of_the_first_answer_alone() -> None:
-    several, alone, other = evaluated(
-        Example("x", "yes", (), ("no", "maybe")), Example("x", "yes"), Example("x", "no", (), ("yes",))
-    ).losses.nll
-    assert several == pytest.approx(alone, abs=1e-5)
-    assert abs(several - other) > 0.1

@@ -159,26 +159,6 @@ def test_batch_size_does_not_change_a_loss(name: str, batch_tokens: int) -> None
 
 
 @pytest.mark.parametrize("name", SOME)
-def test_the_padding_side_does_not_change_a_loss(name: str) -> None:
-    rows = examples()
-    width = max(len(e.ids) for e in rows)
-    ids = torch.zeros(len(rows), width, dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    for i, e in enumerate(rows):
-        ids[i, width - len(e.ids) :] = torch.tensor(e.ids)
-        mask[i, width - len(e.ids) :] = 1
-    positions = (mask.cumsum(1) - 1).clamp(min=0)
-    with torch.no_grad():
-        logits = model_of(name)(input_ids=ids, attention_mask=mask, position_ids=positions).logits
-    logs = logits.double().log_softmax(-1)
-    left = np.zeros(len(rows))
-    for i, e in enumerate(rows):
-        for place in range(width - e.supervised, width):
-            left[i] -= float(logs[i, place - 1, ids[i, place]])
-    assert close(Scorer(model_of(name))(rows).nll, left)
-
-
-@pytest.mark.parametrize("name", SOME)
 def test_vocabulary_logits_exist_at_supervised_positions_only(name: str) -> None:
     model = model_of(name)
     supervised = sum(e.supervised for e in examples())

@@ -9,7 +9,7 @@ import torch
 import sapo
 from sapo.models.fingerprint import state_fingerprint
 from sapo.models.layout import user_turn
-from sapo.models.load import LoadedModel, embedded_model_dir, load_model
+from sapo.models.load import LoadedModel, load_model
 from sapo.tasks.builtin import builtin_paraphrases, builtin_task
 
 pytestmark = pytest.mark.embedded
@@ -55,10 +55,3 @@ def test_losses_equal_one_example_at_a_time_on_the_real_model(embedded: LoadedMo
         assert candidate.losses.tokens.tolist() == [tokens for _, tokens in expected]
         loss = sum(nll for nll, _ in expected) / sum(tokens for _, tokens in expected)
         assert candidate.losses.per_token == pytest.approx(loss, abs=1e-5)
-
-
-def test_the_cache_is_made_once() -> None:
-    first = embedded_model_dir()
-    stamp = (first / "model.safetensors").stat().st_mtime_ns
-    assert embedded_model_dir() == first
-    assert (first / "model.safetensors").stat().st_mtime_ns == stamp

@@ -10,11 +10,10 @@ import torch
 from exact_losses import VOCABULARY, by_hand, close, examples
 from transformers import LlamaForCausalLM
 
-from sapo.core.types import Encoded, Example
-from sapo.integrations.testing import tiny_model, tiny_tokenizer
+from sapo.core.types import Encoded
+from sapo.integrations.testing import tiny_model
 from sapo.models.batches import pad, supervised_positions
 from sapo.models.losses import Scorer
-from sapo.models.render import Renderer
 
 
 def test_a_model_that_computes_something_else_from_a_cache_gets_the_plain_route() -> None:
@@ -49,11 +48,6 @@ def test_the_loss_of_a_uniform_model_is_the_log_of_the_vocabulary() -> None:
         model.lm_head.weight.zero_()
     losses = Scorer(model)(examples())
     assert np.allclose(losses.nll, losses.tokens * math.log(VOCABULARY), rtol=1e-6)
-
-
-def test_the_number_of_cut_characters_is_carried_along() -> None:
-    rows = Renderer(tiny_tokenizer(), 90).encode("Do.", "S.", [Example("x" * 200, "yes"), Example("x", "yes")])
-    assert Scorer(tiny_model())(rows).cut.tolist() == [rows[0].cut, 0] and rows[0].cut > 0
 
 
 def test_half_precision_reports_how_far_the_batch_layout_alone_moves_a_loss() -> None:

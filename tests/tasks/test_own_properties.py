@@ -43,7 +43,6 @@ messages = st.lists(
     | st.none(),
     max_size=5,
 )
-columns = st.sampled_from(["input", "output", "instruction", "text", "label", "prompt", "completion", "", "id"])
 
 
 @pytest.fixture(scope="module")
@@ -105,15 +104,6 @@ def test_json_rows(folder: Path, rows: list[dict[str, Any]]) -> None:
     lines, whole = load(folder / "m.jsonl", ROLES), load(folder / "m.json", ROLES)
     check(lines, rows)
     assert whole == lines
-
-
-@often
-@given(st.lists(st.dictionaries(columns, values | st.none(), max_size=5), max_size=6), st.booleans())
-def test_recognised_columns_account_for_every_row(folder: Path, rows: list[dict[str, Any]], spread: bool) -> None:
-    (folder / "r.jsonl").write_text(("\n\n" if spread else "\n").join(map(json.dumps, rows)))
-    task = load(folder / "r.jsonl", {})
-    if task is not None:
-        used(task, rows)
 
 
 @often

@@ -183,14 +183,3 @@ def test_epochs_may_be_a_fraction_and_rows_fewer_than_a_batch(epochs: float, bat
     settings = SETTINGS.model_copy(update={"epochs": epochs, "batch_size": batch_size, "micro_batch_size": 1})
     training = finetune(partly_frozen(), examples(8), settings, seed=0, advance=told.append)
     assert (training.steps, len(training.losses), told) == (updates, updates, [1] * updates)
-
-
-def test_an_incomplete_last_batch_is_averaged_over_its_own_tokens() -> None:
-    encoded = examples(10, answer="yes")
-    model = partly_frozen()
-    scored = Scorer(model)(encoded).per_token
-    still = SETTINGS.model_copy(update={"learning_rate": 0.0, "micro_batch_size": 4})
-    losses = finetune(model, encoded, still, seed=0).losses
-    assert len(losses) == 2
-    # Answers are equally long: eight rows in the first update, two in the second.
-    assert (8 * losses[0] + 2 * losses[1]) / 10 == pytest.approx(scored, rel=1e-5)

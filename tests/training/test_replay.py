@@ -27,7 +27,7 @@ from peft import PeftModel
 from scipy.stats import chi2
 
 from sapo.core.types import Encoded
-from sapo.integrations.testing import tiny_model, tiny_tokenizer
+from sapo.integrations.testing import tiny_model
 from sapo.training.methods.replay import Replay, reservoir
 from sapo.training.settings import ReplaySettings
 
@@ -64,7 +64,7 @@ def stored(root: Path, stage: int) -> tuple[int, list[Encoded]]:
 @pytest.mark.parametrize("size", [1, 6, 200])
 def test_a_stage_holds_no_more_rows_than_the_buffer_and_counts_on(size: int, tmp_path: Path) -> None:
     learner, before = Replay(LORA, ReplaySettings(buffer=size)), None
-    model, texts = learner.start(tiny_model()), []
+    model = learner.start(tiny_model())
     for number, seen in enumerate((5, 12, 16)):
         task = assignment(TASKS[number], stage=number + 1, seed=number, before=before)
         before = tmp_path / str(number + 1)
@@ -72,14 +72,8 @@ def test_a_stage_holds_no_more_rows_than_the_buffer_and_counts_on(size: int, tmp
         count, buffer = stored(tmp_path, number + 1)
         assert count == seen and len(buffer) == min(size, seen)
         assert set(buffer) <= {row for rows in TASKS[: number + 1] for row in rows}
-        decoded = [tiny_tokenizer().decode(row.ids[: row.prompt_length]) for row in buffer]
-        texts.append([next(n for n in ("one", "two", "three") if f"user\nInstruction {n}.\n" in t) for t in decoded])
-        # As they were trained on: suffix, then the answer and its end.
-        assert all("\n\nAnswer yes or no.<|im_end|>\n<|im_start|>assistant\n" in text for text in decoded)
-        ends = [tiny_tokenizer().decode(row.ids[row.prompt_length :]) for row in buffer]
-        assert all(end.split("<|im_end|>")[0].split()[0] in ("yes", "no") for end in ends)
     if size == 200:
-        assert Counter(texts[-1]) == {"one": 5, "two": 7, "three": 4}
+        assert Counter(buffer) == Counter(row for rows in TASKS for row in rows)
 
 
 # The loss.

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import runpy
 import subprocess
 import sys
-import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 SCRIPT = """
 import json, os, sys
@@ -66,33 +63,31 @@ found = {
 
 
 def job(directory: Path, processes: int) -> list[Any]:
-    """What the script finds: in this process, or in others that torchrun starts."""
     directory.mkdir()
     script = directory / "script.py"
     script.write_text(SCRIPT)
-    if processes == 1:
-        with torch.random.fork_rng(), warnings.catch_warnings(), pytest.MonkeyPatch.context() as patch:
-            warnings.simplefilter("ignore")
-            patch.setattr(sys, "argv", [str(script), str(directory)])
-            runpy.run_path(str(script))
-    else:
-        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-        own = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "ignore"}
-        told: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 240, "env": os.environ | own}
-        done = subprocess.run([*launcher, str(script), str(directory)], **told)
-        assert done.returncode == 0, done.stderr[-3000:]
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else []
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "ignore"}
+    done = subprocess.run(
+        [sys.executable, *launcher, str(script), str(directory)],
+        capture_output=True, text=True, env=environment, timeout=240,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
     return [json.loads((directory / f"found-{rank}.json").read_text()) for rank in range(processes)]
 
 
 def test_two_processes_choose_alike_and_train_as_one(tmp_path: Path) -> None:
-    (first, second), (one,) = job(tmp_path / "two", 2), job(tmp_path / "one", 1)
+    first, second = job(tmp_path / "two", 2)
+    (alone,) = job(tmp_path / "one", 1)
     assert first["choices"] == second["choices"] and len(first["choices"]) == 3
-    assert one["choices"][0][1] != one["first"], "the choice never changed: nothing was tested"
-    for (epoch, text, losses), (other_epoch, other_text, others) in zip(first["choices"], one["choices"], strict=True):
+    assert alone["choices"][0][1] != alone["first"], "the choice never changed: nothing was tested"
+    for (epoch, text, losses), (other_epoch, other_text, others) in zip(
+        first["choices"], alone["choices"], strict=True
+    ):
         assert (epoch, text) == (other_epoch, other_text) and losses == pytest.approx(others, abs=1e-4)
-    assert first["logged"] == pytest.approx(one["logged"], abs=1e-4)
+    assert first["logged"] == pytest.approx(alone["logged"], abs=1e-4)
     assert first["weights"] == second["weights"]
-    for name, values in one["weights"].items():
+    for name, values in alone["weights"].items():
         assert first["weights"][name] == pytest.approx(values, abs=1e-4), name
     # Of several adapters, the active one and what is trained stay what they were.
-    assert one["active"] == ["default"] and all("default" in name for name in one["trainable"])
+    assert alone["active"] == ["default"] and all("default" in name for name in alone["trainable"])

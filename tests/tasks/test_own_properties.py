@@ -52,7 +52,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def load(path: Path, named: dict[str, str]) -> Task | None:
     try:
-        return data_task("own", DataSource(data=str(path), instruction="Do.", columns=named))
+        return data_task("own", DataSource(data=str(path), instruction="Do.", columns=dict(named)))
     except DataError:
         return None
 

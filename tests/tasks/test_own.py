@@ -64,7 +64,7 @@ def test_every_kind_of_file_gives_the_same_rows(tmp_path: Path) -> None:
         ("m.json", "[{", r"m\.json is not JSON"),
         ("m.json", "[" * 100_000, r"m\.json is not JSON"),
         ("m.jsonl", '{"input": "a", "output": "b"}\n\n{"input"\n', "line 3 is not JSON"),
-        ("m.jsonl", '{"input": "a", "output": "b"}\n3', "line 2 is int: allowed is an object"),
+        ("m.jsonl", '{"input": "a", "output": "b"}\n3', "line 2 is a number: allowed is an object"),
         ("m.json", '["a"]', "row 1 is str: allowed is an object"),
         ("m.csv", 'input,output\na,b\n"a,b\nc,d\n', "line 4: unexpected end of data.*each quote in it is doubled"),
         ("m.csv", "input,output,input\na,b,c\n", "two columns named 'input'"),
@@ -119,7 +119,7 @@ def test_rows_that_cannot_be_used_are_left_out_with_their_number(tmp_path: Path)
     reasons = [
         "'output' is missing", "the answer is empty", "the answer is empty",
         "'output' is dict: allowed is text, a number, yes/no or a date", "it holds half a character (a lone surrogate)",
-        "'output' is nan, not a number", "the answer is empty", "the answer is empty", "'output' is missing",
+        "'output' is NaN, not a number", "the answer is empty", "the answer is empty", "'output' is missing",
         "'output' is dict: allowed is text, a number, yes/no or a date",
     ]  # fmt: skip
     rows = [{"input": "a", "output": cell} for cell in cells]
@@ -147,7 +147,7 @@ def test_numbers_become_text_and_class_numbers_their_names(tmp_path: Path) -> No
         assert [row.answer for row in task(path).train] == answers
     pq.write_table(table.replace_schema_metadata({"huggingface": json.dumps(written)}), path)
     more = task(path, columns={"answer": "more"}).train
-    assert more == (Example("a", "neg", (), ("pos",)), Example("b", "pos"))
+    assert more == (Example("a", "neg, pos"), Example("b", "pos"))
 
 
 def test_a_cell_that_python_cannot_hold_costs_its_row_only(tmp_path: Path) -> None:
@@ -166,7 +166,8 @@ def test_a_cell_that_python_cannot_hold_costs_its_row_only(tmp_path: Path) -> No
         ({"sentence": "a", "label": "b", "id": 1}, Example("a", "b")),
         ({"question": "a", "answer": "b"}, Example("a", "b")),
         ({"prompt": "a", "completion": "b"}, Example("a", "b")),
-        ({"question": "a", "answer": ["b", "c", "b", "d"]}, Example("a", "b", (), ("c", "d"))),
+        ({"question": "a", "answer": ["b", "c", "b", "d"]}, Example("a", "b, c, b, d")),
+        ({"question": "a", "answers": ["b", "c", "b", "d"]}, Example("a", "b", (), ("c", "d"))),
         ({"question": "a", "answer": {"text": ["b"], "answer_start": [3]}}, Example("a", "b")),
         ({"messages": None, "text": "a", "label": "b"}, Example("a", "b")),
     ],
@@ -182,7 +183,8 @@ def test_columns_are_found_in_any_row_and_can_be_named(tmp_path: Path) -> None:
     assert task(tmp_path / "m.json", rows).train == (Example("t", "l"),)
     named = task(tmp_path / "m.json", columns={"input": "review", "answer": "stars"})
     assert named.train == (Example("a", "5"),)
-    assert not any("columns" in note for note in named.notes)
+    assert "columns recognised" not in str(named.notes)
+    assert "'text' (1 values), 'label' (1 values)" in str(named.notes)
     half = task(tmp_path / "m.json", columns={"answer": "stars"})
     assert half.train == (Example("t", "5"),) and half.notes[0] == "columns recognised: input = 'text'"
     assert task(tmp_path / "m.json", columns={"input": "review"}).train == (Example("a", "l"),)
@@ -192,9 +194,12 @@ def test_columns_are_found_in_any_row_and_can_be_named(tmp_path: Path) -> None:
     ("columns", "message"),
     [
         ({"input": "reviw"}, r"has no column 'reviw' for input\. Did you mean 'review'\? It has: 'review', 'stars'"),
-        ({"inptu": "review"}, r"no role 'inptu'\. Did you mean 'input'\? Allowed: input, answer, instruction, mess"),
+        (
+            {"inptu": "review"},
+            r"no role 'inptu'\. Did you mean 'input'\? Allowed: input, answer, instruction, system",
+        ),
         ({"answer": "stars"}, r"no input column is recognised among 'review', 'stars'\. Name them with columns"),
-        ({"messages": "review", "input": "review"}, "name either messages, or input and answer"),
+        ({"messages": "review", "input": "review"}, "'review' is named as messages and as input: name two columns"),
         ({"input": "stars", "answer": "stars"}, "'stars' is named as input and as answer"),
     ],
 )

@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -47,6 +48,11 @@ def own(data: Path | str, **changes: Any) -> Task:
     return data_task("own", DataSource(data=str(data), **{"instruction": "Do.", **changes}))
 
 
+def script(name: str, subset: str | None) -> Any:
+    """Return what stands for a data set that is not made of files that are read here."""
+    return SimpleNamespace(config=SimpleNamespace(data_files=None), info=SimpleNamespace(features=None))
+
+
 def inputs(task: Task) -> list[list[str]]:
     return [[row.input for row in split] for split in (task.train, task.dev, task.test)]
 
@@ -59,13 +65,14 @@ def test_files_of_a_directory_are_its_splits(dev: str, tmp_path: Path) -> None:
         dump(folder / f"{name}.json", text)
     assert inputs(own(folder)) == [["a"], ["b"], ["c"]]
     swapped = own(folder, test=dev)
-    assert inputs(swapped) == [["a"], [], ["b"]] and "splits that are not used: 'test'" in swapped.notes
+    assert inputs(swapped) == [["a"], [], ["b"]] and "splits that are not used: 'test' (1 rows)" in swapped.notes
+    assert "files that are not used, as their names tell no split: extra.json" in swapped.notes
     # One file of any name is the training rows; the datasets library would read this text as a missing value.
     (tmp_path / "one").mkdir()
     (tmp_path / "one" / "anything.csv").write_text("text,label\na,None\n")
     assert own(tmp_path / "one").train == (Example("a", "None"),)
     dump(folder / "train.jsonl", "e")
-    with pytest.raises(DataError, match=r"mine holds train\.json and train\.jsonl: one file per split"):
+    with pytest.raises(DataError, match=r"mine holds train\.json, train\.jsonl: one file per split"):
         own(folder)
 
 
@@ -98,12 +105,13 @@ def test_a_hub_id_is_loaded_by_the_library(tmp_path: Path, monkeypatch: pytest.M
         asked.append((name, subset))
         return DatasetDict(train=Dataset.from_list(rows("a")), unsupervised=Dataset.from_list(rows("b")))
 
+    monkeypatch.setattr("datasets.load_dataset_builder", script)
     monkeypatch.setattr("datasets.load_dataset", load)
     monkeypatch.chdir(tmp_path)
     task = load_task("owner/na.me", instruction="Do.", subset="en")
     assert asked == [("owner/na.me", "en")]
     assert task.name == "na.me" and inputs(task) == [["a"], [], []]
-    assert "splits that are not used: 'unsupervised'" in task.notes
+    assert "splits that are not used: 'unsupervised' (1 rows)" in task.notes
 
 
 def test_failures_of_the_hub_are_explained(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,6 +129,7 @@ def test_failures_of_the_hub_are_explained(monkeypatch: pytest.MonkeyPatch) -> N
                 raise outcome from OSError("the cause")
             return outcome
 
+        monkeypatch.setattr("datasets.load_dataset_builder", script)
         monkeypatch.setattr("datasets.load_dataset", load)
         with pytest.raises(DataError, match=message):
             own("owner/name")
@@ -130,11 +139,12 @@ def test_what_the_library_logs_stays_off_the_terminal(tmp_path: Path, caplog: py
     library = logging.getLogger("datasets")
     level = library.level
     (tmp_path / "mine").mkdir()
-    for part in "ab":
-        (tmp_path / "mine" / f"{part}.jsonl").write_text('{"text": "a"}\n{"text"')
+    (tmp_path / "mine" / "README.md").write_text(
+        "---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n    path: '*.txt'\n---\n"
+    )
     library.addHandler(caplog.handler)
     try:
-        with pytest.raises(DataError, match=r"cannot be loaded: An error occurred while generating the dataset: JSON"):
+        with pytest.raises(DataError, match=r"mine cannot be loaded: "):
             own(tmp_path / "mine")
     finally:
         library.removeHandler(caplog.handler)
@@ -181,8 +191,10 @@ def test_splits_that_cannot_be_used_are_named(tmp_path: Path) -> None:
     assert task.test == () and "none of the 1 test rows can be used, most often because 'label' is miss" in str(task)
     with pytest.raises(DataError, match="none of the 1 test rows can be used"):
         own(folder, test="test")
-    only = own(dump(tmp_path / "only" / "test.json", "a").parent)
-    assert inputs(only) == [["a"], [], []] and only.notes[0] == "the only split, 'test', is taken as training rows"
+    only = dump(tmp_path / "only" / "test.json", "a").parent
+    with pytest.raises(DataError, match=r"has no training rows: its splits are 'test'\. .* name the split or file"):
+        own(only)
+    assert inputs(own(only, train="test")) == [["a"], [], []]
     with pytest.raises(DataError, match=r"subset = 'en': .* is a file"):
         own(folder / "train.json", subset="en")
 
@@ -202,8 +214,8 @@ def test_a_closed_set_of_answers_is_taken_for_labels(tmp_path: Path) -> None:
     assert len(own(many(path, {str(i): 5 for i in range(20)})).labels) == 20
     for counts in ({"b": 5, "a": 4}, {"x" * 61: 10}, {str(i): 9 for i in range(21)}):
         task = own(many(path, counts))
-        assert task.labels == () and "metric: rouge_l, as the answers are free text" in task.notes
-    path.write_text(json.dumps([{"question": "q", "answer": ["a", "b"]}] * 10))
+        assert task.labels == () and "metric: exact_match, as most answers are numbers, single words" in str(task.notes)
+    path.write_text(json.dumps([{"question": "q", "answers": ["a", "b"]}] * 10))
     assert own(path).labels == ()
 
 
@@ -213,7 +225,7 @@ def test_given_labels_and_metric_are_kept_and_answers_outside_are_named(tmp_path
     assert (task.labels, task.metric) == (("a", "z"), "list_f1")
     assert "10 of 15 training answers lie outside the labels, such as 'b'" in task.notes
     assert not any("metric" in note or "recognised: the" in note for note in task.notes)
-    assert own(path, labels=()).labels == () and own(path, labels=()).metric == "rouge_l"
+    assert own(path, labels=()).labels == () and own(path, labels=()).metric == "exact_match"
     assert tuple(TEXT_METRICS) == METRICS
 
 

@@ -60,7 +60,7 @@ def test_messages_can_be_named_and_come_from_parquet(tmp_path: Path) -> None:
 
 
 def test_other_right_answers_to_a_conversation_are_references(tmp_path: Path) -> None:
-    own = task(tmp_path / "m.json", [{"prompt": role("u1"), "completion": ["a", "b"]}])
+    own = task(tmp_path / "m.json", [{"question": role("u1"), "answers": ["a", "b"]}])
     assert own.train == (Example("u1", "a", (), ("b",)),)
 
 

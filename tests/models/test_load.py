@@ -5,6 +5,7 @@ import json
 import shutil
 from collections.abc import Callable
 from importlib.machinery import ModuleSpec
+from os.path import expanduser
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +129,7 @@ def test_the_best_device_is_an_accelerator_with_bfloat16_on_gpus_that_have_it(
 @pytest.mark.parametrize("load", [load_model, load_tokenizer])
 @pytest.mark.parametrize("name", ["/no/such/model", "./no/such/model", "~/no/such/model", "../no-such-model"])
 def test_a_missing_directory_is_named(load: Callable[[str], Any], name: str) -> None:
-    with pytest.raises(ModelError, match=f"model directory '{name}' does not exist"):
+    with pytest.raises(ModelError, match=f"model directory '{expanduser(name)}' does not exist"):
         load(name)
 
 

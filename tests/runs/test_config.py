@@ -36,7 +36,8 @@ def loaded(folder: Path, text: str, *overrides: str) -> Config:
 def test_defaults_are_the_published_settings() -> None:
     assert made().plain() == {
         "model": {"base": "embedded", "adapter": None, "dtype": None, "device": None},
-        "sequence": "demo", "watch": [], "data_dir": None, "tasks": {}, "data": {"drop_overlap": False},
+        "sequence": "demo", "watch": [], "data_dir": None, "tasks": {},
+        "data": {"drop_overlap": False, "drop_long": False},
         "policy": "sapo", "method": "seq-lora",
         "candidates": {
             "sources": None, "file": None, "count": 20, "local": {"model": None, "temperature": 1.0}, "openai": None,
@@ -142,7 +143,7 @@ IMPOSSIBLE: dict[str, tuple[Any, ...]] = {
     "train.epochs": (0, float("nan"), float("inf")),
     "train.learning_rate": (0, 2, "fast", float("nan")),
     "train.warmup": (-0.1, 1),
-    "lora.target_modules": ([], "q_proj"),
+    "lora.target_modules": ([], "", ["q_proj", 3]),
     "evaluate.max_new_tokens": (0, 1664),
     "evaluate.wordings": (-1, 101, True),
     "evaluate.general": (1, "no", None),

@@ -157,7 +157,7 @@ def test_half_a_character_in_an_instruction_is_refused(tmp_path: Path) -> None:
         load_task(str(tmp_path / "rows.jsonl"), instruction="Do.", suffix="\udfff")
 
 
-@pytest.mark.parametrize("content", ["[" * 100_000, '{"a": ' + "1" * 5000 + "}"])
+@pytest.mark.parametrize("content", ["[" * 100_000, '{"a": ' + "1" * 5000])
 def test_json_that_breaks_the_parser_is_an_error(content: str, tmp_path: Path) -> None:
     (tmp_path / "rows.json").write_text(content)
     with pytest.raises(DataError, match=r"rows\.json is not JSON"):

@@ -16,12 +16,15 @@ def expanded(text: str) -> str:
     """Return a path with the home directory in place of ~ and values in place of environment variables.
 
     Raises:
-        ValueError: if a variable is not set.
+        ValueError: if a variable is not set, or a user is not known.
     """
     found = os.path.expandvars(text)
     if (unset := _VARIABLE.search(found)) is not None:
         raise ValueError(f"{text!r} names the environment variable {unset.group()}, which is not set")
-    return os.path.expanduser(found)
+    found = os.path.expanduser(found)
+    if found.startswith("~"):
+        raise ValueError(f"{text!r} names the home of a user that is not known here")
+    return found
 
 
 def _local(path: Path) -> Path:

@@ -42,7 +42,8 @@ class Number(str):
 
 def kind_of(value: Any) -> str:
     """Return what a parsed value is, in words."""
-    return "a number" if isinstance(value, Number) else type(value).__name__
+    kinds = {dict: "an object", list: "a list", str: "a text", bool: "true or false", type(None): "null"}
+    return "a number" if isinstance(value, Number) else kinds.get(type(value), type(value).__name__)
 
 
 def parse_json(text: str) -> Any:

@@ -72,7 +72,7 @@ def _json(path: Path) -> Raw:
         parsed = parsed["Instances"]
     if not isinstance(parsed, list):
         raise DataError(
-            f"{path} holds a JSON {kind_of(parsed)}: allowed is a list of objects, or a task of "
+            f"{path} holds {kind_of(parsed)}: allowed is a list of objects, or a task of "
             "Natural-Instructions with Definition and Instances"
         )
     return Raw({"train": _objects(path, "row", enumerate(parsed, start=1))}, definition)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from sapo.core.settings import NotNegative, Positive, Settings
 
@@ -49,6 +49,12 @@ class TrainSettings(Settings):
         return self
 
 
+def _layers(value: Any) -> Any:
+    if value and isinstance(value, (str, list, tuple)) and all(name and isinstance(name, str) for name in value):
+        return value if isinstance(value, str) else tuple(value)
+    raise ValueError(f"{value!r} is neither a list of names of layers nor a pattern of their paths nor all-linear")
+
+
 class LoraSettings(Settings):
     """Hu et al. 2021, arXiv 2106.09685; defaults as published for SAPO."""
 
@@ -56,10 +62,7 @@ class LoraSettings(Settings):
     alpha: Positive = 32
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     # Names of layers; or, as for peft, a pattern of their paths, or "all-linear".
-    target_modules: Annotated[tuple[str, ...], Field(min_length=1)] | Annotated[str, Field(min_length=1)] = (
-        "q_proj",
-        "v_proj",
-    )
+    target_modules: Annotated[tuple[str, ...] | str, BeforeValidator(_layers)] = ("q_proj", "v_proj")
 
 
 class OLoraSettings(Settings):

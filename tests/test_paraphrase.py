@@ -226,6 +226,14 @@ def test_a_task_that_the_file_lacks_is_named_with_the_nearest_and_all_others(tmp
         candidates_file(path, "sentiments")
 
 
+def test_an_entry_may_skip_the_checks(tmp_path: Path) -> None:
+    bad = labelled("Is this good or bad?", "good", "bad")
+    path = write(tmp_path / "c.json", json.dumps([{"text": "Do it.", "check": False}, {"text": "Now."}]))
+    kept, rejected = admit(bad, candidates_file(path, bad.name), "file")
+    assert [c.text for c in kept] == [bad.instruction, "Do it."]
+    assert [r.text for r in rejected] == ["Now."]
+
+
 @pytest.mark.parametrize("content", ["", " \n\t\n", "\ufeff"])
 def test_an_empty_file_is_an_error(content: str, tmp_path: Path) -> None:
     with pytest.raises(CandidateError, match=r"c\.json is empty"):

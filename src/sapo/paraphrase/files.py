@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sapo.errors import CandidateError, nearest
-from sapo.paraphrase.source import Ranking
+from sapo.paraphrase.source import Ranking, Unchecked
 from sapo.types import Origin, Task
 
 
@@ -51,7 +51,7 @@ def candidates_file(path: Path, task: str) -> tuple[str, ...]:
     """Return the paraphrases that a file holds for one task, in the file's order.
 
     A JSON list or a JSONL file (strings, or objects with "text" or "instruction") is for whichever task asks; a
-    JSON object maps task names to lists.
+    JSON object maps task names to lists. An object with "check": false makes its text a candidate unchecked.
 
     Raises:
         CandidateError: if the file cannot be read, or has nothing for this task.
@@ -100,4 +100,4 @@ def _text(row: Any, number: int, path: Path) -> str:
             f"candidates file {path}, entry {number} is {type(value).__name__}: allowed is a string, "
             'or an object with "text" or "instruction"'
         )
-    return value
+    return Unchecked(value) if isinstance(row, dict) and row.get("check") is False else value

@@ -24,6 +24,12 @@ class Ranking:
     round: int
 
 
+class Unchecked(str):
+    """A text that becomes a candidate whatever the checks would say, for example a control in a study."""
+
+    __slots__ = ()
+
+
 class Source(Protocol):
     """Gives texts that may become candidates; whether they do is not its concern.
 

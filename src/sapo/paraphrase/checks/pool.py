@@ -13,6 +13,7 @@ from sapo.paraphrase.checks.shape import broken_characters, out_of_band, untermi
 from sapo.paraphrase.checks.talk import chatty
 from sapo.paraphrase.checks.tasks import another_task
 from sapo.paraphrase.language import changes_language
+from sapo.paraphrase.source import Unchecked
 from sapo.types import Instruction, Origin, Rejection, Task
 
 # Rejected texts that an error names, and characters of each.
@@ -53,7 +54,7 @@ class Pool:
         before = len(self.kept)
         for raw in texts:
             text = raw.strip()
-            reason = self._fact(text) or (None if origin in _READ else self._guess(text))
+            reason = None if isinstance(raw, Unchecked) else self._fact(text) or self._guessed(text, origin)
             if reason is None:
                 self._seen[folded(text)] = f"candidate {len(self.kept) + len(self.rejected)}"
                 self.kept.append(Instruction(text, origin))
@@ -67,6 +68,9 @@ class Pool:
             return "empty"
         missing = missing_labels(self._task.labels, self._original, text)
         return broken_characters(self._original, text) or duplicate(text, self._seen) or _lacks("label", missing)
+
+    def _guessed(self, text: str, origin: Origin) -> str | None:
+        return None if origin in _READ else self._guess(text)
 
     def _guess(self, text: str) -> str | None:
         """Return what is wrong with a text by all appearances, or None; cheap guesses first."""

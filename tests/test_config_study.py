@@ -71,6 +71,7 @@ def test_defaults_are_those_of_a_run_but_for_what_a_study_has_of_its_own(made: C
         "sgd": {"learning_rate": 0.1},
         "examples": 100,
         "rows": 100,
+        "lean": False,
         "scores": False,
         "max_new_tokens": 16,
         "run_dir": "out",

@@ -95,7 +95,7 @@ def per_token(found: Sequence[tuple[float, int]]) -> float:
 
 def measured(model: Any, text: str = TEXT, rows: Sequence[Example] = ROWS, template: str = "chat") -> Indicators:
     renderer = Renderer(tiny_tokenizer(chat_template=TEMPLATES[template]), 512)
-    return indicators(model, Scorer(model), renderer, TASK, text, rows)
+    return indicators(model, Scorer(model), renderer, TASK, text, rows)[0]
 
 
 def encoded(count: int = len(ROWS)) -> list[Encoded]:
@@ -186,7 +186,7 @@ def test_odd_texts_are_measured_like_others(text: str) -> None:
     assert found.pre_update == pytest.approx(
         total / sum(len(row.ids) - row.prompt_length for row in rendered), rel=1e-5
     )
-    assert found.gradient_norm > 0 and 0 <= found.edit <= 1
+    assert found.gradient_norm is not None and found.gradient_norm > 0 and 0 <= found.edit <= 1
 
 
 # The gradient.

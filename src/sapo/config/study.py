@@ -35,6 +35,8 @@ class StudyConfig(Part):
     # Selection rows that indicators are measured on, and test rows of each task whose losses are the outcomes.
     examples: Positive = 100
     rows: Positive = 100
+    # Leave out what costs as much as a small training: gradient norms and training losses; drift on a few rows only.
+    lean: bool = False
     scores: bool = False
     max_new_tokens: Positive = 16
     train: TrainConfig = TrainConfig()

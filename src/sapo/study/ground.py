@@ -44,7 +44,7 @@ class Ground:
         before: losses on test rows by task, with the original instructions.
         scores: of the primary metric, in percent, where they are measured.
         indicators: of each candidate.
-        earlier_gradient: norm of the gradient of the earlier tasks' loss.
+        earlier_gradient: norm of the gradient of the earlier tasks' loss; None if left out.
     """
 
     transition: Transition
@@ -53,8 +53,8 @@ class Ground:
     state: State
     before: dict[str, Losses]
     scores: dict[str, float]
-    indicators: Sequence[dict[str, float]]
-    earlier_gradient: float
+    indicators: Sequence[dict[str, float | None]]
+    earlier_gradient: float | None
 
     @property
     def task(self) -> Task:
@@ -114,7 +114,9 @@ def prepare(config: StudyConfig, transition: Transition, progress: Reporter, *, 
             "model": state.fingerprint,
             "tasks": fingerprint([task_fingerprint(task) for task in (*setup.tasks, *setup.watch)]),
             "candidates": fingerprint([c.text for c in setup.candidates[transition.task]]),
-            "settings": fingerprint([config.examples, config.scores, config.max_new_tokens, config.max_length]),
+            "settings": fingerprint(
+                [config.examples, config.scores, config.max_new_tokens, config.max_length, config.lean]
+            ),
         }
         measured = record.reuse(MEASURED, inputs)
         if measured is None:
@@ -144,19 +146,22 @@ def _measure(
             advance(1)
     rows = [task.train[i] for i in selection_rows(task, config.examples, "stratified", config.seeds[0])]
     candidates = setup.candidates[task.name]
-    found = []
+    found, rows_of = [], []
     with progress.step(
         f"{transition.name}: {len(candidates)} candidates before training", len(candidates), 0
     ) as advance:
         for candidate in candidates:
-            found.append(asdict(indicators(model, scorer, renderer, task, candidate.text, rows)))
+            known, losses = indicators(model, scorer, renderer, task, candidate.text, rows, config.lean)
+            found.append(asdict(known))
+            rows_of.append(losses_to_json(losses))
             advance(1)
     earlier = [e for one in setup.tasks[:-1] for e in renderer.encode(one.instruction, one.suffix, one.test)]
     return {
         "before": before,
         "scores": scores,
         "indicators": found,
-        "earlier_gradient": norm(gradient(model, earlier)),
+        "candidates": rows_of,
+        "earlier_gradient": None if config.lean else norm(gradient(model, earlier)),
     }
 
 

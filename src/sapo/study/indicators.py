@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 from sapo.methods.assignment import trainable
 from sapo.render import Renderer
 from sapo.score import Scorer, pad, supervised_positions, untouched
-from sapo.types import Encoded, Example, Task
+from sapo.types import Encoded, Example, Losses, Task
 
 # Rows that go through the model at once, with gradients.
 _BATCH = 4
@@ -30,7 +30,7 @@ class Indicators:
         example_mean: mean over rows of each row's nats per token.
         pmi: pre-update loss minus that of the same answers behind an empty input: how much the input says about the
             answer under this instruction; lower is more.
-        gradient_norm: norm of the gradient of the pre-update loss at the trainable parameters.
+        gradient_norm: norm of the gradient of the pre-update loss at the trainable parameters; None if left out.
         length: tokens of the instruction.
         edit: edit distance to the original, as a share of the longer one's characters.
     """
@@ -39,15 +39,15 @@ class Indicators:
     answer_only: float
     example_mean: float
     pmi: float
-    gradient_norm: float
+    gradient_norm: float | None
     length: float
     edit: float
 
 
 def indicators(
-    model: Any, scorer: Scorer, renderer: Renderer, task: Task, text: str, rows: Sequence[Example]
-) -> Indicators:
-    """Return a candidate's indicators; the model is left as it was.
+    model: Any, scorer: Scorer, renderer: Renderer, task: Task, text: str, rows: Sequence[Example], lean: bool = False
+) -> tuple[Indicators, Losses]:
+    """Return a candidate's indicators and the losses behind the pre-update loss; the model is left as it was.
 
     Args:
         model: with what the task trains trainable.
@@ -56,21 +56,23 @@ def indicators(
         task: whose instruction the candidate could be.
         text: the candidate.
         rows: that indicators are measured on.
+        lean: leave out the gradient.
     """
     encoded = renderer.encode(text, task.suffix, rows)
     losses = scorer(encoded)
     end = _end_tokens(renderer)
     answers = scorer([replace(e, ids=e.ids[: len(e.ids) - end]) for e in encoded]) if end else losses
     blank = _blank(scorer, renderer.encode(text, task.suffix, [replace(row, input="", history=()) for row in rows]))
-    return Indicators(
+    found = Indicators(
         pre_update=losses.per_token,
         answer_only=answers.per_token,
         example_mean=float(np.mean(losses.nll / losses.tokens)),
         pmi=losses.per_token - blank,
-        gradient_norm=norm(gradient(model, encoded)),
+        gradient_norm=None if lean else norm(gradient(model, encoded)),
         length=float(len(renderer.token_ids([text])[0])),
         edit=Levenshtein.normalized_distance(text, task.instruction),
     )
+    return found, losses
 
 
 def _blank(scorer: Scorer, encoded: Sequence[Encoded]) -> float:

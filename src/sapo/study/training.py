@@ -21,6 +21,7 @@ from sapo.types import Losses
 _DECIMALS = 4
 # Test rows of each earlier task whose outputs are compared: two whole distributions a token are dear.
 _DRIFT_ROWS = 32
+_DRIFT_ROWS_LEAN = 8
 
 
 def train(config: StudyConfig, ground: Ground, trial: Trial, study: str, label: str, progress: Reporter) -> StudyRecord:
@@ -31,7 +32,7 @@ def train(config: StudyConfig, ground: Ground, trial: Trial, study: str, label: 
     model = ground.live.prepare(ground.state, assignment(config, setup, encoded))
     scorer = ground.live.scorer.on(model)
     began = time.perf_counter()
-    travel, loss_before = Travel(), scorer(encoded).per_token
+    travel, loss_before = Travel(), None if config.lean else scorer(encoded).per_token
     work = setup.plan.train[task.name]
     with progress.step(label, work.units, work.cost) as advance:
         training = finetune(
@@ -49,9 +50,9 @@ def train(config: StudyConfig, ground: Ground, trial: Trial, study: str, label: 
         "first_gradient": training.gradient_norms[0],
         "path": travel.path,
         "displacement": travel.displacement,
-        "drift": _drift(ground, model, travel.start),
+        "drift": _drift(ground, model, travel.start, _DRIFT_ROWS_LEAN if config.lean else _DRIFT_ROWS),
         "train_before": loss_before,
-        "train_after": scorer(encoded).per_token,
+        "train_after": None if config.lean else scorer(encoded).per_token,
         "rate_sum": sum(training.rates),
         "earlier_gradient": ground.earlier_gradient,
     }
@@ -69,10 +70,10 @@ def train(config: StudyConfig, ground: Ground, trial: Trial, study: str, label: 
     )  # fmt: skip
 
 
-def _drift(ground: Ground, model: Any, start: dict[str, torch.Tensor]) -> float:
+def _drift(ground: Ground, model: Any, start: dict[str, torch.Tensor], rows: int) -> float:
     earlier = [ground.tested[name] for name in ground.transition.earlier]
     encode = ground.setup.renderer.encode
-    encoded = [e for one in earlier for e in encode(one.instruction, one.suffix, one.test[:_DRIFT_ROWS])]
+    encoded = [e for one in earlier for e in encode(one.instruction, one.suffix, one.test[:rows])]
     return drift(model, start, encoded)
 
 

@@ -94,7 +94,8 @@ def test_a_resolved_study_can_be_written_and_read_back(tmp_path: Path, made: Cal
     config = made(
         model="m", transitions=[["a", "b"], ["b", "c", "a"]], unseen=["d"], seeds=[5, 0], arms=["sgd"],
         sgd={"learning_rate": "1e-2"}, candidates={"count": 3, "file": "c.json"}, tasks={"a": {"data": "a.csv"}},
-        data={"drop_overlap": True}, data_dir="d", examples=7, rows=9, scores=True, max_new_tokens=3, max_length=99,
+        data={"drop_overlap": True}, data_dir="d", examples=7, rows=9, lean=True, scores=True, max_new_tokens=3,
+        max_length=99,
         train={"learning_rate": "5e-5"}, lora={"r": 2},
     )  # fmt: skip
     assert loaded(tmp_path, yaml.safe_dump(config.plain())) == config

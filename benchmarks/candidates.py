@@ -111,7 +111,7 @@ class Bench:
         self, task: Task, candidates: Sequence[Instruction], rows: Sequence[int], settings: SelectionSettings
     ) -> Selection:
         """Return a selection."""
-        return score_candidates(self.scorer, self.renderer, task, candidates, rows, settings)
+        return score_candidates(self.scorer, self.renderer, task, candidates, rows, settings, seed=SEED)
 
 
 def spread(bench: Bench, name: str, rows: int) -> list[Record]:

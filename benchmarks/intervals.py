@@ -12,6 +12,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from sapo.core.types import Floats, Ints
 from sapo.selection import differences
 
 SIZES = (4, 6, 8, 12, 24, 48)
@@ -20,7 +21,7 @@ CANDIDATES = 20
 TRIALS = 150
 
 
-def simulate(rows: int, trial: int) -> tuple[differences.Floats, differences.Ints]:
+def simulate(rows: int, trial: int) -> tuple[Floats, Ints]:
     """Return NLLs [1 + candidates, rows] with true differences of 0, correlated and heavy-tailed, and token counts."""
     rng = np.random.default_rng(trial + 1000 * rows)
     shared = rng.normal(size=(rows, 1))

@@ -26,8 +26,8 @@ from sapo.selection.rows import MAX_LENGTH
 from sapo.tasks.load import load_task
 from sapo.tasks.sampling import selection_rows
 from sapo.training.finetune import finetune
-from sapo.training.methods.objective import Assignment
 from sapo.training.methods.seq_lora import SeqLora
+from sapo.training.schedule import Training
 from sapo.training.settings import LoraSettings, TrainSettings
 
 TASKS = (
@@ -80,7 +80,7 @@ def main() -> None:
             task = tasks[before]
             chosen = [task.train[i] for i in selection_rows(task, 128, "stratified", SEED)]
             rows = renderer.encode(task.instruction, task.suffix, chosen)
-            alone = Assignment(1, 1, SEED, rows, None, TRAINING.batch_size)
+            alone = Training(1, 1, task.name, (task,), False, (), (), SEED, TRAINING.batch_size, rows)
             model = SeqLora(LoraSettings(r=8, alpha=32, dropout=0.1, target_modules=("q_proj", "v_proj"))).prepare(
                 model, alone
             )

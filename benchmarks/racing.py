@@ -17,6 +17,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -101,7 +102,7 @@ def racing(delta: float, epsilon: float, *, blind: bool = False) -> Scheme:
     """Return the race of the library; ``blind`` to labels and tokens, all rows are of one kind to it."""
 
     def run(matrix: Matrix) -> tuple[int, float]:
-        mean = np.full_like(matrix.tokens, matrix.tokens.sum() / len(matrix.tokens), dtype=np.float64)
+        mean: Any = np.full_like(matrix.tokens, matrix.tokens.sum() / len(matrix.tokens), dtype=np.float64)
         finish = race(
             lambda i, places: matrix.nll[i, places.start : places.stop],
             round_sizes(matrix.nll.shape[1]),

@@ -23,7 +23,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -43,10 +43,11 @@ from sapo.models.load import load_model
 from sapo.models.render import Renderer
 from sapo.selection.rows import MAX_LENGTH
 from sapo.tasks.load import load_task
-from sapo.training import finetune
+from sapo.training.finetune import finetune
 from sapo.training.methods import make_method
-from sapo.training.methods.objective import Assignment
-from sapo.training.settings import LoraSettings
+from sapo.training.schedule import Training
+from sapo.training.settings import LoraSettings, TrainSettings
+from sapo.training.trainer import UpdateSampler
 
 TASKS = {"short": "task195_sentiment140_classification", "long": "task224_scruples_anecdotes_ethical_judgment"}
 LORA = LoraSettings(r=8, alpha=32, dropout=0.0, target_modules=("q_proj", "v_proj"))
@@ -118,7 +119,7 @@ class Bench:
     """
 
     def __init__(self, model: Any, tokenizer: Any, encoded: Sequence[Encoded], batch: int, micro: int) -> None:
-        order = finetune.UpdateSampler([len(e.ids) for e in encoded], batch, 1, 0)
+        order = UpdateSampler([len(e.ids) for e in encoded], batch, 1, 0)
         self._given, self._rows = list(encoded), [encoded[i] for i in order]
         self._model, self._tokenizer = model, tokenizer
         self._batch, self._micro = batch, micro
@@ -126,7 +127,7 @@ class Bench:
 
     def ours(self) -> Run:
         """Train by `sapo.training.finetune.finetune`."""
-        settings = finetune.TrainSettings(
+        settings = TrainSettings(
             epochs=1,
             learning_rate=RATE,
             batch_size=self._batch,
@@ -136,7 +137,7 @@ class Bench:
             max_grad_norm=CLIP,
         )
         with self._fresh() as (model, clock):
-            training = finetune.finetune(model, self._given, settings, seed=0)
+            training = finetune(model, self._given, settings, seed=0)
             return Run(clock.seconds, training.losses, self._moved())
 
     def transformers(self) -> Run:
@@ -292,9 +293,15 @@ def main() -> None:
         torch.set_num_threads(given.threads)
     loaded = load_model("embedded", device="cpu")
     method = make_method("seq-lora", LORA)
-    # Of the assignment only the seed decides what the new adapter is.
-    model = method.prepare(method.start(loaded.model), Assignment(1, 1, 0, (), None, 2 * given.micro))
-    result: dict[str, Any] = {"lora": asdict(LORA), "micro": given.micro, "environment": environment(), "tasks": {}}
+    # Of the training only the seed decides what the new adapter is.
+    training = Training(1, 1, "", (), False, (), (), 0, 2 * given.micro)
+    model = method.prepare(method.start(loaded.model), training)
+    result: dict[str, Any] = {
+        "lora": LORA.model_dump(),
+        "micro": given.micro,
+        "environment": environment(),
+        "tasks": {},
+    }
     for (kind, name), rows in zip(TASKS.items(), given.rows, strict=True):
         task = load_task(name, given.data_dir)
         encoded = Renderer(loaded.tokenizer, MAX_LENGTH).encode(task.instruction, task.suffix, task.train[:rows])

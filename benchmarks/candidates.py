@@ -30,11 +30,12 @@ from sapo.candidates.checks import Pool
 from sapo.candidates.gather import gather
 from sapo.candidates.rules.rewrite import rewrites
 from sapo.candidates.rules.source import Rules
-from sapo.core.types import Instruction, Selection, Task
+from sapo.core.types import Instruction, Task
 from sapo.models.load import load_model
 from sapo.models.losses import Scorer
 from sapo.models.render import Renderer
 from sapo.selection.scoring import score_candidates
+from sapo.selection.selection import Selection
 from sapo.selection.settings import SelectionSettings
 from sapo.tasks.load import load_task
 from sapo.tasks.sampling import selection_rows

@@ -276,11 +276,11 @@ def test_a_stage_directory_alone_answers_as_its_run_was_tested(finished: Finishe
         rows = [row.input for row in task.test]
         found = cell(finished.run_dir, 2, task.name, "selected")
         predictions += found["predictions"]
-        assert loaded.answer(rows, task.name) == found["predictions"]
+        assert loaded.generate(rows, task.name) == found["predictions"]
     assert len(set(predictions)) > 2
-    assert loaded.answer(rows) == loaded.answer(rows, TASKS[1])
+    assert loaded.generate(rows) == loaded.generate(rows, TASKS[1])
     with pytest.raises(SapoError, match=f"not trained on '{TASKS[2]}'.*Its tasks: {TASKS[0]}, {TASKS[1]}"):
-        loaded.answer(rows, TASKS[2])
+        loaded.generate(rows, TASKS[2])
     entries = {entry["task"]: entry for entry in read(stage / "sapo.json")["tasks"]}
     assert {name: entries[name]["instruction"] for name in entries} == {n: selected(finished)[n] for n in TASKS[:2]}
     assert [entries[t.name]["suffix"] for t in inputs.tasks[:2]] == [t.suffix for t in inputs.tasks[:2]]
@@ -493,6 +493,7 @@ def test_a_run_starts_from_the_users_adapter_and_its_stage_contains_it(
     if method == "inc-lora":
         assert second == pytest.approx(by_hand(stock(small_model, adapter, stage / "increment"), instruction), abs=1e-4)
     assert (
-        Stage.load(stage).answer([r.input for r in task.test]) == cell(config.run_dir, 1, "alpha", kind)["predictions"]
+        Stage.load(stage).generate([r.input for r in task.test])
+        == cell(config.run_dir, 1, "alpha", kind)["predictions"]
     )
     assert adapters(adapter) == before

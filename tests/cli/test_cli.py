@@ -186,7 +186,7 @@ def test_generate_answers_one_input_as_the_library_does(command: Command, runs: 
     for task in (None, TASK):
         outcome = command("generate", stage_of(runs[1]), "--input", text, *(["--task", task] if task else []))
         assert outcome.code == 0
-        assert outcome.out == Stage.load(stage_of(runs[1])).answer([text], task)[0] + "\n"
+        assert outcome.out == Stage.load(stage_of(runs[1])).generate([text], task)[0] + "\n"
 
 
 def test_generate_answers_a_file_line_by_line(

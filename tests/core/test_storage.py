@@ -9,7 +9,8 @@ import pytest
 
 from sapo.core.errors import RecordError
 from sapo.core.storage import fingerprint, read_json, write_json, write_text
-from sapo.core.types import CandidateLoss, Instruction, Losses, Race, Rejection, Selection
+from sapo.core.types import Instruction, Losses, Rejection
+from sapo.selection.selection import CandidateLoss, Race, Selection
 
 LONE = "half a character: \ud83d"
 

@@ -17,13 +17,13 @@ from sapo.core.errors import CandidateError, DataError, ModelError, RenderError
 from sapo.core.storage import read_json
 from sapo.core.types import Example
 from sapo.integrations.exports import export_data
-from sapo.integrations.layouts import reworded, sides
 from sapo.integrations.testing import tiny_model, tiny_tokenizer, toy_task
 from sapo.integrations.trainer import describe, tokenized
 from sapo.integrations.trl import Rows, dataset
 from sapo.models.layout import turns_of
 from sapo.models.render import Renderer
 from sapo.runs.stage import Stage
+from sapo.tasks.layouts import reworded, sides
 
 TEXT = "Many words: yes. Few words: no."
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from sapo.core.errors import DataError
-from sapo.integrations.layouts import layout_of, shared_instruction
+from sapo.tasks.layouts import layout_of, shared_instruction
 
 ALPACA = {"instruction": "Say it.", "input": "a", "output": "b"}
 

@@ -17,11 +17,11 @@ from sapo.core.errors import CandidateError, DataError, RenderError, SapoError
 from sapo.core.storage import read_json
 from sapo.core.types import Encoded
 from sapo.integrations import trl
-from sapo.integrations.layouts import reworded, shared_instruction, sides
 from sapo.integrations.testing import CHAT_TEMPLATE, tiny_model, tiny_tokenizer, toy_task
 from sapo.integrations.trainer import SapoCallback, describe
 from sapo.models.losses import Scorer
 from sapo.models.render import Renderer
+from sapo.tasks.layouts import reworded, shared_instruction, sides
 
 sft = pytest.importorskip("trl", reason="TRL is not installed: pip install trl")
 

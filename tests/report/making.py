@@ -12,7 +12,7 @@ import numpy as np
 from rich.console import Console
 
 from sapo.core.storage import write_json
-from sapo.core.types import CandidateLoss, Instruction, Losses, Selection, Task
+from sapo.core.types import Instruction, Losses, Task
 from sapo.integrations.testing import toy_task
 from sapo.models.answers import Evaluation
 from sapo.report.blocks import Listing, Note, Page, Section, Table
@@ -22,6 +22,7 @@ from sapo.report.terminal import show
 from sapo.runs.config.loading import make_config
 from sapo.runs.metrics import METRICS
 from sapo.runs.results import Prompt, RunResult, tabulate
+from sapo.selection.selection import CandidateLoss, Selection
 
 TASKS = ("alpha", "beta", "gamma")
 ROWS = 12

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from sapo.core.errors import CandidateError
-from sapo.core.types import Choice, Example, Instruction, Race, Selection
+from sapo.core.types import Example, Instruction
 from sapo.integrations.testing import tiny_model, tiny_tokenizer, toy_task
 from sapo.models.losses import Scorer
 from sapo.models.render import Renderer
@@ -26,6 +26,7 @@ from sapo.runs.plan import make_plan
 from sapo.runs.prepare import prepare
 from sapo.selection.scoring import score_candidates
 from sapo.selection.select import select
+from sapo.selection.selection import Choice, Race, Selection
 from sapo.selection.settings import SelectionSettings
 from sapo.training.schedule import schedule
 

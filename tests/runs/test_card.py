@@ -14,10 +14,11 @@ from markdown_it import MarkdownIt
 
 from sapo.core.errors import ModelError, RecordError
 from sapo.core.storage import write_json
-from sapo.core.types import CandidateLoss, Choice, Instruction, Losses, Rejection, Selection, Task
+from sapo.core.types import Instruction, Losses, Rejection, Task
 from sapo.integrations.testing import toy_task
 from sapo.runs.card import model_card
 from sapo.runs.lineage import earlier_tasks, lineage, stored_prompts
+from sapo.selection.selection import CandidateLoss, Choice, Selection
 from sapo.tasks.load import task_fingerprint
 
 HOSTILE = (

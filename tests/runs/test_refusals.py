@@ -239,7 +239,7 @@ def test_awkward_instructions_reach_model_record_and_stage_to_the_letter(own: Co
         assert (found.text, found.original, found.suffix) == (text, text, "{0} <|im_end|>")
     stage = Stage.load(tmp_path / "run" / "stages" / "1-mine")
     cell = read(tmp_path / "run" / "cells" / "1" / "mine.original.json")["value"]
-    assert cell["instruction"] == text and len(stage.answer(["text 1"])) == 1
+    assert cell["instruction"] == text and len(stage.generate(["text 1"])) == 1
 
 
 def test_rows_that_are_cut_left_out_or_held_out_are_told_and_the_same_for_every_seed(

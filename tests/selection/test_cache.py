@@ -17,7 +17,7 @@ from small_runs import Told
 import sapo.selection.cache
 from sapo.cli import main
 from sapo.core.processes import Processes
-from sapo.core.types import Encoded, Instruction, Selection
+from sapo.core.types import Encoded, Instruction
 from sapo.integrations.testing import tiny_model, tiny_tokenizer, toy_task
 from sapo.models.losses import Scorer
 from sapo.models.render import Renderer
@@ -25,6 +25,7 @@ from sapo.runs.config.schema import Config
 from sapo.runs.prepare import prepared
 from sapo.selection.cache import Found, LossCache, cache_directory
 from sapo.selection.scoring import score_candidates
+from sapo.selection.selection import Selection
 from sapo.selection.settings import SelectionSettings
 
 ROWS = [Encoded((5, 6, 7, 8), 2), Encoded((9, 6, 7), 1)]

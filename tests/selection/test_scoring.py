@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from small_runs import Told
 
-from sapo.core.types import Example, Floats, Instruction, Selection, Standing, Task
+from sapo.core.types import Example, Floats, Instruction, Standing, Task
 from sapo.integrations.testing import tiny_model, tiny_tokenizer, toy_task
 from sapo.models.losses import Scorer
 from sapo.models.render import Renderer
@@ -25,6 +25,7 @@ from sapo.selection.cache import LossCache
 from sapo.selection.prediction import Rows
 from sapo.selection.race import FIRST, Finish, race, round_sizes
 from sapo.selection.scoring import score_candidates
+from sapo.selection.selection import Selection
 from sapo.selection.settings import SelectionSettings
 from sapo.selection.standings import quantile, standing
 

@@ -6,7 +6,8 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from sapo.core.types import CandidateLoss, Instruction, Losses, Selection
+from sapo.core.types import Instruction, Losses
+from sapo.selection.selection import CandidateLoss, Selection
 from sapo.training.policies import BY_LOSS, MIXTURES, choose_instruction, leading, mixture
 from sapo.training.settings import Policy
 

@@ -15,9 +15,10 @@ import torch
 from assignments import whole_rows
 from small_runs import SUFFIX, Seen, Told, watch_training
 
-from sapo.core.types import Choice, Encoded, Instruction, Task
+from sapo.core.types import Encoded, Instruction, Task
 from sapo.integrations.testing import tiny_model, tiny_tokenizer, toy_task
 from sapo.models.render import Renderer
+from sapo.selection.selection import Choice
 from sapo.training.finetune import finetune
 from sapo.training.policies import mixture
 from sapo.training.settings import Policy, TrainSettings

@@ -41,9 +41,8 @@ def export_data_command(
         raise ConfigError(f"--model {model}: {form} takes texts and makes tokens itself; leave it out")
     one_process("sapo export-data")
     from sapo.core.storage import read_json, undamaged
-    from sapo.core.types import Selection
     from sapo.integrations.exports import export_data
-    from sapo.integrations.layouts import Chosen, chosen
+    from sapo.selection.selection import Chosen, Selection, chosen
     from sapo.tasks.load import load_task
 
     given: Chosen = text or ""

@@ -32,8 +32,9 @@ from sapo.selection.settings import SelectionSettings
 if TYPE_CHECKING:
     from sapo.candidates.gather import Gathered
     from sapo.core.progress import Reporter
-    from sapo.core.types import Selection, Task
+    from sapo.core.types import Task
     from sapo.models.load import LoadedModel
+    from sapo.selection.selection import Selection
 
 # Paraphrases, where no file is given.
 _COUNT = 20

@@ -38,7 +38,7 @@ def generate_command(
         stage = Stage.load(stage_dir)
         if not stage.loaded.confirmed:
             Console(stderr=True).print(Text(f"note: {stage_dir}: {UNCONFIRMED}"))
-        answers = iter(stage.answer(inputs, task))
+        answers = iter(stage.generate(inputs, task))
     for line in lines:
         answer = next(answers) if line.strip() else ""
         # One line per input: an empty one, or an answer of several lines, must not shift the rest.

@@ -7,6 +7,7 @@ axolotl        NAME.jsonl (messages, or token ids) and NAME.yaml, to be merged i
 from __future__ import annotations
 
 import json
+from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -15,17 +16,17 @@ import yaml
 from sapo.core.errors import DataError
 from sapo.core.storage import read_json, write_text
 from sapo.core.types import Example, Task
-from sapo.integrations.layouts import Chosen, chosen, messages
 from sapo.models.batches import labelled
-from sapo.models.layout import turns_of
+from sapo.models.layout import messages, turns_of
 from sapo.models.render import Encoder
+from sapo.selection.selection import Chosen, chosen
 
 Format = Literal["llamafactory", "axolotl"]
 FORMATS: tuple[str, ...] = get_args(Format)
 
 
 def export_data(
-    task: Task, selection: Chosen, form: Format, directory: Path, renderer: Encoder | None = None
+    task: Task, selection: Chosen, form: Format, directory: str | PathLike[str], renderer: Encoder | None = None
 ) -> tuple[Path, ...]:
     """Write a task's training rows for another trainer and return the files.
 
@@ -47,7 +48,7 @@ def export_data(
             none, or another data set of this name is there.
         RecordError: if a file cannot be written.
     """
-    text = chosen(task, selection).text
+    directory, text = Path(directory), chosen(task, selection).text
     name = task.name.replace("/", "-")
     if form == "llamafactory":
         if renderer is not None:

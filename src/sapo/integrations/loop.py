@@ -19,12 +19,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from sapo.core.errors import DataError, RecordError, nearest
 from sapo.core.progress import SILENT, Reporter, Work
-from sapo.core.types import Choice, Instruction, Selection, Task
+from sapo.core.types import Instruction, Task
 from sapo.models.render import Renderer
 from sapo.runs.directory import RunDirectory, first_value
 from sapo.runs.lineage import library_versions
@@ -35,6 +36,7 @@ from sapo.runs.results import Prompt, Row, RunResult, run_result
 from sapo.runs.steps import Chooser, Tester
 from sapo.selection.rows import MAX_LENGTH, context_length
 from sapo.selection.select import candidates_of
+from sapo.selection.selection import Choice, Selection
 from sapo.selection.settings import SelectionSettings
 from sapo.tasks.holdout import hold_out
 from sapo.tasks.load import task_fingerprint
@@ -75,7 +77,7 @@ class TaskSequence:
 
     def __init__(
         self,
-        run_dir: str | Path,
+        run_dir: str | PathLike[str],
         model: Any,
         tokenizer: Any,
         tasks: Sequence[Task],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +13,18 @@ from transformers import TrainerCallback
 from sapo.core.errors import CandidateError, DataError, ModelError, RenderError, nearest
 from sapo.core.processes import Processes, joined
 from sapo.core.storage import undamaged, write_json, write_text
-from sapo.core.types import Choice, Encoded, Example, Instruction, Selection, Task
-from sapo.integrations.layouts import LAYOUTS, Chosen, chosen, is_taken_out
-from sapo.integrations.trl import demand_scored
+from sapo.core.types import Encoded, Example, Instruction, Task
 from sapo.models.batches import labelled
 from sapo.models.fingerprint import state_fingerprint
 from sapo.models.layout import TAKEN_OUT
 from sapo.models.losses import Scorer
 from sapo.models.render import Encoder, Renderer
+from sapo.models.sft import demand_scored
 from sapo.runs.card import model_card
 from sapo.runs.lineage import LINEAGE, TAKE_AGAIN, earlier_tasks, library_versions, lineage, read_lineage
 from sapo.selection.rows import MAX_LENGTH, context_length
+from sapo.selection.selection import Choice, Chosen, Selection, chosen
+from sapo.tasks.layouts import LAYOUTS, is_taken_out
 from sapo.training.wording import Again, Leaders
 
 # Where choices stand in the trainer's state, which goes into every checkpoint. Not the name of a class: those the
@@ -49,13 +51,13 @@ def tokenized(task: Task, selection: Chosen, renderer: Encoder) -> Any:
 
 
 def describe(
-    directory: str | Path,
+    directory: str | PathLike[str],
     model: Any,
     tokenizer: Any,
     task: Task,
     selection: Chosen | SapoCallback,
     *,
-    after: str | Path | None = None,
+    after: str | PathLike[str] | None = None,
     max_length: int = MAX_LENGTH,
     max_new_tokens: int = 128,
     layout: str = "own",

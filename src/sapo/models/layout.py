@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from sapo.core.errors import RenderError
 from sapo.core.types import Example
 
 ROLES = ("user", "assistant")
-# Stands where the instruction was taken out of a row of another layout, see `sapo.integrations.trl.Rows`.
+# A text, or messages with role and content.
+Side = str | list[dict[str, Any]]
+# Stands where the instruction was taken out of a row of another layout, see `sapo.tasks.inplace.Rows`.
 # Private-use characters: in no text by accident.
 TAKEN_OUT = "\U0010fff0instruction\U0010fff1"
 
@@ -27,9 +30,9 @@ def turns_of(instruction: str, example: Example, suffix: str) -> list[str]:
     """
     if TAKEN_OUT in example.input:
         raise RenderError(
-            "rows of trl.Rows are laid out in their own way and hold their answers, so only their own renderer reads "
-            "them: give renderer=rows.renderer(tokenizer), and train on rows.completions(selection) or "
-            "rows.reworded(selection)"
+            "these rows have a layout of their own and hold their answers, so only their own renderer reads them: give "
+            "renderer=rows.renderer(tokenizer), and train on selection.apply(dataset) or "
+            "selection.completions(dataset)"
         )
     if not example.history:
         return [user_turn(instruction, example.input, suffix)]
@@ -41,3 +44,9 @@ def turns_of(instruction: str, example: Example, suffix: str) -> list[str]:
 def plain_prompt(turns: Sequence[str]) -> str:
     """Return turns as the prompt of a model without a chat template."""
     return "".join(f"{turn}\n\nAnswer:" if n % 2 == 0 else f" {turn}\n\n" for n, turn in enumerate(turns))
+
+
+def messages(instruction: str, suffix: str, row: Example) -> list[dict[str, str]]:
+    """Return a row in the library's own words as messages, the answer last."""
+    turns = [*turns_of(instruction, row, suffix), row.answer]
+    return [{"role": ROLES[n % 2], "content": turn} for n, turn in enumerate(turns)]

@@ -13,7 +13,9 @@ import os
 import re
 import tempfile
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
+from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +56,10 @@ class LoadedModel:
     name: str
     notes: tuple[str, ...]
     confirmed: bool = True
+
+    def __iter__(self) -> Iterator[Any]:
+        """Unpack as ``model, tokenizer``."""
+        return iter((self.model, self.tokenizer))
 
 
 def embedded_model_dir() -> Path:
@@ -148,7 +154,10 @@ def _part(kind: Any, what: str, name: str) -> Any:
 
 
 def load_model(
-    name: str, adapter: str | None = None, dtype: str | None = None, device: str | None = None
+    name: str | PathLike[str],
+    adapter: str | PathLike[str] | None = None,
+    dtype: str | None = None,
+    device: str | None = None,
 ) -> LoadedModel:
     """Return a causal LM and its tokenizer, in eval mode.
 
@@ -163,6 +172,7 @@ def load_model(
     """
     from transformers import AutoModelForCausalLM
 
+    name, adapter = fspath(name), None if adapter is None else fspath(adapter)
     device = device or best_device()
     if dtype is not None and dtype not in DTYPES:
         raise ModelError(f"dtype {dtype!r}: allowed: {', '.join(DTYPES)}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from sapo.core.types import Selection
 from sapo.report import details, remake
 from sapo.report.blocks import NOTHING, Block, Command, Note, Page, Plot, Section, Table
 from sapo.report.compare import PAIRED_ROWS, ROW_NOISE, Arranged, Compared, Setting, arrange, letter
@@ -15,6 +14,7 @@ from sapo.report.runs import Run
 from sapo.report.selections import finding
 from sapo.runs.metrics import METRICS, percentile_interval
 from sapo.runs.results import MEASURES, NLL, PRIMARY, Prompt, RunResult
+from sapo.selection.selection import Selection
 from sapo.training.policies import LOWEST, MIXTURES
 
 UNITS = {PRIMARY: "points", NLL: "nats per token"}

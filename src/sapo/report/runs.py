@@ -9,10 +9,11 @@ from typing import Any
 
 from sapo.core.errors import RecordError
 from sapo.core.storage import read_json
-from sapo.core.types import Floats, Selection, Task
+from sapo.core.types import Floats, Task
 from sapo.models.answers import Evaluation
 from sapo.runs.metrics import resample_matrices
 from sapo.runs.results import DRAWS, Prompt, RunResult, fill, per_row
+from sapo.selection.selection import Selection
 from sapo.tasks.inspection import Inspection
 
 AGAIN = "Start the same `sapo run` again: it computes only what is missing."

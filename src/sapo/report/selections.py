@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 from rich.console import Console
 
-from sapo.core.types import Selection
 from sapo.report.blocks import NOTHING, Block, Command, Listing, Note, Page, Plot, Section, Table, one_line
 from sapo.report.numbers import LOSS, duration, interval, number, tokens
 from sapo.report.plots import Range, height, ranges
 from sapo.report.terminal import show
+from sapo.selection.selection import Selection
 
 # Characters of a candidate that a table shows.
 _SHOWN = 56

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from sapo.core.errors import ModelError
 from sapo.core.storage import read_json, undamaged
-from sapo.core.types import Choice, Selection
+from sapo.selection.selection import Choice, Selection
 from sapo.tasks.load import task_fingerprint
 
 LINEAGE = "sapo.json"
@@ -136,7 +137,7 @@ def layout_of(lineage: Any, task: str) -> str:
     return str([entry.get("layout", "own") for entry in lineage["tasks"] if entry["task"] == task][-1])
 
 
-def earlier_tasks(*directories: str | Path | None) -> list[dict[str, Any]]:
+def earlier_tasks(*directories: str | PathLike[str] | None) -> list[dict[str, Any]]:
     """Return the task entries of the first of these that is a stage or merged model; none where none has `sapo.json`.
 
     Raises:

@@ -12,12 +12,12 @@ from safetensors import SafetensorError
 from sapo.core.errors import RecordError, TrainError
 from sapo.core.processes import Processes
 from sapo.core.storage import write_json, write_text
-from sapo.core.types import Choice
 from sapo.models.fingerprint import state_fingerprint
 from sapo.models.load import LoadedModel
 from sapo.models.losses import Scorer
 from sapo.runs.card import model_card
 from sapo.runs.directory import RunDirectory
+from sapo.selection.selection import Choice
 from sapo.training.methods.seq_lora import SeqLora
 from sapo.training.schedule import Stage, Training
 

@@ -16,10 +16,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, computed_fie
 from typing_extensions import TypedDict
 
 from sapo.core.errors import RecordError
-from sapo.core.types import Choice, Floats, Instruction, Task
+from sapo.core.types import Floats, Instruction, Task
 from sapo.models.answers import Evaluation
 from sapo.models.text_metrics import TEXT_METRICS
 from sapo.runs.metrics import METRICS, matrix_metrics, metric_draws, percentile_interval, resample_matrices
+from sapo.selection.selection import Choice
 from sapo.tasks.load import data_fingerprint
 from sapo.training.schedule import Order, Stage
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from sapo.core.progress import Reporter
-from sapo.core.types import Choice, Task
+from sapo.core.types import Task
 from sapo.models.load import LoadedModel
 from sapo.models.render import Renderer
 from sapo.runs.directory import RunDirectory
@@ -25,6 +25,7 @@ from sapo.runs.plan import Plan
 from sapo.runs.results import Row, RunResult, run_result
 from sapo.runs.steps import Chooser, Tester, Trainer
 from sapo.runs.tracking import Tracker
+from sapo.selection.selection import Choice
 from sapo.selection.settings import SelectionSettings
 from sapo.tasks.findings import data_table, warnings_of
 from sapo.tasks.inspection import Inspection

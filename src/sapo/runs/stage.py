@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 
 from sapo.core.errors import ModelError, nearest
 from sapo.core.storage import undamaged
 from sapo.core.types import Example
-from sapo.models.answers import generate
+from sapo.models.answers import generate as generated
 from sapo.models.layout import user_turn
 from sapo.models.load import LoadedModel, load_model
 from sapo.models.render import Renderer
@@ -17,7 +18,7 @@ from sapo.runs.lineage import LINEAGE, TAKE_AGAIN, layout_of, read_lineage, stor
 from sapo.selection.rows import context_length
 
 
-def apply(stage: str | Path, text: str, task: str | None = None) -> list[dict[str, str]]:
+def apply(stage: str | PathLike[str], text: str, task: str | None = None) -> list[dict[str, str]]:
     """Return the messages that a trained stage or adapter is asked with, for any runtime and its chat template.
 
     Args:
@@ -89,13 +90,14 @@ class Stage:
     max_new_tokens: int
 
     @classmethod
-    def load(cls, directory: Path) -> Stage:
+    def load(cls, directory: str | PathLike[str]) -> Stage:
         """Return the stage in a directory that a run or `sapo export` wrote.
 
         Raises:
             ModelError: if it is none, or its base model cannot be loaded.
             RecordError: if its `sapo.json` is damaged.
         """
+        directory = Path(directory)
         lineage = read_lineage(directory)
         with undamaged(directory / LINEAGE, TAKE_AGAIN):
             base, merged = lineage["base_model"], bool(lineage.get("merged"))
@@ -116,7 +118,7 @@ class Stage:
             raise ModelError(f"{where}: {error}") from error
         return cls(loaded, prompts, *limits)
 
-    def answer(self, inputs: Sequence[str], task: str | None = None) -> list[str]:
+    def generate(self, inputs: Sequence[str], task: str | None = None) -> list[str]:
         """Return the greedy answer to each input, prompted as the task was trained.
 
         Raises:
@@ -126,4 +128,14 @@ class Stage:
         renderer = Renderer(self.loaded.tokenizer, min(self.max_length, context_length(self.loaded.model)))
         instruction, suffix = self.prompts[name]
         rows = [Example(text, "") for text in inputs]
-        return generate(self.loaded.model, renderer, instruction, suffix, rows, self.max_new_tokens)
+        return generated(self.loaded.model, renderer, instruction, suffix, rows, self.max_new_tokens)
+
+
+def load_stage(directory: str | PathLike[str]) -> Stage:
+    """Return the stage in a directory that a run or `sapo export` wrote; ``generate`` asks it as it was trained.
+
+    Raises:
+        ModelError: if it is not a stage, or its base model cannot be loaded.
+        RecordError: if its `sapo.json` is damaged.
+    """
+    return Stage.load(directory)

@@ -23,7 +23,7 @@ from sapo.core.errors import RecordError, ScoreError, TrainError
 from sapo.core.processes import ALONE, Processes
 from sapo.core.progress import SILENT, Reporter
 from sapo.core.storage import fingerprint, unwritable
-from sapo.core.types import Choice, Example, Instruction, Rejection, Selection, Task
+from sapo.core.types import Example, Instruction, Rejection, Task
 from sapo.models.ability import general_texts, measure_ability
 from sapo.models.answers import Evaluation, evaluate
 from sapo.models.render import Renderer
@@ -34,6 +34,7 @@ from sapo.runs.results import Prompt, Row
 from sapo.selection.cache import LossCache, cache_directory
 from sapo.selection.rows import context_length
 from sapo.selection.scoring import score_candidates
+from sapo.selection.selection import Choice, Selection
 from sapo.selection.settings import SelectionSettings
 from sapo.tasks.load import data_fingerprint
 from sapo.tasks.sampling import selection_rows

@@ -16,9 +16,10 @@ from transformers.integrations import get_reporting_integration_callbacks
 
 from sapo.core.errors import ConfigError
 from sapo.core.storage import read_json, write_json
-from sapo.core.types import Choice, Task
+from sapo.core.types import Task
 from sapo.models.answers import Evaluation
 from sapo.runs.results import Estimate, Prompt
+from sapo.selection.selection import Choice
 
 # Beside what each tracker is told elsewhere, such as WANDB_PROJECT.
 FOLDER = "tracking"

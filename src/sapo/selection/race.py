@@ -36,9 +36,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sapo.core.types import Floats, Ints, RaceEnd, Standing
+from sapo.core.types import Floats, Ints, Standing
 from sapo.selection.boundary import nominal_level
 from sapo.selection.prediction import Rows
+from sapo.selection.selection import RaceEnd
 from sapo.selection.standings import standing
 
 # Rows of the first round, and the growth of the number of rows from round to round.

@@ -7,15 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from sapo.core.progress import SILENT, Reporter, Work
-from sapo.core.types import (
-    CandidateLoss,
-    Instruction,
-    Race,
-    Rejection,
-    Selection,
-    Status,
-    Task,
-)
+from sapo.core.types import Instruction, Rejection, Task
 from sapo.models.losses import Scorer
 from sapo.models.memory import peak_memory
 from sapo.models.render import Encoder
@@ -24,6 +16,7 @@ from sapo.selection.differences import choose, compare, intervals_after_race
 from sapo.selection.measuring import Measuring
 from sapo.selection.race import Finish, race, round_sizes
 from sapo.selection.rows import label_groups, race_order
+from sapo.selection.selection import CandidateLoss, Race, Selection, Status
 from sapo.selection.settings import SelectionSettings
 
 

@@ -1,7 +1,8 @@
 """The front door of the method: model + task + candidates -> Selection.
 
-    selection = sapo.select(model, tokenizer, task, candidates)
-    selection.instruction.text      # train with this one
+    selection = sapo.select(model, tokenizer, data, instruction="...")
+    print(selection)                     # a ranked table
+    dataset = selection.apply(dataset)   # train with the chosen instruction
 
 All candidates are scored on the same rows, so losses are compared pair by pair: d_i = NLL_i(candidate) -
 NLL_i(original). What is reported is delta = sum(d) / sum(tokens) with an interval that holds for all
@@ -13,7 +14,7 @@ With strategy "racing", the default, a candidate that can no longer win is dropp
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -22,14 +23,18 @@ from sapo.candidates.builtin import Builtin
 from sapo.candidates.checks import admit, why_none
 from sapo.candidates.gather import gather
 from sapo.candidates.rules.source import Rules
+from sapo.core.bar import Bar
 from sapo.core.errors import CandidateError, DataError, ModelError
 from sapo.core.progress import SILENT, Reporter
-from sapo.core.types import Instruction, Rejection, Rule, Sample, Selection, Strategy, Task
+from sapo.core.types import Instruction, Losses, Rejection, Rule, Sample, Strategy, Task
 from sapo.models.losses import Scorer
 from sapo.models.render import Encoder, Renderer
 from sapo.selection.rows import MAX_LENGTH, context_length
 from sapo.selection.scoring import score_candidates
+from sapo.selection.selection import Selection
 from sapo.selection.settings import SelectionSettings
+from sapo.tasks.given import given_task
+from sapo.tasks.inplace import Rows
 from sapo.tasks.sampling import selection_rows
 
 # Paraphrases, where none are given.
@@ -41,10 +46,14 @@ _LONGEST = 4
 def select(
     model: Any,
     tokenizer: Any,
-    task: Task,
+    data: Any,
     candidates: Sequence[str] | None = None,
     examples: int = 250,
     *,
+    instruction: str | None = None,
+    suffix: str | None = None,
+    columns: Mapping[str, str | Sequence[str]] | None = None,
+    args: Any = None,
     strategy: Strategy = "racing",
     delta: float = 0.05,
     epsilon: float = 0.01,
@@ -53,7 +62,7 @@ def select(
     seed: int = 42,
     max_length: int = MAX_LENGTH,
     renderer: Encoder | None = None,
-    progress: Reporter = SILENT,
+    progress: Reporter | bool = False,
 ) -> Selection:
     """Return the candidates' pre-update losses on the task's training rows, and the chosen instruction.
 
@@ -61,10 +70,15 @@ def select(
         model: any transformers or peft causal LM. Weights, mode, requires_grad and random state stay as
             they are.
         tokenizer: its tokenizer.
-        task: its instruction is the original and always the first candidate.
+        data: a task, a path, or rows (`datasets.Dataset`, pandas DataFrame, list of dicts), see
+            `sapo.tasks.given.given_task`. Its instruction is the original and always the first candidate.
         candidates: paraphrases of the original. Unusable ones are rejected with a reason. By default 20 of those that
             come with the library or that rules make, see `sapo.candidates`.
         examples: number of selection rows, all training rows where there are fewer.
+        instruction: the original, where the data do not hold it.
+        suffix: a fixed sentence about the answer's format, where rows hold input and answer alone.
+        columns: role -> column of such rows: input, answer and others, see `sapo.tasks.own.DataSource`.
+        args: the trainer's `trl.SFTConfig`, for rows that hold the instruction: its tokens are scored.
         strategy: "racing" scores candidates on all rows only as long as they may still win; "exhaustive" scores
             every candidate on every row.
         delta: of a race: bound on the probability that the winner is not the best within epsilon.
@@ -76,38 +90,86 @@ def select(
         max_length: most tokens of prompt and answer; longer inputs are cut in the middle.
         renderer: makes tokens of rows as another trainer does, such as `sapo.integrations.trl.SftRenderer`, which has
             a limit of its own; by default `sapo.models.render.Renderer`.
-        progress: hears how far scoring is, see `sapo.core.progress.Reporter`.
+        progress: True shows a bar; or a `sapo.core.progress.Reporter`, which hears how far scoring is.
 
     Raises:
-        CandidateError: if no candidate is left beside the original.
-        DataError: if the task has no training rows, is none, or a setting is out of its range.
-        ModelError: if the model is none.
+        CandidateError: if no candidate is left besides the original.
+        DataError: if the data cannot be used or have no rows, or a setting is out of its range.
+        ModelError: if the model is not a loaded model.
         ScoreError: if a loss is not finite, or a row does not fit the memory.
         RenderError: if a prompt does not fit; a renderer that is given is tried with the four longest rows first.
     """
-    _demand(model, task, examples)
+    _demand(model, examples)
     if not 0 < delta < 0.5:
         raise DataError(f"delta = {delta}: allowed is a probability above 0 and below 0.5")
     if not 0 <= epsilon < float("inf"):
         raise DataError(f"epsilon = {epsilon}: allowed is 0 or a positive tolerance in nats per token")
+    task, encoder = _opened(model, tokenizer, data, instruction, suffix, columns, args, max_length, renderer)
     kept, rejected = candidates_of(task, candidates)
     if len(kept) == 1:
         raise CandidateError(
-            f"task {task.name!r} has no candidate beside the original instruction ({why_none(rejected)})"
+            f"task {task.name!r} has no candidate besides the original instruction ({why_none(rejected)})"
         )
-    if renderer is None:
-        renderer = Renderer(tokenizer, min(max_length, context_length(model)))
-    else:
+    if not isinstance(encoder, Renderer):
         # It may refuse rows: that is told before anything is scored, also of rows that are not sampled.
         longest = sorted(task.train, key=lambda row: len(row.input) + len(row.answer))[-_LONGEST:]
         for candidate in kept:
-            renderer.encode(candidate.text, task.suffix, longest)
+            encoder.encode(candidate.text, task.suffix, longest)
     rows = selection_rows(task, examples, sample, seed)
     settings = SelectionSettings(rule=rule, sample=sample, strategy=strategy, delta=delta, epsilon=epsilon)
-    progress.plan(len(rows) * len(kept))
+    reporter: Reporter = (Bar() if progress else SILENT) if isinstance(progress, bool) else progress
+    reporter.plan(len(rows) * len(kept))
     return score_candidates(
-        Scorer(model), renderer, task, kept, rows, settings, seed=seed, rejected=rejected, progress=progress
+        Scorer(model), encoder, task, kept, rows, settings, seed=seed, rejected=rejected, progress=reporter
     )
+
+
+def score(
+    model: Any,
+    tokenizer: Any,
+    data: Any,
+    texts: Sequence[str],
+    *,
+    instruction: str | None = None,
+    suffix: str | None = None,
+    columns: Mapping[str, str | Sequence[str]] | None = None,
+    args: Any = None,
+    max_length: int = MAX_LENGTH,
+    renderer: Encoder | None = None,
+) -> tuple[Losses, ...]:
+    """Return the exact losses of instructions on all training rows, in the order given; nothing is chosen.
+
+    Row k of every result is training row k. ``losses.per_token`` is the pre-update loss, in nats per token. Texts are
+    scored as they are, without any check. Arguments and errors are those of `select`.
+    """
+    _demand(model, 1)
+    if isinstance(texts, str) or not all(isinstance(text, str) and text.strip() for text in texts):
+        raise CandidateError(f"texts = {texts!r:.80}: allowed is a list of texts that are not empty")
+    task, encoder = _opened(model, tokenizer, data, instruction, suffix, columns, args, max_length, renderer)
+    if not task.train:
+        raise DataError(f"task {task.name!r} has no training rows to score on")
+    scorer = Scorer(model)
+    return tuple(scorer(encoder.encode(text, task.suffix, task.train)) for text in texts)
+
+
+def _opened(
+    model: Any,
+    tokenizer: Any,
+    data: Any,
+    instruction: str | None,
+    suffix: str | None,
+    columns: Mapping[str, str | Sequence[str]] | None,
+    args: Any,
+    max_length: int,
+    renderer: Encoder | None,
+) -> tuple[Task, Encoder]:
+    """Return the task, and what makes tokens of its rows."""
+    opened = given_task(data, instruction, suffix, columns)
+    if isinstance(opened, Rows):
+        return opened.task, renderer or opened.renderer(tokenizer, args=args)
+    if args is not None:
+        raise DataError("args is for rows that hold the instruction themselves; other rows are laid out by the library")
+    return opened, renderer or Renderer(tokenizer, min(max_length, context_length(model)))
 
 
 def candidates_of(task: Task, given: Sequence[str] | None) -> tuple[tuple[Instruction, ...], tuple[Rejection, ...]]:
@@ -123,11 +185,9 @@ def candidates_of(task: Task, given: Sequence[str] | None) -> tuple[tuple[Instru
     return admit(task, given, "given")
 
 
-def _demand(model: Any, task: Any, examples: Any) -> None:
+def _demand(model: Any, examples: Any) -> None:
     """Refuse names where loaded things are meant, before their first use deep inside."""
     if not isinstance(model, nn.Module):
         raise ModelError(f"model = {model!r:.80}: give a loaded model, as sapo.load_model(NAME).model")
-    if not isinstance(task, Task):
-        raise DataError(f"task = {task!r:.80}: give what sapo.load_task returns")
     if not isinstance(examples, int) or examples < 1:
         raise DataError(f"examples = {examples!r}: allowed is a positive number of selection rows")

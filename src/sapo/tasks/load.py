@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from os import PathLike
+from os import PathLike, fspath
 from pathlib import Path
 from types import MappingProxyType
 
@@ -27,7 +27,7 @@ _NO_TASKS: Mapping[str, DataSource] = MappingProxyType({})
 
 
 def load_task(
-    name: str,
+    name: str | PathLike[str],
     data_dir: str | PathLike[str] | None = None,
     *,
     instruction: str | None = None,
@@ -58,19 +58,13 @@ def load_task(
     Raises:
         DataError: if there is no such task, its data cannot be used, or a setting is not for this kind of task.
     """
-    data_dir = Path(data_dir) if data_dir is not None else None
+    name, data_dir = fspath(name), Path(data_dir) if data_dir is not None else None
     own = {"columns": columns, "labels": labels, "metric": metric, "train": train, "test": test, "subset": subset}
     if name not in BUILTIN and (name.lower().endswith(ENDINGS) if data_dir is not None else is_data(name)):
-        try:
-            source = DataSource(
-                data=name, train=train, test=test, subset=subset, instruction=instruction, suffix=suffix or "",
-                columns={role: c if isinstance(c, str) else tuple(c) for role, c in (columns or {}).items()},
-                labels=None if labels is None else tuple(labels), metric=metric,
-            )  # fmt: skip
-        except ValidationError as error:
-            (wrong, *_) = error.errors()
-            why = str(wrong["msg"]).removeprefix("Value error, ")
-            raise DataError(f"{name}: {wrong['loc'][0]} = {str(wrong['input'])[:60]!r}: {why}") from error
+        source = own_source(
+            name, instruction=instruction, suffix=suffix, columns=columns, labels=labels, metric=metric, train=train,
+            test=test, subset=subset,
+        )  # fmt: skip
         return data_task(_last_part(name), source)
     task = _known_task(name, data_dir)
     given = [key for key, value in own.items() if value is not None]
@@ -81,6 +75,35 @@ def load_task(
         )
     changes = {key: value for key, value in (("instruction", instruction), ("suffix", suffix)) if value is not None}
     return task if not changes else replace_text(task, changes)
+
+
+def own_source(
+    data: str,
+    *,
+    instruction: str | None,
+    suffix: str | None,
+    columns: Mapping[str, str | Sequence[str]] | None,
+    labels: Sequence[str] | None = None,
+    metric: str | None = None,
+    train: str | None = None,
+    test: str | None = None,
+    subset: str | None = None,
+) -> DataSource:
+    """Return where own data are and what they mean, as `load_task` is told.
+
+    Raises:
+        DataError: naming the setting that has another type.
+    """
+    try:
+        return DataSource(
+            data=data, train=train, test=test, subset=subset, instruction=instruction, suffix=suffix or "",
+            columns={role: c if isinstance(c, str) else tuple(c) for role, c in (columns or {}).items()},
+            labels=None if labels is None else tuple(labels), metric=metric,
+        )  # fmt: skip
+    except ValidationError as error:
+        (wrong, *_) = error.errors()
+        why = str(wrong["msg"]).removeprefix("Value error, ")
+        raise DataError(f"{data}: {wrong['loc'][0]} = {str(wrong['input'])[:60]!r}: {why}") from error
 
 
 def _known_task(name: str, data_dir: Path | None) -> Task:
@@ -136,7 +159,9 @@ def sequence_names(sequence: str | Sequence[str]) -> tuple[str, ...]:
 
 
 def load_sequence(
-    sequence: str | Sequence[str], data_dir: Path | None = None, own: Mapping[str, DataSource] = _NO_TASKS
+    sequence: str | Sequence[str],
+    data_dir: str | PathLike[str] | None = None,
+    own: Mapping[str, DataSource] = _NO_TASKS,
 ) -> tuple[Task, ...]:
     """Return the tasks of a sequence, all missing ones named in one error.
 
@@ -148,6 +173,7 @@ def load_sequence(
     Raises:
         DataError: as in `load_task` and `sequence_names`, and if an own task has the name of another one.
     """
+    data_dir = Path(data_dir) if data_dir is not None else None
     names = sequence_names(sequence)
     there = benchmark_names(data_dir) if data_dir is not None else BUILTIN
     taken = [name for name in own if name in there or name in BUILTIN]

@@ -16,7 +16,7 @@ from sapo.tasks.files import demand_whole
 from sapo.tasks.instructions import settle_instruction
 from sapo.tasks.labels import labels_of, metric_of
 from sapo.tasks.rows import Row, joins_lists, read_split, unused_keys
-from sapo.tasks.sources import load_splits
+from sapo.tasks.sources import Splits, load_splits
 
 # The names of `sapo.models.text_metrics.TEXT_METRICS`, a room that comes after this one; a test compares them.
 METRICS = ("exact_match", "rouge_l", "list_f1")
@@ -66,9 +66,13 @@ def data_task(name: str, source: DataSource) -> Task:
     """
     _demand_name(name)
     _demand_settings(source)
+    return task_of(name, source, load_splits(source.data, source.train, source.test, source.subset))
+
+
+def task_of(name: str, source: DataSource, splits: Splits) -> Task:
+    """Return a task from splits that were read; ``source.data`` is only what messages call them."""
     # White space at its ends would be scored and trained on, but candidates have none there.
     given = source.instruction.strip() if source.instruction is not None else None
-    splits = load_splits(source.data, source.train, source.test, source.subset)
     columns = find_columns(source.data, splits.rows.values(), source.columns)
     used: dict[Split, list[Row]] = {}
     unused: list[Unused] = []

@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from sapo.core.types import Instruction, Selection
+from sapo.core.types import Instruction
+from sapo.selection.selection import Selection
 from sapo.training.settings import Policy
 
 # These choose by loss; the others never need a model.

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from sapo.core.types import Choice, Encoded, Task
+from sapo.core.types import Encoded, Task
+from sapo.selection.selection import Choice
 from sapo.training.guard import Alarm
 
 Order = Literal["sequence", "joint", "apart"]

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
-from sapo.core.types import Choice, Encoded, Example, Instruction
+from sapo.core.types import Encoded, Example, Instruction
 from sapo.models.losses import Scorer
 from sapo.models.render import Encoder, Renderer
+from sapo.selection.selection import Choice
 from sapo.training.policies import Draw
 
 # Losses that differ by less are equal.

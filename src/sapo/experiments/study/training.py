@@ -13,7 +13,7 @@ from typing import Any
 from sapo.core.errors import RecordError
 from sapo.core.progress import Reporter
 from sapo.core.storage import fingerprint
-from sapo.core.types import Choice, Instruction, Losses, Task
+from sapo.core.types import Instruction, Losses, Task
 from sapo.experiments.study.indicators import Travel, drift, gradient, indicators, norm
 from sapo.experiments.study.plan import Transition, Trial, state_config
 from sapo.experiments.study.records import Role, StudyRecord
@@ -22,6 +22,7 @@ from sapo.runs.config.study import StudyConfig
 from sapo.runs.lineage import library_versions
 from sapo.runs.prepare import prepare
 from sapo.runs.run import Run
+from sapo.selection.selection import Choice
 from sapo.tasks.load import task_fingerprint
 from sapo.tasks.sampling import selection_rows
 from sapo.training.finetune import finetune

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from os import PathLike
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
 
@@ -32,13 +33,13 @@ class _Strict(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
+def load_config(path: str | PathLike[str], overrides: Sequence[str] = ()) -> Config:
     """Return the configuration of a YAML file with ``key=value`` overrides, dots for nesting.
 
     Raises:
         ConfigError: naming every unknown key and impossible value in one message.
     """
-    return make_config(_read(path, overrides))
+    return make_config(_read(Path(path), overrides))
 
 
 def load_study(path: Path, overrides: Sequence[str] = ()) -> StudyConfig:

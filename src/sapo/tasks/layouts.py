@@ -1,7 +1,8 @@
 """Rows of fine-tuning data sets as they are found: where the instruction stands, what the model is asked and answers.
 
 Known are alpaca (`instruction`, `input`, `output`), conversations (`messages` with role and content, `conversations`
-with from and value) and `prompt` with `completion`, as text or as messages.
+with from and value) `prompt` with `completion`, as text or as messages, and a whole
+`text`, of which what follows the instruction counts as the answer.
 """
 
 from __future__ import annotations
@@ -9,17 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from sapo.core.errors import CandidateError, DataError
-from sapo.core.types import Example, Instruction, Selection, Task
-from sapo.models.layout import ROLES, TAKEN_OUT, turns_of
+from sapo.core.errors import DataError
+from sapo.core.types import Task
+from sapo.models.layout import TAKEN_OUT, Side
 
 Row = Mapping[str, Any]
-# A text, or messages with role and content.
-Side = str | list[dict[str, Any]]
-# What a caller has of the instruction to train with.
-Chosen = Selection | Instruction | str
 
-KNOWN = "instruction and output; messages; conversations; prompt and completion"
+KNOWN = "instruction and output; messages; conversations; prompt and completion; text"
 # How rows are asked, see `layout_of`; "own" is this library's way.
 LAYOUTS = ("own", "system", "alpaca", "other")
 _SHAREGPT = {"human": "user", "gpt": "assistant", "system": "system"}
@@ -72,20 +69,21 @@ def sides(row: Row) -> tuple[Side, Side]:
     column = _asking(row)
     if column == "prompt":
         return _turns(row["prompt"]), _turns(row["completion"])
+    if column == "text":
+        before, mark, after = row["text"].partition(TAKEN_OUT)
+        return (before + mark, after) if mark else ("", before)
     *before, last = _turns(row[column]) or [{"role": None}]
     if last["role"] != "assistant" or not before:
         raise DataError(f"a conversation ends with a turn of {last['role']!r}: allowed is one of the assistant")
     return before, [last]
 
 
-def demand_readable(row: Any) -> None:
+def demand_readable(row: Row) -> None:
     """Refuse a row that a trainer might read otherwise than it is scored, or that holds something else than texts.
 
     Raises:
         DataError: naming the column.
     """
-    if not isinstance(row, Mapping):
-        raise DataError(f"{quoted(row)} instead of columns: give one split of a data set")
     there = [column for column in ("prompt", "messages", "conversations", "text") if row.get(column) is not None]
     there += ["instruction, output"] if _is_alpaca(row) else []
     if len(there) > 1:
@@ -115,6 +113,14 @@ def layout_of(rows: Sequence[Row], instruction: str) -> str:
         if roles != ["system", "user"] or isinstance(asked, str) or asked[0]["content"] != instruction:
             return "other"
     return "system"
+
+
+def holds_instruction(row: Row, instruction: str | None) -> bool:
+    """Whether a row has a layout of its own, with the instruction in it; a text alone may be an input."""
+    try:
+        return _is_alpaca(row) or _asking(row) != "text" or (instruction is not None and instruction in row["text"])
+    except DataError:
+        return False
 
 
 def is_taken_out(task: Task) -> bool:
@@ -158,6 +164,8 @@ def _asking(row: Row) -> str:
             return column
     if isinstance(row.get("prompt"), (str, list)) and isinstance(row.get("completion"), (str, list)):
         return "prompt"
+    if isinstance(row.get("text"), str):
+        return "text"
     held = ", ".join(column for column, value in row.items() if value is not None)
     raise DataError(f"no known layout: there are values in the columns {held or 'of none'}. Known: {KNOWN}")
 
@@ -204,31 +212,3 @@ def quoted(value: Any) -> str:
     shown = value if isinstance(value, str) else repr(value)
     short = shown if len(shown) <= _SHOWN else shown[:_SHOWN] + "..."
     return repr(short) if isinstance(value, str) else short
-
-
-def messages(instruction: str, suffix: str, row: Example) -> list[dict[str, str]]:
-    """Return a row in the library's own words as messages, the answer last."""
-    turns = [*turns_of(instruction, row, suffix), row.answer]
-    return [{"role": ROLES[n % 2], "content": turn} for n, turn in enumerate(turns)]
-
-
-def chosen(task: Task, given: Chosen) -> Instruction:
-    """Return the instruction to word a task's rows with.
-
-    ``given`` is what `sapo.select` returned for the task, an instruction, or its text.
-
-    Raises:
-        CandidateError: if a selection is of another task, a text is empty, or it is something else.
-    """
-    if isinstance(given, Selection):
-        original = given.candidates[0].instruction.text
-        if original != task.instruction:
-            raise CandidateError(
-                f"the selection is of another task: its original instruction is {original[:_SHOWN]!r}, and that of "
-                f"{task.name!r} is {task.instruction[:_SHOWN]!r}"
-            )
-        return given.instruction
-    instruction = Instruction(given, "given") if isinstance(given, str) else given
-    if not isinstance(instruction, Instruction) or not instruction.text.strip():
-        raise CandidateError(f"selection = {given!r:.80}: give what sapo.select returned, or the text to train with")
-    return instruction

@@ -1,0 +1,322 @@
+"""What the method finds: candidates with their losses, and the chosen one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any, Literal
+
+from sapo.core.errors import CandidateError
+from sapo.core.storage import read_json, undamaged, write_json
+from sapo.core.types import Instruction, Losses, Rejection, Rule, Sample, Strategy, Task
+from sapo.core.untrusted import plain
+from sapo.tasks.inplace import Rows, exchange
+
+Status = Literal["chosen", "scored", "dropped"]
+RaceEnd = Literal["decided", "budget", "all rows"]
+# Characters of a candidate that a printed table shows.
+_SHOWN = 60
+_AGAIN = "Select again."
+
+
+@dataclass(frozen=True, slots=True)
+class CandidateLoss:
+    """One candidate with its pre-update loss.
+
+    Attributes:
+        losses: per example, on the selection rows that it was scored on: the first ones of ``Selection.rows``.
+        loss: on all selection rows, in nats per token; estimated where it was not scored on all of them, from its
+            difference to the leader of the race on the rows that both were scored on.
+        delta: its loss minus the original's; negative is better than the original.
+        interval: 95 % interval of ``delta``, simultaneous over all candidates, for the population that the selection
+            rows stand for and conditional on the model's state; None for the original itself and where one example
+            gives no spread.
+        status: "chosen"; "dropped" before the end of a race; or "scored" to the end.
+        round: the round of the race after which it was dropped; None if it was not.
+        gap: bounds of how far its loss lies above the chosen one's on the selection rows, in nats per token, for all
+            candidates at once; None without a race.
+    """
+
+    instruction: Instruction
+    losses: Losses
+    loss: float
+    delta: float
+    interval: tuple[float, float] | None
+    status: Status
+    round: int | None = None
+    gap: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Race:
+    """How a race went; see `sapo.selection.race` for what it promises.
+
+    Attributes:
+        delta: bound on the probability that the chosen one is worse than the best by more than ``tolerance``.
+        epsilon: tolerance that was asked for, in nats per token.
+        tolerance: the one that was reached; above ``epsilon`` only where the budget ended the race.
+        end: "decided"; "all rows" where that took every row for those who raced to the end; or "budget".
+        budget: about the most that scoring was allowed to cost, in forward tokens (the first round is made in any case,
+            and a row's cost is estimated from a few rows); None without a limit.
+    """
+
+    delta: float
+    epsilon: float
+    tolerance: float
+    rounds: int
+    end: RaceEnd
+    budget: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Candidates with their losses, and the chosen one.
+
+    Attributes:
+        sample: how the selection rows were drawn.
+        rows: indices of the selection rows among the task's training rows, in the order in which they were scored.
+        candidates: in the order given, the original first.
+        chosen: index into ``candidates``.
+        tolerance: losses closer than this count as equal, in nats per token; in a race, epsilon.
+        rejected: texts that were not scored, with reasons.
+        seconds: wall time of scoring, without loading the model; for losses that had been computed before, what
+            that took then.
+        route: how losses were computed, see `sapo.models.losses.Scorer`.
+        cached: number of candidates all of whose losses had been computed before.
+        race: None where every candidate was scored on every row.
+        peak_memory: most memory in use so far, in bytes: on a GPU of its own, else of the whole process; None where
+            the system does not tell.
+    """
+
+    task: str
+    rule: Rule
+    sample: Sample
+    rows: tuple[int, ...]
+    candidates: tuple[CandidateLoss, ...]
+    chosen: int
+    tolerance: float
+    rejected: tuple[Rejection, ...]
+    seconds: float
+    tokens: int
+    route: str
+    cached: int = 0
+    race: Race | None = None
+    peak_memory: int | None = None
+
+    @property
+    def strategy(self) -> Strategy:
+        """How the scoring was done."""
+        return "exhaustive" if self.race is None else "racing"
+
+    @property
+    def evaluations(self) -> int:
+        """Number of losses computed, of at most candidates x rows."""
+        return sum(len(candidate.losses.nll) for candidate in self.candidates)
+
+    @property
+    def instruction(self) -> Instruction:
+        """The chosen instruction."""
+        return self.candidates[self.chosen].instruction
+
+    @property
+    def ranked(self) -> tuple[int, ...]:
+        """Candidate indices from lowest to highest loss; equal losses keep their order."""
+        return tuple(sorted(range(len(self.candidates)), key=lambda i: self.candidates[i].loss))
+
+    def __str__(self) -> str:
+        """Return the candidates as a ranked table, the chosen one marked."""
+        heads = ("rank", "loss", "to original", "95 % interval", "rows", "", "candidate")
+        rows = [heads, *(_line(rank, self.candidates[i], i) for rank, i in enumerate(self.ranked, start=1))]
+        widths = [max(len(row[n]) for row in rows) for n in range(len(heads))]
+        lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+        scored = f"{self.task}: {len(self.candidates)} candidates on {len(self.rows)} training rows"
+        return "\n".join([f"{scored}, loss in nats per answer token before training", *lines])
+
+    def _repr_html_(self) -> str:
+        """Return the ranked table for a notebook; texts are escaped."""
+        return str(self.to_pandas().to_html(index=False, float_format="{:.4f}".format, na_rep=""))
+
+    def to_pandas(self) -> Any:
+        """Return a `pandas.DataFrame`, a row for each candidate, lowest loss first; losses in nats per token."""
+        from pandas import DataFrame
+
+        ranked = [self.candidates[i] for i in self.ranked]
+        return DataFrame(
+            {
+                "loss": [c.loss for c in ranked],
+                "delta": [c.delta for c in ranked],
+                "low": [c.interval[0] if c.interval else None for c in ranked],
+                "high": [c.interval[1] if c.interval else None for c in ranked],
+                "rows": [len(c.losses.nll) for c in ranked],
+                "status": [c.status for c in ranked],
+                "origin": [c.instruction.origin for c in ranked],
+                "text": [c.instruction.text for c in ranked],
+            }
+        )
+
+    def apply(self, data: Any) -> Any:
+        """Return rows with the chosen instruction in place of the original; everything else is unchanged.
+
+        Args:
+            data: a `datasets.Dataset` or DatasetDict, a pandas DataFrame or a list of rows, each with the original
+                instruction in it: messages, conversations, prompt and completion, alpaca, or text. What comes back is
+                of the same kind.
+
+        Raises:
+            DataError: if a row does not hold the original instruction, or the layout is not known.
+        """
+        return exchange(data, self.candidates[0].instruction.text, self.instruction.text)
+
+    def completions(self, data: Any) -> Any:
+        """Return such rows as a `datasets.Dataset` of prompts and completions, with the chosen instruction.
+
+        TRL's SFTTrainer trains on the completions alone, as they were scored. Of rows with messages it would train on
+        all turns, and alpaca rows it does not take.
+
+        Raises:
+            DataError: as `apply`.
+        """
+        return Rows(data, self.candidates[0].instruction.text).completions(self.instruction.text)
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write the selection as JSON, with every loss.
+
+        Raises:
+            RecordError: if the file cannot be written.
+        """
+        write_json(Path(path), self.to_json())
+
+    @classmethod
+    def load(cls, path: str | PathLike[str]) -> Selection:
+        """Return what `save` wrote.
+
+        Raises:
+            RecordError: if the file cannot be read or is damaged.
+        """
+        with undamaged(Path(path), _AGAIN):
+            return cls.from_json(read_json(Path(path), _AGAIN))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the selection as JSON values, with every candidate's loss on every example."""
+        return {
+            "task": self.task,
+            "rule": self.rule,
+            "sample": self.sample,
+            "examples": len(self.rows),
+            "rows": list(self.rows),
+            "chosen": self.chosen,
+            "tolerance": self.tolerance,
+            "rejected": [asdict(rejection) for rejection in self.rejected],
+            "seconds": self.seconds,
+            "strategy": self.strategy,
+            "evaluations": self.evaluations,
+            "forward_tokens": self.tokens,
+            "peak_memory": self.peak_memory,
+            "race": None if self.race is None else asdict(self.race),
+            "route": self.route,
+            "cached": self.cached,
+            "candidates": [
+                {
+                    "text": c.instruction.text,
+                    "origin": c.instruction.origin,
+                    "loss": c.loss,
+                    "nll_sum": float(c.losses.nll.sum()),
+                    "tokens": int(c.losses.tokens.sum()),
+                    "examples": len(c.losses.nll),
+                    "status": c.status,
+                    "round": c.round,
+                    "gap": list(c.gap) if c.gap else None,
+                    "delta": c.delta,
+                    "ci": list(c.interval) if c.interval else None,
+                    "losses": c.losses.to_json(),
+                }
+                for c in self.candidates
+            ],
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Selection:
+        """Return what `to_json` took apart."""
+        same = ("task", "rule", "sample", "chosen", "tolerance", "seconds", "route", "cached", "peak_memory")
+        return cls(
+            **{key: value[key] for key in same},
+            rows=tuple(value["rows"]),
+            candidates=tuple(
+                CandidateLoss(
+                    Instruction(c["text"], c["origin"]),
+                    Losses.from_json(c["losses"]),
+                    c["loss"],
+                    c["delta"],
+                    (c["ci"][0], c["ci"][1]) if c["ci"] else None,
+                    c["status"],
+                    c["round"],
+                    (c["gap"][0], c["gap"][1]) if c["gap"] else None,
+                )
+                for c in value["candidates"]
+            ),
+            rejected=tuple(Rejection(**rejection) for rejection in value["rejected"]),
+            tokens=value["forward_tokens"],
+            race=None if value["race"] is None else Race(**value["race"]),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A task with the instruction that it is trained with.
+
+    Attributes:
+        task: with the rows that were trained on.
+        instruction: the one it was trained with.
+        selection: all candidates' losses, where the policy needed them.
+        mixture: the paraphrases that it was trained with in turn, where the policy is a mixture.
+        switches: (updates made, instruction chosen then), where it was chosen again while it was trained.
+    """
+
+    task: Task
+    instruction: Instruction
+    selection: Selection | None = None
+    mixture: tuple[Instruction, ...] = ()
+    switches: tuple[tuple[int, str], ...] = ()
+
+
+def _line(rank: int, candidate: CandidateLoss, index: int) -> tuple[str, ...]:
+    """Return one candidate as the cells of a printed table."""
+    marks = ["original"] * (index == 0) + [candidate.status] * (candidate.status != "scored")
+    text = plain(" ".join(candidate.instruction.text.split()))
+    return (
+        f"{rank:4}",
+        f"{candidate.loss:.4f}",
+        f"{candidate.delta:+.4f}" if index else "",
+        "[{:+.4f}, {:+.4f}]".format(*candidate.interval) if candidate.interval else "",
+        f"{len(candidate.losses.nll):4}",
+        ", ".join(marks) + (f" in round {candidate.round}" if candidate.round is not None else ""),
+        text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "...",
+    )
+
+
+def chosen(task: Task, given: Chosen) -> Instruction:
+    """Return the instruction to word a task's rows with.
+
+    ``given`` is what `sapo.select` returned for the task, an instruction, or its text.
+
+    Raises:
+        CandidateError: if a selection is of another task, a text is empty, or it is something else.
+    """
+    if isinstance(given, Selection):
+        original = given.candidates[0].instruction.text
+        if original != task.instruction:
+            raise CandidateError(
+                f"the selection is of another task: its original instruction is {original[:_SHOWN]!r}, and that of "
+                f"{task.name!r} is {task.instruction[:_SHOWN]!r}"
+            )
+        return given.instruction
+    instruction = Instruction(given, "given") if isinstance(given, str) else given
+    if not isinstance(instruction, Instruction) or not instruction.text.strip():
+        raise CandidateError(f"selection = {given!r:.80}: give what sapo.select returned, or the text to train with")
+    return instruction
+
+
+# What a caller has of the instruction to train with.
+Chosen = Selection | Instruction | str

@@ -1,0 +1,49 @@
+"""What a program has in hand as a task: a task, a path, or rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from os import PathLike, fspath
+from typing import Any
+
+from sapo.core.errors import DataError
+from sapo.core.types import Task
+from sapo.tasks.inplace import Rows, records
+from sapo.tasks.layouts import holds_instruction
+from sapo.tasks.load import load_task, own_source
+from sapo.tasks.own import task_of
+from sapo.tasks.sources import Splits
+
+_NAME = "rows"
+
+
+def given_task(
+    data: Any,
+    instruction: str | None = None,
+    suffix: str | None = None,
+    columns: Mapping[str, str | Sequence[str]] | None = None,
+) -> Task | Rows:
+    """Return a task from anything that holds one.
+
+    Args:
+        data: a task; a name, file, directory or hub id, as `sapo.load_task` takes it; or rows: one split of a
+            `datasets.Dataset`, a pandas DataFrame, a list of dicts. Rows that hold the instruction themselves
+            (messages, conversations, prompt and completion, alpaca, text) keep their layout.
+        instruction: the task's; it may be left out where the data hold one.
+        suffix: a fixed sentence about the answer's format, which the library appends.
+        columns: role -> column, see `sapo.tasks.own.DataSource`; rows are then laid out by the library.
+
+    Raises:
+        DataError: if the data cannot be used, or a setting is not for this kind of data.
+    """
+    if isinstance(data, Task):
+        if instruction is not None or suffix is not None or columns is not None:
+            raise DataError("instruction, suffix and columns are for other data: a task has its own")
+        return data
+    if isinstance(data, (str, PathLike)):
+        return load_task(fspath(data), instruction=instruction, suffix=suffix, columns=columns)
+    rows = records(data)
+    if columns is None and suffix is None and rows and holds_instruction(rows[0], instruction):
+        return Rows(rows, instruction)
+    source = own_source(_NAME, instruction=instruction, suffix=suffix, columns=columns)
+    return task_of(_NAME, source, Splits({"train": rows}, None, False, ()))

@@ -1,4 +1,4 @@
-"""An ordinary SFTTrainer + LoRA script, and the three lines that make it train with the instruction that fits best.
+"""An ordinary SFTTrainer + LoRA script, and the two lines that make it train with the instruction that fits best.
 
     pip install trl
     python examples/trl_sft.py
@@ -12,10 +12,8 @@ from peft import LoraConfig
 from trl import SFTConfig, SFTTrainer
 
 import sapo
-from sapo.integrations import trl
 
-loaded = sapo.load_model("embedded")
-model, tokenizer = loaded.model, loaded.tokenizer
+model, tokenizer = sapo.load_model("embedded")
 
 reviews = sapo.load_task("review-sentiment")
 dataset = Dataset.from_list(
@@ -31,28 +29,29 @@ dataset = Dataset.from_list(
     ]
 )
 
+args = SFTConfig(
+    output_dir="runs/trl",
+    per_device_train_batch_size=4,
+    num_train_epochs=1,
+    learning_rate=1e-3,
+    logging_steps=4,
+    save_strategy="no",
+    report_to="none",
+    bf16=False,
+    gradient_checkpointing=False,
+)
+
 # ---- SAPO ----
-rows = trl.Rows(dataset)
-selection = sapo.select(model, tokenizer, rows.task, examples=24, renderer=rows.renderer(tokenizer))
-dataset = rows.reworded(selection)
+selection = sapo.select(model, tokenizer, dataset, examples=24, args=args)
+dataset = selection.apply(dataset)
 # --------------
 
 trainer = SFTTrainer(
     model=model,
     processing_class=tokenizer,
     train_dataset=dataset,
-    args=SFTConfig(
-        output_dir="runs/trl",
-        per_device_train_batch_size=4,
-        num_train_epochs=1,
-        learning_rate=1e-3,
-        logging_steps=4,
-        save_strategy="no",
-        report_to="none",
-        bf16=False,
-        gradient_checkpointing=False,
-    ),
-    peft_config=LoraConfig(r=8, lora_alpha=32, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"),
+    args=args,
+    peft_config=LoraConfig(r=8, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"),
 )
 trainer.train()
-print(dataset[0]["prompt"][0]["content"])
+print(selection)

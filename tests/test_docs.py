@@ -73,19 +73,14 @@ def test_the_code_of_a_guide_runs_from_top_to_bottom(page: str, desk: Path, caps
 
 
 def test_the_code_of_the_readme_runs(desk: Path) -> None:
-    pytest.importorskip("trl")
-    first, second = blocks(ROOT / "README.md", "python")
-    names: dict[str, Any] = {"model": tiny_model(seed=2, context=1024), "tokenizer": tiny_tokenizer()}
-    exec(first, names)
-    assert names["selection"].task == "reviews" and len(names["selection"].candidates) > 2
+    whole, own = blocks(ROOT / "README.md", "python")
     row = {"instruction": "Is this review positive or negative?", "input": "I loved it.", "output": "positive"}
+    names: dict[str, Any] = {"model": tiny_model(seed=2, context=1024), "tokenizer": tiny_tokenizer()}
     names["dataset"] = Dataset.from_list([row] * 8)
-    exec(second, names)
-    asked = f"{names['selection'].instruction.text}\n{row['input']}"
-    assert names["dataset"][0] == {
-        "prompt": [{"role": "user", "content": asked}],
-        "completion": [{"role": "assistant", "content": row["output"]}],
-    }
+    exec(whole, names)
+    assert names["dataset"][0] == {**row, "instruction": names["selection"].instruction.text}
+    exec(own, names)
+    assert names["selection"].task == "reviews" and len(names["selection"].candidates) > 2
 
 
 @pytest.mark.parametrize("page", sorted(path.name for path in DOCS.glob("*.md")))

@@ -1,0 +1,86 @@
+"""The pictures of the README, from committed records.
+
+    python benchmarks/pictures.py results/regime_study.jsonl docs/pictures
+
+Writes forgetting-light.svg and forgetting-dark.svg: for each transition whose candidates are all recorded, the loss of
+a candidate before training, and what training with it does to the task learned before; means over the seeds recorded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
+
+INK = {"light": ("#1f2328", "#0969da", "#bc4c00"), "dark": ("#e6edf3", "#58a6ff", "#f0883e")}
+CANDIDATES = 12
+
+
+def points(path: Path) -> dict[str, dict[int, tuple[float, float, float, str]]]:
+    """Return by transition and candidate: loss before training, earlier task's loss before and after, text."""
+    found: dict[str, dict[int, list[tuple[float, float, float]]]] = defaultdict(lambda: defaultdict(list))
+    texts: dict[tuple[str, int], str] = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        record: dict[str, Any] = json.loads(line)
+        (earlier,) = (loss for loss in record["losses"].values() if loss["role"] == "earlier")
+        before, after = (sum(earlier[when]) / sum(earlier["tokens"]) for when in ("before", "after"))
+        place = found[record["transition"]][record["candidate"]]
+        place.append((record["indicators"]["pre_update"], before, after))
+        texts[record["transition"], record["candidate"]] = record["text"]
+    return {
+        name: {n: (*np.mean(values, axis=0).tolist(), texts[name, n]) for n, values in candidates.items()}
+        for name, candidates in found.items()
+        if len(candidates) == CANDIDATES
+    }
+
+
+def draw(found: dict[str, dict[int, tuple[float, float, float, str]]], ink: tuple[str, str, str]) -> Figure:
+    """Return a panel for each transition, the original instruction in a colour of its own."""
+    text, dots, original = ink
+    coloured = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
+    settings: dict[Any, Any] = {"font.size": 9, **dict.fromkeys(coloured, text)}
+    with mpl.rc_context(settings):
+        figure = Figure(figsize=(4.2 * len(found), 3.1), layout="constrained")
+        for axes, (name, candidates) in zip(np.ravel(figure.subplots(1, len(found))), found.items(), strict=True):
+            first, second = name.split(">")
+            xs, befores, ys, _ = zip(*candidates.values(), strict=True)
+            axes.axhline(befores[0], color=text, lw=0.8, ls=":")
+            axes.annotate(f"{first} before this training", (max(xs), befores[0]), ha="right", va="bottom", fontsize=8)
+            axes.scatter(xs, ys, color=dots, s=26)
+            axes.scatter(xs[0], ys[0], color=original, s=40, zorder=3)
+            axes.annotate("original", (xs[0], ys[0]), (6, 4), textcoords="offset points", color=original, fontsize=8)
+            axes.set(xscale="log", yscale="log", title=f"{first}, then {second}")
+            axes.set_xlabel(f"loss of the instruction before training ({second})")
+            axes.set_ylabel(f"loss of {first} afterwards")
+            for axis in (axes.xaxis, axes.yaxis):
+                axis.set_major_locator(LogLocator(subs=(1, 2, 3, 5, 7)))
+                axis.set_major_formatter("{x:.2g}")
+                axis.set_minor_locator(NullLocator())
+            axes.spines[["top", "right"]].set_visible(False)
+            axes.patch.set_alpha(0)
+        figure.patch.set_alpha(0)
+    return figure
+
+
+def main() -> None:
+    """Write one file for each colour scheme."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("records", type=Path)
+    parser.add_argument("out", type=Path)
+    given = parser.parse_args()
+    found = points(given.records)
+    given.out.mkdir(parents=True, exist_ok=True)
+    for scheme, ink in INK.items():
+        with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "sapo"}):
+            draw(found, ink).savefig(given.out / f"forgetting-{scheme}.svg", metadata={"Date": None})
+
+
+if __name__ == "__main__":
+    main()

@@ -19,7 +19,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
-INK = {"light": ("#1f2328", "#0969da", "#bc4c00"), "dark": ("#e6edf3", "#58a6ff", "#f0883e")}
+# Text, candidates, the original, the one of the lowest loss.
+INK = {"light": ("#1f2328", "#8c959f", "#bc4c00", "#0969da"), "dark": ("#e6edf3", "#7d8590", "#f0883e", "#58a6ff")}
 CANDIDATES = 12
 
 
@@ -41,9 +42,9 @@ def points(path: Path) -> dict[str, dict[int, tuple[float, float, float, str]]]:
     }
 
 
-def draw(found: dict[str, dict[int, tuple[float, float, float, str]]], ink: tuple[str, str, str]) -> Figure:
+def draw(found: dict[str, dict[int, tuple[float, float, float, str]]], ink: tuple[str, ...]) -> Figure:
     """Return a panel for each transition, the original instruction in a colour of its own."""
-    text, dots, original = ink
+    text, dots, *marked = ink
     coloured = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
     settings: dict[Any, Any] = {"font.size": 9, **dict.fromkeys(coloured, text)}
     with mpl.rc_context(settings):
@@ -54,11 +55,17 @@ def draw(found: dict[str, dict[int, tuple[float, float, float, str]]], ink: tupl
             axes.axhline(befores[0], color=text, lw=0.8, ls=":")
             axes.annotate(f"{first} before this training", (max(xs), befores[0]), ha="right", va="bottom", fontsize=8)
             axes.scatter(xs, ys, color=dots, s=26)
-            axes.scatter(xs[0], ys[0], color=original, s=40, zorder=3)
-            axes.annotate("original", (xs[0], ys[0]), (6, 4), textcoords="offset points", color=original, fontsize=8)
+            lowest = int(np.argmin(xs))
+            for n, colour in zip((0, lowest), marked, strict=True):
+                name_of = "original" if n == 0 else "lowest loss"
+                name_of += ", the lowest loss" * (lowest == 0)
+                axes.scatter(xs[n], ys[n], color=colour, s=44, zorder=3)
+                axes.annotate(name_of, (xs[n], ys[n]), (7, 4), textcoords="offset points", color=colour, fontsize=8)
+                if lowest == 0:
+                    break
             axes.set(xscale="log", yscale="log", title=f"{first}, then {second}")
-            axes.set_xlabel(f"loss of the instruction before training ({second})")
-            axes.set_ylabel(f"loss of {first} afterwards")
+            axes.set_xlabel(f"loss on {second} before training on it")
+            axes.set_ylabel(f"loss on {first} afterwards")
             for axis in (axes.xaxis, axes.yaxis):
                 axis.set_major_locator(LogLocator(subs=(1, 2, 3, 5, 7)))
                 axis.set_major_formatter("{x:.2g}")

@@ -173,7 +173,7 @@ ALSO = {
 }
 # Thread or trap -> trainer, verdict.
 FOUND: dict[str, tuple[Callable[[Path], Any], str, str, str]] = {
-    "sound": (lambda _: hf(ASKED, YES), "ok", "answers", r"at last 'yes<\|im_end\|>\\n', from 'y' to '\\n'"),
+    "sound": (lambda _: hf(ASKED, YES), "ok", "answers", r"'yes<\|im_end\|>\\n', its tokens 'y' to '\\n'"),
     "ms-swift#5705": (
         lambda _: hf("<|im_start|>user\n", "Is it good, {}?", "<|im_end|>\n<|im_start|>assistant\n", YES),
         "warning", "mask", "in 4 of 4 rows prompts are learned too, such as 'Is it good, 0",
@@ -189,7 +189,7 @@ FOUND: dict[str, tuple[Callable[[Path], Any], str, str, str]] = {
     ),
     "Automodel#3352": (
         lambda _: hf(ASKED.removesuffix("assistant\n"), "assistant\n" + YES),
-        "error", "mask", r"too early: 'assistant\\n' is learned",
+        "warning", "mask", r"too early: 'assistant\\n' is learned",
     ),
     "axolotl#2089": (lambda _: hf(ASKED + "y", "es<|im_end|>"), "error", "mask", "too late: 'y' is not learned"),
     "Megatron-Bridge#3359": (
@@ -206,18 +206,20 @@ FOUND: dict[str, tuple[Callable[[Path], Any], str, str, str]] = {
     "trl#4201": (
         lambda _: ours(SIDES, template=ALWAYS_THINKS), "error", "template", r"rendered '.*assistant\\n<think>\\n'",
     ),
-    "trl#5862": (lambda _: ours(SIDES, max_length=51), "error", "length", "max_length = 51, 4 rows are cut and 0"),
+    "trl#5862": (
+        lambda _: ours(SIDES, max_length=51), "error", "length", "max_length = 51, 4 rows lose .* and 0 all of it",
+    ),
     "answers cut away": (
         lambda _: ours([*SIDES, sides(5, "x" * 300), {**sides(5), "prompt": [{"role": "user", "content": "y" * 200}]}],
                        max_length=100),
-        "warning", "length", "max_length = 100, 1 rows are cut and 1 left out",
+        "warning", "length", "max_length = 100, 1 rows lose .* and 1 all of it",
     ),
     "longer than the model": (
         lambda _: hf(ASKED, YES, model=modest(context=32)), "error", "length", "the model takes 32: set",
     ),
     "unsloth#1239": (without_tools, "warning", "template", "is not the model's own and does not know tools"),
-    "axolotl#1832": (lambda _: saved_otherwise(), "error", "template", "as saved, it renders the first row otherwise"),
-    "InternVL: plain text": (lambda _: hf("Is it good, {}? ", YES), "warning", "mask", "no row holds '.*assistant"),
+    "axolotl#1832": (lambda _: saved_otherwise(), "error", "template", "as saved, it does not render the first row"),
+    "plain text": (lambda _: hf("Is it good, {}? ", YES), "warning", "mask", "no row holds '.*assistant"),
     "repeated": (lambda _: hf(ASKED.replace("{}", ""), YES), "warning", "rows", "3 repeat an earlier one"),
     "contradicted": (
         lambda _: hf(ASKED.replace("{}", ""), "{}" + YES), "warning", "rows", "4 contradict another one",
@@ -288,14 +290,21 @@ def test_losses_before_are_those_of_the_tokens_that_are_trained() -> None:
 
 def test_nothing_is_changed_by_looking() -> None:
     trainer = hf(ASKED, YES, tested=Dataset.from_list([row(tiny_tokenizer(), ASKED, YES)]))
+    collate = trainer.data_collator
+
+    def noisy(rows: Any) -> Any:
+        torch.rand(1)
+        return collate(rows)
+
+    trainer.data_collator = noisy
     trainer.model.train()
     trainer.model.lm_head.eval()
     random.seed(1)
-    before = state_fingerprint(trainer.model), torch.get_rng_state(), random.getstate(), np.random.get_state()[1]
+    before = state_fingerprint(trainer.model), torch.get_rng_state(), random.getstate(), str(np.random.get_state())
     modes = [module.training for module in trainer.model.modules()]
     sapo.check(trainer).after()
     assert state_fingerprint(trainer.model) == before[0] and torch.equal(torch.get_rng_state(), before[1])
-    assert random.getstate() == before[2] and np.array_equal(np.random.get_state()[1], before[3])
+    assert random.getstate() == before[2] and str(np.random.get_state()) == before[3]
     assert [module.training for module in trainer.model.modules()] == modes
     assert all(p.grad is None and p.requires_grad for p in trainer.model.parameters())
 
@@ -335,6 +344,10 @@ def test_a_bug_is_told_from_forgetting() -> None:
         broken.model.lm_head.weight.mul_(5)
     assert [v.level for v in broken.after().verdicts] == ["error", "error"]
     assert "look for a bug before you call it forgetting" in str(broken.after())
+    with torch.no_grad():
+        broken.model.lm_head.weight.fill_(float("nan"))
+    assert [v.level for v in broken.after().verdicts] == ["error", "error"]
+    assert {("error", "loss"), ("error", "batch")} <= problems(sapo.check(hf(ASKED, YES, model=broken.model)))
 
 
 def test_too_small_a_difference_is_not_called_one() -> None:
@@ -368,9 +381,8 @@ def test_rows_that_are_tested_and_trained_on_are_counted() -> None:
 
 
 def test_packed_rows_are_looked_at_one_by_one() -> None:
-    packed, plain = (
-        sapo.check(ours([sides(n) for n in range(9)], **s)) for s in ({"packing": True, "max_length": 128}, {})
-    )
+    rows = [sides(n) for n in range(9)]
+    packed, plain = sapo.check(ours(rows, packing=True, max_length=128)), sapo.check(ours(rows))
     assert packed.rows == plain.rows and not problems(packed)
     assert packed.losses["train"].per_token == pytest.approx(plain.losses["train"].per_token, abs=1e-6)
 
@@ -379,6 +391,11 @@ def test_a_trainer_without_tokens_is_refused() -> None:
     trainer = hf(ASKED, YES)
     trainer.train_dataset = Dataset.from_list(SIDES)
     with pytest.raises(DataError, match="rows have the columns prompt, completion: allowed are rows made into tokens"):
+        sapo.check(trainer)
+    with pytest.raises(DataError, match="two of the sets train, train have one name"):
+        sapo.check(hf(ASKED, YES, tested={"train": digits()}))
+    trainer.train_dataset = []
+    with pytest.raises(DataError, match="train_dataset has no rows"):
         sapo.check(trainer)
     trainer.train_dataset = None
     with pytest.raises(DataError, match="lacks processing_class or train_dataset"):
@@ -389,5 +406,7 @@ def test_a_task_is_checked_as_it_would_be_trained(model_dir: Path) -> None:
     loaded = load_model(str(model_dir))
     check = check_task(loaded, Renderer(loaded.tokenizer, 512), toy_task(rows=8), [toy_task("other", rows=4)])
     assert problems(check) == {("warning", "loss")} and list(check.losses) == ["train", "test", "other"]
-    assert "worse than guessing (5.6): do model and tokenizer belong together?" in str(check)
+    assert "worse than guessing (5.6): is it the model's own tokenizer?" in str(check)
     assert check.prompt.startswith("<|im_start|>user\nSay yes if")
+    short = check_task(loaded, Renderer(loaded.tokenizer, 130), toy_task(rows=8))
+    assert ("warning", "length") in problems(short) and "4 rows lose the middle of their input" in str(short)

@@ -81,7 +81,8 @@ class Check:
             model: in its present state; by default the one that was checked.
         """
         model = self.model if model is None else model
-        losses = {name: _losses(Scorer(model), rows) for name, rows in self.rows.items()}
+        scorer = Scorer(model)
+        losses = {name: _losses(scorer, rows) for name, rows in self.rows.items()}
         return Check(tuple(_changes(self.losses, losses)), self.prompt, model, self.rows, losses)
 
 
@@ -96,31 +97,38 @@ def check(trainer: Any, watch: Sequence[Task] = (), rows: int = 64) -> Check:
         rows: most rows of a set that are scored.
 
     Raises:
-        DataError: if the trainer has no tokenizer or no rows, or its rows are not tokens with labels.
+        DataError: if the trainer has no tokenizer or no rows, or its rows are not tokens with labels; or if two sets
+            have one name.
     """
+    from datasets import Dataset
+
     model, data, tested, args = trainer.model, trainer.train_dataset, trainer.eval_dataset, vars(trainer.args)
     if trainer.processing_class is None or data is None:
         raise DataError("the trainer lacks processing_class or train_dataset: give it the tokenizer and the rows")
     tokenizer = vars(trainer.processing_class).get("tokenizer", trainer.processing_class)
-    given = {"train": data, **(tested if isinstance(tested, dict) else {} if tested is None else {"test": tested})}
+    tested = tested if isinstance(tested, dict) else {} if tested is None else {"test": tested}
+    names = ["train", *tested, *(task.name for task in watch)]
+    if len(set(names)) < len(names):
+        raise DataError(f"two of the sets {', '.join(names)} have one name: rename them in eval_dataset or watch")
+    given = {name: list(_raw(there)) for name, there in {"train": data, **tested}.items()}
+    if not given["train"]:
+        raise DataError("the trainer's train_dataset has no rows: raise max_length, if that cut away all answers")
     # A collator may draw random numbers.
     with torch.random.fork_rng(devices=[]):
-        sets = {name: [row for raw in _raw(rows) for row in _collated(trainer, raw)] for name, rows in given.items()}
-        # Of different lengths, so that one of them is padded.
-        by_length = sorted(islice(_raw(data), 16), key=lambda raw: len(raw["input_ids"]))
-        pair = (by_length[0], by_length[-1])
-        batch, alone = (
-            trainer.data_collator([dict(raw) for raw in pair]),
-            [r for x in pair for r in _collated(trainer, x)],
-        )
+        sets = {name: [row for raw in there for row in _collated(trainer, raw)] for name, there in given.items()}
+        few = sorted(given["train"][:16], key=lambda raw: len(raw["input_ids"]))
+        # The second one is longer, so that the first is padded.
+        pair = few[0], next((raw for raw in few if len(raw["input_ids"]) > len(few[0]["input_ids"])), few[-1])
+        batch = trainer.data_collator([dict(raw) for raw in pair])
+        alone = [row for raw in pair for row in _collated(trainer, raw)]
     renderer = Renderer(tokenizer, min(MAX_LENGTH, context_length(model)))
     sets |= {task.name: _encoded(renderer, task, task.test or task.train) for task in watch}
-    packed, table = args.get("packing"), vars(data).get("_data")
+    packed = args.get("packing")
     # SFTTrainer filters last, and the table behind its rows still holds those that it left out.
-    filtered = table is not None and args.get("max_length") is not None and not packed
+    filtered = isinstance(data, Dataset) and args.get("max_length") is not None and not packed
     training = Training(
         model, _saved(tokenizer), sets, _base(model), first={} if packed else next(iter(data)), args=args,
-        dropped=table.num_rows - len(data) if filtered else 0,
+        dropped=data.data.num_rows - len(data) if filtered else 0,
     )  # fmt: skip
     return _checked(training, rows, batch, alone)
 
@@ -155,9 +163,7 @@ def _before(name: str, losses: Losses, guessing: float) -> Verdict:
     shown = f"of {name!r} before training: {loss:.3f}{_bounds(interval)} nats/token, {len(losses.nll)} rows"
     # A model that was never trained is about as bad as that.
     if loss > 1.1 * guessing:
-        return warning(
-            f"{shown}, worse than guessing ({guessing:.1f}): do model and tokenizer belong together?", "loss"
-        )
+        return warning(f"{shown}, worse than guessing ({guessing:.1f}): is it the model's own tokenizer?", "loss")
     return ok(shown, "loss")
 
 
@@ -167,9 +173,10 @@ def _together(model: Any, batch: Any, alone: Losses) -> Verdict:
     with untouched(model):
         loss = float(model(**tensors).loss)
     shown = f"two rows have {loss:.4f} nats/token together and {alone.per_token:.4f} alone"
-    if abs(loss - alone.per_token) > (10 * EXACT if model.dtype == torch.float32 else 0.05):
-        return error(f"{shown}: they see each other, or padding is learned. Set packing=False, mask padding", "batch")
-    return ok(shown, "batch")
+    # Not >, as a loss that is not a number must not pass.
+    if abs(loss - alone.per_token) <= (10 * EXACT if model.dtype == torch.float32 else 0.05):
+        return ok(shown, "batch")
+    return error(f"{shown}: they see each other, or padding is learned. Set packing=False, mask padding", "batch")
 
 
 def _changes(before: Mapping[str, Losses], now: Mapping[str, Losses]) -> Iterator[Verdict]:
@@ -179,10 +186,12 @@ def _changes(before: Mapping[str, Losses], now: Mapping[str, Losses]) -> Iterato
         new = now[name]
         delta, (_, interval) = compare(np.stack([old.nll, new.nll]), old.tokens, 0)
         said = "one row, no interval" if interval is None else verdict(interval, "lower")
+        if not math.isfinite(new.per_token):
+            said = "worse"
         change = f"{old.per_token:.3f} to {new.per_token:.3f} nats/token, {delta[1]:+.3f}{_bounds(interval)}, "
         shown = f"{change}{len(old.nll)} rows: "
         same = np.array_equal(old.nll, new.nll)
-        if name == "train" and (same or said == "worse" or not math.isfinite(new.per_token)):
+        if name == "train" and (same or said == "worse"):
             failed = True
             why = "no weight changed" if same else "training failed"
             yield error(f"{shown}{why}. Look at learning_rate, at trainable weights and at the labels", name)
@@ -228,8 +237,8 @@ def _collated(trainer: Any, row: Mapping[str, Any]) -> Iterator[Row]:
 
 
 def _encoded(renderer: Encoder, task: Task, rows: Sequence[Any]) -> list[Row]:
-    found = [labelled(e) for e in renderer.encode(task.instruction, task.suffix, rows[:_MOST])]
-    return [Row(tuple(row["input_ids"]), tuple(row["labels"])) for row in found]
+    encoded = renderer.encode(task.instruction, task.suffix, rows[:_MOST])
+    return [Row(e.ids, tuple(labelled(e)["labels"]), e.cut) for e in encoded]
 
 
 def _saved(tokenizer: Any) -> Any:

@@ -27,7 +27,10 @@ Level = Literal["ok", "warning", "error"]
 _PROBE = "SAPO-PROBE"
 # Templates put at most a line break behind the token that ends a turn.
 _LAST = 3
+# How one may ask a model that can reason, the default first.
+_THINKING: tuple[dict[str, bool], ...] = ({}, {"enable_thinking": False}, {"enable_thinking": True})
 _EMPTY = r"<think>\s*</think>\s*"
+_MESSAGES = ("messages", "prompt", "completion")
 # Longest prompt that a verdict shows as a whole.
 _SHOWN = 600
 _HALF = {torch.float16: "float16", torch.bfloat16: "bfloat16"}
@@ -50,14 +53,21 @@ warning = partial(Verdict, "warning")
 error = partial(Verdict, "error")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Row:
-    """A row as the model is given it: token ids, and labels, which are IGNORED where nothing is learned."""
+    """A row as the model is given it.
+
+    Attributes:
+        ids: its tokens.
+        labels: the same, but IGNORED where nothing is learned.
+        cut: characters of the input that are left out of the middle.
+    """
 
     ids: tuple[int, ...]
     labels: tuple[int, ...]
+    cut: int = 0
 
-    @property
+    @cached_property
     def spans(self) -> tuple[tuple[int, int], ...]:
         """The supervised stretches, as (start, end). No model predicts the first token of a row."""
         learned = [False, *(label != IGNORED for label in self.labels[1:]), False]
@@ -106,12 +116,12 @@ class Training:
     def tails(self) -> tuple[str, ...]:
         """What the template may put between the user's text and the answer."""
         found = set()
-        for options in ({}, {"enable_thinking": False}, {"enable_thinking": True}):
+        for options in _THINKING:
             try:
                 asked = self.render([{"role": "user", "content": _PROBE}], add_generation_prompt=True, **options)
             except (TemplateError, ValueError):
                 continue
-            found.add(asked.rpartition(_PROBE)[2])
+            found |= set(asked.split(_PROBE)[1:])
         return tuple(sorted(found - {""}, key=len))
 
     @cached_property
@@ -139,8 +149,9 @@ class Training:
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
     def render(self, messages: Any, **options: Any) -> str:
-        """Return messages in the saved template's words."""
-        return str(self.tokenizer.apply_chat_template(messages, tokenize=False, **options))
+        """Return messages in the saved template's words, as their tokens read."""
+        apply = self.tokenizer.apply_chat_template
+        return self.text(apply(messages, tokenize=True, return_dict=True, **options).input_ids)
 
 
 def verdicts_of(training: Training) -> list[Verdict]:
@@ -158,23 +169,20 @@ def _answers(t: Training) -> Iterator[Verdict]:
         (start, end), count = said[0].spans[-1], sum(b - a for a, b in said[0].spans)
         ids = said[0].ids
         yield ok(
-            f"of the first row's {len(ids)} tokens {count} are supervised, at last {quoted(t.text(ids[start:end]))}, "
-            f"from {t.text(ids[start : start + 1])!r} to {t.text(ids[end - 1 : end])!r}"
+            f"of the first row's {len(ids)} tokens, {count} are supervised; the last answer is "
+            f"{quoted(t.text(ids[start:end]))}, its tokens {t.text(ids[start : start + 1])!r} to "
+            f"{t.text(ids[end - 1 : end])!r}"
         )
     if len(said) < total:
         level = warning if said else error
-        yield level(
-            f"{total - len(said)} of {total} training rows supervise no text: look at their labels, or remove them"
-        )
+        yield level(f"{total - len(said)} of {total} training rows supervise no text: mend labels, or remove them")
 
 
 def _mask(t: Training) -> Iterator[Verdict]:
     """Whether the supervised tokens begin where the model begins at inference."""
     texts = [example.input + example.answer for example in t.examples["train"]]
     if t.tails and not any(tail in text for text in texts for tail in t.tails):
-        yield warning(
-            f"no row holds {t.tails[0]!r}, with which the saved chat template asks: train with it, or ask without it"
-        )
+        yield warning(f"no row holds {t.tails[0]!r}, with which the saved template asks: train with it, or ask without")
         return
     wrong = list[Verdict]()
     for row, text in zip(t.sets["train"], texts, strict=True):
@@ -197,14 +205,12 @@ def _misplaced(t: Training, learned: str, skipped: Sequence[str]) -> Verdict:
     """Return what to say of ``learned`` text; ``skipped`` is what stands between it and a generation prompt, if any."""
     asked = [name for name in ("assistant_only_loss", "completion_only_loss") if t.args.get(name)]
     if any(tail.endswith(learned) for tail in t.tails):
-        return error(f"it begins too early: {learned!r} is learned, and stands in the prompt at inference. Mask it")
+        return warning(f"it begins too early: {learned!r} is learned, and stands in the prompt at inference. Mask it")
     if any(not any(token in text for token in t.tokenizer.all_special_tokens) for text in skipped):
         return error(f"it begins too late: {skipped[0]!r} is not learned. Let the labels begin right behind the prompt")
     if asked:
         return error(f"prompts are learned, despite {asked[0]}: mark answers with {{% generation %}} in the template")
-    return warning(
-        f"prompts are learned too, such as {quoted(learned)}: set assistant_only_loss=True to learn answers only"
-    )
+    return warning(f"prompts are learned too, such as {quoted(learned)}: for answers only, assistant_only_loss=True")
 
 
 def _end(t: Training) -> Iterator[Verdict]:
@@ -231,15 +237,17 @@ def _length(t: Training) -> Iterator[Verdict]:
     longest, cut = max(len(row.ids) for row in rows), sum(map(t.is_cut, rows))
     if longest > context:
         yield error(f"the longest row has {longest} tokens, the model takes {context}: set max_length={context}")
+    if middle := sum(row.cut > 0 for row in rows):
+        yield warning(f"{middle} rows lose the middle of their input to max_length: raise it, or shorten them")
     if t.args.get("packing") and t.args.get("packing_strategy") == "wrapped":
         yield warning("packing_strategy = wrapped cuts rows, and lets them see each other: set packing_strategy=bfd")
     elif cut or t.dropped:
         level = error if cut == len(rows) else warning
         yield level(
-            f"at max_length = {limit}, {cut} rows are cut and {t.dropped} left out, no answer being left: raise it"
+            f"at max_length = {limit}, {cut} rows lose the end of an answer and {t.dropped} all of it: raise it"
         )
-    elif longest <= context:
-        yield ok(f"the longest row has {longest} tokens, max_length is {limit}, and the model takes {context}")
+    elif longest <= context and not middle:
+        yield ok(f"the longest row has {longest} tokens, and {min(limit or context, context)} fit")
 
 
 def _rows(t: Training) -> Iterator[Verdict]:
@@ -265,11 +273,9 @@ def _reasoning(t: Training) -> Iterator[Verdict]:
     if twice:
         yield error(f"in {twice} of {len(texts)} rows an empty <think> block stands twice: remove it from the answers")
     elif empty:
-        yield warning(
-            f"in {empty} of {len(texts)} rows an empty <think> block is learned, so reasoning may go: {quiet}"
-        )
+        yield warning(f"in {empty} of {len(texts)} rows an empty <think> block is learned, reasoning may go: {quiet}")
     elif not any(re.search(r"<think>\s*[^\s<]", text) for text in texts):
-        yield warning(f"the model can reason, and none of {len(texts)} rows does, so reasoning may go: {quiet}")
+        yield warning(f"the model can reason, and none of {len(texts)} rows does, reasoning may go: {quiet}")
 
 
 def _template(t: Training) -> Iterator[Verdict]:
@@ -281,30 +287,31 @@ def _template(t: Training) -> Iterator[Verdict]:
         lost = [word for word in ("tools", "<think>") if word in t.base.chat_template and word not in f"{own}"]
         what = f" and does not know {' and '.join(lost)}" if lost else ""
         yield warning(f"the chat template is not the model's own{what}: put that one back, unless this is meant")
+    row = t.sets["train"][0]
     try:
-        prompt, answer = sides(t.first)
+        prompt, answer = sides({name: t.first[name] for name in _MESSAGES if t.first.get(name)})
         tools, variables = t.first.get("tools"), t.first.get("chat_template_kwargs") or {}
         options = {"tools": json.loads(tools) if isinstance(tools, str) else tools, **variables}
-        if isinstance(prompt, str) or isinstance(answer, str):
+        if isinstance(prompt, str) or isinstance(answer, str) or len(row.ids) >= (t.args.get("max_length") or 1 << 30):
             return
-        asked, whole = t.render(prompt, add_generation_prompt=True, **options), t.render([*prompt, *answer], **options)
+        whole = t.render([*prompt, *answer], **options)
+        asked = [t.render(prompt, add_generation_prompt=True, **options | thinking) for thinking in _THINKING]
     except DataError:
         # Rows without messages were made into tokens elsewhere.
         return
     except (TemplateError, ValueError) as failure:
-        yield error(
-            f"as saved, it cannot render the first row ({str(failure)[:80]}): save the one that was trained with"
-        )
+        yield error(f"as saved, it cannot render the first row ({str(failure)[:80]}): save the one trained with")
         return
-    trained = t.text(t.sets["train"][0].ids)
-    if not whole.startswith(trained):
-        yield error(
-            f"as saved, it renders the first row otherwise: {_apart(trained, whole)}. Save the one trained with"
+    trained = t.text(row.ids)
+    # Some templates for training end the last turn, too.
+    if not whole.startswith(trained) and not trained.startswith(whole):
+        yield error(f"as saved, it does not render the first row: {_apart(trained, whole)}. Save the one trained with")
+    elif not trained.startswith(asked[0]):
+        level, what = warning if trained.startswith(tuple(asked)) else error, _apart(trained, asked[0])
+        so = next(
+            (f"Ask with {how}" for how, text in zip(_THINKING, asked, strict=True) if trained.startswith(text)), ""
         )
-    elif not trained.startswith(asked):
-        yield error(
-            f"the prompt at inference is not the trained one: {_apart(trained, asked)}. Mend add_generation_prompt"
-        )
+        yield level(f"it does not ask as was trained: {what}. {so or 'Mend its generation prompt'}")
     else:
         yield ok("as saved, it renders the first row as it is trained, and asks as it is asked")
 
@@ -346,9 +353,7 @@ def _weights(t: Training) -> Iterator[Verdict]:
         what = f"{len(new)} tokens are new, such as {t.text(new[:1])!r}, and embeddings are frozen"
         yield error(f"{what}: set modules_to_save=['embed_tokens', 'lm_head']")
     if not trained:
-        yield error(
-            f"none of {total} weights is trainable: load the adapter with is_trainable=True, or give peft_config"
-        )
+        yield error(f"none of {total} weights is trainable: load adapters with is_trainable=True, or give peft_config")
     elif rate == 0:
         yield error("learning_rate = 0, so no weight changes: set one, such as 1e-4 for LoRA")
     else:

@@ -257,6 +257,29 @@ def test_what_is_wrong_is_named_and_nothing_else(case: str, tmp_path: Path) -> N
     assert (check.level == "error") == any(kind == "error" for kind, _ in problems(check))
 
 
+@pytest.mark.parametrize(
+    ("name", "end", "only", "expected"),
+    [
+        ("qwen3", "<|im_end|>", False, {("warning", "reasoning")}),
+        ("phi3", "<|end|>", False, set()),
+        ("gemma3", "<end_of_turn>", True, set()),
+        # trl#5988: an answer ends with the next turn's beginning, which only TRL's template for training writes.
+        ("glm4moe", "<|user|>", True, {("warning", "reasoning")}),
+        ("glm4moe", "<|user|>", False, {("warning", "reasoning"), ("error", "end of turn")}),
+    ],
+)
+def test_templates_of_well_known_models(name: str, end: str, only: bool, expected: set[tuple[str, str]]) -> None:
+    file = Path(sft.__file__).parent / "chat_templates" / f"{name}.jinja"
+    tokenizer, model = tiny_tokenizer(chat_template=file.read_text(encoding="utf-8")), modest()
+    tokenizer.add_special_tokens({"eos_token": end, "bos_token": "<s>"})
+    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    model.generation_config.eos_token_id = None
+    rows = [turns(n) if only else sides(n) for n in range(4)]
+    check = sapo.check(ours(rows, tokenizer=tokenizer, model=model, assistant_only_loss=only))
+    assert problems(check) - {("warning", "loss")} == expected, str(check)
+    assert ("ok", "mask") in {(v.level, v.about) for v in check.verdicts}
+
+
 def test_the_prompt_to_send_is_told_to_the_letter() -> None:
     # LlamaFactory#1650, tt-blacksmith#725, trl#4645: how to give the trained system prompt at inference.
     trainer = ours(SIDES)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from sapo.core.types import Example as Example
     from sapo.core.types import Instruction as Instruction
     from sapo.core.types import Task as Task
+    from sapo.integrations.check import check as check
     from sapo.integrations.loop import TaskSequence as TaskSequence
     from sapo.models.load import embedded_model_dir as embedded_model_dir
     from sapo.models.load import load_model as load_model
@@ -48,6 +49,7 @@ _HOMES = {
     "TaskSequence": "sapo.integrations.loop",
     "Task": "sapo.core.types",
     "apply": "sapo.runs.stage",
+    "check": "sapo.integrations.check",
     "embedded_model_dir": "sapo.models.load",
     "hold_out": "sapo.tasks.holdout",
     "load_config": "sapo.runs.config.loading",

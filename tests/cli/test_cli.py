@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -139,6 +140,26 @@ def test_select_prints_and_writes_every_candidate_with_its_loss(
     assert [n for n, c in enumerate(candidates) if c["status"] == "chosen"] == [found["chosen"]]
     assert all(c["ci"][0] <= c["delta"] <= c["ci"][1] for c in candidates[1:]) and candidates[0]["ci"] is None
     assert candidates[found["chosen"]]["text"][:40] in outcome.out
+
+
+def test_check_says_what_would_be_trained_and_fails_where_it_is_wrong(
+    command: Command, model_dir: Path, tmp_path: Path
+) -> None:
+    outcome = command("check", "--task", TASK, "--model", model_dir, "--watch", "date-format", "--rows", 4)
+    assert outcome.code == 0 and "ok      end of turn: every answer ends with '<|im_end|>'" in outcome.out
+    for name in ("train", "test", "date-format"):
+        assert f"loss: of '{name}' before training: " in outcome.out
+    # Of a template that leaves out the end of turn.
+    endless = tmp_path / "endless"
+    tokenizer = sapo.load_model(str(model_dir)).tokenizer
+    shutil.copytree(model_dir, endless)
+    tokenizer.chat_template = tokenizer.chat_template.replace("<|im_end|>", "")
+    tokenizer.save_pretrained(endless)
+    config = write_config(tmp_path, endless, watch=["odd-one-out"], run_dir=str(tmp_path / "run"))
+    outcome = command("check", "--config", config, "--rows", 4)
+    assert outcome.code == 1 and "error   end of turn: in 4 of 4 rows" in outcome.out
+    assert outcome.out.index(f"{TASK}:") < outcome.out.index("date-format:") and "loss: of 'odd-one-out'" in outcome.out
+    complains(command("check"), "give either --task TASK or --config FILE")
 
 
 def test_select_gives_what_the_library_gives(command: Command, model_dir: Path, tmp_path: Path) -> None:

@@ -13,17 +13,17 @@ import sys
 
 from rich.console import Console
 
-from sapo.cli import data, paraphrase, run, select, stages, study, tasks
+from sapo.cli import check, data, paraphrase, run, select, stages, study, tasks
 from sapo.cli.app import app
 from sapo.core.errors import SapoError
 from sapo.core.processes import joined, leave
 
 # In the order in which help lists them.
-COMMANDS = (run, select, paraphrase, tasks, study, stages, data)
+COMMANDS = (run, select, check, paraphrase, tasks, study, stages, data)
 
 
 def main() -> None:
-    """Run the command line: exit 0 on success, 2 for the user's mistakes, 130 when interrupted."""
+    """Run the command line: exit 0 on success, 1 if a check fails, 2 for the user's mistakes, 130 when interrupted."""
     for stream in (sys.stdout, sys.stderr):
         # A terminal that has not all letters shows others instead of ending the command.
         if isinstance(stream, io.TextIOWrapper):

@@ -7,6 +7,8 @@ Must not know: configurations. What a run does, it does with the steps of a run 
     layouts    where the instruction stands in a row of somebody's data set, and how to put another one there
     trl        TRL's SFTTrainer: rows for it, and its tokens for scoring
     trainer    any transformers Trainer: tokens of a task's rows, and choosing again at the beginning of every epoch
+    check      what a trainer is about to learn, and what is wrong with it; afterwards what changed
+    verdicts   one function for each question that a check asks
     loop       a loop of one's own over several tasks
     exports    files that other trainers read
     testing    a tiny model and other fakes

@@ -1,0 +1,72 @@
+"""`sapo check`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sapo.cli.app import Columns, DataDir, Given, Model, Subset, Suffix, Train, app, one_process, roles, say, working
+from sapo.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from sapo.core.progress import Reporter
+    from sapo.integrations.check import Check
+
+
+@app.command("check")
+def check_command(
+    task: Annotated[str | None, typer.Option(help="As given to sapo select: a task's name, or your own data.")] = None,
+    config: Annotated[Path | None, typer.Option(help="Or the configuration of sapo run: all of its tasks.")] = None,
+    watch: Annotated[list[str] | None, typer.Option(help="A task that must not be lost, repeatable.")] = None,
+    model: Model = "embedded",
+    adapter: Annotated[str | None, typer.Option(help="Adapter on the model: its current state.")] = None,
+    data_dir: DataDir = None,
+    instruction: Given = None,
+    suffix: Suffix = None,
+    column: Columns = None,
+    train: Train = None,
+    subset: Subset = None,
+    rows: Annotated[int, typer.Option(min=1, help="Rows of each set whose losses are computed.")] = 64,
+) -> None:
+    """Say what would be trained and what is wrong with it, one verdict a line; exit 1 if there is an error."""
+    one_process("sapo check")
+    if (task is None) == (config is None):
+        raise ConfigError("give either --task TASK or --config FILE")
+    from sapo.integrations.check import check_task
+    from sapo.models.load import load_model
+    from sapo.models.render import Renderer
+    from sapo.selection.rows import MAX_LENGTH, context_length
+    from sapo.tasks.holdout import hold_out
+    from sapo.tasks.load import load_task
+
+    with working() as progress:
+        if config is not None:
+            found = _of_run(config, rows, progress)
+        else:
+            one = load_task(
+                str(task), data_dir, instruction=instruction, suffix=suffix, columns=roles(column), train=train,
+                subset=subset,
+            )  # fmt: skip
+            watched = [load_task(name, data_dir) for name in watch or ()]
+            loaded = load_model(model, adapter)
+            renderer = Renderer(loaded.tokenizer, min(MAX_LENGTH, context_length(loaded.model)))
+            found = {one.name: check_task(loaded, renderer, hold_out(one), watched, rows)}
+    for name, check in found.items():
+        say(f"{name}:", str(check))
+    if any(check.level == "error" for check in found.values()):
+        raise typer.Exit(1)
+
+
+def _of_run(file: Path, rows: int, progress: Reporter) -> dict[str, Check]:
+    """Return the check of each task of a run, from the state before the first one."""
+    from sapo.experiments.sweep import planned
+    from sapo.integrations.check import check_task
+    from sapo.runs.config.loading import load_config
+    from sapo.runs.prepare import prepare
+
+    settings = load_config(file)
+    run = prepare(settings if settings.sweep is None else planned(settings)[0].config, progress, pays=False)
+    tasks, watch = run.inputs.tasks, run.inputs.watch
+    return {task.name: check_task(run.loaded, run.renderer, task, watch, rows) for task in tasks}

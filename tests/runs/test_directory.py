@@ -1,5 +1,8 @@
 """The run directory: other owners, other configurations, damaged steps, stages that are written whole."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -117,6 +120,26 @@ def test_a_second_holder_is_refused_until_the_first_one_ends(tmp_path: Path) -> 
         assert files(tmp_path) == {".lock"}
     with RunDirectory(tmp_path, CONFIG):
         assert (tmp_path / "config.yaml").is_file()
+
+
+def test_another_process_is_refused_while_a_run_directory_is_open(tmp_path: Path) -> None:
+    program = (
+        "import sys; from pathlib import Path\n"
+        "from sapo.core.errors import RecordError\n"
+        "from sapo.runs.directory import RunDirectory\n"
+        "try:\n"
+        "    with RunDirectory(Path(sys.argv[1]), {'seed': 1}): print('opened')\n"
+        "except RecordError as error: print(error)\n"
+    )
+
+    def other() -> str:
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        call = [sys.executable, "-c", program, str(tmp_path)]
+        return subprocess.run(call, capture_output=True, text=True, check=True, timeout=60, env=environment).stdout
+
+    with RunDirectory(tmp_path, {"seed": 1}):
+        assert "in use by another process" in other()
+    assert other() == "opened\n"
 
 
 def test_the_lock_is_given_back_after_a_failure_inside_and_after_a_refused_configuration(tmp_path: Path) -> None:

@@ -29,12 +29,12 @@ def library_versions(libraries: Sequence[str] = _LIBRARIES) -> dict[str, str | N
 
 
 def lineage(
+    trained: Sequence[Choice],
+    state: str,
     *,
     base: str,
     method: str,
     policy: str,
-    trained: Sequence[Choice],
-    state: str,
     limits: Mapping[str, int],
     template: str | None,
     versions: Mapping[str, str | None],

@@ -103,8 +103,8 @@ class RunModel:
         self._now = Stage(-1, "", "")
         return self._model
 
-    def save(self, training: Training, history: str, choices: Sequence[Choice]) -> Stage:
-        """Write the stage that the model was trained to, with its lineage, and return it."""
+    def save(self, training: Training, history: str, choices: Sequence[Choice]) -> str:
+        """Write the stage that the model was trained to, with its lineage, and return its fingerprint."""
         after = ""
 
         def write(directory: Path) -> None:
@@ -123,8 +123,8 @@ class RunModel:
             raise TrainError(
                 f"stage {training.name}: the processes ended with different weights; run it in one process"
             )
-        self._now = Stage(training.stage, training.name, after, history, tuple(choices))
-        return self._now
+        self._now = Stage(training.stage, training.name, after, history)
+        return after
 
 
 class GivenModel:

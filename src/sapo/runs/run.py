@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,13 +25,12 @@ from sapo.runs.plan import Plan
 from sapo.runs.results import Row, RunResult, run_result
 from sapo.runs.steps import Chooser, Tester, Trainer
 from sapo.runs.tracking import Tracker
-from sapo.selection.settings import SelectionSettings
 from sapo.tasks.findings import data_table, warnings_of
 from sapo.tasks.inspection import Inspection
 from sapo.training.schedule import Stage, Training
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Run:
     """A run that is ready: its steps, and what they work on.
 
@@ -50,7 +49,6 @@ class Run:
     schedule: tuple[Training, ...]
     loaded: LoadedModel
     renderer: Renderer
-    selection: SelectionSettings
     plan: Plan
     inspections: Mapping[str, Inspection]
     notes: tuple[str, ...]
@@ -61,7 +59,7 @@ class Run:
     chooser: Chooser
     trainer: Trainer
     tester: Tester
-    tracker: Tracker = field(default_factory=Tracker)
+    tracker: Tracker
 
     @property
     def start(self) -> Stage:

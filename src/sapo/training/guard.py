@@ -41,6 +41,7 @@ class Alarm:
     """A rise that counted.
 
     Attributes:
+        task: the training, NUMBER-TASK.
         step: updates made when it was seen.
         back_to: updates after which the weights are those that were kept; None where training went on.
         watched: the task whose loss rose most.
@@ -49,6 +50,7 @@ class Alarm:
         updates: that the training was to have.
     """
 
+    task: str
     step: int
     back_to: int | None
     watched: str
@@ -77,6 +79,7 @@ class Guard:
     ``stops`` it ends the training, with the weights of the last look at which there was none.
     """
 
+    task: str
     scorer: Scorer
     watched: Sequence[Watched]
     every: int
@@ -109,7 +112,7 @@ class Guard:
             return False
         rise, end = (mean, low) if np.isfinite(low) else (None, None)
         back = self._good[0] if self.stops else None
-        alarm = Alarm(step, back, self.watched[worst].task, rise, end, self.updates)
+        alarm = Alarm(self.task, step, back, self.watched[worst].task, rise, end, self.updates)
         self.alarms.append(alarm)
         self.tell(sentence(alarm, self.limit))
         if self.stops:
@@ -127,7 +130,7 @@ class Guard:
 
     def restore(self, model: Any, state: Any) -> None:
         """Go on from a checkpoint, which holds weights that were looked at."""
-        self.alarms = [Alarm(**alarm) for alarm in state["alarms"]]
+        self.alarms = [Alarm(**{"task": self.task, **alarm}) for alarm in state["alarms"]]
         self._keep(model, int(state["good"]))
 
     def _keep(self, model: Any, step: int) -> None:
@@ -143,6 +146,7 @@ class Guard:
 
 
 def guard_over(
+    name: str,
     tasks: Sequence[tuple[Task, str]],
     settings: GuardSettings,
     scorer: Scorer,
@@ -151,7 +155,10 @@ def guard_over(
     seed: int,
     tell: Callable[[str], None],
 ) -> Guard | None:
-    """Return the guard over stored rows of tasks, each with its instruction; None where there is nothing to watch."""
+    """Return the guard of a training, named NUMBER-TASK, over stored rows of tasks, each with its instruction.
+
+    None where there is nothing to watch.
+    """
 
     def stored(task: Task, instruction: str) -> Watched:
         # Training rows: what is decided on must not be what is tested on.
@@ -166,7 +173,7 @@ def guard_over(
         tell(f"forgetting guard: {one.task} is not looked at, as it has a single training row")
     enough = [w for w in watched if len(w.rows) > 1]
     stops = settings.action == "stop"
-    return Guard(scorer, enough, settings.every, settings.limit, updates, stops, tell) if enough else None
+    return Guard(name, scorer, enough, settings.every, settings.limit, updates, stops, tell) if enough else None
 
 
 def sentence(alarm: Alarm, limit: float) -> str:

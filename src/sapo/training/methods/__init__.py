@@ -6,12 +6,11 @@ from sapo.training.methods.ewc import Ewc
 from sapo.training.methods.full import Full
 from sapo.training.methods.inc_lora import IncLora
 from sapo.training.methods.lwf import Lwf
-from sapo.training.methods.multitask import Multitask
 from sapo.training.methods.o_lora import OLora
 from sapo.training.methods.osf import Osf
+from sapo.training.methods.reference import Multitask, Single
 from sapo.training.methods.replay import Replay
 from sapo.training.methods.seq_lora import SeqLora
-from sapo.training.methods.single import Single
 from sapo.training.settings import EwcSettings, LoraSettings, LwfSettings, MethodName, OLoraSettings, ReplaySettings
 
 

@@ -410,7 +410,7 @@ def test_a_step_is_not_reused_when_what_it_came_from_was_changed(what: str, done
     change(done.run_dir.parent)
     with pytest.raises(
         RecordError,
-        match=rf"run/{file} was computed from something else .*; different: {name}(, selection settings)?\.",
+        match=rf"run/{file} was computed from different inputs \(changed: {name}(, selection settings)?\)\.",
     ):
         run(done, told)
     # What was recorded stays as it is.

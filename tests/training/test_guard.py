@@ -11,7 +11,7 @@ from scipy.stats import ttest_rel
 from small_runs import Told
 
 from sapo.core.types import Encoded, Losses
-from sapo.training.guard import Alarm, Guard, Watched, increase
+from sapo.training.guard import Alarm, Guard, increase
 
 # The interval.
 
@@ -62,7 +62,7 @@ class Rising:
 
 
 def guard_of(scorer: Rising, told: Told, *, stops: bool, every: int = 2, tasks: int = 2) -> Guard:
-    watched = [Watched(f"task {n}", [Encoded((1, 2), 1)] * 2) for n in range(tasks)]
+    watched = {f"task {n}": [Encoded((1, 2), 1)] * 2 for n in range(tasks)}
     return Guard("2-b", scorer, watched, every, 0.1, 5, stops, told.note)  # type: ignore[arg-type]
 
 
@@ -116,7 +116,7 @@ def test_a_loss_that_is_no_number_any_more_has_risen_most(broken: float) -> None
             assert guard.after(model, 2, False)
         assert guard.alarms == [Alarm("2-b", 2, 0, f"task {looks.index(broken)}", None, None, 5)]
         end = "training ended, the weights are those before this task: it was not learned at all"
-        assert told.notes[0].endswith(f"is not a finite number any more; {end}")
+        assert told.notes[0].endswith(f"is no longer a finite number; {end}")
         again = guard_of(Rising(looks), told, stops=True)
         again.restore(model, guard.state())
         assert again.alarms == guard.alarms

@@ -341,5 +341,5 @@ def test_an_adapter_is_either_refused_or_continued_and_resumed_exactly(
 @each_start
 def test_an_adapter_of_another_kind_is_refused(name: MethodName) -> None:
     config = IA3Config(task_type="CAUSAL_LM", target_modules=["k_proj"], feedforward_modules=[])
-    with pytest.raises(ModelError, match=f"{name} cannot go on from a IA3 adapter: allowed is LoRA"):
+    with pytest.raises(ModelError, match=f"{name} cannot continue from a IA3 adapter: allowed is LoRA"):
         method(name).start(get_peft_model(tiny_model(), config))

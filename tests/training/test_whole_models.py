@@ -63,7 +63,9 @@ def tensors(model: Any) -> dict[str, torch.Tensor]:
 @each_whole
 def test_models_that_cannot_be_trained_are_refused_with_what_to_do(name: MethodName) -> None:
     config = LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM")
-    with pytest.raises(ModelError, match=rf"method {name} .* cannot go on from an adapter: merge it first \(sapo exp"):
+    with pytest.raises(
+        ModelError, match=rf"method {name} .* cannot continue from an adapter: merge it first \(sapo exp"
+    ):
         method(name).start(get_peft_model(tiny_model(), config))
     with pytest.raises(ModelError, match=f"method {name} needs model.dtype float32, not bfloat16: small updates"):
         method(name).start(tiny_model().to(torch.bfloat16))

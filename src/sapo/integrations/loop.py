@@ -29,7 +29,7 @@ from sapo.models.render import Renderer
 from sapo.runs.directory import RunDirectory, first_value
 from sapo.runs.lineage import library_versions
 from sapo.runs.metrics import METRICS
-from sapo.runs.model import GivenModel
+from sapo.runs.model import Model
 from sapo.runs.plan import Plan
 from sapo.runs.results import Prompt, Row, RunResult, run_result
 from sapo.runs.steps import Chooser, Engine, Tester
@@ -109,7 +109,7 @@ class TaskSequence:
         }
         self._directory = RunDirectory(Path(run_dir), self._config)
         self._directory.check()
-        self._policy, self._examples, self._progress, self._model = policy, examples, progress, GivenModel(model)
+        self._policy, self._examples, self._progress, self._model = policy, examples, progress, Model(model)
         renderer = Renderer(tokenizer, min(max_length, context_length(model)))
         # Every test row is answered and scored.
         work = {task.name: Work(n := 2 * len(task.test), n, n) for task in self._tested}

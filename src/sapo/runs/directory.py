@@ -11,9 +11,9 @@
     ability/K.json        general ability at stage K, where it was asked for
     results.json          matrices and metrics
     report.md             the same for people
-    tracked.json          trackers that were told of the finished run
+    tracked.json          trackers that were given the finished run
 
-A step's file holds what it was computed from (`inputs`, hashes by name) beside what came out (`value`). A
+A step's file holds what it was computed from (`inputs`, hashes by name) with what came out (`value`). A
 step is reused only if every input is the same; otherwise the error says which one differs.
 """
 
@@ -136,8 +136,8 @@ class RunDirectory:
         differs = [key for key in inputs if stored["inputs"].get(key) != inputs[key]]
         if differs:
             raise RecordError(
-                f"{path} was computed from something else than there is now; different: {', '.join(differs)}. Undo "
-                f"that change to go on; to start afresh use another run_dir, or delete {self.path}."
+                f"{path} was computed from different inputs (changed: {', '.join(differs)}). "
+                f"Undo that change to resume; to start afresh use another run_dir, or delete {self.path}."
             )
         with undamaged(path, "Delete it to compute this step again."):
             return parse(stored["value"])
@@ -151,7 +151,7 @@ class RunDirectory:
         self.write(name, step)
 
     def write(self, name: str, value: Any) -> None:
-        """Write a JSON value that is no step."""
+        """Write a JSON value that is not a step."""
         self.processes.once(lambda: write_json(self.path / name, value))
 
     def read(self, name: str) -> dict[str, Any]:

@@ -299,7 +299,7 @@ class RunResult(_Value):
 
 
 def _from_first_format(data: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a line as it is written now; the first ones held "primary" and "nll" alone, and no candidates."""
+    """Return a line in the present format; the first ones held "primary" and "nll" alone, and no candidates."""
     try:
         used = {task: {"suffix": "", "losses": None, **one} for task, one in data["instructions"].items()}
         return {**data, "metrics_all": data["metrics"], "instructions": used}

@@ -21,13 +21,13 @@ def apply(stage: str | Path, text: str, task: str | None = None) -> list[dict[st
     """Return the messages that a trained stage or adapter is asked with, for any runtime and its chat template.
 
     Args:
-        stage: directory with a `sapo.json`: a stage of a run, an exported model, an adapter of another trainer beside
-            which `sapo.integrations.trainer.describe` wrote one; or the id of such a repository on the hub.
+        stage: directory with a `sapo.json`: a stage of a run, an exported model, an adapter of another trainer that
+            `sapo.integrations.trainer.describe` described; or the id of such a repository on the hub.
         text: the input.
         task: which of its tasks; by default the one trained last.
 
     Raises:
-        ModelError: if there is none, it was not trained on the task, or not with prompts that can be told from here.
+        ModelError: if there is no stage, it was not trained on the task, or its prompts cannot be made from here.
         RecordError: if its `sapo.json` is damaged.
     """
     directory = Path(stage)
@@ -93,7 +93,7 @@ class Stage:
         """Return the stage in a directory that a run or `sapo export` wrote.
 
         Raises:
-            ModelError: if it is none, or its base model cannot be loaded.
+            ModelError: if the directory is not a stage, or its base model cannot be loaded.
             RecordError: if its `sapo.json` is damaged.
         """
         lineage = read_lineage(directory)

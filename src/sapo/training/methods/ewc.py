@@ -49,7 +49,7 @@ class Ewc(SeqLora):
         return held
 
     def finish(self, model: Any, training: Training, directory: Path) -> Any:
-        """As for seq-lora; beside it F = gamma * F_before + F_task."""
+        """As for seq-lora, with F = gamma * F_before + F_task."""
         model = super().finish(model, training, directory)
         random = np.random.default_rng(training.seed)
         rows = random.permutation(len(training.rows))[: self._own.examples]

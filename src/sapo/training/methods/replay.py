@@ -55,7 +55,7 @@ class Replay(SeqLora):
         return mixed
 
     def finish(self, model: Any, training: Training, directory: Path) -> Any:
-        """As for seq-lora; beside it the buffer, which has now seen this task's rows."""
+        """As for seq-lora, with the buffer, which has now seen this task's rows."""
         model = super().finish(model, training, directory)
         seen, buffer = (0, []) if training.before is None else _read(training.before / _BUFFER)
         random = np.random.default_rng([training.seed, training.stage])

@@ -145,12 +145,11 @@ def test_one_metric_is_defined_and_the_others_say_why_not(method: str, metric: s
                 assert found == {"value": None, "interval": None, "reason": reason}
 
 
-def test_multitask_makes_as_many_updates_as_the_sequence_on_rows_of_all_tasks(
+def test_multitask_trains_one_stage_on_rows_of_all_tasks_with_their_own_instructions(
     parts: dict[str, Config], model_dir: Path, bench: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    steps = [read(p)["value"]["steps"] for p in sorted((parts["seq-lora"].run_dir / "training").glob("*.json"))]
-    (joint,) = (parts["multitask"].run_dir / "training").glob("*.json")
-    assert joint.name == "2-all.json" and read(joint)["value"]["steps"] == sum(steps) == 8
+    (stage,) = (parts["multitask"].run_dir / "stages").iterdir()
+    assert stage.name == "2-all" and [entry["task"] for entry in read(stage / "sapo.json")["tasks"]] == list(TASKS)
     told = Told()
     seen = watch_training(monkeypatch, told)
     # Mixtures draw for each task of its own.
@@ -160,14 +159,6 @@ def test_multitask_makes_as_many_updates_as_the_sequence_on_rows_of_all_tasks(
         assert {text for text, _ in mine} == {*data["instructions"][task]["mixture"]} < {*texts_of(task)}
         assert len({shown for _, shown in mine}) == 6
     assert len({shown.split()[0] for update, _, shown, _ in seen if update == 0}) == 2
-
-
-def test_a_task_trained_alone_is_the_first_task_of_a_sequence(parts: dict[str, Config]) -> None:
-    alone, sequence = (adapters(parts[m].run_dir) for m in ("single", "seq-lora"))
-    first, second = (f"stages/{n}-{task}/adapter_model.safetensors" for n, task in enumerate(TASKS, start=1))
-    assert alone[first] == sequence[first] and alone[second] != sequence[second]
-    lineage = read(parts["single"].run_dir / "stages" / "2-beta" / "sapo.json")
-    assert [entry["task"] for entry in lineage["tasks"]] == ["beta"]
 
 
 @pytest.mark.parametrize("method", DEFINED)

@@ -149,16 +149,6 @@ def test_a_task_name_cannot_leave_the_run_directory_or_hurt_a_terminal(name: str
         load_task(name, tmp_path)
 
 
-def test_half_a_character_in_an_instruction_is_refused(tmp_path: Path) -> None:
-    jsonl(tmp_path / "rows.jsonl", [{"input": "a", "output": "b"}])
-    with pytest.raises(DataError, match=r"rows\.jsonl: instruction = .*: holds a NUL character"):
-        load_task(str(tmp_path / "rows.jsonl"), instruction="Do\0")
-    with pytest.raises(DataError, match=r"the instruction.* holds half a character"):
-        load_task(str(tmp_path / "rows.jsonl"), instruction="Do \ud800 it.")
-    with pytest.raises(DataError, match=r"the suffix.* holds half a character"):
-        load_task(str(tmp_path / "rows.jsonl"), instruction="Do.", suffix="\udfff")
-
-
 @pytest.mark.parametrize("content", ["[" * 100_000, '{"a": ' + "1" * 5000])
 def test_json_that_breaks_the_parser_is_an_error(content: str, tmp_path: Path) -> None:
     (tmp_path / "rows.json").write_text(content)

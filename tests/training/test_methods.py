@@ -288,12 +288,6 @@ def test_targets_that_cannot_carry_lora_are_refused_with_the_models_linear_layer
             assert all(layer in str(error.value) for layer in LINEAR) and "base_layer" not in str(error.value)
 
 
-@each_start
-def test_a_start_without_adapter_is_the_base_itself(name: MethodName) -> None:
-    base = tiny_model()
-    assert method(name).start(base) is base
-
-
 @pytest.mark.parametrize(
     ("features", "named"),
     [

@@ -24,24 +24,8 @@ def make_method(
     lwf: LwfSettings | None = None,
 ) -> SeqLora:
     """Return a method by name; settings of its own that are left out are at their defaults."""
-    match name:
-        case "seq-lora":
-            return SeqLora(lora)
-        case "inc-lora":
-            return IncLora(lora)
-        case "o-lora":
-            return OLora(lora, o_lora)
-        case "ewc":
-            return Ewc(lora, ewc)
-        case "replay":
-            return Replay(lora, replay)
-        case "lwf":
-            return Lwf(lora, lwf)
-        case "osf":
-            return Osf(lora)
-        case "full":
-            return Full(lora)
-        case "multitask":
-            return Multitask(lora)
-        case "single":
-            return Single(lora)
+    methods = (
+        SeqLora(lora), IncLora(lora), OLora(lora, o_lora), Ewc(lora, ewc), Replay(lora, replay), Lwf(lora, lwf),
+        Osf(lora), Full(lora), Multitask(lora), Single(lora),
+    )  # fmt: skip
+    return next(method for method in methods if method.name == name)

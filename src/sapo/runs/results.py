@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, computed_fie
 from typing_extensions import TypedDict
 
 from sapo.core.errors import RecordError
-from sapo.core.types import Choice, Floats, Instruction, Task
+from sapo.core.types import Choice, Floats, Task
 from sapo.models.answers import Evaluation
 from sapo.models.text_metrics import TEXT_METRICS
 from sapo.runs.metrics import METRICS, matrix_metrics, metric_draws, percentile_interval, resample_matrices
@@ -43,14 +43,14 @@ class Row:
 
     Attributes:
         cells: by task and test prompt; watch tasks too.
-        wordings: per task in its last stage, its held-out paraphrases.
+        wordings: per task in its last stage, its tests with held-out paraphrases, by text.
         crossed: per task in its last stage, its test with another run's instruction.
         ability: loss on general text in nats per token, where it is measured.
     """
 
     stage: Stage
     cells: Mapping[tuple[str, Prompt], Evaluation]
-    wordings: Mapping[str, tuple[tuple[Instruction, Evaluation], ...]] = field(default_factory=dict)
+    wordings: Mapping[str, Mapping[str, Evaluation]] = field(default_factory=dict)
     crossed: Mapping[str, Evaluation] = field(default_factory=dict)
     ability: float | None = None
     seconds: float = 0.0
@@ -345,9 +345,7 @@ def run_result(
         seconds={**seconds, "total": sum(seconds.values())},
         robustness={
             name: Wordings(
-                texts=[instruction.text for instruction, _ in found],
-                primary=[value(cell, PRIMARY, by_name[name]) for _, cell in found],
-                nll=[value(cell, NLL, by_name[name]) for _, cell in found],
+                texts=[*found], **{m: [value(cell, m, by_name[name]) for cell in found.values()] for m in MEASURES}
             )
             for row in rows
             for name, found in row.wordings.items()

@@ -184,14 +184,13 @@ class Tester:
         if self.general:
             ability, took = self._ability(stage)
             seconds += took
-        wordings: dict[str, tuple[tuple[Instruction, Evaluation], ...]] = {}
+        wordings: dict[str, dict[str, Evaluation]] = {}
         crossings: dict[str, Evaluation] = {}
         for task in final:
-            held = self.held_out.get(task.name, ())
-            tests = [self._cell(stage, task, one.text, f"held-out-{n}") for n, one in enumerate(held, start=1)]
-            seconds += sum(took for _, took in tests)
-            if tests:
-                wordings[task.name] = tuple((one, cell) for one, (cell, _) in zip(held, tests, strict=True))
+            for number, one in enumerate(self.held_out.get(task.name, ()), start=1):
+                cell, took = self._cell(stage, task, one.text, f"held-out-{number}")
+                wordings.setdefault(task.name, {})[one.text] = cell
+                seconds += took
             if crossed and task.name in crossed:
                 crossings[task.name], took = self._cell(stage, task, crossed[task.name], "crossed")
                 seconds += took

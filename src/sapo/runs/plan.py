@@ -6,7 +6,7 @@ Costs are in forward tokens: tokens that pass once through the model. Training a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 
@@ -100,7 +100,12 @@ def make_plan(
         # The second prompt differs from the first only once the task has been trained on.
         twice = sum(stage >= place for stage in tested) if both_prompts else 0
         tests[task.name] = 1 + len(tested) + twice + wordings
-    by_stage = {training.stage: _sum(once[task.name] for task in training.tasks) for training in trainings}
+    by_stage = {}
+    for training in trainings:
+        parts = [once[task.name] for task in training.tasks]
+        by_stage[training.stage] = Work(
+            sum(w.units for w in parts), sum(w.tokens for w in parts), sum(w.cost for w in parts)
+        )
     return Plan(score, least, once, evaluate, tests, by_stage)
 
 
@@ -140,11 +145,6 @@ def scoring(
         Work(n * len(candidates), once + n * each, once + n * each) for n in (min(FIRST, rows) if races else rows, rows)
     )
     return least, most
-
-
-def _sum(parts: Iterable[Work]) -> Work:
-    units, tokens, cost = (sum(values) for values in zip(*((w.units, w.tokens, w.cost) for w in parts), strict=True))
-    return Work(int(units), tokens, cost)
 
 
 def _within(most: float, least: Work, whole: Work) -> Work:

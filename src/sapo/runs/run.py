@@ -115,28 +115,22 @@ class Run:
 
     def _write_environment(self, progress: Reporter) -> None:
         """Record libraries, machine and the model's decisions; those of an earlier start are kept where they differ."""
-        now, before = self._environment(), self.directory.read("environment.json")
-        earlier = list(before.pop("earlier", ())) if before else []
-        if before and before != now:
-            then, versions = before.get("versions") or {}, now["versions"]
-            changed = [
-                f"{name} {then[name]} then, {versions.get(name)} now"
-                for name in then
-                if then[name] != versions.get(name)
-            ]
-            if changed:
-                progress.note(f"resumed with other library versions: {'; '.join(changed)}")
-            earlier.append(before)
-        self.directory.write("environment.json", now | ({"earlier": earlier} if earlier else {}))
-
-    def _environment(self) -> dict[str, Any]:
-        """Return library versions, machine and the model's decisions, as JSON values."""
-        return {
+        versions = library_versions()
+        now = {
             "python": platform.python_version(),
             "platform": platform.platform(),
             "processes": self.directory.processes.count,
             "threads": torch.get_num_threads(),
             "model": self.loaded.name,
             "notes": list(self.loaded.notes),
-            "versions": library_versions(),
+            "versions": versions,
         }
+        before = self.directory.read("environment.json")
+        earlier = list(before.pop("earlier", ()))
+        if before and before != now:
+            then = before.get("versions") or {}
+            changed = [f"{n} {then[n]} then, {versions.get(n)} now" for n in then if then[n] != versions.get(n)]
+            if changed:
+                progress.note(f"resumed with other library versions: {'; '.join(changed)}")
+            earlier.append(before)
+        self.directory.write("environment.json", now | ({"earlier": earlier} if earlier else {}))

@@ -237,7 +237,9 @@ class Tester:
             return {"instruction": instruction, "answers": answers, **cell.to_json(), "seconds": seconds}
 
         path = f"cells/{stage.number}/{task.name}.{kind}.json"
-        return engine.once(path, inputs, stage, _cell_from_json, tested, label, work.cost)
+        return engine.once(
+            path, inputs, stage, lambda v: (Evaluation.from_json(v), v["seconds"]), tested, label, work.cost
+        )
 
     def _ability(self, stage: Stage) -> tuple[float, float]:
         """Return the loss on general text in a stage, nats per token, and the seconds that measuring it took."""
@@ -288,9 +290,11 @@ class Trainer:
         """
         directory, work = self.engine.directory, self.engine.plan.trainings[training.stage]
         label = f"task {training.stage} {training.tasks[0].name}: training"
+        settings, epoch = self.settings, ceil(sum(len(t.train) for t in training.tasks) / self.settings.batch_size)
         if len(training.tasks) > 1:
             label = f"training on {len(training.tasks)} tasks at once"
-        settings, epoch = self._settings(training, work.units)
+            # As many updates as one task after the other: half an update less, for rounding up must not add one.
+            settings = settings.model_copy(update={"epochs": (work.units - 0.5) / epoch})
         rewording = Rewording(self.engine.renderer, chosen, [self._worded(choice, epoch) for choice in chosen])
         path, name = f"training/{training.name}.json", training.name
         inputs = self._inputs(before, training, chosen, settings, rewording)
@@ -350,15 +354,6 @@ class Trainer:
         directory.finish(name)
         return value
 
-    def _settings(self, training: Training, updates: int) -> tuple[TrainSettings, int]:
-        """Return the settings of a training, and the updates of one epoch."""
-        settings = self.settings
-        epoch = ceil(sum(len(task.train) for task in training.tasks) / settings.batch_size)
-        if len(training.tasks) > 1:
-            # As many updates as one task after the other: half an update less, for rounding up must not add one.
-            settings = settings.model_copy(update={"epochs": (updates - 0.5) / epoch})
-        return settings, epoch
-
     def _worded(self, choice: Choice, epoch: int) -> Worded | None:
         """Return how the rows of a task are worded; None where its instruction stays the same."""
         task = choice.task
@@ -414,10 +409,6 @@ class Trainer:
             # Trainer needs a temporary directory, and a place for checkpoints where there are some.
             where = Path(str(error.filename or tempfile.gettempdir()))
             raise RecordError(unwritable(where, error.strerror or str(error))) from error
-
-
-def _cell_from_json(value: Any) -> tuple[Evaluation, float]:
-    return Evaluation.from_json(value), value["seconds"]
 
 
 def _stage_from_json(

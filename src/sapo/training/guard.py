@@ -105,7 +105,10 @@ class Guard:
         self.alarms.append(alarm)
         self.tell(sentence(alarm, self.limit))
         if self.stops:
-            self._roll_back(model)
+            with torch.no_grad():
+                for name, parameter in model.named_parameters():
+                    if name in self._good[1]:
+                        parameter.copy_(self._good[1][name])
         return self.stops
 
     @property
@@ -125,12 +128,6 @@ class Guard:
     def _keep(self, model: Any, step: int) -> None:
         if self.stops:
             self._good = step, {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
-
-    def _roll_back(self, model: Any) -> None:
-        with torch.no_grad():
-            for name, parameter in model.named_parameters():
-                if name in self._good[1]:
-                    parameter.copy_(self._good[1][name])
 
 
 def guard_over(

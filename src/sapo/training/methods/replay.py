@@ -60,7 +60,10 @@ class Replay(SeqLora):
         seen, buffer = (0, []) if training.before is None else _read(training.before / _BUFFER)
         random = np.random.default_rng([training.seed, training.stage])
         order = [training.rows[i] for i in random.permutation(len(training.rows))]
-        _write(directory / _BUFFER, seen + len(order), reservoir(buffer, seen, order, self._own.buffer, random))
+        kept = reservoir(buffer, seen, order, self._own.buffer, random)
+        rows = [{"ids": list(row.ids), "prompt_length": row.prompt_length} for row in kept]
+        stored = json.dumps({"seen": seen + len(order), "rows": rows})
+        (directory / _BUFFER).write_text(f"{stored}\n", encoding="utf-8")
         return model
 
 
@@ -90,8 +93,3 @@ def _nll(model: Any, rows: Sequence[Encoded], seed: int) -> torch.Tensor:
 def _read(path: Path) -> tuple[int, list[Encoded]]:
     stored = json.loads(path.read_text(encoding="utf-8"))
     return stored["seen"], [Encoded(tuple(row["ids"]), row["prompt_length"]) for row in stored["rows"]]
-
-
-def _write(path: Path, seen: int, rows: Sequence[Encoded]) -> None:
-    stored = [{"ids": list(row.ids), "prompt_length": row.prompt_length} for row in rows]
-    path.write_text(json.dumps({"seen": seen, "rows": stored}) + "\n", encoding="utf-8")

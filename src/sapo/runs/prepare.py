@@ -26,12 +26,13 @@ from sapo.runs.directory import RunDirectory
 from sapo.runs.inputs import Gathering, Inputs, read_inputs
 from sapo.runs.lineage import earlier_tasks, library_versions, lineage
 from sapo.runs.model import RunModel
-from sapo.runs.plan import make_plan
+from sapo.runs.plan import Plan, make_plan
 from sapo.runs.results import Prompt, undefined
 from sapo.runs.run import Run
 from sapo.runs.steps import Chooser, Engine, Tester, Trainer
 from sapo.runs.tracking import Tracker
 from sapo.selection.rows import context_length
+from sapo.selection.settings import SelectionSettings
 from sapo.training.methods import make_method
 from sapo.training.methods.seq_lora import SeqLora
 from sapo.training.policies import BY_LOSS, LOWEST
@@ -133,16 +134,6 @@ def _load(config: Config, gathering: Gathering, inputs: Inputs, tracker: Tracker
     prompts: tuple[Prompt, ...] = ("selected", "original")
     if evaluate.test_prompt != "both":
         prompts = (evaluate.test_prompt,)
-    notes = [*loaded.notes]
-    if processes.count > 1:
-        notes.append(f"{processes.count} processes share rows and batches")
-    if not teaches_to_stop(loaded.model, renderer):
-        notes.append(_ENDLESS)
-    if config.selection.strategy == "racing" and scored is not None and not scored.races:
-        notes.append(_EXHAUSTIVE.format("selection.rule confident" if policy in LOWEST else f"policy {policy}"))
-    if config.model.adapter and config.method == "seq-lora":
-        notes.append(_GIVEN)
-    notes += [*inputs.notes(evaluate.wordings, config.reselect.rows), *plan.notes(train.warmup)]
     return Run(
         config=config.plain(),
         inputs=inputs,
@@ -151,7 +142,7 @@ def _load(config: Config, gathering: Gathering, inputs: Inputs, tracker: Tracker
         renderer=renderer,
         plan=plan,
         inspections=inputs.inspected(renderer, scored, seed),
-        notes=tuple(notes),
+        notes=_notes(config, loaded, renderer, inputs, plan, scored, processes.count),
         undefined=undefined(method.order),
         directory=directory,
         gathering=gathering,
@@ -168,12 +159,25 @@ def _load(config: Config, gathering: Gathering, inputs: Inputs, tracker: Tracker
     )  # fmt: skip
 
 
-_EXHAUSTIVE = "{} needs every loss: all candidates are scored on all selection rows (exhaustive)"
-_ENDLESS = (
-    "the chat template ends an answer with no token that is trained, so the model is not taught when to stop: give its "
-    "tokenizer a template that does, or expect answers of evaluate.max_new_tokens"
-)
-_GIVEN = "the adapter's own r, alpha, dropout and modules hold, not lora.*"
+def _notes(
+    config: Config, loaded: LoadedModel, renderer: Renderer, inputs: Inputs, plan: Plan,
+    scored: SelectionSettings | None, processes: int,
+) -> tuple[str, ...]:  # fmt: skip
+    """Return what the user should know before the run starts; ``scored`` is None where the policy needs no losses."""
+    notes = [*loaded.notes]
+    if processes > 1:
+        notes.append(f"{processes} processes share rows and batches")
+    if not teaches_to_stop(loaded.model, renderer):
+        notes.append(
+            "the chat template ends an answer with no token that is trained, so the model is not taught when to stop: "
+            "give its tokenizer a template that does, or expect answers of evaluate.max_new_tokens"
+        )
+    if config.selection.strategy == "racing" and scored is not None and not scored.races:
+        why = "selection.rule confident" if config.policy in LOWEST else f"policy {config.policy}"
+        notes.append(f"{why} needs every loss: all candidates are scored on all selection rows (exhaustive)")
+    if config.model.adapter and config.method == "seq-lora":
+        notes.append("the adapter's own r, alpha, dropout and modules hold, not lora.*")
+    return (*notes, *inputs.notes(config.evaluate.wordings, config.reselect.rows), *plan.notes(config.train.warmup))
 
 
 def _load_start(model: ModelSettings, method: SeqLora, processes: Processes) -> LoadedModel:

@@ -114,7 +114,6 @@ class RunModel(Model):
 
         def write(directory: Path) -> None:
             nonlocal after
-            directory.mkdir(parents=True, exist_ok=True)
             self.model = self._method.finish(self.model, training, directory)
             after = state_fingerprint(self.model)
             if self._method.whole:

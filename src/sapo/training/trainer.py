@@ -100,11 +100,9 @@ class SupervisedTrainer(Trainer):
     _nll: torch.Tensor | None = None
     _part = 0
 
-    def __init__(
-        self, order: UpdateSampler, shares: bool = False, extras: Extras | None = None, **arguments: Any
-    ) -> None:
+    def __init__(self, order: UpdateSampler, shares: bool, extras: Extras, **arguments: Any) -> None:
         super().__init__(**arguments)
-        self._order, self._shares, self._extras = order, shares, extras or Extras()
+        self._order, self._shares, self._extras = order, shares, extras
 
     def compute_loss(
         self,

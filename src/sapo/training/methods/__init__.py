@@ -25,7 +25,8 @@ def make_method(
 ) -> SeqLora:
     """Return a method by name; settings of its own that are left out are at their defaults."""
     methods = (
-        SeqLora(lora), IncLora(lora), OLora(lora, o_lora), Ewc(lora, ewc), Replay(lora, replay), Lwf(lora, lwf),
+        SeqLora(lora), IncLora(lora), OLora(lora, o_lora or OLoraSettings()), Ewc(lora, ewc or EwcSettings()),
+        Replay(lora, replay or ReplaySettings()), Lwf(lora, lwf or LwfSettings()),
         Osf(lora), Full(lora), Multitask(lora), Single(lora),
     )  # fmt: skip
     return next(method for method in methods if method.name == name)

@@ -20,7 +20,7 @@ from sapo.models.batches import pad, supervised_positions
 from sapo.training.methods.objective import Objective, Part, trainable
 from sapo.training.methods.seq_lora import SeqLora
 from sapo.training.schedule import Training
-from sapo.training.settings import EwcSettings, LoraSettings
+from sapo.training.settings import EwcSettings
 
 _FISHER = "fisher.safetensors"
 
@@ -30,10 +30,7 @@ class Ewc(SeqLora):
 
     name = "ewc"
     remembers = True
-
-    def __init__(self, lora: LoraSettings, own: EwcSettings | None = None) -> None:
-        self._own = own or EwcSettings()
-        super().__init__(lora, self._own)
+    _own: EwcSettings
 
     def objective(self, model: Any, training: Training) -> Objective | None:
         """Return the NLL plus the penalty; at the first task nothing is held."""

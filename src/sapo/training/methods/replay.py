@@ -20,7 +20,7 @@ from sapo.models.batches import pad, supervised_positions
 from sapo.training.methods.objective import Objective, Part
 from sapo.training.methods.seq_lora import SeqLora
 from sapo.training.schedule import Training
-from sapo.training.settings import LoraSettings, ReplaySettings
+from sapo.training.settings import ReplaySettings
 
 _BUFFER = "replay.json"
 
@@ -30,10 +30,7 @@ class Replay(SeqLora):
 
     name = "replay"
     remembers = True
-
-    def __init__(self, lora: LoraSettings, own: ReplaySettings | None = None) -> None:
-        self._own = own or ReplaySettings()
-        super().__init__(lora, self._own)
+    _own: ReplaySettings
 
     def objective(self, model: Any, training: Training) -> Objective | None:
         """Return the mixture; at the first task there is nothing to replay."""

@@ -25,6 +25,8 @@ from sapo.training.settings import LoraSettings
 class SeqLora:
     """h = W x + (alpha / r) B A x, with the same A and B for all tasks.
 
+    ``own`` are the settings of a method that has some besides those of the adapter.
+
     Attributes:
         order: in which tasks are trained.
         whole: whether a stage directory holds a model of its own instead of an adapter.
@@ -38,11 +40,12 @@ class SeqLora:
     remembers = False
 
     def __init__(self, lora: LoraSettings, own: Settings | None = None) -> None:
-        self._lora, self._decides = lora, {} if own is None else own.model_dump()
+        self._lora, self._own = lora, own
 
     def settings(self) -> dict[str, Any]:
         """Return everything that decides what this method does, for fingerprints."""
-        return {"method": self.name, **self._lora.model_dump(), **self._decides}
+        own = {} if self._own is None else self._own.model_dump()
+        return {"method": self.name, **self._lora.model_dump(), **own}
 
     def start(self, model: Any) -> Any:
         """Return the stage-0 model, from one that may carry the user's adapter.

@@ -169,9 +169,7 @@ def test_stop_ends_with_the_weights_that_training_had_at_the_last_good_look(stop
     assert trained["steps"] == 6 and trained["losses"] == training_of(free.config.run_dir, "2-beta")["losses"][:6]
     stage = stage_weights(config.run_dir, "2-beta")
     assert same_weights(stage, free.weights[4]) and not same_weights(stage, free.weights[6])
-    assert told.notes[-1].endswith(
-        f"the weights are those after update 4 of {UPDATES}: of this task no more was learned"
-    )
+    assert told.notes[-1].endswith(f"rolled back to update 4 of {UPDATES}: nothing after it was learned")
     first = "stages/1-alpha/adapter_model.safetensors"
     assert adapters(config.run_dir)[first] == adapters(free.config.run_dir)[first]
 

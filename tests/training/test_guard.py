@@ -103,7 +103,7 @@ def test_it_takes_back_what_is_trained_to_the_last_good_look() -> None:
     # What is not trained is not its business.
     assert model.bias.item() > 3
     assert len(guard.alarms) == len(told.notes) == 1
-    assert told.notes[0].endswith("the weights are those after update 2 of 5: of this task no more was learned")
+    assert told.notes[0].endswith("rolled back to update 2 of 5: nothing after it was learned")
 
 
 @pytest.mark.parametrize("broken", [float("nan"), float("inf")])
@@ -115,7 +115,7 @@ def test_a_loss_that_is_no_number_any_more_has_risen_most(broken: float) -> None
         with np.errstate(invalid="ignore"):
             assert guard.after(model, 2, False)
         assert guard.alarms == [Alarm("2-b", 2, 0, f"task {looks.index(broken)}", None, None, 5)]
-        end = "training ended, the weights are those before this task: it was not learned at all"
+        end = "training stopped and rolled back to before this task: nothing was learned"
         assert told.notes[0].endswith(f"is no longer a finite number; {end}")
         again = guard_of(Rising(looks), told, stops=True)
         again.restore(model, guard.state())

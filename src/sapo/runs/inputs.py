@@ -77,7 +77,7 @@ class Inputs:
                 f"{count} {split} rows" for split, count in lost.items() if count
             )
             if not train or not test:
-                raise DataError(f"task {task.name!r}: {note}: none is left")
+                raise DataError(f"task {task.name!r}: {note}; no row is left")
             return replace(task, train=train, test=test, notes=(*task.notes, note))
 
         return replace(self, tasks=tuple(map(kept, self.tasks)), watch=tuple(map(kept, self.watch)))

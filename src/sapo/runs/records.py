@@ -12,7 +12,7 @@ def _named(data: object) -> RunResult:
     """Return the result of a line: in a sweep each has a name."""
     found = RunResult.from_json(data)
     if not found.name:
-        raise ValueError("name: it has none")
+        raise ValueError("name: missing")
     return found
 
 

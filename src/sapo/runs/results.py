@@ -192,7 +192,7 @@ class RunResult(_Value):
                 raise ValueError(f"{measure} needs a matrix and metrics for test prompt {self.test_prompt}")
             for rows in self.matrices[measure].values():
                 if not rows or {len(row) for row in rows} != {len(self.tasks)}:
-                    raise ValueError(f"a {measure} matrix has not {len(self.tasks)} columns")
+                    raise ValueError(f"a {measure} matrix needs {len(self.tasks)} columns")
         if missing := [key for key in ("model", "method", "policy", "seed") if key not in self.config]:
             raise ValueError(f"config lacks {missing[0]}")
         return self

@@ -105,8 +105,7 @@ class Stage:
         if strange:
             raise ModelError(
                 f"{directory} was trained on {strange[0]!r} with prompts of another layout, which are not made here: "
-                "load the model as README.md there says, and ask it with the instruction and the layout that are named "
-                "there for the task"
+                "load the model as its README.md says, and prompt it with the instruction and the layout named there"
             )
         # A merged stage is a whole model; it needs the one that it was made from no more.
         try:

@@ -176,7 +176,5 @@ def sentence(alarm: Alarm, limit: float) -> str:
 def ended(back_to: int, updates: int) -> str:
     """Return what a rollback means for the task that was trained."""
     if back_to == 0:
-        return "training ended, the weights are those before this task: it was not learned at all"
-    return (
-        f"training ended, the weights are those after update {back_to} of {updates}: of this task no more was learned"
-    )
+        return "training stopped and rolled back to before this task: nothing was learned"
+    return f"training stopped and rolled back to update {back_to} of {updates}: nothing after it was learned"

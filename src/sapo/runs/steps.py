@@ -179,24 +179,6 @@ class Tester:
         ``final`` ones this is the last stage, which is also tested with the instructions of another run, ``crossed``,
         by task.
         """
-        row = self._cells(stage, tasks)
-        seconds, ability = row.seconds, None
-        if self.general:
-            ability, took = self._ability(stage)
-            seconds += took
-        wordings: dict[str, dict[str, Evaluation]] = {}
-        crossings: dict[str, Evaluation] = {}
-        for task in final:
-            for number, one in enumerate(self.held_out.get(task.name, ()), start=1):
-                cell, took = self._cell(stage, task, one.text, f"held-out-{number}")
-                wordings.setdefault(task.name, {})[one.text] = cell
-                seconds += took
-            if crossed and task.name in crossed:
-                crossings[task.name], took = self._cell(stage, task, crossed[task.name], "crossed")
-                seconds += took
-        return replace(row, wordings=wordings, crossed=crossings, ability=ability, seconds=seconds)
-
-    def _cells(self, stage: Stage, tasks: Sequence[Task]) -> Row:
         chosen = {choice.task.name: choice.instruction.text for choice in stage.choices}
         cells: dict[tuple[str, Prompt], Evaluation] = {}
         seconds = 0.0
@@ -211,7 +193,21 @@ class Tester:
                     tested[text], took = self._cell(stage, task, text, kind)
                     seconds += took
                 cells[task.name, prompt] = tested[text]
-        return Row(stage, cells, seconds=seconds)
+        ability = None
+        if self.general:
+            ability, took = self._ability(stage)
+            seconds += took
+        wordings: dict[str, dict[str, Evaluation]] = {}
+        crossings: dict[str, Evaluation] = {}
+        for task in final:
+            for number, one in enumerate(self.held_out.get(task.name, ()), start=1):
+                cell, took = self._cell(stage, task, one.text, f"held-out-{number}")
+                wordings.setdefault(task.name, {})[one.text] = cell
+                seconds += took
+            if crossed and task.name in crossed:
+                crossings[task.name], took = self._cell(stage, task, crossed[task.name], "crossed")
+                seconds += took
+        return Row(stage, cells, wordings, crossings, ability, seconds)
 
     def _cell(self, stage: Stage, task: Task, instruction: str, kind: str) -> tuple[Evaluation, float]:
         """Return one test of a task and the seconds that it took; ``kind`` of prompt names its file."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from markdown_it import MarkdownIt
 from peft import PeftModel
 from rich.console import Console
 from small_runs import (
@@ -25,7 +23,6 @@ from small_runs import (
     lasting,
     nll_by_hand,
     original_of,
-    other_answers,
     paraphrases_of,
     read,
     save_model,
@@ -360,34 +357,3 @@ def test_ability_is_measured_where_there_is_a_stage(model_dir: Path, bench: Path
     found = run(configure(model_dir, bench, tmp_path / "run", **changes)).data["ability"]
     assert [stage["stage"] for stage in found] == [0, 2]
     assert "General ability" in printed(tmp_path / "run")
-
-
-# What users write is text.
-
-
-def test_names_of_markup_stay_text_in_every_section(model_dir: Path, tmp_path: Path) -> None:
-    name = "a [red]x[-red] | <script>"
-    bench = write_bench(tmp_path / "bench", tasks=(name, "beta"))
-    hostile = ["y or n | [red]a[/red], <script>x</script>?", "Is it y | n, [bold]b[/bold] <script>z</script>?"]
-    write(bench / "candidates.json", {name: hostile, "beta": paraphrases_of("beta")})
-    config = configure(
-        model_dir, bench, tmp_path / "run", sequence=[name, "beta"], policy="original",
-        evaluate={"general": True, "wordings": 1}, guard={"every": 1, "rows": 6, "limit": 0.0},
-            candidates={"count": 1},
-        train={"epochs": 5, "learning_rate": 0.05},
-    )  # fmt: skip
-    other_answers(bench)
-    write(bench / "candidates.json", {name: hostile, "beta": ["Say k or m.", "Is it k, or is it m here?"]})
-    data = run(config, crossed={name: hostile[0]}).data
-    assert data["guard"] and data["robustness"][name]["texts"][0] in hostile and data["crossed"]["nll"][name]
-    text, markdown = printed(config.run_dir), (config.run_dir / "report.md").read_text(encoding="utf-8")
-    assert f"the loss on {name} had risen" in text
-    rendered = MarkdownIt("commonmark", {"html": True}).enable("table").render(markdown)
-    assert "<script" not in rendered and f"the loss on {name} had risen" in html.unescape(rendered)
-    for title in (
-        "General ability", "Robustness to wording", "Trained with x tested with",
-        "Forgetting guard",
-    ):  # fmt: skip
-        assert title in text and title in rendered
-    wordings = tables(config.run_dir, "Robustness to wording")[0]
-    assert wordings.rows[0][0] == name

@@ -410,7 +410,7 @@ def test_a_step_is_not_reused_when_what_it_came_from_was_changed(what: str, done
     change(done.run_dir.parent)
     with pytest.raises(
         RecordError,
-        match=rf"run/{file} was computed from something else .*; different: {name}(, selection settings)?\.",
+        match=rf"run/{file} was computed from different inputs \(changed: {name}(, selection settings)?\)\.",
     ):
         run(done, told)
     # What was recorded stays as it is.
@@ -435,7 +435,7 @@ def test_a_finished_run_whose_stage_was_damaged_or_lost_does_not_pass_for_finish
     stage, (change, said) = done.run_dir / "stages" / "2-beta", DAMAGE[what]
     before = stage_weights(done.run_dir, "2-beta")
     change(stage)
-    with pytest.raises(RecordError, match=rf"2-beta{said}.*Put it back as it was, or delete \S+2-beta\.json to train"):
+    with pytest.raises(RecordError, match=rf"2-beta{said}.*Put it back unchanged, or delete \S+2-beta\.json to train"):
         run(done)
     (done.run_dir / "training" / "2-beta.json").unlink()
     shutil.rmtree(done.run_dir / "cells" / "2")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NoReturn
 
 import pytest
@@ -12,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sapo.cli import main
-from sapo.core.errors import ConfigError, DataError
+from sapo.core.errors import ConfigError, DataError, SapoError
 from sapo.core.processes import ALONE, Processes, is_lost, join, launched, leave
 
 often = settings(max_examples=100, deadline=None, derandomize=True, database=None)
@@ -110,7 +112,7 @@ def test_commands_that_several_processes_would_only_repeat_are_refused(
     assert f"sapo {arguments[0]} works in one process: start it without torchrun" in capsys.readouterr().err
 
 
-# What one process does for all. Only what the others would send is made up.
+# What one process does for all.
 
 
 def fail(message: str) -> Callable[[], NoReturn]:
@@ -130,53 +132,44 @@ def test_one_process_just_acts() -> None:
             ask(lambda: 1 / 0)
 
 
-@pytest.fixture
-def sent(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """What the first process has sent to all, and in a second place what every process gave."""
-    channel: list[Any] = [None, None]
-
-    def broadcast(outcome: list[Any], src: int) -> None:
-        assert src == 0
-        if outcome[0] is None and channel[0] is not None:
-            outcome[0] = channel[0]
-        else:
-            channel[0] = outcome[0]
+def job(work: Callable[[Processes], Any], count: int = 2) -> list[str]:
+    """What each process of a job returns or raises, spelled out; threads exchange values as torch.distributed would."""
+    given, barrier, here = dict[int, Any](), threading.Barrier(count, timeout=30), threading.local()
 
     def gather(values: list[Any], value: Any) -> None:
-        values[:] = [value if given == "own" else given for given in channel[1]]
+        given[here.rank] = value
+        barrier.wait()
+        values[:] = [given[rank] for rank in range(count)]
+        barrier.wait()
 
-    monkeypatch.setattr("torch.distributed.broadcast_object_list", broadcast)
-    monkeypatch.setattr("torch.distributed.all_gather_object", gather)
-    return channel
+    def process(rank: int) -> str:
+        here.rank = rank
+        try:
+            return repr(work(Processes(rank, count)))
+        except (SapoError, SystemExit) as error:
+            return f"{type(error).__name__}: {error}"
+
+    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(count) as pool:
+        patch.setattr("torch.distributed.all_gather_object", gather)
+        return list(pool.map(process, range(count)))
 
 
-def test_what_the_first_process_finds_once_all_others_get(sent: list[Any]) -> None:
-    values: tuple[Any, ...] = ("value", None, 0)
-    for value in values:
-        assert Processes(0, 2).once({"value": value}.popitem) == ("value", value)
-        assert Processes(1, 2).once(fail("must not act")) == ("value", value)
+def test_what_the_first_process_finds_once_all_others_get() -> None:
+    value = ("value", 0)
+    assert job(lambda one: one.once((lambda: value) if one.first else fail("must not act"))) == [repr(value)] * 2
+    assert job(lambda one: one.once(lambda: None)) == ["None"] * 2
+    assert job(lambda one: one.gather(one.rank), 3) == ["[0, 1, 2]"] * 3
     # A mistake is raised there and ends the others quietly.
-    sent[0] = None
-    with pytest.raises(DataError, match=r"^broken$"):
-        Processes(0, 2).once(fail("broken"))
-    with pytest.raises(SystemExit) as quiet:
-        Processes(1, 2).once(lambda: "must not act")
-    assert quiet.value.code == 2
+    assert job(lambda one: one.once(fail("broken"))) == ["DataError: broken", "SystemExit: 2"]
 
 
-def test_a_mistake_anywhere_is_raised_by_the_first_process_and_says_where_it_was(sent: list[Any]) -> None:
-    sent[1] = [None, None]
-    assert [Processes(rank, 2).together(lambda: "mine") for rank in (0, 1)] == ["mine", "mine"]
-    sent[1] = [None, ConfigError("no memory"), DataError("later")]
-    with pytest.raises(ConfigError, match=r"^process 1: no memory$"):
-        Processes(0, 3).together(lambda: "fine")
-    for rank in (1, 2):
-        with pytest.raises(SystemExit) as quiet:
-            Processes(rank, 3).together(fail("own"))
-        assert quiet.value.code == 2
-    sent[1] = ["own", None]
-    with pytest.raises(DataError, match=r"^own$"):
-        Processes(0, 2).together(fail("own"))
+def test_a_mistake_anywhere_is_raised_by_the_first_process_and_says_where_it_was() -> None:
+    assert job(lambda one: one.together(lambda: one.rank)) == ["0", "1"]
+    quiet = ["SystemExit: 2"] * 2
+    found = job(lambda one: one.together((lambda: "fine") if one.first else fail(f"no memory {one.rank}")), 3)
+    assert found == ["DataError: process 1: no memory 1", *quiet]
+    found = job(lambda one: one.together(fail("own") if one.first else (lambda: "fine")), 3)
+    assert found == ["DataError: own", *quiet]
 
 
 def test_lost_processes_are_told_from_other_errors() -> None:

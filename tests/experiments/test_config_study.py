@@ -14,7 +14,7 @@ from sapo.runs.config.loading import load_study, make_config
 from sapo.runs.config.study import StudyConfig
 
 LEAST = {"transitions": [["a", "b"]], "run_dir": "out"}
-NO_TRANSITION = "is no transition: give two or more different tasks, the one to be studied last"
+NO_TRANSITION = "is not a transition: give two or more different tasks, the studied one last"
 
 
 @pytest.fixture

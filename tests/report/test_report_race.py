@@ -29,6 +29,7 @@ from sapo.selection.select import select
 from sapo.selection.selection import Choice, Race, Selection
 from sapo.selection.settings import SelectionSettings
 from sapo.training.schedule import schedule
+from sapo.training.settings import TrainSettings
 
 TEXTS = ("Reply yes if it is long and no if it is short.", "Many words? yes. Few? no.", "yes or no?", "no? yes?")
 ROWS = 40
@@ -129,9 +130,8 @@ def test_the_plan_of_a_race_keeps_to_the_budget_but_for_the_first_round() -> Non
 
     def plan(budget: float | None) -> tuple[float, float, float]:
         made = make_plan(
-            renderer, [task], [], candidates, scores=True, races=True, examples=250, budget=budget,
-            updates={task.name: 1}, epochs=1, trainings=schedule("sequence", [task], 42, 4),
-            both_prompts=False, wordings=0,
+            renderer, [task], [], candidates, SelectionSettings(budget=budget), TrainSettings(epochs=1),
+            schedule("sequence", [task], 42, 4), both_prompts=False, wordings=0,
         )  # fmt: skip
         return made.least[task.name].cost, made.score[task.name].cost, made.train[task.name].cost
 

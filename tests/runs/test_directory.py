@@ -1,12 +1,14 @@
 """The run directory: other owners, other configurations, damaged steps, stages that are written whole."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from filelock import FileLock
 
 from sapo.core.errors import RecordError
 from sapo.runs.config.loading import load_config, make_config
@@ -111,12 +113,25 @@ def test_a_place_that_holds_something_else_is_refused_and_left_alone(tmp_path: P
 # One process at a time.
 
 
-def test_a_second_holder_is_refused_until_the_first_one_ends(tmp_path: Path) -> None:
-    with FileLock(tmp_path / ".lock"):
-        assert "in use by another process" in refused(tmp_path)
-        assert files(tmp_path) == {".lock"}
-    with RunDirectory(tmp_path, CONFIG):
-        assert (tmp_path / "config.yaml").is_file()
+def test_another_process_is_refused_while_a_run_directory_is_open(tmp_path: Path) -> None:
+    program = (
+        "import sys; from pathlib import Path\n"
+        "from sapo.core.errors import RecordError\n"
+        "from sapo.runs.directory import RunDirectory\n"
+        "try:\n"
+        "    with RunDirectory(Path(sys.argv[1]), {'seed': 1}): print('opened')\n"
+        "except RecordError as error: print(error)\n"
+    )
+
+    def other() -> str:
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        call = [sys.executable, "-c", program, str(tmp_path)]
+        return subprocess.run(call, capture_output=True, text=True, check=True, timeout=60, env=environment).stdout
+
+    with RunDirectory(tmp_path, {"seed": 1}):
+        assert "in use by another process" in other()
+        assert files(tmp_path) == {".lock", "config.yaml"}
+    assert other() == "opened\n"
 
 
 def test_the_lock_is_given_back_after_a_failure_inside_and_after_a_refused_configuration(tmp_path: Path) -> None:
@@ -150,7 +165,7 @@ def test_a_finished_step_is_reused_and_one_from_other_inputs_refused_naming_exac
     for other, named in (
         ({"data": "other"}, "data"), ({"model": "0", "suffix": "0"}, "model, suffix"), ({"template": "n"}, "template"),
     ):  # fmt: skip
-        with pytest.raises(RecordError, match=rf"0/a\.json was computed from something else .*; different: {named}\. "):
+        with pytest.raises(RecordError, match=rf"0/a\.json was computed from different inputs \(changed: {named}\)\. "):
             opened.reuse("cells/0/a.json", inputs | other)
     assert (opened.path / "cells/0/a.json").read_bytes() == before
     assert opened.reuse("cells/0/a.json", inputs) == {"predictions": ["\ud83d"], "seconds": 0.1}

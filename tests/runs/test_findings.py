@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from markdown_it import MarkdownIt
 from peft import PeftModel
 from rich.console import Console
 from small_runs import (
@@ -25,7 +23,6 @@ from small_runs import (
     lasting,
     nll_by_hand,
     original_of,
-    other_answers,
     paraphrases_of,
     read,
     save_model,
@@ -145,12 +142,11 @@ def test_one_metric_is_defined_and_the_others_say_why_not(method: str, metric: s
                 assert found == {"value": None, "interval": None, "reason": reason}
 
 
-def test_multitask_makes_as_many_updates_as_the_sequence_on_rows_of_all_tasks(
+def test_multitask_trains_one_stage_on_rows_of_all_tasks_with_their_own_instructions(
     parts: dict[str, Config], model_dir: Path, bench: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    steps = [read(p)["value"]["steps"] for p in sorted((parts["seq-lora"].run_dir / "training").glob("*.json"))]
-    (joint,) = (parts["multitask"].run_dir / "training").glob("*.json")
-    assert joint.name == "2-all.json" and read(joint)["value"]["steps"] == sum(steps) == 8
+    (stage,) = (parts["multitask"].run_dir / "stages").iterdir()
+    assert stage.name == "2-all" and [entry["task"] for entry in read(stage / "sapo.json")["tasks"]] == list(TASKS)
     told = Told()
     seen = watch_training(monkeypatch, told)
     # Mixtures draw for each task of its own.
@@ -160,14 +156,6 @@ def test_multitask_makes_as_many_updates_as_the_sequence_on_rows_of_all_tasks(
         assert {text for text, _ in mine} == {*data["instructions"][task]["mixture"]} < {*texts_of(task)}
         assert len({shown for _, shown in mine}) == 6
     assert len({shown.split()[0] for update, _, shown, _ in seen if update == 0}) == 2
-
-
-def test_a_task_trained_alone_is_the_first_task_of_a_sequence(parts: dict[str, Config]) -> None:
-    alone, sequence = (adapters(parts[m].run_dir) for m in ("single", "seq-lora"))
-    first, second = (f"stages/{n}-{task}/adapter_model.safetensors" for n, task in enumerate(TASKS, start=1))
-    assert alone[first] == sequence[first] and alone[second] != sequence[second]
-    lineage = read(parts["single"].run_dir / "stages" / "2-beta" / "sapo.json")
-    assert [entry["task"] for entry in lineage["tasks"]] == ["beta"]
 
 
 @pytest.mark.parametrize("method", DEFINED)
@@ -369,34 +357,3 @@ def test_ability_is_measured_where_there_is_a_stage(model_dir: Path, bench: Path
     found = run(configure(model_dir, bench, tmp_path / "run", **changes)).data["ability"]
     assert [stage["stage"] for stage in found] == [0, 2]
     assert "General ability" in printed(tmp_path / "run")
-
-
-# What users write is text.
-
-
-def test_names_of_markup_stay_text_in_every_section(model_dir: Path, tmp_path: Path) -> None:
-    name = "a [red]x[-red] | <script>"
-    bench = write_bench(tmp_path / "bench", tasks=(name, "beta"))
-    hostile = ["y or n | [red]a[/red], <script>x</script>?", "Is it y | n, [bold]b[/bold] <script>z</script>?"]
-    write(bench / "candidates.json", {name: hostile, "beta": paraphrases_of("beta")})
-    config = configure(
-        model_dir, bench, tmp_path / "run", sequence=[name, "beta"], policy="original",
-        evaluate={"general": True, "wordings": 1}, guard={"every": 1, "rows": 6, "limit": 0.0},
-            candidates={"count": 1},
-        train={"epochs": 5, "learning_rate": 0.05},
-    )  # fmt: skip
-    other_answers(bench)
-    write(bench / "candidates.json", {name: hostile, "beta": ["Say k or m.", "Is it k, or is it m here?"]})
-    data = run(config, crossed={name: hostile[0]}).data
-    assert data["guard"] and data["robustness"][name]["texts"][0] in hostile and data["crossed"]["nll"][name]
-    text, markdown = printed(config.run_dir), (config.run_dir / "report.md").read_text(encoding="utf-8")
-    assert f"the loss on {name} had risen" in text
-    rendered = MarkdownIt("commonmark", {"html": True}).enable("table").render(markdown)
-    assert "<script" not in rendered and f"the loss on {name} had risen" in html.unescape(rendered)
-    for title in (
-        "General ability", "Robustness to wording", "Trained with x tested with",
-        "Forgetting guard",
-    ):  # fmt: skip
-        assert title in text and title in rendered
-    wordings = tables(config.run_dir, "Robustness to wording")[0]
-    assert wordings.rows[0][0] == name

@@ -88,7 +88,7 @@ def test_what_a_source_costs_is_told_before_it_is_asked_and_it_is_not_asked_agai
         inputs = Inputs((task,), (), {}, {}, {}, {}, {task.name: found})
         gathering.save(inputs)
         assert gathering(task, 1) == dry(task, 1) == found and len(found.candidates) == 2
-        with pytest.raises(RecordError, match="different: instruction"):
+        with pytest.raises(RecordError, match=r"\(changed: instruction"):
             gathering(replace(task, instruction="Say yes or no."), 1)
     assert len(source.asked) == 1
 

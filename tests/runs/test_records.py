@@ -202,7 +202,7 @@ def test_texts_survive_a_file_whatever_they_hold(tmp_path: Path) -> None:
 
 
 def test_a_line_without_a_name_and_one_of_a_newer_version_are_refused(tmp_path: Path) -> None:
-    for change, message in (({"name": ""}, "name: it has none"), ({"format": 3}, "has format 3.*use a newer one")):
+    for change, message in (({"name": ""}, "name: missing"), ({"format": 3}, "has format 3.*use a newer one")):
         (tmp_path / "r.jsonl").write_text(json.dumps(results(**change)) + "\n")
         with pytest.raises(RecordError, match=rf"r\.jsonl, line 1.*{message}"):
             read_records(tmp_path / "r.jsonl")

@@ -21,10 +21,12 @@ from sapo.runs.forecast import estimate
 from sapo.runs.plan import make_plan
 from sapo.runs.prepare import prepare
 from sapo.runs.stage import Stage
+from sapo.selection.settings import SelectionSettings
 from sapo.sequence import run
 from sapo.tasks.load import load_task
 from sapo.tasks.own import DataSource, data_task
 from sapo.training.schedule import schedule
+from sapo.training.settings import TrainSettings
 
 ROWS = [{"review": f"text {i}", "stars": "good" if i % 2 else "bad"} for i in range(10)]
 MINE = {"data": "mine.jsonl", "instruction": "Say good or bad.", "columns": {"input": "review", "answer": "stars"}}
@@ -147,16 +149,6 @@ def test_a_task_name_cannot_leave_the_run_directory_or_hurt_a_terminal(name: str
         load_task(name, tmp_path)
 
 
-def test_half_a_character_in_an_instruction_is_refused(tmp_path: Path) -> None:
-    jsonl(tmp_path / "rows.jsonl", [{"input": "a", "output": "b"}])
-    with pytest.raises(DataError, match=r"rows\.jsonl: instruction = .*: holds a NUL character"):
-        load_task(str(tmp_path / "rows.jsonl"), instruction="Do\0")
-    with pytest.raises(DataError, match=r"the instruction.* holds half a character"):
-        load_task(str(tmp_path / "rows.jsonl"), instruction="Do \ud800 it.")
-    with pytest.raises(DataError, match=r"the suffix.* holds half a character"):
-        load_task(str(tmp_path / "rows.jsonl"), instruction="Do.", suffix="\udfff")
-
-
 @pytest.mark.parametrize("content", ["[" * 100_000, '{"a": ' + "1" * 5000])
 def test_json_that_breaks_the_parser_is_an_error(content: str, tmp_path: Path) -> None:
     (tmp_path / "rows.json").write_text(content)
@@ -173,8 +165,8 @@ def test_what_does_not_fit_is_named_before_anything_is_trained() -> None:
     with pytest.raises(RenderError, match=r"task 'toy', candidate 1 \('long long"):
         make_plan(
             Renderer(tiny_tokenizer(), 300), [task], [], candidates,
-            scores=True, races=True, examples=4, budget=None, updates={task.name: 1}, epochs=1,
-            trainings=schedule("sequence", [task], 0, 4), both_prompts=False, wordings=0,
+            SelectionSettings(examples=4), TrainSettings(), schedule("sequence", [task], 0, 4),
+            both_prompts=False, wordings=0,
         )  # fmt: skip
 
 

@@ -109,3 +109,11 @@ def test_a_resumed_run_tells_its_tracker_every_choice_and_cell_again(
     (tmp_path / "run" / "tracked.json").unlink()
     run(config)
     assert (kept.begun, len(kept.told["loss"])) == (1, 0) and len(kept.told["eval_nll/alpha"]) > cells
+
+
+def test_updates_of_joint_training_are_counted_from_its_first_one(
+    kept: type[Kept], small_model: Path, bench: Path, tmp_path: Path
+) -> None:
+    run(configure(small_model, bench, tmp_path, method="multitask", policy="original", report_to=["kept"]))
+    assert [step for step, _ in kept.told["loss"]] == list(range(1, 9))
+    assert [step for step, _ in kept.told["eval_nll/alpha"]] == [0, 8]

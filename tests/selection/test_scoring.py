@@ -272,7 +272,7 @@ def test_a_run_that_needs_every_loss_does_not_race_and_says_so(
     said = f"{why} needs every loss: all candidates are scored on all selection rows (exhaustive)"
     assert [note for note in setup.notes if "every loss" in note] == [said] * bool(why)
     races = (policy, rule) == ("sapo", "lowest")
-    assert setup.selection.races == races
+    assert setup.chooser.settings.races == races
 
 
 def test_the_seed_orders_a_race_the_budget_ends_it_and_the_confident_rule_takes_every_loss() -> None:

@@ -111,6 +111,21 @@ def test_a_plain_pytorch_loop_reaches_the_same_weights() -> None:
     assert training.losses == pytest.approx(losses, rel=1e-5)
 
 
+def test_the_first_update_of_adamw_moves_every_weight_by_the_learning_rate_against_its_gradients_sign() -> None:
+    encoded, model, rate = examples(8), partly_frozen(), SETTINGS.learning_rate
+    token_mean(model, encoded).backward()
+    gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    before = weights(model)
+    assert finetune(model, encoded, SETTINGS, seed=0).steps == 1
+    for name, gradient in gradients.items():
+        # Bias correction makes both moments those of this one gradient: m / sqrt(v) = g / |g|.
+        sure = gradient.abs() > 1e-5
+        moved = (weights(model)[name] - before[name])[sure]
+        assert sure.float().mean() > 0.9
+        assert torch.allclose(moved, -rate * gradient[sure].sign(), rtol=2e-3, atol=0)
+
+
 @pytest.mark.parametrize(("batch_size", "dropout"), [(2, 0.0), (8, 0.5)], ids=["order", "dropout"])
 def test_the_seed_alone_decides_order_and_dropout_and_random_states_stay(batch_size: int, dropout: float) -> None:
     def states() -> tuple[bytes, tuple[Any, ...], str]:

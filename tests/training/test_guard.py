@@ -11,7 +11,7 @@ from scipy.stats import ttest_rel
 from small_runs import Told
 
 from sapo.core.types import Encoded, Losses
-from sapo.training.guard import Alarm, Guard, Watched, increase
+from sapo.training.guard import Alarm, Guard, increase
 
 # The interval.
 
@@ -62,8 +62,8 @@ class Rising:
 
 
 def guard_of(scorer: Rising, told: Told, *, stops: bool, every: int = 2, tasks: int = 2) -> Guard:
-    watched = [Watched(f"task {n}", [Encoded((1, 2), 1)] * 2) for n in range(tasks)]
-    return Guard(scorer, watched, every, 0.1, 5, stops, told.note)  # type: ignore[arg-type]
+    watched = {f"task {n}": [Encoded((1, 2), 1)] * 2 for n in range(tasks)}
+    return Guard("2-b", scorer, watched, every, 0.1, 5, stops, told.note)  # type: ignore[arg-type]
 
 
 def layer() -> torch.nn.Linear:
@@ -103,7 +103,7 @@ def test_it_takes_back_what_is_trained_to_the_last_good_look() -> None:
     # What is not trained is not its business.
     assert model.bias.item() > 3
     assert len(guard.alarms) == len(told.notes) == 1
-    assert told.notes[0].endswith("the weights are those after update 2 of 5: of this task no more was learned")
+    assert told.notes[0].endswith("rolled back to update 2 of 5: nothing after it was learned")
 
 
 @pytest.mark.parametrize("broken", [float("nan"), float("inf")])
@@ -114,9 +114,9 @@ def test_a_loss_that_is_no_number_any_more_has_risen_most(broken: float) -> None
         guard.begin(model)
         with np.errstate(invalid="ignore"):
             assert guard.after(model, 2, False)
-        assert guard.alarms == [Alarm(2, 0, f"task {looks.index(broken)}", None, None, 5)]
-        end = "training ended, the weights are those before this task: it was not learned at all"
-        assert told.notes[0].endswith(f"is not a finite number any more; {end}")
+        assert guard.alarms == [Alarm("2-b", 2, 0, f"task {looks.index(broken)}", None, None, 5)]
+        end = "training stopped and rolled back to before this task: nothing was learned"
+        assert told.notes[0].endswith(f"is no longer a finite number; {end}")
         again = guard_of(Rising(looks), told, stops=True)
         again.restore(model, guard.state())
         assert again.alarms == guard.alarms

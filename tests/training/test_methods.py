@@ -288,12 +288,6 @@ def test_targets_that_cannot_carry_lora_are_refused_with_the_models_linear_layer
             assert all(layer in str(error.value) for layer in LINEAR) and "base_layer" not in str(error.value)
 
 
-@each_start
-def test_a_start_without_adapter_is_the_base_itself(name: MethodName) -> None:
-    base = tiny_model()
-    assert method(name).start(base) is base
-
-
 @pytest.mark.parametrize(
     ("features", "named"),
     [
@@ -341,5 +335,5 @@ def test_an_adapter_is_either_refused_or_continued_and_resumed_exactly(
 @each_start
 def test_an_adapter_of_another_kind_is_refused(name: MethodName) -> None:
     config = IA3Config(task_type="CAUSAL_LM", target_modules=["k_proj"], feedforward_modules=[])
-    with pytest.raises(ModelError, match=f"{name} cannot go on from a IA3 adapter: allowed is LoRA"):
+    with pytest.raises(ModelError, match=f"{name} cannot continue from a IA3 adapter: allowed is LoRA"):
         method(name).start(get_peft_model(tiny_model(), config))

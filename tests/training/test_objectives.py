@@ -188,3 +188,17 @@ def test_the_overlap_is_that_of_the_unscaled_saved_factors(normalise: bool, tmp_
     parts = [part_of(model, task.rows[:3], number=n, parts=3) for n in range(3)]
     found = sum(float(objective(torch.tensor(0.5), part).detach()) for part in parts)
     assert found == pytest.approx(3 * 0.5 + 0.7 * expected, rel=1e-5)
+
+
+def test_the_gradient_of_the_overlap_by_hand_reaches_the_new_directions_alone(tmp_path: Path) -> None:
+    learner, model, _ = third_task(tmp_path, OLoraSettings())
+    model.requires_grad_(True)
+    learner.penalty(model).backward()
+    reached = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
+    saved = [factors(tmp_path / str(stage) / "increment") for stage in (1, 2)]
+    assert reached == {f"{module}.lora_A.increment.weight" for module in saved[0]}
+    for module in saved[0]:
+        new, old = model.get_submodule(module).lora_A["increment"].weight, torch.cat([one[module] for one in saved])
+        # d |a . b| / db = sign(a . b) a
+        expected = torch.stack([(torch.sign(old @ row)[:, None] * old).sum(0) for row in new.detach()])
+        assert torch.allclose(new.grad, expected, atol=1e-5)

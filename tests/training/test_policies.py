@@ -1,6 +1,6 @@
-"""Policies by hand: which instruction each one takes from losses that are known, and what mixtures draw."""
+"""Policies by hand: which instruction each one takes from losses that are known."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import get_args
 
 import numpy as np
@@ -8,7 +8,7 @@ import pytest
 
 from sapo.core.types import Instruction, Losses
 from sapo.selection.selection import CandidateLoss, Selection
-from sapo.training.policies import BY_LOSS, MIXTURES, choose_instruction, leading, mixture
+from sapo.training.policies import BY_LOSS, MIXTURES, choose_instruction, leading
 from sapo.training.settings import Policy
 
 
@@ -89,23 +89,3 @@ def test_leading_candidates_are_the_chosen_one_and_then_the_lowest_losses() -> N
     assert [[i.text for i in leading(found, count)] for count in (1, 2, 4, 9)] == [
         ["2"], ["2", "3"], ["2", "3", "1", "0"], ["2", "3", "1", "0"],
     ]  # fmt: skip
-
-
-# Mixtures: what is drawn when.
-
-
-def draws(policy: Policy, seed: int = 0) -> Callable[[int, int, int], int]:
-    draw = mixture(policy, 4, 3, seed)
-    assert draw is not None
-    return draw
-
-
-@pytest.mark.parametrize("policy", MIXTURES)
-def test_a_draw_depends_on_its_arguments_and_on_nothing_else(policy: Policy) -> None:
-    when = [(row, epoch, step) for row in range(5) for epoch in range(3) for step in range(12)]
-    np.random.seed(1)
-    first = [draws(policy)(*w) for w in when]
-    np.random.seed(2)
-    draw = draws(policy)
-    assert [draw(*w) for w in reversed(when)] == first[::-1]
-    assert [draws(policy, seed=1)(*w) for w in when] != first

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,12 +11,14 @@ from typing import Any
 import pytest
 import torch
 from assignments import WHOLE_METHODS, assignment, nll_by_hand, rows_of, trained
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from sapo.core.errors import ModelError, RecordError
 from sapo.integrations.testing import tiny_model
 from sapo.runs.config.schema import Config
+from sapo.runs.prepare import prepare
+from sapo.runs.stage import Stage
 from sapo.sequence import run
 from sapo.training.methods import make_method
 from sapo.training.methods.seq_lora import SeqLora
@@ -60,7 +63,9 @@ def tensors(model: Any) -> dict[str, torch.Tensor]:
 @each_whole
 def test_models_that_cannot_be_trained_are_refused_with_what_to_do(name: MethodName) -> None:
     config = LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM")
-    with pytest.raises(ModelError, match=rf"method {name} .* cannot go on from an adapter: merge it first \(sapo exp"):
+    with pytest.raises(
+        ModelError, match=rf"method {name} .* cannot continue from an adapter: merge it first \(sapo exp"
+    ):
         method(name).start(get_peft_model(tiny_model(), config))
     with pytest.raises(ModelError, match=f"method {name} needs model.dtype float32, not bfloat16: small updates"):
         method(name).start(tiny_model().to(torch.bfloat16))
@@ -133,6 +138,52 @@ def test_gradients_leave_the_frozen_directions_out() -> None:
         for gradient, directions in ((given["U_low"], u[:, :frozen]), (given["V_low"].T, v[:frozen].T)):
             assert float(gradient.norm()) > 1e-2
             assert float((directions.T @ gradient).norm()) < 1e-4 * float(gradient.norm())
+
+
+def leaks(name: MethodName, folder: Path) -> tuple[float, float]:
+    """How much of the change of a training lies inside the strongest directions, and how much touches them at all.
+
+    Shares of the change's norm, of W's own directions by SVD; the largest over all layers.
+    """
+    learner, task = method(name), task_at(1)
+    model = learner.start(tiny_model())
+    before = tensors(model)
+    model = train(learner, model, task, TRAIN.model_copy(update={"learning_rate": 1e-3}))
+    after = tensors(learner.finish(model, task, folder / name))
+    found = []
+    for key in [key for key in before if key.split(".")[-2] in TARGETS]:
+        u, _, v = torch.linalg.svd(before[key], full_matrices=False)
+        frozen, change = min(before[key].shape) * 2 // 4, after[key] - before[key]
+        left, right = u[:, :frozen].T @ change, change @ v[:frozen].T
+        inside, touching = (left @ v[:frozen].T).norm(), torch.maximum(left.norm(), right.norm())
+        found.append((float(inside / change.norm()), float(touching / change.norm())))
+    return max(inside for inside, _ in found), max(touching for _, touching in found)
+
+
+def test_adam_steps_leave_the_frozen_directions_as_they_were(tmp_path: Path) -> None:
+    # Adam scales each entry of a projected gradient, so its update is not quite projected: U_low and V_low are a little
+    # off, and U_high' W V_high' moves by the product of both, an order less.
+    inside, touching = leaks("osf", tmp_path)
+    assert inside < 1e-2 and touching < 0.4
+    # Weights that move freely change there as they do elsewhere.
+    inside, touching = leaks("full", tmp_path)
+    assert inside > 0.3 and touching > 0.6
+
+
+@each_whole
+def test_a_stage_answers_as_its_run_was_tested_without_the_base(
+    name: MethodName, configured: Callable[..., Config], tmp_path: Path
+) -> None:
+    config = configured(method=name)
+    run(config)
+    moved = Path(shutil.copytree(config.run_dir / "stages" / "1-review-sentiment", tmp_path / "moved"))
+    lineage = json.loads((moved / "sapo.json").read_text())
+    (moved / "sapo.json").write_text(json.dumps(lineage | {"base_model": "./nowhere"}))
+    stage = Stage.load(moved)
+    tested = json.loads((config.run_dir / "cells" / "1" / "review-sentiment.original.json").read_text())["value"]
+    (task,) = prepare(config).inputs.tasks
+    assert stage.generate([row.input for row in task.test]) == tested["predictions"]
+    assert not isinstance(stage.loaded.model, PeftModel)
 
 
 def test_a_run_misses_weights_of_a_stage_that_are_gone(configured: Callable[..., Config]) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from assignments import whole_rows
+from scipy.stats import binomtest, chisquare
 from small_runs import SUFFIX, Seen, Told, watch_training
 
 from sapo.core.types import Encoded, Instruction, Task
@@ -20,7 +21,7 @@ from sapo.integrations.testing import tiny_model, tiny_tokenizer, toy_task
 from sapo.models.render import Renderer
 from sapo.selection.selection import Choice
 from sapo.training.finetune import finetune
-from sapo.training.policies import mixture
+from sapo.training.policies import MIXTURES
 from sapo.training.settings import Policy, TrainSettings
 from sapo.training.trainer import Extras
 from sapo.training.wording import Leaders, Mixture, Reselecting, Rewording, Worded
@@ -56,9 +57,7 @@ def train(
 
 
 def mixed(policy: Policy, seed: int = 0, period: int = 2) -> Mixture:
-    draw = mixture(policy, len(TEXTS), period, seed)
-    assert draw is not None
-    return Mixture(PARAPHRASES, draw)
+    return Mixture(policy, PARAPHRASES, period, seed)
 
 
 def seen_in(policy: Policy, seed: int = 0) -> list[Seen]:
@@ -114,8 +113,26 @@ def test_paft_keeps_one_text_for_exactly_so_many_updates_across_the_ends_of_epoc
     assert [(update, shown) for update, _, shown, _ in other] == [(update, shown) for update, _, shown, _ in by_period]
 
 
+@pytest.mark.parametrize("policy", MIXTURES)
+def test_a_draw_is_uniform_and_depends_on_its_arguments_and_on_nothing_else(policy: Policy) -> None:
+    # Each draw is one of its own: by row and epoch, or by update with a period of 1.
+    when = [(row, epoch, 40 * epoch + row) for epoch in range(50) for row in range(40)]
+    np.random.seed(1)
+    first = [mixed(policy, period=1).text(*w) for w in when]
+    np.random.seed(2)
+    again = mixed(policy, period=1)
+    assert [again.text(*w) for w in reversed(when)] == first[::-1]
+    other = [mixed(policy, seed=1, period=1).text(*w) for w in when]
+    counts = [[drawn.count(text) for text in TEXTS] for drawn in (first, other)]
+    assert all(chisquare(found).pvalue > 0.01 for found in counts)
+    # Another seed, and what was drawn just before, say nothing about a draw: of four texts, one in four is the same.
+    for pairs in (zip(first, other, strict=True), pairwise(first)):
+        same = [one == two for one, two in pairs]
+        assert binomtest(sum(same), len(same), 1 / len(TEXTS)).pvalue > 0.01
+
+
 def fixed(text: str) -> Mixture:
-    return Mixture([Instruction(text, "file")], lambda row, epoch, step: 0)
+    return Mixture("paft", [Instruction(text, "file")], 1, 0)
 
 
 def test_wording_rows_as_they_are_is_training_on_them_to_the_bit() -> None:
@@ -188,19 +205,18 @@ def test_choosing_again_resumes_with_what_a_checkpoint_holds() -> None:
 class Spelled:
     """Words a row by its number, epoch and step."""
 
-    def __init__(self) -> None:
-        self.decides: list[Any] = ["everything"]
+    def __init__(self, begins: str) -> None:
+        self.begins, self.decides = begins, list[Any](["everything"])
 
     def text(self, row: int, epoch: int, step: int) -> str:
-        return f"{row}-{epoch}-{step}"
+        return f"{self.begins}{row}-{epoch}-{step}"
 
 
 def test_rows_are_worded_task_by_task_with_their_own_suffix_and_answer() -> None:
     tokenizer = tiny_tokenizer()
     one, two = toy_task("one", rows=2), replace(toy_task("two", rows=3), suffix="Another suffix.")
-    drawn = Mixture([Instruction(t, "file") for t in "012"], lambda row, epoch, step: (row + epoch + step) % 3)
-    words = Rewording(renderer(), [chosen(one), chosen(two)], [Spelled(), drawn])
-    for row, task, own, text in ((1, one, 1, "1-4-7"), (2, two, 0, "2"), (4, two, 2, "1")):
+    words = Rewording(renderer(), [chosen(one), chosen(two)], [Spelled("a"), Spelled("b")])
+    for row, task, own, text in ((1, one, 1, "a1-4-7"), (2, two, 0, "b0-4-7"), (4, two, 2, "b2-4-7")):
         found, example = words(row, 4, 7), task.train[own]
         prompt, answer = tokenizer.decode(found.ids[: found.prompt_length]), found.ids[found.prompt_length :]
         assert f"user\n{text}\n\nText:\n{example.input}\n\n{task.suffix}<|im_end|>" in prompt

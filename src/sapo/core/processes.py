@@ -60,24 +60,8 @@ class Processes:
         Raises:
             SapoError: in the first process, as ``act`` did; the others then end quietly.
         """
-        if self.count == 1:
-            return act()
-        import torch.distributed as dist
-
-        outcome: list[Any] = [None]
-        failure: SapoError | None = None
-        if self.first:
-            try:
-                outcome = [(act(),)]
-            except SapoError as error:
-                failure = error
-        dist.broadcast_object_list(outcome, src=0)
-        if failure is not None:
-            raise failure
-        if outcome[0] is None:
-            raise SystemExit(2)
-        result: T = outcome[0][0]
-        return result
+        found: T = self.gather(self.together(lambda: act() if self.first else None))[0]  # type: ignore[assignment]
+        return found
 
     def together(self, act: Callable[[], T]) -> T:
         """Return what ``act`` gives in this process, once it has succeeded in all of them.

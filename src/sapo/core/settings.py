@@ -33,7 +33,7 @@ def _local(path: Path) -> Path:
         os.fsencode(path)
         return Path(expanded(str(path)))
     except (UnicodeError, RuntimeError) as error:
-        raise ValueError(f"{str(path)!r} is no usable path: {error}") from error
+        raise ValueError(f"{str(path)!r} is not a usable path: {error}") from error
 
 
 def _holds_nul(value: Any) -> bool:

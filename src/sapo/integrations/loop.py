@@ -18,7 +18,7 @@ moment leaves the one to resume from.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -30,10 +30,10 @@ from sapo.models.render import Renderer
 from sapo.runs.directory import RunDirectory, first_value
 from sapo.runs.lineage import library_versions
 from sapo.runs.metrics import METRICS
-from sapo.runs.model import GivenModel
+from sapo.runs.model import Model
 from sapo.runs.plan import Plan
 from sapo.runs.results import Prompt, Row, RunResult, run_result
-from sapo.runs.steps import Chooser, Tester
+from sapo.runs.steps import Chooser, Engine, Tester
 from sapo.selection.rows import MAX_LENGTH, context_length
 from sapo.selection.select import candidates_of
 from sapo.selection.selection import Choice, Selection
@@ -111,20 +111,21 @@ class TaskSequence:
         }
         self._directory = RunDirectory(Path(run_dir), self._config)
         self._directory.check()
-        self._policy, self._examples, self._progress, self._model = policy, examples, progress, GivenModel(model)
+        self._policy, self._examples, self._progress, self._model = policy, examples, progress, Model(model)
         renderer = Renderer(tokenizer, min(max_length, context_length(model)))
         # Every test row is answered and scored.
         work = {task.name: Work(n := 2 * len(task.test), n, n) for task in self._tested}
         # What scoring costs is known when candidates are.
         self._scoring: dict[str, Work] = {}
-        plan = Plan(self._scoring, {}, {}, work, {})
+        plan = Plan(self._scoring, {}, {}, work, {}, {})
         settings = SelectionSettings(
             examples=examples, strategy="racing" if policy in LOWEST else "exhaustive", budget=None, cache=False
         )
-        self._choose = Chooser(self._directory, self._model, renderer, policy, settings, seed, plan, progress=progress)
-        tester = partial(Tester, self._directory, self._model, renderer, _PROMPTS, max_new_tokens, plan)
+        silent = Engine(self._directory, self._model, renderer, plan)
+        engine = replace(silent, progress=progress)
+        self._choose = Chooser(engine, policy, settings, seed)
         # What is only read back was never planned.
-        self._test, self._read_back = tester(progress=progress), tester()
+        self._test, self._read_back = (Tester(one, _PROMPTS, max_new_tokens) for one in (engine, silent))
         # What `before` told since this object was made, and what was tested since then.
         self._chosen: dict[str, Choice] = {}
         self._rows: dict[int, Row] = {}

@@ -16,8 +16,8 @@ from sapo.report.numbers import NLL_DECIMALS, SHORT, TITLES, decimals, listed, n
 from sapo.report.plots import curves
 from sapo.report.runs import Run
 from sapo.report.selections import OPTIMISTIC, RULES, cuts, effort, finding, legend, ranking
-from sapo.runs.results import MEASURES, NLL, Alarm, RunResult
-from sapo.training.guard import ended
+from sapo.runs.results import MEASURES, NLL, RunResult
+from sapo.training.guard import Alarm, ended
 from sapo.training.policies import LOWEST, MIXTURES
 
 Value = Callable[[RunResult], float | None]

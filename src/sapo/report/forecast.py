@@ -103,7 +103,7 @@ def _work(config: Config, forecast: Forecast) -> tuple[Block, ...]:
         "Candidates race: all are scored on the first few rows, and only those that may still win on more. The larger "
         "figures are for races that no candidate drops out of, within selection.budget."
     )
-    races = forecast.run.selection.races
+    races = forecast.run.chooser.settings.races
     tight = [name for name, work in plan.score.items() if races and work.cost <= plan.least[name].cost]
     both = "Seen tasks are tested twice, with the selected and the original instruction, where these differ."
     return (

@@ -11,9 +11,9 @@
     ability/K.json        general ability at stage K, where it was asked for
     results.json          matrices and metrics
     report.md             the same for people
-    tracked.json          trackers that were told of the finished run
+    tracked.json          trackers that were given the finished run
 
-A step's file holds what it was computed from (`inputs`, hashes by name) beside what came out (`value`). A
+A step's file holds what it was computed from (`inputs`, hashes by name) with what came out (`value`). A
 step is reused only if every input is the same; otherwise the error says which one differs.
 """
 
@@ -136,8 +136,8 @@ class RunDirectory:
         differs = [key for key in inputs if stored["inputs"].get(key) != inputs[key]]
         if differs:
             raise RecordError(
-                f"{path} was computed from something else than there is now; different: {', '.join(differs)}. Undo "
-                f"that change to go on; to start afresh use another run_dir, or delete {self.path}."
+                f"{path} was computed from different inputs (changed: {', '.join(differs)}). "
+                f"Undo that change to resume; to start afresh use another run_dir, or delete {self.path}."
             )
         with undamaged(path, "Delete it to compute this step again."):
             return parse(stored["value"])
@@ -151,7 +151,7 @@ class RunDirectory:
         self.write(name, step)
 
     def write(self, name: str, value: Any) -> None:
-        """Write a JSON value that is no step."""
+        """Write a JSON value that is not a step."""
         self.processes.once(lambda: write_json(self.path / name, value))
 
     def read(self, name: str) -> dict[str, Any]:
@@ -165,14 +165,13 @@ class RunDirectory:
 
         Should it differ by now, the steps refuse to be reused, and what was written must stay true of them.
         """
-        steps = [self.path / kind for kind in ("selections", "training", "cells")]
-        self.processes.once(
-            lambda: (
-                None
-                if (self.path / name).exists() and any(map(Path.exists, steps))
-                else write_json(self.path / name, value)
-            )
-        )
+        begun = [self.path / kind for kind in ("selections", "training", "cells")]
+
+        def put() -> None:
+            if not (self.path / name).exists() or not any(map(Path.exists, begun)):
+                write_json(self.path / name, value)
+
+        self.processes.once(put)
 
     def stage_directory(self, name: str) -> Path:
         """Return where a stage's adapter lies; it may not exist yet."""
@@ -194,34 +193,36 @@ class RunDirectory:
             RecordError: naming the file.
         """
         directory = self.stage_directory(name)
-        gone = dropped and not directory.exists()
-        found = {} if gone else self.stage_files(name)
-        changed = [] if gone else [file for file, digest in files.items() if found.get(file) != digest]
-        if changed:
-            what = directory / changed[0] if directory.is_dir() else directory
-            why = "was changed since" if changed[0] in found else "is missing"
-            raise RecordError(
-                f"{what} {why}. Put it back as it was, or delete {self.path / step} to train that task again."
-            )
+        if dropped and not directory.exists():
+            return
+        found = self.stage_files(name)
+        for file, digest in files.items():
+            if found.get(file) != digest:
+                what = directory / file if directory.is_dir() else directory
+                why = "was changed since" if file in found else "is missing"
+                raise RecordError(
+                    f"{what} {why}. Put it back unchanged, or delete {self.path / step} to train that task again."
+                )
 
     def save_stage(self, name: str, write: Callable[[Path], None]) -> None:
         """Let ``write`` fill a scratch directory, then put it in place in one move.
 
         Every process calls it, since writing a stage may change the model; what the others write is dropped.
         """
-        put = self._put_stage if self.processes.first else _drop
-        self.processes.together(lambda: put(self.stage_directory(name), write))
+        self.processes.together(lambda: self._put_stage(self.stage_directory(name), write))
 
     def _put_stage(self, target: Path, write: Callable[[Path], None]) -> None:
+        first = self.processes.first
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=target.parent, prefix=".") as scratch:
+            if first:
+                target.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=target.parent if first else None, prefix=".") as scratch:
                 built = Path(scratch) / "stage"
                 built.mkdir()
                 write(built)
-                if target.exists():
-                    shutil.rmtree(target)
-                os.rename(built, target)
+                if first:
+                    shutil.rmtree(target, ignore_errors=True)
+                    os.rename(built, target)
         except OSError as error:
             raise RecordError(unwritable(target, error.strerror or str(error))) from error
         except SafetensorError as error:
@@ -339,11 +340,6 @@ def first_value(directory: Path, key: str, value: Any) -> Any:
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
-
-
-def _drop(target: Path, write: Callable[[Path], None]) -> None:
-    with tempfile.TemporaryDirectory() as scratch:
-        write(Path(scratch) / "stage")
 
 
 def _to_yaml(config: Mapping[str, Any]) -> str:

@@ -34,7 +34,7 @@ LIMIT = 1e-3
 TASKS = 4
 PROBES = (Example("The quick brown fox jumps over the lazy dog, 12 times a day.", "yes"), Example("Ünï 北京 :)", "2"))
 _DTYPE = "float32"
-# What peft and transformers raise where they cannot go on.
+# What peft and transformers raise where they fail.
 _LIBRARY_ERRORS = (AttributeError, ImportError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError)
 _INSTEAD = "so nothing was written. Use the stage directory itself, with its base model"
 
@@ -75,7 +75,7 @@ def export_merged(stage_dir: Path, out: Path) -> Merged:
         # The card is written last, after minutes of work: what it needs must be there now.
         model_card(lineage)
     if merged:
-        raise ModelError(f"{stage_dir} is merged already: copy it, or use it as it is")
+        raise ModelError(f"{stage_dir} is merged already: copy it, or use it unchanged")
     with _new_directory(out, stage_dir) as built:
         _refuse_quantised(base)
         loaded, confirmed = _load(base, stage_dir)

@@ -14,9 +14,10 @@ from sapo.candidates.source import Source
 from sapo.core.errors import ConfigError, DataError, RenderError
 from sapo.core.progress import Reporter
 from sapo.core.storage import fingerprint
-from sapo.core.types import Example, Instruction, Sample, Task
+from sapo.core.types import Example, Instruction, Task
 from sapo.models.render import Renderer
 from sapo.runs.directory import RunDirectory
+from sapo.selection.settings import SelectionSettings
 from sapo.tasks.holdout import hold_out
 from sapo.tasks.inspection import Inspection, drop_overlap, inspect_task
 from sapo.tasks.load import load_sequence
@@ -68,34 +69,28 @@ class Inputs:
             return True
 
         def kept(task: Task) -> Task:
-            splits = {"train": task.train, "test": task.test}
-            rows = {split: [fits(task, row) for row in there] for split, there in splits.items()}
-            if all(map(all, rows.values())):
+            train, test = (tuple(row for row in rows if fits(task, row)) for rows in (task.train, task.test))
+            lost = {"train": len(task.train) - len(train), "test": len(task.test) - len(test)}
+            if not any(lost.values()):
                 return task
-            lost = {split: marks.count(False) for split, marks in rows.items() if not all(marks)}
             note = "left out, as instruction, suffix and answer are too long for max_length: " + ", ".join(
-                f"{count} {split} rows" for split, count in lost.items()
+                f"{count} {split} rows" for split, count in lost.items() if count
             )
-            train = tuple(row for row, good in zip(task.train, rows["train"], strict=True) if good)
-            test = tuple(row for row, good in zip(task.test, rows["test"], strict=True) if good)
             if not train or not test:
-                raise DataError(f"task {task.name!r}: {note}: none is left")
+                raise DataError(f"task {task.name!r}: {note}; no row is left")
             return replace(task, train=train, test=test, notes=(*task.notes, note))
 
         return replace(self, tasks=tuple(map(kept, self.tasks)), watch=tuple(map(kept, self.watch)))
 
-    def inspected(self, renderer: Renderer, examples: int, sample: Sample, seed: int) -> dict[str, Inspection]:
+    def inspected(self, renderer: Renderer, selection: SelectionSettings | None, seed: int) -> dict[str, Inspection]:
         """Return what the rows of every task hold; of watch tasks, the test rows alone.
 
-        ``examples`` is the most selection rows; 0 where candidates are not scored.
+        ``selection`` is None where candidates are not scored.
         """
-
-        def selected(task: Task) -> tuple[int, ...]:
-            return selection_rows(task, examples, sample, seed) if examples else ()
-
-        found = {
-            task.name: inspect_task(task, renderer, selected(task), self.dropped[task.name]) for task in self.tasks
-        }
+        found = {}
+        for task in self.tasks:
+            rows = () if selection is None else selection_rows(task, selection.examples, selection.sample, seed)
+            found[task.name] = inspect_task(task, renderer, rows, self.dropped[task.name])
         return found | {task.name: inspect_task(replace(task, train=()), renderer) for task in self.watch}
 
     def notes(self, wordings: int, held_rows: int) -> tuple[str, ...]:

@@ -20,22 +20,22 @@ TAKE_AGAIN = "Take the directory from where it was written again."
 _LIBRARIES = ("sapo-llm", "torch", "transformers", "peft", "accelerate", "tokenizers", "numpy")
 
 
-def library_versions(libraries: Sequence[str] = _LIBRARIES) -> dict[str, str | None]:
+def library_versions() -> dict[str, str | None]:
     """Return the versions of this package and of the libraries that numbers depend on; None: not installed."""
-    versions: dict[str, str | None] = dict.fromkeys(libraries)
-    for library in libraries:
+    versions: dict[str, str | None] = dict.fromkeys(_LIBRARIES)
+    for library in _LIBRARIES:
         with suppress(PackageNotFoundError):
             versions[library] = version(library)
     return versions
 
 
 def lineage(
+    trained: Sequence[Choice],
+    state: str,
     *,
     base: str,
     method: str,
     policy: str,
-    trained: Sequence[Choice],
-    state: str,
     limits: Mapping[str, int],
     template: str | None,
     versions: Mapping[str, str | None],
@@ -84,10 +84,10 @@ def _summary(selection: Selection) -> dict[str, Any]:
     """Return a selection without the losses of single examples, which the run directory keeps."""
     whole = selection.to_json()
     kept = ("rule", "sample", "rows", "chosen", "tolerance", "strategy", "race", "route", "candidates", "rejected")
-    told = ("text", "origin", "loss", "nll_sum", "tokens", "delta", "ci", "examples", "status", "round")
+    shown = ("text", "origin", "loss", "nll_sum", "tokens", "delta", "ci", "examples", "status", "round")
     return {key: whole[key] for key in kept} | {
         "rows": len(selection.rows),
-        "candidates": [{key: candidate[key] for key in told} for candidate in whole["candidates"]],
+        "candidates": [{key: candidate[key] for key in shown} for candidate in whole["candidates"]],
         # A text may have been rejected because it holds half a character, which other programs' JSON refuses.
         "rejected": [
             {"text": r.text.encode("utf-8", "backslashreplace").decode(), "reason": r.reason}

@@ -209,10 +209,10 @@ def resample_matrices(
     return resampled
 
 
-def percentile_interval(draws: Floats, level: float = 0.95) -> tuple[float, float]:
-    """Return the central percentile interval of finite bootstrap draws, shape [draws], in their units.
+def percentile_interval(draws: Floats) -> tuple[float, float]:
+    """Return the central 95 % percentile interval of finite bootstrap draws, shape [draws], in their units.
 
-    ``level`` is the share of the draws inside. Of draws made by `resample_matrices` it is conditional on the trained
+    Of draws made by `resample_matrices` it is conditional on the trained
     models: it shows test-row noise and no seed noise.
 
     Raises:
@@ -220,7 +220,7 @@ def percentile_interval(draws: Floats, level: float = 0.95) -> tuple[float, floa
     """
     if np.ndim(draws) != 1 or not np.size(draws) or not np.isfinite(draws).all():
         raise MetricError(f"An interval needs finite draws, shape [draws]; found shape {np.shape(draws)}.")
-    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(draws, [0.025, 0.975])
     return float(low), float(high)
 
 

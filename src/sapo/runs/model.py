@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from safetensors import SafetensorError
 
@@ -25,22 +24,27 @@ from sapo.training.schedule import Stage, Training
 Lineage = Callable[[Sequence[Choice], str], dict[str, Any]]
 
 
-class Model(Protocol):
-    """A model that steps are computed in.
+class Model:
+    """A model that the caller brings into its stages."""
 
-    Attributes:
-        scorer: of the model as it is now.
-    """
+    def __init__(self, model: Any) -> None:
+        self.model = model
 
     @property
     def scorer(self) -> Scorer:
-        """The scorer of the model as it is now."""
+        """The scorer of the model in its present stage."""
+        return Scorer(self.model)
 
     def bring(self, stage: Stage) -> Any:
-        """Return the model in a stage."""
+        """Return the model in a stage, into which the caller has brought it."""
+        return self.model
+
+    def stage(self, number: int, name: str, choices: Sequence[Choice]) -> Stage:
+        """Return the stage that the model is in now."""
+        return Stage(number, name, state_fingerprint(self.model), choices=tuple(choices))
 
 
-class RunModel:
+class RunModel(Model):
     """Holds the model of a run in one stage at a time.
 
     ``loaded`` is in the method's stage 0, which ``fresh`` loads once more; ``lineage`` is written with every stage.
@@ -56,16 +60,17 @@ class RunModel:
         batch_tokens: int | None,
         processes: Processes,
     ) -> None:
-        self._model, self._tokenizer, self._fresh = loaded.model, loaded.tokenizer, fresh
+        super().__init__(loaded.model)
+        self._tokenizer, self._fresh = loaded.tokenizer, fresh
         self._method, self._directory, self._lineage, self._processes = method, directory, lineage, processes
-        self._scorer = Scorer(self._model, batch_tokens, processes)
-        self.start = Stage(0, "start", state_fingerprint(self._model))
+        self._scorer = Scorer(self.model, batch_tokens, processes)
+        self.start = self.stage(0, "start", ())
         self._now = self.start
 
     @property
     def scorer(self) -> Scorer:
-        """Scores the model as it is now."""
-        self._scorer = self._scorer.on(self._model)
+        """The scorer of the model in its present stage."""
+        self._scorer = self._scorer.on(self.model)
         return self._scorer
 
     def bring(self, stage: Stage) -> Any:
@@ -75,10 +80,10 @@ class RunModel:
             RecordError: if the stage's directory does not hold what was trained.
         """
         if self._now == stage:
-            return self._model
+            return self.model
         if stage == self.start:
-            self._model, self._now = self._fresh(), stage
-            return self._model
+            self.model, self._now = self._fresh(), stage
+            return self.model
         directory = self._directory.stage_directory(stage.name)
         again = self._directory.path / "training" / f"{stage.name}.json"
         afresh = f"and a step after it is not finished. Delete {again} to train that task again."
@@ -88,30 +93,29 @@ class RunModel:
             missing = directory / f"{stem}.safetensors" if directory.is_dir() else directory
             raise RecordError(f"{missing} is missing, {afresh}")
         try:
-            self._model = self._method.resume(self._model, directory)
+            self.model = self._method.resume(self.model, directory)
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             raise RecordError(f"{directory} cannot be loaded ({error}), {afresh}") from error
-        if state_fingerprint(self._model) != stage.fingerprint:
+        if state_fingerprint(self.model) != stage.fingerprint:
             raise RecordError(f"{directory} does not hold the weights that were trained, {afresh}")
         self._now = stage
-        return self._model
+        return self.model
 
     def prepare(self, stage: Stage, training: Training) -> Any:
         """Return the model in a stage, with what a training changes trainable."""
-        self._model = self._method.prepare(self.bring(stage), training)
+        self.model = self._method.prepare(self.bring(stage), training)
         # Until the next stage is saved, it is in none.
         self._now = Stage(-1, "", "")
-        return self._model
+        return self.model
 
-    def save(self, training: Training, history: str, choices: Sequence[Choice]) -> Stage:
-        """Write the stage that the model was trained to, with its lineage, and return it."""
+    def save(self, training: Training, history: str, choices: Sequence[Choice]) -> str:
+        """Write the stage that the model was trained to, with its lineage, and return its fingerprint."""
         after = ""
 
         def write(directory: Path) -> None:
             nonlocal after
-            directory.mkdir(parents=True, exist_ok=True)
-            self._model = self._method.finish(self._model, training, directory)
-            after = state_fingerprint(self._model)
+            self.model = self._method.finish(self.model, training, directory)
+            after = state_fingerprint(self.model)
             if self._method.whole:
                 self._tokenizer.save_pretrained(directory)
             data = self._lineage(choices, after)
@@ -123,25 +127,5 @@ class RunModel:
             raise TrainError(
                 f"stage {training.name}: the processes ended with different weights; run it in one process"
             )
-        self._now = Stage(training.stage, training.name, after, history, tuple(choices))
-        return self._now
-
-
-class GivenModel:
-    """A model that the caller brings into its stages."""
-
-    def __init__(self, model: Any) -> None:
-        self.model = model
-
-    @property
-    def scorer(self) -> Scorer:
-        """Scores the model as it is now."""
-        return Scorer(self.model)
-
-    def bring(self, stage: Stage) -> Any:
-        """Return the model, which the caller has brought there."""
-        return self.model
-
-    def stage(self, number: int, name: str, choices: Sequence[Choice]) -> Stage:
-        """Return the stage that the model is in now."""
-        return replace(Stage(number, name, state_fingerprint(self.model)), choices=tuple(choices))
+        self._now = Stage(training.stage, training.name, after, history)
+        return after

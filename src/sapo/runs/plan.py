@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import ceil
 
 from sapo.core.errors import RenderError
 from sapo.core.progress import Work
 from sapo.core.types import Encoded, Instruction, Task
 from sapo.models.render import Renderer
 from sapo.selection.race import FIRST
+from sapo.selection.settings import SelectionSettings
 from sapo.training.schedule import Training
+from sapo.training.settings import TrainSettings
 
 _TRAIN = 3.0
 _GENERATE = 4.0
@@ -31,6 +34,7 @@ class Plan:
         train: per task.
         evaluate: per task and watch task, for one test.
         tests: how often each task and watch task is evaluated, at most.
+        trainings: by the stage that the training leads to.
     """
 
     score: Mapping[str, Work]
@@ -38,11 +42,7 @@ class Plan:
     train: Mapping[str, Work]
     evaluate: Mapping[str, Work]
     tests: Mapping[str, int]
-
-    def work(self, tasks: Sequence[Task]) -> Work:
-        """Return the work of training on these tasks."""
-        parts = [self.train[task.name] for task in tasks]
-        return Work(sum(w.units for w in parts), sum(w.tokens for w in parts), sum(w.cost for w in parts))
+    trainings: Mapping[int, Work]
 
     @property
     def cost(self) -> float:
@@ -65,35 +65,33 @@ def make_plan(
     tasks: Sequence[Task],
     watch: Sequence[Task],
     candidates: Mapping[str, Sequence[Instruction]],
-    *,
-    scores: bool,
-    races: bool,
-    examples: int,
-    budget: float | None,
-    updates: Mapping[str, int],
-    epochs: float,
+    selection: SelectionSettings | None,
+    train: TrainSettings,
     trainings: Sequence[Training],
+    *,
     both_prompts: bool,
     wordings: int,
 ) -> Plan:
     """Return the plan of a run whose tasks hold exactly the rows that it will use.
 
-    ``candidates`` are by task, the original first; ``examples`` counts selection rows, ``updates`` each task's
-    optimiser updates, ``wordings`` the held-out paraphrases that each task is tested with at the end. ``budget`` is the
-    most that scoring a task may cost, as a share of its training; None for no limit.
+    ``candidates`` are by task, the original first; ``selection`` is None where the policy needs no losses;
+    ``wordings`` counts the held-out paraphrases that each task is tested with at the end.
 
     Raises:
         RenderError: if a prompt cannot be rendered: better now than after hours.
     """
-    score, least, train = {}, {}, {}
+    score, least, once = {}, {}, {}
     for task in tasks:
         encoded = _encode_all(renderer, task, candidates[task.name])
-        tokens = sum(len(e.ids) for e in encoded) * epochs
-        train[task.name] = Work(updates[task.name], tokens, _TRAIN * tokens)
-        if scores:
-            rows = min(examples, len(task.train))
-            least[task.name], whole = scoring(renderer, task, candidates[task.name], rows, races=races)
-            most = float("inf") if budget is None else budget * train[task.name].cost
+        tokens = sum(len(e.ids) for e in encoded) * train.epochs
+        updates = ceil(train.epochs * ceil(len(task.train) / train.batch_size))
+        once[task.name] = Work(updates, tokens, _TRAIN * tokens)
+        if selection is not None:
+            rows = min(selection.examples, len(task.train))
+            least[task.name], whole = scoring(renderer, task, candidates[task.name], rows, races=selection.races)
+            most = float("inf")
+            if selection.races and selection.budget is not None:
+                most = selection.budget * once[task.name].cost
             score[task.name] = _within(most, least[task.name], whole)
     evaluate = {task.name: _evaluation(renderer, task) for task in (*tasks, *watch)}
     tests = {task.name: 1 + len(trainings) for task in watch}
@@ -102,7 +100,13 @@ def make_plan(
         # The second prompt differs from the first only once the task has been trained on.
         twice = sum(stage >= place for stage in tested) if both_prompts else 0
         tests[task.name] = 1 + len(tested) + twice + wordings
-    return Plan(score, least, train, evaluate, tests)
+    by_stage = {}
+    for training in trainings:
+        parts = [once[task.name] for task in training.tasks]
+        by_stage[training.stage] = Work(
+            sum(w.units for w in parts), sum(w.tokens for w in parts), sum(w.cost for w in parts)
+        )
+    return Plan(score, least, once, evaluate, tests, by_stage)
 
 
 def epoch_cost(renderer: Renderer, task: Task) -> float:

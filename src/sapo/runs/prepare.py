@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from math import ceil
 from pathlib import Path
 
 from sapo.candidates.opening import open_sources
@@ -27,12 +26,13 @@ from sapo.runs.directory import RunDirectory
 from sapo.runs.inputs import Gathering, Inputs, read_inputs
 from sapo.runs.lineage import earlier_tasks, library_versions, lineage
 from sapo.runs.model import RunModel
-from sapo.runs.plan import make_plan
+from sapo.runs.plan import Plan, make_plan
 from sapo.runs.results import Prompt, undefined
 from sapo.runs.run import Run
-from sapo.runs.steps import Chooser, Tester, Trainer
-from sapo.runs.tracking import integrations, tracked
+from sapo.runs.steps import Chooser, Engine, Tester, Trainer
+from sapo.runs.tracking import Tracker
 from sapo.selection.rows import context_length
+from sapo.selection.settings import SelectionSettings
 from sapo.training.methods import make_method
 from sapo.training.methods.seq_lora import SeqLora
 from sapo.training.policies import BY_LOSS, LOWEST
@@ -48,16 +48,11 @@ def prepared(config: Config, progress: Reporter = SILENT, shared: Path | None = 
     Raises:
         SapoError: for whatever would stop the run later.
     """
-    report_to = config.report_to
-    # An unknown one is refused before the model is loaded.
-    integrations(report_to, config.run_dir)
     run = prepare(config, progress, shared)
-    directory = run.directory
-    with directory:
+    updates = {stage: work.units for stage, work in run.plan.trainings.items()}
+    with run.directory:
         run.begin(progress)
-        updates = [run.plan.work(training.tasks).units for training in run.schedule]
-        first = directory.processes.first
-        with tracked(report_to, directory.path, run.loaded.model, updates, first=first) as run.tracker:
+        with run.tracker.opened(run.loaded.model, updates, first=run.directory.processes.first):
             yield run
 
 
@@ -71,10 +66,11 @@ def prepare(config: Config, progress: Reporter = SILENT, shared: Path | None = N
     Raises:
         SapoError: for whatever would stop the run later.
     """
+    tracker = Tracker(config.report_to, config.run_dir)
     gathering, inputs = read(config, progress, shared, pays=pays)
     # Finalisers of dropped objects would run at some later point and could swallow a Ctrl-C there.
     gc.collect()
-    return gathering.directory.processes.together(lambda: _load(config, gathering, inputs, progress))
+    return gathering.directory.processes.together(lambda: _load(config, gathering, inputs, tracker, progress))
 
 
 def read(
@@ -85,22 +81,14 @@ def read(
     Raises:
         SapoError: for settings, data or candidates that cannot be used.
     """
-    processes = join(config.model.device)
-    directory = RunDirectory(config.run_dir, config.plain(), processes, shared)
+    plain, processes = config.plain(), join(config.model.device)
+    directory = RunDirectory(config.run_dir, plain, processes, shared)
     # Before the model is loaded, and without leaving anything behind should the configuration be wrong.
     directory.check()
     asks = config.policy != "original" or config.evaluate.wordings > 0
     sources, judge = open_sources(config.candidates, config.model, config.seed, progress.note) if asks else ((), None)
-    gathering = Gathering(
-        directory,
-        sources,
-        judge,
-        config.candidates.file if asks else None,
-        config.candidates.count,
-        config.evaluate.wordings,
-        progress,
-        pays,
-    )
+    file, count = config.candidates.file if asks else None, config.candidates.count
+    gathering = Gathering(directory, sources, judge, file, count, config.evaluate.wordings, progress, pays)
     inputs = processes.once(
         lambda: read_inputs(
             config.sequence, config.watch, config.data_dir, config.tasks, gathering,
@@ -112,100 +100,84 @@ def read(
     return gathering, inputs
 
 
-def _load(config: Config, gathering: Gathering, inputs: Inputs, progress: Reporter) -> Run:
-    directory = gathering.directory
-    processes, policy, seed, train = directory.processes, config.policy, config.seed, config.train
+def _load(config: Config, gathering: Gathering, inputs: Inputs, tracker: Tracker, progress: Reporter) -> Run:
+    directory, processes = gathering.directory, gathering.directory.processes
+    policy, seed, train, evaluate = config.policy, config.seed, config.train, config.evaluate
     method = make_method(
         config.method, config.lora, o_lora=config.o_lora, ewc=config.ewc, replay=config.replay, lwf=config.lwf
     )
     start = partial(_load_start, config.model, method, processes)
     loaded = start()
-    context = context_length(loaded.model)
-    renderer = Renderer(loaded.tokenizer, min(config.max_length, context))
+    renderer = Renderer(loaded.tokenizer, min(config.max_length, context_length(loaded.model)))
+    template = renderer.fingerprint()
     if config.data.drop_long:
         inputs = inputs.fitting(renderer)
     trainings = schedule(method.order, inputs.tasks, seed, train.batch_size)
     selection = config.selection if policy in LOWEST else config.selection.exhaustive()
-    raced = selection.races and policy in BY_LOSS
-    forced = config.selection.strategy == "racing" and policy in BY_LOSS and not raced
-    why = "selection.rule confident" if policy in LOWEST else f"policy {policy}"
-    evaluate = config.evaluate
-    budget = selection.budget if raced else None
+    scored = selection if policy in BY_LOSS else None
+    both = evaluate.test_prompt == "both" and policy != "original"
     plan = make_plan(
-        renderer, inputs.tasks, inputs.watch, inputs.candidates,
-        scores=policy in BY_LOSS,
-        races=raced,
-        examples=selection.examples,
-        budget=budget,
-        updates={t.name: ceil(train.epochs * ceil(len(t.train) / train.batch_size)) for t in inputs.tasks},
-        epochs=train.epochs,
-        trainings=trainings,
-        both_prompts=evaluate.test_prompt == "both" and policy != "original",
-        wordings=evaluate.wordings,
+        renderer, inputs.tasks, inputs.watch, inputs.candidates, scored, train, trainings,
+        both_prompts=both, wordings=evaluate.wordings,
     )  # fmt: skip
     describe = partial(
         lineage,
         base=loaded.name, method=method.name, policy=policy,
         limits={"max_length": config.max_length, "max_new_tokens": evaluate.max_new_tokens},
-        template=renderer.fingerprint(), versions=library_versions(),
+        template=template, versions=library_versions(),
         earlier=earlier_tasks(config.model.adapter, config.model.base), whole=method.whole,
     )  # fmt: skip
-    model = RunModel(
-        loaded, lambda: start().model, method, directory,
-        lambda choices, state: describe(trained=choices, state=state), selection.batch_tokens, processes,
-    )  # fmt: skip
+    model = RunModel(loaded, lambda: start().model, method, directory, describe, selection.batch_tokens, processes)
+    engine = Engine(directory, model, renderer, plan, progress, processes)
     # Weights of the model itself often need another rate than an adapter.
     own_rate = {"full": config.full.learning_rate, "osf": config.osf.learning_rate}.get(config.method)
     prompts: tuple[Prompt, ...] = ("selected", "original")
     if evaluate.test_prompt != "both":
         prompts = (evaluate.test_prompt,)
-    budgets = {} if budget is None else {name: budget * work.cost for name, work in plan.train.items()}
-    rows = selection.examples if policy in BY_LOSS else 0
     return Run(
         config=config.plain(),
         inputs=inputs,
         schedule=trainings,
         loaded=loaded,
         renderer=renderer,
-        selection=selection,
         plan=plan,
-        inspections=inputs.inspected(renderer, rows, selection.sample, seed),
-        notes=(
-            *loaded.notes,
-            *([f"{processes.count} processes share rows and batches"] if processes.count > 1 else []),
-            *([] if teaches_to_stop(loaded.model, renderer) else [_ENDLESS]),
-            *([_EXHAUSTIVE.format(why)] if forced else []),
-            *(_GIVEN if config.model.adapter and config.method == "seq-lora" else ()),
-            *inputs.notes(evaluate.wordings, config.reselect.rows),
-            *plan.notes(train.warmup),
-        ),
+        inspections=inputs.inspected(renderer, scored, seed),
+        notes=_notes(config, loaded, renderer, inputs, plan, scored, processes.count),
         undefined=undefined(method.order),
         directory=directory,
         gathering=gathering,
         model=model,
-        chooser=Chooser(
-            directory, model, renderer, policy, selection, seed, plan,
-            budgets=budgets, progress=progress, processes=processes,
-        ),
+        chooser=Chooser(engine, policy, selection, seed),
         trainer=Trainer(
-            directory, model, renderer, method, plan, progress, processes, policy=policy, paft=config.paft,
+            engine, model, method, policy=policy, paft=config.paft,
             settings=train.model_copy(update={"learning_rate": own_rate or train.learning_rate}),
             reselect=config.reselect, held_rows=inputs.held_rows, guard=config.guard, watch=inputs.watch, seed=seed,
             keeps_all=config.keep == "all",
         ),
-        tester=Tester(
-            directory, model, renderer, prompts, evaluate.max_new_tokens, plan,
-            held_out=inputs.held_out, general=evaluate.general, progress=progress, processes=processes,
-        ),
+        tester=Tester(engine, prompts, evaluate.max_new_tokens, inputs.held_out, evaluate.general),
+        tracker=tracker,
     )  # fmt: skip
 
 
-_EXHAUSTIVE = "{} needs every loss: all candidates are scored on all selection rows (exhaustive)"
-_ENDLESS = (
-    "the chat template ends an answer with no token that is trained, so the model is not taught when to stop: give its "
-    "tokenizer a template that does, or expect answers of evaluate.max_new_tokens"
-)
-_GIVEN = ("the adapter's own r, alpha, dropout and modules hold, not lora.*",)
+def _notes(
+    config: Config, loaded: LoadedModel, renderer: Renderer, inputs: Inputs, plan: Plan,
+    scored: SelectionSettings | None, processes: int,
+) -> tuple[str, ...]:  # fmt: skip
+    """Return what the user should know before the run starts; ``scored`` is None where the policy needs no losses."""
+    notes = [*loaded.notes]
+    if processes > 1:
+        notes.append(f"{processes} processes share rows and batches")
+    if not teaches_to_stop(loaded.model, renderer):
+        notes.append(
+            "the chat template ends an answer with no token that is trained, so the model is not taught when to stop: "
+            "give its tokenizer a template that does, or expect answers of evaluate.max_new_tokens"
+        )
+    if config.selection.strategy == "racing" and scored is not None and not scored.races:
+        why = "selection.rule confident" if config.policy in LOWEST else f"policy {config.policy}"
+        notes.append(f"{why} needs every loss: all candidates are scored on all selection rows (exhaustive)")
+    if config.model.adapter and config.method == "seq-lora":
+        notes.append("the adapter's own r, alpha, dropout and modules hold, not lora.*")
+    return (*notes, *inputs.notes(config.evaluate.wordings, config.reselect.rows), *plan.notes(config.train.warmup))
 
 
 def _load_start(model: ModelSettings, method: SeqLora, processes: Processes) -> LoadedModel:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from sapo.core.storage import Lines
 from sapo.runs.results import RunResult
 
@@ -14,7 +12,7 @@ def _named(data: object) -> RunResult:
     """Return the result of a line: in a sweep each has a name."""
     found = RunResult.from_json(data)
     if not found.name:
-        raise ValueError("name: it has none")
+        raise ValueError("name: missing")
     return found
 
 
@@ -25,12 +23,5 @@ _LINES = Lines(
     advice="Delete the line: the same `sapo run` command records that run again.",
 )
 append_record = _LINES.append
-
-
-def read_records(path: Path) -> tuple[RunResult, ...]:
-    """Return the results in a sweep's `records.jsonl`, the last one of each run, in the order of the file.
-
-    Raises:
-        RecordError: if the file cannot be read or a line is damaged; a last line that was cut off is ignored.
-    """
-    return _LINES.read(path)
+# The results in a sweep's `records.jsonl`, the last one of each run, in the order of the file.
+read_records = _LINES.read

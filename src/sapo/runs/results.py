@@ -7,7 +7,7 @@ Every cell is (stage, task, test prompt). Seen tasks are tested with the instruc
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
@@ -16,12 +16,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, computed_fie
 from typing_extensions import TypedDict
 
 from sapo.core.errors import RecordError
-from sapo.core.types import Floats, Instruction, Task
+from sapo.core.types import Floats, Task
 from sapo.models.answers import Evaluation
 from sapo.models.text_metrics import TEXT_METRICS
 from sapo.runs.metrics import METRICS, matrix_metrics, metric_draws, percentile_interval, resample_matrices
 from sapo.selection.selection import Choice
 from sapo.tasks.load import data_fingerprint
+from sapo.training.guard import Alarm
 from sapo.training.schedule import Order, Stage
 
 NLL = "nll"
@@ -33,6 +34,8 @@ FORMAT = 2
 Prompt = Literal["selected", "original"]
 # (stage, task name, test prompt) -> evaluation
 Cells = Mapping[tuple[int, str, Prompt], Evaluation]
+# By stage and task: scores and weights of the test rows, see `per_row`; None where there was no test.
+Table = Sequence[Sequence[tuple[Floats, Floats] | None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,14 +44,14 @@ class Row:
 
     Attributes:
         cells: by task and test prompt; watch tasks too.
-        wordings: per task in its last stage, its held-out paraphrases.
+        wordings: per task in its last stage, its tests with held-out paraphrases, by text.
         crossed: per task in its last stage, its test with another run's instruction.
         ability: loss on general text in nats per token, where it is measured.
     """
 
     stage: Stage
     cells: Mapping[tuple[str, Prompt], Evaluation]
-    wordings: Mapping[str, tuple[tuple[Instruction, Evaluation], ...]] = field(default_factory=dict)
+    wordings: Mapping[str, Mapping[str, Evaluation]] = field(default_factory=dict)
     crossed: Mapping[str, Evaluation] = field(default_factory=dict)
     ability: float | None = None
     seconds: float = 0.0
@@ -137,22 +140,6 @@ class Ability(_Value):
     loss: Number
 
 
-class Alarm(_Value):
-    """A rise of a watched loss that the forgetting guard saw; see `sapo.training.guard.Alarm`.
-
-    Attributes:
-        task: the training, NUMBER-TASK.
-    """
-
-    task: str
-    step: int
-    back_to: int | None
-    watched: str
-    increase: Number | None
-    low: Number | None
-    updates: int
-
-
 class RunResult(_Value):
     """What a finished run found.
 
@@ -206,7 +193,7 @@ class RunResult(_Value):
                 raise ValueError(f"{measure} needs a matrix and metrics for test prompt {self.test_prompt}")
             for rows in self.matrices[measure].values():
                 if not rows or {len(row) for row in rows} != {len(self.tasks)}:
-                    raise ValueError(f"a {measure} matrix has not {len(self.tasks)} columns")
+                    raise ValueError(f"a {measure} matrix needs {len(self.tasks)} columns")
         if missing := [key for key in ("model", "method", "policy", "seed") if key not in self.config]:
             raise ValueError(f"config lacks {missing[0]}")
         return self
@@ -313,7 +300,7 @@ class RunResult(_Value):
 
 
 def _from_first_format(data: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a line as it is written now; the first ones held "primary" and "nll" alone, and no candidates."""
+    """Return a line in the present format; the first ones held "primary" and "nll" alone, and no candidates."""
     try:
         used = {task: {"suffix": "", "losses": None, **one} for task, one in data["instructions"].items()}
         return {**data, "metrics_all": data["metrics"], "instructions": used}
@@ -359,9 +346,7 @@ def run_result(
         seconds={**seconds, "total": sum(seconds.values())},
         robustness={
             name: Wordings(
-                texts=[instruction.text for instruction, _ in found],
-                primary=[value(cell, PRIMARY, by_name[name]) for _, cell in found],
-                nll=[value(cell, NLL, by_name[name]) for _, cell in found],
+                texts=[*found], **{m: [value(cell, m, by_name[name]) for cell in found.values()] for m in MEASURES}
             )
             for row in rows
             for name, found in row.wordings.items()
@@ -369,7 +354,7 @@ def run_result(
         or None,
         crossed=Crossed(by="sapo", primary=values(crossed, PRIMARY), nll=values(crossed, NLL)) if crossed else None,
         ability=[Ability(stage=r.stage.number, loss=r.ability) for r in rows if r.ability is not None] or None,
-        guard=[Alarm(task=r.stage.name, **asdict(alarm)) for r in rows for alarm in r.stage.alarms] or None,
+        guard=[alarm for r in rows for alarm in r.stage.alarms] or None,
     )
 
 
@@ -416,22 +401,22 @@ def tabulate(
     Intervals come from resampling test rows: they hold for these trained models and say nothing of other
     seeds. A cell that was not evaluated is None; ``undefined`` are the metrics that would need one, with the reason.
     """
+
+    def table(columns: Sequence[Task], measure: str, prompt: Prompt) -> Table:
+        found = [[(cells.get((stage, task.name, prompt)), task) for task in columns] for stage in range(len(tasks) + 1)]
+        return [[None if cell is None else per_row(cell, measure, task) for cell, task in row] for row in found]
+
     names = (PRIMARY, *TEXT_METRICS, NLL)
-    stages = range(len(tasks) + 1)
-    matrices: dict[str, dict[str, list[list[float | None]]]] = {}
-    metrics: dict[str, dict[str, dict[str, Any]]] = {}
-    for name in names:
-        matrices[name], metrics[name] = {}, {}
-        for prompt in prompts:
-            rows = [[_rows(cells, i, task, prompt, name) for task in tasks] for i in stages]
-            matrices[name][prompt] = [[_value(cell) for cell in row] for row in rows]
-            metrics[name][prompt] = _metrics(rows, seed, undefined, higher_is_better=name != NLL)
+    tables = {name: {prompt: table(tasks, name, prompt) for prompt in prompts} for name in names}
     return {
-        "matrices": matrices,
-        "metrics_all": metrics,
+        "matrices": {name: {prompt: _means(rows) for prompt, rows in of.items()} for name, of in tables.items()},
+        "metrics_all": {
+            name: {prompt: _metrics(rows, seed, undefined, higher_is_better=name != NLL) for prompt, rows in of.items()}
+            for name, of in tables.items()
+        },
         "watch": {
             task.name: {
-                name: {prompt: [_value(_rows(cells, i, task, prompt, name)) for i in stages] for prompt in prompts}
+                name: {prompt: [mean for (mean,) in _means(table([task], name, prompt))] for prompt in prompts}
                 for name in names
             }
             for task in watch
@@ -439,12 +424,11 @@ def tabulate(
     }
 
 
-def _rows(cells: Cells, stage: int, task: Task, prompt: Prompt, metric: str) -> tuple[Floats, Floats] | None:
-    cell = cells.get((stage, task.name, prompt))
-    return None if cell is None else per_row(cell, metric, task)
+def _means(rows: Table) -> list[list[float | None]]:
+    return [[None if cell is None else float(np.average(cell[0], weights=cell[1])) for cell in row] for row in rows]
 
 
-def fill(rows: Sequence[Sequence[tuple[Floats, Floats] | None]]) -> tuple[list[list[Floats]], list[list[Floats]]]:
+def fill(rows: Table) -> tuple[list[list[Floats]], list[list[Floats]]]:
     """Return scores and weights of all cells, those that were not evaluated as NaN: row 0 tells how many rows."""
     complete = [
         [cell or (np.full_like(zero[0], np.nan), zero[1]) for cell, zero in zip(row, rows[0], strict=True) if zero]
@@ -453,14 +437,8 @@ def fill(rows: Sequence[Sequence[tuple[Floats, Floats] | None]]) -> tuple[list[l
     return [[scores for scores, _ in row] for row in complete], [[weights for _, weights in row] for row in complete]
 
 
-def _metrics(
-    rows: Sequence[Sequence[tuple[Floats, Floats] | None]],
-    seed: int,
-    undefined: Mapping[str, str],
-    *,
-    higher_is_better: bool,
-) -> dict[str, Any]:
-    matrix = np.array([[_value(cell) for cell in row] for row in rows], dtype=np.float64)
+def _metrics(rows: Table, seed: int, undefined: Mapping[str, str], *, higher_is_better: bool) -> dict[str, Any]:
+    matrix = np.array(_means(rows), dtype=np.float64)
     values = matrix_metrics(matrix, higher_is_better=higher_is_better, undefined=undefined)
     scores, weights = fill(rows)
     resampled = resample_matrices(scores, weights=weights, draws=DRAWS, seed=seed)
@@ -473,10 +451,6 @@ def _metrics(
         }
         for metric in METRICS
     }
-
-
-def _value(cell: tuple[Floats, Floats] | None) -> float | None:
-    return None if cell is None else float(np.average(cell[0], weights=cell[1]))
 
 
 def undefined(order: Order) -> Mapping[str, str]:

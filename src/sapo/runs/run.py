@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -26,13 +26,12 @@ from sapo.runs.results import Row, RunResult, run_result
 from sapo.runs.steps import Chooser, Tester, Trainer
 from sapo.runs.tracking import Tracker
 from sapo.selection.selection import Choice
-from sapo.selection.settings import SelectionSettings
 from sapo.tasks.findings import data_table, warnings_of
 from sapo.tasks.inspection import Inspection
 from sapo.training.schedule import Stage, Training
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Run:
     """A run that is ready: its steps, and what they work on.
 
@@ -51,7 +50,6 @@ class Run:
     schedule: tuple[Training, ...]
     loaded: LoadedModel
     renderer: Renderer
-    selection: SelectionSettings
     plan: Plan
     inspections: Mapping[str, Inspection]
     notes: tuple[str, ...]
@@ -62,7 +60,7 @@ class Run:
     chooser: Chooser
     trainer: Trainer
     tester: Tester
-    tracker: Tracker = field(default_factory=Tracker)
+    tracker: Tracker
 
     @property
     def start(self) -> Stage:
@@ -118,28 +116,22 @@ class Run:
 
     def _write_environment(self, progress: Reporter) -> None:
         """Record libraries, machine and the model's decisions; those of an earlier start are kept where they differ."""
-        now, before = self._environment(), self.directory.read("environment.json")
-        earlier = list(before.pop("earlier", ())) if before else []
-        if before and before != now:
-            then, versions = before.get("versions") or {}, now["versions"]
-            changed = [
-                f"{name} {then[name]} then, {versions.get(name)} now"
-                for name in then
-                if then[name] != versions.get(name)
-            ]
-            if changed:
-                progress.note(f"resumed with other library versions: {'; '.join(changed)}")
-            earlier.append(before)
-        self.directory.write("environment.json", now | ({"earlier": earlier} if earlier else {}))
-
-    def _environment(self) -> dict[str, Any]:
-        """Return library versions, machine and the model's decisions, as JSON values."""
-        return {
+        versions = library_versions()
+        now = {
             "python": platform.python_version(),
             "platform": platform.platform(),
             "processes": self.directory.processes.count,
             "threads": torch.get_num_threads(),
             "model": self.loaded.name,
             "notes": list(self.loaded.notes),
-            "versions": library_versions(),
+            "versions": versions,
         }
+        before = self.directory.read("environment.json")
+        earlier = list(before.pop("earlier", ()))
+        if before and before != now:
+            then = before.get("versions") or {}
+            changed = [f"{n} {then[n]} then, {versions.get(n)} now" for n in then if then[n] != versions.get(n)]
+            if changed:
+                progress.note(f"resumed with other library versions: {'; '.join(changed)}")
+            earlier.append(before)
+        self.directory.write("environment.json", now | ({"earlier": earlier} if earlier else {}))

@@ -22,13 +22,13 @@ def apply(stage: str | PathLike[str], text: str, task: str | None = None) -> lis
     """Return the messages that a trained stage or adapter is asked with, for any runtime and its chat template.
 
     Args:
-        stage: directory with a `sapo.json`: a stage of a run, an exported model, an adapter of another trainer beside
-            which `sapo.integrations.trainer.describe` wrote one; or the id of such a repository on the hub.
+        stage: directory with a `sapo.json`: a stage of a run, an exported model, an adapter of another trainer that
+            `sapo.integrations.trainer.describe` described; or the id of such a repository on the hub.
         text: the input.
         task: which of its tasks; by default the one trained last.
 
     Raises:
-        ModelError: if there is none, it was not trained on the task, or not with prompts that can be told from here.
+        ModelError: if there is no stage, it was not trained on the task, or its prompts cannot be made from here.
         RecordError: if its `sapo.json` is damaged.
     """
     directory = Path(stage)
@@ -94,7 +94,7 @@ class Stage:
         """Return the stage in a directory that a run or `sapo export` wrote.
 
         Raises:
-            ModelError: if it is none, or its base model cannot be loaded.
+            ModelError: if the directory is not a stage, or its base model cannot be loaded.
             RecordError: if its `sapo.json` is damaged.
         """
         directory = Path(directory)
@@ -107,8 +107,7 @@ class Stage:
         if strange:
             raise ModelError(
                 f"{directory} was trained on {strange[0]!r} with prompts of another layout, which are not made here: "
-                "load the model as README.md there says, and ask it with the instruction and the layout that are named "
-                "there for the task"
+                "load the model as its README.md says, and prompt it with the instruction and the layout named there"
             )
         # A merged stage is a whole model; it needs the one that it was made from no more.
         try:

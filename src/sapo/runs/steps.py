@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from math import ceil
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -41,7 +42,7 @@ from sapo.tasks.sampling import selection_rows
 from sapo.training.finetune import finetune
 from sapo.training.guard import Alarm, Guard, guard_over
 from sapo.training.methods.seq_lora import SeqLora
-from sapo.training.policies import BY_LOSS, MIXTURES, choose_instruction, leading, mixture
+from sapo.training.policies import BY_LOSS, MIXTURES, choose_instruction, leading
 from sapo.training.schedule import Stage, Training
 from sapo.training.settings import GuardSettings, PaftSettings, Policy, ReselectSettings, TrainSettings
 from sapo.training.trainer import Checkpoints, Extras, Log
@@ -57,20 +58,61 @@ _KEYS = {
 }
 
 
+T = TypeVar("T")
+
+
 @dataclass(frozen=True, slots=True)
-class Chooser:
-    """Chooses the instruction that a task is trained with (paper, section 4)."""
+class Engine:
+    """What the three steps work with, and how a step is computed once."""
 
     directory: RunDirectory
     model: Model
     renderer: Renderer
+    plan: Plan
+    progress: Reporter = SILENT
+    processes: Processes = ALONE
+
+    def inputs(self, stage: Stage, task: Task, rows: Sequence[Example]) -> dict[str, str]:
+        """Return fingerprints of what every step depends on."""
+        return {
+            "model": stage.fingerprint,
+            "data": data_fingerprint(rows),
+            "template": self.renderer.fingerprint(),
+            "suffix": fingerprint(task.suffix),
+        }
+
+    def once(
+        self,
+        path: str,
+        inputs: Inputs,
+        stage: Stage,
+        parse: Callable[[Any], T],
+        compute: Callable[[], dict[str, Any]],
+        label: str,
+        cost: float,
+    ) -> T:
+        """Return a step's value: read back if the step is finished, else computed and recorded.
+
+        Steps at stage 0 are shared with the other runs of a sweep.
+        """
+        shared = stage.number == 0
+        found: T | None = self.directory.reuse(path, inputs, parse, shared=shared)
+        if found is not None:
+            self.progress.reused(label, cost)
+            return found
+        value = compute()
+        self.directory.save(path, inputs, value, shared=shared)
+        return parse(value)
+
+
+@dataclass(frozen=True, slots=True)
+class Chooser:
+    """Chooses the instruction that a task is trained with (paper, section 4)."""
+
+    engine: Engine
     policy: Policy
     settings: SelectionSettings
     seed: int
-    plan: Plan
-    budgets: Mapping[str, float] = field(default_factory=dict)
-    progress: Reporter = SILENT
-    processes: Processes = ALONE
 
     def __call__(
         self, stage: Stage, place: int, task: Task, candidates: Sequence[Instruction], rejected: Sequence[Rejection]
@@ -89,31 +131,28 @@ class Chooser:
     def _select(
         self, stage: Stage, place: int, task: Task, candidates: Sequence[Instruction], rejected: Sequence[Rejection]
     ) -> Selection:
-        settings, start = self.settings, stage.number == 0
+        engine, settings = self.engine, self.settings
         rows = selection_rows(task, settings.examples, settings.sample, self.seed)
-        label = f"task {place} {task.name}: scoring {len(candidates)} candidates"
-        work = self.plan.score.get(task.name)
-        path = f"selections/{place}-{task.name}.json"
+        label, work = f"task {place} {task.name}: scoring {len(candidates)} candidates", engine.plan.score[task.name]
         decisive = settings.model_dump(mode="json", exclude={"batch_tokens", "cache"})
-        inputs = _inputs(stage, task, [task.train[i] for i in rows], self.renderer) | {
+        inputs = engine.inputs(stage, task, [task.train[i] for i in rows]) | {
             "candidates": fingerprint([c.text for c in candidates]),
             "selection settings": fingerprint([decisive, self.seed, list(rows)]),
         }
-        selection: Selection | None = self.directory.reuse(path, inputs, Selection.from_json, shared=start)
-        if selection is not None:
-            self.progress.reused(label, 0 if work is None else work.cost)
-            return selection
-        model = self.model.bring(stage)
-        cache = None
-        if settings.cache:
-            cache = LossCache(cache_directory(), stage.fingerprint, model.device.type, self.processes)
-        selection = score_candidates(
-            self.model.scorer, self.renderer, task, candidates, rows, settings,
-            seed=self.seed, budget=self.budgets.get(task.name), rejected=rejected, cache=cache,
-            progress=self.progress, label=label, work=work,
-        )  # fmt: skip
-        self.directory.save(path, inputs, selection.to_json(), shared=start)
-        return selection
+
+        def scored() -> dict[str, Any]:
+            model, cache = engine.model.bring(stage), None
+            if settings.cache:
+                cache = LossCache(cache_directory(), stage.fingerprint, model.device.type, engine.processes)
+            budget = None if settings.budget is None else settings.budget * engine.plan.train[task.name].cost
+            return score_candidates(
+                engine.model.scorer, engine.renderer, task, candidates, rows, settings,
+                seed=self.seed, budget=budget, rejected=rejected, cache=cache,
+                progress=engine.progress, label=label, work=work,
+            ).to_json()  # fmt: skip
+
+        path = f"selections/{place}-{task.name}.json"
+        return engine.once(path, inputs, stage, Selection.from_json, scored, label, work.cost)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,16 +165,11 @@ class Tester:
         general: whether general ability is measured at every stage.
     """
 
-    directory: RunDirectory
-    model: Model
-    renderer: Renderer
+    engine: Engine
     prompts: tuple[Prompt, ...]
     max_new_tokens: int
-    plan: Plan
     held_out: Mapping[str, Sequence[Instruction]] = field(default_factory=dict)
     general: bool = False
-    progress: Reporter = SILENT
-    processes: Processes = ALONE
 
     def __call__(
         self, stage: Stage, tasks: Sequence[Task], final: Sequence[Task] = (), crossed: Mapping[str, str] | None = None
@@ -146,25 +180,6 @@ class Tester:
         ``final`` ones this is the last stage, which is also tested with the instructions of another run, ``crossed``,
         by task.
         """
-        row = self._cells(stage, tasks)
-        seconds, ability = row.seconds, None
-        if self.general:
-            ability, took = self.ability(stage)
-            seconds += took
-        wordings: dict[str, tuple[tuple[Instruction, Evaluation], ...]] = {}
-        crossings: dict[str, Evaluation] = {}
-        for task in final:
-            held = self.held_out.get(task.name, ())
-            tests = [self.cell(stage, task, one.text, f"held-out-{number}") for number, one in enumerate(held, start=1)]
-            seconds += sum(took for _, took in tests)
-            if tests:
-                wordings[task.name] = tuple((one, cell) for one, (cell, _) in zip(held, tests, strict=True))
-            if crossed and task.name in crossed:
-                crossings[task.name], took = self.cell(stage, task, crossed[task.name], "crossed")
-                seconds += took
-        return replace(row, wordings=wordings, crossed=crossings, ability=ability, seconds=seconds)
-
-    def _cells(self, stage: Stage, tasks: Sequence[Task]) -> Row:
         chosen = {choice.task.name: choice.instruction.text for choice in stage.choices}
         cells: dict[tuple[str, Prompt], Evaluation] = {}
         seconds = 0.0
@@ -176,60 +191,66 @@ class Tester:
                 # One test stands for both prompts where they are the same.
                 if text not in tested:
                     kind = "original" if text == task.instruction else "selected"
-                    tested[text], took = self.cell(stage, task, text, kind)
+                    tested[text], took = self._cell(stage, task, text, kind)
                     seconds += took
                 cells[task.name, prompt] = tested[text]
-        return Row(stage, cells, seconds=seconds)
+        ability = None
+        if self.general:
+            ability, took = self._ability(stage)
+            seconds += took
+        wordings: dict[str, dict[str, Evaluation]] = {}
+        crossings: dict[str, Evaluation] = {}
+        for task in final:
+            for number, one in enumerate(self.held_out.get(task.name, ()), start=1):
+                cell, took = self._cell(stage, task, one.text, f"held-out-{number}")
+                wordings.setdefault(task.name, {})[one.text] = cell
+                seconds += took
+            if crossed and task.name in crossed:
+                crossings[task.name], took = self._cell(stage, task, crossed[task.name], "crossed")
+                seconds += took
+        return Row(stage, cells, wordings, crossings, ability, seconds)
 
-    def cell(self, stage: Stage, task: Task, instruction: str, kind: str) -> tuple[Evaluation, float]:
+    def _cell(self, stage: Stage, task: Task, instruction: str, kind: str) -> tuple[Evaluation, float]:
         """Return one test of a task and the seconds that it took; ``kind`` of prompt names its file."""
+        engine, work = self.engine, self.engine.plan.evaluate[task.name]
         label = f"stage {stage.number}: testing {task.name}" + ("" if kind == "selected" else f" ({kind} prompt)")
-        work = self.plan.evaluate[task.name]
-        path, start = f"cells/{stage.number}/{task.name}.{kind}.json", stage.number == 0
-        inputs = _inputs(stage, task, task.test, self.renderer) | {
+        inputs = engine.inputs(stage, task, task.test) | {
             "instruction": fingerprint(instruction),
             "evaluation settings": fingerprint(self.max_new_tokens),
         }
-        stored: tuple[Evaluation, float] | None = self.directory.reuse(
-            path, inputs, lambda value: (Evaluation.from_json(value), value["seconds"]), shared=start
-        )
-        if stored is not None:
-            self.progress.reused(label, work.cost)
-            return stored
-        model = self.model.bring(stage)
-        began = time.perf_counter()
-        with self.progress.step(label, work.units, work.cost) as advance:
-            cell = evaluate(
-                model, self.renderer, task, instruction, task.test, self.max_new_tokens, advance,
-                self.model.scorer, self.processes,
-            )  # fmt: skip
-        seconds = time.perf_counter() - began
-        if not np.isfinite(cell.losses.nll).all():
-            row = int(np.flatnonzero(~np.isfinite(cell.losses.nll))[0])
-            raise ScoreError(f"task {task.name!r}, test row {row}: its loss is not finite after stage {stage.number}")
-        answers = [row.answer for row in task.test]
-        value = {"instruction": instruction, "answers": answers, **cell.to_json(), "seconds": seconds}
-        self.directory.save(path, inputs, value, shared=start)
-        return cell, seconds
 
-    def ability(self, stage: Stage) -> tuple[float, float]:
-        """Return the loss on general text in a stage, nats per token, and the seconds that measuring it took."""
-        label, units = f"stage {stage.number}: general ability", len(general_texts())
-        path, start = f"ability/{stage.number}.json", stage.number == 0
-        inputs = {"model": stage.fingerprint, "texts": fingerprint(list(general_texts().items()))}
-        stored: tuple[float, float] | None = self.directory.reuse(
-            path, inputs, lambda value: (float(value["loss"]), value["seconds"]), shared=start
+        def tested() -> dict[str, Any]:
+            model, began = engine.model.bring(stage), time.perf_counter()
+            with engine.progress.step(label, work.units, work.cost) as advance:
+                cell = evaluate(
+                    model, engine.renderer, task, instruction, task.test, self.max_new_tokens, advance,
+                    engine.model.scorer, engine.processes,
+                )  # fmt: skip
+            if not np.isfinite(cell.losses.nll).all():
+                row = int(np.flatnonzero(~np.isfinite(cell.losses.nll))[0])
+                where = f"task {task.name!r}, test row {row}"
+                raise ScoreError(f"{where}: its loss is not finite after stage {stage.number}")
+            seconds, answers = time.perf_counter() - began, [row.answer for row in task.test]
+            return {"instruction": instruction, "answers": answers, **cell.to_json(), "seconds": seconds}
+
+        path = f"cells/{stage.number}/{task.name}.{kind}.json"
+        return engine.once(
+            path, inputs, stage, lambda v: (Evaluation.from_json(v), v["seconds"]), tested, label, work.cost
         )
-        if stored is not None:
-            self.progress.reused(label, 0)
-            return stored
-        model = self.model.bring(stage)
-        began = time.perf_counter()
-        with self.progress.step(label, units, 0) as advance:
-            found = measure_ability(model, self.renderer, self.model.scorer, context_length(model), advance)
-        seconds = time.perf_counter() - began
-        self.directory.save(path, inputs, {"loss": found, "seconds": seconds}, shared=start)
-        return found, seconds
+
+    def _ability(self, stage: Stage) -> tuple[float, float]:
+        """Return the loss on general text in a stage, nats per token, and the seconds that measuring it took."""
+        engine, label, texts = self.engine, f"stage {stage.number}: general ability", general_texts()
+
+        def measured() -> dict[str, Any]:
+            model, began = engine.model.bring(stage), time.perf_counter()
+            with engine.progress.step(label, len(texts), 0) as advance:
+                found = measure_ability(model, engine.renderer, engine.model.scorer, context_length(model), advance)
+            return {"loss": found, "seconds": time.perf_counter() - began}
+
+        inputs = {"model": stage.fingerprint, "texts": fingerprint(list(texts.items()))}
+        path = f"ability/{stage.number}.json"
+        return engine.once(path, inputs, stage, lambda v: (float(v["loss"]), v["seconds"]), measured, label, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,6 +258,7 @@ class Trainer:
     """Trains a run's model, one training after the other.
 
     Attributes:
+        model: the engine's, which can be trained.
         policy: how rows are worded; paft and reselect are its settings.
         held_rows: per task, rows to choose again on.
         watch: tasks that are guarded besides the earlier ones.
@@ -244,13 +266,9 @@ class Trainer:
         keeps_all: whether earlier stages are kept.
     """
 
-    directory: RunDirectory
+    engine: Engine
     model: RunModel
-    renderer: Renderer
     method: SeqLora
-    plan: Plan
-    progress: Reporter
-    processes: Processes
     settings: TrainSettings
     policy: Policy
     paft: PaftSettings
@@ -267,112 +285,104 @@ class Trainer:
         ``log`` is told what the training logs. The stage is written with its lineage; where each task is trained
         alone, it knows of that task only.
         """
-        work = self.plan.work(training.tasks)
+        directory, work = self.engine.directory, self.engine.plan.trainings[training.stage]
         label = f"task {training.stage} {training.tasks[0].name}: training"
+        settings, epoch = self.settings, ceil(sum(len(t.train) for t in training.tasks) / self.settings.batch_size)
         if len(training.tasks) > 1:
             label = f"training on {len(training.tasks)} tasks at once"
-        settings, epoch = self._settings(training, work.units)
-        rewording = Rewording(self.renderer, chosen, [self._worded(choice, epoch) for choice in chosen])
-        path = f"training/{training.name}.json"
+            # As many updates as one task after the other: half an update less, for rounding up must not add one.
+            settings = settings.model_copy(update={"epochs": (work.units - 0.5) / epoch})
+        rewording = Rewording(self.engine.renderer, chosen, [self._worded(choice, epoch) for choice in chosen])
+        path, name = f"training/{training.name}.json", training.name
         inputs = self._inputs(before, training, chosen, settings, rewording)
-        history = fingerprint(inputs)
-        stored: tuple[Stage, dict[str, str]] | None = self.directory.reuse(
-            path, inputs, lambda value: _stage_from_json(value, training, chosen, before)
-        )
+        parse = partial(_stage_from_json, training, chosen, before, fingerprint(inputs))
+        stored: tuple[Stage, dict[str, str]] | None = directory.reuse(path, inputs, parse)
         if stored is not None:
-            stage, files = stored
-            self.progress.reused(label, work.cost)
+            self.engine.progress.reused(label, work.cost)
             last = training.stage == training.stages
-            self.directory.demand_stage(stage.name, path, files, dropped=not self.keeps_all and not last)
-            self._drop(before)
-            return replace(stage, history=history)
-        training = replace(
-            training,
-            rows=rewording.first(),
-            before=None if before.number == 0 else self.directory.stage_directory(before.name),
-        )
+            directory.demand_stage(name, path, stored[1], dropped=not self.keeps_all and not last)
+        else:
+            stored = parse(self._train(before, training, inputs, settings, rewording, label, log))
+        if before.number > 0 and not self.keeps_all:
+            directory.drop_stage(before.name)
+        return stored[0]
+
+    def _train(
+        self, before: Stage, training: Training, inputs: Inputs, settings: TrainSettings, rewording: Rewording,
+        label: str, log: Log,
+    ) -> dict[str, Any]:  # fmt: skip
+        """Train, write the stage and the step, and return the step's value."""
+        engine, directory, name = self.engine, self.engine.directory, training.name
+        work = engine.plan.trainings[training.stage]
+        begins_at = None if before.number == 0 else directory.stage_directory(before.name)
+        training = replace(training, rows=rewording.first(), before=begins_at)
         model = self.model.prepare(before, training)
-        guard = self._guard(before, work.units)
+        guard = self._guard(name, before, work.units)
         extras = Extras(
             objective=self.method.objective(model, training),
             reword=rewording if rewording.changes else None,
-            watchers=(*rewording.watchers, *(() if guard is None else (guard,))),
+            watchers=rewording.watchers if guard is None else (*rewording.watchers, guard),
             log=log,
         )
+        checkpoints, every = None, self.settings.checkpoint_every
+        if every is not None:
+            checkpoints = Checkpoints(directory.unfinished(name, inputs), every)
         began = time.perf_counter()
-        with self.progress.step(label, work.units, work.cost) as advance, self._explained(training):
+        with engine.progress.step(label, work.units, work.cost) as advance, self._explained(training):
             learned = finetune(
-                model, training.rows, settings, self.seed, advance, self.processes,
-                self._checkpoints(training.name, inputs), extras,
-            )  # fmt: skip
+                model, training.rows, settings, self.seed, advance, engine.processes, checkpoints, extras
+            )
         seconds = time.perf_counter() - began
         finished = rewording.finished(None if guard is None else guard.back_to)
         # Rows are remembered as they were worded last.
         worded = replace(training, rows=rewording.last(ceil(settings.epochs) - 1, work.units))
-        stage = self.model.save(worded, history, (*before.choices, *finished))
-        stage = replace(stage, alarms=() if guard is None else tuple(guard.alarms), seconds=seconds)
+        state = self.model.save(worded, fingerprint(dict(inputs)), (*before.choices, *finished))
         value = {
             "steps": learned.steps,
             "losses": list(learned.losses),
             "objectives": list(learned.objectives),
             "seconds": seconds,
-            "state": stage.fingerprint,
-            "files": self.directory.stage_files(stage.name),
+            "state": state,
+            "files": directory.stage_files(name),
             "instructions": [{"text": c.instruction.text, "switches": list(c.switches)} for c in finished],
-            "alarms": [asdict(alarm) for alarm in stage.alarms],
+            "alarms": [] if guard is None else [asdict(alarm) for alarm in guard.alarms],
         }
-        self.directory.save(path, inputs, value)
-        self.directory.finish(training.name)
-        self._drop(before)
-        return stage
-
-    def _settings(self, training: Training, updates: int) -> tuple[TrainSettings, int]:
-        """Return the settings of a training, and the updates of one epoch."""
-        settings = self.settings
-        epoch = ceil(sum(len(task.train) for task in training.tasks) / settings.batch_size)
-        if len(training.tasks) > 1:
-            # As many updates as one task after the other: half an update less, for rounding up must not add one.
-            settings = settings.model_copy(update={"epochs": (updates - 0.5) / epoch})
-        return settings, epoch
+        directory.save(f"training/{name}.json", inputs, value)
+        directory.finish(name)
+        return value
 
     def _worded(self, choice: Choice, epoch: int) -> Worded | None:
         """Return how the rows of a task are worded; None where its instruction stays the same."""
         task = choice.task
-        draw = mixture(self.policy, len(choice.mixture), self.paft.steps, self.seed)
-        if draw is not None:
-            return Mixture(choice.mixture, draw)
+        if choice.mixture:
+            return Mixture(self.policy, choice.mixture, self.paft.steps, self.seed)
         if self.policy == "reselect" and choice.selection is not None:
             first, rows = leading(choice.selection, self.reselect.k), self.held_rows[task.name]
             every = self.reselect.every or epoch
-            leaders = Leaders(self.renderer, task.suffix, first, rows, choice.instruction)
+            leaders = Leaders(self.engine.renderer, task.suffix, first, rows, choice.instruction)
             decides = [every, [c.text for c in first], [[row.input, row.answer] for row in rows]]
             return Reselecting(self.model.scorer, leaders, every, decides)
         return None
 
-    def _guard(self, before: Stage, updates: int) -> Guard | None:
+    def _guard(self, name: str, before: Stage, updates: int) -> Guard | None:
         if self.guard is None:
             return None
         watched = [(choice.task, choice.instruction.text) for choice in before.choices]
         watched += [(task, task.instruction) for task in self.watch]
-        return guard_over(watched, self.guard, self.model.scorer, self.renderer, updates, self.seed, self.progress.note)
+        engine = self.engine
+        return guard_over(
+            name, watched, self.guard, self.model.scorer, engine.renderer, updates, self.seed, engine.progress.note
+        )
 
     def _inputs(
-        self,
-        before: Stage,
-        training: Training,
-        chosen: Sequence[Choice],
-        settings: TrainSettings,
-        rewording: Rewording,
+        self, before: Stage, training: Training, chosen: Sequence[Choice], settings: TrainSettings, rewording: Rewording
     ) -> dict[str, str]:
-        inputs = _inputs(before, training.tasks[0], [r for t in training.tasks for r in t.train], self.renderer) | {
+        decisive = settings.model_dump(mode="json", exclude={"checkpoint_every"})
+        inputs = self.engine.inputs(before, training.tasks[0], [r for t in training.tasks for r in t.train]) | {
             "suffix": fingerprint([task.suffix for task in training.tasks]),
             "instruction": fingerprint([choice.instruction.text for choice in chosen]),
-            "training settings": fingerprint(
-                [
-                    self.method.settings(), settings.model_dump(mode="json", exclude={"checkpoint_every"}), self.seed
-                ]
-            ),
-        }  # fmt: skip
+            "training settings": fingerprint([self.method.settings(), decisive, self.seed]),
+        }
         if rewording.changes:
             inputs["wording"] = fingerprint([self.policy, self.paft.steps, rewording.decides])
         if self.guard is not None:
@@ -382,14 +392,6 @@ class Trainer:
         if self.method.remembers:
             inputs["earlier training"] = before.history
         return inputs
-
-    def _drop(self, before: Stage) -> None:
-        if before.number > 0 and not self.keeps_all:
-            self.directory.drop_stage(before.name)
-
-    def _checkpoints(self, name: str, inputs: Inputs) -> Checkpoints | None:
-        every = self.settings.checkpoint_every
-        return None if every is None else Checkpoints(self.directory.unfinished(name, inputs), every)
 
     @contextmanager
     def _explained(self, training: Training) -> Iterator[None]:
@@ -406,27 +408,17 @@ class Trainer:
             raise RecordError(unwritable(where, error.strerror or str(error))) from error
 
 
-def _inputs(stage: Stage, task: Task, rows: Sequence[Example], renderer: Renderer) -> dict[str, str]:
-    """Return fingerprints of what every step depends on."""
-    return {
-        "model": stage.fingerprint,
-        "data": data_fingerprint(rows),
-        "template": renderer.fingerprint(),
-        "suffix": fingerprint(task.suffix),
-    }
-
-
 def _stage_from_json(
-    value: Any, training: Training, chosen: Sequence[Choice], before: Stage
+    training: Training, chosen: Sequence[Choice], before: Stage, history: str, value: Any
 ) -> tuple[Stage, dict[str, str]]:
     """Return the stage that a training led to, and its files, as they were recorded."""
     finished = tuple(
         replace(c, instruction=_named(c, e["text"]), switches=tuple((int(s), str(text)) for s, text in e["switches"]))
         for c, e in zip(chosen, value["instructions"], strict=True)
     )
-    alarms = tuple(Alarm(**alarm) for alarm in value["alarms"])
+    alarms = tuple(Alarm(**{"task": training.name, **alarm}) for alarm in value["alarms"])
     choices = (*before.choices, *finished)
-    stage = Stage(training.stage, training.name, value["state"], "", choices, alarms, value["seconds"])
+    stage = Stage(training.stage, training.name, value["state"], history, choices, alarms, value["seconds"])
     return stage, dict(value["files"])
 
 

@@ -21,21 +21,58 @@ from sapo.models.answers import Evaluation
 from sapo.runs.results import Estimate, Prompt
 from sapo.selection.selection import Choice
 
-# Beside what each tracker is told elsewhere, such as WANDB_PROJECT.
+# Besides what each tracker reads elsewhere, such as WANDB_PROJECT.
 FOLDER = "tracking"
-# In the directory of a finished run: the trackers that were told of it.
+# In the directory of a finished run: the trackers that have been given its figures.
 TOLD = "tracked.json"
 
 
 class Tracker:
-    """Passes figures on to trackers; with none, to nobody.
+    """Passes figures on to the trackers that the user names; with none, to nobody.
 
-    ``callbacks`` are transformers' integrations, which read directory and name of the run from ``arguments``;
-    ``updates`` are those of each training, in order.
+    The directory's name is the run's; trackers that write files do so below its folder "tracking". Trackers that have
+    been given the finished run in the directory are left out.
+
+    Raises:
+        ConfigError: if there is no such tracker, or its package is not installed.
+        RecordError: if the file that names the trackers of a finished run cannot be read.
     """
 
-    def __init__(self, callbacks: Sequence[Any] = (), arguments: Any = None, updates: Sequence[int] = ()) -> None:
-        self._callbacks, self._arguments, self._updates = callbacks, arguments, updates
+    def __init__(self, names: Sequence[str], run_dir: Path) -> None:
+        self._run_dir, file = run_dir, run_dir / TOLD
+        told = read_json(file, "Delete it to tell trackers of this run again.") if file.is_file() else []
+        self._told = sorted({*told, *names})
+        self._callbacks: list[Any] = []
+        for name in dict.fromkeys(name for name in names if name not in told):
+            try:
+                self._callbacks += [make() for make in get_reporting_integration_callbacks([name])]
+            except (ValueError, RuntimeError, ImportError) as error:
+                raise ConfigError(f"report_to = {name}: {str(error).splitlines()[0]}") from error
+        self._arguments: TrainingArguments | None = None
+        self._updates: Mapping[int, int] = {}
+
+    @contextmanager
+    def opened(self, model: Any, updates: Mapping[int, int], *, first: bool) -> Iterator[None]:
+        """Open the trackers for a run, and close them at the end.
+
+        ``updates`` are those of each training, by its stage; ``first``: this is the process that speaks.
+        """
+        if not first or not self._callbacks:
+            self._callbacks = []
+            yield
+            return
+        self._updates = updates
+        self._arguments = arguments = TrainingArguments(
+            output_dir=str(self._run_dir / FOLDER), run_name=self._run_dir.name, report_to=[], use_cpu=True
+        )
+        for callback in self._callbacks:
+            callback.on_train_begin(arguments, TrainerState(), TrainerControl(), model=model)
+        try:
+            yield
+        finally:
+            for callback in self._callbacks:
+                callback.on_train_end(arguments, TrainerState(), TrainerControl(), model=model)
+        write_json(self._run_dir / TOLD, self._told)
 
     def training(self, stage: int) -> Callable[[Mapping[str, Any], int], None]:
         """Return what takes the log of the training that leads to a stage: values, and updates made in it."""
@@ -67,66 +104,12 @@ class Tracker:
             for name, metric in values.items()
             if metric["value"] is not None
         }
-        self._log(found, self._until(len(self._updates)))
+        self._log(found, sum(self._updates.values()))
 
     def _until(self, stage: int) -> int:
         """Return the updates made until a stage."""
-        return sum(self._updates[:stage])
+        return sum(updates for trained, updates in self._updates.items() if trained <= stage)
 
     def _log(self, values: Mapping[str, Any], step: int) -> None:
         for callback in self._callbacks:
             callback.on_log(self._arguments, TrainerState(global_step=step), TrainerControl(), logs=dict(values))
-
-
-@contextmanager
-def tracked(
-    names: Sequence[str], run_dir: Path, model: Any, updates: Sequence[int], *, first: bool
-) -> Iterator[Tracker]:
-    """Open trackers for a run, and close them at the end; those that were told of the finished run are left out.
-
-    The directory's name is the run's; trackers that write files do so below its folder "tracking". ``updates`` are
-    those of each training, in order; ``first``: this is the process that speaks.
-
-    Raises:
-        ConfigError: if there is no such tracker, or its package is not installed.
-    """
-    callbacks = integrations(names, run_dir) if first else []
-    if not callbacks:
-        yield Tracker()
-        return
-    arguments = TrainingArguments(output_dir=str(run_dir / FOLDER), run_name=run_dir.name, report_to=[], use_cpu=True)
-    for callback in callbacks:
-        callback.on_train_begin(arguments, TrainerState(), TrainerControl(), model=model)
-    try:
-        yield Tracker(callbacks, arguments, updates)
-    finally:
-        for callback in callbacks:
-            callback.on_train_end(arguments, TrainerState(), TrainerControl(), model=model)
-    write_json(run_dir / TOLD, sorted({*told(run_dir), *names}))
-
-
-def told(run_dir: Path) -> tuple[str, ...]:
-    """Return which trackers have been told of the finished run in a directory; none if it is none.
-
-    Raises:
-        RecordError: if the file that says so cannot be read.
-    """
-    file = run_dir / TOLD
-    return tuple(read_json(file, "Delete it to tell trackers of this run again.")) if file.is_file() else ()
-
-
-def integrations(names: Sequence[str], run_dir: Path) -> list[Any]:
-    """Return transformers' integrations of these names, as Trainer's ``report_to`` takes them.
-
-    Those that were told of the finished run in a directory are left out.
-
-    Raises:
-        ConfigError: if there is no such integration, or its package is not installed.
-    """
-    found = []
-    for name in sorted(set(names) - set(told(run_dir)), key=names.index):
-        try:
-            found += [make() for make in get_reporting_integration_callbacks([name])]
-        except (ValueError, RuntimeError, ImportError) as error:
-            raise ConfigError(f"report_to = {name}: {str(error).splitlines()[0]}") from error
-    return found

@@ -52,7 +52,7 @@ class TrainingLog:
 
 
 class _Looking(TrainerCallback):
-    """Tells after every update that it was made, and shows the model to who watches."""
+    """Tells after every update that it was made, and shows the model to the watchers."""
 
     def __init__(self, advance: Callable[[int], None], extras: Extras) -> None:
         self._advance, self._watchers, self._log = advance, extras.watchers, extras.log
@@ -66,9 +66,9 @@ class _Looking(TrainerCallback):
         for watcher in self._watchers:
             if watcher.after(kwargs["model"], state.global_step, last):
                 control.should_training_stop = True
-                # A checkpoint would be gone on with after the end.
+                # A checkpoint would be resumed after the end.
                 control.should_save = False
-                # Later ones would look at a model that is not gone on with.
+                # Later ones would look at a model that is not trained further.
                 return
 
 
@@ -182,7 +182,9 @@ def _train(trainer: SupervisedTrainer, checkpoint: str | None, advance: Callable
     try:
         trainer.train(resume_from_checkpoint=checkpoint)
     except (OSError, KeyError, ValueError, EOFError, SafetensorError, pickle.UnpicklingError) as error:
-        raise TrainError(f"checkpoint {checkpoint} cannot be gone on with ({error}): delete it") from error
+        raise TrainError(
+            f"cannot resume from checkpoint {checkpoint} ({error}): delete it to train this task again"
+        ) from error
 
 
 def _demand_finite(model: Any, history: Sequence[dict[str, Any]], settings: TrainSettings) -> None:
@@ -198,7 +200,7 @@ def _demand_finite(model: Any, history: Sequence[dict[str, Any]], settings: Trai
 
 @contextmanager
 def _kept_state(model: Any) -> Iterator[None]:
-    """Put back what Trainer changes beside the weights: random states of torch, numpy and Python, use_cache."""
+    """Put back what Trainer changes besides the weights: random states of torch, numpy and Python, use_cache."""
     python, legacy_numpy = random.getstate(), np.random.get_state()
     use_cache = model.config.use_cache
     kind = model.device.type

@@ -1,12 +1,12 @@
 """The forgetting guard: while a task is trained, losses on stored rows of other tasks are watched.
 
 A rise counts when the whole 95 % interval of the paired increase lies above the limit. The interval is for one look
-at one task; whoever looks often will now and then see a rise that is none, which the limit is there to absorb.
+at one task; of many looks some show a rise by chance, which the limit is there to absorb.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -25,30 +25,20 @@ LEVEL = 0.95
 
 
 @dataclass(frozen=True, slots=True)
-class Watched:
-    """Rows of a task that is not trained now, as they are to be prompted.
-
-    Attributes:
-        rows: at least two.
-    """
-
-    task: str
-    rows: Sequence[Encoded]
-
-
-@dataclass(frozen=True, slots=True)
 class Alarm:
     """A rise that counted.
 
     Attributes:
+        task: the training, NUMBER-TASK.
         step: updates made when it was seen.
         back_to: updates after which the weights are those that were kept; None where training went on.
         watched: the task whose loss rose most.
-        increase: of its loss, in nats per token; None where the loss is not a finite number any more.
+        increase: of its loss, in nats per token; None where the loss is no longer a finite number.
         low: lower end of the 95 % interval of that.
         updates: that the training was to have.
     """
 
+    task: str
     step: int
     back_to: int | None
     watched: str
@@ -74,11 +64,13 @@ class Guard:
     """Watches the losses of other tasks during one training; see `sapo.training.trainer.Watcher`.
 
     It looks every so many updates, and at the last one. A rise of more than ``limit`` nats per token counts; with
-    ``stops`` it ends the training, with the weights of the last look at which there was none.
+    ``stops`` it ends the training, with the weights of the last look at which there was none. ``watched`` holds at
+    least two rows of each task, as they are to be prompted.
     """
 
+    task: str
     scorer: Scorer
-    watched: Sequence[Watched]
+    watched: Mapping[str, Sequence[Encoded]]
     every: int
     limit: float
     updates: int
@@ -87,12 +79,11 @@ class Guard:
     alarms: list[Alarm] = field(default_factory=list, init=False)
     _before: list[Losses] = field(default_factory=list, init=False)
     _good: tuple[int, dict[str, torch.Tensor]] = field(default=(0, {}), init=False)
-    _ended: bool = field(default=False, init=False)
 
     def begin(self, model: Any) -> None:
         """Measure what is to be compared with."""
         scorer = self.scorer.on(model)
-        self._before = [scorer(w.rows) for w in self.watched]
+        self._before = [scorer(rows) for rows in self.watched.values()]
         self._keep(model, 0)
 
     def after(self, model: Any, step: int, last: bool) -> bool:
@@ -100,8 +91,9 @@ class Guard:
         if step % self.every and not last:
             return False
         scorer = self.scorer.on(model)
-        risen = [increase(old, scorer(w.rows)) for old, w in zip(self._before, self.watched, strict=True)]
-        # A loss that is not a number any more has risen most of all.
+        now = [scorer(rows) for rows in self.watched.values()]
+        risen = [increase(*pair) for pair in zip(self._before, now, strict=True)]
+        # A loss that is no longer a number has risen most of all.
         worst = max(range(len(risen)), key=lambda i: risen[i][1] if np.isfinite(risen[i][1]) else np.inf)
         mean, low = risen[worst]
         if np.isfinite(low) and low <= self.limit:
@@ -109,40 +101,37 @@ class Guard:
             return False
         rise, end = (mean, low) if np.isfinite(low) else (None, None)
         back = self._good[0] if self.stops else None
-        alarm = Alarm(step, back, self.watched[worst].task, rise, end, self.updates)
+        alarm = Alarm(self.task, step, back, [*self.watched][worst], rise, end, self.updates)
         self.alarms.append(alarm)
         self.tell(sentence(alarm, self.limit))
         if self.stops:
-            self._roll_back(model)
+            with torch.no_grad():
+                for name, parameter in model.named_parameters():
+                    if name in self._good[1]:
+                        parameter.copy_(self._good[1][name])
         return self.stops
 
     @property
     def back_to(self) -> int | None:
         """Updates after which the weights were that training ended with; None where it was not ended."""
-        return self.alarms[-1].back_to if self._ended else None
+        return self.alarms[-1].back_to if self.alarms else None
 
     def state(self) -> Any:
         """Return what rose so far."""
         return {"alarms": [asdict(alarm) for alarm in self.alarms], "good": self._good[0]}
 
     def restore(self, model: Any, state: Any) -> None:
-        """Go on from a checkpoint, which holds weights that were looked at."""
-        self.alarms = [Alarm(**alarm) for alarm in state["alarms"]]
+        """Resume from a checkpoint, which holds weights that were looked at."""
+        self.alarms = [Alarm(**{"task": self.task, **alarm}) for alarm in state["alarms"]]
         self._keep(model, int(state["good"]))
 
     def _keep(self, model: Any, step: int) -> None:
         if self.stops:
             self._good = step, {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
 
-    def _roll_back(self, model: Any) -> None:
-        with torch.no_grad():
-            for name, parameter in model.named_parameters():
-                if name in self._good[1]:
-                    parameter.copy_(self._good[1][name])
-        self._ended = True
-
 
 def guard_over(
+    name: str,
     tasks: Sequence[tuple[Task, str]],
     settings: GuardSettings,
     scorer: Scorer,
@@ -151,27 +140,28 @@ def guard_over(
     seed: int,
     tell: Callable[[str], None],
 ) -> Guard | None:
-    """Return the guard over stored rows of tasks, each with its instruction; None where there is nothing to watch."""
+    """Return the guard of a training, named NUMBER-TASK, over stored rows of tasks, each with its instruction.
 
-    def stored(task: Task, instruction: str) -> Watched:
+    None where there is nothing to watch.
+    """
+    if not tasks:
+        tell("forgetting guard: nothing to look at, as nothing was trained before and there are no watch tasks")
+    watched = {}
+    for task, instruction in tasks:
         # Training rows: what is decided on must not be what is tested on.
         rows = selection_rows(task, settings.rows, "stratified", seed)
-        return Watched(task.name, renderer.encode(instruction, task.suffix, [task.train[i] for i in rows]))
-
-    watched = [stored(*task) for task in tasks]
-    if not watched:
-        tell("forgetting guard: nothing to look at, as nothing was trained before and there are no watch tasks")
-    # Of one row, no interval can be made.
-    for one in (w for w in watched if len(w.rows) == 1):
-        tell(f"forgetting guard: {one.task} is not looked at, as it has a single training row")
-    enough = [w for w in watched if len(w.rows) > 1]
+        if len(rows) > 1:
+            watched[task.name] = renderer.encode(instruction, task.suffix, [task.train[i] for i in rows])
+        else:
+            # Of one row, no interval can be made.
+            tell(f"forgetting guard: {task.name} is not looked at, as it has a single training row")
     stops = settings.action == "stop"
-    return Guard(scorer, enough, settings.every, settings.limit, updates, stops, tell) if enough else None
+    return Guard(name, scorer, watched, settings.every, settings.limit, updates, stops, tell) if watched else None
 
 
 def sentence(alarm: Alarm, limit: float) -> str:
     """Return what a user should know of a rise."""
-    rise = "is not a finite number any more"
+    rise = "is no longer a finite number"
     if alarm.increase is not None and alarm.low is not None:
         rise = (
             f"is {alarm.increase:+.3f} nats per token above that before this task (95 % interval from "
@@ -186,7 +176,5 @@ def sentence(alarm: Alarm, limit: float) -> str:
 def ended(back_to: int, updates: int) -> str:
     """Return what a rollback means for the task that was trained."""
     if back_to == 0:
-        return "training ended, the weights are those before this task: it was not learned at all"
-    return (
-        f"training ended, the weights are those after update {back_to} of {updates}: of this task no more was learned"
-    )
+        return "training stopped and rolled back to before this task: nothing was learned"
+    return f"training stopped and rolled back to update {back_to} of {updates}: nothing after it was learned"

@@ -6,7 +6,7 @@ and one that is chosen again while training goes on.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -20,8 +20,6 @@ BY_LOSS: tuple[Policy, ...] = ("sapo", "highest", "median", "reselect")
 LOWEST: tuple[Policy, ...] = ("sapo", "reselect")
 # These train with all paraphrases in turn.
 MIXTURES: tuple[Policy, ...] = ("per-example", "paft")
-# (row, epoch, updates made) -> index of the paraphrase that the row is trained with then.
-Draw = Callable[[int, int, int], int]
 
 
 def choose_instruction(
@@ -48,25 +46,6 @@ def choose_instruction(
     ranked = selection.ranked
     index = ranked[-1] if policy == "highest" else ranked[(len(ranked) - 1) // 2]
     return selection.candidates[index].instruction
-
-
-def mixture(policy: Policy, paraphrases: int, period: int, seed: int) -> Draw | None:
-    """Return how a mixture draws paraphrases while it trains; None for policies that are none, or without any.
-
-    What is drawn depends on the arguments alone, so an interrupted training goes on with the same texts.
-
-    "per-example" draws for each row in each epoch; "paft" one paraphrase for all rows of ``period`` consecutive updates
-    (Wei et al. 2025, arXiv 2502.12859). ``paraphrases`` is their number, without the original.
-    """
-    if paraphrases == 0 or policy not in MIXTURES:
-        return None
-    by_row = policy == "per-example"
-
-    def draw(row: int, epoch: int, step: int) -> int:
-        when = (epoch, row) if by_row else (step // period,)
-        return int(np.random.default_rng([seed, *when]).integers(paraphrases))
-
-    return draw
 
 
 def leading(selection: Selection, count: int) -> tuple[Instruction, ...]:

@@ -100,7 +100,7 @@ class ReplaySettings(Settings):
 
     Attributes:
         buffer: rows kept.
-        share: of the old rows in the loss; as large is their number beside the new rows of an update.
+        share: of the old rows in the loss; also their number, as a share of an update's new rows.
     """
 
     buffer: Positive = 200

@@ -1,6 +1,6 @@
 """transformers' Trainer with supervised positions only, a given order of rows, and checkpoints of what is trained.
 
-What a method adds to the loss, what words the rows anew, and who looks on come in through `Extras`.
+What a method adds to the loss, what words the rows anew, and what looks on come in through `Extras`.
 """
 
 from __future__ import annotations
@@ -52,10 +52,10 @@ class Watcher(Protocol):
         """Be shown it after an update; return whether training should end here."""
 
     def state(self) -> Any:
-        """Return what a checkpoint must hold to go on, as JSON."""
+        """Return what a checkpoint must hold to resume, as JSON."""
 
     def restore(self, model: Any, state: Any) -> None:
-        """Go on from that; the model is that of the checkpoint."""
+        """Resume from that; the model is that of the checkpoint."""
 
 
 # Is told what Trainer logs after an update: values by name, and the number of updates made.
@@ -100,11 +100,9 @@ class SupervisedTrainer(Trainer):
     _nll: torch.Tensor | None = None
     _part = 0
 
-    def __init__(
-        self, order: UpdateSampler, shares: bool = False, extras: Extras | None = None, **arguments: Any
-    ) -> None:
+    def __init__(self, order: UpdateSampler, shares: bool, extras: Extras, **arguments: Any) -> None:
         super().__init__(**arguments)
-        self._order, self._shares, self._extras = order, shares, extras or Extras()
+        self._order, self._shares, self._extras = order, shares, extras
 
     def compute_loss(
         self,
@@ -158,12 +156,12 @@ class SupervisedTrainer(Trainer):
             parts=passes * processes,
         )
         self._part = (self._part + 1) % passes
-        # As the model itself, whatever an objective computes beside it runs in the format of the training.
+        # As the model itself, whatever else an objective computes runs in the format of the training.
         with self.accelerator.autocast():
             return objective(nll, part)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log the NLL beside the objective, where they differ."""
+        """Log the NLL with the objective, where they differ."""
         if "loss" in logs and self._nll is not None:
             logs[NLL] = float(self.accelerator.reduce(self._nll, "sum"))
             self._nll = None
@@ -184,7 +182,7 @@ class SupervisedTrainer(Trainer):
             return shared_beginning(self.accelerator.unwrap_model(model).get_decoder(), ids, rows)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        """Write what is trained, and only that: a checkpoint is for going on with the same model."""
+        """Write what is trained, and only that: a checkpoint is for resuming with the same model."""
         if self.args.should_save and output_dir is not None:
             Path(output_dir).mkdir(parents=True, exist_ok=True)
             save_file({name: p.detach().cpu().contiguous() for name, p in self._trained()}, Path(output_dir) / _WEIGHTS)

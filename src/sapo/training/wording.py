@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
+import numpy as np
+
 from sapo.core.types import Encoded, Example, Instruction
 from sapo.models.losses import Scorer
 from sapo.models.render import Encoder, Renderer
 from sapo.selection.selection import Choice
-from sapo.training.policies import Draw
+from sapo.training.settings import Policy
 
 # Losses that differ by less are equal.
 _ROUNDING = 1e-4
@@ -30,15 +32,21 @@ class Worded(Protocol):
 
 
 class Mixture:
-    """A paraphrase drawn anew each time, see `sapo.training.policies.mixture`."""
+    """A paraphrase drawn again and again, from the arguments alone: a resumed training draws the same texts.
 
-    def __init__(self, paraphrases: Sequence[Instruction], draw: Draw) -> None:
-        self._texts, self._draw = [p.text for p in paraphrases], draw
+    Policy "per-example" draws for each row in each epoch; "paft" draws one paraphrase for all rows of ``period``
+    consecutive updates (Wei et al. 2025, arXiv 2502.12859). There is at least one of ``paraphrases``.
+    """
+
+    def __init__(self, policy: Policy, paraphrases: Sequence[Instruction], period: int, seed: int) -> None:
+        self._texts = [paraphrase.text for paraphrase in paraphrases]
+        self._by_row, self._period, self._seed = policy == "per-example", period, seed
         self.decides: list[Any] = [*self._texts]
 
     def text(self, row: int, epoch: int, step: int) -> str:
-        """Return what is drawn."""
-        return self._texts[self._draw(row, epoch, step)]
+        """Return the text that is drawn."""
+        when = (epoch, row) if self._by_row else (step // self._period,)
+        return self._texts[int(np.random.default_rng([self._seed, *when]).integers(len(self._texts)))]
 
 
 @dataclass(frozen=True, slots=True)

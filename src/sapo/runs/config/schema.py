@@ -74,7 +74,7 @@ class WholeConfig(Settings):
 
 
 class SweepConfig(Settings):
-    """Runs side by side: every combination of these; what is left out stays as it is."""
+    """Runs side by side: every combination of these; what is left out stays unchanged."""
 
     seed: Annotated[tuple[Seed, ...], Field(min_length=1)] | None = None
     policy: Annotated[tuple[Policy, ...], Field(min_length=1)] | None = None
@@ -130,17 +130,13 @@ class Config(Settings):
     report_to: Annotated[tuple[str, ...], BeforeValidator(_one_text)] = ()
 
     @model_validator(mode="after")
-    def _checkpoints_are_checked(self) -> Config:
+    def _fits_together(self) -> Config:
         every = self.train.checkpoint_every
         if self.guard is not None and every is not None and every % self.guard.every:
             raise ValueError(
                 f"train.checkpoint_every {every} is not a multiple of guard.every {self.guard.every}: a checkpoint "
                 "must be a state that the guard has looked at"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _room_for_answers(self) -> Config:
         if self.evaluate.max_new_tokens >= self.max_length:
             raise ValueError(
                 f"evaluate.max_new_tokens {self.evaluate.max_new_tokens} leaves no room in max_length {self.max_length}"

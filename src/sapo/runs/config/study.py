@@ -49,7 +49,7 @@ class StudyConfig(Settings):
         for transition in value:
             if len(transition) < 2 or len(set(transition)) < len(transition):
                 raise ValueError(
-                    f"{list(transition)} is no transition: give two or more different tasks, the one to be studied last"
+                    f"{list(transition)} is not a transition: give two or more different tasks, the studied one last"
                 )
         if len(set(value)) < len(value):
             raise ValueError("one of them is listed twice")

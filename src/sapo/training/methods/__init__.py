@@ -6,12 +6,11 @@ from sapo.training.methods.ewc import Ewc
 from sapo.training.methods.full import Full
 from sapo.training.methods.inc_lora import IncLora
 from sapo.training.methods.lwf import Lwf
-from sapo.training.methods.multitask import Multitask
 from sapo.training.methods.o_lora import OLora
 from sapo.training.methods.osf import Osf
+from sapo.training.methods.reference import Multitask, Single
 from sapo.training.methods.replay import Replay
 from sapo.training.methods.seq_lora import SeqLora
-from sapo.training.methods.single import Single
 from sapo.training.settings import EwcSettings, LoraSettings, LwfSettings, MethodName, OLoraSettings, ReplaySettings
 
 
@@ -25,24 +24,9 @@ def make_method(
     lwf: LwfSettings | None = None,
 ) -> SeqLora:
     """Return a method by name; settings of its own that are left out are at their defaults."""
-    match name:
-        case "seq-lora":
-            return SeqLora(lora)
-        case "inc-lora":
-            return IncLora(lora)
-        case "o-lora":
-            return OLora(lora, o_lora)
-        case "ewc":
-            return Ewc(lora, ewc)
-        case "replay":
-            return Replay(lora, replay)
-        case "lwf":
-            return Lwf(lora, lwf)
-        case "osf":
-            return Osf(lora)
-        case "full":
-            return Full(lora)
-        case "multitask":
-            return Multitask(lora)
-        case "single":
-            return Single(lora)
+    methods = (
+        SeqLora(lora), IncLora(lora), OLora(lora, o_lora or OLoraSettings()), Ewc(lora, ewc or EwcSettings()),
+        Replay(lora, replay or ReplaySettings()), Lwf(lora, lwf or LwfSettings()),
+        Osf(lora), Full(lora), Multitask(lora), Single(lora),
+    )  # fmt: skip
+    return next(method for method in methods if method.name == name)

@@ -112,12 +112,6 @@ def unusual_features(config: LoraConfig) -> list[str]:
     return unusual + (["a pattern as target_modules"] if isinstance(config.target_modules, str) else [])
 
 
-def adaptable_layers(model: Any) -> set[str]:
-    """Return the names, without their path, of the layers that can carry LoRA or do so already."""
-    kinds = (torch.nn.Linear, torch.nn.Embedding, Conv1D)
-    return {path.rsplit(".", 1)[-1] for path, layer in _layers(model) if isinstance(layer, kinds)}
-
-
 def _layers(model: Any) -> Iterator[tuple[str, Any]]:
     """Yield every layer with its path, one that carries an adapter as what it was before."""
     for path, module in model.named_modules():
@@ -135,20 +129,19 @@ def targets_of(model: Any, wanted: Sequence[str] | str) -> tuple[str, ...]:
     Raises:
         ModelError: if there are no such layers.
     """
-    head = model.get_output_embeddings()
-    linear = [
-        path for path, layer in _layers(model) if isinstance(layer, (torch.nn.Linear, Conv1D)) and layer is not head
-    ]
+    head, carrying = model.get_output_embeddings(), (torch.nn.Linear, torch.nn.Embedding, Conv1D)
+    found = [(path, layer) for path, layer in _layers(model) if isinstance(layer, carrying)]
+    linear = [path for path, layer in found if layer is not head and not isinstance(layer, torch.nn.Embedding)]
     if wanted == "all-linear":
         return tuple(sorted({path.rsplit(".", 1)[-1] for path in linear}))
-    layers = adaptable_layers(model)
+    layers = {path.rsplit(".", 1)[-1] for path, _ in found}
     if isinstance(wanted, str) and wanted not in layers:
         try:
-            found = tuple(path for path in linear if re.fullmatch(wanted, path))
+            matched = tuple(path for path in linear if re.fullmatch(wanted, path))
         except re.error as error:
             raise ModelError(f"lora.target_modules = {wanted!r} is not a pattern: {error}") from error
-        if found:
-            return found
+        if matched:
+            return matched
     names = (wanted,) if isinstance(wanted, str) else tuple(wanted)
     missing = [name for name in names if name not in layers]
     if missing:
@@ -161,16 +154,13 @@ def targets_of(model: Any, wanted: Sequence[str] | str) -> tuple[str, ...]:
 
 def smallest_dimension(model: Any, targets: Sequence[str]) -> int:
     """Return the smallest side of the weights of the named layers: a larger rank could express nothing more."""
+    ends = tuple(f".{target}" for target in (*targets, "base_layer"))
     sides: list[int] = [
         min(parameter.shape)
         for path, parameter in model.named_parameters()
-        if parameter.dim() == 2 and ".lora_" not in path and _is_one(path.rpartition(".")[0], (*targets, "base_layer"))
+        if parameter.dim() == 2 and ".lora_" not in path and f".{path.rpartition('.')[0]}".endswith(ends)
     ]
     return min(sides)
-
-
-def _is_one(path: str, targets: Sequence[str]) -> bool:
-    return any(path == target or path.endswith(f".{target}") for target in targets)
 
 
 # Other initialisations (PiSSA, OLoRA ...) subtract something from the base weights whenever they are loaded.

@@ -20,7 +20,7 @@ from sapo.models.batches import pad, supervised_positions
 from sapo.training.methods.objective import Objective, Part, trainable
 from sapo.training.methods.seq_lora import SeqLora
 from sapo.training.schedule import Training
-from sapo.training.settings import EwcSettings, LoraSettings
+from sapo.training.settings import EwcSettings
 
 _FISHER = "fisher.safetensors"
 
@@ -30,10 +30,7 @@ class Ewc(SeqLora):
 
     name = "ewc"
     remembers = True
-
-    def __init__(self, lora: LoraSettings, own: EwcSettings | None = None) -> None:
-        self._own = own or EwcSettings()
-        super().__init__(lora, self._own)
+    _own: EwcSettings
 
     def objective(self, model: Any, training: Training) -> Objective | None:
         """Return the NLL plus the penalty; at the first task nothing is held."""
@@ -49,7 +46,7 @@ class Ewc(SeqLora):
         return held
 
     def finish(self, model: Any, training: Training, directory: Path) -> Any:
-        """As for seq-lora; beside it F = gamma * F_before + F_task."""
+        """As for seq-lora, with F = gamma * F_before + F_task."""
         model = super().finish(model, training, directory)
         random = np.random.default_rng(training.seed)
         rows = random.permutation(len(training.rows))[: self._own.examples]

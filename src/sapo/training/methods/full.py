@@ -32,8 +32,8 @@ class Full(SeqLora):
         """
         if isinstance(model, PeftModel):
             raise ModelError(
-                f"method {self.name} trains the model's own weights and cannot go on from an adapter: merge it first "
-                "(sapo export STAGE --merge OUT) and give OUT as model.base"
+                f"method {self.name} trains the model's own weights and cannot continue from an adapter: merge it "
+                "first (sapo export STAGE --merge OUT) and give OUT as model.base"
             )
         if model.dtype != torch.float32:
             raise ModelError(

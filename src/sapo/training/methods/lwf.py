@@ -16,7 +16,7 @@ from sapo.models.passes import untouched
 from sapo.training.methods.objective import Objective, Part, trainable
 from sapo.training.methods.seq_lora import SeqLora
 from sapo.training.schedule import Training
-from sapo.training.settings import LoraSettings, LwfSettings
+from sapo.training.settings import LwfSettings
 
 
 class Lwf(SeqLora):
@@ -26,10 +26,7 @@ class Lwf(SeqLora):
     """
 
     name = "lwf"
-
-    def __init__(self, lora: LoraSettings, own: LwfSettings | None = None) -> None:
-        self._own = own or LwfSettings()
-        super().__init__(lora, self._own)
+    _own: LwfSettings
 
     def objective(self, model: Any, training: Training) -> Objective | None:
         """Return the NLL plus the distance to the prepared model, which is the teacher."""

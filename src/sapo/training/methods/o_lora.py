@@ -14,17 +14,14 @@ from sapo.training.methods.adapters import down_up, lora_layers
 from sapo.training.methods.inc_lora import NEW, PAST, IncLora
 from sapo.training.methods.objective import Objective, Part
 from sapo.training.schedule import Training
-from sapo.training.settings import LoraSettings, OLoraSettings
+from sapo.training.settings import OLoraSettings
 
 
 class OLora(IncLora):
     """Adds lambda * sum over modules of sum |A_old A_new^T|, A_old the stacked A of all earlier tasks (section 3.2)."""
 
     name = "o-lora"
-
-    def __init__(self, lora: LoraSettings, own: OLoraSettings | None = None) -> None:
-        self._own = own or OLoraSettings()
-        super().__init__(lora, self._own)
+    _own: OLoraSettings
 
     def objective(self, model: Any, training: Training) -> Objective | None:
         """Return the NLL plus the penalty; where no layer has old directions there is nothing to keep away from."""

@@ -52,12 +52,10 @@ class Osf(Full):
                 f"method {self.name}: the target layers' smaller side is {smallest}, too few directions to share among "
                 f"{training.stages} tasks: allowed are at most {smallest - 1}"
             )
-        return get_peft_model(model, self._osf(model, training))
+        frozen = training.stage / (training.stages + 1)
+        config = OSFConfig(effective_rank=frozen, target_modules=list(self._targets(model)), task_type="CAUSAL_LM")
+        return get_peft_model(model, config)
 
     def finish(self, model: Any, training: Training, directory: Path) -> Any:
         """Merge the update and write the model."""
         return super().finish(model.merge_and_unload(), training, directory)
-
-    def _osf(self, model: Any, training: Training) -> OSFConfig:
-        frozen = training.stage / (training.stages + 1)
-        return OSFConfig(effective_rank=frozen, target_modules=list(self._targets(model)), task_type="CAUSAL_LM")

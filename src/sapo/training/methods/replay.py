@@ -20,7 +20,7 @@ from sapo.models.batches import pad, supervised_positions
 from sapo.training.methods.objective import Objective, Part
 from sapo.training.methods.seq_lora import SeqLora
 from sapo.training.schedule import Training
-from sapo.training.settings import LoraSettings, ReplaySettings
+from sapo.training.settings import ReplaySettings
 
 _BUFFER = "replay.json"
 
@@ -30,10 +30,7 @@ class Replay(SeqLora):
 
     name = "replay"
     remembers = True
-
-    def __init__(self, lora: LoraSettings, own: ReplaySettings | None = None) -> None:
-        self._own = own or ReplaySettings()
-        super().__init__(lora, self._own)
+    _own: ReplaySettings
 
     def objective(self, model: Any, training: Training) -> Objective | None:
         """Return the mixture; at the first task there is nothing to replay."""
@@ -55,12 +52,15 @@ class Replay(SeqLora):
         return mixed
 
     def finish(self, model: Any, training: Training, directory: Path) -> Any:
-        """As for seq-lora; beside it the buffer, which has now seen this task's rows."""
+        """As for seq-lora, with the buffer, which has now seen this task's rows."""
         model = super().finish(model, training, directory)
         seen, buffer = (0, []) if training.before is None else _read(training.before / _BUFFER)
         random = np.random.default_rng([training.seed, training.stage])
         order = [training.rows[i] for i in random.permutation(len(training.rows))]
-        _write(directory / _BUFFER, seen + len(order), reservoir(buffer, seen, order, self._own.buffer, random))
+        kept = reservoir(buffer, seen, order, self._own.buffer, random)
+        rows = [{"ids": list(row.ids), "prompt_length": row.prompt_length} for row in kept]
+        stored = json.dumps({"seen": seen + len(order), "rows": rows})
+        (directory / _BUFFER).write_text(f"{stored}\n", encoding="utf-8")
         return model
 
 
@@ -90,8 +90,3 @@ def _nll(model: Any, rows: Sequence[Encoded], seed: int) -> torch.Tensor:
 def _read(path: Path) -> tuple[int, list[Encoded]]:
     stored = json.loads(path.read_text(encoding="utf-8"))
     return stored["seen"], [Encoded(tuple(row["ids"]), row["prompt_length"]) for row in stored["rows"]]
-
-
-def _write(path: Path, seen: int, rows: Sequence[Encoded]) -> None:
-    stored = [{"ids": list(row.ids), "prompt_length": row.prompt_length} for row in rows]
-    path.write_text(json.dumps({"seen": seen, "rows": stored}) + "\n", encoding="utf-8")

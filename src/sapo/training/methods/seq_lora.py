@@ -25,6 +25,8 @@ from sapo.training.settings import LoraSettings
 class SeqLora:
     """h = W x + (alpha / r) B A x, with the same A and B for all tasks.
 
+    ``own`` are the settings of a method that has some besides those of the adapter.
+
     Attributes:
         order: in which tasks are trained.
         whole: whether a stage directory holds a model of its own instead of an adapter.
@@ -38,24 +40,27 @@ class SeqLora:
     remembers = False
 
     def __init__(self, lora: LoraSettings, own: Settings | None = None) -> None:
-        self._lora, self._decides = lora, {} if own is None else own.model_dump()
+        self._lora, self._own = lora, own
 
     def settings(self) -> dict[str, Any]:
         """Return everything that decides what this method does, for fingerprints."""
-        return {"method": self.name, **self._lora.model_dump(), **self._decides}
+        own = {} if self._own is None else self._own.model_dump()
+        return {"method": self.name, **self._lora.model_dump(), **own}
 
     def start(self, model: Any) -> Any:
         """Return the stage-0 model, from one that may carry the user's adapter.
 
         Raises:
-            ModelError: if this method cannot go on from that adapter, or the target modules do not exist.
+            ModelError: if this method cannot continue from that adapter, or the target modules do not exist.
         """
         if isinstance(model, PeftModel) and not isinstance(model.peft_config["default"], LoraConfig):
             kind = model.peft_config["default"].peft_type.value
-            raise ModelError(f"method {self.name} cannot go on from a {kind} adapter: allowed is LoRA")
+            raise ModelError(f"method {self.name} cannot continue from a {kind} adapter: allowed is LoRA")
         if isinstance(model, PeftModel) and model.peft_config["default"].init_lora_weights not in SAFE_INIT:
             how = model.peft_config["default"].init_lora_weights
-            raise ModelError(f"method {self.name} cannot go on from an adapter whose loading changes the base: {how}")
+            raise ModelError(
+                f"method {self.name} cannot continue from an adapter whose loading changes the base: {how}"
+            )
         widest = smallest_dimension(model, self._targets(model))
         if self._lora.r > widest:
             raise ModelError(f"lora.r = {self._lora.r}: allowed is at most {widest}, the width of the target layers")

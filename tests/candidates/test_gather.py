@@ -34,7 +34,7 @@ BAD = ("", "It names no other label.", "Sure! Say yes or no.")
 class Told(ListSource):
     """A list that is recorded as what it is told to be, and notes whether it was closed."""
 
-    def __init__(self, *rounds: Sequence[str], origin: Origin = "given") -> None:
+    def __init__(self, *rounds: Sequence[str], origin: Origin = "local") -> None:
         super().__init__(*rounds)
         self.origin = origin
         self.closed = False
@@ -59,7 +59,7 @@ def no_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_fake_and_the_real_ones_are_sources() -> None:
     sources: list[Source] = [Told(), Builtin(), Rules()]
-    assert [s.origin for s in sources] == ["given", "builtin", "rules"]
+    assert [s.origin for s in sources] == ["local", "builtin", "rules"]
 
 
 def test_earlier_sources_are_preferred_and_later_ones_asked_for_what_is_missing() -> None:
@@ -69,7 +69,7 @@ def test_earlier_sources_are_preferred_and_later_ones_asked_for_what_is_missing(
         (TASK.instruction, "original"),
         (VALID[0], "file"),
         (VALID[1], "file"),
-        (VALID[2], "given"),
+        (VALID[2], "local"),
     ]
     assert len(found.candidates) == 5 and found.candidates[4].origin == "rules"
     # Half as many again as are missing, so that there is a choice.
@@ -84,8 +84,8 @@ def test_a_source_is_not_asked_where_nothing_is_missing() -> None:
 
 def test_what_an_earlier_source_gave_is_a_duplicate_in_a_later_one() -> None:
     found = gather(TASK, (Told(VALID[:1]), Told((VALID[0].upper(), VALID[1]), origin="rules")), 2)
-    assert [(c.text, c.origin) for c in found.candidates[1:]] == [(VALID[0], "given"), (VALID[1], "rules")]
-    assert [r.reason for r in found.rejected] == ["same as candidate 1"]
+    assert [(c.text, c.origin) for c in found.candidates[1:]] == [(VALID[0], "local"), (VALID[1], "rules")]
+    assert found.rejected[0].reason.startswith("same as candidate 1 apart from case")
 
 
 def test_rounds_behind_the_last_one_needed_are_never_asked_for() -> None:

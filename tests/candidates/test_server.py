@@ -541,7 +541,7 @@ def test_what_is_judged_to_be_another_task_is_rejected_with_the_reason(client: C
 def test_gathering_asks_the_judge_about_what_passes_all_other_checks(client: Callable[..., Client]) -> None:
     with FaultyServer(judged("yes", "no")) as server:
         found = gather(
-            toy_task(), (ListSource(("", *TEXTS[:2], "Sure! Say yes or no.")),), None, judge=ServerJudge(client(server))
+            toy_task(), (ListSource(("", *TEXTS[:2], "Say neither.")),), None, judge=ServerJudge(client(server))
         )
         assert len(server.requests) == 2
     assert [c.text for c in found.candidates[1:]] == [TEXTS[0]]

@@ -12,7 +12,7 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from sapo.core.errors import SapoError, ScoreError
-from sapo.core.types import Example, Instruction, Task
+from sapo.core.types import Example, Instruction, Selection, Task
 from sapo.integrations.testing import tiny_model, tiny_tokenizer, toy_task
 from sapo.models.fingerprint import state_fingerprint
 from sapo.models.render import Renderer
@@ -77,6 +77,14 @@ def test_texts_that_are_no_candidates_are_rejected_with_reasons() -> None:
         found, (given[0], *given[2:]), ("empty", "'yes', 'no'", "candidate 2", "original"), strict=True
     ):
         assert text == expected and words in reason
+
+
+def test_an_unusual_text_of_the_users_own_is_scored_and_noted() -> None:
+    task, noted = toy_task(), f"Sure! {PARAPHRASES[0]}"
+    selection = select(tiny_model(), tiny_tokenizer(), task, [noted], 4)
+    assert [c.instruction.text for c in selection.candidates] == [task.instruction, noted]
+    assert f"{noted[:60]!r}: holds an assistant's preamble" in selection.notes[0]
+    assert Selection.from_json(selection.to_json()).notes == selection.notes
 
 
 @pytest.mark.parametrize(

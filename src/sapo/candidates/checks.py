@@ -1,7 +1,8 @@
 """Which texts become candidates: each is held against the original instruction, and rejected with a reason if it fails.
 
-What the original itself holds is never a reason. Texts that come with the library were read by people: only facts are
-checked of them (labels, duplicates, broken characters), and nothing is guessed.
+What the original itself holds is never a reason. A text that cannot work is rejected wherever it comes from. Guesses
+(nearly a duplicate, too long, cut off, ...) thin out what generators make; what a user wrote is the user's choice, so
+there they are only noted. Texts that come with the library were read by people, and nothing is guessed of them.
 """
 
 from __future__ import annotations
@@ -14,25 +15,28 @@ import regex
 from rapidfuzz import fuzz
 
 from sapo.candidates.language import changes_language
-from sapo.candidates.talk import chatty
+from sapo.candidates.talk import MARKERS, chatty, holds
 from sapo.core.types import Instruction, Origin, Rejection, Task
 
 if TYPE_CHECKING:
-    from sapo.candidates.meaning import Encoder, Meaning
+    from sapo.candidates.meaning import Meaning
 
 # Asks whether texts keep to a task; returns a reason against each, or None.
 Judge = Callable[[Task, Sequence[str]], Sequence[str | None]]
 
 # Rejected texts that an error names, and characters of each.
 _NAMED, _SHOWN = 5, 60
-# Origins whose texts people have read with the task in mind.
+# Origins whose texts people have read with the task in mind, and those whose texts the user chose.
 _READ: tuple[Origin, ...] = ("builtin",)
+_CHOSEN: tuple[Origin, ...] = ("file", "given")
 # In percent of equal characters (rapidfuzz's ratio). Among 460 hand-written paraphrases the most alike have 78.
 NEAR = 92
 # Hand-written paraphrases share at most 80 percent with a suffix of this length or more.
 _REPEATED, _TELLING = 88, 20
 # Shorter answers stand in an instruction by chance.
 _LEAKED_WORDS, _LEAKED_CHARACTERS = 3, 16
+# Zero-width spaces, byte order marks, soft hyphens, marks of direction and the like.
+_INVISIBLE = regex.compile(r"\p{Default_Ignorable_Code_Point}")
 _WORDS = regex.compile(r"[\p{L}\p{N}]+")
 # A paraphrase may say in three words what took fifty, or tell a story around a task of five words: among 460
 # hand-written ones the shares lie between 0.056 and 19.4 of the original's characters, none longer than 1900.
@@ -88,34 +92,36 @@ class Pool:
     Args:
         task: whose instruction is the original.
         judge: asked about texts that pass everything else, in one go; None for no such check.
-        encoder: returns what the check of meaning needs, when the first text comes so far; None where there is none.
-            By default the encoder of the optional extra.
 
     Attributes:
         kept: the original, then valid texts in the order in which they came.
         rejected: the other texts, with reasons.
-        note: what could not be checked, one sentence; empty otherwise.
     """
 
-    def __init__(
-        self, task: Task, judge: Judge | None = None, encoder: Callable[[], Encoder | None] | None = None
-    ) -> None:
+    def __init__(self, task: Task, judge: Judge | None = None) -> None:
         self.kept = [Instruction(task.instruction, "original")]
         self.rejected: list[Rejection] = []
-        self.note = ""
         self._task, self._original = task, task.instruction.strip()
-        self._seen = {folded(task.instruction): "the original instruction"}
-        self._judge, self._encoder = judge, encoder
+        # By its folded form, each text with what messages call it.
+        self._seen = {folded(task.instruction): (self._original, "the original instruction")}
+        self._judge = judge
         self._meaning: Meaning | None = None
+        self._unread = ""
+        self._unusual: list[Rejection] = []
 
     def add(self, texts: Sequence[str], origin: Origin) -> int:
         """Check texts and return how many of them passed."""
         passed: list[str] = []
         for raw in texts:
             text = raw.strip()
-            reason = self._fact(text) or (None if origin in _READ else self._guess(text))
+            reason = self._fact(text)
             if reason is None:
-                self._seen[folded(text)] = f"candidate {len(self.kept) + len(self.rejected) + len(passed)}"
+                reason = self._almost_seen(text) or (None if origin in _READ else self._guess(text))
+                if reason is not None and origin in _CHOSEN:
+                    self._unusual.append(Rejection(text, reason))
+                    reason = None
+            if reason is None:
+                self._seen[folded(text)] = text, f"candidate {len(self.kept) + len(self.rejected) + len(passed)}"
                 passed.append(text)
             else:
                 self.rejected.append(Rejection(raw, reason))
@@ -128,12 +134,26 @@ class Pool:
                 self.rejected.append(Rejection(text, verdict))
         return sum(verdict is None for verdict in verdicts)
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What could not be checked, and which of the user's own texts are unusual; one sentence each."""
+        texts = {candidate.text for candidate in self.kept}
+        unusual = [one for one in self._unusual if one.text in texts]
+        found = [f"{self._task.name}: kept as you wrote them, but unusual: {_listed(unusual)}"] if unusual else []
+        return (*found, *([self._unread] if self._unread else []))
+
     def _fact(self, text: str) -> str | None:
-        """Return what is wrong with a text for certain, or None."""
-        if not text:
+        """Return why a text cannot work, or None."""
+        ours = folded(text)
+        if not ours:
             return "empty"
         missing = [label for label in self._task.labels if not keeps(label, self._original, text)]
-        return _broken_characters(self._original, text) or self._duplicate(text) or _lacks("label", missing)
+        return (
+            _broken_characters(self._original, text)
+            or self._seen_before(text, ours)
+            or _lacks("label", missing)
+            or holds(MARKERS, self._original, text)
+        )
 
     def _guess(self, text: str) -> str | None:
         """Return what is wrong with a text by all appearances, or None; cheap guesses first."""
@@ -149,45 +169,38 @@ class Pool:
             or self._drift(text)
         )
 
-    def _duplicate(self, text: str) -> str | None:
+    def _seen_before(self, text: str, ours: str) -> str | None:
+        if ours not in self._seen:
+            return None
+        same, name = self._seen[ours]
+        return f"same as {name}" + ("" if text == same else " apart from case, spacing or invisible characters")
+
+    def _almost_seen(self, text: str) -> str | None:
         ours = folded(text)
-        if ours in self._seen:
-            return f"same as {self._seen[ours]}"
-        likely = (name for other, name in self._seen.items() if fuzz.ratio(ours, other, score_cutoff=NEAR) >= NEAR)
-        near = next(likely, None)
-        return None if near is None else f"almost the same as {near}"
+        alike = (name for other, (_, name) in self._seen.items() if fuzz.ratio(ours, other, score_cutoff=NEAR) >= NEAR)
+        name = next(alike, None)
+        return None if name is None else f"almost the same as {name}"
 
     def _drift(self, text: str) -> str | None:
         """Return what is wrong with a text's meaning, or None; loads the encoder the first time."""
         from sapo.candidates import meaning
 
-        if self._meaning is None and not self.note:
-            encoder = (self._encoder or meaning.installed_encoder)()
-            self.note = meaning.unread(self._task, encoder)
-            self._meaning = None if encoder is None or self.note else meaning.Meaning(self._task, encoder)
+        if self._meaning is None and not self._unread:
+            encoder = meaning.installed_encoder()
+            self._unread = meaning.unread(self._task, encoder)
+            self._meaning = None if encoder is None or self._unread else meaning.Meaning(self._task, encoder)
         return self._meaning.drift(text) if self._meaning else None
-
-
-def admit(task: Task, texts: Sequence[str], origin: Origin) -> tuple[tuple[Instruction, ...], tuple[Rejection, ...]]:
-    """Return the original followed by the valid texts, and the rejected ones with reasons.
-
-    Args:
-        task: the task whose instruction is the original.
-        texts: paraphrases, in order of preference.
-        origin: where they come from.
-    """
-    pool = Pool(task)
-    pool.add(texts, origin)
-    return tuple(pool.kept), tuple(pool.rejected)
 
 
 def why_none(rejected: Sequence[Rejection]) -> str:
     """Return in a few words why no text became a candidate: the first ones with their reasons."""
-    if not rejected:
-        return "none were given"
-    shown = [f"{r.text[:_SHOWN]!r}: {r.reason}" for r in rejected[:_NAMED]]
-    more = len(rejected) - len(shown)
-    return "; ".join([*shown, *([f"and {more} more"] if more else [])])
+    return _listed(rejected) if rejected else "none were given"
+
+
+def _listed(texts: Sequence[Rejection]) -> str:
+    shown = [f"{one.text[:_SHOWN]!r}: {one.reason}" for one in texts[:_NAMED]]
+    more = [f"and {len(texts) - _NAMED} more"] if len(texts) > _NAMED else []
+    return "; ".join([*shown, *more])
 
 
 def _lacks(kind: str, missing: Sequence[str]) -> str | None:
@@ -197,8 +210,8 @@ def _lacks(kind: str, missing: Sequence[str]) -> str | None:
 
 
 def folded(text: str) -> str:
-    """Return the text without differences of case, width and white space."""
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    """Return the text without differences of case, width, white space and invisible characters."""
+    return " ".join(_INVISIBLE.sub("", unicodedata.normalize("NFKC", text)).casefold().split())
 
 
 def keeps(label: str, original: str, text: str) -> bool:

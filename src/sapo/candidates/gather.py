@@ -142,4 +142,4 @@ def _notes(task: Task, pool: Pool, found: int, count: int | None) -> tuple[str, 
         few.append(f"{task.name}: only {found} of {count} paraphrases are usable")
     if pool.rejected and few:
         few = [f"{few[0]} ({len(pool.rejected)} rejected)"]
-    return (*few, *([pool.note] if pool.note else []))
+    return (*few, *pool.notes)

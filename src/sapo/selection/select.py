@@ -14,17 +14,18 @@ With strategy "racing", the default, a candidate that can no longer win is dropp
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
 from sapo.candidates.builtin import Builtin
-from sapo.candidates.checks import admit, why_none
-from sapo.candidates.gather import gather
+from sapo.candidates.checks import Pool, why_none
+from sapo.candidates.gather import Gathered, gather
 from sapo.candidates.rules.source import Rules
 from sapo.core.errors import CandidateError, DataError, ModelError
 from sapo.core.progress import SILENT, Reporter
-from sapo.core.types import Instruction, Rejection, Rule, Sample, Selection, Strategy, Task
+from sapo.core.types import Rule, Sample, Selection, Strategy, Task
 from sapo.models.losses import Scorer
 from sapo.models.render import Encoder, Renderer
 from sapo.selection.rows import MAX_LENGTH, context_length
@@ -62,8 +63,8 @@ def select(
             they are.
         tokenizer: its tokenizer.
         task: its instruction is the original and always the first candidate.
-        candidates: paraphrases of the original. Unusable ones are rejected with a reason. By default 20 of those that
-            come with the library or that rules make, see `sapo.candidates`.
+        candidates: paraphrases of the original. What cannot work is rejected with a reason, and what is unusual is
+            noted. By default 20 of those that come with the library or that rules make, see `sapo.candidates`.
         examples: number of selection rows, all training rows where there are fewer.
         strategy: "racing" scores candidates on all rows only as long as they may still win; "exhaustive" scores
             every candidate on every row.
@@ -90,11 +91,14 @@ def select(
         raise DataError(f"delta = {delta}: allowed is a probability above 0 and below 0.5")
     if not 0 <= epsilon < float("inf"):
         raise DataError(f"epsilon = {epsilon}: allowed is 0 or a positive tolerance in nats per token")
-    kept, rejected = candidates_of(task, candidates)
+    gathered = candidates_of(task, candidates)
+    kept, rejected = gathered.candidates, gathered.rejected
     if len(kept) == 1:
         raise CandidateError(
-            f"task {task.name!r} has no candidate beside the original instruction ({why_none(rejected)})"
+            f"task {task.name!r} has no candidate besides the original instruction ({why_none(rejected)})"
         )
+    for note in gathered.notes:
+        progress.note(note)
     if renderer is None:
         renderer = Renderer(tokenizer, min(max_length, context_length(model)))
     else:
@@ -105,22 +109,21 @@ def select(
     rows = selection_rows(task, examples, sample, seed)
     settings = SelectionSettings(rule=rule, sample=sample, strategy=strategy, delta=delta, epsilon=epsilon)
     progress.plan(len(rows) * len(kept))
-    return score_candidates(
+    selection = score_candidates(
         Scorer(model), renderer, task, kept, rows, settings, seed=seed, rejected=rejected, progress=progress
     )
+    return replace(selection, notes=gathered.notes)
 
 
-def candidates_of(task: Task, given: Sequence[str] | None) -> tuple[tuple[Instruction, ...], tuple[Rejection, ...]]:
-    """Return a task's candidates, the original first, and the texts that were rejected.
-
-    Where none are given, they are 20 of those that come with the library or that rules make.
-    """
+def candidates_of(task: Task, given: Sequence[str] | None) -> Gathered:
+    """Return a task's candidates; where none are given, 20 of those that come with the library or that rules make."""
     if given is None:
-        gathered = gather(task, (Builtin(), Rules()), _COUNT)
-        return gathered.candidates, gathered.rejected
+        return gather(task, (Builtin(), Rules()), _COUNT)
     if isinstance(given, str) or not all(isinstance(text, str) for text in given):
         raise CandidateError(f"candidates = {given!r:.80}: allowed is a list of texts")
-    return admit(task, given, "given")
+    pool = Pool(task)
+    pool.add(given, "given")
+    return Gathered(tuple(pool.kept), tuple(pool.rejected), notes=pool.notes)
 
 
 def _demand(model: Any, task: Any, examples: Any) -> None:

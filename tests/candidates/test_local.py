@@ -15,6 +15,7 @@ from sapo.candidates import local
 from sapo.candidates.local import Local, _BlankLine, _Draws, _Writer
 from sapo.core.errors import CandidateError, ModelError
 from sapo.integrations.testing import tiny_model, tiny_tokenizer, toy_task
+from sapo.models import answers
 from sapo.models.render import Renderer
 from sapo.models.settings import ModelSettings
 
@@ -58,7 +59,7 @@ def test_the_same_settings_give_the_same_texts(
     texts = first(source(base, tmp_path / "a"))
     assert len(set(texts)) == 3
     # In one batch or in several.
-    monkeypatch.setattr(local, "_BATCH_TOKENS", {"cpu": 1_000_000})
+    monkeypatch.setattr(answers, "_BATCH_TOKENS", {"cpu": 1_000_000})
     assert first(source(base, tmp_path / "b")) == texts
     assert first(source(base, tmp_path / "c", seed=1)) != texts
 
@@ -97,7 +98,7 @@ def test_other_weights_under_the_same_name_are_noticed(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_run_goes_on_where_it_was(chat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local, "_BATCH_TOKENS", {"cpu": 1})
+    monkeypatch.setattr(answers, "_BATCH_TOKENS", {"cpu": 1})
 
     def interrupt(texts: int) -> None:
         raise KeyboardInterrupt
@@ -128,11 +129,11 @@ def test_special_tokens_spelled_out_in_an_instruction_are_text(chat: Path, plain
 def test_a_reply_ends_with_its_turn_and_without_turns_at_a_blank_line(chat: Path, plain: Path) -> None:
     tokens = tiny_tokenizer()
     said = tokens(" One.\n\nTwo.").input_ids
-    end = tokens.eos_token_id
-    with_turns = _Writer(model_of(chat), 1.0)
-    assert with_turns._text([*said, end, *said]) == "One.\n\nTwo."
-    without = _Writer(model_of(plain), 1.0)
-    assert without._text([*said, end, *said]) == "One."
+    row = torch.tensor([[5, *said, tokens.eos_token_id, *said]])
+    for base, text in ((chat, "One.\n\nTwo."), (plain, "One.")):
+        writer = _Writer(model_of(base), 1.0)
+        writer._model.generate = lambda **options: row
+        assert writer._replies([[5]], _Draws([0], 1.0)) == [text]
 
 
 def test_writing_stops_at_a_blank_line_after_the_first_word() -> None:

@@ -6,9 +6,8 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from sapo.core.types import Encoded
 from sapo.integrations.testing import tiny_model, tiny_tokenizer, toy_task
-from sapo.models.ability import encode_texts, general_texts, measure_ability
+from sapo.models.ability import general_texts, measure_ability
 from sapo.models.losses import Scorer
 from sapo.models.render import Renderer
 
@@ -45,13 +44,6 @@ def test_the_loss_is_the_sum_over_all_tokens_and_not_a_mean_of_means(most: int) 
     assert measured(model, most) == pytest.approx(loss, rel=1e-6)
     if most == CONTEXT:
         assert loss != pytest.approx(sum(nll / tokens for nll, tokens in expected) / len(expected), rel=1e-6)
-
-
-def test_the_first_token_is_context_and_no_special_token_is_added() -> None:
-    tokenizer = tiny_tokenizer()
-    found = encode_texts(Renderer(tokenizer, 32), ["abc", "naïve 北京", "x" * CONTEXT + "y"], CONTEXT)
-    assert found == [Encoded(tuple(tokenizer(text).input_ids), 1) for text in ("abc", "naïve 北京", "x" * CONTEXT)]
-    assert found[0].supervised == 2
 
 
 @pytest.mark.parametrize("decided", [False, True])

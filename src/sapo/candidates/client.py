@@ -202,12 +202,8 @@ class Client:
         """Return how a request ended; its text is kept before anybody hears of it."""
         try:
             text = self._text(request)
-        except _StoppedError:
-            return Answer()
-        except _LimitReachedError as error:
-            return Answer(reason=str(error), last=True)
-        except UnusableReplyError as error:
-            return Answer(reason=str(error))
+        except (_NoMoreError, UnusableReplyError) as error:
+            return Answer(reason=str(error), last=isinstance(error, _NoMoreError))
         except openai.APIStatusError as error:
             message = f"status {error.status_code}: {self._shown(_said(error))}"
             # An account without credit gets the status of one that is in a hurry.
@@ -261,9 +257,9 @@ class Client:
             return reply.text
 
     def _attempted(self, request: object) -> None:
-        """Count each attempt that the client makes, also a repeated one; none once nobody waits any more."""
+        """Count each attempt that the client makes, also a repeated one; none once nobody waits."""
         if self._stop.is_set():
-            raise _StoppedError
+            raise _NoMoreError
         self._budget.attempt()
 
     def _shown(self, text: str) -> str:
@@ -273,12 +269,8 @@ class Client:
 
 
 # The client passes errors of its own kind on; with any other it would take the connection for broken, and try again.
-class _LimitReachedError(openai.OpenAIError):
-    """A limit does not allow another request; the message is a clause that names it."""
-
-
-class _StoppedError(openai.OpenAIError):
-    """Nobody waits for the reply any more."""
+class _NoMoreError(openai.OpenAIError):
+    """No further request: the message names the limit that is reached; empty where nobody waits for replies."""
 
 
 class _Budget:
@@ -293,22 +285,22 @@ class _Budget:
         """Count an attempt of a request.
 
         Raises:
-            _LimitReachedError: if it is one too many.
+            _NoMoreError: if it is one too many.
         """
         with self._lock:
             if self.requests < 1:
-                raise _LimitReachedError(f"max_requests={self._most[0]} is reached")
+                raise _NoMoreError(f"max_requests={self._most[0]} is reached")
             self.requests -= 1
 
     def take(self, tokens: int) -> None:
         """Set the most aside that a request may cost.
 
         Raises:
-            _LimitReachedError: if that is too much.
+            _NoMoreError: if that is too much.
         """
         with self._lock:
             if tokens > self.tokens:
-                raise _LimitReachedError(
+                raise _NoMoreError(
                     f"max_tokens={self._most[1]}, of which {self.tokens} are left, has no room for a request of up to "
                     f"{tokens}"
                 )

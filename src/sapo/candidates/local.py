@@ -14,6 +14,7 @@ from transformers import LogitsProcessor, StoppingCriteria
 from sapo.candidates.asking import completion, messages, most_requests, question, rounds
 from sapo.candidates.kept import Kept
 from sapo.candidates.replies import text_of
+from sapo.candidates.source import Source
 from sapo.core.errors import CandidateError, RenderError
 from sapo.core.storage import fingerprint
 from sapo.core.types import Example, Origin, Task
@@ -28,8 +29,8 @@ _BLANK_LINE = re.compile(r"\n[ \t]*\n")
 _UNCUT = 1 << 30
 
 
-class Local:
-    """A `sapo.candidates.source.Source` that writes paraphrases with a model of its own.
+class Local(Source):
+    """The source that writes paraphrases with a model of its own.
 
     The model is loaded when the first text is needed that is not kept on disk, and let go at the end.
 
@@ -56,7 +57,7 @@ class Local:
     def paraphrases(
         self, task: Task, wanted: int, advance: Callable[[int], None] = lambda texts: None
     ) -> Generator[Sequence[str], None, None]:
-        """Yield texts in rounds, see `sapo.candidates.source.Source`.
+        """Yield texts in rounds.
 
         Raises:
             CandidateError: if the model's template or context does not do for the task.

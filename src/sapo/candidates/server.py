@@ -6,6 +6,7 @@ from collections.abc import Callable, Generator, Sequence
 
 from sapo.candidates.asking import judging, messages, most_requests, rounds
 from sapo.candidates.client import Answer, Client, Request, tokens_of
+from sapo.candidates.source import Source
 from sapo.core.types import Origin, Task
 from sapo.core.untrusted import plain
 
@@ -14,8 +15,8 @@ from sapo.core.untrusted import plain
 _LONGEST, _SOME, _WORD = 3, 128, 16
 
 
-class Server:
-    """A `sapo.candidates.source.Source` that asks a server.
+class Server(Source):
+    """The source that asks a server.
 
     Args:
         client: of the server.
@@ -35,7 +36,7 @@ class Server:
     def paraphrases(
         self, task: Task, wanted: int, advance: Callable[[int], None] = lambda texts: None
     ) -> Generator[Sequence[str], None, None]:
-        """Yield texts in rounds, see `sapo.candidates.source.Source`.
+        """Yield texts in rounds.
 
         Raises:
             CandidateError: if the server refuses, or nothing at all comes of asking it.

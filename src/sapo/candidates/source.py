@@ -20,13 +20,11 @@ class Source(Protocol):
         """What its candidates are recorded with."""
 
     def cost(self, task: Task, wanted: int) -> str:
-        """Return what asking it for ``wanted`` paraphrases takes at most, in words; empty where that is nothing."""
+        """Return what asking it for ``wanted`` paraphrases takes at most, in words; by default nothing, empty."""
+        return ""
 
     def paraphrases(
-        self,
-        task: Task,
-        wanted: int,
-        advance: Callable[[int], None] = lambda texts: None,
+        self, task: Task, wanted: int, advance: Callable[[int], None] = lambda texts: None
     ) -> Generator[Sequence[str], None, None]:
         """Yield texts in rounds: about ``wanted`` in the first, then more for those that were rejected.
 

@@ -3,8 +3,6 @@
 import logging
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 import traceback
@@ -96,26 +94,33 @@ def first(source: Server, wanted: int) -> list[str]:
     return list(next(source.paraphrases(toy_task(), wanted), []))
 
 
-def test_texts_come_in_rounds_of_one_request_each(make: Callable[..., Server], notes: list[str]) -> None:
-    told: list[int] = []
-    with FaultyServer() as server:
-        found = list(make(server, seed=5).paraphrases(toy_task(), 4, told.append))
-        assert [list(texts) for texts in found] == [
-            [reply(s) for s in seeds] for seeds in ([5, 6, 7, 8], [9, 10], [11, 12], [13, 14], [15, 16])
-        ]
-        assert sum(told) == 12
-        assert {seen.path for seen in server.requests} == {"/v1/chat/completions"}
-        assert all(
-            set(seen.body) == {"model", "messages", "seed", "temperature", "max_tokens"} for seen in server.requests
-        )
-        assert len({str(seen.body["messages"]) for seen in server.requests}) == 12
-    assert notes == []
+def files_below(directory: Path) -> list[Path]:
+    return [path for path in directory.rglob("*") if path.is_file()]
 
 
-def test_whoever_has_enough_stops_paying(make: Callable[..., Server]) -> None:
+def test_texts_come_in_rounds_of_one_request_each_and_each_is_kept_before_it_is_told(
+    make: Callable[..., Server], notes: list[str], tmp_path: Path
+) -> None:
+    told, kept = list[int](), list[int]()
+
+    def advance(texts: int) -> None:
+        told.append(texts)
+        kept.append(len(files_below(tmp_path)))
+
     with FaultyServer() as server:
-        assert len(first(make(server), 4)) == 4
+        rounds = make(server, seed=5).paraphrases(toy_task(), 4, advance)
+        found = [list(next(rounds))]
+        # Whoever has enough stops paying.
         assert len(server.requests) == 4
+        found += [list(texts) for texts in rounds]
+        assert found == [[reply(s) for s in seeds] for seeds in ([5, 6, 7, 8], [9, 10], [11, 12], [13, 14], [15, 16])]
+        # What has been told of is on disk, whatever becomes of the process.
+        assert told == [1] * 12 and all(files >= n for n, files in enumerate(kept, start=1))
+        assert {seen.path for seen in server.requests} == {"/v1/chat/completions"}
+        sent = [seen.body for seen in server.requests]
+        assert all(set(body) == {"model", "messages", "seed", "temperature", "max_tokens"} for body in sent)
+        assert len({str(body["messages"]) for body in sent}) == 12
+    assert notes == []
 
 
 def test_the_order_is_that_of_the_requests_and_not_of_arrival(make: Callable[..., Server]) -> None:
@@ -227,30 +232,22 @@ def test_replies_of_a_server_that_goes_away_are_used(make: Callable[..., Server]
 
 
 @pytest.mark.parametrize(
-    ("status", "advice"), [(400, "settings"), (401, "OPENAI_API_KEY"), (403, "OPENAI_API_KEY"), (404, "/v1")]
+    ("act", "message"),
+    [
+        (error(400, "No such\x1b[31m thing."), r"status 400: No such\\x1b\[31m thing\. .*settings"),
+        (error(401, "Wrong key."), r"status 401: Wrong key\. .*OPENAI_API_KEY"),
+        (error(403, "Not yours."), r"status 403: Not yours\. .*OPENAI_API_KEY"),
+        (error(404, "No such model."), r"status 404: No such model\. .*/v1"),
+        # A server without a path, and an account without credit.
+        (Act(404, b"nothing here"), "status 404: nothing here"),
+        (error(429, "You exceeded your quota", code="insufficient_quota"), "exceeded your quota"),
+    ],
 )
-def test_a_refusal_is_an_error_at_once_that_says_what_to_do(
-    make: Callable[..., Server], pauses: list[float], status: int, advice: str
-) -> None:
-    with FaultyServer([GOOD, error(status, "No such\x1b[31m thing.")]) as server:
-        message = rf"tiny at {server.url} refuses: status {status}: No such\\x1b\[31m thing\. .*{advice}"
-        with pytest.raises(CandidateError, match=message):
+def test_a_refusal_is_an_error_that_says_what_to_do(make: Callable[..., Server], act: Act, message: str) -> None:
+    with FaultyServer([GOOD, *[act] * 3]) as server:
+        with pytest.raises(CandidateError, match=f"tiny at {server.url} refuses: .*{message}"):
             first(make(server), 4)
-        assert len(server.requests) == 2
-    assert pauses == []
-
-
-def test_an_account_without_credit_is_an_error(make: Callable[..., Server]) -> None:
-    with FaultyServer([error(429, "You exceeded your quota", code="insufficient_quota")] * 5) as server:
-        with pytest.raises(CandidateError, match="exceeded your quota"):
-            first(make(server), 2)
-        assert len(server.requests) <= 3
-
-
-def test_a_server_without_a_path_is_told(make: Callable[..., Server]) -> None:
-    message = "status 404: nothing here"
-    with FaultyServer([Act(404, b"nothing here")]) as server, pytest.raises(CandidateError, match=message):
-        first(make(server), 1)
+        assert len(server.requests) == (4 if act.status == 429 else 2)
 
 
 @pytest.mark.parametrize("refused", [["seed"], ["temperature"], ["max_tokens"], ["seed", "temperature", "max_tokens"]])
@@ -325,38 +322,6 @@ def test_a_limit_below_one_request_is_an_error(make: Callable[..., Server]) -> N
         assert server.requests == []
 
 
-def files_below(directory: Path) -> list[Path]:
-    return [path for path in directory.rglob("*") if path.is_file()]
-
-
-def test_an_interruption_stops_at_once_and_nothing_is_asked_for_twice(
-    make: Callable[..., Server], tmp_path: Path
-) -> None:
-    with FaultyServer([GOOD, GOOD, *[Act(delay=0.2)] * 4]) as server:
-        source = make(server, concurrency=2)
-        assert len(first(source, 2)) == 2
-        with pytest.raises(KeyboardInterrupt):
-            for _ in make(server, concurrency=2).paraphrases(toy_task(), 8, stopper(2)):
-                pass
-        # What was under way comes in and is kept, and nothing more is begun.
-        time.sleep(0.6)
-        assert len(files_below(tmp_path)) == len(server.requests) <= 6
-        assert len(first(make(server), 8)) == 8
-        assert sorted(server.seeds) == list(range(8))
-
-
-def stopper(after: int) -> Callable[[int], None]:
-    """An ``advance`` that is interrupted after so many texts."""
-    seen: list[int] = []
-
-    def advance(texts: int) -> None:
-        seen.append(texts)
-        if sum(seen) > after:
-            raise KeyboardInterrupt
-
-    return advance
-
-
 def interrupted_at(server: FaultyServer, requests: int, again_after: float | None = None) -> None:
     """Press Ctrl-C once the server has that many requests, and a second time some seconds later."""
 
@@ -392,35 +357,6 @@ def test_a_second_ctrl_c_does_not_wait_for_a_server_that_does_not_answer(make: C
         assert len(server.requests) == 2
 
 
-KILLED = """
-import sys
-from pathlib import Path
-from sapo.candidates.client import Client
-from sapo.candidates.settings import ServerSettings
-from sapo.candidates.server import Server
-from sapo.core.types import Task
-task = Task("toy", *sys.argv[3:5], ("yes", "no"), "exact_match", (), (), ())
-settings = ServerSettings(base_url=sys.argv[1], model="tiny", timeout=30.0, concurrency=1)
-list(Server(Client(settings, Path(sys.argv[2]), print), 0).paraphrases(task, 6))
-"""
-
-
-def test_a_killed_process_has_paid_for_what_it_kept(make: Callable[..., Server], tmp_path: Path) -> None:
-    with FaultyServer([GOOD, GOOD, GOOD, Act(delay=20.0)]) as server:
-        words = toy_task().instruction, toy_task().suffix
-        process = subprocess.Popen([sys.executable, "-c", KILLED, server.url, str(tmp_path / "replies"), *words])
-        try:
-            deadline = time.monotonic() + 30
-            while len(server.requests) < 4 and time.monotonic() < deadline:
-                time.sleep(0.02)
-        finally:
-            process.kill()
-            process.wait()
-        assert len(first(make(server), 6)) == 6
-        # The fourth was under way when the process was killed.
-        assert server.seeds == [0, 1, 2, 3, 3, 4, 5]
-
-
 def everything_in(caught: BaseException | None) -> str:
     return "" if caught is None else "".join(traceback.format_exception(caught)) + repr(caught.__context__)
 
@@ -452,11 +388,6 @@ def test_the_key_is_nowhere(
     assert (caught is not None) == (act is ECHO_401)
 
 
-def test_without_a_key_a_server_of_ones_own_is_asked_without(make: Callable[..., Server]) -> None:
-    with FaultyServer() as server:
-        assert first(make(server), 1) == [reply(0)]
-
-
 def test_without_a_key_openai_is_not_asked(tmp_path: Path) -> None:
     with pytest.raises(CandidateError, match=r"OPENAI_API_KEY.*base_url"):
         Client(ServerSettings(model="gpt"), tmp_path, print)
@@ -480,12 +411,6 @@ def test_a_key_that_is_none_is_named_without_showing_it(
     assert key not in str(caught.value)
 
 
-@pytest.mark.parametrize("url", ["http://", "http://a:b/v1", "http://[::1/v1"])
-def test_a_url_that_is_none_is_named(make: Callable[..., Server], url: str) -> None:
-    with pytest.raises(CandidateError, match="base_url"):
-        make(url)
-
-
 def test_cost_counts_what_is_not_kept(make: Callable[..., Server]) -> None:
     with FaultyServer() as server:
         source = make(server)
@@ -501,16 +426,12 @@ def test_cost_counts_what_is_not_kept(make: Callable[..., Server]) -> None:
         assert len(server.requests) == 12
 
 
-def test_cost_does_not_show_a_password_in_the_url(make: Callable[..., Server]) -> None:
+@pytest.mark.parametrize("url", ["http://", "http://a:b/v1", "http://[::1/v1"])
+def test_a_url_is_named_without_its_password_and_refused_if_it_is_none(make: Callable[..., Server], url: str) -> None:
     text = make("http://user:secret@localhost:1/v1?token=secret").cost(toy_task(), 1)
     assert "http://localhost:1/v1" in text and "secret" not in text
-
-
-def test_a_second_run_asks_nothing(make: Callable[..., Server]) -> None:
-    with FaultyServer() as server:
-        url = server.url
-        found = list(make(server, concurrency=3).paraphrases(toy_task(), 5))
-    assert list(make(url).paraphrases(toy_task(), 5)) == found
+    with pytest.raises(CandidateError, match="base_url"):
+        make(url)
 
 
 # The judge.
@@ -556,11 +477,6 @@ def test_source_and_judge_share_their_limits_and_nothing_passes_unjudged(client:
         assert ServerJudge(asked)(toy_task(), TEXTS) == [None, None, "was not judged (max_requests=2 is reached)"]
         with pytest.raises(CandidateError, match="max_requests=2 is reached"):
             first(Server(asked, 0), 1)
-
-
-def test_a_server_that_refuses_the_judge_is_an_error(client: Callable[..., Client]) -> None:
-    with FaultyServer([error(401, "Wrong key.")]) as server, pytest.raises(CandidateError, match="OPENAI_API_KEY"):
-        ServerJudge(client(server))(toy_task(), TEXTS)
 
 
 def test_orders_in_a_text_are_between_tags_that_it_does_not_hold(client: Callable[..., Client]) -> None:

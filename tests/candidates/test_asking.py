@@ -21,30 +21,23 @@ def asked(task: Task, index: int = 0, seed: int = 0) -> str:
     return message["content"]
 
 
-def test_styles_do_not_come_back_before_all_were_asked_for() -> None:
+def test_styles_do_not_come_back_before_all_were_asked_for_and_the_seed_draws_their_order() -> None:
     styles = [style(index, 7) for index in range(400)]
     distinct = len(set(styles))
     assert distinct >= 40
     assert len(set(styles[:distinct])) == distinct
     assert styles[distinct] == styles[0]
+    others = [style(index, 8) for index in range(400)]
+    assert others[:9] != styles[:9] and set(others) == set(styles)
 
 
-def test_the_seed_draws_the_order_of_styles() -> None:
-    assert style(0, 1) == style(0, 1)
-    assert [style(i, 1) for i in range(9)] != [style(i, 2) for i in range(9)]
-    assert {style(i, 1) for i in range(400)} == {style(i, 2) for i in range(400)}
-
-
-def test_a_question_holds_instruction_suffix_and_the_labels_that_the_instruction_names() -> None:
+def test_a_question_holds_what_the_task_has_and_the_labels_that_its_instruction_names() -> None:
     task = replace(toy_task(), labels=("yes", "no", "unclear"))
     content = asked(task)
     assert f"<instruction>\n{task.instruction}\n</instruction>" in content
     assert f"<ending>\n{task.suffix}\n</ending>" in content
     assert "<words>\nyes\nno\n</words>" in content
     assert style(0, 0) in content
-
-
-def test_what_a_task_lacks_is_not_asked_about() -> None:
     content = asked(replace(toy_task(), suffix="", labels=()))
     assert "ending" not in content and "<words>" not in content
 
@@ -99,6 +92,7 @@ def test_rounds_number_all_requests_once(wanted: int) -> None:
         ('```\n<instruction>\n"Say it."\n</instruction>\n```', "Say it."),
         ("<think>Hm.\n\nSo.</think>\n\nSay it.", "Say it."),
         ("Hm.</think>Say it.", "Say it."),
+        ("<think>" + "hm " * 50_000 + "</think>Say it.", "Say it."),
         ("<think>Hm", ""),
         ("Say <think>a</think>it<think>b</think>.", "Say it."),
         ("Sure! Here it is: Say it.", "Sure! Here it is: Say it."),
@@ -114,10 +108,6 @@ def test_a_reply_of_a_megabyte_becomes_a_short_text_in_no_time(piece: str) -> No
     began = time.perf_counter()
     assert len(text_of(piece * (1_000_000 // len(piece)))) <= 2000
     assert time.perf_counter() - began < 1
-
-
-def test_a_long_thought_before_a_reply_costs_nothing() -> None:
-    assert text_of("<think>" + "hm " * 50_000 + "</think>Say it.") == "Say it."
 
 
 @pytest.mark.parametrize(

@@ -40,21 +40,12 @@ class Told(ListSource):
         self.closed = False
 
     def paraphrases(
-        self,
-        task: Task,
-        wanted: int,
-        advance: Callable[[int], None] = lambda texts: None,
+        self, task: Task, wanted: int, advance: Callable[[int], None] = lambda texts: None
     ) -> Generator[Sequence[str], None, None]:
         try:
             yield from super().paraphrases(task, wanted, advance)
         finally:
             self.closed = True
-
-
-@pytest.fixture(autouse=True)
-def no_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whether the optional encoder is installed must not matter here."""
-    monkeypatch.setattr("sapo.candidates.meaning.installed_encoder", lambda: None)
 
 
 def test_the_fake_and_the_real_ones_are_sources() -> None:
@@ -74,12 +65,8 @@ def test_earlier_sources_are_preferred_and_later_ones_asked_for_what_is_missing(
     assert len(found.candidates) == 5 and found.candidates[4].origin == "rules"
     # Half as many again as are missing, so that there is a choice.
     assert (first.asked, second.asked, third.asked) == ([6], [3], [2])
-
-
-def test_a_source_is_not_asked_where_nothing_is_missing() -> None:
-    first, second = Told(VALID), Told(VALID)
-    found = gather(TASK, (first, second), 3)
-    assert len(found.candidates) == 4 and second.asked == []
+    gather(TASK, (first, second), 1)
+    assert (first.asked, second.asked) == ([6, 2], [3])
 
 
 def test_what_an_earlier_source_gave_is_a_duplicate_in_a_later_one() -> None:
@@ -113,6 +100,9 @@ def test_the_most_different_are_kept_in_order_and_the_rest_are_spare() -> None:
     assert len({VALID[0], near} & {c.text for c in found.candidates}) == 1
     assert len(found.spare) == 1 and not found.rejected
     assert {c.text for c in found.spare} | {c.text for c in found.candidates} == {TASK.instruction, *texts}
+    found = gather(TASK, (Told((VALID[0], BAD[1], *VALID[1:])),), 2)
+    assert [r.reason for r in found.rejected] == ["lacks the label 'yes' that the original instruction names"]
+    assert len(found.spare) == 4 and BAD[1] not in {c.text for c in found.spare}
 
 
 def test_without_a_count_everything_valid_is_taken_from_every_source() -> None:
@@ -121,12 +111,6 @@ def test_without_a_count_everything_valid_is_taken_from_every_source() -> None:
     assert [c.text for c in found.candidates[1:]] == list(VALID)
     assert [r.text for r in found.rejected] == list(BAD)
     assert (first.given, second.given) == (3, 1) and first.asked[0] > 0
-
-
-def test_refused_texts_are_not_among_those_that_were_left_out() -> None:
-    found = gather(TASK, (Told((VALID[0], BAD[1], *VALID[1:])),), 2)
-    assert [r.reason for r in found.rejected] == ["lacks the label 'yes' that the original instruction names"]
-    assert len(found.spare) == 4 and BAD[1] not in {c.text for c in found.spare}
 
 
 def test_no_valid_text_leaves_the_original_and_a_note() -> None:
@@ -162,10 +146,7 @@ def test_progress_hears_every_text() -> None:
 def test_an_error_of_a_source_is_passed_on() -> None:
     class Broken(Told):
         def paraphrases(
-            self,
-            task: Task,
-            wanted: int,
-            advance: Callable[[int], None] = lambda texts: None,
+            self, task: Task, wanted: int, advance: Callable[[int], None] = lambda texts: None
         ) -> Generator[Sequence[str], None, None]:
             yield VALID[:1]
             raise CandidateError("the server has gone")
@@ -208,27 +189,24 @@ def test_each_step_takes_the_farthest_text(seed: int) -> None:
     assert most_different(given, rest, count) == by_hand(given, rest, count)
 
 
-def test_ties_go_to_the_earlier_text() -> None:
-    assert most_different(["aaaa"], ["bbbb", "cccc", "dddd"], 2) == [0, 1]
-    assert most_different(["aaaa"], ["aaab", "cccc", "dddd"], 1) == [1]
-
-
-def test_the_chosen_keep_the_order_of_the_texts() -> None:
-    # The farthest one is taken first, and stands last all the same.
-    assert most_different(["aaaaaa"], ["aaaabb", "aaaaab", "cccccc"], 2) == [0, 2]
-
-
-def test_duplicates_are_taken_last() -> None:
-    assert most_different(["aaaa"], ["bbbb", "BBBB", "aaab"], 2) == [0, 2]
-    assert most_different(["aaaa"], ["aaaa", "AAAA", "aaaa"], 2) == [0, 1]
-
-
-@pytest.mark.parametrize("count", [3, 4, 100])
-def test_where_there_are_not_more_all_are_taken(count: int) -> None:
-    assert most_different(["x"], ["a", "a", "b"], count) == [0, 1, 2]
-    assert most_different(["x"], [], count) == []
-
-
-def test_case_and_spacing_are_no_difference() -> None:
-    texts = ["SAY  IT", "tell it", "say\nit"]
-    assert most_different(["say it"], texts, 1) == [1]
+@pytest.mark.parametrize(
+    ("given", "texts", "count", "taken"),
+    [
+        # Ties go to the earlier text.
+        ("aaaa", ["bbbb", "cccc", "dddd"], 2, [0, 1]),
+        ("aaaa", ["aaab", "cccc", "dddd"], 1, [1]),
+        # The farthest one is taken first, and stands last all the same.
+        ("aaaaaa", ["aaaabb", "aaaaab", "cccccc"], 2, [0, 2]),
+        # Duplicates are taken last.
+        ("aaaa", ["bbbb", "BBBB", "aaab"], 2, [0, 2]),
+        ("aaaa", ["aaaa", "AAAA", "aaaa"], 2, [0, 1]),
+        # Where there are not more, all are taken.
+        ("x", ["a", "a", "b"], 3, [0, 1, 2]),
+        ("x", ["a", "a", "b"], 100, [0, 1, 2]),
+        ("x", [], 4, []),
+        # Case and spacing are no difference.
+        ("say it", ["SAY  IT", "tell it", "say\nit"], 1, [1]),
+    ],
+)
+def test_the_most_different_by_hand(given: str, texts: list[str], count: int, taken: list[int]) -> None:
+    assert most_different([given], texts, count) == taken

@@ -10,64 +10,40 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers as tf
 from exact_losses import VOCABULARY, Watch, by_hand, close, examples
 from peft import LoraConfig, get_peft_model
-from transformers import (
-    Gemma2Config,
-    Gemma2ForCausalLM,
-    Gemma3ForCausalLM,
-    Gemma3TextConfig,
-    GPT2Config,
-    GPT2LMHeadModel,
-    GPTNeoXConfig,
-    GPTNeoXForCausalLM,
-    GraniteConfig,
-    GraniteForCausalLM,
-    MistralConfig,
-    MistralForCausalLM,
-    PhiConfig,
-    PhiForCausalLM,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-)
 from transformers.utils import logging
 
 from sapo.integrations.testing import tiny_model
 from sapo.models.losses import Scorer
 
-_SHAPE = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "max_position_embeddings": 512,
-    "initializer_range": 0.2,
-    "bos_token_id": None,
-    "eos_token_id": 257,
-    "pad_token_id": None,
-}
+_SHAPE: dict[str, Any] = {
+    "vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "max_position_embeddings": 512, "initializer_range": 0.2,
+    "bos_token_id": None, "eos_token_id": 257, "pad_token_id": None,
+}  # fmt: skip
 _GROUPED = {**_SHAPE, "num_key_value_heads": 2}
 _GEMMA = {**_GROUPED, "head_dim": 8}
 
 MODELS: dict[str, Callable[[], Any]] = {
     "llama": tiny_model,
-    "gpt2": lambda: GPT2LMHeadModel(
-        GPT2Config(vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=4, n_positions=512, initializer_range=0.2)
+    "gpt2": lambda: tf.GPT2LMHeadModel(
+        tf.GPT2Config(vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=4, n_positions=512, initializer_range=0.2)
     ),
-    "gpt-neox": lambda: GPTNeoXForCausalLM(GPTNeoXConfig(**_SHAPE)),
-    "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**_GROUPED, head_dim=8)),
-    "granite": lambda: GraniteForCausalLM(
-        GraniteConfig(
+    "gpt-neox": lambda: tf.GPTNeoXForCausalLM(tf.GPTNeoXConfig(**_SHAPE)),
+    "qwen3": lambda: tf.Qwen3ForCausalLM(tf.Qwen3Config(**_GROUPED, head_dim=8)),
+    "granite": lambda: tf.GraniteForCausalLM(
+        tf.GraniteConfig(
             **_GROUPED, logits_scaling=2.0, embedding_multiplier=2.0, residual_multiplier=0.7, attention_multiplier=0.3
         )
     ),
-    "phi": lambda: PhiForCausalLM(PhiConfig(**_SHAPE)),
-    "mistral": lambda: MistralForCausalLM(MistralConfig(**_GROUPED, sliding_window=None)),
-    "mistral, short window": lambda: MistralForCausalLM(MistralConfig(**_GROUPED, sliding_window=16)),
-    "gemma2, short window": lambda: Gemma2ForCausalLM(Gemma2Config(**_GEMMA, sliding_window=16)),
-    "gemma3, short window": lambda: Gemma3ForCausalLM(Gemma3TextConfig(**_GEMMA, sliding_window=16)),
-    "gemma3, long window": lambda: Gemma3ForCausalLM(Gemma3TextConfig(**_GEMMA, sliding_window=1024)),
+    "phi": lambda: tf.PhiForCausalLM(tf.PhiConfig(**_SHAPE)),
+    "mistral": lambda: tf.MistralForCausalLM(tf.MistralConfig(**_GROUPED, sliding_window=None)),
+    "mistral, short window": lambda: tf.MistralForCausalLM(tf.MistralConfig(**_GROUPED, sliding_window=16)),
+    "gemma2, short window": lambda: tf.Gemma2ForCausalLM(tf.Gemma2Config(**_GEMMA, sliding_window=16)),
+    "gemma3, short window": lambda: tf.Gemma3ForCausalLM(tf.Gemma3TextConfig(**_GEMMA, sliding_window=16)),
+    "gemma3, long window": lambda: tf.Gemma3ForCausalLM(tf.Gemma3TextConfig(**_GEMMA, sliding_window=1024)),
 }
 SHARING = ("llama", "gpt2", "gpt-neox", "qwen3", "granite", "phi", "mistral")
 ADAPTED = " with two active adapters"

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 import transformers as tf
+from adapted import both_adapted
 from exact_losses import VOCABULARY, Watch, by_hand, close, examples
-from peft import LoraConfig, get_peft_model
 from transformers.utils import logging
 
 from sapo.integrations.testing import tiny_model
@@ -62,31 +62,16 @@ def quiet() -> Iterator[None]:
     logging.set_verbosity(before)
 
 
-def adapted(name: str) -> Any:
-    """The architecture's model with two random adapters, an older frozen one and a new one, both active."""
-    model = MODELS[name]()
-    for n, adapter in enumerate(("past", "new")):
-        config = LoraConfig(
-            r=2 + n, lora_alpha=8, lora_dropout=0.5, target_modules=_TARGETS.get(name, ["q_proj", "v_proj"]),
-            fan_in_fan_out=name == "gpt2", task_type="CAUSAL_LM",
-        )  # fmt: skip
-        if n == 0:
-            model = get_peft_model(model, config, adapter_name=adapter)
-        else:
-            model.add_adapter(adapter, config)
-    for key, parameter in model.named_parameters():
-        if "lora_B" in key:
-            torch.nn.init.normal_(parameter, std=0.3)
-    model.base_model.set_adapter(["past", "new"], inference_mode=True)
-    return model
-
-
 @cache
 def model_of(name: str) -> Any:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         bare = name.removesuffix(ADAPTED)
-        return (MODELS[name]() if name == bare else adapted(bare)).eval()
+        return _two_adapters(bare) if name != bare else MODELS[name]().eval()
+
+
+def _two_adapters(name: str) -> Any:
+    return both_adapted(MODELS[name](), targets=_TARGETS.get(name, ("q_proj", "v_proj")), fan_in_fan_out=name == "gpt2")
 
 
 def shares(name: str) -> bool:

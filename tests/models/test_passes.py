@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from adapted import adapted, both_adapted
 from exact_losses import VOCABULARY, by_hand, close, examples
-from peft import LoraConfig, get_peft_model
 from transformers import MistralConfig, MistralForCausalLM
 
 from sapo.core.types import Encoded
@@ -19,29 +19,9 @@ from sapo.models.losses import Scorer
 from sapo.models.passes import untouched
 
 
-def lora_model(names: tuple[str, ...] = ("default",)) -> Any:
-    """The tiny model with random adapters of different strength; dropout would show if it were active."""
-    with torch.random.fork_rng():
-        torch.manual_seed(1)
-        model: Any = None
-        for n, name in enumerate(names):
-            config = LoraConfig(
-                r=2 + n, lora_alpha=8, lora_dropout=0.5, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"
-            )
-            if model is None:
-                model = get_peft_model(tiny_model(), config, adapter_name=name)
-            else:
-                model.add_adapter(name, config)
-        for key, parameter in model.named_parameters():
-            if "lora_B" in key:
-                torch.nn.init.normal_(parameter, std=0.3)
-    return model
-
-
 def two_adapters() -> Any:
     """An older adapter, frozen and active, and a trainable one on top."""
-    model = lora_model(("past", "new"))
-    model.base_model.set_adapter(["past", "new"], inference_mode=True)
+    model = both_adapted(tiny_model())
     model.set_requires_grad("new", True)
     return model
 
@@ -87,10 +67,15 @@ def same(before: dict[str, Any], after: dict[str, Any]) -> bool:
     )
 
 
-@pytest.mark.parametrize(
-    ("make", "mode"), [(tiny_model, "eval"), (lora_model, "train"), (two_adapters, "mixed"), (window_model, "mixed")],
-    ids=["base", "lora", "two adapters", "window"],
-)  # fmt: skip
+TRACELESS: dict[str, tuple[Callable[[], Any], str]] = {
+    "base": (tiny_model, "eval"),
+    "lora": (lambda: adapted(tiny_model()), "train"),
+    "two adapters": (two_adapters, "mixed"),
+    "window": (window_model, "mixed"),
+}
+
+
+@pytest.mark.parametrize(("make", "mode"), TRACELESS.values(), ids=TRACELESS)
 def test_scoring_leaves_no_trace(make: Callable[[], Any], mode: str) -> None:
     model = make()
     model.train(mode != "eval")

@@ -270,7 +270,7 @@ def test_twenty_equal_requests_stay_twenty(client: Callable[..., Client]) -> Non
         for _ in range(2):
             asked = client(server, concurrency=4)
             requests = [asked.request([{"role": "user", "content": "Hi."}], 16, 1.0, 0, n) for n in range(20)]
-            assert [answer.text for answer in asked.ask(requests, print)] == [reply(n) for n in range(20)]
+            assert [answer.text for answer in asked.ask(requests, "reply")] == [reply(n) for n in range(20)]
             assert len(server.requests) == 20
 
 

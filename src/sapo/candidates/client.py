@@ -11,8 +11,7 @@ import os
 import re
 import threading
 from collections import Counter
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
@@ -22,7 +21,7 @@ from urllib.parse import urlsplit
 import openai
 
 from sapo.candidates.kept import Kept
-from sapo.candidates.replies import UnusableReplyError, reply_of
+from sapo.candidates.replies import reply_of
 from sapo.candidates.settings import ServerSettings
 from sapo.core.errors import CandidateError
 from sapo.core.untrusted import plain
@@ -133,24 +132,60 @@ class Client:
             + (f" ({kept} replies are kept from before)" if kept else "")
         )
 
-    def ask(self, requests: Sequence[Request], advance: Callable[[int], None]) -> list[Answer]:
+    def ask(
+        self,
+        requests: Sequence[Request],
+        what: str,
+        advance: Callable[[int], None] = lambda texts: None,
+        anything: bool = False,
+    ) -> list[Answer]:
         """Return how requests ended, in their order; replies are kept on disk as soon as they are there.
 
+        Args:
+            requests: see `request`.
+            what: is asked for, for messages.
+            advance: told the number of texts as they come in.
+            anything: whether something came of asking before.
+
         Raises:
-            CandidateError: if the server refuses.
+            CandidateError: if the server refuses, or nothing at all comes of asking it.
         """
         answers = {n: Answer(text) for n, request in enumerate(requests) if (text := self._kept.find(request))}
         if answers:
             advance(len(answers))
         missing = [(n, request) for n, request in enumerate(requests) if n not in answers]
-        # Closed at once, also where an interruption keeps the frame alive: no further request is begun then.
-        with closing(self._side_by_side(missing)) as coming:
-            for n, answer in coming:
+        stop = self._stop = threading.Event()
+
+        def answered(numbered: tuple[int, Request]) -> tuple[int, Answer]:
+            answer = Answer() if stop.is_set() else self._answer(numbered[1])
+            if answer.last or answer.error:
+                stop.set()
+            return numbered[0], answer
+
+        # Its threads are daemons: a program that is interrupted once more does not wait for replies.
+        pool = ThreadPool(max(1, min(self.settings.concurrency, len(missing))))
+        try:
+            for n, answer in pool.imap_unordered(answered, missing):
                 if answer.error:
                     raise answer.error
                 if answer.text:
                     advance(1)
                 answers[n] = answer
+        finally:
+            # What was sent is paid for: its reply is waited for, and kept; what has not begun is not sent.
+            stop.set()
+            pool.close()
+            pool.join()
+        found = [answers[n] for n in range(len(requests))]
+        self._explain(found, what, nothing=not anything and not any(answer.text for answer in found))
+        return found
+
+    def _explain(self, answers: Sequence[Answer], what: str, nothing: bool) -> None:
+        """Say how the server wants to be asked, and why some requests brought nothing.
+
+        Raises:
+            CandidateError: if ``nothing`` came of asking.
+        """
         found = [f"does not take {name!r}: it is asked without" for name in _OPTIONAL if name in self._refused]
         if self._thinks:
             found.append(f"thinks before it replies: {_THINKING} tokens more are allowed for that")
@@ -158,14 +193,6 @@ class Client:
             if clause not in self._told:
                 self._tell(f"{self.name} {clause}.")
         self._told.update(found)
-        return [answers[n] for n in range(len(requests))]
-
-    def explain(self, answers: Sequence[Answer], what: str, nothing: bool) -> None:
-        """Say why some requests brought nothing.
-
-        Raises:
-            CandidateError: if that is all there is: ``nothing`` came of asking for ``what``.
-        """
         reasons = Counter(answer.reason for answer in answers if answer.reason)
         why = "; ".join(f"{count} x {reason}" if count > 1 else reason for reason, count in reasons.most_common(3))
         if nothing:
@@ -176,34 +203,12 @@ class Client:
         if why:
             self._tell(f"{self.name}: {why}." + (" No more is asked for." if any(a.last for a in answers) else ""))
 
-    def _side_by_side(self, requests: Sequence[tuple[int, Request]]) -> Generator[tuple[int, Answer], None, None]:
-        """Yield answers as they come in; once nobody listens, what has not begun is not sent."""
-        if not requests:
-            return
-        stop = self._stop = threading.Event()
-
-        def answered(numbered: tuple[int, Request]) -> tuple[int, Answer]:
-            answer = Answer() if stop.is_set() else self._answer(numbered[1])
-            if answer.last or answer.error:
-                stop.set()
-            return numbered[0], answer
-
-        # Its threads are daemons: a program that is interrupted once more does not wait for replies.
-        pool = ThreadPool(min(self.settings.concurrency, len(requests)))
-        try:
-            yield from pool.imap_unordered(answered, requests)
-        finally:
-            stop.set()
-            # What was sent is paid for: its reply is waited for, and kept.
-            pool.close()
-            pool.join()
-
     def _answer(self, request: Request) -> Answer:
         """Return how a request ended; its text is kept before anybody hears of it."""
         try:
-            text = self._text(request)
-        except (_NoMoreError, UnusableReplyError) as error:
-            return Answer(reason=str(error), last=isinstance(error, _NoMoreError))
+            answer = self._asked(request)
+        except _NoMoreError as error:
+            return Answer(reason=str(error), last=True)
         except openai.APIStatusError as error:
             message = f"status {error.status_code}: {self._shown(_said(error))}"
             # An account without credit gets the status of one that is in a hurry.
@@ -217,11 +222,12 @@ class Client:
             return Answer(reason=f"no answer within {self.settings.timeout:g} s", last=True)
         except openai.APIConnectionError as error:
             return Answer(reason=f"no connection ({self._shown(str(error.__cause__))})", last=True)
-        self._kept.keep(request, text)
-        return Answer(text)
+        if answer.text:
+            self._kept.keep(request, answer.text)
+        return answer
 
-    def _text(self, request: Request) -> str:
-        """Return the text that a request brings: asked again in another way where a server wants it so."""
+    def _asked(self, request: Request) -> Answer:
+        """Return what a request brings: asked again in another way where a server wants it so."""
         while True:
             room = request[_LIMIT] + _THINKING * self._thinks
             most, used = _prompt_tokens(request) + room, 0
@@ -233,13 +239,8 @@ class Client:
                 response = self._client.chat.completions.with_raw_response.create(**sent)
                 self._replied = True
                 reply = reply_of(response.http_response.content)
-                used = _prompt_tokens(request) + tokens_of(reply.text) if reply.tokens is None else reply.tokens
-            except UnusableReplyError as error:
-                used = most if error.tokens is None else error.tokens
-                if not error.thinking or room > request[_LIMIT]:
-                    raise
-                self._thinks = True
-                continue
+                guess = _prompt_tokens(request) + tokens_of(reply.text) if reply.text else most
+                used = guess if reply.tokens is None else reply.tokens
             except openai.APITimeoutError:
                 # Replies that nobody waited for may be billed all the same.
                 used = most * (1 + _RETRIES)
@@ -252,9 +253,12 @@ class Client:
                 continue
             finally:
                 self._budget.settle(most, used)
+            if reply.thinking and room == request[_LIMIT]:
+                self._thinks = True
+                continue
             if len(self._key) >= _SECRET and self._key in reply.text:
-                raise UnusableReplyError("a reply that holds the key")
-            return reply.text
+                return Answer(reason="a reply that holds the key")
+            return Answer(reply.text, reply.reason)
 
     def _attempted(self, request: object) -> None:
         """Count each attempt that the client makes, also a repeated one; none once nobody waits."""

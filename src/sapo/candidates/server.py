@@ -43,11 +43,10 @@ class Server(Source):
         """
         anything = False
         for indices in rounds(wanted):
-            answers = self._client.ask(self._requests(task, indices), advance)
-            texts = [answer.text for answer in answers if answer.text]
-            anything = anything or bool(texts)
-            self._client.explain(answers, f"paraphrase of task {task.name!r}", nothing=not anything)
-            if texts:
+            requests = self._requests(task, indices)
+            answers = self._client.ask(requests, f"paraphrase of task {task.name!r}", advance, anything)
+            if texts := [answer.text for answer in answers if answer.text]:
+                anything = True
                 yield texts
             if any(answer.last for answer in answers):
                 return
@@ -76,9 +75,7 @@ class ServerJudge:
             CandidateError: if the server refuses, or nothing at all comes of asking it.
         """
         requests = [self._client.request(judging(task, text), _WORD, 0.0, 0, 0) for text in texts]
-        answers = self._client.ask(requests, lambda texts: None)
-        self._client.explain(answers, f"judgement for task {task.name!r}", nothing=not any(a.text for a in answers))
-        return [self._against(answer) for answer in answers]
+        return [self._against(answer) for answer in self._client.ask(requests, f"judgement for task {task.name!r}")]
 
     def _against(self, answer: Answer) -> str | None:
         word = answer.text.strip(" \n.!*\"'").casefold()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from faulty_server import completion as body_of
 
-from sapo.candidates.asking import completion, messages, most_requests, rounds, style
+from sapo.candidates.asking import completion, messages, most_requests, question, rounds, style
 from sapo.candidates.kept import Kept
 from sapo.candidates.replies import reply_of, text_of
 from sapo.core.types import Task
@@ -16,7 +16,7 @@ from sapo.integrations.testing import toy_task
 
 
 def asked(task: Task, index: int = 0, seed: int = 0) -> str:
-    (message,) = messages(task, index, seed)
+    (message,) = messages(question(task, index, seed))
     assert message["role"] == "user"
     return message["content"]
 

@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sapo.candidates.checks import Pool, keeps
+from sapo.candidates.checks import Pool
 from sapo.candidates.meaning import Encoder, installed_encoder
+from sapo.candidates.named import keeps
 from sapo.core.types import Example, Floats, Origin, Task
 
 SUMMARY = "Summarize the article in one sentence."

@@ -37,6 +37,7 @@ from faulty_server import (
     error,
 )
 
+from sapo.candidates.asking import Question
 from sapo.candidates.client import Client
 from sapo.candidates.gather import gather
 from sapo.candidates.server import Server, ServerJudge
@@ -269,7 +270,7 @@ def test_twenty_equal_requests_stay_twenty(client: Callable[..., Client]) -> Non
     with FaultyServer() as server:
         for _ in range(2):
             asked = client(server, concurrency=4)
-            requests = [asked.request([{"role": "user", "content": "Hi."}], 16, 1.0, 0, n) for n in range(20)]
+            requests = [asked.request(Question("Say", "Hi.", ""), 16, 1.0, 0, n) for n in range(20)]
             assert [answer.text for answer in asked.ask(requests, "reply")] == [reply(n) for n in range(20)]
             assert len(server.requests) == 20
 

@@ -2,7 +2,7 @@
 
 What the original itself holds is never a reason. A text that cannot work is rejected wherever it comes from. Guesses
 (nearly a duplicate, too long, cut off, ...) thin out what generators make; what a user wrote is the user's choice, so
-there they are only noted. Texts that come with the library were read by people, and nothing is guessed of them.
+there they are only noted. Texts that come with the library were read by people: only near-duplicates are guessed.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import regex
 from rapidfuzz import fuzz
 
 from sapo.candidates.language import changes_language
+from sapo.candidates.named import keeps, missing_numbers
 from sapo.candidates.talk import MARKERS, chatty, holds
 from sapo.core.types import Instruction, Origin, Rejection, Task
 
@@ -56,34 +57,6 @@ _CLOSED_BY_QUOTE = regex.compile(r"""["'”’»)\]】」』]$""")
 _MARK_AT_END = regex.compile(r"(?:^|[.:;!?。：；！？]\s*)(?:\p{L}|\d{1,2})[).]$")
 _ITEM = regex.compile(r"^\s+\S|^(?:[-*•·>]|\d{1,2}[.):]|[a-zA-Z][.):]|[\p{L}\p{N}][^:：\n]{0,100}[:：=]|\()")
 _PAIRS = {"(": ")", "[": "]", "“": "”", "（": "）", "【": "】", "「": "」", "《": "》", "«": "»"}
-# Letters and digits that continue a word; Han, kana and Thai are written without spaces, so there any
-# neighbour is a boundary.
-_LETTER = r"[[\p{L}\p{N}_]--[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}]]"
-# "A. dovish", "1) positive", "1: poor": a short label before a mark and the first word of what it marks.
-_SPACED = regex.compile(_LETTER, regex.VERSION1)
-_MARK = regex.compile(r"[.):、．]\s*(\p{L}+)")
-_EXPLAINS = regex.compile(r"\p{L}\s*\($")
-_BEHIND_A_WORD = regex.compile(r"\p{L}\s+$")
-_MARK_LENGTH = 2
-
-# A number by itself, not the mark of an enumeration ("1)", "2.", "3:" before a word), not a stray footnote mark before
-# the capital that begins a sentence ("1 In short"), not part of a word.
-_NUMBER = regex.compile(
-    rf"(?<!{_LETTER}|\d[.,])(\d+(?:[.,]\d+)*)(?!{_LETTER}|[):、．]|\.\s|\s+\p{{Lu}}\p{{Ll}})", regex.VERSION1
-)
-_DIGITS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
-# A small number may only describe the input ("4 options") and go with that description. It bears on the task as an end
-# of a scale, behind a bound, or before a unit of what is to be written.
-_SCALE = regex.compile(r"[-–—~]\s*$|\b(?:to|through|and|bis|a|à|to the)\s+$|[到至]\s*$")
-_SCALED = regex.compile(r"^\s*[-–—~]\s*\d|^\s+(?:to|through)\s+\d|^\s*[到至]\s*\d")
-_BOUND = regex.compile(
-    r"\b(?:most|least|than|exactly|maximum|minimum|to|within|only|under|over|of)\s+$|[多少过]$", regex.I
-)
-_UNIT = regex.compile(
-    r"^[\s-]+(?:\w+[\s-]+)?(?:words?|sentences?|paragraphs?|lines?|bullets?|points?|characters?|letters?|items?"
-    r"|keywords?|examples?|percent|tokens?)\b|^\s*[个句字段行%]",
-    regex.IGNORECASE,
-)
 
 
 class Pool:
@@ -163,7 +136,7 @@ class Pool:
             or chatty(original, text)
             or ("is written in another language" if changes_language(original, text) else None)
             or _unterminated(original, text)
-            or _lacks("number", _missing_numbers(task.labels, original, text))
+            or _lacks("number", missing_numbers(task.labels, original, text))
             or _repeats_suffix(original, task.suffix, text)
             or _leak(task, text)
             or self._drift(text)
@@ -212,16 +185,6 @@ def _lacks(kind: str, missing: Sequence[str]) -> str | None:
 def folded(text: str) -> str:
     """Return the text without differences of case, width, white space and invisible characters."""
     return " ".join(_INVISIBLE.sub("", unicodedata.normalize("NFKC", text)).casefold().split())
-
-
-def keeps(label: str, original: str, text: str) -> bool:
-    """Whether ``text`` names ``label`` to the letter, as a whole word, wherever ``original`` does.
-
-    A short label that only enumerates ("1) Read the text") is not named; one that enumerates the same thing
-    as in the original ("A. dovish") is.
-    """
-    theirs, ours = _mentions(original, label), _mentions(text, label)
-    return not theirs or any(not o or any(_same_mark(o, t) for t in theirs if t) for o in ours)
 
 
 def _broken_characters(original: str, text: str) -> str | None:
@@ -303,52 +266,3 @@ def _is_telling(value: str, text: str) -> bool:
 def _spaced(text: str) -> str:
     """Return the words of a text, folded, each between spaces, so that only whole words are found in it."""
     return f" {' '.join(_WORDS.findall(folded(text)))} "
-
-
-def _missing_numbers(labels: Sequence[str], original: str, text: str) -> tuple[str, ...]:
-    """Return the numbers that bear on the task and are missing in the text, where up to twelve may stand in words.
-
-    Labels that are numbers are not counted here.
-    """
-    wanted = dict.fromkeys(
-        found.group(1)
-        for found in _NUMBER.finditer(original)
-        if found.group(1) not in labels and _bears(found.group(1), original[: found.start()], original[found.end() :])
-    )
-    # As a mark of an enumeration, too, a number is named.
-    there = set(regex.findall(r"\d+(?:[.,]\d+)*", text))
-    words = {word.casefold() for word in regex.findall(r"\p{L}+", text)}
-    return tuple(n for n in wanted if n not in there and not _in_words(n, words))
-
-
-def _bears(number: str, before: str, after: str) -> bool:
-    """Whether a number between two texts says something about the task, and not only about the input."""
-    if not number.isdecimal() or int(number) >= len(_DIGITS):
-        return True
-    scale = _SCALED.match(after) or (_SCALE.search(before) and regex.search(r"\d\W*(?:\w+\s+)?$", before))
-    return bool(scale or _BOUND.search(before) or _UNIT.match(after))
-
-
-def _in_words(number: str, words: set[str]) -> bool:
-    return number.isdecimal() and int(number) < len(_DIGITS) and _DIGITS[int(number)] in words
-
-
-def _same_mark(one: str, other: str) -> bool:
-    """Whether two marked texts begin with the same word; without spaces, one may be the beginning of the other."""
-    one, other = one.casefold(), other.casefold()
-    return one == other or (not _SPACED.match(one) and (one.startswith(other) or other.startswith(one)))
-
-
-def _mentions(text: str, label: str) -> set[str]:
-    """Return "" for a plain mention of ``label``, and the word that it enumerates for one used as a mark."""
-    word = regex.compile(rf"(?<!{_LETTER}){regex.escape(label)}(?!{_LETTER})", regex.VERSION1)
-    found = set()
-    for mention in word.finditer(text):
-        after = _MARK.match(text, mention.end()) if len(label) <= _MARK_LENGTH else None
-        # "good (4) or": in parentheses behind a word, a label explains that word and enumerates nothing.
-        explains = _EXPLAINS.search(text[: mention.start()])
-        found.add(after.group(1) if after and not explains else "")
-        # "yes or no. Read": behind a word, it may also end a sentence.
-        if after and _BEHIND_A_WORD.search(text[: mention.start()]):
-            found.add("")
-    return found

@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 
 import openai
 
+from sapo.candidates.asking import Question, messages
 from sapo.candidates.kept import Kept
 from sapo.candidates.replies import reply_of
 from sapo.candidates.settings import ServerSettings
@@ -104,14 +105,12 @@ class Client:
         self._replied = self._thinks = False
         self._stop = threading.Event()
 
-    def request(
-        self, said: Sequence[Mapping[str, str]], room: int, temperature: float, seed: int, index: int
-    ) -> Request:
+    def request(self, asked: Question, room: int, temperature: float, seed: int, index: int) -> Request:
         """Return everything that a reply depends on: what is sent, and the number by which equal requests differ."""
         return {
             "base_url": self._url.rstrip("/"),
             "model": self.settings.model,
-            "messages": list(said),
+            "messages": messages(asked),
             "temperature": temperature,
             "seed": (seed + index) % _SEEDS,
             "index": index,

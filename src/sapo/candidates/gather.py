@@ -117,11 +117,7 @@ def most_different(given: Sequence[str], texts: Sequence[str], count: int) -> li
 
 
 def _asked(
-    source: Source,
-    task: Task,
-    pool: Pool,
-    wanted: int | None,
-    advance: Callable[[int], None],
+    source: Source, task: Task, pool: Pool, wanted: int | None, advance: Callable[[int], None]
 ) -> list[Instruction]:
     """Return the valid texts of a source, asked until there are as many as wanted; None asks for everything."""
     before = len(pool.kept)
@@ -135,11 +131,11 @@ def _asked(
 
 
 def _notes(task: Task, pool: Pool, found: int, count: int | None) -> tuple[str, ...]:
-    few = []
+    rejected = f" ({len(pool.rejected)} rejected)" if pool.rejected else ""
     if found == 0:
-        few.append(f"{task.name}: no valid paraphrase, so there is only the original instruction")
+        few = [f"{task.name}: no valid paraphrase, so there is only the original instruction{rejected}"]
     elif count is not None and found < count:
-        few.append(f"{task.name}: only {found} of {count} paraphrases are usable")
-    if pool.rejected and few:
-        few = [f"{few[0]} ({len(pool.rejected)} rejected)"]
+        few = [f"{task.name}: only {found} of {count} paraphrases are usable{rejected}"]
+    else:
+        few = []
     return (*few, *pool.notes)

@@ -94,7 +94,7 @@ class Local(Source):
         chosen = self._model
         return {
             "base": chosen.base, "files": _files(chosen.base), "dtype": chosen.dtype, "device": chosen.device,
-            "asked": [ask(task, index, self._seed) for ask in (messages, completion)],
+            "asked": [messages(question(task, index, self._seed)), completion(task, index, self._seed)],
             "temperature": self._temperature, "seed": self._seed, "index": index,
         }  # fmt: skip
 

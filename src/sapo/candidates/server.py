@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 
-from sapo.candidates.asking import judging, messages, most_requests, rounds
+from sapo.candidates.asking import judging, most_requests, question, rounds
 from sapo.candidates.client import Answer, Client, Request, tokens_of
 from sapo.candidates.source import Source
 from sapo.core.types import Origin, Task
@@ -53,7 +53,7 @@ class Server(Source):
 
     def _requests(self, task: Task, indices: Sequence[int]) -> list[Request]:
         room, temperature = _LONGEST * tokens_of(task.instruction) + _SOME, self._client.settings.temperature
-        asked = {index: messages(task, index, self._seed) for index in indices}
+        asked = {index: question(task, index, self._seed) for index in indices}
         return [self._client.request(said, room, temperature, self._seed, index) for index, said in asked.items()]
 
 

@@ -25,8 +25,9 @@ from typing import Any
 import regex
 from rapidfuzz import fuzz
 
-from sapo.candidates.checks import NEAR, folded, keeps
+from sapo.candidates.checks import NEAR, folded
 from sapo.candidates.language import language
+from sapo.candidates.named import keeps
 from sapo.candidates.rules.sentences import brittle, fixed, sentences
 
 # By language: "whole" are frames for any instruction, "parts" those for an instruction of which it is plain what is

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from adapted import adapted
+from adapted import adapted, snapshot
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import GenerationConfig
@@ -191,20 +191,14 @@ def test_evaluation_leaves_model_and_random_state_as_they_were() -> None:
     calm = evaluate(model, renderer(), TASK, INSTRUCTION, TASK.test[:3], 4).predictions
     model.train()
     model.base_model.model.lm_head.train(False)
-    modes = [module.training for module in model.modules()]
-    flags = [parameter.requires_grad for parameter in model.parameters()]
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    state = torch.get_rng_state()
     for module in model.modules():
         if hasattr(module, "attention_dropout"):
             module.attention_dropout = 0.9
+    before = snapshot(model)
     found = evaluate(model, renderer(), TASK, INSTRUCTION, TASK.test[:3], 4)
     # Dropout does not reach the answers either.
     assert found.predictions == calm
-    assert torch.equal(torch.get_rng_state(), state)
-    assert [module.training for module in model.modules()] == modes
-    assert [parameter.requires_grad for parameter in model.parameters()] == flags
-    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert snapshot(model) == before
 
 
 # Several right answers: any of them counts when answers are scored, the first one alone is learned.

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from adapted import adapted, both_adapted
+from adapted import adapted, both_adapted, snapshot
 from exact_losses import VOCABULARY, by_hand, close, examples
 from transformers import MistralConfig, MistralForCausalLM
 
@@ -32,39 +30,6 @@ def window_model() -> Any:
     return MistralForCausalLM(
         MistralConfig(**shape, vocab_size=VOCABULARY, hidden_size=32, intermediate_size=64, sliding_window=16)
     ).eval()
-
-
-def snapshot(model: Any) -> dict[str, Any]:
-    """Everything about a model and the process that scoring could disturb."""
-    seen = {
-        "weights": {name: value.clone() for name, value in model.state_dict().items()},
-        "requires_grad": {name: p.requires_grad for name, p in model.named_parameters()},
-        "gradients": {name for name, p in model.named_parameters() if p.grad is not None},
-        "modes": {name: module.training for name, module in model.named_modules()},
-        "config": model.config.to_dict(),
-        "generation": model.generation_config.to_dict(),
-        "torch": torch.get_rng_state(),
-        "numpy": repr(np.random.get_state()),
-        "python": random.getstate(),
-        "gradient mode": torch.is_grad_enabled(),
-        "hooks": sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()),
-    }
-    if hasattr(model, "active_adapters"):
-        seen["adapters"] = repr(getattr(model, "active_adapter", None)) + repr(
-            sorted(getattr(model, "peft_config", ()))
-        )
-    return seen
-
-
-def same(before: dict[str, Any], after: dict[str, Any]) -> bool:
-    weights = [torch.equal(before["weights"][name], value) for name, value in after["weights"].items()]
-    rest = set(before) - {"weights", "torch"}
-    return (
-        before["weights"].keys() == after["weights"].keys()
-        and all(weights)
-        and torch.equal(before["torch"], after["torch"])
-        and all(before[key] == after[key] for key in rest)
-    )
 
 
 TRACELESS: dict[str, tuple[Callable[[], Any], str]] = {
@@ -92,7 +57,7 @@ def test_scoring_leaves_no_trace(make: Callable[[], Any], mode: str) -> None:
     scoring.nll([0, 2])
     scoring.nll([1])
     scoring.release()
-    assert same(before, snapshot(model))
+    assert snapshot(model) == before
 
 
 def test_modes_are_restored_when_scoring_fails() -> None:
@@ -101,10 +66,10 @@ def test_modes_are_restored_when_scoring_fails() -> None:
     before = snapshot(model)
     with untouched(model):
         assert not any(m.training for m in model.modules()) and not torch.is_grad_enabled()
-    assert same(before, snapshot(model))
+    assert snapshot(model) == before
     with pytest.raises(IndexError):
         Scorer(model)([Encoded((1, VOCABULARY + 7, 3), 2)])
-    assert same(before, snapshot(model))
+    assert snapshot(model) == before
 
 
 def test_a_model_in_training_mode_is_scored_without_its_dropout() -> None:

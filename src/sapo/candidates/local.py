@@ -36,7 +36,7 @@ class Local(Source):
 
     Args:
         model: which one, without adapters.
-        temperature: of sampling; 0 takes the likeliest token each time.
+        temperature: of sampling.
         seed: of styles and sampling.
         directory: where replies are kept, see `sapo.candidates.kept.replies_directory`.
     """
@@ -162,8 +162,6 @@ class _Draws(LogitsProcessor):
         self._temperature = temperature
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        if self._temperature == 0:
-            return scores
         logs = (scores.float() / self._temperature).log_softmax(-1)
         ordered = logs.sort(dim=-1, descending=True).values
         # The likeliest tokens that together have the probability top_p, the one that crosses it included.

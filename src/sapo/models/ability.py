@@ -26,11 +26,7 @@ def general_texts() -> Mapping[str, str]:
 
 
 def measure_ability(
-    model: Any,
-    renderer: Renderer,
-    scorer: Scorer,
-    max_length: int,
-    advance: Callable[[int], None] = lambda texts: None,
+    model: Any, renderer: Renderer, scorer: Scorer, max_length: int, advance: Callable[[int], None] = lambda texts: None
 ) -> float:
     """Return the loss on general text, in nats per supervised token; the model is left unchanged.
 

@@ -7,15 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from sapo.core.progress import SILENT, Reporter, Work
-from sapo.core.types import (
-    CandidateLoss,
-    Instruction,
-    Race,
-    Rejection,
-    Selection,
-    Status,
-    Task,
-)
+from sapo.core.types import CandidateLoss, Instruction, Race, Rejection, Selection, Status, Task
 from sapo.models.losses import Scorer
 from sapo.models.memory import peak_memory
 from sapo.models.render import Encoder

@@ -550,7 +550,7 @@ def test_meaning_is_asked_for_last_and_only_of_texts_that_are_well_otherwise(wor
     pool = Pool(task())
     texts = ["", "Sure! Sum up the article.", "Sum up the article in a sente", "Paint the house and its roof."]
     assert pool.add([*texts, "Sum up the article."], "rules") == 1
-    assert words.asked == [SUMMARY, texts[3], "Sum up the article."] and pool.notes == ()
+    assert words.asked == [SUMMARY, texts[3], SUMMARY, "Sum up the article."] and pool.notes == ()
     assert pool.rejected[-1].reason == "means something else (similarity 0.00, at least 0.28)"
 
 

@@ -88,17 +88,22 @@ def test_an_unusual_text_of_the_users_own_is_scored_and_noted() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "examples", "message"),
+    ("given", "settings", "message"),
     [
-        (PARAPHRASES, 0, "examples"),
-        (PARAPHRASES, -3, "examples"),
-        (("Say something.", " "), 4, r"'toy'.*'Say something\.'.*lacks the label 'yes', 'no'.*empty"),
-        ((), 4, "none were given"),
+        (PARAPHRASES, {"examples": 0}, "examples = 0: Input should be greater than 0"),
+        (PARAPHRASES, {"examples": "many"}, "examples = 'many': .* integer"),
+        (PARAPHRASES, {"delta": 0.5}, r"delta = 0\.5: Input should be less than 0\.5"),
+        (PARAPHRASES, {"epsilon": math.inf}, "epsilon = inf: Input should be a finite number"),
+        (PARAPHRASES, {"rule": "best"}, "rule = 'best': Input should be 'lowest' or 'confident'"),
+        (("Say something.", " "), {}, r"'toy'.*'Say something\.'.*lacks the label 'yes', 'no'.*empty"),
+        ((), {}, "none were given"),
     ],
 )
-def test_a_selection_of_nothing_is_refused(given: tuple[str, ...], examples: int, message: str) -> None:
+def test_what_cannot_be_selected_from_is_refused(
+    given: tuple[str, ...], settings: dict[str, Any], message: str
+) -> None:
     with pytest.raises(SapoError, match=message):
-        select(tiny_model(), tiny_tokenizer(), toy_task(), given, examples)
+        select(tiny_model(), tiny_tokenizer(), toy_task(), given, **settings)
 
 
 # Id of "~" in the tiny tokenizer: code point 126 minus 33.

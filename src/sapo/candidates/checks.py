@@ -79,7 +79,6 @@ class Pool:
         self._seen = {folded(task.instruction): (self._original, "the original instruction")}
         self._judge = judge
         self._meaning: Meaning | None = None
-        self._unread = ""
         self._unusual: list[Rejection] = []
 
     def add(self, texts: Sequence[str], origin: Origin) -> int:
@@ -113,7 +112,7 @@ class Pool:
         texts = {candidate.text for candidate in self.kept}
         unusual = [one for one in self._unusual if one.text in texts]
         found = [f"{self._task.name}: kept as you wrote them, but unusual: {_listed(unusual)}"] if unusual else []
-        return (*found, *([self._unread] if self._unread else []))
+        return (*found, *([self._meaning.unread] if self._meaning and self._meaning.unread else []))
 
     def _fact(self, text: str) -> str | None:
         """Return why a text cannot work, or None."""
@@ -156,13 +155,10 @@ class Pool:
 
     def _drift(self, text: str) -> str | None:
         """Return what is wrong with a text's meaning, or None; loads the encoder the first time."""
-        from sapo.candidates import meaning
+        from sapo.candidates.meaning import Meaning
 
-        if self._meaning is None and not self._unread:
-            encoder = meaning.installed_encoder()
-            self._unread = meaning.unread(self._task, encoder)
-            self._meaning = None if encoder is None or self._unread else meaning.Meaning(self._task, encoder)
-        return self._meaning.drift(text) if self._meaning else None
+        self._meaning = self._meaning or Meaning(self._task)
+        return self._meaning.drift(text)
 
 
 def why_none(rejected: Sequence[Rejection]) -> str:

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from pydantic import ValidationError
 from torch import nn
 
 from sapo.candidates.builtin import Builtin
@@ -86,11 +87,17 @@ def select(
         ScoreError: if a loss is not finite, or a row does not fit the memory.
         RenderError: if a prompt does not fit; a renderer that is given is tried with the four longest rows first.
     """
-    _demand(model, task, examples)
-    if not 0 < delta < 0.5:
-        raise DataError(f"delta = {delta}: allowed is a probability above 0 and below 0.5")
-    if not 0 <= epsilon < float("inf"):
-        raise DataError(f"epsilon = {epsilon}: allowed is 0 or a positive tolerance in nats per token")
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"model = {model!r:.80}: give a loaded model, as sapo.load_model(NAME).model")
+    if not isinstance(task, Task):
+        raise DataError(f"task = {task!r:.80}: give what sapo.load_task returns")
+    try:
+        settings = SelectionSettings(
+            examples=examples, rule=rule, sample=sample, strategy=strategy, delta=delta, epsilon=epsilon
+        )
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        raise DataError(f"{wrong['loc'][0]} = {wrong['input']!r:.80}: {wrong['msg']}") from error
     gathered = candidates_of(task, candidates)
     kept, rejected = gathered.candidates, gathered.rejected
     if len(kept) == 1:
@@ -107,7 +114,6 @@ def select(
         for candidate in kept:
             renderer.encode(candidate.text, task.suffix, longest)
     rows = selection_rows(task, examples, sample, seed)
-    settings = SelectionSettings(rule=rule, sample=sample, strategy=strategy, delta=delta, epsilon=epsilon)
     progress.plan(len(rows) * len(kept))
     selection = score_candidates(
         Scorer(model), renderer, task, kept, rows, settings, seed=seed, rejected=rejected, progress=progress
@@ -124,13 +130,3 @@ def candidates_of(task: Task, given: Sequence[str] | None) -> Gathered:
     pool = Pool(task)
     pool.add(given, "given")
     return Gathered(tuple(pool.kept), tuple(pool.rejected), notes=pool.notes)
-
-
-def _demand(model: Any, task: Any, examples: Any) -> None:
-    """Refuse names where loaded things are meant, before their first use deep inside."""
-    if not isinstance(model, nn.Module):
-        raise ModelError(f"model = {model!r:.80}: give a loaded model, as sapo.load_model(NAME).model")
-    if not isinstance(task, Task):
-        raise DataError(f"task = {task!r:.80}: give what sapo.load_task returns")
-    if not isinstance(examples, int) or examples < 1:
-        raise DataError(f"examples = {examples!r}: allowed is a positive number of selection rows")

@@ -60,11 +60,9 @@ def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
-def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The seconds that the client would have waited between attempts."""
-    waited: list[float] = []
-    monkeypatch.setattr(openai.OpenAI, "_sleep_for_retry", lambda *args, **kwargs: waited.append(0.0))
-    return waited
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client does not wait between attempts."""
+    monkeypatch.setattr(openai.OpenAI, "_sleep_for_retry", lambda *args, **kwargs: None)
 
 
 @pytest.fixture
@@ -137,35 +135,66 @@ def test_requests_run_side_by_side_but_not_more_than_allowed(make: Callable[...,
         assert 0.55 < time.perf_counter() - began < 1.5
 
 
+BUSY = "status 429: slow down. No more is asked for."
+
+
 @pytest.mark.parametrize(
-    ("bad", "reason"),
+    ("script", "texts", "requests", "note"),
     [
-        (NO_CHOICES, "0 choices instead of 1"),
-        (THREE_CHOICES, "3 choices instead of 1"),
-        (HALF_JSON, "not a chat completion"),
-        (HTML, "not a chat completion"),
-        (NO_MESSAGE, "not a chat completion"),
-        (NULL, "empty"),
-        (BLANK, "empty"),
+        ([GOOD, NO_CHOICES], [0, 2], 3, "0 choices instead of 1."),
+        ([GOOD, THREE_CHOICES], [0, 2], 3, "3 choices instead of 1."),
+        ([GOOD, HALF_JSON], [0, 2], 3, "not a chat completion."),
+        ([GOOD, HTML], [0, 2], 3, "not a chat completion."),
+        ([GOOD, NO_MESSAGE], [0, 2], 3, "not a chat completion."),
+        ([GOOD, NULL], [0, 2], 3, "empty."),
+        ([GOOD, BLANK], [0, 2], 3, "empty."),
+        # What passes is tried three times.
+        *(([bad] * 2, [0, 1, 2], 5, "") for bad in (error(429, "slow down"), error(503, "busy"), RESET, TORN)),
+        # A request that a working server cannot do; when a server is busy for long, others are spared.
+        ([GOOD, *[error(500, "oops")] * 3], [0, 2], 5, "status 500: oops."),
+        ([GOOD, *[error(429, "slow down")] * 3], [0], 4, BUSY),
+        ([GOOD, error(429, "slow down", wait="3600")], [0], 2, BUSY),
     ],
 )
-def test_a_reply_without_a_text_is_a_text_less_and_told(
-    make: Callable[..., Server], notes: list[str], bad: Act, reason: str
+def test_what_goes_wrong_is_a_text_less_and_told(
+    make: Callable[..., Server], notes: list[str], script: list[Act], texts: list[int], requests: int, note: str
 ) -> None:
-    with FaultyServer([GOOD, bad, GOOD]) as server:
-        assert first(make(server), 3) == [reply(0), reply(2)]
-        assert len(server.requests) == 3
-        assert len(notes) == 1 and reason in notes[0] and "tiny at http://127.0.0.1" in notes[0]
+    with FaultyServer(script) as server:
+        assert first(make(server), 3) == [reply(n) for n in texts]
+        assert len(server.requests) == requests
+        assert notes == ([f"tiny at {server.url}: {note}"] if note else [])
         # What came to nothing may be asked for again, and only that.
         assert first(make(server), 3) == [reply(0), reply(1), reply(2)]
-        assert server.seeds == [0, 1, 2, 1]
+        assert len(server.requests) == requests + 3 - len(texts)
 
 
-def test_only_such_replies_are_an_error_after_the_first_round(make: Callable[..., Server]) -> None:
-    with FaultyServer([HTML] * 9) as server:
-        with pytest.raises(CandidateError, match=r"'toy' from tiny at http://127.*3 x not a chat completion.*/v1"):
-            first(make(server), 3)
-        assert len(server.requests) == 3
+@pytest.mark.parametrize(
+    ("script", "settings", "message", "requests"),
+    [
+        ([HTML] * 3, {}, "no paraphrase of task 'toy' from URL: 3 x not a chat completion.*/v1", 3),
+        ([SLOW] * 3, {"timeout": 0.1}, r"no answer within 0\.1 s", 3),
+        ([], {"max_tokens": 100}, "max_tokens=100", 0),
+        (
+            [GOOD, error(400, "No such\x1b[31m thing.")],
+            {},
+            r"URL refuses: status 400: No such\\x1b\[31m thing\. .*settings",
+            2,
+        ),
+        ([GOOD, error(401, "Wrong key.")], {}, r"URL refuses: status 401: Wrong key\. .*OPENAI_API_KEY", 2),
+        ([GOOD, error(403, "Not yours.")], {}, r"URL refuses: status 403: Not yours\. .*OPENAI_API_KEY", 2),
+        ([GOOD, error(404, "No such model.")], {}, r"URL refuses: status 404: No such model\. .*/v1", 2),
+        # A server without a path, and an account without credit.
+        ([GOOD, Act(404, b"nothing here")], {}, "URL refuses: status 404: nothing here", 2),
+        ([GOOD, *[error(429, "No credit", code="insufficient_quota")] * 3], {}, "status 429: No credit", 4),
+    ],
+)
+def test_where_nothing_can_come_of_it_an_error_says_what_to_do(
+    make: Callable[..., Server], script: list[Act], settings: dict[str, Any], message: str, requests: int
+) -> None:
+    with FaultyServer(script) as server:
+        with pytest.raises(CandidateError, match=message.replace("URL", f"tiny at {server.url}")):
+            first(make(server, **settings), 3)
+        assert len(server.requests) == requests
 
 
 def test_dangerous_texts_are_texts_and_a_megabyte_is_cut(make: Callable[..., Server]) -> None:
@@ -184,39 +213,6 @@ def test_a_model_that_thinks_is_given_room_for_it(make: Callable[..., Server], n
     assert "thinks before it replies" in notes[0] and "cut off before its text began" in notes[1]
 
 
-@pytest.mark.parametrize("bad", [error(429, "slow down"), error(500, "oops"), error(503, "busy"), RESET, TORN])
-def test_what_passes_is_tried_three_times(
-    make: Callable[..., Server], pauses: list[float], notes: list[str], bad: Act
-) -> None:
-    with FaultyServer([bad] * 2) as server:
-        assert first(make(server), 2) == [reply(0), reply(1)]
-        assert server.seeds == [0, 0, 0, 1]
-    assert len(pauses) == 2 and notes == []
-
-
-def test_when_a_server_is_busy_for_long_others_are_spared(make: Callable[..., Server], notes: list[str]) -> None:
-    for script, asked in (([error(429, "slow down")] * 9, 4), ([error(429, "slow down", wait="3600")], 2)):
-        with FaultyServer([GOOD, *script]) as server:
-            assert [list(texts) for texts in make(server).paraphrases(toy_task(), 3)] == [[reply(0)]]
-            assert len(server.requests) == asked
-        assert notes.pop().endswith("status 429: slow down. No more is asked for.") and notes == []
-
-
-def test_one_request_that_a_working_server_cannot_do_is_a_text_less(
-    make: Callable[..., Server], notes: list[str]
-) -> None:
-    with FaultyServer([GOOD, *[error(500, "oops")] * 3]) as server:
-        assert first(make(server), 3) == [reply(0), reply(2)]
-    assert notes[0].endswith("status 500: oops.")
-
-
-def test_a_server_that_does_not_answer_in_time_is_named(make: Callable[..., Server]) -> None:
-    with FaultyServer([SLOW] * 3) as server:
-        with pytest.raises(CandidateError, match=r"no answer within 0\.1 s"):
-            first(make(server, timeout=0.1), 2)
-        assert len(server.requests) == 3
-
-
 def test_nobody_there_is_an_error_that_names_url_and_cause(make: Callable[..., Server]) -> None:
     with FaultyServer() as server:
         url = server.url
@@ -230,25 +226,6 @@ def test_replies_of_a_server_that_goes_away_are_used(make: Callable[..., Server]
         first(make(server), 2)
     assert [list(texts) for texts in make(url).paraphrases(toy_task(), 3)] == [[reply(0), reply(1)]]
     assert "no connection" in notes[0]
-
-
-@pytest.mark.parametrize(
-    ("act", "message"),
-    [
-        (error(400, "No such\x1b[31m thing."), r"status 400: No such\\x1b\[31m thing\. .*settings"),
-        (error(401, "Wrong key."), r"status 401: Wrong key\. .*OPENAI_API_KEY"),
-        (error(403, "Not yours."), r"status 403: Not yours\. .*OPENAI_API_KEY"),
-        (error(404, "No such model."), r"status 404: No such model\. .*/v1"),
-        # A server without a path, and an account without credit.
-        (Act(404, b"nothing here"), "status 404: nothing here"),
-        (error(429, "You exceeded your quota", code="insufficient_quota"), "exceeded your quota"),
-    ],
-)
-def test_a_refusal_is_an_error_that_says_what_to_do(make: Callable[..., Server], act: Act, message: str) -> None:
-    with FaultyServer([GOOD, *[act] * 3]) as server:
-        with pytest.raises(CandidateError, match=f"tiny at {server.url} refuses: .*{message}"):
-            first(make(server), 4)
-        assert len(server.requests) == (4 if act.status == 429 else 2)
 
 
 @pytest.mark.parametrize("refused", [["seed"], ["temperature"], ["max_tokens"], ["seed", "temperature", "max_tokens"]])
@@ -314,13 +291,6 @@ def test_tokens_have_a_limit_as_the_server_counts_them_or_else_as_estimated(
             characters = sum(len(seen.body["messages"][0]["content"]) for seen in server.requests)
             assert 2500 <= characters / 3 + 5 * len(found) <= 5000
     assert "max_tokens=5000" in notes[0] and "No more is asked for" in notes[0]
-
-
-def test_a_limit_below_one_request_is_an_error(make: Callable[..., Server]) -> None:
-    with FaultyServer() as server:
-        with pytest.raises(CandidateError, match="max_tokens=100"):
-            first(make(server, max_tokens=100), 2)
-        assert server.requests == []
 
 
 def interrupted_at(server: FaultyServer, requests: int, again_after: float | None = None) -> None:

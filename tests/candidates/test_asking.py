@@ -138,18 +138,16 @@ def test_texts_are_kept_by_everything_they_depend_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"text": 3}', '{"t": "a"}', "null", '{"text": "a'])
-def test_a_damaged_file_counts_as_absent(content: str, tmp_path: Path) -> None:
+def test_a_damaged_file_counts_as_absent_and_a_directory_that_cannot_be_used_keeps_nothing(
+    content: str, tmp_path: Path
+) -> None:
     kept = Kept(tmp_path)
     kept.keep({"index": 1}, "text")
     (file,) = tmp_path.iterdir()
     file.write_text(content)
     assert kept.find({"index": 1}) is None
+    below = Kept(file / "replies")
+    below.keep({"index": 1}, "text")
+    assert below.find({"index": 1}) is None
     kept.keep({"index": 1}, "again")
     assert kept.find({"index": 1}) == "again"
-
-
-def test_a_directory_that_cannot_be_used_keeps_nothing(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    kept = Kept(tmp_path / "file" / "replies")
-    kept.keep({"index": 1}, "text")
-    assert kept.find({"index": 1}) is None

@@ -14,7 +14,6 @@ from sapo.candidates.checks import folded
 from sapo.candidates.gather import gather, most_different
 from sapo.candidates.rules.source import Rules
 from sapo.candidates.source import Source
-from sapo.core.errors import CandidateError
 from sapo.core.types import Origin, Task
 from sapo.integrations.testing import ListSource, toy_task
 from sapo.tasks.builtin import BUILTIN, builtin_paraphrases
@@ -141,18 +140,6 @@ def test_progress_hears_every_text() -> None:
     first, second = Told(VALID[:1], BAD, origin="file"), Told(VALID[1:3], origin="rules")
     gather(TASK, (first, second), 3, heard.append)
     assert heard == [1, 3, 2]
-
-
-def test_an_error_of_a_source_is_passed_on() -> None:
-    class Broken(Told):
-        def paraphrases(
-            self, task: Task, wanted: int, advance: Callable[[int], None] = lambda texts: None
-        ) -> Generator[Sequence[str], None, None]:
-            yield VALID[:1]
-            raise CandidateError("the server has gone")
-
-    with pytest.raises(CandidateError, match="the server has gone"):
-        gather(TASK, (Broken(),), 3)
 
 
 def test_the_library_has_candidates_for_its_own_tasks_and_for_published_ones() -> None:

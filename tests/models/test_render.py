@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -181,19 +184,10 @@ def test_prompts_and_fingerprint_are_the_same_tomorrow(monkeypatch: pytest.Monke
     # Templates may print today's date (Llama 3.2, SmolLM3): a run would then differ from day to day.
     template = "<|im_start|>system\n{{ strftime_now('%d %b %Y') }}<|im_end|>\n" + CHAT_TEMPLATE
 
-    class Clock:
-        def __init__(self, day: int) -> None:
-            self.day = day
-
-        def now(self) -> Clock:
-            return self
-
-        def strftime(self, form: str) -> str:
-            return f"{self.day:02} Jan 2030"
-
     seen = []
     for day in (1, 2):
-        monkeypatch.setattr("transformers.utils.chat_template_utils.datetime", Clock(day))
+        clock = SimpleNamespace(now=partial(datetime, 2030, 1, day))
+        monkeypatch.setattr("transformers.utils.chat_template_utils.datetime", clock)
         r = renderer(chat_template=template)
         seen.append((r.fingerprint(), r.prompts("Do.", "S.", asked("x"), 4)))
     assert seen[0] == seen[1]

@@ -58,10 +58,10 @@ class Answer:
     """How a request ended.
 
     Attributes:
-        text: empty where there is none.
-        reason: why there is none, a clause; empty also where it was not sent.
-        last: whether others need not be tried.
-        error: to be raised, where the user must act before anything comes of asking.
+        text: empty without a usable reply.
+        reason: why there is no text, a clause; empty also for a request that was not sent.
+        last: whether further requests are pointless.
+        error: to be raised, where the user must act first.
     """
 
     text: str = ""
@@ -171,7 +171,7 @@ class Client:
                     advance(1)
                 answers[n] = answer
         finally:
-            # What was sent is paid for: its reply is waited for, and kept; what has not begun is not sent.
+            # What was sent is paid for: wait for its reply and keep it. Send nothing more.
             stop.set()
             pool.close()
             pool.join()
@@ -210,10 +210,10 @@ class Client:
             return Answer(reason=str(error), last=True)
         except openai.APIStatusError as error:
             message = f"status {error.status_code}: {self._shown(_said(error))}"
-            # An account without credit gets the status of one that is in a hurry.
+            # An account without credit gets the status of one that asks too often.
             passing = error.status_code in _PASSING or error.status_code >= 500
             if passing and error.code != "insufficient_quota":
-                # A server that works for other requests fails at this one.
+                # The server works for other requests and fails at this one.
                 return Answer(reason=message, last=error.status_code != 500 or not self._replied)
             advice = _ADVICE.get(error.status_code, "Check the model and the settings against what the server says")
             return Answer(error=CandidateError(f"{self.name} refuses: {message}. {advice}."))
@@ -336,7 +336,7 @@ def _said(error: openai.APIStatusError) -> str:
 
 
 def _key(url: str) -> str:
-    """Return the key for a server; empty where there is none and none is needed."""
+    """Return the key for a server; empty where there is no key and the server needs none."""
     key = os.environ.get("OPENAI_API_KEY", "").strip()
     if not key and url == _OFFICIAL:
         raise CandidateError(

@@ -27,7 +27,7 @@ class Gathered:
 
     Attributes:
         candidates: the original, then its paraphrases, those of earlier sources first.
-        rejected: texts that are no candidates, with reasons.
+        rejected: the texts that did not pass, with reasons.
         spare: valid paraphrases beyond the number wanted, less different from the others than those kept.
         notes: what the user should know, one sentence each.
     """
@@ -62,8 +62,8 @@ def gather(
 ) -> Gathered:
     """Return the original followed by at most ``count`` paraphrases of it.
 
-    A source is asked only for what those before it lack. Where it gives more valid texts than that, those are kept
-    that differ most from each other and from what there is.
+    A source is asked only for what those before it lack. Of more valid texts than that, the ones are kept that differ
+    most from each other and from what there is.
 
     Args:
         task: whose instruction is the original.
@@ -109,7 +109,7 @@ def most_different(given: Sequence[str], texts: Sequence[str], count: int) -> li
     alike = process.cdist(everything, everything, scorer=fuzz.ratio).astype(np.float64)[len(given) :]
     nearest, taken = alike[:, : len(given)].max(axis=1), list[int]()
     for _ in range(count):
-        # One that is taken is nobody's next.
+        # A text is taken once.
         nearest[taken] = np.inf
         taken.append(int(nearest.argmin()))
         nearest = np.maximum(nearest, alike[:, len(given) + taken[-1]])

@@ -1,7 +1,7 @@
 """Where models come from: the embedded one, a local directory, or a hub id; optionally with an adapter.
 
-GGUF weights are dequantised once into a safetensors cache, because transformers neither trains nor saves
-a model whose GGUF quantiser is still attached.
+GGUF weights are dequantised once into a safetensors cache: transformers neither trains nor saves a model whose GGUF
+quantiser is still attached.
 """
 
 from __future__ import annotations
@@ -180,7 +180,7 @@ def load_model(
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ModelError(_cannot_load("", name, error)) from error
     if report["missing_keys"]:
-        # transformers would go on with random numbers in their place.
+        # transformers fills them with random numbers.
         raise ModelError(f"model {name!r} lacks the weights {', '.join(sorted(report['missing_keys'])[:5])}")
     try:
         model = model.to(device)

@@ -81,9 +81,9 @@ def select(
         progress: hears how far scoring is, see `sapo.core.progress.Reporter`.
 
     Raises:
-        CandidateError: if no candidate is left beside the original.
-        DataError: if the task has no training rows, is none, or a setting is out of its range.
-        ModelError: if the model is none.
+        CandidateError: if no candidate is left besides the original.
+        DataError: if the task is not a Task or has no training rows, or a setting is not allowed.
+        ModelError: if the model is not a loaded one.
         ScoreError: if a loss is not finite, or a row does not fit the memory.
         RenderError: if a prompt does not fit; a renderer that is given is tried with the four longest rows first.
     """
@@ -109,7 +109,7 @@ def select(
     if renderer is None:
         renderer = Renderer(tokenizer, min(max_length, context_length(model)))
     else:
-        # It may refuse rows: that is told before anything is scored, also of rows that are not sampled.
+        # It may refuse rows: better before anything is scored, and also rows that are not sampled.
         longest = sorted(task.train, key=lambda row: len(row.input) + len(row.answer))[-_LONGEST:]
         for candidate in kept:
             renderer.encode(candidate.text, task.suffix, longest)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from exact_losses import by_hand
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from sapo.core.errors import SapoError, ScoreError
@@ -35,14 +36,9 @@ def uneven(rows: int = 12) -> Task:
 
 def pooled(model: Any, task: Task, instruction: str, rows: tuple[int, ...]) -> tuple[float, float]:
     """(sum over sum, mean of per-example means) from one full pass an example."""
-    nll, tokens = [], []
-    for row in Renderer(tiny_tokenizer(), 512).encode(instruction, task.suffix, [task.train[i] for i in rows]):
-        with torch.no_grad():
-            logs = model(input_ids=torch.tensor([row.ids])).logits[0].log_softmax(-1)
-        places = range(row.prompt_length, len(row.ids))
-        nll.append(-sum(float(logs[i - 1, row.ids[i]]) for i in places))
-        tokens.append(len(places))
-    return sum(nll) / sum(tokens), sum(x / n for x, n in zip(nll, tokens, strict=True)) / len(rows)
+    encoded = Renderer(tiny_tokenizer(), 512).encode(instruction, task.suffix, [task.train[i] for i in rows])
+    nll, tokens = by_hand(model, encoded), np.array([row.supervised for row in encoded])
+    return float(nll.sum() / tokens.sum()), float((nll / tokens).mean())
 
 
 def test_the_lowest_pooled_loss_is_chosen_and_reported() -> None:

@@ -51,7 +51,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(save_model(tmp_path_factory.mktemp("model")))
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def offline(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test asks the hub, whatever the machine's settings."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
@@ -122,7 +122,6 @@ def test_a_missing_directory_is_named(load: Callable[[str], Any], name: str) -> 
         load(name)
 
 
-@pytest.mark.usefixtures("offline")
 @pytest.mark.parametrize("name", ["no/such-model", "no-such-model", "no/such/model"])
 def test_a_name_that_is_neither_directory_nor_reachable_says_what_is_allowed(name: str) -> None:
     with pytest.raises(ModelError, match=f"model '{name}' cannot be loaded: .*Allowed: 'embedded', a directory"):
@@ -144,7 +143,6 @@ def cut_off(weights: Path, size: int) -> None:
     weights.write_bytes(weights.read_bytes()[:size])
 
 
-@pytest.mark.usefixtures("offline")
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -213,7 +211,6 @@ def refused(saved: str, adapter: Path) -> str:
     return message
 
 
-@pytest.mark.usefixtures("offline")
 def test_an_adapter_directory_that_is_missing_or_incomplete_is_an_error(saved: str, tmp_path: Path) -> None:
     assert "adapter_config.json" in refused(saved, tmp_path / "nowhere")
     assert "adapter_config.json" in refused(saved, tmp_path)

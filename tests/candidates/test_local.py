@@ -12,7 +12,7 @@ from adapted import process_state
 
 from sapo.candidates import local
 from sapo.candidates.local import Local, _BlankLine, _Draws, _Writer
-from sapo.core.errors import CandidateError, ModelError
+from sapo.core.errors import CandidateError
 from sapo.integrations.testing import tiny_model, tiny_tokenizer, toy_task
 from sapo.models import answers
 from sapo.models.render import Renderer
@@ -154,8 +154,3 @@ def test_draws_follow_the_distribution_without_its_tail(temperature: float) -> N
     expected = nucleus / nucleus.sum()
     assert (counts[expected == 0] == 0).all()
     assert torch.allclose(counts, expected, atol=4 * 0.5 / rows**0.5)
-
-
-def test_a_missing_model_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="does not exist"):
-        first(source(tmp_path / "nothing", tmp_path))

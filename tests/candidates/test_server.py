@@ -213,19 +213,16 @@ def test_a_model_that_thinks_is_given_room_for_it(make: Callable[..., Server], n
     assert "thinks before it replies" in notes[0] and "cut off before its text began" in notes[1]
 
 
-def test_nobody_there_is_an_error_that_names_url_and_cause(make: Callable[..., Server]) -> None:
-    with FaultyServer() as server:
-        url = server.url
-    with pytest.raises(CandidateError, match=rf"{url}.*no connection.*[Rr]efused"):
-        first(make(url), 2)
-
-
-def test_replies_of_a_server_that_goes_away_are_used(make: Callable[..., Server], notes: list[str]) -> None:
+def test_a_server_that_goes_away_is_named_with_the_cause_and_its_replies_are_used(
+    make: Callable[..., Server], notes: list[str]
+) -> None:
     with FaultyServer() as server:
         url = server.url
         first(make(server), 2)
     assert [list(texts) for texts in make(url).paraphrases(toy_task(), 3)] == [[reply(0), reply(1)]]
     assert "no connection" in notes[0]
+    with pytest.raises(CandidateError, match=rf"{url}.*no connection.*[Rr]efused"):
+        first(make(url, model="other"), 2)
 
 
 @pytest.mark.parametrize("refused", [["seed"], ["temperature"], ["max_tokens"], ["seed", "temperature", "max_tokens"]])

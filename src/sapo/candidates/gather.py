@@ -81,7 +81,13 @@ def gather(
         missing = None if count is None else count + 1 - len(kept)
         if missing == 0:
             break
-        valid = _asked(source, task, pool, None if missing is None else with_spare(missing), advance)
+        before, wanted = len(pool.kept), None if missing is None else with_spare(missing)
+        with closing(source.paraphrases(task, wanted or _PLENTY, advance)) as rounds:
+            for texts in rounds:
+                pool.add(texts, source.origin)
+                if wanted is not None and len(pool.kept) - before >= wanted:
+                    break
+        valid = pool.kept[before:]
         if missing is None:
             kept += valid
             continue
@@ -114,20 +120,6 @@ def most_different(given: Sequence[str], texts: Sequence[str], count: int) -> li
         taken.append(int(nearest.argmin()))
         nearest = np.maximum(nearest, alike[:, len(given) + taken[-1]])
     return sorted(taken)
-
-
-def _asked(
-    source: Source, task: Task, pool: Pool, wanted: int | None, advance: Callable[[int], None]
-) -> list[Instruction]:
-    """Return the valid texts of a source, asked until there are as many as wanted; None asks for everything."""
-    before = len(pool.kept)
-    rounds = source.paraphrases(task, wanted or _PLENTY, advance)
-    with closing(rounds):
-        for texts in rounds:
-            pool.add(texts, source.origin)
-            if wanted is not None and len(pool.kept) - before >= wanted:
-                break
-    return pool.kept[before:]
 
 
 def _notes(task: Task, pool: Pool, found: int, count: int | None) -> tuple[str, ...]:

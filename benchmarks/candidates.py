@@ -69,11 +69,11 @@ def checks(instructions: Mapping[str, Any]) -> list[Record]:
             task = _task(name, instructions[name])
             pool = Pool(task)
             totals["hand-written"] += len(good[name])
-            away["hand-written"] += len(good[name]) - pool.add(good[name], "file")
+            away["hand-written"] += len(good[name]) - pool.add(good[name], "openai")
             for row in bad[name]:
                 kind = row["kind"] + (f", {row['subkind']}" if "subkind" in row else "")
                 totals[kind] += 1
-                away[kind] += 1 - Pool(task).add([row["text"]], "file")
+                away[kind] += 1 - Pool(task).add([row["text"]], "openai")
         found += [
             {"half": half, "kind": kind, "rejected": away[kind], "of": totals[kind],
              "percent": 100 * away[kind] / totals[kind]}
@@ -138,7 +138,7 @@ def harm(bench: Bench, name: str, rows: int) -> list[Record]:
     picked = selection_rows(task, rows, "stratified", SEED)
     good = gather(task, (Builtin(),), 20).candidates
     bad = json.loads(BAD.read_text(encoding="utf-8"))[name]
-    passed = [bool(Pool(task).add([row["text"]], "file")) for row in bad]
+    passed = [bool(Pool(task).add([row["text"]], "openai")) for row in bad]
     everyone = [*good, *(Instruction(row["text"], "given") for row in bad)]
     losses = [c.loss for c in bench.select(task, everyone, picked, EXHAUSTIVE).candidates]
     best, median = min(losses[: len(good)]), float(np.median(losses[: len(good)]))

@@ -8,43 +8,36 @@ from pathlib import Path
 import pytest
 from faulty_server import completion as body_of
 
-from sapo.candidates.asking import completion, messages, most_requests, rounds, style
+from sapo.candidates.asking import completion, messages, most_requests, question, rounds, style
 from sapo.candidates.kept import Kept
-from sapo.candidates.replies import UnusableReplyError, reply_of, text_of
+from sapo.candidates.replies import reply_of, text_of
 from sapo.core.types import Task
 from sapo.integrations.testing import toy_task
 
 
 def asked(task: Task, index: int = 0, seed: int = 0) -> str:
-    (message,) = messages(task, index, seed)
+    (message,) = messages(question(task, index, seed))
     assert message["role"] == "user"
     return message["content"]
 
 
-def test_styles_do_not_come_back_before_all_were_asked_for() -> None:
+def test_styles_do_not_come_back_before_all_were_asked_for_and_the_seed_draws_their_order() -> None:
     styles = [style(index, 7) for index in range(400)]
     distinct = len(set(styles))
     assert distinct >= 40
     assert len(set(styles[:distinct])) == distinct
     assert styles[distinct] == styles[0]
+    others = [style(index, 8) for index in range(400)]
+    assert others[:9] != styles[:9] and set(others) == set(styles)
 
 
-def test_the_seed_draws_the_order_of_styles() -> None:
-    assert style(0, 1) == style(0, 1)
-    assert [style(i, 1) for i in range(9)] != [style(i, 2) for i in range(9)]
-    assert {style(i, 1) for i in range(400)} == {style(i, 2) for i in range(400)}
-
-
-def test_a_question_holds_instruction_suffix_and_the_labels_that_the_instruction_names() -> None:
+def test_a_question_holds_what_the_task_has_and_the_labels_that_its_instruction_names() -> None:
     task = replace(toy_task(), labels=("yes", "no", "unclear"))
     content = asked(task)
     assert f"<instruction>\n{task.instruction}\n</instruction>" in content
     assert f"<ending>\n{task.suffix}\n</ending>" in content
     assert "<words>\nyes\nno\n</words>" in content
     assert style(0, 0) in content
-
-
-def test_what_a_task_lacks_is_not_asked_about() -> None:
     content = asked(replace(toy_task(), suffix="", labels=()))
     assert "ending" not in content and "<words>" not in content
 
@@ -99,6 +92,7 @@ def test_rounds_number_all_requests_once(wanted: int) -> None:
         ('```\n<instruction>\n"Say it."\n</instruction>\n```', "Say it."),
         ("<think>Hm.\n\nSo.</think>\n\nSay it.", "Say it."),
         ("Hm.</think>Say it.", "Say it."),
+        ("<think>" + "hm " * 50_000 + "</think>Say it.", "Say it."),
         ("<think>Hm", ""),
         ("Say <think>a</think>it<think>b</think>.", "Say it."),
         ("Sure! Here it is: Say it.", "Sure! Here it is: Say it."),
@@ -116,10 +110,6 @@ def test_a_reply_of_a_megabyte_becomes_a_short_text_in_no_time(piece: str) -> No
     assert time.perf_counter() - began < 1
 
 
-def test_a_long_thought_before_a_reply_costs_nothing() -> None:
-    assert text_of("<think>" + "hm " * 50_000 + "</think>Say it.") == "Say it."
-
-
 @pytest.mark.parametrize(
     ("body", "reason", "tokens"),
     [
@@ -135,9 +125,8 @@ def test_a_long_thought_before_a_reply_costs_nothing() -> None:
     ],
 )
 def test_a_body_without_one_whole_text_is_named(body: bytes, reason: str, tokens: int | None) -> None:
-    with pytest.raises(UnusableReplyError, match=reason) as caught:
-        reply_of(body)
-    assert caught.value.tokens == tokens
+    found = reply_of(body)
+    assert (found.text, found.tokens, found.thinking) == ("", tokens, b"length" in body) and reason in found.reason
 
 
 def test_texts_are_kept_by_everything_they_depend_on(tmp_path: Path) -> None:
@@ -149,18 +138,16 @@ def test_texts_are_kept_by_everything_they_depend_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"text": 3}', '{"t": "a"}', "null", '{"text": "a'])
-def test_a_damaged_file_counts_as_absent(content: str, tmp_path: Path) -> None:
+def test_a_damaged_file_counts_as_absent_and_a_directory_that_cannot_be_used_keeps_nothing(
+    content: str, tmp_path: Path
+) -> None:
     kept = Kept(tmp_path)
     kept.keep({"index": 1}, "text")
     (file,) = tmp_path.iterdir()
     file.write_text(content)
     assert kept.find({"index": 1}) is None
+    below = Kept(file / "replies")
+    below.keep({"index": 1}, "text")
+    assert below.find({"index": 1}) is None
     kept.keep({"index": 1}, "again")
     assert kept.find({"index": 1}) == "again"
-
-
-def test_a_directory_that_cannot_be_used_keeps_nothing(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    kept = Kept(tmp_path / "file" / "replies")
-    kept.keep({"index": 1}, "text")
-    assert kept.find({"index": 1}) is None

@@ -49,54 +49,34 @@ def test_a_line_separator_inside_a_string_does_not_end_the_line(separator: str, 
     assert candidates_file(path, "toy") == texts
 
 
-def test_a_task_that_the_file_lacks_is_named_with_the_nearest_and_all_others(tmp_path: Path) -> None:
-    path = write(tmp_path / "c.json", json.dumps({"sentiment": ["a"], "topic": ["b"]}))
-    with pytest.raises(
-        CandidateError,
-        match=r"c\.json has nothing for task 'sentiments'\. Did you mean 'sentiment'\? It has: 'sentiment', 'topic'",
-    ):
-        candidates_file(path, "sentiments")
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", r"c\.json is empty"),
+        (" \n\t\n", r"c\.json is empty"),
+        ("\ufeff", r"c\.json is empty"),
+        ('"one"\n\n"two\n"three"\n', r"c\.json, line 3 is not JSON"),
+        ("Say yes or no.", r"c\.json is neither JSON nor JSONL"),
+        (
+            '{"sentiment": ["a"], "topic": ["b"]}',
+            r"c\.json has nothing for task 'sentiments'\. Did you mean 'sentiment'\? It has: 'sentiment', 'topic'",
+        ),
+        ('["a", 3]', "entry 2 is int: allowed is a string"),
+        ('[null, "a"]', "entry 1 is NoneType: allowed is a string"),
+        ('"a"\n{"txt": "b"}', "entry 2 is NoneType: allowed is a string"),
+        ('{"sentiments": ["a", "b", ["c"]]}', "entry 3 is list: allowed is a string"),
+        ("7", "entry 1 is int: allowed is a string"),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_named_by_its_place(content: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(CandidateError, match=message):
+        candidates_file(write(tmp_path / "c.json", content), "sentiments")
 
 
-@pytest.mark.parametrize("content", ["", " \n\t\n", "\ufeff"])
-def test_an_empty_file_is_an_error(content: str, tmp_path: Path) -> None:
-    with pytest.raises(CandidateError, match=r"c\.json is empty"):
-        candidates_file(write(tmp_path / "c.json", content), "toy")
-
-
-def test_a_missing_file_is_an_error_that_names_it(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(CandidateError, match=r"none\.json: No such file"):
         candidates_file(tmp_path / "none.json", "toy")
-
-
-def test_a_file_that_is_not_utf_8_is_an_error_that_names_the_byte(tmp_path: Path) -> None:
     path = tmp_path / "c.json"
     path.write_bytes('["schön"]'.encode("latin-1"))
     with pytest.raises(CandidateError, match=r"not UTF-8 \(byte 5\)"):
         candidates_file(path, "toy")
-
-
-def test_a_broken_line_is_named_by_its_number_in_the_file(tmp_path: Path) -> None:
-    path = write(tmp_path / "c.jsonl", '"one"\n\n"two\n"three"\n')
-    with pytest.raises(CandidateError, match=r"c\.jsonl, line 3 is not JSON"):
-        candidates_file(path, "toy")
-
-
-def test_a_single_line_that_is_no_json_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(CandidateError, match="neither JSON nor JSONL"):
-        candidates_file(write(tmp_path / "c.json", "Say yes or no."), "toy")
-
-
-@pytest.mark.parametrize(
-    ("content", "entry", "kind"),
-    [
-        ('["a", 3]', 2, "int"),
-        ('[null, "a"]', 1, "NoneType"),
-        ('"a"\n{"txt": "b"}', 2, "NoneType"),
-        ('{"toy": ["a", "b", ["c"]]}', 3, "list"),
-        ("7", 1, "int"),
-    ],
-)
-def test_an_entry_that_is_no_text_is_named_by_its_place(content: str, entry: int, kind: str, tmp_path: Path) -> None:
-    with pytest.raises(CandidateError, match=rf"entry {entry} is {kind}: allowed is a string"):
-        candidates_file(write(tmp_path / "c.json", content), "toy")

@@ -1,20 +1,20 @@
 """The source that writes paraphrases with a model of its own, on a tiny random one."""
 
-import random
 import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
+from adapted import process_state
 
 from sapo.candidates import local
 from sapo.candidates.local import Local, _BlankLine, _Draws, _Writer
-from sapo.core.errors import CandidateError, ModelError
+from sapo.core.errors import CandidateError
 from sapo.integrations.testing import tiny_model, tiny_tokenizer, toy_task
+from sapo.models import answers
 from sapo.models.render import Renderer
 from sapo.models.settings import ModelSettings
 
@@ -58,19 +58,16 @@ def test_the_same_settings_give_the_same_texts(
     texts = first(source(base, tmp_path / "a"))
     assert len(set(texts)) == 3
     # In one batch or in several.
-    monkeypatch.setattr(local, "_BATCH_TOKENS", {"cpu": 1_000_000})
+    monkeypatch.setattr(answers, "_BATCH_TOKENS", {"cpu": 1_000_000})
     assert first(source(base, tmp_path / "b")) == texts
     assert first(source(base, tmp_path / "c", seed=1)) != texts
 
 
 def test_no_random_state_but_its_own_is_touched(chat: Path, tmp_path: Path) -> None:
-    before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].copy()  # type: ignore[index]
+    before = process_state()
     files = {path.name: path.read_bytes() for path in chat.iterdir()}
     first(source(chat, tmp_path))
-    assert torch.equal(torch.get_rng_state(), before[0])
-    assert random.getstate() == before[1]
-    assert np.array_equal(np.random.get_state()[1], before[2])  # type: ignore[index]
-    assert {path.name: path.read_bytes() for path in chat.iterdir()} == files
+    assert process_state() == before and {path.name: path.read_bytes() for path in chat.iterdir()} == files
 
 
 def test_what_is_kept_needs_no_model(chat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,7 +94,7 @@ def test_other_weights_under_the_same_name_are_noticed(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_run_goes_on_where_it_was(chat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local, "_BATCH_TOKENS", {"cpu": 1})
+    monkeypatch.setattr(answers, "_BATCH_TOKENS", {"cpu": 1})
 
     def interrupt(texts: int) -> None:
         raise KeyboardInterrupt
@@ -128,11 +125,11 @@ def test_special_tokens_spelled_out_in_an_instruction_are_text(chat: Path, plain
 def test_a_reply_ends_with_its_turn_and_without_turns_at_a_blank_line(chat: Path, plain: Path) -> None:
     tokens = tiny_tokenizer()
     said = tokens(" One.\n\nTwo.").input_ids
-    end = tokens.eos_token_id
-    with_turns = _Writer(model_of(chat), 1.0)
-    assert with_turns._text([*said, end, *said]) == "One.\n\nTwo."
-    without = _Writer(model_of(plain), 1.0)
-    assert without._text([*said, end, *said]) == "One."
+    row = torch.tensor([[5, *said, tokens.eos_token_id, *said]])
+    for base, text in ((chat, "One.\n\nTwo."), (plain, "One.")):
+        writer = _Writer(model_of(base), 1.0)
+        writer._model.generate = lambda **options: row
+        assert writer._replies([[5]], _Draws([0], 1.0)) == [text]
 
 
 def test_writing_stops_at_a_blank_line_after_the_first_word() -> None:
@@ -157,13 +154,3 @@ def test_draws_follow_the_distribution_without_its_tail(temperature: float) -> N
     expected = nucleus / nucleus.sum()
     assert (counts[expected == 0] == 0).all()
     assert torch.allclose(counts, expected, atol=4 * 0.5 / rows**0.5)
-
-
-def test_temperature_zero_takes_the_likeliest() -> None:
-    scores = torch.randn(3, 7, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(_Draws([1, 2, 3], 0.0)(torch.zeros(3, 1), scores), scores)
-
-
-def test_a_missing_model_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="does not exist"):
-        first(source(tmp_path / "nothing", tmp_path))

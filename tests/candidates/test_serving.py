@@ -34,38 +34,28 @@ def serving(model: Path, log: Path) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    command = [str(Path(sys.executable).with_name("transformers")), "serve", str(model)]
-    options = ["--device", "cpu", "--dtype", "float32", "--host", "127.0.0.1", "--port", port]
+    command = [str(Path(sys.executable).with_name("transformers")), "serve", str(model), "--host", "127.0.0.1"]
+    options = ["--device", "cpu", "--dtype", "float32", "--port", port]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     with log.open("w") as written:
-        process = subprocess.Popen(
-            [*command, *options],
-            stdout=written,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
-        )
+        process = subprocess.Popen([*command, *options], stdout=written, stderr=subprocess.STDOUT, env=environment)
         try:
-            wait_for(f"http://127.0.0.1:{port}/health", process, log)
+            deadline = time.monotonic() + _START
+            while not answers(f"http://127.0.0.1:{port}/health"):
+                assert process.poll() is None and time.monotonic() < deadline, log.read_text()[-2000:]
+                time.sleep(0.2)
             yield f"http://127.0.0.1:{port}/v1"
         finally:
-            process.terminate()
-            try:
-                process.wait(timeout=10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            process.kill()
+            process.wait()
 
 
-def wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + _START
-    while time.monotonic() < deadline:
-        assert process.poll() is None, log.read_text()[-2000:]
-        try:
-            with urllib.request.urlopen(url, timeout=2) as response:
-                if response.status == 200:
-                    return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.2)
-    pytest.fail(f"not ready after {_START} s: {log.read_text()[-2000:]}")
+def answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=2) as response:
+            return bool(response.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
 
 
 def test_paraphrases_of_a_real_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

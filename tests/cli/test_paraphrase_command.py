@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from faulty_server import Act, FaultyServer, completion
 
-from sapo.candidates.checks import admit
+from sapo.candidates.checks import Pool
 from sapo.cli import main
 from sapo.tasks.builtin import builtin_paraphrases, builtin_task
 from sapo.tasks.load import load_task
@@ -99,7 +99,7 @@ def test_paraphrases_of_a_task_are_written_and_shown(command: Command) -> None:
 def test_by_default_rules_make_up_for_what_the_library_lacks(command: Command) -> None:
     assert command("paraphrase", "--task", TASK, "--count", 22, "--out", "found.jsonl").code == 0
     origins = [row["origin"] for row in lines("found.jsonl")]
-    valid = len(admit(load_task(TASK), builtin_paraphrases(TASK), "builtin")[0]) - 1
+    valid = Pool(load_task(TASK)).add(builtin_paraphrases(TASK), "builtin")
     assert origins == ["builtin"] * valid + ["rules"] * (22 - valid)
 
 
@@ -139,7 +139,7 @@ def test_without_refusals_there_is_no_file_of_them(command: Command) -> None:
 
 
 def test_nothing_valid_is_an_error_and_the_texts_are_kept_with_their_reasons(command: Command) -> None:
-    Path("mine.json").write_text(json.dumps(["", "Sure! Is it positive or negative?"]))
+    Path("mine.json").write_text(json.dumps(["", "[INST] Is it positive or negative?"]))
     given = ("--instruction", "Say positive or negative.", "--candidates", "mine.json")
     outcome = command("paraphrase", *given, "--out", "found.jsonl")
     assert outcome.code == 2
@@ -152,7 +152,7 @@ def test_markup_and_broken_characters_are_shown_as_they_are_and_written_whole(co
     broken = [
         "Half of it \ud83d: positive or negative?",
         "It rings \x1b[31m: positive or negative?",
-        "[/nothing] at all",
+        "</s>[/nothing] at all",
     ]
     Path("mine.json").write_text(json.dumps([*texts, *broken]))
     given = ("--instruction", "Say positive or negative: {x}, for [bold] texts [.", "--candidates", "mine.json")

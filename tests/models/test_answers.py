@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+from adapted import adapted, snapshot
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from peft import LoraConfig, get_peft_model
 from transformers import GenerationConfig
 
 from sapo.core.types import Example
@@ -27,17 +27,6 @@ INPUTS = ("a much longer text " * 5, "x", "", "some words in between", "naÃ¯ve å
 
 def renderer(kind: type[Renderer] = Renderer) -> Renderer:
     return kind(tiny_tokenizer(), 512)
-
-
-def with_adapter(model: Any) -> Any:
-    """The model with a LoRA adapter that changes what it says."""
-    config = LoraConfig(r=2, lora_alpha=8, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
-    model = get_peft_model(model, config)
-    generator = torch.Generator().manual_seed(0)
-    for name, parameter in model.named_parameters():
-        if ".lora_" in name:
-            parameter.data = 0.5 * torch.randn(parameter.shape, generator=generator)
-    return model.eval()
 
 
 def asked(*texts: str) -> list[Example]:
@@ -96,7 +85,7 @@ def answers(model: Any, inputs: Sequence[str], max_new_tokens: int, render: Rend
 
 @pytest.mark.parametrize("adapter", [False, True], ids=["plain", "peft"])
 def test_a_padded_batch_says_what_every_prompt_says_alone(adapter: bool) -> None:
-    model = with_adapter(tiny_model()) if adapter else tiny_model()
+    model = adapted(tiny_model()) if adapter else tiny_model()
     # None of which has a pad token.
     assert tiny_tokenizer().pad_token_id is model.config.pad_token_id is model.generation_config.pad_token_id is None
     batches: list[int] = []
@@ -150,7 +139,7 @@ def wild() -> GenerationConfig:
 @pytest.mark.parametrize("owner", ["plain model", "model inside peft", "peft model"])
 def test_the_models_own_generation_settings_are_ignored_and_restored(owner: str) -> None:
     base = tiny_model()
-    model = base if owner == "plain model" else with_adapter(base)
+    model = base if owner == "plain model" else adapted(base)
     calm = expected(model, INPUTS, 12)
     own = wild()
     before = own.to_dict()
@@ -185,7 +174,7 @@ def test_scores_are_those_of_the_text_metrics() -> None:
 
 @pytest.mark.parametrize("adapter", [False, True], ids=["plain", "peft"])
 def test_losses_are_the_teacher_forced_nll_of_the_true_answers(adapter: bool) -> None:
-    model = with_adapter(tiny_model()) if adapter else tiny_model()
+    model = adapted(tiny_model()) if adapter else tiny_model()
     rows = [Example(text, "yes" * (i + 1)) for i, text in enumerate(INPUTS)]
     told: list[int] = []
     evaluation = evaluate(model, renderer(), TASK, INSTRUCTION, rows, 4, told.append)
@@ -198,24 +187,18 @@ def test_losses_are_the_teacher_forced_nll_of_the_true_answers(adapter: bool) ->
 
 
 def test_evaluation_leaves_model_and_random_state_as_they_were() -> None:
-    model = with_adapter(tiny_model())
+    model = adapted(tiny_model())
     calm = evaluate(model, renderer(), TASK, INSTRUCTION, TASK.test[:3], 4).predictions
     model.train()
     model.base_model.model.lm_head.train(False)
-    modes = [module.training for module in model.modules()]
-    flags = [parameter.requires_grad for parameter in model.parameters()]
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    state = torch.get_rng_state()
     for module in model.modules():
         if hasattr(module, "attention_dropout"):
             module.attention_dropout = 0.9
+    before = snapshot(model)
     found = evaluate(model, renderer(), TASK, INSTRUCTION, TASK.test[:3], 4)
     # Dropout does not reach the answers either.
     assert found.predictions == calm
-    assert torch.equal(torch.get_rng_state(), state)
-    assert [module.training for module in model.modules()] == modes
-    assert [parameter.requires_grad for parameter in model.parameters()] == flags
-    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert snapshot(model) == before
 
 
 # Several right answers: any of them counts when answers are scored, the first one alone is learned.

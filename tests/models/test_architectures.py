@@ -10,64 +10,40 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers as tf
+from adapted import both_adapted
 from exact_losses import VOCABULARY, Watch, by_hand, close, examples
-from peft import LoraConfig, get_peft_model
-from transformers import (
-    Gemma2Config,
-    Gemma2ForCausalLM,
-    Gemma3ForCausalLM,
-    Gemma3TextConfig,
-    GPT2Config,
-    GPT2LMHeadModel,
-    GPTNeoXConfig,
-    GPTNeoXForCausalLM,
-    GraniteConfig,
-    GraniteForCausalLM,
-    MistralConfig,
-    MistralForCausalLM,
-    PhiConfig,
-    PhiForCausalLM,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-)
 from transformers.utils import logging
 
 from sapo.integrations.testing import tiny_model
 from sapo.models.losses import Scorer
 
-_SHAPE = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "max_position_embeddings": 512,
-    "initializer_range": 0.2,
-    "bos_token_id": None,
-    "eos_token_id": 257,
-    "pad_token_id": None,
-}
+_SHAPE: dict[str, Any] = {
+    "vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "max_position_embeddings": 512, "initializer_range": 0.2,
+    "bos_token_id": None, "eos_token_id": 257, "pad_token_id": None,
+}  # fmt: skip
 _GROUPED = {**_SHAPE, "num_key_value_heads": 2}
 _GEMMA = {**_GROUPED, "head_dim": 8}
 
 MODELS: dict[str, Callable[[], Any]] = {
     "llama": tiny_model,
-    "gpt2": lambda: GPT2LMHeadModel(
-        GPT2Config(vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=4, n_positions=512, initializer_range=0.2)
+    "gpt2": lambda: tf.GPT2LMHeadModel(
+        tf.GPT2Config(vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=4, n_positions=512, initializer_range=0.2)
     ),
-    "gpt-neox": lambda: GPTNeoXForCausalLM(GPTNeoXConfig(**_SHAPE)),
-    "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**_GROUPED, head_dim=8)),
-    "granite": lambda: GraniteForCausalLM(
-        GraniteConfig(
+    "gpt-neox": lambda: tf.GPTNeoXForCausalLM(tf.GPTNeoXConfig(**_SHAPE)),
+    "qwen3": lambda: tf.Qwen3ForCausalLM(tf.Qwen3Config(**_GROUPED, head_dim=8)),
+    "granite": lambda: tf.GraniteForCausalLM(
+        tf.GraniteConfig(
             **_GROUPED, logits_scaling=2.0, embedding_multiplier=2.0, residual_multiplier=0.7, attention_multiplier=0.3
         )
     ),
-    "phi": lambda: PhiForCausalLM(PhiConfig(**_SHAPE)),
-    "mistral": lambda: MistralForCausalLM(MistralConfig(**_GROUPED, sliding_window=None)),
-    "mistral, short window": lambda: MistralForCausalLM(MistralConfig(**_GROUPED, sliding_window=16)),
-    "gemma2, short window": lambda: Gemma2ForCausalLM(Gemma2Config(**_GEMMA, sliding_window=16)),
-    "gemma3, short window": lambda: Gemma3ForCausalLM(Gemma3TextConfig(**_GEMMA, sliding_window=16)),
-    "gemma3, long window": lambda: Gemma3ForCausalLM(Gemma3TextConfig(**_GEMMA, sliding_window=1024)),
+    "phi": lambda: tf.PhiForCausalLM(tf.PhiConfig(**_SHAPE)),
+    "mistral": lambda: tf.MistralForCausalLM(tf.MistralConfig(**_GROUPED, sliding_window=None)),
+    "mistral, short window": lambda: tf.MistralForCausalLM(tf.MistralConfig(**_GROUPED, sliding_window=16)),
+    "gemma2, short window": lambda: tf.Gemma2ForCausalLM(tf.Gemma2Config(**_GEMMA, sliding_window=16)),
+    "gemma3, short window": lambda: tf.Gemma3ForCausalLM(tf.Gemma3TextConfig(**_GEMMA, sliding_window=16)),
+    "gemma3, long window": lambda: tf.Gemma3ForCausalLM(tf.Gemma3TextConfig(**_GEMMA, sliding_window=1024)),
 }
 SHARING = ("llama", "gpt2", "gpt-neox", "qwen3", "granite", "phi", "mistral")
 ADAPTED = " with two active adapters"
@@ -86,31 +62,16 @@ def quiet() -> Iterator[None]:
     logging.set_verbosity(before)
 
 
-def adapted(name: str) -> Any:
-    """The architecture's model with two random adapters, an older frozen one and a new one, both active."""
-    model = MODELS[name]()
-    for n, adapter in enumerate(("past", "new")):
-        config = LoraConfig(
-            r=2 + n, lora_alpha=8, lora_dropout=0.5, target_modules=_TARGETS.get(name, ["q_proj", "v_proj"]),
-            fan_in_fan_out=name == "gpt2", task_type="CAUSAL_LM",
-        )  # fmt: skip
-        if n == 0:
-            model = get_peft_model(model, config, adapter_name=adapter)
-        else:
-            model.add_adapter(adapter, config)
-    for key, parameter in model.named_parameters():
-        if "lora_B" in key:
-            torch.nn.init.normal_(parameter, std=0.3)
-    model.base_model.set_adapter(["past", "new"], inference_mode=True)
-    return model
-
-
 @cache
 def model_of(name: str) -> Any:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         bare = name.removesuffix(ADAPTED)
-        return (MODELS[name]() if name == bare else adapted(bare)).eval()
+        return _two_adapters(bare) if name != bare else MODELS[name]().eval()
+
+
+def _two_adapters(name: str) -> Any:
+    return both_adapted(MODELS[name](), targets=_TARGETS.get(name, ("q_proj", "v_proj")), fan_in_fan_out=name == "gpt2")
 
 
 def shares(name: str) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from adapted import adapted
 from assignments import LORA, LORA_METHODS, METHODS, assignment, rows_of, shake
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
@@ -18,19 +19,6 @@ from sapo.models.fingerprint import state_fingerprint
 from sapo.models.load import DTYPES, load_model
 from sapo.training.methods import make_method
 from sapo.training.settings import MethodName
-
-
-def adapted(alpha: int = 8, names: tuple[str, ...] = ("default",), **changes: Any) -> Any:
-    """The tiny model with adapters that do something, the first one active."""
-    config = LoraConfig(r=4, lora_alpha=alpha, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM", **changes)
-    generator = torch.Generator().manual_seed(0)
-    model = get_peft_model(tiny_model(), config, adapter_name=names[0])
-    for name in names[1:]:
-        model.add_adapter(name, copy.deepcopy(config))
-    for name, parameter in model.named_parameters():
-        if ".lora_" in name:
-            parameter.data = 0.3 * torch.randn(parameter.shape, generator=generator)
-    return model.eval()
 
 
 @torch.no_grad()
@@ -46,10 +34,10 @@ def differ(one: Any, other: Any) -> None:
 
 
 def test_only_another_alpha_is_another_state() -> None:
-    one, other = adapted(8), adapted(16)
+    one, other = adapted(tiny_model()), adapted(tiny_model(), lora_alpha=16)
     assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
     differ(one, other)
-    differ(one, adapted(8, use_rslora=True))
+    differ(one, adapted(tiny_model(), use_rslora=True))
 
 
 @pytest.mark.parametrize(
@@ -72,18 +60,18 @@ def test_only_another_configuration_is_another_state(change: dict[str, Any]) -> 
 
 
 def test_only_another_active_adapter_is_another_state() -> None:
-    one, other = adapted(names=("first", "other")), adapted(names=("first", "other"))
+    one, other = adapted(tiny_model(), ("first", "other")), adapted(tiny_model(), ("first", "other"))
     assert state_fingerprint(one) == state_fingerprint(other)
     other.set_adapter("other")
     differ(one, other)
-    together = adapted(names=("first", "other"))
+    together = adapted(tiny_model(), ("first", "other"))
     together.base_model.set_adapter(["first", "other"], inference_mode=True)
     differ(one, together)
     differ(other, together)
 
 
 def test_the_last_bit_of_any_tensor_the_dtype_and_an_adapter_that_changes_nothing_yet_are_seen() -> None:
-    model = adapted()
+    model = adapted(tiny_model())
     seen = {state_fingerprint(model)}
     tensors = [tensor for _, tensor in sorted(model.state_dict().items())]
     for tensor in tensors:
@@ -107,7 +95,7 @@ UNSEEN: dict[str, Callable[[Any], object]] = {
 
 @pytest.mark.parametrize("what", UNSEEN)
 def test_what_outputs_do_not_depend_on_is_not_part_of_the_state(what: str) -> None:
-    model = adapted()
+    model = adapted(tiny_model())
     before = state_fingerprint(model)
     UNSEEN[what](model)
     assert state_fingerprint(model) == before

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from adapted import adapted
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -28,18 +29,6 @@ def save_model(directory: Path, *, chat: bool = True) -> Path:
     tokenizer = tiny_tokenizer() if chat else tiny_tokenizer(chat_template=None)
     tokenizer.save_pretrained(directory)
     return directory
-
-
-def adapted(base: Any) -> Any:
-    """A model with a random LoRA adapter."""
-    model = get_peft_model(
-        base, LoraConfig(r=2, lora_alpha=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
-    )
-    generator = torch.Generator().manual_seed(0)
-    for name, parameter in model.named_parameters():
-        if ".lora_" in name:
-            parameter.data = 0.5 * torch.randn(parameter.shape, generator=generator)
-    return model.eval()
 
 
 def other_model(**sizes: int) -> Any:
@@ -62,7 +51,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(save_model(tmp_path_factory.mktemp("model")))
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def offline(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test asks the hub, whatever the machine's settings."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
@@ -133,29 +122,10 @@ def test_a_missing_directory_is_named(load: Callable[[str], Any], name: str) -> 
         load(name)
 
 
-@pytest.mark.usefixtures("offline")
 @pytest.mark.parametrize("name", ["no/such-model", "no-such-model", "no/such/model"])
 def test_a_name_that_is_neither_directory_nor_reachable_says_what_is_allowed(name: str) -> None:
     with pytest.raises(ModelError, match=f"model '{name}' cannot be loaded: .*Allowed: 'embedded', a directory"):
         load_model(name, device="cpu")
-
-
-def without_weights(directory: Path) -> None:
-    (directory / "model.safetensors").unlink()
-
-
-def without_tokenizer(directory: Path) -> None:
-    for path in directory.glob("*token*"):
-        path.unlink()
-
-
-def cut_off(directory: Path) -> None:
-    weights = directory / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:1000])
-
-
-def broken_config(directory: Path) -> None:
-    (directory / "config.json").write_text("{not json")
 
 
 def of_another_shape(directory: Path) -> None:
@@ -169,20 +139,28 @@ def without_a_tensor(directory: Path) -> None:
     save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
 
 
-@pytest.mark.usefixtures("offline")
+def cut_off(weights: Path, size: int) -> None:
+    weights.write_bytes(weights.read_bytes()[:size])
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (without_weights, r"cannot be loaded: .*safetensors.*Allowed: 'embedded', a directory"),
-        (without_tokenizer, r"the tokenizer of model .* cannot be loaded"),
-        (cut_off, "cannot be loaded"), (broken_config, "cannot be loaded"),
+        (
+            lambda folder: (folder / "model.safetensors").unlink(),
+            r"cannot be loaded: .*safetensors.*Allowed: 'embedded'",
+        ),
+        (lambda folder: [path.unlink() for path in folder.glob("*token*")], "the tokenizer of model .* cannot be load"),
+        (lambda folder: cut_off(folder / "model.safetensors", 1000), "cannot be loaded"),
+        (lambda folder: (folder / "config.json").write_text("{not json"), "cannot be loaded"),
         (of_another_shape, "cannot be loaded"),
         # Never filled with random numbers.
         (without_a_tensor, r"lm_head\.weight"),
     ],
-)  # fmt: skip
+    ids=["no weights", "no tokenizer", "cut off", "no JSON", "another shape", "a tensor missing"],
+)
 def test_a_damaged_directory_is_an_error_that_says_so(
-    damage: Callable[[Path], None], message: str, tmp_path: Path
+    damage: Callable[[Path], object], message: str, tmp_path: Path
 ) -> None:
     damage(save_model(tmp_path))
     with pytest.raises(ModelError, match=message) as error:
@@ -233,13 +211,12 @@ def refused(saved: str, adapter: Path) -> str:
     return message
 
 
-@pytest.mark.usefixtures("offline")
 def test_an_adapter_directory_that_is_missing_or_incomplete_is_an_error(saved: str, tmp_path: Path) -> None:
     assert "adapter_config.json" in refused(saved, tmp_path / "nowhere")
     assert "adapter_config.json" in refused(saved, tmp_path)
     adapted(tiny_model()).save_pretrained(tmp_path)
     weights = tmp_path / "adapter_model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:500])
+    cut_off(weights, 500)
     refused(saved, tmp_path)
     weights.unlink()
     refused(saved, tmp_path)

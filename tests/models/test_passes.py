@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
+from adapted import adapted, both_adapted, snapshot
 from exact_losses import VOCABULARY, by_hand, close, examples
-from peft import LoraConfig, get_peft_model
 from transformers import MistralConfig, MistralForCausalLM
 
 from sapo.core.types import Encoded
@@ -19,29 +17,9 @@ from sapo.models.losses import Scorer
 from sapo.models.passes import untouched
 
 
-def lora_model(names: tuple[str, ...] = ("default",)) -> Any:
-    """The tiny model with random adapters of different strength; dropout would show if it were active."""
-    with torch.random.fork_rng():
-        torch.manual_seed(1)
-        model: Any = None
-        for n, name in enumerate(names):
-            config = LoraConfig(
-                r=2 + n, lora_alpha=8, lora_dropout=0.5, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"
-            )
-            if model is None:
-                model = get_peft_model(tiny_model(), config, adapter_name=name)
-            else:
-                model.add_adapter(name, config)
-        for key, parameter in model.named_parameters():
-            if "lora_B" in key:
-                torch.nn.init.normal_(parameter, std=0.3)
-    return model
-
-
 def two_adapters() -> Any:
     """An older adapter, frozen and active, and a trainable one on top."""
-    model = lora_model(("past", "new"))
-    model.base_model.set_adapter(["past", "new"], inference_mode=True)
+    model = both_adapted(tiny_model())
     model.set_requires_grad("new", True)
     return model
 
@@ -54,43 +32,15 @@ def window_model() -> Any:
     ).eval()
 
 
-def snapshot(model: Any) -> dict[str, Any]:
-    """Everything about a model and the process that scoring could disturb."""
-    seen = {
-        "weights": {name: value.clone() for name, value in model.state_dict().items()},
-        "requires_grad": {name: p.requires_grad for name, p in model.named_parameters()},
-        "gradients": {name for name, p in model.named_parameters() if p.grad is not None},
-        "modes": {name: module.training for name, module in model.named_modules()},
-        "config": model.config.to_dict(),
-        "generation": model.generation_config.to_dict(),
-        "torch": torch.get_rng_state(),
-        "numpy": repr(np.random.get_state()),
-        "python": random.getstate(),
-        "gradient mode": torch.is_grad_enabled(),
-        "hooks": sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()),
-    }
-    if hasattr(model, "active_adapters"):
-        seen["adapters"] = repr(getattr(model, "active_adapter", None)) + repr(
-            sorted(getattr(model, "peft_config", ()))
-        )
-    return seen
+TRACELESS: dict[str, tuple[Callable[[], Any], str]] = {
+    "base": (tiny_model, "eval"),
+    "lora": (lambda: adapted(tiny_model()), "train"),
+    "two adapters": (two_adapters, "mixed"),
+    "window": (window_model, "mixed"),
+}
 
 
-def same(before: dict[str, Any], after: dict[str, Any]) -> bool:
-    weights = [torch.equal(before["weights"][name], value) for name, value in after["weights"].items()]
-    rest = set(before) - {"weights", "torch"}
-    return (
-        before["weights"].keys() == after["weights"].keys()
-        and all(weights)
-        and torch.equal(before["torch"], after["torch"])
-        and all(before[key] == after[key] for key in rest)
-    )
-
-
-@pytest.mark.parametrize(
-    ("make", "mode"), [(tiny_model, "eval"), (lora_model, "train"), (two_adapters, "mixed"), (window_model, "mixed")],
-    ids=["base", "lora", "two adapters", "window"],
-)  # fmt: skip
+@pytest.mark.parametrize(("make", "mode"), TRACELESS.values(), ids=TRACELESS)
 def test_scoring_leaves_no_trace(make: Callable[[], Any], mode: str) -> None:
     model = make()
     model.train(mode != "eval")
@@ -107,7 +57,7 @@ def test_scoring_leaves_no_trace(make: Callable[[], Any], mode: str) -> None:
     scoring.nll([0, 2])
     scoring.nll([1])
     scoring.release()
-    assert same(before, snapshot(model))
+    assert snapshot(model) == before
 
 
 def test_modes_are_restored_when_scoring_fails() -> None:
@@ -116,10 +66,10 @@ def test_modes_are_restored_when_scoring_fails() -> None:
     before = snapshot(model)
     with untouched(model):
         assert not any(m.training for m in model.modules()) and not torch.is_grad_enabled()
-    assert same(before, snapshot(model))
+    assert snapshot(model) == before
     with pytest.raises(IndexError):
         Scorer(model)([Encoded((1, VOCABULARY + 7, 3), 2)])
-    assert same(before, snapshot(model))
+    assert snapshot(model) == before
 
 
 def test_a_model_in_training_mode_is_scored_without_its_dropout() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -181,19 +184,10 @@ def test_prompts_and_fingerprint_are_the_same_tomorrow(monkeypatch: pytest.Monke
     # Templates may print today's date (Llama 3.2, SmolLM3): a run would then differ from day to day.
     template = "<|im_start|>system\n{{ strftime_now('%d %b %Y') }}<|im_end|>\n" + CHAT_TEMPLATE
 
-    class Clock:
-        def __init__(self, day: int) -> None:
-            self.day = day
-
-        def now(self) -> Clock:
-            return self
-
-        def strftime(self, form: str) -> str:
-            return f"{self.day:02} Jan 2030"
-
     seen = []
     for day in (1, 2):
-        monkeypatch.setattr("transformers.utils.chat_template_utils.datetime", Clock(day))
+        clock = SimpleNamespace(now=partial(datetime, 2030, 1, day))
+        monkeypatch.setattr("transformers.utils.chat_template_utils.datetime", clock)
         r = renderer(chat_template=template)
         seen.append((r.fingerprint(), r.prompts("Do.", "S.", asked("x"), 4)))
     assert seen[0] == seen[1]
@@ -203,3 +197,68 @@ def test_decoding_generated_ids_leaves_out_special_tokens_and_outer_blanks() -> 
     r = renderer()
     assert r.decode((BLANK, 88, 68, 82, BLANK, END, LINE_FEED)) == "yes"
     assert r.pieces((88, END, LINE_FEED)) == ["y", "<|im_end|>", "\n"]
+
+
+# What goes first when a conversation is too long.
+
+HISTORY = (("u1", "a1"), ("u2", "a2"))
+
+
+def row(r: Renderer, example: Example, instruction: str = "Do.") -> Encoded:
+    return r.encode(instruction, "S.", [example])[0]
+
+
+def test_an_exchange_without_text_that_is_dropped_is_counted_too() -> None:
+    whole = row(renderer(), Example("u3", "a3"))
+    encoded = row(renderer(len(whole.ids)), Example("u3", "a3", (("", ""),)))
+    assert encoded.ids == whole.ids and encoded.cut > 0
+
+
+HUGE = 5_000_000
+
+
+def counted(r: Renderer, patch: pytest.MonkeyPatch) -> list[int]:
+    """How many characters of each text are tokenised from now on."""
+    read: list[int] = []
+    inner = r.token_ids
+
+    def counting(texts: list[str]) -> list[list[int]]:
+        read.extend(map(len, texts))
+        return inner(texts)
+
+    patch.setattr(r, "token_ids", counting)
+    return read
+
+
+@pytest.mark.parametrize(
+    ("example", "cut"),
+    [
+        (Example("x" * HUGE, "yes", HISTORY), None),
+        (Example("北 " * (HUGE // 2), "yes"), None),
+        (Example("u3", "yes", (("x" * HUGE, "a1"), ("u2", "a2"))), HUGE + 2),
+        (Example("u3", "yes", (("u1", "a1"), ("u2", "x" * HUGE))), HUGE + 6),
+    ],
+    ids=["input", "input in words", "oldest user turn", "latest answer"],
+)
+def test_a_huge_text_is_cut_without_being_tokenised(
+    example: Example, cut: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    r = renderer()
+    read = counted(r, monkeypatch)
+    encoded = row(r, example)
+    (prompt,) = r.prompts("Do.", "S.", [example], 8)
+    assert len(encoded.ids) <= 512 and len(prompt) <= 504 and sum(read) < 300_000
+    with pytest.raises(RenderError, match=r"alone have 50000\d\d characters, and 512 tokens fit: shorten"):
+        row(r, Example("x", "a"), "x" * HUGE)
+    assert encoded.cut == cut or (cut is None and HUGE - 512 < encoded.cut <= HUGE + 8)
+
+
+def test_a_long_conversation_takes_little_longer_than_what_is_left_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    r = renderer()
+    read = counted(r, monkeypatch)
+    history = tuple((f"user turn {n}", f"answer {n}") for n in range(100))
+    whole = sum(len(user) + len(reply) for user, reply in history)
+    encoded = row(r, Example("u", "a", history))
+    assert 0 < encoded.cut < whole
+    # Text and answer are read for each try; halving the number of exchanges needs seven.
+    assert sum(read) < 20 * whole

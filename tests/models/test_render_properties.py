@@ -25,7 +25,7 @@ NASTY = (
 )  # fmt: skip
 characters = st.characters(exclude_categories=["Cs"], exclude_characters="\0")
 texts = st.lists(st.sampled_from(NASTY) | st.text(characters, max_size=6), max_size=6).map("".join)
-# An exchange without a character is not counted when it is dropped, see test_fit.py.
+# An exchange without a character is not counted when it is dropped, see test_render.py.
 exchanges = st.tuples(texts, texts).filter(any)
 examples = st.builds(Example, input=texts, answer=texts, history=st.lists(exchanges, max_size=3).map(tuple))
 with_template = st.sampled_from([CHAT_TEMPLATE, None])

@@ -89,16 +89,12 @@ def test_beyond_the_bound_the_least_recently_used_is_dropped() -> None:
         for number in (0, 2, 1):
             assert close(scorings[number].nll([2]), by_hand(model, candidates()[number])[[2]])
         assert [watch.passes(c) for c in candidates()] == [1, 2, 1]
-
-
-def test_a_beginning_beyond_the_bound_alone_is_used_but_not_kept() -> None:
-    model = tiny_model()
-    scorer = decided(model)
+    # One beyond the bound alone is used, but not kept.
     scorer._runner.kept.limit = 100
     scoring = scorer.open(examples())
     with Watch(model) as watch:
         nll = np.concatenate([scoring.nll([0, 1, 2]), scoring.nll([3, 4, 5, 6])])
-    assert watch.passes(examples()) == 2 and scorer._runner.kept.bytes == 0
+    assert watch.passes(examples()) == 2 and scorer._runner.kept.find(scoring) is None
     assert close(nll, by_hand(model, examples()))
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from exact_losses import by_hand
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from sapo.core.errors import SapoError, ScoreError
@@ -18,6 +19,7 @@ from sapo.models.fingerprint import state_fingerprint
 from sapo.models.render import Renderer
 from sapo.selection.rows import context_length
 from sapo.selection.select import select
+from sapo.selection.selection import Selection
 from sapo.tasks.sampling import selection_rows
 
 PARAPHRASES = (
@@ -35,14 +37,9 @@ def uneven(rows: int = 12) -> Task:
 
 def pooled(model: Any, task: Task, instruction: str, rows: tuple[int, ...]) -> tuple[float, float]:
     """(sum over sum, mean of per-example means) from one full pass an example."""
-    nll, tokens = [], []
-    for row in Renderer(tiny_tokenizer(), 512).encode(instruction, task.suffix, [task.train[i] for i in rows]):
-        with torch.no_grad():
-            logs = model(input_ids=torch.tensor([row.ids])).logits[0].log_softmax(-1)
-        places = range(row.prompt_length, len(row.ids))
-        nll.append(-sum(float(logs[i - 1, row.ids[i]]) for i in places))
-        tokens.append(len(places))
-    return sum(nll) / sum(tokens), sum(x / n for x, n in zip(nll, tokens, strict=True)) / len(rows)
+    encoded = Renderer(tiny_tokenizer(), 512).encode(instruction, task.suffix, [task.train[i] for i in rows])
+    nll, tokens = by_hand(model, encoded), np.array([row.supervised for row in encoded])
+    return float(nll.sum() / tokens.sum()), float((nll / tokens).mean())
 
 
 def test_the_lowest_pooled_loss_is_chosen_and_reported() -> None:
@@ -79,18 +76,31 @@ def test_texts_that_are_no_candidates_are_rejected_with_reasons() -> None:
         assert text == expected and words in reason
 
 
+def test_an_unusual_text_of_the_users_own_is_scored_and_noted() -> None:
+    task, noted = toy_task(), f"Sure! {PARAPHRASES[0]}"
+    selection = select(tiny_model(), tiny_tokenizer(), task, [noted], 4)
+    assert [c.instruction.text for c in selection.candidates] == [task.instruction, noted]
+    assert f"{noted[:60]!r}: holds an assistant's preamble" in selection.notes[0]
+    assert Selection.from_json(selection.to_json()).notes == selection.notes
+
+
 @pytest.mark.parametrize(
-    ("given", "examples", "message"),
+    ("given", "settings", "message"),
     [
-        (PARAPHRASES, 0, "examples"),
-        (PARAPHRASES, -3, "examples"),
-        (("Say something.", " "), 4, r"'toy'.*'Say something\.'.*lacks the label 'yes', 'no'.*empty"),
-        ((), 4, "none were given"),
+        (PARAPHRASES, {"examples": 0}, "examples = 0: Input should be greater than 0"),
+        (PARAPHRASES, {"examples": "many"}, "examples = 'many': .* integer"),
+        (PARAPHRASES, {"delta": 0.5}, r"delta = 0\.5: Input should be less than 0\.5"),
+        (PARAPHRASES, {"epsilon": math.inf}, "epsilon = inf: Input should be a finite number"),
+        (PARAPHRASES, {"rule": "best"}, "rule = 'best': Input should be 'lowest' or 'confident'"),
+        (("Say something.", " "), {}, r"'toy'.*'Say something\.'.*lacks the label 'yes', 'no'.*empty"),
+        ((), {}, "none were given"),
     ],
 )
-def test_a_selection_of_nothing_is_refused(given: tuple[str, ...], examples: int, message: str) -> None:
+def test_what_cannot_be_selected_from_is_refused(
+    given: tuple[str, ...], settings: dict[str, Any], message: str
+) -> None:
     with pytest.raises(SapoError, match=message):
-        select(tiny_model(), tiny_tokenizer(), toy_task(), given, examples)
+        select(tiny_model(), tiny_tokenizer(), toy_task(), given, **settings)
 
 
 # Id of "~" in the tiny tokenizer: code point 126 minus 33.

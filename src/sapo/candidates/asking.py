@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 
-from sapo.candidates.checks import keeps
+from sapo.candidates.named import keeps
 from sapo.core.types import Task
 from sapo.models.layout import user_turn
 
@@ -76,14 +76,13 @@ def question(task: Task, index: int, seed: int) -> Question:
     )
 
 
-def messages(task: Task, index: int, seed: int) -> list[dict[str, str]]:
+def messages(asked: Question) -> list[dict[str, str]]:
     """Return the same as chat messages: one user turn, as not every model knows a system turn."""
-    asked = question(task, index, seed)
     return [{"role": "user", "content": user_turn(asked.before, asked.text, asked.after)}]
 
 
-def judging(task: Task, text: str) -> list[dict[str, str]]:
-    """Return chat messages that ask whether a text sets the same task as the task's own instruction."""
+def judging(task: Task, text: str) -> Question:
+    """Return what asks whether a text sets the same task as the task's own instruction."""
     first, second, ending = _tags([task.instruction, task.suffix, text], "first", "second", "ending")
     blocks, about = [_between(first, task.instruction), _between(second, text)], ""
     if task.suffix:
@@ -97,7 +96,7 @@ def judging(task: Task, text: str) -> list[dict[str, str]]:
         "Does the second instruction set the same task as the first, with the same possible answers in the same "
         "format? Reply with one word: yes or no."
     )
-    return [{"role": "user", "content": user_turn(before, _clean("\n".join(blocks)), after)}]
+    return Question(before, _clean("\n".join(blocks)), after)
 
 
 def completion(task: Task, index: int, seed: int) -> str:

@@ -7,24 +7,18 @@ from collections.abc import Callable, Generator, Sequence
 from functools import cache
 from importlib.resources import files
 
+from sapo.candidates.source import Source
 from sapo.core.types import Origin, Task
 from sapo.tasks.builtin import BUILTIN, builtin_paraphrases
 
 
-class Builtin:
+class Builtin(Source):
     """Hand-written paraphrases, 20 for a task that the library knows by name."""
 
     origin: Origin = "builtin"
 
-    def cost(self, task: Task, wanted: int) -> str:
-        """Return nothing: they are there."""
-        return ""
-
     def paraphrases(
-        self,
-        task: Task,
-        wanted: int,
-        advance: Callable[[int], None] = lambda texts: None,
+        self, task: Task, wanted: int, advance: Callable[[int], None] = lambda texts: None
     ) -> Generator[Sequence[str], None, None]:
         """Yield all of them, or nothing for a task that has none."""
         texts = builtin_paraphrases(task.name) if task.name in BUILTIN else _published().get(task.name, ())

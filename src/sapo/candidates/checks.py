@@ -1,7 +1,8 @@
 """Which texts become candidates: each is held against the original instruction, and rejected with a reason if it fails.
 
-What the original itself holds is never a reason. Texts that come with the library were read by people: only facts are
-checked of them (labels, duplicates, broken characters), and nothing is guessed.
+What the original itself holds is never a reason. A text that cannot work is rejected wherever it comes from. Guesses
+(nearly a duplicate, too long, cut off, ...) thin out what generators make; what a user wrote is the user's choice, so
+there they are only noted. Texts that come with the library were read by people: only near-duplicates are guessed.
 """
 
 from __future__ import annotations
@@ -14,25 +15,29 @@ import regex
 from rapidfuzz import fuzz
 
 from sapo.candidates.language import changes_language
-from sapo.candidates.talk import chatty
+from sapo.candidates.named import keeps, missing_numbers
+from sapo.candidates.talk import MARKERS, chatty, holds
 from sapo.core.types import Instruction, Origin, Rejection, Task
 
 if TYPE_CHECKING:
-    from sapo.candidates.meaning import Encoder, Meaning
+    from sapo.candidates.meaning import Meaning
 
 # Asks whether texts keep to a task; returns a reason against each, or None.
 Judge = Callable[[Task, Sequence[str]], Sequence[str | None]]
 
 # Rejected texts that an error names, and characters of each.
 _NAMED, _SHOWN = 5, 60
-# Origins whose texts people have read with the task in mind.
+# Origins whose texts people have read with the task in mind, and those whose texts the user chose.
 _READ: tuple[Origin, ...] = ("builtin",)
+_CHOSEN: tuple[Origin, ...] = ("file", "given")
 # In percent of equal characters (rapidfuzz's ratio). Among 460 hand-written paraphrases the most alike have 78.
 NEAR = 92
 # Hand-written paraphrases share at most 80 percent with a suffix of this length or more.
 _REPEATED, _TELLING = 88, 20
 # Shorter answers stand in an instruction by chance.
 _LEAKED_WORDS, _LEAKED_CHARACTERS = 3, 16
+# Zero-width spaces, byte order marks, soft hyphens, marks of direction and the like.
+_INVISIBLE = regex.compile(r"\p{Default_Ignorable_Code_Point}")
 _WORDS = regex.compile(r"[\p{L}\p{N}]+")
 # A paraphrase may say in three words what took fifty, or tell a story around a task of five words: among 460
 # hand-written ones the shares lie between 0.056 and 19.4 of the original's characters, none longer than 1900.
@@ -52,34 +57,6 @@ _CLOSED_BY_QUOTE = regex.compile(r"""["'”’»)\]】」』]$""")
 _MARK_AT_END = regex.compile(r"(?:^|[.:;!?。：；！？]\s*)(?:\p{L}|\d{1,2})[).]$")
 _ITEM = regex.compile(r"^\s+\S|^(?:[-*•·>]|\d{1,2}[.):]|[a-zA-Z][.):]|[\p{L}\p{N}][^:：\n]{0,100}[:：=]|\()")
 _PAIRS = {"(": ")", "[": "]", "“": "”", "（": "）", "【": "】", "「": "」", "《": "》", "«": "»"}
-# Letters and digits that continue a word; Han, kana and Thai are written without spaces, so there any
-# neighbour is a boundary.
-_LETTER = r"[[\p{L}\p{N}_]--[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}]]"
-# "A. dovish", "1) positive", "1: poor": a short label before a mark and the first word of what it marks.
-_SPACED = regex.compile(_LETTER, regex.VERSION1)
-_MARK = regex.compile(r"[.):、．]\s*(\p{L}+)")
-_EXPLAINS = regex.compile(r"\p{L}\s*\($")
-_BEHIND_A_WORD = regex.compile(r"\p{L}\s+$")
-_MARK_LENGTH = 2
-
-# A number by itself, not the mark of an enumeration ("1)", "2.", "3:" before a word), not a stray footnote mark before
-# the capital that begins a sentence ("1 In short"), not part of a word.
-_NUMBER = regex.compile(
-    rf"(?<!{_LETTER}|\d[.,])(\d+(?:[.,]\d+)*)(?!{_LETTER}|[):、．]|\.\s|\s+\p{{Lu}}\p{{Ll}})", regex.VERSION1
-)
-_DIGITS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
-# A small number may only describe the input ("4 options") and go with that description. It bears on the task as an end
-# of a scale, behind a bound, or before a unit of what is to be written.
-_SCALE = regex.compile(r"[-–—~]\s*$|\b(?:to|through|and|bis|a|à|to the)\s+$|[到至]\s*$")
-_SCALED = regex.compile(r"^\s*[-–—~]\s*\d|^\s+(?:to|through)\s+\d|^\s*[到至]\s*\d")
-_BOUND = regex.compile(
-    r"\b(?:most|least|than|exactly|maximum|minimum|to|within|only|under|over|of)\s+$|[多少过]$", regex.I
-)
-_UNIT = regex.compile(
-    r"^[\s-]+(?:\w+[\s-]+)?(?:words?|sentences?|paragraphs?|lines?|bullets?|points?|characters?|letters?|items?"
-    r"|keywords?|examples?|percent|tokens?)\b|^\s*[个句字段行%]",
-    regex.IGNORECASE,
-)
 
 
 class Pool:
@@ -88,34 +65,35 @@ class Pool:
     Args:
         task: whose instruction is the original.
         judge: asked about texts that pass everything else, in one go; None for no such check.
-        encoder: returns what the check of meaning needs, when the first text comes so far; None where there is none.
-            By default the encoder of the optional extra.
 
     Attributes:
         kept: the original, then valid texts in the order in which they came.
         rejected: the other texts, with reasons.
-        note: what could not be checked, one sentence; empty otherwise.
     """
 
-    def __init__(
-        self, task: Task, judge: Judge | None = None, encoder: Callable[[], Encoder | None] | None = None
-    ) -> None:
+    def __init__(self, task: Task, judge: Judge | None = None) -> None:
         self.kept = [Instruction(task.instruction, "original")]
         self.rejected: list[Rejection] = []
-        self.note = ""
         self._task, self._original = task, task.instruction.strip()
-        self._seen = {folded(task.instruction): "the original instruction"}
-        self._judge, self._encoder = judge, encoder
+        # By its folded form, each text with what messages call it.
+        self._seen = {folded(task.instruction): (self._original, "the original instruction")}
+        self._judge = judge
         self._meaning: Meaning | None = None
+        self._unusual: list[Rejection] = []
 
     def add(self, texts: Sequence[str], origin: Origin) -> int:
         """Check texts and return how many of them passed."""
         passed: list[str] = []
         for raw in texts:
             text = raw.strip()
-            reason = self._fact(text) or (None if origin in _READ else self._guess(text))
+            reason = self._fact(text)
             if reason is None:
-                self._seen[folded(text)] = f"candidate {len(self.kept) + len(self.rejected) + len(passed)}"
+                reason = self._almost_seen(text) or (None if origin in _READ else self._guess(text))
+                if reason is not None and origin in _CHOSEN:
+                    self._unusual.append(Rejection(text, reason))
+                    reason = None
+            if reason is None:
+                self._seen[folded(text)] = text, f"candidate {len(self.kept) + len(self.rejected) + len(passed)}"
                 passed.append(text)
             else:
                 self.rejected.append(Rejection(raw, reason))
@@ -128,12 +106,26 @@ class Pool:
                 self.rejected.append(Rejection(text, verdict))
         return sum(verdict is None for verdict in verdicts)
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What could not be checked, and which of the user's own texts are unusual; one sentence each."""
+        texts = {candidate.text for candidate in self.kept}
+        unusual = [one for one in self._unusual if one.text in texts]
+        found = [f"{self._task.name}: kept as you wrote them, but unusual: {_listed(unusual)}"] if unusual else []
+        return (*found, *([self._meaning.unread] if self._meaning and self._meaning.unread else []))
+
     def _fact(self, text: str) -> str | None:
-        """Return what is wrong with a text for certain, or None."""
-        if not text:
+        """Return why a text cannot work, or None."""
+        ours = folded(text)
+        if not ours:
             return "empty"
         missing = [label for label in self._task.labels if not keeps(label, self._original, text)]
-        return _broken_characters(self._original, text) or self._duplicate(text) or _lacks("label", missing)
+        return (
+            _broken_characters(self._original, text)
+            or self._seen_before(text, ours)
+            or _lacks("label", missing)
+            or holds(MARKERS, self._original, text)
+        )
 
     def _guess(self, text: str) -> str | None:
         """Return what is wrong with a text by all appearances, or None; cheap guesses first."""
@@ -143,51 +135,41 @@ class Pool:
             or chatty(original, text)
             or ("is written in another language" if changes_language(original, text) else None)
             or _unterminated(original, text)
-            or _lacks("number", _missing_numbers(task.labels, original, text))
+            or _lacks("number", missing_numbers(task.labels, original, text))
             or _repeats_suffix(original, task.suffix, text)
             or _leak(task, text)
             or self._drift(text)
         )
 
-    def _duplicate(self, text: str) -> str | None:
+    def _seen_before(self, text: str, ours: str) -> str | None:
+        if ours not in self._seen:
+            return None
+        same, name = self._seen[ours]
+        return f"same as {name}" + ("" if text == same else " apart from case, spacing or invisible characters")
+
+    def _almost_seen(self, text: str) -> str | None:
         ours = folded(text)
-        if ours in self._seen:
-            return f"same as {self._seen[ours]}"
-        likely = (name for other, name in self._seen.items() if fuzz.ratio(ours, other, score_cutoff=NEAR) >= NEAR)
-        near = next(likely, None)
-        return None if near is None else f"almost the same as {near}"
+        alike = (name for other, (_, name) in self._seen.items() if fuzz.ratio(ours, other, score_cutoff=NEAR) >= NEAR)
+        name = next(alike, None)
+        return None if name is None else f"almost the same as {name}"
 
     def _drift(self, text: str) -> str | None:
         """Return what is wrong with a text's meaning, or None; loads the encoder the first time."""
-        from sapo.candidates import meaning
+        from sapo.candidates.meaning import Meaning
 
-        if self._meaning is None and not self.note:
-            encoder = (self._encoder or meaning.installed_encoder)()
-            self.note = meaning.unread(self._task, encoder)
-            self._meaning = None if encoder is None or self.note else meaning.Meaning(self._task, encoder)
-        return self._meaning.drift(text) if self._meaning else None
-
-
-def admit(task: Task, texts: Sequence[str], origin: Origin) -> tuple[tuple[Instruction, ...], tuple[Rejection, ...]]:
-    """Return the original followed by the valid texts, and the rejected ones with reasons.
-
-    Args:
-        task: the task whose instruction is the original.
-        texts: paraphrases, in order of preference.
-        origin: where they come from.
-    """
-    pool = Pool(task)
-    pool.add(texts, origin)
-    return tuple(pool.kept), tuple(pool.rejected)
+        self._meaning = self._meaning or Meaning(self._task)
+        return self._meaning.drift(text)
 
 
 def why_none(rejected: Sequence[Rejection]) -> str:
     """Return in a few words why no text became a candidate: the first ones with their reasons."""
-    if not rejected:
-        return "none were given"
-    shown = [f"{r.text[:_SHOWN]!r}: {r.reason}" for r in rejected[:_NAMED]]
-    more = len(rejected) - len(shown)
-    return "; ".join([*shown, *([f"and {more} more"] if more else [])])
+    return _listed(rejected) if rejected else "none were given"
+
+
+def _listed(texts: Sequence[Rejection]) -> str:
+    shown = [f"{one.text[:_SHOWN]!r}: {one.reason}" for one in texts[:_NAMED]]
+    more = [f"and {len(texts) - _NAMED} more"] if len(texts) > _NAMED else []
+    return "; ".join([*shown, *more])
 
 
 def _lacks(kind: str, missing: Sequence[str]) -> str | None:
@@ -197,18 +179,8 @@ def _lacks(kind: str, missing: Sequence[str]) -> str | None:
 
 
 def folded(text: str) -> str:
-    """Return the text without differences of case, width and white space."""
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
-
-
-def keeps(label: str, original: str, text: str) -> bool:
-    """Whether ``text`` names ``label`` to the letter, as a whole word, wherever ``original`` does.
-
-    A short label that only enumerates ("1) Read the text") is not named; one that enumerates the same thing
-    as in the original ("A. dovish") is.
-    """
-    theirs, ours = _mentions(original, label), _mentions(text, label)
-    return not theirs or any(not o or any(_same_mark(o, t) for t in theirs if t) for o in ours)
+    """Return the text without differences of case, width, white space and invisible characters."""
+    return " ".join(_INVISIBLE.sub("", unicodedata.normalize("NFKC", text)).casefold().split())
 
 
 def _broken_characters(original: str, text: str) -> str | None:
@@ -290,52 +262,3 @@ def _is_telling(value: str, text: str) -> bool:
 def _spaced(text: str) -> str:
     """Return the words of a text, folded, each between spaces, so that only whole words are found in it."""
     return f" {' '.join(_WORDS.findall(folded(text)))} "
-
-
-def _missing_numbers(labels: Sequence[str], original: str, text: str) -> tuple[str, ...]:
-    """Return the numbers that bear on the task and are missing in the text, where up to twelve may stand in words.
-
-    Labels that are numbers are not counted here.
-    """
-    wanted = dict.fromkeys(
-        found.group(1)
-        for found in _NUMBER.finditer(original)
-        if found.group(1) not in labels and _bears(found.group(1), original[: found.start()], original[found.end() :])
-    )
-    # As a mark of an enumeration, too, a number is named.
-    there = set(regex.findall(r"\d+(?:[.,]\d+)*", text))
-    words = {word.casefold() for word in regex.findall(r"\p{L}+", text)}
-    return tuple(n for n in wanted if n not in there and not _in_words(n, words))
-
-
-def _bears(number: str, before: str, after: str) -> bool:
-    """Whether a number between two texts says something about the task, and not only about the input."""
-    if not number.isdecimal() or int(number) >= len(_DIGITS):
-        return True
-    scale = _SCALED.match(after) or (_SCALE.search(before) and regex.search(r"\d\W*(?:\w+\s+)?$", before))
-    return bool(scale or _BOUND.search(before) or _UNIT.match(after))
-
-
-def _in_words(number: str, words: set[str]) -> bool:
-    return number.isdecimal() and int(number) < len(_DIGITS) and _DIGITS[int(number)] in words
-
-
-def _same_mark(one: str, other: str) -> bool:
-    """Whether two marked texts begin with the same word; without spaces, one may be the beginning of the other."""
-    one, other = one.casefold(), other.casefold()
-    return one == other or (not _SPACED.match(one) and (one.startswith(other) or other.startswith(one)))
-
-
-def _mentions(text: str, label: str) -> set[str]:
-    """Return "" for a plain mention of ``label``, and the word that it enumerates for one used as a mark."""
-    word = regex.compile(rf"(?<!{_LETTER}){regex.escape(label)}(?!{_LETTER})", regex.VERSION1)
-    found = set()
-    for mention in word.finditer(text):
-        after = _MARK.match(text, mention.end()) if len(label) <= _MARK_LENGTH else None
-        # "good (4) or": in parentheses behind a word, a label explains that word and enumerates nothing.
-        explains = _EXPLAINS.search(text[: mention.start()])
-        found.add(after.group(1) if after and not explains else "")
-        # "yes or no. Read": behind a word, it may also end a sentence.
-        if after and _BEHIND_A_WORD.search(text[: mention.start()]):
-            found.add("")
-    return found

@@ -11,8 +11,7 @@ import os
 import re
 import threading
 from collections import Counter
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
@@ -21,8 +20,9 @@ from urllib.parse import urlsplit
 
 import openai
 
+from sapo.candidates.asking import Question, messages
 from sapo.candidates.kept import Kept
-from sapo.candidates.replies import UnusableReplyError, reply_of
+from sapo.candidates.replies import reply_of
 from sapo.candidates.settings import ServerSettings
 from sapo.core.errors import CandidateError
 from sapo.core.untrusted import plain
@@ -58,10 +58,10 @@ class Answer:
     """How a request ended.
 
     Attributes:
-        text: empty where there is none.
-        reason: why there is none, a clause; empty also where it was not sent.
-        last: whether others need not be tried.
-        error: to be raised, where the user must act before anything comes of asking.
+        text: empty without a usable reply.
+        reason: why there is no text, a clause; empty also for a request that was not sent.
+        last: whether further requests are pointless.
+        error: to be raised, where the user must act first.
     """
 
     text: str = ""
@@ -105,14 +105,12 @@ class Client:
         self._replied = self._thinks = False
         self._stop = threading.Event()
 
-    def request(
-        self, said: Sequence[Mapping[str, str]], room: int, temperature: float, seed: int, index: int
-    ) -> Request:
+    def request(self, asked: Question, room: int, temperature: float, seed: int, index: int) -> Request:
         """Return everything that a reply depends on: what is sent, and the number by which equal requests differ."""
         return {
             "base_url": self._url.rstrip("/"),
             "model": self.settings.model,
-            "messages": list(said),
+            "messages": messages(asked),
             "temperature": temperature,
             "seed": (seed + index) % _SEEDS,
             "index": index,
@@ -133,24 +131,60 @@ class Client:
             + (f" ({kept} replies are kept from before)" if kept else "")
         )
 
-    def ask(self, requests: Sequence[Request], advance: Callable[[int], None]) -> list[Answer]:
+    def ask(
+        self,
+        requests: Sequence[Request],
+        what: str,
+        advance: Callable[[int], None] = lambda texts: None,
+        anything: bool = False,
+    ) -> list[Answer]:
         """Return how requests ended, in their order; replies are kept on disk as soon as they are there.
 
+        Args:
+            requests: see `request`.
+            what: is asked for, for messages.
+            advance: told the number of texts as they come in.
+            anything: whether something came of asking before.
+
         Raises:
-            CandidateError: if the server refuses.
+            CandidateError: if the server refuses, or nothing at all comes of asking it.
         """
         answers = {n: Answer(text) for n, request in enumerate(requests) if (text := self._kept.find(request))}
         if answers:
             advance(len(answers))
         missing = [(n, request) for n, request in enumerate(requests) if n not in answers]
-        # Closed at once, also where an interruption keeps the frame alive: no further request is begun then.
-        with closing(self._side_by_side(missing)) as coming:
-            for n, answer in coming:
+        stop = self._stop = threading.Event()
+
+        def answered(numbered: tuple[int, Request]) -> tuple[int, Answer]:
+            answer = Answer() if stop.is_set() else self._answer(numbered[1])
+            if answer.last or answer.error:
+                stop.set()
+            return numbered[0], answer
+
+        # Its threads are daemons: a program that is interrupted once more does not wait for replies.
+        pool = ThreadPool(max(1, min(self.settings.concurrency, len(missing))))
+        try:
+            for n, answer in pool.imap_unordered(answered, missing):
                 if answer.error:
                     raise answer.error
                 if answer.text:
                     advance(1)
                 answers[n] = answer
+        finally:
+            # What was sent is paid for: wait for its reply and keep it. Send nothing more.
+            stop.set()
+            pool.close()
+            pool.join()
+        found = [answers[n] for n in range(len(requests))]
+        self._explain(found, what, nothing=not anything and not any(answer.text for answer in found))
+        return found
+
+    def _explain(self, answers: Sequence[Answer], what: str, nothing: bool) -> None:
+        """Say how the server wants to be asked, and why some requests brought nothing.
+
+        Raises:
+            CandidateError: if ``nothing`` came of asking.
+        """
         found = [f"does not take {name!r}: it is asked without" for name in _OPTIONAL if name in self._refused]
         if self._thinks:
             found.append(f"thinks before it replies: {_THINKING} tokens more are allowed for that")
@@ -158,14 +192,6 @@ class Client:
             if clause not in self._told:
                 self._tell(f"{self.name} {clause}.")
         self._told.update(found)
-        return [answers[n] for n in range(len(requests))]
-
-    def explain(self, answers: Sequence[Answer], what: str, nothing: bool) -> None:
-        """Say why some requests brought nothing.
-
-        Raises:
-            CandidateError: if that is all there is: ``nothing`` came of asking for ``what``.
-        """
         reasons = Counter(answer.reason for answer in answers if answer.reason)
         why = "; ".join(f"{count} x {reason}" if count > 1 else reason for reason, count in reasons.most_common(3))
         if nothing:
@@ -176,44 +202,18 @@ class Client:
         if why:
             self._tell(f"{self.name}: {why}." + (" No more is asked for." if any(a.last for a in answers) else ""))
 
-    def _side_by_side(self, requests: Sequence[tuple[int, Request]]) -> Generator[tuple[int, Answer], None, None]:
-        """Yield answers as they come in; once nobody listens, what has not begun is not sent."""
-        if not requests:
-            return
-        stop = self._stop = threading.Event()
-
-        def answered(numbered: tuple[int, Request]) -> tuple[int, Answer]:
-            answer = Answer() if stop.is_set() else self._answer(numbered[1])
-            if answer.last or answer.error:
-                stop.set()
-            return numbered[0], answer
-
-        # Its threads are daemons: a program that is interrupted once more does not wait for replies.
-        pool = ThreadPool(min(self.settings.concurrency, len(requests)))
-        try:
-            yield from pool.imap_unordered(answered, requests)
-        finally:
-            stop.set()
-            # What was sent is paid for: its reply is waited for, and kept.
-            pool.close()
-            pool.join()
-
     def _answer(self, request: Request) -> Answer:
         """Return how a request ended; its text is kept before anybody hears of it."""
         try:
-            text = self._text(request)
-        except _StoppedError:
-            return Answer()
-        except _LimitReachedError as error:
+            answer = self._asked(request)
+        except _NoMoreError as error:
             return Answer(reason=str(error), last=True)
-        except UnusableReplyError as error:
-            return Answer(reason=str(error))
         except openai.APIStatusError as error:
             message = f"status {error.status_code}: {self._shown(_said(error))}"
-            # An account without credit gets the status of one that is in a hurry.
+            # An account without credit gets the status of one that asks too often.
             passing = error.status_code in _PASSING or error.status_code >= 500
             if passing and error.code != "insufficient_quota":
-                # A server that works for other requests fails at this one.
+                # The server works for other requests and fails at this one.
                 return Answer(reason=message, last=error.status_code != 500 or not self._replied)
             advice = _ADVICE.get(error.status_code, "Check the model and the settings against what the server says")
             return Answer(error=CandidateError(f"{self.name} refuses: {message}. {advice}."))
@@ -221,11 +221,12 @@ class Client:
             return Answer(reason=f"no answer within {self.settings.timeout:g} s", last=True)
         except openai.APIConnectionError as error:
             return Answer(reason=f"no connection ({self._shown(str(error.__cause__))})", last=True)
-        self._kept.keep(request, text)
-        return Answer(text)
+        if answer.text:
+            self._kept.keep(request, answer.text)
+        return answer
 
-    def _text(self, request: Request) -> str:
-        """Return the text that a request brings: asked again in another way where a server wants it so."""
+    def _asked(self, request: Request) -> Answer:
+        """Return what a request brings: asked again in another way where a server wants it so."""
         while True:
             room = request[_LIMIT] + _THINKING * self._thinks
             most, used = _prompt_tokens(request) + room, 0
@@ -237,13 +238,8 @@ class Client:
                 response = self._client.chat.completions.with_raw_response.create(**sent)
                 self._replied = True
                 reply = reply_of(response.http_response.content)
-                used = _prompt_tokens(request) + tokens_of(reply.text) if reply.tokens is None else reply.tokens
-            except UnusableReplyError as error:
-                used = most if error.tokens is None else error.tokens
-                if not error.thinking or room > request[_LIMIT]:
-                    raise
-                self._thinks = True
-                continue
+                guess = _prompt_tokens(request) + tokens_of(reply.text) if reply.text else most
+                used = guess if reply.tokens is None else reply.tokens
             except openai.APITimeoutError:
                 # Replies that nobody waited for may be billed all the same.
                 used = most * (1 + _RETRIES)
@@ -256,14 +252,17 @@ class Client:
                 continue
             finally:
                 self._budget.settle(most, used)
+            if reply.thinking and room == request[_LIMIT]:
+                self._thinks = True
+                continue
             if len(self._key) >= _SECRET and self._key in reply.text:
-                raise UnusableReplyError("a reply that holds the key")
-            return reply.text
+                return Answer(reason="a reply that holds the key")
+            return Answer(reply.text, reply.reason)
 
     def _attempted(self, request: object) -> None:
-        """Count each attempt that the client makes, also a repeated one; none once nobody waits any more."""
+        """Count each attempt that the client makes, also a repeated one; none once nobody waits."""
         if self._stop.is_set():
-            raise _StoppedError
+            raise _NoMoreError
         self._budget.attempt()
 
     def _shown(self, text: str) -> str:
@@ -273,12 +272,8 @@ class Client:
 
 
 # The client passes errors of its own kind on; with any other it would take the connection for broken, and try again.
-class _LimitReachedError(openai.OpenAIError):
-    """A limit does not allow another request; the message is a clause that names it."""
-
-
-class _StoppedError(openai.OpenAIError):
-    """Nobody waits for the reply any more."""
+class _NoMoreError(openai.OpenAIError):
+    """No further request: the message names the limit that is reached; empty where nobody waits for replies."""
 
 
 class _Budget:
@@ -293,22 +288,22 @@ class _Budget:
         """Count an attempt of a request.
 
         Raises:
-            _LimitReachedError: if it is one too many.
+            _NoMoreError: if it is one too many.
         """
         with self._lock:
             if self.requests < 1:
-                raise _LimitReachedError(f"max_requests={self._most[0]} is reached")
+                raise _NoMoreError(f"max_requests={self._most[0]} is reached")
             self.requests -= 1
 
     def take(self, tokens: int) -> None:
         """Set the most aside that a request may cost.
 
         Raises:
-            _LimitReachedError: if that is too much.
+            _NoMoreError: if that is too much.
         """
         with self._lock:
             if tokens > self.tokens:
-                raise _LimitReachedError(
+                raise _NoMoreError(
                     f"max_tokens={self._most[1]}, of which {self.tokens} are left, has no room for a request of up to "
                     f"{tokens}"
                 )
@@ -341,7 +336,7 @@ def _said(error: openai.APIStatusError) -> str:
 
 
 def _key(url: str) -> str:
-    """Return the key for a server; empty where there is none and none is needed."""
+    """Return the key for a server; empty where there is no key and the server needs none."""
     key = os.environ.get("OPENAI_API_KEY", "").strip()
     if not key and url == _OFFICIAL:
         raise CandidateError(

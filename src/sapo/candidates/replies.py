@@ -16,30 +16,21 @@ _FENCED = re.compile(r"```(?:\w*[ \t]*\n)?(.*)```", re.DOTALL)
 _TAGGED = re.compile(r"<(instruction\d*)>(.*)</\1>", re.DOTALL)
 
 
-class UnusableReplyError(Exception):
-    """A reply without a text; the message is a clause that says why.
-
-    Attributes:
-        tokens: of prompt and reply together, as the server counts them; None where it does not.
-        thinking: whether it came to its limit before the text began, as replies of reasoning models do.
-    """
-
-    def __init__(self, reason: str, tokens: int | None = None, thinking: bool = False) -> None:
-        super().__init__(reason)
-        self.tokens, self.thinking = tokens, thinking
-
-
 @dataclass(frozen=True, slots=True)
 class Reply:
     """What one request brought.
 
     Attributes:
-        text: of the candidate, see `text_of`.
+        text: of the candidate, see `text_of`; empty where there is none.
         tokens: of prompt and reply together, as the server counts them; None where it does not.
+        reason: why there is no text, a clause.
+        thinking: whether it came to its limit before the text began, as replies of reasoning models do.
     """
 
     text: str
     tokens: int | None
+    reason: str = ""
+    thinking: bool = False
 
 
 def text_of(reply: str | None) -> str:
@@ -60,25 +51,19 @@ def text_of(reply: str | None) -> str:
 
 
 def reply_of(body: bytes) -> Reply:
-    """Return what the body of a server's answer holds.
-
-    Raises:
-        UnusableReplyError: if it is not a chat completion with one text.
-    """
+    """Return what the body of a server's answer holds: a chat completion with one text, or nothing of use."""
     try:
         completion = _Completion.model_validate_json(body)
     except ValidationError:
-        raise UnusableReplyError("not a chat completion") from None
+        return Reply("", None, "not a chat completion")
     tokens = _tokens(completion.usage)
     if len(completion.choices) != 1:
-        raise UnusableReplyError(f"{len(completion.choices)} choices instead of 1", tokens)
+        return Reply("", tokens, f"{len(completion.choices)} choices instead of 1")
     choice = completion.choices[0]
     text = text_of(choice.message.content)
     if not text and choice.finish_reason == "length":
-        raise UnusableReplyError("cut off before its text began", tokens, thinking=True)
-    if not text:
-        raise UnusableReplyError("empty", tokens)
-    return Reply(text, tokens)
+        return Reply("", tokens, "cut off before its text began", thinking=True)
+    return Reply(text, tokens, "" if text else "empty")
 
 
 class _Message(BaseModel):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 
-from sapo.candidates.asking import judging, messages, most_requests, rounds
+from sapo.candidates.asking import judging, most_requests, question, rounds
 from sapo.candidates.client import Answer, Client, Request, tokens_of
+from sapo.candidates.source import Source
 from sapo.core.types import Origin, Task
 from sapo.core.untrusted import plain
 
@@ -14,8 +15,8 @@ from sapo.core.untrusted import plain
 _LONGEST, _SOME, _WORD = 3, 128, 16
 
 
-class Server:
-    """A `sapo.candidates.source.Source` that asks a server.
+class Server(Source):
+    """The source that asks a server.
 
     Args:
         client: of the server.
@@ -35,25 +36,24 @@ class Server:
     def paraphrases(
         self, task: Task, wanted: int, advance: Callable[[int], None] = lambda texts: None
     ) -> Generator[Sequence[str], None, None]:
-        """Yield texts in rounds, see `sapo.candidates.source.Source`.
+        """Yield texts in rounds.
 
         Raises:
             CandidateError: if the server refuses, or nothing at all comes of asking it.
         """
         anything = False
         for indices in rounds(wanted):
-            answers = self._client.ask(self._requests(task, indices), advance)
-            texts = [answer.text for answer in answers if answer.text]
-            anything = anything or bool(texts)
-            self._client.explain(answers, f"paraphrase of task {task.name!r}", nothing=not anything)
-            if texts:
+            requests = self._requests(task, indices)
+            answers = self._client.ask(requests, f"paraphrase of task {task.name!r}", advance, anything)
+            if texts := [answer.text for answer in answers if answer.text]:
+                anything = True
                 yield texts
             if any(answer.last for answer in answers):
                 return
 
     def _requests(self, task: Task, indices: Sequence[int]) -> list[Request]:
         room, temperature = _LONGEST * tokens_of(task.instruction) + _SOME, self._client.settings.temperature
-        asked = {index: messages(task, index, self._seed) for index in indices}
+        asked = {index: question(task, index, self._seed) for index in indices}
         return [self._client.request(said, room, temperature, self._seed, index) for index, said in asked.items()]
 
 
@@ -75,9 +75,7 @@ class ServerJudge:
             CandidateError: if the server refuses, or nothing at all comes of asking it.
         """
         requests = [self._client.request(judging(task, text), _WORD, 0.0, 0, 0) for text in texts]
-        answers = self._client.ask(requests, lambda texts: None)
-        self._client.explain(answers, f"judgement for task {task.name!r}", nothing=not any(a.text for a in answers))
-        return [self._against(answer) for answer in answers]
+        return [self._against(answer) for answer in self._client.ask(requests, f"judgement for task {task.name!r}")]
 
     def _against(self, answer: Answer) -> str | None:
         word = answer.text.strip(" \n.!*\"'").casefold()

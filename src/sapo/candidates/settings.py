@@ -37,7 +37,7 @@ class LocalSettings(Settings):
 
     Attributes:
         model: by default the one that is trained, without adapters.
-        temperature: of sampling; 0 takes the likeliest token each time.
+        temperature: of sampling.
     """
 
     model: str | None = None

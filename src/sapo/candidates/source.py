@@ -12,26 +12,25 @@ class Source(Protocol):
     """Gives texts that may become candidates; whether they do is not its concern.
 
     The same source with the same settings gives the same texts for the same instruction. It never changes a
-    model's state, and one bad reply of a generator is a text less, not an exception.
+    model's state. A bad reply of a generator is one text less, not an exception.
+
+    Attributes:
+        origin: recorded with its candidates.
     """
 
-    @property
-    def origin(self) -> Origin:
-        """What its candidates are recorded with."""
+    origin: Origin
 
     def cost(self, task: Task, wanted: int) -> str:
-        """Return what asking it for ``wanted`` paraphrases takes at most, in words; empty where that is nothing."""
+        """Return what asking it for ``wanted`` paraphrases takes at most, in words; by default nothing, empty."""
+        return ""
 
     def paraphrases(
-        self,
-        task: Task,
-        wanted: int,
-        advance: Callable[[int], None] = lambda texts: None,
+        self, task: Task, wanted: int, advance: Callable[[int], None] = lambda texts: None
     ) -> Generator[Sequence[str], None, None]:
         """Yield texts in rounds: about ``wanted`` in the first, then more for those that were rejected.
 
-        It ends where the source has no more to give. Whoever has enough stops asking: what lies behind the last
-        round taken is not computed and not paid for.
+        It ends where the source has no more to give. A caller that has enough stops asking: later rounds are neither
+        computed nor paid for.
 
         Args:
             task: whose instruction is paraphrased, always the original one; its suffix and labels stay as they are.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import regex
 from rapidfuzz import fuzz
 
+MARKERS = "markers of a chat or a template"
 _CHATTY = {
     "an assistant's preamble": r"""
         ^\W*(sure|certainly|absolutely|of\ course|no\ problem|here\ you\ go|there\ you\ go|got\ it|gotcha|roger\ that
@@ -15,8 +16,7 @@ _CHATTY = {
             (version\w*|instruction\w*|rewrit\w*|alternativ\w*|variation\w*|take|ideas|text)\b
         | ^[^.\n]{0,60}\b(rewritten|rewrite|put\ differently)\W{0,3}:
         | ^\W*(original|variation|version|variant|rewritten|alternative|option|take|draft|casual|formal|expanded
-            |shorter
-            |short\ version|final\ (answer|version)|response|before|after)(\ (\w+|\([^)]*\)))?\W{0,3}:
+            |shorter|short\ version|final\ (answer|version)|response|before|after)(\ (\w+|\([^)]*\)))?\W{0,3}:
         | ^\W*(version|variant|variation|draft|v)\ ?\d+\b
         | (one|another)\ way\ (of\ (wording|saying|putting|phrasing)|to\ (word|say|put|phrase))\ it
         | ^\W*\#+\s*(rewrit|version)
@@ -25,26 +25,19 @@ _CHATTY = {
     """,
     "talk about the paraphrase": r"""
         \b(paraphrase[ds]?|paraphrasing|reword(ed|ing|s)|reformulat(ed?|ion|ing)|rephras(ed|ing|es))\b
-        | \b(this|your|my|the\ (above|new|original|revised))\ (prompt|instruction|wording|phrasing
-            |request)\b
+        | \b(this|your|my|the\ (above|new|original|revised))\ (prompt|instruction|wording|phrasing|request)\b
         | \bprompt\ template\b
         | \b(let\ me\ know|feel\ free\ to\ (ask|adapt|change|modify|adjust|use|edit)|would\ you\ like\ me|shall\ i
             |do\ you\ want\ me|i\ (hope|trust)\ (this|that|it)|(happy|glad|delighted)\ to\ (help|make|adjust|refine
-                |provide)|good\ luck\ with
-            |as\ (you\ )?(requested|asked|wanted)|as\ per\ your|per\ the\ style|another\ version|further\ (versions
-                |revisions)
-            |more\ (formal|versions|alternatives|options|ideas)|does\ that\ make\ sense|you're\ welcome
-                |thank\ you\ for\ your
-            |thanks\ for\ (reaching|your)|coming\ right\ up|best\ of\ luck|hope\ (this|that|it)\ helps
-                |at\ your\ disposal)\b
-        | ^\W*(enjoy|happy\ fine-tuning|ta-da|voil[aà]|finished|good\ catch
-            |note\ to\ self)\b\W*[!:,.]
+            |provide)|good\ luck\ with|as\ (you\ )?(requested|asked|wanted)|as\ per\ your|per\ the\ style
+            |another\ version|further\ (versions|revisions)|more\ (formal|versions|alternatives|options|ideas)
+            |does\ that\ make\ sense|you're\ welcome|thank\ you\ for\ your|thanks\ for\ (reaching|your)
+            |coming\ right\ up|best\ of\ luck|hope\ (this|that|it)\ helps|at\ your\ disposal)\b
+        | ^\W*(enjoy|happy\ fine-tuning|ta-da|voil[aà]|finished|good\ catch|note\ to\ self)\b\W*[!:,.]
         | \bi\ (changed|replaced|rephrased|rewrote|preserved|shortened|assumed\ (the|that|you)|counted\ the
-            |took\ the\ liberty
-            |understand\ that\ you|believe\ (this|that\ this)|did\ not\ repeat|did\ not\ mention)\b
-        | \b(i've|i\ have|we've|we\ have)\ (left|added|kept|put|taken\ care|gone|mixed|removed|split|turned
-            |rewritten|changed
-            |replaced|preserved|shortened|made\ it|used|avoided|dropped|tried)\b
+            |took\ the\ liberty|understand\ that\ you|believe\ (this|that\ this)|did\ not\ repeat|did\ not\ mention)\b
+        | \b(i've|i\ have|we've|we\ have)\ (left|added|kept|put|taken\ care|gone|mixed|removed|split|turned|rewritten
+            |changed|replaced|preserved|shortened|made\ it|used|avoided|dropped|tried)\b
         | \bi\ (kept|added|dropped|removed|avoided|left\ out|swapped|split)\ (the|a|an|all|it|out)\b
         | \b(i'll|i\ will|i\ need\ to)\ (stop\ here|now|write\ (the|a)|rewrite|make\ sure\ that\ i|look\ at)\b
         | \bthis\ (version|variant|keeps|preserves|retains|maintains|captures)\b
@@ -52,8 +45,7 @@ _CHATTY = {
             |labels?)\b
         | \b(the|a)\ (concise|shorter|longer|previous|rewritten|revised)\ (version|wording|instruction|prompt)\b
         | ^\W*(rationale|changes(\ made)?|explanation(\ of\ changes)?|notes?\ on\ (the\ )?(changes|wording)
-            |key\ differences
-            |summary\ of\ edits|commentary|why\ this\ works|tone|strategy)\W*(:|$)
+            |key\ differences|summary\ of\ edits|commentary|why\ this\ works|tone|strategy)\W*(:|$)
         | \b(changes\ made|word\ count|tokens\ used)\b | \(\d+\ words\) | \(note:\ | <--
         | 请随时|其他版本|说明：我|如有需要|希望(这|对)
     """,
@@ -61,8 +53,7 @@ _CHATTY = {
         \b(i'm|i\ am)\ (sorry|afraid|unable|not\ able)\b | \bas\ an\ ai\b | \bi\ apologi[sz]e\b | ^\W*(sorry
             |apologies)\b
         | \bi\ (can't|cannot|can\ not|won't|will\ not|could\ not|couldn't)\ (help|assist|do|fulfil|comply|rewrite
-            |provide|process
-            |reproduce|generate|continue|answer|create|see|access|complete|access)\b
+            |provide|process|reproduce|generate|continue|answer|create|see|access|complete|access)\b
         | \b(you\ have\ not|you\ haven't|you\ did\ not|you\ didn't)\ (included?|provided?|pasted?|supplied?|given
             |specify)\b
         | \b(please|kindly)\ (paste|provide|share|supply|send)\b[^.]{0,40}\b(so\ that\ i|and\ i|here|them|it)\b
@@ -71,7 +62,7 @@ _CHATTY = {
         | \blanguage\ model\b | \bmy\ (guidelines|knowledge|training\ data)\b
         | 抱歉|对不起|作为一个?(人工智能|AI|语言模型)
     """,
-    "markers of a chat or a template": r"""
+    MARKERS: r"""
         <\|[^|>]*\|?>? | </?s> | \[/?INST\] | <</?SYS>> | </?think> | ```
         | </?(instruction|paraphrase|answer|original|suffix|text|prompt|response|passage|ending|words)\d*>
         | ^\s*(user|assistant|system|human|ai)\s*: | \#\#\#?\s*(instruction|response|input)\b
@@ -84,8 +75,7 @@ _CHATTY = {
         | 【此处[^】]*】 | \[此处[^\]]*\]
     """,
     "an example of its own": r"""
-        \b(example|sample|expected)\ (input|output|answer)\b | ^\s*(your\ )?(input|question|text|answer
-            |output)\s*:\s*\Z
+        \b(example|sample|expected)\ (input|output|answer)\b | ^\s*(your\ )?(input|question|text|answer|output)\s*:\s*\Z
         | \b(input|output|question|answer)\s*:\s*(\[|%|\{|<) | \binput\s*:\s*["“][^"”\n]+["”]\.?\s+(→\ *)?output\s*:
     """,
 }
@@ -98,11 +88,17 @@ _LISTED = regex.compile(r"\s*(?:[-*•]|\(?\d{1,2}[.):])\s*(.+)")
 _SENTENCE, _SAME = 4, 60
 
 
+def holds(kind: str, original: str, text: str) -> str | None:
+    """Return that a text holds such a thing, or None; what the original holds itself is no reason."""
+    pattern = _PATTERNS[kind]
+    return f"holds {kind}" if pattern.search(text) and not pattern.search(original) else None
+
+
 def chatty(original: str, text: str) -> str | None:
     """Return why a text is more than an instruction, or None; what the original holds itself is no reason."""
-    for name, pattern in _PATTERNS.items():
-        if pattern.search(text) and not pattern.search(original):
-            return f"holds {name}"
+    for name in _PATTERNS:
+        if reason := holds(name, original, text):
+            return reason
     if text.lstrip().startswith(("{", "[{")) and not original.lstrip().startswith(("{", "[{")):
         return "is data (JSON), not an instruction"
     return "is a list of versions" if _lists_versions(text) else None

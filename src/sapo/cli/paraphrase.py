@@ -166,7 +166,7 @@ def _task(
         return load_task(task, data_dir, instruction=instruction, suffix=suffix, columns=roles(column), subset=subset)
     if instruction is None or not instruction.strip():
         raise ConfigError("--task or --instruction is needed: whose instruction is to be paraphrased?")
-    return Task("instruction", instruction.strip(), suffix or "", (), "rouge_l", (), (), ())
+    return Task("instruction", instruction.strip(), (suffix or "").strip(), (), "rouge_l", (), (), ())
 
 
 def _given(task: str | None, data_dir: Path | None, instruction: str | None) -> tuple[str, ...]:

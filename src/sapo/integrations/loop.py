@@ -23,6 +23,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from sapo.candidates.gather import Gathered
 from sapo.core.errors import DataError, RecordError, nearest
 from sapo.core.progress import SILENT, Reporter, Work
 from sapo.core.types import Instruction, Task
@@ -174,8 +175,12 @@ class TaskSequence:
                         "finished task: give the model that was saved then (its weights, or their dtype, differ), or "
                         f"begin afresh in another run_dir than {self._directory.path}"
                     )
-            original = (Instruction(found.instruction, "original"),)
-            kept, rejected = (original, ()) if self._policy == "original" else candidates_of(found, candidates)
+            gathered = Gathered((Instruction(found.instruction, "original"),), ())
+            if self._policy != "original":
+                gathered = candidates_of(found, candidates)
+            kept, rejected = gathered.candidates, gathered.rejected
+            for note in gathered.notes:
+                self._progress.note(note)
             if self._policy in BY_LOSS:
                 total = len(kept) * min(self._examples, len(found.train))
                 self._scoring[found.name] = Work(total, total, total)

@@ -7,7 +7,7 @@ texts in general.json were written for this library, so that no corpus holds the
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import cache
 from importlib.resources import files
 from types import MappingProxyType
@@ -26,11 +26,7 @@ def general_texts() -> Mapping[str, str]:
 
 
 def measure_ability(
-    model: Any,
-    renderer: Renderer,
-    scorer: Scorer,
-    max_length: int,
-    advance: Callable[[int], None] = lambda texts: None,
+    model: Any, renderer: Renderer, scorer: Scorer, max_length: int, advance: Callable[[int], None] = lambda texts: None
 ) -> float:
     """Return the loss on general text, in nats per supervised token; the model is left unchanged.
 
@@ -44,10 +40,6 @@ def measure_ability(
         ScoreError: if a text alone does not fit the memory.
     """
     # On a copy: texts share no prefix, and a first call here would decide against shared prefixes for all others.
-    encoded = encode_texts(renderer, list(general_texts().values()), max_length)
-    return scorer.on(model)(encoded, advance).per_token
-
-
-def encode_texts(renderer: Renderer, texts: Sequence[str], max_length: int) -> list[Encoded]:
-    """Return raw texts of at least two tokens without a template: the first token is context, all others supervised."""
-    return [Encoded(tuple(ids[:max_length]), 1) for ids in renderer.token_ids(texts)]
+    texts = renderer.token_ids(list(general_texts().values()))
+    # Without a template: the first token is context, all others are supervised.
+    return scorer.on(model)([Encoded(tuple(ids[:max_length]), 1) for ids in texts], advance).per_token

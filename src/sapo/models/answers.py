@@ -1,7 +1,7 @@
 """How well a model does a task: greedy answers, scored by the task's metrics, and the answer's NLL.
 
-The teacher-forced NLL of the true answer stands beside every metric: twenty rows of accuracy are noise,
-twenty losses are less so.
+Next to every metric stands the teacher-forced NLL of the true answer: twenty rows of accuracy are noise, twenty losses
+are less so.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -95,28 +96,13 @@ def generate(
     processes: Processes = ALONE,
 ) -> list[str]:
     """Return the greedy answer to each row, decoded from the generated tokens alone, in order."""
-    prompts = renderer.prompts(instruction, suffix, rows, max_new_tokens)
-    return generate_from(model, renderer, prompts, max_new_tokens, advance, processes)
-
-
-def generate_from(
-    model: Any,
-    renderer: Renderer,
-    prompts: Sequence[Sequence[int]],
-    max_new_tokens: int,
-    advance: Callable[[int], None] = lambda rows: None,
-    processes: Processes = ALONE,
-) -> list[str]:
-    """Return the greedy answer to each prompt, given as token ids, as `generate` does."""
-    stops = stop_tokens(model, renderer)
-    lengths = [len(p) + max_new_tokens for p in prompts]
-    mine = processes.share(sorted(range(len(prompts)), key=lambda i: -lengths[i]))
+    prompts, stops = renderer.prompts(instruction, suffix, rows, max_new_tokens), stop_tokens(model, renderer)
+    mine = processes.share(sorted(range(len(prompts)), key=lambda i: -len(prompts[i])))
     told = processes.telling(advance, len(prompts))
     answered: list[tuple[int, str]] = []
-    budget = _BATCH_TOKENS.get(model.device.type, _BATCH_TOKENS_ACCELERATOR)
-    with untouched(model), _greedy(model, max_new_tokens, stops):
-        for batch in _batches([lengths[i] for i in mine], budget):
-            found = _answer([prompts[mine[n]] for n in batch], model, stops)
+    with untouched(model), greedy(model, max_new_tokens, stops):
+        for batch in batches([prompts[i] for i in mine], max_new_tokens, model.device.type):
+            found = continued(model, [prompts[mine[n]] for n in batch], stops)
             answered += [(mine[n], renderer.decode(ids)) for n, ids in zip(batch, found, strict=True)]
             told(len(batch))
     everyones = dict(pair for part in processes.gather(answered) for pair in part)
@@ -137,7 +123,8 @@ def teaches_to_stop(model: Any, renderer: Renderer) -> bool:
     return bool(set(supervised.ids[supervised.prompt_length :]) & set(stop_tokens(model, renderer)))
 
 
-def _answer(prompts: Sequence[Sequence[int]], model: Any, stops: Sequence[int]) -> list[list[int]]:
+def continued(model: Any, prompts: Sequence[Sequence[int]], stops: Sequence[int], **options: Any) -> list[list[int]]:
+    """Return the ids that a model writes after each prompt, up to a stop token; options are those of `generate`."""
     width = max(len(p) for p in prompts)
     # Left padding, masked: which token fills it does not matter, so the tokenizer needs no pad token.
     ids = torch.full((len(prompts), width), stops[0], dtype=torch.long)
@@ -145,16 +132,12 @@ def _answer(prompts: Sequence[Sequence[int]], model: Any, stops: Sequence[int]) 
     for i, prompt in enumerate(prompts):
         ids[i, width - len(prompt) :] = torch.tensor(prompt)
         mask[i, width - len(prompt) :] = 1
-    output = model.generate(input_ids=ids.to(model.device), attention_mask=mask.to(model.device))
-    answers = []
-    for row in output[:, width:].tolist():
-        end = next((i for i, token in enumerate(row) if token in stops), len(row))
-        answers.append(row[:end])
-    return answers
+    output = model.generate(input_ids=ids.to(model.device), attention_mask=mask.to(model.device), **options)
+    return [list(takewhile(lambda token: token not in stops, row)) for row in output[:, width:].tolist()]
 
 
 @contextmanager
-def _greedy(model: Any, max_new_tokens: int, stops: Sequence[int]) -> Iterator[None]:
+def greedy(model: Any, max_new_tokens: int, stops: Sequence[int]) -> Iterator[None]:
     """Decode greedily whatever sampling or penalties the model's own generation config asks for."""
     holders = [model, model.get_base_model()] if isinstance(model, PeftModel) else [model]
     before = [holder.generation_config for holder in holders]
@@ -169,11 +152,12 @@ def _greedy(model: Any, max_new_tokens: int, stops: Sequence[int]) -> Iterator[N
             holder.generation_config = config
 
 
-def _batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
-    """Yield row numbers in batches of similar length, long ones first."""
+def batches(prompts: Sequence[Sequence[int]], max_new_tokens: int, device: str) -> Iterator[list[int]]:
+    """Yield the numbers of prompts in batches of similar length that a kind of device has room for, long ones first."""
+    budget = _BATCH_TOKENS.get(device, _BATCH_TOKENS_ACCELERATOR)
     batch: list[int] = []
-    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        if batch and (len(batch) + 1) * lengths[batch[0]] > budget:
+    for i in sorted(range(len(prompts)), key=lambda i: -len(prompts[i])):
+        if batch and (len(batch) + 1) * (len(prompts[batch[0]]) + max_new_tokens) > budget:
             yield batch
             batch = []
         batch.append(i)

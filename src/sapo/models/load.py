@@ -1,7 +1,7 @@
 """Where models come from: the embedded one, a local directory, or a hub id; optionally with an adapter.
 
-GGUF weights are dequantised once into a safetensors cache, because transformers neither trains nor saves
-a model whose GGUF quantiser is still attached.
+GGUF weights are dequantised once into a safetensors cache: transformers neither trains nor saves a model whose GGUF
+quantiser is still attached.
 """
 
 from __future__ import annotations
@@ -180,21 +180,17 @@ def load_model(
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ModelError(f"device {device!r} cannot be used here: {_first_line(error)}") from error
-    notes = [f"device {device}"]
-    if dtype is None:
-        dtype = best_dtype(device)
-        notes.append(f"dtype {dtype} (fastest exact choice on {device})")
-    else:
-        notes.append(f"dtype {dtype}")
+    chosen = dtype or best_dtype(device)
+    notes = [f"device {device}", f"dtype {chosen}" + ("" if dtype else f" (fastest exact choice on {device})")]
     tokenizer = load_tokenizer(name)
     try:
         model, report = AutoModelForCausalLM.from_pretrained(
-            _source(name), dtype=DTYPES[dtype], output_loading_info=True
+            _source(name), dtype=DTYPES[chosen], output_loading_info=True
         )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ModelError(_cannot_load("", name, error)) from error
     if report["missing_keys"]:
-        # transformers would go on with random numbers in their place.
+        # transformers fills them with random numbers.
         raise ModelError(f"model {name!r} lacks the weights {', '.join(sorted(report['missing_keys'])[:5])}")
     try:
         model = model.to(device)
@@ -228,9 +224,8 @@ def _with_adapter(model: Any, adapter: str) -> Any:
     folder = Path(expanded(adapter))
     if folder.is_dir():
         # A directory never means a hub id, even if peft would look there for what it lacks.
-        missing = [name for name in ("adapter_config.json",) if not (folder / name).is_file()]
-        if not any(folder.glob("adapter_model.*")):
-            missing.append("adapter_model.safetensors")
+        files = {"adapter_config.json": "adapter_config.json", "adapter_model.safetensors": "adapter_model.*"}
+        missing = [name for name, pattern in files.items() if not any(folder.glob(pattern))]
         if missing:
             raise ModelError(_cannot_add(adapter, f"it has no {' and no '.join(missing)}."))
         adapter = str(folder)
@@ -257,14 +252,12 @@ def _of_adapter(tokenizer: Any, name: str, adapter: str) -> tuple[Any, list[str]
     base = read_json(folder / "adapter_config.json", "").get("base_model_name_or_path")
     if base and name != EMBEDDED and Path(str(base)).name != Path(name).name:
         notes.append(f"adapter {adapter} names another base model, {base}: what it does on {name} is not known")
-    template = folder / "chat_template.jinja"
+    of_base, template = tokenizer.chat_template, folder / "chat_template.jinja"
     if any((folder / file).is_file() for file in ("tokenizer.json", "tokenizer_config.json")):
-        own = load_tokenizer(str(folder))
-        if own.chat_template != tokenizer.chat_template:
-            notes.append(f"the chat template is the one of adapter {adapter}, not its base's")
-        return own, notes
-    if template.is_file():
+        tokenizer = load_tokenizer(str(folder))
+    elif template.is_file():
         tokenizer.chat_template = template.read_text(encoding="utf-8")
+    if tokenizer.chat_template != of_base:
         notes.append(f"the chat template is the one of adapter {adapter}, not its base's")
     return tokenizer, notes
 
@@ -292,15 +285,15 @@ def _source(name: str) -> str:
         name = expanded(name)
     except ValueError as error:
         raise ModelError(f"model {error}") from error
-    if name.startswith((".", "/", "~")) and not Path(name).expanduser().is_dir():
+    folder = Path(name)
+    if name.startswith((".", "/")) and not folder.is_dir():
         raise ModelError(f"model directory {name!r} does not exist")
-    folder = Path(name).expanduser()
     if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
         raise ModelError(
             f"{name} holds an adapter, not a model: give its base as the model and this directory as the adapter "
             "(model.adapter in a configuration, --adapter in `sapo select`)"
         )
-    return str(Path(name).expanduser()) if Path(name).expanduser().is_dir() else name
+    return str(folder) if folder.is_dir() else name
 
 
 def _cannot_load(what: str, name: str, error: Exception) -> str:

@@ -99,7 +99,7 @@ class Runner:
 
     def _too_large(self, what: str) -> ScoreError:
         return ScoreError(
-            f"{what} not fit the memory of the device {str(self.model.device)!r} beside the model "
+            f"{what} not fit the memory of the device {str(self.model.device)!r} next to the model "
             f"({self.model.dtype}). Lower max_length, or take a smaller model or a smaller dtype."
         )
 

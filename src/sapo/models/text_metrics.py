@@ -106,7 +106,7 @@ class _Tokenizer:
         return words or [character for character in folded if not character.isspace()]
 
 
-# rouge_score brings in nltk, which is slow to import: only who asks for ROUGE pays for it.
+# rouge_score brings in nltk, which is slow to import: only those who ask for ROUGE pay for it.
 @cache
 def _scorer() -> Any:
     from rouge_score.rouge_scorer import RougeScorer

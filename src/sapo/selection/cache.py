@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,22 +73,18 @@ class LossCache:
 
     def _read(self, path: Path, examples: int) -> Found | None:
         try:
-            if not path.is_file():
-                return None
             stored = read_json(path)
             found = Found(np.array(stored["nll"], dtype=np.float64), float(stored["seconds"]), str(stored["route"]))
-        except (RecordError, OSError, KeyError, TypeError, ValueError):
+        except (RecordError, KeyError, TypeError, ValueError):
             return None
         sound = found.nll.shape == (examples,) and np.isfinite([*found.nll, found.seconds]).all()
         return found if sound else None
 
     def _write(self, path: Path, found: Found) -> None:
-        try:
+        with suppress(RecordError, OSError):
             if not path.parent.is_dir() or len(list(path.parent.iterdir())) > _MOST:
                 _halve(path.parent)
             write_json(path, {"nll": found.nll.tolist(), "seconds": found.seconds, "route": found.route})
-        except (RecordError, OSError):
-            return
 
 
 def _halve(directory: Path) -> None:

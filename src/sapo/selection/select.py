@@ -15,18 +15,20 @@ With strategy "racing", the default, a candidate that can no longer win is dropp
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+from pydantic import ValidationError
 from torch import nn
 
 from sapo.candidates.builtin import Builtin
-from sapo.candidates.checks import admit, why_none
-from sapo.candidates.gather import gather
+from sapo.candidates.checks import Pool, why_none
+from sapo.candidates.gather import Gathered, gather
 from sapo.candidates.rules.source import Rules
 from sapo.core.bar import Bar
 from sapo.core.errors import CandidateError, DataError, ModelError
 from sapo.core.progress import SILENT, Reporter
-from sapo.core.types import Instruction, Losses, Rejection, Rule, Sample, Strategy, Task
+from sapo.core.types import Losses, Rule, Sample, Strategy, Task
 from sapo.models.losses import Scorer
 from sapo.models.render import Encoder, Renderer
 from sapo.selection.rows import MAX_LENGTH, context_length
@@ -72,8 +74,8 @@ def select(
         tokenizer: its tokenizer.
         data: a task, a path, or rows (`datasets.Dataset`, pandas DataFrame, list of dicts), see
             `sapo.tasks.given.given_task`. Its instruction is the original and always the first candidate.
-        candidates: paraphrases of the original. Unusable ones are rejected with a reason. By default 20 of those that
-            come with the library or that rules make, see `sapo.candidates`.
+        candidates: paraphrases of the original. What cannot work is rejected with a reason, and what is unusual is
+            noted. By default 20 of those that come with the library or that rules make, see `sapo.candidates`.
         examples: number of selection rows, all training rows where there are fewer.
         instruction: the original, where the data do not hold it.
         suffix: a fixed sentence about the answer's format, where rows hold input and answer alone.
@@ -94,34 +96,40 @@ def select(
 
     Raises:
         CandidateError: if no candidate is left besides the original.
-        DataError: if the data cannot be used or have no rows, or a setting is out of its range.
+        DataError: if the data cannot be used or have no rows, or a setting is not allowed.
         ModelError: if the model is not a loaded model.
         ScoreError: if a loss is not finite, or a row does not fit the memory.
         RenderError: if a prompt does not fit; a renderer that is given is tried with the four longest rows first.
     """
-    _demand(model, examples)
-    if not 0 < delta < 0.5:
-        raise DataError(f"delta = {delta}: allowed is a probability above 0 and below 0.5")
-    if not 0 <= epsilon < float("inf"):
-        raise DataError(f"epsilon = {epsilon}: allowed is 0 or a positive tolerance in nats per token")
+    _demand_loaded(model)
+    try:
+        settings = SelectionSettings(
+            examples=examples, rule=rule, sample=sample, strategy=strategy, delta=delta, epsilon=epsilon
+        )
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        raise DataError(f"{wrong['loc'][0]} = {wrong['input']!r:.80}: {wrong['msg']}") from error
+    reporter: Reporter = (Bar() if progress else SILENT) if isinstance(progress, bool) else progress
     task, encoder = _opened(model, tokenizer, data, instruction, suffix, columns, args, max_length, renderer)
-    kept, rejected = candidates_of(task, candidates)
+    gathered = candidates_of(task, candidates)
+    kept, rejected = gathered.candidates, gathered.rejected
     if len(kept) == 1:
         raise CandidateError(
             f"task {task.name!r} has no candidate besides the original instruction ({why_none(rejected)})"
         )
+    for note in gathered.notes:
+        reporter.note(note)
     if not isinstance(encoder, Renderer):
-        # It may refuse rows: that is told before anything is scored, also of rows that are not sampled.
+        # It may refuse rows: better before anything is scored, and also rows that are not sampled.
         longest = sorted(task.train, key=lambda row: len(row.input) + len(row.answer))[-_LONGEST:]
         for candidate in kept:
             encoder.encode(candidate.text, task.suffix, longest)
     rows = selection_rows(task, examples, sample, seed)
-    settings = SelectionSettings(rule=rule, sample=sample, strategy=strategy, delta=delta, epsilon=epsilon)
-    reporter: Reporter = (Bar() if progress else SILENT) if isinstance(progress, bool) else progress
     reporter.plan(len(rows) * len(kept))
-    return score_candidates(
+    selection = score_candidates(
         Scorer(model), encoder, task, kept, rows, settings, seed=seed, rejected=rejected, progress=reporter
     )
+    return replace(selection, notes=gathered.notes)
 
 
 def score(
@@ -142,7 +150,7 @@ def score(
     Row k of every result is training row k. ``losses.per_token`` is the pre-update loss, in nats per token. Texts are
     scored as they are, without any check. Arguments and errors are those of `select`.
     """
-    _demand(model, 1)
+    _demand_loaded(model)
     if isinstance(texts, str) or not all(isinstance(text, str) and text.strip() for text in texts):
         raise CandidateError(f"texts = {texts!r:.80}: allowed is a list of texts that are not empty")
     task, encoder = _opened(model, tokenizer, data, instruction, suffix, columns, args, max_length, renderer)
@@ -172,22 +180,18 @@ def _opened(
     return opened, renderer or Renderer(tokenizer, min(max_length, context_length(model)))
 
 
-def candidates_of(task: Task, given: Sequence[str] | None) -> tuple[tuple[Instruction, ...], tuple[Rejection, ...]]:
-    """Return a task's candidates, the original first, and the texts that were rejected.
-
-    Where none are given, they are 20 of those that come with the library or that rules make.
-    """
+def candidates_of(task: Task, given: Sequence[str] | None) -> Gathered:
+    """Return a task's candidates; where none are given, 20 of those that come with the library or that rules make."""
     if given is None:
-        gathered = gather(task, (Builtin(), Rules()), _COUNT)
-        return gathered.candidates, gathered.rejected
+        return gather(task, (Builtin(), Rules()), _COUNT)
     if isinstance(given, str) or not all(isinstance(text, str) for text in given):
         raise CandidateError(f"candidates = {given!r:.80}: allowed is a list of texts")
-    return admit(task, given, "given")
+    pool = Pool(task)
+    pool.add(given, "given")
+    return Gathered(tuple(pool.kept), tuple(pool.rejected), notes=pool.notes)
 
 
-def _demand(model: Any, examples: Any) -> None:
-    """Refuse names where loaded things are meant, before their first use deep inside."""
+def _demand_loaded(model: Any) -> None:
+    """Refuse a name where a loaded model is meant, before its first use deep inside."""
     if not isinstance(model, nn.Module):
         raise ModelError(f"model = {model!r:.80}: give a loaded model, as sapo.load_model(NAME).model")
-    if not isinstance(examples, int) or examples < 1:
-        raise DataError(f"examples = {examples!r}: allowed is a positive number of selection rows")

@@ -88,6 +88,7 @@ class Selection:
         race: None where every candidate was scored on every row.
         peak_memory: most memory in use so far, in bytes: on a GPU of its own, else of the whole process; None where
             the system does not tell.
+        notes: what the user should know about the candidates, one sentence each.
     """
 
     task: str
@@ -104,6 +105,7 @@ class Selection:
     cached: int = 0
     race: Race | None = None
     peak_memory: int | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def strategy(self) -> Strategy:
@@ -217,6 +219,7 @@ class Selection:
             "race": None if self.race is None else asdict(self.race),
             "route": self.route,
             "cached": self.cached,
+            "notes": list(self.notes),
             "candidates": [
                 {
                     "text": c.instruction.text,
@@ -259,6 +262,7 @@ class Selection:
             rejected=tuple(Rejection(**rejection) for rejection in value["rejected"]),
             tokens=value["forward_tokens"],
             race=None if value["race"] is None else Race(**value["race"]),
+            notes=tuple(value.get("notes", ())),
         )
 
 

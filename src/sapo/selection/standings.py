@@ -1,4 +1,4 @@
-"""From the losses scored so far to differences with bounds, and who may still win."""
+"""From the losses scored so far to differences with bounds, and the candidates that may still win."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def standing(number: int, rows: Rows, nll: Sequence[Floats], level: float, epsil
     gap, reach = _against(leader, rows, nll, counts, level)
     if 0 in front and leader != 0:
         original = _against(0, rows, nll, counts, level)
-        # The original wins where nobody may be better than it by more than the tolerance.
+        # The original wins where no candidate can be better by more than the tolerance.
         if _shortfall(*original) <= epsilon:
             leader, (gap, reach) = 0, original
     low = gap - reach
@@ -43,12 +43,12 @@ def standing(number: int, rows: Rows, nll: Sequence[Floats], level: float, epsil
 
 
 def _shortfall(gap: Floats, reach: Floats) -> float:
-    """Return how much better than the leader anybody may be."""
+    """Return by how much the best candidate may be better than the leader."""
     return max(float((reach - gap).max()), 0.0)
 
 
 def _against(rival: int, rows: Rows, nll: Sequence[Floats], counts: Ints, level: float) -> tuple[Floats, Floats]:
-    """Return everyone's estimated difference to ``rival``, who has the most rows, and how far off it may be."""
+    """Return each candidate's estimated difference to ``rival``, which has the most rows, and its error bound."""
     gap, reach = np.zeros(len(nll)), np.zeros(len(nll))
     for k in np.unique(counts):
         # Candidates with more rows, cut to k, also tell how much differences vary.

@@ -25,8 +25,9 @@ from typing import Any
 import regex
 from rapidfuzz import fuzz
 
-from sapo.candidates.checks import NEAR, folded, keeps
+from sapo.candidates.checks import NEAR, folded
 from sapo.candidates.language import language
+from sapo.candidates.named import keeps
 from sapo.candidates.rules.sentences import brittle, fixed, sentences
 
 # By language: "whole" are frames for any instruction, "parts" those for an instruction of which it is plain what is
@@ -89,8 +90,10 @@ def rewrites(instruction: str, labels: Sequence[str] = ()) -> tuple[str, ...]:
                     if new is None or new in tried:
                         continue
                     tried.add(new)
-                    if _differs(new, seen) and all(keeps(label, text, new) for label in labels):
-                        seen.append(folded(new))
+                    ours = folded(new)
+                    near = any(fuzz.ratio(ours, other, score_cutoff=NEAR) >= NEAR for other in seen)
+                    if not near and all(keeps(label, text, new) for label in labels):
+                        seen.append(ours)
                         found.append(new)
                         break
     return tuple(found)
@@ -267,8 +270,3 @@ def _exchanged_chinese(text: str, wording: int, labels: Sequence[str]) -> str:
             regex.sub(_either(_ZH["phrases"]), other, piece) if k % 2 == 0 else piece for k, piece in enumerate(kept)
         )
     return "".join(pieces)
-
-
-def _differs(text: str, seen: Sequence[str]) -> bool:
-    ours = folded(text)
-    return all(fuzz.ratio(ours, other, score_cutoff=NEAR) < NEAR for other in seen)

@@ -5,17 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Sequence
 
 from sapo.candidates.rules.rewrite import rewrites
+from sapo.candidates.source import Source
 from sapo.core.types import Origin, Task
 
 
-class Rules:
-    """The source whose texts are rewrites of the instruction; see `sapo.candidates.source.Source`."""
+class Rules(Source):
+    """The source whose texts are rewrites of the instruction."""
 
     origin: Origin = "rules"
-
-    def cost(self, task: Task, wanted: int) -> str:
-        """Return nothing: rewriting takes a moment."""
-        return ""
 
     def paraphrases(
         self, task: Task, wanted: int, advance: Callable[[int], None] = lambda texts: None

@@ -20,6 +20,7 @@ from sapo.core.untrusted import plain
 from sapo.experiments.study.records import append_study
 from sapo.report.blocks import Command, Listing, Note, Page, Plot, Section, Table, one_line
 from sapo.report.html import to_html
+from sapo.report.numbers import Figure
 from sapo.report.page import results_page
 from sapo.report.plots import Range, curves, ranges, scatter, to_svg
 from sapo.report.publish import print_report
@@ -29,11 +30,13 @@ from sapo.runs.records import append_record
 
 def hostile_page() -> Page:
     """A page with every block and figure, and every text of it hostile."""
-    drawn = [Range(HOSTILE, 1.5, (0.5, float("inf")), (0.25, 2.0), HOSTILE), Range(HOSTILE, None)]
+    drawn = [
+        Range(HOSTILE, Figure(1.5, (0.5, float("inf"))), (0.25, 2.0), HOSTILE), Range(HOSTILE, Figure(None, None)),
+    ]  # fmt: skip
     blocks = (
-        Plot(HOSTILE, curves((HOSTILE, "1"), HOSTILE, HOSTILE, {HOSTILE: (1.0, None), "b": (2.0, 3.0)}), HOSTILE),
-        Plot(HOSTILE, ranges(drawn, HOSTILE, 0.0)), Plot(HOSTILE, ranges([Range("b", 1.0, (1.0, 1.0))], "x")),
-        Plot(HOSTILE, scatter({HOSTILE: [(1.0, 2.0)], "b": [(1.0, 2.0)]}, HOSTILE, HOSTILE)),
+        curves(HOSTILE, (HOSTILE, "1"), HOSTILE, HOSTILE, {HOSTILE: (1.0, None), "b": (2.0, 3.0)}),
+        ranges(HOSTILE, drawn, HOSTILE, 0.0, HOSTILE), ranges(HOSTILE, [Range("b", Figure(1.0, (1.0, 1.0)))], "x"),
+        scatter(HOSTILE, {HOSTILE: [(1.0, 2.0)], "b": [(1.0, 2.0)]}, HOSTILE, HOSTILE),
         Table((HOSTILE, "number"), ((HOSTILE, "1.5"), ("b", "2.5")), HOSTILE, (HOSTILE,), bold=frozenset({0})),
         Table((HOSTILE, "number"), ((HOSTILE, "1.5"),) * 40, HOSTILE), Note(HOSTILE, "strong"), Note(HOSTILE, "dim"),
         Listing(HOSTILE, HOSTILE, "the original"), Command(("sapo", HOSTILE), HOSTILE),
@@ -135,12 +138,12 @@ def test_hostile_texts_are_shown_as_they_are(documents: dict[str, str]) -> None:
     ids=["empty", "wide", "right to left", "two lines", "broken", "no character", "mathematics"],
 )
 def test_any_letters_can_be_drawn(text: str) -> None:
-    for draw in (
-        curves((text,), text, text, {text: (1.0,)}),
-        ranges([Range(text, 1.0, note=text)], text),
-        scatter({text: [(1.0, 2.0)]}, text, text),
+    for plot in (
+        curves(text, (text,), text, text, {text: (1.0,)}),
+        ranges(text, [Range(text, Figure(1.0, None), note=text)], text),
+        scatter(text, {text: [(1.0, 2.0)]}, text, text),
     ):
-        to_svg(Plot(text, draw), "salt").encode()
+        to_svg(plot, "salt").encode()
 
 
 # Numbers
@@ -158,7 +161,7 @@ def test_every_number_of_a_table_is_in_the_document(pages: dict[str, Page], docu
 
 
 def test_a_figure_holds_its_values_to_scale() -> None:
-    svg = to_svg(Plot("t", scatter({"g": [(float(x), float(x)) for x in (0, 1, 3)]}, "x", "y")), "salt")
+    svg = to_svg(scatter("t", {"g": [(float(x), float(x)) for x in (0, 1, 3)]}, "x", "y"), "salt")
     places = [(float(x), float(y)) for x, y in re.findall(r'<use [^>]*x="([\d.]+)" y="([\d.]+)"', svg)]
     (x0, y0), (x1, y1), (x3, y3) = places[places.index(next(p for p in places if places.count(p) > 1)) :][:3]
     assert (x3 - x0) / (x1 - x0) == pytest.approx(3, abs=1e-3) and (y0 - y3) / (y0 - y1) == pytest.approx(3, abs=1e-3)

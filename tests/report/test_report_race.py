@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
+from report.making import printed
 
 from sapo.core.errors import CandidateError
 from sapo.core.types import Choice, Example, Instruction, Race, Selection
 from sapo.integrations.testing import tiny_model, tiny_tokenizer, toy_task
 from sapo.models.losses import Scorer
 from sapo.models.render import Renderer
-from sapo.report.forecast import print_dry_run
+from sapo.report.blocks import Page
+from sapo.report.forecast import dry_run_page
 from sapo.report.numbers import duration, tokens
-from sapo.report.selections import effort, print_selection, ranking
+from sapo.report.selections import effort, ranking, selection_page
 from sapo.runs.card import model_card
 from sapo.runs.config.loading import make_config
 from sapo.runs.forecast import Forecast
@@ -43,10 +43,8 @@ def raced(budget: float | None = None) -> Selection:
     return score_candidates(scorer, renderer, task, candidates, range(ROWS), settings, seed=0, budget=budget)
 
 
-def printed(selection: Selection) -> str:
-    file = io.StringIO()
-    print_selection(Console(file=file, width=150), selection)
-    return " ".join(file.getvalue().split())
+def words(page: Page) -> str:
+    return " ".join(printed(page, 150).split())
 
 
 def test_a_ranking_after_a_race_shows_rows_and_the_round_in_which_a_candidate_left() -> None:
@@ -65,7 +63,7 @@ def test_a_ranking_after_a_race_shows_rows_and_the_round_in_which_a_candidate_le
 def test_the_work_of_a_race_and_its_promise_are_told_in_words() -> None:
     selection = raced()
     assert selection.race is not None and selection.race.end == "decided"
-    text, share = printed(selection), 100 * selection.evaluations / (ROWS * 5)
+    text, share = words(selection_page(selection)), 100 * selection.evaluations / (ROWS * 5)
     assert f"{selection.evaluations} of {ROWS * 5} losses ({share:.0f} %) were needed" in text
     assert f"On these {ROWS} rows no loss lies further below the chosen one's, with 95 % confidence." in text
     assert f"{tokens(selection.tokens)} tokens went through the model" in text and "peak memory" in text
@@ -75,14 +73,14 @@ def test_the_work_of_a_race_and_its_promise_are_told_in_words() -> None:
 def test_a_race_that_the_budget_ended_says_what_its_choice_is_worth() -> None:
     selection = raced(budget=1.0)
     assert selection.race is not None and selection.race.end == "budget" and selection.race.tolerance > 0.01
-    text = printed(selection)
+    text = words(selection_page(selection))
     assert f"may lie up to {selection.race.tolerance:.2g} below the chosen one's, with 95 % confidence" in text
     assert "To be surer, raise selection.budget (--budget)" in text
 
 
 def test_without_a_race_nothing_is_said_of_one() -> None:
     selection = replace(raced(), race=None)
-    assert effort(selection) == "" and "rows:" not in printed(selection)
+    assert effort(selection) == "" and "rows:" not in words(selection_page(selection))
     table, _ = ranking(selection, "", "chosen")
     assert list(table.columns)[:2] == ["rank", "loss"]
 
@@ -109,9 +107,7 @@ def test_a_dry_run_tells_the_least_and_the_most_that_scoring_takes(strategy: str
     config = configured(tmp_path, strategy=strategy, budget=None)
     setup = prepare(config)
     (least,), (most,) = setup.plan.least.values(), setup.plan.score.values()
-    file = io.StringIO()
-    print_dry_run(Console(file=file, width=150), config, Forecast(setup, 1000.0))
-    text = " ".join(file.getvalue().split())
+    text = words(dry_run_page(config, Forecast(setup, 1000.0)))
     assert most.units == 4 * 40
     if strategy == "racing":
         # Of 40 rows the first round takes 8, and what a candidate's rows share is read once in any case.
@@ -172,9 +168,8 @@ def test_the_model_card_says_that_the_budget_ended_a_race() -> None:
 def test_a_dry_run_warns_where_the_budget_pays_for_the_first_rows_only(
     budget: float, tight: bool, tmp_path: Path
 ) -> None:
-    config, file = configured(tmp_path, budget=budget), io.StringIO()
-    print_dry_run(Console(file=file, width=150), config, Forecast(prepare(config), 1000.0))
-    text = " ".join(file.getvalue().split())
+    config = configured(tmp_path, budget=budget)
+    text = words(dry_run_page(config, Forecast(prepare(config), 1000.0)))
     assert ("date-format: selection.budget is spent with the first rows" in text) == tight
     assert ("32 row x candidate" in text) == tight
 

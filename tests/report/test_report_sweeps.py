@@ -18,7 +18,7 @@ from sapo.core.errors import RecordError
 from sapo.report.differences import spread, unit_difference
 from sapo.report.markdown import to_markdown
 from sapo.report.publish import print_report
-from sapo.report.runs import shared_prompts
+from sapo.report.runs import Run, shared_prompts
 from sapo.runs.config.loading import make_config
 from sapo.runs.metrics import METRICS
 from sapo.runs.records import append_record
@@ -55,15 +55,15 @@ def test_intervals_are_students(values: Sequence[float]) -> None:
     found = spread([None, *values])
     mean, low, high = by_hand(values)
     assert found.count == len(values) and found.points[0] is None
-    assert found.mean == pytest.approx(mean)
+    assert found.value == pytest.approx(mean)
     # The quantiles of the table have three decimals.
     assert found.interval == pytest.approx((low, high), rel=1e-3, abs=1e-3 * (high - low))
 
 
 def test_no_value_has_no_mean_and_one_has_no_interval() -> None:
-    assert (spread([None]).mean, spread([None]).interval) == (None, None)
-    assert (spread([3.0, None]).mean, spread([3.0, None]).interval) == (3.0, None)
-    assert spread([0.1] * 3).interval == (spread([0.1] * 3).mean,) * 2
+    assert (spread([None]).value, spread([None]).interval) == (None, None)
+    assert (spread([3.0, None]).value, spread([3.0, None]).interval) == (3.0, None)
+    assert spread([0.1] * 3).interval == (spread([0.1] * 3).value,) * 2
 
 
 def test_differences_are_paired_by_unit_and_judged_by_direction() -> None:
@@ -127,7 +127,7 @@ def test_one_unit_has_values_with_test_row_noise_and_no_paired_interval() -> Non
     assert rows(tables(page, "Results")[0])[0][:2] == ["original", "53.0 [52.0, 54.0]"]
     shown = rows(tables(page, "Policies compared")[0])[0]
     assert shown[2:] == ["+1.0", "–", "one unit: no interval"]
-    assert "test-row noise" in verdict(page) and "This page holds" not in notes(page, "How to read this")
+    assert "over the test rows" in verdict(page) and "This page holds" not in notes(page, "How to read this")
 
 
 @pytest.mark.parametrize(("difference", "interval"), [(0.0, "[0.0, 0.0]"), (2.0, "[+2.0, +2.0]")])
@@ -177,8 +177,8 @@ def test_a_metric_that_only_some_units_define_says_how_many() -> None:
 
 def test_test_prompts_that_all_runs_have() -> None:
     sapo = record(policy="sapo", prompts=("selected",))
-    assert shared_prompts([record(prompts=("original",)), sapo], "ab") == ("selected",)
-    assert shared_prompts([record(), record(seed=2)], "ab") == ("original",)
+    assert shared_prompts([Run(record(prompts=("original",))), Run(sapo)]) == ("selected",)
+    assert shared_prompts([Run(record()), Run(record(seed=2))]) == ("original",)
     with pytest.raises(RecordError, match=r"demo/seq-lora-random-s1 .* prompt selected, and demo/seq-lora-sapo-s1"):
         sweep_page([sapo, record(policy="random", prompts=("original",))])
 
@@ -213,7 +213,7 @@ def test_the_page_counts_its_intervals_and_says_what_they_hold_for() -> None:
     # Policies: 2 methods x 2 measures x 2 prompts; methods: 2 policies x 2 measures with the main prompt.
     assert "holds 12 intervals of differences" in text and "0.6 here" in text
     assert "12.71 standard errors with 2 units" in text
-    assert "2 seeds of one sequence" in verdict(page) and "not for other sequences" in verdict(page)
+    assert "2 seeds of one sequence" in verdict(page) and "not other sequences" in verdict(page)
     several = [record(seed=s, sequence=q) for s in (1, 2) for q in ("a", "b")]
     assert "2 sequences with 2 seeds" in verdict(sweep_page(several))
     assert "2 sequences with one seed each" in verdict(sweep_page(several[:2]))

@@ -1,6 +1,6 @@
 """What a page consists of: plain frozen values, which Markdown and a terminal show alike.
 
-Every string in them is plain text from anywhere (data, models, users) and never markup; who shows it escapes it.
+Every string in them is plain text from anywhere (data, models, users) and never markup; renderers escape it.
 """
 
 from __future__ import annotations

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rich.console import Console
-
 from sapo.core.errors import DataError
 from sapo.core.types import Example, Task
 from sapo.report.blocks import NOTHING, Block, Command, Listing, Note, Page, Section, Table, one_line
 from sapo.report.data import data_blocks
-from sapo.report.terminal import show
 from sapo.tasks.benchmark import benchmark_names
 from sapo.tasks.builtin import BUILTIN
 from sapo.tasks.inspection import inspect_rows
@@ -25,22 +22,12 @@ _HUGE = 4000
 _TURNS = ("User", "Assistant")
 
 
-def print_tasks(console: Console, data_dir: Path | None) -> None:
-    """Print the built-in tasks, or those of a benchmark directory, and the named sequences.
+def tasks_page(data_dir: Path | None) -> Page:
+    """Return the page of the built-in tasks, or of those of a benchmark directory, and of the named sequences.
 
     Raises:
         DataError: if the directory is no benchmark. A task of it that cannot be used is shown with the reason.
     """
-    show(console, tasks_page(data_dir))
-
-
-def print_task(console: Console, task: Task) -> None:
-    """Print one task."""
-    show(console, task_page(task))
-
-
-def tasks_page(data_dir: Path | None) -> Page:
-    """Return the page of all tasks, see `print_tasks`."""
     names = BUILTIN if data_dir is None else benchmark_names(data_dir)
     columns = ("task", "train", "dev", "test", "metric", "labels", "instruction")
     legend = (

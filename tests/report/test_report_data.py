@@ -2,9 +2,7 @@
 
 import io
 from dataclasses import replace
-from typing import Any
 
-from markdown_it import MarkdownIt
 from report.making import HOSTILE, printed
 from report.making import page_of as made
 from report.making import rows as texts
@@ -16,7 +14,6 @@ from sapo.integrations.testing import tiny_tokenizer, toy_task
 from sapo.models.render import Renderer
 from sapo.report.blocks import Note, Page, Table
 from sapo.report.data import data_blocks
-from sapo.report.markdown import to_markdown
 from sapo.report.tasks import task_page
 from sapo.tasks.inspection import Inspection, LabelCount, Lengths, Reason, inspect_rows, inspect_task
 
@@ -32,18 +29,13 @@ def page_of(*inspections: Inspection) -> Page:
     return made(*data_blocks(inspections))
 
 
-def console_of(width: int, **options: Any) -> tuple[Console, io.StringIO]:
-    file = io.StringIO()
-    return Console(file=file, width=width, **options), file
-
-
 def tables(*inspections: Inspection) -> list[Table]:
     return [block for block in data_blocks(inspections) if isinstance(block, Table)]
 
 
 def live(width: int, *rows: tuple[str, ...], terminal: bool = False, title: str = "Data") -> str:
-    console, file = console_of(width, force_terminal=terminal, color_system=None)
-    with Terminal(console) as progress:
+    file = io.StringIO()
+    with Terminal(Console(file=file, width=width, force_terminal=terminal, color_system=None)) as progress:
         progress.table(title, ("task", "dupli-\ncates", "skew"), rows)
     return file.getvalue()
 
@@ -105,28 +97,6 @@ def test_a_task_without_rows_still_has_a_page() -> None:
     assert "–" in printed(page_of(inspect_rows(nothing)))
 
 
-def test_the_section_fits_80_columns_with_every_number_whole() -> None:
-    second = replace(INSPECTION, task="a-task-with-quite-a-long-name-of-its-own")
-    for page in (page_of(INSPECTION), page_of(INSPECTION, second)):
-        text = printed(page, 80)
-        assert max(map(len, text.split("\n"))) <= 80 and "…" not in text
-        assert {"400", "100", "25", "91", "12", "0.25"} <= set(text.split())
-
-
-def test_hostile_names_labels_and_reasons_are_no_markup() -> None:
-    hostile = replace(
-        INSPECTION,
-        task=HOSTILE,
-        labels=(LabelCount(HOSTILE, 400, 40, 99),),
-        reasons=(Reason("train", HOSTILE, 9, (1,)),),
-    )
-    text = printed(page_of(hostile), 300)
-    assert "\x1b" not in text and "\u202e" not in text and "[bold red]x[/] | `c` *b* <script>" in text
-    rendered = MarkdownIt("commonmark", {"html": True}).enable("table").render(to_markdown(page_of(hostile)))
-    assert "<script" not in rendered and "<em>b</em>" not in rendered and "&lt;script&gt;" in rendered
-    assert rendered.count("<table>") == 3
-
-
 def test_the_page_of_a_task_shows_its_rows_and_notes() -> None:
     task = toy_task()
     task = replace(
@@ -168,16 +138,9 @@ def test_the_live_table_aligns_numbers_right_and_texts_left() -> None:
         assert one.startswith("a ") and len(one) == len(two) and one.index("7") == two.index("1200") + 3
 
 
-def test_a_live_table_too_wide_for_the_console_becomes_lines() -> None:
-    lines = [line.rstrip() for line in live(19, ("review", "1200", "0.25"), ("b", "3", "–")).split("\n")]
-    assert lines == ["Data", "review: duplicates", "1200, skew 0.25", "b: duplicates 3,", "skew –", ""]
-    assert "dupli-" in live(20, ("review", "1200", "0.25"))
+def test_a_live_table_too_wide_for_the_console_is_split_and_hostile_texts_are_no_markup() -> None:
+    rows = [line.split() for line in live(19, ("review", "1200", "0.25"), ("b", "3", "–")).splitlines() if line.strip()]
+    assert rows[4:6] == [["review", "1200"], ["b", "3"]] and rows[-2:] == [["review", "0.25"], ["b", "–"]]
     assert "…" not in live(3, ("review", "1200", "0.25"))
-
-
-def test_hostile_texts_are_no_markup_in_a_live_table() -> None:
-    for width in (300, 40):
-        text = live(width, (HOSTILE, "1", "2"), title=HOSTILE)
-        assert "\x1b" not in text and "\u202e" not in text
-        joined = " ".join(text.split())
-        assert joined.count("[bold red]x[/] | `c`") == 2 and joined.count("{{ 7 * 7 }}") == 2
+    text = live(300, (HOSTILE, "1", "2"), title=HOSTILE)
+    assert "\x1b" not in text and "\u202e" not in text and " ".join(text.split()).count("[bold red]x[/] | `c`") == 2

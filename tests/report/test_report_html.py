@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from report.making import HOSTILE, record, sweep_page, write_run
+from report.making import HOSTILE, printed, record, sweep_page, write_run
 from rich.console import Console
 from study_trainings import study, training
 
@@ -23,7 +23,7 @@ from sapo.report.html import to_html
 from sapo.report.numbers import Figure
 from sapo.report.page import results_page
 from sapo.report.plots import Range, curves, ranges, scatter, to_svg
-from sapo.report.publish import print_report
+from sapo.report.publish import print_report, read_report
 from sapo.report.study import study_page
 from sapo.runs.records import append_record
 
@@ -196,10 +196,23 @@ def test_a_page_is_always_the_same_and_its_names_are_its_own(pages: dict[str, Pa
         assert used <= set(names), name
 
 
+@pytest.mark.parametrize("width", [80, 120])
+def test_every_page_fits_a_terminal_and_cuts_no_number(pages: dict[str, Page], width: int) -> None:
+    for name in ("run", "comparison", "sweep", "study"):
+        text = printed(pages[name], width)
+        # A command is never broken, so that it can be copied.
+        lines = [line for line in text.split("\n") if not line.startswith("  sapo ")]
+        assert max(map(len, lines)) <= width and "…" not in text and "\x1b" not in text, name
+        shown = [b for s in pages[name].sections if s.depth != "reference" for b in s.blocks if isinstance(b, Table)]
+        for table in shown:
+            cells = [row[i] for row in table.rows for i in range(len(row)) if table.numeric(i)]
+            assert all(word in text for cell in cells for word in cell.split()), (name, table.title)
+
+
 # Files and the command line
 
 
-def test_html_is_written_beside_everything_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_html_is_written_next_to_everything_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write_run(Path("a"))
     write_run(Path("b"), policy="original")
@@ -210,40 +223,28 @@ def test_html_is_written_beside_everything_else(tmp_path: Path, monkeypatch: pyt
         print_report(Console(file=file, width=200), list(map(Path, paths)), Path(f"new/{n}.html"))
         assert f"Everything with figures, for a browser: new/{n}.html" in file.getvalue()
         assert Path(f"new/{n}.html").read_text(encoding="utf-8").startswith("<!doctype html>")
-
-
-def test_kinds_are_not_mixed_and_studies_come_one_by_one(tmp_path: Path) -> None:
-    write_run(tmp_path / "a")
-    append_record(tmp_path / "sweep.jsonl", record())
-    append_study(tmp_path / "s/study.jsonl", training())
     for paths, message in (
-        (["a", "s"], "s is a study, but .*a is a run"),
-        (["s", "sweep.jsonl"], "s is a study, but .*sweep.jsonl is a sweep"),
-        (["s", "s/study.jsonl"], "are studies: report them one by one"),
+        (["a", "study"], "study is a study, but a is a run"),
+        (["a", "sweep"], "sweep is a sweep, but a is a run"),
+        (["study", "sweep/records.jsonl"], "study is a study, but .*records.jsonl is a sweep"),
+        (["study", "study/study.jsonl"], "are studies: report them one by one"),
     ):
         with pytest.raises(RecordError, match=message):
-            print_report(Console(file=io.StringIO()), [tmp_path / path for path in paths])
+            read_report([Path(path) for path in paths])
 
 
-@pytest.mark.parametrize("name", ["report", "report.pdf", "report.html.txt", ".html"])
-def test_a_name_that_is_not_html_is_refused_before_any_work(name: str, tmp_path: Path) -> None:
-    write_run(tmp_path / "a")
-    with pytest.raises(ConfigError, match=r"--html .* must end in \.html or \.htm"):
-        report_command([tmp_path / "a"], tmp_path / name)
-    assert not (tmp_path / "a/report.md").exists()
-
-
-def test_a_place_that_cannot_be_written_is_refused_before_any_work(tmp_path: Path) -> None:
+def test_a_name_or_place_that_cannot_be_written_is_refused_before_any_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     write_run(tmp_path / "a")
     (tmp_path / "file").write_text("")
     (tmp_path / "folder.html").mkdir()
-    for out in ("file/x.html", "folder.html"):
-        with pytest.raises(ConfigError, match=r"--html .* cannot be written"):
+    for out, message in (
+        *((name, r"must end in \.html or \.htm") for name in ("report", "report.pdf", "report.html.txt", ".html")),
+        *((name, "cannot be written") for name in ("file/x.html", "folder.html")),
+    ):
+        with pytest.raises(ConfigError, match=rf"--html .* {message}"):
             report_command([tmp_path / "a"], tmp_path / out)
     assert not (tmp_path / "a/report.md").exists()
-
-
-def test_the_command_writes_html(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_run(tmp_path / "a")
     report_command([tmp_path / "a"], tmp_path / "deep/er/OUT.HTM")
     assert (tmp_path / "deep/er/OUT.HTM").is_file() and "OUT.HTM" in capsys.readouterr().out

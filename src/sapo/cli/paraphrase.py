@@ -54,9 +54,10 @@ def paraphrase_command(
     """
     one_process("sapo paraphrase")
     names = _names(source, candidates, server_model, base_url, model)
+    read = (candidates, None if task is None else Path(task))
+    demand_writable(out, "--out", *read)
     refused = out.with_name(f"{out.name.removesuffix('.jsonl')}.rejected.jsonl")
-    for file in (out, refused):
-        demand_writable(file, "--out", candidates, None if task is None else Path(task))
+    demand_writable(refused, "--out", *read)
     from sapo.candidates.gather import gather, with_spare
     from sapo.candidates.opening import open_sources
     from sapo.candidates.settings import CandidateSettings, LocalSettings, ServerSettings

@@ -156,7 +156,7 @@ class Terminal:
                 # Drawn once a round: the bar is drawn ten times a second, and must not take the processor.
                 self._bar.show(Segments(self._console.render(table)))
             elif standing.racing:
-                self.note(_round_line(texts, rows, standing))
+                self.note(f"{_round_line(texts, rows, standing)}; {_leader(standing)} leads")
 
         try:
             yield watch
@@ -218,7 +218,7 @@ def _round_line(texts: Sequence[str], rows: int, standing: Standing) -> str:
     racing = len({standing.leader, *standing.racing})
     return (
         f"round {standing.round}: {racing} of {len(texts)} candidates still racing, up to {standing.counts.max()} of "
-        f"{rows} rows; {_leader(standing)} leads; {_doubt(standing)}"
+        f"{rows} rows; {_doubt(standing)}"
     )
 
 

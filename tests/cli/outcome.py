@@ -20,7 +20,7 @@ class Outcome:
         return " ".join(self.out.split())
 
     def complains(self, *parts: str) -> None:
-        """The user's mistake: exit 2, nothing on standard output, one message without traceback that holds all parts."""
+        """The user's mistake: exit 2, nothing on standard output, one message, no traceback, with all parts."""
         assert (self.code, self.out) == (2, "")
         assert "Traceback" not in self.err
         assert sum(line.lower().startswith("error:") for line in self.err.splitlines()) == 1

@@ -176,12 +176,18 @@ def test_generate_answers_a_file_line_by_line(
 # report
 
 
-def test_report_shows_one_run_or_compares_two(command: Command, runs: tuple[Path, Path]) -> None:
-    one = command("report", runs[1])
-    two = command("report", *runs)
+def test_report_shows_one_run_with_the_numbers_it_recorded_or_compares_two(
+    command: Command, runs: tuple[Path, Path]
+) -> None:
+    one, two = command("report", runs[1], "--full"), command("report", *runs)
     assert one.code == two.code == 0
-    assert TASK in one.out and "B (" in two.out
-    assert str(runs[0]) in two.out.replace("\n", "") and str(runs[0]) not in one.out.replace("\n", "")
+    assert "B (" in two.out and str(runs[0]) in two.out and str(runs[0]) not in one.out
+    data = json.loads((runs[1] / "results.json").read_text())
+    numbers = [f"{value:.3f}" for row in data["matrices"]["nll"]["selected"] for value in row]
+    numbers += [f"{loss:.4f}" for used in data["instructions"].values() for loss in used["losses"].values()]
+    assert all(value in one.out for value in numbers)
+    assert f"sapo generate {stage_of(runs[1])} --task date-format --input 'YOUR TEXT'" in one.out
+    assert all(value in (runs[1] / "report.md").read_text() for value in numbers)
 
 
 # The user's mistakes.

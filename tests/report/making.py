@@ -165,10 +165,7 @@ def write_run(
                 texts=[task.instruction, text, "third"],
                 task=task.name,
             )
-            write_json(
-                directory / "selections" / f"{n}-{task.name}.json",
-                {"inputs": {}, "value": selection.to_json()},
-            )
+            write_json(directory / "selections" / f"{n}-{task.name}.json", {"inputs": {}, "value": selection.to_json()})
     tables = tabulate(table, tasks, watched, prompts, seed)
     results = {
         "tasks": list(names),

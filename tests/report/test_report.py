@@ -14,28 +14,16 @@ from typing import Any
 import numpy as np
 import pytest
 from markdown_it import MarkdownIt
-from report.making import (
-    HOSTILE,
-    ROWS,
-    TASKS,
-    make_selection,
-    notes,
-    page_of,
-    printed,
-    rows,
-    tables,
-    write_run,
-)
+from report.making import HOSTILE, ROWS, TASKS, make_selection, notes, page_of, printed, rows, tables, write_run
 from report.making import verdict as said
 from rich.console import Console
 
-import sapo
 from sapo.core.errors import DataError, RecordError
 from sapo.core.progress import Silent
 from sapo.core.storage import write_json
 from sapo.core.types import Example, Rejection
 from sapo.core.untrusted import plain
-from sapo.integrations.testing import tiny_model, tiny_tokenizer, toy_task
+from sapo.integrations.testing import tiny_tokenizer, toy_task
 from sapo.models.render import Renderer
 from sapo.report.blocks import Command, Listing, Note, Table, one_line
 from sapo.report.differences import Verdict, run_differences, verdict
@@ -49,7 +37,6 @@ from sapo.report.runs import read_run, shared_prompts
 from sapo.report.selections import finding, ranking, selection_page
 from sapo.report.tasks import task_page, tasks_page
 from sapo.runs.config.loading import make_config
-from sapo.runs.config.schema import Config
 from sapo.runs.forecast import Forecast, estimate
 from sapo.runs.metrics import METRICS
 from sapo.runs.prepare import prepare
@@ -171,9 +158,8 @@ def test_candidates_are_ranked_by_loss_and_marked() -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    ("losses", "intervals", "chosen", "sentence"),
-    [
+def test_the_finding_says_whether_the_winner_is_clear() -> None:
+    cases: list[tuple[list[float], list[Any], int, str]] = [
         ([2, 1.5], [None, (-0.6, -0.4)], 1, "clearly beats the original: -0.5000 [-0.6000, -0.4000] nats/token"),
         ([2, 1.5], [None, (-1.1, 0.1)], 1, "does not clearly beat the original: -0.5000 [-1.1000, +0.1000]"),
         ([2, 1.5], [None, (-1.0, 0.0)], 1, "; no candidate does"),
@@ -181,33 +167,20 @@ def test_candidates_are_ranked_by_loss_and_marked() -> None:
         ([2, 2.5], [None, (0.4, 0.6)], 0, "The original stays: no candidate clearly beats it"),
         ([2, 2 - 1e-6], [None, (-2e-6, -1e-7)], 0, "differs by no more than counts as a tie"),
         ([2, 1.5], [None, None], 1, "has no interval"),
-    ],
-)
-def test_the_finding_says_whether_the_winner_is_clear(
-    losses: list[float], intervals: list[Any], chosen: int, sentence: str
-) -> None:
-    assert sentence in finding(make_selection(losses, intervals, chosen=chosen))
+    ]
+    for losses, intervals, chosen, sentence in cases:
+        assert sentence in finding(make_selection(losses, intervals, chosen=chosen))
 
 
 def test_a_selection_is_printed_with_its_caveats() -> None:
-    rejected = (
-        Rejection("", "empty"),
-        Rejection("Reply.", "lacks the label 'yes' that the original instruction names"),
-    )
+    rejected = (Rejection("", "empty"), Rejection("Reply.", "lacks the label 'yes' that the original names"))
     selection = make_selection([2.0, 1.5], [None, (-1.1, 0.1)], rejected=rejected)
     text = " ".join(printed(selection_page(selection)).split())
     for part in (
-        "intervals hold for all candidates together and for the model as it is now",
-        "gain is optimistic",
-        "no candidate does",
-        "empty (nothing)",
-        "lacks the label 'yes'",
-        "in 3.2 s",
-        "route of computation: plain",
-        "1e-05",
-        "From: file. In full: paraphrase 1",
-        "sapo run CONFIG.yaml --dry-run",
-    ):
+        "intervals hold for all candidates together and for the model as it is now", "gain is optimistic",
+        "no candidate does", "empty (nothing)", "lacks the label 'yes'", "in 3.2 s", "route of computation: plain",
+        "1e-05", "From: file. In full: paraphrase 1", "sapo run CONFIG.yaml --dry-run",
+    ):  # fmt: skip
         assert part in text, part
 
 
@@ -286,21 +259,19 @@ def test_verdicts_respect_the_direction_of_every_metric() -> None:
     assert {back[m].verdict for m in ("ap", "bwt_final", "forgetting_max")} == {"worse"}
 
 
-@pytest.mark.parametrize(
-    ("changes", "measure", "expected"),
-    [
+def test_runs_that_cannot_be_paired_get_no_interval() -> None:
+    first = write_run(Path("a"))
+    cases: list[tuple[dict[str, Any], str, Verdict]] = [
         ({"data": "other rows"}, "primary", "not paired"),
         ({"data": "other rows", "rows": 5}, "nll", "not paired"),
         ({"tokens": 4}, "nll", "not comparable"),
         ({"metric": "rouge_l"}, "primary", "not comparable"),
-    ],
-)
-def test_runs_that_cannot_be_paired_get_no_interval(changes: dict[str, Any], measure: str, expected: Verdict) -> None:
-    first, other = write_run(Path("a")), write_run(Path("b"), better=25, **changes)
-    found = run_differences(first, other, measure, "selected")
-    assert {d.verdict for d in found.values()} == {expected}
-    assert all(d.interval is None for d in found.values())
-    assert f"{expected}: the runs" in notes(results_page([first, other]), "How to read")
+    ]
+    for n, (changes, measure, expected) in enumerate(cases):
+        other = write_run(Path(f"b{n}"), better=25, **changes)
+        found = run_differences(first, other, measure, "selected")
+        assert {(d.verdict, d.interval) for d in found.values()} == {(expected, None)}
+        assert f"{expected}: the runs" in notes(results_page([first, other]), "How to read")
 
 
 def test_the_comparison_shows_every_run_its_difference_and_the_caveat() -> None:
@@ -419,13 +390,14 @@ def test_control_characters_are_spelled_out_and_line_breaks_kept() -> None:
 # Width
 
 
-@pytest.mark.parametrize("width", [36, 60, 80])
-def test_a_wide_matrix_is_split_and_no_number_cut(width: int) -> None:
+def test_a_wide_matrix_is_split_and_no_number_cut() -> None:
     values = [[f"{100 * i + j}.25" for j in range(15)] for i in range(4)]
     columns = ("stage", *(f"{n} a_long_name" for n in range(1, 16)))
-    text = printed(page_of(Table(columns, tuple((f"after {i}", *row) for i, row in enumerate(values)))), width)
-    assert max(map(len, text.split("\n"))) <= width and "…" not in text
-    assert all(value in text.split() for row in values for value in row)
+    matrix = Table(columns, tuple((f"after {i}", *row) for i, row in enumerate(values)))
+    for width in (36, 60, 80):
+        text = printed(page_of(matrix), width)
+        assert max(map(len, text.split("\n"))) <= width and "…" not in text
+        assert all(value in text.split() for row in values for value in row)
 
 
 def test_pages_of_commands_fit_their_terminal_and_cut_nothing() -> None:
@@ -438,7 +410,7 @@ def test_pages_of_commands_fit_their_terminal_and_cut_nothing() -> None:
         assert max(map(len, lines)) <= 80 and "…" not in text and "\x1b" not in text
 
 
-# Tasks, prompts, dry runs and a real run
+# Tasks, prompts and dry runs
 
 
 def test_tasks_and_sequences_are_listed() -> None:
@@ -473,54 +445,34 @@ def test_the_prompt_marks_every_supervised_token() -> None:
     assert sum(count for _, count in supervised) == encoded.supervised
 
 
-@pytest.fixture(scope="module")
-def real(tmp_path_factory: pytest.TempPathFactory) -> Config:
-    """The configuration of a real run of one task, finished."""
-    base = tmp_path_factory.mktemp("real")
-    tiny_model().save_pretrained(base / "tiny")
-    tiny_tokenizer().save_pretrained(base / "tiny")
+def test_a_dry_run_adds_up_to_the_plan_and_names_cut_inputs(model_dir: Path) -> None:
     config = make_config(
         {
-            "model": str(base / "tiny"), "sequence": ["date-format"], "run_dir": str(base / "run"),
-            "candidates": {"count": 2}, "selection": {"examples": 4}, "max_length": 450,
+            "model": str(model_dir), "sequence": ["date-format"], "run_dir": "run", "max_length": 450,
+            "candidates": {"count": 2}, "selection": {"examples": 4},
             "train": {"rows": 8, "epochs": 1, "batch_size": 8}, "evaluate": {"rows": 4, "max_new_tokens": 4},
         }
     )  # fmt: skip
-    sapo.run(config)
-    return config
-
-
-def test_a_dry_run_adds_up_to_the_plan(real: Config) -> None:
-    forecast = replace(estimate(real, Silent()), tokens_per_second=100.0)
-    page = dry_run_page(real, forecast)
+    forecast = replace(estimate(config, Silent()), tokens_per_second=100.0)
+    page = dry_run_page(config, forecast)
     tasks_table, data_table, *_, work = tables(page)
     # Of 20 built-in paraphrases two are kept.
     assert rows(tasks_table)[0] == ["1 date-format", "8", "4", "4", "3", "0"]
     assert rows(data_table)[0][:3] == ["date-format", "8", "4"]
-    plan = forecast.run.plan
-    assert work.rows[-1][-1] == duration(plan.cost / 100)
-    assert work.rows[0][1] == "12 row x candidate"
-    assert work.rows[1][1] == "1 updates"
-    assert work.rows[2][1] == "16 rows, answered and scored"
+    assert work.rows[-1][-1] == duration(forecast.run.plan.cost / 100)
+    assert [row[1] for row in work.rows[:3]] == ["12 row x candidate", "1 updates", "16 rows, answered and scored"]
     text = " ".join(printed(page).split())
-    assert (
-        "nothing was written" in text and "measured 100 tokens/s on a few rows" in text and "without --dry-run" in text
-    )
-
-
-def test_a_dry_run_counts_the_second_test_prompt_and_names_cut_inputs(real: Config) -> None:
-    both = real.evaluate.model_copy(update={"test_prompt": "both"})
-    config = real.model_copy(update={"evaluate": both, "run_dir": Path("unused")})
-    setup = prepare(config)
-    inspection = setup.inspections["date-format"]
+    for part in ("nothing was written", "measured 100 tokens/s on a few rows", "without --dry-run"):
+        assert part in text
+    both = config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"test_prompt": "both"})})
+    inspection = forecast.run.inspections["date-format"]
     assert inspection.lengths is not None
-    inspection = replace(inspection, lengths=replace(inspection.lengths, cut=3))
-    page = dry_run_page(config, Forecast(replace(setup, inspections={"date-format": inspection}), 100.0))
+    cut = replace(inspection, lengths=replace(inspection.lengths, cut=3))
+    page = dry_run_page(both, Forecast(replace(prepare(both), inspections={"date-format": cut}), 100.0))
     # Two stages, and the trained task once more after the second one.
     assert tables(page)[-1].rows[2][1] == f"{3 * 8} rows, answered and scored"
-    assert "date-format: cut in the middle, as longer than max_length: 3 training inputs;" in " ".join(
-        printed(page).split()
-    )
+    cut_inputs = "date-format: cut in the middle, as longer than max_length: 3 training inputs;"
+    assert cut_inputs in " ".join(printed(page).split())
 
 
 def test_a_run_shows_its_data_if_that_was_recorded() -> None:
@@ -531,14 +483,3 @@ def test_a_run_shows_its_data_if_that_was_recorded() -> None:
     page = results_page([read_run(Path("a"))])
     assert rows(tables(page, "Data")[0])[0][:5] == ["alpha", "16", "8", "0", "3"]
     assert "3 of 8 test rows have inputs that are also trained on" in notes(page, "Data")
-
-
-def test_a_real_run_is_reported_with_the_numbers_it_recorded(real: Config) -> None:
-    text = shown(lambda c: print_report(c, [real.run_dir], full=True), 200)
-    data = json.loads((real.run_dir / "results.json").read_text())
-    (before,), (after,) = data["matrices"]["nll"]["selected"]
-    assert f"{before:.3f}" in text and f"{after:.3f}" in text and f"{after - before:+.3f}" in text
-    for loss in data["instructions"]["date-format"]["losses"].values():
-        assert f"{loss:.4f}" in text
-    assert f"sapo generate {real.run_dir}/stages/1-date-format --task date-format --input 'YOUR TEXT'" in text
-    assert f"{after - before:+.3f}" in (real.run_dir / "report.md").read_text()

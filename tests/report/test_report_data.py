@@ -110,12 +110,9 @@ def test_the_page_of_a_task_shows_its_rows_and_notes() -> None:
     assert "The column 'x' is taken as the input [b]here[/b]" in text
     assert "toy 18 8 1 1 – 1" in text
     for sentence in (
-        "1 of 8 test rows have inputs that are also trained on",
-        "1 of 18 training rows repeat",
-        "1 of 18 training answers are none",
-        "the answer is empty",
-        "none of the labels 5.6 % 0.0 %",
-    ):
+        "1 of 8 test rows have inputs that are also trained on", "1 of 18 training rows repeat",
+        "1 of 18 training answers are none", "the answer is empty", "none of the labels 5.6 % 0.0 %",
+    ):  # fmt: skip
         assert sentence in text, sentence
     assert "longest" not in text
 

@@ -21,11 +21,7 @@ from sapo.core.processes import is_lost, launched
 from sapo.core.progress import Reporter, Silent
 
 app = typer.Typer(
-    name="sapo",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
+    name="sapo", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
 )
 _INTERRUPTED = 130
 

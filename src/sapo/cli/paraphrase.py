@@ -22,8 +22,7 @@ if TYPE_CHECKING:
 def paraphrase_command(
     out: Annotated[Path, typer.Option(help="JSON lines to write: text, origin. Rejected texts go to a second file.")],
     task: Annotated[
-        str | None,
-        typer.Option(help="A task's name, or your own data as for select; not needed with --instruction."),
+        str | None, typer.Option(help="A task's name, or your own data as for select; not needed with --instruction.")
     ] = None,
     source: Annotated[
         list[str] | None,

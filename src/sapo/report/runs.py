@@ -62,20 +62,19 @@ class Run:
     def metric(self, measure: str, prompt: Prompt, name: str) -> Figure:
         """Return a metric, with its interval over test rows."""
         found = self.result.estimate(measure, prompt, name)
-        return Figure(
-            found["value"], None if found["interval"] is None else (found["interval"][0], found["interval"][1])
-        )
+        bounds = found["interval"]
+        return Figure(found["value"], None if bounds is None else (bounds[0], bounds[1]))
 
     def test_rows(self, measure: str, prompt: Prompt) -> tuple[list[list[Floats]], list[list[Floats]]]:
         """Return scores and weights of the test rows of every cell, by stage and task; NaN where there is no cell."""
+        tasks = [Task(t, "", "", (), self.result.primary_metrics[t], (), (), ()) for t in self.result.tasks]
+
+        def rows(stage: int, task: Task) -> tuple[Floats, Floats]:
+            return per_row(Evaluation.from_json(self._cell(stage, task.name, prompt)), measure, task)
+
         return fill(
             [
-                [
-                    None
-                    if value is None
-                    else per_row(Evaluation.from_json(self._cell(i, task, prompt)), measure, self._task(task))
-                    for task, value in zip(self.result.tasks, row, strict=True)
-                ]
+                [None if value is None else rows(i, task) for task, value in zip(tasks, row, strict=True)]
                 for i, row in enumerate(self.matrix(measure, prompt))
             ]
         )
@@ -84,9 +83,6 @@ class Run:
         """Return bootstrap resamples of a matrix over its test rows, shape [draws, stages + 1, tasks]."""
         scores, weights = self.test_rows(measure, prompt)
         return resample_matrices(scores, weights=weights, draws=DRAWS, seed=seed)
-
-    def _task(self, name: str) -> Task:
-        return Task(name, "", "", (), self.result.primary_metrics[name], (), (), ())
 
     def _cell(self, stage: int, task: str, prompt: Prompt) -> Any:
         used = self.result.instructions[task]
@@ -119,25 +115,22 @@ def read_run(directory: Path) -> Run:
     known = read_json(environment) if environment.is_file() else {}
     versions = {name: version for name, version in known.get("versions", {}).items() if version}
     machine = {key: str(known[key]) for key in ("python", "platform", "processes", "threads") if key in known}
-    notes = "; ".join(map(str, known.get("notes", ())))
+    if known.get("notes"):
+        machine["model"] = "; ".join(map(str, known["notes"]))
     inspections = [Inspection.from_json(one) for one in read_json(data)["tasks"]] if data.is_file() else []
-    return Run(
-        result, directory, selections, versions, machine | ({"model": notes} if notes else {}), tuple(inspections)
-    )
+    return Run(result, directory, selections, versions, machine, tuple(inspections))
 
 
 def _lacking(directory: Path) -> str:
     """Return what is wrong with a directory that holds no results.json."""
     if not directory.is_dir():
         return "is not a directory: give the run_dir of a finished `sapo run`"
+    resume = "start the same `sapo run` command again to resume it"
     if (directory / "config.yaml").is_file():
-        return "is an unfinished run (it has no results.json yet): start the same `sapo run` command again to resume it"
+        return f"is an unfinished run (it has no results.json yet): {resume}"
     if (directory / "shared").is_dir():
-        return "is a sweep of which no run has finished: start the same `sapo run` command again to resume it"
-    return (
-        "is not a run directory (it has neither config.yaml nor results.json): give the run_dir of a finished "
-        "`sapo run`"
-    )
+        return f"is a sweep of which no run has finished: {resume}"
+    return "is not a run directory (no config.yaml, no results.json): give the run_dir of a finished `sapo run`"
 
 
 def shared_prompts(runs: Sequence[Run]) -> tuple[Prompt, ...]:

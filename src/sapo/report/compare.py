@@ -36,11 +36,15 @@ class Setting:
         """Return a value of every run, and their mean."""
         return spread([None if run is None else of(run.result) for run in self.runs])
 
+    def by_unit(self, measure: str, prompt: Prompt, name: str) -> Figure:
+        """Return a metric of every run, and the mean."""
+        return self.over_units(lambda result: result.estimate(measure, prompt, name)["value"])
+
     def metric(self, measure: str, prompt: Prompt, name: str) -> Figure:
         """Return a metric: of one unit with its interval over test rows, of several with the one over units."""
         if len(self.runs) == 1 and self.runs[0] is not None:
             return self.runs[0].metric(measure, prompt, name)
-        return self.over_units(lambda result: result.estimate(measure, prompt, name)["value"])
+        return self.by_unit(measure, prompt, name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +68,11 @@ class Compared:
     measure: str
     prompt: Prompt
     differences: Mapping[str, Difference]
+
+    @property
+    def name(self) -> str:
+        """What to call it among all groups."""
+        return ", ".join(filter(None, (self.group, self.label)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,11 +187,7 @@ def _differences(base: Setting, other: Setting, measure: str, prompt: Prompt) ->
     """Return the differences by name of the metric; those that no pair of units defines are left out."""
     found = {}
     for name in (metric.name for metric in METRICS):
-
-        def value(result: RunResult, name: str = name) -> float | None:
-            return result.estimate(measure, prompt, name)["value"]
-
-        ours, theirs = (setting.over_units(value).points for setting in (other, base))
+        ours, theirs = (setting.by_unit(measure, prompt, name).points for setting in (other, base))
         difference = unit_difference(ours, theirs, direction(measure, name))
         if difference.count:
             found[name] = difference

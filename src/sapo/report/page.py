@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from sapo.report import details, remake
 from sapo.report.blocks import NOTHING, Block, Command, Note, Page, Section, Table
-from sapo.report.compare import PAIRED_ROWS, Arranged, Compared, Setting, arrange, letter
+from sapo.report.compare import Arranged, Compared, Setting, arrange, letter
 from sapo.report.differences import Difference, direction, quantile, verdict
 from sapo.report.numbers import SCALES, Figure, count, duration, estimate, interval, listed, number
 from sapo.report.plots import Range, curves, ranges
@@ -348,8 +348,8 @@ def _comparisons(arranged: Arranged) -> Iterator[Section]:
         blocks: list[Block] = [Note(f"Each {axis} minus {ours[0].base}{grouped}.")]
         for measure in MEASURES:
             blocks += _drawn([one for one in ours if (one.measure, one.prompt) == (measure, arranged.prompts[0])])
-        for group, prompt, measure in dict.fromkeys((one.group, one.prompt, one.measure) for one in ours):
-            known = [one for one in ours if (one.group, one.prompt, one.measure) == (group, prompt, measure)]
+        for prompt, measure in dict.fromkeys((one.prompt, one.measure) for one in ours):
+            known = [one for one in ours if (one.prompt, one.measure) == (prompt, measure)]
             blocks.append(_differences(known, units=arranged.sweep and len(arranged.units) > 1))
         plural = {"policy": "Policies", "method": "Methods", "run": "Runs"}[axis]
         yield Section(f"{plural} compared", tuple(blocks))
@@ -358,9 +358,7 @@ def _comparisons(arranged: Arranged) -> Iterator[Section]:
 def _drawn(known: Sequence[Compared]) -> Iterator[Block]:
     for name in HEADLINE:
         rows = [
-            Range(", ".join(filter(None, (one.group, one.label))), d, d.points, d.verdict)
-            for one in known
-            if (d := one.differences.get(name)) is not None
+            Range(one.name, d, d.points, d.verdict) for one in known if (d := one.differences.get(name)) is not None
         ]
         if rows:
             scale = SCALES[known[0].measure]
@@ -375,10 +373,10 @@ def _differences(known: Sequence[Compared], *, units: bool) -> Table:
     for one in known:
         for name, d in (one.differences or {NOTHING: Difference(None, None)}).items():
             figures = (number(d.value, scale.decimals, sign=True), interval(d.interval, scale.decimals, sign=True))
-            row = (one.label, NAMES.get(name, name), *figures, d.verdict)
+            row = (one.name, NAMES.get(name, name), *figures, d.verdict)
             rows.append((*row, *((f"{d.count} of {d.either}", listed(d.points, scale.decimals)) if units else ())))
     columns = (first.axis, "metric", "difference", "95 % interval", "verdict", *(("pairs", "each unit") * units))
-    title = f"{scale.title}, test prompt: {first.prompt}" + (f", {first.group}" if first.group else "")
+    title = f"{scale.title}, test prompt: {first.prompt}"
     return Table(columns, tuple(rows), title, text=(0, 1, 4, 6) if units else (0, 1, 4))
 
 
@@ -404,8 +402,8 @@ def _reading(arranged: Arranged) -> Iterator[Block]:
         yield Note(_MIXED)
     if any(None in s.runs or s.metric(PRIMARY, arranged.prompts[0], "ap").value is None for s in arranged.settings):
         yield Note(f"{NOTHING}: not defined for the method. (n): defined for n of the runs only.")
-    if found:
-        yield Note(_PAIRED_UNITS if arranged.sweep else PAIRED_ROWS)
+    if found and arranged.sweep:
+        yield Note(_PAIRED_UNITS)
     yield from (Note(text) for kind, text in _OBSTACLES.items() if any(d.verdict == kind for d in found))
     bounds = [d.interval for d in found if d.interval is not None]
     if any(low == high for low, high in bounds):

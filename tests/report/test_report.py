@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from markdown_it import MarkdownIt
-from report.making import HOSTILE, ROWS, TASKS, make_selection, notes, page_of, printed, rows, tables, write_run
+from report.making import HOSTILE, ROWS, TASKS, make_selection, notes, page_of, printed, record, rows, tables, write_run
 from report.making import verdict as said
 from rich.console import Console
 
@@ -33,7 +33,7 @@ from sapo.report.numbers import duration, interval, number, tokens
 from sapo.report.page import results_page
 from sapo.report.prompt import print_prompt, token_texts
 from sapo.report.publish import print_report, read_report
-from sapo.report.runs import read_run, shared_prompts
+from sapo.report.runs import Run, read_run, shared_prompts
 from sapo.report.selections import finding, ranking, selection_page
 from sapo.report.tasks import task_page, tasks_page
 from sapo.runs.config.loading import make_config
@@ -300,6 +300,9 @@ def test_a_baseline_tested_with_originals_only_can_be_compared() -> None:
     assert baseline.matrix("primary", "selected") == baseline.result.matrices["primary"]["original"]
     with pytest.raises(RecordError, match="c was not tested with test prompt selected, and a not with original"):
         results_page([sapo_run, write_run(Path("c"), prompts=("original",))])
+    sweep = record(policy="sapo", prompts=("selected",))
+    assert shared_prompts([Run(record(prompts=("original",))), Run(sweep)]) == ("selected",)
+    assert shared_prompts([Run(record()), Run(record(seed=2))]) == ("original",)
 
 
 # Errors

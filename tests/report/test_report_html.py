@@ -167,11 +167,6 @@ def test_a_figure_holds_its_values_to_scale() -> None:
     assert (x3 - x0) / (x1 - x0) == pytest.approx(3, abs=1e-3) and (y0 - y3) / (y0 - y1) == pytest.approx(3, abs=1e-3)
 
 
-def test_a_figure_takes_the_colour_of_the_page(documents: dict[str, str]) -> None:
-    for document in documents.values():
-        assert "currentColor" in document and "#010203" not in document and "#000000" not in document
-
-
 # One file, always the same
 
 
@@ -181,6 +176,8 @@ def test_nothing_is_loaded_and_nothing_runs(documents: dict[str, str]) -> None:
             assert tag not in ("script", "link", "img", "iframe", "object", "base"), name
             for attribute in ("src", "href", "xlink:href", "srcset", "data", "action"):
                 assert attributes.get(attribute, "#").startswith("#"), (name, attributes)
+        # Figures take the colour of the page.
+        assert "currentColor" in document and "#010203" not in document and "#000000" not in document
         style = document[document.index("<style>") : document.index("</style>")]
         assert "url(" not in style and "@import" not in style
         assert "default-src 'none'; style-src 'unsafe-inline'" in html.unescape(document)

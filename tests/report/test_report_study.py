@@ -146,35 +146,27 @@ def test_one_transition_and_one_seed_claim_nothing_beyond_themselves() -> None:
     assert row[3:6] == ["–", "+1.00 [+1.00, +1.00]", "undecided"]
 
 
-def small(case: str) -> Sequence[StudyRecord]:
-    return {
-        "one training": [training()],
-        "two candidates": [training(c) for c in (0, 1)],
-        "no original": [training(c, s) for c in (1, 2, 3) for s in (1, 2)],
-        "no loss": [training(c, indicators={}) for c in SIX],
-        "nothing measured": [training(c, indicators={"pre_update": None}, mediators={}) for c in SIX],
-        "constant": [training(c, s) for c in SIX for s in (1, 2)],
-        "no earlier task": [training(c, transition="b", effects={"b": -1.0 - c}) for c in SIX],
-        "interrupted": [training(c, s) for c in SIX for s in (1, 2)][:-3],
-    }[case]
+SMALL: dict[str, Sequence[StudyRecord]] = {
+    "one training": [training()],
+    "two candidates": [training(c) for c in (0, 1)],
+    "no original": [training(c, s) for c in (1, 2, 3) for s in (1, 2)],
+    "no loss": [training(c, indicators={}) for c in SIX],
+    "nothing measured": [training(c, indicators={"pre_update": None}, mediators={}) for c in SIX],
+    "constant": [training(c, s) for c in SIX for s in (1, 2)],
+    "no earlier task": [training(c, transition="b", effects={"b": -1.0 - c}) for c in SIX],
+    "interrupted": [training(c, s) for c in SIX for s in (1, 2)][:-3],
+}
 
 
-@pytest.mark.parametrize(
-    "case",
-    [
-        "one training", "two candidates", "no original", "no loss", "nothing measured", "constant", "no earlier task",
-        "interrupted",
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize("case", SMALL)
 def test_small_studies_have_a_page_without_nan_and_with_reasons(case: str) -> None:
-    page = study_page(small(case))
+    page = study_page(SMALL[case])
     text = printed(page)
     assert "nan" not in text.lower().replace("nano", "") and "None" not in text and "inf" not in text
     assert "undecided" in verdict(page) and "in line with" not in verdict(page)
-    for one in page.sections:
-        for block in one.blocks:
-            if isinstance(block, Table) and block.title.startswith("Standard") and "–" in str(block.rows):
-                assert any(sentence.startswith("–: ") for sentence in block.legend)
+    for block in (block for one in page.sections for block in one.blocks):
+        if isinstance(block, Table) and block.title.startswith("Standard") and "–" in str(block.rows):
+            assert any(sentence.startswith("–: ") for sentence in block.legend)
     to_markdown(page)
 
 
@@ -182,7 +174,7 @@ def test_without_any_chance_to_detect_something_the_page_says_so() -> None:
     page = study_page([training(c, effects={"b": -1.0, "a": 0.1 * c}) for c in range(3)])
     assert "No correlation at all could have been detected at this size." in verdict(page)
     assert "left out" in table(page, "Trainings").columns[-1]
-    assert rows(table(study_page(small("interrupted")), "Trainings"))[0][-3:] == ["4", "1, 2", "1"]
+    assert rows(table(study_page(SMALL["interrupted"]), "Trainings"))[0][-3:] == ["4", "1, 2", "1"]
 
 
 # Files and the terminal

@@ -14,10 +14,10 @@ from report.making import listing, notes, printed, record, rows, sweep_page, tab
 from rich.console import Console
 
 from sapo.core.errors import RecordError
+from sapo.report.blocks import Page
 from sapo.report.differences import spread, unit_difference
 from sapo.report.markdown import to_markdown
 from sapo.report.publish import print_report
-from sapo.report.runs import Run, shared_prompts
 from sapo.runs.config.loading import make_config
 from sapo.runs.records import append_record
 from sapo.runs.results import RunResult
@@ -165,14 +165,6 @@ def test_a_metric_that_only_some_units_define_says_how_many() -> None:
     assert shown[3].startswith("-0.010 [") and shown[3].endswith(" (2)")
 
 
-def test_test_prompts_that_all_runs_have() -> None:
-    sapo = record(policy="sapo", prompts=("selected",))
-    assert shared_prompts([Run(record(prompts=("original",))), Run(sapo)]) == ("selected",)
-    assert shared_prompts([Run(record()), Run(record(seed=2))]) == ("original",)
-    with pytest.raises(RecordError, match=r"demo/seq-lora-random-s1 .* prompt selected, and demo/seq-lora-sapo-s1"):
-        sweep_page([sapo, record(policy="random", prompts=("original",))])
-
-
 def test_the_order_of_records_does_not_matter_and_equal_ones_count_once() -> None:
     runs = [
         record(m, p, s, sequence=q, values={"ap": 10.0 * s + len(m) + len(p) + len(q)})
@@ -192,17 +184,25 @@ def test_the_order_of_records_does_not_matter_and_equal_ones_count_once() -> Non
 
 
 def test_the_page_counts_its_intervals_and_says_what_they_hold_for() -> None:
-    runs = [
-        record(m, p, s, values={"ap": 50.0 + s})
-        for m in ("seq-lora", "ewc")
-        for p in ("original", "sapo")
-        for s in (1, 2)
-    ]
-    page = sweep_page(runs)
+    def crossed(gain: float) -> Page:
+        kinds = [(m, p, s) for m in ("seq-lora", "ewc") for p in ("original", "sapo") for s in (1, 2)]
+        return sweep_page(
+            [record(m, p, s, values={"ap": 50 + s + (p == "sapo") * (gain + s / 4)}) for m, p, s in kinds]
+        )
+
+    page = crossed(5.0)
     text = notes(page, "How to read this")
     # Policies: 2 methods x 2 measures x 2 prompts; methods: 2 policies x 2 measures with the main prompt.
     assert "holds 12 intervals of differences" in text and "0.6 here" in text
     assert "12.71 standard errors with 2 units" in text
+    assert [row[0] for row in rows(tables(page, "Policies compared")[0])] == ["seq-lora, sapo", "ewc, sapo"]
+    better = "AP in score better in 2 of 2 groups; AP in NLL worse in 2 of 2 groups."
+    assert f"sapo against original (test prompt selected): {better}" in verdict(page)
+    for said in (verdict(page), verdict(crossed(0.0))):
+        assert (
+            "No clear difference to seq-lora (test prompt selected) in AP or BWT (final), in score or NLL: ewc." in said
+        )
+    assert "No clear difference to original" in verdict(crossed(0.0))
     assert "2 seeds of one sequence" in verdict(page) and "not other sequences" in verdict(page)
     several = [record(seed=s, sequence=q) for s in (1, 2) for q in ("a", "b")]
     assert "2 sequences with 2 seeds" in verdict(sweep_page(several))

@@ -76,10 +76,16 @@ def _short(found: Analysis) -> Iterator[Note]:
     main, test = found.arms[0], found.primary
     p = "" if test.p is None else f", p {'' if test.p < 0.001 else '= '}{p_value(test.p)}"
     sizes = " to ".join(dict.fromkeys((str(min(test.candidates, default=0)), str(max(test.candidates, default=0)))))
+    least = (
+        "No correlation at all could"
+        if test.critical is None
+        else f"One within ±{number(test.critical, RHO)} could not"
+    )
     size = f"{count(len(test.candidates), 'transition')} of {sizes} candidates, arm {test.arm}"
     yield Note(
         f"{_CLAIMS[3]}: {predicted(test)}. Rank correlation with the effect on earlier tasks "
-        f"{_in_words(test.rho, RHO)}{p} (the claim: below 0), over {size}. {_undetected(found)}.",
+        f"{_in_words(test.rho, RHO)}{p} (the claim: below 0), over {size}. {least} have been "
+        "detected at this size.",
         "strong",
     )
     agreement, ratio = main.agreements[0].across, main.spreads[0].ratio
@@ -101,19 +107,13 @@ def _short(found: Analysis) -> Iterator[Note]:
         yield Note("There is one transition: nothing here says what other transitions would show.", "strong")
 
 
-def _undetected(found: Analysis) -> str:
-    critical = found.primary.critical
-    if critical is None:
-        return "No correlation at all could have been detected at this size"
-    return f"A correlation within ±{number(critical, RHO)} could not have been detected at this size"
-
-
 def _power(found: Analysis) -> Iterator[Note]:
     critical, powered = found.detectable.critical, found.detectable.powered
-    approximate = f" (Student's t approximation: {number(critical, RHO)})" if critical is not None else ""
-    yield Note(f"{_undetected(found)}{approximate}.", "strong")
-    if powered is not None and found.primary.critical is not None:
-        yield Note(f"A true one of about ±{number(powered, RHO)} is detected by four of five studies of this size.")
+    if powered is not None and critical is not None and found.primary.critical is not None:
+        yield Note(
+            f"By Student's t approximation the limit of what could have been detected is ±{number(critical, RHO)}. A "
+            f"true correlation of about ±{number(powered, RHO)} is detected by four of five studies of this size."
+        )
 
 
 def _trainings(found: Analysis) -> Table:

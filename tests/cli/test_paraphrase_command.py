@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cli.outcome import Command
+from cli.outcome import Command, Outcome
 from faulty_server import Act, FaultyServer, completion
 
 from sapo.candidates.checks import admit
@@ -49,7 +49,7 @@ def test_paraphrases_of_a_task_are_written_and_shown(command: Command) -> None:
     for part in (
         builtin_task(TASK).instruction,
         "Valid paraphrases: 5",
-        "15 more were valid; kept are those that differ most.",
+        "15 more are valid; the most different are kept.",
         "Written to found.jsonl",
     ):
         assert part in outcome.words
@@ -61,14 +61,11 @@ def test_by_default_rules_make_up_for_what_the_library_lacks(command: Command) -
     origins = [row["origin"] for row in lines("found.jsonl")]
     valid = len(admit(load_task(TASK), builtin_paraphrases(TASK), "builtin")[0]) - 1
     assert origins == ["builtin"] * valid + ["rules"] * (22 - valid)
-
-
-def test_an_instruction_alone_is_enough(command: Command) -> None:
+    # An instruction alone is enough.
     outcome = command("paraphrase", "--instruction", INSTRUCTION, "--count", 3, "--out", "new/found.jsonl")
-    assert outcome.code == 0
-    found = lines("new/found.jsonl")
-    assert len(found) == 3 and {row["origin"] for row in found} == {"rules"}
-    assert INSTRUCTION not in [row["text"] for row in found] and INSTRUCTION in outcome.words
+    assert outcome.code == 0 and {row["origin"] for row in lines("new/found.jsonl")} == {"rules"}
+    texts = [row["text"] for row in lines("new/found.jsonl")]
+    assert len(texts) == 3 and INSTRUCTION not in texts and INSTRUCTION in outcome.words
 
 
 def test_an_own_data_file_gives_the_task_with_its_labels(command: Command) -> None:
@@ -129,23 +126,19 @@ def test_the_written_file_can_be_given_to_select(command: Command, model_dir: Pa
     assert {c["origin"] for c in candidates[1:]} == {"file"}
 
 
-def test_a_server_is_asked_with_what_it_may_cost_said_first(command: Command) -> None:
+def test_a_server_is_asked_no_more_often_than_was_said_first(command: Command) -> None:
+    def ask(server: FaultyServer, *arguments: object) -> Outcome:
+        return command(
+            "paraphrase", "--instruction", "Say yes or no.", "--source", "openai", "--server-model", "some-model",
+            "--base-url", server.url, *arguments, "--count", 2, "--out", "found.jsonl",
+        )  # fmt: skip
+
     with FaultyServer() as server:
-        outcome = command(
-            "paraphrase", "--instruction", "Say yes or no.", "--source", "openai", "--server-model", "some-model",
-            "--base-url", server.url, "--max-requests", 3, "--count", 2, "--out", "found.jsonl",
-        )  # fmt: skip
-    assert outcome.code == 0, outcome.err
-    assert "requests to some-model" in outcome.err
+        outcome = ask(server, "--max-requests", 3)
+    assert outcome.code == 0 and "requests to some-model" in outcome.err
     assert {row["origin"] for row in lines("found.jsonl")} <= {"openai"}
-
-
-def test_a_server_is_not_asked_more_often_than_was_said(command: Command) -> None:
     with FaultyServer([Act(body=completion("Sure! It names nothing."))] * 50) as server:
-        outcome = command(
-            "paraphrase", "--instruction", "Say yes or no.", "--source", "openai", "--server-model", "some-model",
-            "--base-url", server.url, "--count", 2, "--out", "found.jsonl",
-        )  # fmt: skip
+        outcome = ask(server)
     said = re.search(r"at most (\d+) requests", outcome.err)
     assert outcome.code == 2 and said is not None
     assert 0 < len(server.requests) <= int(said.group(1))

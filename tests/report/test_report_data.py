@@ -33,13 +33,6 @@ def tables(*inspections: Inspection) -> list[Table]:
     return [block for block in data_blocks(inspections) if isinstance(block, Table)]
 
 
-def live(width: int, *rows: tuple[str, ...], terminal: bool = False, title: str = "Data") -> str:
-    file = io.StringIO()
-    with Terminal(Console(file=file, width=width, force_terminal=terminal, color_system=None)) as progress:
-        progress.table(title, ("task", "dupli-\ncates", "skew"), rows)
-    return file.getvalue()
-
-
 def test_the_section_shows_counts_shares_and_reasons() -> None:
     counts, shares, unused = tables(INSPECTION)
     assert list(counts.columns) == [
@@ -124,20 +117,18 @@ def test_the_first_example_of_a_conversation_is_shown_with_its_turns() -> None:
     assert places == sorted(places)
 
 
-def test_the_live_table_aligns_numbers_right_and_texts_left() -> None:
-    for terminal in (False, True):
-        text = live(80, ("a", "7", "–"), ("bcd", "1200", "0.25"), terminal=terminal)
-        lines = [line.rstrip() for line in text.split("\n")]
-        start = next(n for n, line in enumerate(lines) if line.endswith("dupli-"))
-        assert "Data" in text.split("dupli-")[0] and lines[start + 1].split() == ["task", "cates", "skew"]
-        one, two = lines[start + 3 : start + 5]
-        assert one.split() == ["a", "7", "–"] and two.split() == ["bcd", "1200", "0.25"]
-        assert one.startswith("a ") and len(one) == len(two) and one.index("7") == two.index("1200") + 3
+def test_a_live_table_is_one_of_a_page_with_broken_headings_and_no_markup() -> None:
+    def live(width: int, *rows: tuple[str, ...]) -> list[str]:
+        file = io.StringIO()
+        with Terminal(Console(file=file, width=width, color_system=None)) as progress:
+            progress.table(HOSTILE, ("task", "dupli-\ncates", "skew"), rows)
+        assert "\x1b" not in file.getvalue() and "\u202e" not in file.getvalue() and "…" not in file.getvalue()
+        return [line.rstrip() for line in file.getvalue().splitlines() if line.strip()]
 
-
-def test_a_live_table_too_wide_for_the_console_is_split_and_hostile_texts_are_no_markup() -> None:
-    rows = [line.split() for line in live(19, ("review", "1200", "0.25"), ("b", "3", "–")).splitlines() if line.strip()]
-    assert rows[4:6] == [["review", "1200"], ["b", "3"]] and rows[-2:] == [["review", "0.25"], ["b", "–"]]
-    assert "…" not in live(3, ("review", "1200", "0.25"))
-    text = live(300, (HOSTILE, "1", "2"), title=HOSTILE)
-    assert "\x1b" not in text and "\u202e" not in text and " ".join(text.split()).count("[bold red]x[/] | `c`") == 2
+    title, above, below, _, one, two = live(300, ("a", "7", "–"), (HOSTILE, "1200", "0.25"))
+    assert title.startswith("[bold red]x[/] | `c`") and two.startswith("[bold red]x[/] | `c`")
+    assert (above.split(), below.split()) == (["dupli-"], ["task", "cates", "skew"])
+    # Numbers are aligned right.
+    assert one.split() == ["a", "7", "–"] and len(one) == len(two) and one.index("7") == two.index("1200") + 3
+    rows = [line.split() for line in live(19, ("review", "1200", "0.25"), ("b", "3", "–"))]
+    assert ["review", "1200"] in rows and rows[-2:] == [["review", "0.25"], ["b", "–"]]

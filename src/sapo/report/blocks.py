@@ -84,7 +84,7 @@ class Plot:
 
 
 Block = Table | Note | Listing | Command | Plot
-# Which readers see a section: everybody; those who ask for all of it; or those of files, to whom it may matter later.
+# Who sees a section: everybody; readers who ask for all of it; or readers of files, who may need it later.
 Depth = Literal["screen", "details", "reference"]
 
 

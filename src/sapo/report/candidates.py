@@ -35,7 +35,7 @@ def gathered_page(task: Task, asked: Sequence[str], gathered: Gathered, out: Pat
     columns = ("no.", "from", "characters", "paraphrase")
     found: list[Block] = [Table(columns, rows, text=(1, 3))]
     if gathered.spare:
-        found.append(Note(f"{len(gathered.spare)} more were valid; kept are those that differ most."))
+        found.append(Note(f"{len(gathered.spare)} more are valid; the most different are kept."))
     found += [Note(f"{note[:1].upper()}{note[1:]}.") for note in gathered.notes]
     sections = [
         Section("Original instruction", (Listing(f"{len(task.instruction)} characters:", task.instruction),)),

@@ -69,7 +69,7 @@ def claim_1(found: Analysis) -> Iterator[Block]:
         legend = (
             "candidates, seeds: what these add, for all of the others alike. residual: what neither explains. within "
             "seed: between candidates of one seed, residual and all.",
-            "below 0: whose variance came out below 0, as estimates without bias may; it counts as 0.",
+            "below 0: components whose unbiased estimate of the variance is below 0; they count as 0.",
             *reasons.legend(),
         )
         yield Table(columns, rows, f"Standard deviations, in {unit}", legend, text=(0, 1, -1))

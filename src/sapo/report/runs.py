@@ -1,4 +1,4 @@
-"""Finished runs as a report takes them: a result, and what its run directory holds besides."""
+"""Finished runs as a report takes them: a result, and what else its run directory holds."""
 
 from __future__ import annotations
 

@@ -127,9 +127,9 @@ def effort(selection: Selection) -> str:
     if selection.evaluations == all_losses:
         return f"{spent}That is all of them: the choice is exact for these rows."
     return (
-        f"{spent}A candidate is left out while it cannot be better than the leader by more than {race.epsilon:g} nats "
-        f"per token, and comes back should the leader change. On these {rows} rows no loss lies further below the "
-        f"chosen one's, with {100 * (1 - race.delta):g} % confidence."
+        f"{spent}A candidate that cannot beat the leader by more than {race.epsilon:g} nats per token is dropped; it "
+        f"re-enters if the leader changes. On these {rows} rows no loss lies further below the chosen one's, with "
+        f"{100 * (1 - race.delta):g} % confidence."
     )
 
 

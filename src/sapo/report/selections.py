@@ -7,13 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from sapo.core.types import CandidateLoss, Rejection, Selection
-from sapo.report.blocks import NOTHING, Block, Command, Listing, Note, Page, Plot, Section, Style, Table, one_line
+from sapo.report.blocks import NOTHING, Block, Command, Listing, Note, Page, Plot, Section, Table, one_line
 from sapo.report.numbers import LOSS, Figure, duration, estimate, interval, number, tokens
 from sapo.report.plots import Range, ranges
 from sapo.training.policies import LOWEST
 
-# Characters of a candidate that a table shows.
-_SHOWN = 56
+# Characters of a candidate that a table shows: a line each on a terminal of 100 columns.
+_SHOWN = 36
 RULES = {
     "lowest": "the candidate with the lowest loss",
     "confident": "the original, unless a candidate's whole interval lies below 0; then the lowest of those",
@@ -35,23 +35,18 @@ def selection_page(selection: Selection) -> Page:
     chosen, count = selection.instruction, len(selection.candidates)
     cached = f"; all losses of {selection.cached} of the candidates had been computed before" * bool(selection.cached)
     memory = f"; peak memory {(selection.peak_memory or 0) / 2**30:.1f} GiB" * bool(selection.peak_memory)
-    notes: tuple[tuple[str, Style], ...] = (
-        (OPTIMISTIC, ""),
-        (f"Rule {selection.rule}: {RULES[selection.rule]}. {_ties(selection)}", ""),
-        (effort(selection), ""),
-        (
-            f"{count} candidates on {len(selection.rows)} training rows ({selection.sample} sample) in "
-            f"{duration(selection.seconds)}, model loading not counted; {tokens(selection.tokens)} tokens went through "
-            f"the model{cached}; route of computation: {selection.route}{memory}.",
-            "",
-        ),
-        (cuts(selection), "strong"),
+    notes = (
+        f"Rule {selection.rule}: {RULES[selection.rule]}. {_ties(selection)}",
+        effort(selection),
+        f"{count} candidates on {len(selection.rows)} training rows ({selection.sample} sample) in "
+        f"{duration(selection.seconds)}, model loading not counted; {tokens(selection.tokens)} tokens went through the "
+        f"model{cached}; route of computation: {selection.route}{memory}.",
+        cuts(selection),
     )
-    blocks: list[Block] = [
+    blocks: tuple[Block, ...] = (
         *ranking(selection, chosen.text, "chosen", legend(selection.race is not None)),
-        Note(finding(selection), "strong"),
-        *(Note(text, style) for text, style in notes if text),
-    ]
+        *(Note(text) for text in notes if text),
+    )
     following = (
         Note("Train this task with the chosen instruction, and give the same one when you use the model."),
         Command(
@@ -61,12 +56,13 @@ def selection_page(selection: Selection) -> Page:
     )
     refused = [Section("Texts that were not scored", (rejections(selection.rejected),))] if selection.rejected else []
     sections = (
-        Section("Candidates, lowest loss first", tuple(blocks)),
+        Section("Candidates, lowest loss first", blocks),
         *refused,
         Section("Chosen instruction", (Listing(f"From: {chosen.origin}. In full:", chosen.text),)),
         Section("Next", following),
     )
-    return Page(f"Which instruction fits the model now: {selection.task}", sections)
+    verdict = (Note(finding(selection), "strong"), Note(OPTIMISTIC))
+    return Page(f"Which instruction fits the model now: {selection.task}", sections, verdict)
 
 
 def legend(raced: bool) -> tuple[str, ...]:

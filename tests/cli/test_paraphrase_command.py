@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cli.outcome import Command, Outcome
 from faulty_server import Act, FaultyServer, completion
 
 from sapo.candidates.checks import Pool
-from sapo.cli import main
 from sapo.tasks.builtin import builtin_paraphrases, builtin_task
 from sapo.tasks.load import load_task
 
@@ -22,42 +19,14 @@ TASK = "review-sentiment"
 INSTRUCTION = "Say whether the text is positive or negative. Think of all that it says."
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What the command left behind."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def words(self) -> str:
-        """All that was printed, without the layout of tables."""
-        return " ".join(self.out.split())
-
-
-Command = Callable[..., Outcome]
-
-
-@pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Command:
-    """Run `sapo` with arguments in this process, in an empty directory."""
-    monkeypatch.setenv("COLUMNS", "200")
+@pytest.fixture(autouse=True)
+def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Work in an empty directory, with no key and no server known."""
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
     monkeypatch.setattr("sapo.candidates.kept.user_cache_path", lambda name: tmp_path / "cache")
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
-
-    def call(*arguments: object) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["sapo", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        captured = capsys.readouterr()
-        return Outcome(int(stopped.value.code or 0), captured.out, captured.err)
-
-    return call
 
 
 def lines(name: str) -> list[dict[str, Any]]:
@@ -65,15 +34,6 @@ def lines(name: str) -> list[dict[str, Any]]:
     text = Path(name).read_text(encoding="utf-8")
     assert not text or text.endswith("\n")
     return [json.loads(line) for line in text.splitlines()]
-
-
-def complains(outcome: Outcome, *parts: str) -> None:
-    """The user's mistake: exit 2, nothing on standard output, one message without traceback that holds all parts."""
-    assert (outcome.code, outcome.out) == (2, "")
-    assert "Traceback" not in outcome.err
-    for part in parts:
-        assert part in outcome.err
-    assert not list(Path().glob("*.jsonl"))
 
 
 def test_paraphrases_of_a_task_are_written_and_shown(command: Command) -> None:
@@ -89,7 +49,7 @@ def test_paraphrases_of_a_task_are_written_and_shown(command: Command) -> None:
     for part in (
         builtin_task(TASK).instruction,
         "Valid paraphrases: 5",
-        "15 more were valid; kept are those that differ most.",
+        "15 more are valid; the most different are kept.",
         "Written to found.jsonl",
     ):
         assert part in outcome.words
@@ -101,14 +61,11 @@ def test_by_default_rules_make_up_for_what_the_library_lacks(command: Command) -
     origins = [row["origin"] for row in lines("found.jsonl")]
     valid = Pool(load_task(TASK)).add(builtin_paraphrases(TASK), "builtin")
     assert origins == ["builtin"] * valid + ["rules"] * (22 - valid)
-
-
-def test_an_instruction_alone_is_enough(command: Command) -> None:
+    # An instruction alone is enough.
     outcome = command("paraphrase", "--instruction", INSTRUCTION, "--count", 3, "--out", "new/found.jsonl")
-    assert outcome.code == 0
-    found = lines("new/found.jsonl")
-    assert len(found) == 3 and {row["origin"] for row in found} == {"rules"}
-    assert INSTRUCTION not in [row["text"] for row in found] and INSTRUCTION in outcome.words
+    assert outcome.code == 0 and {row["origin"] for row in lines("new/found.jsonl")} == {"rules"}
+    texts = [row["text"] for row in lines("new/found.jsonl")]
+    assert len(texts) == 3 and INSTRUCTION not in texts and INSTRUCTION in outcome.words
 
 
 def test_an_own_data_file_gives_the_task_with_its_labels(command: Command) -> None:
@@ -127,15 +84,6 @@ def test_an_own_data_file_gives_the_task_with_its_labels(command: Command) -> No
         "reason": "lacks the label 'bad', 'good' that the original instruction names",
     }
     assert "only 1 of 20 paraphrases are usable (1 rejected)" in outcome.words
-
-
-def test_without_refusals_there_is_no_file_of_them(command: Command) -> None:
-    Path("mine.json").write_text(json.dumps(["Which is it, negative or positive, all things considered?"]))
-    arguments = ("--instruction", INSTRUCTION, "--candidates", "mine.json", "--count", 1, "--out", "found.jsonl")
-    outcome = command("paraphrase", *arguments)
-    assert outcome.code == 0 and len(lines("found.jsonl")) == 1
-    assert {path.name for path in Path().iterdir()} == {"found.jsonl", "mine.json"}
-    assert "rejected" not in outcome.words
 
 
 def test_nothing_valid_is_an_error_and_the_texts_are_kept_with_their_reasons(command: Command) -> None:
@@ -178,55 +126,48 @@ def test_the_written_file_can_be_given_to_select(command: Command, model_dir: Pa
     assert {c["origin"] for c in candidates[1:]} == {"file"}
 
 
-def test_a_server_is_asked_with_what_it_may_cost_said_first(command: Command) -> None:
+def test_a_server_is_asked_no_more_often_than_was_said_first(command: Command) -> None:
+    def ask(server: FaultyServer, *arguments: object) -> Outcome:
+        return command(
+            "paraphrase", "--instruction", "Say yes or no.", "--source", "openai", "--server-model", "some-model",
+            "--base-url", server.url, *arguments, "--count", 2, "--out", "found.jsonl",
+        )  # fmt: skip
+
     with FaultyServer() as server:
-        outcome = command(
-            "paraphrase", "--instruction", "Say yes or no.", "--source", "openai", "--server-model", "some-model",
-            "--base-url", server.url, "--max-requests", 3, "--count", 2, "--out", "found.jsonl",
-        )  # fmt: skip
-    assert outcome.code == 0, outcome.err
-    assert "requests to some-model" in outcome.err
+        outcome = ask(server, "--max-requests", 3)
+    assert outcome.code == 0 and "requests to some-model" in outcome.err
     assert {row["origin"] for row in lines("found.jsonl")} <= {"openai"}
-
-
-def test_a_server_is_not_asked_more_often_than_was_said(command: Command) -> None:
     with FaultyServer([Act(body=completion("Sure! It names nothing."))] * 50) as server:
-        outcome = command(
-            "paraphrase", "--instruction", "Say yes or no.", "--source", "openai", "--server-model", "some-model",
-            "--base-url", server.url, "--count", 2, "--out", "found.jsonl",
-        )  # fmt: skip
+        outcome = ask(server)
     said = re.search(r"at most (\d+) requests", outcome.err)
     assert outcome.code == 2 and said is not None
     assert 0 < len(server.requests) <= int(said.group(1))
 
 
-@pytest.mark.parametrize(
-    ("arguments", "parts"),
-    [
+def test_a_wrong_option_is_named(command: Command) -> None:
+    server = ("--source", "openai", "--server-model", "m")
+    cases: list[tuple[tuple[object, ...], tuple[str, ...]]] = [
         (("--source", "rule"), ("--source 'rule'", "file, builtin, rules, local, openai", "Did you mean 'rules'?")),
-        (("--source", "rules", "--source", "builtin", "--source", "rules"), ("--source rules is given twice",)),
         (("--source", "file"), ("--source file needs --candidates",)),
         (("--source", "rules", "--candidates", "x.json"), ("--candidates is for --source file: add that",)),
         (("--source", "openai"), ("--source openai needs --server-model",)),
         (("--server-model", "m"), ("--server-model is for --source openai: add that",)),
+        (("--base-url", "http://x"), ("--base-url is for --source openai: add that",)),
+        (("--model", "embedded"), ("--model is for --source local: add that",)),
         (("--candidates", "none.json"), ("candidates file", "none.json", "No such file")),
-        (("--source", "openai", "--server-model", "m"), ("OPENAI_API_KEY",)),
-        (("--source", "openai", "--server-model", "m", "--base-url", "localhost"), ("localhost",)),
+        (server, ("OPENAI_API_KEY",)),
+        ((*server, "--base-url", "localhost"), ("--base-url localhost",)),
         (("--source", "local", "--model", "none-such-directory/x/y"), ("none-such-directory/x/y",)),
         (("--count", 0), ("--count",)),
         (("--temperature", 0), ("--temperature",)),
         (("--seed", -1), ("--seed",)),
-    ],
-    ids=str,
-)
-def test_a_wrong_option_is_named(command: Command, arguments: tuple[object, ...], parts: tuple[str, ...]) -> None:
-    complains(command("paraphrase", "--task", TASK, *arguments, "--out", "found.jsonl"), *parts)
-
-
-def test_a_task_or_an_instruction_is_needed(command: Command) -> None:
+    ]
+    for arguments, parts in cases:
+        command("paraphrase", "--task", TASK, *arguments, "--out", "found.jsonl").complains(*parts)
     for given in ((), ("--instruction", "  ")):
-        complains(command("paraphrase", *given, "--out", "found.jsonl"), "--task or --instruction is needed")
-    complains(command("paraphrase", "--task", "review", "--out", "found.jsonl"), "there is no task 'review'")
+        command("paraphrase", *given, "--out", "found.jsonl").complains("--task or --instruction is needed")
+    command("paraphrase", "--task", "review", "--out", "found.jsonl").complains("there is no task 'review'")
+    assert not list(Path().glob("*.jsonl"))
 
 
 def test_a_place_that_cannot_be_written_is_refused_before_any_work(
@@ -236,5 +177,5 @@ def test_a_place_that_cannot_be_written_is_refused_before_any_work(
     Path("file").write_text("")
     monkeypatch.setattr("sapo.tasks.load.load_task", lambda *args, **kwargs: pytest.fail("the task was loaded"))
     for out in ("there", "file/found.jsonl", "."):
-        complains(command("paraphrase", "--task", TASK, "--out", out), f"--out {out} cannot be written")
-    complains(command("paraphrase", "--task", TASK), "--out")
+        command("paraphrase", "--task", TASK, "--out", out).complains(f"--out {out} cannot be written")
+    command("paraphrase", "--task", TASK).complains("--out")

@@ -114,10 +114,9 @@ def test_a_round_is_one_line_where_there_is_no_terminal() -> None:
         standing(3, [0.0, 0.1, 0.02, 0.3], [], 0.00001),
     ]
     assert lines(list("abcd"), rounds) == [
-        "round 1: 3 of 4 candidates race on, up to 4 of 250 rows each; behind the leader (candidate 3): 0.0200 to "
-        "0.3100; " + DOUBT.format("0.1200"),
-        "round 2: 2 of 4 candidates race on, up to 8 of 250 rows each; behind the leader (the original): 0.0200; "
-        "the choice could be off by any amount",
+        f"round 1: 3 of 4 candidates still racing, up to 4 of 250 rows; {DOUBT.format('0.1200')}; candidate 3 leads",
+        "round 2: 2 of 4 candidates still racing, up to 8 of 250 rows; the choice could be off by any amount; the "
+        "original leads",
         "decided after 3 rounds, 12 of 250 rows: the original wins; " + DOUBT.format("less than 0.0001"),
     ]
     undecided = lines(["a", "b"], [standing(2, [0.1, 0.0], [1, 0], 0.2)])[1]

@@ -21,8 +21,7 @@ def written(small_model: Path, bench: Path, tmp_path: Path) -> Path:
         small_model, bench, tmp_path / "sweep", policy="original", train={"epochs": 1}, sequence=["alpha"],
         sweep={"method": ["inc-lora", "seq-lora"], "seed": [1]},
     )  # fmt: skip
-    data["train"] = dict(data["train"])
-    path.write_text(yaml.safe_dump({key: dict(v) if isinstance(v, dict) else v for key, v in data.items()}))
+    path.write_text(yaml.safe_dump(data))
     return path
 
 

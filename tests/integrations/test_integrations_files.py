@@ -177,14 +177,11 @@ def test_a_selection_of_another_task_is_refused_wherever_rows_are_worded(tmp_pat
     model.save_pretrained(tmp_path)
     selection = sapo.select(model, tokenizer, task, [TEXT])
     other, renderer = replace(task, name="other", instruction="Say whether it is short."), Renderer(tokenizer, 512)
-    rows = Rows([{"instruction": "Say it.", "input": "x", "output": "y"}])
     for wrong in (
         lambda: tokenized(other, selection, renderer),
         lambda: dataset(other, selection, tokenizer),
         lambda: export_data(other, selection, "axolotl", tmp_path),
         lambda: describe(tmp_path, model, tokenizer, other, selection),
-        lambda: rows.reworded(selection),
-        lambda: rows.completions(selection),
     ):
         with pytest.raises(CandidateError, match="the selection is of another task: its original instruction is"):
             wrong()

@@ -21,6 +21,7 @@ from sapo.integrations.testing import CHAT_TEMPLATE, tiny_model, tiny_tokenizer,
 from sapo.integrations.trainer import SapoCallback, describe
 from sapo.models.losses import Scorer
 from sapo.models.render import Renderer
+from sapo.tasks.inplace import exchange
 from sapo.tasks.layouts import reworded, shared_instruction, sides
 
 sft = pytest.importorskip("trl", reason="TRL is not installed: pip install trl")
@@ -92,10 +93,10 @@ def test_rows_of_ones_own_are_scored_as_sft_trainer_trains_on_them(layout: Any, 
         model, tokenizer, rows.task, ["Answer with yes or no.", "Yes or no?"], strategy="exhaustive", renderer=renderer
     )
     for text in (ORIGINAL, "Yes or no?"):
-        for worded in (rows.reworded(text), rows.completions(text)):
+        for worded in (exchange(rows.dataset, ORIGINAL, text), rows.completions(text)):
             made = trainer(model, tokenizer, worded, tmp_path).train_dataset
             assert tokens(made) == expected(renderer.encode(text, "", rows.task.train))
-    made = trainer(model, tokenizer, rows.reworded(selection), tmp_path)
+    made = trainer(model, tokenizer, selection.apply(rows.dataset), tmp_path)
     made.train()
     (logged,) = [entry["loss"] for entry in made.state.log_history if "loss" in entry]
     assert logged == pytest.approx(selection.candidates[selection.chosen].loss, abs=1e-4)
@@ -103,7 +104,7 @@ def test_rows_of_ones_own_are_scored_as_sft_trainer_trains_on_them(layout: Any, 
 
 def test_only_the_instruction_changes_in_place() -> None:
     data = Dataset.from_list([{**LAYOUTS["system"](ORIGINAL, i), "id": i} for i in range(3)])
-    changed = trl.Rows(data).reworded("New {x} $1 \\1.")
+    changed = exchange(data, ORIGINAL, "New {x} $1 \\1.")
     assert [row["prompt"][0]["content"] for row in changed] == ["New {x} $1 \\1."] * 3
     assert changed.remove_columns("prompt").to_list() == data.remove_columns("prompt").to_list()
     assert [row["prompt"][1:] for row in changed] == [row["prompt"][1:] for row in data]
@@ -388,9 +389,9 @@ def test_a_callback_tells_its_choices_beside_the_adapter(undisturbed: Trained, t
 def test_rows_in_a_list_are_as_good_and_other_kinds_are_told() -> None:
     row = {"prompt": "Say it. x", "completion": " y"}
     rows = trl.Rows([row], "Say it.")
-    assert rows.reworded("New.")[:] == trl.Rows(Dataset.from_list([row]), "Say it.").reworded("New.")[:]
+    assert rows.task == trl.Rows(Dataset.from_list([row]), "Say it.").task
     for wrong in (None, 5, iter([row])):
-        with pytest.raises(DataError, match="give one split of a data set, or a list of rows"):
+        with pytest.raises(DataError, match="allowed are one split of a"):
             trl.Rows(wrong, "Say it.")
     with pytest.raises(DataError, match="instruction = 5: give the text"):
         trl.Rows([row], 5)  # type: ignore[arg-type]

@@ -196,7 +196,7 @@ def test_prompts_and_fingerprint_are_the_same_tomorrow(monkeypatch: pytest.Monke
 def test_decoding_generated_ids_leaves_out_special_tokens_and_outer_blanks() -> None:
     r = renderer()
     assert r.decode((BLANK, 88, 68, 82, BLANK, END, LINE_FEED)) == "yes"
-    assert r.pieces((88, END, LINE_FEED)) == ["y", "<|im_end|>", "\n"]
+    assert r.text((88, END, LINE_FEED)) == "y<|im_end|>\n"
 
 
 # What goes first when a conversation is too long.

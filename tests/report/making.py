@@ -106,20 +106,11 @@ def make_selection(
 
 
 def write_run(
-    directory: Path,
-    *,
-    seed: int = 42,
-    names: Sequence[str] = TASKS,
-    prompts: Sequence[Prompt] = ("selected", "original"),
-    watch: Sequence[str] = ("other",),
-    policy: str = "sapo",
-    texts: Sequence[str] | None = None,
-    better: float = 0.0,
-    rows: int = ROWS,
-    data: str = "rows",
-    tokens: int = 3,
+    directory: Path, *, seed: int = 42, names: Sequence[str] = TASKS,
+    prompts: Sequence[Prompt] = ("selected", "original"), watch: Sequence[str] = ("other",), policy: str = "sapo",
+    texts: Sequence[str] | None = None, better: float = 0.0, rows: int = ROWS, data: str = "rows", tokens: int = 3,
     metric: str = "exact_match",
-) -> Run:
+) -> Run:  # fmt: skip
     """Write a run directory with random cells; a larger ``better`` lifts scores and lowers losses."""
     random = np.random.default_rng(seed)
     tasks = [task_of(name, metric) for name in names]
@@ -145,14 +136,9 @@ def write_run(
                 if same and prompt != prompts[0]:
                     cell = table[i, task.name, prompts[0]]
                 table[i, task.name, prompt] = cell
-                value = {
-                    "instruction": "", "predictions": list(cell.predictions), "answers": ["a"] * rows,
-                    "scores": {name: x.tolist() for name, x in cell.scores.items()},
-                    "losses": cell.losses.to_json(), "seconds": 1.0,
-                }  # fmt: skip
                 name = f"{task.name}.{'original' if same else prompt}.json"
                 inputs = {"data": f"{data} of {task.name}"}
-                write_json(directory / "cells" / str(i) / name, {"inputs": inputs, "value": value})
+                write_json(directory / "cells" / str(i) / name, {"inputs": inputs, "value": cell.to_json()})
     config = make_config(
         {"sequence": list(names), "watch": list(watch), "policy": policy, "seed": seed, "run_dir": str(directory)}
         | {"evaluate": {"test_prompt": "both" if len(prompts) > 1 else prompts[0]}}
@@ -160,33 +146,20 @@ def write_run(
     scored = policy in ("sapo", "highest", "median")
     for n, (task, text) in enumerate(zip(tasks, texts, strict=True), start=1):
         if scored:
-            selection = make_selection(
-                [2.0, 1.5, 2.5],
-                [None, (-0.75, -0.25), (0.1, 0.9)],
-                texts=[task.instruction, text, "third"],
-                task=task.name,
-            )
-            write_json(
-                directory / "selections" / f"{n}-{task.name}.json",
-                {"inputs": {}, "value": selection.to_json()},
-            )
-    tables = tabulate(table, tasks, watched, prompts, seed)
+            bounds = [None, (-0.75, -0.25), (0.1, 0.9)]
+            candidates = [task.instruction, text, "third"]
+            selection = make_selection([2.0, 1.5, 2.5], bounds, texts=candidates, task=task.name)
+            write_json(directory / "selections" / f"{n}-{task.name}.json", {"inputs": {}, "value": selection.to_json()})
+    used = (
+        {"text": text, "origin": "file", "original": task.instruction, "suffix": task.suffix,
+         "losses": {text: 1.5} if scored else None}
+        for task, text in zip(tasks, texts, strict=True)
+    )  # fmt: skip
     results = {
-        "tasks": list(names),
-        "primary_metric": metric,
-        "primary_metrics": {task.name: metric for task in (*tasks, *watched)},
-        "test_prompt": prompts[0],
-        **tables,
-        "instructions": {
-            task.name: {
-                "text": text, "origin": "file", "original": task.instruction, "suffix": task.suffix,
-                "losses": {text: 1.5} if scored else None,
-            }
-            for task, text in zip(tasks, texts, strict=True)
-        },
-        "test_data": {name: f"{data} of {name}" for name in names},
-        "test_rows": dict.fromkeys(names, rows),
-        "config": config.plain(),
+        "tasks": list(names), "primary_metrics": {task.name: metric for task in (*tasks, *watched)},
+        "test_prompt": prompts[0], **tabulate(table, tasks, watched, prompts, seed),
+        "instructions": dict(zip(names, used, strict=True)), "test_data": {name: f"{data} of {name}" for name in names},
+        "test_rows": dict.fromkeys(names, rows), "config": config.plain(),
         "seconds": {"scoring": 5.0, "training": 61.0, "evaluating": 7500.0, "total": 7566.0},
     }  # fmt: skip
     write_json(directory / "results.json", results)
@@ -197,29 +170,18 @@ def write_run(
 
 
 def record(
-    method: str = "seq-lora",
-    policy: str = "original",
-    seed: int = 1,
-    *,
-    sequence: str = "demo",
-    tasks: Sequence[str] = TASKS[:2],
-    prompts: Sequence[str] = ("selected", "original"),
-    values: Mapping[str, float | None] = {"ap": 50.0},
-    last: Mapping[str, Sequence[float]] = {},
-    metric: str = "exact_match",
-    data: str = "rows",
-    **changes: Any,
-) -> RunResult:
+    method: str = "seq-lora", policy: str = "original", seed: int = 1, *, sequence: str = "demo",
+    tasks: Sequence[str] = TASKS[:2], prompts: Sequence[str] = ("selected", "original"),
+    values: Mapping[str, float | None] = {"ap": 50.0}, last: Mapping[str, Sequence[float]] = {},
+    metric: str = "exact_match", data: str = "rows", **changes: Any,
+) -> RunResult:  # fmt: skip
     """A record whose metrics are given; the NLL ones are a hundredth. ``last``: final row of scores by prompt."""
 
     def estimate(name: str, scale: float) -> dict[str, Any]:
         value = values.get(name)
         known = None if value is None else value * scale
-        return {
-            "value": known,
-            "interval": None if known is None else [known - scale, known + scale],
-            "reason": None if known is not None else "none",
-        }
+        bounds, reason = ([known - scale, known + scale], None) if known is not None else (None, "none")
+        return {"value": known, "interval": bounds, "reason": reason}
 
     scales = {"primary": 1.0, "nll": 0.01}
     text = "the original" if policy == "original" else "a paraphrase"

@@ -2,9 +2,7 @@
 
 import io
 from dataclasses import replace
-from typing import Any
 
-from markdown_it import MarkdownIt
 from report.making import HOSTILE, printed
 from report.making import page_of as made
 from report.making import rows as texts
@@ -16,7 +14,6 @@ from sapo.integrations.testing import tiny_tokenizer, toy_task
 from sapo.models.render import Renderer
 from sapo.report.blocks import Note, Page, Table
 from sapo.report.data import data_blocks
-from sapo.report.markdown import to_markdown
 from sapo.report.tasks import task_page
 from sapo.tasks.inspection import Inspection, LabelCount, Lengths, Reason, inspect_rows, inspect_task
 
@@ -32,20 +29,8 @@ def page_of(*inspections: Inspection) -> Page:
     return made(*data_blocks(inspections))
 
 
-def console_of(width: int, **options: Any) -> tuple[Console, io.StringIO]:
-    file = io.StringIO()
-    return Console(file=file, width=width, **options), file
-
-
 def tables(*inspections: Inspection) -> list[Table]:
     return [block for block in data_blocks(inspections) if isinstance(block, Table)]
-
-
-def live(width: int, *rows: tuple[str, ...], terminal: bool = False, title: str = "Data") -> str:
-    console, file = console_of(width, force_terminal=terminal, color_system=None)
-    with Terminal(console) as progress:
-        progress.table(title, ("task", "dupli-\ncates", "skew"), rows)
-    return file.getvalue()
 
 
 def test_the_section_shows_counts_shares_and_reasons() -> None:
@@ -105,28 +90,6 @@ def test_a_task_without_rows_still_has_a_page() -> None:
     assert "–" in printed(page_of(inspect_rows(nothing)))
 
 
-def test_the_section_fits_80_columns_with_every_number_whole() -> None:
-    second = replace(INSPECTION, task="a-task-with-quite-a-long-name-of-its-own")
-    for page in (page_of(INSPECTION), page_of(INSPECTION, second)):
-        text = printed(page, 80)
-        assert max(map(len, text.split("\n"))) <= 80 and "…" not in text
-        assert {"400", "100", "25", "91", "12", "0.25"} <= set(text.split())
-
-
-def test_hostile_names_labels_and_reasons_are_no_markup() -> None:
-    hostile = replace(
-        INSPECTION,
-        task=HOSTILE,
-        labels=(LabelCount(HOSTILE, 400, 40, 99),),
-        reasons=(Reason("train", HOSTILE, 9, (1,)),),
-    )
-    text = printed(page_of(hostile), 300)
-    assert "\x1b" not in text and "\u202e" not in text and "[bold red]x[/] | `c` *b* <script>" in text
-    rendered = MarkdownIt("commonmark", {"html": True}).enable("table").render(to_markdown(page_of(hostile)))
-    assert "<script" not in rendered and "<em>b</em>" not in rendered and "&lt;script&gt;" in rendered
-    assert rendered.count("<table>") == 3
-
-
 def test_the_page_of_a_task_shows_its_rows_and_notes() -> None:
     task = toy_task()
     task = replace(
@@ -140,12 +103,9 @@ def test_the_page_of_a_task_shows_its_rows_and_notes() -> None:
     assert "The column 'x' is taken as the input [b]here[/b]" in text
     assert "toy 18 8 1 1 – 1" in text
     for sentence in (
-        "1 of 8 test rows have inputs that are also trained on",
-        "1 of 18 training rows repeat",
-        "1 of 18 training answers are none",
-        "the answer is empty",
-        "none of the labels 5.6 % 0.0 %",
-    ):
+        "1 of 8 test rows have inputs that are also trained on", "1 of 18 training rows repeat",
+        "1 of 18 training answers are none", "the answer is empty", "none of the labels 5.6 % 0.0 %",
+    ):  # fmt: skip
         assert sentence in text, sentence
     assert "longest" not in text
 
@@ -157,27 +117,18 @@ def test_the_first_example_of_a_conversation_is_shown_with_its_turns() -> None:
     assert places == sorted(places)
 
 
-def test_the_live_table_aligns_numbers_right_and_texts_left() -> None:
-    for terminal in (False, True):
-        text = live(80, ("a", "7", "–"), ("bcd", "1200", "0.25"), terminal=terminal)
-        lines = [line.rstrip() for line in text.split("\n")]
-        start = next(n for n, line in enumerate(lines) if line.endswith("dupli-"))
-        assert "Data" in text.split("dupli-")[0] and lines[start + 1].split() == ["task", "cates", "skew"]
-        one, two = lines[start + 3 : start + 5]
-        assert one.split() == ["a", "7", "–"] and two.split() == ["bcd", "1200", "0.25"]
-        assert one.startswith("a ") and len(one) == len(two) and one.index("7") == two.index("1200") + 3
+def test_a_live_table_is_one_of_a_page_with_broken_headings_and_no_markup() -> None:
+    def live(width: int, *rows: tuple[str, ...]) -> list[str]:
+        file = io.StringIO()
+        with Terminal(Console(file=file, width=width, color_system=None)) as progress:
+            progress.table(HOSTILE, ("task", "dupli-\ncates", "skew"), rows)
+        assert "\x1b" not in file.getvalue() and "\u202e" not in file.getvalue() and "…" not in file.getvalue()
+        return [line.rstrip() for line in file.getvalue().splitlines() if line.strip()]
 
-
-def test_a_live_table_too_wide_for_the_console_becomes_lines() -> None:
-    lines = [line.rstrip() for line in live(19, ("review", "1200", "0.25"), ("b", "3", "–")).split("\n")]
-    assert lines == ["Data", "review: duplicates", "1200, skew 0.25", "b: duplicates 3,", "skew –", ""]
-    assert "dupli-" in live(20, ("review", "1200", "0.25"))
-    assert "…" not in live(3, ("review", "1200", "0.25"))
-
-
-def test_hostile_texts_are_no_markup_in_a_live_table() -> None:
-    for width in (300, 40):
-        text = live(width, (HOSTILE, "1", "2"), title=HOSTILE)
-        assert "\x1b" not in text and "\u202e" not in text
-        joined = " ".join(text.split())
-        assert joined.count("[bold red]x[/] | `c`") == 2 and joined.count("{{ 7 * 7 }}") == 2
+    title, above, below, _, one, two = live(300, ("a", "7", "–"), (HOSTILE, "1200", "0.25"))
+    assert title.startswith("[bold red]x[/] | `c`") and two.startswith("[bold red]x[/] | `c`")
+    assert (above.split(), below.split()) == (["dupli-"], ["task", "cates", "skew"])
+    # Numbers are aligned right.
+    assert one.split() == ["a", "7", "–"] and len(one) == len(two) and one.index("7") == two.index("1200") + 3
+    rows = [line.split() for line in live(19, ("review", "1200", "0.25"), ("b", "3", "–"))]
+    assert ["review", "1200"] in rows and rows[-2:] == [["review", "0.25"], ["b", "–"]]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from report.making import HOSTILE, record, sweep_page, write_run
+from report.making import HOSTILE, printed, record, sweep_page, write_run
 from rich.console import Console
 from study_trainings import study, training
 
@@ -20,20 +20,23 @@ from sapo.core.untrusted import plain
 from sapo.experiments.study.records import append_study
 from sapo.report.blocks import Command, Listing, Note, Page, Plot, Section, Table, one_line
 from sapo.report.html import to_html
+from sapo.report.numbers import Figure
 from sapo.report.page import results_page
 from sapo.report.plots import Range, curves, ranges, scatter, to_svg
-from sapo.report.publish import print_report
+from sapo.report.publish import print_report, read_report
 from sapo.report.study import study_page
 from sapo.runs.records import append_record
 
 
 def hostile_page() -> Page:
     """A page with every block and figure, and every text of it hostile."""
-    drawn = [Range(HOSTILE, 1.5, (0.5, float("inf")), (0.25, 2.0), HOSTILE), Range(HOSTILE, None)]
+    drawn = [
+        Range(HOSTILE, Figure(1.5, (0.5, float("inf"))), (0.25, 2.0), HOSTILE), Range(HOSTILE, Figure(None, None)),
+    ]  # fmt: skip
     blocks = (
-        Plot(HOSTILE, curves((HOSTILE, "1"), HOSTILE, HOSTILE, {HOSTILE: (1.0, None), "b": (2.0, 3.0)}), HOSTILE),
-        Plot(HOSTILE, ranges(drawn, HOSTILE, 0.0)), Plot(HOSTILE, ranges([Range("b", 1.0, (1.0, 1.0))], "x")),
-        Plot(HOSTILE, scatter({HOSTILE: [(1.0, 2.0)], "b": [(1.0, 2.0)]}, HOSTILE, HOSTILE)),
+        curves(HOSTILE, (HOSTILE, "1"), HOSTILE, HOSTILE, {HOSTILE: (1.0, None), "b": (2.0, 3.0)}),
+        ranges(HOSTILE, drawn, HOSTILE, 0.0, HOSTILE), ranges(HOSTILE, [Range("b", Figure(1.0, (1.0, 1.0)))], "x"),
+        scatter(HOSTILE, {HOSTILE: [(1.0, 2.0)], "b": [(1.0, 2.0)]}, HOSTILE, HOSTILE),
         Table((HOSTILE, "number"), ((HOSTILE, "1.5"), ("b", "2.5")), HOSTILE, (HOSTILE,), bold=frozenset({0})),
         Table((HOSTILE, "number"), ((HOSTILE, "1.5"),) * 40, HOSTILE), Note(HOSTILE, "strong"), Note(HOSTILE, "dim"),
         Listing(HOSTILE, HOSTILE, "the original"), Command(("sapo", HOSTILE), HOSTILE),
@@ -129,18 +132,15 @@ def test_hostile_texts_are_shown_as_they_are(documents: dict[str, str]) -> None:
     assert any(text.startswith("[bold red]x[/] | `c` *b* <script>") for text in reader.of("text"))
 
 
-@pytest.mark.parametrize(
-    "text",
-    ["", "\u5317\u4eac " * 30, "\u0645\u0631\u062d\u0628\u0627 " * 20, "a\nb", "\ud800", "\uffff", "$x_1$"],
-    ids=["empty", "wide", "right to left", "two lines", "broken", "no character", "mathematics"],
-)
-def test_any_letters_can_be_drawn(text: str) -> None:
-    for draw in (
-        curves((text,), text, text, {text: (1.0,)}),
-        ranges([Range(text, 1.0, note=text)], text),
-        scatter({text: [(1.0, 2.0)]}, text, text),
-    ):
-        to_svg(Plot(text, draw), "salt").encode()
+def test_any_letters_can_be_drawn() -> None:
+    wide, leftward = "\u5317\u4eac " * 30, "\u0645\u0631\u062d\u0628\u0627 " * 20
+    for text in ("", wide, leftward, "a\nb", "\ud800", "\uffff", "$x_1$"):
+        for plot in (
+            curves(text, (text,), text, text, {text: (1.0,)}),
+            ranges(text, [Range(text, Figure(1.0, None), note=text)], text),
+            scatter(text, {text: [(1.0, 2.0)]}, text, text),
+        ):
+            to_svg(plot, "salt").encode()
 
 
 # Numbers
@@ -158,15 +158,10 @@ def test_every_number_of_a_table_is_in_the_document(pages: dict[str, Page], docu
 
 
 def test_a_figure_holds_its_values_to_scale() -> None:
-    svg = to_svg(Plot("t", scatter({"g": [(float(x), float(x)) for x in (0, 1, 3)]}, "x", "y")), "salt")
+    svg = to_svg(scatter("t", {"g": [(float(x), float(x)) for x in (0, 1, 3)]}, "x", "y"), "salt")
     places = [(float(x), float(y)) for x, y in re.findall(r'<use [^>]*x="([\d.]+)" y="([\d.]+)"', svg)]
     (x0, y0), (x1, y1), (x3, y3) = places[places.index(next(p for p in places if places.count(p) > 1)) :][:3]
     assert (x3 - x0) / (x1 - x0) == pytest.approx(3, abs=1e-3) and (y0 - y3) / (y0 - y1) == pytest.approx(3, abs=1e-3)
-
-
-def test_a_figure_takes_the_colour_of_the_page(documents: dict[str, str]) -> None:
-    for document in documents.values():
-        assert "currentColor" in document and "#010203" not in document and "#000000" not in document
 
 
 # One file, always the same
@@ -178,6 +173,8 @@ def test_nothing_is_loaded_and_nothing_runs(documents: dict[str, str]) -> None:
             assert tag not in ("script", "link", "img", "iframe", "object", "base"), name
             for attribute in ("src", "href", "xlink:href", "srcset", "data", "action"):
                 assert attributes.get(attribute, "#").startswith("#"), (name, attributes)
+        # Figures take the colour of the page.
+        assert "currentColor" in document and "#010203" not in document and "#000000" not in document
         style = document[document.index("<style>") : document.index("</style>")]
         assert "url(" not in style and "@import" not in style
         assert "default-src 'none'; style-src 'unsafe-inline'" in html.unescape(document)
@@ -193,10 +190,23 @@ def test_a_page_is_always_the_same_and_its_names_are_its_own(pages: dict[str, Pa
         assert used <= set(names), name
 
 
+@pytest.mark.parametrize("width", [80, 120])
+def test_every_page_fits_a_terminal_and_cuts_no_number(pages: dict[str, Page], width: int) -> None:
+    for name in ("run", "comparison", "sweep", "study"):
+        text = printed(pages[name], width)
+        # A command is never broken, so that it can be copied.
+        lines = [line for line in text.split("\n") if not line.startswith("  sapo ")]
+        assert max(map(len, lines)) <= width and "…" not in text and "\x1b" not in text, name
+        shown = [b for s in pages[name].sections if s.depth != "reference" for b in s.blocks if isinstance(b, Table)]
+        for table in shown:
+            cells = [row[i] for row in table.rows for i in range(len(row)) if table.numeric(i)]
+            assert all(word in text for cell in cells for word in cell.split()), (name, table.title)
+
+
 # Files and the command line
 
 
-def test_html_is_written_beside_everything_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_html_is_written_next_to_everything_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write_run(Path("a"))
     write_run(Path("b"), policy="original")
@@ -207,40 +217,28 @@ def test_html_is_written_beside_everything_else(tmp_path: Path, monkeypatch: pyt
         print_report(Console(file=file, width=200), list(map(Path, paths)), Path(f"new/{n}.html"))
         assert f"Everything with figures, for a browser: new/{n}.html" in file.getvalue()
         assert Path(f"new/{n}.html").read_text(encoding="utf-8").startswith("<!doctype html>")
-
-
-def test_kinds_are_not_mixed_and_studies_come_one_by_one(tmp_path: Path) -> None:
-    write_run(tmp_path / "a")
-    append_record(tmp_path / "sweep.jsonl", record())
-    append_study(tmp_path / "s/study.jsonl", training())
     for paths, message in (
-        (["a", "s"], "s is a study, but .*a is a run"),
-        (["s", "sweep.jsonl"], "s is a study, but .*sweep.jsonl is a sweep"),
-        (["s", "s/study.jsonl"], "are studies: report them one by one"),
+        (["a", "study"], "study is a study, but a is a run"),
+        (["a", "sweep"], "sweep is a sweep, but a is a run"),
+        (["study", "sweep/records.jsonl"], "study is a study, but .*records.jsonl is a sweep"),
+        (["study", "study/study.jsonl"], "are studies: report them one by one"),
     ):
         with pytest.raises(RecordError, match=message):
-            print_report(Console(file=io.StringIO()), [tmp_path / path for path in paths])
+            read_report([Path(path) for path in paths])
 
 
-@pytest.mark.parametrize("name", ["report", "report.pdf", "report.html.txt", ".html"])
-def test_a_name_that_is_not_html_is_refused_before_any_work(name: str, tmp_path: Path) -> None:
-    write_run(tmp_path / "a")
-    with pytest.raises(ConfigError, match=r"--html .* must end in \.html or \.htm"):
-        report_command([tmp_path / "a"], tmp_path / name)
-    assert not (tmp_path / "a/report.md").exists()
-
-
-def test_a_place_that_cannot_be_written_is_refused_before_any_work(tmp_path: Path) -> None:
+def test_a_name_or_place_that_cannot_be_written_is_refused_before_any_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     write_run(tmp_path / "a")
     (tmp_path / "file").write_text("")
     (tmp_path / "folder.html").mkdir()
-    for out in ("file/x.html", "folder.html"):
-        with pytest.raises(ConfigError, match=r"--html .* cannot be written"):
+    for out, message in (
+        *((name, r"must end in \.html or \.htm") for name in ("report", "report.pdf", "report.html.txt", ".html")),
+        *((name, "cannot be written") for name in ("file/x.html", "folder.html")),
+    ):
+        with pytest.raises(ConfigError, match=rf"--html .* {message}"):
             report_command([tmp_path / "a"], tmp_path / out)
     assert not (tmp_path / "a/report.md").exists()
-
-
-def test_the_command_writes_html(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_run(tmp_path / "a")
     report_command([tmp_path / "a"], tmp_path / "deep/er/OUT.HTM")
     assert (tmp_path / "deep/er/OUT.HTM").is_file() and "OUT.HTM" in capsys.readouterr().out

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
+from report.making import printed
 
 from sapo.core.errors import CandidateError
+from sapo.core.progress import Work
 from sapo.core.types import Example, Instruction
 from sapo.integrations.testing import tiny_model, tiny_tokenizer, toy_task
 from sapo.models.losses import Scorer
 from sapo.models.render import Renderer
-from sapo.report.forecast import print_dry_run
+from sapo.report.blocks import Page
+from sapo.report.forecast import dry_run_page
 from sapo.report.numbers import duration, tokens
-from sapo.report.selections import effort, print_selection, ranking
+from sapo.report.selections import effort, ranking, selection_page
 from sapo.runs.card import model_card
 from sapo.runs.config.loading import make_config
 from sapo.runs.forecast import Forecast
@@ -45,10 +46,8 @@ def raced(budget: float | None = None) -> Selection:
     return score_candidates(scorer, renderer, task, candidates, range(ROWS), settings, seed=0, budget=budget)
 
 
-def printed(selection: Selection) -> str:
-    file = io.StringIO()
-    print_selection(Console(file=file, width=150), selection)
-    return " ".join(file.getvalue().split())
+def words(page: Page) -> str:
+    return " ".join(printed(page, 150).split())
 
 
 def test_a_ranking_after_a_race_shows_rows_and_the_round_in_which_a_candidate_left() -> None:
@@ -64,64 +63,53 @@ def test_a_ranking_after_a_race_shows_rows_and_the_round_in_which_a_candidate_le
     assert 0 < left < len(TEXTS) + 1
 
 
-def test_the_work_of_a_race_and_its_promise_are_told_in_words() -> None:
+def test_the_work_of_a_race_and_its_promise_are_said_in_words() -> None:
     selection = raced()
     assert selection.race is not None and selection.race.end == "decided"
-    text, share = printed(selection), 100 * selection.evaluations / (ROWS * 5)
+    text, share = words(selection_page(selection)), 100 * selection.evaluations / (ROWS * 5)
     assert f"{selection.evaluations} of {ROWS * 5} losses ({share:.0f} %) were needed" in text
     assert f"On these {ROWS} rows no loss lies further below the chosen one's, with 95 % confidence." in text
     assert f"{tokens(selection.tokens)} tokens went through the model" in text and "peak memory" in text
     assert "rows: training rows it was scored on; where these are not all of them, its loss is estimated" in text
+    other = effort(replace(selection, race=Race(0.1, 0.02, 0.02, 1, "decided", None)))
+    assert other.startswith("A race of 1 round: ") and "0.02 nats" in other and "90 % confidence" in other
+    without = replace(selection, race=None)
+    assert effort(without) == "" and "rows:" not in words(selection_page(without))
+    assert ranking(without, "", "chosen")[0].columns[:2] == ("rank", "loss")
 
 
 def test_a_race_that_the_budget_ended_says_what_its_choice_is_worth() -> None:
     selection = raced(budget=1.0)
     assert selection.race is not None and selection.race.end == "budget" and selection.race.tolerance > 0.01
-    text = printed(selection)
+    text = words(selection_page(selection))
     assert f"may lie up to {selection.race.tolerance:.2g} below the chosen one's, with 95 % confidence" in text
     assert "To be surer, raise selection.budget (--budget)" in text
 
 
-def test_without_a_race_nothing_is_said_of_one() -> None:
-    selection = replace(raced(), race=None)
-    assert effort(selection) == "" and "rows:" not in printed(selection)
-    table, _ = ranking(selection, "", "chosen")
-    assert list(table.columns)[:2] == ["rank", "loss"]
+def test_a_dry_run_shows_the_least_and_the_most_that_scoring_takes(model_dir: Path, tmp_path: Path) -> None:
+    def dry(**selection: Any) -> tuple[Work, Work, str]:
+        config = make_config(
+            {
+                "model": str(model_dir), "sequence": ["date-format"], "run_dir": str(tmp_path / "run"),
+                "candidates": {"count": 3}, "selection": {"examples": 40, **selection}, "max_length": 900,
+                "train": {"rows": 60, "epochs": 1, "batch_size": 4}, "evaluate": {"rows": 4, "max_new_tokens": 4},
+            }
+        )  # fmt: skip
+        setup = prepare(config)
+        (least,), (most,) = setup.plan.least.values(), setup.plan.score.values()
+        return least, most, words(dry_run_page(config, Forecast(setup, 1000.0)))
 
-
-def test_one_round_and_other_settings_are_named_as_they_are() -> None:
-    text = effort(replace(raced(), race=Race(0.1, 0.02, 0.02, 1, "decided", None)))
-    assert text.startswith("A race of 1 round: ") and "0.02 nats" in text and "90 % confidence" in text
-
-
-def configured(folder: Path, **selection: Any) -> Any:
-    tiny_model(context=1024).save_pretrained(folder / "tiny")
-    tiny_tokenizer().save_pretrained(folder / "tiny")
-    return make_config(
-        {
-            "model": str(folder / "tiny"), "sequence": ["date-format"], "run_dir": str(folder / "run"),
-            "candidates": {"count": 3}, "selection": {"examples": 40, **selection}, "max_length": 900,
-            "train": {"rows": 60, "epochs": 1, "batch_size": 4}, "evaluate": {"rows": 4, "max_new_tokens": 4},
-        }
-    )  # fmt: skip
-
-
-@pytest.mark.parametrize("strategy", ["racing", "exhaustive"])
-def test_a_dry_run_tells_the_least_and_the_most_that_scoring_takes(strategy: str, tmp_path: Path) -> None:
-    config = configured(tmp_path, strategy=strategy, budget=None)
-    setup = prepare(config)
-    (least,), (most,) = setup.plan.least.values(), setup.plan.score.values()
-    file = io.StringIO()
-    print_dry_run(Console(file=file, width=150), config, Forecast(setup, 1000.0))
-    text = " ".join(file.getvalue().split())
-    assert most.units == 4 * 40
-    if strategy == "racing":
-        # Of 40 rows the first round takes 8, and what a candidate's rows share is read once in any case.
-        assert least.units == 4 * 8 and 0.2 * most.cost < least.cost < 0.5 * most.cost
-        assert f"32 to 160 row x candidate {tokens(least.tokens)} to {tokens(most.tokens)}" in text
-        assert "Candidates race" in text and f"{duration(least.cost / 1000)} to {duration(most.cost / 1000)}" in text
-    else:
-        assert least == most and "160 row x candidate" in text and "Candidates race" not in text
+    least, most, text = dry(strategy="racing", budget=None)
+    # Of 40 rows the first round takes 8, and what a candidate's rows share is read once in any case.
+    assert (least.units, most.units) == (4 * 8, 4 * 40) and 0.2 * most.cost < least.cost < 0.5 * most.cost
+    assert f"32 to 160 row x candidate {tokens(least.tokens)} to {tokens(most.tokens)}" in text
+    assert "Candidates race" in text and f"{duration(least.cost / 1000)} to {duration(most.cost / 1000)}" in text
+    least, most, text = dry(strategy="exhaustive", budget=None)
+    assert least == most and "160 row x candidate" in text and "Candidates race" not in text
+    for budget, tight in ((1e-6, True), (1000.0, False)):
+        text = dry(budget=budget)[2]
+        assert ("date-format: selection.budget is spent with the first rows" in text) == tight
+        assert ("32 row x candidate" in text) == tight
 
 
 def test_the_plan_of_a_race_keeps_to_the_budget_but_for_the_first_round() -> None:
@@ -142,42 +130,20 @@ def test_the_plan_of_a_race_keeps_to_the_budget_but_for_the_first_round() -> Non
     assert plan(1e-9)[:2] == (least, least)
 
 
-def test_the_model_card_marks_losses_that_are_estimates() -> None:
-    selection = raced()
-    task = replace(toy_task(), train=toy_task().train)
-    data = lineage(
-        base="b", method="seq-lora", policy="sapo", trained=[Choice(task, selection.instruction, selection)],
-        state="s", limits={"max_length": 512, "max_new_tokens": 4}, template="t", versions={}, earlier=[],
-    )  # fmt: skip
-    card = model_card(data)
-    assert "Candidates raced: a loss from fewer rows is an estimate." in card
-    fewer = [len(c.losses.nll) for c in selection.candidates if len(c.losses.nll) < ROWS]
-    assert fewer and all(f"on {count} rows" in card for count in fewer)
-
-
-def test_the_model_card_says_that_the_budget_ended_a_race() -> None:
-    for budget, said in ((1.0, True), (None, False)):
+def test_the_model_card_marks_losses_that_are_estimates_and_a_race_that_the_budget_ended() -> None:
+    for budget in (None, 1.0):
         selection = raced(budget)
         assert selection.race is not None
         data = lineage(
             base="b", method="seq-lora", policy="sapo", trained=[Choice(toy_task(), selection.instruction, selection)],
             state="s", limits={"max_length": 512, "max_new_tokens": 4}, template="t", versions={}, earlier=[],
         )  # fmt: skip
-        lower = (
-            f"The budget ended the race: another candidate's loss may be lower by up to {selection.race.tolerance:.2g}"
-        )
-        assert (lower in model_card(data)) == said
-
-
-@pytest.mark.parametrize(("budget", "tight"), [(1e-6, True), (1000.0, False)])
-def test_a_dry_run_warns_where_the_budget_pays_for_the_first_rows_only(
-    budget: float, tight: bool, tmp_path: Path
-) -> None:
-    config, file = configured(tmp_path, budget=budget), io.StringIO()
-    print_dry_run(Console(file=file, width=150), config, Forecast(prepare(config), 1000.0))
-    text = " ".join(file.getvalue().split())
-    assert ("date-format: selection.budget is spent with the first rows" in text) == tight
-    assert ("32 row x candidate" in text) == tight
+        card = model_card(data)
+        assert "Candidates raced: a loss from fewer rows is an estimate." in card
+        fewer = [len(c.losses.nll) for c in selection.candidates if len(c.losses.nll) < ROWS]
+        assert fewer and all(f"on {count} rows" in card for count in fewer)
+        lower = f"another candidate's loss may be lower by up to {selection.race.tolerance:.2g}"
+        assert (f"The budget ended the race: {lower}" in card) == (budget is not None)
 
 
 def test_an_error_names_the_first_of_many_useless_candidates() -> None:

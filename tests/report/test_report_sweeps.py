@@ -7,20 +7,18 @@ import math
 import random
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
-from report.making import TASKS, listing, notes, printed, record, rows, sweep_page, table, tables, titles, verdict
+from report.making import listing, notes, printed, record, rows, sweep_page, tables, titles, verdict
 from rich.console import Console
 
 from sapo.core.errors import RecordError
+from sapo.report.blocks import Page
 from sapo.report.differences import spread, unit_difference
 from sapo.report.markdown import to_markdown
 from sapo.report.publish import print_report
-from sapo.report.runs import shared_prompts
 from sapo.runs.config.loading import make_config
-from sapo.runs.metrics import METRICS
 from sapo.runs.records import append_record
 from sapo.runs.results import RunResult
 
@@ -50,20 +48,17 @@ def three_seeds(differences: Sequence[float | None] = (1.25, -0.5, 3.0)) -> list
 # Statistics
 
 
-@pytest.mark.parametrize("values", [(1.0, 4.0), (60.0, 61.5, 70.25), (-0.5, 0.25, 3.0, -7.0), (1, 2, 3, 4, 5, 9.5)])
-def test_intervals_are_students(values: Sequence[float]) -> None:
-    found = spread([None, *values])
-    mean, low, high = by_hand(values)
-    assert found.count == len(values) and found.points[0] is None
-    assert found.mean == pytest.approx(mean)
-    # The quantiles of the table have three decimals.
-    assert found.interval == pytest.approx((low, high), rel=1e-3, abs=1e-3 * (high - low))
-
-
-def test_no_value_has_no_mean_and_one_has_no_interval() -> None:
-    assert (spread([None]).mean, spread([None]).interval) == (None, None)
-    assert (spread([3.0, None]).mean, spread([3.0, None]).interval) == (3.0, None)
-    assert spread([0.1] * 3).interval == (spread([0.1] * 3).mean,) * 2
+def test_intervals_are_students() -> None:
+    for values in ((1.0, 4.0), (60.0, 61.5, 70.25), (-0.5, 0.25, 3.0, -7.0), (1, 2, 3, 4, 5, 9.5)):
+        found = spread([None, *values])
+        mean, low, high = by_hand(values)
+        assert found.count == len(values) and found.points[0] is None
+        assert found.value == pytest.approx(mean)
+        # The quantiles of the table have three decimals.
+        assert found.interval == pytest.approx((low, high), rel=1e-3, abs=1e-3 * (high - low))
+    assert (spread([None]).value, spread([None]).interval) == (None, None)
+    assert (spread([3.0, None]).value, spread([3.0, None]).interval) == (3.0, None)
+    assert spread([0.1] * 3).interval == (spread([0.1] * 3).value,) * 2
 
 
 def test_differences_are_paired_by_unit_and_judged_by_direction() -> None:
@@ -106,9 +101,7 @@ def test_policies_are_compared_by_unit_with_every_point_shown() -> None:
     assert rows(nll)[0][-1] == "+0.012, -0.005, +0.030"
     assert f"sapo against original (test prompt selected): AP in score {value} {bounds} points" in verdict(page)
     assert "demo s1, demo s2, demo s3" in notes(page, "Units") and "Methods compared" not in titles(page)
-
-
-def test_a_clear_difference_is_better_in_score_and_worse_in_loss() -> None:
+    # A clear difference is better in score and worse in loss.
     score, nll, *_ = tables(sweep_page(three_seeds((5.0, 5.5, 6.0))), "Policies compared")
     assert (rows(score)[0][4], rows(nll)[0][4]) == ("better", "worse")
 
@@ -127,14 +120,14 @@ def test_one_unit_has_values_with_test_row_noise_and_no_paired_interval() -> Non
     assert rows(tables(page, "Results")[0])[0][:2] == ["original", "53.0 [52.0, 54.0]"]
     shown = rows(tables(page, "Policies compared")[0])[0]
     assert shown[2:] == ["+1.0", "–", "one unit: no interval"]
-    assert "test-row noise" in verdict(page) and "This page holds" not in notes(page, "How to read this")
+    assert "over the test rows" in verdict(page) and "This page holds" not in notes(page, "How to read this")
 
 
-@pytest.mark.parametrize(("difference", "interval"), [(0.0, "[0.0, 0.0]"), (2.0, "[+2.0, +2.0]")])
-def test_equal_differences_have_an_interval_of_no_width_and_a_warning(difference: float, interval: str) -> None:
-    page = sweep_page(three_seeds((difference,) * 3))
-    assert rows(tables(page, "Policies compared")[0])[0][3:5] == [interval, "too small to decide"]
-    assert "no sign of certainty" in notes(page, "How to read")
+def test_equal_differences_have_an_interval_of_no_width_and_a_warning() -> None:
+    for difference, interval in ((0.0, "[0.0, 0.0]"), (2.0, "[+2.0, +2.0]")):
+        page = sweep_page(three_seeds((difference,) * 3))
+        assert rows(tables(page, "Policies compared")[0])[0][3:5] == [interval, "too small to decide"]
+        assert "no sign of certainty" in notes(page, "How to read")
     assert "no sign of certainty" not in notes(sweep_page(three_seeds()), "How to read")
 
 
@@ -157,9 +150,6 @@ def test_methods_are_compared_within_a_policy_on_what_both_define() -> None:
     assert metrics[1][1:3] == ["multitask", f"56.5 [{56.5 - 12.706 * 0.5:.1f}, {56.5 + 12.706 * 0.5:.1f}]"]
     assert metrics[4][1:] == ["multitask", "–", "–"]
     assert "single against seq-lora: not both define AP or BWT (final)." in verdict(page)
-
-
-def test_methods_with_nothing_in_common_have_no_difference() -> None:
     runs = [record(m, seed=s, values={k: 5.0}) for m, k in (("multitask", "ap"), ("single", "la")) for s in (1, 2)]
     shown = rows(tables(sweep_page(runs), "Methods compared")[0])
     assert shown == [["single", "–", "–", "–", "no pair", "0 of 1", ""]]
@@ -173,14 +163,6 @@ def test_a_metric_that_only_some_units_define_says_how_many() -> None:
     ]
     shown = rows(tables(sweep_page(runs), "Results")[0])[0]
     assert shown[3].startswith("-0.010 [") and shown[3].endswith(" (2)")
-
-
-def test_test_prompts_that_all_runs_have() -> None:
-    sapo = record(policy="sapo", prompts=("selected",))
-    assert shared_prompts([record(prompts=("original",)), sapo], "ab") == ("selected",)
-    assert shared_prompts([record(), record(seed=2)], "ab") == ("original",)
-    with pytest.raises(RecordError, match=r"demo/seq-lora-random-s1 .* prompt selected, and demo/seq-lora-sapo-s1"):
-        sweep_page([sapo, record(policy="random", prompts=("original",))])
 
 
 def test_the_order_of_records_does_not_matter_and_equal_ones_count_once() -> None:
@@ -202,18 +184,26 @@ def test_the_order_of_records_does_not_matter_and_equal_ones_count_once() -> Non
 
 
 def test_the_page_counts_its_intervals_and_says_what_they_hold_for() -> None:
-    runs = [
-        record(m, p, s, values={"ap": 50.0 + s})
-        for m in ("seq-lora", "ewc")
-        for p in ("original", "sapo")
-        for s in (1, 2)
-    ]
-    page = sweep_page(runs)
+    def crossed(gain: float) -> Page:
+        kinds = [(m, p, s) for m in ("seq-lora", "ewc") for p in ("original", "sapo") for s in (1, 2)]
+        return sweep_page(
+            [record(m, p, s, values={"ap": 50 + s + (p == "sapo") * (gain + s / 4)}) for m, p, s in kinds]
+        )
+
+    page = crossed(5.0)
     text = notes(page, "How to read this")
     # Policies: 2 methods x 2 measures x 2 prompts; methods: 2 policies x 2 measures with the main prompt.
     assert "holds 12 intervals of differences" in text and "0.6 here" in text
     assert "12.71 standard errors with 2 units" in text
-    assert "2 seeds of one sequence" in verdict(page) and "not for other sequences" in verdict(page)
+    assert [row[0] for row in rows(tables(page, "Policies compared")[0])] == ["seq-lora, sapo", "ewc, sapo"]
+    better = "AP in score better in 2 of 2 groups; AP in NLL worse in 2 of 2 groups."
+    assert f"sapo against original (test prompt selected): {better}" in verdict(page)
+    for said in (verdict(page), verdict(crossed(0.0))):
+        assert (
+            "No clear difference to seq-lora (test prompt selected) in AP or BWT (final), in score or NLL: ewc." in said
+        )
+    assert "No clear difference to original" in verdict(crossed(0.0))
+    assert "2 seeds of one sequence" in verdict(page) and "not other sequences" in verdict(page)
     several = [record(seed=s, sequence=q) for s in (1, 2) for q in ("a", "b")]
     assert "2 sequences with 2 seeds" in verdict(sweep_page(several))
     assert "2 sequences with one seed each" in verdict(sweep_page(several[:2]))
@@ -292,35 +282,23 @@ def test_the_guard_is_shown_only_where_something_happened() -> None:
 # Runs that cannot be compared
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"data": "other"}, "were tested on different rows of task alpha"),
-        ({"metric": "rouge_l"}, r"score task alpha with different metrics \(.*rouge_l.*\)"),
-        ({"tasks": ("beta", "alpha")}, r"have different tasks \(.*beta, alpha.*\)"),
-        ({"model": "large"}, "have different models"),
-    ],
-)
-def test_runs_that_cannot_be_paired_are_refused_with_both_named(changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(RecordError, match=message) as caught:
-        sweep_page([record(), record(policy="sapo", **changes)])
-    assert "demo/seq-lora-original-s1" in str(caught.value) and "demo/seq-lora-sapo-s1" in str(caught.value)
-
-
-def test_other_sequences_may_have_other_rows_but_not_another_model() -> None:
-    other = record(sequence="other", tasks=("gamma",), data="other", metric="rouge_l")
-    assert "other s1" in notes(sweep_page([record(), other]), "Units")
-    with pytest.raises(
-        RecordError, match="demo/seq-lora-original-s1 and other/seq-lora-original-s1 have different models"
+def test_runs_that_cannot_be_compared_are_refused_with_both_named() -> None:
+    one = record()
+    for other, message in (
+        (record(policy="sapo", data="other"), "demo/seq-lora-sapo-s1 were tested on different rows of task alpha"),
+        (record(policy="sapo", metric="rouge_l"), r"score task alpha with different metrics \(.*rouge_l.*\)"),
+        (record(policy="sapo", tasks=("beta", "alpha")), r"have different tasks \(.*beta, alpha.*\)"),
+        (record(sequence="other", model="large"), "other/seq-lora-original-s1 have different models"),
+        (record(name="again"), "two different runs, demo/seq-lora-original-s1 and again"),
     ):
-        sweep_page([record(), record(sequence="other", model="large")])
-
-
-def test_two_runs_of_one_setting_are_refused() -> None:
-    with pytest.raises(RecordError, match="two different runs, demo/seq-lora-original-s1 and again"):
-        sweep_page([record(), record(name="again")])
+        with pytest.raises(RecordError, match=message) as caught:
+            sweep_page([one, other])
+        assert "demo/seq-lora-original-s1" in str(caught.value)
     with pytest.raises(RecordError, match="no finished run yet"):
         sweep_page([])
+    # Another sequence may have other rows.
+    other = record(sequence="other", tasks=("gamma",), data="other", metric="rouge_l")
+    assert "other s1" in notes(sweep_page([one, other]), "Units")
 
 
 def test_a_sweep_page_holds_a_configuration_that_makes_it_again() -> None:
@@ -339,46 +317,23 @@ def test_a_sweep_page_holds_a_configuration_that_makes_it_again() -> None:
 # Files and the terminal
 
 
-def write(path: Path, runs: Sequence[RunResult]) -> None:
-    for run in runs:
-        append_record(path, run)
-
-
-def report(*paths: Path, width: int = 200) -> str:
+def report(*paths: Path) -> str:
     file = io.StringIO()
-    print_report(Console(file=file, width=width), paths)
+    print_report(Console(file=file, width=200), paths)
     return file.getvalue()
 
 
-def test_a_sweep_is_reported_from_its_directory_or_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sweeps_are_reported_from_their_directories_or_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    write(Path("sweep/records.jsonl"), three_seeds())
+    runs = three_seeds()
+    for path, several in (("sweep/records.jsonl", runs), ("one/records.jsonl", runs[:3]), ("two.jsonl", runs[2:])):
+        for run in several:
+            append_record(Path(path), run)
     text = report(Path("sweep"))
     assert text == report(Path("sweep/records.jsonl"))
     assert text.startswith("Sweep of 6 runs") and "Everything as Markdown: sweep/comparison.md" in text
-    assert Path("sweep/comparison.md").read_text() == to_markdown(sweep_page(three_seeds()))
-    file = io.StringIO()
-    print_report(Console(file=file, width=200), [Path("sweep")])
-    assert file.getvalue() == text
-
-
-def test_several_sweeps_are_reported_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    runs = three_seeds()
-    write(Path("one/records.jsonl"), runs[:3])
-    write(Path("two.jsonl"), runs[2:])
-    text = report(Path("one"), Path("two.jsonl"))
-    assert text.startswith("Sweep of 6 runs") and Path("one/comparison.md").is_file()
-
-
-def test_sweeps_and_single_runs_are_not_mixed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    write(Path("sweep/records.jsonl"), three_seeds())
-    Path("run").mkdir()
-    Path("run/results.json").write_text("{}")
-    with pytest.raises(RecordError, match="sweep is a sweep, but run is a run"):
-        report(Path("run"), Path("sweep"))
-    write(Path("run/records.jsonl"), three_seeds())
+    assert Path("sweep/comparison.md").read_text() == to_markdown(sweep_page(runs))
+    assert report(Path("one"), Path("two.jsonl")).startswith("Sweep of 6 runs") and Path("one/comparison.md").is_file()
     with pytest.raises(RecordError, match=r"none\.jsonl cannot be read"):
         report(Path("none.jsonl"))
     Path("sweep/records.jsonl").write_text("{\n")
@@ -386,23 +341,12 @@ def test_sweeps_and_single_runs_are_not_mixed(tmp_path: Path, monkeypatch: pytes
         report(Path("sweep"))
 
 
-@pytest.mark.parametrize("width", [80, 120])
-def test_the_page_fits_a_terminal_and_cuts_no_number(width: int) -> None:
-    every = {metric.name: -12.345 for metric in METRICS}
-    extras: dict[str, Any] = {
-        "robustness": {t: {"texts": ["a", "b"], "primary": [33.3, 44.4], "nll": [1.5, 2.5]} for t in TASKS[:2]},
-        "ability": [{"stage": 0, "loss": 3.0}, {"stage": 2, "loss": 3.5}],
-    }
+def test_the_first_screen_of_a_large_sweep_is_short() -> None:
     runs = [
-        record(m, p, s, sequence=q, values={k: v * s for k, v in every.items()}, **extras)
+        record(m, p, s, sequence=q, values={"ap": 50.0, "bwt_final": -1.0 * s})
         for m in ("seq-lora", "inc-lora", "o-lora")
         for p in ("original", "sapo", "per-example")
         for s in (41, 42, 43)
         for q in ("demo", "superni-order-2")
     ]
-    page = sweep_page(runs)
-    text = printed(page, width)
-    assert max(map(len, text.split("\n"))) <= width and "…" not in text
-    for row in rows(table(page, "Score")):
-        assert all(word in text for cell in row for word in cell.split())
-    assert len(printed(page, 100, full=False).splitlines()) <= 50
+    assert len(printed(sweep_page(runs), 100, full=False).splitlines()) <= 40

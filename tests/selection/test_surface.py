@@ -54,6 +54,8 @@ def test_rows_come_back_as_they_were_but_for_the_instruction(kind: str) -> None:
     assert selection.apply(Dataset.from_list(rows)).to_list() == expected
     assert selection.apply(DatasetDict(train=Dataset.from_list(rows)))["train"].to_list() == expected
     assert selection.apply(pd.DataFrame(rows)).to_dict("records") == expected
+    with pytest.raises(DataError, match="does not hold the instruction"):
+        selection.apply(laid_out(kind, "Another one."))
     # One token a byte: what is supervised is the answer, and the same end of text or turn in every row.
     answers = [a if isinstance(a, str) else a[0]["content"] for a in selection.completions(rows)["completion"]]
     losses = selection.candidates[0].losses

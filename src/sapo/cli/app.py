@@ -1,4 +1,4 @@
-"""What all commands share: options, consoles, progress, what is said when work is interrupted."""
+"""What all commands share: consoles, progress, what is said when work is interrupted."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import shlex
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -21,33 +21,9 @@ from sapo.core.processes import is_lost, launched
 from sapo.core.progress import Reporter, Silent
 
 app = typer.Typer(
-    name="sapo",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
+    name="sapo", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
 )
 _INTERRUPTED = 130
-DataDir = Annotated[Path | None, typer.Option(help="Directory with instructions.json and one folder per task.")]
-Given = Annotated[str | None, typer.Option(help="The task's instruction, where the data hold none or another one.")]
-Suffix = Annotated[str | None, typer.Option(help="Replaces the task's suffix.")]
-Columns = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--column",
-        help="ROLE=NAME of own data, repeatable: input, answer, instruction, system, history, messages, ignore.",
-    ),
-]
-Train = Annotated[str | None, typer.Option(help="Own data: the split to train on.")]
-Subset = Annotated[str | None, typer.Option(help="Configuration name of a hub data set.")]
-Model = Annotated[str, typer.Option(help="'embedded', a local directory, or a hub id.")]
-Configuration = Annotated[Path, typer.Argument(help="YAML file, see docs/config.md or docs/study.md.")]
-Overrides = Annotated[list[str] | None, typer.Argument(help="key=value, such as train.epochs=1.")]
-Ray = Annotated[
-    str | None,
-    typer.Option(metavar="ADDRESS", help="Train on a Ray cluster; auto: the cluster of this machine."),
-]
-StageDir = Annotated[Path, typer.Argument(help="A stage directory of a run: RUN_DIR/stages/K-TASK.")]
 
 
 def console() -> Console:
@@ -100,46 +76,6 @@ def demand_writable(path: Path | None, option: str, *read: Path | None) -> None:
         raise ConfigError(f"{option} {path} is a file that this command reads: give another one")
 
 
-def roles(columns: list[str] | None) -> dict[str, tuple[str, ...]] | None:
-    """Return role -> columns of --column options."""
-    pairs = [column.partition("=") for column in columns or ()]
-    wrong = [role for role, equals, name in pairs if not (role and equals and name)]
-    if wrong:
-        raise ConfigError(f"--column {wrong[0]!r} must have the form ROLE=NAME, such as input=review")
-    found: dict[str, tuple[str, ...]] = {}
-    for role, _, name in pairs:
-        found[role] = (*found.get(role, ()), name)
-    return found or None
-
-
-@contextmanager
-def terminal() -> Iterator[Reporter]:
-    """Show progress on standard error, from the first process."""
-    if not launched().first:
-        yield Silent()
-        return
-    # Progress goes to standard error, so that results can be piped.
-    # With several processes there is no point that is safe for all of them but the end of a step.
-    with Terminal(Console(stderr=True), stops_at_once=launched().count > 1) as progress:
-        yield progress
-
-
-@contextmanager
-def resumable(saved: Callable[[], str]) -> Iterator[None]:
-    """Say what is saved and how to resume, should the block be interrupted."""
-    try:
-        yield
-    except KeyboardInterrupt as stop:
-        if launched().first:
-            errors = Console(stderr=True)
-            errors.print(f"interrupted. {saved()}", markup=False, highlight=False, soft_wrap=True)
-        raise SystemExit(128 + stop.signal if isinstance(stop, Stopped) else _INTERRUPTED) from None
-    except RuntimeError as error:
-        if launched().count == 1 or not is_lost(error):
-            raise
-        raise ProcessError(f"another process of this job has ended, see its message. {saved()}") from error
-
-
 def saved_in(run_dir: Path) -> str:
     """Return what the directory of a run or sweep holds, and how to resume."""
     if not run_dir.is_dir():
@@ -158,10 +94,29 @@ def again() -> str:
 
 
 @contextmanager
-def working(saved: Callable[[], str] | None = None) -> Iterator[Reporter]:
-    """Show progress, keep libraries quiet and, where something is saved, say how to resume if interrupted."""
-    with resumable(saved) if saved else nullcontext(), quiet_libraries(), terminal() as progress:
-        yield progress
+def working(saved: Callable[[], str] = str) -> Iterator[Reporter]:
+    """Show progress and keep libraries quiet; if interrupted, say what is saved and how to resume.
+
+    Progress goes to standard error, so that results can be piped, and comes from the first process.
+    """
+    first, alone = launched().first, launched().count == 1
+    errors = Console(stderr=True)
+    try:
+        with quiet_libraries():
+            if first:
+                # With several processes no point is safe for all of them but the end of a step.
+                with Terminal(errors, stops_at_once=not alone) as progress:
+                    yield progress
+            else:
+                yield Silent()
+    except KeyboardInterrupt as stop:
+        if first:
+            errors.print(f"interrupted. {saved()}".rstrip(), markup=False, highlight=False, soft_wrap=True)
+        raise SystemExit(128 + stop.signal if isinstance(stop, Stopped) else _INTERRUPTED) from None
+    except RuntimeError as error:
+        if alone or not is_lost(error):
+            raise
+        raise ProcessError(f"another process of this job has ended, see its message. {saved()}") from error
 
 
 @contextmanager

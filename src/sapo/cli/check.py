@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sapo.cli.app import Columns, DataDir, Given, Model, Subset, Suffix, Train, app, one_process, roles, say, working
+from sapo.cli.app import app, one_process, say, working
+from sapo.cli.options import Columns, DataDir, Given, Model, Subset, Suffix, Train, roles
 from sapo.core.errors import ConfigError
 
 if TYPE_CHECKING:

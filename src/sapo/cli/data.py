@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from sapo.cli.app import Columns, DataDir, Given, Subset, Suffix, Train, app, one_process, roles, say
+from sapo.cli.app import app, one_process, say
+from sapo.cli.options import Columns, DataDir, Given, Subset, Suffix, Train, roles
 from sapo.core.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -8,23 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
-from pydantic import ValidationError
 
-from sapo.cli.app import (
-    Columns,
-    DataDir,
-    Given,
-    Subset,
-    again,
-    app,
-    console,
-    demand_writable,
-    one_process,
-    quiet_libraries,
-    resumable,
-    roles,
-    terminal,
-)
+from sapo.cli.app import again, app, console, demand_writable, one_process, working
+from sapo.cli.options import Columns, DataDir, Given, Subset, Suffix, checked_options, roles
 from sapo.core.errors import CandidateError, ConfigError, nearest
 
 if TYPE_CHECKING:
@@ -36,8 +22,7 @@ if TYPE_CHECKING:
 def paraphrase_command(
     out: Annotated[Path, typer.Option(help="JSON lines to write: text, origin. Rejected texts go to a second file.")],
     task: Annotated[
-        str | None,
-        typer.Option(help="A task's name, or your own data as for select; not needed with --instruction."),
+        str | None, typer.Option(help="A task's name, or your own data as for select; not needed with --instruction.")
     ] = None,
     source: Annotated[
         list[str] | None,
@@ -48,7 +33,7 @@ def paraphrase_command(
     count: Annotated[int, typer.Option(min=1, help="Paraphrases wanted.")] = 20,
     data_dir: DataDir = None,
     instruction: Given = None,
-    suffix: Annotated[str | None, typer.Option(help="Replaces the task's suffix.")] = None,
+    suffix: Suffix = None,
     column: Columns = None,
     subset: Subset = None,
     candidates: Annotated[Path | None, typer.Option(help="For --source file: JSON list, JSONL, or by task.")] = None,
@@ -67,24 +52,23 @@ def paraphrase_command(
     The key of a server comes from the environment (OPENAI_API_KEY).
     """
     one_process("sapo paraphrase")
-    names = _names(source, candidates, server_model)
-    if base_url is not None and "openai" not in names:
-        raise ConfigError("--base-url is for --source openai: add that")
-    if model is not None and "local" not in names:
-        raise ConfigError("--model is for --source local: add that")
-    demand_writable(out, "--out", candidates, None if task is None else Path(task))
-    beside = out.with_name(f"{out.name}.rejected.jsonl" if out.suffix != ".jsonl" else f"{out.stem}.rejected.jsonl")
-    demand_writable(beside, "--out", candidates, None if task is None else Path(task))
-    with resumable(lambda: f"Replies that came in are kept. {again()}"), quiet_libraries(), terminal() as progress:
+    names = _names(source, candidates, server_model, base_url, model)
+    read = (candidates, None if task is None else Path(task))
+    demand_writable(out, "--out", *read)
+    refused = out.with_name(f"{out.name.removesuffix('.jsonl')}.rejected.jsonl")
+    demand_writable(refused, "--out", *read)
+    from sapo.candidates.gather import gather, with_spare
+    from sapo.candidates.opening import open_sources
+    from sapo.candidates.settings import CandidateSettings, LocalSettings, ServerSettings
+    from sapo.models.settings import ModelSettings
+    from sapo.report.candidates import gathered_page
+    from sapo.report.terminal import show
+
+    with working(lambda: f"Replies that came in are kept. {again()}") as progress:
         loaded = _task(task, data_dir, instruction, suffix, column, subset)
         for note in loaded.notes:
             progress.note(note)
-        from sapo.candidates.gather import gather, with_spare
-        from sapo.candidates.opening import open_sources
-        from sapo.candidates.settings import CandidateSettings, LocalSettings, ServerSettings
-        from sapo.models.settings import ModelSettings
-
-        try:
+        with checked_options():
             server = None
             if server_model is not None:
                 server = ServerSettings(
@@ -93,23 +77,21 @@ def paraphrase_command(
                 )  # fmt: skip
             local = LocalSettings(model=model, temperature=temperature)
             settings = CandidateSettings(sources=names, file=candidates, local=local, openai=server)
-        except ValidationError as error:
-            wrong = error.errors()[0]
-            raise ConfigError(f"--{str(wrong['loc'][0]).replace('_', '-')} {wrong['input']}: {wrong['msg']}") from error
         sources, _ = open_sources(settings, ModelSettings(), seed, progress.note)
         for cost in filter(None, (s.cost(loaded, with_spare(count)) for s in sources)):
             progress.note(cost)
         progress.plan(count)
         with progress.step(f"{loaded.name}: paraphrasing", count, count) as advance:
             gathered = gather(loaded, sources, count, advance)
-    _write(out, beside, gathered)
-    from sapo.report.candidates import print_gathered
+    _write(out, refused, gathered)
+    # Options by which a command that needs its data names the task again.
+    named = ["--task", "YOUR_DATA" if task is None else task]
+    named += [] if data_dir is None else ["--data-dir", str(data_dir)]
+    named += [] if instruction is None else ["--instruction", instruction]
+    show(console(), gathered_page(loaded, named, gathered, out, refused if gathered.rejected else None))
 
-    refused = beside if gathered.rejected else None
-    print_gathered(console(), loaded, _given(task, data_dir, instruction), gathered, out, refused)
 
-
-def _write(out: Path, beside: Path, gathered: Gathered) -> None:
+def _write(out: Path, refused: Path, gathered: Gathered) -> None:
     """Write the candidates, and the rejected texts to a file of their own.
 
     Raises:
@@ -119,9 +101,9 @@ def _write(out: Path, beside: Path, gathered: Gathered) -> None:
     from sapo.core.storage import write_text
 
     # One of an earlier command would speak of other texts.
-    beside.unlink(missing_ok=True)
+    refused.unlink(missing_ok=True)
     if gathered.rejected:
-        write_text(beside, _lines({"text": r.text, "reason": r.reason} for r in gathered.rejected))
+        write_text(refused, _lines({"text": r.text, "reason": r.reason} for r in gathered.rejected))
     if len(gathered.candidates) == 1:
         raise CandidateError(
             f"no valid paraphrase, so {out} is not written ({why_none(gathered.rejected)}). "
@@ -130,34 +112,34 @@ def _write(out: Path, beside: Path, gathered: Gathered) -> None:
     write_text(out, _lines({"text": c.text, "origin": c.origin} for c in gathered.candidates[1:]))
 
 
-def _names(source: list[str] | None, file: Path | None, server_model: str | None) -> tuple[SourceName, ...]:
-    """Return the sources asked for, where all that they need is given."""
+def _names(
+    source: list[str] | None, file: Path | None, server_model: str | None, base_url: str | None, model: str | None
+) -> tuple[SourceName, ...]:
+    """Return the sources asked for, each once, where all that they need is given, and nothing for others."""
     from sapo.core.types import SourceName
 
-    asked = source or (["file"] if file is not None else ["builtin", "rules"])
     allowed: tuple[SourceName, ...] = get_args(SourceName)
-    unknown = [name for name in asked if name not in allowed]
-    if unknown:
-        raise ConfigError(f"--source {unknown[0]!r}: allowed: {', '.join(allowed)}.{nearest(unknown[0], allowed)}")
-    twice = [name for n, name in enumerate(asked) if name in asked[:n]]
-    if twice:
-        raise ConfigError(f"--source {twice[0]} is given twice")
-    for name, given, option in (("file", file, "--candidates"), ("openai", server_model, "--server-model")):
-        if (name in asked) != (given is not None):
-            raise ConfigError(
-                f"--source {name} needs {option}" if given is None else f"{option} is for --source {name}: add that"
-            )
+    asked = dict.fromkeys(source or (["file"] if file is not None else ["builtin", "rules"]))
+    for name in asked:
+        if name not in allowed:
+            raise ConfigError(f"--source {name!r}: allowed: {', '.join(allowed)}.{nearest(name, allowed)}")
+    for name, option, value, needed in (
+        ("file", "--candidates", file, True),
+        ("openai", "--server-model", server_model, True),
+        ("openai", "--base-url", base_url, False),
+        ("local", "--model", model, False),
+    ):
+        if value is not None and name not in asked:
+            raise ConfigError(f"{option} is for --source {name}: add that")
+        if needed and value is None and name in asked:
+            raise ConfigError(f"--source {name} needs {option}")
     return tuple(name for wanted in asked for name in allowed if name == wanted)
 
 
 def _task(
-    task: str | None,
-    data_dir: Path | None,
-    instruction: str | None,
-    suffix: str | None,
-    column: list[str] | None,
-    subset: str | None,
-) -> Task:
+    task: str | None, data_dir: Path | None, instruction: str | None, suffix: str | None,
+    column: list[str] | None, subset: str | None,
+) -> Task:  # fmt: skip
     """Return the task; one without rows where there is but an instruction."""
     from sapo.core.types import Task
     from sapo.tasks.load import load_task
@@ -167,13 +149,6 @@ def _task(
     if instruction is None or not instruction.strip():
         raise ConfigError("--task or --instruction is needed: whose instruction is to be paraphrased?")
     return Task("instruction", instruction.strip(), (suffix or "").strip(), (), "rouge_l", (), (), ())
-
-
-def _given(task: str | None, data_dir: Path | None, instruction: str | None) -> tuple[str, ...]:
-    """Return the options that name the task again, for a command that needs its data."""
-    named = ("--task", "YOUR_DATA" if task is None else task)
-    where = () if data_dir is None else ("--data-dir", str(data_dir))
-    return (*named, *where, *(() if instruction is None else ("--instruction", instruction)))
 
 
 def _lines(rows: Iterable[dict[str, str]]) -> str:

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import math
 import os
-import re
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Self
 
-from rich import box
-from rich.cells import cell_len
 from rich.console import Console, Group, RenderableType
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.progress import TimeRemainingColumn as Remaining
@@ -21,11 +18,13 @@ from rich.table import Table
 from rich.text import Text
 
 from sapo.core.untrusted import plain
+from sapo.report.blocks import Table as Block
+from sapo.report.blocks import one_line
+from sapo.report.terminal import show_block
 
 if TYPE_CHECKING:
     from sapo.core.types import Standing
 
-_NUMBER = re.compile(r"[-+]?[0-9.,]+( %)?|–")
 # Lines of the terminal that candidates do not get: around the table, the bar, and what was printed before.
 _OTHER_LINES = 8
 
@@ -48,9 +47,7 @@ class _Bar(Progress):
     above: RenderableType | None = None
 
     def get_renderables(self) -> Iterable[RenderableType]:
-        above = self.above
-        if above is not None:
-            yield above
+        yield from filter(None, (self.above,))
         yield from super().get_renderables()
 
     def show(self, above: RenderableType | None) -> None:
@@ -159,7 +156,7 @@ class Terminal:
                 # Drawn once a round: the bar is drawn ten times a second, and must not take the processor.
                 self._bar.show(Segments(self._console.render(table)))
             elif standing.racing:
-                self.note(_round_line(texts, rows, standing))
+                self.note(f"{_round_line(texts, rows, standing)}; {_leader(standing)} leads")
 
         try:
             yield watch
@@ -189,25 +186,8 @@ class Terminal:
         self._console.print(Text(plain(text), overflow="ignore" if lines else "fold"), soft_wrap=lines)
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """Print a table of untrusted texts above the bar; where it is too wide, every row as a line of its cells."""
-        heads = [plain(column) for column in columns]
-        texts = [[plain(" ".join(cell.split())) for cell in row] for row in rows]
-        self._console.print(Text(plain(title), style="bold", overflow="fold"))
-        columned = list(zip(*texts, strict=True)) or [()] * len(heads)
-        widths = [max(map(cell_len, [*h.split("\n"), *cells])) for h, cells in zip(heads, columned, strict=True)]
-        if sum(widths) + 2 * (len(widths) - 1) > self._console.width:
-            names = [head.replace("-\n", "").replace("\n", "") for head in heads]
-            for first, *others in texts:
-                line = ", ".join(f"{name} {cell}" for name, cell in zip(names[1:], others, strict=True))
-                self._console.print(Text(f"{first}: {line}", overflow="fold"))
-            return
-        table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-        for head, cells in zip(heads, columned, strict=True):
-            numeric = all(map(_NUMBER.fullmatch, cells))
-            table.add_column(Text(head, style="bold"), justify="right" if numeric else "left", no_wrap=True)
-        for row in texts:
-            table.add_row(*map(Text, row))
-        self._console.print(table)
+        """Print a table of untrusted texts above the bar, of which the first column are names."""
+        show_block(self._console, Block(tuple(columns), tuple(map(tuple, rows)), title))
 
 
 def _race_table(
@@ -226,21 +206,19 @@ def _race_table(
             doubt, status = "", "leads"
         elif i in dropped:
             status = f"dropped in round {dropped[i]}"
-        name = f"{i or 'original'}: {plain(' '.join(texts[i][:1000].split()))}"
+        name = f"{i or 'original'}: {plain(one_line(texts[i][:1000]))}"
         cells = (str(order.index(i) + 1), _digits(standing.loss[i]) + doubt, str(standing.counts[i]), status, name)
         table.add_row(*map(Text, cells), style="bold" if status == "leads" else "dim" if i in dropped else "")
-    racing = f"round {standing.round}: {len(texts) - len(dropped)} of {len(texts)} candidates still racing"
-    title = f"{racing}, up to {standing.counts.max()} of {rows} rows; {_doubt(standing)}"
+    title = Text(_round_line(texts, rows, standing), no_wrap=True, overflow="ellipsis")
     more = f"... and {len(texts) - len(shown)} more" if len(shown) < len(texts) else ""
-    return Group(Text(title, no_wrap=True, overflow="ellipsis"), table, Text(more))
+    return Group(title, table, Text(more))
 
 
 def _round_line(texts: Sequence[str], rows: int, standing: Standing) -> str:
-    gaps = [float(standing.gap[i]) for i in standing.racing if i != standing.leader]
-    behind = " to ".join(dict.fromkeys(map(_digits, (min(gaps), max(gaps)))))
+    racing = len({standing.leader, *standing.racing})
     return (
-        f"round {standing.round}: {len(gaps) + 1} of {len(texts)} candidates race on, up to {standing.counts.max()} of "
-        f"{rows} rows each; behind the leader ({_leader(standing)}): {behind}; {_doubt(standing)}"
+        f"round {standing.round}: {racing} of {len(texts)} candidates still racing, up to {standing.counts.max()} of "
+        f"{rows} rows; {_doubt(standing)}"
     )
 
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sapo.cli.app import Configuration, Overrides, Ray, app, console, one_process, saved_in, say, working
+from sapo.cli.app import app, console, one_process, saved_in, say, working
+from sapo.cli.options import Configuration, Overrides, Ray
 from sapo.core.errors import ConfigError, SweepError
 from sapo.core.processes import launched
 
@@ -50,15 +51,16 @@ def run_command(
 
 def _forecast(settings: Config) -> None:
     from sapo.experiments.sweep import planned
-    from sapo.report.forecast import print_dry_run
+    from sapo.report.forecast import dry_run_page
     from sapo.report.numbers import duration
+    from sapo.report.terminal import show
     from sapo.runs.forecast import estimate
 
     runs = planned(settings) if settings.sweep is not None else ()
     first = runs[0].config if runs else settings
     with working() as progress:
         forecast = estimate(first, progress)
-    print_dry_run(console(), first, forecast)
+    show(console(), dry_run_page(first, forecast))
     if runs:
         whole = duration(forecast.seconds(forecast.run.plan.cost) * len(runs))
         say(f"This is the first of {len(runs)} runs. If all take as long: {whole}.", *(one.name for one in runs))

@@ -6,25 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from pydantic import ValidationError
 
-from sapo.cli.app import (
-    Columns,
-    DataDir,
-    Given,
-    Model,
-    Subset,
-    Suffix,
-    Train,
-    again,
-    app,
-    console,
-    demand_writable,
-    roles,
-    say,
-    working,
-)
-from sapo.core.errors import CandidateError, ConfigError
+from sapo.cli.app import again, app, console, demand_writable, say, working
+from sapo.cli.options import Columns, DataDir, Given, Model, Subset, Suffix, Train, checked_options, roles
+from sapo.core.errors import CandidateError
 from sapo.core.processes import Processes, join
 from sapo.core.types import Rule, Sample, Strategy
 from sapo.selection.settings import SelectionSettings
@@ -81,18 +66,16 @@ def select_command(
     """Score candidate instructions under a model and choose one; trains nothing."""
     from sapo.core.storage import write_json
     from sapo.models.load import best_device, load_model
-    from sapo.report.selections import print_selection
+    from sapo.report.selections import selection_page
+    from sapo.report.terminal import show
     from sapo.tasks.load import load_task
 
     demand_writable(json_out, "--json", candidates, Path(task))
-    try:
+    with checked_options():
         settings = SelectionSettings(
             examples=examples, rule=rule, sample=sample, strategy=strategy, delta=delta, epsilon=epsilon,
             budget=budget, cache=use_cache,
         )  # fmt: skip
-    except ValidationError as error:
-        wrong = error.errors()[0]
-        raise ConfigError(f"--{wrong['loc'][0]} {wrong['input']}: {wrong['msg']}") from error
 
     def read() -> tuple[Task, Gathered]:
         loaded = load_task(
@@ -108,14 +91,12 @@ def select_command(
         for note in (*loaded.notes, *given.notes, *gathered.notes):
             progress.note(note)
         selection = _score(loaded, given, gathered, settings, seed, processes, progress)
-    if not processes.first:
-        return
-    # First what would be lost should nobody read on.
-    if json_out is not None:
-        write_json(json_out, {"model": loaded.name, **selection.to_json()})
-    print_selection(console(), selection)
-    if json_out is not None:
-        say(f"written to {json_out}")
+    if processes.first:
+        # First what would be lost should nobody read on.
+        if json_out is not None:
+            write_json(json_out, {"model": loaded.name, **selection.to_json()})
+        show(console(), selection_page(selection))
+        say(*([f"written to {json_out}"] if json_out is not None else []))
 
 
 def _gather(task: Task, file: Path | None) -> Gathered:

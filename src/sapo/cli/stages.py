@@ -11,7 +11,8 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from sapo.cli.app import StageDir, app, console, demand_writable, one_process, quiet_libraries, say
+from sapo.cli.app import app, console, demand_writable, one_process, quiet_libraries, say
+from sapo.cli.options import StageDir
 from sapo.core.errors import ConfigError
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import shlex
 from functools import partial
 
-from sapo.cli.app import Configuration, Overrides, Ray, again, app, console, one_process, say, working
+from sapo.cli.app import again, app, console, one_process, say, working
+from sapo.cli.options import Configuration, Overrides, Ray
 
 
 @app.command("study")

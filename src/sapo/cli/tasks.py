@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from sapo.cli.app import Columns, DataDir, Given, Model, Subset, Train, app, console, quiet_libraries, roles
+from sapo.cli.app import app, console, quiet_libraries
+from sapo.cli.options import Columns, DataDir, Given, Model, Subset, Train, roles
 from sapo.core.errors import ConfigError
 
 
@@ -25,17 +26,18 @@ def tasks_command(
 ) -> None:
     """List tasks and sequences, or show one task (or your own data) and how the model sees it."""
     from sapo.report.prompt import print_prompt
-    from sapo.report.tasks import print_task, print_tasks
+    from sapo.report.tasks import task_page, tasks_page
+    from sapo.report.terminal import show
     from sapo.tasks.load import load_task
 
     if name is None:
         if show_prompt:
             raise ConfigError("--show-prompt needs the name of a task")
-        print_tasks(console(), data_dir)
+        show(console(), tasks_page(data_dir))
         return
     with quiet_libraries():
         task = load_task(name, data_dir, instruction=instruction, columns=roles(column), train=train, subset=subset)
-    print_task(console(), task)
+    show(console(), task_page(task))
     if show_prompt:
         with quiet_libraries():
             from sapo.models.load import load_tokenizer

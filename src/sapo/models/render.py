@@ -131,9 +131,9 @@ class Renderer:
         """Return the text of generated ids, without special tokens or surrounding blanks."""
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
 
-    def pieces(self, ids: Sequence[int]) -> list[str]:
-        """Return the text of each token on its own, special tokens included, for display."""
-        return [str(self._tokenizer.decode([i], skip_special_tokens=False)) for i in ids]
+    def text(self, ids: Sequence[int]) -> str:
+        """Return the text of tokens, special tokens included, for display."""
+        return str(self._tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
     def _fitting(
         self,

@@ -1,6 +1,6 @@
 """What a page consists of: plain frozen values, which Markdown and a terminal show alike.
 
-Every string in them is plain text from anywhere (data, models, users) and never markup; who shows it escapes it.
+Every string in them is plain text from anywhere (data, models, users) and never markup; renderers escape it.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class Plot:
 
 
 Block = Table | Note | Listing | Command | Plot
-# Which readers see a section: everybody; those who ask for all of it; or those of files, to whom it may matter later.
+# Who sees a section: everybody; readers who ask for all of it; or readers of files, who may need it later.
 Depth = Literal["screen", "details", "reference"]
 
 

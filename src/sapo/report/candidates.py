@@ -7,24 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-
 from sapo.core.types import Rejection, Task
 from sapo.report.blocks import Block, Command, Listing, Note, Page, Section, Table, one_line
-from sapo.report.terminal import show
+from sapo.report.selections import rejections
 
 if TYPE_CHECKING:
     from sapo.candidates.gather import Gathered
 
 # Characters of a text that a table shows, and rejected texts.
 _SHOWN, _NAMED = 90, 12
-
-
-def print_gathered(
-    console: Console, task: Task, asked: Sequence[str], gathered: Gathered, out: Path, refused: Path | None
-) -> None:
-    """Print the candidates of a task, where they were written, and what was rejected."""
-    show(console, gathered_page(task, asked, gathered, out, refused))
 
 
 def gathered_page(task: Task, asked: Sequence[str], gathered: Gathered, out: Path, refused: Path | None) -> Page:
@@ -44,7 +35,7 @@ def gathered_page(task: Task, asked: Sequence[str], gathered: Gathered, out: Pat
     columns = ("no.", "from", "characters", "paraphrase")
     found: list[Block] = [Table(columns, rows, text=(1, 3))]
     if gathered.spare:
-        found.append(Note(f"{len(gathered.spare)} more were valid; kept are those that differ most."))
+        found.append(Note(f"{len(gathered.spare)} more are valid; the most different are kept."))
     found += [Note(f"{note[:1].upper()}{note[1:]}.") for note in gathered.notes]
     sections = [
         Section("Original instruction", (Listing(f"{len(task.instruction)} characters:", task.instruction),)),
@@ -66,14 +57,12 @@ def gathered_page(task: Task, asked: Sequence[str], gathered: Gathered, out: Pat
 
 def _refused(rejected: tuple[Rejection, ...], file: Path | None) -> tuple[Block, ...]:
     counts = Counter(_kind(r.reason) for r in rejected)
-    summary = "; ".join(f"{count} x {kind}" for kind, count in counts.most_common())
-    rows = tuple((r.reason, one_line(r.text, _SHOWN) or "(nothing)") for r in rejected[:_NAMED])
-    more = len(rejected) - len(rows)
-    where = f"All of them with reasons: {file}." if file else ""
+    more = [f"And {len(rejected) - _NAMED} more."] if len(rejected) > _NAMED else []
+    more += [f"All of them with reasons: {file}."] if file else []
     return (
-        Note(f"{summary}."),
-        Table(("reason", "text"), rows, text=(0, 1)),
-        *([Note(f"And {more} more. {where}".strip())] if more else [Note(where)] if where else []),
+        Note(f"{'; '.join(f'{count} x {kind}' for kind, count in counts.most_common())}."),
+        rejections(rejected[:_NAMED]),
+        *([Note(" ".join(more))] if more else []),
     )
 
 

@@ -6,13 +6,12 @@ from collections.abc import Iterator, Mapping
 
 from sapo.experiments.study.analysis import Analysis, Arm, compared, predicted
 from sapo.experiments.study.blocks import Outcome
-from sapo.experiments.study.bound import Bound
-from sapo.experiments.study.prediction import PRIMARY, Association
+from sapo.experiments.study.prediction import PRIMARY
 from sapo.experiments.study.resampling import Measured
-from sapo.report.blocks import NOTHING, Block, Note, Plot, Table
+from sapo.report.blocks import NOTHING, Block, Note, Table
 from sapo.report.differences import verdict
 from sapo.report.numbers import LOSS, NLL_DECIMALS, SCORE, estimate, listed, number
-from sapo.report.plots import Range, height, ranges, scatter
+from sapo.report.plots import Range, ranges, scatter
 
 RHO, RATIO, _P = 2, 2, 3
 NAMES: Mapping[str, str] = {
@@ -38,7 +37,7 @@ class _Reasons:
         """Return a value with its 95 % interval."""
         if found.reason:
             self._found[found.reason] = None
-        return estimate(found.value, found.interval, digits, sign=sign)
+        return estimate(found, digits, sign=sign)
 
     def legend(self) -> tuple[str, ...]:
         """Return one sentence with all reasons, or nothing."""
@@ -70,7 +69,7 @@ def claim_1(found: Analysis) -> Iterator[Block]:
         legend = (
             "candidates, seeds: what these add, for all of the others alike. residual: what neither explains. within "
             "seed: between candidates of one seed, residual and all.",
-            "below 0: whose variance came out below 0, as estimates without bias may; it counts as 0.",
+            "below 0: components whose unbiased estimate of the variance is below 0; they count as 0.",
             *reasons.legend(),
         )
         yield Table(columns, rows, f"Standard deviations, in {unit}", legend, text=(0, 1, -1))
@@ -131,7 +130,7 @@ def claim_3(found: Analysis) -> Iterator[Block]:
                 title = f"Effect on {NAMES[outcome]}, by pre-update loss; arm {arm.name}"
                 axes = ("pre-update loss, nats per token", "effect, nats per token (higher: better)")
                 caption = "Ring: the original. The claim: points fall to the right within each transition."
-                yield Plot(title, scatter(points, *axes), caption)
+                yield scatter(title, points, *axes, caption)
 
 
 def indicators(found: Analysis) -> Table:
@@ -144,29 +143,20 @@ def indicators(found: Analysis) -> Table:
 
 
 def _tests(found: Analysis, legend: tuple[str, ...], *, primary: bool) -> Table:
-    reasons = _Reasons()
-    rows: tuple[tuple[str, ...], ...] = tuple(
-        (*_test(test, reasons, "primary" if test == found.primary else p_value(test.adjusted)), predicted(test),
-         listed(test.by_transition, RHO))
-        for arm in found.arms
-        for test in arm.predictions
-        if (test.x == PRIMARY) == primary
-    )  # fmt: skip
-    verdict_column: tuple[str, ...] = ("verdict",)
-    if not primary:
-        # A verdict is on the claim, which speaks of the pre-update loss alone.
-        rows, verdict_column = tuple((*row[:-2], row[-1]) for row in rows), ()
+    reasons, rows = _Reasons(), list[tuple[str, ...]]()
+    for test in (test for arm in found.arms for test in arm.predictions if (test.x == PRIMARY) == primary):
+        adjusted = "primary" if test == found.primary else p_value(test.adjusted)
+        rows.append(
+            (
+                test.arm, NAMES.get(test.x, test.x), NAMES[test.y], reasons.figure(test.rho, RHO, sign=True),
+                p_value(test.p), adjusted, number(test.critical, RHO),
+                # A verdict is on the claim, which speaks of the pre-update loss alone.
+                *([predicted(test)] if primary else []), listed(test.by_transition, RHO),
+            )
+        )  # fmt: skip
     titles = ("arm", "indicator", "effect on", "rho", "p", "adjusted p", "needed")
-    columns = (*titles, *verdict_column, "each transition")
-    return Table(columns, rows, legend=(*legend, *reasons.legend()), text=(0, 1, 2, -1, *([-2] if primary else [])))
-
-
-def _test(test: Association, reasons: _Reasons, adjusted: str) -> tuple[str, ...]:
-    rho = reasons.figure(test.rho, RHO, sign=True)
-    return (
-        test.arm, NAMES.get(test.x, test.x), NAMES[test.y], rho, p_value(test.p), adjusted,
-        number(test.critical, RHO),
-    )  # fmt: skip
+    columns = (*titles, *(["verdict"] if primary else []), "each transition")
+    return Table(columns, tuple(rows), legend=(*legend, *reasons.legend()), text=(0, 1, 2, *range(7, len(columns))))
 
 
 def _points(arm: Arm, outcome: Outcome) -> dict[str, list[tuple[float, float]]]:
@@ -194,13 +184,12 @@ def gains(found: Analysis) -> Iterator[Block]:
         yield Table(columns, rows, title, reasons.legend(), text=(0, 1, 3, 4))
         for outcome in dict.fromkeys(gain.outcome for gain in arm.gains):
             drawn = [
-                Range(gain.rule, gain.mean.value, gain.mean.interval, gain.by_transition, gain_verdict(gain.mean))
+                Range(gain.rule, gain.mean, gain.by_transition, gain_verdict(gain.mean))
                 for gain in arm.gains
                 if gain.outcome == outcome and gain.mean.value is not None
             ]
-            axis, caption = "nats per token (above 0: better)", "Rings: the single transitions."
             title = f"Effect on {NAMES[outcome]}, minus the original's; arm {arm.name}"
-            yield Plot(title, ranges(drawn, axis, 0.0), caption, height(len(drawn)))
+            yield ranges(title, drawn, "nats per token (above 0: better)", 0.0, "Rings: the single transitions.")
     yield Note(
         "In nats per token, higher is better. Rules choose by pre-update loss: the lowest; confident: the lowest if it "
         f"lies more than {found.margin:g} nats per token below the original's, else the original; the median; the "
@@ -236,11 +225,13 @@ def mediators(found: Analysis) -> Table:
 
 def bounds(found: Analysis) -> Table:
     """Return how many trainings keep the bounds that may explain the claims."""
-    rows = tuple(
-        (arm.name, name, *_bound(one))
-        for arm in found.arms
-        for name, one in (("path", arm.bounds.path), ("forgetting", arm.bounds.forgetting))
-    )
+    rows = []
+    for arm in found.arms:
+        for name, one in (("path", arm.bounds.path), ("forgetting", arm.bounds.forgetting)):
+            kept = NOTHING if one.kept is None else f"{100 * one.kept:.0f} %"
+            ratios = NOTHING if one.range is None else " to ".join(number(ratio, RATIO) for ratio in one.range)
+            counted = str(0 if one.kept is None else one.trainings)
+            rows.append((arm.name, name, counted, kept, number(one.ratio, RATIO), ratios, str(one.undefined)))
     legend = (
         "path: length of the parameters' path, against sqrt(2 * sum of learning rates * fall of the training loss), "
         "which bounds it for full-batch gradient descent with small steps; not defined where the loss rose. Adam's "
@@ -250,11 +241,4 @@ def bounds(found: Analysis) -> Table:
         "ratio: left side over right side; at most 1 where the bound is kept.",
     )
     columns = ("arm", "bound", "trainings", "kept by", "median ratio", "ratios", "not defined")
-    return Table(columns, rows, "Bounds", legend, text=(0, 1))
-
-
-def _bound(one: Bound) -> tuple[str, ...]:
-    if one.kept is None:
-        return ("0", NOTHING, NOTHING, NOTHING, str(one.undefined))
-    ratios = NOTHING if one.range is None else " to ".join(number(ratio, RATIO) for ratio in one.range)
-    return (str(one.trainings), f"{100 * one.kept:.0f} %", number(one.ratio, RATIO), ratios, str(one.undefined))
+    return Table(columns, tuple(rows), "Bounds", legend, text=(0, 1))

@@ -7,49 +7,44 @@ from dataclasses import dataclass, field
 from typing import get_args
 
 from sapo.core.errors import RecordError
-from sapo.report.differences import Difference, Spread, direction, run_differences, spread, unit_difference
-from sapo.report.numbers import count
+from sapo.report.differences import Difference, direction, run_differences, spread, unit_difference
+from sapo.report.numbers import Figure, count
 from sapo.report.runs import Run, shared_prompts
 from sapo.runs.metrics import METRICS
 from sapo.runs.results import MEASURES, Prompt, RunResult
 from sapo.training.settings import MethodName, Policy
 
 Unit = tuple[str, int]
-ROW_NOISE = (
-    "95 % intervals come from resampling the test rows: they are the test-row noise of these trained models only. "
-    "One seed: they say nothing of other seeds."
-)
+ROW_NOISE = "[..]: 95 % intervals over the test rows of these trained models. They do not cover other seeds."
 PAIRED_ROWS = (
-    "Differences are paired: both runs are resampled on the same test rows. Their intervals are the test-row noise of "
-    "these trained models only, and of few rows (below about 20 for a task) they come out too narrow. Each run is one "
-    "seed: repeat the runs with several seeds before you call one setting better than another."
+    "Differences are paired: both runs are resampled on the same test rows. Their 95 % intervals cover these rows and "
+    "trained models, not other seeds; with less than about 20 rows for a task they are too narrow. Each run is one "
+    "seed: repeat with several before you call one setting better than another."
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What is compared: its name, its method and policy, and its runs by unit; None where there is none."""
+    """What is compared: its name, its method and policy, and its runs by unit; None for a run that is missing."""
 
     name: str
     method: str
     policy: str
-    runs: tuple[RunResult | None, ...]
+    runs: tuple[Run | None, ...]
 
-    def points(self, of: Callable[[RunResult], float | None]) -> list[float | None]:
-        """Return a value of every run."""
-        return [None if run is None else of(run) for run in self.runs]
+    def over_units(self, of: Callable[[RunResult], float | None]) -> Figure:
+        """Return a value of every run, and their mean."""
+        return spread([None if run is None else of(run.result) for run in self.runs])
 
-    def metric(self, measure: str, prompt: Prompt, name: str) -> Spread:
+    def by_unit(self, measure: str, prompt: Prompt, name: str) -> Figure:
+        """Return a metric of every run, and the mean."""
+        return self.over_units(lambda result: result.estimate(measure, prompt, name)["value"])
+
+    def metric(self, measure: str, prompt: Prompt, name: str) -> Figure:
         """Return a metric: of one unit with its interval over test rows, of several with the one over units."""
         if len(self.runs) == 1 and self.runs[0] is not None:
-            found = self.runs[0].estimate(measure, prompt, name)
-            bounds = found["interval"]
-            return Spread((found["value"],), found["value"], None if bounds is None else (bounds[0], bounds[1]))
-        return spread(self.values(measure, prompt, name))
-
-    def values(self, measure: str, prompt: Prompt, name: str) -> list[float | None]:
-        """Return a metric of every run."""
-        return self.points(lambda run: run.estimate(measure, prompt, name)["value"])
+            return self.runs[0].metric(measure, prompt, name)
+        return self.by_unit(measure, prompt, name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +69,15 @@ class Compared:
     prompt: Prompt
     differences: Mapping[str, Difference]
 
+    @property
+    def name(self) -> str:
+        """What to call it among all groups."""
+        return ", ".join(filter(None, (self.group, self.label)))
+
 
 @dataclass(frozen=True, slots=True)
 class Arranged:
-    """Comparable runs.
+    """Comparable runs; a single one is a setting of one unit.
 
     Attributes:
         settings: the baseline first.
@@ -98,14 +98,23 @@ class Arranged:
     names: Mapping[str, str] = field(default_factory=dict)
 
     @property
-    def results(self) -> list[RunResult]:
-        """All results, by unit and setting."""
-        return [run for unit in zip(*(s.runs for s in self.settings), strict=True) for run in unit if run is not None]
+    def runs(self) -> list[Run]:
+        """All runs, by unit and setting."""
+        return _by_unit(self.settings)
+
+    @property
+    def only(self) -> Run | None:
+        """The run, where there is a single one."""
+        return self.runs[0] if len(self.runs) == 1 else None
 
     @property
     def only_originals(self) -> bool:
         """Whether no run was trained with another instruction than the originals."""
-        return all(result.only_originals for result in self.results)
+        return all(run.result.only_originals for run in self.runs)
+
+
+def _by_unit(settings: Sequence[Setting]) -> list[Run]:
+    return [run for unit in zip(*(s.runs for s in settings), strict=True) for run in unit if run is not None]
 
 
 def arrange(runs: Sequence[Run]) -> Arranged:
@@ -114,28 +123,27 @@ def arrange(runs: Sequence[Run]) -> Arranged:
     Raises:
         RecordError: if they cannot be compared, naming what differs.
     """
-    results = [run.result for run in runs]
     if not runs or runs[0].directory is None:
-        return _sweep(results)
-    for run in runs[1:]:
-        if list(run.result.tasks) != list(results[0].tasks):
+        return _sweep(runs)
+    tasks = list(runs[0].result.tasks)
+    for run in runs:
+        if list(run.result.tasks) != tasks:
             raise RecordError(
-                f"{runs[0].name} has the tasks {', '.join(results[0].tasks)}, but {run.name} has "
+                f"{runs[0].name} has the tasks {', '.join(tasks)}, but {run.name} has "
                 f"{', '.join(run.result.tasks)}: only runs of the same tasks in the same order can be compared"
             )
-    prompts = shared_prompts(results, [run.name for run in runs])
-    names = {letter(n): run for n, run in enumerate(runs)}
-    compared = (
-        Compared("run", "", "A", name, measure, prompt, run_differences(runs[0], run, measure, prompt))
-        for name, run in list(names.items())[1:]
+    prompts = shared_prompts(runs)
+    settings = tuple(Setting(letter(n), r.result.method, r.result.policy, (r,)) for n, r in enumerate(runs))
+    compared = tuple(
+        Compared("run", "", "A", letter(n), measure, prompt, run_differences(runs[0], run, measure, prompt))
+        for n, run in enumerate(runs)
+        if n
         for prompt in prompts
         for measure in MEASURES
     )
-    settings = (Setting(n, run.result.method, run.result.policy, (run.result,)) for n, run in names.items())
-    return Arranged(
-        tuple(settings), (("", results[0].seed),), prompts, tuple(compared),
-        PAIRED_ROWS if len(runs) > 1 else ROW_NOISE, names={n: f"{n} ({run.name})" for n, run in names.items()},
-    )  # fmt: skip
+    scope = PAIRED_ROWS if len(runs) > 1 else ROW_NOISE
+    names = {letter(n): f"{letter(n)} ({run.name})" for n, run in enumerate(runs)}
+    return Arranged(settings, (("", runs[0].result.seed),), prompts, compared, scope, names=names)
 
 
 def letter(n: int) -> str:
@@ -143,8 +151,8 @@ def letter(n: int) -> str:
     return chr(ord("A") + n) if n < 26 else f"R{n + 1}"
 
 
-def _sweep(results: Sequence[RunResult]) -> Arranged:
-    runs = _comparable(results)
+def _sweep(given: Sequence[Run]) -> Arranged:
+    runs = _comparable(given)
     methods = _ordered({method for method, _, _ in runs}, get_args(MethodName), "seq-lora")
     policies = _ordered({policy for _, policy, _ in runs}, get_args(Policy), "original")
     units = tuple(sorted({unit for _, _, unit in runs}))
@@ -154,66 +162,64 @@ def _sweep(results: Sequence[RunResult]) -> Arranged:
         found = tuple(runs.get((method, policy, unit)) for unit in units)
         return Setting(", ".join(parts) or policy, method, policy, found)
 
-    every = {(m, p): setting(m, p) for m in methods for p in policies}
-    settings = tuple(one for one in every.values() if any(one.runs))
-    ordered = [run for unit in zip(*(s.runs for s in settings), strict=True) for run in unit if run is not None]
-    prompts = shared_prompts(ordered, [run.name for run in ordered])
+    settings = tuple(one for m in methods for p in policies if any((one := setting(m, p)).runs))
+    prompts = shared_prompts(_by_unit(settings))
+    compared = []
     # What a method does is seen with one test prompt; what a choice does, only with both.
-    pairs = [
-        ("policy", m if len(methods) > 1 else "", (policies[0], every[m, policies[0]]), p, every[m, p], prompts)
-        for m in methods
-        for p in policies[1:]
-    ] + [
-        ("method", p if len(policies) > 1 else "", (methods[0], every[methods[0], p]), m, every[m, p], prompts[:1])
-        for p in policies
-        for m in methods[1:]
-    ]
-    compared = tuple(
-        Compared(axis, group, base_label, label, measure, prompt, _differences(base, other, measure, prompt))
-        for axis, group, (base_label, base), label, other, seen in pairs
-        if any(other.runs)
-        for prompt in seen
-        for measure in MEASURES
-    )
-    return Arranged(settings, units, prompts, compared, _scope(units), sweep=True)
+    for axis, labels, groups, seen in (
+        ("policy", policies, methods, prompts),
+        ("method", methods, policies, prompts[:1]),
+    ):
+        for group in groups:
+            base, *others = (setting(group, one) if axis == "policy" else setting(one, group) for one in labels)
+            compared += [
+                Compared(axis, group if len(groups) > 1 else "", labels[0], label, measure, prompt,
+                         _differences(base, other, measure, prompt))
+                for label, other in zip(labels[1:], others, strict=True)
+                if any(other.runs)
+                for prompt in seen
+                for measure in MEASURES
+            ]  # fmt: skip
+    return Arranged(settings, units, prompts, tuple(compared), _scope(units), sweep=True)
 
 
 def _differences(base: Setting, other: Setting, measure: str, prompt: Prompt) -> dict[str, Difference]:
-    """Return the differences by name of the metric; of metrics that no pair defines, none."""
+    """Return the differences by name of the metric; those that no pair of units defines are left out."""
     found = {}
     for name in (metric.name for metric in METRICS):
-        ours, theirs = (s.values(measure, prompt, name) for s in (other, base))
+        ours, theirs = (setting.by_unit(measure, prompt, name).points for setting in (other, base))
         difference = unit_difference(ours, theirs, direction(measure, name))
         if difference.count:
             found[name] = difference
     return found
 
 
-def _comparable(results: Sequence[RunResult]) -> dict[tuple[str, str, Unit], RunResult]:
+def _comparable(given: Sequence[Run]) -> dict[tuple[str, str, Unit], Run]:
     """Return the runs of sweeps by method, policy and unit.
 
     Raises:
         RecordError: if two of them cannot be compared, naming both.
     """
-    runs: dict[tuple[str, str, Unit], RunResult] = {}
-    for result in results:
-        known = runs.setdefault((result.method, result.policy, (result.sequence, result.seed)), result)
-        if known != result:
+    runs: dict[tuple[str, str, Unit], Run] = {}
+    for run in given:
+        result = run.result
+        known = runs.setdefault((result.method, result.policy, (result.sequence, result.seed)), run)
+        if known.result != result:
             raise RecordError(
-                f"two different runs, {known.name} and {result.name}, have the same sequence, method, policy and seed: "
+                f"two different runs, {known.name} and {run.name}, have the same sequence, method, policy and seed: "
                 "report the sweeps one by one"
             )
     if not runs:
         raise RecordError("there is no finished run yet: start the sweep, or wait for its first run to end")
-    ordered = [runs[key] for key in sorted(runs)]
+    ordered = [runs[key].result for key in sorted(runs)]
     first = {result.sequence: result for result in reversed(ordered)}
     for result in ordered:
-        for other, why in (
-            (ordered[0], "" if result.model == ordered[0].model else "have different models"),
-            (first[result.sequence], _obstacle(first[result.sequence], result)),
-        ):
-            if why:
-                raise RecordError(f"{other.name} and {result.name} {why}: they cannot be compared on one page")
+        if result.model != ordered[0].model:
+            other, why = ordered[0], "have different models"
+        else:
+            other, why = first[result.sequence], _obstacle(first[result.sequence], result)
+        if why:
+            raise RecordError(f"{other.name} and {result.name} {why}: they cannot be compared on one page")
     return runs
 
 
@@ -239,19 +245,13 @@ def _scope(units: Sequence[Unit]) -> str:
     """Return what the units are a sample of."""
     sequences, seeds = (len(set(part)) for part in zip(*units, strict=True))
     if len(units) == 1:
-        return (
-            "One unit: intervals are the test-row noise of these trained models, and say nothing of other seeds or "
-            "sequences. Repeat the sweep with several before you call one setting better than another."
-        )
+        return f"One unit. {ROW_NOISE} Repeat the sweep with several before you call one setting better than another."
     if sequences == 1:
-        return f"{count(seeds, 'seed')} of one sequence: intervals hold for other seeds of it, not for other sequences."
+        return f"{count(seeds, 'seed')} of one sequence: intervals cover other seeds of it, not other sequences."
+    sample = "intervals cover other sequences only as far as these are a sample of them."
     if seeds == 1:
-        return (
-            f"{sequences} sequences with one seed each: intervals hold for other sequences only as far as these are a "
-            "sample of them."
-        )
+        return f"{sequences} sequences with one seed each: {sample}"
     return (
-        f"{len(units)} units, {sequences} sequences with {seeds} seeds: intervals hold for others only as far as these "
-        "are a sample of them. Units of one sequence are more alike than others, so for other sequences the intervals "
-        "are too narrow."
+        f"{len(units)} units, {sequences} sequences with {seeds} seeds: {sample} Units of one sequence are alike, so "
+        "for other sequences the intervals are too narrow."
     )

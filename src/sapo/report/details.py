@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from sapo.models.ability import general_texts
-from sapo.report.blocks import NOTHING, Block, Listing, Note, Plot, Section, Table
+from sapo.report.blocks import NOTHING, Block, Listing, Note, Section, Table
 from sapo.report.compare import Arranged, letter
 from sapo.report.data import data_blocks
-from sapo.report.differences import spread
-from sapo.report.numbers import NLL_DECIMALS, SHORT, TITLES, decimals, listed, number
+from sapo.report.numbers import NLL_DECIMALS, SCALES, listed, number
 from sapo.report.plots import curves
 from sapo.report.runs import Run
-from sapo.report.selections import OPTIMISTIC, RULES, cuts, effort, finding, legend, ranking
+from sapo.report.selections import OPTIMISTIC, RULES, cuts, effort, finding, legend, ranking, subject
 from sapo.runs.results import MEASURES, NLL, RunResult
 from sapo.training.guard import Alarm, ended
-from sapo.training.policies import LOWEST, MIXTURES
+from sapo.training.policies import MIXTURES
 
 Value = Callable[[RunResult], float | None]
+Over = Callable[[Sequence[float]], float]
 _CONTROLS = {
     "original": "every task's original instruction",
     "random": "a paraphrase drawn at random, as a control",
@@ -40,33 +41,20 @@ _LOOKS = (
 )
 
 
-def sections(arranged: Arranged, runs: Sequence[Run]) -> Iterator[Section]:
-    """Yield a section for each of them that the runs hold."""
-    alone = runs[0] if len(runs) == 1 else None
-    if alone is not None and alone.data:
-        yield Section("Data", data_blocks(alone.data))
-    if alone is not None and any(selection is not None for selection in alone.selections):
-        yield Section("Candidates before each task, lowest pre-update loss first", tuple(_candidates(alone)))
-    if not arranged.sweep:
-        yield Section("Instructions trained with", tuple(_instructions(runs)))
-    if alone is not None and alone.result.watch:
-        yield Section("Watch tasks, never trained on", tuple(_watch(alone)))
-    if any(result.robustness for result in arranged.results):
-        yield Section("Robustness to wording", tuple(_robustness(arranged)))
-    crossed = list(_trained_by_tested(arranged) if arranged.sweep else _crossed(runs))
-    if crossed:
-        yield Section("Trained with x tested with", tuple(crossed))
-    if any(result.ability for result in arranged.results):
-        yield Section("General ability", tuple(_ability(arranged)))
-    names = [run.name for run in runs] if not arranged.sweep else [result.name for result in arranged.results]
-    results = [run.result for run in runs] if not arranged.sweep else arranged.results
-    alarms = [
-        Note(("" if len(results) == 1 else f"{name}, ") + _alarm(alarm))
-        for name, result in zip(names, results, strict=True)
-        for alarm in result.guard or ()
-    ]
-    if alarms:
-        yield Section("Forgetting guard", (*alarms, Note(_LOOKS, "dim")))
+def sections(arranged: Arranged) -> list[Section]:
+    """Return a section for each of them that the runs hold."""
+    only, runs = arranged.only, arranged.runs
+    found: dict[str, Iterable[Block]] = {
+        "Data": data_blocks(only.data) if only and only.data else (),
+        "Candidates before each task, lowest pre-update loss first": _candidates(only) if only else (),
+        "Instructions trained with": () if arranged.sweep else _instructions(runs),
+        "Watch tasks, never trained on": _watch(only) if only else (),
+        "Robustness to wording": _robustness(arranged),
+        "Trained with x tested with": _trained_by_tested(arranged) if arranged.sweep else _crossed(runs),
+        "General ability": _ability(arranged),
+        "Forgetting guard": _alarms(runs),
+    }
+    return [Section(title, shown) for title, blocks in found.items() if (shown := tuple(blocks))]
 
 
 def differing(runs: Sequence[Run]) -> Table:
@@ -94,16 +82,17 @@ def _flat(value: Any, prefix: str = "") -> dict[str, str]:
 
 
 def _candidates(run: Run) -> Iterator[Block]:
-    subject = "chosen" if run.result.policy in LOWEST else "lowest, which this policy does not take,"
-    for label, task, selection in zip(run.labels, run.result.tasks, run.selections, strict=True):
+    for label, task, selection in zip(run.labels, run.result.tasks, run.selections, strict=False):
         if selection is not None:
             title = f"{label}, on {len(selection.rows)} training rows"
             yield from ranking(selection, run.result.instructions[task].text, "trained", title=title)
-            rejected = f" {len(selection.rejected)} texts were not scored." if selection.rejected else ""
-            yield Note(" ".join(filter(None, (finding(selection, subject) + rejected, effort(selection),
-                                              cuts(selection)))))  # fmt: skip
-    raced = any(selection is not None and selection.race is not None for selection in run.selections)
-    yield from (Note(sentence, "dim") for sentence in (*legend(raced), OPTIMISTIC))
+            rejected = f"{len(selection.rejected)} texts were not scored." if selection.rejected else ""
+            said = (finding(selection, subject(run.result.policy)), rejected, effort(selection), cuts(selection))
+            yield Note(" ".join(filter(None, said)))
+    known = [selection for selection in run.selections if selection is not None]
+    if known:
+        raced = any(selection.race is not None for selection in known)
+        yield from (Note(sentence, "dim") for sentence in (*legend(raced), OPTIMISTIC))
 
 
 def _instructions(runs: Sequence[Run]) -> Iterator[Block]:
@@ -117,93 +106,88 @@ def _instructions(runs: Sequence[Run]) -> Iterator[Block]:
             by.setdefault(run.result.instructions[task].text, []).append(n)
         for text, places in by.items():
             used = runs[places[0]].result.instructions[task]
-            who = label if len(runs) == 1 else f"{label}, {', '.join(map(letter, places))}"
+            where = label if len(runs) == 1 else f"{label}, {', '.join(map(letter, places))}"
             if used.mixture:
-                yield Listing(f"{who}: {len(used.mixture)} paraphrases in turn", "\n".join(used.mixture))
+                yield Listing(f"{where}: {len(used.mixture)} paraphrases in turn", "\n".join(used.mixture))
                 continue
             if used.switches is not None:
                 times = "once" if used.switches == 1 else f"{used.switches} times"
-                yield Note(f"{who}: the choice changed {times} during the training; the last one:")
+                yield Note(f"{where}: the choice changed {times} during the training; the last one:")
             if text != used.original:
-                yield Listing(f"{who}: a paraphrase, from: {used.origin}", text, used.original)
+                yield Listing(f"{where}: a paraphrase, from: {used.origin}", text, used.original)
                 continue
             if runs[places[0]].result.policy in ("random", *MIXTURES):
-                yield Note(f"{who}: there was no paraphrase to draw, so it was trained with the original.", "strong")
-            yield Listing(f"{who}: the original", text)
+                yield Note(f"{where}: there was no paraphrase to draw, so it was trained with the original.", "strong")
+            yield Listing(f"{where}: the original", text)
 
 
 def _watch(run: Run) -> Iterator[Block]:
     result = run.result
-    rows = []
-    values = {
-        (task, measure): measures[measure][result.key(result.test_prompt) or result.test_prompt]
-        for task, measures in result.watch.items()
-        for measure in MEASURES
-    }
-    for task in result.watch:
+    key = result.key(result.test_prompt) or result.test_prompt
+    rows, stages = [], [str(i) for i in range(len(run.stages))]
+    for task, measures in result.watch.items():
         for i, stage in enumerate(run.stages):
             row = ["" if i else task, stage]
-            for measure in MEASURES:
-                now, before = values[task, measure][i], values[task, measure][0]
+            for measure, scale in SCALES.items():
+                before, now = measures[measure][key][0], measures[measure][key][i]
                 change = None if now is None or before is None else now - before
-                row += [number(now, decimals(measure)), number(change, decimals(measure), sign=True) if i else ""]
+                row += [number(now, scale.decimals), number(change, scale.decimals, sign=True) if i else ""]
             rows.append(tuple(row))
+    if not rows:
+        return
     metrics = ", ".join(f"{task}: {result.primary_metrics[task]}" for task in result.watch)
-    legend = f"change: to zero-shot. Score: {metrics}. Always tested with the original instruction."
-    yield Table(("task", "stage", "score", "change", "NLL", "change"), tuple(rows), legend=(legend,), text=(0, 1))
-    for measure in MEASURES:
-        lines = {task: values[task, measure] for task in result.watch}
-        stages = [str(i) for i in range(len(run.stages))]
-        yield Plot(f"Watch tasks: {TITLES[measure]}", curves(stages, "stage", SHORT[measure], lines))
+    about = f"change: to zero-shot. Score: {metrics}. Always tested with the original instruction."
+    yield Table(("task", "stage", "score", "change", "NLL", "change"), tuple(rows), legend=(about,), text=(0, 1))
+    for measure, scale in SCALES.items():
+        lines = {task: measures[measure][key] for task, measures in result.watch.items()}
+        yield curves(f"Watch tasks: {scale.title}", stages, "stage", scale.short, lines)
 
 
 def _robustness(arranged: Arranged) -> Iterator[Block]:
     """Yield scores and NLL under held-out paraphrases: by task of one run, else the mean over tasks by setting."""
-    alone = arranged.results[0] if len(arranged.results) == 1 else None
-    for measure in MEASURES:
-        worst = np.max if measure == NLL else np.min
-        columns: tuple[tuple[str, Callable[[Sequence[float]], Any]], ...] = (("mean", np.mean), ("worst", worst))
-        if alone is not None:
+    if not any(run.result.robustness for run in arranged.runs):
+        return
+    for measure, scale in SCALES.items():
+        of: dict[str, Over] = {"mean": lambda v: float(np.mean(v)), "worst": max if measure == NLL else min}
+        if arranged.only is not None:
             rows = tuple(
-                (
-                    task,
-                    str(len(w.texts)),
-                    *(number(float(over(w.of(measure))), decimals(measure)) for _, over in columns),
-                )
-                for task, w in (alone.robustness or {}).items()
+                (task, str(len(w.texts)), *(number(over(w.of(measure)), scale.decimals) for over in of.values()))
+                for task, w in (arranged.only.result.robustness or {}).items()
             )
-            yield Table(("task", "wordings", "mean", "worst"), rows, TITLES[measure])
-            continue
-
-        def of(over: Callable[[Sequence[float]], Any], m: str = measure) -> Value:
-            return lambda run: (
-                float(np.mean([over(w.of(m)) for w in run.robustness.values()])) if run.robustness else None
-            )
-
-        values = {title: of(over) for title, over in columns}
-        yield _by_setting(arranged, TITLES[measure], values, decimals(measure))
+            yield Table(("task", "wordings", *of), rows, scale.title)
+        else:
+            values = {title: partial(_over_tasks, measure=measure, over=over) for title, over in of.items()}
+            yield _by_setting(arranged, scale.title, values, scale.decimals)
     yield Note(_WORDINGS, "dim")
+
+
+def _over_tasks(run: RunResult, measure: str, over: Over) -> float | None:
+    wordings = (run.robustness or {}).values()
+    return float(np.mean([over(one.of(measure)) for one in wordings])) if wordings else None
 
 
 def _ability(arranged: Arranged) -> Iterator[Block]:
     """Yield the loss on general text: by stage of one run, else before and after by setting."""
+    if not any(run.result.ability for run in arranged.runs):
+        return
     title = "Loss on general text (nats per token, lower is better)"
-    if len(arranged.results) == 1:
-        stages = arranged.results[0].ability or ()
+    if arranged.only is not None:
+        stages = arranged.only.result.ability or ()
+        losses = ((number(at.loss, NLL_DECIMALS), at.loss - stages[0].loss) for at in stages)
         rows = tuple(
             (
                 f"stage {at.stage}" if n else "before training",
-                number(at.loss, NLL_DECIMALS),
-                number(at.loss - stages[0].loss, NLL_DECIMALS, sign=True) if n else "",
+                loss,
+                number(change, NLL_DECIMALS, sign=True) if n else "",
             )
-            for n, at in enumerate(stages)
+            for n, (at, (loss, change)) in enumerate(zip(stages, losses, strict=True))
         )
         yield Table(("model", "loss", "change"), rows, title)
     else:
         values: dict[str, Value] = {
             "before": lambda run: _ends(run)[0],
             "after": lambda run: _ends(run)[1],
-            "change": _change,
+            "change": lambda run: _ends(run)[2],
         }
         yield _by_setting(arranged, title, values, NLL_DECIMALS)
     yield Note(
@@ -211,36 +195,33 @@ def _ability(arranged: Arranged) -> Iterator[Block]:
     )
 
 
-def _ends(run: RunResult) -> tuple[float | None, float | None]:
-    """Return general ability before training and after the last stage."""
+def _ends(run: RunResult) -> tuple[float, float, float] | tuple[None, None, None]:
+    """Return general ability before training and after the last stage, and its change."""
     stages = {at.stage: at.loss for at in run.ability or ()}
-    return (stages[0], stages[max(stages)]) if 0 in stages and len(stages) > 1 else (None, None)
-
-
-def _change(run: RunResult) -> float | None:
-    before, after = _ends(run)
-    return None if before is None or after is None else after - before
+    if 0 not in stages or len(stages) == 1:
+        return None, None, None
+    before, after = stages[0], stages[max(stages)]
+    return before, after, after - before
 
 
 def _by_setting(arranged: Arranged, title: str, values: Mapping[str, Value], digits: int) -> Table:
     """Return means over units of some values, by heading, for settings that have any; "change" has a sign."""
     rows = []
     for setting in arranged.settings:
-        spreads = {heading: spread(setting.points(of)) for heading, of in values.items()}
-        runs = max(found.count for found in spreads.values())
-        if runs:
-            cells = (
-                text
-                for heading, found in spreads.items()
-                for text in (
-                    number(found.mean, digits, sign=heading == "change"),
-                    listed(found.points, digits, sign=heading == "change"),
-                )
+        found = {heading: setting.over_units(of) for heading, of in values.items()}
+        runs = max(figure.count for figure in found.values())
+        cells = [
+            text
+            for heading, figure in found.items()
+            for text in (
+                number(figure.value, digits, sign=heading == "change"),
+                listed(figure.points, digits, sign=heading == "change"),
             )
-            rows.append((setting.name, str(runs), *cells))
+        ]
+        rows += [(setting.name, str(runs), *cells)] if runs else []
     columns = ("setting", "runs", *(name for heading in values for name in (heading, "each unit")))
-    legend = f"Means over units; each unit: in the order of the units ({NOTHING}: not measured)."
-    return Table(columns, tuple(rows), title, (legend,), text=(0, *range(3, len(columns), 2)))
+    about = f"Means over units; each unit: in the order of the units ({NOTHING}: not measured)."
+    return Table(columns, tuple(rows), title, (about,), text=(0, *range(3, len(columns), 2)))
 
 
 def _crossed(runs: Sequence[Run]) -> Iterator[Block]:
@@ -248,33 +229,32 @@ def _crossed(runs: Sequence[Run]) -> Iterator[Block]:
     for run in runs:
         if (crossed := run.result.crossed) is not None:
             rows = tuple(
-                (task, *(number(crossed.of(measure)[task], decimals(measure)) for measure in MEASURES))
+                (task, *(number(crossed.of(measure)[task], scale.decimals) for measure, scale in SCALES.items()))
                 for task in crossed.primary
             )
-            legend = (
-                f"Trained with the original instructions, tested at each task's last stage with those that policy "
+            about = (
+                "Trained with the original instructions, tested at each task's last stage with those that policy "
                 f"{crossed.by} chose."
             )
-            yield Table(("task", "score", "NLL"), rows, f"Run {run.name}", (legend,))
+            yield Table(("task", "score", "NLL"), rows, f"Run {run.name}", (about,))
 
 
 def _trained_by_tested(arranged: Arranged) -> Iterator[Block]:
     """Yield the tables of training prompt x test prompt, of units that have all four cells."""
     rows: dict[str, list[tuple[str, ...]]] = {measure: [] for measure in MEASURES}
     known = {(s.method, s.policy): s.runs for s in arranged.settings}
-    for method in dict.fromkeys(s.method for s in arranged.settings):
-        plain = known.get((method, "original"), ())
-        for by in sorted({run.crossed.by for run in plain if run is not None and run.crossed}):
-            pairs = list(zip(plain, known.get((method, by), ()), strict=False))
-            for measure in MEASURES:
-                fours = (_four(one, other, by, measure) for one, other in pairs)
+    for (method, policy), plain in known.items():
+        crossed = [run.result.crossed for run in plain if run is not None and policy == "original"]
+        for by in sorted({one.by for one in crossed if one is not None}):
+            for measure, scale in SCALES.items():
+                fours = (_four(*pair, by, measure) for pair in zip(plain, known.get((method, by), ()), strict=False))
                 found = [four for four in fours if four is not None]
                 for n, trained in enumerate(("original", f"choice of {by}") if found else ()):
-                    means = (number(float(np.mean([four[n][k] for four in found])), decimals(measure)) for k in (0, 1))
+                    means = (number(float(np.mean([four[n][k] for four in found])), scale.decimals) for k in (0, 1))
                     rows[measure].append(("" if n else method, trained, str(len(found)), *means))
-    if rows[MEASURES[0]]:
+    if rows[NLL]:
         columns = ("method", "trained with", "units", "tested with original", "tested with choice")
-        yield from (Table(columns, tuple(rows[m]), TITLES[m], text=(0, 1)) for m in MEASURES)
+        yield from (Table(columns, tuple(rows[m]), scale.title, text=(0, 1)) for m, scale in SCALES.items())
         yield Note(
             "original: every task's original instruction; choice: what the named policy chose for the task in the run "
             "with the same sequence, method and seed. Means over units and tasks, each task at the last stage that "
@@ -284,18 +264,26 @@ def _trained_by_tested(arranged: Arranged) -> Iterator[Block]:
         )
 
 
-def _four(plain: RunResult | None, chosen: RunResult | None, by: str, measure: str) -> list[list[float]] | None:
+def _four(plain: Run | None, chosen: Run | None, by: str, measure: str) -> list[list[float]] | None:
     """Return the means over tasks, axes trained with and tested with; None if any is missing."""
-    if plain is None or chosen is None or plain.crossed is None or plain.crossed.by != by:
+    crossed = plain.result.crossed if plain is not None else None
+    if plain is None or chosen is None or crossed is None or crossed.by != by:
         return None
-    crossed = [plain.crossed.of(measure).get(task) for task in plain.tasks]
-    cells: list[list[Sequence[float | None]]] = [
-        [plain.final(measure, "original"), crossed],
-        [chosen.final(measure, "original"), chosen.final(measure, "selected")],
+    cells = [
+        [plain.result.final(measure, "original"), tuple(map(crossed.of(measure).get, plain.result.tasks))],
+        [chosen.result.final(measure, "original"), chosen.result.final(measure, "selected")],
     ]
     if any(value is None for row in cells for cell in row for value in cell):
         return None
     return [[float(np.mean(np.asarray(cell, dtype=np.float64))) for cell in row] for row in cells]
+
+
+def _alarms(runs: Sequence[Run]) -> Iterator[Block]:
+    for run in runs:
+        for alarm in run.result.guard or ():
+            yield Note((f"{run.name}, " if len(runs) > 1 else "") + _alarm(alarm))
+    if any(run.result.guard for run in runs):
+        yield Note(_LOOKS, "dim")
 
 
 def _alarm(alarm: Alarm) -> str:

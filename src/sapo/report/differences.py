@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 from scipy.stats import t
 
+from sapo.report.numbers import SCALES, Better, Figure
 from sapo.report.runs import Run
 from sapo.runs.metrics import METRICS, metric_draws, percentile_interval
 from sapo.runs.results import NLL, Prompt
@@ -19,35 +20,24 @@ Verdict = Literal[
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
-    """A metric minus that of a baseline, in the metric's units.
+class Difference(Figure):
+    """A metric minus that of a baseline, in the metric's units; of several units, paired by unit.
 
     Attributes:
-        value: the difference; over several units, the mean of theirs; None without any.
-        interval: its 95 % interval: over test rows for two runs, over units for several; None without one.
         verdict: what can be said of it.
-        points: by unit, None where a unit lacks one of the two; empty for two runs.
         either: how many units have a value for at least one of the two.
     """
 
-    value: float | None
-    interval: tuple[float, float] | None
-    verdict: Verdict
-    points: tuple[float | None, ...] = ()
+    verdict: Verdict = "no pair"
     either: int = 1
 
-    @property
-    def count(self) -> int:
-        """How many units have a difference."""
-        return sum(point is not None for point in self.points)
+
+def direction(measure: str, metric: str = "ap") -> Better:
+    """Return which values of a metric are good."""
+    return "lower" if metric == "forgetting_max" else SCALES[measure].better
 
 
-def direction(measure: str, metric: str = "ap") -> Literal["higher", "lower"]:
-    """Return which values of a metric are good: "higher" or "lower"."""
-    return "lower" if measure == NLL or metric == "forgetting_max" else "higher"
-
-
-def verdict(bounds: tuple[float, float], better: Literal["higher", "lower"]) -> Verdict:
+def verdict(bounds: tuple[float, float], better: Better) -> Verdict:
     """Return what the interval of a difference says, where ``better`` values of the metric lie in that direction."""
     low, high = bounds
     if low <= 0 <= high:
@@ -63,24 +53,25 @@ def run_differences(first: Run, other: Run, measure: str, prompt: Prompt) -> dic
     """
     values = {}
     for metric in METRICS:
-        mine, theirs = (run.result.estimate(measure, prompt, metric.name)["value"] for run in (first, other))
+        mine, theirs = (run.metric(measure, prompt, metric.name).value for run in (first, other))
         if mine is not None and theirs is not None:
             values[metric.name] = theirs - mine
     obstacle = _obstacle(first, other, measure, prompt)
     if obstacle is not None:
-        return {name: Difference(value, None, obstacle) for name, value in values.items()}
+        return {name: Difference(value, None, verdict=obstacle) for name, value in values.items()}
+    lacking = [metric.name for metric in METRICS if metric.name not in values]
     before, after = (
         metric_draws(
             run.resampled(measure, prompt, first.result.seed),
             higher_is_better=direction(measure) == "higher",
-            undefined=run.undefined(measure, prompt),
+            undefined=lacking,
         )
         for run in (first, other)
     )
     found = {}
     for name, value in values.items():
         bounds = percentile_interval(after[name] - before[name])
-        found[name] = Difference(value, bounds, verdict(bounds, direction(measure, name)))
+        found[name] = Difference(value, bounds, verdict=verdict(bounds, direction(measure, name)))
     return found
 
 
@@ -91,32 +82,11 @@ def _obstacle(first: Run, other: Run, measure: str, prompt: Prompt) -> Verdict |
         return "not comparable"
     if mine.test_data != theirs.test_data:
         return "not paired"
-    if measure == NLL:
-        # Models that split the answers differently have another unit: nats per another kind of token.
-        weights = [run.test_rows(NLL, prompt)[1][0] for run in (first, other)]
-        if not all(np.array_equal(a, b) for a, b in zip(*weights, strict=True)):
-            return "not comparable"
-    return None
-
-
-@dataclass(frozen=True, slots=True)
-class Spread:
-    """Values of units and their mean, in the values' units.
-
-    Attributes:
-        points: one value for each unit, None where it has none.
-        mean: of the values that there are; None without any.
-        interval: 95 % Student t interval of the mean; None with fewer than two values.
-    """
-
-    points: tuple[float | None, ...]
-    mean: float | None
-    interval: tuple[float, float] | None
-
-    @property
-    def count(self) -> int:
-        """How many units have a value."""
-        return sum(point is not None for point in self.points)
+    if measure != NLL:
+        return None
+    # Models that split the answers differently have another unit: nats per another kind of token.
+    weights = [run.test_rows(NLL, prompt)[1][0] for run in (first, other)]
+    return None if all(np.array_equal(a, b) for a, b in zip(*weights, strict=True)) else "not comparable"
 
 
 def quantile(n: int) -> float:
@@ -124,31 +94,27 @@ def quantile(n: int) -> float:
     return float(t.ppf(0.975, n - 1))
 
 
-def spread(points: Sequence[float | None]) -> Spread:
+def spread(points: Sequence[float | None]) -> Figure:
     """Return the mean of the values with its interval: mean ± t(0.975, n - 1) * s / sqrt(n), s with n - 1."""
     values = np.array([point for point in points if point is not None], dtype=np.float64)
     n = len(values)
-    if n == 0:
-        return Spread(tuple(points), None, None)
-    mean = float(values.mean())
-    if n == 1:
-        return Spread(tuple(points), mean, None)
+    mean = float(values.mean()) if n else None
+    if mean is None or n == 1:
+        return Figure(mean, None, tuple(points))
     # Of equal values the standard deviation is 0; rounding would make it a little more.
     deviation = float(values.std(ddof=1)) if np.ptp(values) > 1e-12 else 0.0
     half = quantile(n) * deviation / n**0.5
-    return Spread(tuple(points), mean, (mean - half, mean + half))
+    return Figure(mean, (mean - half, mean + half), tuple(points))
 
 
-def unit_difference(
-    points: Sequence[float | None], baseline: Sequence[float | None], better: Literal["higher", "lower"]
-) -> Difference:
+def unit_difference(points: Sequence[float | None], baseline: Sequence[float | None], better: Better) -> Difference:
     """Return points minus baseline, paired by unit; units that lack one of the two have no difference."""
     pairs = list(zip(points, baseline, strict=True))
     found = spread([None if a is None or b is None else a - b for a, b in pairs])
-    either = sum(a is not None or b is not None for a, b in pairs)
     said: Verdict = "one unit: no interval" if found.count else "no pair"
     if found.interval is not None:
         low, high = found.interval
         # Units that all differ by the same amount show no spread; that is a coarse measure, not certainty.
         said = verdict(found.interval, better) if low < high else "too small to decide"
-    return Difference(found.mean, found.interval, said, found.points, either)
+    either = sum(a is not None or b is not None for a, b in pairs)
+    return Difference(found.value, found.interval, found.points, said, either)

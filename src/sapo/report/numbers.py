@@ -4,21 +4,62 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
+from sapo.experiments.study.resampling import Measured
 from sapo.report.blocks import NOTHING
 from sapo.runs.results import NLL, PRIMARY
 
+Better = Literal["higher", "lower"]
 SCORE = 1
 NLL_DECIMALS = 3
 LOSS = 4
-# What measures are called: in a column, and over a table.
-SHORT = {PRIMARY: "score", NLL: "NLL"}
-TITLES = {PRIMARY: "Score (0 to 100, higher is better)", NLL: "NLL (nats per token, lower is better)"}
 
 
-def decimals(measure: str) -> int:
-    """Return how many decimals a measure is shown with."""
-    return NLL_DECIMALS if measure == NLL else SCORE
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """How a measure is written.
+
+    Attributes:
+        short: in a column or a sentence.
+        title: over a table.
+        unit: of differences.
+        decimals: that are shown.
+        better: which values are good.
+    """
+
+    short: str
+    title: str
+    unit: str
+    decimals: int
+    better: Better
+
+
+SCALES = {
+    PRIMARY: Scale("score", "Score (0 to 100, higher is better)", "points", SCORE, "higher"),
+    NLL: Scale("NLL", "NLL (nats per token, lower is better)", "nats per token", NLL_DECIMALS, "lower"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A number of one run, or of several units.
+
+    Attributes:
+        value: of one run; the mean over the units that have one; None without any.
+        interval: 95 %, over test rows for one run, else the Student t interval of the mean; None without one.
+        points: one value for each unit, None where it has none; empty for one run.
+    """
+
+    value: float | None
+    interval: tuple[float, float] | None
+    points: tuple[float | None, ...] = ()
+
+    @property
+    def count(self) -> int:
+        """How many units have a value."""
+        return sum(point is not None for point in self.points)
 
 
 def number(value: float | None, decimals: int, *, sign: bool = False) -> str:
@@ -38,10 +79,10 @@ def interval(bounds: Sequence[float] | None, decimals: int, *, sign: bool = Fals
     return f"[{low}, {high}]"
 
 
-def estimate(value: float | None, bounds: Sequence[float] | None, decimals: int, *, sign: bool = False) -> str:
+def estimate(found: Figure | Measured, decimals: int, *, sign: bool = False) -> str:
     """Return a number, followed by its interval where there is one."""
-    text = number(value, decimals, sign=sign)
-    return text if bounds is None else f"{text} {interval(bounds, decimals, sign=sign)}"
+    text = number(found.value, decimals, sign=sign)
+    return text if found.interval is None else f"{text} {interval(found.interval, decimals, sign=sign)}"
 
 
 def listed(values: Sequence[float | None], decimals: int, *, sign: bool = True) -> str:

@@ -6,13 +6,15 @@ import io
 import math
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 from sapo.core.untrusted import plain
+from sapo.experiments.study.resampling import Measured
 from sapo.report.blocks import Plot, one_line
+from sapo.report.numbers import Figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,43 +31,41 @@ Values = Sequence[float | None]
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """A row of a figure: a value, its interval (an end may be infinite), single values behind it, and a remark."""
+    """A row of a figure: a number whose interval may have infinite ends, single values behind it, and a remark."""
 
     name: str
-    value: float | None
-    interval: tuple[float, float] | None = None
+    found: Figure | Measured
     points: Values = ()
     note: str = ""
 
 
-def curves(x: Sequence[str], x_title: str, y_title: str, lines: Mapping[str, Values]) -> Callable[[Axes], None]:
-    """Return what draws values over steps, a line for each name; None is a gap."""
+def curves(title: str, x: Sequence[str], x_title: str, y_title: str, lines: Mapping[str, Values]) -> Plot:
+    """Return values over steps, a line for each name; None is a gap."""
 
     def draw(axes: Axes) -> None:
         for (name, values), (colour, marker, dashes) in zip(lines.items(), cycle(_LOOKS)):
             known = [math.nan if value is None else value for value in values]
             axes.plot(known, color=colour, marker=marker, linestyle=dashes, linewidth=2, label=_name(name))
         axes.set_xticks(range(len(x)), [_name(step) for step in x])
-        axes.set(xlabel=plain(x_title), ylabel=plain(y_title))
-        axes.legend(loc="upper left", bbox_to_anchor=(0, -0.18), ncols=2, frameon=False, labelcolor=_INK)
+        _explain(axes, x_title, y_title)
 
-    return draw
+    return Plot(title, draw)
 
 
-def ranges(rows: Sequence[Range], x_title: str, reference: float | None = None) -> Callable[[Axes], None]:
-    """Return what draws values with their intervals below each other; rings are the single values."""
+def ranges(title: str, rows: Sequence[Range], x_title: str, reference: float | None = None, caption: str = "") -> Plot:
+    """Return values with their intervals below each other; rings are the single values."""
 
     def draw(axes: Axes) -> None:
-        seen = [v for row in rows for v in (row.value, *(row.interval or ()), *row.points) if v is not None]
+        seen = [v for r in rows for v in (r.found.value, *(r.found.interval or ()), *r.points) if v is not None]
         finite = [v for v in seen if math.isfinite(v)] or [0.0]
         edges = (min(finite), max(finite))
         for y, row in enumerate(rows):
-            if row.interval is not None:
+            if row.found.interval is not None:
                 # An end without a limit leaves the figure.
-                low, high = (min(max(end, edges[0] - 1e6), edges[1] + 1e6) for end in row.interval)
+                low, high = (min(max(end, edges[0] - 1e6), edges[1] + 1e6) for end in row.found.interval)
                 axes.plot([low, high], [y, y], color=_COLOURS[0], linewidth=3, solid_capstyle="butt")
-            if row.value is not None:
-                axes.plot(row.value, y, "o", color=_COLOURS[0], markersize=7)
+            if row.found.value is not None:
+                axes.plot(row.found.value, y, "o", color=_COLOURS[0], markersize=7)
             points = [point for point in row.points if point is not None]
             axes.plot(points, [y + 0.3] * len(points), "o", markerfacecolor="none", markeredgecolor=_INK, markersize=4)
         if reference is not None:
@@ -78,25 +78,26 @@ def ranges(rows: Sequence[Range], x_title: str, reference: float | None = None) 
         axes.set_xlim(min(bounds) - 0.06 * width, max(bounds) + 0.06 * width)
         axes.set_xlabel(plain(x_title))
 
-    return draw
+    return Plot(title, draw, caption, 0.9 + 0.34 * len(rows))
 
 
-def scatter(points: Mapping[str, Sequence[tuple[float, float]]], x_title: str, y_title: str) -> Callable[[Axes], None]:
-    """Return what draws groups of points (x, y), the first of each group with a ring around it."""
+def scatter(
+    title: str, points: Mapping[str, Sequence[tuple[float, float]]], x_title: str, y_title: str, caption: str = ""
+) -> Plot:
+    """Return groups of points (x, y), the first of each group with a ring around it."""
 
     def draw(axes: Axes) -> None:
         for (name, group), (colour, marker, _) in zip(points.items(), cycle(_LOOKS)):
             axes.plot(*zip(*group, strict=True), color=colour, marker=marker, linestyle="", label=_name(name))
             axes.plot(*group[0], "o", markerfacecolor="none", markeredgecolor=_INK, markersize=12)
-        axes.set(xlabel=plain(x_title), ylabel=plain(y_title))
-        axes.legend(loc="upper left", bbox_to_anchor=(0, -0.18), ncols=2, frameon=False, labelcolor=_INK)
+        _explain(axes, x_title, y_title)
 
-    return draw
+    return Plot(title, draw, caption)
 
 
-def height(rows: int) -> float:
-    """Return how high, in inches, a figure of so many ranges is."""
-    return 0.9 + 0.34 * rows
+def _explain(axes: Axes, x_title: str, y_title: str) -> None:
+    axes.set(xlabel=plain(x_title), ylabel=plain(y_title))
+    axes.legend(loc="upper left", bbox_to_anchor=(0, -0.18), ncols=2, frameon=False, labelcolor=_INK)
 
 
 def to_svg(plot: Plot, salt: str) -> str:
@@ -106,9 +107,8 @@ def to_svg(plot: Plot, salt: str) -> str:
         plot: what to draw.
         salt: what tells its inner names from those of other figures on its page.
     """
-    import matplotlib
+    import matplotlib.figure
     from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
 
     ink = dict.fromkeys(("axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color", "text.color"), _INK)
     settings: Any = {
@@ -119,7 +119,7 @@ def to_svg(plot: Plot, salt: str) -> str:
     with matplotlib.rc_context(settings), warnings.catch_warnings():
         # Letters that matplotlib has no font for are drawn by the browser.
         warnings.simplefilter("ignore")
-        figure = Figure(figsize=(6.4, plot.height))
+        figure = matplotlib.figure.Figure(figsize=(6.4, plot.height))
         FigureCanvasSVG(figure)
         plot.draw(figure.add_subplot())
         figure.savefig(

@@ -68,9 +68,7 @@ def _sweep_again(configs: Sequence[Mapping[str, Any]]) -> tuple[Block, ...]:
     merged: dict[str, Any] = {}
     differing: dict[str, None] = {}
     for config in configs:
-        for path, value in _leaves(config):
-            if path[0] not in _VARIED:
-                _put(merged, path, value, differing)
+        _merge(merged, {key: value for key, value in config.items() if key not in _VARIED}, "", differing)
     if not merged:
         return (Note("The records hold no configuration."),)
     for key in _VARIED:
@@ -80,44 +78,32 @@ def _sweep_again(configs: Sequence[Mapping[str, Any]]) -> tuple[Block, ...]:
             merged[key] = several[0]
         elif several:
             merged.setdefault("sweep", {})[key] = several
+    listing = Listing("sweep.yaml", _yaml(merged))
     if differing:
         text = (
             f"The runs differ in {', '.join(differing)} too, which one sweep cannot vary. The configuration below has "
             "one value of each; the record of every run has its own."
         )
-        return (Note(text), _listed(merged))
+        return (Note(text), listing)
     return (
         Note("Save the configuration as sweep.yaml; it makes every combination."),
         Command(("sapo", "run", "sweep.yaml"), "The sweep, from its first run on:"),
-        _listed(merged),
+        listing,
     )
 
 
-def _listed(config: Mapping[str, Any]) -> Listing:
-    return Listing("sweep.yaml", _yaml(config))
-
-
-def _leaves(config: Mapping[str, Any], above: tuple[str, ...] = ()) -> Iterable[tuple[tuple[str, ...], Any]]:
+def _merge(merged: dict[str, Any], config: Mapping[str, Any], where: str, differing: dict[str, None]) -> None:
+    """Add the settings of a configuration; name those that have another value already."""
     for key, value in config.items():
-        if isinstance(value, Mapping) and value:
-            yield from _leaves(value, (*above, str(key)))
-        else:
-            yield (*above, str(key)), value
-
-
-def _put(merged: dict[str, Any], path: tuple[str, ...], value: Any, differing: dict[str, None]) -> None:
-    """Put a value at its place; where another one is there already, name the place."""
-    *parents, last = path
-    place = merged
-    for parent in parents:
+        known = merged.get(key)
         # What one run switches off, as None, is no value of another.
-        if not isinstance(place.get(parent), dict):
-            place[parent] = {}
-        place = place[parent]
-    if last not in place or place[last] in (None, {}):
-        place[last] = value
-    elif value not in (None, {}) and place[last] != value:
-        differing[".".join(path)] = None
+        if isinstance(value, Mapping) and value:
+            merged[key] = known if isinstance(known, dict) else {}
+            _merge(merged[key], value, f"{where}{key}.", differing)
+        elif known in (None, {}):
+            merged[key] = value
+        elif value not in (None, {}, known):
+            differing[f"{where}{key}"] = None
 
 
 def _yaml(config: Mapping[str, Any]) -> str:

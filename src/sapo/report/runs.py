@@ -1,4 +1,4 @@
-"""Finished runs as a report takes them: a result, and what its run directory holds besides."""
+"""Finished runs as a report takes them: a result, and what else its run directory holds."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from sapo.core.errors import RecordError
 from sapo.core.storage import read_json
 from sapo.core.types import Floats, Task
 from sapo.models.answers import Evaluation
+from sapo.report.numbers import Figure
 from sapo.runs.metrics import resample_matrices
 from sapo.runs.results import DRAWS, Prompt, RunResult, fill, per_row
 from sapo.selection.selection import Selection
@@ -59,21 +60,22 @@ class Run:
         """Return a performance matrix, row 0 is zero-shot; None where the method defines no cell."""
         return self.result.matrices[measure][self.result.key(prompt) or prompt]
 
-    def undefined(self, measure: str, prompt: Prompt) -> tuple[str, ...]:
-        """Return the names of the metrics that this run has no cells for."""
-        found = self.result.metrics_all[measure][self.result.key(prompt) or prompt]
-        return tuple(name for name, estimate in found.items() if estimate["value"] is None)
+    def metric(self, measure: str, prompt: Prompt, name: str) -> Figure:
+        """Return a metric, with its interval over test rows."""
+        found = self.result.estimate(measure, prompt, name)
+        bounds = found["interval"]
+        return Figure(found["value"], None if bounds is None else (bounds[0], bounds[1]))
 
     def test_rows(self, measure: str, prompt: Prompt) -> tuple[list[list[Floats]], list[list[Floats]]]:
         """Return scores and weights of the test rows of every cell, by stage and task; NaN where there is no cell."""
+        tasks = [Task(t, "", "", (), self.result.primary_metrics[t], (), (), ()) for t in self.result.tasks]
+
+        def rows(stage: int, task: Task) -> tuple[Floats, Floats]:
+            return per_row(Evaluation.from_json(self._cell(stage, task.name, prompt)), measure, task)
+
         return fill(
             [
-                [
-                    None
-                    if value is None
-                    else per_row(Evaluation.from_json(self._cell(i, task, prompt)), measure, self._task(task))
-                    for task, value in zip(self.result.tasks, row, strict=True)
-                ]
+                [None if value is None else rows(i, task) for task, value in zip(tasks, row, strict=True)]
                 for i, row in enumerate(self.matrix(measure, prompt))
             ]
         )
@@ -82,16 +84,6 @@ class Run:
         """Return bootstrap resamples of a matrix over its test rows, shape [draws, stages + 1, tasks]."""
         scores, weights = self.test_rows(measure, prompt)
         return resample_matrices(scores, weights=weights, draws=DRAWS, seed=seed)
-
-    def test_cuts(self) -> dict[str, int]:
-        """Return per task the number of its test rows whose input was cut to fit the model, where there are any."""
-        if self.directory is None:
-            return {}
-        cuts = {t: sum(c > 0 for c in self._cell(0, t, "original")["losses"]["cut"]) for t in self.result.tasks}
-        return {task: count for task, count in cuts.items() if count}
-
-    def _task(self, name: str) -> Task:
-        return Task(name, "", "", (), self.result.primary_metrics[name], (), (), ())
 
     def _cell(self, stage: int, task: str, prompt: Prompt) -> Any:
         used = self.result.instructions[task]
@@ -124,46 +116,40 @@ def read_run(directory: Path) -> Run:
     known = read_json(environment) if environment.is_file() else {}
     versions = {name: version for name, version in known.get("versions", {}).items() if version}
     machine = {key: str(known[key]) for key in ("python", "platform", "processes", "threads") if key in known}
-    notes = "; ".join(map(str, known.get("notes", ())))
+    if known.get("notes"):
+        machine["model"] = "; ".join(map(str, known["notes"]))
     inspections = [Inspection.from_json(one) for one in read_json(data)["tasks"]] if data.is_file() else []
-    return Run(
-        result, directory, selections, versions, machine | ({"model": notes} if notes else {}), tuple(inspections)
-    )
+    return Run(result, directory, selections, versions, machine, tuple(inspections))
 
 
 def _lacking(directory: Path) -> str:
     """Return what is wrong with a directory that holds no results.json."""
     if not directory.is_dir():
         return "is not a directory: give the run_dir of a finished `sapo run`"
+    resume = "start the same `sapo run` command again to resume it"
     if (directory / "config.yaml").is_file():
-        return "is an unfinished run (it has no results.json yet): start the same `sapo run` command again to resume it"
+        return f"is an unfinished run (it has no results.json yet): {resume}"
     if (directory / "shared").is_dir():
-        return "is a sweep of which no run has finished: start the same `sapo run` command again to resume it"
-    return (
-        "is not a run directory (it has neither config.yaml nor results.json): give the run_dir of a finished "
-        "`sapo run`"
-    )
+        return f"is a sweep of which no run has finished: {resume}"
+    return "is not a run directory (no config.yaml, no results.json): give the run_dir of a finished `sapo run`"
 
 
-def shared_prompts(results: Sequence[RunResult], names: Sequence[str]) -> tuple[Prompt, ...]:
+def shared_prompts(runs: Sequence[Run]) -> tuple[Prompt, ...]:
     """Return the test prompts that all runs have results for, the main one first.
 
     Raises:
         RecordError: if there is none.
     """
-    main = {result.test_prompt for result in results if not result.only_originals}
+    main = {run.result.test_prompt for run in runs if not run.result.only_originals}
     if not main:
         return ("original",)
-    both: tuple[Prompt, ...] = ("selected", "original")
-    wanted = both if "selected" in main else both[::-1]
-    shared = tuple(prompt for prompt in wanted if all(result.key(prompt) is not None for result in results))
+    wanted: tuple[Prompt, ...] = ("selected", "original") if "selected" in main else ("original", "selected")
+    lacking = {prompt: [run.name for run in runs if run.result.key(prompt) is None] for prompt in wanted}
+    shared = tuple(prompt for prompt in wanted if not lacking[prompt])
     if not shared:
-        first, second = (
-            next(name for name, r in zip(names, results, strict=True) if r.key(prompt) is None) for prompt in wanted
-        )
         raise RecordError(
-            f"these runs were tested with different prompts: {first} was not tested with test prompt {wanted[0]}, and "
-            f"{second} not with {wanted[1]}. Run them with evaluate.test_prompt=both"
+            f"these runs were tested with different prompts: {lacking[wanted[0]][0]} was not tested with test prompt "
+            f"{wanted[0]}, and {lacking[wanted[1]][0]} not with {wanted[1]}. Run them with evaluate.test_prompt=both"
         )
     return shared
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
-from rich.console import Console
 
+from sapo.core.types import Rejection
 from sapo.report.blocks import NOTHING, Block, Command, Listing, Note, Page, Plot, Section, Table, one_line
-from sapo.report.numbers import LOSS, duration, interval, number, tokens
-from sapo.report.plots import Range, height, ranges
-from sapo.report.terminal import show
-from sapo.selection.selection import Selection
+from sapo.report.numbers import LOSS, Figure, duration, estimate, interval, number, tokens
+from sapo.report.plots import Range, ranges
+from sapo.selection.selection import CandidateLoss, Selection
+from sapo.training.policies import LOWEST
 
-# Characters of a candidate that a table shows.
-_SHOWN = 56
+# Characters of a candidate that a table shows: a line each on a terminal of 100 columns.
+_SHOWN = 36
 RULES = {
     "lowest": "the candidate with the lowest loss",
     "confident": "the original, unless a candidate's whole interval lies below 0; then the lowest of those",
@@ -29,46 +31,39 @@ OPTIMISTIC = (
 )
 
 
-def print_selection(console: Console, selection: Selection) -> None:
-    """Print what `sapo select` found."""
-    show(console, selection_page(selection))
-
-
 def selection_page(selection: Selection) -> Page:
     """Return the page of one selection that no training followed."""
-    chosen = selection.instruction
-    count = len(selection.candidates)
-    blocks: list[Block] = [
+    chosen, count = selection.instruction, len(selection.candidates)
+    cached = f"; all losses of {selection.cached} of the candidates had been computed before" * bool(selection.cached)
+    memory = f"; peak memory {(selection.peak_memory or 0) / 2**30:.1f} GiB" * bool(selection.peak_memory)
+    notes = (
+        f"Rule {selection.rule}: {RULES[selection.rule]}. {_ties(selection)}",
+        effort(selection),
+        f"{count} candidates on {len(selection.rows)} training rows ({selection.sample} sample) in "
+        f"{duration(selection.seconds)}, model loading not counted; {tokens(selection.tokens)} tokens went through the "
+        f"model{cached}; route of computation: {selection.route}{memory}.",
+        cuts(selection),
+    )
+    blocks: tuple[Block, ...] = (
         *ranking(selection, chosen.text, "chosen", legend(selection.race is not None)),
-        Note(finding(selection), "strong"),
-        Note(OPTIMISTIC),
-        Note(f"Rule {selection.rule}: {RULES[selection.rule]}. {_ties(selection)}"),
-        *([Note(effort(selection))] if selection.race else []),
-        Note(
-            f"{count} candidates on {len(selection.rows)} training rows ({selection.sample} sample) in "
-            f"{duration(selection.seconds)}, model loading not counted; {tokens(selection.tokens)} tokens went through "
-            f"the model{_cached(selection)}; route of computation: {selection.route}{_memory(selection)}."
+        *(Note(text) for text in notes if text),
+    )
+    following = (
+        Note("Train this task with the chosen instruction, and give the same one when you use the model."),
+        Command(
+            ("sapo", "run", "CONFIG.yaml", "--dry-run"),
+            "Or let sapo train and test whole task sequences; this shows what a run would do and take:",
         ),
-    ]
-    if cuts(selection):
-        blocks.append(Note(cuts(selection), "strong"))
-    sections = [Section("Candidates, lowest loss first", tuple(blocks))]
-    if selection.rejected:
-        sections.append(Section("Texts that were not scored", (rejections(selection),)))
-    sections += [
+    )
+    refused = [Section("Texts that were not scored", (rejections(selection.rejected),))] if selection.rejected else []
+    sections = (
+        Section("Candidates, lowest loss first", blocks),
+        *refused,
         Section("Chosen instruction", (Listing(f"From: {chosen.origin}. In full:", chosen.text),)),
-        Section(
-            "Next",
-            (
-                Note("Train this task with the chosen instruction, and give the same one when you use the model."),
-                Command(
-                    ("sapo", "run", "CONFIG.yaml", "--dry-run"),
-                    "Or let sapo train and test whole task sequences; this shows what a run would do and take:",
-                ),
-            ),
-        ),
-    ]
-    return Page(f"Which instruction fits the model now: {selection.task}", tuple(sections))
+        Section("Next", following),
+    )
+    verdict = (Note(finding(selection), "strong"), Note(OPTIMISTIC))
+    return Page(f"Which instruction fits the model now: {selection.task}", sections, verdict)
 
 
 def legend(raced: bool) -> tuple[str, ...]:
@@ -81,12 +76,7 @@ def ranking(
 ) -> tuple[Table, Plot]:
     """Return the candidates ranked by loss, as a table and as a figure.
 
-    Args:
-        selection: its losses.
-        marked: text of the instruction that gets the mark.
-        mark: what to call it, "chosen" or "trained".
-        explained: what the columns mean.
-        title: of the table.
+    The instruction whose text is ``marked`` gets the mark, "chosen" or "trained".
     """
     raced = selection.race is not None
     rows, drawn = [], []
@@ -98,21 +88,21 @@ def ranking(
         marks += [f"out, round {candidate.round}"] if candidate.round is not None and text != marked else []
         rows.append(
             (
-                str(rank),
-                *([str(len(candidate.losses.nll))] if raced else []),
-                number(candidate.loss, LOSS),
+                str(rank), *([str(len(candidate.losses.nll))] if raced else []), number(candidate.loss, LOSS),
                 number(candidate.delta, LOSS, sign=True) if index else NOTHING,
-                interval(candidate.interval, LOSS, sign=True),
-                ", ".join(marks),
-                one_line(text, _SHOWN),
+                interval(candidate.interval, LOSS, sign=True), ", ".join(marks), one_line(text, _SHOWN),
             )
-        )
-        drawn.append(Range(f"{rank}  {one_line(text)}", candidate.delta, candidate.interval, note=", ".join(marks)))
+        )  # fmt: skip
+        drawn.append(Range(f"{rank}  {one_line(text)}", _to_original(candidate), note=", ".join(marks)))
     columns = ("rank", *(["rows"] if raced else []), "loss", "to original", "95 % interval", "", "candidate")
     bold = frozenset(n for n, i in enumerate(selection.ranked) if selection.candidates[i].instruction.text == marked)
     axis = "loss minus the original's, nats per token (below 0: better)"
-    figure = Plot(title or "Candidates, lowest loss first", ranges(drawn, axis, 0.0), height=height(len(drawn)))
+    figure = ranges(title or "Candidates, lowest loss first", drawn, axis, 0.0)
     return Table(columns, tuple(rows), title, explained, text=(-2, -1), bold=bold), figure
+
+
+def _to_original(candidate: CandidateLoss) -> Figure:
+    return Figure(candidate.delta, candidate.interval)
 
 
 def effort(selection: Selection) -> str:
@@ -134,9 +124,9 @@ def effort(selection: Selection) -> str:
     if selection.evaluations == all_losses:
         return f"{spent}That is all of them: the choice is exact for these rows."
     return (
-        f"{spent}A candidate is left out while it cannot be better than the leader by more than {race.epsilon:g} nats "
-        f"per token, and comes back should the leader change. On these {rows} rows no loss lies further below the "
-        f"chosen one's, with {100 * (1 - race.delta):g} % confidence."
+        f"{spent}A candidate that cannot beat the leader by more than {race.epsilon:g} nats per token is dropped; it "
+        f"re-enters if the leader changes. On these {rows} rows no loss lies further below the chosen one's, with "
+        f"{100 * (1 - race.delta):g} % confidence."
     )
 
 
@@ -151,15 +141,6 @@ def _ties(selection: Selection) -> str:
     )
 
 
-def _cached(selection: Selection) -> str:
-    count = selection.cached
-    return f"; all losses of {count} of the candidates had been computed before" if count else ""
-
-
-def _memory(selection: Selection) -> str:
-    return f"; peak memory {selection.peak_memory / 2**30:.1f} GiB" if selection.peak_memory else ""
-
-
 def cuts(selection: Selection) -> str:
     """Return a sentence on the selection rows whose input had to be cut, empty where there were none."""
     cut = np.zeros(len(selection.rows), dtype=bool)
@@ -172,30 +153,37 @@ def cuts(selection: Selection) -> str:
     return f"{count} of {len(selection.rows)} inputs were too long with some candidate and were cut in the middle."
 
 
-def rejections(selection: Selection) -> Table:
-    """Return the texts that did not become candidates, with reasons."""
-    rows = tuple((r.reason, one_line(r.text, _SHOWN) or "(nothing)") for r in selection.rejected)
+def rejections(rejected: Sequence[Rejection]) -> Table:
+    """Return texts that did not become candidates, with reasons."""
+    rows = tuple((r.reason, one_line(r.text, _SHOWN) or "(nothing)") for r in rejected)
     return Table(("reason", "text"), rows, text=(0, 1))
+
+
+def subject(policy: str) -> str:
+    """Return what to call the candidate with the lowest loss under a policy."""
+    return "chosen" if policy in LOWEST else "lowest, which this policy does not take,"
+
+
+def clearly_better(selection: Selection) -> list[int]:
+    """Return the candidates whose whole interval lies below the original's loss."""
+    return [i for i, c in enumerate(selection.candidates) if c.interval is not None and c.interval[1] < 0]
 
 
 def finding(selection: Selection, subject: str = "chosen") -> str:
     """Return in one sentence whether the candidate that the rule took is clearly better than the original."""
     if len(selection.candidates) == 1:
         return "There is no valid candidate besides the original, so it stays."
-    clear = [i for i, c in enumerate(selection.candidates) if c.interval is not None and c.interval[1] < 0]
+    clear = clearly_better(selection)
     taken = selection.candidates[selection.chosen]
     if selection.chosen == 0 and not clear:
-        return "The original stays: no candidate is clearly better than the original."
+        return "The original stays: no candidate clearly beats it."
     if selection.chosen == 0:
         # Only a difference within the tie tolerance can be clear and yet not win.
         return "The original stays: what lies below it differs by no more than counts as a tie."
     if taken.interval is None:
         return f"The {subject} candidate has no interval, as there is one row: whether it is better is open."
+    figures = f"{estimate(_to_original(taken), LOSS, sign=True)} nats/token"
     if selection.chosen in clear:
-        return f"The {subject} candidate is clearly better than the original: its interval lies below 0."
-    if not clear:
-        return f"The {subject} candidate has the lowest loss, but no candidate is clearly better than the original."
-    return (
-        f"The {subject} candidate has the lowest loss, but its interval includes 0; {len(clear)} other(s) with a "
-        "higher loss are clearly better than the original."
-    )
+        return f"The {subject} candidate clearly beats the original: {figures}."
+    others = f"{len(clear)} with a higher loss do" if clear else "no candidate does"
+    return f"The {subject} candidate has the lowest loss, but does not clearly beat the original: {figures}; {others}."

@@ -17,6 +17,11 @@ from sapo.report.page import EQUAL
 
 # Characters of a candidate that a table shows.
 _SHOWN = 56
+_CLAIMS = {
+    1: "Claim 1: candidates differ more in other tasks than in the task",
+    2: "Claim 2: what is good for one other task is good for the rest",
+    3: "Claim 3: a lower pre-update loss goes with better effects",
+}
 _EFFECTS = (
     "Effects, in nats per token, higher is better. Task itself: minus its loss after the training, tested with the "
     "candidate it was trained with. Earlier and unseen tasks: minus the rise of their loss by the training, tested "
@@ -32,101 +37,83 @@ def study_page(records: Sequence[StudyRecord]) -> Page:
     """
     found = analyse(records)
     ordered = sorted(records, key=lambda r: (r.transition, r.arm, r.candidate, r.seed))
-    return Page(
-        f"Study of {count(len(records), 'training')}",
-        (
-            Section("Result", (_result(found),), "screen"),
-            Section("Cost", (_cost(ordered),), "screen"),
-            Section("Trainings", (_trainings(found), Note(_EFFECTS, "dim"))),
-            Section("Claim 1: candidates differ more in other tasks than in the task", (*claims.claim_1(found),)),
-            Section("Claim 2: what is good for one other task is good for the rest", (claims.claim_2(found),)),
-            Section(
-                "Claim 3: a lower pre-update loss goes with better effects",
-                (Note(_detection(found), "strong"), Note(_primary(found)), *claims.claim_3(found)),
-            ),
-            Section("What choosing is worth", (*claims.gains(found),)),
-            Section("Between choice and effect", (claims.mediators(found), claims.bounds(found))),
-            Section("Other indicators", (claims.indicators(found),)),
-            Section("Every candidate", (_candidates(ordered),)),
-            Section("Every training", (_every_training(ordered),)),
-            Section("How to read this", tuple(_reading(found))),
-            *remake.of_study(ordered),
-        ),
-        tuple(_short(found)),
+    sections = (
+        Section("Result", (_result(found),), "screen"),
+        Section("Cost", (_cost(ordered),), "screen"),
+        Section("Trainings", (_trainings(found), Note(_EFFECTS, "dim"))),
+        Section(_CLAIMS[1], (*claims.claim_1(found),)),
+        Section(_CLAIMS[2], (claims.claim_2(found),)),
+        Section(_CLAIMS[3], (*_power(found), *claims.claim_3(found))),
+        Section("What choosing is worth", (*claims.gains(found),)),
+        Section("Between choice and effect", (claims.mediators(found), claims.bounds(found))),
+        Section("Other indicators", (claims.indicators(found),)),
+        Section("Every candidate", (_candidates(ordered),)),
+        Section("Every training", (_every_training(ordered),)),
+        Section("How to read this", tuple(_reading(found))),
+        *remake.of_study(ordered),
     )
+    return Page(f"Study of {count(len(records), 'training')}", sections, tuple(_short(found)))
 
 
 def _result(found: Analysis) -> Table:
     """Return what each rule of choosing is worth for the other tasks, which is what a user would choose it for."""
     arm = found.arms[0]
-    rules = dict.fromkeys(gain.rule for gain in arm.gains)
-    known = {(gain.rule, gain.outcome): gain.mean for gain in arm.gains}
-    rows = []
-    for rule in rules:
-        means = [known.get((rule, outcome)) for outcome in ("forgetting", "generalisation", "in_task")]
-        rows.append(
-            (rule, *("–" if m is None else estimate(m.value, m.interval, NLL_DECIMALS, sign=True) for m in means))
-        )
+    known = {(gain.rule, gain.outcome): estimate(gain.mean, NLL_DECIMALS, sign=True) for gain in arm.gains}
+    outcomes = ("forgetting", "generalisation", "in_task")
+    rows = tuple(
+        (rule, *(known.get((rule, outcome), NOTHING) for outcome in outcomes))
+        for rule in dict.fromkeys(gain.rule for gain in arm.gains)
+    )
     legend = (
         f"Arm {arm.name}: effect of choosing by a rule, minus that of the original; nats per token, higher is "
         "better. lowest: what SAPO does; oracle: what knowing the effects would be worth. [..]: 95 % interval.",
     )
-    return Table(("rule", "earlier tasks", "unseen tasks", "task itself"), tuple(rows), legend=legend)
+    return Table(("rule", *(claims.NAMES[outcome] for outcome in outcomes)), rows, legend=legend)
 
 
 def _short(found: Analysis) -> Iterator[Note]:
-    main = found.arms[0]
-    yield Note(f"{_primary(found)} {_undetected(found)}. Verdict: {predicted(found.primary)}.", "strong")
-    gain = next(one for one in main.gains if (one.rule, one.outcome) == ("lowest", "forgetting"))
+    """Yield the verdict on every claim with its figure, the primary test first, and what choosing did."""
+    main, test = found.arms[0], found.primary
+    p = "" if test.p is None else f", p {'' if test.p < 0.001 else '= '}{p_value(test.p)}"
+    sizes = " to ".join(dict.fromkeys((str(min(test.candidates, default=0)), str(max(test.candidates, default=0)))))
+    least = (
+        "No correlation at all could"
+        if test.critical is None
+        else f"One within ±{number(test.critical, RHO)} could not"
+    )
+    size = f"{count(len(test.candidates), 'transition')} of {sizes} candidates, arm {test.arm}"
+    yield Note(
+        f"{_CLAIMS[3]}: {predicted(test)}. Rank correlation with the effect on earlier tasks "
+        f"{_in_words(test.rho, RHO)}{p} (the claim: below 0), over {size}. {least} have been "
+        "detected at this size.",
+        "strong",
+    )
+    agreement, ratio = main.agreements[0].across, main.spreads[0].ratio
+    yield Note(
+        f"{_CLAIMS[2]}: {compared(agreement, 0.0, 'above')}. Effects on two other tasks correlate over candidates, "
+        f"between different seeds, at {_in_words(agreement, RHO)} (the claim: above 0)."
+    )
+    yield Note(
+        f"{_CLAIMS[1]}: {compared(ratio, 1.0, 'above')}. What candidates add to another task's loss, over what they "
+        f"add to that of the task itself, as standard deviations: {_in_words(ratio, RATIO, sign=False)} (the claim: "
+        "above 1)."
+    )
+    gain = next(one.mean for one in main.gains if (one.rule, one.outcome) == ("lowest", "forgetting"))
     yield Note(
         "What choosing the lowest loss instead of the original did to earlier tasks, in nats per token (above 0 is "
-        f"better): {_in_words(gain.mean, NLL_DECIMALS)}: {claims.gain_verdict(gain.mean)}."
-    )
-    agreement = main.agreements[0].across
-    yield Note(
-        "Superior prompts (claim 2: above 0): effects on two other tasks correlate over candidates, between different "
-        f"seeds, at {_in_words(agreement, RHO)}: {compared(agreement, 0.0, 'above')}."
-    )
-    ratio = main.spreads[0].ratio
-    yield Note(
-        "Spread (claim 1: above 1): what candidates add to another task's loss, over what they add to that of the task "
-        f"itself, as standard deviations: {_in_words(ratio, RATIO, sign=False)}: {compared(ratio, 1.0, 'above')}."
+        f"better): {_in_words(gain, NLL_DECIMALS)}: {claims.gain_verdict(gain)}."
     )
     if len(main.blocks) == 1:
         yield Note("There is one transition: nothing here says what other transitions would show.", "strong")
 
 
-def _primary(found: Analysis) -> str:
-    """Return the primary test in words."""
-    test = found.primary
-    text = f"Pre-update loss and effect on earlier tasks: rank correlation {_in_words(test.rho, RHO)}"
-    if test.p is None:
-        return f"{text}."
-    sizes = sorted(set(test.candidates))
-    candidates = f"{sizes[0]} to {sizes[-1]}" if len(sizes) > 1 else f"{sizes[0]}"
-    p = p_value(test.p)
-    return (
-        f"{text} over {count(len(test.candidates), 'transition')} of {candidates} candidates, arm {test.arm}; "
-        f"p {p if p.startswith('<') else f'= {p}'}. The claim: below 0 (lower loss, less forgotten)."
-    )
-
-
-def _undetected(found: Analysis) -> str:
-    critical = found.primary.critical
-    if critical is None:
-        return "No correlation at all could have been detected at this size"
-    return f"A correlation within ±{number(critical, RHO)} could not have been detected at this size"
-
-
-def _detection(found: Analysis) -> str:
+def _power(found: Analysis) -> Iterator[Note]:
     critical, powered = found.detectable.critical, found.detectable.powered
-    approximate = f" (Student's t approximation: {number(critical, RHO)})" if critical is not None else ""
-    if powered is None or found.primary.critical is None:
-        return f"{_undetected(found)}{approximate}."
-    return (
-        f"{_undetected(found)}{approximate}. A true one of about ±{number(powered, RHO)} is detected by four of five "
-        "studies of this size."
-    )
+    if powered is not None and critical is not None and found.primary.critical is not None:
+        yield Note(
+            f"By Student's t approximation the limit of what could have been detected is ±{number(critical, RHO)}. A "
+            f"true correlation of about ±{number(powered, RHO)} is detected by four of five studies of this size."
+        )
 
 
 def _trainings(found: Analysis) -> Table:
@@ -213,5 +200,5 @@ def _in_words(found: Measured, digits: int, *, sign: bool = True) -> str:
     """Return a figure with its interval, or why it has none, within a sentence."""
     if found.value is None:
         return f"(not known: {found.reason})"
-    text = estimate(found.value, found.interval, digits, sign=sign)
+    text = estimate(found, digits, sign=sign)
     return text if found.interval is not None else f"{text} (no interval: {found.reason})"

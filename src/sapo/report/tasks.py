@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rich.console import Console
-
 from sapo.core.errors import DataError
 from sapo.core.types import Example, Task
 from sapo.report.blocks import NOTHING, Block, Command, Listing, Note, Page, Section, Table, one_line
 from sapo.report.data import data_blocks
-from sapo.report.terminal import show
 from sapo.tasks.benchmark import benchmark_names
 from sapo.tasks.builtin import BUILTIN
 from sapo.tasks.inspection import inspect_rows
@@ -25,22 +22,12 @@ _HUGE = 4000
 _TURNS = ("User", "Assistant")
 
 
-def print_tasks(console: Console, data_dir: Path | None) -> None:
-    """Print the built-in tasks, or those of a benchmark directory, and the named sequences.
+def tasks_page(data_dir: Path | None) -> Page:
+    """Return the page of the built-in tasks, or of those of a benchmark directory, and of the named sequences.
 
     Raises:
         DataError: if the directory is no benchmark. A task of it that cannot be used is shown with the reason.
     """
-    show(console, tasks_page(data_dir))
-
-
-def print_task(console: Console, task: Task) -> None:
-    """Print one task."""
-    show(console, task_page(task))
-
-
-def tasks_page(data_dir: Path | None) -> Page:
-    """Return the page of all tasks, see `print_tasks`."""
     names = BUILTIN if data_dir is None else benchmark_names(data_dir)
     columns = ("task", "train", "dev", "test", "metric", "labels", "instruction")
     legend = (
@@ -48,59 +35,46 @@ def tasks_page(data_dir: Path | None) -> Page:
         f"answers, {NOTHING} where they are free text.",
     )
     table = Table(columns, tuple(_task_row(name, data_dir) for name in names), legend=legend, text=(0, 4, 5, 6))
-    sections = [
+    where = () if data_dir is None else ("--data-dir", str(data_dir))
+    look = [Command(("sapo", "tasks", names[0], *where), "Look at one task:")] if names else [Note("No tasks.")]
+    own = Note("Your own data: `sapo tasks FILE --instruction TEXT`; in `sapo run` they go under `tasks:`.")
+    sections = (
         Section("Tasks", (table,)),
         Section("Named sequences", (_sequences({*BUILTIN, *names}),)),
-        Section(
-            "Next",
-            (
-                Command(("sapo", "tasks", names[0], *_data(data_dir)), "Look at one task:")
-                if names
-                else Note("No tasks."),
-                Note("Your own data: `sapo tasks FILE --instruction TEXT`; in `sapo run` they go under `tasks:`."),
-            ),
-        ),
-    ]
-    return Page("Built-in tasks" if data_dir is None else f"Tasks of {data_dir}", tuple(sections))
+        Section("Next", (*look, own)),
+    )
+    return Page("Built-in tasks" if data_dir is None else f"Tasks of {data_dir}", sections)
 
 
 def task_page(task: Task) -> Page:
     """Return the page of one task."""
-    rows = ", ".join(f"{name} {len(split)}" for name, split in _splits(task))
-    blocks: list[Block] = [
-        Listing("Instruction, the text that is optimised:", _shortened(task.instruction)),
-        Listing("Suffix, fixed, behind the input:", task.suffix) if task.suffix else Note("Suffix: none."),
-        Note(f"Labels: {', '.join(task.labels) if task.labels else 'none, answers are free text'}."),
+    blocks: tuple[Block, ...] = (
+        _listing("Instruction, the text that is optimised:", task.instruction),
+        _listing("Suffix, fixed, behind the input:", task.suffix) if task.suffix else Note("No suffix."),
+        Note(f"Labels: {', '.join(task.labels)}." if task.labels else "No labels: answers are free text."),
         Note(f"Metric: {task.metric}, 0 to 100, higher is better."),
-        Note(f"Rows: {rows}."),
+        Note(f"Rows: {', '.join(f'{name} {len(split)}' for name, split in _splits(task))}."),
         *map(Note, task.notes),
-    ]
+    )
     example = next((split[0] for _, split in _splits(task) if split), None)
     shown: tuple[Block, ...] = (Note("The task has no rows."),)
     if example is not None:
-        turns = [
-            Listing(f"{who}, earlier:", _shortened(text))
-            for pair in example.history
-            for who, text in zip(_TURNS, pair, strict=True)
-        ]
-        others = [Listing("Also right:", _shortened(text)) for text in example.references]
+        earlier = (turn for pair in example.history for turn in zip(_TURNS, pair, strict=True))
         shown = (
-            *turns,
-            Listing("Input:", _shortened(example.input)),
-            Listing("Answer:", _shortened(example.answer)),
-            *others,
+            *(_listing(f"{speaker}, earlier:", text) for speaker, text in earlier),
+            _listing("Input:", example.input),
+            _listing("Answer:", example.answer),
+            *(_listing("Also right:", text) for text in example.references),
         )
-    sections = [Section("Task", tuple(blocks)), Section("First example", shown)]
-    if example is not None or task.unused:
-        sections.append(Section("Data", data_blocks([inspect_rows(task)])))
-    return Page(f"Task {task.name}", tuple(sections))
+    data = [Section("Data", data_blocks([inspect_rows(task)]))] if example is not None or task.unused else []
+    return Page(f"Task {task.name}", (Section("Task", blocks), Section("First example", shown), *data))
 
 
-def _shortened(text: str) -> str:
+def _listing(label: str, text: str) -> Listing:
     """Return a text that fits on a screen: the middle of a huge one is left out, and counted."""
-    if len(text) <= _HUGE:
-        return text
-    return f"{text[: _HUGE // 2]}\n[... {len(text) - _HUGE} characters ...]\n{text[-_HUGE // 2 :]}"
+    if len(text) > _HUGE:
+        text = f"{text[: _HUGE // 2]}\n[... {len(text) - _HUGE} characters ...]\n{text[-_HUGE // 2 :]}"
+    return Listing(label, text)
 
 
 def _splits(task: Task) -> tuple[tuple[str, tuple[Example, ...]], ...]:
@@ -112,26 +86,16 @@ def _task_row(name: str, data_dir: Path | None) -> tuple[str, ...]:
         task = load_task(name, data_dir)
     except DataError as error:
         return (name, *[NOTHING] * 5, f"cannot be used: {error}")
-    return (
-        name,
-        *(str(len(split)) for _, split in _splits(task)),
-        task.metric,
-        one_line(", ".join(task.labels), _LABELS) or NOTHING,
-        one_line(task.instruction, _SHOWN),
-    )
+    labels, instruction = one_line(", ".join(task.labels), _LABELS), one_line(task.instruction, _SHOWN)
+    return (name, *(str(len(split)) for _, split in _splits(task)), task.metric, labels or NOTHING, instruction)
 
 
 def _sequences(available: set[str]) -> Table:
     rows = []
     for name, tasks in SEQUENCES.items():
         missing = [task for task in tasks if task not in available]
-        state = (
-            "ready" if not missing else "needs data_dir" if len(missing) == len(tasks) else f"{len(missing)} missing"
-        )
+        lacks = "needs data_dir" if len(missing) == len(tasks) else f"{len(missing)} missing"
+        state = lacks if missing else "ready"
         rows.append((name, state, ", ".join(tasks)))
     legend = "data: ready, or what is missing; the published sequences need --data-dir with their benchmark's files."
     return Table(("sequence", "data", "tasks in order"), tuple(rows), legend=(legend,), text=(0, 1, 2))
-
-
-def _data(data_dir: Path | None) -> tuple[str, ...]:
-    return () if data_dir is None else ("--data-dir", str(data_dir))

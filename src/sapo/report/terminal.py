@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from rich import box
 from rich.cells import cell_len
@@ -13,7 +13,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from sapo.core.untrusted import plain
-from sapo.report.blocks import Block, Command, Listing, Note, Page, Plot, Style, Table, one_line
+from sapo.report.blocks import Block, Command, Listing, Note, Page, Style, Table, one_line
 
 _STYLES: dict[Style, str] = {"": "", "strong": "bold", "dim": "dim"}
 # Columns of texts are readable down to this width. Blanks between two columns.
@@ -24,16 +24,17 @@ def show(console: Console, page: Page, *, full: bool = True) -> None:
     """Print a page: all that is not kept for files, or what fits on one screen."""
     console.print(Text(one_line(plain(page.title)), style="bold", overflow="fold"))
     for note in page.verdict:
-        _show(console, note)
+        show_block(console, note)
     for section in page.sections:
         if section.depth == "screen" or (full and section.depth == "details"):
             console.print()
             console.rule(Text(one_line(plain(section.title)), style="bold"), align="left", style="dim")
             for block in section.blocks:
-                _show(console, block)
+                show_block(console, block)
 
 
-def _show(console: Console, block: Block) -> None:
+def show_block(console: Console, block: Block) -> None:
+    """Print one block; a figure has nothing to print."""
     if isinstance(block, Table):
         _show_table(console, block)
     elif isinstance(block, Note):
@@ -45,8 +46,6 @@ def _show(console: Console, block: Block) -> None:
         console.print(_text(block.purpose))
         # A command is copied: it must not hold breaks that a shell would obey.
         console.print(Text(f"  {shlex.join(map(plain, block.words))}", style="cyan"), soft_wrap=True)
-    else:
-        assert isinstance(block, Plot)
 
 
 def _text(content: str, style: Style = "") -> Text:
@@ -66,7 +65,7 @@ def _show_table(console: Console, table: Table) -> None:
                 justify="right" if numeric else "left", no_wrap=numeric, overflow="fold",
             )  # fmt: skip
         for n, row in enumerate(table.rows):
-            rich.add_row(*(_text(row[i], "strong" if n in table.bold else "") for i in group))
+            rich.add_row(*(_text(one_line(row[i]), "strong" if n in table.bold else "") for i in group))
         console.print(rich)
     for sentence in table.legend:
         console.print(_text(sentence, "dim"))
@@ -74,19 +73,18 @@ def _show_table(console: Console, table: Table) -> None:
 
 def _groups(table: Table, width: int) -> Iterator[list[int]]:
     """Yield columns that fit the width together, each time after the texts that rows begin with: no number is cut."""
+    columns = range(len(table.columns))
     widths = []
-    for i, title in enumerate(table.columns):
-        whole = max(cell_len(plain(text)) for text in (title, *(row[i] for row in table.rows)))
-        widths.append(whole if table.numeric(i) else min(whole, _NARROW))
-    keys = list(range(next((i for i in range(len(widths)) if table.numeric(i)), len(widths))))
-    group = list(keys)
-    for i in range(len(keys), len(widths)):
-        if len(group) > len(keys) and _total(widths, [*group, i]) > width:
+    for i in columns:
+        # A heading may be broken.
+        texts = [*table.columns[i].split("\n"), *(one_line(row[i]) for row in table.rows)]
+        whole = max(cell_len(plain(text)) for text in texts)
+        widths.append(_GAP + (whole if table.numeric(i) else min(whole, _NARROW)))
+    first = next((i for i in columns if table.numeric(i)), len(columns))
+    group = list(columns[:first])
+    for i in columns[first:]:
+        if len(group) > first and sum(widths[j] for j in (*group, i)) > width:
             yield group
-            group = list(keys)
+            group = list(columns[:first])
         group.append(i)
     yield group
-
-
-def _total(widths: Sequence[int], group: Sequence[int]) -> int:
-    return sum(widths[i] for i in group) + _GAP * len(group)

@@ -32,12 +32,15 @@ def start(work: Callable[..., object], *arguments: Any, directory: Path, name: s
     return process
 
 
-def pair(work: Callable[..., object], *arguments: Any, directory: Path, name: str) -> tuple[BaseProcess, BaseProcess]:
-    """Start a job of two processes, with the environment that torchrun makes for them."""
+def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        return int(free.getsockname()[1])
+
+
+def pair(work: Callable[..., object], *arguments: Any, directory: Path, name: str) -> tuple[BaseProcess, BaseProcess]:
+    """Start a job of two processes, with the environment that torchrun makes for them."""
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     first, second = (
         start(work, *arguments, directory=directory, name=name, RANK=rank, LOCAL_RANK=rank, **shared)
         for rank in ("0", "1")

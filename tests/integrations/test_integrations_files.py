@@ -17,7 +17,7 @@ from sapo.core.errors import CandidateError, DataError, ModelError, RenderError
 from sapo.core.storage import read_json
 from sapo.core.types import Example
 from sapo.integrations.exports import export_data
-from sapo.integrations.layouts import reworded, sides
+from sapo.integrations.layouts import read_row
 from sapo.integrations.testing import tiny_model, tiny_tokenizer, toy_task
 from sapo.integrations.trainer import describe, tokenized
 from sapo.integrations.trl import Rows, dataset
@@ -231,7 +231,7 @@ def test_an_adapter_trained_on_rows_of_ones_own_is_asked_as_they_were(tmp_path: 
             describe(tmp_path, model, tokenizer, rows.task, "New.", layout="sytem")
         describe(tmp_path, model, tokenizer, rows.task, "New.", layout=rows.layout)
         # As a row itself asks, with another instruction.
-        assert sapo.apply(tmp_path, "x") == asked("x") == sides(reworded(row, "Say it.", "New.") or {})[0]
+        assert sapo.apply(tmp_path, "x") == asked("x") == read_row(read_row(row).reworded("Say it.", "New.")).prompt
         assert sapo.apply(tmp_path, "another") == asked("another")
         line = "instruction is the system message" if rows.layout == "system" else "The user turn is the instruction"
         assert line in (tmp_path / "README.md").read_text(encoding="utf-8")

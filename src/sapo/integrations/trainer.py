@@ -60,11 +60,11 @@ def describe(
     max_new_tokens: int = 128,
     layout: str = "own",
 ) -> None:
-    """Write `sapo.json` and a model card beside an adapter or model that another trainer saved.
+    """Write `sapo.json` and a model card next to an adapter or model that another trainer saved.
 
-    They tell what it was trained with, so that `sapo.apply`, `sapo generate` and readers of the hub can prompt it so.
-    Upload the folder as a whole (``huggingface_hub.upload_folder``); a trainer's own ``push_to_hub`` does so too, and
-    writes another card over this one. A whole model gets its tokenizer too, where the trainer left it out.
+    They say what it was trained with, so that `sapo.apply`, `sapo generate` and readers of the hub can prompt it so.
+    Upload the whole folder (``huggingface_hub.upload_folder``); a trainer's own ``push_to_hub`` replaces the card. A
+    whole model gets its tokenizer too, if the trainer left it out.
 
     Args:
         directory: where model or adapter lie.
@@ -94,21 +94,14 @@ def describe(
         raise DataError(
             f'layout = {layout!r}: the task of Rows has a layout of its own, layout=rows.layout; any other task, "own"'
         )
-    whole = not (folder / "adapter_config.json").is_file()
-    again = selection if isinstance(selection, SapoCallback) else None
-    first: Chosen = selection.selection if isinstance(selection, SapoCallback) else selection
-    told = Choice(task, chosen(task, first), first if isinstance(first, Selection) else None)
-    if again is not None:
-        # It may have gone on from the checkpoint of a training with other candidates.
-        scored = [c.instruction.text for c in again.selection.candidates]
-        losses = again.selection if again.instruction.text in scored else None
-        told = Choice(task, again.instruction, losses, switches=again.switches)
     state, earlier = state_fingerprint(model), list[dict[str, Any]]()
     if after is not None:
         before, earlier = read_lineage(Path(after)), earlier_tasks(after)
         if earlier[-1]["task"] == task.name and before.get("state") == state:
             # The same weights are described again.
             earlier.pop()
+    again, told = isinstance(selection, SapoCallback), _told(task, selection)
+    whole = not (folder / "adapter_config.json").is_file()
     data = lineage(
         base=str(model.config.name_or_path),
         method="another trainer",
@@ -133,6 +126,16 @@ def describe(
         tokenizer.save_pretrained(folder)
     write_json(folder / LINEAGE, data)
     write_text(folder / "README.md", card)
+
+
+def _told(task: Task, given: Chosen | SapoCallback) -> Choice:
+    """Return what a task was trained with, with the losses of its candidates where they are known."""
+    if not isinstance(given, SapoCallback):
+        return Choice(task, chosen(task, given), given if isinstance(given, Selection) else None)
+    chosen(task, given.selection)
+    # It may have gone on from the checkpoint of a training with other candidates.
+    scored = given.instruction.text in [c.instruction.text for c in given.selection.candidates]
+    return Choice(task, given.instruction, given.selection if scored else None, switches=given.switches)
 
 
 def _template(tokenizer: Any, max_length: int) -> str | None:
@@ -312,16 +315,13 @@ def _not_trained_on(task: Task, held_out: Sequence[Example] | None) -> list[Exam
         raise DataError("held_out has another layout than the task: rows of Rows are held out by Rows(held_out=...)")
     known = set(task.train)
     rows = [row for row in given if row not in known]
-    if rows:
-        return rows
-    if given:
-        there = "has all the rows of held_out among its training rows"
-    else:
-        there = "has no dev rows" if held_out is None else "is given no rows as held_out"
-    raise DataError(
-        f"task {task.name!r} {there}: give rows that are not trained on as held_out=... (sapo.hold_out(task).test), or "
-        "train every epoch with the first choice"
-    )
+    if not rows:
+        source = "no dev rows" if held_out is None else "no rows in held_out"
+        raise DataError(
+            f"task {task.name!r} has {source} that are not trained on: give some as held_out=... "
+            "(sapo.hold_out(task).test), or train every epoch with the first choice"
+        )
+    return rows
 
 
 def _processes(args: Any) -> Processes:

@@ -26,16 +26,15 @@ from sapo.core.errors import DataError, ModelError, RenderError
 from sapo.core.types import Encoded, Example, Task
 from sapo.integrations.layouts import (
     Chosen,
+    Row,
     Side,
     answer_of,
     chosen,
-    demand_readable,
     layout_of,
     messages,
     quoted,
-    reworded,
+    read_row,
     shared_instruction,
-    sides,
 )
 from sapo.models.layout import TAKEN_OUT, plain_prompt, turns_of
 from sapo.models.load import load_tokenizer
@@ -114,7 +113,7 @@ class Rows:
     def __init__(
         self, dataset: Any, instruction: str | None = None, held_out: Any = None, *, name: str = "rows"
     ) -> None:
-        rows, others = _readable(dataset, "row"), _readable([] if held_out is None else held_out, "held-out row")
+        rows, others = _read(dataset, "row"), _read([] if held_out is None else held_out, "held-out row")
         if not rows:
             raise DataError("the data set has no rows")
         self.dataset = dataset
@@ -143,8 +142,8 @@ class Rows:
 
         text, original = chosen(self.task, selection).text, self.task.instruction
         if isinstance(self.dataset, (list, tuple)):
-            return Dataset.from_list([reworded(row, original, text) for row in self.dataset])
-        return self.dataset.map(lambda row: reworded(row, original, text))
+            return Dataset.from_list([read_row(row).reworded(original, text) for row in self.dataset])
+        return self.dataset.map(lambda row: read_row(row).reworded(original, text))
 
     def completions(self, selection: Chosen) -> Any:
         """Return the rows as prompts and completions, of which SFTTrainer trains on the completions alone, as scored.
@@ -246,30 +245,30 @@ def _variables(tokenizer: Any) -> dict[str, Any]:
     return {"enable_thinking": False} if isinstance(template, str) and "enable_thinking" in template else {}
 
 
-def _readable(dataset: Any, what: str) -> list[Any]:
+def _read(dataset: Any, what: str) -> list[Row]:
     """Return the rows of a data set, each checked for itself."""
     from datasets import Dataset, IterableDataset
 
     if not isinstance(dataset, (Dataset, IterableDataset, list, tuple)):
         raise DataError(f"{what}s in a {type(dataset).__name__}: give one split of a data set, or a list of rows")
-    rows = list(dataset)
-    for number, row in enumerate(rows, start=1):
+    rows = []
+    for number, row in enumerate(dataset, start=1):
         try:
-            demand_readable(row)
+            rows.append(read_row(row))
         except DataError as error:
             raise DataError(f"{what} {number}: {error}") from error
     return rows
 
 
-def _examples(rows: Sequence[Any], original: str, what: str) -> tuple[Example, ...]:
+def _examples(rows: Sequence[Row], original: str, what: str) -> tuple[Example, ...]:
     """Return rows as examples: what is asked as JSON, with the instruction taken out, and the answer."""
     found = []
     for number, row in enumerate(rows, start=1):
-        open_ = reworded(row, original, TAKEN_OUT)
-        if open_ is None:
+        columns = row.reworded(original, TAKEN_OUT)
+        if columns is None:
             raise DataError(f"{what} {number} does not hold the instruction {quoted(original)}")
-        prompt, completion = sides(open_)
-        found.append(Example(json.dumps([prompt, completion], ensure_ascii=False), answer_of(completion)))
+        asked = json.dumps([read_row(columns).prompt, row.completion], ensure_ascii=False)
+        found.append(Example(asked, answer_of(row.completion)))
     return tuple(found)
 
 

@@ -24,7 +24,8 @@ def start(work: Callable[..., object], *arguments: Any, directory: Path, name: s
 
     Its cache is there too, as NAME-cache.
     """
-    own = {"COLUMNS": "200", "XDG_CACHE_HOME": str(directory / f"{name}-cache"), **environment}
+    # One thread, for torch and for accelerate, as in conftest.py.
+    own = {"OMP_NUM_THREADS": "1", "COLUMNS": "200", "XDG_CACHE_HOME": str(directory / f"{name}-cache"), **environment}
     for kind in ("out", "err"):
         (directory / f"{name}.{kind}").touch()
     process = _forks.Process(target=_enter, args=(directory, name, own, work, arguments), daemon=True)
@@ -75,7 +76,6 @@ def _enter(
     os.chdir(directory)
     for stream, kind in ((1, "out"), (2, "err")):
         os.dup2(os.open(f"{name}.{kind}", os.O_WRONLY | os.O_APPEND), stream)
-    # As in conftest.py.
     torch.set_num_threads(1)
     gc.freeze()
     work(*arguments)

@@ -151,7 +151,7 @@ def test_every_known_layout_is_read_and_reworded() -> None:
         ([{"messages": [{"role": "system", "content": "S."}, {"role": "user", "content": "x"}]}], None, "'user'"),
         ([ALPACA, {**ALPACA, "output": None}], None, "row 2: no known layout: .* columns instruction, input. Known"),
         ([ALPACA, {**ALPACA, "input": 5}], None, "row 2: input is 5: allowed is a text"),
-        ([{**ALPACA, "history": [["a", "b"]]}], None, "row 1: a column history"),
+        ([{**ALPACA, "history": [["a", "b"]]}], None, "row 1: column history"),
         ([{"messages": ["x"]}], None, "role of turn 1 of messages is None"),
         ([{"prompt": "I. x", "completion": ""}], "I.", "row 1: the answer is empty"),
         (["train", "test"], None, "row 1: 'train' instead of columns: give one split"),
@@ -248,7 +248,7 @@ def test_the_callback_refuses_rows_that_are_not_the_tasks(tmp_path: Path) -> Non
             SapoCallback(by, task, selection, renderer, **more)
 
     others = trainer(model, tokenizer, trl.dataset(toy_task("other", rows=8), selection, tokenizer), tmp_path)
-    refused("row 1 of the trainer's data is none of task 'toy'", others)
+    refused("row 1 of the trainer's data is not a row of task 'toy'", others)
     settings = {"dataloader_num_workers": 1, "dataloader_persistent_workers": True}
     refused("dataloader_persistent_workers = True", trainer(model, tokenizer, rows, tmp_path, **settings))
     refused(r"give what sapo\.select returned", selection="a text")

@@ -1,4 +1,4 @@
-"""Rows of fine-tuning data sets as they are found: where the instruction stands, what the model is asked and answers.
+"""Rows of other people's fine-tuning data sets: where the instruction stands, what the model is asked and answers.
 
 Known are alpaca (`instruction`, `input`, `output`), conversations (`messages` with role and content, `conversations`
 with from and value) and `prompt` with `completion`, as text or as messages.
@@ -69,10 +69,10 @@ class Row:
 
 
 def read_row(columns: Any) -> Row:
-    """Return a row that every trainer reads as it is scored.
+    """Return a row, checked: trainers must read it in the way in which it is scored.
 
     Raises:
-        DataError: naming the column that keeps it from that.
+        DataError: naming the column that is wrong.
     """
     if not isinstance(columns, Mapping):
         raise DataError(f"{quoted(columns)} instead of columns: give one split of a data set")
@@ -83,7 +83,7 @@ def read_row(columns: Any) -> Row:
         raise DataError(f"several layouts at once ({'; '.join(there)}): remove the columns that are not trained on")
     for column in _NOT_SCORED:
         if columns.get(column):
-            raise DataError(f"a column {column}, which is not scored as it is trained on: leave it out")
+            raise DataError(f"column {column} changes what is trained on, and is not scored: leave it out")
     where = _INSTRUCTION if alpaca else _asking(columns)
     if alpaca:
         names = (_INSTRUCTION, "system", "input", "output")
@@ -126,10 +126,10 @@ def layout_of(rows: Sequence[Row], instruction: str) -> str:
 
     "system": the instruction as system message, then one turn of the user; "alpaca"; or "other".
     """
-    found = {(row.where == _INSTRUCTION, *row.roles) for row in rows if row.instruction == instruction}
-    if len(found) != 1 or any(row.instruction != instruction for row in rows):
-        return "other"
-    return {(True, "user"): "alpaca", (False, "system", "user"): "system"}.get(found.pop(), "other")
+    asked = {(row.where == _INSTRUCTION, tuple(row.roles), row.instruction == instruction) for row in rows}
+    if asked == {(True, ("user",), True)}:
+        return "alpaca"
+    return "system" if asked == {(False, ("system", "user"), True)} else "other"
 
 
 def is_taken_out(task: Task) -> bool:

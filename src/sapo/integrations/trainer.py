@@ -73,8 +73,8 @@ def describe(
         task: trained last.
         selection: what `sapo.select` returned, or the callback that chose again while it was trained; or an
             instruction or its text alone, then without losses of candidates.
-        after: directory of the model that this training went on from, where that was trained on earlier tasks: what
-            its `sapo.json` tells of them is told here too. It may be ``directory`` itself.
+        after: directory of the model that this training went on from, where that was trained on earlier tasks: its
+            `sapo.json` entries are copied. It may be ``directory`` itself.
         max_length: most tokens of prompt and answer.
         max_new_tokens: longest answer.
         layout: of the prompts that it was trained with, `sapo.integrations.trl.Rows.layout`.
@@ -153,10 +153,10 @@ class SapoCallback(TrainerCallback):
 
     Rows that were trained on would favour the instruction that they were trained with, so candidates are compared on
     rows that are not. Losses and the choice go through ``trainer.log``. The model's mode, what is trainable, which
-    adapters are active, and random states stay as they are. Every process of a job must hold the same rows.
+    adapters are active, and random states do not change. Every process of a job must hold the same rows.
 
-    Rows for evaluation stay as they are, unless they are training rows too. Choices go into the trainer's checkpoints:
-    a training that is resumed from one goes on with the instruction of its epoch, and chooses when the next begins.
+    Rows for evaluation do not change, unless they are training rows too. Choices go into the trainer's checkpoints:
+    a training resumed from one keeps the instruction of its epoch, and chooses again when the next begins.
 
     Args:
         trainer: whose training rows are the task's, worded with the chosen instruction and made into tokens as the
@@ -173,7 +173,7 @@ class SapoCallback(TrainerCallback):
 
     Raises:
         CandidateError: if there is nothing to choose from, or the selection is of another task.
-        DataError: if there are no rows that are not trained on, or workers would go on with the rows of before, or the
+        DataError: if there are no rows that are not trained on, or workers would keep the old rows, or the
             trainer has another such callback.
         RenderError: if the trainer's rows are not those of the task.
     """
@@ -288,12 +288,12 @@ class SapoCallback(TrainerCallback):
             place = self._first.get(tuple(map(int, features["input_ids"])))
             if place is None or list(map(int, features["labels"])) != labelled(encoded[place])["labels"]:
                 raise RenderError(
-                    f"row {number} of the trainer's data is none of task {self._task.name!r} as this renderer makes "
-                    "tokens of it with the chosen instruction: other text, other supervised tokens, packed or cut"
+                    f"row {number} of the trainer's data is not a row of task {self._task.name!r} as this renderer "
+                    "encodes it with the chosen instruction: other text, other supervised tokens, packed or cut"
                 )
 
     def _collated(self, features: Sequence[Mapping[str, Any]]) -> Any:
-        """Return a batch of the trainer's own collator, with the rows as they are worded now."""
+        """Return a batch of the trainer's own collator, with the rows in their present wording."""
         return self._collate([self._reworded(row) for row in features])
 
     def _reworded(self, features: Mapping[str, Any]) -> Mapping[str, Any]:

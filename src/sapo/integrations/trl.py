@@ -1,4 +1,4 @@
-"""TRL's SFTTrainer: rows that it takes as they are, and its tokens for `sapo.select`.
+"""TRL's SFTTrainer: rows that it takes unchanged, and its tokens for `sapo.select`.
 
     task = sapo.load_task(...)                                       # the library's own layout of prompts
     selection = sapo.select(model, tokenizer, task, renderer=trl.SftRenderer(tokenizer))
@@ -240,7 +240,7 @@ def _row(prompt: Side, completion: Side, variables: dict[str, Any]) -> dict[str,
 
 
 def _variables(tokenizer: Any) -> dict[str, Any]:
-    """Return what a template is told: answers are trained without a reasoning block."""
+    """Return the variables of a template: answers are trained without a reasoning block."""
     template = None if tokenizer is None else tokenizer.chat_template
     return {"enable_thinking": False} if isinstance(template, str) and "enable_thinking" in template else {}
 

@@ -36,24 +36,14 @@ def train(out: Path) -> None:
     trainer = Trainer(
         model=model,
         args=TrainingArguments(
-            str(out),
-            num_train_epochs=4,
-            per_device_train_batch_size=2,
-            learning_rate=0.03,
-            report_to="none",
-            gradient_accumulation_steps=total // 2 // processes,
-            save_strategy="no",
-            disable_tqdm=True,
-            use_cpu=True,
-            max_grad_norm=0.0,
-            lr_scheduler_type="constant",
-            dataloader_pin_memory=False,
-            logging_steps=1,
+            str(out), num_train_epochs=4, per_device_train_batch_size=2, learning_rate=0.03, report_to="none",
+            gradient_accumulation_steps=total // 2 // processes, save_strategy="no", disable_tqdm=True, use_cpu=True,
+            max_grad_norm=0.0, lr_scheduler_type="constant", dataloader_pin_memory=False, logging_steps=1,
             ddp_find_unused_parameters=False,
         ),
         train_dataset=tokenized(task, selection, renderer),
         data_collator=DataCollatorForSeq2Seq(tokenizer),
-    )
+    )  # fmt: skip
     callback = SapoCallback(trainer, task, selection, renderer)
     trainer.add_callback(callback)
     trainer.train()

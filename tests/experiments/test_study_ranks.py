@@ -68,7 +68,7 @@ def test_few_orders_are_enumerated_and_p_is_their_share(sizes: Sequence[int]) ->
         rhos = [spearmanr(x, y).statistic for (x, _), y in zip(pairs, orders, strict=True)]
         null.append(np.average(rhos, weights=weights))
     observed = null[0]
-    assert found is not None and found.exact
+    assert found.exact
     assert found.p == pytest.approx(np.mean(np.abs(null) >= abs(observed) - 1e-9))
     reached = [v for v in np.abs(null) if np.mean(np.abs(null) >= v - 1e-9) < 0.05]
     assert found.critical == (pytest.approx(min(reached)) if reached else None)
@@ -78,23 +78,22 @@ def test_many_orders_are_drawn_with_one_added_and_agree_with_enumeration() -> No
     pairs = pairs_of(np.random.default_rng(3), (7,), link=0.8)
     exact = permutation_test(pairs, [6], Sampling())
     drawn = permutation_test(pairs, [6], Sampling(permutations=4000))
-    assert exact is not None and exact.exact and drawn is not None and not drawn.exact
+    assert exact.exact and not drawn.exact
     assert drawn.p == pytest.approx(exact.p, abs=0.01)
     assert drawn.p * 4001 == pytest.approx(round(drawn.p * 4001))
     assert drawn.critical is not None and exact.critical is not None
     assert drawn.critical == pytest.approx(exact.critical, abs=0.05)
     perfect = [(np.arange(9.0), np.arange(9.0))] * 3
     least = permutation_test(perfect, [1, 1, 1], Sampling(permutations=999))
-    assert least is not None and least.p == 1 / 1000
-    assert permutation_test([], [], Sampling()) is None
+    assert least.p == 1 / 1000
 
 
 def test_null_p_values_are_uniform() -> None:
     random = np.random.default_rng(11)
     found = [permutation_test(pairs_of(random, (9, 8, 10)), [8, 7, 9], Sampling(0, 199, seed)) for seed in range(300)]
-    p = [one.p for one in found if one is not None]
+    p = [one.p for one in found]
     # p has steps of 1 / 200: spread over the step, it is continuous.
-    assert len(p) == 300 and kstest(np.array(p) - random.random(300) / 200, "uniform").pvalue > 0.01
+    assert kstest(np.array(p) - random.random(300) / 200, "uniform").pvalue > 0.01
     assert np.mean(np.array(p) < 0.05) < 0.08
 
 
@@ -102,17 +101,17 @@ def test_null_p_values_are_uniform() -> None:
 @pytest.mark.parametrize(("n", "exact"), [(6, 0.886), (7, 0.786)])
 def test_critical_values_are_those_of_printed_tables(n: int, exact: float) -> None:
     found = permutation_test([(np.arange(float(n)), np.arange(float(n)))], [n - 1], Sampling())
-    assert found is not None and found.critical == pytest.approx(exact, abs=5e-4)
+    assert found.critical == pytest.approx(exact, abs=5e-4)
 
 
 def test_ten_candidates_need_a_correlation_of_about_two_thirds() -> None:
     one = detectable([10])
     assert one.critical == pytest.approx(0.632, abs=5e-4)
     found = permutation_test([(np.arange(10.0), np.arange(10.0))], [9], Sampling())
-    assert found is not None and found.critical == pytest.approx(0.648, abs=0.02)
+    assert found.critical == pytest.approx(0.648, abs=0.02)
     three = detectable([9, 9, 9])
     drawn = permutation_test(pairs_of(np.random.default_rng(0), (9, 9, 9)), [8] * 3, Sampling())
-    assert drawn is not None and drawn.critical is not None
+    assert drawn.critical is not None
     assert three.critical == pytest.approx(drawn.critical, abs=0.02)
     assert detectable([2]).critical is None and detectable([3]).powered is None
     assert detectable([]) == detectable([1])

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
+from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+
+import forked
 
 import sapo
 from sapo.cli import main
@@ -43,10 +43,6 @@ def command(*arguments: object) -> int:
     return 0
 
 
-def start_command(*arguments: object, cache: Path) -> subprocess.Popen[Any]:
-    """Start the command line as a process of its own, with one thread and a cache of its own."""
-    own = {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(cache)}
-    return subprocess.Popen(
-        [sys.executable, "-m", "sapo.cli", *map(str, arguments)],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, **own},
-    )  # fmt: skip
+def start_command(*arguments: object, directory: Path) -> BaseProcess:
+    """Start the command line as a process of its own, with a cache of its own in the directory."""
+    return forked.start(forked.command, *arguments, directory=directory, name="command")

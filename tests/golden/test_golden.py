@@ -54,12 +54,13 @@ def test_a_run_that_was_killed_goes_on_to_the_same_bits(ground: Ground, tmp_path
     whole = cases.run_once(ground, tmp_path / "whole", **cases.CHECKPOINTED)
     run_dir = tmp_path / "parts" / "run"
     cases.write(tmp_path / "run.yaml", cases.settings(ground, run_dir, **cases.CHECKPOINTED))
-    process = doors.start_command("run", tmp_path / "run.yaml", cache=tmp_path / "cache")
+    process = doors.start_command("run", tmp_path / "run.yaml", directory=tmp_path)
     end = time.monotonic() + 120
-    while not reading.is_amid_second_training(run_dir) and process.poll() is None and time.monotonic() < end:
+    while not reading.is_amid_second_training(run_dir) and process.is_alive() and time.monotonic() < end:
         time.sleep(0.002)
     process.kill()
-    assert process.wait() == -signal.SIGKILL, "it ended before it was killed"
+    process.join()
+    assert process.exitcode == -signal.SIGKILL, "it ended before it was killed"
     assert not reading.trained_twice(run_dir) and not reading.is_finished(run_dir)
     assert cases.run_once(ground, tmp_path / "parts", **cases.CHECKPOINTED) == whole
 

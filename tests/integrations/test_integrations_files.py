@@ -23,7 +23,7 @@ from sapo.integrations.trl import Rows, dataset
 from sapo.models.layout import turns_of
 from sapo.models.render import Renderer
 from sapo.runs.stage import Stage
-from sapo.tasks.layouts import reworded, sides
+from sapo.tasks.layouts import read_row
 
 TEXT = "Many words: yes. Few words: no."
 
@@ -228,7 +228,9 @@ def test_an_adapter_trained_on_rows_of_ones_own_is_asked_as_they_were(tmp_path: 
             describe(tmp_path, model, tokenizer, rows.task, "New.", layout="sytem")
         describe(tmp_path, model, tokenizer, rows.task, "New.", layout=rows.layout)
         # As a row itself asks, with another instruction.
-        assert sapo.apply(tmp_path, "x") == asked("x") == sides(reworded(row, "Say it.", "New.") or {})[0]
+        other_words = read_row(row).reworded("Say it.", "New.")
+        assert other_words is not None
+        assert sapo.apply(tmp_path, "x") == asked("x") == read_row(other_words).prompt
         assert sapo.apply(tmp_path, "another") == asked("another")
         line = "instruction is the system message" if rows.layout == "system" else "The user turn is the instruction"
         assert line in (tmp_path / "README.md").read_text(encoding="utf-8")

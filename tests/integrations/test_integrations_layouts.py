@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from sapo.core.errors import DataError
-from sapo.tasks.layouts import layout_of, shared_instruction
+from sapo.tasks.layouts import layout_of, read_row
 
 ALPACA = {"instruction": "Say it.", "input": "a", "output": "b"}
 
@@ -33,7 +33,7 @@ SYSTEM = chat(("system", "Say it."), ("user", "a"), ("assistant", "b"))
     ],
 )
 def test_the_layout_is_that_of_all_rows(rows: list[dict[str, Any]], layout: str) -> None:
-    assert layout_of(rows, "Say it.") == layout
+    assert layout_of([read_row(row) for row in rows], "Say it.") == layout
 
 
 @pytest.mark.parametrize(
@@ -46,4 +46,4 @@ def test_the_layout_is_that_of_all_rows(rows: list[dict[str, Any]], layout: str)
 )
 def test_a_layout_that_is_not_known_names_the_columns(row: dict[str, Any], held: str) -> None:
     with pytest.raises(DataError, match=f"there are values in the columns {held}. Known: instruction and output;"):
-        shared_instruction([row])
+        read_row(row)

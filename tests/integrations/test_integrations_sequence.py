@@ -144,7 +144,7 @@ def test_calls_out_of_order_are_refused(tasks: list[Task], tmp_path: Path) -> No
     seq = sapo.TaskSequence(tmp_path / "s", tiny_model(), tiny_tokenizer(), tasks, policy="original", max_new_tokens=2)
     with pytest.raises(DataError, match="'two' is not the next task: the next one is one"):
         seq.before("two")
-    with pytest.raises(DataError, match=r"'tow' is no task of this sequence. Did you mean"):
+    with pytest.raises(DataError, match=r"'tow' is not a task of this sequence. Did you mean"):
         seq.before("tow")
     with pytest.raises(DataError, match="without before"):
         seq.after("one")
@@ -160,5 +160,5 @@ def test_calls_out_of_order_are_refused(tasks: list[Task], tmp_path: Path) -> No
     assert not (tmp_path / "t").exists()
     with pytest.raises(DataError, match="no instruction was chosen for 'one' yet"):
         seq.selection("one")
-    with pytest.raises(DataError, match="'tow' is no task of this sequence"):
+    with pytest.raises(DataError, match="'tow' is not a task of this sequence"):
         seq.selection("tow")

@@ -22,7 +22,7 @@ from sapo.integrations.trainer import SapoCallback, describe
 from sapo.models.losses import Scorer
 from sapo.models.render import Renderer
 from sapo.tasks.inplace import exchange
-from sapo.tasks.layouts import reworded, shared_instruction, sides
+from sapo.tasks.layouts import read_row, shared_instruction
 
 sft = pytest.importorskip("trl", reason="TRL is not installed: pip install trl")
 
@@ -121,17 +121,21 @@ def test_every_known_layout_is_read_and_reworded() -> None:
     }
     messages = {"messages": [{"role": "user", "content": f"{ORIGINAL} row 1"}, {"role": "assistant", "content": "yes"}]}
     answer = [{"role": "assistant", "content": "yes"}]
-    assert sides(alpaca) == ([{"role": "user", "content": f"{ORIGINAL}\nrow 1"}], answer)
-    assert sides(sharegpt) == ([{"role": "system", "content": ORIGINAL}, {"role": "user", "content": "row 1"}], answer)
-    assert sides(messages) == ([{"role": "user", "content": f"{ORIGINAL} row 1"}], answer)
-    assert reworded(alpaca, ORIGINAL, "New.") == {**alpaca, "instruction": "New."}
-    changed = reworded(sharegpt, ORIGINAL, "New.")
+    read = [read_row(row) for row in (alpaca, sharegpt, messages)]
+    assert [row.completion for row in read] == [answer] * 3
+    assert [row.prompt for row in read] == [
+        [{"role": "user", "content": f"{ORIGINAL}\nrow 1"}],
+        [{"role": "system", "content": ORIGINAL}, {"role": "user", "content": "row 1"}],
+        [{"role": "user", "content": f"{ORIGINAL} row 1"}],
+    ]
+    assert read[0].reworded(ORIGINAL, "New.") == {**alpaca, "instruction": "New."}
+    changed = read[1].reworded(ORIGINAL, "New.")
     assert changed is not None and changed["conversations"][0] == {"from": "system", "value": "New."}
     assert changed["conversations"][1:] == sharegpt["conversations"][1:]
-    changed = reworded(messages, ORIGINAL, "New.")
+    changed = read[2].reworded(ORIGINAL, "New.")
     assert changed is not None and changed["messages"][0]["content"] == "New. row 1"
-    assert reworded(messages, "nowhere", "New.") is None
-    assert shared_instruction([alpaca, alpaca]) == shared_instruction([sharegpt]) == ORIGINAL
+    assert read[2].reworded("nowhere", "New.") is None
+    assert shared_instruction([read[0], read[0]]) == shared_instruction([read[1]]) == ORIGINAL
 
 
 @pytest.mark.parametrize(
@@ -148,7 +152,7 @@ def test_every_known_layout_is_read_and_reworded() -> None:
         ([{"messages": [{"role": "system", "content": "S."}, {"role": "user", "content": "x"}]}], None, "'user'"),
         ([ALPACA, {**ALPACA, "output": None}], None, "row 2: no known layout: .* columns instruction, input. Known"),
         ([ALPACA, {**ALPACA, "input": 5}], None, "row 2: input is 5: allowed is a text"),
-        ([{**ALPACA, "history": [["a", "b"]]}], None, "row 1: a column history"),
+        ([{**ALPACA, "history": [["a", "b"]]}], None, "row 1: column history"),
         ([{"messages": ["x"]}], None, "role of turn 1 of messages is None"),
         ([{"prompt": "I. x", "completion": ""}], "I.", "row 1: the answer is empty"),
         (["train", "test"], None, "row 1: 'train' instead of columns: give one split"),
@@ -245,13 +249,13 @@ def test_the_callback_refuses_rows_that_are_not_the_tasks(tmp_path: Path) -> Non
             SapoCallback(by, task, selection, renderer, **more)
 
     others = trainer(model, tokenizer, trl.dataset(toy_task("other", rows=8), selection, tokenizer), tmp_path)
-    refused("row 1 of the trainer's data is none of task 'toy'", others)
+    refused("row 1 of the trainer's data is not a row of task 'toy'", others)
     settings = {"dataloader_num_workers": 1, "dataloader_persistent_workers": True}
     refused("dataloader_persistent_workers = True", trainer(model, tokenizer, rows, tmp_path, **settings))
     refused(r"give what sapo\.select returned", selection="a text")
-    refused("no dev rows", task=replace(task, labels=(), metric="rouge_l", dev=()))
-    refused("has all the rows of held_out among its training rows", held_out=task.train)
-    refused("is given no rows as held_out", held_out=())
+    refused("has no dev rows that are not trained on", task=replace(task, labels=(), metric="rouge_l", dev=()))
+    refused("has no rows in held_out that are not trained on", held_out=task.train)
+    refused("has no rows in held_out that are not trained on", held_out=())
     refused("something else than a task's rows", held_out=[{"input": "x"}])
     own = trl.Rows([ALPACA]).task.train
     refused(r"rows of Rows are held out by Rows\(held_out=\.\.\.\)", held_out=own)

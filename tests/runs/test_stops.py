@@ -6,14 +6,13 @@ import io
 import os
 import shlex
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
 import yaml
 from rich.console import Console
@@ -176,28 +175,15 @@ CONFIG: Mapping[str, Any] = {
 def test_a_run_that_is_stopped_says_what_is_saved_and_how_to_resume_it(small_model: Path, tmp_path: Path) -> None:
     model = {"base": str(small_model), "device": "cpu"}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump({"model": model, **CONFIG}))
-    run_dir, log = tmp_path / "my run", tmp_path / "log"
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "COLUMNS": "200",
-        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-        "XDG_CACHE_HOME": str(tmp_path / "cache"),
-    }
-    with log.open("wb") as err:
-        job = subprocess.Popen(
-            [sys.executable, "-m", "sapo.cli", "run", "config.yaml", f"run_dir={run_dir}"],
-            cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=err,
-        )  # fmt: skip
-    try:
-        deadline = time.monotonic() + 120
-        while "training" not in log.read_text():
-            assert job.poll() is None and time.monotonic() < deadline, log.read_text()
-            time.sleep(0.01)
-        job.send_signal(signal.SIGTERM)
-        assert job.wait(60) == 128 + signal.SIGTERM
-    finally:
-        job.kill()
+    run_dir, log = tmp_path / "my run", tmp_path / "job.err"
+    arguments = ("run", "config.yaml", f"run_dir={run_dir}")
+    job = forked.start(forked.command, *arguments, directory=tmp_path, name="job")
+    deadline = time.monotonic() + 120
+    while "training" not in log.read_text():
+        assert job.is_alive() and time.monotonic() < deadline, log.read_text()
+        time.sleep(0.01)
+    job.terminate()
+    assert forked.ended([job], 60) == (128 + signal.SIGTERM,)
     said = log.read_text()
     assert "Traceback" not in said and "stopping after what is being computed" in said
     last = " ".join(said.rstrip().splitlines()[-1].split())

@@ -1,4 +1,4 @@
-"""Two real processes on one job, as torchrun starts them, against one process and against themselves after a kill."""
+"""Two real processes on one job against one process, and against themselves after a kill."""
 
 from __future__ import annotations
 
@@ -7,25 +7,26 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
+import torch.distributed.run
 import yaml
 from safetensors.torch import load_file
 
 import sapo
+from sapo.core.processes import leave
 from sapo.integrations.testing import tiny_model, tiny_tokenizer
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="children are found through /proc")
-
 TOLERANCE = 1e-5
-PATIENCE = 240
+PATIENCE = 120
 ANSWERS = ("good", "bad", "fair enough")
 # Nothing divides by two or by the micro-batch: 21 = 8 + 8 + 5 rows, 9 selection rows, 5 test rows; and one of each.
 ROWS, SELECTION, TESTED = 21, 9, 5
@@ -42,21 +43,6 @@ CONFIG: Mapping[str, Any] = {
     "evaluate": {"max_new_tokens": 4, "test_prompt": "both"},
 }  # fmt: skip
 PARAPHRASES = ["Is it good, bad or fair enough?", "good, bad, fair enough?"]
-# Each process notes what it opens for writing, moves or makes in a run directory.
-SPY = """
-import os, sys
-kept = [os.environ["SPIED"] + "/", os.environ["SPY_LOG"], os.environ.get("RANK", "-")]
-def note(event, found):
-    path = {"open": 0, "os.rename": 1, "os.mkdir": 0, "os.remove": 0, "os.rmdir": 0}.get(event)
-    if path is None or (event == "open" and not (found[2] or 0) & (os.O_WRONLY | os.O_RDWR)):
-        return
-    name = os.fspath(found[path]) if isinstance(found[path], (str, os.PathLike)) else ""
-    if os.path.abspath(name).startswith(kept[0]):
-        line = os.open(kept[1], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-        os.write(line, f"{kept[2]} {event}\\n".encode())
-        os.close(line)
-sys.addaudithook(note)
-"""
 
 
 @dataclass(frozen=True)
@@ -64,7 +50,7 @@ class Job:
     """A job of two processes that has ended."""
 
     directory: Path
-    code: int
+    codes: tuple[int | None, ...]
     out: str
     err: str
 
@@ -103,42 +89,39 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         json.dumps({"mine": PARAPHRASES, "train": PARAPHRASES, "single": ["The word to say is y.", "It is y!"]})
     )
     (root / "config.yaml").write_text(yaml.safe_dump(dict(CONFIG)))
-    (root / "spy").mkdir()
-    (root / "spy" / "sitecustomize.py").write_text(SPY)
     return root
 
 
-def start(
-    folder: Path, run: str, *arguments: str, program: tuple[str, ...] = ("-m", "sapo.cli")
-) -> subprocess.Popen[bytes]:
-    """Start a job of two processes that keeps its cache, its output and what the spies saw by the name ``run``."""
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    environment = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE")} | {
-        "OMP_NUM_THREADS": "1",
-        "COLUMNS": "200",
-        "XDG_CACHE_HOME": str(folder / f"{run}-cache"),
-        "PYTHONPATH": os.pathsep.join([str(folder / "spy"), *filter(None, sys.path)]),
-        "SPIED": str(folder / run),
-        "SPY_LOG": str(folder / f"{run}.spy"),
-    }
-    with (folder / f"{run}.out").open("ab") as out, (folder / f"{run}.err").open("ab") as err:
-        return subprocess.Popen(
-            [*launcher, "--monitor-interval", "0.1", *program, *arguments],
-            cwd=folder, env=environment, stdout=out, stderr=err, start_new_session=True,
-        )  # fmt: skip
+def spied(run: str, work: Callable[..., object], *arguments: Any) -> None:
+    """Work in a process that notes what it opens for writing, moves or makes in the directory of a run."""
+    kept, rank = os.path.abspath(run) + "/", os.environ["RANK"]
+
+    def note(event: str, found: tuple[Any, ...]) -> None:
+        path = {"open": 0, "os.rename": 1, "os.mkdir": 0, "os.remove": 0, "os.rmdir": 0}.get(event)
+        if path is None or (event == "open" and not (found[2] or 0) & (os.O_WRONLY | os.O_RDWR)):
+            return
+        name = os.fspath(found[path]) if isinstance(found[path], (str, os.PathLike)) else ""
+        if os.path.abspath(name).startswith(kept):
+            line = os.open(f"{run}.spy", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+            os.write(line, f"{rank} {event}\n".encode())
+            os.close(line)
+
+    sys.addaudithook(note)
+    work(*arguments)
 
 
-def ended(folder: Path, run: str, job: subprocess.Popen[bytes], patience: float = PATIENCE) -> Job:
-    try:
-        code = job.wait(patience)
-    finally:
-        if job.poll() is None:
-            os.killpg(job.pid, signal.SIGKILL)
-    return Job(folder / run, code, (folder / f"{run}.out").read_text(), (folder / f"{run}.err").read_text())
+def start(folder: Path, run: str, work: Callable[..., object], *arguments: Any) -> tuple[BaseProcess, BaseProcess]:
+    """Start a job that keeps its cache, its output and what the spies saw by the name ``run``."""
+    return forked.pair(spied, run, work, *arguments, directory=folder, name=run)
 
 
-def launch(folder: Path, run: str, *arguments: str, **more: Any) -> Job:
-    return ended(folder, run, start(folder, run, *arguments, **more))
+def ended(folder: Path, run: str, processes: Sequence[BaseProcess]) -> Job:
+    codes = forked.ended(processes)
+    return Job(folder / run, codes, (folder / f"{run}.out").read_text(), (folder / f"{run}.err").read_text())
+
+
+def launch(folder: Path, run: str, work: Callable[..., object], *arguments: Any) -> Job:
+    return ended(folder, run, start(folder, run, work, *arguments))
 
 
 @pytest.fixture(scope="module")
@@ -153,8 +136,8 @@ def alone(folder: Path) -> Path:
 @pytest.fixture(scope="module")
 def both(folder: Path) -> Job:
     """The same run by two processes."""
-    job = launch(folder, "both", "run", "config.yaml", "run_dir=both")
-    assert job.code == 0, job.err
+    job = launch(folder, "both", forked.command, "run", "config.yaml", "run_dir=both")
+    assert job.codes == (0, 0), job.err
     return job
 
 
@@ -215,12 +198,35 @@ def test_only_the_first_process_speaks_and_writes(folder: Path, both: Job) -> No
 
 
 def test_a_mistake_is_printed_once_and_ends_the_job(folder: Path) -> None:
-    began = time.monotonic()
-    job = launch(folder, "wrong", "run", "config.yaml", "run_dir=wrong", "tasks.mine.columns.answer=star")
-    assert job.code != 0 and time.monotonic() - began < 120
+    job = launch(
+        folder, "wrong", forked.command, "run", "config.yaml", "run_dir=wrong", "tasks.mine.columns.answer=star"
+    )
+    assert job.codes == (2, 2)
     assert job.err.count("train.csv has no column 'star' for answer. Did you mean 'stars'?") == 1
     assert job.out == "" and "sapo/cli" not in job.err
     assert not job.directory.exists()
+
+
+JOIN = """
+from sapo.core.processes import join, launched, leave
+processes = join("cpu")
+assert processes == launched()
+print(processes.gather(processes.rank), flush=True)
+leave()
+"""
+
+
+def torchrun(*arguments: str) -> None:
+    sys.argv = ["torchrun", "--standalone", "--nproc_per_node", "2", *arguments]
+    torch.distributed.run.main()
+
+
+def test_torchrun_starts_processes_that_find_each_other(folder: Path) -> None:
+    (folder / "join.py").write_text(JOIN)
+    path = os.pathsep.join(filter(None, sys.path))
+    job = forked.start(torchrun, "join.py", directory=folder, name="joined", PYTHONPATH=path)
+    assert forked.ended([job]) == (0,), (folder / "joined.err").read_text()
+    assert (folder / "joined.out").read_text().splitlines() == ["[0, 1]"] * 2
 
 
 # Methods that add something to the loss, and those that train other weights than an adapter's. 21 rows, then 7.
@@ -228,31 +234,28 @@ METHODS: Mapping[str, Sequence[str]] = {
     "o-lora": [], "ewc": ["ewc.weight=100"], "replay": ["replay.buffer=5", "replay.share=0.5"], "lwf": [], "osf": [],
     "full": [],
 }  # fmt: skip
-SEVERAL = """
-import json, sys
-from pathlib import Path
-import sapo
-from sapo.core.processes import leave
-for method, settings in json.loads(Path("methods.json").read_text()).items():
-    sapo.run(sapo.load_config(Path("config.yaml"), [f"run_dir={sys.argv[1]}/{method}", *settings]))
-leave()
-"""
+
+
+def several(methods: Mapping[str, Sequence[str]], run: str) -> None:
+    """Train with each method, in a directory of its own."""
+    for method, settings in methods.items():
+        sapo.run(sapo.load_config(Path("config.yaml"), [f"run_dir={run}/{method}", *settings]))
+    leave()
 
 
 def test_every_method_has_the_weights_of_one_process(folder: Path) -> None:
     plain = [
-        "policy=original", "sequence=[mine,other]", "train.epochs=5", "train.warmup=0", "train.learning_rate=0.005",
+        "policy=original", "sequence=[mine,other]", "train.epochs=2", "train.warmup=0", "train.learning_rate=0.005",
+        "evaluate.max_new_tokens=1", "evaluate.test_prompt=original",
     ]  # fmt: skip
     settings = {method: [*plain, f"method={method}", *own] for method, own in METHODS.items()}
-    (folder / "methods.json").write_text(json.dumps(settings))
-    (folder / "several.py").write_text(SEVERAL)
-    job = launch(folder, "several", "several", program=("several.py",))
-    assert job.code == 0, job.err
+    job = launch(folder, "several", several, settings, "several")
+    assert job.codes == (0, 0), job.err
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        several(settings, "one")
     last = []
-    for method, given in settings.items():
-        with pytest.MonkeyPatch.context() as patch:
-            patch.chdir(folder)
-            sapo.run(sapo.load_config(folder / "config.yaml", [f"run_dir=one/{method}", *given]))
+    for method in settings:
         runs = (folder / "one" / method, job.directory / method)
         found = [{p.relative_to(run): p for p in run.rglob("*") if p.name in WEIGHTS} for run in runs]
         assert found[0].keys() == found[1].keys() and len(found[0]) >= 2
@@ -275,40 +278,22 @@ def test_every_method_has_the_weights_of_one_process(folder: Path) -> None:
 WEIGHTS = ("adapter_model.safetensors", "model.safetensors", "fisher.safetensors")
 
 
-def of_rank(rank: int, job: subprocess.Popen[bytes]) -> int:
-    """The process id of one process of a job."""
-    children = Path(f"/proc/{job.pid}/task/{job.pid}/children").read_text().split()
-    ours = [child for child in children if f"RANK={rank}".encode() in environment(child)]
-    assert len(ours) == 1
-    return int(ours[0])
-
-
-def environment(process: str) -> list[bytes]:
-    return Path(f"/proc/{process}/environ").read_bytes().split(b"\0")
-
-
 def test_a_killed_process_ends_the_job_and_the_same_command_resumes_it(folder: Path, both: Job) -> None:
-    command = ("run", "config.yaml", "run_dir=killed")
+    command = (forked.command, "run", "config.yaml", "run_dir=killed")
     job = start(folder, "killed", *command)
     deadline = time.monotonic() + PATIENCE
     while "task 1 mine: training" not in (folder / "killed.err").read_text():
-        assert job.poll() is None and time.monotonic() < deadline
+        assert job[0].is_alive() and time.monotonic() < deadline
         time.sleep(0.02)
-    # A launcher that does not look, so that the other process finds out by itself.
-    rank = of_rank(1, job)
-    os.kill(job.pid, signal.SIGSTOP)
-    os.kill(rank, signal.SIGKILL)
+    job[1].kill()
+    # The other process finds out by itself.
+    stopped = ended(folder, "killed", job)
+    assert stopped.codes[0] not in (0, -signal.SIGKILL)
     message = "error: another process of this job has ended, see its message. Saved in killed: 1 selections, 0 trained"
-    deadline = time.monotonic() + 60
-    while message not in (folder / "killed.err").read_text() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    os.kill(job.pid, signal.SIGCONT)
-    stopped = ended(folder, "killed", job, 60)
-    assert stopped.code != 0
     assert message in stopped.err
     assert not (stopped.directory / "results.json").exists() and "sapo/cli" not in stopped.err
     again = launch(folder, "killed", *command)
-    assert again.code == 0, again.err
+    assert again.codes == (0, 0), again.err
     for name in ("results.json", "training/1-mine.json", "selections/2-single.json", "cells/2/mine.selected.json"):
         one, other = read(both.directory / name), read(again.directory / name)
         assert list(differences(one, other)) == []

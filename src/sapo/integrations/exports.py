@@ -44,8 +44,8 @@ def export_data(
 
     Raises:
         CandidateError: if the selection is of another task.
-        DataError: if the format is not known or has no rows of token ids, the `dataset_info.json` that is there is
-            none, or another data set of this name is there.
+        DataError: if the format is not known or has no rows of token ids, an existing `dataset_info.json` is
+            not one, or another data set of this name is there.
         RecordError: if a file cannot be written.
     """
     directory, text = Path(directory), chosen(task, selection).text
@@ -103,7 +103,7 @@ def _axolotl(task: Task, text: str, name: str, directory: Path, renderer: Encode
 
 
 def _axolotl_settings(rows: Path, *, tokens: bool) -> str:
-    """Return what is to be merged into axolotl's configuration; token ids and labels it takes as they are."""
+    """Return what is to be merged into axolotl's configuration; it takes token ids and labels unchanged."""
     source: dict[str, Any] = {"path": str(rows), "ds_type": "json"}
     shown: dict[str, Any] = {"datasets": [source]}
     if not tokens:

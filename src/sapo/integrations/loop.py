@@ -4,7 +4,7 @@
     if seq.done:                                # interrupted: resume with the model of the last finished task
         model = load(f"runs/models/{seq.done[-1].name}")
     for task in seq.open:
-        instruction = seq.before(task, model=model)   # scored under the model as it is now
+        instruction = seq.before(task, model=model)   # scored under the model in its present state
         model = train(model, task, instruction)
         model.save_pretrained(f"runs/models/{task.name}")
         seq.after(task, model)                  # all tasks are tested
@@ -59,8 +59,8 @@ class TaskSequence:
 
     Args:
         run_dir: where everything is kept; one that holds the same sequence is resumed.
-        model: any transformers or peft causal LM, as it is before the first task. Of a sequence that is
-            resumed, `before` is given the model that the last finished task left, or it is given here.
+        model: any transformers or peft causal LM, before the first task. When a sequence is resumed,
+            give the model that the last finished task left, here or to `before`.
         tokenizer: its tokenizer.
         tasks: at least one, with different names.
         policy: "sapo" takes the lowest pre-update loss; "original", "random", "highest" and "median" are controls.
@@ -97,7 +97,7 @@ class TaskSequence:
                 raise DataError(f"{name} = {value}: allowed is a positive number")
         self.tasks = tuple(hold_out(task) for task in tasks)
         self._tested = tuple(used_rows(task, None, rows, seed) for task in self.tasks)
-        # The model's name is told, not compared: its weights are, and one that was saved has another name.
+        # The model's name is recorded, not compared: its weights are, and one that was saved has another name.
         base = str(model.config.name_or_path or type(model).__name__)
         self._config = {
             "model": {"base": first_value(Path(run_dir), "model.base", base)},
@@ -147,14 +147,14 @@ class TaskSequence:
         return self.tasks[len(self.done) :]
 
     def before(self, task: Task | str, candidates: Sequence[str] | None = None, *, model: Any = None) -> Instruction:
-        """Return the instruction to train a task with, chosen under the model as it is now.
+        """Return the instruction to train a task with, chosen under the present model.
 
         Before the first task, all tasks are tested zero-shot.
 
         Args:
             task: the next one, or its name.
             candidates: paraphrases; by default those that come with the library or that rules make.
-            model: as it is now; by default the one that was given last.
+            model: in its present state; by default the one that was given last.
 
         Raises:
             DataError: if it is not the next one.
@@ -232,7 +232,7 @@ class TaskSequence:
         """Return the candidates' losses that the choice for a task rests on; None where the policy asks for none.
 
         Raises:
-            DataError: if nothing was chosen for the task yet, or there is none of this name.
+            DataError: if nothing was chosen for the task yet, or no task has this name.
         """
         name = self._known(task)
         found = {c.task.name: c for c in self._choices(len(self.done))} | self._chosen
@@ -246,12 +246,12 @@ class TaskSequence:
         names = [t.name for t in self.tasks]
         if name not in names:
             raise DataError(
-                f"{name!r} is no task of this sequence.{nearest(name, names)} Its tasks: {', '.join(names)}"
+                f"{name!r} is not a task of this sequence.{nearest(name, names)} Its tasks: {', '.join(names)}"
             )
         return name
 
     def _next(self, task: Task | str, model: Any) -> Task:
-        """Take the model as it is now, and return the task if it is the next one."""
+        """Take the present model, and return the task if it is the next one."""
         name = self._known(task)
         if not self.open or self.open[0].name != name:
             following = f"the next one is {self.open[0].name}" if self.open else "all of them are finished"

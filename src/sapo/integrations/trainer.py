@@ -62,11 +62,11 @@ def describe(
     max_new_tokens: int = 128,
     layout: str = "own",
 ) -> None:
-    """Write `sapo.json` and a model card beside an adapter or model that another trainer saved.
+    """Write `sapo.json` and a model card next to an adapter or model that another trainer saved.
 
-    They tell what it was trained with, so that `sapo.apply`, `sapo generate` and readers of the hub can prompt it so.
-    Upload the folder as a whole (``huggingface_hub.upload_folder``); a trainer's own ``push_to_hub`` does so too, and
-    writes another card over this one. A whole model gets its tokenizer too, where the trainer left it out.
+    They say what it was trained with, so that `sapo.apply`, `sapo generate` and readers of the hub can prompt it so.
+    Upload the whole folder (``huggingface_hub.upload_folder``); a trainer's own ``push_to_hub`` replaces the card. A
+    whole model gets its tokenizer too, if the trainer left it out.
 
     Args:
         directory: where model or adapter lie.
@@ -75,8 +75,8 @@ def describe(
         task: trained last.
         selection: what `sapo.select` returned, or the callback that chose again while it was trained; or an
             instruction or its text alone, then without losses of candidates.
-        after: directory of the model that this training went on from, where that was trained on earlier tasks: what
-            its `sapo.json` tells of them is told here too. It may be ``directory`` itself.
+        after: directory of the model that this training went on from, where that was trained on earlier tasks: its
+            `sapo.json` entries are copied. It may be ``directory`` itself.
         max_length: most tokens of prompt and answer.
         max_new_tokens: longest answer.
         layout: of the prompts that it was trained with, `sapo.integrations.trl.Rows.layout`.
@@ -96,21 +96,14 @@ def describe(
         raise DataError(
             f'layout = {layout!r}: the task of Rows has a layout of its own, layout=rows.layout; any other task, "own"'
         )
-    whole = not (folder / "adapter_config.json").is_file()
-    again = selection if isinstance(selection, SapoCallback) else None
-    first: Chosen = selection.selection if isinstance(selection, SapoCallback) else selection
-    told = Choice(task, chosen(task, first), first if isinstance(first, Selection) else None)
-    if again is not None:
-        # It may have gone on from the checkpoint of a training with other candidates.
-        scored = [c.instruction.text for c in again.selection.candidates]
-        losses = again.selection if again.instruction.text in scored else None
-        told = Choice(task, again.instruction, losses, switches=again.switches)
     state, earlier = state_fingerprint(model), list[dict[str, Any]]()
     if after is not None:
         before, earlier = read_lineage(Path(after)), earlier_tasks(after)
         if earlier[-1]["task"] == task.name and before.get("state") == state:
             # The same weights are described again.
             earlier.pop()
+    again, told = isinstance(selection, SapoCallback), _told(task, selection)
+    whole = not (folder / "adapter_config.json").is_file()
     data = lineage(
         base=str(model.config.name_or_path),
         method="another trainer",
@@ -137,6 +130,16 @@ def describe(
     write_text(folder / "README.md", card)
 
 
+def _told(task: Task, given: Chosen | SapoCallback) -> Choice:
+    """Return what a task was trained with, with the losses of its candidates where they are known."""
+    if not isinstance(given, SapoCallback):
+        return Choice(task, chosen(task, given), given if isinstance(given, Selection) else None)
+    chosen(task, given.selection)
+    # It may have gone on from the checkpoint of a training with other candidates.
+    scored = given.instruction.text in [c.instruction.text for c in given.selection.candidates]
+    return Choice(task, given.instruction, given.selection if scored else None, switches=given.switches)
+
+
 def _template(tokenizer: Any, max_length: int) -> str | None:
     try:
         return Renderer(tokenizer, max_length).fingerprint()
@@ -152,10 +155,10 @@ class SapoCallback(TrainerCallback):
 
     Rows that were trained on would favour the instruction that they were trained with, so candidates are compared on
     rows that are not. Losses and the choice go through ``trainer.log``. The model's mode, what is trainable, which
-    adapters are active, and random states stay as they are. Every process of a job must hold the same rows.
+    adapters are active, and random states do not change. Every process of a job must hold the same rows.
 
-    Rows for evaluation stay as they are, unless they are training rows too. Choices go into the trainer's checkpoints:
-    a training that is resumed from one goes on with the instruction of its epoch, and chooses when the next begins.
+    Rows for evaluation do not change, unless they are training rows too. Choices go into the trainer's checkpoints:
+    a training resumed from one keeps the instruction of its epoch, and chooses again when the next begins.
 
     Args:
         trainer: whose training rows are the task's, worded with the chosen instruction and made into tokens as the
@@ -172,7 +175,7 @@ class SapoCallback(TrainerCallback):
 
     Raises:
         CandidateError: if there is nothing to choose from, or the selection is of another task.
-        DataError: if there are no rows that are not trained on, or workers would go on with the rows of before, or the
+        DataError: if there are no rows that are not trained on, or workers would keep the old rows, or the
             trainer has another such callback.
         RenderError: if the trainer's rows are not those of the task.
     """
@@ -287,12 +290,12 @@ class SapoCallback(TrainerCallback):
             place = self._first.get(tuple(map(int, features["input_ids"])))
             if place is None or list(map(int, features["labels"])) != labelled(encoded[place])["labels"]:
                 raise RenderError(
-                    f"row {number} of the trainer's data is none of task {self._task.name!r} as this renderer makes "
-                    "tokens of it with the chosen instruction: other text, other supervised tokens, packed or cut"
+                    f"row {number} of the trainer's data is not a row of task {self._task.name!r} as this renderer "
+                    "encodes it with the chosen instruction: other text, other supervised tokens, packed or cut"
                 )
 
     def _collated(self, features: Sequence[Mapping[str, Any]]) -> Any:
-        """Return a batch of the trainer's own collator, with the rows as they are worded now."""
+        """Return a batch of the trainer's own collator, with the rows in their present wording."""
         return self._collate([self._reworded(row) for row in features])
 
     def _reworded(self, features: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -314,16 +317,13 @@ def _not_trained_on(task: Task, held_out: Sequence[Example] | None) -> list[Exam
         raise DataError("held_out has another layout than the task: rows of Rows are held out by Rows(held_out=...)")
     known = set(task.train)
     rows = [row for row in given if row not in known]
-    if rows:
-        return rows
-    if given:
-        there = "has all the rows of held_out among its training rows"
-    else:
-        there = "has no dev rows" if held_out is None else "is given no rows as held_out"
-    raise DataError(
-        f"task {task.name!r} {there}: give rows that are not trained on as held_out=... (sapo.hold_out(task).test), or "
-        "train every epoch with the first choice"
-    )
+    if not rows:
+        source = "no dev rows" if held_out is None else "no rows in held_out"
+        raise DataError(
+            f"task {task.name!r} has {source} that are not trained on: give some as held_out=... "
+            "(sapo.hold_out(task).test), or train every epoch with the first choice"
+        )
+    return rows
 
 
 def _processes(args: Any) -> Processes:

@@ -21,7 +21,7 @@ from sapo.core.types import Encoded, Example, Task
 from sapo.models.batches import IGNORED
 from sapo.selection.rows import context_length
 from sapo.tasks.inspection import inspect_rows
-from sapo.tasks.layouts import quoted, sides
+from sapo.tasks.layouts import quoted, read_row
 
 Level = Literal["ok", "warning", "error"]
 _PROBE = "SAPO-PROBE"
@@ -289,7 +289,8 @@ def _template(t: Training) -> Iterator[Verdict]:
         yield warning(f"the chat template is not the model's own{what}: put that one back, unless this is meant")
     row = t.sets["train"][0]
     try:
-        prompt, answer = sides({name: t.first[name] for name in _MESSAGES if t.first.get(name)})
+        first = read_row({name: t.first[name] for name in _MESSAGES if t.first.get(name)})
+        prompt, answer = first.prompt, first.completion
         tools, variables = t.first.get("tools"), t.first.get("chat_template_kwargs") or {}
         options = {"tools": json.loads(tools) if isinstance(tools, str) else tools, **variables}
         if isinstance(prompt, str) or isinstance(answer, str) or len(row.ids) >= (t.args.get("max_length") or 1 << 30):

@@ -8,17 +8,18 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+from jinja2 import Template
 
 from sapo.core.untrusted import plain
 from sapo.models.load import EMBEDDED
 
-_TEMPLATE = Path(__file__).with_name("card.md.jinja")
 _EMBEDDED_ORIGIN = "HuggingFaceTB/SmolLM2-135M-Instruct"
 # Characters of a candidate that a table shows; sapo.json holds it in full.
 _SHOWN = 160
@@ -53,14 +54,22 @@ def model_card(data: Mapping[str, Any]) -> str:
     facts = [("weights", data["state"]), ("prompt template", data.get("template"))]
     facts += [(f"data of {entry['task']}", entry.get("data")) for entry in data["tasks"]]
     facts += [(f"version of {library}", found) for library, found in data.get("versions", {}).items()]
-    card = ModelCard.from_template(
-        metadata, str(_TEMPLATE), inline=_inline, block=_block, literal=json.dumps(base).replace("`", "\\x60"),
-        base_model=base, method=data["method"], policy=data["policy"], embedded=base == EMBEDDED, merged=merged,
-        merge=data.get("merge"), layouts=layouts, tasks=[_task(entry) for entry in data["tasks"]], facts=facts,
+    card = _template().render(
+        card_data=metadata.to_yaml(), library_name=metadata.library_name, inline=_inline, block=_block,
+        literal=json.dumps(base).replace("`", "\\x60"), base_model=base, method=data["method"], policy=data["policy"],
+        embedded=base == EMBEDDED, merged=merged, merge=data.get("merge"), layouts=layouts,
+        tasks=[_task(entry) for entry in data["tasks"]], facts=facts,
         commands=commands if merged else [*commands, "sapo export FOLDER --merge OUT"],
     )  # fmt: skip
     # What the template leaves out leaves blank lines. Texts hold none: they are one line, or indented.
-    return re.sub("\n{3,}", "\n\n", f"{card}\n")
+    return re.sub("\n{3,}", "\n\n", f"{ModelCard(card)}\n")
+
+
+@cache
+def _template() -> Template:
+    """Return the template, compiled once for all cards of a process."""
+    template: Template = Template(Path(__file__).with_name("card.md.jinja").read_text(encoding="utf-8"))
+    return template
 
 
 def _hub_id(base: str) -> str | None:

@@ -11,15 +11,7 @@ from sapo.core.types import Example, Task
 from sapo.models.layout import TAKEN_OUT, Side
 from sapo.models.sft import MAX_LENGTH, SftRenderer, prompt_and_completion
 from sapo.tasks.labels import recognised_labels
-from sapo.tasks.layouts import (
-    answer_of,
-    demand_readable,
-    layout_of,
-    quoted,
-    reworded,
-    shared_instruction,
-    sides,
-)
+from sapo.tasks.layouts import Row, answer_of, layout_of, quoted, read_row, shared_instruction
 
 
 class Rows:
@@ -79,7 +71,7 @@ def exchange(data: Any, old: str, new: str) -> Any:
     from pandas import DataFrame
 
     def changed(row: Any) -> dict[str, Any]:
-        found = reworded(row, old, new)
+        found = read_row(row).reworded(old, new)
         if found is None:
             raise DataError(f"a row does not hold the instruction {quoted(old)}: {quoted(row)}")
         return found
@@ -117,26 +109,27 @@ def records(data: Any) -> list[Any]:
     return rows
 
 
-def _readable(dataset: Any, what: str) -> list[Any]:
+def _readable(dataset: Any, what: str) -> list[Row]:
     """Return the rows of a data set, each checked for itself."""
-    rows = records(dataset)
-    for number, row in enumerate(rows, start=1):
+    rows = []
+    for number, columns in enumerate(records(dataset), start=1):
         try:
-            demand_readable(row)
+            rows.append(read_row(columns))
         except DataError as error:
             raise DataError(f"{what} {number}: {error}") from error
     return rows
 
 
-def _examples(rows: Sequence[Any], original: str, what: str) -> tuple[Example, ...]:
+def _examples(rows: Sequence[Row], original: str, what: str) -> tuple[Example, ...]:
     """Return rows as examples: what is asked as JSON, with the instruction taken out, and the answer."""
     found = []
     for number, row in enumerate(rows, start=1):
-        open_ = reworded(row, original, TAKEN_OUT)
-        if open_ is None:
+        columns = row.reworded(original, TAKEN_OUT)
+        if columns is None:
             raise DataError(f"{what} {number} does not hold the instruction {quoted(original)}")
-        prompt, completion = sides(open_)
-        found.append(Example(json.dumps([prompt, completion], ensure_ascii=False), answer_of(completion)))
+        open_ = read_row(columns)
+        asked = json.dumps([open_.prompt, open_.completion], ensure_ascii=False)
+        found.append(Example(asked, answer_of(open_.completion)))
     return tuple(found)
 
 

@@ -1,28 +1,107 @@
-"""Rows of fine-tuning data sets as they are found: where the instruction stands, what the model is asked and answers.
+"""Rows of other people's fine-tuning data sets: where the instruction stands, what the model is asked and answers.
 
 Known are alpaca (`instruction`, `input`, `output`), conversations (`messages` with role and content, `conversations`
-with from and value) `prompt` with `completion`, as text or as messages, and a whole
-`text`, of which what follows the instruction counts as the answer.
+with from and value), `prompt` with `completion`, as text or as messages, and a whole `text`, of which what follows the
+instruction counts as the answer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from sapo.core.errors import DataError
 from sapo.core.types import Task
 from sapo.models.layout import TAKEN_OUT, Side
 
-Row = Mapping[str, Any]
-
 KNOWN = "instruction and output; messages; conversations; prompt and completion; text"
 # How rows are asked, see `layout_of`; "own" is this library's way.
 LAYOUTS = ("own", "system", "alpaca", "other")
+_INSTRUCTION = "instruction"
 _SHAREGPT = {"human": "user", "gpt": "assistant", "system": "system"}
 # Trainers put these into the prompt, each in its own way.
 _NOT_SCORED = ("tools", "chat_template_kwargs", "history")
 _SHOWN = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row of a data set, as `read_row` reads it.
+
+    Attributes:
+        columns: unchanged.
+        where: the column in which the instruction stands.
+        prompt: what the model is asked. An alpaca row asks its instruction and, on the next line, its input; what its
+            column system holds comes first.
+        completion: what it answers; of a conversation, the last turn.
+    """
+
+    columns: Mapping[str, Any]
+    where: str
+    prompt: Side
+    completion: Side
+
+    @property
+    def roles(self) -> list[str]:
+        """Who speaks in the prompt, in order; nobody in a text."""
+        return [] if isinstance(self.prompt, str) else [turn["role"] for turn in self.prompt]
+
+    @property
+    def instruction(self) -> str:
+        """The column of that name, or the system message; empty where there is neither."""
+        if self.where == _INSTRUCTION:
+            return str(self.columns[_INSTRUCTION])
+        return "" if isinstance(self.prompt, str) or self.roles[:1] != ["system"] else str(self.prompt[0]["content"])
+
+    def reworded(self, old: str, new: str) -> dict[str, Any] | None:
+        """Return the columns with the first ``old`` in the instruction, system message or leading user turn replaced.
+
+        None if it stands in none of them. Other columns, and the turns after the first of the user, do not change.
+        """
+        value = self.columns[self.where]
+        swapped: Any = _swapped(value, old, new) if isinstance(value, str) else _swapped_turns(value, old, new)
+        return None if swapped is None else {**self.columns, self.where: swapped}
+
+
+def read_row(columns: Mapping[str, Any]) -> Row:
+    """Return a row, checked: trainers must read it in the way in which it is scored.
+
+    Raises:
+        DataError: naming the column that is wrong.
+    """
+    alpaca = columns.get(_INSTRUCTION) is not None and columns.get("output") is not None
+    there = [column for column in ("prompt", "messages", "conversations", "text") if columns.get(column) is not None]
+    there += ["instruction, output"] if alpaca else []
+    if len(there) > 1:
+        raise DataError(f"several layouts at once ({'; '.join(there)}): remove the columns that are not trained on")
+    for column in _NOT_SCORED:
+        if columns.get(column):
+            raise DataError(f"column {column} changes what is trained on, and is not scored: leave it out")
+    where = _INSTRUCTION if alpaca else _asking(columns)
+    if alpaca:
+        names = (_INSTRUCTION, "system", "input", "output")
+        texts = {name: _text(name, "" if columns.get(name) is None else columns[name]) for name in names}
+        system = [{"role": "system", "content": texts["system"]}] if texts["system"] else []
+        asked = "\n".join(filter(None, (texts[_INSTRUCTION], texts["input"])))
+        prompt: Any = [*system, {"role": "user", "content": asked}]
+        completion: Any = [{"role": "assistant", "content": texts["output"]}]
+    elif where == "prompt":
+        if type(columns["prompt"]) is not type(columns["completion"]):
+            raise DataError("of prompt and completion one is a text, the other messages: allowed is one kind of both")
+        prompt, completion = (_turns(column, columns[column]) for column in ("prompt", "completion"))
+    elif where == "text":
+        before, mark, after = columns["text"].partition(TAKEN_OUT)
+        # Before the instruction is found, the whole of it may be an answer.
+        prompt, completion = (before + mark, after) if mark else ("", before)
+    else:
+        *prompt, last = _turns(where, columns[where]) or [{"role": None}]
+        if last["role"] != "assistant" or not prompt:
+            raise DataError(f"a conversation ends with a turn of {last['role']!r}: allowed is one of the assistant")
+        completion = [last]
+    if not answer_of(completion).strip():
+        raise DataError("the answer is empty: there is nothing to learn from it; leave the row out")
+    return Row(columns, where, prompt, completion)
 
 
 def shared_instruction(rows: Sequence[Row]) -> str:
@@ -31,7 +110,7 @@ def shared_instruction(rows: Sequence[Row]) -> str:
     Raises:
         DataError: if they have none, or different ones.
     """
-    found = {_instruction(row) for row in rows}
+    found = {row.instruction for row in rows}
     if len(found) == 1 and (text := found.pop()):
         return text
     raise DataError(
@@ -40,87 +119,26 @@ def shared_instruction(rows: Sequence[Row]) -> str:
     )
 
 
-def reworded(row: Row, old: str, new: str) -> dict[str, Any] | None:
-    """Return a row with the first ``old`` in its instruction, system message or leading user turn replaced.
-
-    None if it stands in none of them. Other columns, and the turns after the first of the user, stay as they are.
-    """
-    if _is_alpaca(row):
-        swapped: Any = _swapped(row["instruction"], old, new)
-        return None if swapped is None else {**row, "instruction": swapped}
-    column = _asking(row)
-    value = row[column]
-    swapped = _swapped(value, old, new) if isinstance(value, str) else _swapped_turns(value, old, new)
-    return None if swapped is None else {**row, column: swapped}
-
-
-def sides(row: Row) -> tuple[Side, Side]:
-    """Return what a row asks and what it answers: the last turn, of the assistant, is the answer.
-
-    An alpaca row asks its instruction and, on the next line, its input; what its column system holds comes first.
-
-    Raises:
-        DataError: if it ends otherwise.
-    """
-    if _is_alpaca(row):
-        asked = "\n".join(text for text in (row["instruction"], row.get("input")) if text)
-        system = [{"role": "system", "content": row["system"]}] if row.get("system") else []
-        return [*system, {"role": "user", "content": asked}], [{"role": "assistant", "content": row["output"]}]
-    column = _asking(row)
-    if column == "prompt":
-        return _turns(row["prompt"]), _turns(row["completion"])
-    if column == "text":
-        before, mark, after = row["text"].partition(TAKEN_OUT)
-        return (before + mark, after) if mark else ("", before)
-    *before, last = _turns(row[column]) or [{"role": None}]
-    if last["role"] != "assistant" or not before:
-        raise DataError(f"a conversation ends with a turn of {last['role']!r}: allowed is one of the assistant")
-    return before, [last]
-
-
-def demand_readable(row: Row) -> None:
-    """Refuse a row that a trainer might read otherwise than it is scored, or that holds something else than texts.
-
-    Raises:
-        DataError: naming the column.
-    """
-    there = [column for column in ("prompt", "messages", "conversations", "text") if row.get(column) is not None]
-    there += ["instruction, output"] if _is_alpaca(row) else []
-    if len(there) > 1:
-        raise DataError(f"several layouts at once ({'; '.join(there)}): remove the columns that are not trained on")
-    for column in _NOT_SCORED:
-        if row.get(column):
-            raise DataError(f"a column {column}, which is not scored as it is trained on: leave it out")
-    if not _is_alpaca(row) and _asking(row) == "prompt" and type(row["prompt"]) is not type(row["completion"]):
-        raise DataError("of prompt and completion one is a text, the other messages: allowed is one kind of both")
-    for where, value in _texts(row):
-        if not isinstance(value, str):
-            raise DataError(f"{where} is {quoted(value)}: allowed is a text")
-    if not answer_of(sides(row)[1]).strip():
-        raise DataError("the answer is empty: there is nothing to learn from it; leave the row out")
-
-
 def layout_of(rows: Sequence[Row], instruction: str) -> str:
     """Return how rows are asked, so that others can be.
 
     "system": the instruction as system message, then one turn of the user; "alpaca"; or "other".
     """
-    if all(_is_alpaca(row) and row["instruction"] == instruction and not row.get("system") for row in rows):
+    asked = {(row.where == _INSTRUCTION, tuple(row.roles), row.instruction == instruction) for row in rows}
+    if asked == {(True, ("user",), True)}:
         return "alpaca"
-    for row in rows:
-        asked = [] if _is_alpaca(row) else sides(row)[0]
-        roles = [] if isinstance(asked, str) else [turn["role"] for turn in asked]
-        if roles != ["system", "user"] or isinstance(asked, str) or asked[0]["content"] != instruction:
-            return "other"
-    return "system"
+    return "system" if asked == {(False, ("system", "user"), True)} else "other"
 
 
-def holds_instruction(row: Row, instruction: str | None) -> bool:
+def holds_instruction(columns: Mapping[str, Any], instruction: str | None) -> bool:
     """Whether a row has a layout of its own, with the instruction in it; a text alone may be an input."""
+    if columns.get(_INSTRUCTION) is not None and columns.get("output") is not None:
+        return True
     try:
-        return _is_alpaca(row) or _asking(row) != "text" or (instruction is not None and instruction in row["text"])
+        where = _asking(columns)
     except DataError:
         return False
+    return where != "text" or (instruction is not None and instruction in columns["text"])
 
 
 def is_taken_out(task: Task) -> bool:
@@ -133,27 +151,7 @@ def answer_of(completion: Side) -> str:
     return completion if isinstance(completion, str) else "\n".join(str(turn["content"]) for turn in completion)
 
 
-def _is_alpaca(row: Row) -> bool:
-    return row.get("instruction") is not None and row.get("output") is not None
-
-
-def _texts(row: Row) -> Iterator[tuple[str, Any]]:
-    """Yield what must be texts, each with where it stands."""
-    if _is_alpaca(row):
-        optional = [column for column in ("system", "input") if row.get(column) is not None]
-        yield from ((column, row[column]) for column in ("instruction", *optional, "output"))
-        return
-    asking = _asking(row)
-    for column in (asking, "completion") if asking == "prompt" else (asking,):
-        if isinstance(row[column], str):
-            continue
-        for number, turn in enumerate(row[column], start=1):
-            keys = ("from", "value") if isinstance(turn, Mapping) and "from" in turn else ("role", "content")
-            for key in keys:
-                yield f"{key} of turn {number} of {column}", turn.get(key) if isinstance(turn, Mapping) else None
-
-
-def _asking(row: Row) -> str:
+def _asking(row: Mapping[str, Any]) -> str:
     """Return the column that holds what the model is asked.
 
     Raises:
@@ -170,22 +168,23 @@ def _asking(row: Row) -> str:
     raise DataError(f"no known layout: there are values in the columns {held or 'of none'}. Known: {KNOWN}")
 
 
-def _instruction(row: Row) -> str:
-    if _is_alpaca(row):
-        return str(row["instruction"])
-    value = row[_asking(row)]
-    turns = [] if isinstance(value, str) else _turns(value)
-    return str(turns[0]["content"]) if turns and turns[0]["role"] == "system" else ""
+def _text(where: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise DataError(f"{where} is {quoted(value)}: allowed is a text")
+    return value
 
 
-def _turns(value: Any) -> Any:
-    """Return messages with role and content; texts as they are."""
+def _turns(column: str, value: Any) -> Any:
+    """Return messages with role and content; a text unchanged."""
     if isinstance(value, str):
         return value
-    return [
-        {"role": _SHAREGPT.get(turn["from"], turn["from"]), "content": turn["value"]} if "from" in turn else dict(turn)
-        for turn in value
-    ]
+    turns = []
+    for number, turn in enumerate(value, start=1):
+        columns = turn if isinstance(turn, Mapping) else {}
+        names = ("from", "value") if "from" in columns else ("role", "content")
+        who, said = (_text(f"{name} of turn {number} of {column}", columns.get(name)) for name in names)
+        turns.append({"role": _SHAREGPT.get(who, who), "content": said} if "from" in columns else dict(columns))
+    return turns
 
 
 def _swapped(text: str, old: str, new: str) -> str | None:

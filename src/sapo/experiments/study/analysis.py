@@ -76,27 +76,20 @@ def analyse(records: Iterable[StudyRecord], *, margin: float = MARGIN, sampling:
     blocks = blocks_of(records)
     names = sorted({block.arm for block in blocks}, key=lambda name: (name != _MAIN_ARM, name))
     arms = [_arm([block for block in blocks if block.arm == name], margin, sampling) for name in names]
-    secondary = iter(adjusted([one for arm in arms for one in arm.predictions if not _is_primary(one, names[0])]))
-    corrected = tuple(
-        replace(
-            arm, predictions=tuple(one if _is_primary(one, names[0]) else next(secondary) for one in arm.predictions)
-        )
-        for arm in arms
-    )
-    tests = [one for arm in corrected for one in arm.predictions]
-    primary = next(one for one in tests if _is_primary(one, names[0]))
+    primary = next(one for one in arms[0].predictions if (one.x, one.y) == (PRIMARY, "forgetting"))
+    secondary = adjusted([one for arm in arms for one in arm.predictions if one is not primary])
+    left = iter(secondary)
     return Analysis(
-        arms=corrected,
+        arms=tuple(
+            replace(arm, predictions=tuple(one if one is primary else next(left) for one in arm.predictions))
+            for arm in arms
+        ),
         primary=primary,
         detectable=detectable(primary.candidates),
-        secondary=sum(one.adjusted is not None for one in tests),
+        secondary=sum(one.adjusted is not None for one in secondary),
         margin=margin,
         sampling=sampling,
     )
-
-
-def _is_primary(one: Association, main: str) -> bool:
-    return (one.arm, one.x, one.y) == (main, PRIMARY, "forgetting")
 
 
 def _arm(blocks: Sequence[Block], margin: float, sampling: Sampling) -> Arm:

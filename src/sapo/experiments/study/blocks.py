@@ -91,11 +91,8 @@ def blocks_of(records: Iterable[StudyRecord]) -> tuple[Block, ...]:
             other = tokens.setdefault((record.transition, task), record)
             if other.losses[task].tokens != losses.tokens or other.losses[task].role != losses.role:
                 raise RecordError(f"{other.name} and {record.name} were tested on different rows of task {task}")
-            what, before = (
-                f"loss of task {task} before them",
-                (other.losses[task].loss("before"), losses.loss("before")),
-            )
-            _demand_same_state(other, record, what, *before)
+            before = (other.losses[task].loss("before"), losses.loss("before"))
+            _demand_same_state(other, record, f"loss of task {task} before them", *before)
     if not found:
         raise RecordError("there is no finished training yet: start the study, or wait for its first one to end")
     studies = {record.study: record for trainings in found.values() for record in trainings.values()}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from scipy.stats import t
@@ -19,7 +19,7 @@ from sapo.experiments.study.prediction import PRIMARY
 from sapo.experiments.study.resampling import LEVEL, Measured
 
 Rule = Literal["lowest", "confident", "median", "random", "highest", "oracle"]
-RULES: tuple[Rule, ...] = ("lowest", "confident", "median", "random", "highest", "oracle")
+RULES: tuple[Rule, ...] = get_args(Rule)
 VALUED: tuple[Outcome | Literal["sum"], ...] = ("in_task", "forgetting", "generalisation", "sum")
 # Nats per token that the lowest loss must lie below the original's, for rule "confident".
 MARGIN = 0.01

@@ -25,7 +25,7 @@ from sapo.experiments.study.resampling import (
 )
 
 PRIMARY = "pre_update"
-# By name: the indicators and mediators of `StudyRecord`, known ones first.
+# By name: the indicators and mediators of `StudyRecord`.
 INDICATORS = (PRIMARY, "answer_only", "example_mean", "pmi", "gradient_norm", "length", "edit")
 MEDIATORS = ("first_gradient", "path", "displacement", "drift", "train_before", "train_after")
 OUTCOMES: tuple[Outcome, ...] = ("forgetting", "generalisation")
@@ -44,7 +44,7 @@ class Association:
         by_transition: of each block of the arm, in order; None where it is not defined.
         p: two-sided, by permutation; None where nothing is defined.
         adjusted: p after Holm's correction among all secondary tests; None where p stands alone.
-        critical: least |rho| with p < 0.05, by permutation; None where there is none.
+        critical: least |rho| with p < 0.05, by permutation; None if no order reaches it.
         exact: whether p is of all orders.
     """
 
@@ -80,21 +80,19 @@ def associate(
     parts = [Part(len(a), len(a) - 1, _statistic(a, b)) for a, b in used]
     (rho,) = estimates(parts, sampling, _UNDEFINED)
     test = permutation_test(used, [part.weight for part in parts], sampling)
-    return Association(
-        arm, x, y, rho, by_transition, sizes,
-        test.p if test else None, None, test.critical if test else None, bool(test and test.exact),
-    )  # fmt: skip
+    return Association(arm, x, y, rho, by_transition, sizes, test.p, None, test.critical, test.exact)
 
 
 def predictions(blocks: Sequence[Block], sampling: Sampling) -> tuple[Association, ...]:
     """Return every indicator against forgetting and generalisation, of the blocks of one arm."""
-    names = known_first(INDICATORS, {PRIMARY}.union(*(block.first.indicators for block in blocks)))
+    there = {PRIMARY}.union(*(block.first.indicators for block in blocks))
     return tuple(
         associate(
             blocks[0].arm, name, outcome,
             [(block.indicator(name), _mean(block.outcome(outcome))) for block in blocks], sampling,
         )
-        for name in names
+        for name in INDICATORS
+        if name in there
         for outcome in OUTCOMES
     )  # fmt: skip
 
@@ -120,11 +118,6 @@ def adjusted(secondary: Sequence[Association]) -> tuple[Association, ...]:
     """Return associations with their p-values corrected for one another; undefined ones do not count."""
     corrected = iter(holm([one.p for one in secondary if one.p is not None]))
     return tuple(one if one.p is None else replace(one, adjusted=next(corrected)) for one in secondary)
-
-
-def known_first(known: Sequence[str], found: set[str]) -> tuple[str, ...]:
-    """Return the names that were found: known ones in their order, then the others sorted."""
-    return (*(name for name in known if name in found), *sorted(found - set(known)))
 
 
 def _statistic(x: Floats, y: Floats) -> Callable[[Ints], Floats]:

@@ -41,7 +41,7 @@ class Measured:
 
     Attributes:
         value: None where it is not defined.
-        interval: 95 % interval, whose upper end may be infinite; None where there is none.
+        interval: 95 % interval, whose upper end may be infinite; None if it is not defined.
         reason: why value or interval are missing.
     """
 
@@ -82,7 +82,7 @@ class Part:
     scale: float = 1.0
 
     def value(self) -> Floats:
-        """Return the figures of the candidates as they are, shape [k]."""
+        """Return the figures of the original sample, shape [k]."""
         return np.asarray(self.statistic(np.arange(self.size)[None])[0])
 
 
@@ -135,7 +135,7 @@ def _measured(value: float, draws: Floats, parts: Sequence[Part], undefined: str
     known = draws[~np.isnan(draws)]
     if sum(part.size - 1 for part in parts) < _LEAST or len(known) < _DEFINED * len(draws):
         return Measured(value, None, _FEW)
-    # An interpolated quantile beside infinity is not defined.
+    # An interpolated quantile next to infinity is not defined.
     low, high = np.quantile(known, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], method="inverted_cdf")
     return Measured(value, (float(low), float(high)))
 
@@ -190,18 +190,14 @@ def standardised(values: Floats) -> Floats:
     return np.asarray(np.divide(centred, length, out=np.full_like(centred, np.nan), where=varies))
 
 
-def permutation_test(
-    pairs: Sequence[tuple[Floats, Floats]], weights: Sequence[float], sampling: Sampling
-) -> Permuted | None:
+def permutation_test(pairs: Sequence[tuple[Floats, Floats]], weights: Sequence[float], sampling: Sampling) -> Permuted:
     """Return the test of no association within any transition; candidates are permuted within transitions.
 
     p = (b + 1) / (m + 1) with b of m orders other than the observed one at least as far from 0: never 0, and exact
     where all orders are enumerated (Phipson & Smyth 2010, arXiv 1603.05766).
 
-    ``pairs`` holds, for each transition, two variables of its candidates, neither constant.
+    ``pairs`` holds, for each transition, at least one, two variables of its candidates, neither constant.
     """
-    if not pairs:
-        return None
     ranks = [(_standard_ranks(x), _standard_ranks(y)) for x, y in pairs]
     share = np.array(weights) / sum(weights)
     observed = sum(w * float(x @ y) for w, (x, y) in zip(share, ranks, strict=True))

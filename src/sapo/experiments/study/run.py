@@ -133,7 +133,7 @@ def _open(config: StudyConfig, known: Mapping[tuple[str, Trial], StudyRecord], p
                 f"{config.run_dir / STUDY} (its rows, instruction, suffix or labels): put it back as it was, or use "
                 "another run_dir"
             )
-        # The original counts beside the candidates asked for. There may be fewer, which only the sources can tell.
+        # The original is one more than the candidates asked for. There may be fewer, which only the sources can tell.
         count = min(1 + config.candidates.count, len(given.candidates[transition.task]))
         if lacking := [trial for trial in trials(config, count) if (transition.name, trial) not in known]:
             found.append(transition)

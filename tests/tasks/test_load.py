@@ -14,7 +14,8 @@ from sapo.core.types import Example, Task
 from sapo.integrations.testing import toy_task
 from sapo.tasks.benchmark import benchmark_names
 from sapo.tasks.builtin import BUILTIN
-from sapo.tasks.files import COLUMNS, read_text
+from sapo.tasks.columns import COLUMNS
+from sapo.tasks.files import read_text
 from sapo.tasks.load import load_sequence, load_task, sequence_names, task_fingerprint
 from sapo.tasks.sequences import SEQUENCES
 

@@ -14,9 +14,29 @@ from types import MappingProxyType
 from typing import Any
 
 from sapo.core.errors import DataError, nearest
-from sapo.tasks.files import COLUMNS
 from sapo.tasks.raw import Broken, Rows
 
+# Names of the input and answer columns that are recognised, first match wins.
+COLUMNS = (
+    ("input", "output"),
+    ("sentence", "label"),
+    ("input", "answer"),
+    ("text", "label"),
+    ("prompt", "completion"),
+    ("question", "answer"),
+    ("question", "answers"),
+    ("prompt", "response"),
+    ("query", "response"),
+    ("question", "response"),
+    ("problem", "solution"),
+    ("problem", "answer"),
+    ("input", "target"),
+    ("source", "target"),
+    ("inputs", "targets"),
+    ("input", "label"),
+    ("prompt", "answer"),
+    ("text", "answer"),
+)
 ROLES = ("input", "answer", "instruction", "system", "history", "messages", "ignore")
 # These may be several columns.
 _SEVERAL = ("input", "ignore")
@@ -139,11 +159,17 @@ def find_columns(where: str, splits: Iterable[Rows], named: Mapping[str, str | S
     """
     there: Counter[str] = Counter()
     texts: set[str] = set()
+    broken: Counter[str] = Counter()
     for rows in splits:
         for row in rows:
-            if not isinstance(row, Broken):
+            if isinstance(row, Broken):
+                broken[row.reason] += 1
+            else:
                 there.update({key: int(_holds(value)) for key, value in row.items()})
                 texts.update(key for key, value in row.items() if _holds(value) and not isinstance(value, bool))
+    if broken and not there:
+        ((reason, count),) = broken.most_common(1)
+        raise DataError(f"{where}: no row can be read; of {count} rows {reason}. Is it separated otherwise?")
     given = {role: (names,) if isinstance(names, str) else tuple(names) for role, names in named.items()}
     _demand_named(where, there, given)
     taken = {name for names in given.values() for name in names}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from sapo.core.untrusted import folded
 from sapo.tasks.inspection import Inspection
 
 _SKEWED = 0.1
@@ -87,11 +88,11 @@ def _label_warnings(inspection: Inspection) -> Iterator[str]:
             )
     similar: dict[str, list[str]] = {}
     for label in inspection.labels:
-        similar.setdefault(" ".join(label.label.casefold().split()), []).append(label.label)
+        similar.setdefault(folded(label.label), []).append(label.label)
     for spellings in similar.values():
         if len(spellings) > 1:
             yield (
-                f"labels that differ in case or white space only: {', '.join(map(repr, spellings))}; they count as "
+                f"labels that differ in case, white space or invisible characters only: {', '.join(map(repr, spellings))}; they count as "
                 "different answers: write them alike"
             )
     if skew is not None and skew > _SKEWED:

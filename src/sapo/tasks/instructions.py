@@ -42,7 +42,7 @@ def settle_instruction(
     Raises:
         DataError: if none is given and the data hold none, or several.
     """
-    own = dict.fromkeys(row.instruction for rows in used.values() for row in rows)
+    own = dict.fromkeys(_lead(row.system, row.instruction) for rows in used.values() for row in rows)
     kind = "system message" if columns.instruction is None else f"text of column {columns.instruction!r}"
     plain = {split: tuple(row.example for row in rows) for split, rows in used.items()}
     shared = next(iter(own)) if len(own) == 1 else ""
@@ -74,15 +74,13 @@ def _several(where: str, kind: str, texts: Sequence[str]) -> str:
 
 
 def _led(row: Row) -> Example:
-    """Return the example with the row's own instruction in front of what the user says first."""
-    example = row.example
-    if not row.instruction:
-        return example
+    """Return the example with its system message before all turns and its own instruction before its question."""
+    example = replace(row.example, input=_lead(row.instruction, row.example.input))
     if not example.history:
-        return replace(example, input=_joined(row.instruction, example.input))
+        return replace(example, input=_lead(row.system, example.input))
     (said, reply), *later = example.history
-    return replace(example, history=((_joined(row.instruction, said), reply), *later))
+    return replace(example, history=((_lead(row.system, said), reply), *later))
 
 
-def _joined(instruction: str, text: str) -> str:
-    return f"{instruction}\n\n{text}" if text else instruction
+def _lead(first: str, text: str) -> str:
+    return "\n\n".join(part for part in (first, text) if part)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
@@ -17,17 +18,15 @@ from sapo.core.storage import fingerprint
 from sapo.core.types import Example, Task
 from sapo.tasks.benchmark import benchmark_names, benchmark_task
 from sapo.tasks.builtin import BUILTIN, builtin_task
-from sapo.tasks.files import demand_whole
+from sapo.tasks.files import ENDINGS, demand_whole, is_data
 from sapo.tasks.own import DataSource, data_task
 from sapo.tasks.sequences import SEQUENCES
-from sapo.tasks.sources import is_data
-from sapo.tasks.tables import ENDINGS
 
 _NO_TASKS: Mapping[str, DataSource] = MappingProxyType({})
 
 
 def load_task(
-    name: str,
+    name: str | PathLike[str],
     data_dir: str | PathLike[str] | None = None,
     *,
     instruction: str | None = None,
@@ -58,14 +57,18 @@ def load_task(
     Raises:
         DataError: if there is no such task, its data cannot be used, or a setting is not for this kind of task.
     """
-    data_dir = Path(data_dir) if data_dir is not None else None
+    if not isinstance(name, (str, PathLike)):
+        raise DataError(
+            f"task = {type(name).__name__}: allowed is a task's name, or where your own data are: a file, a directory "
+            "or a hub id. Write rows in memory to a file first, such as with to_parquet of a Dataset or a DataFrame."
+        )
+    name, data_dir = os.fspath(name), Path(data_dir) if data_dir is not None else None
     own = {"columns": columns, "labels": labels, "metric": metric, "train": train, "test": test, "subset": subset}
     if name not in BUILTIN and (name.lower().endswith(ENDINGS) if data_dir is not None else is_data(name)):
         try:
             source = DataSource(
                 data=name, train=train, test=test, subset=subset, instruction=instruction, suffix=suffix or "",
-                columns={role: c if isinstance(c, str) else tuple(c) for role, c in (columns or {}).items()},
-                labels=None if labels is None else tuple(labels), metric=metric,
+                columns={} if columns is None else columns, labels=labels, metric=metric,
             )  # fmt: skip
         except ValidationError as error:
             (wrong, *_) = error.errors()

@@ -12,11 +12,12 @@ from sapo.core.errors import DataError, nearest
 from sapo.core.settings import Settings
 from sapo.core.types import Split, Task, Unused
 from sapo.tasks.columns import find_columns
-from sapo.tasks.files import demand_whole
+from sapo.tasks.files import demand_whole, is_data
 from sapo.tasks.instructions import settle_instruction
 from sapo.tasks.labels import labels_of, metric_of
-from sapo.tasks.rows import Row, joins_lists, read_split, unused_keys
-from sapo.tasks.sources import load_splits
+from sapo.tasks.rows import Row, read_split, unused_keys
+from sapo.tasks.sources import find
+from sapo.tasks.splits import assign
 
 # The names of `sapo.models.text_metrics.TEXT_METRICS`, a room that comes after this one; a test compares them.
 METRICS = ("exact_match", "rouge_l", "list_f1")
@@ -68,7 +69,10 @@ def data_task(name: str, source: DataSource) -> Task:
     _demand_settings(source)
     # White space at its ends would be scored and trained on, but candidates have none there.
     given = source.instruction.strip() if source.instruction is not None else None
-    splits = load_splits(source.data, source.train, source.test, source.subset)
+    found = find(source.data, source.subset)
+    elsewhere = source.test is not None and source.test not in found.splits and is_data(source.test)
+    other = find(source.test, None) if source.test is not None and elsewhere else None
+    splits = assign(source.data, found, source.train, source.test, other)
     columns = find_columns(source.data, splits.rows.values(), source.columns)
     used: dict[Split, list[Row]] = {}
     unused: list[Unused] = []
@@ -87,10 +91,13 @@ def data_task(name: str, source: DataSource) -> Task:
             notes.append(reason)
     settled = settle_instruction(source.data, given, splits.instruction, used, columns)
     examples = settled.examples
-    labels, label_notes = labels_of(source.labels, examples)
-    listed = joins_lists(splits.rows["train"], columns, alternatives=splits.alternatives)
+    labels, label_notes = labels_of(source.labels, splits.classes.get(columns.answer or "", ()), examples)
+    listed = sum(row.listed for row in used["train"])
     if listed:
-        notes.append(f"lists in {columns.answer!r} are learned as one answer, their members joined by commas")
+        notes.append(
+            f"lists in {columns.answer!r} ({listed} of {len(used['train'])} training rows) are learned as one answer, "
+            "their members joined by commas"
+        )
     metric, why = metric_of(labels, examples["train"], listed)
     metric_note = "" if source.metric else f"metric: {metric}, as {why}"
     metric = source.metric or metric

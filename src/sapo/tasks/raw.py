@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -28,11 +28,13 @@ class Raw:
     Attributes:
         splits: rows by the split's own name, in the order found.
         instruction: a text that the data set as a whole gives as its instruction.
+        classes: column -> the names of its classes, where the data declare them.
         notes: what was decided about its files, one sentence each.
     """
 
     splits: Mapping[str, Rows]
     instruction: str | None = None
+    classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 

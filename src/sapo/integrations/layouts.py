@@ -12,6 +12,9 @@ from typing import Any
 from sapo.core.errors import CandidateError, DataError
 from sapo.core.types import Example, Instruction, Selection, Task
 from sapo.models.layout import ROLES, TAKEN_OUT, turns_of
+from sapo.tasks.columns import meaning_of
+from sapo.tasks.raw import UnusableError
+from sapo.tasks.rows import demand_learned
 
 Row = Mapping[str, Any]
 # A text, or messages with role and content.
@@ -93,6 +96,9 @@ def demand_readable(row: Any) -> None:
     for column in _NOT_SCORED:
         if row.get(column):
             raise DataError(f"a column {column}, which is not scored as it is trained on: leave it out")
+    for column in unused_columns(row):
+        if (kind := meaning_of(column)) is not None:
+            raise DataError(f"the column {column!r} is {kind}, and would not be used: remove the column, or the rows")
     if not _is_alpaca(row) and _asking(row) == "prompt" and type(row["prompt"]) is not type(row["completion"]):
         raise DataError("of prompt and completion one is a text, the other messages: allowed is one kind of both")
     for where, value in _texts(row):
@@ -100,6 +106,19 @@ def demand_readable(row: Any) -> None:
             raise DataError(f"{where} is {quoted(value)}: allowed is a text")
     if not answer_of(sides(row)[1]).strip():
         raise DataError("the answer is empty: there is nothing to learn from it; leave the row out")
+    turns = [] if _is_alpaca(row) else row["completion" if _asking(row) == "prompt" else _asking(row)]
+    if turns and not isinstance(turns, str):
+        try:
+            demand_learned(turns[-1], len(turns))
+        except UnusableError as error:
+            raise DataError(f"{error}; leave the row out") from error
+
+
+def unused_columns(row: Row) -> list[str]:
+    """Return the columns with a value that are neither asked nor answered."""
+    used = ("instruction", "input", "output", "system") if _is_alpaca(row) else (_asking(row),)
+    used += ("completion",) if used == ("prompt",) else ()
+    return [column for column, value in row.items() if column not in used and value not in (None, "", [], {})]
 
 
 def layout_of(rows: Sequence[Row], instruction: str) -> str:

@@ -14,6 +14,7 @@ TRL is not needed here: rows are `datasets.Dataset`, and what SFTTrainer makes o
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from copy import deepcopy
 from functools import partial
@@ -36,10 +37,11 @@ from sapo.integrations.layouts import (
     reworded,
     shared_instruction,
     sides,
+    unused_columns,
 )
 from sapo.models.layout import TAKEN_OUT, plain_prompt, turns_of
 from sapo.models.load import load_tokenizer
-from sapo.tasks.labels import recognised_labels
+from sapo.tasks.labels import metric_of, recognised_labels
 
 # SFTConfig's own.
 MAX_LENGTH = 1024
@@ -124,7 +126,11 @@ class Rows:
         train, dev = _examples(rows, original, "row"), _examples(others, original, "held-out row")
         self.layout = layout_of(rows, original)
         labels = recognised_labels(train)
-        self.task = Task(name, original, "", labels, "exact_match" if labels else "rouge_l", train, dev, ())
+        metric, why = metric_of(labels, train)
+        unused = Counter(column for row in (*rows, *others) for column in unused_columns(row))
+        named = ", ".join(f"{column!r} ({count} values)" for column, count in unused.items())
+        notes = ([f"columns that are not used: {named}"] if named else []) + [f"metric: {metric}, as {why}"]
+        self.task = Task(name, original, "", labels, metric, train, dev, (), notes=tuple(notes))
 
     def renderer(self, tokenizer: Any, max_length: int | None = MAX_LENGTH, *, args: Any = None) -> SftRenderer:
         """Return what encodes these rows as SFTTrainer does; see `SftRenderer`."""

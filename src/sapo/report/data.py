@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sapo.report.blocks import NOTHING, Block, Note, Table, one_line
-from sapo.tasks.findings import data_table, warnings_of
+from sapo.tasks.findings import checked, data_table, warnings_of
 from sapo.tasks.inspection import Inspection, LabelCount
 
 # Labels and reasons that a table shows per task, and characters of one.
@@ -25,10 +25,6 @@ _LEGEND = {
     f"0 is best, {NOTHING} without labels or selection rows",
     "unused": "rows of the data that cannot be used",
 }
-_CHECKED = (
-    "Checked, and below the limits of a warning: repeated and contradicting training rows, test inputs that are also "
-    "trained on, cut inputs, the labels of the selection rows against those of all training rows, unusable rows."
-)
 
 
 def data_blocks(inspections: Sequence[Inspection]) -> tuple[Block, ...]:
@@ -41,7 +37,7 @@ def data_blocks(inspections: Sequence[Inspection]) -> tuple[Block, ...]:
     unused = [i for i in inspections if i.unused_rows]
     return (
         table,
-        *(warnings or [Note(_CHECKED)]),
+        *(warnings or [Note(checked(inspections))]),
         *(_label_shares(i) for i in inspections if i.labels),
         *([_unused(unused)] if unused else []),
     )

@@ -169,7 +169,7 @@ def find_columns(where: str, splits: Iterable[Rows], named: Mapping[str, str | S
                 texts.update(key for key, value in row.items() if _holds(value) and not isinstance(value, bool))
     if broken and not there:
         ((reason, count),) = broken.most_common(1)
-        raise DataError(f"{where}: no row can be read; of {count} rows {reason}. Is it separated otherwise?")
+        raise DataError(f"{where}: no row can be read: {reason} ({count} rows). Are its cells separated otherwise?")
     given = {role: (names,) if isinstance(names, str) else tuple(names) for role, names in named.items()}
     _demand_named(where, there, given)
     taken = {name for names in given.values() for name in names}
@@ -181,7 +181,7 @@ def find_columns(where: str, splits: Iterable[Rows], named: Mapping[str, str | S
         if _complete(found):
             break
     else:
-        raise DataError(_unrecognised(where, list(there), found))
+        raise DataError(_unrecognised(where, there, found))
     found |= _beside([name for name in free if there[name]], found)
     used = {name for names in found.values() for name in names}
     unused = {name: count for name, count in there.items() if count and name not in used}
@@ -206,9 +206,15 @@ def find_columns(where: str, splits: Iterable[Rows], named: Mapping[str, str | S
     )
 
 
-def meaning_of(name: str) -> str | None:
-    """Return the known meaning of a column, or of a key of a message, that is not an input, an answer or the like."""
-    return next((kind for kind, (_, names) in _MEANINGS.items() if name.lower() in names), None)
+def meaning_of(column: str) -> str | None:
+    """Return the known meaning of a column's name that is not one of the roles, None where it has none."""
+    return next((kind for kind, (_, names) in _MEANINGS.items() if column.lower() in names), None)
+
+
+def _lost(column: str) -> str:
+    """Return what would be lost with a column that has a meaning, and what to do; "" for any other."""
+    kind = meaning_of(column)
+    return f"is {kind}, and would not be used: {_MEANINGS[kind][0].format(column=column)}" if kind else ""
 
 
 def _holds(value: Any) -> bool:
@@ -241,10 +247,8 @@ def _demand_named(where: str, there: Mapping[str, int], named: Mapping[str, Sequ
 def _demand_meanings(where: str, unused: Mapping[str, int]) -> None:
     """Refuse data of which a column that changes what its rows mean would be lost."""
     for column, count in unused.items():
-        kind = meaning_of(column)
-        if kind is not None:
-            what = (_MEANINGS[kind][0] + _IGNORE).format(column=column)
-            raise DataError(f"{where}: the column {column!r} ({count} values) is {kind}, and would not be used: {what}")
+        if lost := _lost(column):
+            raise DataError(f"{where}: the column {column!r} ({count} values) {lost}{_IGNORE.format(column=column)}")
 
 
 def _recognise(free: Sequence[str], named: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
@@ -298,11 +302,13 @@ def _complete(found: Mapping[str, Sequence[str]]) -> bool:
     return "messages" in found or ("answer" in found and ("input" in found or "instruction" in found))
 
 
-def _unrecognised(where: str, there: list[str], found: Mapping[str, Sequence[str]]) -> str:
+def _unrecognised(where: str, there: Mapping[str, int], found: Mapping[str, Sequence[str]]) -> str:
     pairs = "; ".join(" and ".join(map(repr, pair)) for pair in COLUMNS)
     lacking = " and ".join(role for role in ("input", "answer") if role not in found)
+    meant = [f" The column {name!r} {lost}." for name in there if there[name] and (lost := _lost(name))]
     return (
-        f"{where}: no {lacking} column is recognised among {_listed(there)}. Name them with columns, such as "
+        f"{where}: no {lacking} column is recognised among {_listed(list(there))}.{''.join(meant)} "
+        "Name them with columns, such as "
         f"input=COLUMN and answer=COLUMN. Recognised: {pairs}; 'instruction' and 'output'; "
         f"{' or '.join(map(repr, MESSAGES))}. The first line of a CSV or TSV file must name the columns."
     )

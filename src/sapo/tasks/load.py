@@ -73,7 +73,8 @@ def load_task(
         except ValidationError as error:
             (wrong, *_) = error.errors()
             why = str(wrong["msg"]).removeprefix("Value error, ")
-            raise DataError(f"{name}: {wrong['loc'][0]} = {str(wrong['input'])[:60]!r}: {why}") from error
+            place = ".".join(map(str, wrong["loc"][:2]))
+            raise DataError(f"{name}: {place} = {wrong['input']!r:.60}: {why}") from error
         return data_task(_last_part(name), source)
     task = _known_task(name, data_dir)
     given = [key for key, value in own.items() if value is not None]

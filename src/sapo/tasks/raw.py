@@ -39,4 +39,4 @@ class Raw:
 
 
 class UnusableError(Exception):
-    """A row that cannot be used; the text is the reason, one clause. Never leaves this room."""
+    """A row that cannot be used; the text is the reason, one clause. No public function lets it out."""

@@ -123,6 +123,7 @@ def _answered(
     if columns.messages is not None or is_messages(talk):
         if is_messages(talk):
             demand_learned(talk[-1], len(talk))
+            _demand_whole_answer(talk[-1], len(talk))
         return [] if columns.messages is not None else read_messages(talk, columns.answer or ""), (), False
     column, value = columns.answer or "", talk
     if isinstance(value, dict) and isinstance(value.get("text"), list):
@@ -215,13 +216,11 @@ def read_messages(value: Any, column: str) -> list[Turn]:
 
 
 def demand_learned(message: Mapping[str, Any], number: int) -> None:
-    """Refuse an answer that is not to be learned, or of which a part would be lost.
+    """Refuse an answer that is marked as not to be learned.
 
     Raises:
         UnusableError: with the reason.
     """
-    if ROLE_NAMES.get(str(message.get("role") or message.get("from"))) != "assistant":
-        return
     for key in _MARKS:
         mark = message.get(key)
         if mark is None:
@@ -230,6 +229,9 @@ def demand_learned(message: Mapping[str, Any], number: int) -> None:
             raise UnusableError(f"message {number}, its answer, is marked as not to be learned ({key}: {mark})")
         if str(mark).lower() not in ("1", "1.0", "true"):
             raise UnusableError(f"message {number} has {key}: {mark}, and all answers count alike here")
+
+
+def _demand_whole_answer(message: Mapping[str, Any], number: int) -> None:
     for key in _REASONING:
         if message.get(key):
             raise UnusableError(f"message {number} keeps its reasoning apart from its content ({key}): put it there")

@@ -111,9 +111,7 @@ def _asked(row: Mapping[str, Any], columns: Columns) -> list[Turn]:
     )
 
 
-def _answered(
-    row: Mapping[str, Any], columns: Columns, alternatives: bool
-) -> tuple[list[Turn], tuple[str, ...], bool]:
+def _answered(row: Mapping[str, Any], columns: Columns, alternatives: bool) -> tuple[list[Turn], tuple[str, ...], bool]:
     """Return the turns that end in the answer, other right answers, and whether the answer was a list of parts.
 
     A list in a column of that kind (answers, references, targets), or in data of Natural-Instructions, holds answers

@@ -77,7 +77,9 @@ def _directory(path: Path, subset: str | None) -> Raw:
     elif unnamed:
         notes.append(f"files that are not used, as their names tell no split: {named_files(path, unnamed)}")
     _demand_shards(path, found)
-    return joined(str(path), {name: [read_table(file) for file in parts] for name, parts in found.items()}, tuple(notes))
+    return joined(
+        str(path), {name: [read_table(file) for file in parts] for name, parts in found.items()}, tuple(notes)
+    )
 
 
 def _demand_shards(path: Path, found: Mapping[str, list[Path]]) -> None:

@@ -230,11 +230,13 @@ def _with_adapter(model: Any, adapter: str) -> Any:
         with warnings.catch_warnings():
             # Weights that are missing are found below, and are an error there.
             warnings.filterwarnings("ignore", "Found missing adapter keys", UserWarning)
+            # peft looks for the base that the adapter names, which may be elsewhere; `_of_adapter` names it.
+            warnings.filterwarnings("ignore", "Unable to fetch remote file|Could not find a config file", UserWarning)
             loaded = PeftModel.from_pretrained(model, adapter)
+            wanted = set(get_peft_model_state_dict(loaded))
         given = set(load_peft_weights(adapter, device="cpu"))
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ModelError(_cannot_add(adapter, _mismatch(error))) from error
-    wanted = set(get_peft_model_state_dict(loaded))
     if given != wanted:
         names = ", ".join(sorted(given ^ wanted)[:3])
         raise ModelError(_cannot_add(adapter, f"it was trained on another architecture; not matched: {names}"))

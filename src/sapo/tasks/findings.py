@@ -108,8 +108,8 @@ def _label_warnings(inspection: Inspection) -> Iterator[str]:
     for spellings in similar.values():
         if len(spellings) > 1:
             yield (
-                f"labels that differ in case, white space or invisible characters only: {', '.join(map(repr, spellings))}; they count as "
-                "different answers: write them alike"
+                "labels that differ in case, white space or invisible characters only: "
+                f"{', '.join(map(repr, spellings))}; they count as different answers: write them alike"
             )
     if skew is not None and skew > _SKEWED:
         yield (

@@ -113,10 +113,10 @@ def _by_use(
         taken = {"train": only}
         notes.append(f"the only split, {only!r}, is taken as training rows")
     if "train" not in taken:
+        tested = f", and {test!r} is for testing" if test in splits else ""
         raise DataError(
-            f"{data} has no training rows: its splits are {_listed(splits)}"
-            f"{f', and {test!r} is for testing' if test in splits else ''}. Rows for testing are not trained on unless you say "
-            f"so: {_ADVICE}"
+            f"{data} has no training rows: its splits are {_listed(splits)}{tested}. Rows for testing are not trained "
+            f"on unless you say so: {_ADVICE}"
         )
     if not splits[taken["train"]]:
         raise DataError(f"{data} has no training rows: the split {taken['train']!r} is empty")

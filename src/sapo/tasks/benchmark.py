@@ -63,6 +63,7 @@ def benchmark_task(data_dir: Path, name: str) -> Task:
         dev=rows.get("dev", ()),
         test=rows["test"],
         unused=tuple(row for _, unused in read.values() for row in unused),
+        notes=columns.unused,
     )
 
 

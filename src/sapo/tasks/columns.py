@@ -43,7 +43,6 @@ _SEVERAL = ("input", "ignore")
 MESSAGES = ("messages", "conversations", "conversation")
 SYSTEM = ("system", "system_prompt")
 HISTORY = ("history",)
-_SINGLE = ("answer", "instruction", "system", "history", "messages")
 # Layouts whose input is several columns: all of them there, with one of the answers.
 _LAYOUTS: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
     (("context", "question"), ("answers", "answer")),
@@ -108,8 +107,8 @@ class Columns:
         answer, instruction, system, history, messages: names of columns; either messages, or answer with input or
             instruction.
         input_may_lack: an input cell without value counts as an empty input, as in Alpaca's layout.
-        recognised: the roles that were found, not named by the user.
-        unused: cells with a value in each column that is not used.
+        recognised: what was found, not named by the user, in one sentence, or ().
+        unused: the columns that are not used, with their number of values, likewise.
     """
 
     input: tuple[str, ...]
@@ -120,29 +119,7 @@ class Columns:
     messages: str | None
     input_may_lack: bool
     recognised: tuple[str, ...]
-    unused: Mapping[str, int]
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What was recognised, and what is not used, one sentence each."""
-        filled = {"input": " + ".join(map(repr, self.input))} if self.input else {}
-        for role in _SINGLE:
-            if (name := self.by_role().get(role)) is not None:
-                filled[role] = repr(name)
-        found = ", ".join(f"{role} = {name}" for role, name in filled.items() if role in self.recognised)
-        unused = ", ".join(f"{name!r} ({count} values)" for name, count in self.unused.items())
-        return (
-            *([f"columns recognised: {found}"] if found else []),
-            *([f"columns that are not used: {unused}"] if unused else []),
-        )
-
-    def by_role(self) -> dict[str, str]:
-        """Return role -> column of the roles that are one column."""
-        pairs = {
-            "answer": self.answer, "instruction": self.instruction, "system": self.system, "history": self.history,
-            "messages": self.messages,
-        }  # fmt: skip
-        return {role: name for role, name in pairs.items() if name is not None}
+    unused: tuple[str, ...]
 
 
 def find_columns(where: str, splits: Iterable[Rows], named: Mapping[str, str | Sequence[str]]) -> Columns:
@@ -192,7 +169,8 @@ def find_columns(where: str, splits: Iterable[Rows], named: Mapping[str, str | S
             f"{where}: the column {label!r} ({unused[label]} values) says which answers are good, and would not be "
             "used: keep the rows with good answers" + _IGNORE.format(column=label)
         )
-    single = {role: found[role][0] for role in _SINGLE if role in found}
+    single = {role: names[0] for role, names in found.items() if role not in _SEVERAL}
+    recognised = {role: " + ".join(map(repr, found[role])) for role in ROLES if role in found and role not in given}
     return Columns(
         input=found.get("input", ()),
         answer=single.get("answer"),
@@ -201,8 +179,8 @@ def find_columns(where: str, splits: Iterable[Rows], named: Mapping[str, str | S
         history=single.get("history"),
         messages=single.get("messages"),
         input_may_lack="instruction" in found and found.get("input") == ("input",) and "input" not in given,
-        recognised=tuple(role for role in found if role not in given),
-        unused=unused,
+        recognised=_sentence("columns recognised", (f"{role} = {names}" for role, names in recognised.items())),
+        unused=_sentence("columns that are not used", (f"{name!r} ({n} values)" for name, n in unused.items())),
     )
 
 
@@ -215,6 +193,11 @@ def _lost(column: str) -> str:
     """Return what would be lost with a column that has a meaning, and what to do; "" for any other."""
     kind = meaning_of(column)
     return f"is {kind}, and would not be used: {_MEANINGS[kind][0].format(column=column)}" if kind else ""
+
+
+def _sentence(what: str, parts: Iterable[str]) -> tuple[str, ...]:
+    named = ", ".join(parts)
+    return (f"{what}: {named}",) if named else ()
 
 
 def _holds(value: Any) -> bool:

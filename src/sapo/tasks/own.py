@@ -70,13 +70,12 @@ def data_task(name: str, source: DataSource) -> Task:
     # White space at its ends would be scored and trained on, but candidates have none there.
     given = source.instruction.strip() if source.instruction is not None else None
     found = find(source.data, source.subset)
-    elsewhere = source.test is not None and source.test not in found.splits and is_data(source.test)
-    other = find(source.test, None) if source.test is not None and elsewhere else None
+    other = find(source.test, None) if source.test not in (None, *found.splits) and is_data(source.test or "") else None
     splits = assign(source.data, found, source.train, source.test, other)
     columns = find_columns(source.data, splits.rows.values(), source.columns)
     used: dict[Split, list[Row]] = {}
     unused: list[Unused] = []
-    notes = [*splits.notes, *columns.notes]
+    notes = [*splits.notes, *columns.recognised, *columns.unused]
     keys = sum((unused_keys(rows, columns) for rows in splits.rows.values()), Counter[str]())
     if keys:
         notes.append("keys of messages that are not used: " + ", ".join(f"{k!r} ({n})" for k, n in keys.items()))

@@ -236,6 +236,11 @@ def test_instructions_that_differ_need_one_for_the_task_and_are_kept_in_front_of
     assert "the text of column 'instruction' differs from row to row and stands in front" in " ".join(own.notes)
 
 
+def test_instructions_that_differ_by_what_nobody_sees_are_one(tmp_path: Path) -> None:
+    own = task(tmp_path / "m.json", alpaca(("Add.", "1 1", "2"), ("Add. \n", "0", "0"), ("Ad\u200bd.", "3", "3")), None)
+    assert own.instruction == "Add." and len(own.train) == 3
+
+
 def test_a_definition_is_the_instruction(tmp_path: Path) -> None:
     defined = {"Definition": ["Find", "it."], "Instances": [{"input": "a", "output": ["b", "c"]}]}
     own = task(tmp_path / "m.json", defined, None)

@@ -23,6 +23,11 @@ def _harmless(character: str) -> bool:
     return character in "\n\t" or not (reorders or unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp"))
 
 
+def visible(text: str) -> str:
+    """Return the text without characters that nobody sees, such as a zero-width space: two such texts are one."""
+    return str(_INVISIBLE.sub("", text))
+
+
 def folded(text: str) -> str:
     """Return the text without differences of case, width, white space and invisible characters."""
-    return " ".join(_INVISIBLE.sub("", unicodedata.normalize("NFKC", text)).casefold().split())
+    return " ".join(visible(unicodedata.normalize("NFKC", text)).casefold().split())

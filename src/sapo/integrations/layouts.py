@@ -116,9 +116,10 @@ def demand_readable(row: Any) -> None:
 
 def unused_columns(row: Row) -> list[str]:
     """Return the columns with a value that are neither asked nor answered."""
-    used = ("instruction", "input", "output", "system") if _is_alpaca(row) else (_asking(row),)
-    used += ("completion",) if used == ("prompt",) else ()
-    return [column for column, value in row.items() if column not in used and value not in (None, "", [], {})]
+    used = {"instruction", "input", "output", "system"} if _is_alpaca(row) else {_asking(row)}
+    used |= {"completion"} & row.keys()
+    empty = (str, list, dict, type(None))
+    return [name for name, value in row.items() if name not in used and (not isinstance(value, empty) or value)]
 
 
 def layout_of(rows: Sequence[Row], instruction: str) -> str:

@@ -66,10 +66,8 @@ def load_task(
     own = {"columns": columns, "labels": labels, "metric": metric, "train": train, "test": test, "subset": subset}
     if name not in BUILTIN and (name.lower().endswith(ENDINGS) if data_dir is not None else is_data(name)):
         try:
-            source = DataSource(
-                data=name, train=train, test=test, subset=subset, instruction=instruction, suffix=suffix or "",
-                columns={} if columns is None else columns, labels=labels, metric=metric,
-            )  # fmt: skip
+            given = {"data": name, "instruction": instruction, "suffix": suffix or "", **own, "columns": columns or {}}
+            source = DataSource.model_validate(given)
         except ValidationError as error:
             (wrong, *_) = error.errors()
             why = str(wrong["msg"]).removeprefix("Value error, ")
@@ -77,10 +75,10 @@ def load_task(
             raise DataError(f"{name}: {place} = {wrong['input']!r:.60}: {why}") from error
         return data_task(_last_part(name), source)
     task = _known_task(name, data_dir)
-    given = [key for key, value in own.items() if value is not None]
-    if given:
+    extra = [key for key, value in own.items() if value is not None]
+    if extra:
         raise DataError(
-            f"task {name!r} is {'built in' if name in BUILTIN else f'one of {data_dir}'}: {', '.join(given)} can be "
+            f"task {name!r} is {'built in' if name in BUILTIN else f'one of {data_dir}'}: {', '.join(extra)} can be "
             "given for your own data only. Leave out what is given, or give a file, a directory or a hub id."
         )
     changes = {key: value for key, value in (("instruction", instruction), ("suffix", suffix)) if value is not None}

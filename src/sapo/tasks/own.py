@@ -70,8 +70,9 @@ def data_task(name: str, source: DataSource) -> Task:
     # White space at its ends would be scored and trained on, but candidates have none there.
     given = source.instruction.strip() if source.instruction is not None else None
     found = find(source.data, source.subset)
-    other = find(source.test, None) if source.test not in (None, *found.splits) and is_data(source.test or "") else None
-    splits = assign(source.data, found, source.train, source.test, other)
+    test = source.test
+    other = find(test, None) if test is not None and test not in found.splits and is_data(test) else None
+    splits = assign(source.data, found, source.train, test, other)
     columns = find_columns(source.data, splits.rows.values(), source.columns)
     used: dict[Split, list[Row]] = {}
     unused: list[Unused] = []
@@ -84,8 +85,8 @@ def data_task(name: str, source: DataSource) -> Task:
         unused += left_out
         if left_out and not used[split]:
             reason = f"none of the {len(left_out)} {split} rows can be used, most often because {_commonest(left_out)}"
-            if split == "train" or (split == "test" and source.test is not None):
-                where = source.test if split == "test" and source.test is not None else source.data
+            if split == "train" or (split == "test" and test is not None):
+                where = test if split == "test" and test is not None else source.data
                 raise DataError(f"{where}: {reason}. Mend them, or name other columns with columns.")
             notes.append(reason)
     settled = settle_instruction(source.data, given, splits.instruction, used, columns)

@@ -10,10 +10,10 @@ from datetime import date, time
 from decimal import Decimal
 from string import ascii_uppercase
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 from sapo.core.types import Example, Split, Unused
-from sapo.core.untrusted import folded
+from sapo.core.untrusted import visible
 from sapo.tasks.columns import Columns
 from sapo.tasks.files import HALF_CHARACTER, Number
 from sapo.tasks.raw import Broken, Rows, UnusableError
@@ -29,10 +29,13 @@ _REASONING = ("reasoning", "reasoning_content", "thinking")
 Role = Literal["system", "user", "assistant"]
 Turn = tuple[Role, str]
 _TURNS: tuple[Role, Role] = ("user", "assistant")
-# The first three are today's names, the rest ShareGPT's.
+# The first three are the usual names, then ShareGPT's, then the newest of a system message.
 ROLE_NAMES: Mapping[str, Role] = MappingProxyType(
-    {"system": "system", "user": "user", "assistant": "assistant", "human": "user", "gpt": "assistant"}
-)
+    {
+        "system": "system", "user": "user", "assistant": "assistant", "human": "user", "gpt": "assistant",
+        "developer": "system",
+    }
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +79,7 @@ def read_row(row: dict[str, Any] | Broken, columns: Columns, *, alternatives: bo
     talks = [name for name in (columns.messages, columns.answer, *columns.input) if name and is_messages(row.get(name))]
     asked, (answered, references, listed) = _asked(row, columns), _answered(row, columns, alternatives)
     system, example = converse([*asked, *answered])
-    if not folded(example.answer):
+    if not visible(example.answer).strip():
         raise UnusableError("the answer is empty")
     before = [] if columns.system is None or row.get(columns.system) is None else [_text(row, columns.system)]
     instruction = "" if columns.instruction is None else _text(row, columns.instruction)
@@ -117,13 +120,12 @@ def _answered(row: Mapping[str, Any], columns: Columns, alternatives: bool) -> t
     A list in a column of that kind (answers, references, targets), or in data of Natural-Instructions, holds answers
     that are all right; any other list is one answer of several parts.
     """
-    talk = row.get(columns.messages or columns.answer or "")
-    if columns.messages is not None or is_messages(talk):
-        if is_messages(talk):
-            demand_learned(talk[-1], len(talk))
-            _demand_whole_answer(talk[-1], len(talk))
-        return [] if columns.messages is not None else read_messages(talk, columns.answer or ""), (), False
-    column, value = columns.answer or "", talk
+    column = columns.answer or ""
+    value = row.get(columns.messages or column)
+    if is_messages(value):
+        demand_learned(value[-1], len(value))
+        _demand_whole_answer(value[-1], len(value))
+        return [] if columns.messages is not None else read_messages(value, column), (), False
     if isinstance(value, dict) and isinstance(value.get("text"), list):
         value, alternatives = value["text"], True
     if not isinstance(value, list):
@@ -194,7 +196,7 @@ def _member(value: Any, column: str) -> str:
     return str(value)
 
 
-def is_messages(value: Any) -> bool:
+def is_messages(value: Any) -> TypeGuard[list[dict[str, Any]]]:
     """Return whether a cell holds messages rather than a text."""
     return isinstance(value, list) and bool(value) and all(isinstance(message, dict) for message in value)
 

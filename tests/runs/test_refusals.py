@@ -22,8 +22,8 @@ from sapo.runs.plan import make_plan
 from sapo.runs.prepare import prepare
 from sapo.runs.stage import Stage
 from sapo.sequence import run
-from sapo.tasks.load import load_task
-from sapo.tasks.own import DataSource, data_task
+from sapo.tasks.load import data_task, load_task
+from sapo.tasks.own import DataSource
 from sapo.training.schedule import schedule
 
 ROWS = [{"review": f"text {i}", "stars": "good" if i % 2 else "bad"} for i in range(10)]

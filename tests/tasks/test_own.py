@@ -13,8 +13,8 @@ import pytest
 
 from sapo.core.errors import DataError
 from sapo.core.types import Example, Task, Unused
-from sapo.tasks.load import load_task
-from sapo.tasks.own import DataSource, data_task
+from sapo.tasks.load import data_task, load_task
+from sapo.tasks.own import DataSource
 
 ROWS: list[dict[str, Any]] = [{"input": 'a, "b"\nc\r\nd', "output": "x"}, {"input": "", "output": "ü\t;"}]
 USED = (Example('a, "b"\nc\r\nd', "x"), Example("", "ü\t;"))

@@ -12,7 +12,8 @@ import pytest
 
 from sapo.core.errors import DataError
 from sapo.core.types import Example, Task
-from sapo.tasks.own import DataSource, data_task
+from sapo.tasks.load import data_task
+from sapo.tasks.own import DataSource
 
 EXAMPLE = Example("u2", "a2", (("u1", "a1"),))
 

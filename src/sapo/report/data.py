@@ -20,7 +20,7 @@ _LEGEND = {
     "cut": "training and test inputs longer than max_length, cut in the middle",
     "dupli-\ncates": "training rows equal to an earlier one in input and answer",
     "over-\nlap": "test rows whose input is also trained on; inputs are equal here if they differ only in case, white "
-    "space or Unicode form",
+    "space, Unicode form or invisible characters",
     "skew": "share of selection rows that would need another label to have the label shares of all training rows, "
     f"0 is best, {NOTHING} without labels or selection rows",
     "unused": "rows of the data that cannot be used",

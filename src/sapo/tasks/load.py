@@ -16,10 +16,11 @@ from pydantic import ValidationError
 from sapo.core.errors import DataError, nearest
 from sapo.core.storage import fingerprint
 from sapo.core.types import Example, Task
-from sapo.tasks.benchmark import benchmark_names, benchmark_task
+from sapo.tasks.benchmark import benchmark_names, benchmark_source
 from sapo.tasks.builtin import BUILTIN, builtin_task
 from sapo.tasks.files import ENDINGS, demand_whole, is_data
-from sapo.tasks.own import DataSource, data_task
+from sapo.tasks.make import make_task
+from sapo.tasks.own import DataSource, own_splits
 from sapo.tasks.sequences import SEQUENCES
 
 _NO_TASKS: Mapping[str, DataSource] = MappingProxyType({})
@@ -74,7 +75,7 @@ def load_task(
             place = ".".join(map(str, wrong["loc"][:2]))
             raise DataError(f"{name}: {place} = {wrong['input']!r:.60}: {why}") from error
         return data_task(_last_part(name), source)
-    task = _known_task(name, data_dir)
+    task = _task(name, data_dir)
     extra = [key for key, value in own.items() if value is not None]
     if extra:
         raise DataError(
@@ -85,16 +86,26 @@ def load_task(
     return task if not changes else replace_text(task, changes)
 
 
-def _known_task(name: str, data_dir: Path | None) -> Task:
-    if name in BUILTIN:
+def data_task(name: str, source: DataSource) -> Task:
+    """Return a task from the user's own data, see `sapo.tasks.make.make_task`."""
+    return _task(name, None, {name: source})
+
+
+def _task(name: str, data_dir: Path | None, own: Mapping[str, DataSource] = _NO_TASKS) -> Task:
+    """Return a task by name: the user's own, a built-in one, or one of a benchmark."""
+    if name not in own and name in BUILTIN:
         return builtin_task(name)
-    if data_dir is not None:
-        return benchmark_task(data_dir, name)
-    raise DataError(
-        f"there is no task {name!r}.{nearest(name, BUILTIN)} Built-in tasks: {', '.join(BUILTIN)}. "
-        f"For another task give data_dir, a directory with instructions.json; or your own data: a file "
-        f"({', '.join(ENDINGS)}), a directory, or a hub id owner/name."
-    )
+    if name not in own and data_dir is None:
+        raise DataError(
+            f"there is no task {name!r}.{nearest(name, BUILTIN)} Built-in tasks: {', '.join(BUILTIN)}. "
+            f"For another task give data_dir, a directory with instructions.json; or your own data: a file "
+            f"({', '.join(ENDINGS)}), a directory, or a hub id owner/name."
+        )
+    if name in own:
+        source, splits = own[name], own_splits(own[name])
+    else:
+        source, splits = benchmark_source(data_dir, name)
+    return make_task(name, source, splits)
 
 
 def _last_part(data: str) -> str:
@@ -159,7 +170,7 @@ def load_sequence(
     missing = [name for name in names if name not in there and name not in BUILTIN and name not in own]
     if missing:
         raise DataError(_missing(missing, data_dir, there, own))
-    return tuple(data_task(name, own[name]) if name in own else _known_task(name, data_dir) for name in names)
+    return tuple(_task(name, data_dir, own) for name in names)
 
 
 def _missing(missing: Sequence[str], data_dir: Path | None, there: Sequence[str], own: Mapping[str, DataSource]) -> str:

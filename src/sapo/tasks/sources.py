@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from sapo.core.errors import DataError
-from sapo.core.settings import expanded
 from sapo.tasks import library
 from sapo.tasks.files import ENDINGS, named_files
 from sapo.tasks.raw import Raw
@@ -23,18 +22,13 @@ def find(data: str, subset: str | None) -> Raw:
     """Return what a file, a directory or a hub id holds.
 
     Args:
-        data: where the data are; a path that exists, else with ~ and environment variables in it.
+        data: where the data are.
         subset: configuration name, for a hub id or a directory with several.
 
     Raises:
         DataError: if there are no data, or they cannot be read.
     """
-    if not data:
-        raise DataError("data: the name is empty. Give a file, a directory, or a hub id owner/name.")
-    try:
-        path = Path(data if os.path.exists(data) else expanded(data))
-    except ValueError as error:
-        raise DataError(f"data: {error}") from error
+    path = Path(data)
     if os.path.isdir(path):
         return _directory(path, subset)
     if not os.path.exists(path) and _HUB_ID.fullmatch(data) and not data.lower().endswith(ENDINGS):

@@ -50,8 +50,8 @@ def benchmark_source(data_dir: Path, name: str) -> tuple[DataSource, Splits]:
     rows = {
         split: read_table(path).splits["train"] for split, path in there.items() if split != "dev" or path.is_file()
     }
-    named = {"input": "sentence", "answer": "label"}
-    documented = all(isinstance(row, dict) and row.keys() >= set(named.values()) for row in rows["train"])
+    named: dict[str, str | tuple[str, ...]] = {"input": "sentence", "answer": "label"}
+    documented = all(isinstance(row, dict) and row.keys() >= {"sentence", "label"} for row in rows["train"])
     source = DataSource(
         data=str(data_dir / name), test=str(there["test"]), columns=named if documented else {}, metric="rouge_l",
         labels=tuple(map(str, labels or ())), **texts,

@@ -342,7 +342,7 @@ def test_cells_that_are_separated_otherwise_are_told(tmp_path: Path) -> None:
         ("reasoning", "since", "reasoning"),
         ("rejected", "bad", "a preference"),
         ("weight", 0.5, "a mark of what is learned"),
-        ("label", True, "which answers are good"),
+        ("label", True, "a preference"),
     ],
 )
 def test_a_column_with_a_meaning_is_refused_unless_it_is_said_to_be_unused(

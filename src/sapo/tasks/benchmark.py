@@ -10,13 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from sapo.core.errors import DataError, nearest
-from sapo.core.types import Split
 from sapo.tasks.files import demand_whole, read_json
 from sapo.tasks.own import DataSource
-from sapo.tasks.splits import Splits
+from sapo.tasks.raw import Raw
 from sapo.tasks.tables import read_table
-
-SPLITS: tuple[Split, ...] = ("train", "dev", "test")
 
 
 def benchmark_names(data_dir: Path) -> tuple[str, ...]:
@@ -24,7 +21,7 @@ def benchmark_names(data_dir: Path) -> tuple[str, ...]:
     return tuple(_index(data_dir))
 
 
-def benchmark_source(data_dir: Path, name: str) -> tuple[DataSource, Splits]:
+def benchmark_source(data_dir: Path, name: str) -> tuple[DataSource, Raw]:
     """Return what a benchmark says of a task by exact name, and its rows; ROUGE-L is the metric, as published.
 
     Raises:
@@ -45,7 +42,7 @@ def benchmark_source(data_dir: Path, name: str) -> tuple[DataSource, Splits]:
     labels = entry.get("labels")
     if labels is not None and not isinstance(labels, list):
         raise DataError(f"{where}: labels of task {name!r} must be a list, not {labels!r}")
-    there = {split: data_dir / name / f"{split}.json" for split in SPLITS}
+    there = {split: data_dir / name / f"{split}.json" for split in ("train", "dev", "test")}
     # A task without dev rows has no such file; without the others it could not be trained or tested.
     rows = {
         split: read_table(path).splits["train"] for split, path in there.items() if split != "dev" or path.is_file()
@@ -56,7 +53,7 @@ def benchmark_source(data_dir: Path, name: str) -> tuple[DataSource, Splits]:
         data=str(data_dir / name), test=str(there["test"]), columns=named if documented else {}, metric="rouge_l",
         labels=tuple(map(str, labels or ())), **texts,
     )  # fmt: skip
-    return source, Splits(rows)
+    return source, Raw(rows)
 
 
 def _index(data_dir: Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ used is named. docs/data.md has the table of meanings.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -162,13 +162,7 @@ def find_columns(where: str, splits: Iterable[Rows], named: Mapping[str, str | S
     found |= _beside([name for name in free if there[name]], found)
     used = {name for names in found.values() for name in names}
     unused = {name: count for name, count in there.items() if count and name not in used}
-    _demand_meanings(where, unused)
-    label = next((name for name in unused if name.lower() == "label" and name not in texts), None)
-    if label is not None:
-        raise DataError(
-            f"{where}: the column {label!r} ({unused[label]} values) says which answers are good, and would not be "
-            "used: keep the rows with good answers" + _IGNORE.format(column=label)
-        )
+    _demand_meanings(where, unused, texts)
     single = {role: names[0] for role, names in found.items() if role not in _SEVERAL}
     recognised = {role: " + ".join(map(repr, found[role])) for role in ROLES if role in found and role not in given}
     return Columns(
@@ -227,10 +221,12 @@ def _demand_named(where: str, there: Mapping[str, int], named: Mapping[str, Sequ
         raise DataError("columns: messages hold input and answer already: name either messages, or input and answer")
 
 
-def _demand_meanings(where: str, unused: Mapping[str, int]) -> None:
-    """Refuse data of which a column that changes what its rows mean would be lost."""
+def _demand_meanings(where: str, unused: Mapping[str, int], texts: Set[str]) -> None:
+    """Refuse data of which a column that changes what its rows mean would be lost; ``texts`` are not only yes or no."""
     for column, count in unused.items():
-        if lost := _lost(column):
+        judged = column.lower() == "label" and column not in texts
+        lost = _lost("preference" if judged else column)
+        if lost:
             raise DataError(f"{where}: the column {column!r} ({count} values) {lost}{_IGNORE.format(column=column)}")
 
 

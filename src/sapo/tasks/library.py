@@ -15,7 +15,7 @@ from typing import Any
 from sapo.core.errors import DataError
 from sapo.tasks.files import ENDINGS, named_files
 from sapo.tasks.raw import Raw
-from sapo.tasks.tables import arrow_rows, joined, read_table, with_class_names
+from sapo.tasks.tables import arrow_table, joined, read_table, with_class_names
 
 # Characters of the library's own message that are passed on.
 _SHOWN = 400
@@ -93,13 +93,9 @@ def _resolved(where: str, name: str, subset: str | None, advice: str) -> tuple[R
         str(split): [read_table(Path(path), ending) for path, ending in zip(there, endings[str(split)], strict=True)]
         for split, there in paths.items()
     }
-    raw = joined(where, tables)
-    # What a description says of classes stands in no file of text; what a Parquet file says itself is done already.
+    # What a description says of classes stands in no file.
     declared = {} if builder.info.features is None else builder.info.features.to_dict()
-    undone = {column: feature for column, feature in declared.items() if column not in raw.classes}
-    named = {split: with_class_names(rows, undone) for split, rows in raw.splits.items()}
-    classes = {**raw.classes, **{column: names for _, kinds in named.values() for column, names in kinds.items()}}
-    return replace(raw, splits={split: rows for split, (rows, _) in named.items()}, classes=classes), read
+    return with_class_names(joined(where, tables), declared), read
 
 
 def _ending(url: str) -> str:
@@ -116,9 +112,9 @@ def _load(where: str, load: Callable[[], Any], advice: str) -> Raw:
         tables = {str(name): part.with_format("arrow")[:] for name, part in parts.items()}
     if not any(part.num_rows for part in parts.values()):
         raise DataError(f"{where} has no rows. {advice}")
-    named = {name: arrow_rows(where, table, parts[name].features.to_dict()) for name, table in tables.items()}
-    classes = {column: names for _, kinds in named.values() for column, names in kinds.items()}
-    return Raw({name: rows for name, (rows, _) in named.items()}, classes=classes)
+    return joined(
+        where, {name: [arrow_table(where, table, parts[name].features.to_dict())] for name, table in tables.items()}
+    )
 
 
 @contextmanager

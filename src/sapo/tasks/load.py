@@ -94,18 +94,18 @@ def data_task(name: str, source: DataSource) -> Task:
 def _task(name: str, data_dir: Path | None, own: Mapping[str, DataSource] = _NO_TASKS) -> Task:
     """Return a task by name: the user's own, a built-in one, or one of a benchmark."""
     if name in own:
-        source, splits = own[name], own_splits(own[name])
+        source, found = own[name], own_splits(own[name])
     elif name in BUILTIN:
         return builtin_task(name)
     elif data_dir is not None:
-        source, splits = benchmark_source(data_dir, name)
+        source, found = benchmark_source(data_dir, name)
     else:
         raise DataError(
             f"there is no task {name!r}.{nearest(name, BUILTIN)} Built-in tasks: {', '.join(BUILTIN)}. "
             f"For another task give data_dir, a directory with instructions.json; or your own data: a file "
             f"({', '.join(ENDINGS)}), a directory, or a hub id owner/name."
         )
-    return make_task(name, source, splits)
+    return make_task(name, source, found)
 
 
 def _last_part(data: str) -> str:

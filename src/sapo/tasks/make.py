@@ -12,17 +12,19 @@ from sapo.tasks.files import demand_whole
 from sapo.tasks.instructions import settle_instruction
 from sapo.tasks.labels import labels_of, metric_of
 from sapo.tasks.own import DataSource
+from sapo.tasks.raw import Raw
 from sapo.tasks.rows import Row, read_split, unused_keys
-from sapo.tasks.splits import Splits
+
+SPLITS: tuple[Split, ...] = ("train", "dev", "test")
 
 
-def make_task(name: str, source: DataSource, splits: Splits) -> Task:
+def make_task(name: str, source: DataSource, found: Raw) -> Task:
     """Return a task; rows that cannot be used are left out and listed in it.
 
     Args:
         name: of the task; it is also a file's name.
         source: what the data mean.
-        splits: their rows.
+        found: their rows by what they are used for.
 
     Returns:
         The task. It has no test rows where the data have none, see `sapo.tasks.holdout.hold_out`. Its notes
@@ -34,25 +36,27 @@ def make_task(name: str, source: DataSource, splits: Splits) -> Task:
     _demand_name(name)
     # White space at its ends would be scored and trained on, but candidates have none there.
     given = source.instruction.strip() if source.instruction is not None else None
-    columns = find_columns(source.data, splits.rows.values(), source.columns)
+    columns = find_columns(source.data, found.splits.values(), source.columns)
     used: dict[Split, list[Row]] = {}
     unused: list[Unused] = []
-    notes = [*splits.notes, *columns.recognised, *columns.unused]
-    keys = sum((unused_keys(rows, columns) for rows in splits.rows.values()), Counter[str]())
+    notes = [*found.notes, *columns.recognised, *columns.unused]
+    keys = sum((unused_keys(rows, columns) for rows in found.splits.values()), Counter[str]())
     if keys:
         notes.append("keys of messages that are not used: " + ", ".join(f"{k!r} ({n})" for k, n in keys.items()))
     demanded = {"train": source.data, **({} if source.test is None else {"test": source.test})}
-    for split, rows in splits.rows.items():
-        used[split], left_out = read_split(split, rows, columns, alternatives=splits.alternatives)
+    for split in (split for split in SPLITS if split in found.splits):
+        # In Natural-Instructions, which define their task, a list of answers holds answers that are all right.
+        alternatives = found.instruction is not None
+        used[split], left_out = read_split(split, found.splits[split], columns, alternatives=alternatives)
         unused += left_out
         if left_out and not used[split]:
             reason = f"none of the {len(left_out)} {split} rows can be used, most often because {_commonest(left_out)}"
             if split in demanded:
                 raise DataError(f"{demanded[split]}: {reason}. Mend them, or name other columns with columns.")
             notes.append(reason)
-    settled = settle_instruction(source.data, given, splits.instruction, used, columns)
+    settled = settle_instruction(source.data, given, found.instruction, used, columns)
     examples = settled.examples
-    labels, label_notes = labels_of(source.labels, splits.classes.get(columns.answer or "", ()), examples)
+    labels, label_notes = labels_of(source.labels, found.classes.get(columns.answer or "", ()), examples)
     listed = sum(row.listed for row in used["train"])
     if listed:
         notes.append(

@@ -10,8 +10,9 @@ from pydantic import AfterValidator, Field
 from sapo.core.errors import DataError, nearest
 from sapo.core.settings import Settings, expanded
 from sapo.tasks.files import demand_whole, is_data
+from sapo.tasks.raw import Raw
 from sapo.tasks.sources import find
-from sapo.tasks.splits import Splits, assign
+from sapo.tasks.splits import assign
 
 # The names of `sapo.models.text_metrics.TEXT_METRICS`, a room that comes after this one; a test compares them.
 METRICS = ("exact_match", "rouge_l", "list_f1")
@@ -50,7 +51,7 @@ class DataSource(Settings):
     metric: str | None = None
 
 
-def own_splits(source: DataSource) -> Splits:
+def own_splits(source: DataSource) -> Raw:
     """Return the rows of a user's own data by what they are used for.
 
     Raises:

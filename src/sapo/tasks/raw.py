@@ -26,7 +26,7 @@ class Raw:
     """A data set before its columns are known.
 
     Attributes:
-        splits: rows by the split's own name, in the order found.
+        splits: rows by the split's own name, in the order found; later by what they are used for.
         instruction: a text that the data set as a whole gives as its instruction.
         classes: column -> the names of its classes, where the data declare them.
         notes: what was decided about its files, one sentence each.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -21,25 +21,6 @@ SPLIT_NAMES: Mapping[str, Split] = MappingProxyType(
     }
 )  # fmt: skip
 _ADVICE = "name the split or file with the training rows with train (train: in a configuration, --train)"
-
-
-@dataclass(frozen=True, slots=True)
-class Splits:
-    """The rows of a data set by what they are used for.
-
-    Attributes:
-        rows: the training rows, and dev and test rows where there are any.
-        instruction: a text that the data set as a whole gives as its instruction.
-        classes: column -> the names of its classes, where the data declare them.
-        alternatives: whether a list of answers holds answers that are all right, as in Natural-Instructions.
-        notes: decisions taken for the user, one sentence each.
-    """
-
-    rows: Mapping[Split, Rows]
-    instruction: str | None = None
-    classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    alternatives: bool = False
-    notes: tuple[str, ...] = ()
 
 
 def split_word(file: Path) -> str:
@@ -59,8 +40,8 @@ def split_word(file: Path) -> str:
     return ""
 
 
-def assign(data: str, found: Raw, train: str | None, test: str | None, other: Raw | None) -> Splits:
-    """Return the splits of a data set by what they are used for.
+def assign(data: str, found: Raw, train: str | None, test: str | None, other: Raw | None) -> Raw:
+    """Return a data set with its splits by what they are used for: train, and dev and test where there are any.
 
     Args:
         data: where they are, for messages.
@@ -84,18 +65,13 @@ def assign(data: str, found: Raw, train: str | None, test: str | None, other: Ra
     rows, notes = _by_use(data, found.splits, train, test, elsewhere=other is not None)
     if other is not None:
         rows["test"] = _test_rows(str(test), other.splits)
-    return Splits(
-        rows,
-        found.instruction,
-        found.classes,
-        found.instruction is not None,
-        (*found.notes, *(other.notes if other is not None else ()), *notes),
-    )
+    notes = (*found.notes, *(other.notes if other is not None else ()), *notes)
+    return replace(found, splits=rows, notes=notes)
 
 
 def _by_use(
     data: str, splits: Mapping[str, Rows], train: str | None, test: str | None, *, elsewhere: bool
-) -> tuple[dict[Split, Rows], tuple[str, ...]]:
+) -> tuple[dict[str, Rows], tuple[str, ...]]:
     """Return the rows by what they are used for, and what was decided; ``elsewhere``: other data hold the test rows."""
     named: dict[str, Split] = {name: use for name, use in ((train, "train"), (test, "test")) if name in splits}  # type: ignore[misc]
     asked = {*named.values(), *(("test",) if elsewhere else ())}

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -55,8 +56,8 @@ def joined(where: str, tables: Mapping[str, Sequence[Raw]], notes: tuple[str, ..
     return Raw(splits, next(iter(definitions), None), classes, notes)
 
 
-def arrow_rows(where: str, table: Any, features: Mapping[str, Any]) -> tuple[Rows, Mapping[str, tuple[str, ...]]]:
-    """Return the rows of an Arrow table and the classes of its columns, see `with_class_names`.
+def arrow_table(where: str, table: Any, features: Mapping[str, Any]) -> Raw:
+    """Return the rows of an Arrow table as the split "train", with the names of their classes.
 
     Args:
         where: names the table in errors.
@@ -69,23 +70,28 @@ def arrow_rows(where: str, table: Any, features: Mapping[str, Any]) -> tuple[Row
     _demand_distinct(where, table.column_names)
     columns = [_values(table.column(name)) for name in table.column_names]
     rows = [dict(zip(table.column_names, cells, strict=True)) for cells in zip(*columns, strict=True)]
-    return with_class_names(rows, features)
+    return with_class_names(Raw({"train": rows}), features)
 
 
-def with_class_names(rows: Rows, features: Mapping[str, Any]) -> tuple[Rows, Mapping[str, tuple[str, ...]]]:
-    """Return the rows with names in place of the numbers of classes, and the names by column.
+def with_class_names(raw: Raw, features: Mapping[str, Any]) -> Raw:
+    """Return the data with names in place of the numbers of classes; a number without a name, such as -1, is missing.
 
-    A number without a name is missing: data sets number a row without a label -1. Of a list of classes only the rows
-    change: an answer of it may be several names.
+    Columns whose classes are known already stay as they are.
     """
-    kinds = {column: names for column, feature in features.items() if (names := _class_names(feature))}
-    if kinds:
-        rows = [
-            row if isinstance(row, Broken) else
-            {key: _class_name(cell, kinds[key]) if key in kinds else cell for key, cell in row.items()}
-            for row in rows
-        ]  # fmt: skip
-    return rows, {column: names for column, names in kinds.items() if "names" in features[column]}
+    new = {column: feature for column, feature in features.items() if column not in raw.classes}
+    kinds = {column: names for column, feature in new.items() if (names := _class_names(feature))}
+
+    def named(row: dict[str, Any] | Broken) -> dict[str, Any] | Broken:
+        if isinstance(row, Broken):
+            return row
+        return {key: _class_name(cell, kinds[key]) if key in kinds else cell for key, cell in row.items()}
+
+    if not kinds:
+        return raw
+    splits = {split: [named(row) for row in rows] for split, rows in raw.splits.items()}
+    # An answer of a list of classes may be several names: those are no labels.
+    single = {column: names for column, names in kinds.items() if "names" in features[column]}
+    return replace(raw, splits=splits, classes={**raw.classes, **single})
 
 
 def _json(path: Path) -> Raw:
@@ -221,8 +227,7 @@ def _parquet(path: Path) -> Raw:
         raise DataError(
             f"{path}: {'No such file' if missing else f'it is no readable Parquet file: {error}'}"
         ) from error
-    rows, classes = arrow_rows(str(path), table, _written_features(table.schema.metadata))
-    return Raw({"train": rows}, classes=classes)
+    return arrow_table(str(path), table, _written_features(table.schema.metadata))
 
 
 def _written_features(metadata: Mapping[bytes, bytes] | None) -> Mapping[str, Any]:

@@ -238,9 +238,9 @@ def test_what_is_exported_is_read_back_unchanged(rows: list[Example], suffix: st
         ({"name": datasets.Dataset.from_dict({"text": ["a"]})}, "task = Dataset: allowed is a task's name, or where"),
         ({"name": pd.DataFrame({"text": ["a"]})}, "task = DataFrame: .* such as with to_parquet"),
         ({"name": None}, "task = NoneType"),
-        ({"columns": ["input"]}, r"columns = \['input'\]: "),
-        ({"columns": {"input": 3}}, r"columns\.input = 3: "),
-        ({"labels": "yes"}, "labels = 'yes': "),
+        ({"columns": ["input"]}, r"columns = \['input'\]: must be a mapping"),
+        ({"columns": {"input": 3}}, r"columns\.input = 3: must be a text"),
+        ({"labels": "yes"}, "labels = 'yes': must be a list"),
     ],
 )
 def test_what_is_no_data_is_refused_in_our_words(given: dict[str, Any], words: str, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from types import MappingProxyType
 from pydantic import ValidationError
 
 from sapo.core.errors import DataError, nearest
+from sapo.core.settings import KINDS
 from sapo.core.storage import fingerprint
 from sapo.core.types import Example, Task
 from sapo.tasks.benchmark import benchmark_names, benchmark_source
@@ -71,7 +72,8 @@ def load_task(
             source = DataSource.model_validate(given)
         except ValidationError as error:
             (wrong, *_) = error.errors()
-            why = str(wrong["msg"]).removeprefix("Value error, ")
+            must = KINDS.get(wrong["type"])
+            why = f"must be {must}" if must else str(wrong["msg"]).removeprefix("Value error, ")
             place = ".".join(map(str, wrong["loc"][:2]))
             raise DataError(f"{name}: {place} = {wrong['input']!r:.60}: {why}") from error
         return data_task(_last_part(name), source)

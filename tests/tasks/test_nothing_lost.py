@@ -244,6 +244,9 @@ def test_what_is_exported_is_read_back_unchanged(rows: list[Example], suffix: st
         ({"columns": ["input"]}, r"columns = \['input'\]: must be a mapping"),
         ({"columns": {"input": 3}}, r"columns\.input = 3: must be a text"),
         ({"labels": "yes"}, "labels = 'yes': must be a list"),
+        ({"test": "$NOT_SET_HERE/t.csv"}, r"test = .* names the environment variable \$NOT_SET_HERE, which is not set"),
+        ({"name": "date-format", "instruction": 3}, "instruction = 3: must be a text"),
+        ({"name": "date-format", "data_dir": 3}, "data_dir = 3: must be a path"),
     ],
 )
 def test_what_is_no_data_is_refused_in_our_words(given: dict[str, Any], words: str, tmp_path: Path) -> None:

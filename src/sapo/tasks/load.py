@@ -64,6 +64,13 @@ def load_task(
             f"task = {type(name).__name__}: allowed is a task's name, or where your own data are: a file, a directory "
             "or a hub id. Write rows in memory to a file first, such as with to_parquet of a Dataset or a DataFrame."
         )
+    for what, value, kind in (
+        ("instruction", instruction, str),
+        ("suffix", suffix, str),
+        ("data_dir", data_dir, PathLike),
+    ):
+        if not (value is None or isinstance(value, (str, kind))):
+            raise DataError(f"{what} = {value!r:.60}: must be a {'text' if kind is str else 'path'}")
     name, data_dir = os.fspath(name), Path(data_dir) if data_dir is not None else None
     own = {"columns": columns, "labels": labels, "metric": metric, "train": train, "test": test, "subset": subset}
     if name not in BUILTIN and (name.lower().endswith(ENDINGS) if data_dir is not None else is_data(name)):

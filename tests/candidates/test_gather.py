@@ -10,11 +10,11 @@ import pytest
 from rapidfuzz import fuzz
 
 from sapo.candidates.builtin import Builtin
-from sapo.candidates.checks import folded
 from sapo.candidates.gather import gather, most_different
 from sapo.candidates.rules.source import Rules
 from sapo.candidates.source import Source
 from sapo.core.types import Origin
+from sapo.core.untrusted import folded
 from sapo.integrations.testing import ListSource, toy_task
 from sapo.tasks.builtin import BUILTIN, builtin_paraphrases
 

@@ -82,6 +82,30 @@ def test_an_adapter_stays_unmerged_and_active(saved: str, tmp_path: Path) -> Non
     assert any(str(tmp_path) in note for note in loaded.notes)
 
 
+def test_an_adapter_brings_the_tokenizer_that_it_was_trained_with_and_names_its_base(
+    saved: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # peft asks the hub for the base that the adapter names.
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    adapted(tiny_model()).save_pretrained(tmp_path)
+    template = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"
+    tiny_tokenizer(chat_template=template).save_pretrained(tmp_path)
+    settings = json.loads((tmp_path / "adapter_config.json").read_text())
+    (tmp_path / "adapter_config.json").write_text(json.dumps({**settings, "base_model_name_or_path": "org/other"}))
+    loaded = load_model(saved, str(tmp_path), device="cpu")
+    assert loaded.tokenizer.chat_template == template
+    assert f"the chat template is the one of adapter {tmp_path}, not its base's" in loaded.notes
+    assert f"names another base model, org/other: what it does on {saved} is not known" in str(loaded.notes)
+
+
+def test_an_adapter_of_a_larger_vocabulary_is_refused_with_both_sizes(saved: str, tmp_path: Path) -> None:
+    model, size = tiny_model(), tiny_model().get_input_embeddings().weight.shape[0]
+    model.resize_token_embeddings(size + 8, mean_resizing=False)
+    adapted(model).save_pretrained(tmp_path, save_embedding_layers=True)
+    with pytest.raises(ModelError, match=rf"has the shape \[{size + 8}, \d+\], the model's \[{size}, \d+\]: another"):
+        load_model(saved, str(tmp_path), device="cpu")
+
+
 # Decisions taken for the user.
 
 

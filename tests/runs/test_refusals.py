@@ -23,8 +23,8 @@ from sapo.runs.prepare import prepare
 from sapo.runs.stage import Stage
 from sapo.selection.settings import SelectionSettings
 from sapo.sequence import run
-from sapo.tasks.load import load_task
-from sapo.tasks.own import DataSource, data_task
+from sapo.tasks.load import data_task, load_task
+from sapo.tasks.own import DataSource
 from sapo.training.schedule import schedule
 from sapo.training.settings import TrainSettings
 

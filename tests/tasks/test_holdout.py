@@ -14,8 +14,8 @@ from sapo.core.types import Example, Task
 from sapo.integrations.testing import toy_task
 from sapo.tasks.builtin import BUILTIN
 from sapo.tasks.holdout import hold_out
-from sapo.tasks.load import load_sequence, load_task
-from sapo.tasks.own import DataSource, data_task
+from sapo.tasks.load import data_task, load_sequence, load_task
+from sapo.tasks.own import DataSource
 
 
 def task(*examples: Example, labels: tuple[str, ...] = ()) -> Task:

@@ -14,7 +14,8 @@ from sapo.core.types import Example, Task
 from sapo.integrations.testing import toy_task
 from sapo.tasks.benchmark import benchmark_names
 from sapo.tasks.builtin import BUILTIN
-from sapo.tasks.files import COLUMNS, read_text
+from sapo.tasks.columns import COLUMNS
+from sapo.tasks.files import read_text
 from sapo.tasks.load import load_sequence, load_task, sequence_names, task_fingerprint
 from sapo.tasks.sequences import SEQUENCES
 
@@ -54,7 +55,26 @@ def test_a_benchmark_task_is_read_from_its_folder(tmp_path: Path) -> None:
         train=(Example("FOMC a", "FOMC a!"), Example("FOMC b", "FOMC b!")),
         dev=(Example("d", "d!"),),
         test=(Example("t", "t!"),),
+        notes=(
+            "2 of 2 training answers lie outside the labels, such as 'FOMC a!'",
+            "1 of 1 dev answers lie outside the labels, such as 'd!'",
+            "1 of 1 test answers lie outside the labels, such as 't!'",
+        ),
     )
+
+
+def test_what_a_benchmark_file_holds_besides_its_texts_is_named(tmp_path: Path) -> None:
+    folder = benchmark(tmp_path, "FOMC")
+    extra = [{"sentence": "a", "label": ["b", "c"], "id": 1}, {"sentence": "a", "label": ""}]
+    dump(folder / "FOMC" / "train.json", extra)
+    dump(folder / "FOMC" / "dev.json", [{"sentence": "a", "label": ""}])
+    task = load_task("FOMC", folder)
+    assert task.notes[0] == "columns that are not used: 'id' (1 values)" and len(task.unused) == 2
+    assert "none of the 1 dev rows can be used, most often because the answer is empty" in task.notes
+    assert any(note.startswith("lists in 'label' (1 of 1 training rows) are learned") for note in task.notes)
+    dump(folder / "FOMC" / "test.json", [{"sentence": "a", "label": ""}])
+    with pytest.raises(DataError, match=r"test\.json: none of the 1 test rows can be used"):
+        load_task("FOMC", folder)
 
 
 @pytest.mark.parametrize("name", ["FOMC/", "FOM", "fomc", "FOMC ", "./FOMC"])

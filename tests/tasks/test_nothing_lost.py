@@ -3,23 +3,35 @@
 import csv
 import io
 import json
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
+from unittest.mock import patch
 
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sapo.core.errors import DataError
-from sapo.core.types import Task
+from sapo.core.types import Example, Task
+from sapo.core.untrusted import visible
+from sapo.integrations.exports import export_data
+from sapo.integrations.testing import toy_task
+from sapo.integrations.trl import Rows
+from sapo.models.layout import turns_of
 from sapo.tasks.load import load_task
 
 # How a cell is spelled in JSON, and the text that is to come of it.
 Cell = tuple[str, str]
 
 TEXTS = st.text(st.characters(codec="utf-8", exclude_categories=("Cs", "Cc")), min_size=1, max_size=12).filter(
-    lambda text: text.strip() == text and text
+    lambda text: text.strip() == text and visible(text).strip()
 )
 NUMBERS = st.from_regex(r"-?(0|[1-9][0-9]{0,3})(\.[0-9]{1,4})?([eE][+-]?[0-9]{1,2})?", fullmatch=True)
 CELLS: st.SearchStrategy[Cell] = st.one_of(
@@ -95,6 +107,238 @@ def test_every_cell_is_used_as_it_is_spelled_or_its_column_is_named(
         assert (f"{column!r} ({count} values)" in named) == (count > 0)
 
 
+# Every door.
+
+# Cells of one column are of one kind, as in Parquet; 3.8 in 32 bits is not 3.8 in 64.
+KINDS: dict[str, tuple[Any, st.SearchStrategy[Any]]] = {
+    "text": (pa.string(), TEXTS),
+    "integer": (pa.int64(), st.integers(-(2**53), 2**53)),
+    "float": (pa.float64(), st.floats(allow_nan=False, allow_infinity=False)),
+    "narrow float": (pa.float32(), st.floats(allow_nan=False, allow_infinity=False, width=32)),
+    "boolean": (pa.bool_(), st.booleans()),
+}
+
+
+def spelled(value: Any, kind: str) -> str:
+    """A value as JSON spells it; of a narrow float, the shortest decimal that means it."""
+    if kind == "narrow float":
+        value = float(np.format_float_scientific(np.float32(value), unique=True))
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+@st.composite
+def typed_tables(draw: st.DrawFn) -> tuple[Table, pa.Table]:
+    columns = (*draw(PAIRS), "id")
+    kinds = [draw(st.sampled_from(list(KINDS))) for _ in columns]
+    rows = draw(st.lists(st.tuples(*(KINDS[kind][1] for kind in kinds)), min_size=2, max_size=4))
+
+    def cell(value: Any, kind: str) -> Cell:
+        text = spelled(value, kind)
+        return (json.dumps(text) if kind == "text" else text, text)
+
+    cells = tuple(tuple(cell(value, kind) for value, kind in zip(row, kinds, strict=True)) for row in rows)
+    arrays = [pa.array([row[n] for row in rows], KINDS[kind][0]) for n, kind in enumerate(kinds)]
+    return Table(columns, cells), pa.table(arrays, list(columns))
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], Task]:
+    """Load a directory as if it were the data set owner/name of the hub."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    build, load = datasets.load_dataset_builder, datasets.load_dataset
+
+    def task(folder: Path) -> Task:
+        with (
+            patch("datasets.load_dataset_builder", lambda name, subset: build(str(folder), subset)),
+            patch("datasets.load_dataset", lambda name, subset: load(str(folder), subset)),
+        ):
+            return load_task("owner/name", instruction="Do it.")
+
+    return task
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(typed=typed_tables())
+def test_a_cell_gives_the_same_text_whatever_door_it_comes_through(
+    typed: tuple[Table, pa.Table], hub: Callable[[Path], Task]
+) -> None:
+    table, columns = typed
+    texts = [[cell[1] for cell in row if cell] for row in table.rows]
+    wanted = tuple(Example(asked, answer) for asked, answer, _id in texts)
+    with TemporaryDirectory() as parent:
+        for ending, write in (("jsonl", as_jsonl), ("json", as_json), ("csv", as_csv), ("parquet", None)):
+            folder = Path(parent) / ending / "data"
+            folder.mkdir(parents=True)
+            file = folder / f"train-00000-of-00001.{ending}"
+            if write is None:
+                pq.write_table(columns, file)
+            else:
+                file.write_text(write(table), encoding="utf-8", newline="")
+            for task in (*(load_task(str(p), instruction="Do it.") for p in (file, folder.parent)), hub(folder.parent)):
+                assert task.train == wanted
+                assert any(note.startswith("columns that are not used: 'id'") for note in task.notes)
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+def test_the_classes_that_a_description_declares_are_labels_through_every_door(
+    ending: str, tmp_path: Path, hub: Callable[[Path], Task]
+) -> None:
+    names = [f"intent {n}" for n in range(30)]
+    numbers = [*range(30), 3, -1]
+    table = {"text": [f"t{n}" for n in numbers], "label": numbers}
+    declared = "".join(f"          '{n}': {name}\n" for n, name in enumerate(names))
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "README.md").write_text(
+        "---\ndataset_info:\n  features:\n  - name: text\n    dtype: string\n  - name: label\n    dtype:\n"
+        f"      class_label:\n        names:\n{declared}---\n"
+    )
+    file = tmp_path / "data" / f"train.{ending}"
+    if ending == "parquet":
+        features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=names)})
+        datasets.Dataset.from_dict(table, features=features).to_parquet(file)
+    elif ending == "csv":
+        datasets.Dataset.from_dict(table).to_csv(file)
+    else:
+        datasets.Dataset.from_dict(table).to_json(file)
+    tasks = [load_task(str(tmp_path / "data"), instruction="Do it."), hub(tmp_path / "data")]
+    tasks += [load_task(str(file), instruction="Do it.")] if ending == "parquet" else []
+    for task in tasks:
+        assert task.labels == ("intent 3", *names[:3], *names[4:])
+        assert [row.answer for row in task.train] == [*names, "intent 3"] and len(task.unused) == 1
+        assert task.metric == "exact_match"
+
+
+TALK = st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=2).map(tuple)
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    rows=st.lists(st.builds(Example, TEXTS, TEXTS), min_size=2, max_size=4)
+    | st.lists(st.builds(Example, TEXTS, TEXTS, TALK), min_size=2, max_size=4, unique_by=lambda row: row.input),
+    suffix=st.just("") | TEXTS,
+    form=st.sampled_from(["llamafactory", "axolotl"]),
+)
+def test_what_is_exported_is_read_back_unchanged(rows: list[Example], suffix: str, form: Any) -> None:
+    task = replace(toy_task(), train=tuple(rows), suffix=suffix)
+    with TemporaryDirectory() as folder:
+        file, _ = export_data(task, "Sort them.", form, Path(folder))
+        again = load_task(file, instruction="Sort them.")
+    assert len(again.train) == len(rows)
+    for row, back in zip(rows, again.train, strict=True):
+        turns = [text for pair in back.history for text in pair] + [back.input]
+        if form == "llamafactory" and not row.history:
+            # Its trainer puts instruction and input together with a line break.
+            turns[-1] = f"Sort them.\n{turns[-1]}"
+        assert turns == turns_of("Sort them.", row, suffix) and back.answer == row.answer
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"name": datasets.Dataset.from_dict({"text": ["a"]})}, "task = Dataset: allowed is a task's name, or where"),
+        (
+            {"name": datasets.Dataset.from_dict({"text": ["a"]}).to_pandas()},
+            "task = DataFrame: .* such as with to_parquet",
+        ),
+        ({"name": None}, "task = NoneType"),
+        ({"columns": ["input"]}, r"columns = \['input'\]: must be a mapping"),
+        ({"columns": {"input": 3}}, r"columns\.input = 3: must be a text"),
+        ({"labels": "yes"}, "labels = 'yes': must be a list"),
+        ({"test": "$NOT_SET_HERE/t.csv"}, r"test = .* names the environment variable \$NOT_SET_HERE, which is not set"),
+        ({"name": "date-format", "instruction": 3}, "instruction = 3: must be a text"),
+        ({"name": "date-format", "data_dir": 3}, "data_dir = 3: must be a path"),
+    ],
+)
+def test_what_is_no_data_is_refused_in_our_words(given: dict[str, Any], words: str, tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    path.write_text('{"input": "a", "output": "b"}')
+    with pytest.raises(DataError, match=words):
+        load_task(**{"name": path, "instruction": "Do it.", **given})
+
+
+def test_files_in_memory_are_rows_of_one_split() -> None:
+    rows = datasets.Dataset.from_dict({"prompt": ["Sort: a"], "completion": ["b"]})
+    assert len(Rows(rows, "Sort:").task.train) == 1
+    for several in (datasets.DatasetDict(train=rows), rows.to_pandas()):
+        with pytest.raises(DataError, match=f"rows in a {type(several).__name__}: give one split"):
+            Rows(several, "Sort:")
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"images": ["x.png"]}, "the column 'images' is media, and would not be used"),
+        ({"context": "a lake"}, "the column 'context' is a part of the input"),
+        ({"weight": 0.5}, "the column 'weight' is a mark of what is learned"),
+        ({"completion": [{"role": "assistant", "content": "b", "train": False}]}, "marked as not to be learned"),
+    ],
+)
+def test_rows_of_trl_refuse_what_would_be_lost_and_name_the_rest(more: dict[str, Any], words: str) -> None:
+    asked = [{"role": "system", "content": "Sort."}, {"role": "user", "content": "a"}]
+    row = {"prompt": asked, "completion": [{"role": "assistant", "content": "12"}]}
+    task = Rows([{**row, "id": 7}] * 2).task
+    assert task.notes[0] == "columns that are not used: 'id' (2 values)" and task.metric == "exact_match"
+    with pytest.raises(DataError, match=f"row 2: .*{words}"):
+        Rows([row, {**row, **more}])
+
+
+# Kinds of loss.
+
+
+def test_a_key_given_twice_is_an_error_and_a_column_without_a_name_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    path.write_text('{"input": "a", "output": "b"}\n{"input": "a", "input": "c", "output": "b"}')
+    with pytest.raises(DataError, match="line 2 is not JSON: an object has the key 'input' twice"):
+        load_task(path, instruction="Do it.")
+    frame = tmp_path / "t.csv"
+    datasets.Dataset.from_dict({"text": ["a", "b"], "label": ["x", "y"]}).to_pandas().to_csv(frame)
+    assert "columns that are not used: 'column 1' (2 values)" in load_task(frame, instruction="Do it.").notes
+
+
+def test_alpaca_asks_its_instruction_last_and_its_system_message_first(tmp_path: Path) -> None:
+    path = tmp_path / "t.json"
+    rows = [
+        {"instruction": f"Q{n}", "input": "", "output": "a", "history": [["h", "r"]], "system": f"S{n}"}
+        for n in range(2)
+    ]
+    path.write_text(json.dumps(rows))
+    task = load_task(path, instruction="Do it.")
+    assert task.train == tuple(Example(f"Q{n}", "a", ((f"S{n}\n\nh", "r"),)) for n in range(2))
+    messages = [{"role": "user", "content": "h"}, {"role": "assistant", "content": "r"}]
+    path.write_text(json.dumps([{**row, "history": messages} for row in rows]))
+    assert load_task(path, instruction="Do it.").train == task.train
+    prompts = [{"prompt": [{"role": "user", "content": "Q"}], "completion": "a", "history": [["h", "r"]]}] * 2
+    path.write_text(json.dumps(prompts))
+    assert load_task(path, instruction="Do it.").train == (Example("Q", "a", (("h", "r"),)),) * 2
+
+
+def test_answers_that_nobody_sees_are_empty(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    path.write_text("\n".join(json.dumps({"input": "a", "output": text}) for text in ("b", "\u200b", "\ufeff ")))
+    assert [row.reason for row in load_task(path, instruction="Do it.").unused] == ["the answer is empty"] * 2
+
+
+def test_files_that_are_not_read_are_named(tmp_path: Path) -> None:
+    row = json.dumps({"input": "i", "output": "o"})
+    for name in ("train.jsonl", "notes.txt", "more.jsonl.gz", ".hidden.txt", "README.md"):
+        (tmp_path / name).write_text(row)
+    notes = load_task(tmp_path, instruction="Do it.").notes
+    assert "files that are not read, as they end otherwise: more.jsonl.gz, notes.txt" in notes
+    (tmp_path / "left.jsonl").write_text(row)
+    (tmp_path / "README.md").write_text(
+        "---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n    path: train.jsonl\n---\n"
+    )
+    notes = load_task(tmp_path, instruction="Do it.").notes
+    assert "files that are not used, as the directory's description does not name them: left.jsonl" in notes
+
+
+def test_cells_that_are_separated_otherwise_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("text|label\n1,5|yes\n")
+    with pytest.raises(DataError, match=r"no row can be read: it has 2 cells where the header has 1 .*otherwise"):
+        load_task(path, instruction="Do it.")
+
+
 @pytest.mark.parametrize(
     ("column", "value", "words"),
     [
@@ -104,7 +348,7 @@ def test_every_cell_is_used_as_it_is_spelled_or_its_column_is_named(
         ("reasoning", "since", "reasoning"),
         ("rejected", "bad", "a preference"),
         ("weight", 0.5, "a mark of what is learned"),
-        ("label", True, "which answers are good"),
+        ("label", True, "a preference"),
     ],
 )
 def test_a_column_with_a_meaning_is_refused_unless_it_is_said_to_be_unused(

@@ -13,8 +13,8 @@ import pytest
 
 from sapo.core.errors import DataError
 from sapo.core.types import Example, Task, Unused
-from sapo.tasks.load import load_task
-from sapo.tasks.own import DataSource, data_task
+from sapo.tasks.load import data_task, load_task
+from sapo.tasks.own import DataSource
 
 ROWS: list[dict[str, Any]] = [{"input": 'a, "b"\nc\r\nd', "output": "x"}, {"input": "", "output": "ü\t;"}]
 USED = (Example('a, "b"\nc\r\nd', "x"), Example("", "ü\t;"))
@@ -234,6 +234,11 @@ def test_instructions_that_differ_need_one_for_the_task_and_are_kept_in_front_of
     assert own.instruction == "Follow."
     assert [row.input for row in own.train] == ["Add.\n\n1 1", "x" * 90, "b"]
     assert "the text of column 'instruction' differs from row to row and stands in front" in " ".join(own.notes)
+
+
+def test_instructions_that_differ_by_what_nobody_sees_are_one(tmp_path: Path) -> None:
+    own = task(tmp_path / "m.json", alpaca(("Add.", "1 1", "2"), ("Add. \n", "0", "0"), ("Ad\u200bd.", "3", "3")), None)
+    assert own.instruction == "Add." and len(own.train) == 3
 
 
 def test_a_definition_is_the_instruction(tmp_path: Path) -> None:

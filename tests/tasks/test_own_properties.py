@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from sapo.core.errors import DataError
 from sapo.core.types import Example, Task
 from sapo.tasks.holdout import hold_out
-from sapo.tasks.own import DataSource, data_task
+from sapo.tasks.load import data_task
+from sapo.tasks.own import DataSource
 
 ROLES = {"input": "in", "answer": "out"}
 often = settings(max_examples=30, deadline=None, derandomize=True, database=None)

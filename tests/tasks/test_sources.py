@@ -14,8 +14,8 @@ import pytest
 from sapo.core.errors import DataError
 from sapo.core.types import Example, Task
 from sapo.models.text_metrics import TEXT_METRICS
-from sapo.tasks.load import load_task
-from sapo.tasks.own import METRICS, DataSource, data_task
+from sapo.tasks.load import data_task, load_task
+from sapo.tasks.own import METRICS, DataSource
 
 
 @pytest.fixture(autouse=True)

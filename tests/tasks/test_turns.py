@@ -12,7 +12,8 @@ import pytest
 
 from sapo.core.errors import DataError
 from sapo.core.types import Example, Task
-from sapo.tasks.own import DataSource, data_task
+from sapo.tasks.load import data_task
+from sapo.tasks.own import DataSource
 
 EXAMPLE = Example("u2", "a2", (("u1", "a1"),))
 
@@ -38,6 +39,7 @@ def task(path: Path, rows: list[dict[str, Any]], instruction: str | None = "Do."
     [
         {"messages": role("u1", "a1", "u2", "a2")},
         {"conversations": share_gpt("u1", "a1", "u2", "a2")},
+        {"messages": [{"role": "developer", "content": ""}, *role("u1", "a1", "u2", "a2")]},
         {"prompt": role("u1", "a1", "u2"), "completion": role("a2")},
         {"prompt": role("u1", "a1", "u2"), "completion": "a2"},
         {"prompt": "u1", "completion": role("a1", "u2", "a2")},
@@ -76,8 +78,8 @@ def test_other_right_answers_to_a_conversation_are_references(tmp_path: Path) ->
         (role("a1", "u1", "a2"), "message 1 is by the assistant where the user is due"),
         (role("s", "u1", "u2", "a2"), "message 3 is by the user where the assistant is due"),
         (role("u1", "s", "a1"), "message 2 is by the system where the assistant is due"),
-        (role("u1", "t1", "a1"), "message 2 is by 'tool': allowed are system, user, assistant, human, gpt"),
-        ([{"content": "u1"}], "message 1 is by None: allowed are system, user, assistant, human, gpt"),
+        (role("u1", "t1", "a1"), "message 2 is by 'tool': allowed are system, user, assistant, human, gpt, developer"),
+        ([{"content": "u1"}], "message 1 is by None: allowed are system, user, assistant, human, gpt, developer"),
         ([*role("u1"), {"role": "assistant", "content": "", "tool_calls": [{}]}], "message 2 calls a tool"),
         ([{"role": "user", "content": None}], "message 1 has NoneType as content: allowed is text"),
         ([{"role": "user", "content": [{"type": "image"}]}], "message 1 has a part that is not text (image)"),

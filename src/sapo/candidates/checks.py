@@ -18,6 +18,7 @@ from sapo.candidates.language import changes_language
 from sapo.candidates.named import keeps, missing_numbers
 from sapo.candidates.talk import MARKERS, chatty, holds
 from sapo.core.types import Instruction, Origin, Rejection, Task
+from sapo.core.untrusted import folded
 
 if TYPE_CHECKING:
     from sapo.candidates.meaning import Meaning
@@ -176,11 +177,6 @@ def _lacks(kind: str, missing: Sequence[str]) -> str | None:
     if not missing:
         return None
     return f"lacks the {kind} {', '.join(map(repr, missing))} that the original instruction names"
-
-
-def folded(text: str) -> str:
-    """Return the text without differences of case, width, white space and invisible characters."""
-    return " ".join(_INVISIBLE.sub("", unicodedata.normalize("NFKC", text)).casefold().split())
 
 
 def _broken_characters(original: str, text: str) -> str | None:

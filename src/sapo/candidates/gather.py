@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 from rapidfuzz import fuzz, process
 
-from sapo.candidates.checks import Judge, Pool, folded
+from sapo.candidates.checks import Judge, Pool
 from sapo.candidates.source import Source
 from sapo.core.types import Instruction, Rejection, Task
+from sapo.core.untrusted import folded
 
 # Paraphrases wanted where there is no limit.
 _PLENTY = 20

@@ -44,6 +44,8 @@ def export_data_command(
     from sapo.core.storage import read_json, undamaged
     from sapo.integrations.exports import export_data
     from sapo.selection.selection import Chosen, Selection, chosen
+    from sapo.tasks.findings import warnings_of
+    from sapo.tasks.inspection import inspect_rows
     from sapo.tasks.load import load_task
 
     given: Chosen = text or ""
@@ -63,6 +65,7 @@ def export_data_command(
     if target.exists() and Path(task).exists() and target.samefile(task):
         raise ConfigError(f"--out {out}: {target} is the data that this command reads; give another directory")
     files = export_data(loaded, instructed, form, out, None if model is None else _renderer(model))
+    say(*loaded.notes, *warnings_of(inspect_rows(loaded)))
     say(*(f"written: {file}" for file in files), f"{len(loaded.train)} rows, trained with: {instructed.text}")
     if form == "axolotl":
         say(f"Into axolotl's YAML: what {files[1]} holds")

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
+# What a value must be, by pydantic's name of the error.
+KINDS: Mapping[str, str] = MappingProxyType({
+    "tuple_type": "a list",
+    "path_type": "a path",
+    "string_type": "a text",
+    "int_type": "a whole number",
+    "dict_type": "a mapping",
+})  # fmt: skip
 _VARIABLE = re.compile(r"\$(\w+|\{[^}]*\})")
 
 

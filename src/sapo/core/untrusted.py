@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import unicodedata
 
+import regex
+
+_INVISIBLE = regex.compile(r"\p{Default_Ignorable_Code_Point}")
+
 
 def plain(text: str) -> str:
     r"""Return the text with control, reordering and broken characters spelled out, such as ``\x1b``.
@@ -17,3 +21,13 @@ def _harmless(character: str) -> bool:
     # Bidirectional controls (in Cf, as are the joiners that some scripts need) reorder what stands around them.
     reorders = "\u202a" <= character <= "\u202e" or "\u2066" <= character <= "\u2069"
     return character in "\n\t" or not (reorders or unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp"))
+
+
+def visible(text: str) -> str:
+    """Return the text without characters that nobody sees, such as a zero-width space: two such texts are one."""
+    return str(_INVISIBLE.sub("", text))
+
+
+def folded(text: str) -> str:
+    """Return the text without differences of case, width, white space and invisible characters."""
+    return " ".join(visible(unicodedata.normalize("NFKC", text)).casefold().split())

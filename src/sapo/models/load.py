@@ -136,19 +136,21 @@ def load_tokenizer(name: str) -> Any:
     """
     from transformers import AutoTokenizer
 
-    return _part(AutoTokenizer, "tokenizer", name)
+    # The folder of an adapter holds no model, but it may hold the tokenizer that the adapter was trained with.
+    own = (Path(name) / "tokenizer_config.json").is_file()
+    return _part(AutoTokenizer, "tokenizer", name, name if own else _source(name))
 
 
 def load_config(name: str) -> Any:
     """Return the configuration of a model, likewise."""
     from transformers import AutoConfig
 
-    return _part(AutoConfig, "configuration", name)
+    return _part(AutoConfig, "configuration", name, _source(name))
 
 
-def _part(kind: Any, what: str, name: str) -> Any:
+def _part(kind: Any, what: str, name: str, source: str) -> Any:
     try:
-        return kind.from_pretrained(_source(name))
+        return kind.from_pretrained(source)
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(_cannot_load(f"the {what} of ", name, error)) from error
 
@@ -196,8 +198,6 @@ def load_model(
         model = model.to(device)
     except (RuntimeError, NotImplementedError) as error:
         raise ModelError(f"model {name!r} does not fit on {device}: {_first_line(error)}") from error
-    if not tokenizer.chat_template:
-        notes.append("no chat template: the plain layout is used (user turn, blank line, 'Answer:')")
     confirmed = True
     if adapter is not None:
         model = _with_adapter(model, adapter)
@@ -206,6 +206,8 @@ def load_model(
         confirmed = _is_recorded(model, Path(adapter).expanduser() / "sapo.json")
         if not confirmed:
             notes.append(f"adapter {adapter}: {UNCONFIRMED}")
+    if not tokenizer.chat_template:
+        notes.append("no chat template: the plain layout is used (user turn, blank line, 'Answer:')")
     return LoadedModel(model.eval(), tokenizer, name, tuple(notes), confirmed)
 
 
@@ -233,11 +235,13 @@ def _with_adapter(model: Any, adapter: str) -> Any:
         with warnings.catch_warnings():
             # Weights that are missing are found below, and are an error there.
             warnings.filterwarnings("ignore", "Found missing adapter keys", UserWarning)
+            # peft looks for the base that the adapter names, which may be elsewhere; `_of_adapter` names it.
+            warnings.filterwarnings("ignore", "Unable to fetch remote file|Could not find a config file", UserWarning)
             loaded = PeftModel.from_pretrained(model, adapter)
+            wanted = set(get_peft_model_state_dict(loaded))
         given = set(load_peft_weights(adapter, device="cpu"))
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ModelError(_cannot_add(adapter, _mismatch(error))) from error
-    wanted = set(get_peft_model_state_dict(loaded))
     if given != wanted:
         names = ", ".join(sorted(given ^ wanted)[:3])
         raise ModelError(_cannot_add(adapter, f"it was trained on another architecture; not matched: {names}"))
@@ -264,11 +268,12 @@ def _of_adapter(tokenizer: Any, name: str, adapter: str) -> tuple[Any, list[str]
 
 def _mismatch(error: Exception) -> str:
     """Return the sizes that do not fit, which torch names behind its first line."""
-    found = re.search(r"size mismatch for (\S+): .*?shape (.*?) from checkpoint, .*?is (.*?)\.", str(error), re.DOTALL)
+    found = re.search(
+        r"size mismatch for (\S+): .*?shape torch\.Size\((.*?)\).*?model is torch\.Size\((.*?)\)", str(error), re.DOTALL
+    )
     if found is None:
         return _first_line(error)
-    sizes = [size.replace("torch.Size(", "").rstrip(")") for size in found.groups()[1:]]
-    return f"its {found[1]} has the shape {sizes[0]}, the model's {sizes[1]}: another base, or another vocabulary."
+    return f"its {found[1]} has the shape {found[2]}, the model's {found[3]}: another base, or another vocabulary."
 
 
 def _cannot_add(adapter: str, why: str) -> str:

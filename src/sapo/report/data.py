@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sapo.report.blocks import NOTHING, Block, Note, Table, one_line
-from sapo.tasks.findings import data_table, warnings_of
+from sapo.tasks.findings import checked, data_table, warnings_of
 from sapo.tasks.inspection import Inspection, LabelCount
 
 # Labels and reasons that a table shows per task, and characters of one.
@@ -21,15 +21,11 @@ _LEGEND = {
     "cut": "training and test inputs longer than max_length, cut in the middle",
     "duplicates": "training rows equal to an earlier one in input and answer",
     "overlap": "test rows whose input is also trained on; inputs are equal here if they differ only in case, white "
-    "space or Unicode form",
+    "space, Unicode form or invisible characters",
     "skew": "share of selection rows that would need another label to have the label shares of all training rows, "
     f"0 is best, {NOTHING} without labels or selection rows",
     "unused": "rows of the data that cannot be used",
 }
-_CHECKED = (
-    "Checked, and below the limits of a warning: repeated and contradicting training rows, test inputs that are also "
-    "trained on, cut inputs, the labels of the selection rows against those of all training rows, unusable rows."
-)
 
 
 def data_blocks(inspections: Sequence[Inspection]) -> tuple[Block, ...]:
@@ -41,7 +37,7 @@ def data_blocks(inspections: Sequence[Inspection]) -> tuple[Block, ...]:
     unused = [i for i in inspections if i.unused_rows]
     return (
         Table(columns, rows, legend=(legend,)),
-        *(warnings or [Note(_CHECKED)]),
+        *(warnings or [Note(checked(inspections))]),
         *(_label_shares(i) for i in inspections if i.labels and (i.rows["train"] or i.rows["test"])),
         *([_unused(unused)] if unused else []),
     )

@@ -8,22 +8,41 @@ used is named. docs/data.md has the table of meanings.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
 from sapo.core.errors import DataError, nearest
-from sapo.tasks.files import COLUMNS
 from sapo.tasks.raw import Broken, Rows
 
+# Names of the input and answer columns that are recognised, first match wins.
+COLUMNS = (
+    ("input", "output"),
+    ("sentence", "label"),
+    ("input", "answer"),
+    ("text", "label"),
+    ("prompt", "completion"),
+    ("question", "answer"),
+    ("question", "answers"),
+    ("prompt", "response"),
+    ("query", "response"),
+    ("question", "response"),
+    ("problem", "solution"),
+    ("problem", "answer"),
+    ("input", "target"),
+    ("source", "target"),
+    ("inputs", "targets"),
+    ("input", "label"),
+    ("prompt", "answer"),
+    ("text", "answer"),
+)
 ROLES = ("input", "answer", "instruction", "system", "history", "messages", "ignore")
 # These may be several columns.
 _SEVERAL = ("input", "ignore")
 MESSAGES = ("messages", "conversations", "conversation")
 SYSTEM = ("system", "system_prompt")
 HISTORY = ("history",)
-_SINGLE = ("answer", "instruction", "system", "history", "messages")
 # Layouts whose input is several columns: all of them there, with one of the answers.
 _LAYOUTS: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
     (("context", "question"), ("answers", "answer")),
@@ -88,8 +107,8 @@ class Columns:
         answer, instruction, system, history, messages: names of columns; either messages, or answer with input or
             instruction.
         input_may_lack: an input cell without value counts as an empty input, as in Alpaca's layout.
-        recognised: the roles that were found, not named by the user.
-        unused: cells with a value in each column that is not used.
+        recognised: what was found, not named by the user, in one sentence, or ().
+        unused: the columns that are not used, with their number of values, likewise.
     """
 
     input: tuple[str, ...]
@@ -100,29 +119,7 @@ class Columns:
     messages: str | None
     input_may_lack: bool
     recognised: tuple[str, ...]
-    unused: Mapping[str, int]
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What was recognised, and what is not used, one sentence each."""
-        filled = {"input": " + ".join(map(repr, self.input))} if self.input else {}
-        for role in _SINGLE:
-            if (name := self.by_role().get(role)) is not None:
-                filled[role] = repr(name)
-        found = ", ".join(f"{role} = {name}" for role, name in filled.items() if role in self.recognised)
-        unused = ", ".join(f"{name!r} ({count} values)" for name, count in self.unused.items())
-        return (
-            *([f"columns recognised: {found}"] if found else []),
-            *([f"columns that are not used: {unused}"] if unused else []),
-        )
-
-    def by_role(self) -> dict[str, str]:
-        """Return role -> column of the roles that are one column."""
-        pairs = {
-            "answer": self.answer, "instruction": self.instruction, "system": self.system, "history": self.history,
-            "messages": self.messages,
-        }  # fmt: skip
-        return {role: name for role, name in pairs.items() if name is not None}
+    unused: tuple[str, ...]
 
 
 def find_columns(where: str, splits: Iterable[Rows], named: Mapping[str, str | Sequence[str]]) -> Columns:
@@ -139,11 +136,17 @@ def find_columns(where: str, splits: Iterable[Rows], named: Mapping[str, str | S
     """
     there: Counter[str] = Counter()
     texts: set[str] = set()
+    broken: Counter[str] = Counter()
     for rows in splits:
         for row in rows:
-            if not isinstance(row, Broken):
+            if isinstance(row, Broken):
+                broken[row.reason] += 1
+            else:
                 there.update({key: int(_holds(value)) for key, value in row.items()})
                 texts.update(key for key, value in row.items() if _holds(value) and not isinstance(value, bool))
+    if broken and not there:
+        ((reason, count),) = broken.most_common(1)
+        raise DataError(f"{where}: no row can be read: {reason} ({count} rows). Are its cells separated otherwise?")
     given = {role: (names,) if isinstance(names, str) else tuple(names) for role, names in named.items()}
     _demand_named(where, there, given)
     taken = {name for names in given.values() for name in names}
@@ -155,18 +158,13 @@ def find_columns(where: str, splits: Iterable[Rows], named: Mapping[str, str | S
         if _complete(found):
             break
     else:
-        raise DataError(_unrecognised(where, list(there), found))
+        raise DataError(_unrecognised(where, there, found))
     found |= _beside([name for name in free if there[name]], found)
     used = {name for names in found.values() for name in names}
     unused = {name: count for name, count in there.items() if count and name not in used}
-    _demand_meanings(where, unused)
-    label = next((name for name in unused if name.lower() == "label" and name not in texts), None)
-    if label is not None:
-        raise DataError(
-            f"{where}: the column {label!r} ({unused[label]} values) says which answers are good, and would not be "
-            "used: keep the rows with good answers" + _IGNORE.format(column=label)
-        )
-    single = {role: found[role][0] for role in _SINGLE if role in found}
+    _demand_meanings(where, unused, texts)
+    single = {role: names[0] for role, names in found.items() if role not in _SEVERAL}
+    recognised = {role: " + ".join(map(repr, found[role])) for role in ROLES if role in found and role not in given}
     return Columns(
         input=found.get("input", ()),
         answer=single.get("answer"),
@@ -175,14 +173,25 @@ def find_columns(where: str, splits: Iterable[Rows], named: Mapping[str, str | S
         history=single.get("history"),
         messages=single.get("messages"),
         input_may_lack="instruction" in found and found.get("input") == ("input",) and "input" not in given,
-        recognised=tuple(role for role in found if role not in given),
-        unused=unused,
+        recognised=_sentence("columns recognised", (f"{role} = {names}" for role, names in recognised.items())),
+        unused=_sentence("columns that are not used", (f"{name!r} ({n} values)" for name, n in unused.items())),
     )
 
 
-def meaning_of(name: str) -> str | None:
-    """Return the known meaning of a column, or of a key of a message, that is not an input, an answer or the like."""
-    return next((kind for kind, (_, names) in _MEANINGS.items() if name.lower() in names), None)
+def meaning_of(column: str) -> str | None:
+    """Return the known meaning of a column's name that is not one of the roles, None where it has none."""
+    return next((kind for kind, (_, names) in _MEANINGS.items() if column.lower() in names), None)
+
+
+def _lost(column: str) -> str:
+    """Return what would be lost with a column that has a meaning, and what to do; "" for any other."""
+    kind = meaning_of(column)
+    return f"is {kind}, and would not be used: {_MEANINGS[kind][0].format(column=column)}" if kind else ""
+
+
+def _sentence(what: str, parts: Iterable[str]) -> tuple[str, ...]:
+    named = ", ".join(parts)
+    return (f"{what}: {named}",) if named else ()
 
 
 def _holds(value: Any) -> bool:
@@ -212,13 +221,13 @@ def _demand_named(where: str, there: Mapping[str, int], named: Mapping[str, Sequ
         raise DataError("columns: messages hold input and answer already: name either messages, or input and answer")
 
 
-def _demand_meanings(where: str, unused: Mapping[str, int]) -> None:
-    """Refuse data of which a column that changes what its rows mean would be lost."""
+def _demand_meanings(where: str, unused: Mapping[str, int], texts: Set[str]) -> None:
+    """Refuse data of which a column that changes what its rows mean would be lost; ``texts`` are not only yes or no."""
     for column, count in unused.items():
-        kind = meaning_of(column)
-        if kind is not None:
-            what = (_MEANINGS[kind][0] + _IGNORE).format(column=column)
-            raise DataError(f"{where}: the column {column!r} ({count} values) is {kind}, and would not be used: {what}")
+        judged = column.lower() == "label" and column not in texts
+        lost = _lost("preference" if judged else column)
+        if lost:
+            raise DataError(f"{where}: the column {column!r} ({count} values) {lost}{_IGNORE.format(column=column)}")
 
 
 def _recognise(free: Sequence[str], named: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
@@ -272,11 +281,13 @@ def _complete(found: Mapping[str, Sequence[str]]) -> bool:
     return "messages" in found or ("answer" in found and ("input" in found or "instruction" in found))
 
 
-def _unrecognised(where: str, there: list[str], found: Mapping[str, Sequence[str]]) -> str:
+def _unrecognised(where: str, there: Mapping[str, int], found: Mapping[str, Sequence[str]]) -> str:
     pairs = "; ".join(" and ".join(map(repr, pair)) for pair in COLUMNS)
     lacking = " and ".join(role for role in ("input", "answer") if role not in found)
+    meant = [f" The column {name!r} {lost}." for name in there if there[name] and (lost := _lost(name))]
     return (
-        f"{where}: no {lacking} column is recognised among {_listed(there)}. Name them with columns, such as "
+        f"{where}: no {lacking} column is recognised among {_listed(list(there))}.{''.join(meant)} "
+        "Name them with columns, such as "
         f"input=COLUMN and answer=COLUMN. Recognised: {pairs}; 'instruction' and 'output'; "
         f"{' or '.join(map(repr, MESSAGES))}. The first line of a CSV or TSV file must name the columns."
     )

@@ -4,33 +4,18 @@ from __future__ import annotations
 
 import codecs
 import json
+import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from sapo.core.errors import DataError
 
-# Names of the input and answer columns that are recognised, first match wins.
-COLUMNS = (
-    ("input", "output"),
-    ("sentence", "label"),
-    ("input", "answer"),
-    ("text", "label"),
-    ("prompt", "completion"),
-    ("question", "answer"),
-    ("question", "answers"),
-    ("prompt", "response"),
-    ("query", "response"),
-    ("question", "response"),
-    ("problem", "solution"),
-    ("problem", "answer"),
-    ("input", "target"),
-    ("source", "target"),
-    ("inputs", "targets"),
-    ("input", "label"),
-    ("prompt", "answer"),
-    ("text", "answer"),
-)
+# The kinds of data files that are read.
+ENDINGS = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
+# Files that one note names.
+_NAMED = 10
 HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 
 
@@ -38,6 +23,22 @@ class Number(str):
     """A number as its file spells it: 1.10 stays 1.10."""
 
     __slots__ = ()
+
+
+def is_data(name: str) -> bool:
+    """Return whether a name can only mean a user's own data: a path that exists or looks like one, or a hub id."""
+    return (
+        name.lower().endswith(ENDINGS)
+        or (bool(name) and os.path.exists(name))
+        or name.startswith((".", "/", "~"))
+        or "/" in name.rstrip("/")
+    )
+
+
+def named_files(folder: Path, files: Sequence[Path]) -> str:
+    """Return the first files by their place in a folder, and how many more there are."""
+    more = f" and {len(files) - _NAMED} more" if len(files) > _NAMED else ""
+    return ", ".join(str(file.relative_to(folder)) for file in files[:_NAMED]) + more
 
 
 def kind_of(value: Any) -> str:
@@ -50,9 +51,19 @@ def parse_json(text: str) -> Any:
     """Return parsed JSON whose numbers are `Number`.
 
     Raises:
-        ValueError, RecursionError: if it is not JSON.
+        ValueError, RecursionError: if it is not JSON, or an object has one key twice, of which one would be lost.
     """
-    return json.loads(text, parse_int=Number, parse_float=Number, parse_constant=Number)
+    return json.loads(
+        text, parse_int=Number, parse_float=Number, parse_constant=Number, object_pairs_hook=_of_distinct_keys
+    )
+
+
+def _of_distinct_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(key for n, (key, _) in enumerate(pairs) if key in dict(pairs[:n]))
+        raise ValueError(f"an object has the key {twice!r} twice")
+    return found
 
 
 def read_text(path: Path) -> str:

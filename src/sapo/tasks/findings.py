@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from sapo.core.untrusted import folded
 from sapo.tasks.inspection import Inspection
 
 _SKEWED = 0.1
@@ -52,6 +53,22 @@ def warnings_of(inspection: Inspection) -> tuple[str, ...]:
     return tuple(f"{_short(inspection.task)}: {sentence}" for sentence in found)
 
 
+def checked(inspections: Sequence[Inspection]) -> str:
+    """Return what was looked at, for data in which nothing deserves attention."""
+    trained = any(i.rows["train"] for i in inspections)
+    looked = {
+        "repeated and contradicting training rows": trained,
+        "test inputs that are also trained on": any(i.rows["train"] and i.rows["test"] for i in inspections),
+        "cut inputs": any(i.lengths is not None for i in inspections),
+        "the labels of the selection rows against those of all training rows": any(
+            i.skew is not None for i in inspections
+        ),
+        "unusable rows": True,
+    }
+    named = ", ".join(what for what, done in looked.items() if done)
+    return f"Checked, and below the limits of a warning: {named}."
+
+
 def data_table(inspections: Sequence[Inspection]) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
     """Return headings, and a row of texts per task; columns of lengths only where there are lengths.
 
@@ -87,12 +104,12 @@ def _label_warnings(inspection: Inspection) -> Iterator[str]:
             )
     similar: dict[str, list[str]] = {}
     for label in inspection.labels:
-        similar.setdefault(" ".join(label.label.casefold().split()), []).append(label.label)
+        similar.setdefault(folded(label.label), []).append(label.label)
     for spellings in similar.values():
         if len(spellings) > 1:
             yield (
-                f"labels that differ in case or white space only: {', '.join(map(repr, spellings))}; they count as "
-                "different answers: write them alike"
+                "labels that differ in case, white space or invisible characters only: "
+                f"{', '.join(map(repr, spellings))}; they count as different answers: write them alike"
             )
     if skew is not None and skew > _SKEWED:
         yield (

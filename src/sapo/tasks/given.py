@@ -8,11 +8,12 @@ from typing import Any
 
 from sapo.core.errors import DataError
 from sapo.core.types import Task
-from sapo.tasks.inplace import Rows, records
+from sapo.tasks import library
+from sapo.tasks.inplace import Rows, as_dataset, records
 from sapo.tasks.layouts import holds_instruction
 from sapo.tasks.load import load_task, own_source
-from sapo.tasks.own import task_of
-from sapo.tasks.sources import Splits
+from sapo.tasks.make import make_task
+from sapo.tasks.raw import Raw
 
 _NAME = "rows"
 
@@ -44,6 +45,9 @@ def given_task(
         return load_task(fspath(data), instruction=instruction, suffix=suffix, columns=columns)
     rows = records(data)
     if columns is None and suffix is None and rows and holds_instruction(rows[0], instruction):
-        return Rows(rows, instruction)
-    source = own_source(_NAME, instruction=instruction, suffix=suffix, columns=columns)
-    return task_of(_NAME, source, Splits({"train": rows}, None, False, ()))
+        return Rows(data, instruction)
+    source = own_source({"data": _NAME, "instruction": instruction, "suffix": suffix or "", "columns": columns or {}})
+    found = Raw({"train": rows}) if isinstance(data, (list, tuple)) else library.in_memory(_NAME, as_dataset(data))
+    if not rows:
+        raise DataError("the data set has no rows")
+    return make_task(_NAME, source, found)

@@ -8,6 +8,7 @@ from random import Random
 
 from sapo.core.errors import DataError
 from sapo.core.types import Example, Task
+from sapo.tasks.sampling import shares_of
 
 SHARE = 0.2
 MOST = 500
@@ -58,10 +59,11 @@ def _held(task: Task, groups: Sequence[list[int]]) -> set[int]:
     for group in groups:
         answer = task.train[group[0]].answer
         strata.setdefault(answer if answer in task.labels else "", []).append(group)
-    sizes = [sum(map(len, stratum)) for stratum in strata.values()]
+    wanted = min(MOST, max(1, round(SHARE * len(task.train))))
+    shares = shares_of(wanted, [sum(map(len, stratum)) for stratum in strata.values()])
     rng = Random(_SEED)
     held: set[int] = set()
-    for stratum, share in zip(strata.values(), _shares(sizes), strict=True):
+    for stratum, share in zip(strata.values(), shares, strict=True):
         rng.shuffle(stratum)
         left = share
         for group in stratum:
@@ -70,15 +72,3 @@ def _held(task: Task, groups: Sequence[list[int]]) -> set[int]:
                 left -= len(group)
     smallest = min(groups, key=len)
     return held or set(smallest)
-
-
-def _shares(sizes: Sequence[int]) -> list[int]:
-    """Return how many rows of each stratum are held out (largest remainders)."""
-    total = sum(sizes)
-    wanted = min(MOST, max(1, round(SHARE * total)))
-    exact = [wanted * size / total for size in sizes]
-    shares = [int(x) for x in exact]
-    by_remainder = sorted(range(len(sizes)), key=lambda k: (shares[k] - exact[k], k))
-    for k in by_remainder[: wanted - sum(shares)]:
-        shares[k] += 1
-    return shares

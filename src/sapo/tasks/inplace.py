@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ from sapo.core.errors import DataError
 from sapo.core.types import Example, Task
 from sapo.models.layout import TAKEN_OUT, Side
 from sapo.models.sft import MAX_LENGTH, SftRenderer, prompt_and_completion
-from sapo.tasks.labels import recognised_labels
+from sapo.tasks.labels import metric_of, recognised_labels
 from sapo.tasks.layouts import Row, answer_of, layout_of, quoted, read_row, shared_instruction
 
 
@@ -47,7 +48,11 @@ class Rows:
         train, dev = _examples(rows, original, "row"), _examples(others, original, "held-out row")
         self.layout = layout_of(rows, original)
         labels = recognised_labels(train)
-        self.task = Task(name, original, "", labels, "exact_match" if labels else "rouge_l", train, dev, ())
+        metric, why = metric_of(labels, train)
+        unused = Counter(column for row in (*rows, *others) for column in row.unused)
+        named = ", ".join(f"{column!r} ({count} values)" for column, count in unused.items())
+        notes = ([f"columns that are not used: {named}"] if named else []) + [f"metric: {metric}, as {why}"]
+        self.task = Task(name, original, "", labels, metric, train, dev, (), notes=tuple(notes))
 
     def renderer(self, tokenizer: Any, max_length: int | None = MAX_LENGTH, *, args: Any = None) -> SftRenderer:
         """Return what encodes these rows as SFTTrainer does; see `SftRenderer`."""
@@ -86,23 +91,34 @@ def exchange(data: Any, old: str, new: str) -> Any:
     raise DataError(f"rows in a {type(data).__name__}: allowed are a Dataset, a DataFrame or a list of rows")
 
 
+def as_dataset(data: Any) -> Any:
+    """Return a `datasets.Dataset` of one, of an IterableDataset or of a pandas DataFrame.
+
+    Raises:
+        DataError: if it is something else.
+    """
+    from datasets import Dataset, IterableDataset
+    from pandas import DataFrame
+
+    if isinstance(data, DataFrame):
+        return Dataset.from_pandas(data, preserve_index=False)
+    if isinstance(data, IterableDataset):
+        return Dataset.from_list(list(data))
+    if isinstance(data, Dataset):
+        return data
+    raise DataError(
+        f"rows in a {type(data).__name__}: allowed are one split of a datasets.Dataset, a pandas DataFrame or a list "
+        "of rows"
+    )
+
+
 def records(data: Any) -> list[Any]:
     """Return rows of any kind as a list.
 
     Raises:
         DataError: if they are something else than one table of rows.
     """
-    from datasets import Dataset, IterableDataset
-    from pandas import DataFrame
-
-    if isinstance(data, DataFrame):
-        return list(Dataset.from_pandas(data, preserve_index=False))
-    if not isinstance(data, (Dataset, IterableDataset, list, tuple)):
-        raise DataError(
-            f"rows in a {type(data).__name__}: allowed are one split of a datasets.Dataset, a pandas DataFrame or a "
-            "list of rows"
-        )
-    rows = list(data)
+    rows = list(data if isinstance(data, (list, tuple)) else as_dataset(data))
     for number, row in enumerate(rows, start=1):
         if not isinstance(row, Mapping):
             raise DataError(f"row {number}: {quoted(row)} instead of columns: give one split of a data set")

@@ -6,8 +6,6 @@ against those of all training rows, lengths in tokens, and the rows that cannot 
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -17,14 +15,13 @@ from typing import Any
 
 from sapo.core.errors import DataError, RenderError
 from sapo.core.types import Encoded, Example, Split, Task, Unused
+from sapo.core.untrusted import folded
 from sapo.models.render import Renderer
 
 # Unused rows and reasons that are kept one by one; all are counted.
 KEPT = 100
 _FIRST = 5
-_BLOCK = 1 << 20
 _CHUNK = 256
-_SPACE = re.compile(r"\s")
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,24 +261,11 @@ def _key(row: Example) -> bytes:
     """Return a hash that is equal for equal history and input."""
     digest = blake2b(digest_size=16)
     for text in (*chain.from_iterable(row.history), row.input):
-        for block in _blocks(text):
-            folded = " ".join(unicodedata.normalize("NFKC", block).casefold().split())
-            digest.update(f"{folded} ".encode("utf-8", "surrogatepass") if folded else b"")
         # No folded text holds a line break, so this ends it unmistakably.
-        digest.update(b"\n")
+        digest.update(f"{folded(text)}\n".encode("utf-8", "surrogatepass"))
     return digest.digest()
 
 
 def _pair(key: bytes, answer: str) -> bytes:
     """Return a hash that is equal for equal history, input and answer."""
     return blake2b(key + answer.strip().encode("utf-8", "surrogatepass"), digest_size=16).digest()
-
-
-def _blocks(text: str) -> Iterator[str]:
-    """Yield a text in pieces of bounded memory, cut before white space: nothing there joins with what precedes it."""
-    start = 0
-    while start < len(text):
-        space = _SPACE.search(text, start + _BLOCK)
-        end = space.start() if space else len(text)
-        yield text[start:end]
-        start = end

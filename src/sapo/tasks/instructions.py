@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from sapo.core.errors import DataError
 from sapo.core.types import Example, Split
+from sapo.core.untrusted import visible
 from sapo.tasks.columns import Columns
 from sapo.tasks.files import quoted
 from sapo.tasks.rows import Row
@@ -42,13 +43,16 @@ def settle_instruction(
     Raises:
         DataError: if none is given and the data hold none, or several.
     """
-    own = dict.fromkeys(row.instruction for rows in used.values() for row in rows)
+    own: dict[str, str] = {}
+    for text in (_lead(row.system, row.instruction) for rows in used.values() for row in rows):
+        # White space at the ends and characters that nobody sees make no other text.
+        own.setdefault(visible(text).strip(), text)
     kind = "system message" if columns.instruction is None else f"text of column {columns.instruction!r}"
     plain = {split: tuple(row.example for row in rows) for split, rows in used.items()}
-    shared = next(iter(own)) if len(own) == 1 else ""
+    shared = next(iter(own.values())) if len(own) == 1 else ""
     if len(own) > 1:
         if given is None:
-            raise DataError(_several(where, kind, list(own)))
+            raise DataError(_several(where, kind, list(own.values())))
         led = {split: tuple(_led(row) for row in rows) for split, rows in used.items()}
         return Settled(given, led, (f"the {kind} differs from row to row and stands in front of each row's input",))
     inside = shared if shared.strip() else definition or ""
@@ -74,15 +78,13 @@ def _several(where: str, kind: str, texts: Sequence[str]) -> str:
 
 
 def _led(row: Row) -> Example:
-    """Return the example with the row's own instruction in front of what the user says first."""
-    example = row.example
-    if not row.instruction:
-        return example
+    """Return the example with its system message before all turns and its own instruction before its question."""
+    example = replace(row.example, input=_lead(row.instruction, row.example.input))
     if not example.history:
-        return replace(example, input=_joined(row.instruction, example.input))
+        return replace(example, input=_lead(row.system, example.input))
     (said, reply), *later = example.history
-    return replace(example, history=((_joined(row.instruction, said), reply), *later))
+    return replace(example, history=((_lead(row.system, said), reply), *later))
 
 
-def _joined(instruction: str, text: str) -> str:
-    return f"{instruction}\n\n{text}" if text else instruction
+def _lead(first: str, text: str) -> str:
+    return "\n\n".join(part for part in (first, text) if part)

@@ -20,22 +20,25 @@ _LETTERS = 0.75
 
 
 def labels_of(
-    given: tuple[str, ...] | None, examples: Mapping[Split, tuple[Example, ...]]
+    given: tuple[str, ...] | None, classes: tuple[str, ...], examples: Mapping[Split, tuple[Example, ...]]
 ) -> tuple[tuple[str, ...], list[str]]:
-    """Return the labels, given or recognised, and notes about them."""
+    """Return the labels, given, declared as ``classes`` of the answer's column, or recognised, and notes about them."""
     if given is not None:
         return given, _strangers(given, examples) if given else []
-    labels = recognised_labels(examples["train"])
+    labels = recognised_labels(examples["train"], classes)
     if not labels:
         return (), []
     shown = ", ".join(map(repr, labels[:_SHOWN_LABELS])) + (", ..." if len(labels) > _SHOWN_LABELS else "")
-    note = f"labels recognised: the training answers are {_different(len(labels))} ({shown})"
+    source = "the data declare" if classes else "the training answers are"
+    note = f"labels recognised: {source} {_different(len(labels))} ({shown})"
     return labels, [note, *_strangers(labels, examples)]
 
 
-def recognised_labels(train: Sequence[Example]) -> tuple[str, ...]:
-    """Return the answers, the commonest first, where they are few, short and repeated; else nothing."""
+def recognised_labels(train: Sequence[Example], classes: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """Return the labels, the commonest first: the declared classes; or the answers where few, short and repeated."""
     counts = Counter(row.answer for row in train)
+    if classes:
+        return tuple(sorted(dict.fromkeys(classes), key=lambda name: -counts[name]))
     closed = (
         len(counts) <= _MOST_LABELS
         and len(train) >= _ROWS_PER_LABEL * len(counts)
@@ -62,7 +65,7 @@ def _strangers(labels: tuple[str, ...], examples: Mapping[Split, tuple[Example, 
     return notes
 
 
-def metric_of(labels: Sequence[str], train: Sequence[Example], listed: bool) -> tuple[str, str]:
+def metric_of(labels: Sequence[str], train: Sequence[Example], listed: int = 0) -> tuple[str, str]:
     """Return the name of a metric that can tell right answers from wrong ones, and why it is taken.
 
     ROUGE-L compares words: it takes -5 for 5, and half of 3.8 for 3.2.
@@ -70,11 +73,11 @@ def metric_of(labels: Sequence[str], train: Sequence[Example], listed: bool) -> 
     Args:
         labels: the closed set of answers, empty where there is none.
         train: the training rows.
-        listed: whether an answer is a list of items.
+        listed: training rows whose answer is a list of items.
     """
     if labels:
         return "exact_match", "the answers are labels"
-    if listed:
+    if 2 * listed > len(train):
         return "list_f1", "the answers are lists"
     prose = sum(_is_prose(row.answer) for row in train)
     if 2 * prose > len(train):

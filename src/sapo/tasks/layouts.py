@@ -14,11 +14,15 @@ from typing import Any
 from sapo.core.errors import DataError
 from sapo.core.types import Task
 from sapo.models.layout import TAKEN_OUT, Side
+from sapo.tasks.columns import meaning_of
+from sapo.tasks.raw import UnusableError
+from sapo.tasks.rows import demand_learned
 
 KNOWN = "instruction and output; messages; conversations; prompt and completion; text"
 # How rows are asked, see `layout_of`; "own" is this library's way.
 LAYOUTS = ("own", "system", "alpaca", "other")
 _INSTRUCTION = "instruction"
+_ALPACA = (_INSTRUCTION, "system", "input", "output")
 _SHAREGPT = {"human": "user", "gpt": "assistant", "system": "system"}
 # Trainers put these into the prompt, each in its own way.
 _NOT_SCORED = ("tools", "chat_template_kwargs", "history")
@@ -54,6 +58,15 @@ class Row:
             return str(self.columns[_INSTRUCTION])
         return "" if isinstance(self.prompt, str) or self.roles[:1] != ["system"] else str(self.prompt[0]["content"])
 
+    @property
+    def unused(self) -> list[str]:
+        """The columns with a value that are neither asked nor answered."""
+        used = {*_ALPACA} if self.where == _INSTRUCTION else {self.where}
+        used |= {"completion"} & self.columns.keys()
+        empty = (str, list, dict, type(None))
+        held = self.columns.items()
+        return [name for name, value in held if name not in used and (not isinstance(value, empty) or value)]
+
     def reworded(self, old: str, new: str) -> dict[str, Any] | None:
         """Return the columns with the first ``old`` in the instruction, system message or leading user turn replaced.
 
@@ -80,8 +93,7 @@ def read_row(columns: Mapping[str, Any]) -> Row:
             raise DataError(f"column {column} changes what is trained on, and is not scored: leave it out")
     where = _INSTRUCTION if alpaca else _asking(columns)
     if alpaca:
-        names = (_INSTRUCTION, "system", "input", "output")
-        texts = {name: _text(name, "" if columns.get(name) is None else columns[name]) for name in names}
+        texts = {name: _text(name, "" if columns.get(name) is None else columns[name]) for name in _ALPACA}
         system = [{"role": "system", "content": texts["system"]}] if texts["system"] else []
         asked = "\n".join(filter(None, (texts[_INSTRUCTION], texts["input"])))
         prompt: Any = [*system, {"role": "user", "content": asked}]
@@ -101,7 +113,17 @@ def read_row(columns: Mapping[str, Any]) -> Row:
         completion = [last]
     if not answer_of(completion).strip():
         raise DataError("the answer is empty: there is nothing to learn from it; leave the row out")
-    return Row(columns, where, prompt, completion)
+    row = Row(columns, where, prompt, completion)
+    for column in row.unused:
+        if (kind := meaning_of(column)) is not None:
+            raise DataError(f"the column {column!r} is {kind}, and would not be used: remove the column, or the rows")
+    turns = [] if alpaca else columns["completion" if where == "prompt" else where]
+    if turns and not isinstance(turns, str):
+        try:
+            demand_learned(turns[-1], len(turns))
+        except UnusableError as error:
+            raise DataError(f"{error}; leave the row out") from error
+    return row
 
 
 def shared_instruction(rows: Sequence[Row]) -> str:

@@ -6,14 +6,16 @@ The library is imported inside functions: it takes longer to load than most file
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from sapo.core.errors import DataError
+from sapo.tasks.files import ENDINGS, named_files
 from sapo.tasks.raw import Raw
-from sapo.tasks.tables import ENDINGS, arrow_rows, read_table
+from sapo.tasks.tables import arrow_table, joined, read_table, with_class_names
 
 # Characters of the library's own message that are passed on.
 _SHOWN = 400
@@ -30,14 +32,30 @@ def saved(path: Path) -> Raw:
     return _load(str(path), lambda: load_from_disk(str(path)), "Save it again, or give its rows as a file.")
 
 
-def directory(path: Path, subset: str | None) -> Raw:
-    """Return what ``datasets.load_dataset`` finds in a directory.
+def is_described(path: Path) -> bool:
+    """Return whether a directory's README tells its data files or classes, as data sets of the hub do."""
+    readme = path / "README.md"
+    if not readme.is_file():
+        return False
+    head = readme.read_text(encoding="utf-8", errors="replace")
+    told = head.partition("---")[2].partition("\n---")[0] if head.startswith("---") else ""
+    return "data_files" in told or "class_label" in told
+
+
+def directory(path: Path, subset: str | None, files: Sequence[Path]) -> Raw:
+    """Return what ``datasets.load_dataset`` finds in a directory; those of its data files that it leaves are named.
 
     Raises:
         DataError: if it finds no data, or cannot read them.
     """
     advice = f"Allowed: files named train, validation and test, ending in {', '.join(ENDINGS)}; or give one file."
-    return _resolved(str(path), str(path.absolute()), subset, advice)
+    found, read = _resolved(str(path), str(path.absolute()), subset, advice)
+    taken = {Path(address).resolve() for address in read}
+    left = [file for file in files if file.resolve() not in taken]
+    if not taken or not left:
+        return found
+    note = f"files that are not used, as the directory's description does not name them: {named_files(path, left)}"
+    return replace(found, notes=(*found.notes, note))
 
 
 def hub(name: str, subset: str | None) -> Raw:
@@ -50,36 +68,43 @@ def hub(name: str, subset: str | None) -> Raw:
         "There is no such file or directory here either. Without a network, download it where there is one "
         f"(hf download {name} --repo-type dataset --local-dir DIR) and give the directory, or give a file."
     )
-    return _resolved(f"{name} (hub)", name, subset, advice)
+    return _resolved(f"{name} (hub)", name, subset, advice)[0]
 
 
-def _resolved(where: str, name: str, subset: str | None, advice: str) -> Raw:
-    """Return the files that the library finds, read here where it would only guess the types of their values."""
+def in_memory(where: str, dataset: Any) -> Raw:
+    """Return the rows of a `datasets.Dataset`, values spelled as from a file."""
+    return _load(where, lambda: dataset, "Give rows with texts.")
+
+
+def _resolved(where: str, name: str, subset: str | None, advice: str) -> tuple[Raw, frozenset[str]]:
+    """Return what the library finds and the addresses of the files, read here where it would guess values' types."""
     from datasets import DownloadManager, load_dataset, load_dataset_builder
     from datasets.packaged_modules.csv.csv import Csv
     from datasets.packaged_modules.json.json import Json
+    from datasets.packaged_modules.parquet.parquet import Parquet
 
     with _quiet(), _explained(where, advice):
         builder = load_dataset_builder(name, subset)
-        found = builder.config.data_files
-        # Class names that a data set declares stand in no file.
-        named = "ClassLabel" in repr(builder.info.features)
-        plain = isinstance(builder, (Csv, Json)) and not named and bool(found)
-        urls = {str(split): [str(url) for url in files] for split, files in found.items()} if plain else {}
-        paths = {split: [Path(path) for path in DownloadManager().download(files)] for split, files in urls.items()}
-    endings = {split: [PurePosixPath(url).suffix.lower() for url in files] for split, files in urls.items()}
-    if not plain or any(ending not in ENDINGS for files in endings.values() for ending in files):
-        return _load(where, lambda: load_dataset(name, subset), advice)
-    return Raw(
-        {
-            split: [
-                row
-                for path, ending in zip(files, endings[split], strict=True)
-                for row in read_table(path, ending).splits["train"]
-            ]
-            for split, files in paths.items()
-        }
-    )
+        found = builder.config.data_files or {}
+        urls = {str(split): [str(url) for url in files] for split, files in found.items()}
+        endings = {split: [_ending(url) for url in files] for split, files in urls.items()}
+        plain = isinstance(builder, (Csv, Json, Parquet)) and all(e in ENDINGS for es in endings.values() for e in es)
+        manager = DownloadManager()
+        paths = {split: manager.download_and_extract(files) for split, files in found.items()} if plain else {}
+    read = frozenset(url for files in urls.values() for url in files)
+    if not paths:
+        return _load(where, lambda: load_dataset(name, subset), advice), read
+    tables = {
+        str(split): [read_table(Path(path), ending) for path, ending in zip(there, endings[str(split)], strict=True)]
+        for split, there in paths.items()
+    }
+    # What a description says of classes stands in no file.
+    declared = {} if builder.info.features is None else builder.info.features.to_dict()
+    return with_class_names(joined(where, tables), declared), read
+
+
+def _ending(url: str) -> str:
+    return PurePosixPath(url.lower().removesuffix(".gz")).suffix
 
 
 def _load(where: str, load: Callable[[], Any], advice: str) -> Raw:
@@ -92,7 +117,9 @@ def _load(where: str, load: Callable[[], Any], advice: str) -> Raw:
         tables = {str(name): part.with_format("arrow")[:] for name, part in parts.items()}
     if not any(part.num_rows for part in parts.values()):
         raise DataError(f"{where} has no rows. {advice}")
-    return Raw({name: arrow_rows(where, table, parts[name].features.to_dict()) for name, table in tables.items()})
+    return joined(
+        where, {name: [arrow_table(where, table, parts[name].features.to_dict())] for name, table in tables.items()}
+    )
 
 
 @contextmanager

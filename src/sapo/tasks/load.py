@@ -5,23 +5,25 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
-from os import PathLike, fspath
+from os import PathLike
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from pydantic import ValidationError
 
 from sapo.core.errors import DataError, nearest
+from sapo.core.settings import KINDS
 from sapo.core.storage import fingerprint
 from sapo.core.types import Example, Task
-from sapo.tasks.benchmark import benchmark_names, benchmark_task
+from sapo.tasks.benchmark import benchmark_names, benchmark_source
 from sapo.tasks.builtin import BUILTIN, builtin_task
-from sapo.tasks.files import demand_whole
-from sapo.tasks.own import DataSource, data_task
+from sapo.tasks.files import ENDINGS, demand_whole, is_data
+from sapo.tasks.make import make_task
+from sapo.tasks.own import DataSource, own_splits
 from sapo.tasks.sequences import SEQUENCES
-from sapo.tasks.sources import is_data
-from sapo.tasks.tables import ENDINGS
 
 _NO_TASKS: Mapping[str, DataSource] = MappingProxyType({})
 
@@ -58,64 +60,71 @@ def load_task(
     Raises:
         DataError: if there is no such task, its data cannot be used, or a setting is not for this kind of task.
     """
-    name, data_dir = fspath(name), Path(data_dir) if data_dir is not None else None
+    if not isinstance(name, (str, PathLike)):
+        raise DataError(
+            f"task = {type(name).__name__}: allowed is a task's name, or where your own data are: a file, a directory "
+            "or a hub id. sapo.select and sapo.score take rows in memory too."
+        )
+    for what, value, kind in (
+        ("instruction", instruction, str),
+        ("suffix", suffix, str),
+        ("data_dir", data_dir, PathLike),
+    ):
+        if not (value is None or isinstance(value, (str, kind))):
+            raise DataError(f"{what} = {value!r:.60}: must be a {'text' if kind is str else 'path'}")
+    name, data_dir = os.fspath(name), Path(data_dir) if data_dir is not None else None
     own = {"columns": columns, "labels": labels, "metric": metric, "train": train, "test": test, "subset": subset}
     if name not in BUILTIN and (name.lower().endswith(ENDINGS) if data_dir is not None else is_data(name)):
-        source = own_source(
-            name, instruction=instruction, suffix=suffix, columns=columns, labels=labels, metric=metric, train=train,
-            test=test, subset=subset,
-        )  # fmt: skip
+        own |= {"columns": columns or {}}
+        source = own_source({"data": name, "instruction": instruction, "suffix": suffix or "", **own})
         return data_task(_last_part(name), source)
-    task = _known_task(name, data_dir)
-    given = [key for key, value in own.items() if value is not None]
-    if given:
+    task = _task(name, data_dir)
+    extra = [key for key, value in own.items() if value is not None]
+    if extra:
         raise DataError(
-            f"task {name!r} is {'built in' if name in BUILTIN else f'one of {data_dir}'}: {', '.join(given)} can be "
+            f"task {name!r} is {'built in' if name in BUILTIN else f'one of {data_dir}'}: {', '.join(extra)} can be "
             "given for your own data only. Leave out what is given, or give a file, a directory or a hub id."
         )
     changes = {key: value for key, value in (("instruction", instruction), ("suffix", suffix)) if value is not None}
     return task if not changes else replace_text(task, changes)
 
 
-def own_source(
-    data: str,
-    *,
-    instruction: str | None,
-    suffix: str | None,
-    columns: Mapping[str, str | Sequence[str]] | None,
-    labels: Sequence[str] | None = None,
-    metric: str | None = None,
-    train: str | None = None,
-    test: str | None = None,
-    subset: str | None = None,
-) -> DataSource:
-    """Return where own data are and what they mean, as `load_task` is told.
+def own_source(given: Mapping[str, Any]) -> DataSource:
+    """Return where own data are and what they mean.
 
     Raises:
-        DataError: naming the setting that has another type.
+        DataError: naming the setting that is not allowed.
     """
     try:
-        return DataSource(
-            data=data, train=train, test=test, subset=subset, instruction=instruction, suffix=suffix or "",
-            columns={role: c if isinstance(c, str) else tuple(c) for role, c in (columns or {}).items()},
-            labels=None if labels is None else tuple(labels), metric=metric,
-        )  # fmt: skip
+        return DataSource.model_validate(given)
     except ValidationError as error:
         (wrong, *_) = error.errors()
-        why = str(wrong["msg"]).removeprefix("Value error, ")
-        raise DataError(f"{data}: {wrong['loc'][0]} = {str(wrong['input'])[:60]!r}: {why}") from error
+        must = KINDS.get(wrong["type"])
+        why = f"must be {must}" if must else str(wrong["msg"]).removeprefix("Value error, ")
+        place = ".".join(map(str, wrong["loc"][:2]))
+        raise DataError(f"{given['data']}: {place} = {wrong['input']!r:.60}: {why}") from error
 
 
-def _known_task(name: str, data_dir: Path | None) -> Task:
-    if name in BUILTIN:
+def data_task(name: str, source: DataSource) -> Task:
+    """Return a task from the user's own data, see `sapo.tasks.make.make_task`."""
+    return _task(name, None, {name: source})
+
+
+def _task(name: str, data_dir: Path | None, own: Mapping[str, DataSource] = _NO_TASKS) -> Task:
+    """Return a task by name: the user's own, a built-in one, or one of a benchmark."""
+    if name in own:
+        source, found = own[name], own_splits(own[name])
+    elif name in BUILTIN:
         return builtin_task(name)
-    if data_dir is not None:
-        return benchmark_task(data_dir, name)
-    raise DataError(
-        f"there is no task {name!r}.{nearest(name, BUILTIN)} Built-in tasks: {', '.join(BUILTIN)}. "
-        f"For another task give data_dir, a directory with instructions.json; or your own data: a file "
-        f"({', '.join(ENDINGS)}), a directory, or a hub id owner/name."
-    )
+    elif data_dir is not None:
+        source, found = benchmark_source(data_dir, name)
+    else:
+        raise DataError(
+            f"there is no task {name!r}.{nearest(name, BUILTIN)} Built-in tasks: {', '.join(BUILTIN)}. "
+            f"For another task give data_dir, a directory with instructions.json; or your own data: a file "
+            f"({', '.join(ENDINGS)}), a directory, or a hub id owner/name."
+        )
+    return make_task(name, source, found)
 
 
 def _last_part(data: str) -> str:
@@ -183,7 +192,7 @@ def load_sequence(
     missing = [name for name in names if name not in there and name not in BUILTIN and name not in own]
     if missing:
         raise DataError(_missing(missing, data_dir, there, own))
-    return tuple(data_task(name, own[name]) if name in own else _known_task(name, data_dir) for name in names)
+    return tuple(_task(name, data_dir, own) for name in names)
 
 
 def _missing(missing: Sequence[str], data_dir: Path | None, there: Sequence[str], own: Mapping[str, DataSource]) -> str:

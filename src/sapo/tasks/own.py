@@ -1,25 +1,26 @@
-"""A user's own data as a task: any table, conversations, or a data set of the hub."""
+"""Where a user's own data are and what they mean, as the user says it; and the rows that are there."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+import os
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from sapo.core.errors import DataError, nearest
-from sapo.core.settings import Settings
-from sapo.core.types import Split, Task, Unused
-from sapo.tasks.columns import find_columns
-from sapo.tasks.files import demand_whole
-from sapo.tasks.instructions import settle_instruction
-from sapo.tasks.labels import labels_of, metric_of
-from sapo.tasks.rows import Row, joins_lists, read_split, unused_keys
-from sapo.tasks.sources import Splits, load_splits
+from sapo.core.settings import Settings, expanded
+from sapo.tasks.files import demand_whole, is_data
+from sapo.tasks.raw import Raw
+from sapo.tasks.sources import find
+from sapo.tasks.splits import assign
 
 # The names of `sapo.models.text_metrics.TEXT_METRICS`, a room that comes after this one; a test compares them.
 METRICS = ("exact_match", "rouge_l", "list_f1")
+
+
+def _place(text: str) -> str:
+    """Return a path without ~ and environment variables; what exists by this name is meant as it is."""
+    return text if os.path.exists(text) else expanded(text)
 
 
 class DataSource(Settings):
@@ -39,9 +40,9 @@ class DataSource(Settings):
         metric: name of the primary metric; None takes exact_match where there are labels, else rouge_l.
     """
 
-    data: Annotated[str, Field(min_length=1)]
+    data: Annotated[str, Field(min_length=1), AfterValidator(_place)]
     train: str | None = None
-    test: str | None = None
+    test: Annotated[str, AfterValidator(_place)] | None = None
     subset: str | None = None
     instruction: str | None = None
     suffix: str = ""
@@ -50,69 +51,16 @@ class DataSource(Settings):
     metric: str | None = None
 
 
-def data_task(name: str, source: DataSource) -> Task:
-    """Return a task from the user's own data; rows that cannot be used are left out and listed in it.
-
-    Args:
-        name: of the task; it is also a file's name.
-        source: where the data are.
-
-    Returns:
-        The task. It has no test rows where the data have none, see `sapo.tasks.holdout.hold_out`. Its notes
-        name every decision that was taken.
+def own_splits(source: DataSource) -> Raw:
+    """Return the rows of a user's own data by what they are used for.
 
     Raises:
-        DataError: if the data cannot be read, no row of them can be used, or there is no one instruction.
+        DataError: if the settings contradict themselves, or the data cannot be read or hold no training rows.
     """
-    _demand_name(name)
     _demand_settings(source)
-    return task_of(name, source, load_splits(source.data, source.train, source.test, source.subset))
-
-
-def task_of(name: str, source: DataSource, splits: Splits) -> Task:
-    """Return a task from splits that were read; ``source.data`` is only what messages call them."""
-    # White space at its ends would be scored and trained on, but candidates have none there.
-    given = source.instruction.strip() if source.instruction is not None else None
-    columns = find_columns(source.data, splits.rows.values(), source.columns)
-    used: dict[Split, list[Row]] = {}
-    unused: list[Unused] = []
-    notes = [*splits.notes, *columns.notes]
-    keys = sum((unused_keys(rows, columns) for rows in splits.rows.values()), Counter[str]())
-    if keys:
-        notes.append("keys of messages that are not used: " + ", ".join(f"{k!r} ({n})" for k, n in keys.items()))
-    for split, rows in splits.rows.items():
-        used[split], left_out = read_split(split, rows, columns, alternatives=splits.alternatives)
-        unused += left_out
-        if left_out and not used[split]:
-            reason = f"none of the {len(left_out)} {split} rows can be used, most often because {_commonest(left_out)}"
-            if split == "train" or (split == "test" and source.test is not None):
-                where = source.test if split == "test" and source.test is not None else source.data
-                raise DataError(f"{where}: {reason}. Mend them, or name other columns with columns.")
-            notes.append(reason)
-    settled = settle_instruction(source.data, given, splits.instruction, used, columns)
-    examples = settled.examples
-    labels, label_notes = labels_of(source.labels, examples)
-    listed = joins_lists(splits.rows["train"], columns, alternatives=splits.alternatives)
-    if listed:
-        notes.append(f"lists in {columns.answer!r} are learned as one answer, their members joined by commas")
-    metric, why = metric_of(labels, examples["train"], listed)
-    metric_note = "" if source.metric else f"metric: {metric}, as {why}"
-    metric = source.metric or metric
-    notes += [*settled.notes, *label_notes, metric_note]
-    return Task(
-        name=name, instruction=settled.text.strip(), suffix=source.suffix.strip(), labels=labels, metric=metric,
-        train=examples["train"], dev=examples.get("dev", ()), test=examples.get("test", ()),
-        unused=tuple(unused), notes=tuple(note for note in notes if note),
-    )  # fmt: skip
-
-
-def _demand_name(name: str) -> None:
-    if not name or name[0] in ".-" or set(name) & set("/\\") or not name.isprintable() or len(name.encode()) > 100:
-        raise DataError(
-            f"task {name[:120]!r}: a task's name is also a file's name, so it must not be empty, start with a dot or "
-            "a hyphen, hold a slash or control characters, or be longer than 100 bytes. Give it another name."
-        )
-    demand_whole(name, "a task's name")
+    found, test = find(source.data, source.subset), source.test
+    other = find(test, None) if test is not None and test not in found.splits and is_data(test) else None
+    return assign(source.data, found, source.train, test, other)
 
 
 def _demand_settings(source: DataSource) -> None:
@@ -133,7 +81,3 @@ def _demand_settings(source: DataSource) -> None:
         ("labels", "".join(labels)),
     ):
         demand_whole(text, f"the {what}")
-
-
-def _commonest(unused: Sequence[Unused]) -> str:
-    return Counter(row.reason for row in unused).most_common(1)[0][0]

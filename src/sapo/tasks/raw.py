@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -26,15 +26,17 @@ class Raw:
     """A data set before its columns are known.
 
     Attributes:
-        splits: rows by the split's own name, in the order found.
+        splits: rows by the split's own name, in the order found; later by what they are used for.
         instruction: a text that the data set as a whole gives as its instruction.
+        classes: column -> the names of its classes, where the data declare them.
         notes: what was decided about its files, one sentence each.
     """
 
     splits: Mapping[str, Rows]
     instruction: str | None = None
+    classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 
 class UnusableError(Exception):
-    """A row that cannot be used; the text is the reason, one clause. Never leaves this room."""
+    """A row that cannot be used; the text is the reason, one clause. No public function lets it out."""

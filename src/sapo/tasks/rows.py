@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, time
 from decimal import Decimal
 from string import ascii_uppercase
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 from sapo.core.types import Example, Split, Unused
+from sapo.core.untrusted import visible
 from sapo.tasks.columns import Columns
 from sapo.tasks.files import HALF_CHARACTER, Number
 from sapo.tasks.raw import Broken, Rows, UnusableError
@@ -26,10 +27,15 @@ _KEYS = ("role", "content", "from", "value")
 _MARKS = ("weight", "train", "training", "loss")
 _REASONING = ("reasoning", "reasoning_content", "thinking")
 Role = Literal["system", "user", "assistant"]
-# The first three are today's names, the rest ShareGPT's.
+Turn = tuple[Role, str]
+_TURNS: tuple[Role, Role] = ("user", "assistant")
+# The first three are the usual names, then ShareGPT's, then the newest of a system message.
 ROLE_NAMES: Mapping[str, Role] = MappingProxyType(
-    {"system": "system", "user": "user", "assistant": "assistant", "human": "user", "gpt": "assistant"}
-)
+    {
+        "system": "system", "user": "user", "assistant": "assistant", "human": "user", "gpt": "assistant",
+        "developer": "system",
+    }
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +44,15 @@ class Row:
 
     Attributes:
         example: its texts.
-        instruction: its own instruction, from a column or a system message; "" where it has none.
+        system: what stands before all turns: a system message, and the instruction column of a conversation.
+        instruction: what stands before the question, from a column.
+        listed: whether its answer was a list whose members are all to be given.
     """
 
     example: Example
+    system: str
     instruction: str
+    listed: bool
 
 
 def read_split(
@@ -66,25 +76,26 @@ def read_row(row: dict[str, Any] | Broken, columns: Columns, *, alternatives: bo
     """
     if isinstance(row, Broken):
         raise UnusableError(row.reason)
-    own = [_text(row, columns.system)] if columns.system is not None and row.get(columns.system) is not None else []
-    if columns.instruction is not None:
-        own.append(_text(row, columns.instruction))
-    messages = _messages(row, columns, alternatives)
-    if messages is None:
-        answer, references = _answers(row, columns.answer or "", alternatives)
-        example = Example(_input(row, columns), answer, _history(row, columns.history), references)
-    else:
-        turns, references = messages
-        talk = converse(turns)
-        example = Example(talk.input, talk.answer, talk.history, references)
-        own.append(talk.system)
-    if not example.answer.strip():
+    talks = [name for name in (columns.messages, columns.answer, *columns.input) if name and is_messages(row.get(name))]
+    asked, (answered, references, listed) = _asked(row, columns), _answered(row, columns, alternatives)
+    system, example = converse([*asked, *answered])
+    if not visible(example.answer).strip():
         raise UnusableError("the answer is empty")
-    instruction = "\n\n".join(text for text in own if text.strip())
+    before = [] if columns.system is None or row.get(columns.system) is None else [_text(row, columns.system)]
+    instruction = "" if columns.instruction is None else _text(row, columns.instruction)
+    if talks:
+        before, instruction = [*before, instruction], ""
+    read = Row(
+        replace(example, references=references),
+        "\n\n".join(text for text in (*before, system) if text.strip()),
+        instruction if instruction.strip() else "",
+        listed,
+    )
     turned = (turn for pair in example.history for turn in pair)
-    if any(HALF_CHARACTER.search(text) for text in (instruction, example.input, answer_texts(example), *turned)):
+    texts = (read.system, read.instruction, example.input, answer_texts(read.example), *turned)
+    if any(map(HALF_CHARACTER.search, texts)):
         raise UnusableError("it holds half a character (a lone surrogate)")
-    return Row(example, instruction)
+    return read
 
 
 def answer_texts(example: Example) -> str:
@@ -92,23 +103,40 @@ def answer_texts(example: Example) -> str:
     return "\n".join((example.answer, *example.references))
 
 
-def _messages(
-    row: Mapping[str, Any], columns: Columns, alternatives: bool
-) -> tuple[list[tuple[Role, str]], tuple[str, ...]] | None:
-    """Return a row's messages up to the answer and its references, or None where it holds plain texts."""
+def _asked(row: Mapping[str, Any], columns: Columns) -> list[Turn]:
+    """Return all turns before the answer, or with it, where one column holds the whole conversation."""
     if columns.messages is not None:
-        return read_messages(row.get(columns.messages), columns.messages), ()
+        return read_messages(row.get(columns.messages), columns.messages)
+    earlier = _history(row, columns.history)
     prompt = row.get(columns.input[0]) if len(columns.input) == 1 else None
-    completion = row.get(columns.answer or "")
-    if not is_messages(prompt) and not is_messages(completion):
-        return None
-    before: list[tuple[Role, str]] = (
+    return earlier + (
         read_messages(prompt, columns.input[0]) if is_messages(prompt) else [("user", _input(row, columns))]
     )
-    if is_messages(completion):
-        return before + read_messages(completion, columns.answer or ""), ()
-    answer, references = _answers(row, columns.answer or "", alternatives)
-    return [*before, ("assistant", answer)], references
+
+
+def _answered(row: Mapping[str, Any], columns: Columns, alternatives: bool) -> tuple[list[Turn], tuple[str, ...], bool]:
+    """Return the turns that end in the answer, other right answers, and whether the answer was a list of parts.
+
+    A list in a column of that kind (answers, references, targets), or in data of Natural-Instructions, holds answers
+    that are all right; any other list is one answer of several parts.
+    """
+    column = columns.answer or ""
+    value = row.get(columns.messages or column)
+    if is_messages(value):
+        demand_learned(value[-1], len(value))
+        _demand_whole_answer(value[-1], len(value))
+        return [] if columns.messages is not None else read_messages(value, column), (), False
+    if isinstance(value, dict) and isinstance(value.get("text"), list):
+        value, alternatives = value["text"], True
+    if not isinstance(value, list):
+        return [("assistant", _text(row, column))], (), False
+    texts = [text for text in (_member(member, column) for member in value) if text.strip()]
+    if not texts:
+        raise UnusableError("the answer is empty")
+    if not alternatives and column.lower() not in ALTERNATIVES:
+        return [("assistant", ", ".join(texts))], (), True
+    answer, *others = dict.fromkeys(texts)
+    return [("assistant", answer)], tuple(others), False
 
 
 def _input(row: Mapping[str, Any], columns: Columns) -> str:
@@ -129,54 +157,16 @@ def _part(row: Mapping[str, Any], column: str) -> str:
     return "\n".join(["", *(f"{letter}. {_member(v, column)}" for letter, v in zip(letters, value, strict=True))])
 
 
-def _history(row: Mapping[str, Any], column: str | None) -> tuple[tuple[str, str], ...]:
-    """Return earlier turns: a list of pairs, or messages from the user and the assistant in turn."""
+def _history(row: Mapping[str, Any], column: str | None) -> list[Turn]:
+    """Return earlier turns: a list of pairs, or messages."""
     value = row.get(column) if column is not None else None
-    if value is None or value == [] or value == "":
-        return ()
-    name = repr(column)
+    if column is None or value is None or value == [] or value == "":
+        return []
     if is_messages(value):
-        turns = read_messages(value, column or "")
-        roles = [role for role, _ in turns]
-        if len(turns) % 2 or roles != ["user", "assistant"] * (len(turns) // 2):
-            raise UnusableError(f"{name} must hold turns of user and assistant, one after the other")
-        texts = [text for _, text in turns]
-        return tuple(zip(texts[::2], texts[1::2], strict=True))
+        return read_messages(value, column)
     if not isinstance(value, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in value):
-        raise UnusableError(f"{name} is not a list of pairs, what the user said and the reply")
-    return tuple((_member(said, name), _member(reply, name)) for said, reply in value)
-
-
-def _answers(row: Mapping[str, Any], column: str, alternatives: bool) -> tuple[str, tuple[str, ...]]:
-    """Return the answer and other right ones.
-
-    A list in a column of that kind (answers, references, targets), or in data of Natural-Instructions, holds answers
-    that are all right; any other list is one answer of several parts.
-    """
-    value = row.get(column)
-    if isinstance(value, dict) and isinstance(value.get("text"), list):
-        value, alternatives = value["text"], True
-    if not isinstance(value, list):
-        return _text(row, column), ()
-    texts = [text for text in (_member(member, column) for member in value) if text.strip()]
-    if not texts:
-        raise UnusableError("the answer is empty")
-    if not alternatives and column.lower() not in ALTERNATIVES:
-        return ", ".join(texts), ()
-    answer, *others = dict.fromkeys(texts)
-    return answer, tuple(others)
-
-
-def joins_lists(rows: Rows, columns: Columns, *, alternatives: bool) -> bool:
-    """Whether answers are lists whose members are all to be given."""
-    column = columns.answer
-    if column is None or alternatives or column.lower() in ALTERNATIVES:
-        return False
-    return any(not isinstance(row, Broken) and _is_list(row.get(column)) for row in rows)
-
-
-def _is_list(value: Any) -> bool:
-    return isinstance(value, list) and not is_messages(value)
+        raise UnusableError(f"{column!r} is not a list of pairs, what the user said and the reply")
+    return [(role, _member(text, column)) for pair in value for role, text in zip(_TURNS, pair, strict=True)]
 
 
 def _text(row: Mapping[str, Any], column: str) -> str:
@@ -206,29 +196,12 @@ def _member(value: Any, column: str) -> str:
     return str(value)
 
 
-@dataclass(frozen=True, slots=True)
-class Conversation:
-    """A conversation cut where the model takes over.
-
-    Attributes:
-        system: text of the system message, "" where there is none.
-        history: earlier (user, assistant) pairs, oldest first.
-        input: the last user turn.
-        answer: the last assistant turn.
-    """
-
-    system: str
-    history: tuple[tuple[str, str], ...]
-    input: str
-    answer: str
-
-
-def is_messages(value: Any) -> bool:
+def is_messages(value: Any) -> TypeGuard[list[dict[str, Any]]]:
     """Return whether a cell holds messages rather than a text."""
     return isinstance(value, list) and bool(value) and all(isinstance(message, dict) for message in value)
 
 
-def read_messages(value: Any, column: str) -> list[tuple[Role, str]]:
+def read_messages(value: Any, column: str) -> list[Turn]:
     """Return the messages of a cell as (role, text).
 
     Raises:
@@ -239,14 +212,15 @@ def read_messages(value: Any, column: str) -> list[tuple[Role, str]]:
     if not is_messages(value):
         found = "an empty list" if value == [] else type(value).__name__
         raise UnusableError(f"{column!r} is {found}: allowed is a list of messages")
-    _demand_learned(value[-1], len(value))
     return [_message(message, number) for number, message in enumerate(value, start=1)]
 
 
-def _demand_learned(message: Mapping[str, Any], number: int) -> None:
-    """Refuse an answer that is not to be learned, or of which a part would be lost."""
-    if ROLE_NAMES.get(str(message.get("role") or message.get("from"))) != "assistant":
-        return
+def demand_learned(message: Mapping[str, Any], number: int) -> None:
+    """Refuse an answer that is marked as not to be learned.
+
+    Raises:
+        UnusableError: with the reason.
+    """
     for key in _MARKS:
         mark = message.get(key)
         if mark is None:
@@ -255,6 +229,9 @@ def _demand_learned(message: Mapping[str, Any], number: int) -> None:
             raise UnusableError(f"message {number}, its answer, is marked as not to be learned ({key}: {mark})")
         if str(mark).lower() not in ("1", "1.0", "true"):
             raise UnusableError(f"message {number} has {key}: {mark}, and all answers count alike here")
+
+
+def _demand_whole_answer(message: Mapping[str, Any], number: int) -> None:
     for key in _REASONING:
         if message.get(key):
             raise UnusableError(f"message {number} keeps its reasoning apart from its content ({key}): put it there")
@@ -272,8 +249,8 @@ def unused_keys(rows: Rows, columns: Columns) -> Counter[str]:
     return found
 
 
-def converse(messages: Sequence[tuple[Role, str]]) -> Conversation:
-    """Return a conversation that ends in its answer.
+def converse(messages: Sequence[Turn]) -> tuple[str, Example]:
+    """Return the system message of a conversation, "" where there is none, and its turns with the answer.
 
     Raises:
         UnusableError: if it is not an optional system message, then user and assistant in turns, the assistant last.
@@ -283,17 +260,16 @@ def converse(messages: Sequence[tuple[Role, str]]) -> Conversation:
     turns = messages[1:] if first[0] == "system" else messages
     offset = 1 + len(messages) - len(turns)
     for index, (role, _text) in enumerate(turns):
-        due = ("user", "assistant")[index % 2]
+        due = _TURNS[index % 2]
         if role != due:
             raise UnusableError(f"message {index + offset} is by the {role} where the {due} is due")
     if not turns or len(turns) % 2:
         raise UnusableError("it does not end with an assistant message")
-    texts = [text for _, text in turns]
-    pairs = tuple(zip(texts[0:-2:2], texts[1:-2:2], strict=True))
-    return Conversation(system, pairs, texts[-2], texts[-1])
+    *earlier, question, answer = [text for _, text in turns]
+    return system, Example(question, answer, tuple(zip(earlier[::2], earlier[1::2], strict=True)))
 
 
-def _message(message: Mapping[str, Any], number: int) -> tuple[Role, str]:
+def _message(message: Mapping[str, Any], number: int) -> Turn:
     # In a table of Arrow, every message has the keys of all, most of them empty.
     name = next((message[key] for key in ("role", "from") if message.get(key) is not None), None)
     role = ROLE_NAMES.get(name) if isinstance(name, str) else None

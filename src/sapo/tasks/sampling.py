@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -30,14 +31,20 @@ def selection_rows(task: Task, examples: int, sample: Sample, seed: int) -> tupl
     for i, row in enumerate(task.train):
         strata.setdefault(row.answer if row.answer in task.labels else "", []).append(i)
     names = sorted(strata)
-    exact = [examples * len(strata[name]) / total for name in names]
-    shares = [int(x) for x in exact]
-    by_remainder = sorted(range(len(names)), key=lambda k: (shares[k] - exact[k], k))
-    for k in by_remainder[: examples - sum(shares)]:
-        shares[k] += 1
+    shares = shares_of(examples, [len(strata[name]) for name in names])
     rng = np.random.default_rng(seed)
     picked = [i for name, k in zip(names, shares, strict=True) for i in rng.permutation(strata[name])[:k]]
     return tuple(sorted(int(i) for i in picked))
+
+
+def shares_of(wanted: int, sizes: Sequence[int]) -> list[int]:
+    """Return how many of ``wanted`` rows each stratum gives: its share of all rows, by largest remainders."""
+    exact = [wanted * size / sum(sizes) for size in sizes]
+    shares = [int(x) for x in exact]
+    by_remainder = sorted(range(len(sizes)), key=lambda k: (shares[k] - exact[k], k))
+    for k in by_remainder[: wanted - sum(shares)]:
+        shares[k] += 1
+    return shares
 
 
 def used_rows(task: Task, train_rows: int | None, test_rows: int | None, seed: int) -> Task:

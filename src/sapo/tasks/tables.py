@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from sapo.core.errors import DataError
-from sapo.tasks.files import Number, json_lines, kind_of, parse_json, read_text, read_verbatim
+from sapo.tasks.files import ENDINGS, Number, json_lines, kind_of, parse_json, read_text, read_verbatim
 from sapo.tasks.raw import Broken, Raw, Rows
 
 
@@ -37,8 +38,26 @@ def read_table(path: Path, ending: str | None = None) -> Raw:
     return raw
 
 
-def arrow_rows(where: str, table: Any, features: Mapping[str, Any]) -> Rows:
-    """Return the rows of an Arrow table, class numbers replaced by their names; a number without name is missing.
+def joined(where: str, tables: Mapping[str, Sequence[Raw]], notes: tuple[str, ...] = ()) -> Raw:
+    """Return the files of each split, one behind the other, as one data set.
+
+    Raises:
+        DataError: if they hold different Definitions.
+    """
+    every = [raw for parts in tables.values() for raw in parts]
+    definitions = {raw.instruction for raw in every} - {None}
+    if len(definitions) > 1:
+        raise DataError(f"{where}: its files hold different Definitions: one task has one instruction")
+    classes: dict[str, tuple[str, ...]] = {}
+    for raw in every:
+        for column, names in raw.classes.items():
+            classes[column] = tuple(dict.fromkeys((*classes.get(column, ()), *names)))
+    splits = {name: [row for raw in parts for row in raw.splits["train"]] for name, parts in tables.items()}
+    return Raw(splits, next(iter(definitions), None), classes, notes)
+
+
+def arrow_table(where: str, table: Any, features: Mapping[str, Any]) -> Raw:
+    """Return the rows of an Arrow table as the split "train", with the names of their classes.
 
     Args:
         where: names the table in errors.
@@ -49,8 +68,30 @@ def arrow_rows(where: str, table: Any, features: Mapping[str, Any]) -> Rows:
         DataError: if two columns have the same name.
     """
     _demand_distinct(where, table.column_names)
-    columns = [_values(table.column(name), _class_names(features.get(name))) for name in table.column_names]
-    return [dict(zip(table.column_names, cells, strict=True)) for cells in zip(*columns, strict=True)]
+    columns = [_values(table.column(name)) for name in table.column_names]
+    rows = [dict(zip(table.column_names, cells, strict=True)) for cells in zip(*columns, strict=True)]
+    return with_class_names(Raw({"train": rows}), features)
+
+
+def with_class_names(raw: Raw, features: Mapping[str, Any]) -> Raw:
+    """Return the data with names in place of the numbers of classes; a number without a name, such as -1, is missing.
+
+    Columns whose classes are known already stay as they are.
+    """
+    new = {column: feature for column, feature in features.items() if column not in raw.classes}
+    kinds = {column: names for column, feature in new.items() if (names := _class_names(feature))}
+
+    def named(row: dict[str, Any] | Broken) -> dict[str, Any] | Broken:
+        if isinstance(row, Broken):
+            return row
+        return {key: _class_name(cell, kinds[key]) if key in kinds else cell for key, cell in row.items()}
+
+    if not kinds:
+        return raw
+    splits = {split: [named(row) for row in rows] for split, rows in raw.splits.items()}
+    # An answer of a list of classes may be several names: those are no labels.
+    single = {column: names for column, names in kinds.items() if "names" in features[column]}
+    return replace(raw, splits=splits, classes={**raw.classes, **single})
 
 
 def _json(path: Path) -> Raw:
@@ -124,8 +165,7 @@ def _tab_separated(path: Path) -> Raw:
             return _separated(path, text, "\t")
         except DataError:
             pass
-    names = [name.strip() for name in header]
-    _demand_distinct(str(path), names)
+    names = _header(str(path), header)
     return Raw({"train": [_separated_row(names, cells) for cells in rows]})
 
 
@@ -151,19 +191,25 @@ def _separated(path: Path, text: str, delimiter: str) -> Raw:
         csv.field_size_limit(limit)
     if not lines:
         raise DataError(f"{path} has no rows: its first line names the columns, the rows follow")
-    header = [name.strip() for name in lines[0]]
-    _demand_distinct(str(path), header)
+    header = _header(str(path), lines[0])
     return Raw({"train": [_separated_row(header, cells) for cells in lines[1:]]})
 
 
 def _separated_row(header: list[str], cells: list[str]) -> dict[str, Any] | Broken:
     if any(cells[len(header) :]):
         return Broken(f"it has {len(cells)} cells where the header has {len(header)}")
-    return {name: cell for name, cell in zip(header, cells, strict=False) if name}
+    return dict(zip(header, cells, strict=False))
+
+
+def _header(where: str, cells: list[str]) -> list[str]:
+    """Return the names of columns; one without a name, as pandas writes for its index, is called by its place."""
+    names = [name.strip() or f"column {place}" for place, name in enumerate(cells, start=1)]
+    _demand_distinct(where, names)
+    return names
 
 
 def _demand_distinct(where: str, names: list[str]) -> None:
-    twice = sorted({name for name in names if name and names.count(name) > 1})
+    twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise DataError(f"{where} has two columns named {twice[0]!r}: rename one of them")
 
@@ -181,7 +227,7 @@ def _parquet(path: Path) -> Raw:
         raise DataError(
             f"{path}: {'No such file' if missing else f'it is no readable Parquet file: {error}'}"
         ) from error
-    return Raw({"train": arrow_rows(str(path), table, _written_features(table.schema.metadata))})
+    return arrow_table(str(path), table, _written_features(table.schema.metadata))
 
 
 def _written_features(metadata: Mapping[bytes, bytes] | None) -> Mapping[str, Any]:
@@ -193,26 +239,33 @@ def _written_features(metadata: Mapping[bytes, bytes] | None) -> Mapping[str, An
     return features if isinstance(features, dict) else {}
 
 
-def _class_names(feature: Any) -> list[str] | None:
-    """Return the names of a ClassLabel feature, also within a list of them."""
+def _class_names(feature: Any) -> tuple[str, ...]:
+    """Return the names of a ClassLabel feature, also within a list of them; () for any other."""
     if isinstance(feature, list):
-        return _class_names(feature[0]) if len(feature) == 1 else None
+        return _class_names(feature[0]) if len(feature) == 1 else ()
     if not isinstance(feature, dict):
-        return None
+        return ()
     if feature.get("_type") == "ClassLabel" and isinstance(feature.get("names"), list):
-        return [str(name) for name in feature["names"]]
+        return tuple(map(str, feature["names"]))
     return _class_names(feature.get("feature"))
 
 
-def _values(column: Any, names: list[str] | None) -> list[Any]:
+def _class_name(value: Any, names: tuple[str, ...]) -> Any:
+    if isinstance(value, list):
+        return [_class_name(member, names) for member in value]
+    number = isinstance(value, Number) or (isinstance(value, str) and value not in names)
+    if not number or not value.removeprefix("-").isdecimal():
+        return value
+    return names[int(value)] if 0 <= int(value) < len(names) else None
+
+
+def _values(column: Any) -> list[Any]:
     from pyarrow import ArrowException
 
     try:
         values = column.to_pylist()
     except (ArrowException, ValueError, OverflowError):
         values = [_value(scalar) for scalar in column]
-    if names is not None:
-        return [_class_name(value, names) for value in values]
     return [_spelled(value, column.type) for value in values]
 
 
@@ -229,7 +282,8 @@ def _spelled(value: Any, kind: Any) -> Any:
     if types.is_struct(kind):
         return {name: _spelled(member, kind.field(name).type) for name, member in value.items()}
     if types.is_floating(kind):
-        return Number(np.dtype(kind.to_pandas_dtype()).type(value))
+        # The shortest decimal of the column's own width, spelled as everywhere: 16777216.0, not 1.6777216e+07.
+        return Number(float(str(np.dtype(kind.to_pandas_dtype()).type(value))))
     return Number(value) if types.is_integer(kind) else value
 
 
@@ -243,16 +297,6 @@ def _value(scalar: Any) -> Any:
         return Broken(str(error))
 
 
-def _class_name(value: Any, names: list[str]) -> Any:
-    if isinstance(value, list):
-        return [_class_name(member, names) for member in value]
-    if isinstance(value, int) and not isinstance(value, bool):
-        # Data sets number a row without label -1.
-        return names[value] if 0 <= value < len(names) else None
-    return value
-
-
 _READERS: Mapping[str, Callable[[Path], Raw]] = MappingProxyType(
-    {".jsonl": _lines, ".json": _json, ".csv": _comma_separated, ".tsv": _tab_separated, ".parquet": _parquet}
+    dict(zip(ENDINGS, (_lines, _json, _comma_separated, _tab_separated, _parquet), strict=True))
 )
-ENDINGS: tuple[str, ...] = tuple(_READERS)

@@ -25,10 +25,11 @@ from typing import Any
 import regex
 from rapidfuzz import fuzz
 
-from sapo.candidates.checks import NEAR, folded
+from sapo.candidates.checks import NEAR
 from sapo.candidates.language import language
 from sapo.candidates.named import keeps
 from sapo.candidates.rules.sentences import brittle, fixed, sentences
+from sapo.core.untrusted import folded
 
 # By language: "whole" are frames for any instruction, "parts" those for an instruction of which it is plain what is
 # given or asked; neighbours differ in style and length. "phrases" mean the same wherever instructions use them,

@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from sapo.core.errors import ConfigError, nearest
+from sapo.core.settings import KINDS
 from sapo.runs.config.schema import Config
 from sapo.runs.config.study import StudyConfig
 
@@ -121,21 +122,12 @@ def _explain(config: type[BaseModel], item: Any) -> str:
         return f"{key} = {item['input']!r}: must be a mapping with some of these keys: {', '.join(fields)}"
     if item["type"] == "too_short":
         return f"{key} is an empty list: give at least one entry, or leave it out"
-    if item["type"] in _KINDS:
-        return f"{key} = {item['input']!r}: must be {_KINDS[item['type']]}"
+    if item["type"] in KINDS:
+        return f"{key} = {item['input']!r}: must be {KINDS[item['type']]}"
     message = str(item["msg"]).removeprefix("Value error, ")
     if item["type"] == "value_error":
         return f"{key}: {message}"
     return f"{key} = {item['input']!r}: {message[0].lower()}{message[1:]}"
-
-
-_KINDS = {
-    "tuple_type": "a list",
-    "path_type": "a path",
-    "string_type": "a text",
-    "int_type": "a whole number",
-    "dict_type": "a mapping",
-}
 
 
 def _fields(config: type[BaseModel], location: Sequence[str | int]) -> list[str]:

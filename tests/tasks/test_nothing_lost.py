@@ -238,7 +238,7 @@ def test_what_is_exported_is_read_back_unchanged(rows: list[Example], suffix: st
         ({"name": datasets.Dataset.from_dict({"text": ["a"]})}, "task = Dataset: allowed is a task's name, or where"),
         (
             {"name": datasets.Dataset.from_dict({"text": ["a"]}).to_pandas()},
-            "task = DataFrame: .* such as with to_parquet",
+            "task = DataFrame: .* rows in memory too",
         ),
         ({"name": None}, "task = NoneType"),
         ({"columns": ["input"]}, r"columns = \['input'\]: must be a mapping"),

@@ -33,6 +33,7 @@ def train(out: Path) -> None:
     model = get_peft_model(model, LoraConfig(r=4, lora_dropout=0.0, target_modules=["q_proj", "v_proj"]))
     model.add_adapter("other", LoraConfig(r=2, target_modules=["q_proj"]))
     processes = int(os.environ.get("WORLD_SIZE", "1"))
+    callback = SapoCallback(task, selection, renderer)
     trainer = Trainer(
         model=model,
         args=TrainingArguments(
@@ -43,9 +44,8 @@ def train(out: Path) -> None:
         ),
         train_dataset=tokenized(task, selection, renderer),
         data_collator=DataCollatorForSeq2Seq(tokenizer),
+        callbacks=[callback],
     )  # fmt: skip
-    callback = SapoCallback(trainer, task, selection, renderer)
-    trainer.add_callback(callback)
     trainer.train()
     found = {
         "first": selection.instruction.text,

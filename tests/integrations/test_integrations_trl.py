@@ -208,7 +208,7 @@ def test_the_callback_chooses_anew_at_every_epoch_and_training_follows(tmp_path:
         gradient_accumulation_steps=2, per_device_train_batch_size=2,
     )  # fmt: skip
     renderer = Renderer(tokenizer, 512)
-    callback = SapoCallback(made, task, selection, renderer)
+    callback = SapoCallback(task, selection, renderer, log=made.log)
     other = min(range(3), key=lambda i: i == selection.chosen)
     forced = selection.candidates[other].instruction.text
     # The weights are moved at the end of the first epoch so that another candidate is lowest.
@@ -242,16 +242,24 @@ def test_the_callback_refuses_rows_that_are_not_the_tasks(tmp_path: Path) -> Non
     model, tokenizer, task = tiny_model(), tiny_tokenizer(), toy_task(rows=8)
     renderer, selection = Renderer(tokenizer, 512), sapo.select(model, tokenizer, task, PARAPHRASES)
     rows = trl.dataset(task, selection, tokenizer)
-    made = trainer(model, tokenizer, rows, tmp_path)
 
-    def refused(message: str, by: Any = made, task: Any = task, selection: Any = selection, **more: Any) -> None:
+    def stopped(message: str, data: Any = rows, callbacks: int = 1, **settings: Any) -> None:
+        made = trainer(model, tokenizer, data, tmp_path, **settings)
+        for _ in range(callbacks):
+            made.add_callback(SapoCallback(task, selection, renderer))
         with pytest.raises(SapoError, match=message):
-            SapoCallback(by, task, selection, renderer, **more)
+            made.train()
+        assert made.state.global_step == 0
 
-    others = trainer(model, tokenizer, trl.dataset(toy_task("other", rows=8), selection, tokenizer), tmp_path)
-    refused("row 1 of the trainer's data is not a row of task 'toy'", others)
+    def refused(message: str, task: Any = task, selection: Any = selection, **more: Any) -> None:
+        with pytest.raises(SapoError, match=message):
+            SapoCallback(task, selection, renderer, **more)
+
+    others = trl.dataset(toy_task("other", rows=8), selection, tokenizer)
+    stopped("row 1 of the trainer's data is not a row of task 'toy'", others)
     settings = {"dataloader_num_workers": 1, "dataloader_persistent_workers": True}
-    refused("dataloader_persistent_workers = True", trainer(model, tokenizer, rows, tmp_path, **settings))
+    stopped("dataloader_persistent_workers = True", **settings)
+    stopped("the trainer has two SapoCallbacks", callbacks=2)
     refused(r"give what sapo\.select returned", selection="a text")
     refused("has no dev rows that are not trained on", task=replace(task, labels=(), metric="rouge_l", dev=()))
     refused("has no rows in held_out that are not trained on", held_out=task.train)
@@ -260,13 +268,6 @@ def test_the_callback_refuses_rows_that_are_not_the_tasks(tmp_path: Path) -> Non
     own = trl.Rows([ALPACA]).task.train
     refused(r"rows of Rows are held out by Rows\(held_out=\.\.\.\)", held_out=own)
     refused("of another task", task=replace(task, instruction="Is it long?"))
-    made.add_callback(SapoCallback(made, task, selection, renderer))
-    refused("has a SapoCallback already")
-    made.remove_callback(SapoCallback)
-    made.train_dataset = Dataset.from_list([{"text": "raw"}])
-    refused("columns text: allowed are rows made into tokens")
-    made.train_dataset = None
-    refused("no train_dataset")
 
 
 class KilledError(Exception):
@@ -319,7 +320,7 @@ def switching(
         **{"num_train_epochs": 3, "per_device_train_batch_size": 2, "learning_rate": 1e-2, "saved": "steps",
            "save_steps": 1, **settings},
     )  # fmt: skip
-    callback = SapoCallback(made, task, selection, Renderer(tokenizer, 512))
+    callback = SapoCallback(task, selection, Renderer(tokenizer, 512))
     made.add_callback(callback)
     seen = trained_texts(made)
     if killed is not None:

@@ -259,9 +259,9 @@ def test_what_is_no_data_is_refused_in_our_words(given: dict[str, Any], words: s
 def test_files_in_memory_are_rows_of_one_split() -> None:
     rows = datasets.Dataset.from_dict({"prompt": ["Sort: a"], "completion": ["b"]})
     assert len(Rows(rows, "Sort:").task.train) == 1
-    for several in (datasets.DatasetDict(train=rows), rows.to_pandas()):
-        with pytest.raises(DataError, match=f"rows in a {type(several).__name__}: give one split"):
-            Rows(several, "Sort:")
+    assert Rows(rows.to_pandas(), "Sort:").task == Rows(rows, "Sort:").task
+    with pytest.raises(DataError, match="rows in a DatasetDict: allowed are one split"):
+        Rows(datasets.DatasetDict(train=rows), "Sort:")
 
 
 @pytest.mark.parametrize(

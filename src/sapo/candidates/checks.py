@@ -120,7 +120,9 @@ class Pool:
         ours = folded(text)
         if not ours:
             return "empty"
-        missing = [label for label in self._task.labels if not keeps(label, self._original, text)]
+        # A label may begin a sentence; whether it is spelled to the letter is a guess.
+        original, bare = self._original.casefold(), text.casefold()
+        missing = [label for label in self._task.labels if not keeps(label.casefold(), original, bare)]
         return (
             _broken_characters(self._original, text)
             or self._seen_before(text, ours)
@@ -136,6 +138,7 @@ class Pool:
             or chatty(original, text)
             or ("is written in another language" if changes_language(original, text) else None)
             or _unterminated(original, text)
+            or _lacks("label", [label for label in task.labels if not keeps(label, original, text)])
             or _lacks("number", missing_numbers(task.labels, original, text))
             or _repeats_suffix(original, task.suffix, text)
             or _leak(task, text)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -151,54 +151,50 @@ def _template(tokenizer: Any, max_length: int) -> str | None:
 class SapoCallback(TrainerCallback):
     """Chooses the instruction again at the beginning of every epoch but the first, by losses under the model then.
 
-        trainer.add_callback(SapoCallback(trainer, task, selection, renderer))
+        callback = SapoCallback(task, selection, renderer)
+        trainer = Trainer(model, args, train_dataset=tokenized(task, selection, renderer), callbacks=[callback])
 
     Rows that were trained on would favour the instruction that they were trained with, so candidates are compared on
-    rows that are not. Losses and the choice go through ``trainer.log``. The model's mode, what is trainable, which
-    adapters are active, and random states do not change. Every process of a job must hold the same rows.
+    rows that are not. Losses and the choice go into the trainer's log history. The model's mode, what is trainable,
+    which adapters are active, and random states do not change. Every process of a job must hold the same rows.
 
-    Rows for evaluation do not change, unless they are training rows too. Choices go into the trainer's checkpoints:
-    a training resumed from one keeps the instruction of its epoch, and chooses again when the next begins.
+    The trainer is touched only when training begins: then its rows must be the task's, worded with the chosen
+    instruction and made into tokens as the renderer does (`tokenized`; or, of SFTTrainer, `sapo.integrations.trl`),
+    neither packed nor cut. Otherwise training stops before its first update. Rows for evaluation do not change.
+    Choices go into the trainer's checkpoints: a training resumed from one keeps the instruction of its epoch, and
+    chooses again when the next begins.
 
     Args:
-        trainer: whose training rows are the task's, worded with the chosen instruction and made into tokens as the
-            renderer does (`tokenized`; or, of SFTTrainer, `sapo.integrations.trl`); neither packed nor cut.
         task: whose instruction is chosen.
         selection: the choice that training begins with.
         renderer: of the prompts.
         held_out: rows that are not trained on; by default the task's dev rows. Those that are training rows too are
             left out.
         count: how many of the candidates, the lowest losses first, are compared again.
+        log: ``trainer.log``, where trackers are to hear of choices too.
 
     Attributes:
         selection: as it was given.
 
     Raises:
         CandidateError: if there is nothing to choose from, or the selection is of another task.
-        DataError: if there are no rows that are not trained on, or workers would keep the old rows, or the
-            trainer has another such callback.
-        RenderError: if the trainer's rows are not those of the task.
+        DataError: if there are no rows that are not trained on; when training begins, if workers would keep the old
+            rows, or the trainer has another such callback.
+        RenderError: when training begins, if the trainer's rows are not those of the task.
     """
 
     def __init__(
         self,
-        trainer: Any,
         task: Task,
         selection: Selection,
         renderer: Encoder,
         held_out: Sequence[Example] | None = None,
         count: int = 8,
+        log: Callable[[dict[str, float]], None] | None = None,
     ) -> None:
         if not isinstance(selection, Selection):
             raise CandidateError(f"selection = {selection!r:.80}: give what sapo.select returned, with its candidates")
-        if any(isinstance(other, SapoCallback) for other in trainer.callback_handler.callbacks):
-            raise DataError("the trainer has a SapoCallback already: two of them would word the same rows")
         rows = _not_trained_on(task, held_out)
-        if trainer.args.dataloader_persistent_workers:
-            raise DataError(
-                "dataloader_persistent_workers = True: workers that live on would not see another choice; set it to "
-                "False"
-            )
         if count < 2 or len(selection.candidates) < 2:
             raise CandidateError(
                 f"count = {count}, of {len(selection.candidates)} candidates: two or more are needed to choose from"
@@ -208,13 +204,11 @@ class SapoCallback(TrainerCallback):
         if begin not in leading:
             leading[-1] = begin
         self.selection = selection
-        self._trainer, self._task, self._renderer = trainer, task, renderer
+        self._task, self._renderer, self._log = task, renderer, log
         self._leaders = Leaders(renderer, task.suffix, leading, rows, begin)
         self._now_chosen = begin
         self._first = {e.ids: n for n, e in enumerate(self._training(begin))}
         self._now: Sequence[Encoded] | None = None
-        self._compare()
-        self._collate, trainer.data_collator = trainer.data_collator, self._collated
 
     @property
     def instruction(self) -> Instruction:
@@ -236,6 +230,7 @@ class SapoCallback(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Begin with the first choice, or resume with those of the checkpoint that training is resumed from."""
+        self._word_batches(args, kwargs["train_dataloader"])
         kept = state.stateful_callbacks.get(_KEPT) if state.global_step else None
         self._leaders.restore(kept or {"begin": asdict(self.selection.instruction), "choices": []})
         self._leaders.back(max(state.global_step, 1))
@@ -252,13 +247,15 @@ class SapoCallback(TrainerCallback):
         choice = self._leaders.choose(Scorer(kwargs["model"], processes=_processes(args)), state.global_step, epoch)
         self._word()
         state.stateful_callbacks[_KEPT] = self._leaders.to_json()
-        self._trainer.log(
-            {
-                "sapo_loss": choice.losses[choice.instruction.text],
-                "sapo_lowest_loss": min(choice.losses.values()),
-                "sapo_candidate": float(list(choice.losses).index(choice.instruction.text)),
-            }
-        )
+        figures = {
+            "sapo_loss": choice.losses[choice.instruction.text],
+            "sapo_lowest_loss": min(choice.losses.values()),
+            "sapo_candidate": float(list(choice.losses).index(choice.instruction.text)),
+        }
+        if self._log is not None:
+            self._log(figures)
+        else:
+            state.log_history.append({**figures, "epoch": state.epoch, "step": state.global_step})
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Tell the instruction of the model that is left, which may be an earlier checkpoint's."""
@@ -275,37 +272,51 @@ class SapoCallback(TrainerCallback):
     def _training(self, instruction: Instruction) -> list[Encoded]:
         return self._renderer.encode(instruction.text, self._task.suffix, self._task.train)
 
-    def _compare(self) -> None:
-        """Refuse a trainer whose rows are others than those that candidates were scored on."""
-        demand_scored(self._trainer.args)
-        encoded = self._training(self._now_chosen)
-        if self._trainer.train_dataset is None:
-            raise DataError("the trainer has no train_dataset: give it the task's rows, see `tokenized`")
-        for number, features in enumerate(self._trainer.train_dataset, start=1):
+    def _word_batches(self, args: Any, loader: Any) -> None:
+        """Let the batches of a training be worded with the present choice; refuse rows that were not scored."""
+        if args.dataloader_persistent_workers:
+            raise DataError(
+                "dataloader_persistent_workers = True: workers that live on would not see another choice; set it to "
+                "False"
+            )
+        # accelerate's loaders read through another one.
+        inner = vars(loader).get("base_dataloader", loader)
+        if isinstance(inner.collate_fn, _Worded):
+            raise DataError("the trainer has two SapoCallbacks: both would word the same rows")
+        demand_scored(args)
+        scored = self._training(self._leaders.begin)
+        for number, features in enumerate(loader.dataset, start=1):
             if not {"input_ids", "labels"} <= set(features):
                 raise RenderError(
                     f"row {number} of the trainer's data has the columns {', '.join(features)}: allowed are rows made "
                     "into tokens, with input_ids and labels (`tokenized`)"
                 )
             place = self._first.get(tuple(map(int, features["input_ids"])))
-            if place is None or list(map(int, features["labels"])) != labelled(encoded[place])["labels"]:
+            if place is None or list(map(int, features["labels"])) != labelled(scored[place])["labels"]:
                 raise RenderError(
                     f"row {number} of the trainer's data is not a row of task {self._task.name!r} as this renderer "
                     "encodes it with the chosen instruction: other text, other supervised tokens, packed or cut"
                 )
+        inner.collate_fn = _Worded(inner.collate_fn, self.reworded)
 
-    def _collated(self, features: Sequence[Mapping[str, Any]]) -> Any:
-        """Return a batch of the trainer's own collator, with the rows in their present wording."""
-        return self._collate([self._reworded(row) for row in features])
-
-    def _reworded(self, features: Mapping[str, Any]) -> Mapping[str, Any]:
-        place = self._first.get(tuple(map(int, features["input_ids"])))
-        # Rows for evaluation go through the same collator.
-        if self._now is None or place is None:
+    def reworded(self, features: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return a training row in its present wording."""
+        if self._now is None:
             return features
-        new = labelled(self._now[place])
+        new = labelled(self._now[self._first[tuple(map(int, features["input_ids"]))]])
         mask = {"attention_mask": [1] * len(new["input_ids"])} if "attention_mask" in features else {}
         return {**features, **new, **mask}
+
+
+@dataclass(frozen=True)
+class _Worded:
+    """A data collator whose rows are reworded first."""
+
+    collate: Callable[[list[Mapping[str, Any]]], Any]
+    reworded: Callable[[Mapping[str, Any]], Mapping[str, Any]]
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> Any:
+        return self.collate([self.reworded(row) for row in rows])
 
 
 def _not_trained_on(task: Task, held_out: Sequence[Example] | None) -> list[Example]:

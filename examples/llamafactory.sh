@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# LLaMA-Factory: the marked lines choose the instruction and write the rows; the rest is an ordinary training.
+#   MODEL=path/or/hub-id bash examples/llamafactory.sh reviews.jsonl "Is this review positive or negative?"
+set -euo pipefail
+rows=$1 instruction=$2
+
+# ---- SAPO ----
+sapo select --model "$MODEL" --task "$rows" --instruction "$instruction" --json selection.json
+sapo export-data --task "$rows" --instruction "$instruction" --selection selection.json --format llamafactory --out data
+# --------------
+
+cat > train.yaml <<YAML
+model_name_or_path: $MODEL
+stage: sft
+do_train: true
+finetuning_type: lora
+lora_target: all
+dataset_dir: data
+dataset: $(basename "${rows%.*}")
+mask_history: true   # of conversations, the last answer alone is trained on, as it alone is scored
+# No template: the model's own chat template, as scored.
+output_dir: runs/llamafactory
+per_device_train_batch_size: 4
+learning_rate: 1.0e-4
+num_train_epochs: 1
+YAML
+llamafactory-cli train train.yaml

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from sapo.tasks.load import load_sequence as load_sequence
     from sapo.tasks.load import load_task as load_task
 
-__version__ = "0.1.0.dev0"
+__version__ = "0.1.0"
 
 _HOMES = {
     "Config": "sapo.runs.config.schema",

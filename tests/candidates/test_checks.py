@@ -236,7 +236,7 @@ def lacks(*what: str, kind: str = "number") -> str:
             "Answer yes or no. Read the text first.",
             None,
         ),
-        (task(SENTIMENT, "positive", "negative"), "Positive?", lacks("positive", "negative", kind="label")),
+        (task(SENTIMENT, "positive", "negative"), "Positive?", lacks("negative", kind="label")),
         (task(SENTIMENT, "positive", "negative"), "Is it positive or not?", lacks("negative", kind="label")),
         (task(SENTIMENT, "positive", "negative"), "How is the review as a whole: negative or positive?", None),
         (task("Say [bold]yes or {no}.", "[bold]yes", "{no}"), "Say {no} if not.", lacks("[bold]yes", kind="label")),

@@ -12,6 +12,7 @@ from sapo.candidates.local import Local
 from sapo.candidates.rules.source import Rules
 from sapo.candidates.settings import CandidateSettings
 from sapo.candidates.source import Source
+from sapo.core.errors import demand_extra
 from sapo.models.settings import ModelSettings
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ def open_sources(
         opened["file"] = FromFile(settings.file)
     judge = None
     if settings.openai is not None:
+        demand_extra("openai", "server", "a server that writes candidates")
         from sapo.candidates.client import Client
         from sapo.candidates.server import Server, ServerJudge
 

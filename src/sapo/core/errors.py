@@ -19,6 +19,7 @@ Every message names the thing, the value found and what is allowed, and says wha
 from __future__ import annotations
 
 import difflib
+import importlib.util
 from collections.abc import Iterable
 
 
@@ -68,6 +69,16 @@ class ProcessError(SapoError):
 
 class RecordError(SapoError):
     """A run directory that cannot be used."""
+
+
+def demand_extra(module: str, extra: str, what: str) -> None:
+    """Refuse what needs a package of an extra that is not installed.
+
+    Raises:
+        ConfigError: naming the extra.
+    """
+    if importlib.util.find_spec(module) is None:
+        raise ConfigError(f"{what} needs {module}, which is not installed: pip install 'sapo-llm[{extra}]'")
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str:

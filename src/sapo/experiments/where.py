@@ -19,7 +19,7 @@ from typing import Any, Generic, TypeVar
 
 import torch
 
-from sapo.core.errors import ConfigError, ProcessError, RecordError, SapoError
+from sapo.core.errors import ConfigError, ProcessError, RecordError, SapoError, demand_extra
 from sapo.core.progress import SILENT, Reporter
 
 T = TypeVar("T")
@@ -160,10 +160,9 @@ def on_ray(address: str, progress: Reporter) -> Iterator[Place]:
         ConfigError: if Ray is not installed, or there is no cluster.
         ProcessError: if a job's worker dies again and again.
     """
-    try:
-        import ray
-    except ImportError as error:
-        raise ConfigError("--ray needs Ray: pip install 'sapo-llm[ray]'") from error
+    demand_extra("ray", "ray", "--ray")
+    import ray
+
     try:
         host, _, port = address.rpartition("//")[2].rpartition(":")
         if port.isdigit():

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from sapo.core.errors import RecordError
+from sapo.core.errors import RecordError, demand_extra
 from sapo.core.storage import undamaged, write_text
 from sapo.experiments.study.records import STUDY, is_study, read_study
 from sapo.report.blocks import Page
@@ -31,8 +31,11 @@ def print_report(console: Console, paths: Sequence[Path], html: Path | None = No
         full: whether to print all of it, not only what fits on one screen.
 
     Raises:
+        ConfigError: if a page with figures is asked for without matplotlib.
         RecordError: if something cannot be read or compared, kinds are mixed, or a file cannot be written.
     """
+    if html is not None:
+        demand_extra("matplotlib", "report", "--html")
     page, markdown = read_report(paths)
     show(console, page, full=full)
     more = "" if full else " (on the terminal: sapo report --full; for a browser: --html OUT.html)"

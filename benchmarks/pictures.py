@@ -17,6 +17,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import LogLocator, NullLocator
 
 # Text, candidates, the original, the one of the lowest loss.
@@ -48,7 +49,7 @@ def draw(found: dict[str, dict[int, tuple[float, float, float, str]]], ink: tupl
     coloured = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
     settings: dict[Any, Any] = {"font.size": 9, **dict.fromkeys(coloured, text)}
     with mpl.rc_context(settings):
-        figure = Figure(figsize=(4.2 * len(found), 3.1), layout="constrained")
+        figure = Figure(figsize=(3.7 * len(found), 3.1), layout=ConstrainedLayoutEngine(wspace=0.06))
         for axes, (name, candidates) in zip(np.ravel(figure.subplots(1, len(found))), found.items(), strict=True):
             first, second = name.split(">")
             xs, befores, ys, _ = zip(*candidates.values(), strict=True)

@@ -27,6 +27,7 @@ class Table:
         legend: sentences that say what the columns mean.
         text: places of the columns that hold texts, from either end; all others hold numbers and are aligned right.
         bold: places of the rows that stand out.
+        clipped: whether a terminal shows as much of the last column as one line holds.
     """
 
     columns: tuple[str, ...]
@@ -35,6 +36,7 @@ class Table:
     legend: tuple[str, ...] = ()
     text: tuple[int, ...] = (0,)
     bold: frozenset[int] = frozenset()
+    clipped: bool = False
 
     def numeric(self, column: int) -> bool:
         """Whether a column holds numbers."""

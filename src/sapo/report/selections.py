@@ -13,8 +13,8 @@ from sapo.report.plots import Range, ranges
 from sapo.selection.selection import CandidateLoss, Selection
 from sapo.training.policies import LOWEST
 
-# Characters of a candidate that a table shows: a line each on a terminal of 100 columns.
-_SHOWN = 36
+# Characters of a candidate that a table shows, where there is room.
+_SHOWN = 90
 RULES = {
     "lowest": "the candidate with the lowest loss",
     "confident": "the original, unless a candidate's whole interval lies below 0; then the lowest of those",
@@ -98,7 +98,7 @@ def ranking(
     bold = frozenset(n for n, i in enumerate(selection.ranked) if selection.candidates[i].instruction.text == marked)
     axis = "loss minus the original's, nats per token (below 0: better)"
     figure = ranges(title or "Candidates, lowest loss first", drawn, axis, 0.0)
-    return Table(columns, tuple(rows), title, explained, text=(-2, -1), bold=bold), figure
+    return Table(columns, tuple(rows), title, explained, text=(-2, -1), bold=bold, clipped=True), figure
 
 
 def _to_original(candidate: CandidateLoss) -> Figure:

@@ -64,8 +64,12 @@ def _show_table(console: Console, table: Table) -> None:
                 _text(table.columns[i], "strong"),
                 justify="right" if numeric else "left", no_wrap=numeric, overflow="fold",
             )  # fmt: skip
+        room = console.width - sum(_GAP + _width(table, i) for i in group[:-1])
         for n, row in enumerate(table.rows):
-            rich.add_row(*(_text(one_line(row[i]), "strong" if n in table.bold else "") for i in group))
+            cells = [one_line(row[i]) for i in group]
+            if table.clipped and group[-1] == len(table.columns) - 1:
+                cells[-1] = one_line(row[-1], max(room, _NARROW))
+            rich.add_row(*(_text(cell, "strong" if n in table.bold else "") for cell in cells))
         console.print(rich)
     for sentence in table.legend:
         console.print(_text(sentence, "dim"))
@@ -74,12 +78,8 @@ def _show_table(console: Console, table: Table) -> None:
 def _groups(table: Table, width: int) -> Iterator[list[int]]:
     """Yield columns that fit the width together, each time after the texts that rows begin with: no number is cut."""
     columns = range(len(table.columns))
-    widths = []
-    for i in columns:
-        # A heading may be broken.
-        texts = [*table.columns[i].split("\n"), *(one_line(row[i]) for row in table.rows)]
-        whole = max(cell_len(plain(text)) for text in texts)
-        widths.append(_GAP + (whole if table.numeric(i) else min(whole, _NARROW)))
+    whole = [_width(table, i) for i in columns]
+    widths = [_GAP + (whole[i] if table.numeric(i) else min(whole[i], _NARROW)) for i in columns]
     first = next((i for i in columns if table.numeric(i)), len(columns))
     group = list(columns[:first])
     for i in columns[first:]:
@@ -88,3 +88,9 @@ def _groups(table: Table, width: int) -> Iterator[list[int]]:
             group = list(columns[:first])
         group.append(i)
     yield group
+
+
+def _width(table: Table, column: int) -> int:
+    """Return how wide a column is if no cell of it is broken; a heading may be."""
+    texts = [*table.columns[column].split("\n"), *(one_line(row[column]) for row in table.rows)]
+    return max(cell_len(plain(text)) for text in texts)

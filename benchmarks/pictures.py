@@ -1,15 +1,19 @@
 """The pictures of the README, from committed records.
 
-    python benchmarks/pictures.py results/regime_study.jsonl docs/pictures
+    python benchmarks/pictures.py results docs/pictures
 
-Writes forgetting-light.svg and forgetting-dark.svg: for each transition whose candidates are all recorded, the loss of
-a candidate before training, and what training with it does to the task learned before; means over the seeds recorded.
+Writes select-light.svg and select-dark.svg, what `sapo select` prints for results/selection.json (made by
+`sapo select --task review-sentiment --examples 64 --json results/selection.json`); and forgetting-light.svg and
+forgetting-dark.svg: for each transition whose candidates are all recorded, the loss of a candidate before training, and
+what training with it does to the task learned before; means over the seeds recorded.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import json
+import re
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -19,6 +23,12 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import LogLocator, NullLocator
+from rich.console import Console
+from rich.terminal_theme import DEFAULT_TERMINAL_THEME, MONOKAI, TerminalTheme
+
+from sapo.report.selections import selection_page
+from sapo.report.terminal import show
+from sapo.selection.selection import Selection
 
 # Text, candidates, the original, the one of the lowest loss.
 INK = {"light": ("#1f2328", "#8c959f", "#bc4c00", "#0969da"), "dark": ("#e6edf3", "#7d8590", "#f0883e", "#58a6ff")}
@@ -77,17 +87,29 @@ def draw(found: dict[str, dict[int, tuple[float, float, float, str]]], ink: tupl
     return figure
 
 
+def terminal(selection: Selection, theme: TerminalTheme) -> str:
+    """Return what the command prints, as an SVG that loads nothing."""
+    console = Console(record=True, width=100, file=io.StringIO(), force_terminal=True)
+    show(console, selection_page(selection))
+    svg = console.export_svg(title="sapo select", theme=theme, unique_id="sapo")
+    # Its fonts come from another host: any monospaced one will do.
+    return re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.DOTALL).replace("Fira Code, monospace", "monospace")
+
+
 def main() -> None:
     """Write one file for each colour scheme."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("records", type=Path)
+    parser.add_argument("results", type=Path)
     parser.add_argument("out", type=Path)
     given = parser.parse_args()
-    found = points(given.records)
+    found = points(given.results / "regime_study.jsonl")
+    selection = Selection.load(given.results / "selection.json")
     given.out.mkdir(parents=True, exist_ok=True)
     for scheme, ink in INK.items():
         with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "sapo"}):
             draw(found, ink).savefig(given.out / f"forgetting-{scheme}.svg", metadata={"Date": None})
+        theme = MONOKAI if scheme == "dark" else DEFAULT_TERMINAL_THEME
+        (given.out / f"select-{scheme}.svg").write_text(terminal(selection, theme), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -203,7 +203,10 @@ def test_a_server_is_not_asked_more_often_than_was_said(command: Command) -> Non
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
-        (("--source", "rule"), ("--source 'rule'", "file, builtin, rules, local, openai", "Did you mean 'rules'?")),
+        (
+            ("--source", "rule"),
+            ("--source 'rule'", "file, builtin, rules, demonstrations, local, openai", "Did you mean 'rules'?"),
+        ),
         (("--source", "rules", "--source", "builtin", "--source", "rules"), ("--source rules is given twice",)),
         (("--source", "file"), ("--source file needs --candidates",)),
         (("--source", "rules", "--candidates", "x.json"), ("--candidates is for --source file: add that",)),

@@ -6,7 +6,7 @@ import os
 import shlex
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Annotated
@@ -16,9 +16,10 @@ from rich.console import Console
 
 from sapo import __version__
 from sapo.cli.progress import Stopped, Terminal
-from sapo.core.errors import ConfigError, ProcessError
+from sapo.core.errors import ConfigError, ProcessError, nearest
 from sapo.core.processes import is_lost, launched
 from sapo.core.progress import Reporter, Silent
+from sapo.core.types import SourceName
 
 app = typer.Typer(
     name="sapo",
@@ -110,6 +111,21 @@ def roles(columns: list[str] | None) -> dict[str, tuple[str, ...]] | None:
     for role, _, name in pairs:
         found[role] = (*found.get(role, ()), name)
     return found or None
+
+
+def source_names(source: Sequence[str], allowed: Sequence[SourceName]) -> tuple[SourceName, ...]:
+    """Return the sources that --source names.
+
+    Raises:
+        ConfigError: if one of them is not allowed, or is named twice.
+    """
+    unknown = [name for name in source if name not in allowed]
+    if unknown:
+        raise ConfigError(f"--source {unknown[0]!r}: allowed: {', '.join(allowed)}.{nearest(unknown[0], allowed)}")
+    twice = [name for n, name in enumerate(source) if name in source[:n]]
+    if twice:
+        raise ConfigError(f"--source {twice[0]} is given twice")
+    return tuple(name for wanted in source for name in allowed if name == wanted)
 
 
 @contextmanager

@@ -23,9 +23,10 @@ from sapo.cli.app import (
     quiet_libraries,
     resumable,
     roles,
+    source_names,
     terminal,
 )
-from sapo.core.errors import CandidateError, ConfigError, nearest
+from sapo.core.errors import CandidateError, ConfigError
 
 if TYPE_CHECKING:
     from sapo.candidates.gather import Gathered
@@ -42,7 +43,8 @@ def paraphrase_command(
     source: Annotated[
         list[str] | None,
         typer.Option(
-            help="file, builtin, rules, local or openai; repeatable, in order of preference. [default: builtin, rules]"
+            help="file, builtin, rules, demonstrations, local or openai; repeatable, in order of preference. "
+            "[default: builtin, rules]"
         ),
     ] = None,
     count: Annotated[int, typer.Option(min=1, help="Paraphrases wanted.")] = 20,
@@ -57,6 +59,9 @@ def paraphrase_command(
     ] = None,
     server_model: Annotated[str | None, typer.Option(help="For --source openai: the model's name there.")] = None,
     base_url: Annotated[str | None, typer.Option(help="For --source openai: such as http://localhost:8000/v1.")] = None,
+    longest: Annotated[
+        int, typer.Option(min=1, help="For --source demonstrations: characters of a candidate, at most.")
+    ] = 2000,
     temperature: Annotated[float, typer.Option(min=0.01, max=2, help="Of language models.")] = 1.0,
     max_requests: Annotated[int, typer.Option(min=1, help="To a server, at most.")] = 200,
     max_tokens: Annotated[int, typer.Option(min=1, help="To and from a server, at most.")] = 200_000,
@@ -92,7 +97,7 @@ def paraphrase_command(
                     max_requests=max_requests, max_tokens=max_tokens,
                 )  # fmt: skip
             local = LocalSettings(model=model, temperature=temperature)
-            settings = CandidateSettings(sources=names, file=candidates, local=local, openai=server)
+            settings = CandidateSettings(sources=names, file=candidates, longest=longest, local=local, openai=server)
         except ValidationError as error:
             wrong = error.errors()[0]
             raise ConfigError(f"--{str(wrong['loc'][0]).replace('_', '-')} {wrong['input']}: {wrong['msg']}") from error
@@ -134,20 +139,13 @@ def _names(source: list[str] | None, file: Path | None, server_model: str | None
     """Return the sources asked for, where all that they need is given."""
     from sapo.core.types import SourceName
 
-    asked = source or (["file"] if file is not None else ["builtin", "rules"])
-    allowed: tuple[SourceName, ...] = get_args(SourceName)
-    unknown = [name for name in asked if name not in allowed]
-    if unknown:
-        raise ConfigError(f"--source {unknown[0]!r}: allowed: {', '.join(allowed)}.{nearest(unknown[0], allowed)}")
-    twice = [name for n, name in enumerate(asked) if name in asked[:n]]
-    if twice:
-        raise ConfigError(f"--source {twice[0]} is given twice")
+    asked = source_names(source or (["file"] if file is not None else ["builtin", "rules"]), get_args(SourceName))
     for name, given, option in (("file", file, "--candidates"), ("openai", server_model, "--server-model")):
         if (name in asked) != (given is not None):
             raise ConfigError(
                 f"--source {name} needs {option}" if given is None else f"{option} is for --source {name}: add that"
             )
-    return tuple(name for wanted in asked for name in allowed if name == wanted)
+    return asked
 
 
 def _task(

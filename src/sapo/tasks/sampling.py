@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from sapo.core.errors import ConfigError, DataError
-from sapo.core.types import Example, Sample, Task
+from sapo.core.types import Example, Instruction, Sample, Task
 
+# How an instruction shows a row as an example: its input, this, and its answer.
+_ANSWER = "\nAnswer:"
 # Every run is tested on the same rows, whatever its seed.
 _TEST_SEED = 0
 
@@ -38,6 +41,39 @@ def selection_rows(task: Task, examples: int, sample: Sample, seed: int) -> tupl
     rng = np.random.default_rng(seed)
     picked = [i for name, k in zip(names, shares, strict=True) for i in rng.permutation(strata[name])[:k]]
     return tuple(sorted(int(i) for i in picked))
+
+
+def as_example(row: Example) -> str:
+    """Return a row as an instruction shows it; by that it is found again, see `shown_rows`."""
+    return f"{_asked(row)} {row.answer}"
+
+
+def shown_rows(task: Task, candidates: Sequence[Instruction]) -> frozenset[int]:
+    """Return the indices of the training rows whose input a candidate shows as an example."""
+    texts = [candidate.text for candidate in candidates if _ANSWER in candidate.text]
+    if not texts:
+        return frozenset()
+    return frozenset(i for i, row in enumerate(task.train) if any(_asked(row) in text for text in texts))
+
+
+def _asked(row: Example) -> str:
+    return f"Text: {row.input}{_ANSWER}"
+
+
+def without_shown(task: Task, candidates: Sequence[Instruction]) -> Task:
+    """Return the task without the training rows that its candidates show: they are neither scored nor trained on.
+
+    Raises:
+        DataError: if no row is left.
+    """
+    shown = shown_rows(task, candidates)
+    if not shown:
+        return task
+    kept = tuple(row for i, row in enumerate(task.train) if i not in shown)
+    note = f"{len(shown)} training rows stand in candidates as examples: they are neither scored nor trained on"
+    if not kept:
+        raise DataError(f"task {task.name!r}: {note}, and no row is left. Give more rows, or other candidates")
+    return replace(task, train=kept, notes=(*task.notes, note))
 
 
 def used_rows(task: Task, train_rows: int | None, test_rows: int | None, seed: int) -> Task:

@@ -70,7 +70,4 @@ class StudyConfig(Settings):
 
     def plain(self) -> dict[str, Any]:
         """Return the resolved configuration as YAML-ready values."""
-        data = self.model_dump(mode="json")
-        if not self.candidates.judge:
-            del data["candidates"]["judge"]
-        return data
+        return self.model_dump(mode="json") | {"candidates": self.candidates.plain()}

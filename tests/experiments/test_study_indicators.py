@@ -103,7 +103,7 @@ def per_token(found: Sequence[tuple[float, int]]) -> float:
 
 def measured(model: Any, text: str = TEXT, rows: Sequence[Example] = ROWS, template: str = "chat") -> dict[str, float]:
     renderer = Renderer(tiny_tokenizer(chat_template=TEMPLATES[template]), 512)
-    return indicators(model, Scorer(model), renderer, TASK, text, rows)
+    return indicators(model, Scorer(model), renderer, TASK, text, rows)[0]
 
 
 def encoded(count: int = len(ROWS)) -> list[Encoded]:

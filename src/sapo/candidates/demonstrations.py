@@ -53,7 +53,7 @@ class Demonstrations(Source):
         texts = []
         for frame in frames:
             for shots in SHOTS if "{examples}" in frame else (0,):
-                text = fill(frame, slots | {"examples": "\n\n".join(blocks[:shots])})
+                text = fill(frame, {**slots, "examples": "\n\n".join(blocks[:shots])})
                 if shots <= len(blocks) and text is not None and len(text) <= self._longest:
                     texts.append(text)
         advance(len(texts))

@@ -155,3 +155,6 @@ def test_no_candidate_is_scored_on_a_row_that_one_of_them_shows() -> None:
     selection = select(tiny_model(context=1024), tiny_tokenizer(), task, texts, strategy="exhaustive")
     assert set(selection.rows) == set(range(16)) - shown_rows(task, given(texts))
     assert len(selection.rows) == 11
+    seen = replace(task, train=tuple(task.train[i] for i in shown_rows(task, given(texts))))
+    with pytest.raises(DataError, match="'toy': candidates show all 5 selection rows as examples; give more rows"):
+        select(tiny_model(context=1024), tiny_tokenizer(), seen, texts)

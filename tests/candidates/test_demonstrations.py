@@ -142,10 +142,10 @@ def test_rows_that_are_shown_are_found_again_also_behind_a_file_and_with_another
     assert {row.input for i, row in enumerate(more.train) if i in shown_rows(more, read)} == shown
     left = without_shown(more, read)
     assert left.train == tuple(row for row in more.train if row.input not in shown)
-    assert left.notes == ("6 training rows stand in candidates as examples: they are neither scored nor trained on",)
+    assert left.notes == ("neither scored nor trained on, as candidates show them as examples: 6 training rows",)
     # Other texts cost nothing, an input in a sentence is no example.
     assert without_shown(task, given([f"Like {task.train[0].input}, answer yes or no."])) is task
-    with pytest.raises(DataError, match=r"'toy': 1 training rows .* no row is left"):
+    with pytest.raises(DataError, match="'toy': neither scored .* 1 training rows, and no row is left"):
         without_shown(replace(task, train=(contradicting,)), read)
 
 

@@ -147,7 +147,7 @@ def test_rows_that_demonstrations_show_are_left_out_of_the_run_and_their_cost_is
     shown = [row for row in before if any(row.input in text for text in texts)]
     assert 0 < len(shown) <= 5 and task.train == tuple(row for row in before if row not in shown)
     assert ready.inspections[TASK].rows["train"] == ready.inspections[TASK].selected == 12 - len(shown)
-    said = f"{TASK}: {len(shown)} training rows stand in candidates as examples: they are neither scored nor trained on"
+    said = f"{TASK}: neither scored nor trained on, as candidates show them as examples: {len(shown)} training rows"
     # A token of the tiny tokenizer is a byte, and only the instruction differs from the original's rows.
     rows = [len(row.ids) for row in ready.renderer.encode(task.instruction, task.suffix, task.train)]
     usual, most = sum(rows) / len(rows), max(map(len, texts)) - len(task.instruction)

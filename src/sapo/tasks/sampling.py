@@ -70,7 +70,7 @@ def without_shown(task: Task, candidates: Sequence[Instruction]) -> Task:
     if not shown:
         return task
     kept = tuple(row for i, row in enumerate(task.train) if i not in shown)
-    note = f"{len(shown)} training rows stand in candidates as examples: they are neither scored nor trained on"
+    note = f"neither scored nor trained on, as candidates show them as examples: {len(shown)} training rows"
     if not kept:
         raise DataError(f"task {task.name!r}: {note}, and no row is left. Give more rows, or other candidates")
     return replace(task, train=kept, notes=(*task.notes, note))

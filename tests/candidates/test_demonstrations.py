@@ -145,7 +145,7 @@ def test_rows_that_are_shown_are_found_again_also_behind_a_file_and_with_another
     assert left.notes == ("neither scored nor trained on, as candidates show them as examples: 6 training rows",)
     # Other texts cost nothing, an input in a sentence is no example.
     assert without_shown(task, given([f"Like {task.train[0].input}, answer yes or no."])) is task
-    with pytest.raises(DataError, match="'toy': neither scored .* 1 training rows, and no row is left"):
+    with pytest.raises(DataError, match=r"'toy': neither scored .* 1 training rows, and no row is left"):
         without_shown(replace(task, train=(contradicting,)), read)
 
 

@@ -396,6 +396,15 @@ def test_texts_that_are_alike_may_both_be_a_users_candidates_and_a_note_names_th
     assert pool.add([texts[0].replace("10", "25")], "rules") == 0
 
 
+def test_unchecked_texts_only_have_to_be_texts_that_differ() -> None:
+    pool = Pool(task(SENTIMENT, "positive", "negative"), lambda task, texts: ["no"] * len(texts))
+    assert pool.add(["Do it.", "[INST] Sure! Lamp seven", "do  it.", " ", "\ud83d"], "unchecked") == 2
+    assert [c.text for c in pool.kept[1:]] == ["Do it.", "[INST] Sure! Lamp seven"] and pool.notes == ()
+    assert [r.reason.split(" (")[0] for r in pool.rejected] == [
+        "same as candidate 1 apart from case, spacing or invisible characters", "empty", "contains half a character",
+    ]  # fmt: skip
+
+
 # Labels: to the letter, and as whole words.
 
 POSITIVE, MIXED = "Is the text positive or negative?", "Say not entailed, 3.5 or (c++)."

@@ -109,6 +109,24 @@ def test_select_prints_and_writes_every_candidate_with_its_loss(
     assert candidates[found["chosen"]]["text"][:40] in outcome.out
 
 
+def test_select_takes_the_sources_it_is_told_to_and_scores_no_row_that_they_show(
+    command: Command, model_dir: Path, tmp_path: Path
+) -> None:
+    found, own = tmp_path / "found.jsonl", tmp_path / "selection.json"
+    asked = ("--source", "demonstrations", "--longest", 250)
+    assert command("paraphrase", "--task", TASK, *asked, "--count", 9, "--out", found).code == 0
+    texts = [json.loads(line)["text"] for line in found.read_text().splitlines()]
+    shown = {i for i, row in enumerate(builtin_task(TASK).train) if any(row.input in text for text in texts)}
+    select = ("select", "--task", TASK, "--model", model_dir, "--examples", 400, "--json", own)
+    outcome = command(*select, "--candidates", found)
+    assert f"{TASK}: not scored, as candidates show them as examples: {len(shown)} rows" in outcome.err
+    assert set(json.loads(own.read_text())["rows"]) == set(range(400)) - shown
+    command(*select, "--examples", 2, "--source", "rules")
+    assert {c["origin"] for c in json.loads(own.read_text())["candidates"]} == {"original", "rules"}
+    command(*select, "--source", "openai").complains("allowed: file, builtin, rules, demonstrations, local.")
+    command(*select, "--source", "rules", "--candidates", found).complains("sources (rules) lacks file")
+
+
 def test_check_says_what_would_be_trained_and_fails_where_it_is_wrong(
     command: Command, model_dir: Path, tmp_path: Path
 ) -> None:

@@ -147,7 +147,10 @@ def test_a_server_is_asked_no_more_often_than_was_said_first(command: Command) -
 def test_a_wrong_option_is_named(command: Command) -> None:
     server = ("--source", "openai", "--server-model", "m")
     cases: list[tuple[tuple[object, ...], tuple[str, ...]]] = [
-        (("--source", "rule"), ("--source 'rule'", "file, builtin, rules, local, openai", "Did you mean 'rules'?")),
+        (
+            ("--source", "rule"),
+            ("--source 'rule'", "file, builtin, rules, demonstrations, local, openai", "Did you mean 'rules'?"),
+        ),
         (("--source", "file"), ("--source file needs --candidates",)),
         (("--source", "rules", "--candidates", "x.json"), ("--candidates is for --source file: add that",)),
         (("--source", "openai"), ("--source openai needs --server-model",)),

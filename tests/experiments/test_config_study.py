@@ -10,8 +10,10 @@ import pytest
 import yaml
 
 from sapo.core.errors import ConfigError
+from sapo.experiments.study.plan import state_config, transitions
 from sapo.runs.config.loading import load_study, make_config
 from sapo.runs.config.study import StudyConfig
+from sapo.runs.prepare import read
 
 LEAST = {"transitions": [["a", "b"]], "run_dir": "out"}
 NO_TRANSITION = "is not a transition: give two or more different tasks, the studied one last"
@@ -45,7 +47,7 @@ def test_a_resolved_study_can_be_written_and_read_back(made: Callable[..., Study
         "model": "m", "transitions": [["a", "b"], ["b", "c", "a"]], "unseen": ["d"], "seeds": [5, 0], "arms": ["sgd"],
         "sgd": {"learning_rate": "1e-2"}, "candidates": {"count": 3, "file": "c.json"}, "tasks": {"a": "a.csv"},
         "data": {"drop_overlap": True}, "data_dir": "d", "examples": 7, "rows": 9, "scores": True, "max_new_tokens": 3,
-        "max_length": 99, "train": {"learning_rate": "5e-5"}, "lora": {"r": 2}, "run_dir": "other",
+        "max_length": 99, "train": {"learning_rate": "5e-5"}, "lora": {"r": 2}, "run_dir": "other", "lean": True,
     }  # fmt: skip
     config, default = made(**given), made()
     assert made(**config.plain()) == config
@@ -54,6 +56,16 @@ def test_a_resolved_study_can_be_written_and_read_back(made: Callable[..., Study
     # Short forms are those of a run.
     run = make_config({"sequence": ["a", "b"], "run_dir": "out", "model": "m", "tasks": {"a": "a.csv"}})
     assert (config.model, config.tasks) == (run.model, run.tasks)
+
+
+@pytest.mark.parametrize("name", ["study", "regime_study"])
+def test_the_examples_are_studies_whose_candidates_are_all_taken(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(Path(__file__).parents[2])
+    config = load_study(Path(f"examples/{name}.yaml"))
+    for transition in transitions(config):
+        _, given = read(state_config(config, transition))
+        # The original comes on top.
+        assert len(given.candidates[transition.task]) == 1 + config.candidates.count
 
 
 @pytest.mark.parametrize(

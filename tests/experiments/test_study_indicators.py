@@ -101,9 +101,9 @@ def per_token(found: Sequence[tuple[float, int]]) -> float:
     return sum(loss for loss, _ in found) / sum(tokens for _, tokens in found)
 
 
-def measured(model: Any, text: str = TEXT, rows: Sequence[Example] = ROWS, template: str = "chat") -> dict[str, float]:
+def measured(model: Any, text: str = TEXT, rows: Sequence[Example] = ROWS, template: str = "chat") -> dict[str, Any]:
     renderer = Renderer(tiny_tokenizer(chat_template=TEMPLATES[template]), 512)
-    return indicators(model, Scorer(model), renderer, TASK, text, rows)
+    return indicators(model, Scorer(model), renderer, TASK, text, rows)[0]
 
 
 def encoded(count: int = len(ROWS)) -> list[Encoded]:

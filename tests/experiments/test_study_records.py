@@ -205,3 +205,9 @@ def test_other_test_rows_are_refused_and_nothing_is_an_error_too() -> None:
         blocks_of([training(), StudyRecord.from_json(data)])
     with pytest.raises(RecordError, match="no finished training yet"):
         blocks_of([])
+
+
+@pytest.mark.parametrize("name", ["study", "regime_study"])
+def test_committed_records_are_read(name: str) -> None:
+    records = read_study(Path(__file__).parents[2] / "results" / f"{name}.jsonl")
+    assert len({record.study for record in records}) == 1 and len(blocks_of(records)) > 1

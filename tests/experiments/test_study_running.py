@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_runs import Told, configure, near, plain_config, read, workers, write_bench
+from small_runs import Told, configure, near, plain_config, read, workers, write, write_bench
 
 from sapo.core.errors import DataError, RecordError
 from sapo.experiments.study.plan import trials
@@ -102,6 +102,36 @@ def test_a_training_does_what_the_same_stage_of_an_ordinary_run_does(
         assert score == pytest.approx(sum(cell["scores"]["exact_match"]) / 3)
     # What was trained moves what it is trained on: the figures above are not all the same.
     assert abs(record.losses["beta"].loss("after") - record.losses["beta"].loss("before")) > 1e-2
+
+
+def test_losses_before_training_are_kept_row_by_row(made: tuple[StudyConfig, Path]) -> None:
+    ground = read(made[1] / "states" / "alpha>beta" / "ground.json")["value"]
+    for losses, indicators in zip(ground["candidates"], ground["indicators"], strict=True):
+        assert len(losses["nll"]) == 4 and sum(losses["nll"]) / sum(losses["tokens"]) == indicators["pre_update"]
+
+
+def test_a_lean_study_finds_the_same_without_what_costs_most(
+    made: tuple[StudyConfig, Path], study: Callable[..., StudyConfig]
+) -> None:
+    whole, lean = lasting(read_study(made[1] / STUDY)), lasting(run_study(study("lean", lean=True)))
+    for name, record in lean.items():
+        gone = {"indicators": ("gradient_norm",), "mediators": ("train_before", "train_after", "earlier_gradient")}
+        for part, names in gone.items():
+            assert {key for key, value in record[part].items() if value is None} == set(names)
+            assert None not in whole[name][part].values()
+            there = {key: value for key, value in whole[name][part].items() if key not in names}
+            assert {key: record[part][key] for key in there} == pytest.approx(there)
+        same = ("losses", "scores", "text", "data")
+        assert [record[key] for key in same] == [whole[name][key] for key in same]
+
+
+def test_controls_are_studied_as_they_are(study: Callable[..., StudyConfig], tmp_path: Path) -> None:
+    controls = ["Lamp seven.", "[INST]"]
+    write(tmp_path / "controls.json", controls)
+    candidates = {"file": str(tmp_path / "controls.json"), "count": 2, "check": False}
+    config = study("controls", lean=True, scores=False).model_dump() | {"candidates": candidates}
+    records = run_study(StudyConfig.model_validate(config))
+    assert [(r.text, r.origin) for r in records[1:]] == [(text, "unchecked") for text in controls]
 
 
 def test_arms_differ_and_start_from_the_same_state(made: tuple[StudyConfig, Path]) -> None:

@@ -201,7 +201,10 @@ def test_sources_are_asked_in_the_order_given(candidates: dict[str, Any], asked:
         ({"sources": []}, ["candidates: sources is empty"]),
         (
             {"sources": ["builtin", "rule"]},
-            ["sources.1 = 'rule': allowed: file, builtin, rules, local, openai.", "Did you mean 'rules'?"],
+            [
+                "sources.1 = 'rule': allowed: file, builtin, rules, demonstrations, local, openai.",
+                "Did you mean 'rules'?",
+            ],
         ),
         ({"sources": "rules"}, ["candidates.sources = 'rules'"]),
         ({"sources": ["rules", "builtin", "rules"]}, ["candidates: sources names rules twice"]),
@@ -216,6 +219,7 @@ def test_sources_are_asked_in_the_order_given(candidates: dict[str, Any], asked:
         ({"sources": ["openai"], "openai": {**SERVER, "api_key": "k"}}, ["candidates.openai.api_key: unknown key"]),
         ({"sources": ["openai"], "openai": {**SERVER, "base_url": "localhost:80"}}, ["candidates.openai.base_url"]),
         ({"search": {"rounds": 3}}, ["candidates.search: unknown key"]),
+        ({"check": False}, ["check is false, which is for the texts of a file, but no file is given"]),
         ({"judge": True}, ["judge is true, but no server's model is named (candidates.openai.model)"]),
     ],
 )
@@ -229,6 +233,13 @@ def test_a_server_may_judge_without_being_a_source_and_is_recorded_only_where_it
     config = made(candidates={"sources": ["rules"], "openai": SERVER, "judge": True})
     assert config.plain()["candidates"]["judge"] is True and make_config(config.plain()) == config
     assert "judge" not in made().plain()["candidates"]
+
+
+def test_settings_of_candidates_that_decide_nothing_are_not_part_of_a_run() -> None:
+    assert not {"check", "longest"} & set(made().plain()["candidates"])
+    config = made(candidates={"sources": ["file", "demonstrations"], "file": "c.json", "check": False, "longest": 99})
+    assert config.plain()["candidates"]["longest"] == 99 and config.plain()["candidates"]["check"] is False
+    assert make_config(config.plain()) == config
 
 
 def test_missing_keys_are_named() -> None:

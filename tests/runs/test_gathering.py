@@ -17,6 +17,7 @@ from sapo.runs.config.schema import Config
 from sapo.runs.directory import RunDirectory
 from sapo.runs.forecast import estimate
 from sapo.runs.inputs import Gathering, Inputs
+from sapo.runs.prepare import prepare
 from sapo.runs.prepare import read as read_inputs
 from sapo.sequence import run
 from sapo.tasks.builtin import builtin_task
@@ -135,6 +136,23 @@ def test_the_original_policy_asks_nobody(
     assert (found.origin, found.losses) == ("original", None) and not (config.run_dir / "selections").exists()
     original = {"text": builtin_task(TASK).instruction, "origin": "original"}
     assert recorded(config) == {"task": TASK, "candidates": [original], "rejected": [], "spare": [], "notes": []}
+
+
+def test_rows_that_demonstrations_show_are_left_out_of_the_run_and_their_cost_is_told(configured: Configured) -> None:
+    shows = {"sources": ["demonstrations"], "longest": 250, "count": 9}
+    train = {"rows": 12, "epochs": 1, "batch_size": 4}
+    before = prepare(configured(train=train)).inputs.tasks[0].train
+    ready = prepare(configured(policy="sapo", train=train, candidates=shows))
+    (task,), texts = ready.inputs.tasks, [c.text for c in ready.inputs.candidates[TASK]]
+    shown = [row for row in before if any(row.input in text for text in texts)]
+    assert 0 < len(shown) <= 5 and task.train == tuple(row for row in before if row not in shown)
+    assert ready.inspections[TASK].rows["train"] == ready.inspections[TASK].selected == 12 - len(shown)
+    said = f"{TASK}: neither scored nor trained on, as candidates show them as examples: {len(shown)} training rows"
+    # A token of the tiny tokenizer is a byte, and only the instruction differs from the original's rows.
+    rows = [len(row.ids) for row in ready.renderer.encode(task.instruction, task.suffix, task.train)]
+    usual, most = sum(rows) / len(rows), max(map(len, texts)) - len(task.instruction)
+    cost = f"{TASK}: candidates of source demonstrations take up to {usual + most:.0f} tokens a row, the original "
+    assert said in ready.notes and any(note.startswith(f"{cost}{usual:.0f}: ") for note in ready.notes)
 
 
 @pytest.mark.parametrize("policy", ["sapo", "random"])

@@ -56,7 +56,8 @@ def test_texts_are_clean_short_and_never_twice_within_or_across_splits(name: str
     [
         ("review-sentiment", "exact_match", "889d245678a1731d"), ("odd-one-out", "exact_match", "190b4d105741b587"),
         ("count-letter", "exact_match", "d3b763f679731f6f"), ("extract-items", "list_f1", "5d7d5c8c63952ec9"),
-        ("date-format", "exact_match", "f45051aa864ab6ad"),
+        ("date-format", "exact_match", "f45051aa864ab6ad"), ("review-stars", "exact_match", "56ca1676e6fbf6ae"),
+        ("date-us", "exact_match", "d33ac91e66884bf7"),
     ],
 )  # fmt: skip
 def test_rows_never_change_whatever_the_global_random_state(name: str, metric: str, digest: str) -> None:
@@ -69,8 +70,8 @@ def test_rows_never_change_whatever_the_global_random_state(name: str, metric: s
     splits = [[[row.input, row.answer] for row in split] for split in (task.train, task.dev, task.test)]
     text = json.dumps([task.instruction, task.suffix, splits])
     assert hashlib.sha256(text.encode()).hexdigest()[:16] == digest
-    labels = ("positive", "negative") if name == "review-sentiment" else ()
-    assert (task.name, task.metric, task.labels) == (name, metric, labels)
+    labels = {"review-sentiment": ("positive", "negative"), "review-stars": ("five", "one")}
+    assert (task.name, task.metric, task.labels) == (name, metric, labels.get(name, ()))
 
 
 # Review-sentiment.
@@ -183,12 +184,28 @@ def test_weekdays_and_ordinals_are_right() -> None:
     assert (weekdays, ordinals) == (147, 199)
 
 
+# Tasks that pull against another one.
+
+
+def test_rivals_ask_the_same_and_answer_otherwise_in_every_row() -> None:
+    lexicon = data("review_sentiment")
+    stars = {"positive": "five", "negative": "one"}
+    for row in rows_of(builtin_task("review-stars")):
+        assert row.answer == stars[judge(row.input, lexicon)]
+    for row in rows_of(builtin_task("date-us")):
+        assert [moment.strftime("%m/%d/%Y") for moment in readings(row.input)] == [row.answer]
+    for one, other in (("review-sentiment", "review-stars"), ("date-format", "date-us")):
+        pairs = list(zip(rows_of(builtin_task(one)), rows_of(builtin_task(other)), strict=True))
+        assert all(a.input == b.input and a.answer != b.answer for a, b in pairs)
+
+
 # Paraphrases.
 
 
 MATTERS = {
     "review-sentiment": r"(?=.*\bpositive\b).*\bnegative\b", "odd-one-out": r"word|term|card|noun",
     "count-letter": r"letter", "extract-items": r"food|edible|eat", "date-format": r"date",
+    "review-stars": r"(?=.*\bone\b).*\bfive\b", "date-us": r"(?=.*date)",
 }  # fmt: skip
 
 

@@ -3,6 +3,8 @@
 What the original itself holds is never a reason. A text that cannot work is rejected wherever it comes from. Guesses
 (nearly a duplicate, too long, cut off, ...) thin out what generators make; what a user wrote is the user's choice, so
 there they are only noted. Texts that come with the library were read by people: only near-duplicates are guessed.
+Nothing is guessed about demonstrations, which hold rows of the data on purpose. Unchecked texts, such as the controls
+of a study, only have to be texts that differ.
 """
 
 from __future__ import annotations
@@ -28,8 +30,10 @@ Judge = Callable[[Task, Sequence[str]], Sequence[str | None]]
 
 # Rejected texts that an error names, and characters of each.
 _NAMED, _SHOWN = 5, 60
-# Origins whose texts people have read with the task in mind, and those whose texts the user chose.
+# Origins whose texts people have read with the task in mind, those whose texts are what they are meant to be, and
+# those whose texts the user chose.
 _READ: tuple[Origin, ...] = ("builtin",)
+_MEANT: tuple[Origin, ...] = ("demonstrations", "unchecked")
 _CHOSEN: tuple[Origin, ...] = ("file", "given")
 # In percent of equal characters (rapidfuzz's ratio). Among 460 hand-written paraphrases the most alike have 78.
 NEAR = 92
@@ -87,8 +91,8 @@ class Pool:
         passed: list[str] = []
         for raw in texts:
             text = raw.strip()
-            reason = self._fact(text)
-            if reason is None:
+            reason = self._fact(text, origin)
+            if reason is None and origin not in _MEANT:
                 reason = self._almost_seen(text) or (None if origin in _READ else self._guess(text))
                 if reason is not None and origin in _CHOSEN:
                     self._unusual.append(Rejection(text, reason))
@@ -98,7 +102,7 @@ class Pool:
                 passed.append(text)
             else:
                 self.rejected.append(Rejection(raw, reason))
-        judge = None if origin in _READ or not passed else self._judge
+        judge = None if origin in (*_READ, *_MEANT) or not passed else self._judge
         verdicts = [None] * len(passed) if judge is None else judge(self._task, passed)
         for text, verdict in zip(passed, verdicts, strict=True):
             if verdict is None:
@@ -115,20 +119,18 @@ class Pool:
         found = [f"{self._task.name}: kept as you wrote them, but unusual: {_listed(unusual)}"] if unusual else []
         return (*found, *([self._meaning.unread] if self._meaning and self._meaning.unread else []))
 
-    def _fact(self, text: str) -> str | None:
+    def _fact(self, text: str, origin: Origin) -> str | None:
         """Return why a text cannot work, or None."""
         ours = folded(text)
         if not ours:
             return "empty"
+        reason = _broken_characters(self._original, text) or self._seen_before(text, ours)
+        if reason is not None or origin == "unchecked":
+            return reason
         # A label may begin a sentence; whether it is spelled to the letter is a guess.
         original, bare = self._original.casefold(), text.casefold()
         missing = [label for label in self._task.labels if not keeps(label.casefold(), original, bare)]
-        return (
-            _broken_characters(self._original, text)
-            or self._seen_before(text, ours)
-            or _lacks("label", missing)
-            or holds(MARKERS, self._original, text)
-        )
+        return _lacks("label", missing) or holds(MARKERS, self._original, text)
 
     def _guess(self, text: str) -> str | None:
         """Return what is wrong with a text by all appearances, or None; cheap guesses first."""

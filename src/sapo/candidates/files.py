@@ -17,12 +17,11 @@ class FromFile(Source):
 
     Args:
         path: see `candidates_file`.
+        origin: "unchecked" for texts that are taken as they are.
     """
 
-    origin: Origin = "file"
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, origin: Origin = "file") -> None:
+        self._path, self.origin = path, origin
 
     def paraphrases(
         self, task: Task, wanted: int, advance: Callable[[int], None] = lambda texts: None

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from sapo.candidates.builtin import Builtin
+from sapo.candidates.demonstrations import Demonstrations
 from sapo.candidates.files import FromFile
 from sapo.candidates.kept import replies_directory
 from sapo.candidates.local import Local
@@ -36,10 +37,11 @@ def open_sources(
     local, replies = settings.local, replies_directory()
     writer = model.model_copy(update={"base": local.model or model.base, "adapter": None})
     opened: dict[str, Source] = {
-        "builtin": Builtin(), "rules": Rules(), "local": Local(writer, local.temperature, seed, replies),
+        "builtin": Builtin(), "rules": Rules(), "demonstrations": Demonstrations(settings.longest),
+        "local": Local(writer, local.temperature, seed, replies),
     }  # fmt: skip
     if settings.file is not None:
-        opened["file"] = FromFile(settings.file)
+        opened["file"] = FromFile(settings.file, "file" if settings.check else "unchecked")
     judge = None
     if settings.openai is not None:
         demand_extra("openai", "server", "a server that writes candidates")

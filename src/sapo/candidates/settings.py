@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
@@ -50,7 +50,9 @@ class CandidateSettings(Settings):
     Attributes:
         sources: in order of preference; None leaves it to `asked`.
         file: of the user's own candidates, for "file".
+        check: whether that file's texts are checked; if not, they only have to be texts that differ.
         count: paraphrases wanted, the original not among them.
+        longest: characters of a text of "demonstrations", at most.
         local: for "local".
         openai: for "openai" and the judge, which share its limits.
         judge: whether the server's model judges each text that passes the other checks.
@@ -58,7 +60,9 @@ class CandidateSettings(Settings):
 
     sources: tuple[SourceName, ...] | None = None
     file: Local | None = None
+    check: bool = True
     count: Positive = 20
+    longest: Positive = 2000
     local: LocalSettings = LocalSettings()
     openai: ServerSettings | None = None
     judge: bool = False
@@ -67,6 +71,13 @@ class CandidateSettings(Settings):
     def asked(self) -> tuple[SourceName, ...]:
         """The sources in order: the file where there is one, else what needs neither network nor model."""
         return self.sources or (("file",) if self.file is not None else ("builtin", "rules"))
+
+    def plain(self) -> dict[str, Any]:
+        """Return the settings as YAML-ready values, without those that are switched off: they decide nothing."""
+        off = {
+            "judge": not self.judge, "check": self.check, "longest": "demonstrations" not in self.asked,
+        }  # fmt: skip
+        return self.model_dump(mode="json", exclude={name for name, is_off in off.items() if is_off})
 
     @model_validator(mode="after")
     def _complete(self) -> CandidateSettings:
@@ -81,6 +92,8 @@ class CandidateSettings(Settings):
                 if self.file is None
                 else f"file {self.file} is given, but sources ({', '.join(self.asked)}) lacks file"
             )
+        if not self.check and self.file is None:
+            raise ValueError("check is false, which is for the texts of a file, but no file is given (candidates.file)")
         if self.judge and self.openai is None:
             raise ValueError("judge is true, but no server's model is named (candidates.openai.model)")
         if ("openai" in self.asked or self.judge) != (self.openai is not None):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +10,8 @@ from typing import Annotated
 import typer
 from pydantic import ValidationError
 
-from sapo.core.errors import ConfigError
+from sapo.core.errors import ConfigError, nearest
+from sapo.core.types import SourceName
 
 DataDir = Annotated[Path | None, typer.Option(help="Directory with instructions.json and one folder per task.")]
 Given = Annotated[str | None, typer.Option(help="The task's instruction, where the data hold none or another one.")]
@@ -54,3 +55,11 @@ def checked_options() -> Iterator[None]:
         wrong = error.errors()[0]
         option = "".join(f"--{str(key).replace('_', '-')} " for key in wrong["loc"][:1])
         raise ConfigError(f"{option}{wrong['input']}: {wrong['msg']}") from error
+
+
+def source_names(source: Sequence[str], allowed: Sequence[SourceName]) -> tuple[SourceName, ...]:
+    """Return the sources that --source names, each once."""
+    unknown = [name for name in source if name not in allowed]
+    if unknown:
+        raise ConfigError(f"--source {unknown[0]!r}: allowed: {', '.join(allowed)}.{nearest(unknown[0], allowed)}")
+    return tuple(name for wanted in dict.fromkeys(source) for name in allowed if name == wanted)

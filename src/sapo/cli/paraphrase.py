@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, get_args
 import typer
 
 from sapo.cli.app import again, app, console, demand_writable, one_process, working
-from sapo.cli.options import Columns, DataDir, Given, Subset, Suffix, checked_options, roles
-from sapo.core.errors import CandidateError, ConfigError, nearest
+from sapo.cli.options import Columns, DataDir, Given, Subset, Suffix, checked_options, roles, source_names
+from sapo.core.errors import CandidateError, ConfigError
 
 if TYPE_CHECKING:
     from sapo.candidates.gather import Gathered
@@ -27,7 +27,8 @@ def paraphrase_command(
     source: Annotated[
         list[str] | None,
         typer.Option(
-            help="file, builtin, rules, local or openai; repeatable, in order of preference. [default: builtin, rules]"
+            help="file, builtin, rules, demonstrations, local or openai; repeatable, in order of preference. "
+            "[default: builtin, rules]"
         ),
     ] = None,
     count: Annotated[int, typer.Option(min=1, help="Paraphrases wanted.")] = 20,
@@ -42,6 +43,9 @@ def paraphrase_command(
     ] = None,
     server_model: Annotated[str | None, typer.Option(help="For --source openai: the model's name there.")] = None,
     base_url: Annotated[str | None, typer.Option(help="For --source openai: such as http://localhost:8000/v1.")] = None,
+    longest: Annotated[
+        int, typer.Option(min=1, help="For --source demonstrations: characters of a candidate, at most.")
+    ] = 2000,
     temperature: Annotated[float, typer.Option(min=0.01, max=2, help="Of language models.")] = 1.0,
     max_requests: Annotated[int, typer.Option(min=1, help="To a server, at most.")] = 200,
     max_tokens: Annotated[int, typer.Option(min=1, help="To and from a server, at most.")] = 200_000,
@@ -76,7 +80,7 @@ def paraphrase_command(
                     max_requests=max_requests, max_tokens=max_tokens,
                 )  # fmt: skip
             local = LocalSettings(model=model, temperature=temperature)
-            settings = CandidateSettings(sources=names, file=candidates, local=local, openai=server)
+            settings = CandidateSettings(sources=names, file=candidates, longest=longest, local=local, openai=server)
         sources, _ = open_sources(settings, ModelSettings(), seed, progress.note)
         for cost in filter(None, (s.cost(loaded, with_spare(count)) for s in sources)):
             progress.note(cost)
@@ -118,11 +122,9 @@ def _names(
     """Return the sources asked for, each once, where all that they need is given, and nothing for others."""
     from sapo.core.types import SourceName
 
-    allowed: tuple[SourceName, ...] = get_args(SourceName)
-    asked = dict.fromkeys(source or (["file"] if file is not None else ["builtin", "rules"]))
-    for name in asked:
-        if name not in allowed:
-            raise ConfigError(f"--source {name!r}: allowed: {', '.join(allowed)}.{nearest(name, allowed)}")
+    asked: tuple[SourceName, ...] = source_names(
+        source or (["file"] if file is not None else ["builtin", "rules"]), get_args(SourceName)
+    )
     for name, option, value, needed in (
         ("file", "--candidates", file, True),
         ("openai", "--server-model", server_model, True),
@@ -133,7 +135,7 @@ def _names(
             raise ConfigError(f"{option} is for --source {name}: add that")
         if needed and value is None and name in asked:
             raise ConfigError(f"--source {name} needs {option}")
-    return tuple(name for wanted in asked for name in allowed if name == wanted)
+    return asked
 
 
 def _task(

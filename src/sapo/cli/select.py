@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
+from pydantic import ValidationError
 
+from sapo.candidates.settings import CandidateSettings
 from sapo.cli.app import again, app, console, demand_writable, say, working
-from sapo.cli.options import Columns, DataDir, Given, Model, Subset, Suffix, Train, checked_options, roles
-from sapo.core.errors import CandidateError
+from sapo.cli.options import (
+    Columns,
+    DataDir,
+    Given,
+    Model,
+    Subset,
+    Suffix,
+    Train,
+    checked_options,
+    roles,
+    source_names,
+)
+from sapo.core.errors import CandidateError, ConfigError
 from sapo.core.processes import Processes, join
-from sapo.core.types import Rule, Sample, Strategy
+from sapo.core.types import Rule, Sample, SourceName, Strategy
+from sapo.models.settings import ModelSettings
 from sapo.selection.settings import SelectionSettings
 
 if TYPE_CHECKING:
@@ -38,6 +52,13 @@ def select_command(
         ),
     ] = None,
     model: Model = "embedded",
+    source: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="file (as --candidates), builtin, rules, demonstrations or local; repeatable, in order of preference. "
+            "[default: the file, else builtin, rules]"
+        ),
+    ] = None,
     adapter: Annotated[str | None, typer.Option(help="Adapter on the model: its current state.")] = None,
     data_dir: DataDir = None,
     instruction: Given = None,
@@ -76,17 +97,18 @@ def select_command(
             examples=examples, rule=rule, sample=sample, strategy=strategy, delta=delta, epsilon=epsilon,
             budget=budget, cache=use_cache,
         )  # fmt: skip
+    asked = _asked(source, candidates)
 
-    def read() -> tuple[Task, Gathered]:
+    def read(progress: Reporter) -> tuple[Task, Gathered]:
         loaded = load_task(
             task, data_dir, instruction=instruction, suffix=suffix, columns=roles(column), train=train, subset=subset
         )
-        return loaded, _gather(loaded, candidates)
+        return loaded, _gather(loaded, asked, ModelSettings(base=model), seed, progress)
 
     processes = join(None)
     kept = "Losses of finished rounds and candidates are kept" if use_cache else "Nothing is kept (--no-cache)"
     with working(lambda: f"{kept}. {again()}") as progress:
-        given, gathered = processes.once(read)
+        given, gathered = processes.once(lambda: read(progress))
         loaded = processes.together(lambda: load_model(model, adapter, device=processes.device(best_device())))
         for note in (*loaded.notes, *given.notes, *gathered.notes):
             progress.note(note)
@@ -99,15 +121,27 @@ def select_command(
         say(*([f"written to {json_out}"] if json_out is not None else []))
 
 
-def _gather(task: Task, file: Path | None) -> Gathered:
-    """Return all of a file's candidates; without one, as many as a run takes from what the library has."""
-    from sapo.candidates.builtin import Builtin
-    from sapo.candidates.checks import why_none
-    from sapo.candidates.files import FromFile
-    from sapo.candidates.gather import gather
-    from sapo.candidates.rules.source import Rules
+def _asked(source: list[str] | None, file: Path | None) -> CandidateSettings:
+    """Return where candidates come from."""
+    names = None if source is None else source_names(source, tuple(n for n in get_args(SourceName) if n != "openai"))
+    try:
+        return CandidateSettings(sources=names, file=file)
+    except ValidationError as error:
+        raise ConfigError(
+            f"--source, --candidates: {error.errors()[0]['msg'].removeprefix('Value error, ')}"
+        ) from error
 
-    gathered = gather(task, (FromFile(file),), None) if file else gather(task, (Builtin(), Rules()), _COUNT)
+
+def _gather(task: Task, asked: CandidateSettings, model: ModelSettings, seed: int, progress: Reporter) -> Gathered:
+    """Return all candidates of a file that is the only source; of other sources, as many as a run takes."""
+    from sapo.candidates.checks import why_none
+    from sapo.candidates.gather import gather, with_spare
+    from sapo.candidates.opening import open_sources
+
+    sources, _ = open_sources(asked, model, seed, progress.note)
+    for cost in filter(None, (one.cost(task, with_spare(_COUNT)) for one in sources)):
+        progress.note(cost)
+    gathered = gather(task, sources, None if asked.asked == ("file",) else _COUNT)
     if len(gathered.candidates) == 1:
         raise CandidateError(
             f"task {task.name!r} has no valid candidate besides the original instruction "
@@ -125,7 +159,7 @@ def _score(
     from sapo.models.losses import Scorer
     from sapo.models.render import Renderer
     from sapo.report.numbers import tokens
-    from sapo.runs.plan import epoch_cost, scoring
+    from sapo.runs.plan import cost_of_examples, epoch_cost, scoring
     from sapo.selection.cache import LossCache, cache_directory
     from sapo.selection.rows import MAX_LENGTH, context_length
     from sapo.selection.scoring import score_candidates
@@ -144,6 +178,8 @@ def _score(
         progress.note("note: rule confident needs every loss: all candidates are scored on all rows (exhaustive)")
     work = scoring(renderer, task, kept, len(rows), races=settings.races)
     amount = " to ".join(dict.fromkeys(tokens(w.cost) for w in work))
+    for note in cost_of_examples(renderer, task, kept):
+        progress.note(note)
     progress.note(f"scoring {len(kept)} candidates on up to {len(rows)} rows reads {amount} tokens")
     progress.plan(len(rows) * len(kept))
     budget = None if settings.budget is None else settings.budget * epoch_cost(renderer, task)

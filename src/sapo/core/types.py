@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-Origin = Literal["original", "builtin", "file", "given", "rules", "local", "openai"]
+# "unchecked" are the texts of a file that are taken as they are, see `sapo.candidates.settings`.
+Origin = Literal["original", "builtin", "file", "unchecked", "given", "rules", "demonstrations", "local", "openai"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,4 +182,4 @@ class Standing:
     tolerance: float
 
 
-SourceName = Literal["file", "builtin", "rules", "local", "openai"]
+SourceName = Literal["file", "builtin", "rules", "demonstrations", "local", "openai"]

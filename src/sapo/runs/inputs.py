@@ -22,7 +22,7 @@ from sapo.tasks.holdout import hold_out
 from sapo.tasks.inspection import Inspection, drop_overlap, inspect_task
 from sapo.tasks.load import load_sequence
 from sapo.tasks.own import DataSource
-from sapo.tasks.sampling import held_rows_of, selection_rows, used_rows
+from sapo.tasks.sampling import held_rows_of, selection_rows, used_rows, without_shown
 
 if TYPE_CHECKING:
     from sapo.candidates.server import ServerJudge
@@ -149,6 +149,7 @@ def read_inputs(
     tasks = tuple(used_rows(task, train_rows, test_rows, seed) for task, _ in apart)
     watched = tuple(used_rows(hold_out(task), train_rows, test_rows, seed) for task in watched)
     gathered = {task.name: gathering(task, number) for number, task in enumerate(tasks, start=1)}
+    tasks = tuple(without_shown(task, gathered[task.name].candidates) for task in tasks)
     parts = {name: gathering.part(found) for name, found in gathered.items()}
     return Inputs(
         tasks, watched, {task.name: rows for task, rows in apart}, held,

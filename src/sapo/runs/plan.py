@@ -115,6 +115,22 @@ def epoch_cost(renderer: Renderer, task: Task) -> float:
     return _TRAIN * len(task.train) * _mean_length(sample)
 
 
+def cost_of_examples(renderer: Renderer, task: Task, candidates: Sequence[Instruction]) -> tuple[str, ...]:
+    """Return what demonstrations cost, one sentence without a full stop; nothing where there are none."""
+    mean = {
+        c.text: _mean_length(renderer.encode(c.text, task.suffix, task.train[:_SAMPLED]))
+        for c in candidates
+        if c.origin in ("original", "demonstrations")
+    }
+    if len(mean) < 2:
+        return ()
+    original, most = mean[task.instruction], max(mean.values())
+    return (
+        f"{task.name}: candidates of source demonstrations take up to {most:.0f} tokens a row, the original "
+        f"{original:.0f}: in scoring, in training, and whenever the model is used with that instruction",
+    )
+
+
 def _encode_all(renderer: Renderer, task: Task, candidates: Sequence[Instruction]) -> list[Encoded]:
     """Return all training rows with the original; the longest answer must fit with every candidate."""
     longest = max(task.train, key=lambda row: len(row.answer))

@@ -26,7 +26,7 @@ from sapo.runs.directory import RunDirectory
 from sapo.runs.inputs import Gathering, Inputs, read_inputs
 from sapo.runs.lineage import earlier_tasks, library_versions, lineage
 from sapo.runs.model import RunModel
-from sapo.runs.plan import Plan, make_plan
+from sapo.runs.plan import Plan, cost_of_examples, make_plan
 from sapo.runs.results import Prompt, undefined
 from sapo.runs.run import Run
 from sapo.runs.steps import Chooser, Engine, Tester, Trainer
@@ -177,6 +177,7 @@ def _notes(
         notes.append(f"{why} needs every loss: all candidates are scored on all selection rows (exhaustive)")
     if config.model.adapter and config.method == "seq-lora":
         notes.append("the adapter's own r, alpha, dropout and modules hold, not lora.*")
+    notes += [note for task in inputs.tasks for note in cost_of_examples(renderer, task, inputs.candidates[task.name])]
     return (*notes, *inputs.notes(config.evaluate.wordings, config.reselect.rows), *plan.notes(config.train.warmup))
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from sapo.core.errors import DataError
 from sapo.core.progress import SILENT, Reporter, Work
 from sapo.core.types import Instruction, Rejection, Task
 from sapo.models.losses import Scorer
@@ -18,6 +19,7 @@ from sapo.selection.race import Finish, race, round_sizes
 from sapo.selection.rows import label_groups, race_order
 from sapo.selection.selection import CandidateLoss, Race, Selection, Status
 from sapo.selection.settings import SelectionSettings
+from sapo.tasks.sampling import shown_rows
 
 
 def score_candidates(
@@ -38,15 +40,18 @@ def score_candidates(
 ) -> Selection:
     """Score candidates, the original first, on the given training rows and choose by the rule.
 
-    ``rows`` are indices of training rows. ``seed`` is that of the race's order and of the bootstrap; ``budget`` the
-    most that a race may cost, in forward tokens, None for no limit. Losses that ``cache`` knows are taken from there.
+    ``rows`` are indices of training rows; those that a candidate shows as an example are left out. ``seed`` is that of
+    the race's order and of the bootstrap; ``budget`` the most that a race may cost, in forward tokens, None for no
+    limit. Losses that ``cache`` knows are taken from there.
     The step that ``progress`` hears of has this ``label`` and ``work``; by default one that names the task, and the
     number of losses.
 
     Raises:
         ScoreError: if a loss is not finite, or a row does not fit the memory.
         RenderError: if a prompt does not fit.
+        DataError: if candidates show all rows.
     """
+    rows = _unseen(task, candidates, rows, progress)
     raced = settings.races
     order = race_order(tuple(rows), seed) if raced else tuple(rows)
     total = len(order) * len(candidates)
@@ -93,6 +98,19 @@ def score_candidates(
         seconds=found.seconds, tokens=found.spent, route=" and ".join(sorted(found.routes)), cached=found.cached,
         peak_memory=peak_memory(),
     )  # fmt: skip
+
+
+def _unseen(task: Task, candidates: Sequence[Instruction], rows: Sequence[int], progress: Reporter) -> tuple[int, ...]:
+    """Return the rows that no candidate shows: an answer that stands in the prompt says nothing about the others."""
+    shown = shown_rows(task, candidates)
+    kept = tuple(row for row in rows if row not in shown)
+    if not kept:
+        raise DataError(
+            f"task {task.name!r}: candidates show all {len(rows)} selection rows as examples; give more rows"
+        )
+    if len(kept) < len(rows):
+        progress.note(f"{task.name}: not scored, as candidates show them as examples: {len(rows) - len(kept)} rows")
+    return kept
 
 
 def _status(i: int, chosen: int, finish: Finish, *, raced: bool) -> tuple[Status, int | None]:

@@ -8,8 +8,10 @@ from dataclasses import replace
 import numpy as np
 
 from sapo.core.errors import ConfigError, DataError
-from sapo.core.types import Example, Sample, Task
+from sapo.core.types import Example, Instruction, Sample, Task
 
+# How an instruction shows a row as an example: its input, this, and its answer.
+_ANSWER = "\nAnswer:"
 # Every run is tested on the same rows, whatever its seed.
 _TEST_SEED = 0
 
@@ -45,6 +47,39 @@ def shares_of(wanted: int, sizes: Sequence[int]) -> list[int]:
     for k in by_remainder[: wanted - sum(shares)]:
         shares[k] += 1
     return shares
+
+
+def as_example(row: Example) -> str:
+    """Return a row as an instruction shows it; by that it is found again, see `shown_rows`."""
+    return f"{_asked(row)} {row.answer}"
+
+
+def shown_rows(task: Task, candidates: Sequence[Instruction]) -> frozenset[int]:
+    """Return the indices of the training rows whose input a candidate shows as an example."""
+    texts = [candidate.text for candidate in candidates if _ANSWER in candidate.text]
+    if not texts:
+        return frozenset()
+    return frozenset(i for i, row in enumerate(task.train) if any(_asked(row) in text for text in texts))
+
+
+def _asked(row: Example) -> str:
+    return f"Text: {row.input}{_ANSWER}"
+
+
+def without_shown(task: Task, candidates: Sequence[Instruction]) -> Task:
+    """Return the task without the training rows that its candidates show: they are neither scored nor trained on.
+
+    Raises:
+        DataError: if no row is left.
+    """
+    shown = shown_rows(task, candidates)
+    if not shown:
+        return task
+    kept = tuple(row for i, row in enumerate(task.train) if i not in shown)
+    note = f"neither scored nor trained on, as candidates show them as examples: {len(shown)} training rows"
+    if not kept:
+        raise DataError(f"task {task.name!r}: {note}, and no row is left. Give more rows, or other candidates")
+    return replace(task, train=kept, notes=(*task.notes, note))
 
 
 def used_rows(task: Task, train_rows: int | None, test_rows: int | None, seed: int) -> Task:

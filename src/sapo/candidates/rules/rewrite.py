@@ -100,6 +100,11 @@ def rewrites(instruction: str, labels: Sequence[str] = ()) -> tuple[str, ...]:
     return tuple(found)
 
 
+def spoken(text: str) -> str:
+    """Return the language of an instruction, "en" where only a few words tell; empty where it is not known."""
+    return language(text) or ("en" if _ENGLISH_WORDS.search(text) else "")
+
+
 def fill(frame: str, slots: Mapping[str, str]) -> str | None:
     """Return a frame with its slots filled, or None where it does not apply."""
 
@@ -159,19 +164,19 @@ _PHRASE = regex.compile(
 
 def _ways(text: str, labels: Sequence[str]) -> Iterator[tuple[Sequence[str], Sequence[Mapping[str, str]]]]:
     """Yield frames with the slots of each wording, the best way first."""
-    spoken = language(text) or ("en" if _ENGLISH_WORDS.search(text) else "")
+    tongue = spoken(text)
     named = 1 < len(labels) <= _LISTED and not any(keeps(label, text, "") for label in labels)
     choices = _choices(labels) if named else {}
-    whole = LANGUAGES.get(spoken, {"whole": []})["whole"]
-    if spoken not in ("en", "zh"):
+    whole = LANGUAGES.get(tongue, {"whole": []})["whole"]
+    if tongue not in ("en", "zh"):
         whole = [*whole, *LANGUAGES["other"]["whole"]]
     if brittle(text):
         yield [f for f in whole if "{text}" in f or "{indented}" in f], [choices | _whole(text)]
-    elif spoken == "zh":
+    elif tongue == "zh":
         texts = [_exchanged_chinese(text, n, labels) for n in range(_WORDINGS)]
         yield _ZH["parts"], [_chinese(one) for one in texts]
         yield whole, [_whole(one) for one in texts]
-    elif spoken == "en":
+    elif tongue == "en":
         given, ask = _parts(text)
         if ask:
             wordings = [[exchanged(part, n, labels) for part in (given, ask)] for n in range(_WORDINGS)]

@@ -15,7 +15,7 @@ from rapidfuzz.distance import Levenshtein
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
-from sapo.core.types import Encoded, Example, Task
+from sapo.core.types import Encoded, Example, Losses, Task
 from sapo.models.batches import pad, supervised_positions
 from sapo.models.losses import Scorer
 from sapo.models.passes import untouched
@@ -28,29 +28,38 @@ _BATCH = 4
 
 
 def indicators(
-    model: Any, scorer: Scorer, renderer: Renderer, task: Task, text: str, rows: Sequence[Example]
-) -> dict[str, float]:
-    """Return a candidate's indicators by name, as in `StudyRecord`; the model is left as it was.
+    model: Any,
+    scorer: Scorer,
+    renderer: Renderer,
+    task: Task,
+    text: str,
+    rows: Sequence[Example],
+    *,
+    lean: bool = False,
+) -> tuple[dict[str, float | None], Losses]:
+    """Return a candidate's indicators by name, as in `StudyRecord`, and its losses; the model is left as it was.
 
     "pmi" is the pre-update loss minus that of the same answers behind an empty input: how much the input says about
     the answer under this instruction; lower is more. "answer_only" leaves out the tokens that end the turn.
 
-    ``model`` has what the task trains trainable; ``text`` is the candidate, measured on ``rows``.
+    ``model`` has what the task trains trainable; ``text`` is the candidate, measured on ``rows``; ``lean`` leaves out
+    the gradient norm.
     """
     encoded = renderer.encode(text, task.suffix, rows)
     losses = scorer(encoded)
     end = _end_tokens(renderer)
     answers = scorer([replace(e, ids=e.ids[: len(e.ids) - end]) for e in encoded]) if end else losses
     blank = _blank(scorer, renderer.encode(text, task.suffix, [replace(row, input="", history=()) for row in rows]))
-    return {
+    found: dict[str, float | None] = {
         "pre_update": losses.per_token,
         "answer_only": answers.per_token,
         "example_mean": float(np.mean(losses.nll / losses.tokens)),
         "pmi": losses.per_token - blank,
-        "gradient_norm": norm(gradient(model, encoded)),
+        "gradient_norm": None if lean else norm(gradient(model, encoded)),
         "length": float(len(renderer.token_ids([text])[0])),
         "edit": Levenshtein.normalized_distance(text, task.instruction),
     }
+    return found, losses
 
 
 def _blank(scorer: Scorer, encoded: Sequence[Encoded]) -> float:

@@ -32,7 +32,7 @@ from sapo.training.trainer import Extras
 MEASURED = "ground.json"
 _DECIMALS = 4
 # Test rows of each earlier task whose outputs are compared: two whole distributions a token are dear.
-_DRIFT_ROWS = 32
+_DRIFT_ROWS, _DRIFT_ROWS_LEAN = 32, 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +44,9 @@ class _Ground:
         stage: that every training begins at.
         tested: all tasks whose losses are outcomes, by name; the last of the sequence is the one that is trained.
         measured: as JSON: "before" (losses on test rows by task, with the original instructions), "scores" (mean of
-            the primary metric in percent, by task), "indicators" of each candidate, "earlier_gradient" (norm of the
-            gradient of the earlier tasks' loss).
+            the primary metric in percent, by task), "indicators" of each candidate, "candidates" (the losses behind
+            the pre-update loss, row by row), "earlier_gradient" (norm of the gradient of the earlier tasks' loss; None
+            if lean).
     """
 
     run: Run
@@ -88,7 +89,7 @@ def train(
     if trial.arm == "sgd":
         settings = settings.model_copy(update={"learning_rate": config.sgd.learning_rate})
     began = time.perf_counter()
-    travel, loss_before = Travel(), scorer(encoded).per_token
+    travel, loss_before = Travel(), None if config.lean else scorer(encoded).per_token
     work = run.plan.train[task.name]
     with progress.step(label, work.units, work.cost) as advance:
         training = finetune(
@@ -108,14 +109,15 @@ def train(
             after = _score(run, model, one, text, config.max_new_tokens)
             scores[name] = {"before": before["scores"][name], "after": after}
     earlier = [ground.tested[name] for name in transition.earlier]
-    drifting = [e for one in earlier for e in renderer.encode(one.instruction, one.suffix, one.test[:_DRIFT_ROWS])]
+    few = _DRIFT_ROWS_LEAN if config.lean else _DRIFT_ROWS
+    drifting = [e for one in earlier for e in renderer.encode(one.instruction, one.suffix, one.test[:few])]
     mediators = {
         "first_gradient": training.gradient_norms[0],
         "path": travel.path,
         "displacement": travel.displacement,
         "drift": drift(model, travel.start, drifting),
         "train_before": loss_before,
-        "train_after": scorer(encoded).per_token,
+        "train_after": None if config.lean else scorer(encoded).per_token,
         "rate_sum": sum(training.rates),
         "earlier_gradient": before["earlier_gradient"],
     }
@@ -170,7 +172,9 @@ def _ground(config: StudyConfig, transition: Transition, progress: Reporter, *, 
             "model": stage.fingerprint,
             "tasks": fingerprint([task_fingerprint(one) for one in tested.values()]),
             "candidates": fingerprint([c.text for c in run.inputs.candidates[task.name]]),
-            "settings": fingerprint([config.examples, config.scores, config.max_new_tokens, config.max_length]),
+            "settings": fingerprint(
+                [config.examples, config.scores, config.max_new_tokens, config.max_length, *["lean"] * config.lean]
+            ),
         }
         measured = directory.reuse(MEASURED, inputs)
         if measured is None:
@@ -187,7 +191,7 @@ def _measure(
     """Return what is measured in a state before anything is trained from it, as JSON."""
     task, model = tested[transition.task], run.model.prepare(stage, run.schedule[-1])
     scorer, renderer, candidates = run.model.scorer, run.renderer, run.inputs.candidates[task.name]
-    before, scores, found = {}, {}, []
+    before, scores, found, by_row = {}, {}, [], []
     with progress.step(f"{transition.name}: before training", len(tested), 0) as advance:
         for name, one in tested.items():
             before[name] = scorer(renderer.encode(one.instruction, one.suffix, one.test)).to_json()
@@ -198,11 +202,18 @@ def _measure(
     label = f"{transition.name}: {len(candidates)} candidates before training"
     with progress.step(label, len(candidates), 0) as advance:
         for candidate in candidates:
-            found.append(indicators(model, scorer, renderer, task, candidate.text, rows))
+            known, losses = indicators(model, scorer, renderer, task, candidate.text, rows, lean=config.lean)
+            found.append(known)
+            by_row.append(losses.to_json())
             advance(1)
     earlier = [e for one in run.inputs.tasks[:-1] for e in renderer.encode(one.instruction, one.suffix, one.test)]
-    gradient_norm = norm(gradient(model, earlier))
-    return {"before": before, "scores": scores, "indicators": found, "earlier_gradient": gradient_norm}
+    return {
+        "before": before,
+        "scores": scores,
+        "indicators": found,
+        "candidates": by_row,
+        "earlier_gradient": None if config.lean else norm(gradient(model, earlier)),
+    }
 
 
 def _score(run: Run, model: Any, task: Task, text: str, max_new_tokens: int) -> float:

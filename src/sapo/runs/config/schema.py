@@ -156,9 +156,7 @@ class Config(Settings):
         for key in ("wordings", "general"):
             if not data["evaluate"][key]:
                 del data["evaluate"][key]
-        if not self.candidates.judge:
-            del data["candidates"]["judge"]
-        return data
+        return data | {"candidates": self.candidates.plain()}
 
 
 # Parts that only the method or policy of their name reads.

@@ -36,6 +36,8 @@ class StudyConfig(Settings):
     # Selection rows that indicators are measured on, and test rows of each task whose losses are the outcomes.
     examples: Positive = 100
     rows: Positive = 100
+    # Leave out what costs as much as a small training: gradient norms and training losses; drift on a few rows only.
+    lean: bool = False
     scores: bool = False
     max_new_tokens: Positive = 16
     train: TrainSettings = TrainSettings()
@@ -69,8 +71,6 @@ class StudyConfig(Settings):
         return self
 
     def plain(self) -> dict[str, Any]:
-        """Return the resolved configuration as YAML-ready values."""
-        data = self.model_dump(mode="json")
-        if not self.candidates.judge:
-            del data["candidates"]["judge"]
-        return data
+        """Return the resolved configuration as YAML-ready values; what is switched off is left out."""
+        off = set() if self.lean else {"lean"}
+        return self.model_dump(mode="json", exclude=off) | {"candidates": self.candidates.plain()}

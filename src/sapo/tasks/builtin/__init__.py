@@ -1,4 +1,6 @@
-"""Five small tasks, different in kind, with 20 hand-written paraphrases each: to try and to test things.
+"""Seven small tasks with 20 hand-written paraphrases each: to try and to test things.
+
+Five differ in kind. The other two pull against one of them each: the same inputs, other answers.
 
 The rows come from committed word lists and a seed of their own, so that they are the same everywhere.
 """
@@ -10,7 +12,15 @@ from functools import cache
 
 from sapo.core.errors import DataError, nearest
 from sapo.core.types import Task
-from sapo.tasks.builtin import count_letter, date_format, extract_items, odd_one_out, review_sentiment
+from sapo.tasks.builtin import (
+    count_letter,
+    date_format,
+    date_us,
+    extract_items,
+    odd_one_out,
+    review_sentiment,
+    review_stars,
+)
 from sapo.tasks.builtin.rows import load
 
 _MAKERS: Mapping[str, Callable[[], Task]] = {
@@ -19,6 +29,8 @@ _MAKERS: Mapping[str, Callable[[], Task]] = {
     "count-letter": count_letter.task,
     "extract-items": extract_items.task,
     "date-format": date_format.task,
+    "review-stars": review_stars.task,
+    "date-us": date_us.task,
 }
 
 BUILTIN: tuple[str, ...] = tuple(_MAKERS)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib.resources import files
 from random import Random
 from typing import Any, NamedTuple
 
-from sapo.core.types import Example
+from sapo.core.types import Example, Task
 
 SIZES = (400, 100, 100)
 
@@ -35,6 +36,14 @@ def enumerate_words(words: Sequence[str]) -> str:
 def capitalized(sentence: str) -> str:
     """Return the sentence with a capital first letter and the rest, such as a later "I", as it is."""
     return sentence[0].upper() + sentence[1:]
+
+
+def answered(task: Task, answer: Callable[[str], str]) -> Task:
+    """Return the task with the same inputs and other answers, each made from the one of before."""
+    train, dev, test = (
+        tuple(replace(row, answer=answer(row.answer)) for row in rows) for rows in (task.train, task.dev, task.test)
+    )
+    return replace(task, train=train, dev=dev, test=test)
 
 
 def _input_key(row: Example) -> str:

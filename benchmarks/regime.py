@@ -1,0 +1,114 @@
+"""Does the lower loss before training forget less? The secondary questions of `examples/regime_study.yaml`.
+
+    python benchmarks/regime.py results/regime_study.jsonl results/regime_states [--candidates FILE]
+
+Rank correlations of pre-update loss with the effect on earlier tasks (below 0: lower loss, less forgotten), for all
+candidates, without the controls, and for the controls with the original. Then pairs of candidates of one transition
+whose pre-update losses differ significantly (paired t-test over the rows, p < 0.05): the share in which the lower
+loss forgets less, with a 95 % interval from resampled candidates.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+from scipy.stats import ttest_rel
+
+from sapo.core.types import Floats
+from sapo.experiments.study.blocks import Block, blocks_of
+from sapo.experiments.study.prediction import PRIMARY, associate
+from sapo.experiments.study.records import read_study
+from sapo.experiments.study.resampling import Sampling, detectable
+
+
+def kinds(block: Block, file: Path) -> list[str]:
+    """Return the kind of each candidate of a transition: original, paraphrase, or which control."""
+    entries = json.loads(file.read_text(encoding="utf-8"))[block.first.task]
+    known = {entry["text"].strip(): entry["kind"] for entry in entries}
+    return [known.get(row[0].text, "original") for row in block.records]
+
+
+def correlation(name: str, blocks: Sequence[Block], keep: Sequence[Sequence[int]]) -> None:
+    """Print the rank correlation over the kept candidates of each transition."""
+    pairs: list[tuple[Floats | None, Floats | None]] = []
+    for block, places in zip(blocks, keep, strict=True):
+        losses, effects = block.indicator(PRIMARY), block.outcome("forgetting")
+        assert losses is not None and effects is not None
+        pairs.append((losses[list(places)], effects.mean(axis=1)[list(places)]))
+    found = associate("adamw", PRIMARY, "forgetting", pairs, Sampling())
+    by = ", ".join("-" if rho is None else f"{rho:+.2f}" for rho in found.by_transition)
+    rho = "-" if found.rho.value is None else f"{found.rho.value:+.2f}"
+    interval = "" if found.rho.interval is None else " [{:+.2f}, {:+.2f}]".format(*found.rho.interval)
+    p = "-" if found.p is None else f"{found.p:.3f}"
+    least = detectable(found.candidates).critical
+    undetectable = "-" if least is None else f"{least:.2f}"
+    print(f"{name}: {rho}{interval}, p = {p}; by transition {by}; detectable from {undetectable} on")
+
+
+def agreement(block: Block, losses: dict[int, Floats], places: Sequence[int]) -> list[tuple[int, int, bool]]:
+    """Return the pairs whose losses differ significantly, and whether the lower loss forgets less."""
+    effects = block.outcome("forgetting")
+    assert effects is not None
+    found = []
+    for a, b in combinations(places, 2):
+        one, other = losses[block.candidates[a]], losses[block.candidates[b]]
+        if ttest_rel(one, other).pvalue < 0.05:
+            low, high = (a, b) if one.sum() < other.sum() else (b, a)
+            found.append((low, high, bool(effects[low].mean() > effects[high].mean())))
+    return found
+
+
+def main() -> None:
+    """Print all of it."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("study", type=Path)
+    parser.add_argument("states", type=Path)
+    parser.add_argument("--candidates", type=Path, default=Path("examples/regime_candidates.json"))
+    given = parser.parse_args()
+    blocks = [block for block in blocks_of(read_study(given.study)) if len(block.candidates) > 1]
+    what = [kinds(block, given.candidates) for block in blocks]
+    everything = [list(range(len(kind))) for kind in what]
+    good = [[n for n, k in enumerate(kind) if k in ("original", "paraphrase")] for kind in what]
+    controls = [[n for n, k in enumerate(kind) if k != "paraphrase"] for kind in what]
+    for block, kind in zip(blocks, what, strict=True):
+        losses, effects, own = block.indicator(PRIMARY), block.outcome("forgetting"), block.outcome("in_task")
+        assert losses is not None and effects is not None and own is not None
+        print(f"\n{block.transition}, seeds {block.seeds}")
+        for n in np.argsort(losses):
+            each = " ".join(f"{value:+.3f}" for value in effects[n])
+            text = block.records[n][0].text[:40].replace("\n", "/")
+            print(f"  {losses[n]:.3f}  earlier {each}  own {own[n].mean():+.3f}  {kind[n]}: {text}")
+    print()
+    sets = (("all", everything), ("without controls", good), ("original and controls", controls))
+    for name, keep in sets:
+        correlation(name, blocks, keep)
+    rng = np.random.default_rng(0)
+    for name, keep in sets:
+        pairs = []
+        for block, places in zip(blocks, keep, strict=True):
+            stored = json.loads((given.states / f"{block.transition}.json").read_text(encoding="utf-8"))
+            measured = stored["value"]["candidates"]
+            rows = {n: np.array(one["nll"]) for n, one in enumerate(measured)}
+            pairs.append((places, agreement(block, rows, places)))
+        right = sum(sum(ok for *_, ok in found) for _, found in pairs)
+        count = sum(len(found) for _, found in pairs)
+        shares = []
+        for _ in range(2000):
+            hits = total = 0
+            for places, found in pairs:
+                drawn = np.bincount(rng.choice(places, len(places)), minlength=max(places) + 1)
+                hits += sum(int(drawn[a] * drawn[b]) * ok for a, b, ok in found)
+                total += sum(int(drawn[a] * drawn[b]) for a, b, _ in found)
+            if total:
+                shares.append(hits / total)
+        low, high = np.percentile(shares, [2.5, 97.5]) if shares else (float("nan"), float("nan"))
+        print(f"pairs, {name}: the lower loss forgets less in {right} of {count} [{low:.0%}, {high:.0%}]")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+"""Instructions that show what is asked for: examples from the training rows, and frames that spell out the task.
+
+Examples have a price, paid in every row of training and of every later use. So the source is off by default, and
+`candidates.longest` limits its texts.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from importlib.resources import files
+from itertools import chain, zip_longest
+from random import Random
+from typing import Any
+
+import regex
+
+from sapo.candidates.rules.rewrite import fill, spoken
+from sapo.candidates.source import Source
+from sapo.core.errors import CandidateError
+from sapo.core.types import Example, Origin, Task
+from sapo.tasks.holdout import hold_out
+from sapo.tasks.sampling import as_example
+
+# Examples in one instruction. The fewer are the first ones of the more, so that no more rows than that are set aside.
+SHOTS = (1, 2, 3, 5)
+# Not the run's: runs with different seeds show the same examples.
+_SEED = 0
+
+
+class Demonstrations(Source):
+    """The original in frames with examples and with what the rows say about input and answer.
+
+    Args:
+        longest: characters of one of its texts, at most.
+    """
+
+    origin: Origin = "demonstrations"
+
+    def __init__(self, longest: int) -> None:
+        self._longest = longest
+
+    def paraphrases(
+        self, task: Task, wanted: int, advance: Callable[[int], None] = lambda texts: None
+    ) -> Generator[Sequence[str], None, None]:
+        """Yield the texts of all frames, with 1, 2, 3 and 5 examples, that are not too long.
+
+        Raises:
+            CandidateError: if the task has no rows to show, or all of them are too long.
+        """
+        blocks = [as_example(row) for row in self._shown(task)]
+        frames, slots = _spelled_out(task)
+        texts = []
+        for frame in frames:
+            for shots in SHOTS if "{examples}" in frame else (0,):
+                text = fill(frame, {**slots, "examples": "\n\n".join(blocks[:shots])})
+                if shots <= len(blocks) and text is not None and len(text) <= self._longest:
+                    texts.append(text)
+        advance(len(texts))
+        yield texts
+
+    def _shown(self, task: Task) -> Sequence[Example]:
+        """Return the rows to show: as many as most examples, each label in turn, none that a run tests."""
+        whole = hold_out(task) if task.train else task
+        tested, room = {row.input for row in whole.test}, self._longest - len(task.instruction)
+        groups: dict[str, list[Example]] = {}
+        for row in dict.fromkeys(whole.train):
+            if not row.history and row.input not in tested and len(as_example(row)) <= room:
+                groups.setdefault(row.answer if row.answer in task.labels else "", []).append(row)
+        if not groups:
+            raise CandidateError(
+                f"task {task.name!r} has no training row to show as an example (source demonstrations): it needs rows "
+                f"of one turn that are not tested, with at most {max(room, 0)} characters (candidates.longest = "
+                f"{self._longest} without the instruction). Raise that, or leave the source out"
+            )
+        for rows in groups.values():
+            Random(_SEED).shuffle(rows)
+            # First those of which as many as that have room.
+            rows.sort(key=lambda row: len(as_example(row)) > room // SHOTS[-1])
+        by_turns = chain.from_iterable(zip_longest(*groups.values()))
+        return [row for row in by_turns if row is not None][: SHOTS[-1]]
+
+
+def _spelled_out(task: Task) -> tuple[Sequence[str], Mapping[str, str]]:
+    """Return the frames of the instruction's language, and what fills them; what is not known there is empty."""
+    languages = json.loads(files("sapo.candidates").joinpath("demonstrations.json").read_text(encoding="utf-8"))
+    words: Mapping[str, Any] = languages.get(spoken(task.instruction), languages["other"])
+    kind, values = _form(task)
+    slots = {
+        "text": task.instruction.strip(),
+        "input": words.get("input", "").format(**_lengths(row.input for row in task.train)),
+        "form": words.get(kind, "").format(**values),
+    }
+    return words["frames"], slots
+
+
+def _form(task: Task) -> tuple[str, Mapping[str, object]]:
+    """Return which kind of answer all training rows have, and what there is to say about it."""
+    answers = [row.answer.strip() for row in task.train]
+    shapes = {regex.sub(r"\d", "0", answer) for answer in answers}
+    if task.labels:
+        return "labels", {"labels": ", ".join(task.labels)}
+    if all(answer.isdecimal() for answer in answers):
+        return "number", {}
+    if len(shapes) == 1 and "0" in (shape := shapes.pop()):
+        return "shape", {"shape": shape}
+    if task.metric == "list_f1":
+        return "list", {}
+    return ("word", {}) if all(len(answer.split()) == 1 for answer in answers) else ("words", _lengths(answers))
+
+
+def _lengths(texts: Iterable[str]) -> Mapping[str, object]:
+    """Return words of the shortest and of the longest text."""
+    words = [len(text.split()) for text in texts]
+    return {"least": min(words), "most": max(words)}

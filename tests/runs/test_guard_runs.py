@@ -142,7 +142,7 @@ def test_under_warn_training_goes_on_and_every_rise_is_told(warned: Whole, free:
     assert training_of(config.run_dir, "1-alpha")["alarms"] == []
     heard = [note for note in told.notes if note.startswith("forgetting guard: after update ")]
     assert [note.split()[4] for note in heard] == ["6", "8", "10"]
-    assert all("on alpha is +" in note and note.endswith("; training goes on (guard.action warn)") for note in heard)
+    assert all("on alpha is +" in note and note.endswith("; training continues (guard.action: warn)") for note in heard)
 
 
 def test_under_warn_no_weight_and_no_result_changes(warned: Whole, free: Free) -> None:

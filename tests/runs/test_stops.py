@@ -69,7 +69,7 @@ def test_the_first_signal_is_told_at_once_and_stops_at_the_end_of_the_batch(
         with progress.step("scoring", 3, 3.0) as advance:
             advance(1)
             send(number)
-            assert "stopping after what is being computed; a second signal stops at once" in capfd.readouterr().err
+            assert "stopping after the current step; send the signal again to stop at once" in capfd.readouterr().err
             reached.append("the rest of the batch")
             progress.note("notes go through")
             advance(1)

@@ -82,9 +82,9 @@ def test_it_looks_every_so_many_updates_and_after_the_last_one_and_names_the_tas
     assert guard.back_to is None
     assert told.notes == [
         "forgetting guard: after update 4 of 5 the loss on task 1 is +0.300 nats per token above that before this task "
-        "(95 % interval from +0.300; limit 0.1); training goes on (guard.action warn)",
+        "(95 % interval from +0.300; limit 0.1); training continues (guard.action: warn)",
         "forgetting guard: after update 5 of 5 the loss on task 0 is +0.500 nats per token above that before this task "
-        "(95 % interval from +0.500; limit 0.1); training goes on (guard.action warn)",
+        "(95 % interval from +0.500; limit 0.1); training continues (guard.action: warn)",
     ]
 
 

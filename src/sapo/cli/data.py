@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @app.command("export-data")
 def export_data_command(
     task: Annotated[str, typer.Option(help="As given to sapo select: a task's name, or your own data.")],
-    form: Annotated[Literal["llamafactory", "axolotl"], typer.Option("--format", help="Whose files to write.")],
+    form: Annotated[Literal["llamafactory", "axolotl"], typer.Option("--format", help="Tool to write files for.")],
     out: Annotated[Path, typer.Option(help="Directory to write to; made if it does not exist.")],
     selection: Annotated[
         Path | None, typer.Option(help="What sapo select --json wrote: the chosen instruction is taken.")

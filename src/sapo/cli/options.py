@@ -14,7 +14,7 @@ from sapo.core.errors import ConfigError, nearest
 from sapo.core.types import SourceName
 
 DataDir = Annotated[Path | None, typer.Option(help="Directory with instructions.json and one folder per task.")]
-Given = Annotated[str | None, typer.Option(help="The task's instruction, where the data hold none or another one.")]
+Given = Annotated[str | None, typer.Option(help="Instruction of the task; replaces the one that the data hold.")]
 Suffix = Annotated[str | None, typer.Option(help="Replaces the task's suffix.")]
 Columns = Annotated[
     list[str] | None,

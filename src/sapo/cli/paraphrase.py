@@ -47,8 +47,8 @@ def paraphrase_command(
         int, typer.Option(min=1, help="For --source demonstrations: characters of a candidate, at most.")
     ] = 2000,
     temperature: Annotated[float, typer.Option(min=0.01, max=2, help="Of language models.")] = 1.0,
-    max_requests: Annotated[int, typer.Option(min=1, help="To a server, at most.")] = 200,
-    max_tokens: Annotated[int, typer.Option(min=1, help="To and from a server, at most.")] = 200_000,
+    max_requests: Annotated[int, typer.Option(min=1, help="Maximum requests to the server.")] = 200,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Maximum tokens, prompts and replies together.")] = 200_000,
     seed: Annotated[int, typer.Option(min=0, help="Of language models.")] = 42,
 ) -> None:
     """Write paraphrases of a task's instruction to a file, checked; trains and scores nothing.
@@ -149,7 +149,7 @@ def _task(
     if task is not None:
         return load_task(task, data_dir, instruction=instruction, suffix=suffix, columns=roles(column), subset=subset)
     if instruction is None or not instruction.strip():
-        raise ConfigError("--task or --instruction is needed: whose instruction is to be paraphrased?")
+        raise ConfigError("pass --task or --instruction: the instruction to paraphrase")
     return Task("instruction", instruction.strip(), (suffix or "").strip(), (), "rouge_l", (), (), ())
 
 

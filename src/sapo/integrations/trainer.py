@@ -276,8 +276,7 @@ class SapoCallback(TrainerCallback):
         """Let the batches of a training be worded with the present choice; refuse rows that were not scored."""
         if args.dataloader_persistent_workers:
             raise DataError(
-                "dataloader_persistent_workers = True: workers that live on would not see another choice; set it to "
-                "False"
+                "dataloader_persistent_workers = True: persistent workers would miss later choices; set it to False"
             )
         # accelerate's loaders read through another one.
         inner = vars(loader).get("base_dataloader", loader)

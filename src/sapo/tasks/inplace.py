@@ -44,7 +44,7 @@ class Rows:
         self.dataset = dataset
         original = shared_instruction(rows) if instruction is None else instruction
         if not isinstance(original, str) or not original.strip():
-            raise DataError(f"instruction = {original!r:.80}: give the text that stands in every row")
+            raise DataError(f"instruction = {original!r:.80}: pass the text that every row contains")
         train, dev = _examples(rows, original, "row"), _examples(others, original, "held-out row")
         self.layout = layout_of(rows, original)
         labels = recognised_labels(train)

@@ -137,7 +137,7 @@ def shared_instruction(rows: Sequence[Row]) -> str:
         return text
     raise DataError(
         "the rows have no instruction in common (neither one system message nor one text in the column instruction): "
-        "give the text that stands in every row as instruction=..."
+        "pass the text that every row contains as instruction=..."
     )
 
 

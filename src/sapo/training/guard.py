@@ -169,7 +169,7 @@ def sentence(alarm: Alarm, limit: float) -> str:
         )
     rise = f"after update {alarm.step} of {alarm.updates} the loss on {alarm.watched} {rise}"
     if alarm.back_to is None:
-        return f"forgetting guard: {rise}; training goes on (guard.action warn)"
+        return f"forgetting guard: {rise}; training continues (guard.action: warn)"
     return f"forgetting guard: {rise}; {ended(alarm.back_to, alarm.updates)}"
 
 

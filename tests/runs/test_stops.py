@@ -185,7 +185,7 @@ def test_a_run_that_is_stopped_says_what_is_saved_and_how_to_resume_it(small_mod
     job.terminate()
     assert forked.ended([job], 60) == (128 + signal.SIGTERM,)
     said = log.read_text()
-    assert "Traceback" not in said and "stopping after what is being computed" in said
+    assert "Traceback" not in said and "stopping after the current step" in said
     last = " ".join(said.rstrip().splitlines()[-1].split())
     assert last.startswith(f"interrupted. Saved in {run_dir}: 1 selections, 0 trained tasks, 1 test results. The step")
     assert last.endswith(f"sapo run config.yaml {shlex.quote(f'run_dir={run_dir}')}")

@@ -18,9 +18,9 @@ from sapo.integrations.testing import tiny_model, tiny_tokenizer, toy_task
 from sapo.models.fingerprint import state_fingerprint
 from sapo.models.render import Renderer
 from sapo.selection.rows import context_length
-from sapo.selection.select import select
 from sapo.selection.selection import Selection
 from sapo.tasks.sampling import selection_rows
+from sapo.training.select import select
 
 PARAPHRASES = (
     "Reply yes when there are many words and no when there are few.",

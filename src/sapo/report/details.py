@@ -15,7 +15,7 @@ from sapo.report.differences import spread
 from sapo.report.numbers import NLL_DECIMALS, SHORT, TITLES, decimals, listed, number
 from sapo.report.plots import curves
 from sapo.report.runs import Run
-from sapo.report.selections import OPTIMISTIC, RULES, cuts, effort, finding, legend, ranking
+from sapo.report.selections import OPTIMISTIC, RULES, cuts, effort, finding, legend, ranking, trial_table
 from sapo.runs.results import MEASURES, NLL, RunResult
 from sapo.training.guard import Alarm, ended
 from sapo.training.policies import LOWEST, MIXTURES
@@ -102,6 +102,7 @@ def _candidates(run: Run) -> Iterator[Block]:
             rejected = f" {len(selection.rejected)} texts were not scored." if selection.rejected else ""
             yield Note(" ".join(filter(None, (finding(selection, subject) + rejected, effort(selection),
                                               cuts(selection)))))  # fmt: skip
+            yield from trial_table(selection)
     raced = any(selection is not None and selection.race is not None for selection in run.selections)
     yield from (Note(sentence, "dim") for sentence in (*legend(raced), OPTIMISTIC))
 

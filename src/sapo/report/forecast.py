@@ -72,9 +72,10 @@ def _tasks(config: Config, run: Run) -> Table:
 def _work(config: Config, forecast: Forecast) -> tuple[Block, ...]:
     plan = forecast.run.plan
     evaluations = [work for name, work in plan.evaluate.items() for _ in range(plan.tests[name])]
-    score = tuple(plan.score.values())
+    score, trials = tuple(plan.score.values()), tuple(plan.trials.values())
     kinds: tuple[tuple[str, Sequence[Work], Sequence[Work], str], ...] = (
         ("scoring candidates", tuple(plan.least.values()), score, "row x candidate"),
+        *([("trying the leading candidates", trials, trials, "updates")] if trials else []),
         ("training", tuple(plan.train.values()), tuple(plan.train.values()), "updates"),
         (
             f"testing, {len(forecast.run.inputs.tasks) + 1} stages",

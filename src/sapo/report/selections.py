@@ -16,6 +16,8 @@ _SHOWN = 56
 RULES = {
     "lowest": "the candidate with the lowest loss",
     "confident": "the original, unless a candidate's whole interval lies below 0; then the lowest of those",
+    "trial": "the original, unless after a few updates with each of the leading candidates the mean loss over this and "
+    "other tasks is clearly lower with one of them; then the lowest of those",
 }
 _LEGEND = (
     "loss: pre-update loss, in nats per answer token, before any training on this task; lower is better.",
@@ -115,6 +117,18 @@ def ranking(
     return Table(columns, tuple(rows), title, explained, text=(-2, -1), bold=bold), figure
 
 
+def trial_table(selection: Selection) -> list[Block]:
+    """Return what a trial did to the losses of all tasks; empty where there was none."""
+    if selection.trial is None:
+        return []
+    heads, *rows = selection.trial_table()
+    title = (
+        f"Loss on each task after a trial of {selection.trial.updates} updates, nats per answer token "
+        f"({tokens(selection.trial.tokens)} tokens, one trained on counted three times)"
+    )
+    return [Table(heads, tuple(rows), title, text=(-2, -1))]
+
+
 def effort(selection: Selection) -> str:
     """Return in a few sentences how a race went and what its choice is worth; empty without a race."""
     race = selection.race
@@ -184,6 +198,10 @@ def finding(selection: Selection, subject: str = "chosen") -> str:
         return "There is no valid candidate besides the original, so it stays."
     clear = [i for i, c in enumerate(selection.candidates) if c.interval is not None and c.interval[1] < 0]
     taken = selection.candidates[selection.chosen]
+    if selection.trial is not None and selection.chosen == 0:
+        return "The original stays: after the trial, with no candidate is the mean loss over tasks clearly lower."
+    if selection.trial is not None:
+        return f"The {subject} candidate is clearly better after the trial: its interval lies below 0."
     if selection.chosen == 0 and not clear:
         return "The original stays: no candidate is clearly better than the original."
     if selection.chosen == 0:

@@ -1,0 +1,251 @@
+"""Choose by consequence: a trial against a plain training loop, what it leaves alone, and what it chooses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from adapted import adapted, snapshot
+from assignments import nll_by_hand, tokens_of
+from torch import nn
+
+import sapo
+from sapo.core.errors import DataError, ModelError, TrainError
+from sapo.core.types import Encoded, Example, Losses, Task
+from sapo.integrations.testing import tiny_model, tiny_tokenizer, toy_task
+from sapo.models.ability import general_texts
+from sapo.models.render import Renderer
+from sapo.selection.selection import Selection, Trial
+from sapo.selection.settings import TrialSettings
+from sapo.tasks.sampling import selection_rows
+from sapo.training.trial import Extent, differences, extent
+
+SEED = 42
+TEXTS = ("Are there many words? If so yes, if not no.", "yes for a long text, no for a short one.", "Many? yes. Few? no.")
+TRAIN: Mapping[str, Any] = {"learning_rate": 1e-2, "batch_size": 4, "micro_batch_size": 2, "weight_decay": 0.1}
+TRIAL: Mapping[str, Any] = {"updates": 4, "leading": 4, "rows": 4}
+# Its other half is trained on, whole in every update.
+TASK = toy_task(rows=8)
+OTHER = replace(toy_task("other", rows=9), instruction="Another instruction.")
+
+
+def trainable_model() -> Any:
+    """The tiny model in training mode with an adapter that is trained, and gradients of somebody else's."""
+    model = adapted(tiny_model()).train()
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad = ".lora_" in name
+        parameter.grad = torch.ones_like(parameter) if ".lora_" in name else None
+    return model
+
+
+def choose(model: Any, task: Task = TASK, texts: Sequence[str] = TEXTS, **changes: Any) -> Selection:
+    settings: dict[str, Any] = {"trial": TRIAL, "train": TRAIN, "seed": SEED, **changes}
+    return sapo.select(model, tiny_tokenizer(), task, texts, rule="trial", **settings)
+
+
+def trial_of(selection: Selection) -> Trial:
+    assert selection.trial is not None
+    return selection.trial
+
+
+def encoded(task: Task, text: str, rows: Sequence[Example]) -> list[Encoded]:
+    return Renderer(tiny_tokenizer(), 512).encode(text, task.suffix, rows)
+
+
+def by_hand(model: Any, rows: Sequence[Encoded]) -> list[float]:
+    with torch.no_grad():
+        return [float(nll_by_hand(model, [row])) for row in rows]
+
+
+# What is measured.
+
+
+@pytest.mark.parametrize("updates", [2, 5])
+def test_a_plain_pytorch_loop_ends_with_the_same_losses_on_every_task(updates: int) -> None:
+    selection = choose(trainable_model(), watch=[OTHER], trial={**TRIAL, "updates": updates})
+    held = selection_rows(TASK, 4, "stratified", SEED + 1)
+    stored = [OTHER.train[i] for i in selection_rows(OTHER, 4, "stratified", SEED)]
+    trial = trial_of(selection)
+    for one in trial.tried:
+        text = selection.candidates[one.candidate].instruction.text
+        model = trainable_model()
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        optimiser = torch.optim.AdamW(parameters, lr=1e-2, weight_decay=0.1)
+        rows = encoded(TASK, text, [row for i, row in enumerate(TASK.train) if i not in held])
+        for _ in range(one.updates):
+            optimiser.zero_grad()
+            (nll_by_hand(model, rows) / tokens_of(rows)).backward()
+            nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimiser.step()
+        own = by_hand(model, encoded(TASK, text, [TASK.train[i] for i in held]))
+        others = by_hand(model, encoded(OTHER, OTHER.instruction, stored))
+        assert one.losses["toy"].nll == pytest.approx(own, rel=1e-4)
+        assert one.losses["watch 1: other"].nll == pytest.approx(others, rel=1e-4)
+        per_token = [sum(x) / losses.tokens.sum() for x, losses in zip((own, others), one.losses.values(), strict=True)]
+        assert one.loss == pytest.approx(np.mean(per_token), rel=1e-4)
+    # The original and the best of the others stay, by the loss at half of the updates.
+    assert [one.updates for one in trial.tried].count(updates) == 2 and trial.tried[0].updates == updates
+    assert {one.updates for one in trial.tried} == {updates, updates // 2}
+    dropped = [one for one in trial.tried if one.updates < updates]
+    assert len(dropped) == 2 and selection.chosen not in {one.candidate for one in dropped}
+
+
+def test_without_other_tasks_general_text_is_measured() -> None:
+    trial = trial_of(choose(trainable_model(), trial={**TRIAL, "updates": 2, "leading": 2}))
+    assert [list(one.losses) for one in trial.tried] == [["toy", "general text"]] * 2
+    # A token a byte; the first one is not predicted.
+    lengths = [min(len(text.encode()), 512) - 1 for text in general_texts().values()]
+    assert trial.tried[0].losses["general text"].tokens.tolist() == lengths
+
+
+# What is left alone.
+
+
+def test_the_model_and_all_random_states_are_as_before_to_the_bit() -> None:
+    model = trainable_model()
+    gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    before = snapshot(model)
+    selection = choose(model, watch=[OTHER])
+    assert snapshot(model) == before and trial_of(selection).tokens > 0
+    now = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    assert now.keys() == gradients.keys() and all(torch.equal(now[name], gradients[name]) for name in now)
+    # And a second trial finds the same to the bit.
+    again = choose(model, watch=[OTHER])
+    assert trial_of(again).tried == trial_of(selection).tried
+
+
+def test_also_where_a_trial_raises() -> None:
+    model = trainable_model()
+    before = snapshot(model)
+    with pytest.raises(TrainError, match="diverged"):
+        choose(model, train={**TRAIN, "learning_rate": 1.0, "max_grad_norm": 1e38, "weight_decay": 1e38})
+    assert snapshot(model) == before
+
+
+def test_whole_models_are_put_back_too() -> None:
+    model = tiny_model()
+    before = snapshot(model)
+    trial_of(choose(model))
+    assert snapshot(model) == before
+
+
+# What is chosen.
+
+
+# On the tiny model, the second candidate has the lower loss; with the first one less of both tasks is left to learn.
+QUICK, LOW = "A", "no no no no no"
+SAYS_NO = replace(
+    TASK, instruction="Many? yes. Few? no.", labels=(), train=tuple(Example(f"row {i}", "no") for i in range(24))
+)
+
+
+def contested(**changes: Any) -> Selection:
+    train = {**TRAIN, "learning_rate": 3e-3}
+    settings = {"trial": {"updates": 4, "leading": 3, "rows": 12}, "train": train, "watch": [OTHER], **changes}
+    return choose(trainable_model(), SAYS_NO, [QUICK, LOW], strategy="exhaustive", **settings)
+
+
+def test_the_candidate_of_the_lowest_loss_loses_to_one_that_a_trial_finds_better() -> None:
+    by_loss = sapo.select(trainable_model(), tiny_tokenizer(), SAYS_NO, [QUICK, LOW], strategy="exhaustive")
+    assert by_loss.instruction.text == LOW
+    selection = contested()
+    assert selection.instruction.text == QUICK
+    assert [c.losses for c in selection.candidates] == [c.losses for c in by_loss.candidates]
+    assert [c.status for c in selection.candidates] == ["scored", "chosen", "scored"]
+    found = {one.candidate: one for one in trial_of(selection).tried}
+    assert list(found) == [0, 2, 1], "the original first, then by loss"
+    assert [found[i].updates for i in (0, 1, 2)] == [4, 4, 2]
+    assert found[1].interval is not None and found[1].interval[1] < 0 and found[1].loss < found[0].loss
+    assert found[1].delta == pytest.approx(found[1].loss - found[0].loss)
+    # A dropped one is compared with the original as it was then, so its interval may lie below zero all the same.
+    assert found[2].interval is not None and found[2].delta != pytest.approx(found[2].loss - found[0].loss)
+
+
+def test_the_original_stays_unless_an_interval_lies_below_zero() -> None:
+    # Hardly any change: differences are there, and far smaller than they vary.
+    selection = choose(trainable_model(), SAYS_NO, [SAYS_NO.instruction + " "*0 + "!", "Many? yes. Few? no.."], watch=[OTHER])
+    assert selection.chosen == 0 and "original, chosen" in str(selection)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_differences_are_of_means_over_tasks_with_the_spread_within_tasks(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    sizes = {"a": (40, 3), "b": (30, 20)}
+
+    def losses(shift: Mapping[str, float]) -> dict[str, Losses]:
+        return {
+            name: Losses(tokens * (1 + shift[name]) + random.normal(size=n) * tokens / 3, tokens, np.zeros(n, int))
+            for name, (n, most) in sizes.items()
+            for tokens in [np.full(n, most)]
+        }
+
+    original, other = losses({"a": 0, "b": 0}), losses({"a": 3.0, "b": -2.0})
+    deltas, intervals = differences([original, other], [original, original], seed)
+    per_row = {name: (other[name].nll - original[name].nll) / other[name].tokens for name in sizes}
+    assert deltas == pytest.approx([0.0, np.mean([x.mean() for x in per_row.values()])])
+    # The tasks move apart by five nats, which is no noise. By hand: two independent means, each counted half.
+    error = 0.5 * np.sqrt(sum(x.var(ddof=1) / len(x) for x in per_row.values()))
+    low, high = intervals[1] or (0.0, 0.0)
+    assert intervals[0] is None and (high - low) / 2 == pytest.approx(1.99 * error, rel=0.15)
+
+
+# How far it goes, and what is refused.
+
+
+def test_a_budget_takes_candidates_first_and_updates_then() -> None:
+    settings = TrialSettings(updates=8, leading=4)
+    # Four updates of four and four more of two: 24 of 10 tokens; six measurements of 5.
+    assert Extent(8, 4).cost(10, 5) == 270
+    assert extent(settings, 20, 10, 5, None) == extent(settings, 20, 10, 5, 270) == Extent(8, 4)
+    assert extent(settings, 20, 10, 5, 269) == Extent(8, 3) and Extent(8, 3).cost(10, 5) == 225
+    assert extent(settings, 20, 10, 5, 224) == Extent(8, 2) and Extent(8, 2).cost(10, 5) == 180
+    assert extent(settings, 20, 10, 5, 179) == Extent(7, 2)
+    assert extent(settings, 20, 10, 5, 1) == Extent(2, 2)
+    assert extent(settings, 3, 10, 5, None) == Extent(8, 3)
+
+
+def test_the_cost_counts_a_trained_token_three_times() -> None:
+    selection = choose(trainable_model(), watch=[OTHER], texts=[TEXTS[0][::-1]], trial={**TRIAL, "updates": 2})
+    texts = [c.instruction.text for c in selection.candidates]
+    held = selection_rows(TASK, 4, "stratified", SEED + 1)
+    taken = [row for i, row in enumerate(TASK.train) if i not in held]
+    stored = [OTHER.train[i] for i in selection_rows(OTHER, 4, "stratified", SEED)]
+    trained = sum(len(e.ids) for text in texts for e in encoded(TASK, text, taken))
+    read = encoded(TASK, texts[0], [TASK.train[i] for i in held]) + encoded(OTHER, OTHER.instruction, stored)
+    assert trial_of(selection).tokens == round(3 * 2 * trained + 2 * 2 * sum(len(e.ids) for e in read))
+    assert trial_of(selection).budget is None
+    # Ten epochs of eight rows; the mean length of a row is that of those that are trained on.
+    limited = trial_of(choose(trainable_model(), texts=TEXTS[:1], trial={**TRIAL, "budget": 0.5}))
+    assert limited.budget is not None and limited.updates == 4
+
+
+def test_what_cannot_be_tried_is_refused() -> None:
+    frozen = tiny_model().requires_grad_(False)
+    with pytest.raises(ModelError, match="no parameter of the model requires a gradient"):
+        choose(frozen)
+    with pytest.raises(DataError, match="'toy' has one training row"):
+        choose(trainable_model(), replace(TASK, train=TASK.train[:1]))
+    with pytest.raises(DataError, match="watch, trial and train are for rule trial, not for rule lowest"):
+        sapo.select(tiny_model(), tiny_tokenizer(), TASK, TEXTS, watch=[OTHER])
+    with pytest.raises(DataError, match="updates = 1"):
+        choose(trainable_model(), trial={"updates": 1})
+    with pytest.raises(DataError, match="learning_rat = 0.1"):
+        choose(trainable_model(), train={"learning_rat": 0.1})
+
+
+def test_it_survives_its_file_and_is_printed() -> None:
+    selection = contested()
+    assert Selection.from_json(json.loads(json.dumps(selection.to_json()))) == selection
+    lines = str(selection).splitlines()
+    start = lines.index("tried for 4 updates, loss afterwards")
+    assert lines[start + 1].split() == (
+        "updates mean to original 95 % interval toy watch 1: other candidate".split()
+    )
+    original, _, chosen = (line.split("  ") for line in lines[start + 2 :])
+    assert original[-1] == SAYS_NO.instruction and "original" in original
+    assert chosen[-1] == QUICK and "chosen" in chosen

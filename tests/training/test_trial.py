@@ -26,7 +26,11 @@ from sapo.tasks.sampling import selection_rows
 from sapo.training.trial import Extent, differences, extent
 
 SEED = 42
-TEXTS = ("Are there many words? If so yes, if not no.", "yes for a long text, no for a short one.", "Many? yes. Few? no.")
+TEXTS = (
+    "Are there many words? If so yes, if not no.",
+    "yes for a long text, no for a short one.",
+    "Many? yes. Few? no.",
+)
 TRAIN: Mapping[str, Any] = {"learning_rate": 1e-2, "batch_size": 4, "micro_batch_size": 2, "weight_decay": 0.1}
 TRIAL: Mapping[str, Any] = {"updates": 4, "leading": 4, "rows": 4}
 # Its other half is trained on, whole in every update.
@@ -167,9 +171,13 @@ def test_the_candidate_of_the_lowest_loss_loses_to_one_that_a_trial_finds_better
 
 
 def test_the_original_stays_unless_an_interval_lies_below_zero() -> None:
-    # Hardly any change: differences are there, and far smaller than they vary.
-    selection = choose(trainable_model(), SAYS_NO, [SAYS_NO.instruction + " "*0 + "!", "Many? yes. Few? no.."], watch=[OTHER])
-    assert selection.chosen == 0 and "original, chosen" in str(selection)
+    answers = tuple(Example(f"row {i} " + "so " * (i % 5), "no" * (1 + i % 3)) for i in range(24))
+    task = replace(SAYS_NO, train=answers)
+    # Of four rows that differ much.
+    selection = choose(trainable_model(), task, [QUICK], watch=[OTHER], trial={"updates": 2, "rows": 2})
+    better = trial_of(selection).tried[1]
+    assert better.delta < 0 and better.interval is not None and better.interval[1] > 0
+    assert selection.chosen == 0 and selection.candidates[0].status == "chosen"
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -210,18 +218,19 @@ def test_a_budget_takes_candidates_first_and_updates_then() -> None:
 
 
 def test_the_cost_counts_a_trained_token_three_times() -> None:
-    selection = choose(trainable_model(), watch=[OTHER], texts=[TEXTS[0][::-1]], trial={**TRIAL, "updates": 2})
-    texts = [c.instruction.text for c in selection.candidates]
+    selection = choose(trainable_model(), texts=TEXTS[:1], watch=[OTHER], trial={**TRIAL, "updates": 2})
     held = selection_rows(TASK, 4, "stratified", SEED + 1)
     taken = [row for i, row in enumerate(TASK.train) if i not in held]
     stored = [OTHER.train[i] for i in selection_rows(OTHER, 4, "stratified", SEED)]
+    texts = [c.instruction.text for c in selection.candidates]
     trained = sum(len(e.ids) for text in texts for e in encoded(TASK, text, taken))
-    read = encoded(TASK, texts[0], [TASK.train[i] for i in held]) + encoded(OTHER, OTHER.instruction, stored)
-    assert trial_of(selection).tokens == round(3 * 2 * trained + 2 * 2 * sum(len(e.ids) for e in read))
-    assert trial_of(selection).budget is None
-    # Ten epochs of eight rows; the mean length of a row is that of those that are trained on.
-    limited = trial_of(choose(trainable_model(), texts=TEXTS[:1], trial={**TRIAL, "budget": 0.5}))
-    assert limited.budget is not None and limited.updates == 4
+    own = encoded(TASK, TASK.instruction, [TASK.train[i] for i in held])
+    read = sum(len(e.ids) for e in own + encoded(OTHER, OTHER.instruction, stored))
+    trial = trial_of(selection)
+    assert trial.tokens == 2 * 3 * trained + 2 * 2 * read and trial.budget is None and trial.seconds > 0
+    # A share of what training costs: here ten epochs of twice as many rows as the trial takes.
+    limited = trial_of(choose(trainable_model(), texts=TEXTS[:1], trial={**TRIAL, "budget": 1e-3}))
+    assert limited.budget == pytest.approx(1e-3 * 3 * 10 * 2 * trained / 2) and limited.updates == 2
 
 
 def test_what_cannot_be_tried_is_refused() -> None:
@@ -234,7 +243,7 @@ def test_what_cannot_be_tried_is_refused() -> None:
         sapo.select(tiny_model(), tiny_tokenizer(), TASK, TEXTS, watch=[OTHER])
     with pytest.raises(DataError, match="updates = 1"):
         choose(trainable_model(), trial={"updates": 1})
-    with pytest.raises(DataError, match="learning_rat = 0.1"):
+    with pytest.raises(DataError, match="learning_rat = "):
         choose(trainable_model(), train={"learning_rat": 0.1})
 
 
@@ -243,9 +252,8 @@ def test_it_survives_its_file_and_is_printed() -> None:
     assert Selection.from_json(json.loads(json.dumps(selection.to_json()))) == selection
     lines = str(selection).splitlines()
     start = lines.index("tried for 4 updates, loss afterwards")
-    assert lines[start + 1].split() == (
-        "updates mean to original 95 % interval toy watch 1: other candidate".split()
-    )
+    heads = ["updates", "mean", "to original", "95 % interval", "toy", "watch 1: other", "candidate"]
+    assert [head.strip() for head in lines[start + 1].split("  ") if head.strip()] == heads
     original, _, chosen = (line.split("  ") for line in lines[start + 2 :])
     assert original[-1] == SAYS_NO.instruction and "original" in original
     assert chosen[-1] == QUICK and "chosen" in chosen

@@ -147,19 +147,24 @@ def _choices(run: Run) -> Iterator[str]:
         subject = "chosen" if run.result.policy in LOWEST else "lowest, which this policy does not take,"
         for label, selection in known:
             taken, figures = selection.candidates[selection.chosen], ""
-            if selection.chosen and taken.interval is not None:
+            if selection.trial is None and selection.chosen and taken.interval is not None:
                 loss = estimate(taken.delta, taken.interval, LOSS, sign=True)
                 figures = f" Loss minus the original's: {loss} nats per token."
             yield f"{label}: {finding(selection, subject)}{figures}"
     else:
         clear = sum(_is_clear(selection) for _, selection in known)
+        tried = any(selection.trial is not None for _, selection in known)
+        which = "chosen by a trial" if tried else "with the lowest loss before training"
         yield (
-            f"In {clear} of {len(known)} tasks the candidate with the lowest loss before training is clearly better "
-            "than the original: its interval lies below 0."
+            f"In {clear} of {len(known)} tasks the candidate {which} is clearly better than the original: its interval "
+            "lies below 0."
         )
 
 
 def _is_clear(selection: Selection) -> bool:
+    if selection.trial is not None:
+        # Else the original would have stayed.
+        return selection.chosen > 0
     bounds = selection.candidates[selection.chosen].interval
     return bool(selection.chosen) and bounds is not None and bounds[1] < 0
 

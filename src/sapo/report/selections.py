@@ -199,9 +199,11 @@ def finding(selection: Selection, subject: str = "chosen") -> str:
     clear = [i for i, c in enumerate(selection.candidates) if c.interval is not None and c.interval[1] < 0]
     taken = selection.candidates[selection.chosen]
     if selection.trial is not None and selection.chosen == 0:
-        return "The original stays: after the trial, with no candidate is the mean loss over tasks clearly lower."
+        return "The original stays: after the trial, no candidate's mean loss over tasks is clearly lower."
     if selection.trial is not None:
-        return f"The {subject} candidate is clearly better after the trial: its interval lies below 0."
+        tried = next(one for one in selection.trial.tried if one.candidate == selection.chosen)
+        lower = f"{number(tried.delta, LOSS, sign=True)} {interval(tried.interval, LOSS, sign=True)}"
+        return f"After the trial the {subject} candidate's mean loss over tasks minus the original's is {lower}."
     if selection.chosen == 0 and not clear:
         return "The original stays: no candidate is clearly better than the original."
     if selection.chosen == 0:

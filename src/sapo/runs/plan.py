@@ -13,6 +13,7 @@ from math import ceil
 from sapo.core.errors import RenderError
 from sapo.core.progress import Work
 from sapo.core.types import Encoded, Instruction, Task
+from sapo.models.ability import general_rows
 from sapo.models.render import Renderer
 from sapo.selection.race import FIRST
 from sapo.selection.settings import SelectionSettings, TrialSettings
@@ -123,14 +124,14 @@ def _trial(
     renderer: Renderer, task: Task, others: Sequence[Task], candidates: int, settings: TrialSettings,
     train: TrainSettings,
 ) -> Work:  # fmt: skip
-    """Return about what trying the leading candidates of a task costs; general text is as long as the task's rows."""
+    """Return about what trying the leading candidates of a task costs, without other tasks with general text."""
     length, *lengths = (
         _mean_length(renderer.encode(one.instruction, one.suffix, one.train[:_SAMPLED])) for one in (task, *others)
     )
     update = TRAINED * length * min(train.batch_size, len(task.train))
-    read = settings.rows * (length + sum(lengths or [length]))
-    whole = TRAINED * length * len(task.train) * train.epochs
-    budget = None if settings.budget is None else settings.budget * whole
+    general = sum(len(e.ids) for e in general_rows(renderer, renderer.max_length)) if not others else 0
+    read = settings.rows * (length + sum(lengths)) + general
+    budget = None if settings.budget is None else settings.budget * TRAINED * length * len(task.train) * train.epochs
     most = extent(settings, candidates, update, read, budget)
     cost = most.cost(update, read)
     # Alone, the original is not tried.

@@ -162,8 +162,8 @@ class Selection:
         chosen: index into ``candidates``.
         tolerance: losses closer than this count as equal, in nats per token; in a race, epsilon.
         rejected: texts that were not scored, with reasons.
-        seconds: wall time of scoring, without loading the model; for losses that had been computed before, what
-            that took then.
+        seconds: wall time of scoring, and of a trial, without loading the model; for losses that had been computed
+            before, what that took then.
         route: how losses were computed, see `sapo.models.losses.Scorer`.
         cached: number of candidates all of whose losses had been computed before.
         race: None where every candidate was scored on every row.
@@ -219,7 +219,7 @@ class Selection:
             return replace(candidate, status="scored") if candidate.status == "chosen" else candidate
 
         candidates = tuple(told(i, candidate) for i, candidate in enumerate(self.candidates))
-        return replace(self, candidates=candidates, chosen=chosen, trial=trial)
+        return replace(self, candidates=candidates, chosen=chosen, trial=trial, seconds=self.seconds + trial.seconds)
 
     def __str__(self) -> str:
         """Return the candidates as a ranked table, the chosen one marked, and those that were tried as another one."""

@@ -91,7 +91,7 @@ def test_an_unusual_text_of_the_users_own_is_scored_and_noted() -> None:
         (PARAPHRASES, {"examples": "many"}, "examples = 'many': .* integer"),
         (PARAPHRASES, {"delta": 0.5}, r"delta = 0\.5: Input should be less than 0\.5"),
         (PARAPHRASES, {"epsilon": math.inf}, "epsilon = inf: Input should be a finite number"),
-        (PARAPHRASES, {"rule": "best"}, "rule = 'best': Input should be 'lowest' or 'confident'"),
+        (PARAPHRASES, {"rule": "best"}, "rule = 'best': Input should be 'lowest', 'confident' or 'trial'"),
         (("Say something.", " "), {}, r"'toy'.*'Say something\.'.*lacks the label 'yes', 'no'.*empty"),
         ((), {}, "none were given"),
     ],

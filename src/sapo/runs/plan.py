@@ -116,7 +116,9 @@ def make_plan(
         for training in trainings:
             earlier = () if training.apart else tasks[: training.stage - 1]
             for task in training.tasks:
-                trials[task.name] = _trial(renderer, task, (*earlier, *watch), len(candidates[task.name]), trial, train)
+                count, others = len(candidates[task.name]), (*earlier, *watch)
+                # Alone, the original is not tried.
+                trials[task.name] = _trial(renderer, task, others, count, trial, train) if count > 1 else Work(0, 0, 0)
     return Plan(score, least, once, evaluate, tests, by_stage, trials)
 
 
@@ -128,14 +130,10 @@ def _trial(
     length, *lengths = (
         _mean_length(renderer.encode(one.instruction, one.suffix, one.train[:_SAMPLED])) for one in (task, *others)
     )
-    update = TRAINED * length * min(train.batch_size, len(task.train))
     general = sum(len(e.ids) for e in general_rows(renderer, renderer.max_length)) if not others else 0
+    update = TRAINED * length * min(train.batch_size, len(task.train))
     read = settings.rows * (length + sum(lengths)) + general
-    budget = None if settings.budget is None else settings.budget * TRAINED * length * len(task.train) * train.epochs
-    most = extent(settings, candidates, update, read, budget)
-    cost = most.cost(update, read)
-    # Alone, the original is not tried.
-    return Work(most.steps, cost, cost) if candidates > 1 else Work(0, 0.0, 0.0)
+    return extent(settings, candidates, update, read, TRAINED * length * len(task.train) * train.epochs)[-1]
 
 
 def epoch_cost(renderer: Renderer, task: Task) -> float:

@@ -46,7 +46,7 @@ from sapo.training.policies import BY_LOSS, MIXTURES, choose_instruction, leadin
 from sapo.training.schedule import Stage, Training
 from sapo.training.settings import GuardSettings, PaftSettings, Policy, ReselectSettings, TrainSettings
 from sapo.training.trainer import Checkpoints, Extras, Log
-from sapo.training.trial import other_rows, tried
+from sapo.training.trial import other_rows, try_leading
 from sapo.training.wording import Leaders, Mixture, Reselecting, Rewording, Worded
 
 # What else to lower where training diverges.
@@ -377,7 +377,7 @@ class Trainer:
         watched = {one.name: (one, text, engine.renderer) for one, text in self._watched(before)}
         others = other_rows(watched, settings, self.seed, engine.renderer, longest)
         with self._explained(begun):
-            selection = tried(
+            selection = try_leading(
                 selection, model, self.model.scorer, engine.renderer, task, others, settings, self.settings,
                 seed=self.seed, objective=self.method.objective(model, begun), processes=engine.processes,
                 progress=engine.progress,

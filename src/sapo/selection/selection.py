@@ -70,85 +70,38 @@ class Race:
     budget: float | None
 
 
-def mean_loss(losses: Mapping[str, Losses]) -> float:
-    """Return the mean over tasks of their losses, each in nats per token."""
-    return sum(one.per_token for one in losses.values()) / len(losses)
-
-
 @dataclass(frozen=True, slots=True)
 class Tried:
-    """A candidate after its trial.
+    """A candidate after its trial; see `sapo.training.trial`.
 
     Attributes:
         candidate: index into ``Selection.candidates``.
         updates: made before it was measured last; half as many where it was dropped.
-        losses: after them, by task; the new task first.
-        delta: ``loss`` minus the original's after as many updates; negative is better than the original.
+        losses: after them, by task, in nats per token; the new task first.
+        delta: their mean minus the original's after as many updates; negative is better than the original.
         interval: 95 % interval of ``delta``, simultaneous over all that were tried; None for the original.
     """
 
     candidate: int
     updates: int
-    losses: Mapping[str, Losses]
+    losses: Mapping[str, float]
     delta: float
     interval: tuple[float, float] | None
-
-    @property
-    def loss(self) -> float:
-        """What a trial minimises."""
-        return mean_loss(self.losses)
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """What training with each of the leading candidates for a few updates does; see `sapo.training.trial`.
+    """What training with each of the leading candidates for a few updates does.
 
     Attributes:
         tried: the original first, then by pre-update loss.
-        tokens: cost in forward tokens; a token that is trained on counts three.
-        budget: most that it was to cost; None without a limit.
+        tokens: about its cost in forward tokens; a token that is trained on counts three.
         seconds: wall time.
     """
 
     tried: tuple[Tried, ...]
     tokens: int
-    budget: float | None
     seconds: float
-
-    @property
-    def updates(self) -> int:
-        """Updates of those that were tried to the end."""
-        return max(one.updates for one in self.tried)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the trial as JSON values, with every loss."""
-        tried = [
-            {
-                "candidate": one.candidate,
-                "updates": one.updates,
-                "loss": one.loss,
-                "delta": one.delta,
-                "ci": list(one.interval) if one.interval else None,
-                "losses": {task: losses.to_json() for task, losses in one.losses.items()},
-            }
-            for one in self.tried
-        ]
-        return {"tried": tried, "forward_tokens": self.tokens, "budget": self.budget, "seconds": self.seconds}
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Trial:
-        """Return what `to_json` took apart."""
-        tried = tuple(
-            Tried(
-                one["candidate"],
-                one["updates"],
-                {task: Losses.from_json(losses) for task, losses in one["losses"].items()},
-                one["delta"],
-                (one["ci"][0], one["ci"][1]) if one["ci"] else None,
-            )
-            for one in value["tried"]
-        )
-        return cls(tried, value["forward_tokens"], value["budget"], value["seconds"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,26 +181,27 @@ class Selection:
         scored = f"{self.task}: {len(self.candidates)} candidates on {len(self.rows)} training rows"
         lines = [f"{scored}, loss in nats per answer token before training", *_aligned(rows)]
         if self.trial is not None:
-            lines += [f"tried for {self.trial.updates} updates, loss afterwards", *_aligned(self.trial_table())]
+            lines += [
+                f"tried for {self.trial.tried[0].updates} updates, loss afterwards", *_aligned(self.trial_table())
+            ]  # fmt: skip
         return "\n".join(lines)
 
     def trial_table(self) -> list[tuple[str, ...]]:
         """Return headings and a row for each candidate that was tried: losses after it, in nats per answer token."""
         tried = () if self.trial is None else self.trial.tried
-        tasks = [*tried[0].losses] if tried else []
-        rows = [("updates", "mean", "to original", "95 % interval", *map(plain, tasks), "", "candidate")]
+        tasks = [plain(task) for one in tried[:1] for task in one.losses]
+        rows = [("updates", "mean", "to original", "95 % interval", *tasks, "", "candidate")]
         for one in tried:
-            index, text = one.candidate, self.candidates[one.candidate].instruction.text
-            marks = ["original"] * (index == 0) + ["chosen"] * (index == self.chosen)
+            original, losses = one.candidate == 0, one.losses.values()
             rows.append(
                 (
                     str(one.updates),
-                    f"{one.loss:.4f}",
-                    f"{one.delta:+.4f}" if index else "",
+                    f"{sum(losses) / len(losses):.4f}",
+                    "" if original else f"{one.delta:+.4f}",
                     "[{:+.4f}, {:+.4f}]".format(*one.interval) if one.interval else "",
-                    *(f"{losses.per_token:.4f}" for losses in one.losses.values()),
-                    ", ".join(marks),
-                    _short(text),
+                    *(f"{loss:.4f}" for loss in losses),
+                    ", ".join(["original"] * original + ["chosen"] * (one.candidate == self.chosen)),
+                    _short(self.candidates[one.candidate].instruction.text),
                 )
             )
         return rows
@@ -336,7 +290,7 @@ class Selection:
             "route": self.route,
             "cached": self.cached,
             "notes": list(self.notes),
-            "trial": None if self.trial is None else self.trial.to_json(),
+            "trial": None if self.trial is None else asdict(self.trial),
             "candidates": [
                 {
                     "text": c.instruction.text,
@@ -380,7 +334,7 @@ class Selection:
             tokens=value["forward_tokens"],
             race=None if value["race"] is None else Race(**value["race"]),
             notes=tuple(value.get("notes", ())),
-            trial=None if value.get("trial") is None else Trial.from_json(value["trial"]),
+            trial=None if value.get("trial") is None else _trial(value["trial"]),
         )
 
 
@@ -401,6 +355,12 @@ class Choice:
     selection: Selection | None = None
     mixture: tuple[Instruction, ...] = ()
     switches: tuple[tuple[int, str], ...] = ()
+
+
+def _trial(value: Mapping[str, Any]) -> Trial:
+    """Return a trial from JSON values."""
+    tried = (Tried(**{**one, "interval": one["interval"] and tuple(one["interval"])}) for one in value["tried"])
+    return Trial(**{**value, "tried": tuple(tried)})
 
 
 def _line(rank: int, candidate: CandidateLoss, index: int) -> tuple[str, ...]:

@@ -153,11 +153,11 @@ def select(
     )
     if rule == "trial":
         # Takes seconds, with transformers' Trainer.
-        from sapo.training.trial import other_rows, tried
+        from sapo.training.trial import other_rows, try_leading
 
         most = context_length(model)
         others = other_rows(watched, settings.trial, seed, Renderer(tokenizer, most), most)
-        selection = tried(
+        selection = try_leading(
             selection, model, scorer, encoder, task, others, settings.trial, training, seed=seed, progress=reporter
         )
     return replace(selection, notes=gathered.notes)

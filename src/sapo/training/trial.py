@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -26,13 +26,13 @@ import torch
 
 from sapo.core.errors import DataError, ModelError
 from sapo.core.processes import ALONE, Processes
-from sapo.core.progress import SILENT, Reporter
+from sapo.core.progress import SILENT, Reporter, Work
 from sapo.core.types import Encoded, Example, Losses, Task
 from sapo.models.ability import general_rows
 from sapo.models.losses import Scorer
 from sapo.models.render import Encoder, Renderer
 from sapo.selection.differences import TIE, choose, compare
-from sapo.selection.selection import Selection, Trial, Tried, mean_loss
+from sapo.selection.selection import Selection, Trial, Tried
 from sapo.selection.settings import TrialSettings
 from sapo.tasks.sampling import selection_rows
 from sapo.training.finetune import finetune
@@ -44,39 +44,20 @@ from sapo.training.trainer import Checkpoints, Extras
 TRAINED = 3.0
 
 
-@dataclass(frozen=True, slots=True)
-class Extent:
-    """How far a trial goes: ``leading`` candidates, of which those that stay are trained for ``updates``."""
+def extent(settings: TrialSettings, candidates: int, update: float, read: float, whole: float) -> tuple[int, int, Work]:
+    """Return how many candidates are tried, how many of them stay after half of the updates, and the work.
 
-    updates: int
-    leading: int
-
-    @property
-    def half(self) -> int:
-        """Updates after which candidates are dropped."""
-        return self.updates // 2
-
-    @property
-    def staying(self) -> int:
-        """Candidates that are not, the original among them."""
-        return max(2, self.leading - self.leading // 2)
-
-    @property
-    def steps(self) -> int:
-        """Updates of all candidates together."""
-        return self.leading * self.half + self.staying * (self.updates - self.half)
-
-    def cost(self, update: float, measured: float) -> float:
-        """Return it in forward tokens: ``update`` are those of an update, ``measured`` those of all measured rows."""
-        return self.steps * update + (self.leading + self.staying) * measured
-
-
-def extent(settings: TrialSettings, candidates: int, update: float, measured: float, budget: float | None) -> Extent:
-    """Return what the budget allows: fewer candidates first, then fewer updates; two of each in any case."""
-    fewer = [Extent(settings.updates, k) for k in range(min(settings.leading, candidates), 2, -1)]
-    shorter = [Extent(updates, 2) for updates in range(settings.updates, 1, -1)]
-    fits = (one for one in (*fewer, *shorter) if budget is None or one.cost(update, measured) <= budget)
-    return next(fits, shorter[-1])
+    A budget lets fewer candidates be tried, but two in any case. Costs are in forward tokens: that of an update, that
+    of measuring once, and that of the whole training.
+    """
+    half, most = settings.updates // 2, min(settings.leading, candidates)
+    for leading in range(most, 1, -1):
+        staying = max(2, leading - leading // 2)
+        steps = leading * half + staying * (settings.updates - half)
+        cost = steps * update + (leading + staying) * read
+        if settings.budget is None or cost <= settings.budget * whole:
+            break
+    return leading, staying, Work(steps, cost, cost)
 
 
 def other_rows(
@@ -95,7 +76,7 @@ def other_rows(
     }
 
 
-def tried(
+def try_leading(
     selection: Selection,
     model: Any,
     scorer: Scorer,
@@ -139,15 +120,14 @@ def tried(
     length = sum(len(e.ids) for rows in training.values() for e in rows) / len(leaders) / len(taken)
     update = TRAINED * length * min(train.batch_size, len(taken))
     read = sum(len(e.ids) for rows in (own[0], *others.values()) for e in rows)
-    budget = None if settings.budget is None else settings.budget * TRAINED * length * len(task.train) * train.epochs
-    whole = extent(settings, len(leaders), update, read, budget)
-    leaders, cost = leaders[: whole.leading], whole.cost(update, read)
-    label = f"{task.name}: trying {len(leaders)} candidates"
+    whole = TRAINED * length * len(task.train) * train.epochs
+    count, staying, work = extent(settings, len(leaders), update, read, whole)
+    leaders, half, label = leaders[:count], settings.updates // 2, f"{task.name}: trying {count} candidates"
 
     with (
         _restored(model) as restore,
         tempfile.TemporaryDirectory() as scratch,
-        progress.step(label, whole.leading + whole.staying, cost) as advance,
+        progress.step(label, count + staying, work.cost) as advance,
     ):
         directory = Path(processes.once(lambda: scratch))
 
@@ -158,27 +138,26 @@ def tried(
             epochs = (updates - 0.5) / ceil(len(taken) / train.batch_size)
             finetune(
                 model, training[candidate], train.model_copy(update={"epochs": epochs}), seed, processes=processes,
-                checkpoints=Checkpoints(directory / str(candidate), whole.half), extras=Extras(objective),
-                constant=True,
+                checkpoints=Checkpoints(directory / str(candidate), half), extras=Extras(objective), constant=True,
             )  # fmt: skip
             now = scorer.on(model)
             measured = {task.name: now(own[candidate])} | {name: now(rows) for name, rows in others.items()}
             advance(1)
             return measured
 
-        halfway = {i: after(i, whole.half) for i in leaders}
-        staying = [0, *sorted(leaders[1:], key=lambda i: mean_loss(halfway[i]))[: whole.staying - 1]]
-        final = {i: after(i, whole.updates) for i in staying}
+        halfway = {i: after(i, half) for i in leaders}
+        best = sorted(leaders[1:], key=lambda i: sum(one.per_token for one in halfway[i].values()))
+        final = {i: after(i, settings.updates) for i in (0, *best[: staying - 1])}
 
-    ends = {i: final.get(i, halfway[i]) for i in leaders}
-    deltas, intervals = differences([*ends.values()], [(final if i in final else halfway)[0] for i in leaders], seed)
-    allowed = [interval if i in final else None for i, interval in zip(leaders, intervals, strict=True)]
-    chosen = leaders[choose(deltas, allowed, "confident", TIE)]
-    found = tuple(
-        Tried(i, whole.updates if i in final else whole.half, ends[i], delta, interval)
-        for i, delta, interval in zip(leaders, deltas, intervals, strict=True)
+    ends = halfway | final
+    deltas, intervals = differences([*ends.values()], [(final if i in final else halfway)[0] for i in ends], seed)
+    allowed = [interval if i in final else None for i, interval in zip(ends, intervals, strict=True)]
+    tried = tuple(
+        Tried(i, settings.updates if i in final else half, {k: v.per_token for k, v in now.items()}, delta, interval)
+        for (i, now), delta, interval in zip(ends.items(), deltas, intervals, strict=True)
     )
-    return selection.decided_by(Trial(found, round(cost), budget, time.perf_counter() - began), chosen)
+    trial = Trial(tried, round(work.cost), time.perf_counter() - began)
+    return selection.decided_by(trial, leaders[choose(deltas, allowed, "confident", TIE)])
 
 
 def differences(
@@ -195,17 +174,18 @@ def differences(
         originals: those of the original after as many updates as each candidate.
         seed: of the resampling.
     """
-    names, rows = list(losses[0]), []
-    tokens = {name: losses[0][name].tokens / losses[0][name].tokens.sum() / len(names) for name in names}
+    # Per row of all tasks, its share of the mean over tasks of sums over tokens.
+    shares = {name: one.tokens / one.tokens.sum() / len(losses[0]) for name, one in losses[0].items()}
+    rows = []
     for now, then in zip(losses, originals, strict=True):
-        rises = {name: now[name].per_token - then[name].per_token for name in names}
-        mean = sum(rises.values()) / len(names)
-        parts = []
-        for name in names:
-            weighted = (now[name].nll - then[name].nll) / now[name].tokens.sum() / len(names)
-            parts.append(weighted - (rises[name] - mean) * tokens[name])
+        rises = {name: now[name].per_token - then[name].per_token for name in shares}
+        mean = sum(rises.values()) / len(rises)
+        parts = [
+            (now[name].nll - then[name].nll) / now[name].tokens * share - (rises[name] - mean) * share
+            for name, share in shares.items()
+        ]
         rows.append(np.concatenate(parts))
-    return compare(np.stack(rows), np.concatenate([*tokens.values()]), seed)
+    return compare(np.stack(rows), np.concatenate([*shares.values()]), seed)
 
 
 def _split(task: Task, settings: TrialSettings, batch: int, seed: int) -> tuple[list[Example], list[Example]]:

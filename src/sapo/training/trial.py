@@ -180,21 +180,21 @@ def differences(
     for now, then in zip(losses, originals, strict=True):
         rises = {name: now[name].per_token - then[name].per_token for name in shares}
         mean = sum(rises.values()) / len(rises)
-        parts = [
-            (now[name].nll - then[name].nll) / now[name].tokens * share - (rises[name] - mean) * share
+        parts = (
+            share * ((now[name].nll - then[name].nll) / now[name].tokens - rises[name] + mean)
             for name, share in shares.items()
-        ]
-        rows.append(np.concatenate(parts))
+        )
+        rows.append(np.concatenate([*parts]))
     return compare(np.stack(rows), np.concatenate([*shares.values()]), seed)
 
 
 def _split(task: Task, settings: TrialSettings, batch: int, seed: int) -> tuple[list[Example], list[Example]]:
     """Return training rows to measure, at most half of them, and others, as many as the updates take."""
     # Of another seed than the rows that candidates were scored on, or the same ones would be measured again.
-    held = selection_rows(task, min(settings.rows, len(task.train) // 2), "stratified", seed + 1)
-    rest = replace(task, train=tuple(row for i, row in enumerate(task.train) if i not in set(held)))
+    held = set(selection_rows(task, min(settings.rows, len(task.train) // 2), "stratified", seed + 1))
+    rest = replace(task, train=tuple(row for i, row in enumerate(task.train) if i not in held))
     taken = selection_rows(rest, settings.updates * batch, "stratified", seed)
-    return [task.train[i] for i in held], [rest.train[i] for i in taken]
+    return [task.train[i] for i in sorted(held)], [rest.train[i] for i in taken]
 
 
 @contextmanager

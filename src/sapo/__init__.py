@@ -28,13 +28,13 @@ if TYPE_CHECKING:
     from sapo.runs.stage import Stage as Stage
     from sapo.runs.stage import apply as apply
     from sapo.runs.stage import load_stage as load_stage
-    from sapo.selection.select import score as score
-    from sapo.selection.select import select as select
     from sapo.selection.selection import Selection as Selection
     from sapo.sequence import run as run
     from sapo.tasks.holdout import hold_out as hold_out
     from sapo.tasks.load import load_sequence as load_sequence
     from sapo.tasks.load import load_task as load_task
+    from sapo.training.select import score as score
+    from sapo.training.select import select as select
 
 __version__ = "0.1.0"
 
@@ -59,8 +59,8 @@ _HOMES = {
     "load_task": "sapo.tasks.load",
     "make_config": "sapo.runs.config.loading",
     "run": "sapo.sequence",
-    "score": "sapo.selection.select",
-    "select": "sapo.selection.select",
+    "score": "sapo.training.select",
+    "select": "sapo.training.select",
 }
 __all__ = [*_HOMES, "__version__"]
 

@@ -17,10 +17,10 @@ from sapo.candidates.gather import gather
 from sapo.core.errors import CandidateError, DataError
 from sapo.core.types import Example, Instruction, Task
 from sapo.integrations.testing import tiny_model, tiny_tokenizer, toy_task
-from sapo.selection.select import select
 from sapo.tasks.builtin import BUILTIN, builtin_task
 from sapo.tasks.holdout import hold_out
 from sapo.tasks.sampling import shown_rows, without_shown
+from sapo.training.select import select
 
 BLOCK = re.compile(r"^Text: (.+)\nAnswer: (.+)$", re.MULTILINE)
 

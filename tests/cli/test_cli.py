@@ -314,7 +314,7 @@ def test_light_commands_answer_without_loading_torch(arguments: tuple[str, ...])
 def test_every_public_name_can_be_imported_and_no_other() -> None:
     for name in sapo.__all__:
         assert getattr(sapo, name) is not None
-    assert sapo.select.__module__ == "sapo.selection.select" and callable(sapo.select)
+    assert sapo.select.__module__ == "sapo.training.select" and callable(sapo.select)
     assert sapo.__version__[0].isdigit()
     names: dict[str, Any] = {}
     exec("from sapo import *", names)

@@ -26,10 +26,10 @@ from sapo.runs.lineage import lineage
 from sapo.runs.plan import make_plan
 from sapo.runs.prepare import prepare
 from sapo.selection.scoring import score_candidates
-from sapo.selection.select import select
 from sapo.selection.selection import Choice, Race, Selection
 from sapo.selection.settings import SelectionSettings
 from sapo.training.schedule import schedule
+from sapo.training.select import select
 from sapo.training.settings import TrainSettings
 
 TEXTS = ("Reply yes if it is long and no if it is short.", "Many words? yes. Few? no.", "yes or no?", "no? yes?")

@@ -18,9 +18,9 @@ from sapo.integrations.testing import tiny_model, tiny_tokenizer, toy_task
 from sapo.models.fingerprint import state_fingerprint
 from sapo.models.render import Renderer
 from sapo.selection.rows import context_length
-from sapo.selection.select import select
 from sapo.selection.selection import Selection
 from sapo.tasks.sampling import selection_rows
+from sapo.training.select import select
 
 PARAPHRASES = (
     "Reply yes when there are many words and no when there are few.",
@@ -91,7 +91,7 @@ def test_an_unusual_text_of_the_users_own_is_scored_and_noted() -> None:
         (PARAPHRASES, {"examples": "many"}, "examples = 'many': .* integer"),
         (PARAPHRASES, {"delta": 0.5}, r"delta = 0\.5: Input should be less than 0\.5"),
         (PARAPHRASES, {"epsilon": math.inf}, "epsilon = inf: Input should be a finite number"),
-        (PARAPHRASES, {"rule": "best"}, "rule = 'best': Input should be 'lowest' or 'confident'"),
+        (PARAPHRASES, {"rule": "best"}, "rule = 'best': Input should be 'lowest', 'confident' or 'trial'"),
         (("Say something.", " "), {}, r"'toy'.*'Say something\.'.*lacks the label 'yes', 'no'.*empty"),
         ((), {}, "none were given"),
     ],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, get_args
+from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 import typer
 from pydantic import ValidationError
@@ -24,7 +24,7 @@ from sapo.cli.options import (
 )
 from sapo.core.errors import CandidateError, ConfigError
 from sapo.core.processes import Processes, join
-from sapo.core.types import Rule, Sample, SourceName, Strategy
+from sapo.core.types import Sample, SourceName, Strategy
 from sapo.models.settings import ModelSettings
 from sapo.selection.settings import SelectionSettings
 
@@ -67,7 +67,9 @@ def select_command(
     train: Train = None,
     subset: Subset = None,
     examples: Annotated[int, typer.Option(min=1, help="Training rows to score on.")] = 250,
-    rule: Annotated[Rule, typer.Option(help="lowest loss, or leave the original only with confidence.")] = "lowest",
+    rule: Annotated[
+        Literal["lowest", "confident"], typer.Option(help="lowest loss, or leave the original only with confidence.")
+    ] = "lowest",
     strategy: Annotated[
         Strategy, typer.Option(help="Candidates race and are dropped when they cannot win; or all on all rows.")
     ] = "racing",

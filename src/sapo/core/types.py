@@ -142,7 +142,7 @@ class Losses:
         return cls(np.array(value["nll"], np.float64), *(np.array(value[k], np.int64) for k in ("tokens", "cut")))
 
 
-Rule = Literal["lowest", "confident"]
+Rule = Literal["lowest", "confident", "trial"]
 Sample = Literal["stratified", "first"]
 Strategy = Literal["racing", "exhaustive"]
 

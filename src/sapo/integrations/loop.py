@@ -36,7 +36,6 @@ from sapo.runs.plan import Plan
 from sapo.runs.results import Prompt, Row, RunResult, run_result
 from sapo.runs.steps import Chooser, Engine, Tester
 from sapo.selection.rows import MAX_LENGTH, context_length
-from sapo.selection.select import candidates_of
 from sapo.selection.selection import Choice, Selection
 from sapo.selection.settings import SelectionSettings
 from sapo.tasks.holdout import hold_out
@@ -44,6 +43,7 @@ from sapo.tasks.load import task_fingerprint
 from sapo.tasks.sampling import used_rows
 from sapo.training.policies import BY_LOSS, LOWEST
 from sapo.training.schedule import Stage
+from sapo.training.select import candidates_of
 from sapo.training.settings import Policy
 
 _POLICIES = ("sapo", "original", "random", "highest", "median")

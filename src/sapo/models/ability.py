@@ -40,6 +40,9 @@ def measure_ability(
         ScoreError: if a text alone does not fit the memory.
     """
     # On a copy: texts share no prefix, and a first call here would decide against shared prefixes for all others.
-    texts = renderer.token_ids(list(general_texts().values()))
-    # Without a template: the first token is context, all others are supervised.
-    return scorer.on(model)([Encoded(tuple(ids[:max_length]), 1) for ids in texts], advance).per_token
+    return scorer.on(model)(general_rows(renderer, max_length), advance).per_token
+
+
+def general_rows(renderer: Renderer, max_length: int) -> list[Encoded]:
+    """Return the texts as rows to score, without a template: the first token is context, all others are supervised."""
+    return [Encoded(tuple(ids[:max_length]), 1) for ids in renderer.token_ids(list(general_texts().values()))]

@@ -15,7 +15,7 @@ from sapo.report.data import data_blocks
 from sapo.report.numbers import NLL_DECIMALS, SCALES, listed, number
 from sapo.report.plots import curves
 from sapo.report.runs import Run
-from sapo.report.selections import OPTIMISTIC, RULES, cuts, effort, finding, legend, ranking, subject
+from sapo.report.selections import OPTIMISTIC, RULES, cuts, effort, finding, legend, ranking, subject, trial_table
 from sapo.runs.results import MEASURES, NLL, RunResult
 from sapo.training.guard import Alarm, ended
 from sapo.training.policies import MIXTURES
@@ -89,6 +89,7 @@ def _candidates(run: Run) -> Iterator[Block]:
             rejected = f"{len(selection.rejected)} texts were not scored." if selection.rejected else ""
             said = (finding(selection, subject(run.result.policy)), rejected, effort(selection), cuts(selection))
             yield Note(" ".join(filter(None, said)))
+            yield from trial_table(selection)
     known = [selection for selection in run.selections if selection is not None]
     if known:
         raced = any(selection.race is not None for selection in known)

@@ -68,10 +68,12 @@ def _tasks(config: Config, run: Run) -> Table:
 
 def _work(config: Config, forecast: Forecast) -> Iterator[Block]:
     plan, races = forecast.run.plan, forecast.run.chooser.settings.races
+    trials = plan.trials.values()
     testing = [work for name, work in plan.evaluate.items() for _ in range(plan.tests[name])]
     stages = f"testing, {len(forecast.run.inputs.tasks) + 1} stages"
     kinds: tuple[tuple[str, Collection[Work], Collection[Work], str], ...] = (
         ("scoring candidates", plan.least.values(), plan.score.values(), "row x candidate"),
+        *([("trying the leading candidates", trials, trials, "updates")] if trials else []),
         ("training", plan.train.values(), plan.train.values(), "updates"),
         (stages, testing, testing, "rows, answered and scored"),
     )

@@ -127,10 +127,16 @@ def _choices(run: Run) -> Iterator[str]:
     if len(known) <= _FEW:
         yield from (f"{label}: {finding(selection, subject(policy))}" for label, selection in known)
     else:
-        clear = sum(selection.chosen in clearly_better(selection) for _, selection in known)
+        # By a trial, the original would have stayed if nothing were clearly better.
+        clear = sum(
+            selection.chosen > 0 if selection.trial else selection.chosen in clearly_better(selection)
+            for _, selection in known
+        )
+        tried = any(selection.trial is not None for _, selection in known)
+        which = "chosen by a trial" if tried else "with the lowest loss before training"
         yield (
-            f"In {clear} of {len(known)} tasks the candidate with the lowest loss before training is clearly better "
-            "than the original: its interval lies below 0."
+            f"In {clear} of {len(known)} tasks the candidate {which} is clearly better than the original: its interval "
+            "lies below 0."
         )
 
 

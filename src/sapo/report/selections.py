@@ -18,6 +18,8 @@ _SHOWN = 90
 RULES = {
     "lowest": "the candidate with the lowest loss",
     "confident": "the original, unless a candidate's whole interval lies below 0; then the lowest of those",
+    "trial": "the original, unless after a few updates with each of the leading candidates the mean loss over this and "
+    "other tasks is clearly lower with one of them; then the lowest of those",
 }
 _LEGEND = (
     "loss: pre-update loss, in nats per answer token, before any training on this task; lower is better.",
@@ -105,6 +107,18 @@ def _to_original(candidate: CandidateLoss) -> Figure:
     return Figure(candidate.delta, candidate.interval)
 
 
+def trial_table(selection: Selection) -> list[Block]:
+    """Return what a trial did to the losses of all tasks; empty where there was none."""
+    if selection.trial is None:
+        return []
+    heads, *rows = selection.trial_table()
+    title = (
+        f"Loss on each task after a trial of {selection.trial.tried[0].updates} updates, nats per answer token "
+        f"({tokens(selection.trial.tokens)} tokens, one trained on counted three times)"
+    )
+    return [Table(heads, tuple(rows), title, text=(-2, -1))]
+
+
 def effort(selection: Selection) -> str:
     """Return in a few sentences how a race went and what its choice is worth; empty without a race."""
     race = selection.race
@@ -175,6 +189,12 @@ def finding(selection: Selection, subject: str = "chosen") -> str:
         return "There is no valid candidate besides the original, so it stays."
     clear = clearly_better(selection)
     taken = selection.candidates[selection.chosen]
+    if selection.trial is not None and selection.chosen == 0:
+        return "The original stays: after the trial, no candidate's mean loss over tasks is clearly lower."
+    if selection.trial is not None:
+        tried = next(one for one in selection.trial.tried if one.candidate == selection.chosen)
+        lower = f"{number(tried.delta, LOSS, sign=True)} {interval(tried.interval, LOSS, sign=True)}"
+        return f"After the trial the {subject} candidate's mean loss over tasks minus the original's is {lower}."
     if selection.chosen == 0 and not clear:
         return "The original stays: no candidate clearly beats it."
     if selection.chosen == 0:

@@ -66,6 +66,8 @@ class RunModel(Model):
         self._scorer = Scorer(self.model, batch_tokens, processes)
         self.start = self.stage(0, "start", ())
         self._now = self.start
+        # The training that the model is prepared for, and the stage that it begins at.
+        self._ready: tuple[Stage, str] | None = None
 
     @property
     def scorer(self) -> Scorer:
@@ -81,6 +83,7 @@ class RunModel(Model):
         """
         if self._now == stage:
             return self.model
+        self._ready = None
         if stage == self.start:
             self.model, self._now = self._fresh(), stage
             return self.model
@@ -103,10 +106,15 @@ class RunModel(Model):
 
     def prepare(self, stage: Stage, training: Training) -> Any:
         """Return the model in a stage, with what a training changes trainable."""
-        self.model = self._method.prepare(self.bring(stage), training)
+        if self._ready != (stage, training.name):
+            self.model = self._method.prepare(self.bring(stage), training)
         # Until the next stage is saved, it is in none.
-        self._now = Stage(-1, "", "")
+        self._now, self._ready = Stage(-1, "", ""), None
         return self.model
+
+    def restored(self, stage: Stage, training: Training) -> None:
+        """Be told that the model is again as `prepare` left it."""
+        self._ready = stage, training.name
 
     def save(self, training: Training, history: str, choices: Sequence[Choice]) -> str:
         """Write the stage that the model was trained to, with its lineage, and return its fingerprint."""

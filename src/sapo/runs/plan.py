@@ -7,19 +7,20 @@ Costs are in forward tokens: tokens that pass once through the model. Training a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import ceil
 
 from sapo.core.errors import RenderError
 from sapo.core.progress import Work
 from sapo.core.types import Encoded, Instruction, Task
+from sapo.models.ability import general_rows
 from sapo.models.render import Renderer
 from sapo.selection.race import FIRST
-from sapo.selection.settings import SelectionSettings
+from sapo.selection.settings import SelectionSettings, TrialSettings
 from sapo.training.schedule import Training
 from sapo.training.settings import TrainSettings
+from sapo.training.trial import TRAINED, extent
 
-_TRAIN = 3.0
 _GENERATE = 4.0
 _SAMPLED = 32
 
@@ -35,6 +36,7 @@ class Plan:
         evaluate: per task and watch task, for one test.
         tests: how often each task and watch task is evaluated, at most.
         trainings: by the stage that the training leads to.
+        trials: of each task's leading candidates; empty where nothing is tried.
     """
 
     score: Mapping[str, Work]
@@ -43,11 +45,12 @@ class Plan:
     evaluate: Mapping[str, Work]
     tests: Mapping[str, int]
     trainings: Mapping[int, Work]
+    trials: Mapping[str, Work] = field(default_factory=dict)
 
     @property
     def cost(self) -> float:
         """Cost of the whole run, in forward tokens."""
-        once = [*self.score.values(), *self.train.values()]
+        once = [*self.score.values(), *self.trials.values(), *self.train.values()]
         return sum(w.cost for w in once) + sum(w.cost * self.tests[name] for name, w in self.evaluate.items())
 
     def notes(self, warmup: float) -> tuple[str, ...]:
@@ -71,11 +74,13 @@ def make_plan(
     *,
     both_prompts: bool,
     wordings: int,
+    trial: TrialSettings | None = None,
 ) -> Plan:
     """Return the plan of a run whose tasks hold exactly the rows that it will use.
 
     ``candidates`` are by task, the original first; ``selection`` is None where the policy needs no losses;
-    ``wordings`` counts the held-out paraphrases that each task is tested with at the end.
+    ``wordings`` counts the held-out paraphrases that each task is tested with at the end; ``trial`` is None where
+    nothing is tried.
 
     Raises:
         RenderError: if a prompt cannot be rendered: better now than after hours.
@@ -85,7 +90,7 @@ def make_plan(
         encoded = _encode_all(renderer, task, candidates[task.name])
         tokens = sum(len(e.ids) for e in encoded) * train.epochs
         updates = ceil(train.epochs * ceil(len(task.train) / train.batch_size))
-        once[task.name] = Work(updates, tokens, _TRAIN * tokens)
+        once[task.name] = Work(updates, tokens, TRAINED * tokens)
         if selection is not None:
             rows = min(selection.examples, len(task.train))
             least[task.name], whole = scoring(renderer, task, candidates[task.name], rows, races=selection.races)
@@ -106,13 +111,35 @@ def make_plan(
         by_stage[training.stage] = Work(
             sum(w.units for w in parts), sum(w.tokens for w in parts), sum(w.cost for w in parts)
         )
-    return Plan(score, least, once, evaluate, tests, by_stage)
+    trials = {}
+    if trial is not None:
+        for training in trainings:
+            earlier = () if training.apart else tasks[: training.stage - 1]
+            for task in training.tasks:
+                count, others = len(candidates[task.name]), (*earlier, *watch)
+                # Alone, the original is not tried.
+                trials[task.name] = _trial(renderer, task, others, count, trial, train) if count > 1 else Work(0, 0, 0)
+    return Plan(score, least, once, evaluate, tests, by_stage, trials)
+
+
+def _trial(
+    renderer: Renderer, task: Task, others: Sequence[Task], candidates: int, settings: TrialSettings,
+    train: TrainSettings,
+) -> Work:  # fmt: skip
+    """Return about what trying the leading candidates of a task costs, without other tasks with general text."""
+    length, *lengths = (
+        _mean_length(renderer.encode(one.instruction, one.suffix, one.train[:_SAMPLED])) for one in (task, *others)
+    )
+    general = sum(len(e.ids) for e in general_rows(renderer, renderer.max_length)) if not others else 0
+    update = TRAINED * length * min(train.batch_size, len(task.train))
+    read = settings.rows * (length + sum(lengths)) + general
+    return extent(settings, candidates, update, read, TRAINED * length * len(task.train) * train.epochs)[-1]
 
 
 def epoch_cost(renderer: Renderer, task: Task) -> float:
     """Return about what training one epoch on all training rows costs, in forward tokens."""
     sample = renderer.encode(task.instruction, task.suffix, task.train[:_SAMPLED])
-    return _TRAIN * len(task.train) * _mean_length(sample)
+    return TRAINED * len(task.train) * _mean_length(sample)
 
 
 def cost_of_examples(renderer: Renderer, task: Task, candidates: Sequence[Instruction]) -> tuple[str, ...]:

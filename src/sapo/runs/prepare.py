@@ -115,10 +115,11 @@ def _load(config: Config, gathering: Gathering, inputs: Inputs, tracker: Tracker
     trainings = schedule(method.order, inputs.tasks, seed, train.batch_size)
     selection = config.selection if policy in LOWEST else config.selection.exhaustive()
     scored = selection if policy in BY_LOSS else None
+    tries = selection.rule == "trial" and policy in LOWEST
     both = evaluate.test_prompt == "both" and policy != "original"
     plan = make_plan(
         renderer, inputs.tasks, inputs.watch, inputs.candidates, scored, train, trainings,
-        both_prompts=both, wordings=evaluate.wordings,
+        both_prompts=both, wordings=evaluate.wordings, trial=selection.trial if tries else None,
     )  # fmt: skip
     describe = partial(
         lineage,
@@ -131,6 +132,12 @@ def _load(config: Config, gathering: Gathering, inputs: Inputs, tracker: Tracker
     engine = Engine(directory, model, renderer, plan, progress, processes)
     # Weights of the model itself often need another rate than an adapter.
     own_rate = {"full": config.full.learning_rate, "osf": config.osf.learning_rate}.get(config.method)
+    trainer = Trainer(
+        engine, model, method, policy=policy, paft=config.paft,
+        settings=train.model_copy(update={"learning_rate": own_rate or train.learning_rate}),
+        reselect=config.reselect, held_rows=inputs.held_rows, guard=config.guard, watch=inputs.watch, seed=seed,
+        keeps_all=config.keep == "all",
+    )  # fmt: skip
     prompts: tuple[Prompt, ...] = ("selected", "original")
     if evaluate.test_prompt != "both":
         prompts = (evaluate.test_prompt,)
@@ -147,13 +154,8 @@ def _load(config: Config, gathering: Gathering, inputs: Inputs, tracker: Tracker
         directory=directory,
         gathering=gathering,
         model=model,
-        chooser=Chooser(engine, policy, selection, seed),
-        trainer=Trainer(
-            engine, model, method, policy=policy, paft=config.paft,
-            settings=train.model_copy(update={"learning_rate": own_rate or train.learning_rate}),
-            reselect=config.reselect, held_rows=inputs.held_rows, guard=config.guard, watch=inputs.watch, seed=seed,
-            keeps_all=config.keep == "all",
-        ),
+        chooser=Chooser(engine, policy, selection, seed, trainer if tries else None),
+        trainer=trainer,
         tester=Tester(engine, prompts, evaluate.max_new_tokens, inputs.held_out, evaluate.general),
         tracker=tracker,
     )  # fmt: skip

@@ -85,7 +85,7 @@ class Run:
         """Return the instruction to train a task with, chosen under the model in the stage before."""
         place = self.inputs.tasks.index(task) + 1
         rejected = self.inputs.gathered[task.name].rejected
-        choice = self.chooser(before, place, task, self.inputs.candidates[task.name], rejected)
+        choice = self.chooser(before, place, task, self.inputs.candidates[task.name], rejected, training)
         self.tracker.chosen(choice, training.stage)
         return choice
 

@@ -36,7 +36,7 @@ from sapo.selection.cache import LossCache, cache_directory
 from sapo.selection.rows import context_length
 from sapo.selection.scoring import score_candidates
 from sapo.selection.selection import Choice, Selection
-from sapo.selection.settings import SelectionSettings
+from sapo.selection.settings import SelectionSettings, TrialSettings
 from sapo.tasks.load import data_fingerprint
 from sapo.tasks.sampling import selection_rows
 from sapo.training.finetune import finetune
@@ -46,6 +46,7 @@ from sapo.training.policies import BY_LOSS, MIXTURES, choose_instruction, leadin
 from sapo.training.schedule import Stage, Training
 from sapo.training.settings import GuardSettings, PaftSettings, Policy, ReselectSettings, TrainSettings
 from sapo.training.trainer import Checkpoints, Extras, Log
+from sapo.training.trial import other_rows, try_leading
 from sapo.training.wording import Leaders, Mixture, Reselecting, Rewording, Worded
 
 # What else to lower where training diverges.
@@ -107,49 +108,61 @@ class Engine:
 
 @dataclass(frozen=True, slots=True)
 class Chooser:
-    """Chooses the instruction that a task is trained with (paper, section 4)."""
+    """Chooses the instruction that a task is trained with (paper, section 4).
+
+    Attributes:
+        trainer: tries the leading candidates; None where the choice is not by a trial.
+    """
 
     engine: Engine
     policy: Policy
     settings: SelectionSettings
     seed: int
+    trainer: Trainer | None = None
 
     def __call__(
-        self, stage: Stage, place: int, task: Task, candidates: Sequence[Instruction], rejected: Sequence[Rejection]
-    ) -> Choice:
+        self, stage: Stage, place: int, task: Task, candidates: Sequence[Instruction], rejected: Sequence[Rejection],
+        training: Training | None = None,
+    ) -> Choice:  # fmt: skip
         """Return the instruction to train a task with, chosen under the model in a stage.
 
         ``place`` is that of the task in its sequence, from 1; the original is the first of ``candidates``; ``rejected``
-        goes into the selection.
+        goes into the selection; ``training`` is the one that follows, of which there may be a trial.
         """
         selection = None
         if self.policy in BY_LOSS:
-            selection = self._select(stage, place, task, candidates, rejected)
+            selection = self._select(stage, place, task, candidates, rejected, training)
         instruction = choose_instruction(self.policy, candidates, selection, self.seed)
         return Choice(task, instruction, selection, tuple(candidates[1:]) if self.policy in MIXTURES else ())
 
     def _select(
-        self, stage: Stage, place: int, task: Task, candidates: Sequence[Instruction], rejected: Sequence[Rejection]
-    ) -> Selection:
+        self, stage: Stage, place: int, task: Task, candidates: Sequence[Instruction], rejected: Sequence[Rejection],
+        training: Training | None,
+    ) -> Selection:  # fmt: skip
         engine, settings = self.engine, self.settings
         rows = selection_rows(task, settings.examples, settings.sample, self.seed)
         label, work = f"task {place} {task.name}: scoring {len(candidates)} candidates", engine.plan.score[task.name]
-        decisive = settings.model_dump(mode="json", exclude={"batch_tokens", "cache"})
+        decisive = settings.model_dump(mode="json", exclude={"batch_tokens", "cache", "trial"})
         inputs = engine.inputs(stage, task, [task.train[i] for i in rows]) | {
             "candidates": fingerprint([c.text for c in candidates]),
             "selection settings": fingerprint([decisive, self.seed, list(rows)]),
         }
+        if self.trainer is not None and training is not None:
+            inputs["trial"] = fingerprint([settings.trial.model_dump(mode="json"), self.trainer.tries(stage, training)])
 
         def scored() -> dict[str, Any]:
             model, cache = engine.model.bring(stage), None
             if settings.cache:
                 cache = LossCache(cache_directory(), stage.fingerprint, model.device.type, engine.processes)
             budget = None if settings.budget is None else settings.budget * engine.plan.train[task.name].cost
-            return score_candidates(
+            selection = score_candidates(
                 engine.model.scorer, engine.renderer, task, candidates, rows, settings,
                 seed=self.seed, budget=budget, rejected=rejected, cache=cache,
                 progress=engine.progress, label=label, work=work,
-            ).to_json()  # fmt: skip
+            )  # fmt: skip
+            if self.trainer is not None and training is not None:
+                selection = self.trainer.tried(stage, training, task, selection, settings.trial)
+            return selection.to_json()
 
         path = f"selections/{place}-{task.name}.json"
         return engine.once(path, inputs, stage, Selection.from_json, scored, label, work.cost)
@@ -314,8 +327,7 @@ class Trainer:
         """Train, write the stage and the step, and return the step's value."""
         engine, directory, name = self.engine, self.engine.directory, training.name
         work = engine.plan.trainings[training.stage]
-        begins_at = None if before.number == 0 else directory.stage_directory(before.name)
-        training = replace(training, rows=rewording.first(), before=begins_at)
+        training = replace(self._begun(before, training), rows=rewording.first())
         model = self.model.prepare(before, training)
         guard = self._guard(name, before, work.units)
         extras = Extras(
@@ -351,6 +363,41 @@ class Trainer:
         directory.finish(name)
         return value
 
+    def _begun(self, before: Stage, training: Training) -> Training:
+        """Return a training that knows where its method finds what it remembers."""
+        directory = self.engine.directory
+        return replace(training, before=None if before.number == 0 else directory.stage_directory(before.name))
+
+    def tried(
+        self, before: Stage, training: Training, task: Task, selection: Selection, settings: TrialSettings
+    ) -> Selection:
+        """Return a selection for a task of a training with the choice by a trial, from the stage before."""
+        engine, begun = self.engine, self._begun(before, training)
+        model, longest = self.model.prepare(before, begun), context_length(self.model.model)
+        watched = {one.name: (one, text, engine.renderer) for one, text in self._watched(before)}
+        others = other_rows(watched, settings, self.seed, engine.renderer, longest)
+        with self._explained(begun):
+            selection = try_leading(
+                selection, model, self.model.scorer, engine.renderer, task, others, settings, self.settings,
+                seed=self.seed, objective=self.method.objective(model, begun), processes=engine.processes,
+                progress=engine.progress,
+            )  # fmt: skip
+        self.model.restored(before, training)
+        return selection
+
+    def tries(self, before: Stage, training: Training) -> list[Any]:
+        """Return what a trial depends on besides the candidates and its settings, as JSON."""
+        decisive = self.settings.model_dump(mode="json", exclude={"checkpoint_every"})
+        own = [data_fingerprint(task.train) for task in training.tasks]
+        watched = [[data_fingerprint(task.train), task.suffix, text] for task, text in self._watched(before)]
+        history = before.history if self.method.remembers else ""
+        return [self.method.settings(), decisive, training.stage, training.stages, own, watched, history]
+
+    def _watched(self, before: Stage) -> list[tuple[Task, str]]:
+        """Return earlier tasks with the instructions that they were trained with, and watch tasks with their own."""
+        earlier = [(choice.task, choice.instruction.text) for choice in before.choices]
+        return earlier + [(task, task.instruction) for task in self.watch]
+
     def _worded(self, choice: Choice, epoch: int) -> Worded | None:
         """Return how the rows of a task are worded; None where its instruction stays the same."""
         task = choice.task
@@ -367,9 +414,7 @@ class Trainer:
     def _guard(self, name: str, before: Stage, updates: int) -> Guard | None:
         if self.guard is None:
             return None
-        watched = [(choice.task, choice.instruction.text) for choice in before.choices]
-        watched += [(task, task.instruction) for task in self.watch]
-        engine = self.engine
+        engine, watched = self.engine, self._watched(before)
         return guard_over(
             name, watched, self.guard, self.model.scorer, engine.renderer, updates, self.seed, engine.progress.note
         )

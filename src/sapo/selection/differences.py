@@ -31,7 +31,7 @@ def choose(
     return next(i for i in allowed if losses[i] <= lowest + tolerance)
 
 
-def compare(nll: Floats, tokens: Ints, seed: int) -> tuple[list[float], list[tuple[float, float] | None]]:
+def compare(nll: Floats, tokens: Ints | Floats, seed: int) -> tuple[list[float], list[tuple[float, float] | None]]:
     """Return each candidate's loss difference to the first one, and its simultaneous 95 % interval.
 
     Bootstrap over examples of sum(d) / sum(tokens), studentised, with the quantile of the largest |t| over

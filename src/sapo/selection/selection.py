@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
@@ -35,8 +35,8 @@ class CandidateLoss:
             gives no spread.
         status: "chosen"; "dropped" before the end of a race; or "scored" to the end.
         round: the round of the race after which it was dropped; None if it was not.
-        gap: bounds of how far its loss lies above the chosen one's on the selection rows, in nats per token, for all
-            candidates at once; None without a race.
+        gap: bounds of how far its loss lies above that of the race's winner on the selection rows, in nats per token,
+            for all candidates at once; None without a race.
     """
 
     instruction: Instruction
@@ -71,6 +71,40 @@ class Race:
 
 
 @dataclass(frozen=True, slots=True)
+class Tried:
+    """A candidate after its trial; see `sapo.training.trial`.
+
+    Attributes:
+        candidate: index into ``Selection.candidates``.
+        updates: made before it was measured last; half as many where it was dropped.
+        losses: after them, by task, in nats per token; the new task first.
+        delta: their mean minus the original's after as many updates; negative is better than the original.
+        interval: 95 % interval of ``delta``, simultaneous over all that were tried; None for the original.
+    """
+
+    candidate: int
+    updates: int
+    losses: Mapping[str, float]
+    delta: float
+    interval: tuple[float, float] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What training with each of the leading candidates for a few updates does.
+
+    Attributes:
+        tried: the original first, then by pre-update loss.
+        tokens: about its cost in forward tokens; a token that is trained on counts three.
+        seconds: wall time.
+    """
+
+    tried: tuple[Tried, ...]
+    tokens: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Selection:
     """Candidates with their losses, and the chosen one.
 
@@ -81,11 +115,12 @@ class Selection:
         chosen: index into ``candidates``.
         tolerance: losses closer than this count as equal, in nats per token; in a race, epsilon.
         rejected: texts that were not scored, with reasons.
-        seconds: wall time of scoring, without loading the model; for losses that had been computed before, what
-            that took then.
+        seconds: wall time of scoring, and of a trial, without loading the model; for losses that had been computed
+            before, what that took then.
         route: how losses were computed, see `sapo.models.losses.Scorer`.
         cached: number of candidates all of whose losses had been computed before.
         race: None where every candidate was scored on every row.
+        trial: what the choice rests on with rule "trial"; None with other rules, and where nothing could be tried.
         peak_memory: most memory in use so far, in bytes: on a GPU of its own, else of the whole process; None where
             the system does not tell.
         notes: what the user should know about the candidates, one sentence each.
@@ -106,6 +141,7 @@ class Selection:
     race: Race | None = None
     peak_memory: int | None = None
     notes: tuple[str, ...] = ()
+    trial: Trial | None = None
 
     @property
     def strategy(self) -> Strategy:
@@ -127,14 +163,48 @@ class Selection:
         """Candidate indices from lowest to highest loss; equal losses keep their order."""
         return tuple(sorted(range(len(self.candidates)), key=lambda i: self.candidates[i].loss))
 
+    def decided_by(self, trial: Trial, chosen: int) -> Selection:
+        """Return the same with the choice that a trial led to."""
+
+        def told(index: int, candidate: CandidateLoss) -> CandidateLoss:
+            if index == chosen:
+                return replace(candidate, status="chosen", round=None)
+            return replace(candidate, status="scored") if candidate.status == "chosen" else candidate
+
+        candidates = tuple(told(i, candidate) for i, candidate in enumerate(self.candidates))
+        return replace(self, candidates=candidates, chosen=chosen, trial=trial, seconds=self.seconds + trial.seconds)
+
     def __str__(self) -> str:
-        """Return the candidates as a ranked table, the chosen one marked."""
+        """Return the candidates as a ranked table, the chosen one marked, and those that were tried as another one."""
         heads = ("rank", "loss", "to original", "95 % interval", "rows", "", "candidate")
         rows = [heads, *(_line(rank, self.candidates[i], i) for rank, i in enumerate(self.ranked, start=1))]
-        widths = [max(len(row[n]) for row in rows) for n in range(len(heads))]
-        lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
         scored = f"{self.task}: {len(self.candidates)} candidates on {len(self.rows)} training rows"
-        return "\n".join([f"{scored}, loss in nats per answer token before training", *lines])
+        lines = [f"{scored}, loss in nats per answer token before training", *_aligned(rows)]
+        if self.trial is not None:
+            lines += [
+                f"tried for {self.trial.tried[0].updates} updates, loss afterwards", *_aligned(self.trial_table())
+            ]  # fmt: skip
+        return "\n".join(lines)
+
+    def trial_table(self) -> list[tuple[str, ...]]:
+        """Return headings and a row for each candidate that was tried: losses after it, in nats per answer token."""
+        tried = () if self.trial is None else self.trial.tried
+        tasks = [plain(task) for one in tried[:1] for task in one.losses]
+        rows = [("updates", "mean", "to original", "95 % interval", *tasks, "", "candidate")]
+        for one in tried:
+            original, losses = one.candidate == 0, one.losses.values()
+            rows.append(
+                (
+                    str(one.updates),
+                    f"{sum(losses) / len(losses):.4f}",
+                    "" if original else f"{one.delta:+.4f}",
+                    "[{:+.4f}, {:+.4f}]".format(*one.interval) if one.interval else "",
+                    *(f"{loss:.4f}" for loss in losses),
+                    ", ".join(["original"] * original + ["chosen"] * (one.candidate == self.chosen)),
+                    _short(self.candidates[one.candidate].instruction.text),
+                )
+            )
+        return rows
 
     def _repr_html_(self) -> str:
         """Return the ranked table for a notebook; texts are escaped."""
@@ -220,6 +290,7 @@ class Selection:
             "route": self.route,
             "cached": self.cached,
             "notes": list(self.notes),
+            "trial": None if self.trial is None else asdict(self.trial),
             "candidates": [
                 {
                     "text": c.instruction.text,
@@ -263,6 +334,7 @@ class Selection:
             tokens=value["forward_tokens"],
             race=None if value["race"] is None else Race(**value["race"]),
             notes=tuple(value.get("notes", ())),
+            trial=None if value.get("trial") is None else _trial(value["trial"]),
         )
 
 
@@ -285,10 +357,15 @@ class Choice:
     switches: tuple[tuple[int, str], ...] = ()
 
 
+def _trial(value: Mapping[str, Any]) -> Trial:
+    """Return a trial from JSON values."""
+    tried = (Tried(**{**one, "interval": one["interval"] and tuple(one["interval"])}) for one in value["tried"])
+    return Trial(**{**value, "tried": tuple(tried)})
+
+
 def _line(rank: int, candidate: CandidateLoss, index: int) -> tuple[str, ...]:
     """Return one candidate as the cells of a printed table."""
     marks = ["original"] * (index == 0) + [candidate.status] * (candidate.status != "scored")
-    text = plain(" ".join(candidate.instruction.text.split()))
     return (
         f"{rank:4}",
         f"{candidate.loss:.4f}",
@@ -296,8 +373,20 @@ def _line(rank: int, candidate: CandidateLoss, index: int) -> tuple[str, ...]:
         "[{:+.4f}, {:+.4f}]".format(*candidate.interval) if candidate.interval else "",
         f"{len(candidate.losses.nll):4}",
         ", ".join(marks) + (f" in round {candidate.round}" if candidate.round is not None else ""),
-        text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "...",
+        _short(candidate.instruction.text),
     )
+
+
+def _short(text: str) -> str:
+    """Return a text as one line of bounded length."""
+    line = plain(" ".join(text.split()))
+    return line if len(line) <= _SHOWN else line[: _SHOWN - 3] + "..."
+
+
+def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
+    """Return rows of cells as lines with columns of one width."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
 
 
 def chosen(task: Task, given: Chosen) -> Instruction:

@@ -10,12 +10,29 @@ from sapo.core.settings import NotNegative, Positive, Settings
 from sapo.core.types import Rule, Sample, Strategy
 
 
+class TrialSettings(Settings):
+    """How the leading candidates are tried, for rule "trial"; see `sapo.training.trial`.
+
+    Attributes:
+        updates: that each is trained for; the worse half only for half as many.
+        leading: candidates that are tried: the original, and those with the lowest losses.
+        rows: that are measured of each task, at most.
+        budget: most that a trial may cost, as a share of the cost of training; None for no limit.
+    """
+
+    updates: Annotated[int, Field(ge=2)] = 8
+    leading: Annotated[int, Field(ge=2)] = 4
+    rows: Annotated[int, Field(ge=2)] = 64
+    budget: Annotated[float, Field(gt=0)] | None = None
+
+
 class SelectionSettings(Settings):
     """How the training instruction is chosen.
 
     Attributes:
         examples: selection rows, at most.
         rule: see `sapo.select`; "confident" needs every loss, so it is never raced for.
+        trial: what rule "trial" does.
         sample: how the rows are drawn. Published: first. The first rows of several tasks hold one label far more often
             than the rest do.
         strategy: "racing", or "exhaustive": every candidate on every row. Published: exhaustive.
@@ -28,6 +45,7 @@ class SelectionSettings(Settings):
 
     examples: Positive = 250
     rule: Rule = "lowest"
+    trial: TrialSettings = TrialSettings()
     sample: Sample = "stratified"
     strategy: Strategy = "racing"
     delta: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
@@ -39,7 +57,7 @@ class SelectionSettings(Settings):
     @property
     def races(self) -> bool:
         """Whether candidates race."""
-        return self.strategy == "racing" and self.rule == "lowest"
+        return self.strategy == "racing" and self.rule != "confident"
 
     def exhaustive(self) -> SelectionSettings:
         """Return the same, with every candidate on every row."""

@@ -82,12 +82,15 @@ def finetune(
     checkpoints: Checkpoints | None = None,
     extras: Extras | None = None,
     optimiser: Optimiser = "adamw",
+    *,
+    constant: bool = False,
 ) -> TrainingLog:
     """Train the model's trainable parameters on the examples, in place, and leave it in eval mode.
 
     Parameters to be trained have requires_grad; all others, and the global random state, stay as they are. Updates take
     the same rows however many processes train together. ``checkpoints`` are resumed from the last one there.
     ``optimiser`` "sgd" is plain gradient descent at a constant learning rate: no warm-up, decay or clipping.
+    ``constant``: the learning rate is at its peak in every update, without warm-up or decay.
 
     Raises:
         TrainError: if a loss or a trained weight is not finite.
@@ -102,9 +105,10 @@ def finetune(
     with tempfile.TemporaryDirectory() as scratch, _kept_state(model):
         output = scratch if checkpoints is None else str(checkpoints.directory)
         arguments = _arguments(model, settings, seed, micro, ceil(settings.batch_size / together), output)
+        if constant or optimiser == "sgd":
+            arguments.lr_scheduler_type, arguments.warmup_steps = SchedulerType.CONSTANT, 0.0
         if optimiser == "sgd":
-            arguments.optim, arguments.lr_scheduler_type = OptimizerNames.SGD, SchedulerType.CONSTANT
-            arguments.warmup_steps, arguments.weight_decay, arguments.max_grad_norm = 0.0, 0.0, 0.0
+            arguments.optim, arguments.weight_decay, arguments.max_grad_norm = OptimizerNames.SGD, 0.0, 0.0
         if checkpoints is not None:
             arguments.save_strategy, arguments.save_steps = SaveStrategy.STEPS, checkpoints.every
         trainer = SupervisedTrainer(

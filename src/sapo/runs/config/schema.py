@@ -156,6 +156,8 @@ class Config(Settings):
         for key in ("wordings", "general"):
             if not data["evaluate"][key]:
                 del data["evaluate"][key]
+        if self.selection.rule != "trial":
+            del data["selection"]["trial"]
         return data | {"candidates": self.candidates.plain()}
 
 

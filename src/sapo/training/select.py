@@ -9,13 +9,15 @@ NLL_i(original). What is reported is delta = sum(d) / sum(tokens) with an interv
 candidates at once. It speaks of these rows' population and this state of the model, not of what training
 will do; and the winner's own delta is optimistic, since it is the lowest of many.
 
-With strategy "racing", the default, a candidate that can no longer win is dropped (`sapo.selection.race`).
+With strategy "racing", the default, a candidate that can no longer win is dropped (`sapo.selection.race`). With rule
+"trial", which trains and so puts this door into this room, the leading ones are tried (`sapo.training.trial`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import ValidationError
@@ -34,10 +36,11 @@ from sapo.models.render import Encoder, Renderer
 from sapo.selection.rows import MAX_LENGTH, context_length
 from sapo.selection.scoring import score_candidates
 from sapo.selection.selection import Selection
-from sapo.selection.settings import SelectionSettings
+from sapo.selection.settings import SelectionSettings, TrialSettings
 from sapo.tasks.given import given_task
 from sapo.tasks.inplace import Rows
 from sapo.tasks.sampling import selection_rows
+from sapo.training.settings import TrainSettings
 
 # Paraphrases, where none are given.
 _COUNT = 20
@@ -60,6 +63,9 @@ def select(
     delta: float = 0.05,
     epsilon: float = 0.01,
     rule: Rule = "lowest",
+    watch: Sequence[Any] = (),
+    trial: Mapping[str, Any] = MappingProxyType({}),
+    train: Mapping[str, Any] = MappingProxyType({}),
     sample: Sample = "stratified",
     seed: int = 42,
     max_length: int = MAX_LENGTH,
@@ -86,7 +92,13 @@ def select(
         delta: of a race: bound on the probability that the winner is not the best within epsilon.
         epsilon: of a race: tolerance in nats per token; the original wins where it is certain to be within it.
         rule: "lowest" loss, the paper's; or "confident": leave the original only for a candidate whose
-            interval lies below zero, which takes every loss: nothing is raced for then.
+            interval lies below zero, which takes every loss: nothing is raced for then; or "trial": train with each
+            of the leading candidates for a few updates and compare what that does, see `sapo.training.trial`. The
+            model must be the one that is trained, with its adapter; it is put back as it was.
+        watch: of a trial: tasks that should not be forgotten, each anything that ``data`` may be, with the instruction
+            that it was trained with; where there are none, general text is watched.
+        trial: of a trial: how far it goes, by the keys of `sapo.selection.settings.TrialSettings`.
+        train: of a trial: the training that is tried, by the keys of `sapo.training.settings.TrainSettings`.
         sample: "stratified" by label where there are labels, or the "first" rows, as published.
         seed: of the sample, of the race's order and of the bootstrap.
         max_length: most tokens of prompt and answer; longer inputs are cut in the middle.
@@ -102,15 +114,24 @@ def select(
         RenderError: if a prompt does not fit; a renderer that is given is tried with the four longest rows first.
     """
     _demand_loaded(model)
+    if rule != "trial" and (watch or trial or train):
+        raise DataError(f"watch, trial and train are for rule trial, not for rule {rule}")
     try:
         settings = SelectionSettings(
-            examples=examples, rule=rule, sample=sample, strategy=strategy, delta=delta, epsilon=epsilon
-        )
+            examples=examples, rule=rule, sample=sample, strategy=strategy, delta=delta, epsilon=epsilon,
+            trial=TrialSettings(**trial),
+        )  # fmt: skip
+        training = TrainSettings(**train)
     except ValidationError as error:
         wrong = error.errors()[0]
         raise DataError(f"{wrong['loc'][0]} = {wrong['input']!r:.80}: {wrong['msg']}") from error
     reporter: Reporter = (Bar() if progress else SILENT) if isinstance(progress, bool) else progress
     task, encoder = _opened(model, tokenizer, data, instruction, suffix, columns, args, max_length, renderer)
+    watched: dict[str, tuple[Task, str, Encoder]] = {}
+    for number, one in enumerate(watch, start=1):
+        own_args = None if isinstance(one, Task) else args
+        other, its_encoder = _opened(model, tokenizer, one, None, None, None, own_args, max_length, renderer)
+        watched[f"watch {number}: {other.name}"] = other, other.instruction, its_encoder
     gathered = candidates_of(task, candidates)
     kept, rejected = gathered.candidates, gathered.rejected
     if len(kept) == 1:
@@ -126,9 +147,19 @@ def select(
             encoder.encode(candidate.text, task.suffix, longest)
     rows = selection_rows(task, examples, sample, seed)
     reporter.plan(len(rows) * len(kept))
+    scorer = Scorer(model)
     selection = score_candidates(
-        Scorer(model), encoder, task, kept, rows, settings, seed=seed, rejected=rejected, progress=reporter
+        scorer, encoder, task, kept, rows, settings, seed=seed, rejected=rejected, progress=reporter
     )
+    if rule == "trial":
+        # Takes seconds, with transformers' Trainer.
+        from sapo.training.trial import other_rows, try_leading
+
+        most = context_length(model)
+        others = other_rows(watched, settings.trial, seed, Renderer(tokenizer, most), most)
+        selection = try_leading(
+            selection, model, scorer, encoder, task, others, settings.trial, training, seed=seed, progress=reporter
+        )
     return replace(selection, notes=gathered.notes)
 
 

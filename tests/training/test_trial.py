@@ -1,0 +1,265 @@
+"""Choose by consequence: a trial against a plain training loop, what it leaves alone, and what it chooses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from adapted import adapted, snapshot
+from assignments import nll_by_hand, tokens_of
+from torch import nn
+
+import sapo
+from sapo.core.errors import DataError, ModelError, TrainError
+from sapo.core.progress import Work
+from sapo.core.types import Encoded, Example, Losses, Task
+from sapo.integrations.testing import tiny_model, tiny_tokenizer, toy_task
+from sapo.models.ability import measure_ability
+from sapo.models.losses import Scorer
+from sapo.models.render import Renderer
+from sapo.selection.selection import Selection, Trial
+from sapo.selection.settings import TrialSettings
+from sapo.tasks.sampling import selection_rows
+from sapo.training.trial import differences, extent
+
+SEED = 42
+TEXTS = (
+    "Are there many words? If so yes, if not no.",
+    "yes for a long text, no for a short one.",
+    "Many? yes. Few? no.",
+)
+TRAIN: Mapping[str, Any] = {"learning_rate": 1e-2, "batch_size": 4, "micro_batch_size": 2, "weight_decay": 0.1}
+TRIAL: Mapping[str, Any] = {"updates": 4, "leading": 4, "rows": 4}
+# Its other half is trained on, whole in every update.
+TASK = toy_task(rows=8)
+OTHER = replace(toy_task("other", rows=9), instruction="Another instruction.")
+
+
+def trainable_model() -> Any:
+    """The tiny model in training mode with an adapter that is trained, and gradients of somebody else's."""
+    model = adapted(tiny_model()).train()
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad = ".lora_" in name
+        parameter.grad = torch.ones_like(parameter) if ".lora_" in name else None
+    return model
+
+
+def choose(model: Any, task: Task = TASK, texts: Sequence[str] = TEXTS, **changes: Any) -> Selection:
+    settings: dict[str, Any] = {"trial": TRIAL, "train": TRAIN, "seed": SEED, **changes}
+    return sapo.select(model, tiny_tokenizer(), task, texts, rule="trial", **settings)
+
+
+def trial_of(selection: Selection) -> Trial:
+    assert selection.trial is not None
+    return selection.trial
+
+
+def encoded(task: Task, text: str, rows: Sequence[Example]) -> list[Encoded]:
+    return Renderer(tiny_tokenizer(), 512).encode(text, task.suffix, rows)
+
+
+def by_hand(model: Any, rows: Sequence[Encoded]) -> float:
+    """In nats per token."""
+    with torch.no_grad():
+        return float(nll_by_hand(model, rows) / tokens_of(rows))
+
+
+# What is measured.
+
+
+@pytest.mark.parametrize("updates", [2, 5])
+def test_a_plain_pytorch_loop_ends_with_the_same_losses_on_every_task(updates: int) -> None:
+    selection = choose(trainable_model(), watch=[OTHER], trial={**TRIAL, "updates": updates})
+    held = selection_rows(TASK, 4, "stratified", SEED + 1)
+    stored = [OTHER.train[i] for i in selection_rows(OTHER, 4, "stratified", SEED)]
+    trial = trial_of(selection)
+    for one in trial.tried:
+        text = selection.candidates[one.candidate].instruction.text
+        model = trainable_model()
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        optimiser = torch.optim.AdamW(parameters, lr=1e-2, weight_decay=0.1)
+        rows = encoded(TASK, text, [row for i, row in enumerate(TASK.train) if i not in held])
+        for _ in range(one.updates):
+            optimiser.zero_grad()
+            (nll_by_hand(model, rows) / tokens_of(rows)).backward()
+            nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimiser.step()
+        own = by_hand(model, encoded(TASK, text, [TASK.train[i] for i in held]))
+        others = by_hand(model, encoded(OTHER, OTHER.instruction, stored))
+        assert one.losses == pytest.approx({"toy": own, "watch 1: other": others}, rel=1e-4)
+    # The original and the best of the others stay, by the loss at half of the updates.
+    assert [one.updates for one in trial.tried].count(updates) == 2 and trial.tried[0].updates == updates
+    assert {one.updates for one in trial.tried} == {updates, updates // 2}
+    dropped = [one for one in trial.tried if one.updates < updates]
+    assert len(dropped) == 2 and selection.chosen not in {one.candidate for one in dropped}
+
+
+def test_without_other_tasks_general_text_is_measured() -> None:
+    # An update of next to nothing: the loss on general text is what it was.
+    train = {**TRAIN, "learning_rate": 1e-9, "weight_decay": 0.0}
+    trial = trial_of(choose(trainable_model(), trial={**TRIAL, "updates": 2, "leading": 2}, train=train))
+    model = trainable_model()
+    general = measure_ability(model, Renderer(tiny_tokenizer(), 512), Scorer(model), 512)
+    assert [list(one.losses) for one in trial.tried] == [["toy", "general text"]] * 2
+    assert [one.losses["general text"] for one in trial.tried] == pytest.approx([general] * 2, rel=1e-5)
+
+
+# What is left alone.
+
+
+def test_the_model_and_all_random_states_are_as_before_to_the_bit() -> None:
+    model = trainable_model()
+    gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    before = snapshot(model)
+    selection = choose(model, watch=[OTHER])
+    assert snapshot(model) == before and trial_of(selection).tokens > 0
+    now = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    assert now.keys() == gradients.keys() and all(torch.equal(now[name], gradients[name]) for name in now)
+    # And a second trial finds the same to the bit.
+    again = choose(model, watch=[OTHER])
+    assert trial_of(again).tried == trial_of(selection).tried
+
+
+def test_also_where_a_trial_raises() -> None:
+    model = trainable_model()
+    before = snapshot(model)
+    with pytest.raises(TrainError, match="diverged"):
+        choose(model, train={**TRAIN, "learning_rate": 1.0, "max_grad_norm": 1e38, "weight_decay": 1e38})
+    assert snapshot(model) == before
+
+
+def test_whole_models_are_put_back_too() -> None:
+    model = tiny_model()
+    before = snapshot(model)
+    trial_of(choose(model))
+    assert snapshot(model) == before
+
+
+# What is chosen.
+
+
+# On the tiny model, the second candidate has the lower loss; with the first one less of both tasks is left to learn.
+QUICK, LOW = "A", "no no no no no"
+SAYS_NO = replace(
+    TASK, instruction="Many? yes. Few? no.", labels=(), train=tuple(Example(f"row {i}", "no") for i in range(24))
+)
+
+
+def contested(**changes: Any) -> Selection:
+    train = {**TRAIN, "learning_rate": 3e-3}
+    settings = {"trial": {"updates": 4, "leading": 3, "rows": 12}, "train": train, "watch": [OTHER], **changes}
+    return choose(trainable_model(), SAYS_NO, [QUICK, LOW], strategy="exhaustive", **settings)
+
+
+def test_the_candidate_of_the_lowest_loss_loses_to_one_that_a_trial_finds_better() -> None:
+    by_loss = sapo.select(trainable_model(), tiny_tokenizer(), SAYS_NO, [QUICK, LOW], strategy="exhaustive")
+    assert by_loss.instruction.text == LOW
+    selection = contested()
+    assert selection.instruction.text == QUICK
+    assert [c.losses for c in selection.candidates] == [c.losses for c in by_loss.candidates]
+    assert [c.status for c in selection.candidates] == ["scored", "chosen", "scored"]
+    found = {one.candidate: one for one in trial_of(selection).tried}
+    assert list(found) == [0, 2, 1], "the original first, then by loss"
+    assert [found[i].updates for i in (0, 1, 2)] == [4, 4, 2]
+    assert found[1].interval is not None and found[1].interval[1] < 0
+    means = {i: np.mean([*one.losses.values()]) for i, one in found.items()}
+    assert found[1].delta == pytest.approx(means[1] - means[0])
+    # A dropped one is compared with the original as it was then.
+    assert found[2].interval is not None and found[2].delta != pytest.approx(means[2] - means[0])
+
+
+def test_the_original_stays_unless_an_interval_lies_below_zero() -> None:
+    answers = tuple(Example(f"row {i} " + "so " * (i % 5), "no" * (1 + i % 3)) for i in range(24))
+    task = replace(SAYS_NO, train=answers)
+    # Of four rows that differ much.
+    selection = choose(trainable_model(), task, [QUICK], watch=[OTHER], trial={"updates": 2, "rows": 2})
+    better = trial_of(selection).tried[1]
+    assert better.delta < 0 and better.interval is not None and better.interval[1] > 0
+    assert selection.chosen == 0 and selection.candidates[0].status == "chosen"
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_differences_are_of_means_over_tasks_with_the_spread_within_tasks(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    sizes = {"a": (40, 3), "b": (30, 20)}
+
+    def losses(shift: Mapping[str, float]) -> dict[str, Losses]:
+        return {
+            name: Losses(tokens * (1 + shift[name]) + random.normal(size=n) * tokens / 3, tokens, np.zeros(n, int))
+            for name, (n, most) in sizes.items()
+            for tokens in [np.full(n, most)]
+        }
+
+    original, other = losses({"a": 0, "b": 0}), losses({"a": 3.0, "b": -2.0})
+    deltas, intervals = differences([original, other], [original, original], seed)
+    per_row = {name: (other[name].nll - original[name].nll) / other[name].tokens for name in sizes}
+    assert deltas == pytest.approx([0.0, np.mean([x.mean() for x in per_row.values()])])
+    # The tasks move apart by five nats, which is no noise. By hand: two independent means, each counted half.
+    error = 0.5 * np.sqrt(sum(x.var(ddof=1) / len(x) for x in per_row.values()))
+    low, high = intervals[1] or (0.0, 0.0)
+    assert intervals[0] is None and (high - low) / 2 == pytest.approx(1.99 * error, rel=0.15)
+
+
+# How far it goes, and what is refused.
+
+
+def test_a_budget_lets_fewer_candidates_be_tried_but_two_in_any_case() -> None:
+    def of(budget: float | None, candidates: int = 20) -> tuple[int, int, Work]:
+        # An update costs 10 tokens, measuring once 5, the training 1000.
+        return extent(TrialSettings(updates=8, leading=4, budget=budget), candidates, 10, 5, 1000)
+
+    # Four updates of four candidates and four more of two, six measurements.
+    assert of(None) == of(0.27) == (4, 2, Work(24, 270, 270))
+    assert of(0.269) == of(0.225) == of(None, 3) == (3, 2, Work(20, 225, 225))
+    assert of(0.224) == of(1e-6) == (2, 2, Work(16, 180, 180))
+
+
+def test_the_cost_counts_a_trained_token_three_times() -> None:
+    selection = choose(trainable_model(), texts=TEXTS[:1], watch=[OTHER], trial={**TRIAL, "updates": 2})
+    held = selection_rows(TASK, 4, "stratified", SEED + 1)
+    taken = [row for i, row in enumerate(TASK.train) if i not in held]
+    stored = [OTHER.train[i] for i in selection_rows(OTHER, 4, "stratified", SEED)]
+    texts = [c.instruction.text for c in selection.candidates]
+    trained = sum(len(e.ids) for text in texts for e in encoded(TASK, text, taken))
+    own = encoded(TASK, TASK.instruction, [TASK.train[i] for i in held])
+    read = sum(len(e.ids) for e in own + encoded(OTHER, OTHER.instruction, stored))
+    trial = trial_of(selection)
+    assert trial.tokens == 2 * 3 * trained + 2 * 2 * read and trial.seconds > 0
+    # A share of what training costs: ten epochs of twice as many rows as the trial takes.
+    share = (4 * 3 * trained + 6 * read) / (3 * 10 * trained)
+    counts = [
+        len(trial_of(choose(trainable_model(), watch=[OTHER], trial={**TRIAL, "budget": budget})).tried)
+        for budget in (0.5 * share, 2 * share)
+    ]
+    assert counts == [2, 4]
+
+
+def test_what_cannot_be_tried_is_refused() -> None:
+    frozen = tiny_model().requires_grad_(False)
+    with pytest.raises(ModelError, match="no parameter of the model requires a gradient"):
+        choose(frozen)
+    with pytest.raises(DataError, match="'toy' has one training row"):
+        choose(trainable_model(), replace(TASK, train=TASK.train[:1]))
+    with pytest.raises(DataError, match="watch, trial and train are for rule trial, not for rule lowest"):
+        sapo.select(tiny_model(), tiny_tokenizer(), TASK, TEXTS, watch=[OTHER])
+    with pytest.raises(DataError, match="updates = 1"):
+        choose(trainable_model(), trial={"updates": 1})
+    with pytest.raises(DataError, match="learning_rat = "):
+        choose(trainable_model(), train={"learning_rat": 0.1})
+
+
+def test_it_survives_its_file_and_is_printed() -> None:
+    selection = contested()
+    assert Selection.from_json(json.loads(json.dumps(selection.to_json()))) == selection
+    lines = str(selection).splitlines()
+    start = lines.index("tried for 4 updates, loss afterwards")
+    heads = ["updates", "mean", "to original", "95 % interval", "toy", "watch 1: other", "candidate"]
+    assert [head.strip() for head in lines[start + 1].split("  ") if head.strip()] == heads
+    original, _, chosen = (line.split("  ") for line in lines[start + 2 :])
+    assert original[-1] == SAYS_NO.instruction and "original" in original
+    assert chosen[-1] == QUICK and "chosen" in chosen

@@ -27,6 +27,7 @@ from sapo.cli.app import (
 from sapo.core.errors import CandidateError, ConfigError
 from sapo.core.processes import Processes, join
 from sapo.core.types import Rule, Sample, Strategy
+from sapo.models.settings import DeviceMap, Quantization
 from sapo.selection.settings import SelectionSettings
 
 if TYPE_CHECKING:
@@ -54,6 +55,8 @@ def select_command(
     ] = None,
     model: Model = "embedded",
     adapter: Annotated[str | None, typer.Option(help="Adapter on the model: its current state.")] = None,
+    quantization: Annotated[Quantization | None, typer.Option(help="Quantise the model to fit the GPU.")] = None,
+    device_map: Annotated[DeviceMap | None, typer.Option(help="Spread the model over all GPUs.")] = None,
     data_dir: DataDir = None,
     instruction: Given = None,
     suffix: Suffix = None,
@@ -104,7 +107,9 @@ def select_command(
     kept = "Losses of finished rounds and candidates are kept" if use_cache else "Nothing is kept (--no-cache)"
     with working(lambda: f"{kept}. {again()}") as progress:
         given, gathered = processes.once(read)
-        loaded = processes.together(lambda: load_model(model, adapter, device=processes.device(best_device())))
+        device = None if device_map else processes.device(best_device())
+        held = {"quantization": quantization, "device_map": device_map}
+        loaded = processes.together(lambda: load_model(model, adapter, device=device, **held))
         for note in (*loaded.notes, *given.notes, *gathered.notes):
             progress.note(note)
         selection = _score(loaded, given, gathered, settings, seed, processes, progress)

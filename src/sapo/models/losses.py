@@ -30,6 +30,7 @@ import torch
 from sapo.core.processes import ALONE, Processes
 from sapo.core.types import Encoded, Floats, Losses
 from sapo.models.batches import common_prefix, first_of_its_kind, in_proportion, longest_first, losses_of, width
+from sapo.models.load import quantised
 from sapo.models.memory import reset_peak_memory
 from sapo.models.passes import Prefix, untouched
 from sapo.models.runner import Runner
@@ -104,10 +105,11 @@ class Scorer:
     def layout_noise(self, encoded: Sequence[Encoded], losses: Losses) -> float:
         """Return how far a loss moves with the layout of batches alone, in nats per token.
 
-        Zero in float32, where the rounding is below every tolerance; in half precision, where kernels for
-        other shapes round differently, the same examples are scored again by the plain route in smaller batches.
+        Zero in float32, where the rounding is below every tolerance; in half precision and with quantised weights,
+        where kernels for other shapes round differently, the same examples are scored again by the plain route in
+        smaller batches.
         """
-        if self._runner.model.dtype == torch.float32:
+        if not _rounds(self._runner.model):
             return 0.0
         other = self.on(self._runner.model)
         other._runner.batch_tokens //= 4
@@ -125,8 +127,13 @@ class Scorer:
             return False
         tokens = sum(e.supervised for e in encoded)
         difference = np.abs(self._runner.nll(encoded, prefix) - self._runner.nll(encoded)).sum() / tokens
-        exact = EXACT if self._runner.model.dtype == torch.float32 else 0.05
+        exact = 0.05 if _rounds(self._runner.model) else EXACT
         return bool(difference <= exact)
+
+
+def _rounds(model: Any) -> bool:
+    """Return whether the model computes in less than float32 anywhere."""
+    return model.dtype != torch.float32 or quantised(model)
 
 
 class Scoring:

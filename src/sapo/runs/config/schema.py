@@ -158,6 +158,7 @@ class Config(Settings):
                 del data["evaluate"][key]
         if not self.candidates.judge:
             del data["candidates"]["judge"]
+        data["model"] = self.model.plain()
         return data
 
 

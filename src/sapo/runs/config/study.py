@@ -73,4 +73,5 @@ class StudyConfig(Settings):
         data = self.model_dump(mode="json")
         if not self.candidates.judge:
             del data["candidates"]["judge"]
+        data["model"] = self.model.plain()
         return data

@@ -4,8 +4,8 @@ GGUF weights are dequantised once into a safetensors cache: transformers neither
 quantiser is still attached.
 
 A model that does not fit is quantised by bitsandbytes while it is loaded, or spread over several GPUs. A quantised one
-is made ready for LoRA at once (peft's `prepare_model_for_kbit_training`), so that it is scored, trained and asked in one
-and the same state.
+is made ready for LoRA at once (peft's `prepare_model_for_kbit_training`), so that it is scored, trained and asked in
+one and the same state.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import os
 import re
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from os import PathLike, fspath
 from pathlib import Path
@@ -251,8 +251,8 @@ def _demand_spreadable(device_map: str, device: str | None) -> None:
         raise ModelError(f"device {device!r} and device_map {device_map!r}: give only one of them")
     if launched().count > 1:
         raise ModelError(
-            f"device_map {device_map!r} spreads one model over all GPUs, but {launched().count} processes were started, "
-            "each with a model of its own: start one process, or leave device_map out"
+            f"device_map {device_map!r} spreads one model over all GPUs, but {launched().count} processes were "
+            "started, each with a model of its own: start one process, or leave device_map out"
         )
 
 
@@ -285,7 +285,20 @@ def _placed(model: Any, name: str) -> str:
             f"model {name!r} does not fit on the GPUs of this machine: layers of it would be left in main memory or on "
             "the disk. Give a quantization (4bit, 8bit), or take more GPUs or a smaller model."
         )
+    if len(devices) > 1:
+        # Supervised positions are picked from the last layer's output by a mask, which lies where the input does.
+        model.get_decoder().register_forward_hook(_brought_to(model.device))
     return ", ".join(devices)
+
+
+def _brought_to(device: torch.device) -> Callable[[Any, Any, Any], Any]:
+    """Return a hook that moves a decoder's output to a device."""
+
+    def move(module: Any, given: Any, output: Any) -> Any:
+        output.last_hidden_state = output.last_hidden_state.to(device)
+        return output
+
+    return move
 
 
 def _is_recorded(model: Any, lineage: Path) -> bool:

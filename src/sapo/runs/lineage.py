@@ -48,8 +48,9 @@ def lineage(
     """Return the content of `sapo.json`.
 
     ``state`` is the fingerprint of the resulting weights, ``template`` that of the rendering; ``limits`` are
-    `max_length` and `max_new_tokens`, ``quantization`` that of the base. ``earlier`` are the task entries of the stage that the run itself started from,
-    in any earlier format. ``whole``: the folder holds a model of its own instead of an adapter.
+    `max_length` and `max_new_tokens`, ``quantization`` that of the base. ``earlier`` are the task entries of the stage
+    that the run itself started from, in any earlier format. ``whole``: the folder holds a model of its own
+    instead of an adapter.
     """
     return {
         "format": FORMAT,

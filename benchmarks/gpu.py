@@ -105,7 +105,7 @@ def clocked(act: Callable[[], Any]) -> tuple[float, float | None, Any]:
 
 
 def product_rate(device: str, dtype: torch.dtype) -> float:
-    """Return the operations per second of large matrix products, the best of three tries."""
+    """Return the operations per second of large matrix products, the best of four tries."""
     size, times = PRODUCTS[device]
     one, other, result = torch.randn(3, size, size, device=device).to(dtype)
 
@@ -139,7 +139,7 @@ def operations(model: Any, tokens: int, supervised: int) -> float:
     """Return the floating-point operations that ``tokens`` in the layers and ``supervised`` in the head take."""
     head = model.get_output_embeddings().weight.numel()
     layers = sum(m.weight.numel() for m in model.modules() if isinstance(m, torch.nn.Linear)) - head
-    return 2.0 * (layers * tokens + head * supervised)
+    return float(2 * (layers * tokens + head * supervised))
 
 
 def usual(model: Any, encoded: Sequence[Sequence[Encoded]]) -> int:

@@ -12,9 +12,10 @@ import pytest
 import torch
 from exact_losses import by_hand, close, examples
 from peft import PeftModel
-from small_runs import save_model
+from small_runs import command, save_model
 from transformers import LlamaForCausalLM
 
+import sapo
 from sapo.core.errors import ModelError
 from sapo.integrations.testing import tiny_model, tiny_tokenizer, toy_task
 from sapo.models.fingerprint import state_fingerprint
@@ -149,6 +150,36 @@ def test_a_run_trains_adapters_on_the_quantised_base_and_its_stages_say_so(
         export_merged(stage, tmp_path / "merged")
     assert config.plain()["model"]["quantization"] == bits
     assert "quantization" not in configured().plain()["model"]
+
+
+def test_commands_load_it_quantised(
+    small_model: Path, configured: Callable[..., Config], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "selection.json"
+    select = (
+        "select",
+        "--task",
+        "review-sentiment",
+        "--model",
+        small_model,
+        "--examples",
+        4,
+        "--strategy",
+        "exhaustive",
+    )
+    assert command(*select, "--quantization", "4bit", "--device-map", "auto", "--json", target) == 0
+    told = capsys.readouterr().err
+    assert "quantization 4bit of the linear layers" in told and "device_map auto: " in told
+    found = json.loads(target.read_text())["candidates"]
+    loaded = load_model(str(small_model), quantization="4bit", device_map="auto")
+    other = sapo.select(*loaded, sapo.load_task("review-sentiment"), examples=4, strategy="exhaustive")
+    assert [c["loss"] for c in found] == pytest.approx([c.loss for c in other.candidates], rel=1e-5)
+    config = configured(model={"base": str(small_model), "device": "cpu", "quantization": "4bit"})
+    run(config)
+    (stage,) = Path(config.run_dir, "stages").iterdir()
+    capsys.readouterr()
+    assert command("generate", stage, "--input", "x", "--device-map", "auto") == 0
+    assert capsys.readouterr().out.strip() == load_stage(stage).generate(["x"])[0].strip()
 
 
 @pytest.mark.parametrize("method", ["full", "osf"])

@@ -195,6 +195,16 @@ def test_only_accelerators_share_batches_unless_it_is_asked_for() -> None:
         assert Scorer(type(tiny_model())(tiny_model().config)).common
 
 
+def test_the_device_is_waited_for_once_after_the_last_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, moved = tiny_model(), list[int]()
+    scorer = decided(model, 100)
+    cpu = torch.Tensor.cpu
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor: (moved.append(tensor.numel()), cpu(tensor))[1])
+    with Watch(model) as watch:
+        scorer.open(examples()).nll(range(len(examples())))
+    assert len(watch.inputs) > 3 and moved == [sum(e.supervised for e in examples())]
+
+
 def test_logarithms_in_float32_as_on_accelerators_are_exact_to_the_fifth_digit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sapo.models.passes._precise", lambda device: torch.float32)
     # Several tiles a batch.

@@ -108,8 +108,9 @@ def select_command(
     with working(lambda: f"{kept}. {again()}") as progress:
         given, gathered = processes.once(read)
         device = None if device_map else processes.device(best_device())
-        held = {"quantization": quantization, "device_map": device_map}
-        loaded = processes.together(lambda: load_model(model, adapter, device=device, **held))
+        loaded = processes.together(
+            lambda: load_model(model, adapter, device=device, quantization=quantization, device_map=device_map)
+        )
         for note in (*loaded.notes, *given.notes, *gathered.notes):
             progress.note(note)
         selection = _score(loaded, given, gathered, settings, seed, processes, progress)

@@ -171,8 +171,8 @@ def test_commands_load_it_quantised(
     told = capsys.readouterr().err
     assert "quantization 4bit of the linear layers" in told and "device_map auto: " in told
     found = json.loads(target.read_text())["candidates"]
-    loaded = load_model(str(small_model), quantization="4bit", device_map="auto")
-    other = sapo.select(*loaded, sapo.load_task("review-sentiment"), examples=4, strategy="exhaustive")
+    model, tokenizer = load_model(str(small_model), quantization="4bit", device_map="auto")
+    other = sapo.select(model, tokenizer, sapo.load_task("review-sentiment"), examples=4, strategy="exhaustive")
     assert [c["loss"] for c in found] == pytest.approx([c.loss for c in other.candidates], rel=1e-5)
     config = configured(model={"base": str(small_model), "device": "cpu", "quantization": "4bit"})
     run(config)

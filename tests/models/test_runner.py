@@ -195,11 +195,16 @@ def test_only_accelerators_share_batches_unless_it_is_asked_for() -> None:
         assert Scorer(type(tiny_model())(tiny_model().config)).common
 
 
-def test_the_device_is_waited_for_once_after_the_last_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_losses_leave_the_device_once_after_the_last_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     model, moved = tiny_model(), list[int]()
     scorer = decided(model, 100)
-    cpu = torch.Tensor.cpu
-    monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor: (moved.append(tensor.numel()), cpu(tensor))[1])
+    move = torch.Tensor.cpu
+
+    def cpu(tensor: torch.Tensor) -> torch.Tensor:
+        moved.append(tensor.numel())
+        return move(tensor)
+
+    monkeypatch.setattr(torch.Tensor, "cpu", cpu)
     with Watch(model) as watch:
         scorer.open(examples()).nll(range(len(examples())))
     assert len(watch.inputs) > 3 and moved == [sum(e.supervised for e in examples())]

@@ -104,10 +104,10 @@ def losses_of_batch(model: Any, rows: Sequence[Encoded], prefix: Prefix | None) 
     keep, targets = supervised_positions(labels)
     columns = max(width(e, skip) for e in rows)
     logits = model(
-        input_ids=ids[:, :columns].to(model.device, non_blocking=True),
+        input_ids=ids[:, :columns].to(model.device),
         past_key_values=prefix.cache if prefix else None,
         use_cache=prefix is not None,
-        logits_to_keep=keep[:, :columns].to(model.device, non_blocking=True),
+        logits_to_keep=keep[:, :columns].to(model.device),
     ).logits
     return _token_losses(logits, targets)
 
@@ -144,7 +144,7 @@ def _token_losses(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """Return -log p(target) in nats for logits [tokens, vocabulary], shape [tokens]."""
     precise = _precise(logits.device)
     size = max(_PRECISE // logits.shape[-1], 1)
-    parts = zip(logits.split(size), targets.to(logits.device, non_blocking=True).split(size), strict=True)
+    parts = zip(logits.split(size), targets.to(logits.device).split(size), strict=True)
     return torch.cat([cross_entropy(part.to(precise), wanted, reduction="none") for part, wanted in parts])
 
 

@@ -59,8 +59,8 @@ class Runner:
     ) -> Floats:
         """Return the rows' NLL sums in nats, shape [rows].
 
-        The rows begin with the prefix; ``advance`` is told the number of rows after each batch. An accelerator is
-        waited for once, after the last one.
+        The rows begin with the prefix; ``advance`` is told the number of rows after each batch. Losses stay on the
+        device until the last one. (In each, a boolean ``logits_to_keep`` still makes an accelerator be waited for.)
 
         Raises:
             ScoreError: if one row alone does not fit the memory.

@@ -87,7 +87,7 @@ class Measuring:
             self._computed.add(candidate)
             if self._cache is not None:
                 self._cache.keep(wanted, found)
-        else:
+        elif joined is None:
             self._advance(len(wanted))
         if candidate == 0 and places.start == 0:
             self.tie = max(TIE, self._scorer.layout_noise(wanted, losses_of(wanted, found.nll)))

@@ -104,7 +104,7 @@ def racing(delta: float, epsilon: float, *, blind: bool = False) -> Scheme:
     def run(matrix: Matrix) -> tuple[int, float]:
         mean: Any = np.full_like(matrix.tokens, matrix.tokens.sum() / len(matrix.tokens), dtype=np.float64)
         finish = race(
-            lambda i, places: matrix.nll[i, places.start : places.stop],
+            lambda wanted: [matrix.nll[i, places.start : places.stop] for i, places in wanted.items()],
             round_sizes(matrix.nll.shape[1]),
             [1.0] * len(matrix.nll),
             mean if blind else matrix.tokens,

@@ -1,17 +1,14 @@
 """Speed of exact scoring and racing: beside the naive route, and against what the machine can do.
 
     python benchmarks/scoring.py DATA_DIR [--json FILE] [--only SECTION ...] [--tasks short medium long] [--rows N]
-        [--naive-rows 8 16 32] [--race-tasks short] [--exhaustive] [--processes 2] [--threads N] [--gpu]
+        [--naive-rows 8 16 32] [--race-tasks short] [--exhaustive] [--processes 2] [--threads N]
 
 DATA_DIR holds the SuperNI benchmark; the model is the embedded one in float32 on a CPU. The naive route is what
 transformers offers: one `Trainer.evaluate` per candidate, rows in file order in batches of 8 padded on the left, prompt
 and whole both tokenised, logits of the whole vocabulary at every position, batch means averaged. What is compared runs
 in turn, in rounds of which the first is not counted; figures are medians. The naive time of a whole selection is
 extrapolated by padded tokens, since rows and candidates differ in length. The length limit is the model's context, so
-that neither route cuts a row.
-
-With --gpu, the sections routes and rate run on one CUDA device: random weights of the shape of Llama 3 8B in bfloat16,
-with the embedded model's tokenizer.
+that neither route cuts a row. Accelerators have `benchmarks/gpu.py`.
 """
 
 from __future__ import annotations
@@ -37,7 +34,7 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
-from transformers import AutoModelForCausalLM, LlamaConfig, PrinterCallback, Trainer, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from sapo.candidates.builtin import Builtin
 from sapo.candidates.gather import gather
@@ -45,7 +42,7 @@ from sapo.core.processes import join, leave
 from sapo.core.types import Encoded, Example, Instruction, Losses, Sample, Strategy, Task
 from sapo.models.batches import IGNORED, common_prefix
 from sapo.models.layout import user_turn
-from sapo.models.load import load_model, load_tokenizer
+from sapo.models.load import load_model
 from sapo.models.losses import Scorer
 from sapo.models.memory import peak_memory
 from sapo.models.render import Renderer
@@ -64,7 +61,6 @@ SECTIONS = {
     "growth": "exact scoring by candidates and rows (short task), tokenisation not included",
     "processes": "exact scoring by processes of one thread each (short task, twice the rows)",
 }
-GPU_SECTIONS = ("routes", "rate")
 TASKS = {
     "short": "task195_sentiment140_classification",
     "medium": "task339_record_answer_generation",
@@ -73,11 +69,7 @@ TASKS = {
 ROWS = {"short": 32, "medium": 16, "long": 16}
 BATCH, SEED, CHECKED, MIB = 8, 42, 4, 1 << 20
 # Size of the square matrices, and how many products are timed together.
-PRODUCT = {"cpu": (2048, 5), "cuda": (8192, 50)}
-LLAMA_8B = {
-    "vocab_size": 128256, "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
-    "num_attention_heads": 32, "num_key_value_heads": 8, "max_position_embeddings": 8192,
-}  # fmt: skip
+PRODUCT = (2048, 5)
 
 # A row of a table: what is neither number nor text is only written to the file.
 Record = dict[str, Any]
@@ -120,12 +112,11 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Seconds of the counted rounds, what the last one gave, and on CUDA the most MiB it held."""
+    """Seconds of the counted rounds, and what the last one gave."""
 
     median: float
     seconds: tuple[float, ...]
     value: Any
-    peak: float
 
 
 class Naive:
@@ -133,10 +124,10 @@ class Naive:
 
     def __init__(self, bench: Bench, task: Task) -> None:
         self._tokenizer, self._suffix = bench.tokenizer, task.suffix
-        self._output, cpu = tempfile.TemporaryDirectory(), bench.model.device.type == "cpu"
+        self._output = tempfile.TemporaryDirectory()
         arguments = TrainingArguments(
-            self._output.name, per_device_eval_batch_size=BATCH, label_names=["labels"], report_to=[], use_cpu=cpu,
-            remove_unused_columns=False, disable_tqdm=True, dataloader_pin_memory=not cpu,
+            self._output.name, per_device_eval_batch_size=BATCH, label_names=["labels"], report_to=[], use_cpu=True,
+            remove_unused_columns=False, disable_tqdm=True, dataloader_pin_memory=False,
         )  # fmt: skip
         self._trainer = Trainer(bench.model, arguments, data_collator=self._collate)
         self._trainer.remove_callback(PrinterCallback)
@@ -173,8 +164,6 @@ def timed(act: Act) -> tuple[float, Any]:
     """Return seconds and what ``act`` gives."""
     began = time.perf_counter()
     value = act()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
     return time.perf_counter() - began, value
 
 
@@ -183,12 +172,9 @@ def in_turn(rounds: int, acts: Mapping[str, Act]) -> dict[str, Timing]:
     found: dict[str, Timing] = {}
     for number in range(rounds + 1):
         for name, act in acts.items():
-            if torch.cuda.is_available():
-                torch.cuda.reset_peak_memory_stats()
             passed, value = timed(act)
-            peak = torch.cuda.max_memory_allocated() / MIB if torch.cuda.is_available() else 0.0
             seconds = (*found[name].seconds, passed) if number > 1 else (passed,)
-            found[name] = Timing(statistics.median(seconds), seconds, value, peak)
+            found[name] = Timing(statistics.median(seconds), seconds, value)
     return found
 
 
@@ -204,7 +190,7 @@ def routes(bench: Bench, work: Work) -> Record:
     means, first = [batch_means(losses) for losses in exact.value], exact.value[0]
     checked = np.argsort([len(e.ids) for e in encoded[0]])[:: -max(len(work.rows) // CHECKED, 1)]
     plain = np.array([plain_nll(bench.model, encoded[0][i]) for i in checked])
-    record = {
+    return {
         "task": work.kind, "losses": work.losses,
         "tokens_per_row": statistics.mean(len(e.ids) for rows in encoded for e in rows),
         "naive_s_per_loss": naive.median / work.losses, "exact_s_per_loss": exact.median / work.losses,
@@ -214,7 +200,6 @@ def routes(bench: Bench, work: Work) -> Record:
         "seconds": {name: timing.seconds for name, timing in found.items()},
         "values": {"naive": naive.value, "batch_means": means, "exact": [x.per_token for x in exact.value]},
     }  # fmt: skip
-    return record | {f"{name}_peak_mib": timing.peak for name, timing in found.items() if timing.peak}
 
 
 def batch_means(losses: Losses) -> float:
@@ -275,9 +260,9 @@ def rate(bench: Bench, work: Work) -> Record:
     attention under the causal mask and the vocabulary's logits at supervised positions.
     """
     encoded, scorer = work.encoded(bench.renderer), Scorer(bench.model)
-    size, times = PRODUCT[bench.model.device.type]
+    size, times = PRODUCT
     torch.manual_seed(SEED)
-    one, other, result = torch.randn(3, size, size, device=bench.model.device, dtype=bench.model.dtype)
+    one, other, result = torch.randn(3, size, size)
 
     def multiply() -> None:
         for _ in range(times):
@@ -432,15 +417,6 @@ def embedded(rounds: int) -> Bench:
     return Bench(loaded.model, loaded.tokenizer, Renderer(loaded.tokenizer, context_length(loaded.model)), rounds)
 
 
-def random_weights(shape: Mapping[str, Any], device: str, dtype: torch.dtype, rounds: int) -> Bench:
-    """Return a Llama made on the device, whose vocabulary must hold the embedded tokenizer's."""
-    torch.manual_seed(SEED)
-    with torch.device(device):
-        model = AutoModelForCausalLM.from_config(LlamaConfig(**shape), dtype=dtype).eval()
-    tokenizer = load_tokenizer("embedded")
-    return Bench(model, tokenizer, Renderer(tokenizer, context_length(model)), rounds)
-
-
 def work_of(data_dir: Path, kind: str, candidates: int, rows: int, sample: Sample = "first") -> Work:
     """Return the original and the paraphrases that come with the library, on rows of a task."""
     task = load_task(TASKS[kind], data_dir)
@@ -491,7 +467,6 @@ def environment(model: Any) -> Record:
     return {
         "python": platform.python_version(), "platform": platform.platform(), "cores": os.cpu_count(),
         "cpu": names[0] if names else platform.processor(), "capability": torch.backends.cpu.get_cpu_capability(),
-        "device": torch.cuda.get_device_name() if model.device.type == "cuda" else "cpu",
         "parameters": model.num_parameters(), "model_mib": bytes_of(model) / MIB,
         "load": os.getloadavg(), "threads": torch.get_num_threads(), "torch": torch.__config__.show(),
         "packages": {x: version(x) for x in ("sapo-llm", "torch", "transformers", "accelerate", "tokenizers", "numpy")},
@@ -531,14 +506,9 @@ def arguments() -> argparse.Namespace:
     add("--growth-rows", type=int, nargs="+", default=[16, 32, 64])
     add("--processes", type=int, default=2)
     add("--threads", type=int, help="of torch")
-    add("--gpu", action="store_true", help="routes and rate on a CUDA device")
     add("--worker", choices=("naive", "exact", "share"), help=argparse.SUPPRESS)
     given = parser.parse_args()
-    if given.gpu and not torch.cuda.is_available():
-        parser.error("--gpu: no CUDA device is there")
-    given.only = given.only or [*(GPU_SECTIONS if given.gpu else SECTIONS)]
-    if given.gpu and not set(given.only) <= set(GPU_SECTIONS):
-        parser.error(f"--gpu: allowed are {', '.join(GPU_SECTIONS)}")
+    given.only = given.only or [*SECTIONS]
     return given
 
 
@@ -550,7 +520,7 @@ def main() -> None:
     if given.worker:
         worker(given)
         return
-    bench = random_weights(LLAMA_8B, "cuda", torch.bfloat16, given.rounds) if given.gpu else embedded(given.rounds)
+    bench = embedded(given.rounds)
     settings = {name: x for name, x in vars(given).items() if not isinstance(x, Path)}
     result: Record = {"settings": settings, "environment": environment(bench.model), "sections": {}}
     for section in given.only:

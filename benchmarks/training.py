@@ -6,7 +6,7 @@ All three train LoRA (r 8, alpha 32, on q_proj and v_proj, no dropout) of the em
 without gradient checkpointing, one epoch of the same token ids in the same order. A round runs every route once, in
 turn; the first round is not counted. Timed is what lies between the first forward pass with gradients and the end of
 the last update, so not the building of trainers and data sets. Losses and weights at the end show that all three
-train on the same quantity.
+train on the same quantity. `benchmarks/gpu.py` does it on an accelerator.
 
 Needs trl: `pip install --constraint constraints.txt '.[bench]'`.
 """
@@ -61,6 +61,7 @@ class Run:
 
     Attributes:
         seconds: wall time, see `Clock`.
+        peak: most GiB allocated at one time, on CUDA only.
         losses: of every update, in nats per supervised token.
         moved: what was added to each trained weight, in one row.
     """
@@ -68,6 +69,7 @@ class Run:
     seconds: float
     losses: tuple[float, ...]
     moved: torch.Tensor
+    peak: float | None
 
 
 class Clock:
@@ -101,10 +103,15 @@ class Clock:
 
     def _forward(self, *_: Any) -> None:
         if self._began is None and torch.is_grad_enabled():
-            self._began = time.perf_counter()
+            self._began = self._now()
 
     def _update(self, *_: Any) -> None:
-        self._ended = time.perf_counter()
+        self._ended = self._now()
+
+    def _now(self) -> float:
+        if self._model.device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
 
 
 class Bench:
@@ -138,7 +145,7 @@ class Bench:
         )
         with self._fresh() as (model, clock):
             training = finetune(model, self._given, settings, seed=0)
-            return Run(clock.seconds, training.losses, self._moved())
+            return Run(clock.seconds, training.losses, self._moved(), self._peak())
 
     def transformers(self) -> Run:
         """Train by transformers' Trainer with labels: logits of every position."""
@@ -185,7 +192,7 @@ class Bench:
             trainer.remove_callback(PrinterCallback)
             trainer.train()
             losses = tuple(float(entry["loss"]) for entry in trainer.state.log_history if "loss" in entry)
-            return Run(clock.seconds, losses, self._moved())
+            return Run(clock.seconds, losses, self._moved(), self._peak())
 
     def _arguments(self, output: str) -> dict[str, Any]:
         return {
@@ -205,8 +212,9 @@ class Bench:
             "remove_unused_columns": False,
             "dataloader_pin_memory": False,
             "seed": 0,
-            "use_cpu": True,
-            "bf16": False,
+            "use_cpu": self._model.device.type == "cpu",
+            # As `sapo.training.finetune` does.
+            "bf16": self._model.device.type == "cuda" and self._model.dtype == torch.bfloat16,
         }
 
     @contextmanager
@@ -218,6 +226,8 @@ class Bench:
                     parameter.copy_(self._start[name])
                     parameter.grad = None
         inner = self._model.get_base_model()
+        if self._model.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
         try:
             clock = Clock(self._model)
             with clock.running():
@@ -227,6 +237,9 @@ class Bench:
                 module.__dict__.pop("forward", None)
                 module.__dict__.pop("_original_forward", None)
             gc.collect()
+
+    def _peak(self) -> float | None:
+        return torch.cuda.max_memory_allocated() / (1 << 30) if self._model.device.type == "cuda" else None
 
     def _moved(self) -> torch.Tensor:
         weights = dict(self._model.named_parameters())

@@ -27,7 +27,7 @@ from sapo.runs.config.study import StudyConfig
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 # One page for each kind of reader.
-GUIDES = ("one-task.md", "sequence.md", "integrate.md", "research.md", "check.md")
+GUIDES = ("one-task.md", "sequence.md", "integrate.md", "research.md", "check.md", "scale.md")
 _FENCE = re.compile(r"^```(\w+)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
 

@@ -168,7 +168,7 @@ def test_a_wrong_option_is_named(command: Command) -> None:
     for arguments, parts in cases:
         command("paraphrase", "--task", TASK, *arguments, "--out", "found.jsonl").complains(*parts)
     for given in ((), ("--instruction", "  ")):
-        command("paraphrase", *given, "--out", "found.jsonl").complains("--task or --instruction is needed")
+        command("paraphrase", *given, "--out", "found.jsonl").complains("pass --task or --instruction")
     command("paraphrase", "--task", "review", "--out", "found.jsonl").complains("there is no task 'review'")
     assert not list(Path().glob("*.jsonl"))
 

@@ -1,4 +1,4 @@
-"""Rounds of one candidate: what all rows begin with is computed once and kept, equal rows are computed once."""
+"""Rounds: what all rows of a candidate begin with is kept, equal rows are computed once, candidates share batches."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from exact_losses import Watch, by_hand, close, examples
 
 from sapo.core.types import Encoded, Example
 from sapo.integrations.testing import tiny_model, tiny_tokenizer
-from sapo.models.batches import common_prefix
+from sapo.models.batches import common_prefix, width
 from sapo.models.losses import Scorer
 from sapo.models.render import Renderer
 
@@ -133,3 +134,86 @@ def test_the_same_tokens_with_another_prompt_are_another_row() -> None:
     losses = Scorer(tiny_model())(rows)
     assert close(losses.nll, by_hand(tiny_model(), rows)) and abs(losses.nll[0] - losses.nll[1]) > 1
     assert losses.cut.tolist() == [0, 0, 3]
+
+
+# Common batches.
+
+
+def joined(scorer: Scorer, *rows: range) -> list[Any]:
+    """Handles on the candidates, the first of which have been computed together on these rows."""
+    scorings = [scorer.open(encoded) for encoded in candidates()]
+    told = list[int]()
+    assert scorer.join(list(zip(scorings, rows, strict=False)), told.append)
+    assert sum(told) == sum(map(len, rows))
+    return scorings
+
+
+def test_rows_of_all_candidates_share_batches_of_falling_length_without_prefixes() -> None:
+    model = tiny_model()
+    scorer = Scorer(model, batch_tokens=400)
+    with Watch(model) as watch:
+        scorings = joined(scorer, range(4), range(4), range(1, 3))
+        shapes = [tuple(shape) for shape in watch.inputs]
+        found = [scoring.nll(rows) for scoring, rows in zip(scorings, (range(4), range(4), range(1, 3)), strict=True)]
+        assert len(watch.inputs) == len(shapes), "nothing is computed twice"
+    assert sum(rows for rows, _ in shapes) == 10 and max(rows * columns for rows, columns in shapes) <= 400
+    assert [columns for _, columns in shapes] == sorted((columns for _, columns in shapes), reverse=True)
+    assert len(shapes) < len(candidates()) * 2
+    for scoring, nll, encoded in zip(scorings, found, candidates(), strict=True):
+        rows = range(1, 3) if len(nll) == 2 else range(4)
+        assert close(nll, by_hand(model, encoded)[list(rows)])
+        assert scoring.tokens == sum(width(encoded[i], 0) for i in rows)
+
+
+def test_equal_and_known_rows_are_computed_once() -> None:
+    model = tiny_model()
+    scorer = Scorer(model)
+    one, other = scorer.open((*examples(), *examples())), scorer.open(examples())
+    first = other.nll([0, 1])
+    with Watch(model) as watch:
+        told = list[int]()
+        assert scorer.join([(one, range(10)), (other, range(4))], told.append) and sum(told) == 14
+    assert sum(rows for rows, _ in watch.inputs) == 7 + 2
+    assert close(one.nll(range(10)), by_hand(model, examples())[[*range(7), 0, 1, 2]])
+    assert (other.nll([0, 1]) == first).all()
+    assert not scorer.join([(one, range(10)), (other, range(4))], told.append), "nothing is left to compute"
+
+
+def test_a_candidate_that_is_alone_or_fills_a_batch_goes_by_itself() -> None:
+    scorer = Scorer(tiny_model(), batch_tokens=400)
+    one, other = (scorer.open(encoded) for encoded in candidates()[:2])
+    silent = lambda rows: None  # noqa: E731
+    assert not scorer.join([(one, range(4))], silent)
+    assert scorer.join([(one, range(2)), (other, range(2))], silent)
+    scorer._runner.batch_tokens = 150
+    assert not scorer.join([(one, range(4)), (other, range(4))], silent)
+
+
+def test_only_accelerators_share_batches_unless_it_is_asked_for() -> None:
+    assert not Scorer(tiny_model()).common and Scorer(tiny_model(), common=True).common
+    with torch.device("meta"):
+        assert Scorer(type(tiny_model())(tiny_model().config)).common
+
+
+def test_losses_leave_the_device_once_after_the_last_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, moved = tiny_model(), list[int]()
+    scorer = decided(model, 100)
+    move = torch.Tensor.cpu
+
+    def cpu(tensor: torch.Tensor) -> torch.Tensor:
+        moved.append(tensor.numel())
+        return move(tensor)
+
+    monkeypatch.setattr(torch.Tensor, "cpu", cpu)
+    with Watch(model) as watch:
+        scorer.open(examples()).nll(range(len(examples())))
+    assert len(watch.inputs) > 3 and moved == [sum(e.supervised for e in examples())]
+
+
+def test_logarithms_in_float32_as_on_accelerators_are_exact_to_the_fifth_digit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sapo.models.passes._precise", lambda device: torch.float32)
+    # Several tiles a batch.
+    monkeypatch.setattr("sapo.models.passes._PRECISE", 3 * 258)
+    scorings = joined(Scorer(tiny_model()), range(4), range(4), range(4))
+    for scoring, encoded in zip(scorings, candidates(), strict=True):
+        assert close(scoring.nll(range(4)), by_hand(tiny_model(), encoded))

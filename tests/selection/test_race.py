@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from statistics import NormalDist
@@ -190,8 +191,8 @@ def test_rounds_begin_with_few_rows_grow_by_a_factor_and_end_with_all() -> None:
 # The promise, on losses of real models and on made ones.
 
 
-def cut_to(nll: Floats, candidate: int, places: range) -> Floats:
-    return nll[candidate, places.start : places.stop]
+def cut_to(nll: Floats, wanted: Mapping[int, range]) -> list[Floats]:
+    return [nll[i, places.start : places.stop] for i, places in wanted.items()]
 
 
 def replayed(nll: Floats, tokens: Ints, groups: Ints, trials: int) -> tuple[float, float, float]:
@@ -221,6 +222,24 @@ def test_races_on_real_losses_find_the_winner_with_a_small_share_of_the_evaluati
     missed, best, spent = replayed(nll, tokens, groups, 15)
     # All others are worse by far more than epsilon.
     assert missed == 0 and best == 1 and spent < 0.15
+
+
+@pytest.mark.parametrize("name", ["task141.base", "task363.after-task141"])
+def test_losses_of_another_exact_route_change_no_decision(name: str) -> None:
+    stored = np.load(MATRICES / f"{name}.npz")
+    nll, tokens, groups = stored["nll"].astype(np.float64), stored["tokens"], stored["stratum"]
+    noise = np.random.default_rng(3).uniform(-1e-5, 1e-5, nll.shape)
+    for seed in range(5):
+        order = np.random.default_rng(seed).permutation(N)
+        one, other = (
+            race(
+                partial(cut_to, losses[:, order]), round_sizes(N), [1.0] * len(nll), tokens[order], groups[order],
+                delta=0.05, epsilon=0.01,
+            )
+            for losses in (nll, nll + noise)
+        )  # fmt: skip
+        assert [s.racing for s in one.standings] == [s.racing for s in other.standings]
+        assert one.last.leader == other.last.leader == int(nll.sum(axis=1).argmin())
 
 
 def test_the_promise_holds_where_real_gaps_are_shrunk_to_a_third() -> None:

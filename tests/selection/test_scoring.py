@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +39,10 @@ def run(nll: Any, tokens: Any = None, groups: Any = None, costs: Any = None, **s
     candidates, n = known.shape
     done, heard = [0] * candidates, list[Standing]()
 
-    def measure(i: int, places: range) -> Floats:
-        assert places.start == done[i]
-        done[i] = places.stop
-        return known[i, places.start : places.stop]
+    def measure(wanted: Mapping[int, range]) -> list[Floats]:
+        assert all(places.start == done[i] for i, places in wanted.items())
+        done[:] = [wanted[i].stop if i in wanted else n for i, n in enumerate(done)]
+        return [known[i, places.start : places.stop] for i, places in wanted.items()]
 
     tokens, groups = (np.full(n, x) if given is None else given for x, given in ((1, tokens), (0, groups)))
     chosen = {"delta": 0.05, "epsilon": 0.01, **settings}
@@ -187,11 +187,18 @@ class Listening(Told):
         yield self.standings.append
 
 
-def scored(losses: LossCache | None = None, *, seed: int = 0, budget: float | None = None, **settings: Any) -> Course:
+def scored(
+    losses: LossCache | None = None,
+    *,
+    seed: int = 0,
+    budget: float | None = None,
+    scorer: Any = Scorer,
+    **settings: Any,
+) -> Course:
     model, told, passes = tiny_model(seed=2), Listening(), list[int]()
     model.get_input_embeddings().register_forward_hook(lambda m, given, out: passes.append(1))
     selection = score_candidates(
-        Scorer(model), Renderer(tiny_tokenizer(), 230), wordy(), [Instruction(text, "given") for text in TEXTS], ROWS,
+        scorer(model), Renderer(tiny_tokenizer(), 230), wordy(), [Instruction(text, "given") for text in TEXTS], ROWS,
         SelectionSettings(**settings), seed=seed, budget=budget, cache=losses, progress=told,
     )  # fmt: skip
     return Course(selection, tuple(told.standings), told.done, len(passes))
@@ -285,6 +292,23 @@ def test_the_seed_orders_a_race_the_budget_ends_it_and_the_confident_rule_takes_
     every = scored(rule="confident", strategy="racing")
     assert every.selection.race is None and every.standings == () and every.selection.rows == ROWS
     assert every.selection.evaluations == every.told == len(TEXTS) * len(ROWS)
+
+
+def test_candidates_that_share_batches_race_as_those_that_do_not(tmp_path: Path) -> None:
+    accelerated = partial(Scorer, batch_tokens=16384, common=True)
+    alone = raced()
+    first, second = (scored(LossCache(tmp_path, "state", "cpu"), scorer=accelerated) for _ in range(2))
+    found = first.selection
+    assert (found.route, alone.selection.route) == ("common batches", "shared prefix")
+    for one, other in zip(found.candidates, alone.selection.candidates, strict=True):
+        assert np.abs(one.losses.nll - other.losses.nll).max() < 1e-5
+        assert (one.status, one.round) == (other.status, other.round)
+    assert [s.racing for s in first.standings] == [s.racing for s in alone.standings]
+    assert found.chosen == alone.selection.chosen and first.told == alone.told
+    # A batch for all candidates of a round; what they begin with is read in every row.
+    assert first.passes == len(first.standings) < alone.passes and found.tokens > alone.selection.tokens
+    assert second.passes == 0 and second.selection.cached == len(TEXTS) and second.told == first.told
+    assert same(replace(second.selection, cached=0, tokens=found.tokens), found)
 
 
 def test_known_losses_change_nothing_in_a_race_but_its_cost(tmp_path: Path) -> None:

@@ -94,6 +94,7 @@ class Local(Source):
         chosen = self._model
         return {
             "base": chosen.base, "files": _files(chosen.base), "dtype": chosen.dtype, "device": chosen.device,
+            **({"quantization": chosen.quantization} if chosen.quantization else {}),
             "asked": [messages(question(task, index, self._seed)), completion(task, index, self._seed)],
             "temperature": self._temperature, "seed": self._seed, "index": index,
         }  # fmt: skip
@@ -105,7 +106,10 @@ class _Writer:
     def __init__(self, settings: ModelSettings, temperature: float) -> None:
         # Loading draws random numbers for weights that are then replaced.
         with torch.random.fork_rng(devices=[]):
-            loaded = load_model(settings.base, None, settings.dtype, settings.device)
+            loaded = load_model(
+                settings.base, None, settings.dtype, settings.device,
+                quantization=settings.quantization, device_map=settings.device_map, attention=settings.attention,
+            )  # fmt: skip
         self._base, self._temperature = settings.base, temperature
         self._model, self._tokenizer = loaded.model, loaded.tokenizer
         self._chat = bool(self._tokenizer.chat_template)

@@ -25,7 +25,7 @@ from sapo.cli.options import (
 from sapo.core.errors import CandidateError, ConfigError
 from sapo.core.processes import Processes, join
 from sapo.core.types import Sample, SourceName, Strategy
-from sapo.models.settings import ModelSettings
+from sapo.models.settings import DeviceMap, ModelSettings, Quantization
 from sapo.selection.settings import SelectionSettings
 
 if TYPE_CHECKING:
@@ -60,6 +60,8 @@ def select_command(
         ),
     ] = None,
     adapter: Annotated[str | None, typer.Option(help="Adapter on the model: its current state.")] = None,
+    quantization: Annotated[Quantization | None, typer.Option(help="Quantise the model to fit the GPU.")] = None,
+    device_map: Annotated[DeviceMap | None, typer.Option(help="Spread the model over all GPUs.")] = None,
     data_dir: DataDir = None,
     instruction: Given = None,
     suffix: Suffix = None,
@@ -105,13 +107,18 @@ def select_command(
         loaded = load_task(
             task, data_dir, instruction=instruction, suffix=suffix, columns=roles(column), train=train, subset=subset
         )
-        return loaded, _gather(loaded, asked, ModelSettings(base=model), seed, progress)
+        return loaded, _gather(
+            loaded, asked, ModelSettings(base=model, quantization=quantization, device_map=device_map), seed, progress
+        )
 
     processes = join(None)
     kept = "Losses of finished rounds and candidates are kept" if use_cache else "Nothing is kept (--no-cache)"
     with working(lambda: f"{kept}. {again()}") as progress:
         given, gathered = processes.once(lambda: read(progress))
-        loaded = processes.together(lambda: load_model(model, adapter, device=processes.device(best_device())))
+        device = None if device_map else processes.device(best_device())
+        loaded = processes.together(
+            lambda: load_model(model, adapter, device=device, quantization=quantization, device_map=device_map)
+        )
         for note in (*loaded.notes, *given.notes, *gathered.notes):
             progress.note(note)
         selection = _score(loaded, given, gathered, settings, seed, processes, progress)

@@ -14,6 +14,7 @@ from rich.text import Text
 from sapo.cli.app import app, console, demand_writable, one_process, quiet_libraries, say
 from sapo.cli.options import StageDir
 from sapo.core.errors import ConfigError
+from sapo.models.settings import DeviceMap
 
 
 @app.command("generate")
@@ -22,6 +23,7 @@ def generate_command(
     text: Annotated[str | None, typer.Option("--input", help="One input.")] = None,
     file: Annotated[Path | None, typer.Option(help="One input per line; one answer per line comes out.")] = None,
     task: Annotated[str | None, typer.Option(help="A task of the stage; the last one if left out.")] = None,
+    device_map: Annotated[DeviceMap | None, typer.Option(help="Spread the model over all GPUs.")] = None,
 ) -> None:
     """Answer inputs with a trained stage, applying the instruction and suffix stored with it."""
     if (text is None) == (file is None):
@@ -36,7 +38,7 @@ def generate_command(
     if not inputs:
         raise ConfigError(f"{file or '--input'} holds no input: one per line is needed")
     with quiet_libraries():
-        stage = Stage.load(stage_dir)
+        stage = Stage.load(stage_dir, device_map)
         if not stage.loaded.confirmed:
             Console(stderr=True).print(Text(f"note: {stage_dir}: {UNCONFIRMED}"))
         answers = iter(stage.generate(inputs, task))

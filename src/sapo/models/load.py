@@ -2,6 +2,10 @@
 
 GGUF weights are dequantised once into a safetensors cache: transformers neither trains nor saves a model whose GGUF
 quantiser is still attached.
+
+A model that does not fit is quantised by bitsandbytes while it is loaded, or spread over several GPUs. A quantised one
+is made ready for LoRA at once (peft's `prepare_model_for_kbit_training`), so that it is scored, trained and asked in
+one and the same state.
 """
 
 from __future__ import annotations
@@ -13,20 +17,22 @@ import os
 import re
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from os import PathLike, fspath
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from platformdirs import user_cache_path
 from safetensors import SafetensorError
 
 from sapo.core.errors import ModelError
+from sapo.core.processes import launched
 from sapo.core.settings import expanded
 from sapo.core.storage import read_json
 from sapo.models.fingerprint import state_fingerprint
+from sapo.models.settings import DeviceMap, Quantization
 
 _log = logging.getLogger("sapo")
 
@@ -160,6 +166,10 @@ def load_model(
     adapter: str | PathLike[str] | None = None,
     dtype: str | None = None,
     device: str | None = None,
+    *,
+    quantization: Quantization | None = None,
+    device_map: DeviceMap | None = None,
+    attention: str | None = None,
 ) -> LoadedModel:
     """Return a causal LM and its tokenizer, in eval mode.
 
@@ -168,6 +178,10 @@ def load_model(
         adapter: a peft adapter directory or hub id to start from; it stays unmerged and active.
         dtype: "float32", "bfloat16" or "float16"; by default what the device does best.
         device: "cpu", "cuda", "mps" ...; by default the best one present.
+        quantization: "4bit" (NF4, the QLoRA recipe) or "8bit" (LLM.int8) weights of the linear layers; all others are
+            held in float32 then, and ``dtype`` is what 4-bit layers compute in.
+        device_map: "auto" spreads the layers over all GPUs, in place of ``device``.
+        attention: such as "sdpa", "eager" or "flash_attention_2"; by default what transformers takes.
 
     Raises:
         ModelError: if something is missing, or the adapter does not belong to the model.
@@ -175,29 +189,45 @@ def load_model(
     from transformers import AutoModelForCausalLM
 
     name, adapter = fspath(name), None if adapter is None else fspath(adapter)
-    device = device or best_device()
     if dtype is not None and dtype not in DTYPES:
         raise ModelError(f"dtype {dtype!r}: allowed: {', '.join(DTYPES)}")
+    if device_map is not None:
+        _demand_spreadable(device_map, device)
+    device = device or best_device()
     try:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ModelError(f"device {device!r} cannot be used here: {_first_line(error)}") from error
     chosen = dtype or best_dtype(device)
     notes = [f"device {device}", f"dtype {chosen}" + ("" if dtype else f" (fastest exact choice on {device})")]
+    options: dict[str, Any] = {"dtype": DTYPES[chosen], "attn_implementation": attention}
+    if quantization is not None:
+        options["quantization_config"] = _bitsandbytes(quantization, DTYPES[chosen])
+        notes.append(f"quantization {quantization} of the linear layers")
+    if quantization is not None or device_map is not None:
+        options["device_map"] = device_map or {"": device}
     tokenizer = load_tokenizer(name)
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(
-            _source(name), dtype=DTYPES[chosen], output_loading_info=True
-        )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        model, report = AutoModelForCausalLM.from_pretrained(_source(name), output_loading_info=True, **options)
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         raise ModelError(_cannot_load("", name, error)) from error
     if report["missing_keys"]:
         # transformers fills them with random numbers.
         raise ModelError(f"model {name!r} lacks the weights {', '.join(sorted(report['missing_keys'])[:5])}")
-    try:
-        model = model.to(device)
-    except (RuntimeError, NotImplementedError) as error:
-        raise ModelError(f"model {name!r} does not fit on {device}: {_first_line(error)}") from error
+    if device_map is not None:
+        notes[0] = f"device_map {device_map}: {_placed(model, name)}"
+    if quantization is not None:
+        from peft import prepare_model_for_kbit_training
+
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+    elif device_map is None:
+        try:
+            model = model.to(device)
+        except (RuntimeError, NotImplementedError) as error:
+            raise ModelError(
+                f"model {name!r} does not fit on {device}: {_first_line(error)} Give a quantization (4bit, 8bit), or "
+                "device_map auto to use several GPUs."
+            ) from error
     confirmed = True
     if adapter is not None:
         model = _with_adapter(model, adapter)
@@ -209,6 +239,68 @@ def load_model(
     if not tokenizer.chat_template:
         notes.append("no chat template: the plain layout is used (user turn, blank line, 'Answer:')")
     return LoadedModel(model.eval(), tokenizer, name, tuple(notes), confirmed)
+
+
+def quantised(model: Any) -> bool:
+    """Return whether weights of the model are held as whole numbers with scales, as bitsandbytes does."""
+    return not all(parameter.is_floating_point() for parameter in model.parameters())
+
+
+def _demand_spreadable(device_map: str, device: str | None) -> None:
+    if device_map not in get_args(DeviceMap):
+        raise ModelError(f"device_map {device_map!r}: allowed is {', '.join(get_args(DeviceMap))}")
+    if device is not None:
+        raise ModelError(f"device {device!r} and device_map {device_map!r}: give only one of them")
+    if launched().count > 1:
+        raise ModelError(
+            f"device_map {device_map!r} spreads one model over all GPUs, but {launched().count} processes were "
+            "started, each with a model of its own: start one process, or leave device_map out"
+        )
+
+
+def _bitsandbytes(quantization: str, dtype: torch.dtype) -> Any:
+    """Return how transformers is to quantise the weights."""
+    if quantization not in get_args(Quantization):
+        raise ModelError(f"quantization {quantization!r}: allowed: {', '.join(get_args(Quantization))}")
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ModelError(
+            f"quantization {quantization} needs bitsandbytes, which is not installed: "
+            "pip install 'sapo-llm[quantization]'"
+        )
+    from transformers import BitsAndBytesConfig
+
+    if quantization == "8bit":
+        # At every layer of every pass it tells that activations are rounded to half precision.
+        logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+    )
+
+
+def _placed(model: Any, name: str) -> str:
+    """Return the devices that hold a model's layers; main memory beside them is no place to train."""
+    devices = sorted({str(parameter.device) for parameter in model.parameters()})
+    # What waits in main memory or on the disk until it is its turn has no device of its own.
+    if "meta" in devices or ("cpu" in devices and len(devices) > 1):
+        raise ModelError(
+            f"model {name!r} does not fit on the GPUs of this machine: layers of it would be left in main memory or on "
+            "the disk. Give a quantization (4bit, 8bit), or take more GPUs or a smaller model."
+        )
+    if len(devices) > 1:
+        # Supervised positions are picked from the last layer's output by a mask, which lies where the input does.
+        model.get_decoder().register_forward_hook(_brought_to(model.device))
+    return ", ".join(devices)
+
+
+def _brought_to(device: torch.device) -> Callable[[Any, Any, Any], Any]:
+    """Return a hook that moves a decoder's output to a device."""
+
+    def move(module: Any, given: Any, output: Any) -> Any:
+        output.last_hidden_state = output.last_hidden_state.to(device)
+        return output
+
+    return move
 
 
 def _is_recorded(model: Any, lineage: Path) -> bool:

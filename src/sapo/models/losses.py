@@ -13,6 +13,10 @@ Two routes compute the same numbers:
 
 Both ask for vocabulary logits at supervised positions only: never [batch, length, vocabulary].
 
+An accelerator idles while a few rows of one candidate go through it. There, a round of several candidates of whom none
+fills a batch goes by the plain route in batches that they share ("common batches"): its rows are read whole, and
+the beginnings that this computes again cost less than the batches that it saves.
+
 Rows of a batch lie below each other. Behind each other in one long row, under a block mask that keeps them
 apart, they were never faster on a CPU (4 to 28 % slower, more with longer batches), nor was a mask of our own
 instead of the one that transformers builds for a cache.
@@ -30,12 +34,14 @@ import torch
 from sapo.core.processes import ALONE, Processes
 from sapo.core.types import Encoded, Floats, Losses
 from sapo.models.batches import common_prefix, first_of_its_kind, in_proportion, longest_first, losses_of, width
+from sapo.models.load import quantised
 from sapo.models.memory import reset_peak_memory
 from sapo.models.passes import Prefix, untouched
-from sapo.models.runner import Runner
+from sapo.models.runner import BATCH_TOKENS, Runner
 
 # Largest difference between two exact routes in float32, in nats per supervised token.
 EXACT = 1e-4
+COMMON = "common batches"
 
 
 class Scorer:
@@ -50,10 +56,14 @@ class Scorer:
         batch_tokens: most tokens of a batch, padding included; a memory bound, it changes no result. By
             default what the model's device does best.
         processes: among which the rows are shared out; all of them must ask for the same losses.
+        common: whether small rounds of several candidates share batches; by default on accelerators.
     """
 
-    def __init__(self, model: Any, batch_tokens: int | None = None, processes: Processes = ALONE) -> None:
+    def __init__(
+        self, model: Any, batch_tokens: int | None = None, processes: Processes = ALONE, common: bool | None = None
+    ) -> None:
         self._runner = Runner(model, batch_tokens)
+        self.common = model.device.type not in BATCH_TOKENS if common is None else common
         self._processes = processes
         self._shares: bool | None = None
         reset_peak_memory()
@@ -95,6 +105,30 @@ class Scorer:
         """
         return Scoring(self._runner, self._processes, encoded, self._shares_prefix, first_of_its_kind(encoded))
 
+    def join(self, asked: Sequence[tuple[Scoring, Sequence[int]]], advance: Callable[[int], None]) -> bool:
+        """Compute rows of several candidates in common batches, so that each handle knows its own.
+
+        Returns whether it did: not where the rows of one candidate alone fill a batch.
+
+        Raises:
+            ScoreError: if one row alone does not fit the memory.
+        """
+        new = [(scoring, i) for scoring, rows in asked for i in scoring.unknown(rows)]
+        most = max((sum(width(s.encoded[i], 0) for i in rows) for s, rows in asked), default=0)
+        if len(asked) < 2 or not new or most > self.batch_tokens:
+            return False
+        encoded = [scoring.encoded[i] for scoring, i in new]
+
+        def run(numbers: Sequence[int], advance: Callable[[int], None]) -> Floats:
+            with untouched(self._runner.model):
+                return self._runner.nll([encoded[n] for n in numbers], None, advance) if numbers else np.zeros(0)
+
+        told = in_proportion(advance, sum(len(rows) for _, rows in asked), len(new))
+        for n, value in shared_out(self._processes, longest_first(encoded, range(len(new))), run, told).items():
+            scoring, i = new[n]
+            scoring.learn(i, value)
+        return True
+
     def plain(self, encoded: Sequence[Encoded]) -> Losses:
         """Return the same losses by the plain route, every row for itself: the reference for the other."""
         alone = range(len(encoded))
@@ -104,10 +138,11 @@ class Scorer:
     def layout_noise(self, encoded: Sequence[Encoded], losses: Losses) -> float:
         """Return how far a loss moves with the layout of batches alone, in nats per token.
 
-        Zero in float32, where the rounding is below every tolerance; in half precision, where kernels for
-        other shapes round differently, the same examples are scored again by the plain route in smaller batches.
+        Zero in float32, where the rounding is below every tolerance; in half precision and with quantised weights,
+        where kernels for other shapes round differently, the same examples are scored again by the plain route in
+        smaller batches.
         """
-        if self._runner.model.dtype == torch.float32:
+        if not _rounds(self._runner.model):
             return 0.0
         other = self.on(self._runner.model)
         other._runner.batch_tokens //= 4
@@ -125,8 +160,13 @@ class Scorer:
             return False
         tokens = sum(e.supervised for e in encoded)
         difference = np.abs(self._runner.nll(encoded, prefix) - self._runner.nll(encoded)).sum() / tokens
-        exact = EXACT if self._runner.model.dtype == torch.float32 else 0.05
+        exact = 0.05 if _rounds(self._runner.model) else EXACT
         return bool(difference <= exact)
+
+
+def _rounds(model: Any) -> bool:
+    """Return whether the model computes in less than float32 anywhere."""
+    return model.dtype != torch.float32 or quantised(model)
 
 
 class Scoring:
@@ -136,6 +176,7 @@ class Scoring:
     has room. It is the same in every round, so a loss does not depend on the rows it is computed with.
 
     Attributes:
+        encoded: the examples.
         tokens: that went through the model so far, those of other processes included.
     """
 
@@ -148,7 +189,7 @@ class Scoring:
         first: Sequence[int],
     ) -> None:
         self._runner, self._processes = runner, processes
-        self._encoded, self._shares_prefix, self._first = encoded, shares_prefix, first
+        self.encoded, self._shares_prefix, self._first = encoded, shares_prefix, first
         self._known: dict[int, float] = {}
         self.tokens = 0
 
@@ -162,13 +203,21 @@ class Scoring:
         Raises:
             ScoreError: if one row alone does not fit the memory.
         """
-        wanted = {self._first[i]: None for i in rows}
-        new = longest_first(self._encoded, [i for i in wanted if i not in self._known])
+        new = longest_first(self.encoded, self.unknown(rows))
         if new:
             self._compute(new, in_proportion(advance, len(rows), len(new)))
         elif rows:
             advance(len(rows))
         return np.array([self._known[self._first[i]] for i in rows], dtype=np.float64)
+
+    def unknown(self, rows: Sequence[int]) -> list[int]:
+        """Return the examples that these rows still need to be computed, equal ones once."""
+        return [i for i in dict.fromkeys(self._first[i] for i in rows) if i not in self._known]
+
+    def learn(self, row: int, nll: float) -> None:
+        """Take the NLL of a row that was computed from its first token on, in a common batch."""
+        self._known[row] = nll
+        self.tokens += width(self.encoded[row], 0)
 
     def release(self) -> None:
         """Forget what was computed; a later call computes it again."""
@@ -177,31 +226,40 @@ class Scoring:
 
     def _compute(self, rows: Sequence[int], advance: Callable[[int], None]) -> None:
         """Score this process's share of the rows, and put all shares together."""
-        mine = self._processes.share(rows)
-        told = self._processes.telling(advance, len(rows))
         before = self.tokens
-        values = self._processes.together(lambda: self._run(mine, told))
-        shares = self._processes.gather((mine, values, self.tokens - before))
-        for share, part, _ in shares:
-            self._known.update(zip(share, part.tolist(), strict=True))
-        self.tokens = before + sum(read for _, _, read in shares)
+        self._known.update(shared_out(self._processes, rows, self._run, advance))
+        self.tokens = before + sum(self._processes.gather(self.tokens - before))
 
     def _run(self, rows: Sequence[int], advance: Callable[[int], None]) -> Floats:
         with untouched(self._runner.model):
             # All processes decide, also those without a row.
-            shares = self._shares_prefix(self._encoded)
+            shares = self._shares_prefix(self.encoded)
             if not rows:
                 return np.zeros(0)
             prefix = self._prefix() if shares else None
             skip = 0 if prefix is None else prefix.length
-            self.tokens += sum(width(self._encoded[i], skip) for i in rows)
-            return self._runner.nll([self._encoded[i] for i in rows], prefix, advance)
+            self.tokens += sum(width(self.encoded[i], skip) for i in rows)
+            return self._runner.nll([self.encoded[i] for i in rows], prefix, advance)
 
     def _prefix(self) -> Prefix | None:
         prefix = self._runner.kept.find(self)
         if prefix is None:
-            prefix = self._runner.prefix(self._encoded[0].ids[: common_prefix(self._encoded)])
+            prefix = self._runner.prefix(self.encoded[0].ids[: common_prefix(self.encoded)])
             if prefix is not None:
                 self.tokens += prefix.length
                 self._runner.kept.keep(self, prefix)
         return prefix
+
+
+def shared_out(
+    processes: Processes,
+    rows: Sequence[int],
+    run: Callable[[Sequence[int], Callable[[int], None]], Floats],
+    advance: Callable[[int], None],
+) -> dict[int, float]:
+    """Return the NLL of each row; every process computes its share of them by ``run``."""
+    mine, told = processes.share(rows), processes.telling(advance, len(rows))
+    values = processes.together(lambda: run(mine, told))
+    return {
+        row: x for share, part in processes.gather((mine, values)) for row, x in zip(share, part.tolist(), strict=True)
+    }

@@ -14,7 +14,7 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 from sapo.core.types import Encoded, Floats
 from sapo.models.batches import pad, supervised_positions, width
 
-# Logits converted to float64 at once: 4 Mi, 32 MiB and as much again for their logarithms.
+# Logits converted at once: 4 Mi, 32 MiB in float64 and as much again for their logarithms.
 _PRECISE = 1 << 22
 
 
@@ -94,8 +94,11 @@ def prefix_of(model: Any, ids: Sequence[int]) -> Prefix | None:
     return Prefix(cache.layers)
 
 
-def nll_of_batch(model: Any, rows: Sequence[Encoded], prefix: Prefix | None) -> Floats:
-    """Return each row's NLL, shape [rows], in one pass over what follows the prefix."""
+def losses_of_batch(model: Any, rows: Sequence[Encoded], prefix: Prefix | None) -> torch.Tensor:
+    """Return the NLL of each supervised token, row by row, shape [tokens], in one pass over what follows the prefix.
+
+    They stay on the model's device, which need not have computed them yet.
+    """
     skip = prefix.length if prefix else 0
     ids, labels = pad([e.ids[skip:] for e in rows], [e.prompt_length - skip for e in rows])
     keep, targets = supervised_positions(labels)
@@ -106,18 +109,17 @@ def nll_of_batch(model: Any, rows: Sequence[Encoded], prefix: Prefix | None) -> 
         use_cache=prefix is not None,
         logits_to_keep=keep[:, :columns].to(model.device),
     ).logits
-    sums = torch.zeros(len(rows), dtype=torch.float64)
-    return np.asarray(sums.index_add_(0, keep.nonzero()[:, 0], _token_losses(logits, targets)).numpy())
+    return _token_losses(logits, targets)
 
 
-def nll_of_long_row(model: Any, row: Encoded, prefix: Prefix | None, labels: int) -> Floats:
-    """Return one row's NLL, shape [1], in several passes that ask for at most ``labels`` tokens' logits each.
+def losses_of_long_row(model: Any, row: Encoded, prefix: Prefix | None, labels: int) -> torch.Tensor:
+    """Return the same of one row, in several passes that ask for at most ``labels`` tokens' logits each.
 
     With a prefix, each pass goes on from the keys and values of the one before; without, where the model has
     none to share, each begins at the first token.
     """
     past = prefix.growing() if prefix else None
-    begin, total = prefix.length if prefix else 0, 0.0
+    begin, found = prefix.length if prefix else 0, list[torch.Tensor]()
     for start in range(row.prompt_length, len(row.ids), labels):
         stop = min(start + labels, len(row.ids))
         logits = model(
@@ -126,17 +128,26 @@ def nll_of_long_row(model: Any, row: Encoded, prefix: Prefix | None, labels: int
             use_cache=past is not None,
             logits_to_keep=stop - start,
         ).logits[0]
-        total += float(_token_losses(logits, torch.tensor(row.ids[start:stop])).sum())
+        found.append(_token_losses(logits, torch.tensor(row.ids[start:stop])))
         begin = stop - 1 if past is not None else 0
-    return np.array([total])
+    return torch.cat(found)
+
+
+def row_sums(rows: Sequence[Encoded], losses: torch.Tensor) -> Floats:
+    """Return each row's NLL, shape [rows], from that of all their supervised tokens; waits for the device."""
+    numbers = torch.repeat_interleave(torch.tensor([row.supervised for row in rows]))
+    sums = torch.zeros(len(rows), dtype=torch.float64)
+    return np.asarray(sums.index_add_(0, numbers, losses.cpu().double()).numpy())
 
 
 def _token_losses(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Return -log p(target) in nats for logits [tokens, vocabulary], in float64 on the CPU, shape [tokens]."""
-    # In float32 the sum over a large vocabulary loses the fifth digit.
-    precise = torch.float32 if logits.device.type == "mps" else torch.float64
+    """Return -log p(target) in nats for logits [tokens, vocabulary], shape [tokens]."""
+    precise = _precise(logits.device)
     size = max(_PRECISE // logits.shape[-1], 1)
     parts = zip(logits.split(size), targets.to(logits.device).split(size), strict=True)
-    return (
-        torch.cat([cross_entropy(part.to(precise), wanted, reduction="none") for part, wanted in parts]).double().cpu()
-    )
+    return torch.cat([cross_entropy(part.to(precise), wanted, reduction="none") for part, wanted in parts])
+
+
+def _precise(device: torch.device) -> torch.dtype:
+    # In float32 the sum over a large vocabulary loses the sixth digit; few accelerators are fast at more, or can do it.
+    return torch.float64 if device.type == "cpu" else torch.float32

@@ -12,7 +12,7 @@ from sapo.core.errors import ScoreError
 from sapo.core.types import Encoded, Floats
 from sapo.models.batches import batch_size, longest_first, width
 from sapo.models.memory import KEPT_BYTES, KEPT_BYTES_ACCELERATOR, Kept, empty_cache
-from sapo.models.passes import Prefix, nll_of_batch, nll_of_long_row, prefix_of
+from sapo.models.passes import Prefix, losses_of_batch, losses_of_long_row, prefix_of, row_sums
 
 T = TypeVar("T")
 
@@ -59,13 +59,15 @@ class Runner:
     ) -> Floats:
         """Return the rows' NLL sums in nats, shape [rows].
 
-        The rows begin with the prefix; ``advance`` is told the number of rows after each batch.
+        The rows begin with the prefix; ``advance`` is told the number of rows after each batch. Losses stay on the
+        device until the last one. (In each, a boolean ``logits_to_keep`` still makes an accelerator be waited for.)
 
         Raises:
             ScoreError: if one row alone does not fit the memory.
         """
         skip, labels = prefix.length if prefix else 0, max(LOGITS // self._vocabulary, 1)
-        left, nll = longest_first(rows, range(len(rows))), np.zeros(len(rows), dtype=np.float64)
+        order, losses = longest_first(rows, range(len(rows))), list[torch.Tensor]()
+        left = order
         while left:
             size = batch_size([rows[i] for i in left], skip, self.batch_tokens, labels)
             batch = [rows[i] for i in left[:size]]
@@ -73,15 +75,17 @@ class Runner:
             if values is None:
                 self._shrink(batch, prefix)
                 continue
-            nll[left[:size]] = values
+            losses.append(values)
             left = left[size:]
             advance(size)
+        nll = np.zeros(len(rows), dtype=np.float64)
+        nll[order] = row_sums([rows[i] for i in order], torch.cat(losses))
         return nll
 
-    def _pass(self, batch: Sequence[Encoded], prefix: Prefix | None, labels: int) -> Floats:
+    def _pass(self, batch: Sequence[Encoded], prefix: Prefix | None, labels: int) -> torch.Tensor:
         if batch[0].supervised > labels:
-            return nll_of_long_row(self.model, batch[0], prefix, labels)
-        return nll_of_batch(self.model, batch, prefix)
+            return losses_of_long_row(self.model, batch[0], prefix, labels)
+        return losses_of_batch(self.model, batch, prefix)
 
     def _shrink(self, batch: Sequence[Encoded], prefix: Prefix | None) -> None:
         if self._make_room(prefix):

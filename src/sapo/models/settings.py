@@ -8,6 +8,9 @@ from pydantic import model_validator
 
 from sapo.core.settings import Settings
 
+Quantization = Literal["4bit", "8bit"]
+DeviceMap = Literal["auto"]
+
 
 class ModelSettings(Settings):
     """Which model, see `sapo.models.load.load_model`.
@@ -17,14 +20,26 @@ class ModelSettings(Settings):
         adapter: a LoRA adapter that is merged into it first.
         dtype: of the weights; None is the one they are stored in.
         device: None is the best there is.
+        quantization: of the linear layers' weights, by bitsandbytes.
+        device_map: "auto" spreads the layers over all GPUs.
+        attention: transformers' name of an attention implementation; None is its own choice.
     """
 
     base: str = "embedded"
     adapter: str | None = None
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     device: str | None = None
+    quantization: Quantization | None = None
+    device_map: DeviceMap | None = None
+    attention: str | None = None
 
     @model_validator(mode="before")
     @classmethod
     def _named(cls, given: Any) -> Any:
         return {"base": given} if isinstance(given, str) else given
+
+    def plain(self) -> dict[str, Any]:
+        """Return it as YAML-ready values; how a large model is held is left out where it is held as usual."""
+        data = self.model_dump(mode="json")
+        large = ("quantization", "device_map", "attention")
+        return {key: value for key, value in data.items() if value is not None or key not in large}

@@ -39,7 +39,7 @@ def model_card(data: Mapping[str, Any]) -> str:
     Raises:
         KeyError, TypeError, ValueError: if ``data`` is not what `sapo.json` holds.
     """
-    base, merged = str(data["base_model"]), bool(data.get("merged"))
+    base, merged, quantization = str(data["base_model"]), bool(data.get("merged")), data.get("quantization")
     layouts = {entry.get("layout", "own") for entry in data["tasks"]}
     # `sapo generate` asks in this library's layout alone.
     commands = ['sapo generate FOLDER --input "TEXT"'] if layouts == {"own"} else []
@@ -57,9 +57,9 @@ def model_card(data: Mapping[str, Any]) -> str:
     card = _template().render(
         card_data=metadata.to_yaml(), library_name=metadata.library_name, inline=_inline, block=_block,
         literal=json.dumps(base).replace("`", "\\x60"), base_model=base, method=data["method"], policy=data["policy"],
-        embedded=base == EMBEDDED, merged=merged, merge=data.get("merge"), layouts=layouts,
+        embedded=base == EMBEDDED, merged=merged, quantization=quantization, merge=data.get("merge"), layouts=layouts,
         tasks=[_task(entry) for entry in data["tasks"]], facts=facts,
-        commands=commands if merged else [*commands, "sapo export FOLDER --merge OUT"],
+        commands=commands if merged or quantization else [*commands, "sapo export FOLDER --merge OUT"],
     )  # fmt: skip
     # What the template leaves out leaves blank lines. Texts hold none: they are one line, or indented.
     return re.sub("\n{3,}", "\n\n", f"{ModelCard(card)}\n")

@@ -72,12 +72,13 @@ def export_merged(stage_dir: Path, out: Path) -> Merged:
     with undamaged(stage_dir / LINEAGE, TAKE_AGAIN):
         base, state, merged = str(lineage["base_model"]), str(lineage["state"]), bool(lineage.get("merged"))
         prompts, limit = list(stored_prompts(lineage).values()), int(lineage["max_length"])
+        quantization = lineage.get("quantization")
         # The card is written last, after minutes of work: what it needs must be there now.
         model_card(lineage)
     if merged:
         raise ModelError(f"{stage_dir} is merged already: copy it, or use it unchanged")
     with _new_directory(out, stage_dir) as built:
-        _refuse_quantised(base)
+        _refuse_quantised(base, quantization)
         loaded, confirmed = _load(base, stage_dir)
         renderer = Renderer(loaded.tokenizer, min(limit, context_length(loaded.model)))
         rows = [e.ids for prompt in prompts[-TASKS:] for e in renderer.encode(*prompt, PROBES)]
@@ -135,8 +136,14 @@ def _new_directory(out: Path, stage_dir: Path) -> Iterator[Path]:
         raise ModelError(f"{stage_dir} cannot be merged by the libraries here ({line}), {_INSTEAD}") from error
 
 
-def _refuse_quantised(base: str) -> None:
-    """Refuse a base whose weights are not numbers that an update could be added to."""
+def _refuse_quantised(base: str, quantization: str | None) -> None:
+    """Refuse a base whose weights are not numbers that an update could be added to, in the file or in the run."""
+    if quantization is not None:
+        raise ModelError(
+            f"the adapter was trained on {base!r} in {quantization}, so it cannot be merged exactly: whole weights are "
+            f"another base. Use the stage directory itself, with sapo.load_model({base!r}, STAGE, "
+            f"quantization={quantization!r})"
+        )
     if base == EMBEDDED:
         # Its weights were dequantised once and for all.
         return

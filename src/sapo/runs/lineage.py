@@ -11,6 +11,7 @@ from typing import Any
 
 from sapo.core.errors import ModelError
 from sapo.core.storage import read_json, undamaged
+from sapo.models.settings import Quantization
 from sapo.selection.selection import Choice, Selection
 from sapo.tasks.load import task_fingerprint
 
@@ -20,10 +21,11 @@ TAKE_AGAIN = "Take the directory from where it was written again."
 _LIBRARIES = ("sapo-llm", "torch", "transformers", "peft", "accelerate", "tokenizers", "numpy")
 
 
-def library_versions() -> dict[str, str | None]:
+def library_versions(quantization: Quantization | None = None) -> dict[str, str | None]:
     """Return the versions of this package and of the libraries that numbers depend on; None: not installed."""
-    versions: dict[str, str | None] = dict.fromkeys(_LIBRARIES)
-    for library in _LIBRARIES:
+    libraries = (*_LIBRARIES, *(["bitsandbytes"] if quantization else []))
+    versions: dict[str, str | None] = dict.fromkeys(libraries)
+    for library in libraries:
         with suppress(PackageNotFoundError):
             versions[library] = version(library)
     return versions
@@ -39,18 +41,21 @@ def lineage(
     limits: Mapping[str, int],
     template: str | None,
     versions: Mapping[str, str | None],
+    quantization: Quantization | None = None,
     earlier: Sequence[Mapping[str, Any]] = (),
     whole: bool = False,
 ) -> dict[str, Any]:
     """Return the content of `sapo.json`.
 
     ``state`` is the fingerprint of the resulting weights, ``template`` that of the rendering; ``limits`` are
-    `max_length` and `max_new_tokens`. ``earlier`` are the task entries of the stage that the run itself started from,
-    in any earlier format. ``whole``: the folder holds a model of its own instead of an adapter.
+    `max_length` and `max_new_tokens`, ``quantization`` that of the base. ``earlier`` are the task entries of the stage
+    that the run itself started from, in any earlier format. ``whole``: the folder holds a model of its own
+    instead of an adapter.
     """
     return {
         "format": FORMAT,
         "base_model": base,
+        **({"quantization": quantization} if quantization else {}),
         "method": method,
         "policy": policy,
         "state": state,

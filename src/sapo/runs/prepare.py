@@ -125,7 +125,7 @@ def _load(config: Config, gathering: Gathering, inputs: Inputs, tracker: Tracker
         lineage,
         base=loaded.name, method=method.name, policy=policy,
         limits={"max_length": config.max_length, "max_new_tokens": evaluate.max_new_tokens},
-        template=template, versions=library_versions(),
+        template=template, versions=library_versions(config.model.quantization), quantization=config.model.quantization,
         earlier=earlier_tasks(config.model.adapter, config.model.base), whole=method.whole,
     )  # fmt: skip
     model = RunModel(loaded, lambda: start().model, method, directory, describe, selection.batch_tokens, processes)
@@ -184,8 +184,11 @@ def _notes(
 
 
 def _load_start(model: ModelSettings, method: SeqLora, processes: Processes) -> LoadedModel:
-    device = processes.device(model.device or best_device())
+    device = None if model.device_map else processes.device(model.device or best_device())
     # Methods that train the weights themselves need all digits of them.
     dtype = model.dtype or ("float32" if method.whole else None)
-    loaded = load_model(model.base, model.adapter, dtype, device)
+    loaded = load_model(
+        model.base, model.adapter, dtype, device,
+        quantization=model.quantization, device_map=model.device_map, attention=model.attention,
+    )  # fmt: skip
     return replace(loaded, model=method.start(loaded.model))

@@ -14,6 +14,7 @@ from sapo.models.answers import generate as generated
 from sapo.models.layout import user_turn
 from sapo.models.load import LoadedModel, load_model
 from sapo.models.render import Renderer
+from sapo.models.settings import DeviceMap
 from sapo.runs.lineage import LINEAGE, TAKE_AGAIN, layout_of, read_lineage, stored_prompts
 from sapo.selection.rows import context_length
 
@@ -90,8 +91,8 @@ class Stage:
     max_new_tokens: int
 
     @classmethod
-    def load(cls, directory: str | PathLike[str]) -> Stage:
-        """Return the stage in a directory that a run or `sapo export` wrote.
+    def load(cls, directory: str | PathLike[str], device_map: DeviceMap | None = None) -> Stage:
+        """Return the stage in a directory that a run or `sapo export` wrote; its base is quantised as it was there.
 
         Raises:
             ModelError: if the directory is not a stage, or its base model cannot be loaded.
@@ -101,6 +102,7 @@ class Stage:
         lineage = read_lineage(directory)
         with undamaged(directory / LINEAGE, TAKE_AGAIN):
             base, merged = lineage["base_model"], bool(lineage.get("merged"))
+            quantization = lineage.get("quantization")
             limits = (int(lineage["max_length"]), int(lineage["max_new_tokens"]))
             prompts = stored_prompts(lineage)
             strange = [name for name in prompts if layout_of(lineage, name) != "own"]
@@ -111,7 +113,10 @@ class Stage:
             )
         # A merged stage is a whole model; it needs the one that it was made from no more.
         try:
-            loaded = load_model(str(directory)) if merged else load_model(base, str(directory))
+            if merged:
+                loaded = load_model(str(directory), device_map=device_map)
+            else:
+                loaded = load_model(base, str(directory), quantization=quantization, device_map=device_map)
         except ModelError as error:
             where = f"{directory / LINEAGE} names the base model {base!r}, seen from {Path.cwd()}"
             raise ModelError(f"{where}: {error}") from error
@@ -130,11 +135,13 @@ class Stage:
         return generated(self.loaded.model, renderer, instruction, suffix, rows, self.max_new_tokens)
 
 
-def load_stage(directory: str | PathLike[str]) -> Stage:
+def load_stage(directory: str | PathLike[str], device_map: DeviceMap | None = None) -> Stage:
     """Return the stage in a directory that a run or `sapo export` wrote; ``generate`` asks it as it was trained.
+
+    ``device_map`` "auto" spreads it over all GPUs.
 
     Raises:
         ModelError: if it is not a stage, or its base model cannot be loaded.
         RecordError: if its `sapo.json` is damaged.
     """
-    return Stage.load(directory)
+    return Stage.load(directory, device_map)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from sapo.core.errors import ScoreError
 from sapo.core.types import Encoded, Floats, Instruction, Ints, Losses, Task
 from sapo.models.batches import common_prefix, losses_of
-from sapo.models.losses import Scorer, Scoring
+from sapo.models.losses import COMMON, Scorer, Scoring
 from sapo.models.render import Encoder
 from sapo.selection.cache import Found, LossCache
 from sapo.selection.differences import TIE
@@ -54,22 +54,40 @@ class Measuring:
         """Number of candidates all of whose losses were found."""
         return len(self._candidates) - len(self._computed)
 
-    def measure(self, candidate: int, places: range) -> Floats:
-        """Return the NLL sums of a candidate on the rows at these places."""
+    def measure(self, wanted: Mapping[int, range]) -> list[Floats]:
+        """Return the NLL sums of candidates on the rows at these places."""
+        seconds = self._joined(wanted)
+        return [self._measured(candidate, places, seconds.get(candidate)) for candidate, places in wanted.items()]
+
+    def _joined(self, wanted: Mapping[int, range]) -> dict[int, float]:
+        """Compute what is better computed in batches that candidates share, and return each one's part of the time."""
+        if not self._scorer.common:
+            return {}
+        new = {c: places for c, places in wanted.items() if self._found(self._rows(c, places)) is None}
+        asked = [(self._opened(candidate)[0], places) for candidate, places in new.items()]
+        began, before = time.perf_counter(), sum(scoring.tokens for scoring, _ in asked)
+        if not self._scorer.join(asked, self._advance):
+            return {}
+        self.spent += sum(scoring.tokens for scoring, _ in asked) - before
+        return dict.fromkeys(new, (time.perf_counter() - began) / len(new))
+
+    def _measured(self, candidate: int, places: range, joined: float | None) -> Floats:
+        """Return one candidate's NLL sums; ``joined``: the time that common batches took for it, if it was in them."""
         scoring, encoded = self._opened(candidate)
-        wanted = [encoded[p] for p in places]
-        found = None if self._cache is None else self._cache.find(wanted)
+        wanted = self._rows(candidate, places)
+        found = self._found(wanted)
         if found is None:
             began = time.perf_counter()
             before = scoring.tokens
-            nll = scoring.nll(places, self._advance)
+            nll = scoring.nll(places, self._advance if joined is None else lambda rows: None)
             self._demand_finite(nll, candidate, places)
-            found = Found(nll, time.perf_counter() - began, self._scorer.route)
+            route = self._scorer.route if joined is None else COMMON
+            found = Found(nll, time.perf_counter() - began + (joined or 0.0), route)
             self.spent += scoring.tokens - before
             self._computed.add(candidate)
             if self._cache is not None:
                 self._cache.keep(wanted, found)
-        else:
+        elif joined is None:
             self._advance(len(wanted))
         if candidate == 0 and places.start == 0:
             self.tie = max(TIE, self._scorer.layout_noise(wanted, losses_of(wanted, found.nll)))
@@ -98,6 +116,13 @@ class Measuring:
         """Let go of what is kept for further rounds."""
         for candidate in list(self._open):
             self._close(candidate)
+
+    def _rows(self, candidate: int, places: range) -> list[Encoded]:
+        encoded = self._opened(candidate)[1]
+        return [encoded[p] for p in places]
+
+    def _found(self, rows: Sequence[Encoded]) -> Found | None:
+        return None if self._cache is None else self._cache.find(rows)
 
     def _opened(self, candidate: int) -> tuple[Scoring, list[Encoded]]:
         if candidate not in self._open:

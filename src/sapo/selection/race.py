@@ -31,7 +31,7 @@ a difference hangs on one row in a hundred, which a sample cannot show in time, 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,7 +46,8 @@ from sapo.selection.standings import standing
 FIRST = 8
 GROWTH = 1.3
 
-Measure = Callable[[int, range], Floats]
+# Losses that a round asks for: candidates, and their rows by the places in race order.
+Measure = Callable[[Mapping[int, range]], Sequence[Floats]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +85,7 @@ def race(
     """Score candidates in rounds until the winner is known well enough.
 
     Args:
-        measure: returns the NLL sums of a candidate on rows, given by their places in race order.
+        measure: returns the NLL sums of candidates on rows, given by their places in race order.
         sizes: rows that candidates have been scored on after each round, see `round_sizes`.
         costs: what one row of each candidate costs.
         tokens: supervised tokens of each row, in race order, which must be random.
@@ -103,9 +104,9 @@ def race(
     racing: Sequence[int] = range(len(costs))
     size, spent = sizes[0], 0.0
     while True:
-        for i in (i for i in racing if len(nll[i]) < size):
-            places = range(len(nll[i]), size)
-            nll[i] = np.concatenate([nll[i], measure(i, places)])
+        wanted = {i: range(len(nll[i]), size) for i in racing if len(nll[i]) < size}
+        for (i, places), found in zip(wanted.items(), measure(wanted), strict=True):
+            nll[i] = np.concatenate([nll[i], found])
             spent += costs[i] * len(places)
         now = standing(len(standings) + 1, rows, nll, level, epsilon)
         standings.append(now)

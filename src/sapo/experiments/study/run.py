@@ -36,7 +36,7 @@ def run_study(config: StudyConfig, progress: Reporter = SILENT, where: Where | N
     Raises:
         SapoError: for anything a user can act on.
     """
-    gpus = visible_gpus(config.model.device) if where is None else ()
+    gpus = visible_gpus(config.model.device) if where is None and config.model.device_map is None else ()
     if len(gpus) > 1:
         progress.note(f"{len(gpus)} processes, one for each GPU")
         where = partial(in_processes, gpus)

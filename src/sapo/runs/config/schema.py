@@ -158,7 +158,7 @@ class Config(Settings):
                 del data["evaluate"][key]
         if self.selection.rule != "trial":
             del data["selection"]["trial"]
-        return data | {"candidates": self.candidates.plain()}
+        return data | {"candidates": self.candidates.plain(), "model": self.model.plain()}
 
 
 # Parts that only the method or policy of their name reads.

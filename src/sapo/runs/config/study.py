@@ -72,5 +72,5 @@ class StudyConfig(Settings):
 
     def plain(self) -> dict[str, Any]:
         """Return the resolved configuration as YAML-ready values; what is switched off is left out."""
-        off = set() if self.lean else {"lean"}
-        return self.model_dump(mode="json", exclude=off) | {"candidates": self.candidates.plain()}
+        parts = {"candidates": self.candidates.plain(), "model": self.model.plain()}
+        return self.model_dump(mode="json", exclude=set() if self.lean else {"lean"}) | parts

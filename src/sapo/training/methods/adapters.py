@@ -129,8 +129,8 @@ def targets_of(model: Any, wanted: Sequence[str] | str) -> tuple[str, ...]:
     Raises:
         ModelError: if there are no such layers.
     """
-    head, carrying = model.get_output_embeddings(), (torch.nn.Linear, torch.nn.Embedding, Conv1D)
-    found = [(path, layer) for path, layer in _layers(model) if isinstance(layer, carrying)]
+    head = model.get_output_embeddings()
+    found = [(path, layer) for path, layer in _layers(model) if _carries(layer)]
     linear = [path for path, layer in found if layer is not head and not isinstance(layer, torch.nn.Embedding)]
     if wanted == "all-linear":
         return tuple(sorted({path.rsplit(".", 1)[-1] for path in linear}))
@@ -154,13 +154,19 @@ def targets_of(model: Any, wanted: Sequence[str] | str) -> tuple[str, ...]:
 
 def smallest_dimension(model: Any, targets: Sequence[str]) -> int:
     """Return the smallest side of the weights of the named layers: a larger rank could express nothing more."""
-    ends = tuple(f".{target}" for target in (*targets, "base_layer"))
-    sides: list[int] = [
-        min(parameter.shape)
-        for path, parameter in model.named_parameters()
-        if parameter.dim() == 2 and ".lora_" not in path and f".{path.rpartition('.')[0]}".endswith(ends)
-    ]
-    return min(sides)
+    ends = tuple(f".{target}" for target in targets)
+    return min(_side(layer) for path, layer in _layers(model) if f".{path}".endswith(ends) and _carries(layer))
+
+
+def _carries(layer: Any) -> bool:
+    """Return whether peft can put LoRA on a layer."""
+    return isinstance(layer, (torch.nn.Linear, torch.nn.Embedding, Conv1D))
+
+
+def _side(layer: Any) -> int:
+    # A quantised weight is stored in another shape.
+    sides = (layer.in_features, layer.out_features) if isinstance(layer, torch.nn.Linear) else layer.weight.shape
+    return int(min(sides))
 
 
 # Other initialisations (PiSSA, OLoRA ...) subtract something from the base weights whenever they are loaded.

@@ -10,6 +10,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from sapo.core.errors import ModelError
+from sapo.models.load import quantised
 from sapo.training.methods.seq_lora import SeqLora
 from sapo.training.schedule import Training
 
@@ -28,12 +29,17 @@ class Full(SeqLora):
         """Return the stage-0 model.
 
         Raises:
-            ModelError: if it carries an adapter, or its weights are not float32.
+            ModelError: if it carries an adapter, or its weights are quantised or not float32.
         """
         if isinstance(model, PeftModel):
             raise ModelError(
                 f"method {self.name} trains the model's own weights and cannot continue from an adapter: merge it "
                 "first (sapo export STAGE --merge OUT) and give OUT as model.base"
+            )
+        if quantised(model):
+            raise ModelError(
+                f"method {self.name} trains the model's own weights, and quantised weights have no gradient: leave "
+                "model.quantization out, or take a method that trains an adapter, such as seq-lora"
             )
         if model.dtype != torch.float32:
             raise ModelError(

@@ -146,7 +146,7 @@ def test_every_known_layout_is_read_and_reworded() -> None:
         ([{"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]}], None, "in common"),
         ([LAYOUTS["system"]("One.", 1), LAYOUTS["system"]("Two.", 2)], None, "in common"),
         ([LAYOUTS["system"]("One.", 1), LAYOUTS["system"]("Two.", 2)], "One.", "row 2 does not hold the instruction"),
-        ([LAYOUTS["system"]("One.", 1)], " ", "instruction = ' ': give the text"),
+        ([LAYOUTS["system"]("One.", 1)], " ", "instruction = ' ': pass the text"),
         ([{"instruction": "I.", "input": "", "output": "y", "text": "I. y"}], None, r"text; instruction, output"),
         ([{**LAYOUTS["system"]("One.", 1), "tools": "[]"}], None, "column tools"),
         ([{"messages": [{"role": "system", "content": "S."}, {"role": "user", "content": "x"}]}], None, "'user'"),
@@ -398,7 +398,7 @@ def test_rows_in_a_list_are_as_good_and_other_kinds_are_told() -> None:
     for wrong in (None, 5, iter([row])):
         with pytest.raises(DataError, match="allowed are one split of a"):
             trl.Rows(wrong, "Say it.")
-    with pytest.raises(DataError, match="instruction = 5: give the text"):
+    with pytest.raises(DataError, match="instruction = 5: pass the text"):
         trl.Rows([row], 5)  # type: ignore[arg-type]
     turn = [{"role": "user", "content": "Say it. x"}]
     for mixed in ({**row, "prompt": turn}, {**row, "completion": turn}):

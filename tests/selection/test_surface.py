@@ -13,7 +13,7 @@ import pytest
 from datasets import Dataset, DatasetDict
 
 import sapo
-from sapo.core.errors import DataError, RecordError
+from sapo.core.errors import DataError, RecordError, SapoError
 from sapo.integrations.testing import tiny_model, tiny_tokenizer
 from sapo.models.render import Renderer
 from sapo.tasks.given import given_task
@@ -83,7 +83,7 @@ def test_a_selection_is_printed_ranked_and_kept(tmp_path: Path, capsys: pytest.C
     evil = "Say <b>yes</b> for many \x1b[31mand no for few words."
     selection = sapo.select(tiny_model(), tiny_tokenizer(), PLAIN, [*NEW, evil], instruction=OLD, progress=True)
     capsys.readouterr()
-    lines = str(selection).splitlines()
+    lines = [line for line in str(selection).splitlines() if not line.startswith("note: ")]
     ranked = [selection.candidates[i] for i in selection.ranked]
     assert len(lines) == 2 + len(ranked)
     for line, candidate in zip(lines[2:], ranked, strict=True):
@@ -116,6 +116,33 @@ def test_a_selection_is_printed_ranked_and_kept(tmp_path: Path, capsys: pytest.C
 def test_what_cannot_be_used_is_refused_by_name(data: Any, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError, match=message):
         given_task(data, **settings)
+
+
+def test_nothing_is_left_out_in_silence() -> None:
+    rows: list[dict[str, Any]] = [{**row, "label": np.str_(row["label"]), "id": np.int64(7)} for row in PLAIN]
+    rows += [{"text": None, "label": "no"}, {"text": "many " * 900, "label": "yes"}]
+    selection = sapo.select(tiny_model(), tiny_tokenizer(), rows, [NEW[0], OLD], instruction=OLD)
+    said = str(selection)
+    for part in ("'id'", "left out, as they cannot be used: 1 row", "1 of 9 inputs were too long", "(same as the"):
+        assert part in said
+    with pytest.raises(DataError, match=r"with selection\.instruction\.text"):
+        selection.apply(PLAIN)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"seed": -1}, "seed = -1: allowed is"),
+        ({"examples": "many"}, "examples = 'many'"),
+        ({"instruction": " "}, "instruction = ' ': allowed is"),
+        ({"tokenizer": None}, "tokenizer = None: give the model's tokenizer"),
+        ({"candidates": {"a": 1}}, "allowed is a list of texts"),
+    ],
+)
+def test_wrong_types_are_named(wrong: dict[str, Any], message: str) -> None:
+    given = {"model": tiny_model(), "tokenizer": tiny_tokenizer(), "data": PLAIN, "instruction": OLD}
+    with pytest.raises(SapoError, match=message):
+        sapo.select(**{**given, **wrong})
 
 
 def test_all_public_names_are_shown_and_none_hides_a_builtin() -> None:

@@ -82,6 +82,9 @@ def test_a_checkpoint_that_was_cut_off_is_not_gone_on_with(tmp_path: Path) -> No
         (tmp_path / f"checkpoint-{number}").mkdir()
         if whole:
             (tmp_path / f"checkpoint-{number}" / "trainer_state.json").write_text("{}")
+    (tmp_path / "checkpoint-14").mkdir()
+    # Killed while it was written.
+    (tmp_path / "checkpoint-14" / "trainer_state.json").write_text("")
     assert checkpoints.last() == str(tmp_path / "checkpoint-10")
 
 

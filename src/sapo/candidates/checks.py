@@ -140,7 +140,7 @@ class Pool:
             or chatty(original, text)
             or ("is written in another language" if changes_language(original, text) else None)
             or _unterminated(original, text)
-            or _lacks("label", [label for label in task.labels if not keeps(label, original, text)])
+            or _respelled([label for label in task.labels if not keeps(label, original, text)])
             or _lacks("number", missing_numbers(task.labels, original, text))
             or _repeats_suffix(original, task.suffix, text)
             or _leak(task, text)
@@ -182,6 +182,10 @@ def _lacks(kind: str, missing: Sequence[str]) -> str | None:
     if not missing:
         return None
     return f"lacks the {kind} {', '.join(map(repr, missing))} that the original instruction names"
+
+
+def _respelled(labels: Sequence[str]) -> str | None:
+    return f"spells the label {', '.join(map(repr, labels))} otherwise" if labels else None
 
 
 def _broken_characters(original: str, text: str) -> str | None:

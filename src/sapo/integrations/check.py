@@ -101,7 +101,10 @@ def check(trainer: Any, watch: Sequence[Task] = (), rows: int = 64) -> Check:
             have one name.
     """
     from datasets import Dataset
+    from transformers import Trainer
 
+    if not isinstance(trainer, Trainer):
+        raise DataError(f"trainer = {trainer!r:.80}: give a transformers Trainer, or one that builds on it")
     model, data, tested, args = trainer.model, trainer.train_dataset, trainer.eval_dataset, vars(trainer.args)
     if trainer.processing_class is None or data is None:
         raise DataError("the trainer lacks processing_class or train_dataset: give it the tokenizer and the rows")

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from sapo.candidates.opening import open_sources
+from sapo.core.errors import ConfigError
 from sapo.core.processes import Processes, join
 from sapo.core.progress import SILENT, Reporter
 from sapo.models.answers import teaches_to_stop
@@ -48,6 +49,8 @@ def prepared(config: Config, progress: Reporter = SILENT, shared: Path | None = 
     Raises:
         SapoError: for whatever would stop the run later.
     """
+    if not isinstance(config, Config):
+        raise ConfigError(f"config = {config!r:.80}: give what sapo.load_config returns")
     run = prepare(config, progress, shared)
     updates = {stage: work.units for stage, work in run.plan.trainings.items()}
     with run.directory:

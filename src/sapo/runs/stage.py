@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 
-from sapo.core.errors import ModelError, nearest
+from sapo.core.errors import DataError, ModelError, nearest
 from sapo.core.storage import undamaged
 from sapo.core.types import Example
 from sapo.models.answers import generate as generated
@@ -126,8 +126,11 @@ class Stage:
         """Return the greedy answer to each input, prompted as the task was trained.
 
         Raises:
+            DataError: if the inputs are not a list of texts.
             ModelError: if the stage was not trained on ``task``; the last one is used where it is None.
         """
+        if isinstance(inputs, str) or not all(isinstance(text, str) for text in inputs):
+            raise DataError(f"inputs = {inputs!r:.80}: allowed is a list of texts")
         name = _named(self.prompts, task)
         renderer = Renderer(self.loaded.tokenizer, min(self.max_length, context_length(self.loaded.model)))
         instruction, suffix = self.prompts[name]

@@ -184,7 +184,7 @@ class Selection:
             lines += [
                 f"tried for {self.trial.tried[0].updates} updates, loss afterwards", *_aligned(self.trial_table())
             ]  # fmt: skip
-        return "\n".join(lines)
+        return "\n".join([*lines, *(f"note: {plain(note)}" for note in self.notes)])
 
     def trial_table(self) -> list[tuple[str, ...]]:
         """Return headings and a row for each candidate that was tried: losses after it, in nats per answer token."""
@@ -313,6 +313,8 @@ class Selection:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Selection:
         """Return what `to_json` took apart."""
+        if not 0 <= value["chosen"] < len(value["candidates"]):
+            raise ValueError(f"chosen is {value['chosen']}, of {len(value['candidates'])} candidates")
         same = ("task", "rule", "sample", "chosen", "tolerance", "seconds", "route", "cached", "peak_memory")
         return cls(
             **{key: value[key] for key in same},

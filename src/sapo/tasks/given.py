@@ -37,6 +37,8 @@ def given_task(
     Raises:
         DataError: if the data cannot be used, or a setting is not for this kind of data.
     """
+    if instruction is not None and not (isinstance(instruction, str) and instruction.strip()):
+        raise DataError(f"instruction = {instruction!r:.80}: allowed is a text that is not empty")
     if isinstance(data, Task):
         if instruction is not None or suffix is not None or columns is not None:
             raise DataError("instruction, suffix and columns are for other data: a task has its own")

@@ -25,6 +25,8 @@ def hold_out(task: Task) -> Task:
     Raises:
         DataError: if the training rows have fewer than two different inputs.
     """
+    if not isinstance(task, Task):
+        raise DataError(f"task = {task!r:.80}: give what sapo.load_task returns")
     if task.test:
         return task
     groups = _groups(task.train)

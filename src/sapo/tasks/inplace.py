@@ -7,12 +7,16 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from sapo.core.errors import DataError
 from sapo.core.types import Example, Task
 from sapo.models.layout import TAKEN_OUT, Side
 from sapo.models.sft import MAX_LENGTH, SftRenderer, prompt_and_completion
 from sapo.tasks.labels import metric_of, recognised_labels
 from sapo.tasks.layouts import Row, answer_of, layout_of, quoted, read_row, shared_instruction
+
+_WORD = "Rows that hold no instruction are worded by your own code, with selection.instruction.text"
 
 
 class Rows:
@@ -76,9 +80,12 @@ def exchange(data: Any, old: str, new: str) -> Any:
     from pandas import DataFrame
 
     def changed(row: Any) -> dict[str, Any]:
-        found = read_row(row).reworded(old, new)
+        try:
+            found = read_row(row).reworded(old, new)
+        except DataError as error:
+            raise DataError(f"{error}. {_WORD}") from error
         if found is None:
-            raise DataError(f"a row does not hold the instruction {quoted(old)}: {quoted(row)}")
+            raise DataError(f"a row does not hold the instruction {quoted(old)}: {quoted(row)}. {_WORD}")
         return found
 
     if isinstance(data, (Dataset, DatasetDict, IterableDataset)):
@@ -88,7 +95,7 @@ def exchange(data: Any, old: str, new: str) -> Any:
         return data.assign(**{name: [row[name] for row in rows] for name in data.columns})
     if isinstance(data, (list, tuple)):
         return [changed(row) for row in data]
-    raise DataError(f"rows in a {type(data).__name__}: allowed are a Dataset, a DataFrame or a list of rows")
+    raise DataError(f"rows in a {type(data).__name__}: allowed are a Dataset, a DataFrame or a list of rows. {_WORD}")
 
 
 def as_dataset(data: Any) -> Any:
@@ -122,7 +129,14 @@ def records(data: Any) -> list[Any]:
     for number, row in enumerate(rows, start=1):
         if not isinstance(row, Mapping):
             raise DataError(f"row {number}: {quoted(row)} instead of columns: give one split of a data set")
-    return rows
+    return [{name: _python(value) for name, value in row.items()} for row in rows]
+
+
+def _python(value: Any) -> Any:
+    """Return a value of numpy as Python's own."""
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _readable(dataset: Any, what: str) -> list[Row]:

@@ -62,8 +62,8 @@ def settle_instruction(
         return Settled(given, plain, (replaced,) if inside.strip() and inside != given else ())
     if not inside.strip():
         raise DataError(
-            f"{where} has no instruction of its own: give one with --instruction, or with instruction: in a "
-            "configuration"
+            f"{where} has no instruction of its own: give one (instruction=... in Python, --instruction on the command "
+            "line, instruction: in a configuration)"
         )
     return Settled(inside, plain, (f"instruction: {source}",))
 

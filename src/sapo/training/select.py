@@ -22,6 +22,7 @@ from typing import Any
 
 from pydantic import ValidationError
 from torch import nn
+from transformers import PreTrainedTokenizerBase
 
 from sapo.candidates.builtin import Builtin
 from sapo.candidates.checks import Pool, why_none
@@ -37,8 +38,10 @@ from sapo.selection.rows import MAX_LENGTH, context_length
 from sapo.selection.scoring import score_candidates
 from sapo.selection.selection import Selection
 from sapo.selection.settings import SelectionSettings, TrialSettings
+from sapo.tasks.findings import warnings_of
 from sapo.tasks.given import given_task
 from sapo.tasks.inplace import Rows
+from sapo.tasks.inspection import inspect_rows
 from sapo.tasks.sampling import selection_rows
 from sapo.training.settings import TrainSettings
 
@@ -46,6 +49,8 @@ from sapo.training.settings import TrainSettings
 _COUNT = 20
 # Rows, by their characters, with which a renderer of another trainer is tried.
 _LONGEST = 4
+# Characters of a rejected text, and how many of them, that a note names.
+_SHOWN, _NAMED = 60, 5
 
 
 def select(
@@ -113,7 +118,9 @@ def select(
         ScoreError: if a loss is not finite, or a row does not fit the memory.
         RenderError: if a prompt does not fit; a renderer that is given is tried with the four longest rows first.
     """
-    _demand_loaded(model)
+    _demand_loaded(model, tokenizer)
+    if not isinstance(seed, int) or seed < 0:
+        raise DataError(f"seed = {seed!r:.80}: allowed is a whole number, 0 or more")
     if rule != "trial" and (watch or trial or train):
         raise DataError(f"watch, trial and train are for rule trial, not for rule {rule}")
     try:
@@ -145,7 +152,7 @@ def select(
         longest = sorted(task.train, key=lambda row: len(row.input) + len(row.answer))[-_LONGEST:]
         for candidate in kept:
             encoder.encode(candidate.text, task.suffix, longest)
-    rows = selection_rows(task, examples, sample, seed)
+    rows = selection_rows(task, settings.examples, sample, seed)
     reporter.plan(len(rows) * len(kept))
     scorer = Scorer(model)
     selection = score_candidates(
@@ -160,7 +167,20 @@ def select(
         selection = try_leading(
             selection, model, scorer, encoder, task, others, settings.trial, training, seed=seed, progress=reporter
         )
-    return replace(selection, notes=gathered.notes)
+    return replace(selection, notes=(*_notes(task, selection), *gathered.notes))
+
+
+def _notes(task: Task, selection: Selection) -> tuple[str, ...]:
+    """Return what became of the data and the texts, one sentence each: nothing is left out in silence."""
+    found = [*task.notes, *warnings_of(inspect_rows(task, selection.rows))]
+    cut = max(int((candidate.losses.cut > 0).sum()) for candidate in selection.candidates)
+    if cut:
+        found.append(f"{cut} of {len(selection.rows)} inputs were too long and are cut in the middle")
+    if selection.rejected:
+        named = "; ".join(f"{one.text[:_SHOWN]!r} ({one.reason})" for one in selection.rejected[:_NAMED])
+        more = f", and {len(selection.rejected) - _NAMED} more" if len(selection.rejected) > _NAMED else ""
+        found.append(f"rejected texts: {named}{more}")
+    return tuple(found)
 
 
 def score(
@@ -181,8 +201,12 @@ def score(
     Row k of every result is training row k. ``losses.per_token`` is the pre-update loss, in nats per token. Texts are
     scored as they are, without any check. Arguments and errors are those of `select`.
     """
-    _demand_loaded(model)
-    if isinstance(texts, str) or not all(isinstance(text, str) and text.strip() for text in texts):
+    _demand_loaded(model, tokenizer)
+    if (
+        not isinstance(texts, (list, tuple))
+        or not texts
+        or not all(isinstance(text, str) and text.strip() for text in texts)
+    ):
         raise CandidateError(f"texts = {texts!r:.80}: allowed is a list of texts that are not empty")
     task, encoder = _opened(model, tokenizer, data, instruction, suffix, columns, args, max_length, renderer)
     if not task.train:
@@ -215,14 +239,16 @@ def candidates_of(task: Task, given: Sequence[str] | None) -> Gathered:
     """Return a task's candidates; where none are given, 20 of those that come with the library or that rules make."""
     if given is None:
         return gather(task, (Builtin(), Rules()), _COUNT)
-    if isinstance(given, str) or not all(isinstance(text, str) for text in given):
+    if not isinstance(given, (list, tuple)) or not all(isinstance(text, str) for text in given):
         raise CandidateError(f"candidates = {given!r:.80}: allowed is a list of texts")
     pool = Pool(task)
     pool.add(given, "given")
     return Gathered(tuple(pool.kept), tuple(pool.rejected), notes=pool.notes)
 
 
-def _demand_loaded(model: Any) -> None:
-    """Refuse a name where a loaded model is meant, before its first use deep inside."""
+def _demand_loaded(model: Any, tokenizer: Any) -> None:
+    """Refuse names where a loaded model and tokenizer are meant, before their first use deep inside."""
     if not isinstance(model, nn.Module):
-        raise ModelError(f"model = {model!r:.80}: give a loaded model, as sapo.load_model(NAME).model")
+        raise ModelError(f"model = {model!r:.80}: give a loaded model: model, tokenizer = sapo.load_model(NAME)")
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        raise ModelError(f"tokenizer = {tokenizer!r:.80}: give the model's tokenizer, as transformers loads it")

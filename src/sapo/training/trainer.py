@@ -38,7 +38,7 @@ class Checkpoints:
     def last(self) -> str | None:
         """Return the last checkpoint that was written to its end, or None."""
         # Trainer writes its state last.
-        whole = [path.parent for path in self.directory.glob("checkpoint-*/trainer_state.json")]
+        whole = [path.parent for path in self.directory.glob("checkpoint-*/trainer_state.json") if _is_whole(path)]
         return str(max(whole, key=lambda path: int(path.name.partition("-")[2]))) if whole else None
 
 
@@ -247,3 +247,12 @@ class UpdateSampler(Sampler[int]):
 
     def _filled(self, rows: int) -> int:
         return -(-rows // self._round) * self._round
+
+
+def _is_whole(state: Path) -> bool:
+    """Whether the file that is written last was written to its end: a process may be killed within it."""
+    try:
+        json.loads(state.read_text(encoding="utf-8"))
+    except ValueError:
+        return False
+    return True

@@ -121,7 +121,7 @@ def test_what_cannot_be_used_is_refused_by_name(data: Any, settings: dict[str, A
 def test_nothing_is_left_out_in_silence() -> None:
     rows: list[dict[str, Any]] = [{**row, "label": np.str_(row["label"]), "id": np.int64(7)} for row in PLAIN]
     rows += [{"text": None, "label": "no"}, {"text": "many " * 900, "label": "yes"}]
-    selection = sapo.select(tiny_model(), tiny_tokenizer(), rows, [NEW[0], OLD], instruction=OLD)
+    selection = sapo.select(tiny_model(), tiny_tokenizer(), rows, [NEW[0], OLD], instruction=OLD, strategy="exhaustive")
     said = str(selection)
     for part in ("'id'", "left out, as they cannot be used: 1 row", "1 of 9 inputs were too long", "(same as the"):
         assert part in said

@@ -246,5 +246,5 @@ def test_a_definition_is_the_instruction(tmp_path: Path) -> None:
     own = task(tmp_path / "m.json", defined, None)
     assert own.instruction == "Find\nit." and own.train == (Example("a", "b", (), ("c",)),)
     assert "instruction: the Definition in the data" in own.notes
-    with pytest.raises(DataError, match=r"o\.json has no instruction of its own: give one with --instruction"):
+    with pytest.raises(DataError, match=r"o\.json has no instruction of its own: give one \(instruction="):
         task(tmp_path / "o.json", {"Instances": ROWS}, None)

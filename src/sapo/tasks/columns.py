@@ -158,7 +158,7 @@ def find_columns(where: str, splits: Iterable[Rows], named: Mapping[str, str | S
         if _complete(found):
             break
     else:
-        raise DataError(_unrecognised(where, there, found))
+        raise DataError(_unrecognised(where, there, found, broken))
     found |= _beside([name for name in free if there[name]], found)
     used = {name for names in found.values() for name in names}
     unused = {name: count for name, count in there.items() if count and name not in used}
@@ -281,14 +281,17 @@ def _complete(found: Mapping[str, Sequence[str]]) -> bool:
     return "messages" in found or ("answer" in found and ("input" in found or "instruction" in found))
 
 
-def _unrecognised(where: str, there: Mapping[str, int], found: Mapping[str, Sequence[str]]) -> str:
+def _unrecognised(
+    where: str, there: Mapping[str, int], found: Mapping[str, Sequence[str]], broken: Counter[str]
+) -> str:
     pairs = "; ".join(" and ".join(map(repr, pair)) for pair in COLUMNS)
     lacking = " and ".join(role for role in ("input", "answer") if role not in found)
     meant = [f" The column {name!r} {lost}." for name in there if there[name] and (lost := _lost(name))]
+    lost = "".join(f" {n} rows cannot be read: {reason}." for reason, n in broken.most_common(1))
     return (
-        f"{where}: no {lacking} column is recognised among {_listed(list(there))}.{''.join(meant)} "
-        "Name them with columns, such as "
-        f"input=COLUMN and answer=COLUMN. Recognised: {pairs}; 'instruction' and 'output'; "
+        f"{where}: no {lacking} column is recognised among {_listed(list(there))}.{lost}{''.join(meant)} "
+        "Name them with columns: input=COLUMN and answer=COLUMN (--column on the command line). "
+        f"Recognised: {pairs}; 'instruction' and 'output'; "
         f"{' or '.join(map(repr, MESSAGES))}. The first line of a CSV or TSV file must name the columns."
     )
 

@@ -3,7 +3,7 @@
     python benchmarks/pictures.py results docs/pictures
 
 Writes select-light.svg and select-dark.svg, what `sapo select` prints for results/selection.json (made by
-`sapo select --task review-sentiment --examples 64 --json results/selection.json`); and forgetting-light.svg and
+`sapo select --task review-sentiment --examples 64 --seed 1 --json results/selection.json`); forgetting-light.svg and
 forgetting-dark.svg: for each transition whose candidates are all recorded, the loss of a candidate before training, and
 what training with it does to the task learned before; means over the seeds recorded.
 """
@@ -14,7 +14,7 @@ import argparse
 import io
 import json
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -35,25 +35,22 @@ INK = {"light": ("#1f2328", "#8c959f", "#bc4c00", "#0969da"), "dark": ("#e6edf3"
 CANDIDATES = 12
 
 
-def points(path: Path) -> dict[str, dict[int, tuple[float, float, float, str]]]:
-    """Return by transition and candidate: loss before training, earlier task's loss before and after, text."""
+def points(path: Path) -> dict[str, dict[int, tuple[float, ...]]]:
+    """Return by transition and candidate the loss before training, and the earlier task's before and after."""
+    records: list[dict[str, Any]] = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    # Seeds of which a candidate is missing yet would move the others' means.
+    whole = Counter((record["transition"], record["seed"]) for record in records)
     found: dict[str, dict[int, list[tuple[float, float, float]]]] = defaultdict(lambda: defaultdict(list))
-    texts: dict[tuple[str, int], str] = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
-        record: dict[str, Any] = json.loads(line)
-        (earlier,) = (loss for loss in record["losses"].values() if loss["role"] == "earlier")
-        before, after = (sum(earlier[when]) / sum(earlier["tokens"]) for when in ("before", "after"))
-        place = found[record["transition"]][record["candidate"]]
-        place.append((record["indicators"]["pre_update"], before, after))
-        texts[record["transition"], record["candidate"]] = record["text"]
-    return {
-        name: {n: (*np.mean(values, axis=0).tolist(), texts[name, n]) for n, values in candidates.items()}
-        for name, candidates in found.items()
-        if len(candidates) == CANDIDATES
-    }
+    for record in records:
+        if whole[record["transition"], record["seed"]] == CANDIDATES:
+            (earlier,) = (loss for loss in record["losses"].values() if loss["role"] == "earlier")
+            before, after = (sum(earlier[when]) / sum(earlier["tokens"]) for when in ("before", "after"))
+            losses = (record["indicators"]["pre_update"], before, after)
+            found[record["transition"]][record["candidate"]].append(losses)
+    return {name: {n: tuple(np.mean(v, axis=0)) for n, v in by.items()} for name, by in found.items()}
 
 
-def draw(found: dict[str, dict[int, tuple[float, float, float, str]]], ink: tuple[str, ...]) -> Figure:
+def draw(found: dict[str, dict[int, tuple[float, ...]]], ink: tuple[str, ...]) -> Figure:
     """Return a panel for each transition, the original instruction in a colour of its own."""
     text, dots, *marked = ink
     coloured = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
@@ -62,7 +59,7 @@ def draw(found: dict[str, dict[int, tuple[float, float, float, str]]], ink: tupl
         figure = Figure(figsize=(3.7 * len(found), 3.1), layout=ConstrainedLayoutEngine(wspace=0.06))
         for axes, (name, candidates) in zip(np.ravel(figure.subplots(1, len(found))), found.items(), strict=True):
             first, second = name.split(">")
-            xs, befores, ys, _ = zip(*candidates.values(), strict=True)
+            xs, befores, ys = zip(*candidates.values(), strict=True)
             axes.axhline(befores[0], color=text, lw=0.8, ls=":")
             axes.annotate(f"{first} before this training", (max(xs), befores[0]), ha="right", va="bottom", fontsize=8)
             axes.scatter(xs, ys, color=dots, s=26)

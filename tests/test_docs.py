@@ -83,6 +83,15 @@ def test_the_code_of_the_readme_runs(desk: Path) -> None:
     assert names["selection"].task == "reviews" and len(names["selection"].candidates) == 2
 
 
+@pytest.mark.filterwarnings("ignore:'pin_memory'")
+@pytest.mark.parametrize("example", ["trl_sft.py", "trainer.py", "loop.py"])
+def test_an_example_runs(example: str, desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("trl")
+    with torch.random.fork_rng():
+        exec(compile((ROOT / "examples" / example).read_text(encoding="utf-8"), example, "exec"), {})
+    assert capsys.readouterr().out.strip()
+
+
 @pytest.mark.parametrize("page", sorted(path.name for path in DOCS.glob("*.md")))
 def test_configurations_are_accepted(page: str) -> None:
     for body in blocks(DOCS / page, "yaml"):

@@ -11,9 +11,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from datasets import Dataset, DatasetDict
+from peft import PromptTuningConfig, get_peft_model
 
 import sapo
-from sapo.core.errors import DataError, RecordError, SapoError
+from sapo.core.errors import DataError, ModelError, RecordError, SapoError
 from sapo.integrations.testing import tiny_model, tiny_tokenizer
 from sapo.models.render import Renderer
 from sapo.tasks.given import given_task
@@ -143,6 +144,12 @@ def test_wrong_types_are_named(wrong: dict[str, Any], message: str) -> None:
     given = {"model": tiny_model(), "tokenizer": tiny_tokenizer(), "data": PLAIN, "instruction": OLD}
     with pytest.raises(SapoError, match=message):
         sapo.select(**{**given, **wrong})
+
+
+def test_an_adapter_of_virtual_tokens_is_refused() -> None:
+    model = get_peft_model(tiny_model(), PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2))
+    with pytest.raises(ModelError, match="adapter of type PROMPT_TUNING, which"):
+        sapo.select(model, tiny_tokenizer(), PLAIN, NEW, instruction=OLD)
 
 
 def test_all_public_names_are_shown_and_none_hides_a_builtin() -> None:

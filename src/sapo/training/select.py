@@ -20,6 +20,7 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
+from peft import PeftModel
 from pydantic import ValidationError
 from torch import nn
 from transformers import PreTrainedTokenizerBase
@@ -250,5 +251,10 @@ def _demand_loaded(model: Any, tokenizer: Any) -> None:
     """Refuse names where a loaded model and tokenizer are meant, before their first use deep inside."""
     if not isinstance(model, nn.Module):
         raise ModelError(f"model = {model!r:.80}: give a loaded model: model, tokenizer = sapo.load_model(NAME)")
+    if isinstance(model, PeftModel) and model.active_peft_config.is_prompt_learning:
+        kind = model.active_peft_config.peft_type.value
+        raise ModelError(
+            f"model with an adapter of type {kind}: it puts virtual tokens before prompts; give LoRA or none"
+        )
     if not isinstance(tokenizer, PreTrainedTokenizerBase):
         raise ModelError(f"tokenizer = {tokenizer!r:.80}: give the model's tokenizer, as transformers loads it")

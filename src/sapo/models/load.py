@@ -231,6 +231,7 @@ def load_model(
     confirmed = True
     if adapter is not None:
         model = _with_adapter(model, adapter)
+        demand_readable_adapter(model)
         tokenizer, told = _of_adapter(tokenizer, name, adapter)
         notes += [f"adapter {adapter}", *told]
         confirmed = _is_recorded(model, Path(adapter).expanduser() / "sapo.json")
@@ -239,6 +240,19 @@ def load_model(
     if not tokenizer.chat_template:
         notes.append("no chat template: the plain layout is used (user turn, blank line, 'Answer:')")
     return LoadedModel(model.eval(), tokenizer, name, tuple(notes), confirmed)
+
+
+def demand_readable_adapter(model: Any) -> None:
+    """Refuse an adapter that adds virtual tokens: losses are asked for at places of the prompt as it is written.
+
+    Raises:
+        ModelError: naming its type.
+    """
+    from peft import PeftModel
+
+    if isinstance(model, PeftModel) and model.active_peft_config.is_prompt_learning:
+        kind = model.active_peft_config.peft_type.value
+        raise ModelError(f"the adapter is of type {kind}, which adds virtual tokens: allowed is LoRA, or no adapter")
 
 
 def quantised(model: Any) -> bool:

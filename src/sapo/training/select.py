@@ -20,7 +20,6 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
-from peft import PeftModel
 from pydantic import ValidationError
 from torch import nn
 from transformers import PreTrainedTokenizerBase
@@ -33,6 +32,7 @@ from sapo.core.bar import Bar
 from sapo.core.errors import CandidateError, DataError, ModelError
 from sapo.core.progress import SILENT, Reporter
 from sapo.core.types import Losses, Rule, Sample, Strategy, Task
+from sapo.models.load import demand_readable_adapter
 from sapo.models.losses import Scorer
 from sapo.models.render import Encoder, Renderer
 from sapo.selection.rows import MAX_LENGTH, context_length
@@ -251,10 +251,6 @@ def _demand_loaded(model: Any, tokenizer: Any) -> None:
     """Refuse names where a loaded model and tokenizer are meant, before their first use deep inside."""
     if not isinstance(model, nn.Module):
         raise ModelError(f"model = {model!r:.80}: give a loaded model: model, tokenizer = sapo.load_model(NAME)")
-    if isinstance(model, PeftModel) and model.active_peft_config.is_prompt_learning:
-        kind = model.active_peft_config.peft_type.value
-        raise ModelError(
-            f"model with an adapter of type {kind}: it puts virtual tokens before prompts; give LoRA or none"
-        )
+    demand_readable_adapter(model)
     if not isinstance(tokenizer, PreTrainedTokenizerBase):
         raise ModelError(f"tokenizer = {tokenizer!r:.80}: give the model's tokenizer, as transformers loads it")

@@ -4,8 +4,8 @@
 
 Writes select-light.svg and select-dark.svg, what `sapo select` prints for results/selection.json (made by
 `sapo select --task review-sentiment --examples 64 --seed 1 --json results/selection.json`); forgetting-light.svg and
-forgetting-dark.svg: for each transition whose candidates are all recorded, the loss of a candidate before training, and
-what training with it does to the task learned before; means over the seeds recorded.
+forgetting-dark.svg: for each transition, the loss of a candidate before training, and what training with it does to the
+task learned before; means over the seeds whose trainings are all recorded.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ CANDIDATES = 12
 def points(path: Path) -> dict[str, dict[int, tuple[float, ...]]]:
     """Return by transition and candidate the loss before training, and the earlier task's before and after."""
     records: list[dict[str, Any]] = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    # Seeds of which a candidate is missing yet would move the others' means.
-    whole = Counter((record["transition"], record["seed"]) for record in records)
+    # Seeds of which a training is missing yet would move the others' means.
+    made, transitions = Counter(record["seed"] for record in records), {record["transition"] for record in records}
     found: dict[str, dict[int, list[tuple[float, float, float]]]] = defaultdict(lambda: defaultdict(list))
     for record in records:
-        if whole[record["transition"], record["seed"]] == CANDIDATES:
+        if made[record["seed"]] == CANDIDATES * len(transitions):
             (earlier,) = (loss for loss in record["losses"].values() if loss["role"] == "earlier")
             before, after = (sum(earlier[when]) / sum(earlier["tokens"]) for when in ("before", "after"))
             losses = (record["indicators"]["pre_update"], before, after)

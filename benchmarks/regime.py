@@ -69,8 +69,10 @@ def main() -> None:
     parser.add_argument("study", type=Path)
     parser.add_argument("states", type=Path)
     parser.add_argument("--candidates", type=Path, default=Path("examples/regime_candidates.json"))
+    parser.add_argument("--seeds", type=int, nargs="+", help="of the trainings that count, by default all")
     given = parser.parse_args()
-    blocks = [block for block in blocks_of(read_study(given.study)) if len(block.candidates) > 1]
+    records = [one for one in read_study(given.study) if given.seeds is None or one.seed in given.seeds]
+    blocks = [block for block in blocks_of(records) if len(block.candidates) > 1]
     what = [kinds(block, given.candidates) for block in blocks]
     everything = [list(range(len(kind))) for kind in what]
     good = [[n for n, k in enumerate(kind) if k in ("original", "paraphrase")] for kind in what]

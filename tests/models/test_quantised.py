@@ -16,7 +16,7 @@ from small_runs import command, save_model
 from transformers import LlamaForCausalLM
 
 import sapo
-from sapo.core.errors import ModelError
+from sapo.core.errors import ConfigError, ModelError
 from sapo.integrations.testing import tiny_model, tiny_tokenizer, toy_task
 from sapo.models.fingerprint import state_fingerprint
 from sapo.models.load import _brought_to, _placed, load_model, quantised
@@ -193,7 +193,7 @@ def test_methods_that_train_the_weights_refuse(
 
 def test_a_missing_bitsandbytes_names_the_extra(small_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ModelError, match=r"8bit needs bitsandbytes.*pip install 'sapo-llm\[quantization\]'"):
+    with pytest.raises(ConfigError, match=r"8bit needs bitsandbytes.*pip install 'sapo-llm\[quantization\]'"):
         load_model(str(small_model), device="cpu", quantization="8bit")
 
 

@@ -41,8 +41,6 @@ NEAR = 92
 _REPEATED, _TELLING = 88, 20
 # Shorter answers stand in an instruction by chance.
 _LEAKED_WORDS, _LEAKED_CHARACTERS = 3, 16
-# Zero-width spaces, byte order marks, soft hyphens, marks of direction and the like.
-_INVISIBLE = regex.compile(r"\p{Default_Ignorable_Code_Point}")
 _WORDS = regex.compile(r"[\p{L}\p{N}]+")
 # A paraphrase may say in three words what took fifty, or tell a story around a task of five words: among 460
 # hand-written ones the shares lie between 0.056 and 19.4 of the original's characters, none longer than 1900.

@@ -20,8 +20,9 @@ from sapo.core.errors import DataError
 from sapo.core.types import Encoded, Example, Task
 from sapo.models.batches import IGNORED
 from sapo.selection.rows import context_length
+from sapo.tasks.files import quoted
 from sapo.tasks.inspection import inspect_rows
-from sapo.tasks.layouts import quoted, read_row
+from sapo.tasks.layouts import read_row
 
 Level = Literal["ok", "warning", "error"]
 _PROBE = "SAPO-PROBE"

@@ -27,7 +27,7 @@ import torch
 from platformdirs import user_cache_path
 from safetensors import SafetensorError
 
-from sapo.core.errors import ModelError
+from sapo.core.errors import ModelError, demand_extra
 from sapo.core.processes import launched
 from sapo.core.settings import expanded
 from sapo.core.storage import read_json
@@ -276,11 +276,7 @@ def _bitsandbytes(quantization: str, dtype: torch.dtype) -> Any:
     """Return how transformers is to quantise the weights."""
     if quantization not in get_args(Quantization):
         raise ModelError(f"quantization {quantization!r}: allowed: {', '.join(get_args(Quantization))}")
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise ModelError(
-            f"quantization {quantization} needs bitsandbytes, which is not installed: "
-            "pip install 'sapo-llm[quantization]'"
-        )
+    demand_extra("bitsandbytes", "quantization", f"quantization {quantization}")
     from transformers import BitsAndBytesConfig
 
     if quantization == "8bit":

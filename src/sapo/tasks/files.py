@@ -14,6 +14,8 @@ from sapo.core.errors import DataError
 
 # The kinds of data files that are read.
 ENDINGS = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
+# Characters of a value that a message shows.
+_QUOTED = 60
 # Files that one note names.
 _NAMED = 10
 HALF_CHARACTER = re.compile("[\ud800-\udfff]")
@@ -134,6 +136,8 @@ def demand_whole(text: str, what: str) -> None:
         raise DataError(f"{what} holds half a character (a lone surrogate): repair the text")
 
 
-def quoted(text: str, most: int = 60) -> str:
-    """Return the text in quotes, cut to ``most`` characters."""
-    return repr(text if len(text) <= most else text[: most - 3] + "...")
+def quoted(value: Any) -> str:
+    """Return a value as a message shows it: a text in quotes, both cut to 60 characters."""
+    shown = value if isinstance(value, str) else repr(value)
+    short = shown if len(shown) <= _QUOTED else shown[: _QUOTED - 3] + "..."
+    return repr(short) if isinstance(value, str) else short

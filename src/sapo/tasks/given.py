@@ -45,11 +45,13 @@ def given_task(
         return data
     if isinstance(data, (str, PathLike)):
         return load_task(fspath(data), instruction=instruction, suffix=suffix, columns=columns)
-    rows = records(data)
-    if columns is None and suffix is None and rows and holds_instruction(rows[0], instruction):
-        return Rows(data, instruction)
-    source = own_source({"data": _NAME, "instruction": instruction, "suffix": suffix or "", "columns": columns or {}})
-    found = Raw({"train": rows}) if isinstance(data, (list, tuple)) else library.in_memory(_NAME, as_dataset(data))
-    if not rows:
+    listed = isinstance(data, (list, tuple))
+    # Values of a table are spelled as from a file, which takes its types.
+    table = records(data) if listed else as_dataset(data)
+    first = next(iter(table), None)
+    if first is None:
         raise DataError("the data set has no rows")
-    return make_task(_NAME, source, found)
+    if columns is None and suffix is None and holds_instruction(first, instruction):
+        return Rows(table, instruction)
+    source = own_source({"data": _NAME, "instruction": instruction, "suffix": suffix or "", "columns": columns or {}})
+    return make_task(_NAME, source, Raw({"train": table}) if listed else library.in_memory(_NAME, table))

@@ -13,8 +13,9 @@ from sapo.core.errors import DataError
 from sapo.core.types import Example, Task
 from sapo.models.layout import TAKEN_OUT, Side
 from sapo.models.sft import MAX_LENGTH, SftRenderer, prompt_and_completion
+from sapo.tasks.files import quoted
 from sapo.tasks.labels import metric_of, recognised_labels
-from sapo.tasks.layouts import Row, answer_of, layout_of, quoted, read_row, shared_instruction
+from sapo.tasks.layouts import Row, answer_of, layout_of, read_row, shared_instruction
 
 _WORD = "Rows that hold no instruction are worded by your own code, with selection.instruction.text"
 

@@ -15,6 +15,7 @@ from sapo.core.errors import DataError
 from sapo.core.types import Task
 from sapo.models.layout import TAKEN_OUT, Side
 from sapo.tasks.columns import meaning_of
+from sapo.tasks.files import quoted
 from sapo.tasks.raw import UnusableError
 from sapo.tasks.rows import demand_learned
 
@@ -26,7 +27,6 @@ _ALPACA = (_INSTRUCTION, "system", "input", "output")
 _SHAREGPT = {"human": "user", "gpt": "assistant", "system": "system"}
 # Trainers put these into the prompt, each in its own way.
 _NOT_SCORED = ("tools", "chat_template_kwargs", "history")
-_SHOWN = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,10 +226,3 @@ def _swapped_turns(turns: Sequence[Mapping[str, Any]], old: str, new: str) -> li
         if role == "user":
             return None
     return None
-
-
-def quoted(value: Any) -> str:
-    """Return a value shortened for a message."""
-    shown = value if isinstance(value, str) else repr(value)
-    short = shown if len(shown) <= _SHOWN else shown[:_SHOWN] + "..."
-    return repr(short) if isinstance(value, str) else short

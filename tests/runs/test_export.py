@@ -243,7 +243,7 @@ def test_what_cannot_be_merged_exactly_is_refused(stage: Path, base: Path, tmp_p
     save_file(tensors, broken / "adapter_model.safetensors", metadata={"format": "pt"})
     refused(ModelError, r"cannot be merged by the libraries here \(NaNs.*nothing was written", broken, tmp_path / "out")
     prefix = make_stage(tmp_path / "p", base, PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3))
-    refused(ModelError, "cannot be merged by the libraries here", prefix, tmp_path / "out")
+    refused(ModelError, "the adapter is of type PREFIX_TUNING, which adds virtual tokens", prefix, tmp_path / "out")
     quantised = {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}}
     for name, part in (("flat", quantised), ("nested", {"text_config": quantised})):
         folder = Path(shutil.copytree(base, tmp_path / name))

@@ -30,7 +30,8 @@ def labels_of(
         return (), []
     shown = ", ".join(map(repr, labels[:_SHOWN_LABELS])) + (", ..." if len(labels) > _SHOWN_LABELS else "")
     source = "the data declare" if classes else "the training answers are"
-    note = f"labels recognised: {source} {_different(len(labels))} ({shown})"
+    different = "one text" if len(labels) == 1 else f"{len(labels)} different texts"
+    note = f"labels recognised: {source} {different} ({shown})"
     return labels, [note, *_strangers(labels, examples)]
 
 
@@ -47,10 +48,6 @@ def recognised_labels(train: Sequence[Example], classes: tuple[str, ...] = ()) -
         and not any(row.references for row in train)
     )
     return tuple(sorted(counts, key=lambda answer: (-counts[answer], answer))) if closed else ()
-
-
-def _different(count: int) -> str:
-    return "one text" if count == 1 else f"{count} different texts"
 
 
 def _strangers(labels: tuple[str, ...], examples: Mapping[Split, tuple[Example, ...]]) -> list[str]:

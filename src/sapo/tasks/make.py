@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 
 from sapo.core.errors import DataError
 from sapo.core.types import Split, Task, Unused
@@ -50,7 +49,8 @@ def make_task(name: str, source: DataSource, found: Raw) -> Task:
         used[split], left_out = read_split(split, found.splits[split], columns, alternatives=alternatives)
         unused += left_out
         if left_out and not used[split]:
-            reason = f"none of the {len(left_out)} {split} rows can be used, most often because {_commonest(left_out)}"
+            ((commonest, _),) = Counter(row.reason for row in left_out).most_common(1)
+            reason = f"none of the {len(left_out)} {split} rows can be used, most often because {commonest}"
             if split in demanded:
                 raise DataError(f"{demanded[split]}: {reason}. Mend them, or name other columns with columns.")
             notes.append(reason)
@@ -80,7 +80,3 @@ def _demand_name(name: str) -> None:
             "a hyphen, hold a slash or control characters, or be longer than 100 bytes. Give it another name."
         )
     demand_whole(name, "a task's name")
-
-
-def _commonest(unused: Sequence[Unused]) -> str:
-    return Counter(row.reason for row in unused).most_common(1)[0][0]

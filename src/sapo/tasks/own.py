@@ -9,13 +9,11 @@ from pydantic import AfterValidator, Field
 
 from sapo.core.errors import DataError, nearest
 from sapo.core.settings import Settings, expanded
+from sapo.models.text_metrics import TEXT_METRICS
 from sapo.tasks.files import demand_whole, is_data
 from sapo.tasks.raw import Raw
 from sapo.tasks.sources import find
 from sapo.tasks.splits import assign
-
-# The names of `sapo.models.text_metrics.TEXT_METRICS`, a room that comes after this one; a test compares them.
-METRICS = ("exact_match", "rouge_l", "list_f1")
 
 
 def _place(text: str) -> str:
@@ -37,7 +35,7 @@ class DataSource(Settings):
             and ignore; roles left out are recognised.
         labels: the closed set of answers, empty for free text; None takes them from the answers, where they are
             few.
-        metric: name of the primary metric; None takes exact_match where there are labels, else rouge_l.
+        metric: name of the primary metric; None takes one that suits the answers, see `sapo.tasks.labels.metric_of`.
     """
 
     data: Annotated[str, Field(min_length=1), AfterValidator(_place)]
@@ -66,10 +64,10 @@ def own_splits(source: DataSource) -> Raw:
 def _demand_settings(source: DataSource) -> None:
     if source.instruction is not None and not source.instruction.strip():
         raise DataError(f"{source.data}: the instruction given is empty: give a text, or leave it out")
-    if source.metric is not None and source.metric not in METRICS:
+    if source.metric is not None and source.metric not in TEXT_METRICS:
         raise DataError(
-            f"{source.data}: metric: there is no {source.metric!r}.{nearest(source.metric, METRICS)} "
-            f"Allowed: {', '.join(METRICS)}"
+            f"{source.data}: metric: there is no {source.metric!r}.{nearest(source.metric, TEXT_METRICS)} "
+            f"Allowed: {', '.join(TEXT_METRICS)}"
         )
     labels = source.labels or ()
     for label in labels:

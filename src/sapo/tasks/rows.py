@@ -92,15 +92,10 @@ def read_row(row: dict[str, Any] | Broken, columns: Columns, *, alternatives: bo
         listed,
     )
     turned = (turn for pair in example.history for turn in pair)
-    texts = (read.system, read.instruction, example.input, answer_texts(read.example), *turned)
+    texts = (read.system, read.instruction, example.input, example.answer, *references, *turned)
     if any(map(HALF_CHARACTER.search, texts)):
         raise UnusableError("it holds half a character (a lone surrogate)")
     return read
-
-
-def answer_texts(example: Example) -> str:
-    """Return all right answers of a row, one below the other."""
-    return "\n".join((example.answer, *example.references))
 
 
 def _asked(row: Mapping[str, Any], columns: Columns) -> list[Turn]:

@@ -35,7 +35,7 @@ def find(data: str, subset: str | None) -> Raw:
         return library.hub(data, subset)
     if subset is not None:
         raise DataError(f"subset = {subset!r}: {data} is a file, and only hub data sets have subsets. Leave it out.")
-    if not os.path.exists(path) and "\0" not in data:
+    if not os.path.exists(path):
         raise DataError(f"No such file or directory: {data!r}. Allowed: a file ({', '.join(ENDINGS)}), a directory, "
                         "or a hub id owner/name")  # fmt: skip
     return read_table(path)

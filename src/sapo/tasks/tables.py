@@ -68,7 +68,7 @@ def arrow_table(where: str, table: Any, features: Mapping[str, Any]) -> Raw:
         DataError: if two columns have the same name.
     """
     _demand_distinct(where, table.column_names)
-    columns = [_values(table.column(name)) for name in table.column_names]
+    columns = [[_spelled(_value(cell), column.type) for cell in column] for column in table.columns]
     rows = [dict(zip(table.column_names, cells, strict=True)) for cells in zip(*columns, strict=True)]
     return with_class_names(Raw({"train": rows}), features)
 
@@ -98,15 +98,11 @@ def _json(path: Path) -> Raw:
     text = read_text(path)
     try:
         parsed = parse_json(text)
-    except json.JSONDecodeError as error:
-        # Many data sets name JSONL files .json: a second object follows the first one.
-        if error.msg == "Extra data":
-            return _lines(path)
-        if not text.strip():
-            raise DataError(f"{path} has no rows") from error
-        raise DataError(f"{path} is not JSON: {error}") from error
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{path} is not JSON: {error}") from error
+        # Many data sets name JSONL files .json: a second object follows the first one.
+        if isinstance(error, json.JSONDecodeError) and error.msg == "Extra data":
+            return _lines(path)
+        raise DataError(f"{path} is not JSON: {error}" if text.strip() else f"{path} has no rows") from error
     definition = None
     if isinstance(parsed, dict) and isinstance(parsed.get("Instances"), list):
         definition = _definition(path, parsed.get("Definition"))
@@ -259,16 +255,6 @@ def _class_name(value: Any, names: tuple[str, ...]) -> Any:
     return names[int(value)] if 0 <= int(value) < len(names) else None
 
 
-def _values(column: Any) -> list[Any]:
-    from pyarrow import ArrowException
-
-    try:
-        values = column.to_pylist()
-    except (ArrowException, ValueError, OverflowError):
-        values = [_value(scalar) for scalar in column]
-    return [_spelled(value, column.type) for value in values]
-
-
 def _spelled(value: Any, kind: Any) -> Any:
     """Return a cell of an Arrow column with its numbers as the shortest text that means them: float32 3.8 is 3.8."""
     from pyarrow import types
@@ -288,7 +274,7 @@ def _spelled(value: Any, kind: Any) -> Any:
 
 
 def _value(scalar: Any) -> Any:
-    """Return one cell where the column as a whole has some that Python cannot hold, such as a year 300000."""
+    """Return one cell; some, such as a year 300000, cannot be held by Python."""
     from pyarrow import ArrowException
 
     try:

@@ -24,6 +24,7 @@ from sapo.candidates.asking import Question, messages
 from sapo.candidates.kept import Kept
 from sapo.candidates.replies import reply_of
 from sapo.candidates.settings import ServerSettings
+from sapo.candidates.source import Advance, unheard
 from sapo.core.errors import CandidateError
 from sapo.core.untrusted import plain
 
@@ -132,11 +133,7 @@ class Client:
         )
 
     def ask(
-        self,
-        requests: Sequence[Request],
-        what: str,
-        advance: Callable[[int], None] = lambda texts: None,
-        anything: bool = False,
+        self, requests: Sequence[Request], what: str, advance: Advance = unheard, anything: bool = False
     ) -> list[Answer]:
         """Return how requests ended, in their order; replies are kept on disk as soon as they are there.
 

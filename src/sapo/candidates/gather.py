@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from math import ceil
@@ -12,7 +12,7 @@ import numpy as np
 from rapidfuzz import fuzz, process
 
 from sapo.candidates.checks import Judge, Pool
-from sapo.candidates.source import Source
+from sapo.candidates.source import Advance, Source, unheard
 from sapo.core.types import Instruction, Rejection, Task
 from sapo.core.untrusted import folded
 
@@ -58,7 +58,7 @@ def gather(
     task: Task,
     sources: Sequence[Source],
     count: int | None,
-    advance: Callable[[int], None] = lambda texts: None,
+    advance: Advance = unheard,
     judge: Judge | None = None,
 ) -> Gathered:
     """Return the original followed by at most ``count`` paraphrases of it.

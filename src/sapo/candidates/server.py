@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Sequence
 
 from sapo.candidates.asking import judging, most_requests, question, rounds
 from sapo.candidates.client import Answer, Client, Request, tokens_of
-from sapo.candidates.source import Source
+from sapo.candidates.source import Advance, Rounds, Source, unheard
 from sapo.core.types import Origin, Task
 from sapo.core.untrusted import plain
 
@@ -33,9 +33,7 @@ class Server(Source):
         requests = self._requests(task, range(most_requests(wanted)))
         return self._client.cost(requests, 2 * tokens_of(task.instruction))
 
-    def paraphrases(
-        self, task: Task, wanted: int, advance: Callable[[int], None] = lambda texts: None
-    ) -> Generator[Sequence[str], None, None]:
+    def paraphrases(self, task: Task, wanted: int, advance: Advance = unheard) -> Rounds:
         """Yield texts in rounds.
 
         Raises:

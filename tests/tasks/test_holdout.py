@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import own_data
 import pytest
 
 from sapo.core.errors import DataError
@@ -23,9 +24,7 @@ def task(*examples: Example, labels: tuple[str, ...] = ()) -> Task:
 
 
 def dump(path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps([{"text": "a", "label": "b"}]), encoding="utf-8")
-    return path
+    return own_data.dump(path, [{"text": "a", "label": "b"}])
 
 
 def test_a_fifth_of_the_rows_is_held_out_by_label_shares_and_the_rest_keeps_its_order() -> None:

@@ -177,11 +177,7 @@ class Client:
         return found
 
     def _explain(self, answers: Sequence[Answer], what: str, nothing: bool) -> None:
-        """Say how the server wants to be asked, and why some requests brought nothing.
-
-        Raises:
-            CandidateError: if ``nothing`` came of asking.
-        """
+        """Say how the server wants to be asked, and why requests brought nothing; ``nothing`` at all is an error."""
         found = [f"does not take {name!r}: it is asked without" for name in _OPTIONAL if name in self._refused]
         if self._thinks:
             found.append(f"thinks before it replies: {_THINKING} tokens more are allowed for that")
@@ -282,22 +278,14 @@ class _Budget:
         self._lock = threading.Lock()
 
     def attempt(self) -> None:
-        """Count an attempt of a request.
-
-        Raises:
-            _NoMoreError: if it is one too many.
-        """
+        """Count an attempt of a request; one too many raises _NoMoreError."""
         with self._lock:
             if self.requests < 1:
                 raise _NoMoreError(f"max_requests={self._most[0]} is reached")
             self.requests -= 1
 
     def take(self, tokens: int) -> None:
-        """Set the most aside that a request may cost.
-
-        Raises:
-            _NoMoreError: if that is too much.
-        """
+        """Set the most aside that a request may cost; too much raises _NoMoreError."""
         with self._lock:
             if tokens > self.tokens:
                 raise _NoMoreError(
@@ -345,11 +333,7 @@ def _key(url: str) -> str:
 
 
 def _shown_url(url: str) -> str:
-    """Return a URL as it may be shown: without user, password and query.
-
-    Raises:
-        CandidateError: if it is not one of a server.
-    """
+    """Return a URL as it may be shown: without user, password and query."""
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port

@@ -23,11 +23,7 @@ class FromFile(Source):
         self._path, self.origin = path, origin
 
     def paraphrases(self, task: Task, wanted: int, advance: Advance = unheard) -> Rounds:
-        """Yield all that the file holds for the task.
-
-        Raises:
-            CandidateError: if the file cannot be read, or has nothing for this task.
-        """
+        """Yield all that the file holds for the task."""
         texts = candidates_file(self._path, task.name)
         advance(len(texts))
         yield texts

@@ -34,11 +34,7 @@ class Server(Source):
         return self._client.cost(requests, 2 * tokens_of(task.instruction))
 
     def paraphrases(self, task: Task, wanted: int, advance: Advance = unheard) -> Rounds:
-        """Yield texts in rounds.
-
-        Raises:
-            CandidateError: if the server refuses, or nothing at all comes of asking it.
-        """
+        """Yield texts in rounds."""
         anything = False
         for indices in rounds(wanted):
             requests = self._requests(task, indices)

@@ -136,11 +136,7 @@ def template_variables(tokenizer: Any) -> dict[str, Any]:
 
 
 def _as_configured(tokenizer: Any, args: Any) -> Any:
-    """Return a copy of a tokenizer with the chat template and end of text that SFTTrainer gives it.
-
-    Raises:
-        RenderError: if there is no such template or token.
-    """
+    """Return a copy of a tokenizer with the chat template and end of text that SFTTrainer gives it."""
     own = deepcopy(tokenizer)
     if args.eos_token is not None:
         if tokenizer.convert_tokens_to_ids(args.eos_token) in (None, tokenizer.unk_token_id):

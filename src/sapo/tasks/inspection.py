@@ -159,9 +159,6 @@ def inspect_task(task: Task, renderer: Renderer, selection_rows: Sequence[int] =
         renderer: of the run's model.
         selection_rows: indices among the training rows.
         dropped: training rows that `drop_overlap` has left out.
-
-    Raises:
-        RenderError: if a row cannot be rendered.
     """
     return replace(inspect_rows(task, selection_rows, dropped), lengths=_lengths(task, renderer))
 

@@ -174,11 +174,7 @@ def answer_of(completion: Side) -> str:
 
 
 def _asking(row: Mapping[str, Any]) -> str:
-    """Return the column that holds what the model is asked.
-
-    Raises:
-        DataError: if the layout is not known.
-    """
+    """Return the column that holds what the model is asked."""
     for column in ("messages", "conversations"):
         if isinstance(row.get(column), list):
             return column

@@ -22,11 +22,7 @@ _SHOWN = 400
 
 
 def saved(path: Path) -> Raw:
-    """Return what ``save_to_disk`` of the datasets library wrote.
-
-    Raises:
-        DataError: if it cannot be read.
-    """
+    """Return what ``save_to_disk`` of the datasets library wrote."""
     from datasets import load_from_disk
 
     return _load(str(path), lambda: load_from_disk(str(path)), "Save it again, or give its rows as a file.")
@@ -43,11 +39,7 @@ def is_described(path: Path) -> bool:
 
 
 def directory(path: Path, subset: str | None, files: Sequence[Path]) -> Raw:
-    """Return what ``datasets.load_dataset`` finds in a directory; those of its data files that it leaves are named.
-
-    Raises:
-        DataError: if it finds no data, or cannot read them.
-    """
+    """Return what ``datasets.load_dataset`` finds in a directory; those of its data files that it leaves are named."""
     advice = f"Allowed: files named train, validation and test, ending in {', '.join(ENDINGS)}; or give one file."
     found, read = _resolved(str(path), str(path.absolute()), subset, advice)
     taken = {Path(address).resolve() for address in read}

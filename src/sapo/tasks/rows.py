@@ -211,11 +211,7 @@ def read_messages(value: Any, column: str) -> list[Turn]:
 
 
 def demand_learned(message: Mapping[str, Any], number: int) -> None:
-    """Refuse an answer that is marked as not to be learned.
-
-    Raises:
-        UnusableError: with the reason.
-    """
+    """Refuse an answer that is marked as not to be learned."""
     for key in _MARKS:
         mark = message.get(key)
         if mark is None:

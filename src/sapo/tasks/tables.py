@@ -39,11 +39,7 @@ def read_table(path: Path, ending: str | None = None) -> Raw:
 
 
 def joined(where: str, tables: Mapping[str, Sequence[Raw]], notes: tuple[str, ...] = ()) -> Raw:
-    """Return the files of each split, one behind the other, as one data set.
-
-    Raises:
-        DataError: if they hold different Definitions.
-    """
+    """Return the files of each split, one behind the other, as one data set."""
     every = [raw for parts in tables.values() for raw in parts]
     definitions = {raw.instruction for raw in every} - {None}
     if len(definitions) > 1:
@@ -63,9 +59,6 @@ def arrow_table(where: str, table: Any, features: Mapping[str, Any]) -> Raw:
         where: names the table in errors.
         table: a `pyarrow.Table`.
         features: column -> feature of the datasets library, in its JSON form.
-
-    Raises:
-        DataError: if two columns have the same name.
     """
     _demand_distinct(where, table.column_names)
     columns = [[_spelled(_value(cell), column.type) for cell in column] for column in table.columns]

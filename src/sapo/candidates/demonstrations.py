@@ -29,11 +29,7 @@ _SEED = 0
 
 
 class Demonstrations(Source):
-    """The original in frames with examples and with what the rows say about input and answer.
-
-    Args:
-        longest: characters of one of its texts, at most.
-    """
+    """The original in frames with examples and with what the rows say, in at most ``longest`` characters a text."""
 
     origin: Origin = "demonstrations"
 

@@ -12,12 +12,7 @@ from sapo.tasks.files import json_lines, kind_of, parse_json, read_text
 
 
 class FromFile(Source):
-    """The user's own paraphrases.
-
-    Args:
-        path: see `candidates_file`.
-        origin: "unchecked" for texts that are taken as they are.
-    """
+    """The user's own paraphrases, see `candidates_file`; "unchecked" is the origin of those taken as they are."""
 
     def __init__(self, path: Path, origin: Origin = "file") -> None:
         self._path, self.origin = path, origin

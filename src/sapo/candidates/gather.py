@@ -67,7 +67,7 @@ def gather(
     most from each other and from what there is.
 
     Args:
-        task: whose instruction is the original.
+        task: whose instruction is paraphrased.
         sources: in order of preference.
         count: the original not counted; None takes everything.
         advance: told the number of texts as they come in, valid or not.
@@ -103,12 +103,8 @@ def most_different(given: Sequence[str], texts: Sequence[str], count: int) -> li
 
     One by one, the text farthest from its nearest neighbour among those taken so far (the greedy solution of the
     max-min dispersion problem, which reaches at least half of the largest possible distance); ties go to the earlier
-    one. Distance is the share of characters that would have to change (rapidfuzz's ratio).
-
-    Args:
-        given: texts that are kept in any case, at least one.
-        texts: those to choose from.
-        count: how many; all of them where there are not more.
+    one. Distance is the share of characters that would have to change (rapidfuzz's ratio). At least one text is given;
+    where there are not more than ``count``, all are taken.
     """
     if len(texts) <= count:
         return list(range(len(texts)))

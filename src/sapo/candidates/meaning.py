@@ -22,11 +22,7 @@ _ALIKE = 0.28
 
 
 class Encoder:
-    """Turns texts into vectors whose products say how alike their meanings are.
-
-    Args:
-        directory: a BERT-like model with its tokenizer whose token vectors are averaged.
-    """
+    """Turns texts into vectors whose products say how alike they are, by a BERT-like model's mean token vectors."""
 
     def __init__(self, directory: Path) -> None:
         self._tokenizer = AutoTokenizer.from_pretrained(directory)

@@ -16,12 +16,7 @@ _LONGEST, _SOME, _WORD = 3, 128, 16
 
 
 class Server(Source):
-    """The source that asks a server.
-
-    Args:
-        client: of the server.
-        seed: of the order of styles, and of the replies where the server heeds it.
-    """
+    """The source that asks a server; ``seed`` orders the styles, and draws the replies where the server heeds it."""
 
     origin: Origin = "openai"
 

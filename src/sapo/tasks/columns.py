@@ -95,12 +95,7 @@ class Columns:
 
 
 def find_columns(where: str, splits: Iterable[Rows], named: Mapping[str, str | Sequence[str]]) -> Columns:
-    """Return the columns of all rows together, the named roles as named and the others recognised.
-
-    Args:
-        where: names the data in errors.
-        splits: rows of all splits.
-        named: role -> column or columns, as the user gave them.
+    """Return the columns of all rows together, the named roles (role -> columns) as named, the others recognised.
 
     Raises:
         DataError: if a named column is not there, no input and answer can be recognised, or a column would be lost

@@ -154,11 +154,8 @@ class Inspection:
 def inspect_task(task: Task, renderer: Renderer, selection_rows: Sequence[int] = (), dropped: int = 0) -> Inspection:
     """Return what the rows of a task hold, with their lengths in tokens.
 
-    Args:
-        task: with the rows that a run uses; one that is only tested comes without training rows.
-        renderer: of the run's model.
-        selection_rows: indices among the training rows.
-        dropped: training rows that `drop_overlap` has left out.
+    The task has the rows that a run uses: one that is only tested comes without training rows. ``selection_rows`` are
+    indices among them, and ``dropped`` is how many of them `drop_overlap` has left out.
     """
     return replace(inspect_rows(task, selection_rows, dropped), lengths=_lengths(task, renderer))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from sapo.core.errors import DataError
 from sapo.core.types import Example, Split
@@ -13,32 +13,13 @@ from sapo.tasks.files import quoted
 from sapo.tasks.rows import Row
 
 
-@dataclass(frozen=True, slots=True)
-class Settled:
-    """A task's instruction, and its rows under it.
-
-    Attributes:
-        text: the instruction.
-        examples: rows by split.
-        notes: where the instruction came from, one sentence each.
-    """
-
-    text: str
-    examples: Mapping[Split, tuple[Example, ...]]
-    notes: tuple[str, ...]
-
-
 def settle_instruction(
     where: str, given: str | None, definition: str | None, used: Mapping[Split, Sequence[Row]], columns: Columns
-) -> Settled:
-    """Return the task's one instruction; where rows have instructions of their own, their inputs begin with them.
+) -> tuple[str, Mapping[Split, tuple[Example, ...]], tuple[str, ...]]:
+    """Return the task's one instruction, the rows by split, and where it came from, one sentence each.
 
-    Args:
-        where: names the data in errors.
-        given: the user's instruction, not blank; it replaces one that all rows share.
-        definition: the instruction of the data set as a whole.
-        used: rows by split.
-        columns: where the rows' own instructions come from.
+    It is the one ``given`` by the user, else the one that all rows share, else the ``definition`` of the data set as a
+    whole. Where rows have instructions of their own, their inputs begin with them.
 
     Raises:
         DataError: if none is given and the data hold none, or several.
@@ -54,18 +35,18 @@ def settle_instruction(
         if given is None:
             raise DataError(_several(where, kind, list(own.values())))
         led = {split: tuple(_led(row) for row in rows) for split, rows in used.items()}
-        return Settled(given, led, (f"the {kind} differs from row to row and stands in front of each row's input",))
+        return given, led, (f"the {kind} differs from row to row and stands in front of each row's input",)
     inside = shared if shared.strip() else definition or ""
     source = f"the {kind} that all rows share" if shared.strip() else "the Definition in the data"
     if given is not None:
         replaced = f"the instruction given replaces {source}: {quoted(inside)}"
-        return Settled(given, plain, (replaced,) if inside.strip() and inside != given else ())
+        return given, plain, (replaced,) if inside.strip() and inside != given else ()
     if not inside.strip():
         raise DataError(
             f"{where} has no instruction of its own: give one (instruction=... in Python, --instruction on the command "
             "line, instruction: in a configuration)"
         )
-    return Settled(inside, plain, (f"instruction: {source}",))
+    return inside, plain, (f"instruction: {source}",)
 
 
 def _several(where: str, kind: str, texts: Sequence[str]) -> str:

@@ -65,12 +65,7 @@ def _strangers(labels: tuple[str, ...], examples: Mapping[Split, tuple[Example, 
 def metric_of(labels: Sequence[str], train: Sequence[Example], listed: int = 0) -> tuple[str, str]:
     """Return the name of a metric that can tell right answers from wrong ones, and why it is taken.
 
-    ROUGE-L compares words: it takes -5 for 5, and half of 3.8 for 3.2.
-
-    Args:
-        labels: the closed set of answers, empty where there is none.
-        train: the training rows.
-        listed: training rows whose answer is a list of items.
+    ROUGE-L compares words: it takes -5 for 5, and half of 3.8 for 3.2. ``listed`` training rows answer with a list.
     """
     if labels:
         return "exact_match", "the answers are labels"

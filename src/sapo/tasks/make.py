@@ -18,16 +18,10 @@ SPLITS: tuple[Split, ...] = ("train", "dev", "test")
 
 
 def make_task(name: str, source: DataSource, found: Raw) -> Task:
-    """Return a task; rows that cannot be used are left out and listed in it.
+    """Return a task from rows by what they are used for; those that cannot be used are left out and listed in it.
 
-    Args:
-        name: of the task; it is also a file's name.
-        source: what the data mean.
-        found: their rows by what they are used for.
-
-    Returns:
-        The task. It has no test rows where the data have none, see `sapo.tasks.holdout.hold_out`. Its notes
-        name every decision that was taken.
+    It has no test rows where the data have none, see `sapo.tasks.holdout.hold_out`. Its notes name every decision that
+    was taken.
 
     Raises:
         DataError: if no row can be used, or there is no one instruction.
@@ -54,8 +48,7 @@ def make_task(name: str, source: DataSource, found: Raw) -> Task:
             if split in demanded:
                 raise DataError(f"{demanded[split]}: {reason}. Mend them, or name other columns with columns.")
             notes.append(reason)
-    settled = settle_instruction(source.data, given, found.instruction, used, columns)
-    examples = settled.examples
+    text, examples, text_notes = settle_instruction(source.data, given, found.instruction, used, columns)
     labels, label_notes = labels_of(source.labels, found.classes.get(columns.answer or "", ()), examples)
     listed = sum(row.listed for row in used["train"])
     if listed:
@@ -66,10 +59,10 @@ def make_task(name: str, source: DataSource, found: Raw) -> Task:
     metric, why = metric_of(labels, examples["train"], listed)
     metric_notes = [] if source.metric else [f"metric: {metric}, as {why}"]
     return Task(
-        name=name, instruction=settled.text.strip(), suffix=source.suffix.strip(), labels=labels,
+        name=name, instruction=text.strip(), suffix=source.suffix.strip(), labels=labels,
         metric=source.metric or metric,
         train=examples["train"], dev=examples.get("dev", ()), test=examples.get("test", ()),
-        unused=tuple(unused), notes=(*notes, *settled.notes, *label_notes, *metric_notes),
+        unused=tuple(unused), notes=(*notes, *text_notes, *label_notes, *metric_notes),
     )  # fmt: skip
 
 

@@ -43,12 +43,8 @@ def split_word(file: Path) -> str:
 def assign(data: str, found: Raw, train: str | None, test: str | None, other: Raw | None) -> Raw:
     """Return a data set with its splits by what they are used for: train, and dev and test where there are any.
 
-    Args:
-        data: where they are, for messages.
-        found: what is there.
-        train: name of the split with the training rows; None recognises it by its name.
-        test: name of the split with the test rows; or where ``other`` was found.
-        other: other data with the test rows.
+    ``train`` and ``test`` name splits of it; None recognises them by their names. With ``other``, which are other data
+    with the test rows, ``test`` says where those were found.
 
     Raises:
         DataError: if no split holds the training rows, or a name is not the one of a split.

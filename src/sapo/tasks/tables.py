@@ -53,12 +53,9 @@ def joined(where: str, tables: Mapping[str, Sequence[Raw]], notes: tuple[str, ..
 
 
 def arrow_table(where: str, table: Any, features: Mapping[str, Any]) -> Raw:
-    """Return the rows of an Arrow table as the split "train", with the names of their classes.
+    """Return the rows of a `pyarrow.Table` as the split "train", with the names of their classes.
 
-    Args:
-        where: names the table in errors.
-        table: a `pyarrow.Table`.
-        features: column -> feature of the datasets library, in its JSON form.
+    ``features`` are those of the datasets library by column, in their JSON form.
     """
     _demand_distinct(where, table.column_names)
     columns = [[_spelled(_value(cell), column.type) for cell in column] for column in table.columns]

@@ -121,28 +121,18 @@ class Inspection:
 
     def to_json(self) -> dict[str, Any]:
         """Return the inspection as JSON values; of the unused rows only the first ones stand one by one."""
-        same = ("task", "selected", "duplicates", "conflicts", "overlap", "dropped", "skew")
-        return {
-            **{key: getattr(self, key) for key in same},
-            "rows": dict(self.rows),
-            "labels": [asdict(count) for count in self.labels],
-            "lengths": None if self.lengths is None else asdict(self.lengths),
-            "unused": {
-                "rows": self.unused_rows,
-                "reasons": [
-                    {"split": r.split, "reason": r.text, "rows": r.count, "first": list(r.rows)} for r in self.reasons
-                ],
-                "first": [asdict(row) for row in self.unused],
-            },
-        }
+        data = asdict(self)
+        reasons = [{"split": r.split, "reason": r.text, "rows": r.count, "first": list(r.rows)} for r in self.reasons]
+        del data["reasons"]
+        data["unused"] = {"rows": data.pop("unused_rows"), "reasons": reasons, "first": list(data["unused"])}
+        return {**data, "labels": list(data["labels"]), "skew": self.skew}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Inspection:
         """Return what `to_json` took apart."""
-        unused, same = value["unused"], ("task", "selected", "duplicates", "conflicts", "overlap", "dropped")
+        unused, same = value["unused"], ("task", "rows", "selected", "duplicates", "conflicts", "overlap", "dropped")
         return cls(
             **{key: value[key] for key in same},
-            rows=dict(value["rows"]),
             labels=tuple(LabelCount(**count) for count in value["labels"]),
             reasons=tuple(Reason(r["split"], r["reason"], r["rows"], tuple(r["first"])) for r in unused["reasons"]),
             unused=tuple(Unused(**row) for row in unused["first"]),

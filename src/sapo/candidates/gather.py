@@ -122,9 +122,7 @@ def most_different(given: Sequence[str], texts: Sequence[str], count: int) -> li
 def _notes(task: Task, pool: Pool, found: int, count: int | None) -> tuple[str, ...]:
     rejected = f" ({len(pool.rejected)} rejected)" if pool.rejected else ""
     if found == 0:
-        few = [f"{task.name}: no valid paraphrase, so there is only the original instruction{rejected}"]
-    elif count is not None and found < count:
-        few = [f"{task.name}: only {found} of {count} paraphrases are usable{rejected}"]
-    else:
-        few = []
-    return (*few, *pool.notes)
+        return (f"{task.name}: no valid paraphrase, so there is only the original instruction{rejected}", *pool.notes)
+    if count is not None and found < count:
+        return (f"{task.name}: only {found} of {count} paraphrases are usable{rejected}", *pool.notes)
+    return pool.notes

@@ -130,14 +130,8 @@ def records(data: Any) -> list[Any]:
     for number, row in enumerate(rows, start=1):
         if not isinstance(row, Mapping):
             raise DataError(f"row {number}: {quoted(row)} instead of columns: give one split of a data set")
-    return [{name: _python(value) for name, value in row.items()} for row in rows]
-
-
-def _python(value: Any) -> Any:
-    """Return a value of numpy as Python's own."""
-    if isinstance(value, np.ndarray):
-        return value.tolist()
-    return value.item() if isinstance(value, np.generic) else value
+    numpys = (np.ndarray, np.generic)
+    return [{k: value.tolist() if isinstance(value, numpys) else value for k, value in row.items()} for row in rows]
 
 
 def _readable(dataset: Any, what: str) -> list[Row]:

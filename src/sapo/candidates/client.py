@@ -288,10 +288,7 @@ class _Budget:
         """Set the most aside that a request may cost; too much raises _NoMoreError."""
         with self._lock:
             if tokens > self.tokens:
-                raise _NoMoreError(
-                    f"max_tokens={self._most[1]}, of which {self.tokens} are left, has no room for a request of up to "
-                    f"{tokens}"
-                )
+                raise _NoMoreError(f"max_tokens={self._most[1]}: {self.tokens} are left, a request may take {tokens}")
             self.tokens -= tokens
 
     def settle(self, taken: int, used: int) -> None:
@@ -324,9 +321,7 @@ def _key(url: str) -> str:
     """Return the key for a server; empty where there is no key and the server needs none."""
     key = os.environ.get("OPENAI_API_KEY", "").strip()
     if not key and url == _OFFICIAL:
-        raise CandidateError(
-            f"no key for {_OFFICIAL}: set OPENAI_API_KEY in the environment, or give the base_url of another server"
-        )
+        raise CandidateError(f"no key for {_OFFICIAL}: set OPENAI_API_KEY, or give the base_url of another server")
     if not (key.isascii() and key.isprintable()):
         raise CandidateError("OPENAI_API_KEY is not a key: it holds a line break or a character beyond ASCII")
     return key

@@ -41,9 +41,7 @@ def demand_scored(args: Any) -> None:
         if value:
             raise RenderError(f"{field} = {value} of SFTConfig: {why}, so other tokens are trained; leave it out")
     if vars(args).get("completion_only_loss") is False:
-        raise RenderError(
-            "completion_only_loss = False of SFTConfig: it trains on prompts too, and answers are scored; leave it out"
-        )
+        raise RenderError("completion_only_loss = False of SFTConfig: it trains on prompts too; leave it out")
 
 
 class SftRenderer:

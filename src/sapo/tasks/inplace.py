@@ -115,8 +115,7 @@ def as_dataset(data: Any) -> Any:
     if isinstance(data, Dataset):
         return data
     raise DataError(
-        f"rows in a {type(data).__name__}: allowed are one split of a datasets.Dataset, a pandas DataFrame or a list "
-        "of rows"
+        f"rows in a {type(data).__name__}: allowed are one split of a Dataset, a DataFrame or a list of rows"
     )
 
 

@@ -146,6 +146,4 @@ def _demand_shards(path: Path, found: Mapping[str, list[Path]]) -> None:
             tables.setdefault(file.with_name(_SHARD.sub("", file.stem)), []).append(file)
         for parts in tables.values():
             if len({file.suffix.lower() for file in parts}) > 1:
-                raise DataError(
-                    f"{path} holds {named_files(path, parts)}: one file per split. Remove or rename one of them."
-                )
+                raise DataError(f"{path} holds {named_files(path, parts)}: one file per split. Remove or rename one.")

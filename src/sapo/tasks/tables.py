@@ -120,9 +120,7 @@ def _objects(path: Path, unit: str, numbered: Iterable[tuple[int, Any]]) -> Rows
     rows = []
     for number, row in numbered:
         if not isinstance(row, dict):
-            raise DataError(
-                f"{path}, {unit} {number} is {kind_of(row)}: allowed is an object with one entry per column"
-            )
+            raise DataError(f"{path}, {unit} {number} is {kind_of(row)}: allowed is an object, column: value")
         rows.append(row)
     return rows
 
@@ -209,10 +207,8 @@ def _parquet(path: Path) -> Raw:
         with ParquetFile(path) as file:
             table = file.read()
     except (pyarrow.ArrowException, OSError, ValueError) as error:
-        missing = isinstance(error, FileNotFoundError)
-        raise DataError(
-            f"{path}: {'No such file' if missing else f'it is no readable Parquet file: {error}'}"
-        ) from error
+        why = "No such file" if isinstance(error, FileNotFoundError) else f"it is no readable Parquet file: {error}"
+        raise DataError(f"{path}: {why}") from error
     return arrow_table(str(path), table, _written_features(table.schema.metadata))
 
 

@@ -100,8 +100,8 @@ def test_bounds_count_what_keeps_them() -> None:
     assert (nothing.trainings, nothing.undefined, nothing.kept, nothing.ratio) == (0, 1, None, None)
     whole = bounds(blocks_of([training(c, s) for c in (0, 1) for s in (1, 2)]))
     # path 1 against sqrt(2 * 1 * 0.5) = 1; rise 0.5 against 1 * 1.
-    assert whole.path.kept == 1.0 and whole.path.ratio == pytest.approx(1.0)
-    assert whole.forgetting.ratio == pytest.approx(0.5) and whole.forgetting.trainings == 4
+    assert whole["path"].kept == 1.0 and whole["path"].ratio == pytest.approx(1.0)
+    assert whole["forgetting"].ratio == pytest.approx(0.5) and whole["forgetting"].trainings == 4
 
 
 def test_gradient_descent_keeps_the_bound_on_its_path() -> None:

@@ -227,7 +227,7 @@ def bounds(found: Analysis) -> Table:
     """Return how many trainings keep the bounds that may explain the claims."""
     rows = []
     for arm in found.arms:
-        for name, one in (("path", arm.bounds.path), ("forgetting", arm.bounds.forgetting)):
+        for name, one in arm.bounds.items():
             kept = NOTHING if one.kept is None else f"{100 * one.kept:.0f} %"
             ratios = NOTHING if one.range is None else " to ".join(number(ratio, RATIO) for ratio in one.range)
             counted = str(0 if one.kept is None else one.trainings)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Literal, get_args
 
 import numpy as np
@@ -49,13 +50,11 @@ def gains(blocks: Sequence[Block], margin: float = MARGIN) -> tuple[Gain, ...]:
 
     ``margin`` is in nats per token, of rule "confident".
     """
-    found = []
-    for outcome in VALUED:
-        for rule in RULES:
-            by_transition = tuple(_gain(block, rule, outcome, margin) for block in blocks)
-            single = all(len(block.seeds) < 2 for block in blocks)
-            mean = _over_transitions(by_transition, _ONE_SEED if rule == "oracle" and single else _NO_ORIGINAL)
-            found.append(Gain(rule, outcome, mean, by_transition))
+    found, single = [], all(len(block.seeds) < 2 for block in blocks)
+    for outcome, rule in product(VALUED, RULES):
+        by_transition = tuple(_gain(block, rule, outcome, margin) for block in blocks)
+        mean = _over_transitions(by_transition, _ONE_SEED if rule == "oracle" and single else _NO_ORIGINAL)
+        found.append(Gain(rule, outcome, mean, by_transition))
     return tuple(found)
 
 

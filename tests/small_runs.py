@@ -14,15 +14,17 @@ from typing import Any
 
 import pytest
 import torch
+from assignments import nll_by_hand as of_encoded
 from safetensors.torch import load_file
 from transformers import LlamaForCausalLM
 
 from sapo.cli import main
 from sapo.core.progress import Reporter, Silent
-from sapo.core.types import Example
+from sapo.core.types import Encoded, Example
 from sapo.experiments.study.training import forget
 from sapo.experiments.where import Place
 from sapo.integrations.testing import tiny_model, tiny_tokenizer
+from sapo.models.passes import untouched
 from sapo.runs.config.loading import make_config
 from sapo.runs.config.schema import Config
 from sapo.runs.results import RunResult
@@ -271,20 +273,19 @@ def taken_apart(text: str) -> tuple[str, str, str]:
     return instruction, shown.removesuffix(f"\n\n{SUFFIX}"), answer.split("<|im_end|>")[0]
 
 
-@torch.no_grad()
+def prompt_by_hand(instruction: str, suffix: str, text: str) -> str:
+    turn = instruction + "\n\nText:\n" + text + ("\n\n" + suffix if suffix else "")
+    return f"<|im_start|>user\n{turn}<|im_end|>\n<|im_start|>assistant\n"
+
+
 def nll_by_hand(model: Any, tokenizer: Any, instruction: str, suffix: str, rows: Sequence[Example]) -> list[float]:
     """Sum of the NLL of answer and end of turn for each row: full logits, row by row, in eval mode."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
     found = []
-    for row in rows:
-        prompt = f"<|im_start|>user\n{instruction}\n\nText:\n{row.input}\n\n{suffix}<|im_end|>\n<|im_start|>assistant\n"
-        ids = tokenizer(prompt).input_ids
-        answer = tokenizer(row.answer + "<|im_end|>\n").input_ids
-        log_p = model(input_ids=torch.tensor([ids + answer]), use_cache=False).logits[0].double().log_softmax(-1)
-        found.append(-sum(float(log_p[len(ids) - 1 + i, token]) for i, token in enumerate(answer)))
-    for module, training in modes:
-        module.training = training
+    with untouched(model):
+        for row in rows:
+            asked = tokenizer(prompt_by_hand(instruction, suffix, row.input)).input_ids
+            ids = (*asked, *tokenizer(row.answer + "<|im_end|>\n").input_ids)
+            found.append(float(of_encoded(model, [Encoded(ids, len(asked))])))
     return found
 
 

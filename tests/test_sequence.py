@@ -18,9 +18,11 @@ from small_runs import (
     Stops,
     Told,
     adapters,
+    cell,
     configure,
     lasting,
     nll_by_hand,
+    prompt_by_hand,
     read,
     stage_weights,
     write,
@@ -45,17 +47,7 @@ TASKS = ("review-sentiment", "extract-items", "odd-one-out")
 WATCH = "date-format"
 
 
-def cell(run_dir: Path, stage: int, task: str, prompt: str) -> Json:
-    value: Json = read(run_dir / "cells" / str(stage) / f"{task}.{prompt}.json")["value"]
-    return value
-
-
 # Independent of the library: prompt layout, template, full logits, row by row.
-
-
-def prompt_by_hand(instruction: str, suffix: str, text: str) -> str:
-    turn = instruction + "\n\nText:\n" + text + ("\n\n" + suffix if suffix else "")
-    return f"<|im_start|>user\n{turn}<|im_end|>\n<|im_start|>assistant\n"
 
 
 def tokens_by_hand(tokenizer: Any, rows: Sequence[Example]) -> list[int]:
@@ -199,7 +191,7 @@ def test_matrices_are_means_of_the_recorded_cells_and_of_losses_sums_over_sums(
     data = finished.results.data
     primary = data["primary_metrics"]
     assert primary == {TASKS[0]: "exact_match", TASKS[1]: "list_f1", TASKS[2]: "exact_match", WATCH: "exact_match"}
-    assert data["primary_metric"] == "mixed"
+    assert data["primary_metric"] == "mixed" and WATCH not in data["tasks"] and WATCH not in data["instructions"]
 
     def value(stage: int, name: str) -> float:
         kind = "selected" if prompt == "selected" and name in TASKS[:stage] else "original"
@@ -236,15 +228,6 @@ def test_the_main_matrix_and_metrics_are_those_of_the_primary_metric_and_the_cho
     low, high = metrics["ap"]["interval"] or ()
     assert low < (metrics["ap"]["value"] or 0) < high
     assert read(finished.run_dir / "results.json") == data
-
-
-def test_a_watch_task_is_tested_at_every_stage_and_never_trained(finished: Finished) -> None:
-    watch = finished.results.data["watch"]
-    assert [len(watch[WATCH][metric]["selected"]) for metric in ("primary", "nll")] == [4, 4]
-    assert WATCH not in finished.results.data["tasks"] and WATCH not in finished.results.data["instructions"]
-    task = prepare(finished.config).inputs.watch[0]
-    assert not any(task.suffix in text for texts in finished.trained_on for text in texts)
-    assert not list(finished.run_dir.glob(f"*/*{WATCH}*"))
 
 
 def test_the_reporter_hears_the_whole_cost_step_by_step(finished: Finished) -> None:

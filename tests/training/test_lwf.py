@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from assignments import (
     LORA,
+    answers_by_hand,
     assignment,
     demanded,
+    kl_by_hand,
     part_of,
     rows_of,
     second_task,
@@ -26,22 +26,6 @@ from sapo.training.methods.lwf import Lwf, divergence
 from sapo.training.settings import LwfSettings
 
 TASKS = [rows_of(name, 7, f"Instruction {name}.") for name in ("one", "two")]
-
-
-def answers(model: Any, rows: Sequence[Any]) -> list[torch.Tensor]:
-    """Logits that predict the supervised tokens, row by row."""
-    with torch.no_grad():
-        logits = [model(input_ids=torch.tensor([row.ids]), use_cache=False).logits[0] for row in rows]
-    return [each[row.prompt_length - 1 : -1] for each, row in zip(logits, rows, strict=True)]
-
-
-def kl_by_hand(teacher: torch.Tensor, student: torch.Tensor, temperature: float) -> float:
-    """Sum over positions and vocabulary of p log (p / q), in double precision."""
-    total = 0.0
-    for one, other in zip(teacher.double(), student.double(), strict=True):
-        p, q = (one / temperature).softmax(-1).tolist(), (other / temperature).softmax(-1).tolist()
-        total += sum(a * float(torch.tensor(a / b).log()) for a, b in zip(p, q, strict=True))
-    return total
 
 
 @pytest.mark.parametrize("temperature", [1.0, 2.0, 5.0])
@@ -68,8 +52,8 @@ def test_the_teacher_is_the_stage_before_and_stays_it_while_the_student_moves(tm
     assert found == pytest.approx(1.0, abs=1e-5)
     for seed in (1, 2):
         shake(model, seed)
-        teacher = answers(PeftModel.from_pretrained(tiny_model(), tmp_path / "1"), task.rows)
-        student = answers(model, task.rows)
+        teacher = answers_by_hand(PeftModel.from_pretrained(tiny_model(), tmp_path / "1"), task.rows)
+        student = answers_by_hand(model, task.rows)
         kl = sum(kl_by_hand(t, s, 2.0) for t, s in zip(teacher, student, strict=True))
         expected = 0.3 * 2.0**2 * kl / tokens_of(task.rows)
         found = float(objective(torch.tensor(1.0), part_of(model, task.rows)).detach())
@@ -84,6 +68,6 @@ def test_at_the_first_task_the_teacher_is_the_start() -> None:
     objective = demanded(learner, model, task)
     shake(model)
     found = float(objective(torch.tensor(0.0), part_of(model, task.rows)).detach())
-    base, student = answers(tiny_model(), task.rows), answers(model, task.rows)
+    base, student = answers_by_hand(tiny_model(), task.rows), answers_by_hand(model, task.rows)
     kl = sum(kl_by_hand(t, s, 1.0) for t, s in zip(base, student, strict=True))
     assert found == pytest.approx(kl / tokens_of(task.rows), rel=1e-4)

@@ -17,12 +17,11 @@ from assignments import (
     TRAIN,
     assignment,
     demanded,
-    nll_by_hand,
     part_of,
     rows_of,
     second_task,
     shake,
-    tokens_of,
+    token_mean,
     trained,
 )
 from safetensors.torch import load_file
@@ -77,7 +76,7 @@ def nll_of_first_update(model: Any, task: Training) -> float:
     order = torch.randperm(len(task.rows), generator=torch.Generator().manual_seed(0)).tolist()
     rows = [task.rows[i] for i in order[: TRAIN.batch_size]]
     with torch.no_grad():
-        return float(nll_by_hand(model, rows)) / tokens_of(rows)
+        return float(token_mean(model, rows))
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -318,3 +318,8 @@ def test_known_losses_change_nothing_in_a_race_but_its_cost(tmp_path: Path) -> N
     # The same as without, every time.
     assert same(first.selection, raced().selection)
     assert same(replace(second.selection, cached=0, tokens=first.selection.tokens), first.selection)
+    assert second.selection.seconds == first.selection.seconds > 0
+    # Where some are known, the others alone are computed.
+    partly = LossCache(tmp_path / "partly", "state", "cpu")
+    assert scored(partly, budget=9000.0).passes > 0 and 0 < (rest := scored(partly)).passes < first.passes
+    assert same(replace(rest.selection, cached=0, tokens=first.selection.tokens), first.selection)

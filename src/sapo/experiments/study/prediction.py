@@ -7,12 +7,12 @@ scale (weight candidates - 3) the mean would not exist for a correlation of +-1,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sapo.core.types import Floats
+from sapo.core.types import Floats, Ints
 from sapo.experiments.study.blocks import Block, Outcome
 from sapo.experiments.study.resampling import (
     Measured,
@@ -77,9 +77,7 @@ def associate(
     sizes = tuple(len(a) for a, _ in used)
     if not used:
         return Association(arm, x, y, Measured(None, None, _UNDEFINED), by_transition, (), None, None, None, False)
-    parts = [
-        Part(len(a), len(a) - 1, lambda index, a=a, b=b: rank_correlation(a[index], b[index])[:, None]) for a, b in used
-    ]
+    parts = [Part(len(a), len(a) - 1, _statistic(a, b)) for a, b in used]
     (rho,) = estimates(parts, sampling, _UNDEFINED)
     test = permutation_test(used, [part.weight for part in parts], sampling)
     return Association(arm, x, y, rho, by_transition, sizes, test.p, None, test.critical, test.exact)
@@ -120,6 +118,13 @@ def adjusted(secondary: Sequence[Association]) -> tuple[Association, ...]:
     """Return associations with their p-values corrected for one another; undefined ones do not count."""
     corrected = iter(holm([one.p for one in secondary if one.p is not None]))
     return tuple(one if one.p is None else replace(one, adjusted=next(corrected)) for one in secondary)
+
+
+def _statistic(x: Floats, y: Floats) -> Callable[[Ints], Floats]:
+    def correlate(index: Ints) -> Floats:
+        return rank_correlation(x[index], y[index])[:, None]
+
+    return correlate
 
 
 def _mean(values: Floats | None) -> Floats | None:

@@ -297,7 +297,11 @@ class SapoCallback(TrainerCallback):
 
     def reworded(self, features: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return a training row in its present wording."""
-        new = labelled(self._now[self._first[tuple(map(int, features["input_ids"]))]])
+        ids = tuple(map(int, features["input_ids"]))
+        now = self._now[self._first[ids]]
+        if now.ids == ids:
+            return features
+        new = labelled(now)
         mask = {"attention_mask": [1] * len(new["input_ids"])} if "attention_mask" in features else {}
         return {**features, **new, **mask}
 

@@ -20,7 +20,7 @@ from transformers import LlamaForCausalLM
 
 from sapo.cli import main
 from sapo.core.progress import Reporter, Silent
-from sapo.core.types import Encoded, Example
+from sapo.core.types import Encoded, Example, Standing
 from sapo.experiments.study.training import forget
 from sapo.experiments.where import Place
 from sapo.integrations.testing import tiny_model, tiny_tokenizer
@@ -149,19 +149,23 @@ def near(found: Any, expected: Any) -> bool:
 
 
 class Told(Silent):
-    """A reporter that keeps notes and labels of steps, and may stop the work after so many updates of a step."""
+    """A reporter that keeps what it hears, and may stop the work after so many updates of a step.
+
+    Attributes:
+        steps: labels of what was computed; ``found`` of what was read back, and ``spared`` what that had cost.
+        work: units and costs of steps, by label, and ``advanced`` how far they came.
+    """
 
     def __init__(self, stop_in: str = "", after: int = 1) -> None:
-        self.notes: list[str] = []
-        self.steps: list[str] = []
-        self.found: list[str] = []
-        self.done = 0
+        self.notes, self.steps, self.found = list[str](), list[str](), list[str]()
+        self.planned, self.spared, self.standings = list[float](), list[float](), list[Standing]()
+        self.work, self.advanced, self.done = dict[str, tuple[int, float]](), dict[str, int](), 0
         self._stop_in, self._after = stop_in, after
 
     @contextmanager
     def step(self, label: str, units: int, cost: float) -> Iterator[Callable[[int], None]]:
         self.steps.append(label)
-        self.done = 0
+        self.work[label], self.done = (units, cost), 0
 
         def advance(n: int) -> None:
             self.done += n
@@ -169,9 +173,18 @@ class Told(Silent):
                 raise KeyboardInterrupt
 
         yield advance
+        self.advanced[label] = self.done
+
+    def plan(self, cost: float) -> None:
+        self.planned.append(cost)
+
+    @contextmanager
+    def race(self, texts: Sequence[str], rows: int) -> Iterator[Callable[[Standing], None]]:
+        yield self.standings.append
 
     def reused(self, label: str, cost: float) -> None:
         self.found.append(label)
+        self.spared.append(cost)
 
     def note(self, text: str) -> None:
         self.notes.append(text)
@@ -184,30 +197,6 @@ class Told(Silent):
     def computed(self) -> list[str]:
         """Labels of the steps of the sequence that were computed."""
         return [label for label in self.steps if "gathering" not in label]
-
-
-class Listener(Told):
-    """A reporter that keeps what work costs and how far it came."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.planned: list[float] = []
-        self.work: dict[str, tuple[int, float]] = {}
-        self.advanced: dict[str, int] = {}
-        self.spared: list[float] = []
-
-    def plan(self, cost: float) -> None:
-        self.planned.append(cost)
-
-    @contextmanager
-    def step(self, label: str, units: int, cost: float) -> Iterator[Callable[[int], None]]:
-        with super().step(label, units, cost) as advance:
-            self.work[label] = (units, cost)
-            yield advance
-        self.advanced[label] = self.done
-
-    def reused(self, label: str, cost: float) -> None:
-        self.spared.append(cost)
 
 
 class Stops(Told):

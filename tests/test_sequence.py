@@ -14,7 +14,6 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from small_runs import (
     Json,
-    Listener,
     Stops,
     Told,
     adapters,
@@ -72,7 +71,7 @@ class Finished:
     config: Config
     results: RunResult
     trained_on: tuple[tuple[str, ...], ...]
-    listener: Listener
+    listener: Told
 
     @property
     def run_dir(self) -> Path:
@@ -89,7 +88,7 @@ def finished(small_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Fin
         "train": {"rows": 8, "epochs": 1, "batch_size": 2, "micro_batch_size": 2, "learning_rate": 1e-2},
         "evaluate": {"rows": 4, "max_new_tokens": 4, "test_prompt": "both"}, "run_dir": str(run_dir),
     })  # fmt: skip
-    tokenizer, listener = tiny_tokenizer(), Listener()
+    tokenizer, listener = tiny_tokenizer(), Told()
     seen: list[tuple[str, ...]] = []
     random = np.random.default_rng(0)
 
@@ -244,7 +243,7 @@ def test_the_reporter_hears_the_whole_cost_step_by_step(finished: Finished) -> N
 
 def test_a_finished_run_is_read_back_without_computing_anything(finished: Finished) -> None:
     before = {p: p.read_bytes() for p in finished.run_dir.rglob("*") if p.is_file()}
-    listener = Listener()
+    listener = Told()
     assert run(finished.config, listener) == finished.results
     assert {p: p.read_bytes() for p in finished.run_dir.rglob("*") if p.is_file()} == before
     assert not listener.steps and sum(listener.spared) == pytest.approx(listener.planned[0])

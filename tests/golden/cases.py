@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from golden import reading
 from golden.reading import Found
-from small_runs import Json, command, save_model, write
+from small_runs import Json, command, plain_config, save_model, write
 
 import sapo
 from sapo.integrations.testing import tiny_model, tiny_tokenizer, toy_task
@@ -106,23 +106,14 @@ def _paraphrases(task: str, one: str, other: str) -> list[str]:
 
 def settings(ground: Ground, run_dir: Path, **changes: Any) -> Json:
     """The configuration of a run; the keys of a part are changed one by one."""
-    data: Json = {
-        "model": {"base": str(ground.model), "device": "cpu", "dtype": "float32"},
-        "sequence": list(TASKS),
-        "data_dir": str(ground.bench),
-        "run_dir": str(run_dir),
-        "candidates": {"file": str(ground.bench / "candidates.json"), "count": 3},
-        # Every run computes its losses itself.
-        "selection": {"examples": 4, "cache": False},
-        "train": {
-            "rows": 6, "epochs": 2, "batch_size": 4, "micro_batch_size": 2, "learning_rate": 0.05, "warmup": 0.0,
-        },
-        "lora": {"r": 4, "alpha": 8},
-        "evaluate": {"rows": 3, "max_new_tokens": 2, "test_prompt": "both"},
+    # Every run computes its losses itself.
+    own: Json = {
+        "model": {"dtype": "float32"}, "selection": {"cache": False}, "train": {"learning_rate": 0.05},
+        "evaluate": {"test_prompt": "both"},
     }  # fmt: skip
     for key, value in changes.items():
-        data[key] = {**data.get(key, {}), **value} if isinstance(value, dict) else value
-    return data
+        own[key] = {**own.get(key, {}), **value} if isinstance(value, dict) else value
+    return plain_config(ground.model, ground.bench, run_dir, **own)
 
 
 def run_once(ground: Ground, directory: Path, **changes: Any) -> Found:

@@ -19,6 +19,7 @@ from golden import cases, comparing, reading
 from golden.cases import CASES, EQUAL, Ground
 from golden.margins import near_ties
 from golden.reading import Found
+from small_runs import write
 
 from sapo.integrations.testing import toy_task
 
@@ -56,7 +57,7 @@ def test_a_run_that_was_killed_goes_on_to_the_same_bits(ground: Ground, tmp_path
     """Killed in its second training, between two checkpoints or while one is written."""
     whole = cases.run_once(ground, tmp_path / "whole", **cases.CHECKPOINTED)
     run_dir = tmp_path / "parts" / "run"
-    cases.write(tmp_path / "run.yaml", cases.settings(ground, run_dir, **cases.CHECKPOINTED))
+    write(tmp_path / "run.yaml", cases.settings(ground, run_dir, **cases.CHECKPOINTED))
     process = forked.start(forked.command, "run", tmp_path / "run.yaml", directory=tmp_path, name="command")
     end = time.monotonic() + 120
     while not reading.is_amid_second_training(run_dir) and process.is_alive() and time.monotonic() < end:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_runs import Listener, configure, read, save_model
+from small_runs import Told, configure, read, save_model
 
 import sapo
 from sapo.core.errors import DataError, RecordError
@@ -107,13 +107,13 @@ def test_results_of_an_open_sequence_have_no_metrics_yet(tasks: list[Task], tmp_
 
 
 def test_progress_is_told_and_reaches_its_end(tasks: list[Task], tmp_path: Path) -> None:
-    def sequence(progress: Listener) -> sapo.TaskSequence:
+    def sequence(progress: Told) -> sapo.TaskSequence:
         return sapo.TaskSequence(
             tmp_path / "s", tiny_model(seed=5), tiny_tokenizer(), tasks[:1], policy="highest", max_new_tokens=2,
             progress=progress,
         )  # fmt: skip
 
-    told, again = Listener(), Listener()
+    told, again = Told(), Told()
     seq = sequence(told)
     seq.before("one", PARAPHRASES)
     sequence(again).before("one", PARAPHRASES)

@@ -22,7 +22,6 @@ from sapo.integrations.trainer import SapoCallback, describe
 from sapo.models.losses import Scorer
 from sapo.models.render import Renderer
 from sapo.tasks.inplace import exchange
-from sapo.tasks.layouts import read_row, shared_instruction
 
 sft = pytest.importorskip("trl", reason="TRL is not installed: pip install trl")
 
@@ -100,42 +99,6 @@ def test_rows_of_ones_own_are_scored_as_sft_trainer_trains_on_them(layout: Any, 
     made.train()
     (logged,) = [entry["loss"] for entry in made.state.log_history if "loss" in entry]
     assert logged == pytest.approx(selection.candidates[selection.chosen].loss, abs=1e-4)
-
-
-def test_only_the_instruction_changes_in_place() -> None:
-    data = Dataset.from_list([{**LAYOUTS["system"](ORIGINAL, i), "id": i} for i in range(3)])
-    changed = exchange(data, ORIGINAL, "New {x} $1 \\1.")
-    assert [row["prompt"][0]["content"] for row in changed] == ["New {x} $1 \\1."] * 3
-    assert changed.remove_columns("prompt").to_list() == data.remove_columns("prompt").to_list()
-    assert [row["prompt"][1:] for row in changed] == [row["prompt"][1:] for row in data]
-
-
-def test_every_known_layout_is_read_and_reworded() -> None:
-    alpaca = {"instruction": ORIGINAL, "input": "row 1", "output": "yes"}
-    sharegpt = {
-        "conversations": [
-            {"from": "system", "value": ORIGINAL},
-            {"from": "human", "value": "row 1"},
-            {"from": "gpt", "value": "yes"},
-        ]
-    }
-    messages = {"messages": [{"role": "user", "content": f"{ORIGINAL} row 1"}, {"role": "assistant", "content": "yes"}]}
-    answer = [{"role": "assistant", "content": "yes"}]
-    read = [read_row(row) for row in (alpaca, sharegpt, messages)]
-    assert [row.completion for row in read] == [answer] * 3
-    assert [row.prompt for row in read] == [
-        [{"role": "user", "content": f"{ORIGINAL}\nrow 1"}],
-        [{"role": "system", "content": ORIGINAL}, {"role": "user", "content": "row 1"}],
-        [{"role": "user", "content": f"{ORIGINAL} row 1"}],
-    ]
-    assert read[0].reworded(ORIGINAL, "New.") == {**alpaca, "instruction": "New."}
-    changed = read[1].reworded(ORIGINAL, "New.")
-    assert changed is not None and changed["conversations"][0] == {"from": "system", "value": "New."}
-    assert changed["conversations"][1:] == sharegpt["conversations"][1:]
-    changed = read[2].reworded(ORIGINAL, "New.")
-    assert changed is not None and changed["messages"][0]["content"] == "New. row 1"
-    assert read[2].reworded("nowhere", "New.") is None
-    assert shared_instruction([read[0], read[0]]) == shared_instruction([read[1]]) == ORIGINAL
 
 
 @pytest.mark.parametrize(

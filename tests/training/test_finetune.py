@@ -1,12 +1,11 @@
 """Fine-tuning against scoring, a full-logits computation and a training loop of its own in plain PyTorch."""
 
 import copy
-import random
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
+from adapted import process_state
 from assignments import partly_frozen, rows_of, token_mean, tokens_of
 from torch import nn
 from transformers import TrainingArguments
@@ -78,20 +77,17 @@ def test_a_plain_pytorch_loop_reaches_the_same_weights() -> None:
 
 @pytest.mark.parametrize(("batch_size", "dropout"), [(2, 0.0), (8, 0.5)], ids=["order", "dropout"])
 def test_the_seed_alone_decides_order_and_dropout_and_random_states_stay(batch_size: int, dropout: float) -> None:
-    def states() -> tuple[bytes, tuple[Any, ...], str]:
-        return torch.get_rng_state().numpy().tobytes(), random.getstate(), repr(np.random.get_state())
-
     settings = SETTINGS.model_copy(update={"batch_size": batch_size, "micro_batch_size": batch_size})
     found = []
     for noise, seed in ((1, 3), (2, 3), (2, 4)):
         torch.manual_seed(noise)
-        before = states()
+        before = process_state()
         model = partly_frozen()
         for layer in model.model.layers:
             layer.self_attn.attention_dropout = dropout
         finetune(model, rows_of("one", 8), settings, seed)
         found.append(weights(model))
-        assert states() == before
+        assert process_state() == before
     assert largest_difference(found[0], found[1]) == 0
     assert largest_difference(found[0], found[2]) > 1e-4
 

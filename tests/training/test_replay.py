@@ -11,18 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from assignments import (
-    LORA,
-    TRAIN,
-    assignment,
-    demanded,
-    part_of,
-    rows_of,
-    second_task,
-    token_mean,
-    tokens_of,
-    trained,
-)
+from assignments import LORA, TRAIN, assignment, demanded, part_of, rows_of, second_task, token_mean, tokens_of, trained
 from peft import PeftModel
 from scipy.stats import chi2
 

@@ -128,13 +128,6 @@ def test_also_where_a_trial_raises() -> None:
     assert snapshot(model) == before
 
 
-def test_whole_models_are_put_back_too() -> None:
-    model = tiny_model()
-    before = snapshot(model)
-    trial_of(choose(model))
-    assert snapshot(model) == before
-
-
 # What is chosen.
 
 

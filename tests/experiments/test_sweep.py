@@ -18,7 +18,7 @@ from sapo.experiments.sweep import planned, run_sweep
 from sapo.integrations.testing import tiny_tokenizer
 from sapo.report.blocks import Listing, Table
 from sapo.report.page import results_page
-from sapo.report.runs import Run, read_run
+from sapo.report.runs import Run
 from sapo.runs.config.loading import make_config
 from sapo.runs.config.schema import Config
 from sapo.runs.prepare import read as read_inputs
@@ -225,18 +225,3 @@ def test_runs_with_the_original_are_tested_with_what_the_paired_run_chose_too(wh
         assert "crossed" not in read(twin / "results.json")
     # The premise: something was chosen.
     assert any(used.text != used.original for record in whole.records for used in record.instructions.values())
-
-
-def test_the_page_has_the_table_of_four_cells_and_the_run_its_section(whole: Swept) -> None:
-    page = results_page([Run(record) for record in whole.records])
-    (section,) = [s for s in page.sections if s.title == "Trained with x tested with"]
-    score, nll = (block for block in section.blocks if isinstance(block, Table))
-    assert [row[0] for row in score.rows] == ["seq-lora", "", "inc-lora", ""]
-    for method, first in (("seq-lora", 0), ("inc-lora", 2)):
-        directory = whole.directory(method, "original")
-        data = read(directory / "results.json")
-        final = data["matrices"]["nll"]["original"][-1]
-        assert nll.rows[first][3] == f"{sum(final) / 2:.3f}"
-        assert nll.rows[first][4] == f"{sum(data['crossed']['nll'].values()) / 2:.3f}"
-        titles = [s.title for s in results_page([read_run(directory)]).sections]
-        assert "Trained with x tested with" in titles

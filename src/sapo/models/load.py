@@ -220,6 +220,11 @@ def load_model(
         from peft import prepare_model_for_kbit_training
 
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+        for layer in model.modules():
+            # bitsandbytes' fast path on some CPUs rewrites and rounds 4-bit weights at the first pass without
+            # gradients. Scoring must leave the model unchanged, and training must see what was scored.
+            if hasattr(layer, "support_avx512bf16_for_cpu"):
+                layer.support_avx512bf16_for_cpu = False
     elif device_map is None:
         try:
             model = model.to(device)

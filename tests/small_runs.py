@@ -44,9 +44,9 @@ SMALL: Mapping[str, Any] = MappingProxyType(
 )  # fmt: skip
 
 
-def save_model(directory: Path) -> Path:
+def save_model(directory: Path, seed: int = 2) -> Path:
     """The tiny model and its tokenizer, with weights with which candidates differ."""
-    tiny_model(seed=2, context=1024).save_pretrained(directory)
+    tiny_model(seed=seed, context=1024).save_pretrained(directory)
     tiny_tokenizer().save_pretrained(directory)
     return directory
 

@@ -167,14 +167,10 @@ class Selection:
 
     def decided_by(self, trial: Trial, chosen: int) -> Selection:
         """Return the same with the choice that a trial led to."""
-
-        def told(index: int, candidate: CandidateLoss) -> CandidateLoss:
-            if index == chosen:
-                return replace(candidate, status="chosen", round=None)
-            return replace(candidate, status="scored") if candidate.status == "chosen" else candidate
-
-        candidates = tuple(told(i, candidate) for i, candidate in enumerate(self.candidates))
-        return replace(self, candidates=candidates, chosen=chosen, trial=trial, seconds=self.seconds + trial.seconds)
+        candidates, seconds = list(self.candidates), self.seconds + trial.seconds
+        candidates[self.chosen] = replace(candidates[self.chosen], status="scored")
+        candidates[chosen] = replace(candidates[chosen], status="chosen", round=None)
+        return replace(self, candidates=tuple(candidates), chosen=chosen, trial=trial, seconds=seconds)
 
     def __str__(self) -> str:
         """Return the candidates as a ranked table, the chosen one marked, and those that were tried as another one."""

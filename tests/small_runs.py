@@ -44,11 +44,16 @@ SMALL: Mapping[str, Any] = MappingProxyType(
 )  # fmt: skip
 
 
-def save_model(directory: Path, seed: int = 2) -> Path:
-    """The tiny model and its tokenizer, with weights with which candidates differ."""
-    tiny_model(seed=seed, context=1024).save_pretrained(directory)
-    tiny_tokenizer().save_pretrained(directory)
+def save(directory: Path, *, seed: int = 0, context: int = 512, **tokenizer: Any) -> Path:
+    """The tiny model and its tokenizer on disk."""
+    tiny_model(seed=seed, context=context).save_pretrained(directory)
+    tiny_tokenizer(**tokenizer).save_pretrained(directory)
     return directory
+
+
+def save_model(directory: Path) -> Path:
+    """The same with weights with which candidates differ."""
+    return save(directory, seed=2, context=1024)
 
 
 def original_of(task: str) -> str:

@@ -93,12 +93,9 @@ class Tried:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """What training with each of the leading candidates for a few updates does.
+    """What training with each of the leading candidates for a few updates does, the original first, then by loss.
 
-    Attributes:
-        tried: the original first, then by pre-update loss.
-        tokens: about its cost in forward tokens; a token that is trained on counts three.
-        seconds: wall time.
+    ``tokens`` is about its cost in forward tokens; a token that is trained on counts three. ``seconds`` are wall time.
     """
 
     tried: tuple[Tried, ...]
@@ -243,10 +240,7 @@ class Selection:
         """Return such rows as a `datasets.Dataset` of prompts and completions, with the chosen instruction.
 
         TRL's SFTTrainer trains on the completions alone, as they were scored. Of rows with messages it would train on
-        all turns, and alpaca rows it does not take.
-
-        Raises:
-            DataError: as `apply`.
+        all turns, and alpaca rows it does not take. Errors are those of `apply`.
         """
         return Rows(data, self.candidates[0].instruction.text).completions(self.instruction.text)
 

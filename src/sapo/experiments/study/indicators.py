@@ -108,11 +108,7 @@ def norm(tensors: dict[str, torch.Tensor]) -> float:
 
 
 class Travel:
-    """Measures the path of the trainable parameters; see `sapo.training.trainer.Watcher`.
-
-    Attributes:
-        start: the parameters before the first one, by name.
-    """
+    """Measures the path of the trainable parameters from ``start``, by name; see `sapo.training.trainer.Watcher`."""
 
     def __init__(self) -> None:
         self.path = 0.0

@@ -120,14 +120,9 @@ def _layers(model: Any) -> Iterator[tuple[str, Any]]:
 
 
 def targets_of(model: Any, wanted: Sequence[str] | str) -> tuple[str, ...]:
-    """Return the layers to adapt, by name or path, as peft takes them.
+    """Return the layers to adapt, by name or path, as peft takes them; if there are none, that is an error.
 
-    Args:
-        model: that is to be adapted.
-        wanted: names; or "all-linear", every linear layer but the output head; or a pattern that whole paths match.
-
-    Raises:
-        ModelError: if there are no such layers.
+    ``wanted`` are names; or "all-linear", every linear layer but the output head; or a pattern that whole paths match.
     """
     head = model.get_output_embeddings()
     found = [(path, layer) for path, layer in _layers(model) if _carries(layer)]

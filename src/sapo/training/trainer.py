@@ -69,10 +69,7 @@ Reword = Callable[[int, int, int], Encoded]
 class Extras:
     """What goes beyond minimising the NLL of fixed rows.
 
-    Attributes:
-        objective: what is minimised in place of the NLL; None for the NLL itself.
-        reword: words a row anew each time; None where rows stay as they are.
-        watchers: in the order in which they look.
+    An ``objective`` is minimised in its place, ``reword`` words a row anew each time, watchers look in their order.
     """
 
     objective: Objective | None = None

@@ -47,13 +47,10 @@ class Mixture:
 
 @dataclass(frozen=True, slots=True)
 class Again:
-    """A choice that was made while a model was trained.
+    """A choice that was made while a model was trained, after ``step`` updates, and is trained with from then on.
 
-    Attributes:
-        step: updates made before it.
-        instruction: that is trained with from then on.
-        losses: of all candidates, in nats per token, by text.
-        epoch: that began then, from 0, where choices are made by epoch.
+    ``losses`` are of all candidates, in nats per token, by text; ``epoch`` is the one that began then, from 0, where
+    choices are made by epoch.
     """
 
     step: int

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_runs import Told, configure, read, save_model
+from small_runs import Told, configure, read, save, save_model
 
 import sapo
 from sapo.core.errors import DataError, RecordError
@@ -63,9 +63,7 @@ def tasks() -> list[Task]:
 
 def test_a_loop_that_was_interrupted_is_resumed_with_the_model_that_was_left(tasks: list[Task], tmp_path: Path) -> None:
     """As the docs' loop does: what is left lies under another name than the first model."""
-    base, left = save_model(tmp_path / "base"), tmp_path / "left"
-    tiny_model(seed=3, context=1024).save_pretrained(left)
-    tiny_tokenizer().save_pretrained(left)
+    base, left = save_model(tmp_path / "base"), save(tmp_path / "left", seed=3, context=1024)
 
     def model(directory: Path) -> Any:
         return sapo.load_model(str(directory)).model

@@ -263,11 +263,7 @@ class TaskSequence:
         return f"{number}-{self.tasks[number - 1].name}" if number else "start"
 
     def _trained(self, number: int) -> Any:
-        """Return what was recorded of a stage.
-
-        Raises:
-            RecordError: if it was not.
-        """
+        """Return what was recorded of a stage; if nothing was, that is an error."""
         path = f"training/{self._name(number)}.json" if number else "start.json"
         found = self._directory.find(path, {})
         if found is None:

@@ -11,7 +11,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from sapo.core.errors import CandidateError, DataError, ModelError, RenderError, nearest
-from sapo.core.processes import Processes, joined
+from sapo.core.processes import ALONE, Processes, joined
 from sapo.core.storage import undamaged, write_json, write_text
 from sapo.core.types import Encoded, Example, Instruction, Task
 from sapo.models.batches import labelled
@@ -243,7 +243,8 @@ class SapoCallback(TrainerCallback):
         if epoch == 0 or (self.choices and self.choices[-1].epoch == epoch):
             return
         # Processes compute the same losses: each row by one of them.
-        choice = self._leaders.choose(Scorer(kwargs["model"], processes=_processes(args)), state.global_step, epoch)
+        processes = Processes(args.process_index, args.world_size) if joined() else ALONE
+        choice = self._leaders.choose(Scorer(kwargs["model"], processes=processes), state.global_step, epoch)
         self._word()
         state.stateful_callbacks[_KEPT] = self._leaders.to_json()
         figures = {
@@ -333,7 +334,3 @@ def _not_trained_on(task: Task, held_out: Sequence[Example] | None) -> list[Exam
             "(sapo.hold_out(task).test), or train every epoch with the first choice"
         )
     return rows
-
-
-def _processes(args: Any) -> Processes:
-    return Processes(args.process_index, args.world_size) if joined() else Processes(0, 1)

@@ -56,12 +56,9 @@ error = partial(Verdict, "error")
 
 @dataclass(frozen=True)
 class Row:
-    """A row as the model is given it.
+    """A row as the model is given it: its tokens, and as labels the same, but IGNORED where nothing is learned.
 
-    Attributes:
-        ids: its tokens.
-        labels: the same, but IGNORED where nothing is learned.
-        cut: characters of the input that are left out of the middle.
+    ``cut`` characters of the input are left out of the middle.
     """
 
     ids: tuple[int, ...]

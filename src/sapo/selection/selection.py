@@ -93,12 +93,9 @@ class Tried:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """What training with each of the leading candidates for a few updates does.
+    """What training with each of the leading candidates for a few updates does, the original first, then by loss.
 
-    Attributes:
-        tried: the original first, then by pre-update loss.
-        tokens: about its cost in forward tokens; a token that is trained on counts three.
-        seconds: wall time.
+    ``tokens`` is about its cost in forward tokens; a token that is trained on counts three. ``seconds`` are wall time.
     """
 
     tried: tuple[Tried, ...]
@@ -167,14 +164,10 @@ class Selection:
 
     def decided_by(self, trial: Trial, chosen: int) -> Selection:
         """Return the same with the choice that a trial led to."""
-
-        def told(index: int, candidate: CandidateLoss) -> CandidateLoss:
-            if index == chosen:
-                return replace(candidate, status="chosen", round=None)
-            return replace(candidate, status="scored") if candidate.status == "chosen" else candidate
-
-        candidates = tuple(told(i, candidate) for i, candidate in enumerate(self.candidates))
-        return replace(self, candidates=candidates, chosen=chosen, trial=trial, seconds=self.seconds + trial.seconds)
+        candidates, seconds = list(self.candidates), self.seconds + trial.seconds
+        candidates[self.chosen] = replace(candidates[self.chosen], status="scored")
+        candidates[chosen] = replace(candidates[chosen], status="chosen", round=None)
+        return replace(self, candidates=tuple(candidates), chosen=chosen, trial=trial, seconds=seconds)
 
     def __str__(self) -> str:
         """Return the candidates as a ranked table, the chosen one marked, and those that were tried as another one."""
@@ -247,10 +240,7 @@ class Selection:
         """Return such rows as a `datasets.Dataset` of prompts and completions, with the chosen instruction.
 
         TRL's SFTTrainer trains on the completions alone, as they were scored. Of rows with messages it would train on
-        all turns, and alpaca rows it does not take.
-
-        Raises:
-            DataError: as `apply`.
+        all turns, and alpaca rows it does not take. Errors are those of `apply`.
         """
         return Rows(data, self.candidates[0].instruction.text).completions(self.instruction.text)
 

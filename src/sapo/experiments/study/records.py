@@ -166,11 +166,7 @@ class StudyRecord:
 
 
 def is_study(path: Path) -> bool:
-    """Whether a file holds records of a study, by its first line.
-
-    Raises:
-        RecordError: if it cannot be read.
-    """
+    """Whether a file holds records of a study, by its first line; one that cannot be read is an error."""
     try:
         with path.open(encoding="utf-8-sig", errors="replace") as lines:
             first = json.loads(lines.readline())

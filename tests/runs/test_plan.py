@@ -29,7 +29,7 @@ def test_a_test_reads_each_row_twice_and_writes_batches_of_answers(
         schedule("sequence", [task], 42, 4), both_prompts=False, wordings=0, max_new_tokens=max_new_tokens,
         device=device,
     )  # fmt: skip
-    # A CPU answers 2048 tokens together: 8 rows at once, 5, or 2. In equal rows no token differs: none counts as shared.
+    # A CPU answers 2048 tokens together: 8 rows, 5 or 2. In equal rows no token differs, so none counts as shared.
     assert len(row.ids) < 240 and 4 < 2048 / (len(row.ids) + 300) < 8 and 2 < 2048 / (len(row.ids) + 600) < 3
     steps = math.sqrt(row.supervised * max_new_tokens)
     work = made.evaluate[task.name]

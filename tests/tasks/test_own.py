@@ -69,7 +69,7 @@ def test_every_kind_of_file_gives_the_same_rows(tmp_path: Path) -> None:
         ("m.csv", 'input,output\na,b\n"a,b\nc,d\n', "line 4: unexpected end of data.*each quote in it is doubled"),
         ("m.csv", "input,output,input\na,b,c\n", "two columns named 'input'"),
         ("m.csv", "good,1\nbad,2\n", r"among 'good', '1'\..*first line of a CSV"),
-        ("m.parquet", "PAR1", r"m\.parquet: it is no readable Parquet file"),
+        ("m.parquet", "PAR1", r"m\.parquet: it is not a readable Parquet file"),
         ("m.xlsx", "PK", r"the ending '\.xlsx' is not known\. Allowed: \.jsonl, \.json, \.csv, \.tsv, \.parquet"),
     ],
 )

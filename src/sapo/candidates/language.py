@@ -17,7 +17,7 @@ _NAMED, _RULED_OUT = 0.5, 0.01
 _ENGLISH = 0.2
 # Fewer letters may belong to any language of their script.
 _TELLING = 12
-# Languages that their script tells; those of other scripts are told by statistics.
+# Languages that their script identifies; those of other scripts are identified by statistics.
 _SCRIPTS = {
     "zh": r"\p{Han}",
     "ja": r"[\p{Hiragana}\p{Katakana}]",

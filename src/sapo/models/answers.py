@@ -69,7 +69,7 @@ def evaluate(
 ) -> Evaluation:
     """Return greedy answers, their scores and the true answers' NLL; the model is left as it was.
 
-    ``advance`` is told the number of rows after each batch: every row counts twice, once for its answer and
+    ``advance`` takes the number of rows after each batch: every row counts twice, once for its answer and
     once for its loss. ``scorer`` is the model's, where there is one that has chosen its route already.
     ``processes`` share the rows out.
     """

@@ -65,6 +65,9 @@ class LoadedModel:
     notes: tuple[str, ...]
     confirmed: bool = True
 
+    def __repr__(self) -> str:
+        return f"LoadedModel({self.name}: {type(self.model).__name__}, {', '.join(self.notes)})"
+
     def __iter__(self) -> Iterator[Any]:
         """Unpack as ``model, tokenizer``."""
         return iter((self.model, self.tokenizer))
@@ -291,7 +294,7 @@ def _bitsandbytes(quantization: str, dtype: torch.dtype) -> Any:
 
 
 def _placed(model: Any, name: str) -> str:
-    """Return the devices that hold a model's layers; main memory beside them is no place to train."""
+    """Return the devices that hold a model's layers; none may lie in main memory."""
     devices = sorted({str(parameter.device) for parameter in model.parameters()})
     # What waits in main memory or on the disk until it is its turn has no device of its own.
     if "meta" in devices or ("cpu" in devices and len(devices) > 1):

@@ -88,7 +88,7 @@ def read_verbatim(path: Path) -> str:
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}") from error
     except ValueError as error:
-        raise DataError(f"{str(path)!r} is no path: {error}") from error
+        raise DataError(f"{str(path)!r} is not a path: {error}") from error
     mark = len(codecs.BOM_UTF8) if content.startswith(codecs.BOM_UTF8) else 0
     try:
         return content[mark:].decode("utf-8")

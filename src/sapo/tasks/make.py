@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 
 from sapo.core.errors import DataError
 from sapo.core.types import Split, Task, Unused
+from sapo.models.layout import CHAT_PIECE
 from sapo.tasks.columns import find_columns
 from sapo.tasks.files import demand_whole
 from sapo.tasks.instructions import settle_instruction
@@ -15,6 +17,7 @@ from sapo.tasks.own import DataSource
 from sapo.tasks.raw import Raw
 from sapo.tasks.rows import Row, read_split, unused_keys
 
+_CHAT = re.compile(CHAT_PIECE, re.IGNORECASE | re.MULTILINE)
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
 
 
@@ -65,6 +68,11 @@ def make_task(name: str, source: DataSource, found: Raw) -> Task:
         )
     metric, why = metric_of(labels, examples["train"], listed)
     metric_notes = [] if source.metric else [f"metric: {metric}, as {why}"]
+    if piece := _CHAT.search(settled.text):
+        notes.append(
+            f"the instruction holds {piece.group()!r}, as chat templates write it, and the model reads it as ordinary "
+            "text: leave it out, the model's own template is applied"
+        )
     return Task(
         name=name, instruction=settled.text.strip(), suffix=source.suffix.strip(), labels=labels,
         metric=source.metric or metric,

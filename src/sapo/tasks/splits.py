@@ -33,7 +33,7 @@ def split_word(file: Path) -> str:
         words = [word for word in re.split(r"[^a-z]+", part.lower()) if word in SPLIT_NAMES]
         if len({SPLIT_NAMES[word] for word in words}) > 1:
             raise DataError(
-                f"the name of {file} tells two splits ({' and '.join(words)}): give it by itself, or rename it"
+                f"the name of {file} holds two split names ({' and '.join(words)}): pass it by itself, or rename it"
             )
         if words:
             return words[0]

@@ -35,7 +35,8 @@ class Example:
     references: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
-        earlier = f", {len(self.history)} earlier turns" if self.history else ""
+        turns = len(self.history)
+        earlier = f", {turns} earlier turn{'s' * (turns > 1)}" if turns else ""
         return f"Example({brief(self.input)}, {brief(self.answer)}{earlier})"
 
 

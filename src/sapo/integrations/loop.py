@@ -172,8 +172,8 @@ class TaskSequence:
                 if self._trained(number - 1)["state"] != stage.fingerprint:
                     raise RecordError(
                         f"the model differs from the one tested after {self.tasks[number - 2].name!r}, the last "
-                        "finished task, in its weights or their dtype: pass the model that was saved then, or start anew with a "
-                        f"run_dir other than {self._directory.path}"
+                        "finished task, in its weights or their dtype: pass the model that was saved then, or start "
+                        f"anew with a run_dir other than {self._directory.path}"
                     )
             gathered = Gathered((Instruction(found.instruction, "original"),), ())
             if self._policy != "original":

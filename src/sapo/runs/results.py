@@ -184,8 +184,11 @@ class RunResult(_Value):
     def __repr__(self) -> str:
         how = f"{self.method}, {self.policy}, seed {self.seed}"
         found = {name: self.estimate(name, self.test_prompt, "ap")["value"] for name in MEASURES}
-        ends = [f"{name} {value:.3f}" for name, value in found.items() if value is not None]
+        names = {PRIMARY: self.primary_metric, NLL: "NLL"}
+        ends = [f"{names[measure]} {value:.3f}" for measure, value in found.items() if value is not None]
         return f"RunResult({', '.join(self.tasks)}; {how}; AP: {', '.join(ends) or 'not defined'})"
+
+    __str__ = __repr__
 
     @model_validator(mode="after")
     def _fit(self) -> RunResult:

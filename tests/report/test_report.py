@@ -14,7 +14,20 @@ from typing import Any
 import numpy as np
 import pytest
 from markdown_it import MarkdownIt
-from report.making import HOSTILE, ROWS, TASKS, make_selection, notes, page_of, printed, record, rows, tables, write_run
+from report.making import (
+    HOSTILE,
+    ROWS,
+    TASKS,
+    listing,
+    make_selection,
+    notes,
+    page_of,
+    printed,
+    record,
+    rows,
+    tables,
+    write_run,
+)
 from report.making import verdict as said
 from rich.console import Console
 
@@ -429,6 +442,13 @@ def test_pages_of_commands_fit_their_terminal_and_cut_nothing() -> None:
 
 
 # Tasks, prompts and dry runs
+
+
+def test_a_long_example_is_cut_and_its_length_named() -> None:
+    task = toy_task()
+    page = task_page(replace(task, train=(replace(task.train[0], input="word " * 1000), *task.train)))
+    assert listing(page, "Input (5,000 characters, the first 1,000):") == f"{'word ' * 200} ..."
+    assert listing(page, "Answer:") == task.train[0].answer
 
 
 def test_tasks_and_sequences_are_listed() -> None:

@@ -55,6 +55,13 @@ def test_every_kind_of_file_gives_the_same_rows(tmp_path: Path) -> None:
     assert {t.instruction for t in tasks} == {"Do."}
 
 
+def test_a_piece_of_a_chat_template_in_the_instruction_is_noted(tmp_path: Path) -> None:
+    for text, piece in (("Do it.<|im_end|>", "<|im_end|>"), ("[INST] Do it.", "[INST]"), ("Go.\nUser: x", "User:")):
+        notes = task(tmp_path / "m.json", ROWS, text).notes
+        assert any(f"the instruction holds {piece!r}, as chat templates write it" in note for note in notes)
+    assert "chat templates" not in str(task(tmp_path / "m.json", ROWS, "Name the user: in `code`, or <b>.").notes)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [

@@ -64,7 +64,7 @@ def results_page(runs: Sequence[Run]) -> Page:
         shown = _matrix if len(alone.result.tasks) <= _ROOM else _by_task
         matrix = shown([alone], PRIMARY, arranged.prompts[0])
         first = [
-            Section(matrix.title, (replace(matrix, title=""), Note(_MARKS, "dim")), "screen"),
+            Section(matrix.title, (replace(matrix, title=""),), "screen"),
             Section(f"Trained with (policy {alone.result.policy})", tuple(_trained(alone)), "screen"),
         ]
     else:
@@ -94,7 +94,7 @@ def _outcome(run: Run, prompt: Prompt) -> Iterator[Note]:
     """Yield what a sequence ends with and what became of its earlier tasks, or what training on one task changed."""
     tasks = run.result.tasks
     for measure, scale in SCALES.items():
-        what = f"{scale.title[0].lower() if measure == PRIMARY else scale.title[0]}{scale.title[1:]}"
+        what = scale.title.replace("Score", "score")
         if len(tasks) == 1:
             (before,), (after,) = run.matrix(measure, prompt)
             if before is None or after is None:
@@ -235,7 +235,7 @@ def _matrix(runs: Sequence[Run], measure: str, prompt: Prompt) -> Table:
                 rows.append((head, *([letter(n)] if several else []), *shown))
     # Rows name the tasks: columns need their numbers only.
     columns = ("tested on:", *(["run"] if several else []), *map(str, range(1, len(tasks) + 1)))
-    return Table(columns, tuple(rows), _title(runs, measure, prompt), text=(0, 1) if several else (0,))
+    return Table(columns, tuple(rows), _title(runs, measure, prompt), (_MARKS,), text=(0, 1) if several else (0,))
 
 
 def _title(runs: Sequence[Run], measure: str, prompt: Prompt) -> str:

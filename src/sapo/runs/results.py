@@ -23,6 +23,7 @@ from sapo.runs.metrics import METRICS, matrix_metrics, metric_draws, percentile_
 from sapo.selection.selection import Choice
 from sapo.tasks.load import data_fingerprint
 from sapo.training.guard import Alarm
+from sapo.training.policies import LOWEST
 from sapo.training.schedule import Order, Stage
 
 NLL = "nll"
@@ -251,6 +252,12 @@ class RunResult(_Value):
     def policy(self) -> str:
         """Which instruction tasks were trained with."""
         return str(self.config["policy"])
+
+    @property
+    def way(self) -> str:
+        """The policy, and its rule in brackets where that is not the lowest loss."""
+        rule = self.config.get("selection", {}).get("rule", "lowest")
+        return f"{self.policy} ({rule})" if self.policy in LOWEST and rule != "lowest" else self.policy
 
     @property
     def seed(self) -> int:

@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from sapo.candidates.settings import CandidateSettings
 from sapo.core.settings import Local, Positive, Seed, Settings, names
+from sapo.core.types import Rule
 from sapo.models.settings import ModelSettings
 from sapo.selection.settings import SelectionSettings
 from sapo.tasks.own import DataSource
@@ -78,6 +79,7 @@ class SweepConfig(Settings):
 
     seed: Annotated[tuple[Seed, ...], Field(min_length=1)] | None = None
     policy: Annotated[tuple[Policy, ...], Field(min_length=1)] | None = None
+    rule: Annotated[tuple[Rule, ...], Field(min_length=1)] | None = None
     method: Annotated[tuple[MethodName, ...], Field(min_length=1)] | None = None
     sequence: (
         Annotated[

@@ -127,8 +127,8 @@ def test_equal_differences_have_an_interval_of_no_width_and_a_warning() -> None:
     for difference, interval in ((0.0, "[0.0, 0.0]"), (2.0, "[+2.0, +2.0]")):
         page = sweep_page(three_seeds((difference,) * 3))
         assert rows(tables(page, "Policies compared")[0])[0][3:5] == [interval, "too small to decide"]
-        assert "no sign of certainty" in notes(page, "How to read")
-    assert "no sign of certainty" not in notes(sweep_page(three_seeds()), "How to read")
+        assert "not a sign of certainty" in notes(page, "How to read")
+    assert "not a sign of certainty" not in notes(sweep_page(three_seeds()), "How to read")
 
 
 def test_methods_are_compared_within_a_policy_on_what_both_define() -> None:

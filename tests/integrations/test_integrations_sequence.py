@@ -81,7 +81,7 @@ def test_a_loop_that_was_interrupted_is_resumed_with_the_model_that_was_left(tas
     assert again.before("two", PARAPHRASES).text
     # Or with the first one, and the last one given to `before`.
     again, cell = sequence(base), tmp_path / "s" / "cells" / "1" / "two.original.json"
-    with pytest.raises(RecordError, match="not the one that was tested after 'one'"):
+    with pytest.raises(RecordError, match="differs from the one tested after 'one'"):
         again.before("two", PARAPHRASES)
     before = cell.stat().st_mtime_ns
     again.before("two", PARAPHRASES, model=model(left))
@@ -134,7 +134,7 @@ def test_calls_out_of_order_are_refused(tasks: list[Task], tmp_path: Path) -> No
         seq.before("two")
     with pytest.raises(DataError, match=r"'tow' is not a task of this sequence. Did you mean"):
         seq.before("tow")
-    with pytest.raises(DataError, match="without before"):
+    with pytest.raises(DataError, match=r"needs before\(.*\) first"):
         seq.after("one")
     with pytest.raises(DataError, match="different names"):
         sapo.TaskSequence(tmp_path / "t", tiny_model(), tiny_tokenizer(), [tasks[0], tasks[0]])

@@ -75,7 +75,7 @@ def describe(
         task: trained last.
         selection: what `sapo.select` returned, or the callback that chose again while it was trained; or an
             instruction or its text alone, then without losses of candidates.
-        after: directory of the model that this training went on from, where that was trained on earlier tasks: its
+        after: directory of the model that this training started from, where that was trained on earlier tasks: its
             `sapo.json` entries are copied. It may be ``directory`` itself.
         max_length: most tokens of prompt and answer.
         max_new_tokens: longest answer.
@@ -124,7 +124,7 @@ def describe(
     with undamaged((folder if after is None else Path(after)) / LINEAGE, TAKE_AGAIN):
         card = model_card(data)
     if whole and not (folder / "tokenizer_config.json").is_file():
-        # A trainer saves it where it was told of it.
+        # A trainer saves it where it knows of it.
         tokenizer.save_pretrained(folder)
     write_json(folder / LINEAGE, data)
     write_text(folder / "README.md", card)
@@ -135,7 +135,7 @@ def _told(task: Task, given: Chosen | SapoCallback) -> Choice:
     if not isinstance(given, SapoCallback):
         return Choice(task, chosen(task, given), given if isinstance(given, Selection) else None)
     chosen(task, given.selection)
-    # It may have gone on from the checkpoint of a training with other candidates.
+    # It may have been resumed from the checkpoint of a training with other candidates.
     scored = given.instruction.text in [c.instruction.text for c in given.selection.candidates]
     return Choice(task, given.instruction, given.selection if scored else None, switches=given.switches)
 

@@ -87,7 +87,7 @@ class Scorer:
     def __call__(self, encoded: Sequence[Encoded], advance: Callable[[int], None] = lambda rows: None) -> Losses:
         """Return the losses of all examples, in the order given.
 
-        ``encoded`` are examples of one candidate; ``advance`` is told the number of rows after each batch.
+        ``encoded`` are examples of one candidate; ``advance`` takes the number of rows after each batch.
 
         Raises:
             ScoreError: if one row alone does not fit the memory.
@@ -192,7 +192,7 @@ class Scoring:
 
         Examples with the same tokens, also in earlier rounds, are computed once.
 
-        ``advance`` is told the number of rows after each batch, duplicates included.
+        ``advance`` takes the number of rows after each batch, duplicates included.
         """
         new = longest_first(self.encoded, self.unknown(rows))
         if new:

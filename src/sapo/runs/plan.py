@@ -1,19 +1,21 @@
 """What a run will do and cost, known before its first step.
 
 Costs are in forward tokens: tokens that pass once through the model. Training a token costs about three
-(forward, and twice that backward); generating one costs more than reading one, because batches are narrow.
+(forward, and twice that backward). A batch of answers grows by a token of every row in each step until its last row
+has ended, and a step reads all weights for few tokens.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from math import ceil
+from math import ceil, sqrt
 
 from sapo.core.errors import RenderError
 from sapo.core.progress import Work
 from sapo.core.types import Encoded, Instruction, Task
 from sapo.models.ability import general_rows
+from sapo.models.answers import batch_rows
 from sapo.models.render import Renderer
 from sapo.selection.race import FIRST
 from sapo.selection.settings import SelectionSettings, TrialSettings
@@ -21,7 +23,8 @@ from sapo.training.schedule import Training
 from sapo.training.settings import TrainSettings
 from sapo.training.trial import TRAINED, extent
 
-_GENERATE = 4.0
+# A step of a batch of answers, next to one token for each row: measured for 1 to 16 rows on a CPU (LOG.md, 2026-11-29).
+_STEP = 32
 _SAMPLED = 32
 
 
@@ -74,13 +77,15 @@ def make_plan(
     *,
     both_prompts: bool,
     wordings: int,
+    max_new_tokens: int,
+    device: str,
     trial: TrialSettings | None = None,
 ) -> Plan:
     """Return the plan of a run whose tasks hold exactly the rows that it will use.
 
     ``candidates`` are by task, the original first; ``selection`` is None where the policy needs no losses;
-    ``wordings`` counts the held-out paraphrases that each task is tested with at the end; ``trial`` is None where
-    nothing is tried.
+    ``wordings`` counts the held-out paraphrases that each task is tested with at the end; ``max_new_tokens`` limits
+    the answers, and ``device`` is the kind of device that writes them; ``trial`` is None where nothing is tried.
 
     Raises:
         RenderError: if a prompt cannot be rendered: better now than after hours.
@@ -98,7 +103,7 @@ def make_plan(
             if selection.races and selection.budget is not None:
                 most = selection.budget * once[task.name].cost
             score[task.name] = _within(most, least[task.name], whole)
-    evaluate = {task.name: _evaluation(renderer, task) for task in (*tasks, *watch)}
+    evaluate = {task.name: _evaluation(renderer, task, max_new_tokens, device) for task in (*tasks, *watch)}
     tests = {task.name: 1 + len(trainings) for task in watch}
     for place, task in enumerate(tasks, start=1):
         tested = [training.stage for training in trainings if task in training.tested]
@@ -199,12 +204,18 @@ def _within(most: float, least: Work, whole: Work) -> Work:
     return Work(least.units + int(share * (whole.units - least.units)), cost, cost)
 
 
-def _evaluation(renderer: Renderer, task: Task) -> Work:
+def _evaluation(renderer: Renderer, task: Task, max_new_tokens: int, device: str) -> Work:
+    """Return about what one test costs: every row is read twice, once for its answer and once for its loss.
+
+    How long answers become is not known before: as long as the longest true one by a model that has learned the task,
+    up to the limit by one that has not. The geometric mean stands for both.
+    """
     sample = renderer.encode(task.instruction, task.suffix, task.test[:_SAMPLED])
-    answers = sum(e.supervised for e in sample) / len(sample)
-    reading = 2 * _mean_length(sample) - _shared(sample)
-    rows = len(task.test)
-    return Work(2 * rows, rows * (reading + answers), rows * (reading + _GENERATE * answers))
+    rows, mean, longest = len(task.test), _mean_length(sample), max(e.supervised for e in sample)
+    reading = rows * (2 * mean - _shared(sample))
+    steps = min(sqrt(longest * max_new_tokens), max_new_tokens)
+    batches = ceil(rows / batch_rows(ceil(mean) + max_new_tokens, device))
+    return Work(2 * rows, reading + rows * steps, reading + steps * (batches * _STEP + rows))
 
 
 def _mean_length(encoded: Sequence[Encoded]) -> float:

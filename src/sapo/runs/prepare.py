@@ -122,7 +122,8 @@ def _load(config: Config, gathering: Gathering, inputs: Inputs, tracker: Tracker
     both = evaluate.test_prompt == "both" and policy != "original"
     plan = make_plan(
         renderer, inputs.tasks, inputs.watch, inputs.candidates, scored, train, trainings,
-        both_prompts=both, wordings=evaluate.wordings, trial=selection.trial if tries else None,
+        both_prompts=both, wordings=evaluate.wordings, max_new_tokens=evaluate.max_new_tokens,
+        device=loaded.model.device.type, trial=selection.trial if tries else None,
     )  # fmt: skip
     describe = partial(
         lineage,

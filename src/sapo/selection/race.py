@@ -56,8 +56,8 @@ class Finish:
 
     Attributes:
         nll: per candidate, in race order, as many as were scored.
-        end: "decided" when nobody could be better by more than epsilon any more, "all rows" when that took every
-            row for those who raced to the end, "budget" when that was spent.
+        end: "decided" when nobody could still be better by more than epsilon, "all rows" when that took every
+            row for those that raced to the end, "budget" when that was spent.
     """
 
     standings: tuple[Standing, ...]
@@ -94,7 +94,7 @@ def race(
         epsilon: tolerance, in nats per token.
         budget: most that scoring may cost, in the unit of ``costs``; None for no limit. The first round is always
             completed: without it nothing is known.
-        watch: is told each standing.
+        watch: called with each standing.
     """
     rows = Rows(tokens, groups)
     # Whoever is best may be missed in favour of any other candidate, at any look.

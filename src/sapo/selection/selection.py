@@ -13,7 +13,7 @@ from pydantic import PlainSerializer, PlainValidator, TypeAdapter
 from sapo.core.errors import CandidateError
 from sapo.core.storage import read_json, undamaged, write_json
 from sapo.core.types import Instruction, Losses, Rejection, Rule, Sample, Strategy, Task
-from sapo.core.untrusted import plain
+from sapo.core.untrusted import brief, plain
 from sapo.tasks.inplace import Rows, exchange
 
 Status = Literal["chosen", "scored", "dropped"]
@@ -59,7 +59,7 @@ class Race:
         delta: bound on the probability that the chosen one is worse than the best by more than ``tolerance``.
         epsilon: tolerance that was asked for, in nats per token.
         tolerance: the one that was reached; above ``epsilon`` only where the budget ended the race.
-        end: "decided"; "all rows" where that took every row for those who raced to the end; or "budget".
+        end: "decided"; "all rows" where that took every row for those that raced to the end; or "budget".
         budget: about the most that scoring was allowed to cost, in forward tokens (the first round is made in any case,
             and a row's cost is estimated from a few rows); None without a limit.
     """
@@ -168,6 +168,11 @@ class Selection:
         candidates[self.chosen] = replace(candidates[self.chosen], status="scored")
         candidates[chosen] = replace(candidates[chosen], status="chosen", round=None)
         return replace(self, candidates=tuple(candidates), chosen=chosen, trial=trial, seconds=seconds)
+
+    def __repr__(self) -> str:
+        size = f"{len(self.candidates)} candidates on {len(self.rows)} rows"
+        chosen = self.candidates[self.chosen]
+        return f"Selection({brief(self.task)}, {size}, chosen: {brief(chosen.instruction.text)} at {chosen.loss:.4f})"
 
     def __str__(self) -> str:
         """Return the candidates as a ranked table, the chosen one marked, and those that were tried as another one."""

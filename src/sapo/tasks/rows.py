@@ -23,7 +23,7 @@ ALTERNATIVES = ("answers", "references", "targets", "aliases")
 _NO_NUMBERS = ("NaN", "Infinity", "-Infinity", "nan", "inf", "-inf")
 # Keys of a message that are read; the others are named where they hold something.
 _KEYS = ("role", "content", "from", "value")
-# Whether a turn is learned, as several trainers are told.
+# Whether a turn is learned, as several trainers take it.
 _MARKS = ("weight", "train", "training", "loss")
 _REASONING = ("reasoning", "reasoning_content", "thinking")
 Role = Literal["system", "user", "assistant"]

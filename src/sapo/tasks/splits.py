@@ -32,7 +32,7 @@ def split_word(file: Path) -> str:
     for part in (file.stem, *reversed(file.parent.parts)):
         words = [word for word in re.split(r"[^a-z]+", part.lower()) if word in SPLIT_NAMES]
         if len({SPLIT_NAMES[word] for word in words}) > 1:
-            raise DataError(f"the name of {file} tells two splits ({' and '.join(words)}): rename it, or give it alone")
+            raise DataError(f"the name of {file} holds two splits ({' and '.join(words)}): rename it, or give it alone")
         if words:
             return words[0]
     return ""

@@ -79,7 +79,7 @@ def with_class_names(raw: Raw, features: Mapping[str, Any]) -> Raw:
     if not kinds:
         return raw
     splits = {split: [named(row) for row in rows] for split, rows in raw.splits.items()}
-    # An answer of a list of classes may be several names: those are no labels.
+    # An answer of a list of classes may be several names: those are not labels.
     single = {column: names for column, names in kinds.items() if "names" in features[column]}
     return replace(raw, splits=splits, classes={**raw.classes, **single})
 
@@ -203,7 +203,7 @@ def _parquet(path: Path) -> Raw:
         with ParquetFile(path) as file:
             table = file.read()
     except (pyarrow.ArrowException, OSError, ValueError) as error:
-        why = "No such file" if isinstance(error, FileNotFoundError) else f"it is no readable Parquet file: {error}"
+        why = "No such file" if isinstance(error, FileNotFoundError) else f"it is not a readable Parquet file: {error}"
         raise DataError(f"{path}: {why}") from error
     return arrow_table(str(path), table, _written_features(table.schema.metadata))
 

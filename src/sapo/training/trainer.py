@@ -59,7 +59,7 @@ class Watcher(Protocol):
         """Resume from that; the model is that of the checkpoint."""
 
 
-# Is told what Trainer logs after an update: values by name, and the number of updates made.
+# Called with what Trainer logs after an update: values by name, and the number of updates made.
 Log = Callable[[dict[str, Any], int], None]
 # (row, epoch, updates made) -> the row as it is worded then, with the same answer.
 Reword = Callable[[int, int, int], Encoded]
@@ -218,7 +218,7 @@ class UpdateSampler(Sampler[int]):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Be told by the trainer which epoch comes next."""
+        """Hear from the trainer which epoch comes next."""
         self.epoch = epoch
 
     def __len__(self) -> int:

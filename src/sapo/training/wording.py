@@ -104,7 +104,7 @@ class Leaders:
         losses = {c.text: scorer(self._rows[c.text]).per_token for c in self._candidates}
         best = min(self._candidates, key=lambda c: losses[c.text])
         now = self.chosen
-        # A training that was resumed may go on with a text that is not among these candidates.
+        # A training that was resumed may continue with a text that is not among these candidates.
         lower = now.text not in losses or losses[best.text] < losses[now.text] - _ROUNDING
         self.choices.append(Again(step, best if lower else now, losses, epoch))
         return self.choices[-1]
@@ -141,7 +141,7 @@ class Reselecting:
         """Look at nothing yet: the first choice was made before."""
 
     def after(self, model: Any, step: int, last: bool) -> bool:
-        """Choose again where it is time to; training goes on."""
+        """Choose again where it is time to; training continues."""
         if not last and step % self._every == 0 and self.leaders.several:
             self.leaders.choose(self._scorer.on(model), step)
         return False

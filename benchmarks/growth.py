@@ -41,7 +41,7 @@ WAYS = {
     "rows": ("all losses", "race"), "candidates": ("all losses", "race"), "tasks": ("run",), "runs": ("text", "HTML"),
 }  # fmt: skip
 RECORDS = Path(__file__).parents[1] / "results" / "policies.jsonl"
-WORDS = "a river stone carries light over old roads and quiet fields while birds turn north".split()
+WORDS = ("a", "river", "stone", "carries", "light", "over", "old", "roads", "and", "quiet", "fields", "while", "birds")
 LABELS = ("yes", "no")
 
 

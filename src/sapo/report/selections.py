@@ -146,7 +146,8 @@ def effort(selection: Selection) -> str:
 
 def _ties(selection: Selection) -> str:
     if selection.race is not None:
-        return f"The original wins where it is certain to be within {selection.race.epsilon:.2g} nats per token of the best."
+        within = f"{selection.race.epsilon:.2g} nats per token"
+        return f"The original wins where it is certain to be within {within} of the best."
     return (
         f"Losses within {selection.tolerance:.0e} nats per token count as equal; ties go to the original, then to the "
         "earlier candidate."

@@ -113,7 +113,7 @@ def race(
             spent += costs[i] * len(places)
         now = standing(len(standings) + 1, rows, nll, level, epsilon)
         if not now.racing and confirm is not None and len(nll) > 1:
-            second = min((i for i in range(len(nll)) if i != now.leader), key=lambda i: now.gap[i])  # noqa: B023
+            second = min((i for i in range(len(nll)) if i != now.leader), key=now.gap.__getitem__)
             both = min(len(nll[now.leader]), len(nll[second]))
             for i, found in zip((now.leader, second), confirm((now.leader, second), both), strict=True):
                 nll[i] = np.concatenate([found, nll[i][both:]])

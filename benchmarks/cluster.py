@@ -1,6 +1,6 @@
 """Make a sweep and a study on a Ray cluster of two nodes, take workers and a node away, and compare the records.
 
-    pip install '.[ray]' && python benchmarks/cluster.py
+    pip install '.[ray]' && python benchmarks/cluster.py [--only sweep study]
 
 Two `ray start` on this machine, each with one CPU, a session and a working directory of its own; the
 tiny model. Equal means: every number of every record but wall times, and nothing computed before a kill is computed
@@ -9,6 +9,7 @@ again. One method of the sweep diverges: a run that fails with its own error mus
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import signal
@@ -29,9 +30,11 @@ from benchmarks.interruptions import timeless
 from sapo.integrations.testing import tiny_model, tiny_tokenizer
 from sapo.tasks.builtin import builtin_paraphrases
 
+# What a command ends with: one method of the sweep diverges.
+KINDS = {"sweep": 2, "study": 0}
 TASKS = ("odd-one-out", "date-format")
 # Seconds that a command may take.
-PATIENCE = 400
+PATIENCE = 1800
 COMMON: dict[str, Any] = {
     "model": {"base": "model", "device": "cpu"},
     "candidates": {"file": "candidates.json", "count": 5},
@@ -240,6 +243,9 @@ def timed(what: str) -> Iterator[list[str]]:
 
 def main() -> None:
     """Print a table, a row for each way to make the same records; stop at the first that are not the same."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=KINDS, default=list(KINDS))
+    only = parser.parse_args().only
     # Nodes are not left behind.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
     with tempfile.TemporaryDirectory() as scratch:
@@ -248,9 +254,9 @@ def main() -> None:
         prepare(folder)
         print("| way | seconds | found |\n|---|---:|---|")
         reference = dict[str, dict[str, Any]]()
-        for kind, code in {"sweep": 2, "study": 0}.items():
+        for kind in only:
             with timed(f"{kind} without Ray") as said:
-                ended(start(folder, kind, kind, *[]), folder, kind, code)
+                ended(start(folder, kind, kind), folder, kind, KINDS[kind])
                 reference[kind] = records(folder, kind)
                 said.append(f"{len(reference[kind])} records")
         cluster = Cluster(folder.parent)
@@ -261,7 +267,7 @@ def main() -> None:
             ("study", "a worker SIGKILLed", "trained", training_killed),
         ]
         try:
-            for kind, what, run, act in ways:
+            for kind, what, run, act in [way for way in ways if way[0] in only]:
                 with timed(f"{kind} on Ray, {what}") as said:
                     said.append(act(folder, run, start(folder, kind, run, "--ray", cluster.address), cluster))
                     found = records(folder, run)

@@ -1,6 +1,6 @@
 """Time and memory against rows, candidates, tasks and runs, with the tiny model: what grows how fast.
 
-    python -m benchmarks.growth [--only rows candidates tasks runs]
+    python -m benchmarks.growth [--only rows candidates tasks runs] [--most 10000]
 
 Each figure comes from a process of its own, in CPU seconds of one thread (other work on the machine hardly moves them)
 and as the peak of its memory above what it held before. A unit is what the work must grow with:
@@ -35,7 +35,7 @@ from sapo.models.memory import peak_memory
 from sapo.runs.config.loading import make_config
 
 SIZES = {
-    "rows": (10, 100, 1000, 10_000), "candidates": (2, 20, 200), "tasks": (2, 10, 50), "runs": (50, 150, 500),
+    "rows": (10, 100, 1000, 10_000), "candidates": (2, 20, 200), "tasks": (2, 5, 10, 20, 50), "runs": (50, 150, 500),
 }  # fmt: skip
 WAYS = {
     "rows": ("all losses", "race"), "candidates": ("all losses", "race"), "tasks": ("run",), "runs": ("text", "HTML"),
@@ -157,6 +157,7 @@ def main() -> None:
     """Print the table; ``--point`` is what processes of this one do."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=SIZES, default=list(SIZES))
+    parser.add_argument("--most", type=int, default=10_000, help="leave out sizes above")
     parser.add_argument("--point", nargs=3, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.point:
@@ -166,7 +167,7 @@ def main() -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     print("| work | CPU seconds | ms a unit | peak above the start, MiB | whole, MiB |\n|---|---:|---:|---:|---:|")
     for kind in given.only:
-        for way, size in product(WAYS[kind], SIZES[kind]):
+        for way, size in product(WAYS[kind], [size for size in SIZES[kind] if size <= given.most]):
             command = [sys.executable, "-m", "benchmarks.growth", "--point", kind, str(size), way]
             said = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout
             found = json.loads(said.splitlines()[-1])

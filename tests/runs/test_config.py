@@ -88,6 +88,8 @@ def test_what_is_switched_off_or_belongs_to_others_is_left_out() -> None:
         assert set(made(method=method).plain()) - bare == own & {method.replace("-", "_")}
     for policy in ("original", "sapo", "random", "highest", "median", "per-example", "paft", "reselect"):
         assert set(made(policy=policy).plain()) - bare == own & {policy}
+    # What a run takes of a cluster decides nothing.
+    assert made(resources={"gpus": 2}).plain() == made().plain()
     both = made(method="ewc", policy="paft", guard={}, evaluate={"wordings": 2, "general": True}).plain()
     assert set(both) - bare == {"ewc", "paft", "guard"}
     assert (both["evaluate"]["wordings"], both["evaluate"]["general"]) == (2, True)

@@ -89,7 +89,7 @@ def _sweep(settings: Config, ray: str | None) -> None:
     failed, before = None, _steps(settings.run_dir)
     with working(lambda: saved_in(settings.run_dir)) as progress:
         try:
-            run_sweep(settings, progress, here if ray is None else partial(on_ray, ray))
+            run_sweep(settings, progress, here if ray is None else partial(on_ray, ray, settings.resources))
         except SweepError as error:
             failed = error
     if launched().first and (settings.run_dir / RECORDS).is_file():

@@ -57,7 +57,7 @@ class Race:
 
     Attributes:
         delta: bound on the probability that the chosen one is worse than the best by more than ``tolerance``.
-        epsilon: tolerance that was asked for, in nats per token.
+        epsilon: tolerance that was asked for, in nats per token, and on top the noise of a low precision.
         tolerance: the one that was reached; above ``epsilon`` only where the budget ended the race.
         end: "decided"; "all rows" where that took every row for those that raced to the end; or "budget".
         budget: about the most that scoring was allowed to cost, in forward tokens (the first round is made in any case,

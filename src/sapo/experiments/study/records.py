@@ -1,6 +1,6 @@
 """One training of a study in one line: a candidate, a seed and an optimiser arm, from one state of the model.
 
-A study has a file of such lines, read with errors that name the line, and written whole or not at all.
+A study has a file of such lines, read with errors that name the line.
 """
 
 from __future__ import annotations

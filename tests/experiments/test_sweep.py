@@ -115,7 +115,7 @@ class Swept:
 @pytest.fixture(scope="module")
 def whole(small_model: Path, bench: Path, tmp_path_factory: pytest.TempPathFactory) -> Swept:
     config = configure(
-        small_model, bench, tmp_path_factory.mktemp("whole") / "sweep", evaluate={"test_prompt": "both"},
+        small_model, bench, tmp_path_factory.mktemp("whole") / "sweep", evaluate={"prompts": ["own", "original"]},
         sweep={"method": ["seq-lora", "inc-lora"], "policy": ["original", "sapo"]},
     )  # fmt: skip
     told, calls = Told(), list[str]()
@@ -144,7 +144,7 @@ def test_runs_are_made_one_after_the_other_and_recorded_in_their_order(whole: Sw
     assert read_records(whole.config.run_dir / "records.jsonl") == whole.records
     for record in whole.records:
         data = read(whole.config.run_dir / record.name / "results.json")
-        assert record.final("nll", "selected") == tuple(data["matrices"]["nll"]["selected"][-1])
+        assert record.final("nll", "own") == tuple(data["matrices"]["nll"]["own"][-1])
     said = [note for note in whole.told.notes if note.startswith(("sweep of", "run "))]
     assert said == [
         f"sweep of 4 runs, 0 of them finished, in {whole.config.run_dir}",
@@ -154,7 +154,7 @@ def test_runs_are_made_one_after_the_other_and_recorded_in_their_order(whole: Sw
 
 def test_a_run_of_a_sweep_is_the_run_by_itself(whole: Swept, small_model: Path, bench: Path, tmp_path: Path) -> None:
     directory = whole.directory("inc-lora", "sapo")
-    alone = configure(small_model, bench, tmp_path / "run", method="inc-lora", evaluate={"test_prompt": "both"})
+    alone = configure(small_model, bench, tmp_path / "run", method="inc-lora", evaluate={"prompts": ["own", "original"]})
     found = lasting(read(directory / "results.json"))
     assert found == lasting(run(alone))
     assert adapters(directory) == adapters(alone.run_dir) and cells(directory) == cells(alone.run_dir)

@@ -39,10 +39,10 @@ VARIANTS: Mapping[str, Json] = {
     },
     "confident": {"selection": {"rule": "confident", "examples": 6}},
     "exhaustive": {"selection": {"strategy": "exhaustive", "examples": 6}, "seed": 5},
-    "first-rows": {"selection": {"sample": "first"}, "evaluate": {"test_prompt": "original"}},
+    "first-rows": {"selection": {"sample": "first"}, "evaluate": {"prompts": ["original"]}},
     "guard-stop": {"guard": {"every": 1, "rows": 4, "limit": 0.05, "action": "stop"}},
     "guard-warn": {"guard": {"every": 2, "rows": 4, "limit": 0.05}, "policy": "original"},
-    "wordings": {"evaluate": {"wordings": 1}, "candidates": {"count": 2}, "policy": "original"},
+    "wordings": {"evaluate": {"prompts": ["own", "original", {"wordings": 1}]}, "candidates": {"count": 2}, "policy": "original"},
     "keep-last": {"keep": "last", "lora": {"dropout": 0.0}, "train": {"warmup": 0.3, "weight_decay": 0.1}},
 }  # fmt: skip
 # What a killed process is to arrive at, too: it goes on from a checkpoint, with rows that it remembers.
@@ -123,7 +123,7 @@ def settings(ground: Ground, run_dir: Path, **changes: Any) -> Json:
             "rows": 6, "epochs": 2, "batch_size": 4, "micro_batch_size": 2, "learning_rate": 0.05, "warmup": 0.0,
         },
         "lora": {"r": 4, "alpha": 8},
-        "evaluate": {"rows": 3, "max_new_tokens": 2, "test_prompt": "both"},
+        "evaluate": {"rows": 3, "max_new_tokens": 2, "prompts": ["own", "original"]},
     }  # fmt: skip
     for key, value in changes.items():
         data[key] = {**data.get(key, {}), **value} if isinstance(value, dict) else value

@@ -120,7 +120,7 @@ def test_only_cells_that_the_method_defines_are_tested(method: str, parts: dict[
         model = PeftModel.from_pretrained(model, run_dir / "stages" / names[method]) if n else model
         task = prepare(parts[method]).inputs.tasks[j]
         by_hand = nll_by_hand(model, tiny_tokenizer(), task.instruction, SUFFIX, task.test)
-        assert data["matrices"]["nll"]["selected"][n][j] == pytest.approx(sum(by_hand) / (3 * len(by_hand)), abs=1e-4)
+        assert data["matrices"]["nll"]["own"][n][j] == pytest.approx(sum(by_hand) / (3 * len(by_hand)), abs=1e-4)
 
 
 @pytest.mark.parametrize(("method", "metric"), [("multitask", "ap"), ("single", "la")])
@@ -131,8 +131,8 @@ def test_one_metric_is_defined_and_the_others_say_why_not(method: str, metric: s
         "single": "each task was trained alone: only the diagonal is defined",
     }[method]
     for measure in ("primary", "nll"):
-        metrics = data["metrics_all"][measure]["selected"]
-        matrix = data["matrices"][measure]["selected"]
+        metrics = data["metrics_all"][measure]["own"]
+        matrix = data["matrices"][measure]["own"]
         values = matrix[2] if method == "multitask" else [matrix[1][0], matrix[2][1]]
         assert set(metrics) == {m.name for m in METRICS}
         assert metrics[metric]["value"] == pytest.approx(np.mean(values))
@@ -169,9 +169,9 @@ def test_reports_and_records_of_partial_matrices(method: str, parts: dict[str, C
     assert [[value != "–" for value in row] for row in shown] == [row for row in DEFINED[method] if any(row)]
     found = RunResult.from_json(read(run_dir / "results.json"))
     assert RunResult.from_json(found.to_json()) == found
-    final = read(run_dir / "results.json")["matrices"]["nll"]["selected"]
+    final = read(run_dir / "results.json")["matrices"]["nll"]["own"]
     expected = (final[2][0], final[2][1]) if method == "multitask" else (final[1][0], final[2][1])
-    assert found.final("nll", "selected") == expected
+    assert found.final("nll", "own") == expected
 
 
 @pytest.mark.parametrize("method", DEFINED)
@@ -187,7 +187,7 @@ def test_a_partial_matrix_beside_a_whole_one(method: str, parts: dict[str, Confi
     data = [read(directory / "results.json")["metrics_all"] for directory in runs]
     for table, measure in zip(both, ("primary", "nll"), strict=False):
         (row,) = table.rows
-        values = [d[measure]["selected"][kept.lower()]["value"] for d in data]
+        values = [d[measure]["own"][kept.lower()]["value"] for d in data]
         assert row[:2] == ("B", kept) and float(row[2]) == pytest.approx(values[1] - values[0], abs=0.06)
         assert row[3].startswith("[")
 
@@ -213,7 +213,7 @@ def worded(model_dir: Path, bench: Path, tmp_path_factory: pytest.TempPathFactor
         name = f"{policy}-{changes}"
         if name not in made:
             config = configure(
-                model_dir, bench, root / str(len(made)), policy=policy, evaluate={"wordings": 2}, **changes
+                model_dir, bench, root / str(len(made)), policy=policy, evaluate={"prompts": ["own", {"wordings": 2}]}, **changes
             )
             told = Told()
             made[name] = Worded(config, run(config, told), told)

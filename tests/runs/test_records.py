@@ -19,7 +19,7 @@ def results(**changes: Any) -> dict[str, Any]:
     matrix = [[10.0, 20.0], [30.0, 25.5], [28.0, None]]
     estimate = {"value": 28.0, "interval": [20.0, 35.5], "reason": None}
     undefined = {"value": None, "interval": None, "reason": "no cell"}
-    prompts = ("selected", "original")
+    prompts = ("own", "original")
     measures = ("primary", "exact_match", "nll")
     return {
         "format": 2,
@@ -28,7 +28,7 @@ def results(**changes: Any) -> dict[str, Any]:
         "tasks": list(TASKS),
         "primary_metric": "mixed",
         "primary_metrics": {TASKS[0]: "exact_match", TASKS[1]: "rouge_l", "other": "rouge_l"},
-        "test_prompt": "selected",
+        "test_prompt": "own",
         "matrix": matrix,
         "metrics": {"ap": estimate, "bwt_final": undefined},
         "matrices": {m: dict.fromkeys(prompts, matrix) for m in measures},
@@ -93,12 +93,12 @@ def test_the_committed_sweeps_are_read() -> None:
 
 
 def test_the_last_stage_that_tested_a_task_counts() -> None:
-    assert make().final("primary", "selected") == (28.0, 25.5)
+    assert make().final("primary", "own") == (28.0, 25.5)
     alone = [[1.0, 2.0], [3.0, None], [None, None]]
-    matrices = {m: {"selected": alone} for m in ("primary", "nll")}
-    metrics: dict[str, Any] = {m: {"selected": {}} for m in ("primary", "nll")}
+    matrices = {m: {"own": alone} for m in ("primary", "nll")}
+    metrics: dict[str, Any] = {m: {"own": {}} for m in ("primary", "nll")}
     record = make(matrices=matrices, metrics_all=metrics)
-    assert record.final("nll", "selected") == (3.0, None)
+    assert record.final("nll", "own") == (3.0, None)
     assert record.final("nll", "original") == (None, None)
     assert record.estimate("nll", "original", "ap")["value"] is None
 
@@ -106,12 +106,12 @@ def test_the_last_stage_that_tested_a_task_counts() -> None:
 def test_test_prompts_are_the_same_where_only_originals_were_trained_with() -> None:
     originals = {task: {**used, "text": "o"} for task, used in results()["instructions"].items()}
     one: dict[str, Any] = {
-        key: {m: {"selected": results()[key][m]["selected"]} for m in ("primary", "nll")}
+        key: {m: {"own": results()[key][m]["own"]} for m in ("primary", "nll")}
         for key in ("matrices", "metrics_all")
     }
     assert make(**one).key("original") is None
     record = make(**one, instructions=originals)
-    assert record.only_originals and record.key("original") == "selected"
+    assert record.only_originals and record.key("original") == "own"
     assert record.final("primary", "original") == (28.0, 25.5)
 
 
@@ -125,7 +125,7 @@ def test_test_prompts_are_the_same_where_only_originals_were_trained_with() -> N
         ({"instructions": {}}, "task alpha lacks its instruction"),
         ({"config": {"model": {"base": "x"}}}, "config lacks method"),
         ({"seconds": {"total": float("inf")}}, "seconds.total"),
-        ({"matrices": {"primary": {"selected": [[1.0]]}}}, "matrices|matrix|measure"),
+        ({"matrices": {"primary": {"own": [[1.0]]}}}, "matrices|matrix|measure"),
         ({"robustness": {"a": {"texts": ["x"], "primary": [], "nll": []}}}, "1 texts have 0 scores"),
     ],
 )

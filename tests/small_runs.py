@@ -267,7 +267,7 @@ def watch_training(patch: Any, told: Told) -> list[Seen]:
 def taken_apart(text: str) -> tuple[str, str, str]:
     """Instruction, input and answer of a row as the model sees it, padding taken off."""
     user, answer = text.removeprefix("<|im_start|>user\n").split("<|im_end|>\n<|im_start|>assistant\n")
-    instruction, shown = user.split("\n\nText:\n")
+    instruction, _, shown = user.rpartition("\n\nText:\n")
     return instruction, shown.removesuffix(f"\n\n{SUFFIX}"), answer.split("<|im_end|>")[0]
 
 
@@ -276,9 +276,9 @@ def nll_by_hand(model: Any, tokenizer: Any, instruction: str, suffix: str, rows:
     """Sum of the NLL of answer and end of turn for each row: full logits, row by row, in eval mode."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
-    found = []
+    found, head = [], f"{instruction}\n\nText:\n" if instruction else ""
     for row in rows:
-        prompt = f"<|im_start|>user\n{instruction}\n\nText:\n{row.input}\n\n{suffix}<|im_end|>\n<|im_start|>assistant\n"
+        prompt = f"<|im_start|>user\n{head}{row.input}\n\n{suffix}<|im_end|>\n<|im_start|>assistant\n"
         ids = tokenizer(prompt).input_ids
         answer = tokenizer(row.answer + "<|im_end|>\n").input_ids
         log_p = model(input_ids=torch.tensor([ids + answer]), use_cache=False).logits[0].double().log_softmax(-1)

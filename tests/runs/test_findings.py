@@ -48,6 +48,7 @@ from sapo.runs.directory import RunDirectory
 from sapo.runs.inputs import Gathering
 from sapo.runs.metrics import METRICS
 from sapo.runs.prepare import prepare
+from sapo.runs.prompts import short
 from sapo.runs.results import RunResult
 from sapo.sequence import run
 from sapo.training.settings import Policy
@@ -275,7 +276,7 @@ def test_robustness_is_that_of_the_reloaded_final_stage_with_these_texts(
             assert found["primary"][n] == pytest.approx(again.scores[task.metric].mean())
             by_hand = nll_by_hand(model, tiny_tokenizer(), text, SUFFIX, task.test)
             assert found["nll"][n] == pytest.approx(sum(by_hand) / (3 * len(by_hand)), abs=1e-4)
-            stored = cell(one.config.run_dir, 2, task.name, f"held-out-{n + 1}")
+            stored = cell(one.config.run_dir, 2, task.name, short(text))
             assert (stored["instruction"], stored["predictions"]) == (text, list(again.predictions))
         assert found["nll"][0] != pytest.approx(found["nll"][1], abs=1e-3)
 
@@ -283,9 +284,12 @@ def test_robustness_is_that_of_the_reloaded_final_stage_with_these_texts(
 def test_robustness_is_measured_in_each_tasks_last_state(worded: Wording, parts: dict[str, Config]) -> None:
     for method, stages in (("single", (1, 2)), ("multitask", (2, 2))):
         one = worded("original", method=method)
-        held = [name for name in cells(one.config.run_dir) if "held-out" in name]
+        held = [name for name in cells(one.config.run_dir) if "text-" in name]
+        texts = {task: one.results.data["robustness"][task]["texts"] for task in TASKS}
         assert sorted(held) == sorted(
-            f"{stage}/{task}.held-out-{n}.json" for stage, task in zip(stages, TASKS, strict=True) for n in (1, 2)
+            f"{stage}/{task}.{short(text)}.json"
+            for stage, task in zip(stages, TASKS, strict=True)
+            for text in texts[task]
         )
         assert adapters(one.config.run_dir) == adapters(parts[method].run_dir)
 
@@ -303,8 +307,8 @@ def test_the_page_shows_mean_and_worst_wording(worded: Wording) -> None:
 
 
 def test_the_whole_cost_with_wordings_is_planned(worded: Wording) -> None:
-    labels = worded("original").told.of("held-out")
-    assert labels == [f"stage 2: testing {task} (held-out-{n} prompt)" for task in TASKS for n in (1, 2)]
+    labels = worded("original").told.of("another wording")
+    assert labels == [f"stage 2: testing {task} (another wording)" for task in TASKS for _ in (1, 2)]
     assert prepare(worded("original").config).plan.tests == {"alpha": 3 + 2, "beta": 3 + 2}
 
 

@@ -362,8 +362,8 @@ def _four(plain: Run | None, chosen: Run | None, by: str, measure: str) -> list[
     if plain is None or chosen is None or crossed is None or crossed.by != by:
         return None
     cells = [
-        [plain.result.final(measure, "original"), tuple(map(crossed.of(measure).get, plain.result.tasks))],
-        [chosen.result.final(measure, "original"), chosen.result.final(measure, "selected")],
+        [plain.result.final(measure, ORIGINAL), tuple(map(crossed.of(measure).get, plain.result.tasks))],
+        [chosen.result.final(measure, ORIGINAL), chosen.result.final(measure, OWN)],
     ]
     if any(value is None for row in cells for cell in row for value in cell):
         return None

@@ -11,7 +11,7 @@ from sapo.core.errors import RecordError
 from sapo.core.storage import read_json
 from sapo.core.types import Floats
 from sapo.models.answers import Evaluation
-from sapo.report.numbers import Figure
+from sapo.report.numbers import Figure, prompt_name
 from sapo.runs.figures import Grid
 from sapo.runs.metrics import resample_matrices
 from sapo.runs.prompts import ORIGINAL, OWN, Prompt, cell_name, instruction_of
@@ -180,7 +180,9 @@ def shared_prompts(runs: Sequence[Run]) -> tuple[Prompt, ...]:
     lacking = {prompt: [run.name for run in runs if run.result.key(prompt) is None] for prompt in wanted}
     shared = tuple(prompt for prompt in wanted if not lacking[prompt])
     if not shared:
-        few = "; ".join(f"{names[0]} was not tested with test prompt {prompt}" for prompt, names in lacking.items())
+        few = "; ".join(
+            f"{names[0]} was not tested with test prompt {prompt_name(prompt)}" for prompt, names in lacking.items()
+        )
         raise RecordError(f"these runs were tested with different prompts: {few}. Give them the same evaluate.prompts")
     return shared
 

@@ -42,7 +42,9 @@ VARIANTS: Mapping[str, Json] = {
     "first-rows": {"selection": {"sample": "first"}, "evaluate": {"prompts": ["original"]}},
     "guard-stop": {"guard": {"every": 1, "rows": 4, "limit": 0.05, "action": "stop"}},
     "guard-warn": {"guard": {"every": 2, "rows": 4, "limit": 0.05}, "policy": "original"},
-    "wordings": {"evaluate": {"prompts": ["own", "original", {"wordings": 1}]}, "candidates": {"count": 2}, "policy": "original"},
+    "wordings": {
+        "evaluate": {"prompts": ["own", "original", {"wordings": 1}]}, "candidates": {"count": 2}, "policy": "original",
+    },
     "keep-last": {"keep": "last", "lora": {"dropout": 0.0}, "train": {"warmup": 0.3, "weight_decay": 0.1}},
 }  # fmt: skip
 # What a killed process is to arrive at, too: it goes on from a checkpoint, with rows that it remembers.

@@ -282,9 +282,7 @@ def test_the_comparison_shows_every_run_its_difference_and_the_caveat() -> None:
     value, bounds = f"{found.value:+.1f}", f"[{found.interval[0]:+.1f}, {found.interval[1]:+.1f}]"
     compared = tables(page, "Runs compared")[0]
     assert rows(compared)[0] == ["B", "AP", value, bounds, found.verdict]
-    assert f"B (b) against A (a) (test prompt own): AP in score {value} {bounds} points, {found.verdict};" in said(
-        page
-    )
+    assert f"B (b) against A (a) (test prompt own): AP in score {value} {bounds} points, {found.verdict};" in said(page)
     assert "Each run is one seed" in said(page)
     differ = {row[0]: row[1:] for row in rows(tables(page, "What differs")[0])}
     assert differ["policy"] == ["sapo", "original", "sapo"] and "method" not in differ
@@ -298,7 +296,7 @@ def test_a_baseline_tested_with_originals_only_can_be_compared() -> None:
     baseline = write_run(Path("b"), policy="original", prompts=("original",))
     assert shared_prompts([sapo_run, baseline]) == ("own",)
     assert baseline.matrix("primary", "own") == baseline.result.matrices["primary"]["original"]
-    with pytest.raises(RecordError, match="c was not .* prompt own; a was not .* prompt original. Give them"):
+    with pytest.raises(RecordError, match=r"c was not .* prompt own; a was not .* prompt original\. Give them"):
         results_page([sapo_run, write_run(Path("c"), prompts=("original",))])
     sweep = record(policy="sapo", prompts=("own",))
     assert shared_prompts([Run(record(prompts=("original",))), Run(sweep)]) == ("own",)

@@ -199,9 +199,7 @@ def test_the_page_counts_its_intervals_and_says_what_they_hold_for() -> None:
     better = "AP in score better in 2 of 2 groups; AP in NLL worse in 2 of 2 groups."
     assert f"sapo against original (test prompt own): {better}" in verdict(page)
     for said in (verdict(page), verdict(crossed(0.0))):
-        assert (
-            "No clear difference to seq-lora (test prompt own) in AP or BWT (final), in score or NLL: ewc." in said
-        )
+        assert "No clear difference to seq-lora (test prompt own) in AP or BWT (final), in score or NLL: ewc." in said
     assert "No clear difference to original" in verdict(crossed(0.0))
     assert "2 seeds of one sequence" in verdict(page) and "not other sequences" in verdict(page)
     several = [record(seed=s, sequence=q) for s in (1, 2) for q in ("a", "b")]

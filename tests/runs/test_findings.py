@@ -213,9 +213,8 @@ def worded(model_dir: Path, bench: Path, tmp_path_factory: pytest.TempPathFactor
     def make(policy: str, **changes: Any) -> Worded:
         name = f"{policy}-{changes}"
         if name not in made:
-            config = configure(
-                model_dir, bench, root / str(len(made)), policy=policy, evaluate={"prompts": ["own", {"wordings": 2}]}, **changes
-            )
+            prompts = {"prompts": ["own", {"wordings": 2}]}
+            config = configure(model_dir, bench, root / str(len(made)), policy=policy, evaluate=prompts, **changes)
             told = Told()
             made[name] = Worded(config, run(config, told), told)
         return made[name]

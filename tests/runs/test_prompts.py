@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from peft import PeftModel
+from rich.console import Console
 from small_runs import (
     SUFFIX,
     Json,
@@ -28,9 +31,14 @@ from small_runs import (
 )
 from transformers import AutoModelForCausalLM
 
-from sapo.core.errors import ConfigError, RenderError, SapoError
+from sapo.core.errors import ConfigError, RecordError, RenderError, SapoError
 from sapo.core.types import Floats
 from sapo.integrations.testing import tiny_tokenizer
+from sapo.report.blocks import Table
+from sapo.report.differences import run_figure_differences
+from sapo.report.page import results_page
+from sapo.report.publish import print_report
+from sapo.report.runs import read_run
 from sapo.runs.card import model_card
 from sapo.runs.config.loading import make_config
 from sapo.runs.config.schema import Config
@@ -308,6 +316,90 @@ def test_an_undefined_figure_says_why_and_a_default_run_has_its_spill(made: Made
     for name, word in (("spill_prompts", "none"), ("conditionality", "wordings"), ("recoverable", "wordings")):
         assert found[name]["tasks"] == {} and word in (found[name]["mean"]["reason"] or "")
     assert RunResult.from_json(result.to_json()) == result
+
+
+# The page.
+
+
+def blocks(title: str, *run_dirs: Path) -> list[Table]:
+    page = results_page([read_run(directory) for directory in run_dirs])
+    (section,) = [section for section in page.sections if section.title == title]
+    assert section.depth == "details"
+    return [block for block in section.blocks if isinstance(block, Table)]
+
+
+@pytest.mark.parametrize("measure", ["primary", "nll"])
+def test_two_runs_are_compared_on_the_same_resampled_rows(measure: str, made: Made) -> None:
+    first, other = made("original"), made("pure")
+    before, after = (derived(config, result, measure) for config, result, _ in (first, other))
+    found = run_figure_differences(read_run(first[0].run_dir), read_run(other[0].run_dir), measure, OWN)
+    assert {*found} == {figure.name for figure in FIGURES}
+    for name, difference in found.items():
+        values, draws = (
+            [np.mean([pair[k] for pair in of[name].values()], axis=0) for of in (after, before)] for k in (0, 1)
+        )
+        assert difference.value == pytest.approx(values[0] - values[1], abs=1e-6)
+        assert difference.interval == pytest.approx(list(np.quantile(draws[0] - draws[1], [0.025, 0.975])), abs=1e-6)
+    assert (
+        run_figure_differences(read_run(first[0].run_dir), read_run(made(prompts=(OWN,))[0].run_dir), "nll", OWN) == {}
+    )
+
+
+def test_the_page_shows_figures_by_task_and_the_grid(made: Made) -> None:
+    config, result, _ = made()
+    _, nll, definitions = blocks("Beyond the training prompt", config.run_dir)
+    assert [row[0] for row in nll.rows] == [*TASKS, "mean"] and len(definitions.rows) == len(FIGURES)
+    for n, figure in enumerate(FIGURES, start=1):
+        assert nll.columns[n] == figure.title
+        for task, row in zip(TASKS, nll.rows, strict=False):
+            assert row[n].startswith(f"{result.figures['nll'][figure.name]['tasks'][task]['value']:+.3f} [")
+        assert nll.rows[2][n].startswith(f"{result.figure('nll', figure.name)['value']:+.3f} [")
+    score, losses = blocks("Trained with x tested with", config.run_dir)
+    assert score.columns == ("trained with", "own", "original", "none", f'"{TEXT}"', "held-out paraphrases")
+    means = [np.mean(result.matrices["nll"][prompt][-1]) for prompt in (OWN, ORIGINAL, NONE, TEXT)]
+    means.append(np.mean([np.mean(one.nll) for one in (result.robustness or {}).values()]))
+    assert losses.rows == (("sapo", *(f"{mean:.3f}" for mean in means)),)
+
+
+def test_settings_and_their_differences_stand_on_the_page(made: Made) -> None:
+    runs = [made("original"), made("pure")]
+    tables = blocks("Beyond the training prompt", *(config.run_dir for config, _, _ in runs))
+    settings, differences = tables[1], tables[3]
+    for (_, result, _), row in zip(runs, settings.rows, strict=True):
+        assert row[3].startswith(f"{result.figure('nll', 'conditionality')['value']:+.3f} [")
+    assert [row[:2] for row in differences.rows] == [("B", figure.title) for figure in FIGURES]
+    assert {row[-1] for row in differences.rows} <= {"higher", "lower", "too small to decide"}
+    file = io.StringIO()
+    print_report(Console(file=file, width=250), [config.run_dir for config, _, _ in runs], full=True)
+    assert "None" not in file.getvalue() and "nan" not in file.getvalue()
+
+
+def test_a_directory_of_the_second_format_is_reported_and_not_resumed(made: Made, tmp_path: Path) -> None:
+    config, result, _ = made(prompts=(OWN, ORIGINAL))
+    old = tmp_path / "run"
+    shutil.copytree(config.run_dir, old)
+    for path in old.glob("cells/*/*.own.json"):
+        path.rename(path.with_name(path.name.replace(".own.", ".selected.")))
+    assert [*old.glob("cells/*/*.selected.json")]
+    data = read(old / "results.json")
+    for measures in (data["matrices"], data["metrics_all"], data["watch"][WATCH]):
+        for of in measures.values():
+            of["selected"] = of.pop("own")
+    data |= {"format": 2, "test_prompt": "selected"}
+    data["config"]["evaluate"] = {"rows": 3, "max_new_tokens": 2, "test_prompt": "both"}
+    del data["figures"]
+    write(old / "results.json", data)
+    text = (old / "config.yaml").read_text().replace("format: 3", "format: 2")
+    (old / "config.yaml").write_text(text)
+    found = read_run(old)
+    assert found.result.matrices == result.matrices and found.result.config["evaluate"]["prompts"] == [OWN, ORIGINAL]
+    for now, then in zip(read_run(config.run_dir).test_rows("nll", OWN), found.test_rows("nll", OWN), strict=True):
+        np.testing.assert_array_equal(now, then)
+    assert "Every metric" in [section.title for section in results_page([found]).sections]
+    with pytest.raises(
+        RecordError, match=r"written by another version of sapo \(format 2, not 3\): `sapo report` reads"
+    ):
+        run(config.model_copy(update={"run_dir": old}))
 
 
 # Policies whose text is given.

@@ -129,8 +129,7 @@ def test_the_last_stage_that_tested_a_task_counts() -> None:
 def test_test_prompts_are_the_same_where_only_originals_were_trained_with() -> None:
     originals = {task: {**used, "text": "o"} for task, used in results()["instructions"].items()}
     one: dict[str, Any] = {
-        key: {m: {"own": results()[key][m]["own"]} for m in ("primary", "nll")}
-        for key in ("matrices", "metrics_all")
+        key: {m: {"own": results()[key][m]["own"]} for m in ("primary", "nll")} for key in ("matrices", "metrics_all")
     }
     assert make(**one).key("original") is None
     record = make(**one, instructions=originals)

@@ -300,8 +300,9 @@ def _grid(arranged: Arranged) -> Iterator[Block]:
                 _over_tasks, measure=measure, over=lambda values: float(np.mean(values))
             )
         rows = tuple(
-            (s.name, *(estimate(s.over_units(of), scale.decimals) for of in columns.values()))
+            (name, *(estimate(s.over_units(of), scale.decimals) for of in columns.values()))
             for s in arranged.settings
+            for name in [s.name if arranged.sweep else s.policy if arranged.only else f"{s.name}, {s.policy}"]
         )
         yield Table(("trained with", *columns), rows, scale.title)
     yield Note(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sapo.experiments.study.resampling import Measured
-from sapo.report.blocks import NOTHING
+from sapo.report.blocks import NOTHING, one_line
 from sapo.runs.prompts import NAMED, Prompt
 from sapo.runs.results import NLL, PRIMARY, Estimate
 
@@ -82,8 +82,7 @@ def number(value: float | None, decimals: int, *, sign: bool = False) -> str:
 
 def prompt_name(prompt: Prompt) -> str:
     """Return what to call a test prompt: its name, or the beginning of its text in quotes."""
-    text = " ".join(prompt.split())
-    return prompt if prompt in NAMED else f'"{text}"' if len(text) <= _SHOWN else f'"{text[: _SHOWN - 3]}..."'
+    return prompt if prompt in NAMED else f'"{one_line(prompt, _SHOWN)}"'
 
 
 def interval(bounds: Sequence[float] | None, decimals: int, *, sign: bool = False) -> str:

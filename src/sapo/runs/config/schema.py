@@ -31,9 +31,6 @@ from sapo.training.settings import (
     TrainSettings,
 )
 
-_WORDINGS = 4
-
-
 def _one_text(given: Any) -> Any:
     return (given,) if isinstance(given, str) else given
 
@@ -56,7 +53,7 @@ class DataConfig(Settings):
 class HeldOut(Settings):
     """Test prompts that are paraphrases held out of the candidates: each task is tested with them at its last stage."""
 
-    wordings: Annotated[int, Field(ge=1, le=100)] = _WORDINGS
+    wordings: int = 4
 
 
 def _prompt(given: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
@@ -41,13 +41,46 @@ def rows_of(name: str, count: int, instruction: str = "Say it.") -> list[Encoded
 
 def nll_by_hand(model: Any, rows: Sequence[Encoded]) -> torch.Tensor:
     """Summed NLL of the rows' supervised tokens: every logit computed, one unpadded row at a time."""
-    total = torch.zeros(())
+    total = torch.zeros((), dtype=torch.float64)
     for row in rows:
         ids = torch.tensor(row.ids)
-        log_p = model(input_ids=ids[None], use_cache=False).logits[0].log_softmax(-1)
+        log_p = model(input_ids=ids[None], use_cache=False).logits[0].double().log_softmax(-1)
         for position in range(row.prompt_length, len(row.ids)):
             total = total - log_p[position - 1, ids[position]]
     return total
+
+
+def answers_by_hand(model: Any, rows: Sequence[Encoded]) -> list[torch.Tensor]:
+    """Logits that predict the supervised tokens, row by row."""
+    with torch.no_grad():
+        logits = [model(input_ids=torch.tensor([row.ids]), use_cache=False).logits[0] for row in rows]
+    return [each[row.prompt_length - 1 : -1] for each, row in zip(logits, rows, strict=True)]
+
+
+def kl_by_hand(teacher: torch.Tensor, student: torch.Tensor, temperature: float = 1.0) -> float:
+    """Sum over positions and vocabulary of p log (p / q), in double precision."""
+    p, q = ((logits.double() / temperature).softmax(-1) for logits in (teacher, student))
+    return float((p * (p / q).log()).sum())
+
+
+def alike(found: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> bool:
+    """Whether all entries agree, up to rounding of the largest one."""
+    assert found.keys() == expected.keys()
+    largest = max(float(f.abs().max()) for f in expected.values())
+    return all(torch.allclose(found[n], expected[n], rtol=1e-3, atol=1e-5 * largest) for n in expected)
+
+
+def dying_after(updates: int) -> Callable[[int], None]:
+    """What ends a training after so many updates, as the end of its process would."""
+    done = 0
+
+    def advance(n: int) -> None:
+        nonlocal done
+        done += n
+        if done >= updates:
+            raise KeyboardInterrupt
+
+    return advance
 
 
 def tokens_of(rows: Sequence[Encoded]) -> int:
@@ -88,6 +121,19 @@ def trained(
     """Train a prepared model on its task as a run does, with what the method adds to the loss."""
     extras = Extras(objective=learner.objective(model, task))
     return finetune(model, task.rows, settings, seed, checkpoints=checkpoints, extras=extras, **more)
+
+
+def token_mean(model: Any, rows: Sequence[Encoded]) -> torch.Tensor:
+    """NLL per supervised token."""
+    return nll_by_hand(model, rows) / tokens_of(rows)
+
+
+def partly_frozen() -> Any:
+    """The tiny model with only the query and value projections trainable."""
+    model = tiny_model()
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad = "q_proj" in name or "v_proj" in name
+    return model
 
 
 def whole_rows(model: Any) -> Any:

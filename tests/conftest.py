@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from small_runs import save_model, write_bench
+from small_runs import save, save_model, write_bench
 
-from sapo.integrations.testing import tiny_model, tiny_tokenizer
 from sapo.runs.config.loading import make_config
 from sapo.runs.config.schema import Config
 
@@ -51,10 +50,7 @@ def no_encoder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
 @pytest.fixture(scope="session")
 def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny model and its tokenizer on disk; modules with other wishes have their own."""
-    directory = tmp_path_factory.mktemp("model")
-    tiny_model().save_pretrained(directory)
-    tiny_tokenizer().save_pretrained(directory)
-    return directory
+    return save(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="session")

@@ -14,15 +14,17 @@ from typing import Any
 
 import pytest
 import torch
+from assignments import nll_by_hand as of_encoded
 from safetensors.torch import load_file
 from transformers import LlamaForCausalLM
 
 from sapo.cli import main
 from sapo.core.progress import Reporter, Silent
-from sapo.core.types import Example
+from sapo.core.types import Encoded, Example, Standing
 from sapo.experiments.study.training import forget
 from sapo.experiments.where import Place
 from sapo.integrations.testing import tiny_model, tiny_tokenizer
+from sapo.models.passes import untouched
 from sapo.runs.config.loading import make_config
 from sapo.runs.config.schema import Config
 from sapo.runs.results import RunResult
@@ -42,11 +44,16 @@ SMALL: Mapping[str, Any] = MappingProxyType(
 )  # fmt: skip
 
 
-def save_model(directory: Path) -> Path:
-    """The tiny model and its tokenizer, with weights with which candidates differ."""
-    tiny_model(seed=2, context=1024).save_pretrained(directory)
-    tiny_tokenizer().save_pretrained(directory)
+def save(directory: Path, *, seed: int = 0, context: int = 512, **tokenizer: Any) -> Path:
+    """The tiny model and its tokenizer on disk."""
+    tiny_model(seed=seed, context=context).save_pretrained(directory)
+    tiny_tokenizer(**tokenizer).save_pretrained(directory)
     return directory
+
+
+def save_model(directory: Path) -> Path:
+    """The same with weights with which candidates differ."""
+    return save(directory, seed=2, context=1024)
 
 
 def original_of(task: str) -> str:
@@ -147,19 +154,23 @@ def near(found: Any, expected: Any) -> bool:
 
 
 class Told(Silent):
-    """A reporter that keeps notes and labels of steps, and may stop the work after so many updates of a step."""
+    """A reporter that keeps what it hears, and may stop the work after so many updates of a step.
+
+    Attributes:
+        steps: labels of what was computed; ``found`` of what was read back, and ``spared`` what that had cost.
+        work: units and costs of steps, by label, and ``advanced`` how far they came.
+    """
 
     def __init__(self, stop_in: str = "", after: int = 1) -> None:
-        self.notes: list[str] = []
-        self.steps: list[str] = []
-        self.found: list[str] = []
-        self.done = 0
+        self.notes, self.steps, self.found = list[str](), list[str](), list[str]()
+        self.planned, self.spared, self.standings = list[float](), list[float](), list[Standing]()
+        self.work, self.advanced, self.done = dict[str, tuple[int, float]](), dict[str, int](), 0
         self._stop_in, self._after = stop_in, after
 
     @contextmanager
     def step(self, label: str, units: int, cost: float) -> Iterator[Callable[[int], None]]:
         self.steps.append(label)
-        self.done = 0
+        self.work[label], self.done = (units, cost), 0
 
         def advance(n: int) -> None:
             self.done += n
@@ -167,9 +178,18 @@ class Told(Silent):
                 raise KeyboardInterrupt
 
         yield advance
+        self.advanced[label] = self.done
+
+    def plan(self, cost: float) -> None:
+        self.planned.append(cost)
+
+    @contextmanager
+    def race(self, texts: Sequence[str], rows: int) -> Iterator[Callable[[Standing], None]]:
+        yield self.standings.append
 
     def reused(self, label: str, cost: float) -> None:
         self.found.append(label)
+        self.spared.append(cost)
 
     def note(self, text: str) -> None:
         self.notes.append(text)
@@ -182,30 +202,6 @@ class Told(Silent):
     def computed(self) -> list[str]:
         """Labels of the steps of the sequence that were computed."""
         return [label for label in self.steps if "gathering" not in label]
-
-
-class Listener(Told):
-    """A reporter that keeps what work costs and how far it came."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.planned: list[float] = []
-        self.work: dict[str, tuple[int, float]] = {}
-        self.advanced: dict[str, int] = {}
-        self.spared: list[float] = []
-
-    def plan(self, cost: float) -> None:
-        self.planned.append(cost)
-
-    @contextmanager
-    def step(self, label: str, units: int, cost: float) -> Iterator[Callable[[int], None]]:
-        with super().step(label, units, cost) as advance:
-            self.work[label] = (units, cost)
-            yield advance
-        self.advanced[label] = self.done
-
-    def reused(self, label: str, cost: float) -> None:
-        self.spared.append(cost)
 
 
 class Stops(Told):
@@ -271,20 +267,19 @@ def taken_apart(text: str) -> tuple[str, str, str]:
     return instruction, shown.removesuffix(f"\n\n{SUFFIX}"), answer.split("<|im_end|>")[0]
 
 
-@torch.no_grad()
+def prompt_by_hand(instruction: str, suffix: str, text: str) -> str:
+    turn = (instruction + "\n\nText:\n" if instruction else "") + text + ("\n\n" + suffix if suffix else "")
+    return f"<|im_start|>user\n{turn}<|im_end|>\n<|im_start|>assistant\n"
+
+
 def nll_by_hand(model: Any, tokenizer: Any, instruction: str, suffix: str, rows: Sequence[Example]) -> list[float]:
     """Sum of the NLL of answer and end of turn for each row: full logits, row by row, in eval mode."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    found, head = [], f"{instruction}\n\nText:\n" if instruction else ""
-    for row in rows:
-        prompt = f"<|im_start|>user\n{head}{row.input}\n\n{suffix}<|im_end|>\n<|im_start|>assistant\n"
-        ids = tokenizer(prompt).input_ids
-        answer = tokenizer(row.answer + "<|im_end|>\n").input_ids
-        log_p = model(input_ids=torch.tensor([ids + answer]), use_cache=False).logits[0].double().log_softmax(-1)
-        found.append(-sum(float(log_p[len(ids) - 1 + i, token]) for i, token in enumerate(answer)))
-    for module, training in modes:
-        module.training = training
+    found = []
+    with untouched(model):
+        for row in rows:
+            asked = tokenizer(prompt_by_hand(instruction, suffix, row.input)).input_ids
+            ids = (*asked, *tokenizer(row.answer + "<|im_end|>\n").input_ids)
+            found.append(float(of_encoded(model, [Encoded(ids, len(asked))])))
     return found
 
 

@@ -14,13 +14,14 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from small_runs import (
     Json,
-    Listener,
     Stops,
     Told,
     adapters,
+    cell,
     configure,
     lasting,
     nll_by_hand,
+    prompt_by_hand,
     read,
     stage_weights,
     write,
@@ -45,17 +46,7 @@ TASKS = ("review-sentiment", "extract-items", "odd-one-out")
 WATCH = "date-format"
 
 
-def cell(run_dir: Path, stage: int, task: str, prompt: str) -> Json:
-    value: Json = read(run_dir / "cells" / str(stage) / f"{task}.{prompt}.json")["value"]
-    return value
-
-
 # Independent of the library: prompt layout, template, full logits, row by row.
-
-
-def prompt_by_hand(instruction: str, suffix: str, text: str) -> str:
-    turn = instruction + "\n\nText:\n" + text + ("\n\n" + suffix if suffix else "")
-    return f"<|im_start|>user\n{turn}<|im_end|>\n<|im_start|>assistant\n"
 
 
 def tokens_by_hand(tokenizer: Any, rows: Sequence[Example]) -> list[int]:
@@ -80,7 +71,7 @@ class Finished:
     config: Config
     results: RunResult
     trained_on: tuple[tuple[str, ...], ...]
-    listener: Listener
+    listener: Told
 
     @property
     def run_dir(self) -> Path:
@@ -97,7 +88,7 @@ def finished(small_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Fin
         "train": {"rows": 8, "epochs": 1, "batch_size": 2, "micro_batch_size": 2, "learning_rate": 1e-2},
         "evaluate": {"rows": 4, "max_new_tokens": 4, "prompts": ["own", "original"]}, "run_dir": str(run_dir),
     })  # fmt: skip
-    tokenizer, listener = tiny_tokenizer(), Listener()
+    tokenizer, listener = tiny_tokenizer(), Told()
     seen: list[tuple[str, ...]] = []
     random = np.random.default_rng(0)
 
@@ -199,7 +190,7 @@ def test_matrices_are_means_of_the_recorded_cells_and_of_losses_sums_over_sums(
     data = finished.results.data
     primary = data["primary_metrics"]
     assert primary == {TASKS[0]: "exact_match", TASKS[1]: "list_f1", TASKS[2]: "exact_match", WATCH: "exact_match"}
-    assert data["primary_metric"] == "mixed"
+    assert data["primary_metric"] == "mixed" and WATCH not in data["tasks"] and WATCH not in data["instructions"]
 
     def value(stage: int, name: str) -> float:
         kind = "own" if prompt == "own" and name in TASKS[:stage] else "original"
@@ -238,15 +229,6 @@ def test_the_main_matrix_and_metrics_are_those_of_the_primary_metric_and_the_cho
     assert read(finished.run_dir / "results.json") == data
 
 
-def test_a_watch_task_is_tested_at_every_stage_and_never_trained(finished: Finished) -> None:
-    watch = finished.results.data["watch"]
-    assert [len(watch[WATCH][metric]["own"]) for metric in ("primary", "nll")] == [4, 4]
-    assert WATCH not in finished.results.data["tasks"] and WATCH not in finished.results.data["instructions"]
-    task = prepare(finished.config).inputs.watch[0]
-    assert not any(task.suffix in text for texts in finished.trained_on for text in texts)
-    assert not list(finished.run_dir.glob(f"*/*{WATCH}*"))
-
-
 def test_the_reporter_hears_the_whole_cost_step_by_step(finished: Finished) -> None:
     listener = finished.listener
     assert len(listener.planned) == 1 and not listener.spared
@@ -261,7 +243,7 @@ def test_the_reporter_hears_the_whole_cost_step_by_step(finished: Finished) -> N
 
 def test_a_finished_run_is_read_back_without_computing_anything(finished: Finished) -> None:
     before = {p: p.read_bytes() for p in finished.run_dir.rglob("*") if p.is_file()}
-    listener = Listener()
+    listener = Told()
     assert run(finished.config, listener) == finished.results
     assert {p: p.read_bytes() for p in finished.run_dir.rglob("*") if p.is_file()} == before
     assert not listener.steps and sum(listener.spared) == pytest.approx(listener.planned[0])

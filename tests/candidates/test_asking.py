@@ -1,7 +1,6 @@
 """What a model is asked for, and what is taken from its reply."""
 
 import json
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -104,10 +103,8 @@ def test_only_what_encloses_the_whole_reply_is_taken_off(reply: str | None, text
 
 
 @pytest.mark.parametrize("piece", ["a", "<think>", "</think>", '"', "` ", "<instruction>", "```\n", "' "])
-def test_a_reply_of_a_megabyte_becomes_a_short_text_in_no_time(piece: str) -> None:
-    began = time.perf_counter()
+def test_a_reply_of_a_megabyte_becomes_a_short_text(piece: str) -> None:
     assert len(text_of(piece * (1_000_000 // len(piece)))) <= 2000
-    assert time.perf_counter() - began < 1
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -55,7 +54,7 @@ REJECTED = {
         "SUMMARIZE the\n article in one  sentence.",
         "Ｓummarize the article in one sentence.",
         "Summarize the\u00a0article in one sentence.",
-        "Sum\u00admarize the article in one sen\u200btence.\ufeff",
+        "Sum\u00admarize the article in one sen\u200btence.\ufeff\u2060",
     ),
     "almost the same as the original instruction": (
         "Summarise the article in one sentence.",
@@ -348,23 +347,6 @@ def test_a_duplicate_is_named_after_the_text_that_it_repeats_whatever_their_sour
         "almost the same as candidate 3",
         "same as candidate 1",
     ]
-
-
-@pytest.mark.parametrize("origin", ["file", "given", "builtin", "rules"])
-@pytest.mark.parametrize(
-    "other",
-    [
-        "R\u00e9sume\u0301 or article: sum it up, in a\u00a0sentence.",
-        "\ufeffR\u00e9sum\u00e9 or article: sum it up,\u200b in a sentence. ",
-        "R\u00e9sum\u00e9 or ar\u00adticle: sum it up, in a sentence.\u2060",
-    ],
-)
-def test_texts_that_look_the_same_are_one_candidate(other: str, origin: Origin) -> None:
-    text = "R\u00e9sum\u00e9 or article: sum it up, in a sentence."
-    pool = Pool(task())
-    assert pool.add([text, other, unicodedata.normalize("NFD", text)], origin) == 1
-    reason = "same as candidate 1 apart from case, spacing or invisible characters"
-    assert [r.reason for r in pool.rejected] == [reason] * 2
 
 
 # What a user writes is the user's choice.

@@ -4,16 +4,16 @@ import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from adapted import process_state
+from small_runs import save
 
 from sapo.candidates import local
 from sapo.candidates.local import Local, _BlankLine, _Draws, _Writer
 from sapo.core.errors import CandidateError
-from sapo.integrations.testing import tiny_model, tiny_tokenizer, toy_task
+from sapo.integrations.testing import tiny_tokenizer, toy_task
 from sapo.models import answers
 from sapo.models.render import Renderer
 from sapo.models.settings import ModelSettings
@@ -21,20 +21,14 @@ from sapo.models.settings import ModelSettings
 TASK = replace(toy_task(), instruction="Say yes or no.")
 
 
-def save(directory: Path, *, seed: int = 0, context: int = 4096, **tokenizer: Any) -> Path:
-    tiny_model(seed=seed, context=context).save_pretrained(directory)
-    tiny_tokenizer(**tokenizer).save_pretrained(directory)
-    return directory
-
-
 @pytest.fixture(scope="module")
 def chat(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save(tmp_path_factory.mktemp("chat"))
+    return save(tmp_path_factory.mktemp("chat"), context=4096)
 
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save(tmp_path_factory.mktemp("plain"), chat_template=None)
+    return save(tmp_path_factory.mktemp("plain"), context=4096, chat_template=None)
 
 
 def model_of(base: Path) -> ModelSettings:
@@ -86,10 +80,10 @@ def test_what_is_kept_needs_no_model(chat: Path, tmp_path: Path, monkeypatch: py
 
 
 def test_other_weights_under_the_same_name_are_noticed(tmp_path: Path) -> None:
-    base = save(tmp_path / "model")
+    base = save(tmp_path / "model", context=4096)
     before = first(source(base, tmp_path / "replies"))
     shutil.rmtree(base)
-    save(base, seed=1)
+    save(base, seed=1, context=4096)
     assert first(source(base, tmp_path / "replies")) != before
 
 

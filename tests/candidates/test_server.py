@@ -1,41 +1,28 @@
 """The source and the judge that ask a server, against a server that does everything wrong."""
 
+import importlib.util
 import logging
 import os
 import signal
+import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+import faulty_server as bad
+import forked
 import openai
 import pytest
-from faulty_server import (
-    BLANK,
-    CUT,
-    ECHO_401,
-    ECHO_REPLY,
-    GOOD,
-    HALF_JSON,
-    HTML,
-    HUGE,
-    INJECTION,
-    NO_CHOICES,
-    NO_MESSAGE,
-    NULL,
-    PLAIN_TYPE,
-    RESET,
-    SCRIPT,
-    THINKING,
-    THREE_CHOICES,
-    TORN,
-    Act,
-    FaultyServer,
-    completion,
-    error,
-)
+import torch
+from faulty_server import GOOD, HTML, RESET, THINKING, Act, FaultyServer, completion, error
 
 from sapo.candidates.asking import Question
 from sapo.candidates.client import Client
@@ -43,7 +30,7 @@ from sapo.candidates.gather import gather
 from sapo.candidates.server import Server, ServerJudge
 from sapo.candidates.settings import ServerSettings
 from sapo.core.errors import CandidateError
-from sapo.integrations.testing import ListSource, toy_task
+from sapo.integrations.testing import ListSource, tiny_model, tiny_tokenizer, toy_task
 
 KEY = "sk-very-secret-0123456789"
 SLOW = Act(delay=1.0)
@@ -141,15 +128,15 @@ BUSY = "status 429: slow down. No more is asked for."
 @pytest.mark.parametrize(
     ("script", "texts", "requests", "note"),
     [
-        ([GOOD, NO_CHOICES], [0, 2], 3, "0 choices instead of 1."),
-        ([GOOD, THREE_CHOICES], [0, 2], 3, "3 choices instead of 1."),
-        ([GOOD, HALF_JSON], [0, 2], 3, "not a chat completion."),
+        ([GOOD, bad.NO_CHOICES], [0, 2], 3, "0 choices instead of 1."),
+        ([GOOD, bad.THREE_CHOICES], [0, 2], 3, "3 choices instead of 1."),
+        ([GOOD, bad.HALF_JSON], [0, 2], 3, "not a chat completion."),
         ([GOOD, HTML], [0, 2], 3, "not a chat completion."),
-        ([GOOD, NO_MESSAGE], [0, 2], 3, "not a chat completion."),
-        ([GOOD, NULL], [0, 2], 3, "empty."),
-        ([GOOD, BLANK], [0, 2], 3, "empty."),
+        ([GOOD, bad.NO_MESSAGE], [0, 2], 3, "not a chat completion."),
+        ([GOOD, bad.NULL], [0, 2], 3, "empty."),
+        ([GOOD, bad.BLANK], [0, 2], 3, "empty."),
         # What passes is tried three times.
-        *(([bad] * 2, [0, 1, 2], 5, "") for bad in (error(429, "slow down"), error(503, "busy"), RESET, TORN)),
+        *(([one] * 2, [0, 1, 2], 5, "") for one in (error(429, "slow down"), error(503, "busy"), RESET, bad.TORN)),
         # A request that a working server cannot do; when a server is busy for long, others are spared.
         ([GOOD, *[error(500, "oops")] * 3], [0, 2], 5, "status 500: oops."),
         ([GOOD, *[error(429, "slow down")] * 3], [0], 4, BUSY),
@@ -198,10 +185,12 @@ def test_where_nothing_can_come_of_it_an_error_says_what_to_do(
 
 
 def test_dangerous_texts_are_texts_and_a_megabyte_is_cut(make: Callable[..., Server]) -> None:
-    script = [Act(body=completion(INJECTION)), Act(body=completion(SCRIPT)), HUGE, PLAIN_TYPE, CUT]
+    script = [Act(body=completion(bad.INJECTION)), Act(body=completion(bad.SCRIPT)), bad.HUGE, bad.PLAIN_TYPE, bad.CUT]
     with FaultyServer(script) as server:
         found = first(make(server), 5)
-        assert found[:2] == [INJECTION, SCRIPT] and len(found[2]) == 2000 and found[3:] == [reply(3), "Say yes or"]
+        assert (
+            found[:2] == [bad.INJECTION, bad.SCRIPT] and len(found[2]) == 2000 and found[3:] == [reply(3), "Say yes or"]
+        )
         assert first(make(server), 5) == found and len(server.requests) == 5
 
 
@@ -329,7 +318,9 @@ def everything_in(caught: BaseException | None) -> str:
     return "" if caught is None else "".join(traceback.format_exception(caught)) + repr(caught.__context__)
 
 
-@pytest.mark.parametrize("act", [GOOD, ECHO_401, ECHO_REPLY, Act(500, echo=True), Act(429, echo=True), RESET, HTML])
+@pytest.mark.parametrize(
+    "act", [GOOD, bad.ECHO_401, bad.ECHO_REPLY, Act(500, echo=True), Act(429, echo=True), RESET, HTML]
+)
 def test_the_key_is_nowhere(
     act: Act,
     make: Callable[..., Server],
@@ -353,7 +344,7 @@ def test_the_key_is_nowhere(
     logs = "".join(record.getMessage() + str(record.__dict__) for record in caplog.records)
     for shown in (costs, kept, logs, *found, *notes, everything_in(caught)):
         assert KEY not in shown
-    assert (caught is not None) == (act is ECHO_401)
+    assert (caught is not None) == (act is bad.ECHO_401)
 
 
 def test_without_a_key_openai_is_not_asked(tmp_path: Path) -> None:
@@ -448,3 +439,76 @@ def test_source_and_judge_share_their_limits_and_nothing_passes_unjudged(client:
         assert ServerJudge(asked)(toy_task(), TEXTS) == [None, None, "was not judged (max_requests=2 is reached)"]
         with pytest.raises(CandidateError, match="max_requests=2 is reached"):
             first(Server(asked, 0), 1)
+
+
+# A real server, `transformers serve`; its model always says the same.
+
+_NEEDED = [name for name in ("fastapi", "uvicorn") if importlib.util.find_spec(name) is None]
+_START = 120.0
+# No letter stands in it twice: each has the next one.
+SAID = "Judge this"
+
+
+def save_talker(directory: Path) -> None:
+    """A model that looks at the last token alone, and says `SAID` at the beginning of a turn."""
+    model, tokenizer = tiny_model(), tiny_tokenizer()
+    chain = [*tokenizer(f"\n{SAID}").input_ids, tokenizer.eos_token_id]
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "norm" not in name:
+                parameter.zero_()
+        for place, (token, following) in enumerate(pairwise(chain)):
+            model.get_input_embeddings().weight[token, place] = 1.0
+            model.get_output_embeddings().weight[following, place] = 100.0
+    model.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+
+
+def serve(model: Path, port: str) -> None:
+    from transformers.cli.transformers import main
+
+    options = ["--device", "cpu", "--dtype", "float32", "--host", "127.0.0.1", "--port", port]
+    sys.argv = ["transformers", "serve", str(model), *options]
+    main()
+
+
+@contextmanager
+def serving(model: Path, directory: Path) -> Iterator[str]:
+    """Run `transformers serve` for a model directory, yield its URL once it answers, and stop it in any case."""
+    port = str(forked.free_port())
+    process = forked.start(serve, model, port, directory=directory, name="server")
+    try:
+        wait_for(f"http://127.0.0.1:{port}/health", process, directory / "server.err")
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        process.terminate()
+        forked.ended([process], 10.0)
+
+
+def wait_for(url: str, process: BaseProcess, log: Path) -> None:
+    deadline = time.monotonic() + _START
+    while time.monotonic() < deadline:
+        assert process.is_alive(), log.read_text()[-2000:]
+        try:
+            with urllib.request.urlopen(url, timeout=2) as response:
+                if response.status == 200:
+                    return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.2)
+    pytest.fail(f"not ready after {_START} s: {log.read_text()[-2000:]}")
+
+
+@pytest.mark.skipif(bool(_NEEDED), reason=f"`transformers serve` needs {' and '.join(_NEEDED)}")
+def test_paraphrases_of_a_real_server(tmp_path: Path, notes: list[str]) -> None:
+    model = tmp_path / "model"
+    save_talker(model)
+
+    def source(url: str) -> Server:
+        settings = ServerSettings(base_url=url, model=str(model), temperature=0.7, timeout=120.0, concurrency=2)
+        return Server(Client(settings, tmp_path / "replies", notes.append), 0)
+
+    with serving(model, tmp_path) as url:
+        texts = list(next(source(url).paraphrases(toy_task(), 4)))
+    assert texts == [SAID] * 4 and notes == []
+    # The server is gone, and is not needed.
+    assert list(next(source(url).paraphrases(toy_task(), 4))) == texts

@@ -28,7 +28,7 @@ FEW = Sampling(draws=200, permutations=500)
     ],
 )
 def test_rules_choose_by_loss_and_ties_go_to_the_earlier(losses: Sequence[float], expected: Mapping[str, int]) -> None:
-    found = {rule: chosen(np.array(losses), rule, 0.01) for rule in RULES if rule in expected}
+    found = {rule: chosen(np.array(losses), rule) for rule in RULES if rule in expected}
     assert found == expected
 
 
@@ -41,7 +41,7 @@ def test_gains_are_means_over_seeds_minus_the_originals() -> None:
     losses = ((1.0, 0.2, 3.0, 1.5), (1.0, 2.0, 0.5, 1.2))
     effects = [{task: random.normal(size=(4, 3)) for task in "bau"} for _ in losses]
     records = [*tables(effects[0], losses=losses[0]), *tables(effects[1], transition="a>a2>b", losses=losses[1])]
-    found = gained(gains(blocks_of(records), 0.01))
+    found = gained(gains(blocks_of(records)))
     order = (effects[1], effects[0])
     for outcome, task in (("in_task", "b"), ("forgetting", "a"), ("generalisation", "u")):
         means = [e[task].mean(axis=1) - e[task].mean(axis=1)[0] for e in order]
@@ -100,8 +100,8 @@ def test_bounds_count_what_keeps_them() -> None:
     assert (nothing.trainings, nothing.undefined, nothing.kept, nothing.ratio) == (0, 1, None, None)
     whole = bounds(blocks_of([training(c, s) for c in (0, 1) for s in (1, 2)]))
     # path 1 against sqrt(2 * 1 * 0.5) = 1; rise 0.5 against 1 * 1.
-    assert whole.path.kept == 1.0 and whole.path.ratio == pytest.approx(1.0)
-    assert whole.forgetting.ratio == pytest.approx(0.5) and whole.forgetting.trainings == 4
+    assert whole["path"].kept == 1.0 and whole["path"].ratio == pytest.approx(1.0)
+    assert whole["forgetting"].ratio == pytest.approx(0.5) and whole["forgetting"].trainings == 4
 
 
 def test_gradient_descent_keeps_the_bound_on_its_path() -> None:

@@ -11,7 +11,18 @@ from typing import Any
 
 import pytest
 import torch
-from assignments import assignment, rows_of, shake
+from adapted import snapshot
+from assignments import (
+    alike,
+    answers_by_hand,
+    assignment,
+    dying_after,
+    kl_by_hand,
+    rows_of,
+    shake,
+    token_mean,
+    tokens_of,
+)
 
 from sapo.core.types import Encoded, Example
 from sapo.experiments.study.indicators import Travel, drift, gradient, indicators, norm
@@ -19,7 +30,7 @@ from sapo.integrations.testing import CHAT_TEMPLATE, tiny_model, tiny_tokenizer,
 from sapo.models.losses import Scorer
 from sapo.models.render import Renderer
 from sapo.training.finetune import TrainingLog, finetune
-from sapo.training.methods.objective import trainable
+from sapo.training.methods.objective import copies
 from sapo.training.methods.seq_lora import SeqLora
 from sapo.training.settings import LoraSettings, Optimiser, TrainSettings
 from sapo.training.trainer import Checkpoints, Extras
@@ -39,7 +50,8 @@ BARE_TEMPLATE = (
     "{% if message['role'] == 'user' %}{{ '\\n' }}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}assistant: {% endif %}"
 )
-TEMPLATES = {"chat": CHAT_TEMPLATE, "without end of turn": BARE_TEMPLATE, "no template": None}
+# And how many tokens end the turn behind an answer.
+TEMPLATES = {"chat": (CHAT_TEMPLATE, 2), "without end of turn": (BARE_TEMPLATE, 0), "no template": (None, 1)}
 
 RATE = 0.05
 # What plain gradient descent leaves out: a schedule, decay, clipping.
@@ -60,75 +72,36 @@ def adapted(*, dropout: float = 0.4) -> Any:
     return model.train()
 
 
-def ids_of(text: str) -> list[int]:
-    """Tokens of a text in which no special token is spelled out as content."""
-    return list(tiny_tokenizer()(text, add_special_tokens=False).input_ids)
-
-
-def user(text: str, row: Example, suffix: str) -> list[str]:
-    """User and assistant turns in alternation, before the answer."""
-    if row.history:
-        (first, *_), *_ = row.history
-        given = [turn for exchange in row.history for turn in exchange][1:]
-        return [f"{text}\n\nText:\n{first}", *given, f"{row.input}\n\n{suffix}"]
-    return [f"{text}\n\nText:\n{row.input}\n\n{suffix}"]
-
-
-def by_hand(text: str, row: Example, template: str = "chat") -> tuple[str, str, str]:
-    """(prompt, answer, what ends the turn), as text."""
-    turns = user(text, row, TASK.suffix)
-    if template == "chat":
-        names = ("user", "assistant")
-        prompt = "".join(f"<|im_start|>{names[n % 2]}\n{turn}<|im_end|>\n" for n, turn in enumerate(turns))
-        return f"{prompt}<|im_start|>assistant\n", row.answer, "<|im_end|>\n"
-    if template == "without end of turn":
-        prompt = "".join(f"user: {turn}\n" if n % 2 == 0 else f"assistant: {turn}" for n, turn in enumerate(turns))
-        return f"{prompt}assistant: ", row.answer, ""
-    prompt = "".join(f"{turn}\n\nAnswer:" if n % 2 == 0 else f" {turn}\n\n" for n, turn in enumerate(turns))
-    return prompt, f" {row.answer}", "<|im_end|>"
-
-
-def nll(model: Any, prompt: str, answer: str) -> tuple[float, int]:
-    """(NLL in nats, tokens) of an answer by transformers' own loss, which is a mean over the labels."""
-    asked, wanted = ids_of(prompt), ids_of(answer)
-    ids = torch.tensor([asked + wanted])
-    labels = torch.tensor([[-100] * len(asked) + wanted])
-    with torch.no_grad():
-        return float(model(input_ids=ids, labels=labels, use_cache=False).loss) * len(wanted), len(wanted)
-
-
-def per_token(found: Sequence[tuple[float, int]]) -> float:
-    return sum(loss for loss, _ in found) / sum(tokens for _, tokens in found)
-
-
 def measured(model: Any, text: str = TEXT, rows: Sequence[Example] = ROWS, template: str = "chat") -> dict[str, Any]:
-    renderer = Renderer(tiny_tokenizer(chat_template=TEMPLATES[template]), 512)
+    renderer = Renderer(tiny_tokenizer(chat_template=TEMPLATES[template][0]), 512)
     return indicators(model, Scorer(model), renderer, TASK, text, rows)[0]
 
 
-def encoded(count: int = len(ROWS)) -> list[Encoded]:
-    return Renderer(tiny_tokenizer(), 512).encode(TEXT, TASK.suffix, ROWS[:count])
+def encoded(rows: Sequence[Example] = ROWS, template: str = "chat") -> list[Encoded]:
+    return Renderer(tiny_tokenizer(chat_template=TEMPLATES[template][0]), 512).encode(TEXT, TASK.suffix, rows)
+
+
+def per_token(model: Any, rows: Sequence[Encoded]) -> float:
+    with torch.no_grad():
+        return float(token_mean(model, rows))
 
 
 # Losses.
 
 
 @pytest.mark.parametrize("template", TEMPLATES)
-def test_losses_are_those_of_plain_passes_over_prompts_spelled_out(template: str) -> None:
-    model = adapted()
+def test_losses_are_those_of_plain_passes(template: str) -> None:
+    model, end = adapted(), TEMPLATES[template][1]
     found = measured(model, template=template)
-    plain = copy.deepcopy(model).eval()
-    parts = [by_hand(TEXT, row, template) for row in ROWS]
-    whole = [nll(plain, prompt, answer + end) for prompt, answer, end in parts]
-    assert found["pre_update"] == pytest.approx(per_token(whole), rel=1e-5)
-    answers = [nll(plain, prompt, answer) for prompt, answer, _ in parts]
-    assert found["answer_only"] == pytest.approx(per_token(answers), rel=1e-5)
-    assert (found["answer_only"] == found["pre_update"]) == (template == "without end of turn")
-    means = [loss / tokens for loss, tokens in whole]
+    plain, whole = copy.deepcopy(model).eval(), encoded(template=template)
+    assert found["pre_update"] == pytest.approx(per_token(plain, whole), rel=1e-5)
+    answers = [replace(row, ids=row.ids[: len(row.ids) - end]) for row in whole]
+    assert found["answer_only"] == pytest.approx(per_token(plain, answers), rel=1e-5)
+    assert (found["answer_only"] == found["pre_update"]) == (end == 0)
+    means = [per_token(plain, [row]) for row in whole]
     assert found["example_mean"] == pytest.approx(sum(means) / len(ROWS), rel=1e-5)
     assert abs(found["example_mean"] - found["pre_update"]) > 1e-3
-    blank = [by_hand(TEXT, Example("", row.answer), template) for row in ROWS]
-    without = per_token([nll(plain, prompt, answer + end) for prompt, answer, end in blank])
+    without = per_token(plain, encoded([Example("", row.answer) for row in ROWS], template))
     assert found["pmi"] == pytest.approx(found["pre_update"] - without, abs=1e-5)
     assert abs(found["pmi"]) > 1e-3
 
@@ -155,35 +128,14 @@ def test_length_is_in_tokens_and_distance_a_share_of_the_longer_text(text: str, 
 # The gradient.
 
 
-def one_pass(model: Any, rows: Sequence[Encoded]) -> dict[str, torch.Tensor]:
-    """Gradients of transformers' own loss over all rows in one right-padded batch with an attention mask."""
-    model = copy.deepcopy(model).eval()
-    model.zero_grad()
-    longest = max(len(row.ids) for row in rows)
-    ids = torch.full((len(rows), longest), 7)
-    labels, mask = torch.full_like(ids, -100), torch.zeros_like(ids)
-    for n, row in enumerate(rows):
-        ids[n, : len(row.ids)] = torch.tensor(row.ids)
-        labels[n, row.prompt_length : len(row.ids)] = torch.tensor(row.ids[row.prompt_length :])
-        mask[n, : len(row.ids)] = 1
-    model(input_ids=ids, attention_mask=mask, labels=labels, use_cache=False).loss.backward()
-    return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-
-
-def close(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> bool:
-    size = max(float(x.abs().max()) for x in expected.values())
-    return found.keys() == expected.keys() and all(
-        float((found[name] - expected[name]).abs().max()) < 1e-5 * size for name in expected
-    )
-
-
 def test_the_gradient_is_that_of_one_loss_over_all_rows_at_what_is_trained() -> None:
     model = adapted()
-    expected = one_pass(model, encoded())
-    found = gradient(model, encoded())
-    assert close(found, expected)
+    plain = copy.deepcopy(model).eval()
+    token_mean(plain, encoded()).backward()
+    expected = {name: p.grad for name, p in plain.named_parameters() if p.grad is not None}
+    assert alike(gradient(model, encoded()), expected)
     # Two layers, two modules, two factors.
-    assert len(found) == 2 * 2 * 2 and all(".lora_" in name for name in found)
+    assert len(expected) == 2 * 2 * 2 and all(".lora_" in name for name in expected)
     size = sum(float(x.double().square().sum()) for x in expected.values()) ** 0.5
     assert measured(model)["gradient_norm"] == pytest.approx(size, rel=1e-5) and size > 1e-2
 
@@ -195,19 +147,12 @@ def test_a_model_is_left_as_it_was(training: bool) -> None:
     model.get_decoder().layers[0].train(not training)
     for p in model.parameters():
         p.grad = torch.ones_like(p) if p.requires_grad else None
-    modes = [module.training for module in model.modules()]
-    flags = [p.requires_grad for p in model.parameters()]
-    weights, before = copy.deepcopy(model.state_dict()), copies(model)
-    state = torch.get_rng_state()
+    before = snapshot(model)
     with torch.no_grad():
         measured(model)
-        drift(model, before, encoded())
-    assert [module.training for module in model.modules()] == modes
-    assert [p.requires_grad for p in model.parameters()] == flags and any(flags) and not all(flags)
+        drift(model, copies(model), encoded())
+        assert snapshot(model) | {"gradient mode": True} == before
     assert all(bool((p.grad == 1).all()) for p in model.parameters() if p.grad is not None)
-    assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
-    assert all(torch.equal(value, before[name]) for name, value in copies(model).items())
-    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_a_norm_counts_every_number_also_where_squares_leave_the_range_of_float32() -> None:
@@ -223,11 +168,8 @@ def position(model: Any) -> torch.Tensor:
     return torch.cat([p.detach().double().flatten() for p in model.parameters() if p.requires_grad])
 
 
-class Positions:
-    """A watcher that remembers where the parameters were."""
-
-    def __init__(self) -> None:
-        self.seen: list[torch.Tensor] = []
+class Positions(Travel):
+    """Remembers where the parameters were."""
 
     def begin(self, model: Any) -> None:
         self.seen = [position(model)]
@@ -235,12 +177,6 @@ class Positions:
     def after(self, model: Any, step: int, last: bool) -> bool:
         self.seen.append(position(model))
         return False
-
-    def state(self) -> Any:
-        return None
-
-    def restore(self, model: Any, state: Any) -> None:
-        raise AssertionError("no training here is resumed")
 
 
 def length(vector: torch.Tensor) -> float:
@@ -276,18 +212,6 @@ def test_plain_gradient_descent_travels_the_sum_of_rates_times_gradients() -> No
     assert training.steps == 1 and one.path == one.displacement == pytest.approx(RATE * norm(first), rel=1e-4)
 
 
-def interrupt(after: int) -> Callable[[int], None]:
-    made = 0
-
-    def advance(steps: int) -> None:
-        nonlocal made
-        made += steps
-        if made == after:
-            raise KeyboardInterrupt
-
-    return advance
-
-
 def test_a_training_that_is_resumed_travels_as_far_as_one_without_interruption(tmp_path: Path) -> None:
     whole, seen, _ = travelled(SGD)
     told, model, again = list[int](), adapted(dropout=0.0), Travel()
@@ -297,7 +221,7 @@ def test_a_training_that_is_resumed_travels_as_far_as_one_without_interruption(t
         finetune(model, TRAINED, SGD, 0, advance, checkpoints=kept, extras=watched, optimiser="sgd")
 
     with pytest.raises(KeyboardInterrupt):
-        train(adapted(dropout=0.0), interrupt(5), Travel())
+        train(adapted(dropout=0.0), dying_after(5), Travel())
     train(model, told.append, again)
     # Three updates were read back at once, the others made: steps that it does not walk again must count.
     assert told == [3] + [1] * (UPDATES - 3)
@@ -309,26 +233,10 @@ def test_a_training_that_is_resumed_travels_as_far_as_one_without_interruption(t
 # Drift.
 
 
-def predictions(model: Any, row: Encoded) -> torch.Tensor:
-    """Distributions over the vocabulary at the supervised positions of a row, by a pass of its own."""
-    with torch.no_grad():
-        logits: torch.Tensor = model(input_ids=torch.tensor([row.ids]), use_cache=False).logits[0]
-    return logits.double().softmax(-1)[row.prompt_length - 1 : len(row.ids) - 1]
-
-
 def divergence_by_hand(before: Any, now: Any, rows: Sequence[Encoded]) -> float:
     """KL(before || now) of two models, in nats per supervised token."""
-    before, now = (copy.deepcopy(model).eval() for model in (before, now))
-    total, tokens = 0.0, 0
-    for row in rows:
-        p, q = predictions(before, row), predictions(now, row)
-        total += float((p * (p / q).log()).sum())
-        tokens += len(p)
-    return total / tokens
-
-
-def copies(model: Any) -> dict[str, torch.Tensor]:
-    return {name: p.detach().clone() for name, p in trainable(model).items()}
+    said = [answers_by_hand(copy.deepcopy(model).eval(), rows) for model in (before, now)]
+    return sum(kl_by_hand(p, q) for p, q in zip(*said, strict=True)) / tokens_of(rows)
 
 
 def moved() -> tuple[Any, Any]:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from itertools import islice
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from sapo.core.errors import ConfigError
-from sapo.experiments.study.plan import Transition, Trial, state_config, transitions, trials
-from sapo.runs.config.loading import make_config
+from sapo.experiments.study.plan import Transition, state_config, transitions, trials
+from sapo.runs.config.loading import load_study, make_config
 from sapo.runs.config.study import StudyConfig
+from sapo.runs.prepare import read
 
 # Everything is other than its default, so that what is not passed on shows.
 FULL: dict[str, Any] = {
@@ -35,12 +37,86 @@ FULL: dict[str, Any] = {
     },
     "lora": {"r": 2, "alpha": 3, "dropout": 0.25, "target_modules": ["k_proj"]},
     "max_length": 300,
-    "run_dir": "out",
+    "run_dir": "elsewhere",
+    "lean": True,
 }  # fmt: skip
 
 
 def study(**changes: Any) -> StudyConfig:
     return StudyConfig.model_validate({**FULL, **changes})
+
+
+# The configuration. How files are read is tested with that of runs.
+
+
+LEAST = {"transitions": [["a", "b"]], "run_dir": "out"}
+NO_TRANSITION = "is not a transition: give two or more different tasks, the studied one last"
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Callable[..., StudyConfig]:
+    """Make a study with these changes, by way of a file."""
+
+    def make(*overrides: str, **changes: Any) -> StudyConfig:
+        (tmp_path / "mine.yaml").write_text(yaml.safe_dump({**LEAST, **changes}), encoding="utf-8")
+        return load_study(tmp_path / "mine.yaml", overrides)
+
+    return make
+
+
+def test_defaults_are_those_of_a_run_but_for_what_a_study_has_of_its_own(made: Callable[..., StudyConfig]) -> None:
+    plain = made().plain()
+    run = make_config({"sequence": ["a", "b"], "run_dir": "out"}).plain()
+    shared = {key: plain.pop(key) for key in ("model", "data_dir", "tasks", "data", "train", "lora", "max_length")}
+    assert shared == {key: run[key] for key in shared}
+    assert plain.pop("candidates") == {**run["candidates"], "count": 8}
+    assert plain == {
+        "transitions": [["a", "b"]], "unseen": [], "seeds": [1, 2, 3], "arms": ["adamw"], "sgd": {"learning_rate": 0.1},
+        "examples": 100, "rows": 100, "scores": False, "max_new_tokens": 16, "run_dir": "out",
+    }  # fmt: skip
+
+
+def test_a_resolved_study_can_be_written_and_read_back(made: Callable[..., StudyConfig]) -> None:
+    config, default = made(**FULL), made()
+    assert made(**config.plain()) == config == study()
+    # Nothing that was given is a default, or reading back could lose it.
+    assert all(getattr(config, key) != getattr(default, key) for key in config.plain())
+    # Short forms and numbers as text are those of a run.
+    short: dict[str, Any] = {"model": "m", "tasks": {"a": "a.csv"}, "train": {"learning_rate": "5e-5"}}
+    run, config = make_config({"sequence": ["a", "b"], "run_dir": "out", **short}), made(**short)
+    assert (config.model, config.tasks, config.train) == (run.model, run.tasks, run.train)
+
+
+@pytest.mark.parametrize("name", ["study", "regime_study"])
+def test_the_examples_are_studies_whose_candidates_are_all_taken(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(Path(__file__).parents[2])
+    config = load_study(Path(f"examples/{name}.yaml"))
+    for transition in transitions(config):
+        _, given = read(state_config(config, transition))
+        # The original comes on top.
+        assert len(given.candidates[transition.task]) == 1 + config.candidates.count
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"transitions": [["a", "b"], ["c"]]}, f"transitions: ['c'] {NO_TRANSITION}"),
+        ({"transitions": [["a", "b", "a"]]}, f"transitions: ['a', 'b', 'a'] {NO_TRANSITION}"),
+        ({"transitions": [["a", "b"], ["b", "a"], ["a", "b"]]}, "transitions: one of them is listed twice"),
+        ({"seeds": [1, 2, 1]}, "seeds: one of them is listed twice"),
+        ({"arms": ["adam"]}, "arms.0 = 'adam': allowed: adamw, sgd. Did you mean 'adamw'?"),
+        ({"max_length": 16}, "configuration: max_new_tokens 16 leaves no room in max_length 16"),
+        # What a study decides itself.
+        ({"policy": "sapo"}, f"policy: unknown key. Allowed here: {', '.join(StudyConfig.model_fields)}"),
+        ({"seed": 1}, f"seed: unknown key. Did you mean 'seeds'? Allowed here: {', '.join(StudyConfig.model_fields)}"),
+    ],
+)
+def test_what_cannot_be_studied_is_refused_in_one_line(
+    made: Callable[..., StudyConfig], changes: dict[str, Any], line: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        made(**changes)
+    assert str(caught.value) == f"the configuration cannot be run:\n  {line}"
 
 
 # Transitions and trials.
@@ -72,13 +148,6 @@ def test_all_candidates_of_a_seed_come_before_the_next_seed() -> None:
     ]  # fmt: skip
 
 
-def test_trials_can_be_known_and_a_longer_study_holds_those_of_a_shorter_one() -> None:
-    short, long = (list(trials(study(seeds=seeds), 3)) for seeds in ([7], [7, 3]))
-    assert long[: len(short)] == short and len(set(long)) == len(long) == 2 * len(short)
-    assert list(islice(trials(study(arms=["adamw"]), 2), 1)) == [Trial("adamw", 7, 0)]
-    assert list(trials(study(), 0)) == []
-
-
 # The run that leads to a state.
 
 
@@ -89,7 +158,7 @@ def test_a_state_is_that_of_a_run_of_its_tasks_which_gathers_candidates_and_scor
         **{key: FULL[key] for key in shared}, "sequence": ["c", "own", "a"], "watch": ["other", "u"],
         "tasks": FULL["tasks"], "method": "seq-lora", "policy": "highest",
         "selection": {"examples": 11, "strategy": "exhaustive"}, "evaluate": {"rows": 12, "max_new_tokens": 13},
-        "seed": 7, "run_dir": "out/states/c>own>a",
+        "seed": 7, "run_dir": "elsewhere/states/c>own>a",
     })  # fmt: skip
 
 

@@ -1,7 +1,6 @@
 """Records of a study: what they hold, a file that survives crashes and hostile texts, and full tables of them."""
 
 import json
-import os
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -71,56 +70,22 @@ def test_what_is_no_record_is_refused_with_the_reason(changes: dict[str, Any], m
         StudyRecord.from_json([1])
 
 
-# Files
+# Files; how lines are read and written is tested with those of runs.
 
 
-def test_appending_is_idempotent_and_a_training_is_held_once(tmp_path: Path) -> None:
+def test_a_training_is_held_once_by_its_study_and_name(tmp_path: Path) -> None:
     path = tmp_path / "study" / "study.jsonl"
-    records = [training(candidate, seed) for seed in (1, 2) for candidate in (0, 1)]
-    for record in records:
+    records = [training(0, text="北京"), training(1), replace(training(1), study="another")]
+    for record in (*records, training(1)):
         append_study(path, record)
-    before = path.read_bytes()
-    os.utime(path, ns=(1, 1))
-    append_study(path, training(1, 1))
-    assert path.stat().st_mtime_ns == 1 and path.read_bytes() == before
-    changed = replace(training(1, 1), seconds=60.0)
+    assert read_study(path) == tuple(records)
+    changed = replace(records[1], seconds=60.0)
     append_study(path, changed)
-    assert read_study(path) == (records[0], changed, *records[2:])
-    other = replace(training(0, 1), study="another")
-    append_study(path, other)
-    assert read_study(path)[-1] == other and len(read_study(path)) == 5
-    assert [file.name for file in path.parent.iterdir()] == ["study.jsonl"]
-    assert b": " not in path.read_bytes() and path.read_bytes().count(b"\n") == 5
-
-
-@pytest.mark.parametrize("keep", [1, 40, -1])
-def test_a_last_line_that_was_cut_off_is_ignored_and_the_training_recorded_again(tmp_path: Path, keep: int) -> None:
-    path = tmp_path / "study.jsonl"
-    append_study(path, training(0))
-    whole = path.read_bytes()
-    append_study(path, training(1, text="北京"))
-    path.write_bytes(whole + path.read_bytes()[len(whole) :].rstrip(b"\n")[:keep])
-    assert read_study(path) == (training(0),)
-    append_study(path, training(1))
-    assert read_study(path) == (training(0), training(1))
-
-
-@pytest.mark.parametrize("line", ["{", '{"format": 1}'])
-def test_a_damaged_line_is_an_error_that_names_file_and_line(tmp_path: Path, line: str) -> None:
-    path = tmp_path / "study.jsonl"
-    append_study(path, training())
-    good = path.read_text(encoding="utf-8")
-    path.write_text(f"{good}\n{line}\n{good}", encoding="utf-8", errors="surrogatepass")
-    with pytest.raises(RecordError, match=r"study\.jsonl, line 3 is damaged .*Delete the line"):
+    assert read_study(path) == (records[0], changed, records[2])
+    assert b": " not in path.read_bytes()
+    path.write_text('{"format": 1}\n', encoding="utf-8")
+    with pytest.raises(RecordError, match=r"study\.jsonl, line 1 is damaged .*Delete the line: the same `sapo study`"):
         read_study(path)
-    with pytest.raises(RecordError, match="line 3"):
-        append_study(path, training(1))
-
-
-def test_texts_survive_a_file_whatever_they_hold(tmp_path: Path) -> None:
-    record = training(text="line\nbreak|\u2028\x85|\ud800|[red]|`|北京|\\n")
-    append_study(tmp_path / "s.jsonl", record)
-    assert read_study(tmp_path / "s.jsonl") == (record,)
 
 
 # Blocks

@@ -14,7 +14,6 @@ import pytest
 from small_runs import Told, configure, near, plain_config, read, workers, write, write_bench
 
 from sapo.core.errors import DataError, RecordError
-from sapo.experiments.study.plan import trials
 from sapo.experiments.study.records import STUDY, StudyRecord, append_study, read_study
 from sapo.experiments.study.run import run_study, study_fingerprint
 from sapo.experiments.where import Where, on_ray
@@ -65,25 +64,6 @@ def lasting(records: Any) -> dict[str, dict[str, Any]]:
     return {r.name: {k: v for k, v in r.to_json().items() if k not in gone} for r in records}
 
 
-def test_every_training_is_recorded_once_with_all_that_it_did(made: tuple[StudyConfig, Path]) -> None:
-    config, root = made
-    records = read_study(root / STUDY)
-    expected = [
-        f"alpha>beta/{t.arm}-c{t.candidate}-s{t.seed}" for t in trials(config, 2)
-    ]  # fmt: skip
-    assert [record.name for record in records] == expected and len(expected) == 2 * 2 * 2
-    for record in records:
-        assert record.tasks("own") == ("beta",) and record.tasks("earlier") == ("alpha",)
-        assert record.tasks("unseen") == ("gamma",) and set(record.scores or ()) == set(TASKS)
-        assert all(len(losses.tokens) == 3 for losses in record.losses.values())
-        assert record.config["seeds"] == [1, 2] and "run_dir" not in record.config and "torch" in record.versions
-        assert record.mediators["displacement"] is not None and record.mediators["path"] is not None
-        assert 0 < record.mediators["displacement"] <= record.mediators["path"] + 1e-6
-        assert record.mediators["drift"] is not None and record.mediators["drift"] > 0
-    texts = {record.candidate: record.text for record in records}
-    assert texts[0] == "Say y or n for beta." and len(set(texts.values())) == 2
-
-
 def test_a_training_does_what_the_same_stage_of_an_ordinary_run_does(
     made: tuple[StudyConfig, Path], small_model: Path, bench: Path, tmp_path: Path
 ) -> None:
@@ -132,19 +112,6 @@ def test_controls_are_studied_as_they_are(study: Callable[..., StudyConfig], tmp
     config = study("controls", lean=True, scores=False).model_dump() | {"candidates": candidates}
     records = run_study(StudyConfig.model_validate(config))
     assert [(r.text, r.origin) for r in records[1:]] == [(text, "unchecked") for text in controls]
-
-
-def test_arms_differ_and_start_from_the_same_state(made: tuple[StudyConfig, Path]) -> None:
-    records = {r.name: r for r in read_study(made[1] / STUDY)}
-    for candidate in range(2):
-        adam, sgd = (records[f"alpha>beta/{arm}-c{candidate}-s1"] for arm in ("adamw", "sgd"))
-        other = records[f"alpha>beta/adamw-c{candidate}-s2"]
-        assert adam.losses["alpha"].before == sgd.losses["alpha"].before == other.losses["alpha"].before
-        assert adam.mediators["train_before"] == sgd.mediators["train_before"]
-        assert adam.losses["alpha"].after != sgd.losses["alpha"].after
-        assert adam.losses["alpha"].after != other.losses["alpha"].after
-        # Every update of plain gradient descent has the same rate.
-        assert sgd.mediators["rate_sum"] == pytest.approx(0.1 * 4)
 
 
 def test_an_interrupted_study_is_resumed_to_the_same_records(
@@ -244,5 +211,6 @@ def test_workers_make_the_same_trainings(
     records = run_study(study(), Told(), where)
     expected = {r.name: r for r in read_study(made[1] / STUDY) if r.arm == "adamw" and r.seed == 1}
     assert near(lasting(records), lasting(replace(expected[r.name], study=r.study) for r in records))
+    assert all(r.config["seeds"] == [1] and "run_dir" not in r.config and "torch" in r.versions for r in records)
     # The process that asked for them wrote the records.
     assert read_study(study().run_dir / STUDY) == records and len(records) == 2

@@ -9,15 +9,16 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from small_runs import Json, Told, adapters, cell, cells, configure, lasting, nll_by_hand, read
 
 import sapo.runs.steps
 from sapo.core.errors import ConfigError
 from sapo.experiments.sweep import planned, run_sweep
 from sapo.integrations.testing import tiny_tokenizer
-from sapo.report.blocks import Table
+from sapo.report.blocks import Listing, Table
 from sapo.report.page import results_page
-from sapo.report.runs import Run, read_run
+from sapo.report.runs import Run
 from sapo.runs.config.loading import make_config
 from sapo.runs.config.schema import Config
 from sapo.runs.prepare import read as read_inputs
@@ -64,6 +65,18 @@ def test_every_combination_is_a_run_sapo_first_of_the_policies(swept: Callable[.
         assert one.name == f"{one.sequence}/{expected}"
 
 
+def test_rules_are_compared_where_the_lowest_loss_is_wanted(swept: Callable[..., Config]) -> None:
+    runs = planned(swept({"rule": ["trial", "lowest"], "policy": ["original", "sapo"]}))
+    assert [(one.name, one.config.selection.rule) for one in runs] == [
+        (f"{NAME}/seq-lora-sapo-trial-s42", "trial"),
+        (f"{NAME}/seq-lora-sapo-lowest-s42", "lowest"),
+        (f"{NAME}/seq-lora-original-s42", "lowest"),
+    ]
+    assert {one.twin for one in runs} == {runs[0].name}
+    with pytest.raises(ConfigError, match="none of them is in the sweep"):
+        planned(swept({"rule": ["trial", "lowest"], "policy": ["original", "random"]}))
+
+
 def test_what_a_sweep_does_not_name_stays_as_it_is(swept: Callable[..., Config]) -> None:
     config = swept({"seed": [1]}, method="o-lora", policy="paft", paft={"steps": 7}, o_lora={"weight": 0.25})
     (one,) = planned(config)
@@ -97,6 +110,17 @@ def test_what_one_policy_lacks_is_said_before_the_first_run(swept: Callable[...,
     with pytest.raises(ConfigError, match="seq-lora-reselect-s42: policy reselect scores on rows that are not trained"):
         run_sweep(config)
     assert not list(config.run_dir.rglob("config.yaml"))
+
+
+def test_rules_stand_side_by_side_on_the_page_and_in_the_sweep_that_it_names(swept: Callable[..., Config]) -> None:
+    config = swept({"rule": ["lowest", "trial"], "policy": ["original", "sapo"]}, train={"batch_size": 2})
+    records = run_sweep(config)
+    assert [record.way for record in records] == ["sapo", "sapo (trial)", "original"]
+    page = results_page([Run(record) for record in records])
+    (again,) = [block for s in page.sections for block in s.blocks if isinstance(block, Listing)]
+    assert yaml.safe_load(again.text)["sweep"] == {"policy": ["original", "sapo"], "rule": ["lowest", "trial"]}
+    compared = {row[0] for s in page.sections for b in s.blocks if isinstance(b, Table) for row in b.rows}
+    assert {"original", "sapo", "sapo (trial)"} <= compared
 
 
 # A whole sweep of two methods and two policies.
@@ -204,18 +228,3 @@ def test_runs_with_the_original_are_tested_with_what_the_paired_run_chose_too(wh
         assert "crossed" not in read(twin / "results.json")
     # The premise: something was chosen.
     assert any(used.text != used.original for record in whole.records for used in record.instructions.values())
-
-
-def test_the_page_has_the_table_of_four_cells_and_the_run_its_section(whole: Swept) -> None:
-    page = results_page([Run(record) for record in whole.records])
-    (section,) = [s for s in page.sections if s.title == "Trained with x tested with"]
-    score, nll = (block for block in section.blocks if isinstance(block, Table))
-    assert [row[0] for row in score.rows] == ["seq-lora", "", "inc-lora", ""]
-    for method, first in (("seq-lora", 0), ("inc-lora", 2)):
-        directory = whole.directory(method, "original")
-        data = read(directory / "results.json")
-        final = data["matrices"]["nll"]["original"][-1]
-        assert nll.rows[first][3] == f"{sum(final) / 2:.3f}"
-        assert nll.rows[first][4] == f"{sum(data['crossed']['nll'].values()) / 2:.3f}"
-        titles = [s.title for s in results_page([read_run(directory)]).sections]
-        assert "Trained with x tested with" in titles

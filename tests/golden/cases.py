@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -11,10 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from golden import doors, reading
+from golden import reading
 from golden.reading import Found
+from small_runs import Json, command, plain_config, save_model, write
 
-Json = dict[str, Any]
+import sapo
+from sapo.integrations.testing import tiny_model, tiny_tokenizer, toy_task
+
 METHODS = ("seq-lora", "inc-lora", "o-lora", "ewc", "replay", "lwf", "osf", "full", "multitask", "single")
 POLICIES = ("original", "sapo", "per-example")
 TASKS = ("alpha", "beta")
@@ -75,9 +77,7 @@ class Ground:
 def lay(directory: Path) -> Ground:
     """Write the tiny model and the tasks."""
     ground = Ground(directory / "model", directory / "bench")
-    # With these weights candidates differ.
-    doors.tiny_model(seed=2, context=1024).save_pretrained(ground.model)
-    doors.tiny_tokenizer().save_pretrained(ground.model)
+    save_model(ground.model)
     # The second task has answers that the first one does not have: training on it forgets the first.
     labels = {"alpha": ("y", "n"), "beta": ("k", "m"), "gamma": ("y", "n")}
     for task, (one, other) in labels.items():
@@ -106,35 +106,21 @@ def _paraphrases(task: str, one: str, other: str) -> list[str]:
     ]
 
 
-def write(path: Path, value: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value), encoding="utf-8")
-
-
 def settings(ground: Ground, run_dir: Path, **changes: Any) -> Json:
     """The configuration of a run; the keys of a part are changed one by one."""
-    data: Json = {
-        "model": {"base": str(ground.model), "device": "cpu", "dtype": "float32"},
-        "sequence": list(TASKS),
-        "data_dir": str(ground.bench),
-        "run_dir": str(run_dir),
-        "candidates": {"file": str(ground.bench / "candidates.json"), "count": 3},
-        # Every run computes its losses itself.
-        "selection": {"examples": 4, "cache": False},
-        "train": {
-            "rows": 6, "epochs": 2, "batch_size": 4, "micro_batch_size": 2, "learning_rate": 0.05, "warmup": 0.0,
-        },
-        "lora": {"r": 4, "alpha": 8},
-        "evaluate": {"rows": 3, "max_new_tokens": 2, "prompts": ["own", "original"]},
+    # Every run computes its losses itself.
+    own: Json = {
+        "model": {"dtype": "float32"}, "selection": {"cache": False}, "train": {"learning_rate": 0.05},
+        "evaluate": {"prompts": ["own", "original"]},
     }  # fmt: skip
     for key, value in changes.items():
-        data[key] = {**data.get(key, {}), **value} if isinstance(value, dict) else value
-    return data
+        own[key] = {**own.get(key, {}), **value} if isinstance(value, dict) else value
+    return plain_config(ground.model, ground.bench, run_dir, **own)
 
 
 def run_once(ground: Ground, directory: Path, **changes: Any) -> Found:
     run_dir = directory / "run"
-    doors.run(doors.make_config(settings(ground, run_dir, **changes)))
+    sapo.run(sapo.make_config(settings(ground, run_dir, **changes)))
     return reading.of_run(run_dir)
 
 
@@ -152,7 +138,7 @@ def variant(changes: Json, ground: Ground, directory: Path) -> Found:
 def sweep(ground: Ground, directory: Path) -> Found:
     grid = {"policy": ["original", "sapo"], "seed": [1, 2]}
     write(directory / "sweep.yaml", settings(ground, directory / "sweep", sweep=grid, train={"epochs": 1}))
-    assert doors.command("run", directory / "sweep.yaml") == 0
+    assert command("run", directory / "sweep.yaml") == 0
     return reading.of_sweep(directory / "sweep")
 
 
@@ -164,15 +150,15 @@ def study(ground: Ground, directory: Path) -> Found:
         "rows": 3, "scores": True, "max_new_tokens": 2,
     }  # fmt: skip
     write(directory / "study.yaml", {key: data[key] for key in taken} | own)
-    assert doors.command("study", directory / "study.yaml") == 0
+    assert command("study", directory / "study.yaml") == 0
     return reading.of_study(directory / "study")
 
 
 def own_loop(ground: Ground, directory: Path) -> Found:
     """Plain gradient descent on whole texts: what is learned matters little, that it is followed does."""
-    model, tokenizer = doors.tiny_model(seed=2), doors.tiny_tokenizer()
-    tasks = [doors.toy_task("one", rows=8), doors.toy_task("two", rows=8)]
-    sequence = doors.TaskSequence(directory / "own", model, tokenizer, tasks, max_new_tokens=2)
+    model, tokenizer = tiny_model(seed=2), tiny_tokenizer()
+    tasks = [toy_task("one", rows=8), toy_task("two", rows=8)]
+    sequence = sapo.TaskSequence(directory / "own", model, tokenizer, tasks, max_new_tokens=2)
     for task in sequence.open:
         instruction = sequence.before(task, list(PARAPHRASES))
         optimizer = torch.optim.SGD(model.parameters(), lr=0.02)
@@ -189,36 +175,32 @@ def own_loop(ground: Ground, directory: Path) -> Found:
 
 def select_racing(ground: Ground, directory: Path) -> Found:
     """Enough rows, and unlike enough, for candidates to drop out on the way."""
-    task = doors.toy_task(rows=60)
+    task = toy_task(rows=60)
     words = ("apple", "river", "stone", "cloud", "window", "paper")
     ends = [" ".join(words[i * k % len(words)] for k in range(1, 1 + i % 5)) for i in range(len(task.train))]
     rows = tuple(replace(row, input=f"{row.input}, {end}") for row, end in zip(task.train, ends, strict=True))
-    found = doors.select(
-        doors.tiny_model(seed=4), doors.tiny_tokenizer(), replace(task, train=rows), list(PARAPHRASES[1:]), 60,
+    found = sapo.select(
+        tiny_model(seed=4), tiny_tokenizer(), replace(task, train=rows), list(PARAPHRASES[1:]), 60,
         delta=0.01,
     )  # fmt: skip
-    return Found({"selections": {"toy": reading.of_selection(found)}})
+    return Found({"selections": {"toy": reading.of_selection(found.to_json())}})
 
 
 def select_within_tolerance(ground: Ground, directory: Path) -> Found:
     """A paraphrase is better, by less than matters."""
-    found = doors.select(
-        doors.tiny_model(seed=2), doors.tiny_tokenizer(), doors.toy_task(rows=8), list(PARAPHRASES), epsilon=5.0
-    )
-    return Found({"selections": {"toy": reading.of_selection(found)}})
+    found = sapo.select(tiny_model(seed=2), tiny_tokenizer(), toy_task(rows=8), list(PARAPHRASES), epsilon=5.0)
+    return Found({"selections": {"toy": reading.of_selection(found.to_json())}})
 
 
 def select_equal(ground: Ground, directory: Path) -> Found:
     """A model that looks at the last token alone, for which all instructions are the same."""
-    model = doors.tiny_model(seed=2)
+    model = tiny_model(seed=2)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.endswith("o_proj.weight"):
                 parameter.zero_()
-    found = doors.select(
-        model, doors.tiny_tokenizer(), doors.toy_task(rows=8), list(PARAPHRASES), strategy="exhaustive"
-    )
-    values = reading.of_selection(found)
+    found = sapo.select(model, tiny_tokenizer(), toy_task(rows=8), list(PARAPHRASES), strategy="exhaustive")
+    values = reading.of_selection(found.to_json())
     # Noise, all of it.
     for one in values["candidates"]:
         one.update(delta=0.0, interval=None)

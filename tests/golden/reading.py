@@ -38,7 +38,7 @@ def of_run(run_dir: Path) -> Found:
     results = json.loads((run_dir / "results.json").read_text(encoding="utf-8"))
     values = {
         "candidates": {path.stem: _candidates(_step(path)) for path in _files(run_dir, "candidates")},
-        "selections": {path.stem: _stored_selection(_step(path)) for path in _files(run_dir, "selections")},
+        "selections": {path.stem: of_selection(_step(path)) for path in _files(run_dir, "selections")},
         "training": {path.stem: _training(_step(path)) for path in _files(run_dir, "training")},
         "cells": {_place(path, results): _cell(_step(path)) for path in _files(run_dir, "cells")},
         **_results(results),
@@ -67,30 +67,22 @@ def of_study(run_dir: Path) -> Found:
     return Found({"records": [{key: value for key, value in record.items() if key not in gone} for record in records]})
 
 
-def of_selection(selection: Any) -> Json:
-    """What `select` returns."""
-    race = selection.race
+def of_selection(value: Mapping[str, Any]) -> Json:
+    """What `select` found, as JSON."""
+    race, same = value["race"], ("text", "origin", "status", "round", "loss", "delta", "gap")
     return {
-        "chosen": selection.instruction.text,
-        "rows": list(selection.rows),
-        "tolerance": selection.tolerance,
-        "forward_tokens": selection.tokens,
-        "race": race and [race.rounds, race.end, race.tolerance],
-        "rejected": [[one.text, one.reason] for one in selection.rejected],
+        "chosen": value["candidates"][value["chosen"]]["text"],
+        **{key: value[key] for key in ("rows", "tolerance", "forward_tokens")},
+        "race": race and [race["rounds"], race["end"], race["tolerance"]],
+        "rejected": [[one["text"], one["reason"]] for one in value["rejected"]],
         "candidates": [
             {
-                "text": one.instruction.text,
-                "origin": one.instruction.origin,
-                "status": one.status,
-                "round": one.round,
-                "loss": one.loss,
-                "delta": one.delta,
-                "interval": one.interval and list(one.interval),
-                "gap": one.gap and list(one.gap),
-                "nll": one.losses.nll.tolist(),
-                "tokens": one.losses.tokens.tolist(),
+                **{key: one[key] for key in same},
+                "interval": one["ci"],
+                "nll": one["losses"]["nll"],
+                "tokens": one["losses"]["tokens"],
             }
-            for one in selection.candidates
+            for one in value["candidates"]
         ],
     }
 
@@ -111,15 +103,6 @@ def is_amid_second_training(run_dir: Path) -> bool:
     )
 
 
-def is_finished(run_dir: Path) -> bool:
-    return (run_dir / "results.json").exists()
-
-
-def trained_twice(run_dir: Path) -> bool:
-    """Whether the second training is finished."""
-    return any(run_dir.glob("training/2-*.json"))
-
-
 def _files(run_dir: Path, kind: str) -> list[Path]:
     return sorted((run_dir / kind).rglob("*.json"))
 
@@ -136,41 +119,12 @@ def _candidates(value: Mapping[str, Any]) -> Json:
     }
 
 
-def _stored_selection(value: Mapping[str, Any]) -> Json:
-    race = value["race"]
-    return {
-        "chosen": value["candidates"][value["chosen"]]["text"],
-        "rows": value["rows"],
-        "tolerance": value["tolerance"],
-        "forward_tokens": value["forward_tokens"],
-        "race": race and [race["rounds"], race["end"], race["tolerance"]],
-        "rejected": [[one["text"], one["reason"]] for one in value["rejected"]],
-        "candidates": [
-            {
-                "text": one["text"],
-                "origin": one["origin"],
-                "status": one["status"],
-                "round": one["round"],
-                "loss": one["loss"],
-                "delta": one["delta"],
-                "interval": one["ci"],
-                "gap": one["gap"],
-                "nll": one["losses"]["nll"],
-                "tokens": one["losses"]["tokens"],
-            }
-            for one in value["candidates"]
-        ],
-    }
-
-
 def _training(value: Mapping[str, Any]) -> Json:
     """Of a loop of a user's own only the instruction is known."""
     if "steps" not in value:
         return {"instructions": [[value["instruction"], []]]}
     return {
-        "steps": value["steps"],
-        "losses": value["losses"],
-        "objectives": value["objectives"],
+        **{key: value[key] for key in ("steps", "losses", "objectives")},
         "instructions": [[one["text"], one["switches"]] for one in value["instructions"]],
         "alarms": [_alarm(alarm) for alarm in value["alarms"]],
     }
@@ -181,13 +135,8 @@ def _alarm(value: Mapping[str, Any]) -> Json:
 
 
 def _cell(value: Mapping[str, Any]) -> Json:
-    return {
-        "instruction": value["instruction"],
-        "predictions": value["predictions"],
-        "scores": value["scores"],
-        "nll": value["losses"]["nll"],
-        "tokens": value["losses"]["tokens"],
-    }
+    same = {key: value[key] for key in ("instruction", "predictions", "scores")}
+    return {**same, "nll": value["losses"]["nll"], "tokens": value["losses"]["tokens"]}
 
 
 def _place(path: Path, results: Mapping[str, Any]) -> str:
@@ -217,9 +166,7 @@ def _results(value: Mapping[str, Any]) -> Json:
             measure: {prompt: _metrics(metrics) for prompt, metrics in prompts.items()}
             for measure, prompts in value["metrics_all"].items()
         },
-        "watch": value["watch"],
-        "instructions": value["instructions"],
-        "test_rows": value["test_rows"],
+        **{key: value[key] for key in ("watch", "instructions", "test_rows")},
         "wordings": value.get("robustness"),
         "guard": [[one["task"], _alarm(one)] for one in value.get("guard") or ()],
     }

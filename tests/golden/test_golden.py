@@ -13,11 +13,15 @@ import time
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
-from golden import cases, comparing, doors, reading
+from golden import cases, comparing, reading
 from golden.cases import CASES, EQUAL, Ground
 from golden.margins import near_ties
 from golden.reading import Found
+from small_runs import write
+
+from sapo.integrations.testing import toy_task
 
 
 @pytest.fixture(scope="session")
@@ -53,15 +57,15 @@ def test_a_run_that_was_killed_goes_on_to_the_same_bits(ground: Ground, tmp_path
     """Killed in its second training, between two checkpoints or while one is written."""
     whole = cases.run_once(ground, tmp_path / "whole", **cases.CHECKPOINTED)
     run_dir = tmp_path / "parts" / "run"
-    cases.write(tmp_path / "run.yaml", cases.settings(ground, run_dir, **cases.CHECKPOINTED))
-    process = doors.start_command("run", tmp_path / "run.yaml", directory=tmp_path)
+    write(tmp_path / "run.yaml", cases.settings(ground, run_dir, **cases.CHECKPOINTED))
+    process = forked.start(forked.command, "run", tmp_path / "run.yaml", directory=tmp_path, name="command")
     end = time.monotonic() + 120
     while not reading.is_amid_second_training(run_dir) and process.is_alive() and time.monotonic() < end:
         time.sleep(0.002)
     process.kill()
     process.join()
     assert process.exitcode == -signal.SIGKILL, "it ended before it was killed"
-    assert not reading.trained_twice(run_dir) and not reading.is_finished(run_dir)
+    assert not any(run_dir.glob("training/2-*.json")) and not (run_dir / "results.json").exists()
     assert cases.run_once(ground, tmp_path / "parts", **cases.CHECKPOINTED) == whole
 
 
@@ -88,7 +92,7 @@ def test_what_is_recorded_is_what_the_settings_are_there_for() -> None:
         one["status"] for one in stored("select-racing")["selections"]["toy"]["candidates"]
     }
     near, equal = (stored(f"select-{name}")["selections"]["toy"] for name in ("within-tolerance", "equal"))
-    assert {one["chosen"] for one in (near, equal)} == {doors.toy_task().instruction}
+    assert {one["chosen"] for one in (near, equal)} == {toy_task().instruction}
     assert min(one["delta"] for one in near["candidates"]) < -0.01
     ranked = ("highest", "median", "seq-lora-sapo")
     assert len({stored(name)["instructions"]["alpha"]["text"] for name in ranked}) == len(ranked)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from adapted import snapshot
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from transformers import (
@@ -25,7 +25,6 @@ import sapo
 from sapo.core.errors import DataError
 from sapo.integrations.check import Check, check_task
 from sapo.integrations.testing import CHAT_TEMPLATE, tiny_model, tiny_tokenizer, toy_task
-from sapo.models.fingerprint import state_fingerprint
 from sapo.models.load import load_model
 from sapo.models.render import Renderer
 
@@ -322,14 +321,9 @@ def test_nothing_is_changed_by_looking() -> None:
     trainer.data_collator = noisy
     trainer.model.train()
     trainer.model.lm_head.eval()
-    random.seed(1)
-    before = state_fingerprint(trainer.model), torch.get_rng_state(), random.getstate(), str(np.random.get_state())
-    modes = [module.training for module in trainer.model.modules()]
+    before = snapshot(trainer.model)
     sapo.check(trainer).after()
-    assert state_fingerprint(trainer.model) == before[0] and torch.equal(torch.get_rng_state(), before[1])
-    assert random.getstate() == before[2] and str(np.random.get_state()) == before[3]
-    assert [module.training for module in trainer.model.modules()] == modes
-    assert all(p.grad is None and p.requires_grad for p in trainer.model.parameters())
+    assert snapshot(trainer.model) == before
 
 
 def digits(rows: int = 8) -> Any:

@@ -23,7 +23,7 @@ from sapo.integrations.trl import Rows, dataset
 from sapo.models.layout import turns_of
 from sapo.models.render import Renderer
 from sapo.runs.stage import Stage
-from sapo.tasks.layouts import read_row
+from sapo.tasks.layouts import layout_of, read_row
 
 TEXT = "Many words: yes. Few words: no."
 
@@ -268,3 +268,47 @@ def test_a_repository_of_the_hub_is_asked_for_its_instruction(tmp_path: Path, mo
     monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
     assert sapo.apply("me/adapter", "x") == [{"role": "user", "content": "Do it.\n\nText:\nx"}]
     assert asked == [("me/adapter", "sapo.json")]
+
+
+# Where the instruction stands.
+
+SAID = {"instruction": "Say it.", "input": "a", "output": "b"}
+
+
+def chat(*turns: tuple[str, str]) -> dict[str, Any]:
+    return {"messages": [{"role": role, "content": content} for role, content in turns]}
+
+
+SYSTEM = chat(("system", "Say it."), ("user", "a"), ("assistant", "b"))
+
+
+@pytest.mark.parametrize(
+    ("rows", "layout"),
+    [
+        ([SAID, {**SAID, "input": "c"}], "alpaca"),
+        ([SAID, {**SAID, "instruction": "Say it. Now."}], "other"),
+        ([SAID, {**SAID, "system": "You are kind."}], "other"),
+        ([{**SAID, "system": ""}], "alpaca"),
+        ([SAID, SYSTEM], "other"),
+        ([SYSTEM, SYSTEM], "system"),
+        ([SYSTEM, chat(("system", "Say it"), ("user", "a"), ("assistant", "b"))], "other"),
+        ([chat(("user", "Say it. a"), ("assistant", "b"))], "other"),
+        ([{"prompt": SYSTEM["messages"][:2], "completion": SYSTEM["messages"][2:]}], "system"),
+        ([{"prompt": "Say it. a", "completion": "b"}], "other"),
+    ],
+)
+def test_the_layout_is_that_of_all_rows(rows: list[dict[str, Any]], layout: str) -> None:
+    assert layout_of([read_row(row) for row in rows], "Say it.") == layout
+
+
+@pytest.mark.parametrize(
+    ("row", "held"),
+    [
+        ({"prompt": "Say it."}, "prompt"),
+        ({"prompt": 3, "completion": "b"}, "prompt, completion"),
+        ({"prompt": None}, "of none"),
+    ],
+)
+def test_a_layout_that_is_not_known_names_the_columns(row: dict[str, Any], held: str) -> None:
+    with pytest.raises(DataError, match=f"there are values in the columns {held}. Known: instruction and output;"):
+        read_row(row)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_runs import Listener, configure, read, save_model
+from small_runs import Told, configure, read, save_model
 
 import sapo
 from sapo.core.errors import DataError, RecordError
@@ -61,49 +61,39 @@ def tasks() -> list[Task]:
     return [toy_task("one", rows=8), toy_task("two", rows=8)]
 
 
-def test_a_loop_that_was_interrupted_is_resumed(tasks: list[Task], tmp_path: Path) -> None:
-    def sequence(model: Any) -> sapo.TaskSequence:
-        return sapo.TaskSequence(tmp_path / "s", model, tiny_tokenizer(), tasks, max_new_tokens=2)
-
-    seq = sequence(tiny_model(seed=2))
-    chosen = seq.before("one", PARAPHRASES)
-    assert seq.after("one", tiny_model(seed=3)) is None
-    with pytest.raises(RecordError, match="not the one that was tested after 'one'"):
-        sequence(tiny_model(seed=9)).before("two", PARAPHRASES)
-    again = sequence(tiny_model(seed=3))
-    assert [t.name for t in again.done] == ["one"] and [t.name for t in again.open] == ["two"]
-    before = (tmp_path / "s" / "cells" / "1" / "two.original.json").stat().st_mtime_ns
-    again.before("two", PARAPHRASES)
-    results = again.after("two", tiny_model(seed=4))
-    assert results is not None and results.to_json()["instructions"]["one"]["text"] == chosen.text
-    assert (tmp_path / "s" / "cells" / "1" / "two.original.json").stat().st_mtime_ns == before
-    assert again.open == () and results.metrics["bwt_all_stages"]["value"] is not None
-    with pytest.raises(RecordError, match="another configuration"):
-        sapo.TaskSequence(tmp_path / "s", tiny_model(), tiny_tokenizer(), tasks, max_new_tokens=3)
-
-
-def test_a_model_that_was_saved_under_another_name_is_resumed(tasks: list[Task], tmp_path: Path) -> None:
-    """As the docs' loop does, interrupted after the first task."""
-
-    def sequence(directory: Path) -> sapo.TaskSequence:
-        return sapo.TaskSequence(
-            tmp_path / "s", sapo.load_model(str(directory)).model, tiny_tokenizer(), tasks, max_new_tokens=2
-        )
-
+def test_a_loop_that_was_interrupted_is_resumed_with_the_model_that_was_left(tasks: list[Task], tmp_path: Path) -> None:
+    """As the docs' loop does: what is left lies under another name than the first model."""
     base, left = save_model(tmp_path / "base"), tmp_path / "left"
     tiny_model(seed=3, context=1024).save_pretrained(left)
     tiny_tokenizer().save_pretrained(left)
+
+    def model(directory: Path) -> Any:
+        return sapo.load_model(str(directory)).model
+
+    def sequence(directory: Path, max_new_tokens: int = 2) -> sapo.TaskSequence:
+        return sapo.TaskSequence(
+            tmp_path / "s", model(directory), tiny_tokenizer(), tasks, max_new_tokens=max_new_tokens
+        )
+
     seq = sequence(base)
-    seq.before("one", PARAPHRASES)
-    seq.after("one", sapo.load_model(str(left)).model)
-    # With the model of the last finished task, or with the first one and the last one given to `before`.
-    assert sequence(left).before("two", PARAPHRASES).text
-    again = sequence(base)
+    chosen = seq.before("one", PARAPHRASES)
+    assert seq.after("one", model(left)) is None
+    again = sequence(left)
+    assert [t.name for t in again.done] == ["one"] and [t.name for t in again.open] == ["two"]
+    assert again.before("two", PARAPHRASES).text
+    # Or with the first one, and the last one given to `before`.
+    again, cell = sequence(base), tmp_path / "s" / "cells" / "1" / "two.original.json"
     with pytest.raises(RecordError, match="not the one that was tested after 'one'"):
         again.before("two", PARAPHRASES)
-    again.before("two", PARAPHRASES, model=sapo.load_model(str(left)).model)
-    again.after("two")
-    assert again.results.to_json()["config"]["model"]["base"] == str(base)
+    before = cell.stat().st_mtime_ns
+    again.before("two", PARAPHRASES, model=model(left))
+    results = again.after("two", tiny_model(seed=4))
+    assert results is not None and cell.stat().st_mtime_ns == before
+    data = results.to_json()
+    assert data["instructions"]["one"]["text"] == chosen.text and data["config"]["model"]["base"] == str(base)
+    assert again.open == () and results.metrics["bwt_all_stages"]["value"] is not None
+    with pytest.raises(RecordError, match="another configuration"):
+        sequence(base, max_new_tokens=3)
 
 
 def test_results_of_an_open_sequence_have_no_metrics_yet(tasks: list[Task], tmp_path: Path) -> None:
@@ -117,13 +107,13 @@ def test_results_of_an_open_sequence_have_no_metrics_yet(tasks: list[Task], tmp_
 
 
 def test_progress_is_told_and_reaches_its_end(tasks: list[Task], tmp_path: Path) -> None:
-    def sequence(progress: Listener) -> sapo.TaskSequence:
+    def sequence(progress: Told) -> sapo.TaskSequence:
         return sapo.TaskSequence(
             tmp_path / "s", tiny_model(seed=5), tiny_tokenizer(), tasks[:1], policy="highest", max_new_tokens=2,
             progress=progress,
         )  # fmt: skip
 
-    told, again = Listener(), Listener()
+    told, again = Told(), Told()
     seq = sequence(told)
     seq.before("one", PARAPHRASES)
     sequence(again).before("one", PARAPHRASES)

@@ -15,14 +15,13 @@ from transformers import TrainerCallback
 import sapo
 from sapo.core.errors import CandidateError, DataError, RenderError, SapoError
 from sapo.core.storage import read_json
-from sapo.core.types import Encoded
+from sapo.core.types import Encoded, Losses
 from sapo.integrations import trl
 from sapo.integrations.testing import CHAT_TEMPLATE, tiny_model, tiny_tokenizer, toy_task
 from sapo.integrations.trainer import SapoCallback, describe
 from sapo.models.losses import Scorer
 from sapo.models.render import Renderer
 from sapo.tasks.inplace import exchange
-from sapo.tasks.layouts import read_row, shared_instruction
 
 sft = pytest.importorskip("trl", reason="TRL is not installed: pip install trl")
 
@@ -102,42 +101,6 @@ def test_rows_of_ones_own_are_scored_as_sft_trainer_trains_on_them(layout: Any, 
     assert logged == pytest.approx(selection.candidates[selection.chosen].loss, abs=1e-4)
 
 
-def test_only_the_instruction_changes_in_place() -> None:
-    data = Dataset.from_list([{**LAYOUTS["system"](ORIGINAL, i), "id": i} for i in range(3)])
-    changed = exchange(data, ORIGINAL, "New {x} $1 \\1.")
-    assert [row["prompt"][0]["content"] for row in changed] == ["New {x} $1 \\1."] * 3
-    assert changed.remove_columns("prompt").to_list() == data.remove_columns("prompt").to_list()
-    assert [row["prompt"][1:] for row in changed] == [row["prompt"][1:] for row in data]
-
-
-def test_every_known_layout_is_read_and_reworded() -> None:
-    alpaca = {"instruction": ORIGINAL, "input": "row 1", "output": "yes"}
-    sharegpt = {
-        "conversations": [
-            {"from": "system", "value": ORIGINAL},
-            {"from": "human", "value": "row 1"},
-            {"from": "gpt", "value": "yes"},
-        ]
-    }
-    messages = {"messages": [{"role": "user", "content": f"{ORIGINAL} row 1"}, {"role": "assistant", "content": "yes"}]}
-    answer = [{"role": "assistant", "content": "yes"}]
-    read = [read_row(row) for row in (alpaca, sharegpt, messages)]
-    assert [row.completion for row in read] == [answer] * 3
-    assert [row.prompt for row in read] == [
-        [{"role": "user", "content": f"{ORIGINAL}\nrow 1"}],
-        [{"role": "system", "content": ORIGINAL}, {"role": "user", "content": "row 1"}],
-        [{"role": "user", "content": f"{ORIGINAL} row 1"}],
-    ]
-    assert read[0].reworded(ORIGINAL, "New.") == {**alpaca, "instruction": "New."}
-    changed = read[1].reworded(ORIGINAL, "New.")
-    assert changed is not None and changed["conversations"][0] == {"from": "system", "value": "New."}
-    assert changed["conversations"][1:] == sharegpt["conversations"][1:]
-    changed = read[2].reworded(ORIGINAL, "New.")
-    assert changed is not None and changed["messages"][0]["content"] == "New. row 1"
-    assert read[2].reworded("nowhere", "New.") is None
-    assert shared_instruction([read[0], read[0]]) == shared_instruction([read[1]]) == ORIGINAL
-
-
 @pytest.mark.parametrize(
     ("rows", "instruction", "message"),
     [
@@ -200,44 +163,6 @@ def trained_texts(made: Any) -> list[tuple[str, str]]:
     return seen
 
 
-def test_the_callback_chooses_anew_at_every_epoch_and_training_follows(tmp_path: Path) -> None:
-    model, tokenizer, task = tiny_model(seed=2), tiny_tokenizer(), toy_task(rows=8)
-    selection = sapo.select(model, tokenizer, task, PARAPHRASES, strategy="exhaustive")
-    made = trainer(
-        model, tokenizer, trl.dataset(task, selection, tokenizer), tmp_path, num_train_epochs=3,
-        gradient_accumulation_steps=2, per_device_train_batch_size=2,
-    )  # fmt: skip
-    renderer = Renderer(tokenizer, 512)
-    callback = SapoCallback(task, selection, renderer, log=made.log)
-    other = min(range(3), key=lambda i: i == selection.chosen)
-    forced = selection.candidates[other].instruction.text
-    # The weights are moved at the end of the first epoch so that another candidate is lowest.
-    made.add_callback(callback)
-    seen = trained_texts(made)
-    real = Scorer.__call__
-
-    def push(self: Any, encoded: Any, *rest: Any) -> Any:
-        losses = real(self, encoded, *rest)
-        low = encoded == callback._leaders._rows[forced]
-        return losses if not low else type(losses)(np.zeros_like(losses.nll), losses.tokens, losses.cut)
-
-    before = {name: p.clone() for name, p in model.named_parameters()}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Scorer, "__call__", push)
-        made.train()
-    assert [choice.epoch for choice in callback.choices] == [1, 2]
-    assert {choice.instruction.text for choice in callback.choices} == {forced} == {callback.instruction.text}
-    texts = [text for text, _ in seen]
-    assert len(texts) == 24 and all(selection.instruction.text in text for text in texts[:8])
-    assert all(forced in text for text in texts[8:])
-    # The same rows with the same answers in every epoch.
-    answers = sorted(answer for _, answer in seen[:8])
-    assert sorted(answer for _, answer in seen[8:16]) == answers == sorted(answer for _, answer in seen[16:])
-    logged = [entry for entry in made.state.log_history if "sapo_loss" in entry]
-    assert [entry["sapo_loss"] for entry in logged] == [0.0, 0.0] and len(logged) == 2
-    assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
-
-
 def test_the_callback_refuses_rows_that_are_not_the_tasks(tmp_path: Path) -> None:
     model, tokenizer, task = tiny_model(), tiny_tokenizer(), toy_task(rows=8)
     renderer, selection = Renderer(tokenizer, 512), sapo.select(model, tokenizer, task, PARAPHRASES)
@@ -285,21 +210,6 @@ class KillsAt(TrainerCallback):
             raise KilledError
 
 
-class Turns:
-    """Losses that let another candidate be the lowest at every look."""
-
-    def __init__(self, callback: SapoCallback) -> None:
-        self._callback, self._real = callback, Scorer.__call__
-
-    def __call__(self, scorer: Any, encoded: Any, *rest: Any) -> Any:
-        losses, texts = self._real(scorer, encoded, *rest), list(self._callback._leaders._rows)
-        now = self._callback.instruction.text
-        lowest = texts[(texts.index(now) + 1) % len(texts) if now in texts else 0]
-        return losses if encoded != self._callback._leaders._rows[lowest] else type(losses)(
-            np.zeros_like(losses.nll), losses.tokens, losses.cut
-        )  # fmt: skip
-
-
 Trained = tuple[Any, SapoCallback, list[tuple[str, str]]]
 
 
@@ -320,14 +230,21 @@ def switching(
         **{"num_train_epochs": 3, "per_device_train_batch_size": 2, "learning_rate": 1e-2, "saved": "steps",
            "save_steps": 1, **settings},
     )  # fmt: skip
-    callback = SapoCallback(task, selection, Renderer(tokenizer, 512))
+    callback = SapoCallback(task, selection, Renderer(tokenizer, 512), log=made.log)
     made.add_callback(callback)
     seen = trained_texts(made)
     if killed is not None:
         made.add_callback(KillsAt(killed))
-    turns = Turns(callback)
+    real, rows = Scorer.__call__, callback._leaders._rows
+
+    def turning(scorer: Any, encoded: Any, *rest: Any) -> Losses:
+        """Let another candidate be the lowest at every look."""
+        losses, texts, now = real(scorer, encoded, *rest), list(rows), callback.instruction.text
+        lowest = texts[(texts.index(now) + 1) % len(texts) if now in texts else 0]
+        return losses if encoded != rows[lowest] else replace(losses, nll=np.zeros_like(losses.nll))
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Scorer, "__call__", lambda self, *rest: turns(self, *rest))
+        patch.setattr(Scorer, "__call__", turning)
         made.train(resume_from_checkpoint=None if resumed is None else str(directory / f"checkpoint-{resumed}"))
     return made, callback, seen
 
@@ -338,15 +255,26 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     return switching(tmp_path_factory.mktemp("whole"))
 
 
+def test_the_callback_chooses_anew_at_every_epoch_and_training_follows(undisturbed: Trained) -> None:
+    made, callback, seen = undisturbed
+    assert [(choice.epoch, choice.step) for choice in callback.choices] == [(1, 4), (2, 8)]
+    assert all(choice.losses[choice.instruction.text] == 0 for choice in callback.choices)
+    texts = [callback.selection.instruction.text, *(choice.instruction.text for choice in callback.choices)]
+    assert len(seen) == 24 and len(set(texts)) == 3 and callback.instruction.text == texts[-1]
+    assert callback.switches == tuple((c.step, c.instruction.text) for c in callback.choices)
+    for epoch, text in enumerate(texts):
+        rows = seen[8 * epoch : 8 * (epoch + 1)]
+        assert all(text in words for words, _ in rows)
+        # The same rows with the same answers in every epoch.
+        assert sorted(answer for _, answer in rows) == sorted(answer for _, answer in seen[:8])
+    assert [entry["sapo_loss"] for entry in made.state.log_history if "sapo_loss" in entry] == [0.0, 0.0]
+
+
 @pytest.mark.parametrize("step", [4, 11])
 def test_a_training_that_is_resumed_goes_on_with_the_choices_of_its_checkpoint(
     step: int, undisturbed: Trained, tmp_path: Path
 ) -> None:
     whole, before, texts = undisturbed
-    # The premise: a change of the instruction in every epoch.
-    assert [(choice.epoch, choice.step) for choice in before.choices] == [(1, 4), (2, 8)]
-    assert len({before.selection.instruction.text, *(c.instruction.text for c in before.choices)}) == 3
-    assert before.switches == tuple((c.step, c.instruction.text) for c in before.choices)
     with pytest.raises(KilledError):
         switching(tmp_path / "killed", killed=step)
     again, after, rest = switching(tmp_path / "killed", resumed=step)

@@ -1,20 +1,17 @@
 """Greedy answers against a token-by-token loop; scores and losses against the rooms that define them."""
 
 from collections.abc import Sequence
-from functools import cache
 from itertools import pairwise
 from typing import Any
 
 import pytest
 import torch
 from adapted import adapted, snapshot
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from transformers import GenerationConfig
 
 from sapo.core.types import Example
 from sapo.integrations.testing import tiny_model, tiny_tokenizer, toy_task
-from sapo.models.answers import Evaluation, evaluate, generate
+from sapo.models.answers import evaluate, generate
 from sapo.models.losses import Scorer
 from sapo.models.render import Renderer
 from sapo.models.text_metrics import TEXT_METRICS
@@ -33,7 +30,7 @@ def asked(*texts: str) -> list[Example]:
     return [Example(text, "") for text in texts]
 
 
-def parrot(text: str, *, seed: int = 0) -> Any:
+def parrot(text: str) -> Any:
     """A model whose next token depends on the last one alone; after a prompt it says ``text`` and ends its turn.
 
     Attention and feed-forward write nothing, so what is left of the model is embedding, norm and head.
@@ -42,7 +39,7 @@ def parrot(text: str, *, seed: int = 0) -> Any:
     prompt = renderer().prompts(INSTRUCTION, TASK.suffix, asked("x"), 1)[0]
     chain = [prompt[-1], *tokenizer(text).input_ids, tokenizer.eos_token_id]
     assert len(set(chain)) == len(chain), "each token can have only one successor"
-    model = tiny_model(seed=seed)
+    model = tiny_model()
     model.lm_head.weight.data.zero_()
     for layer in model.model.layers:
         layer.self_attn.o_proj.weight.data.zero_()
@@ -163,13 +160,16 @@ def test_the_models_own_generation_settings_are_ignored_and_restored(owner: str)
 def test_scores_are_those_of_the_text_metrics() -> None:
     model = parrot("yes")
     rows = [Example("one", "yes"), Example("two", "no"), Example("three", "Yes."), Example("four", "yes, no")]
+    # Any of several right answers counts when answers are scored; the first one alone is learned.
+    rows += [Example("five", "no", (), ("maybe", "yes", "yes, so")), Example("six", "no, yes", (), ("no",))]
     evaluation = evaluate(model, renderer(), TASK, INSTRUCTION, rows, 8)
-    assert evaluation.predictions == ("yes",) * 4
+    assert evaluation.predictions == ("yes",) * 6
     assert evaluation.scores.keys() == TEXT_METRICS.keys()
     for name, score in TEXT_METRICS.items():
-        assert evaluation.scores[name].tolist() == [score("yes", row.answer) for row in rows]
-    assert evaluation.scores["exact_match"].tolist() == [100.0, 0.0, 100.0, 0.0]
-    assert evaluation.scores["list_f1"].tolist() == pytest.approx([100.0, 0.0, 100.0, 200 / 3])
+        right = [max(score("yes", text) for text in (row.answer, *row.references)) for row in rows]
+        assert evaluation.scores[name].tolist() == right
+    assert evaluation.scores["exact_match"].tolist() == [100.0, 0.0, 100.0, 0.0, 100.0, 0.0]
+    assert evaluation.scores["list_f1"].tolist() == pytest.approx([100.0, 0.0, 100.0, 200 / 3, 100.0, 200 / 3])
 
 
 @pytest.mark.parametrize("adapter", [False, True], ids=["plain", "peft"])
@@ -199,28 +199,3 @@ def test_evaluation_leaves_model_and_random_state_as_they_were() -> None:
     # Dropout does not reach the answers either.
     assert found.predictions == calm
     assert snapshot(model) == before
-
-
-# Several right answers: any of them counts when answers are scored, the first one alone is learned.
-
-SAID = "a b"
-often = settings(max_examples=15, deadline=None, derandomize=True, database=None)
-right_answers = st.sampled_from(["a b", "a", "b, c", "a, b", "b a", "c", "A B.", "a b c d"])
-
-
-@cache
-def saying(text: str) -> Any:
-    return parrot(text)
-
-
-def evaluated(*rows: Example, said: str = SAID) -> Evaluation:
-    return evaluate(saying(said), renderer(), TASK, INSTRUCTION, rows, 6)
-
-
-@often
-@given(st.lists(right_answers, min_size=1, max_size=4))
-def test_more_right_answers_never_lower_a_score_and_their_order_does_not_matter(right: list[str]) -> None:
-    first, *others = right
-    rows = [Example("x", first, (), tuple(others)), Example("x", right[-1], (), tuple(right[:-1])), Example("x", first)]
-    for metric, scores in evaluated(*rows).scores.items():
-        assert scores[0] == scores[1] == max(TEXT_METRICS[metric](SAID, text) for text in right) >= scores[2]

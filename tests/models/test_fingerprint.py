@@ -12,6 +12,7 @@ import torch
 from adapted import adapted
 from assignments import LORA, LORA_METHODS, METHODS, assignment, rows_of, shake
 from peft import LoraConfig, PeftModel, get_peft_model
+from small_runs import save
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from sapo.integrations.testing import tiny_model, tiny_tokenizer
@@ -103,8 +104,7 @@ def test_what_outputs_do_not_depend_on_is_not_part_of_the_state(what: str) -> No
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_live_stage_and_its_reloaded_directory_are_one_state(method: MethodName, tmp_path: Path) -> None:
-    tiny_model().save_pretrained(tmp_path / "base")
-    tiny_tokenizer().save_pretrained(tmp_path / "base")
+    save(tmp_path / "base")
     start = load_model(str(tmp_path / "base"), device="cpu").model
     how = make_method(method, LORA)
     live, before = how.start(start), None

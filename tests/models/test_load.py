@@ -14,6 +14,7 @@ import torch
 from adapted import adapted
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
+from small_runs import save
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from sapo.core.errors import ModelError
@@ -21,14 +22,6 @@ from sapo.integrations.testing import tiny_model, tiny_tokenizer
 from sapo.models.load import DTYPES, best_device, best_dtype, embedded_model_dir, load_model, load_tokenizer
 
 IDS = torch.arange(40)[None]
-
-
-def save_model(directory: Path, *, chat: bool = True) -> Path:
-    """A directory as a user would have it: config, weights and tokenizer."""
-    tiny_model().save_pretrained(directory)
-    tokenizer = tiny_tokenizer() if chat else tiny_tokenizer(chat_template=None)
-    tokenizer.save_pretrained(directory)
-    return directory
 
 
 def other_model(**sizes: int) -> Any:
@@ -46,9 +39,9 @@ def logits(model: Any) -> torch.Tensor:
     return output
 
 
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(save_model(tmp_path_factory.mktemp("model")))
+@pytest.fixture
+def saved(model_dir: Path) -> str:
+    return str(model_dir)
 
 
 @pytest.fixture(autouse=True)
@@ -113,7 +106,7 @@ def test_what_is_decided_is_noted(saved: str, tmp_path: Path) -> None:
     loaded = load_model(saved, device="cpu")
     device, dtype = loaded.notes
     assert loaded.model.dtype == torch.float32 and device == "device cpu" and dtype.startswith("dtype float32 (")
-    loaded = load_model(str(save_model(tmp_path, chat=False)), dtype="bfloat16", device="cpu")
+    loaded = load_model(str(save(tmp_path, chat_template=None)), dtype="bfloat16", device="cpu")
     assert loaded.model.dtype == torch.bfloat16 and "dtype bfloat16" in loaded.notes
     assert any("no chat template" in note for note in loaded.notes)
 
@@ -186,7 +179,7 @@ def cut_off(weights: Path, size: int) -> None:
 def test_a_damaged_directory_is_an_error_that_says_so(
     damage: Callable[[Path], object], message: str, tmp_path: Path
 ) -> None:
-    damage(save_model(tmp_path))
+    damage(save(tmp_path))
     with pytest.raises(ModelError, match=message) as error:
         load_model(str(tmp_path), device="cpu")
     assert str(tmp_path) in str(error.value)

@@ -103,7 +103,7 @@ def test_decisions_list_every_transition(page: Page, found: Analysis) -> None:
 
 
 def test_bounds_and_mediators_are_shown_by_arm(page: Page, found: Analysis) -> None:
-    one = found.arms[0].bounds.path
+    one = found.arms[0].bounds["path"]
     assert one.kept is not None and one.ratio is not None and one.range is not None
     assert rows(table(page, "Between", 1))[0] == [
         "adamw", "path", "81", f"{100 * one.kept:.0f} %", f"{one.ratio:.2f}",

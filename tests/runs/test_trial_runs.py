@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from rich.console import Console
-from small_runs import Json, Listener, Told, adapters, cells, configure, lasting, read, write, write_bench
+from small_runs import Json, Told, adapters, cells, configure, lasting, read, write, write_bench
 
 from sapo.core.errors import RecordError
 from sapo.report.blocks import Table
@@ -113,7 +113,7 @@ def test_controls_are_not_tried(small_model: Path, bench: Path, tmp_path: Path) 
 
 def test_a_dry_run_and_the_report_tell_of_trials(small_model: Path, bench: Path, tmp_path: Path) -> None:
     config = trial_config(small_model, bench, tmp_path)
-    forecast, listener = estimate(config, Told()), Listener()
+    forecast, listener = estimate(config, Told()), Told()
     (work,) = (block for block in dry_run_page(config, forecast).sections[3].blocks if isinstance(block, Table))
     # Two tasks: three candidates for one update each, and two of them for one more.
     assert work.rows[1][:2] == ("trying the leading candidates", "10 updates")

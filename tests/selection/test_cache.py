@@ -12,26 +12,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from small_runs import Told
 
 import sapo.selection.cache
 from sapo.cli import main
 from sapo.core.processes import Processes
-from sapo.core.types import Encoded, Instruction
-from sapo.integrations.testing import tiny_model, tiny_tokenizer, toy_task
-from sapo.models.losses import Scorer
-from sapo.models.render import Renderer
+from sapo.core.types import Encoded
 from sapo.runs.config.schema import Config
 from sapo.runs.prepare import prepared
 from sapo.selection.cache import Found, LossCache, cache_directory
-from sapo.selection.scoring import score_candidates
-from sapo.selection.selection import Selection
-from sapo.selection.settings import SelectionSettings
 
 ROWS = [Encoded((5, 6, 7, 8), 2), Encoded((9, 6, 7), 1)]
 # Floats without a short decimal form, one of them tiny and one huge.
 FOUND = Found(np.array([1 / 3, 1e-300 / 7]), 0.1 + 0.2, "shared prefix")
-TEXTS = ("Say yes or no.", "yes or no? Say it.", "no, or yes?")
 
 
 def same(found: Found | None, expected: Found = FOUND) -> bool:
@@ -138,37 +130,6 @@ def test_beyond_the_limit_the_older_half_goes(directory: Path, monkeypatch: pyte
     opened(directory, "one more").keep(ROWS, FOUND)
     there = [same(opened(directory, state).find(ROWS)) for state in [*states, "one more"]]
     assert there == [False] * 5 + [True] * 7
-
-
-# Scoring with a cache.
-
-
-def scored(cache: LossCache | None, texts: tuple[str, ...] = TEXTS) -> tuple[Selection, list[int]]:
-    """A selection of the toy task, and how many rows each forward pass had."""
-    model, task, passes, told = tiny_model(), toy_task(), list[int](), Told()
-    model.get_input_embeddings().register_forward_hook(lambda m, given, out: passes.append(given[0].shape[0]))
-    candidates = [Instruction(text, "given") for text in texts]
-    selection = score_candidates(
-        Scorer(model), Renderer(tiny_tokenizer(), 512), task, candidates, range(6),
-        SelectionSettings(strategy="exhaustive"), seed=0, cache=cache, progress=told,
-    )  # fmt: skip
-    assert told.done == 6 * len(texts)
-    return selection, passes
-
-
-def test_only_candidates_that_are_not_known_are_computed_and_known_ones_are_the_same_floats(directory: Path) -> None:
-    first, passes = scored(opened(directory), TEXTS[:2])
-    second, none = scored(opened(directory), TEXTS[:2])
-    assert (first.cached, second.cached) == (0, 2) and len(passes) > 0 and none == []
-    assert (second.seconds, second.route) == (first.seconds, first.route) and first.seconds > 0
-    for one, other in zip(first.candidates, second.candidates, strict=True):
-        assert np.array_equal(one.losses.nll, other.losses.nll)
-        assert (one.delta, one.interval, one.status) == (other.delta, other.interval, other.status)
-    mixed, some = scored(opened(directory), ("Yes? No?", *TEXTS[:2]))
-    fresh, all_of_them = scored(None, ("Yes? No?", *TEXTS[:2]))
-    assert (mixed.cached, fresh.cached) == (2, 0) and 0 < len(some) < len(all_of_them)
-    for one, other in zip(mixed.candidates, fresh.candidates, strict=True):
-        assert one.losses.nll == pytest.approx(other.losses.nll, abs=1e-6)
 
 
 # Runs.

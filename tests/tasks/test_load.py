@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from own_data import dump
 
 from sapo.core.errors import DataError
 from sapo.core.types import Example, Task
@@ -25,12 +26,6 @@ ENTRY = {"instruction": "Judge {text}.", "suffix": "Say good or bad.", "labels":
 
 def rows(*inputs: str) -> list[dict[str, str]]:
     return [{"sentence": text, "label": f"{text}!"} for text in inputs]
-
-
-def dump(path: Path, value: Any) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value, ensure_ascii=False), encoding="utf-8")
-    return path
 
 
 def benchmark(folder: Path, *names: str) -> Path:

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from own_data import dump, own
 
 from sapo.core.errors import DataError
 from sapo.core.types import Example, Task
@@ -79,21 +80,15 @@ def as_csv(table: Table) -> str:
     return out.getvalue()
 
 
-def loaded(text: str, name: str) -> Task:
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / name
-        path.write_text(text, encoding="utf-8", newline="")
-        return load_task(str(path), instruction="Do it.")
-
-
 @pytest.mark.parametrize(("name", "write"), [("t.jsonl", as_jsonl), ("t.json", as_json), ("t.csv", as_csv)])
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_every_cell_is_used_as_it_is_spelled_or_its_column_is_named(
-    name: str, write: object, data: st.DataObject
+    name: str, write: Callable[[Table], str], data: st.DataObject
 ) -> None:
     table = data.draw(tables())
-    task = loaded(write(table), name)  # type: ignore[operator]
+    with TemporaryDirectory() as folder:
+        task = own(Path(folder) / name, write(table))
     named = "; ".join(note for note in task.notes if note.startswith("columns that are not used"))
     assert len(task.train) + len(task.unused) == len(table.rows)
     left_out = {row.row for row in task.unused}
@@ -232,14 +227,13 @@ def test_what_is_exported_is_read_back_unchanged(rows: list[Example], suffix: st
         assert turns == turns_of("Sort them.", row, suffix) and back.answer == row.answer
 
 
+ROWS = datasets.Dataset.from_dict({"prompt": ["Sort: a"], "completion": ["b"]})
+
+
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"name": datasets.Dataset.from_dict({"text": ["a"]})}, "task = Dataset: allowed is a task's name, or where"),
-        (
-            {"name": datasets.Dataset.from_dict({"text": ["a"]}).to_pandas()},
-            "task = DataFrame: .* rows in memory too",
-        ),
+        ({"name": ROWS}, "task = Dataset: allowed is a task's name, or where .* rows in memory too"),
         ({"name": None}, "task = NoneType"),
         ({"columns": ["input"]}, r"columns = \['input'\]: must be a mapping"),
         ({"columns": {"input": 3}}, r"columns\.input = 3: must be a text"),
@@ -250,18 +244,16 @@ def test_what_is_exported_is_read_back_unchanged(rows: list[Example], suffix: st
     ],
 )
 def test_what_is_no_data_is_refused_in_our_words(given: dict[str, Any], words: str, tmp_path: Path) -> None:
-    path = tmp_path / "t.jsonl"
-    path.write_text('{"input": "a", "output": "b"}')
+    path = dump(tmp_path / "t.jsonl", [{"input": "a", "output": "b"}])
     with pytest.raises(DataError, match=words):
         load_task(**{"name": path, "instruction": "Do it.", **given})
 
 
 def test_files_in_memory_are_rows_of_one_split() -> None:
-    rows = datasets.Dataset.from_dict({"prompt": ["Sort: a"], "completion": ["b"]})
-    assert len(Rows(rows, "Sort:").task.train) == 1
-    assert Rows(rows.to_pandas(), "Sort:").task == Rows(rows, "Sort:").task
+    assert len(Rows(ROWS, "Sort:").task.train) == 1
+    assert Rows(ROWS.to_pandas(), "Sort:").task == Rows(ROWS, "Sort:").task
     with pytest.raises(DataError, match="rows in a DatasetDict: allowed are one split"):
-        Rows(datasets.DatasetDict(train=rows), "Sort:")
+        Rows(datasets.DatasetDict(train=ROWS), "Sort:")
 
 
 @pytest.mark.parametrize(
@@ -282,40 +274,10 @@ def test_rows_of_trl_refuse_what_would_be_lost_and_name_the_rest(more: dict[str,
         Rows([row, {**row, **more}])
 
 
-# Kinds of loss.
-
-
-def test_a_key_given_twice_is_an_error_and_a_column_without_a_name_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "t.jsonl"
-    path.write_text('{"input": "a", "output": "b"}\n{"input": "a", "input": "c", "output": "b"}')
-    with pytest.raises(DataError, match="line 2 is not JSON: an object has the key 'input' twice"):
-        load_task(path, instruction="Do it.")
-    frame = tmp_path / "t.csv"
-    datasets.Dataset.from_dict({"text": ["a", "b"], "label": ["x", "y"]}).to_pandas().to_csv(frame)
-    assert "columns that are not used: 'column 1' (2 values)" in load_task(frame, instruction="Do it.").notes
-
-
 def test_alpaca_asks_its_instruction_last_and_its_system_message_first(tmp_path: Path) -> None:
-    path = tmp_path / "t.json"
-    rows = [
-        {"instruction": f"Q{n}", "input": "", "output": "a", "history": [["h", "r"]], "system": f"S{n}"}
-        for n in range(2)
-    ]
-    path.write_text(json.dumps(rows))
-    task = load_task(path, instruction="Do it.")
-    assert task.train == tuple(Example(f"Q{n}", "a", ((f"S{n}\n\nh", "r"),)) for n in range(2))
-    messages = [{"role": "user", "content": "h"}, {"role": "assistant", "content": "r"}]
-    path.write_text(json.dumps([{**row, "history": messages} for row in rows]))
-    assert load_task(path, instruction="Do it.").train == task.train
-    prompts = [{"prompt": [{"role": "user", "content": "Q"}], "completion": "a", "history": [["h", "r"]]}] * 2
-    path.write_text(json.dumps(prompts))
-    assert load_task(path, instruction="Do it.").train == (Example("Q", "a", (("h", "r"),)),) * 2
-
-
-def test_answers_that_nobody_sees_are_empty(tmp_path: Path) -> None:
-    path = tmp_path / "t.jsonl"
-    path.write_text("\n".join(json.dumps({"input": "a", "output": text}) for text in ("b", "\u200b", "\ufeff ")))
-    assert [row.reason for row in load_task(path, instruction="Do it.").unused] == ["the answer is empty"] * 2
+    rows = [{"instruction": f"Q{n}", "output": "a", "history": [["h", "r"]], "system": f"S{n}"} for n in range(2)]
+    found = own(tmp_path / "t.json", rows).train
+    assert found == tuple(Example(f"Q{n}", "a", ((f"S{n}\n\nh", "r"),)) for n in range(2))
 
 
 def test_files_that_are_not_read_are_named(tmp_path: Path) -> None:
@@ -330,13 +292,6 @@ def test_files_that_are_not_read_are_named(tmp_path: Path) -> None:
     )
     notes = load_task(tmp_path, instruction="Do it.").notes
     assert "files that are not used, as the directory's description does not name them: left.jsonl" in notes
-
-
-def test_cells_that_are_separated_otherwise_are_told(tmp_path: Path) -> None:
-    path = tmp_path / "t.csv"
-    path.write_text("text|label\n1,5|yes\n")
-    with pytest.raises(DataError, match=r"no row can be read: it has 2 cells where the header has 1 .*otherwise"):
-        load_task(path, instruction="Do it.")
 
 
 @pytest.mark.parametrize(
@@ -354,76 +309,15 @@ def test_cells_that_are_separated_otherwise_are_told(tmp_path: Path) -> None:
 def test_a_column_with_a_meaning_is_refused_unless_it_is_said_to_be_unused(
     tmp_path: Path, column: str, value: object, words: str
 ) -> None:
-    path = tmp_path / "t.jsonl"
-    path.write_text("\n".join(json.dumps({"prompt": f"p{n}", "completion": "c", column: value}) for n in range(3)))
+    rows = [{"prompt": f"p{n}", "completion": "c", column: value} for n in range(3)]
     with pytest.raises(DataError, match=words):
-        load_task(str(path), instruction="Do it.")
-    task = load_task(str(path), instruction="Do it.", columns={"ignore": [column]})
-    assert [row.answer for row in task.train] == ["c"] * 3
-
-
-def test_several_columns_are_one_input_each_with_its_name(tmp_path: Path) -> None:
-    path = tmp_path / "t.jsonl"
-    rows = [{"passage": f"Lake {n}.", "question": "Frozen?", "answer": True} for n in range(3)]
-    path.write_text("\n".join(map(json.dumps, rows)))
-    for columns in ({}, {"input": ["passage", "question"]}):
-        task = load_task(str(path), instruction="Do it.", columns=columns)
-        assert task.train[1].input == "passage: Lake 1.\n\nquestion: Frozen?" and task.train[1].answer == "true"
-
-
-def test_choices_stand_with_letters(tmp_path: Path) -> None:
-    path = tmp_path / "t.jsonl"
-    path.write_text(json.dumps({"question": "2+2?", "choices": ["1", 4], "answer": "B"}))
-    assert load_task(str(path), instruction="Do it.").train[0].input == "question: 2+2?\n\nchoices: \nA. 1\nB. 4"
-
-
-def test_a_turn_marked_as_not_learned_is_left_out(tmp_path: Path) -> None:
-    def chat(**marks: object) -> str:
-        answer = {"role": "assistant", "content": "Yes.", **marks}
-        return json.dumps({"messages": [{"role": "user", "content": "So?"}, answer]})
-
-    path = tmp_path / "t.jsonl"
-    marks: list[dict[str, object]] = [
-        {"weight": 0},
-        {"train": False},
-        {"weight": 1},
-        {"loss": True},
-        {"weight": 0.5},
-        {"name": "Ann"},
-    ]
-    path.write_text("\n".join(chat(**mark) for mark in marks))
-    task = load_task(str(path), instruction="Do it.")
-    assert [row.row for row in task.unused] == [1, 2, 5] and len(task.train) == 3
-    assert "keys of messages that are not used: 'name' (1)" in task.notes
-
-
-def test_rows_for_testing_are_not_trained_on_unless_the_user_says_so(tmp_path: Path) -> None:
-    (tmp_path / "reviews").mkdir()
-    for name, text in (("data", "a"), ("test", "b")):
-        (tmp_path / "reviews" / f"{name}.jsonl").write_text(
-            "\n".join(json.dumps({"input": f"{text}{n}", "output": "x"}) for n in range(3))
-        )
-    task = load_task(str(tmp_path / "reviews"), instruction="Do it.")
-    assert task.train[0].input == "a0" and task.test[0].input == "b0"
-    (tmp_path / "reviews" / "data.jsonl").unlink()
-    with pytest.raises(DataError, match="not trained on unless you say so"):
-        load_task(str(tmp_path / "reviews"), instruction="Do it.")
-    assert load_task(str(tmp_path / "reviews"), instruction="Do it.", train="test").train[0].input == "b0"
-
-
-def test_files_of_a_directory_are_used_or_named(tmp_path: Path) -> None:
-    row = json.dumps({"input": "i", "output": "o"})
-    for name in ("train-00000-of-00002.jsonl", "train-00001-of-00002.jsonl", "extra.jsonl"):
-        (tmp_path / name).write_text(row)
-    task = load_task(str(tmp_path), instruction="Do it.")
-    assert len(task.train) == 2
-    assert "files that are not used, as their names tell no split: extra.jsonl" in task.notes
+        own(tmp_path / "t.jsonl", rows)
+    assert [row.answer for row in own(tmp_path / "t.jsonl", columns={"ignore": [column]}).train] == ["c"] * 3
 
 
 def test_quotes_in_a_tsv_merge_no_rows(tmp_path: Path) -> None:
-    path = tmp_path / "t.tsv"
-    path.write_text('text\tlabel\nfine\tyes\n"Loved it\tyes\nThe TV is 32"\tno\n"a ""b"" c"\tno\n')
-    task = load_task(str(path), instruction="Do it.")
+    text = 'text\tlabel\nfine\tyes\n"Loved it\tyes\nThe TV is 32"\tno\n"a ""b"" c"\tno\n'
+    task = own(tmp_path / "t.tsv", text)
     assert [row.input for row in task.train] == ["fine", '"Loved it', 'The TV is 32"', 'a "b" c']
 
 
@@ -439,7 +333,5 @@ def test_quotes_in_a_tsv_merge_no_rows(tmp_path: Path) -> None:
     ],
 )
 def test_the_metric_can_tell_right_from_wrong(tmp_path: Path, answers: list[object], metric: str) -> None:
-    path = tmp_path / "t.jsonl"
-    path.write_text("\n".join(json.dumps({"input": f"i{n}", "output": a}) for n, a in enumerate(answers)))
-    task = load_task(str(path), instruction="Do it.")
+    task = own(tmp_path / "t.jsonl", [{"input": f"i{n}", "output": a} for n, a in enumerate(answers)])
     assert task.metric == metric and any(note.startswith(f"metric: {metric}, as ") for note in task.notes)

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import own_data
 import pytest
+from own_data import own
 
 from sapo.core.errors import DataError
 from sapo.core.types import Example, Task
-from sapo.models.text_metrics import TEXT_METRICS
-from sapo.tasks.load import data_task, load_task
-from sapo.tasks.own import METRICS, DataSource
+from sapo.tasks.load import load_task
 
 
 @pytest.fixture(autouse=True)
@@ -39,13 +38,7 @@ def rows(*texts: str) -> list[dict[str, str]]:
 
 
 def dump(path: Path, *texts: str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(rows(*texts)), encoding="utf-8")
-    return path
-
-
-def own(data: Path | str, **changes: Any) -> Task:
-    return data_task("own", DataSource(data=str(data), **{"instruction": "Do.", **changes}))
+    return own_data.dump(path, rows(*texts))
 
 
 def script(name: str, subset: str | None) -> Any:
@@ -68,11 +61,15 @@ def test_files_of_a_directory_are_its_splits(dev: str, tmp_path: Path) -> None:
     assert inputs(swapped) == [["a"], [], ["b"]] and "splits that are not used: 'test' (1 rows)" in swapped.notes
     assert "files that are not used, as their names tell no split: extra.json" in swapped.notes
     # One file of any name is the training rows; the datasets library would read this text as a missing value.
-    (tmp_path / "one").mkdir()
-    (tmp_path / "one" / "anything.csv").write_text("text,label\na,None\n")
+    own_data.dump(tmp_path / "one" / "anything.csv", "text,label\na,None\n")
     assert own(tmp_path / "one").train == (Example("a", "None"),)
-    dump(folder / "train.jsonl", "e")
-    with pytest.raises(DataError, match=r"mine holds train\.json, train\.jsonl: one file per split"):
+    dump(tmp_path / "one" / "test.json", "b")
+    assert inputs(own(tmp_path / "one")) == [["a"], [], ["b"]]
+    for shard, text in enumerate("ab"):
+        dump(tmp_path / "shards" / f"train-0000{shard}-of-00002.json", text)
+    assert inputs(own(tmp_path / "shards")) == [["a", "b"], [], []]
+    dump(folder / "train.csv", "e")
+    with pytest.raises(DataError, match=r"mine holds train\.csv, train\.json: one file per split"):
         own(folder)
 
 
@@ -200,9 +197,7 @@ def test_splits_that_cannot_be_used_are_named(tmp_path: Path) -> None:
 
 
 def many(path: Path, counts: dict[str, int]) -> Path:
-    labelled = [{"text": f"{a}{i}", "label": a} for a, n in counts.items() for i in range(n)]
-    path.write_text(json.dumps(labelled), encoding="utf-8")
-    return path
+    return own_data.dump(path, [{"text": f"{a}{i}", "label": a} for a, n in counts.items() for i in range(n)])
 
 
 def test_a_closed_set_of_answers_is_taken_for_labels(tmp_path: Path) -> None:
@@ -215,8 +210,7 @@ def test_a_closed_set_of_answers_is_taken_for_labels(tmp_path: Path) -> None:
     for counts in ({"b": 5, "a": 4}, {"x" * 61: 10}, {str(i): 9 for i in range(21)}):
         task = own(many(path, counts))
         assert task.labels == () and "metric: exact_match, as most answers are numbers, single words" in str(task.notes)
-    path.write_text(json.dumps([{"question": "q", "answers": ["a", "b"]}] * 10))
-    assert own(path).labels == ()
+    assert own(path, [{"question": "q", "answers": ["a", "b"]}] * 10).labels == ()
 
 
 def test_given_labels_and_metric_are_kept_and_answers_outside_are_named(tmp_path: Path) -> None:
@@ -226,7 +220,6 @@ def test_given_labels_and_metric_are_kept_and_answers_outside_are_named(tmp_path
     assert "10 of 15 training answers lie outside the labels, such as 'b'" in task.notes
     assert not any("metric" in note or "recognised: the" in note for note in task.notes)
     assert own(path, labels=()).labels == () and own(path, labels=()).metric == "exact_match"
-    assert tuple(TEXT_METRICS) == METRICS
 
 
 @pytest.mark.parametrize(

@@ -1,46 +1,21 @@
 """Fine-tuning against scoring, a full-logits computation and a training loop of its own in plain PyTorch."""
 
 import copy
-import random
-from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from assignments import nll_by_hand, tokens_of
+from adapted import process_state
+from assignments import partly_frozen, rows_of, token_mean, tokens_of
 from torch import nn
 from transformers import TrainingArguments
 
-from sapo.core.types import Encoded, Example
-from sapo.integrations.testing import tiny_model, tiny_tokenizer, toy_task
+from sapo.integrations.testing import tiny_model
 from sapo.models.losses import Scorer
-from sapo.models.render import Renderer
 from sapo.training.finetune import finetune
 from sapo.training.settings import TrainSettings
 
 SETTINGS = TrainSettings(epochs=1, learning_rate=1e-2, batch_size=8, micro_batch_size=8, warmup=0.0)
-TRAINED = ("q_proj", "v_proj")
-
-
-def examples(size: int, *, answer: str | None = None) -> list[Encoded]:
-    """Encoded rows whose answers differ in length, or are all ``answer``."""
-    answers = ["yes", "no", "many, many words", "a {brace} and more"] if answer is None else [answer]
-    rows = [Example(f"row {i} " + "word " * (i % 3), answers[i % len(answers)]) for i in range(size)]
-    task = toy_task()
-    return Renderer(tiny_tokenizer(), 256).encode("Say it.", task.suffix, rows)
-
-
-def partly_frozen(*, dropout: float = 0.0) -> Any:
-    """The tiny model with only the query and value projections trainable."""
-    model = tiny_model()
-    model.config.attention_dropout = dropout
-    for module in model.modules():
-        if hasattr(module, "attention_dropout"):
-            module.attention_dropout = dropout
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad = any(part in name for part in TRAINED)
-    return model
 
 
 def weights(model: Any) -> dict[str, torch.Tensor]:
@@ -51,20 +26,9 @@ def largest_difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tens
     return max(float((one[name] - other[name]).abs().max()) for name in one)
 
 
-def token_mean(model: Any, encoded: Sequence[Encoded]) -> torch.Tensor:
-    """NLL per supervised token."""
-    return nll_by_hand(model, encoded) / tokens_of(encoded)
-
-
-def trained(encoded: Sequence[Encoded], settings: TrainSettings, *, seed: int = 0, dropout: float = 0.0) -> Any:
-    model = partly_frozen(dropout=dropout)
-    finetune(model, encoded, settings, seed)
-    return weights(model)
-
-
 @pytest.mark.parametrize("micro_batch_size", [8, 2])
 def test_the_first_logged_loss_is_the_pre_update_loss_of_scoring(micro_batch_size: int) -> None:
-    encoded = examples(8)
+    encoded = rows_of("one", 8)
     model = partly_frozen()
     with torch.no_grad():
         by_hand = float(token_mean(model, encoded))
@@ -75,7 +39,7 @@ def test_the_first_logged_loss_is_the_pre_update_loss_of_scoring(micro_batch_siz
 
 
 def test_a_plain_pytorch_loop_reaches_the_same_weights() -> None:
-    encoded = examples(6)
+    encoded = rows_of("one", 6)
     steps, warm, peak, limit = 10, 2, 5e-3, 0.5
     settings = TrainSettings(
         epochs=steps,
@@ -111,40 +75,26 @@ def test_a_plain_pytorch_loop_reaches_the_same_weights() -> None:
     assert training.losses == pytest.approx(losses, rel=1e-5)
 
 
-def test_the_first_update_of_adamw_moves_every_weight_by_the_learning_rate_against_its_gradients_sign() -> None:
-    encoded, model, rate = examples(8), partly_frozen(), SETTINGS.learning_rate
-    token_mean(model, encoded).backward()
-    gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
-    model.zero_grad()
-    before = weights(model)
-    assert finetune(model, encoded, SETTINGS, seed=0).steps == 1
-    for name, gradient in gradients.items():
-        # Bias correction makes both moments those of this one gradient: m / sqrt(v) = g / |g|.
-        sure = gradient.abs() > 1e-5
-        moved = (weights(model)[name] - before[name])[sure]
-        assert sure.float().mean() > 0.9
-        assert torch.allclose(moved, -rate * gradient[sure].sign(), rtol=2e-3, atol=0)
-
-
 @pytest.mark.parametrize(("batch_size", "dropout"), [(2, 0.0), (8, 0.5)], ids=["order", "dropout"])
 def test_the_seed_alone_decides_order_and_dropout_and_random_states_stay(batch_size: int, dropout: float) -> None:
-    def states() -> tuple[bytes, tuple[Any, ...], str]:
-        return torch.get_rng_state().numpy().tobytes(), random.getstate(), repr(np.random.get_state())
-
     settings = SETTINGS.model_copy(update={"batch_size": batch_size, "micro_batch_size": batch_size})
     found = []
     for noise, seed in ((1, 3), (2, 3), (2, 4)):
         torch.manual_seed(noise)
-        before = states()
-        found.append(trained(examples(8), settings, seed=seed, dropout=dropout))
-        assert states() == before
+        before = process_state()
+        model = partly_frozen()
+        for layer in model.model.layers:
+            layer.self_attn.attention_dropout = dropout
+        finetune(model, rows_of("one", 8), settings, seed)
+        found.append(weights(model))
+        assert process_state() == before
     assert largest_difference(found[0], found[1]) == 0
     assert largest_difference(found[0], found[2]) > 1e-4
 
 
 def test_every_task_starts_with_a_fresh_optimiser_and_schedule() -> None:
     settings = SETTINGS.model_copy(update={"epochs": 3, "warmup": 0.4})
-    first, second = examples(8), examples(8, answer="other")
+    first, second = rows_of("one", 8), rows_of("two", 8)
     model = partly_frozen()
     finetune(model, first, settings, seed=0)
     without_history = copy.deepcopy(model)
@@ -158,7 +108,7 @@ def test_every_task_starts_with_a_fresh_optimiser_and_schedule() -> None:
 
 
 def test_it_trains_what_is_trainable_in_train_mode_and_computes_no_logits_of_prompts() -> None:
-    encoded, model, before = examples(8), partly_frozen(), weights(partly_frozen())
+    encoded, model, before = rows_of("one", 8), partly_frozen(), weights(partly_frozen())
     flags = {name: p.requires_grad for name, p in model.named_parameters()}
     modes, rows = [], []
 
@@ -171,7 +121,7 @@ def test_it_trains_what_is_trainable_in_train_mode_and_computes_no_logits_of_pro
     assert modes == [True, True] and not any(module.training for module in model.modules())
     assert sum(rows) == tokens_of(encoded)
     changed = {name for name, p in weights(model).items() if not torch.equal(p, before[name])}
-    assert changed == {name for name in before if any(part in name for part in TRAINED)}
+    assert changed == {name for name in before if "q_proj" in name or "v_proj" in name}
     assert {name: p.requires_grad for name, p in model.named_parameters()} == flags
 
 
@@ -182,7 +132,7 @@ def test_mixed_precision_is_off_again_when_training_is_over(monkeypatch: pytest.
         "sapo.training.finetune.TrainingArguments", lambda **given: TrainingArguments(**{**given, "bf16": True})
     )
     model = partly_frozen()
-    encoded = examples(8)
+    encoded = rows_of("one", 8)
     finetune(model, encoded, SETTINGS, seed=0)
     fresh = tiny_model()
     fresh.load_state_dict(model.state_dict())
@@ -196,5 +146,5 @@ def test_mixed_precision_is_off_again_when_training_is_over(monkeypatch: pytest.
 def test_epochs_may_be_a_fraction_and_rows_fewer_than_a_batch(epochs: float, batch_size: int, updates: int) -> None:
     told: list[int] = []
     settings = SETTINGS.model_copy(update={"epochs": epochs, "batch_size": batch_size, "micro_batch_size": 1})
-    training = finetune(partly_frozen(), examples(8), settings, seed=0, advance=told.append)
+    training = finetune(partly_frozen(), rows_of("one", 8), settings, seed=0, advance=told.append)
     assert (training.steps, len(training.losses), told) == (updates, updates, [1] * updates)

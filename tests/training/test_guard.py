@@ -88,24 +88,6 @@ def test_it_looks_every_so_many_updates_and_after_the_last_one_and_names_the_tas
     ]
 
 
-def test_it_takes_back_what_is_trained_to_the_last_good_look() -> None:
-    told, model = Told(), layer()
-    guard = guard_of(Rising((0.0, 0.0), (0.2, 0.0)), told, stops=True)
-    guard.begin(model)
-    weights = {}
-    for step in range(1, 5):
-        with torch.no_grad():
-            model.weight.add_(1)
-            model.bias.add_(1)
-        weights[step] = model.weight.detach().clone()
-        assert guard.after(model, step, False) == (step == 4)
-    assert torch.equal(model.weight, weights[2]) and guard.back_to == 2
-    # What is not trained is not its business.
-    assert model.bias.item() > 3
-    assert len(guard.alarms) == len(told.notes) == 1
-    assert told.notes[0].endswith("rolled back to update 2 of 5: nothing after it was learned")
-
-
 @pytest.mark.parametrize("broken", [float("nan"), float("inf")])
 def test_a_loss_that_is_no_number_any_more_has_risen_most(broken: float) -> None:
     for looks in ((broken, 9.0), (9.0, broken)):

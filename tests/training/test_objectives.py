@@ -1,4 +1,4 @@
-"""What methods add to the loss: alike for all of them, then the overlap of o-lora by hand."""
+"""What methods add to the loss: alike for all of them, then the overlap of o-lora and the teacher of lwf by hand."""
 
 from __future__ import annotations
 
@@ -15,24 +15,28 @@ from assignments import (
     LORA_METHODS,
     METHODS,
     TRAIN,
+    answers_by_hand,
     assignment,
     demanded,
-    nll_by_hand,
+    kl_by_hand,
     part_of,
     rows_of,
     second_task,
     shake,
+    token_mean,
     tokens_of,
     trained,
 )
+from peft import PeftModel
 from safetensors.torch import load_file
+from torch.nn.functional import cross_entropy
 
 from sapo.integrations.testing import tiny_model
 from sapo.training.finetune import TrainingLog
 from sapo.training.methods import make_method
 from sapo.training.methods.ewc import Ewc
 from sapo.training.methods.inc_lora import IncLora
-from sapo.training.methods.lwf import Lwf
+from sapo.training.methods.lwf import Lwf, divergence
 from sapo.training.methods.o_lora import OLora
 from sapo.training.methods.objective import trainable
 from sapo.training.methods.replay import Replay
@@ -77,7 +81,7 @@ def nll_of_first_update(model: Any, task: Training) -> float:
     order = torch.randperm(len(task.rows), generator=torch.Generator().manual_seed(0)).tolist()
     rows = [task.rows[i] for i in order[: TRAIN.batch_size]]
     with torch.no_grad():
-        return float(nll_by_hand(model, rows)) / tokens_of(rows)
+        return float(token_mean(model, rows))
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -202,3 +206,43 @@ def test_the_gradient_of_the_overlap_by_hand_reaches_the_new_directions_alone(tm
         # d |a . b| / db = sign(a . b) a
         expected = torch.stack([(torch.sign(old @ row)[:, None] * old).sum(0) for row in new.detach()])
         assert torch.allclose(new.grad, expected, atol=1e-5)
+
+
+# Learning without forgetting: the teacher, and the distance to it.
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0, 5.0])
+def test_divergence_is_kl_with_the_gradient_of_cross_entropy_with_soft_targets(temperature: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    teacher, student = (3 * torch.randn(4, 9, generator=generator) for _ in range(2))
+    found, expected = student.clone().requires_grad_(), student.clone().requires_grad_()
+    distance = divergence(teacher, found, temperature)
+    distance.backward()
+    assert float(distance.detach()) == pytest.approx(kl_by_hand(teacher, student, temperature), rel=1e-5)
+    cross_entropy(expected / temperature, (teacher / temperature).softmax(-1), reduction="sum").backward()
+    assert found.grad is not None and expected.grad is not None
+    assert torch.allclose(found.grad, expected.grad, atol=1e-6) and float(found.grad.abs().max()) > 1e-2
+    assert float(divergence(student, student, temperature)) == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_the_teacher_is_the_stage_before_and_stays_it_while_the_student_moves(first: bool, tmp_path: Path) -> None:
+    learner, task = Lwf(LORA, LwfSettings(weight=0.3, temperature=2.0)), assignment(TASKS[0])
+    if first:
+        model = learner.prepare(learner.start(tiny_model()), task)
+    else:
+        model, task = second_task(learner, tmp_path, TASKS)
+    objective = demanded(learner, model, task)
+    # In a mode that would show: the teacher has no dropout.
+    model.train()
+    found = float(objective(torch.tensor(1.0), part_of(model, task.rows)).detach())
+    assert found == pytest.approx(1.0, abs=1e-5)
+    for seed in (1, 2):
+        shake(model, seed)
+        before = tiny_model() if first else PeftModel.from_pretrained(tiny_model(), tmp_path / "1")
+        teacher, student = answers_by_hand(before, task.rows), answers_by_hand(model, task.rows)
+        kl = sum(kl_by_hand(t, s, 2.0) for t, s in zip(teacher, student, strict=True))
+        expected = 0.3 * 2.0**2 * kl / tokens_of(task.rows)
+        found = float(objective(torch.tensor(1.0), part_of(model, task.rows)).detach())
+        assert found - 1.0 == pytest.approx(expected, rel=1e-4) and expected > 0.01
+        assert all(module.training for module in model.modules())

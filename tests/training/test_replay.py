@@ -11,18 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from assignments import (
-    LORA,
-    TRAIN,
-    assignment,
-    demanded,
-    nll_by_hand,
-    part_of,
-    rows_of,
-    second_task,
-    tokens_of,
-    trained,
-)
+from assignments import LORA, TRAIN, assignment, demanded, part_of, rows_of, second_task, token_mean, tokens_of, trained
 from peft import PeftModel
 from scipy.stats import chi2
 
@@ -86,8 +75,7 @@ def test_an_updates_loss_is_the_mixture_of_new_and_old_rows_by_stock_libraries(t
     stock = PeftModel.from_pretrained(tiny_model(), tmp_path / "1").eval()
     _, buffer = stored(tmp_path, 1)
     with torch.no_grad():
-        new = float(nll_by_hand(stock, task.rows)) / tokens_of(task.rows)
-        old = float(nll_by_hand(stock, buffer)) / tokens_of(buffer)
+        new, old = float(token_mean(stock, task.rows)), float(token_mean(stock, buffer))
     assert len(buffer) == 2 and abs(new - old) > 0.01
     for micro in (7, 2):
         model = learner.prepare(learner.resume(tiny_model(), tmp_path / "1"), task)
@@ -106,7 +94,7 @@ def test_every_update_draws_its_own_old_rows_and_counts_their_tokens(tmp_path: P
     assert len({tokens_of([row]) for row in buffer}) > 1
     objective = demanded(learner, model, task)
     with torch.no_grad():
-        subsets = {pair: float(nll_by_hand(model, pair)) / tokens_of(pair) for pair in combinations(buffer, 2)}
+        subsets = {pair: float(token_mean(model, pair)) for pair in combinations(buffer, 2)}
         seen = []
         for step in range(12):
             parts = [part_of(model, task.rows[:1], step, number, 3) for number in range(3)]

@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 import torch
 from accelerate.data_loader import BatchSamplerShard
+from assignments import partly_frozen, rows_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import BatchSampler
 
 from sapo.core.types import Encoded, Example
-from sapo.integrations.testing import tiny_model, tiny_tokenizer, toy_task
+from sapo.integrations.testing import tiny_model, tiny_tokenizer
 from sapo.models.batches import pad
 from sapo.models.losses import Scorer
 from sapo.models.render import Renderer
@@ -96,25 +97,12 @@ def test_rows_of_an_update_go_from_long_to_short_and_are_those_of_the_permutatio
 # What fills up.
 
 
-def encoded(size: int) -> list[Encoded]:
-    answers = ["yes", "no", "many, many words"]
-    rows = [Example(f"row {i} " + "word " * (i % 3), answers[i % 3]) for i in range(size)]
-    return Renderer(tiny_tokenizer(), 256).encode("Say it.", toy_task().suffix, rows)
-
-
-def model_to_train() -> Any:
-    model = tiny_model()
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad = "q_proj" in name or "v_proj" in name
-    return model
-
-
 def test_one_update_is_the_same_in_whichever_order_its_rows_come() -> None:
     # Of one length, so that they are not sorted; in two passes, each with other rows.
     examples = [Example(f"row {i}", "yes") for i in range(8)]
     rows = Renderer(tiny_tokenizer(), 256).encode("Say it.", "", examples)
     settings = SETTINGS.model_copy(update={"epochs": 1})
-    one, other = model_to_train(), model_to_train()
+    one, other = partly_frozen(), partly_frozen()
     losses = [finetune(model, given, settings, seed=0).losses for model, given in ((one, rows), (other, rows[::-1]))]
     assert len({len(row.ids) for row in rows}) == 1 and losses[0] == pytest.approx(losses[1], abs=1e-6)
     apart = [(a - b).detach().abs() > 1e-6 for a, b in zip(one.parameters(), other.parameters(), strict=True)]
@@ -125,8 +113,8 @@ def test_one_update_is_the_same_in_whichever_order_its_rows_come() -> None:
 
 
 def test_the_loss_of_a_batch_is_its_sum_over_the_tokens_of_the_whole_update() -> None:
-    rows = encoded(3)
-    model = model_to_train()
+    rows = rows_of("one", 3)
+    model = partly_frozen()
     nll = Scorer(model).plain(rows).nll.sum()
     blank = Encoded(rows[0].prompt, rows[0].prompt_length)
     assert float(loss_of(model, [blank, blank], tokens=7).detach()) == 0

@@ -14,7 +14,7 @@ from assignments import WHOLE_METHODS, assignment, nll_by_hand, rows_of, trained
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from sapo.core.errors import ModelError, RecordError
+from sapo.core.errors import ModelError
 from sapo.integrations.testing import tiny_model
 from sapo.runs.config.schema import Config
 from sapo.runs.prepare import prepare
@@ -50,10 +50,6 @@ def logits(model: Any) -> torch.Tensor:
     with torch.no_grad():
         found: torch.Tensor = model.eval()(input_ids=torch.tensor([row.ids[:60] for row in TASKS[0]])).logits
     return found
-
-
-def distance(one: torch.Tensor, other: torch.Tensor) -> float:
-    return float((one - other).abs().max())
 
 
 def tensors(model: Any) -> dict[str, torch.Tensor]:
@@ -184,13 +180,3 @@ def test_a_stage_answers_as_its_run_was_tested_without_the_base(
     (task,) = prepare(config).inputs.tasks
     assert stage.generate([row.input for row in task.test]) == tested["predictions"]
     assert not isinstance(stage.loaded.model, PeftModel)
-
-
-def test_a_run_misses_weights_of_a_stage_that_are_gone(configured: Callable[..., Config]) -> None:
-    config = configured(method="full", policy="original")
-    run(config)
-    (stage,) = (config.run_dir / "stages").iterdir()
-    shutil.rmtree(config.run_dir / "cells" / "1")
-    (stage / "model.safetensors").unlink()
-    with pytest.raises(RecordError, match=rf"{stage.name}/model\.safetensors is missing"):
-        run(config)

@@ -118,11 +118,10 @@ def style(index: int, seed: int) -> str:
 
 def rounds(wanted: int) -> Iterator[range]:
     """Yield the numbers of the requests of each round: ``wanted``, then half as many a round, at most three times."""
-    start, size = 0, wanted
-    while start < most_requests(wanted):
-        stop = min(start + size, most_requests(wanted))
-        yield range(start, stop)
-        start, size = stop, max(1, -(-wanted // 2))
+    yield range(wanted)
+    half = -(-wanted // 2)
+    for start in range(wanted, most_requests(wanted), half):
+        yield range(start, min(start + half, most_requests(wanted)))
 
 
 def most_requests(wanted: int) -> int:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Generator, Sequence
 from functools import cache
 from importlib.resources import files
 
-from sapo.candidates.source import Source
+from sapo.candidates.source import Advance, Rounds, Source, unheard
 from sapo.core.types import Origin, Task
 from sapo.tasks.builtin import BUILTIN, builtin_paraphrases
 
@@ -17,9 +16,7 @@ class Builtin(Source):
 
     origin: Origin = "builtin"
 
-    def paraphrases(
-        self, task: Task, wanted: int, advance: Callable[[int], None] = lambda texts: None
-    ) -> Generator[Sequence[str], None, None]:
+    def paraphrases(self, task: Task, wanted: int, advance: Advance = unheard) -> Rounds:
         """Yield all of them, or nothing for a task that has none."""
         texts = builtin_paraphrases(task.name) if task.name in BUILTIN else _published().get(task.name, ())
         if texts:

@@ -122,9 +122,13 @@ class Pool:
         ours = folded(text)
         if not ours:
             return "empty"
-        reason = _broken_characters(self._original, text) or self._seen_before(text, ours)
-        if reason is not None or origin == "unchecked":
+        if reason := _broken_characters(self._original, text):
             return reason
+        if ours in self._seen:
+            same, name = self._seen[ours]
+            return f"same as {name}" + ("" if text == same else " apart from case, spacing or invisible characters")
+        if origin == "unchecked":
+            return None
         # A label may begin a sentence; whether it is spelled to the letter is a guess.
         original, bare = self._original.casefold(), text.casefold()
         missing = [label for label in self._task.labels if not keeps(label.casefold(), original, bare)]
@@ -133,23 +137,18 @@ class Pool:
     def _guess(self, text: str) -> str | None:
         """Return what is wrong with a text by all appearances, or None; cheap guesses first."""
         task, original = self._task, self._original
+        respelled = [label for label in task.labels if not keeps(label, original, text)]
         return (
             _out_of_band(original, text)
             or chatty(original, text)
             or ("is written in another language" if changes_language(original, text) else None)
             or _unterminated(original, text)
-            or _respelled([label for label in task.labels if not keeps(label, original, text)])
+            or (f"spells the label {', '.join(map(repr, respelled))} otherwise" if respelled else None)
             or _lacks("number", missing_numbers(task.labels, original, text))
             or _repeats_suffix(original, task.suffix, text)
             or _leak(task, text)
             or self._drift(text)
         )
-
-    def _seen_before(self, text: str, ours: str) -> str | None:
-        if ours not in self._seen:
-            return None
-        same, name = self._seen[ours]
-        return f"same as {name}" + ("" if text == same else " apart from case, spacing or invisible characters")
 
     def _almost_seen(self, text: str) -> str | None:
         ours = folded(text)
@@ -180,10 +179,6 @@ def _lacks(kind: str, missing: Sequence[str]) -> str | None:
     if not missing:
         return None
     return f"lacks the {kind} {', '.join(map(repr, missing))} that the original instruction names"
-
-
-def _respelled(labels: Sequence[str]) -> str | None:
-    return f"spells the label {', '.join(map(repr, labels))} otherwise" if labels else None
 
 
 def _broken_characters(original: str, text: str) -> str | None:
@@ -247,19 +242,13 @@ def _leak(task: Task, text: str) -> str | None:
     ours, known = _spaced(text), _spaced(f"{task.instruction}\n{task.suffix}")
     for example in (*task.train, *task.dev, *task.test):
         for kind, value in (("an answer", example.answer), ("an input", example.input)):
-            if (
-                value not in task.labels
-                and _is_telling(value, text)
-                and (found := _spaced(value)) in ours
-                and found not in known
-            ):
+            # Short enough to stand in the text, and long enough not to stand there by chance.
+            telling = len(value) >= _LEAKED_CHARACTERS or len(value.split()) >= _LEAKED_WORDS
+            if value in task.labels or len(value) > 2 * len(text) or not telling:
+                continue
+            if (found := _spaced(value)) in ours and found not in known:
                 return f"holds {kind} of the data: {value.strip()[:60]!r}"
     return None
-
-
-def _is_telling(value: str, text: str) -> bool:
-    """Whether a value is short enough to stand in a text, and long enough not to stand there by chance."""
-    return len(value) <= 2 * len(text) and (len(value) >= _LEAKED_CHARACTERS or len(value.split()) >= _LEAKED_WORDS)
 
 
 def _spaced(text: str) -> str:

@@ -24,6 +24,7 @@ from sapo.candidates.asking import Question, messages
 from sapo.candidates.kept import Kept
 from sapo.candidates.replies import reply_of
 from sapo.candidates.settings import ServerSettings
+from sapo.candidates.source import Advance, unheard
 from sapo.core.errors import CandidateError
 from sapo.core.untrusted import plain
 
@@ -132,11 +133,7 @@ class Client:
         )
 
     def ask(
-        self,
-        requests: Sequence[Request],
-        what: str,
-        advance: Callable[[int], None] = lambda texts: None,
-        anything: bool = False,
+        self, requests: Sequence[Request], what: str, advance: Advance = unheard, anything: bool = False
     ) -> list[Answer]:
         """Return how requests ended, in their order; replies are kept on disk as soon as they are there.
 
@@ -180,11 +177,7 @@ class Client:
         return found
 
     def _explain(self, answers: Sequence[Answer], what: str, nothing: bool) -> None:
-        """Say how the server wants to be asked, and why some requests brought nothing.
-
-        Raises:
-            CandidateError: if ``nothing`` came of asking.
-        """
+        """Say how the server wants to be asked, and why requests brought nothing; ``nothing`` at all is an error."""
         found = [f"does not take {name!r}: it is asked without" for name in _OPTIONAL if name in self._refused]
         if self._thinks:
             found.append(f"thinks before it replies: {_THINKING} tokens more are allowed for that")
@@ -285,28 +278,17 @@ class _Budget:
         self._lock = threading.Lock()
 
     def attempt(self) -> None:
-        """Count an attempt of a request.
-
-        Raises:
-            _NoMoreError: if it is one too many.
-        """
+        """Count an attempt of a request; one too many raises _NoMoreError."""
         with self._lock:
             if self.requests < 1:
                 raise _NoMoreError(f"max_requests={self._most[0]} is reached")
             self.requests -= 1
 
     def take(self, tokens: int) -> None:
-        """Set the most aside that a request may cost.
-
-        Raises:
-            _NoMoreError: if that is too much.
-        """
+        """Set the most aside that a request may cost; too much raises _NoMoreError."""
         with self._lock:
             if tokens > self.tokens:
-                raise _NoMoreError(
-                    f"max_tokens={self._most[1]}, of which {self.tokens} are left, has no room for a request of up to "
-                    f"{tokens}"
-                )
+                raise _NoMoreError(f"max_tokens={self._most[1]}: {self.tokens} are left, a request may take {tokens}")
             self.tokens -= tokens
 
     def settle(self, taken: int, used: int) -> None:
@@ -339,20 +321,14 @@ def _key(url: str) -> str:
     """Return the key for a server; empty where there is no key and the server needs none."""
     key = os.environ.get("OPENAI_API_KEY", "").strip()
     if not key and url == _OFFICIAL:
-        raise CandidateError(
-            f"no key for {_OFFICIAL}: set OPENAI_API_KEY in the environment, or give the base_url of another server"
-        )
+        raise CandidateError(f"no key for {_OFFICIAL}: set OPENAI_API_KEY, or give the base_url of another server")
     if not (key.isascii() and key.isprintable()):
         raise CandidateError("OPENAI_API_KEY is not a key: it holds a line break or a character beyond ASCII")
     return key
 
 
 def _shown_url(url: str) -> str:
-    """Return a URL as it may be shown: without user, password and query.
-
-    Raises:
-        CandidateError: if it is not one of a server.
-    """
+    """Return a URL as it may be shown: without user, password and query."""
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port

@@ -7,7 +7,7 @@ Examples have a price, paid in every row of training and of every later use. So 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from itertools import chain, zip_longest
 from random import Random
@@ -16,7 +16,7 @@ from typing import Any
 import regex
 
 from sapo.candidates.rules.rewrite import fill, spoken
-from sapo.candidates.source import Source
+from sapo.candidates.source import Advance, Rounds, Source, unheard
 from sapo.core.errors import CandidateError
 from sapo.core.types import Example, Origin, Task
 from sapo.tasks.holdout import hold_out
@@ -29,20 +29,14 @@ _SEED = 0
 
 
 class Demonstrations(Source):
-    """The original in frames with examples and with what the rows say about input and answer.
-
-    Args:
-        longest: characters of one of its texts, at most.
-    """
+    """The original in frames with examples and with what the rows say, in at most ``longest`` characters a text."""
 
     origin: Origin = "demonstrations"
 
     def __init__(self, longest: int) -> None:
         self._longest = longest
 
-    def paraphrases(
-        self, task: Task, wanted: int, advance: Callable[[int], None] = lambda texts: None
-    ) -> Generator[Sequence[str], None, None]:
+    def paraphrases(self, task: Task, wanted: int, advance: Advance = unheard) -> Rounds:
         """Yield the texts of all frames, with 1, 2, 3 and 5 examples, that are not too long.
 
         Raises:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from math import ceil
@@ -12,7 +12,7 @@ import numpy as np
 from rapidfuzz import fuzz, process
 
 from sapo.candidates.checks import Judge, Pool
-from sapo.candidates.source import Source
+from sapo.candidates.source import Advance, Source, unheard
 from sapo.core.types import Instruction, Rejection, Task
 from sapo.core.untrusted import folded
 
@@ -58,7 +58,7 @@ def gather(
     task: Task,
     sources: Sequence[Source],
     count: int | None,
-    advance: Callable[[int], None] = lambda texts: None,
+    advance: Advance = unheard,
     judge: Judge | None = None,
 ) -> Gathered:
     """Return the original followed by at most ``count`` paraphrases of it.
@@ -67,7 +67,7 @@ def gather(
     most from each other and from what there is.
 
     Args:
-        task: whose instruction is the original.
+        task: whose instruction is paraphrased.
         sources: in order of preference.
         count: the original not counted; None takes everything.
         advance: told the number of texts as they come in, valid or not.
@@ -103,12 +103,8 @@ def most_different(given: Sequence[str], texts: Sequence[str], count: int) -> li
 
     One by one, the text farthest from its nearest neighbour among those taken so far (the greedy solution of the
     max-min dispersion problem, which reaches at least half of the largest possible distance); ties go to the earlier
-    one. Distance is the share of characters that would have to change (rapidfuzz's ratio).
-
-    Args:
-        given: texts that are kept in any case, at least one.
-        texts: those to choose from.
-        count: how many; all of them where there are not more.
+    one. Distance is the share of characters that would have to change (rapidfuzz's ratio). At least one text is given;
+    where there are not more than ``count``, all are taken.
     """
     if len(texts) <= count:
         return list(range(len(texts)))
@@ -126,9 +122,7 @@ def most_different(given: Sequence[str], texts: Sequence[str], count: int) -> li
 def _notes(task: Task, pool: Pool, found: int, count: int | None) -> tuple[str, ...]:
     rejected = f" ({len(pool.rejected)} rejected)" if pool.rejected else ""
     if found == 0:
-        few = [f"{task.name}: no valid paraphrase, so there is only the original instruction{rejected}"]
-    elif count is not None and found < count:
-        few = [f"{task.name}: only {found} of {count} paraphrases are usable{rejected}"]
-    else:
-        few = []
-    return (*few, *pool.notes)
+        return (f"{task.name}: no valid paraphrase, so there is only the original instruction{rejected}", *pool.notes)
+    if count is not None and found < count:
+        return (f"{task.name}: only {found} of {count} paraphrases are usable{rejected}", *pool.notes)
+    return pool.notes

@@ -25,11 +25,7 @@ def replies_directory() -> Path:
 
 
 class Kept:
-    """Texts by the request that brought them; threads may share it.
-
-    Args:
-        directory: made when something is kept; a directory that cannot be used keeps nothing.
-    """
+    """Texts by the request that brought them; threads may share it. A directory that cannot be used keeps nothing."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory

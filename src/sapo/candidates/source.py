@@ -7,6 +7,14 @@ from typing import Protocol
 
 from sapo.core.types import Origin, Task
 
+Rounds = Generator[Sequence[str], None, None]
+# Hears how many texts have come in, for progress bars.
+Advance = Callable[[int], None]
+
+
+def unheard(texts: int) -> None:
+    """Hear nothing."""
+
 
 class Source(Protocol):
     """Gives texts that may become candidates; whether they do is not its concern.
@@ -24,9 +32,7 @@ class Source(Protocol):
         """Return what asking it for ``wanted`` paraphrases takes at most, in words; by default nothing, empty."""
         return ""
 
-    def paraphrases(
-        self, task: Task, wanted: int, advance: Callable[[int], None] = lambda texts: None
-    ) -> Generator[Sequence[str], None, None]:
+    def paraphrases(self, task: Task, wanted: int, advance: Advance = unheard) -> Rounds:
         """Yield texts in rounds: about ``wanted`` in the first, then more for those that were rejected.
 
         It ends where the source has no more to give. A caller that has enough stops asking: later rounds are neither
@@ -35,7 +41,7 @@ class Source(Protocol):
         Args:
             task: whose instruction is paraphrased, always the original one; its suffix and labels stay as they are.
             wanted: number of paraphrases wanted.
-            advance: told the number of texts as they come in, for progress bars.
+            advance: told the number of texts as they come in.
 
         Raises:
             CandidateError: if it can give nothing at all, for a reason that the user can act on.

@@ -1,6 +1,6 @@
 """Runs side by side: every combination of methods, policies, seeds and sequences, each in a run directory of its own.
 
-    RUN_DIR/SEQUENCE/METHOD-POLICY-sSEED/   the runs
+    RUN_DIR/SEQUENCE/METHOD-POLICY-sSEED/   the runs; METHOD-POLICY-RULE-sSEED where rules are compared
     RUN_DIR/shared/                         what is the same at their start: zero-shot rows, first selections
     RUN_DIR/records.jsonl                   one line for each finished run, enough to make all tables again
 
@@ -32,6 +32,7 @@ from sapo.runs.records import RECORDS, append_record, read_records
 from sapo.runs.results import RunResult
 from sapo.sequence import run
 from sapo.tasks.sequences import SEQUENCES
+from sapo.training.policies import LOWEST
 
 # Bytes of a sequence's name that become the name of a folder.
 _LONGEST = 100
@@ -43,16 +44,13 @@ class Planned:
 
     Attributes:
         name: its folder below the sweep's run_dir.
+        twin: the name of the run that differs from this one in its policy, sapo, alone; of several rules, the first.
     """
 
     name: str
     sequence: str
     config: Config
-
-    @property
-    def twin(self) -> str:
-        """The name of the run that differs from this one in its policy, sapo, alone."""
-        return f"{self.sequence}/{self.config.method}-sapo-s{self.config.seed}"
+    twin: str
 
 
 def planned(config: Config) -> tuple[Planned, ...]:
@@ -65,7 +63,7 @@ def planned(config: Config) -> tuple[Planned, ...]:
     """
     sweep = config.sweep
     if sweep is None:
-        raise ConfigError("sweep is missing: name lists of seed, policy, method or sequence under it")
+        raise ConfigError("sweep is missing: name lists of seed, policy, rule, method or sequence under it")
     sequences = sweep.sequence or (config.sequence,)
     names = [_name(sequence) for sequence in sequences]
     twice = [name for n, name in enumerate(names) if name in names[:n]]
@@ -79,17 +77,28 @@ def planned(config: Config) -> tuple[Planned, ...]:
             "order, which would count one as two: leave one out"
         )
     policies = sorted(sweep.policy or (config.policy,), key=lambda policy: policy != "sapo")
+    # A rule makes a difference only where the lowest loss is wanted.
+    ways = [(policy, rule) for policy in policies for rule in (sweep.rule if policy in LOWEST else None) or (None,)]
+    if sweep.rule and all(rule is None for _, rule in ways):
+        raise ConfigError(
+            f"sweep.rule compares rules of the policies {', '.join(LOWEST)}: none of them is in the sweep"
+        )
     axes = product(
-        zip(names, sequences, strict=True), sweep.seed or (config.seed,), sweep.method or (config.method,), policies
+        zip(names, sequences, strict=True), sweep.seed or (config.seed,), sweep.method or (config.method,), ways
     )
     return tuple(_planned(config, *axis) for axis in axes)
 
 
-def _planned(config: Config, named: tuple[str, Any], seed: int, method: str, policy: str) -> Planned:
-    name = f"{named[0]}/{method}-{policy}-s{seed}"
+def _planned(config: Config, named: tuple[str, Any], seed: int, method: str, way: tuple[str, str | None]) -> Planned:
+    (sequence, tasks), (policy, rule), rules = named, way, config.sweep.rule if config.sweep else None
+    name, twin = (
+        f"{sequence}/{'-'.join(filter(None, (method, *one)))}-s{seed}" for one in (way, ("sapo", *(rules or ())[:1]))
+    )
     data = config.model_dump()
-    own = {"sequence": named[1], "seed": seed, "method": method, "policy": policy, "sweep": None}
-    return Planned(name, named[0], make_config({**data, **own, "run_dir": config.run_dir / name}))
+    own = {"sequence": tasks, "seed": seed, "method": method, "policy": policy, "sweep": None}
+    if rule is not None:
+        own["selection"] = data["selection"] | {"rule": rule}
+    return Planned(name, sequence, make_config({**data, **own, "run_dir": config.run_dir / name}), twin)
 
 
 def _name(sequence: str | tuple[str, ...]) -> str:
@@ -197,7 +206,8 @@ def _check(runs: Sequence[Planned], *, loads: bool) -> None:
     """
     done: set[tuple[str, str]] = set()
     for one in runs:
-        with_method, with_policy = (one.sequence, one.config.method), (one.sequence, one.config.policy)
+        with_method = (one.sequence, one.config.method)
+        with_policy = (one.sequence, f"{one.config.policy} {one.config.selection.rule}")
         try:
             if loads and with_method not in done:
                 prepare(one.config, pays=False)

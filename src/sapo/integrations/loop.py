@@ -128,9 +128,8 @@ class TaskSequence:
         self._choose = Chooser(engine, policy, settings, seed)
         # What is only read back was never planned.
         self._test, self._read_back = (Tester(one, _PROMPTS, max_new_tokens) for one in (engine, silent))
-        # What `before` told since this object was made, and what was tested since then.
+        # What `before` told since this object was made.
         self._chosen: dict[str, Choice] = {}
-        self._rows: dict[int, Row] = {}
         if not self.open and not (self._directory.path / "results.json").is_file():
             # The process ended between the last record and this.
             with self._directory:
@@ -168,7 +167,7 @@ class TaskSequence:
             self._directory.write("environment.json", {"versions": library_versions()})
             if number == 1:
                 self._directory.save("start.json", {}, {"state": stage.fingerprint})
-                self._rows[0] = self._tested_row(stage)
+                self._test_all(stage)
             else:
                 if self._trained(number - 1)["state"] != stage.fingerprint:
                     raise RecordError(
@@ -208,7 +207,7 @@ class TaskSequence:
             stage = self._model.stage(number, self._name(number), (*self._choices(number - 1), choice))
             # Tests of a training that was not recorded: made again, it seldom ends with the same bits.
             self._directory.drop_others(f"cells/{number}", {"model": stage.fingerprint})
-            self._rows[number] = self._tested_row(stage)
+            self._test_all(stage)
             value = {"instruction": choice.instruction.text, "origin": choice.instruction.origin}
             value["state"] = stage.fingerprint
             self._directory.save(f"training/{stage.name}.json", {"model": stage.fingerprint}, value)
@@ -285,20 +284,18 @@ class TaskSequence:
             choices.append(Choice(task, Instruction(found["instruction"], found["origin"]), selection))
         return tuple(choices)
 
-    def _tested_row(self, stage: Stage) -> Row:
+    def _test_all(self, stage: Stage) -> None:
         chosen = {choice.task.name: choice.instruction.text for choice in stage.choices}
         # One test stands for both prompts where they are the same.
         texts = [{task.instruction, chosen.get(task.name, task.instruction)} for task in self._tested]
         self._progress.plan(sum(2 * len(t.test) * len(own) for t, own in zip(self._tested, texts, strict=True)))
-        return self._test(stage, self._tested)
+        self._test(stage, self._tested)
 
     def _row(self, number: int) -> Row:
-        """Return a stage's row, read back where it was tested by an earlier process."""
-        if number not in self._rows:
-            state = self._trained(number)["state"]
-            stage = Stage(number, self._name(number), state, choices=self._choices(number))
-            self._rows[number] = self._read_back(stage, self._tested)
-        return self._rows[number]
+        """Return a stage's row, as its tests were recorded."""
+        state = self._trained(number)["state"]
+        stage = Stage(number, self._name(number), state, choices=self._choices(number))
+        return self._read_back(stage, self._tested)
 
 
 def _demand(tasks: Sequence[Task], policy: str) -> None:

@@ -94,10 +94,7 @@ class ListSource:
         return ""
 
     def paraphrases(
-        self,
-        task: Task,
-        wanted: int,
-        advance: Callable[[int], None] = lambda texts: None,
+        self, task: Task, wanted: int, advance: Callable[[int], None] = lambda texts: None
     ) -> Generator[Sequence[str], None, None]:
         """Yield the texts, whoever asks."""
         self.asked.append(wanted)

@@ -206,9 +206,8 @@ class SapoCallback(TrainerCallback):
         self.selection = selection
         self._task, self._renderer, self._log = task, renderer, log
         self._leaders = Leaders(renderer, task.suffix, leading, rows, begin)
-        self._now_chosen = begin
-        self._first = {e.ids: n for n, e in enumerate(self._training(begin))}
-        self._now: Sequence[Encoded] | None = None
+        self._now = self._training(begin)
+        self._first = {e.ids: n for n, e in enumerate(self._now)}
 
     @property
     def instruction(self) -> Instruction:
@@ -265,9 +264,7 @@ class SapoCallback(TrainerCallback):
 
     def _word(self) -> None:
         """Word the training rows with the present choice from now on."""
-        if self._leaders.chosen != self._now_chosen:
-            self._now_chosen = self._leaders.chosen
-            self._now = self._training(self._now_chosen)
+        self._now = self._training(self._leaders.chosen)
 
     def _training(self, instruction: Instruction) -> list[Encoded]:
         return self._renderer.encode(instruction.text, self._task.suffix, self._task.train)
@@ -300,9 +297,11 @@ class SapoCallback(TrainerCallback):
 
     def reworded(self, features: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return a training row in its present wording."""
-        if self._now is None:
+        ids = tuple(map(int, features["input_ids"]))
+        now = self._now[self._first[ids]]
+        if now.ids == ids:
             return features
-        new = labelled(self._now[self._first[tuple(map(int, features["input_ids"]))]])
+        new = labelled(now)
         mask = {"attention_mask": [1] * len(new["input_ids"])} if "attention_mask" in features else {}
         return {**features, **new, **mask}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import accumulate
@@ -36,14 +37,10 @@ def fit(example: Example, limit: int, most: int, encode: Callable[[Example], Enc
         encoded = encode(replace(example, history=example.history[exchanges:]))
         return replace(encoded, cut=lost[exchanges]) if len(encoded.ids) <= limit else None
 
-    # The fewest exchanges to leave out, by bisection: shorter never takes more tokens, but for a token or two.
-    best, low, high = None, 1, len(sizes)
-    while low <= high:
-        middle = (low + high) // 2
-        found = without(middle)
-        best, low, high = (best, middle + 1, high) if found is None else (found, low, middle - 1)
-    if best is not None:
-        return best
+    # The fewest exchanges to leave out: shorter never takes more tokens, but for a token or two.
+    fewest = bisect_left(range(len(sizes)), True, key=lambda n: without(n + 1) is not None) + 1
+    if fewest <= len(sizes) and (found := without(fewest)) is not None:
+        return found
     bare = replace(example, history=())
     cut = _fit_input(example.input, limit, lambda text: encode(replace(bare, input=text)), parts)
     return replace(cut, cut=cut.cut + lost[-1])
@@ -54,20 +51,18 @@ def _fit_input(text: str, limit: int, encode: Callable[[str], Encoded], parts: s
     bare = encode("")
     if len(bare.ids) > limit:
         raise RenderError(f"{parts} alone take {len(bare.ids)} tokens, and at most {limit} fit{ADVICE}")
+
+    def exceeds(kept: int) -> bool:
+        return len(encode(_cut_middle(text, kept)).ids) > limit
+
     # Bisection over kept characters: needs no token offsets, so it works for every tokenizer. A bound is found
     # by doubling first, so that a huge text is not tokenised over and over.
-    kept, best = 0, bare
     low, high = 1, min(4 * limit, len(text) - 1)
-    while high < len(text) - 1 and len(encode(_cut_middle(text, high)).ids) <= limit:
+    while high < len(text) - 1 and not exceeds(high):
         low, high = high, min(2 * high, len(text) - 1)
-    while low <= high:
-        middle = (low + high) // 2
-        encoded = encode(_cut_middle(text, middle))
-        if len(encoded.ids) <= limit:
-            kept, best, low = middle, encoded, middle + 1
-        else:
-            high = middle - 1
-    return Encoded(best.ids, best.prompt_length, cut=len(text) - kept)
+    kept = low - 1 + bisect_left(range(low, high + 1), True, key=exceeds)
+    best = encode(_cut_middle(text, kept)) if kept else bare
+    return replace(best, cut=len(text) - kept)
 
 
 def _cut_middle(text: str, kept: int) -> str:

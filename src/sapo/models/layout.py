@@ -30,9 +30,8 @@ def turns_of(instruction: str, example: Example, suffix: str) -> list[str]:
     """
     if TAKEN_OUT in example.input:
         raise RenderError(
-            "these rows have a layout of their own and hold their answers, so only their own renderer reads them: give "
-            "renderer=rows.renderer(tokenizer), and train on selection.apply(dataset) or "
-            "selection.completions(dataset)"
+            "these rows have a layout of their own, which only their own renderer reads: give renderer="
+            "rows.renderer(tokenizer), and train on selection.apply(dataset) or selection.completions(dataset)"
         )
     if not example.history:
         return [user_turn(instruction, example.input, suffix)]

@@ -243,11 +243,7 @@ def load_model(
 
 
 def demand_readable_adapter(model: Any) -> None:
-    """Refuse an adapter that adds virtual tokens: losses are asked for at places of the prompt as it is written.
-
-    Raises:
-        ModelError: naming its type.
-    """
+    """Refuse an adapter that adds virtual tokens: losses are asked for at places of the prompt as it is written."""
     from peft import PeftModel
 
     if isinstance(model, PeftModel) and model.active_peft_config.is_prompt_learning:

@@ -109,9 +109,6 @@ class Scorer:
         """Compute rows of several candidates in common batches, so that each handle knows its own.
 
         Returns whether it did: not where the rows of one candidate alone fill a batch.
-
-        Raises:
-            ScoreError: if one row alone does not fit the memory.
         """
         new = [(scoring, i) for scoring, rows in asked for i in scoring.unknown(rows)]
         most = max((sum(width(s.encoded[i], 0) for i in rows) for s, rows in asked), default=0)
@@ -149,19 +146,16 @@ class Scorer:
         return abs(losses.per_token - other.plain(encoded).per_token)
 
     def _shares_prefix(self, encoded: Sequence[Encoded]) -> bool:
-        """Decide at the first call whether prefixes are shared, on the first rows."""
+        """Decide at the first call whether prefixes are shared: whether both routes agree on the first rows."""
         if self._shares is None:
-            self._shares = self._routes_agree(encoded[:3])
+            rows, runner = encoded[:3], self._runner
+            prefix = runner.prefix(rows[0].ids[: common_prefix(rows)])
+            if prefix is None:
+                self._shares = False
+            else:
+                difference = np.abs(runner.nll(rows, prefix) - runner.nll(rows)).sum() / sum(e.supervised for e in rows)
+                self._shares = bool(difference <= (0.05 if _rounds(runner.model) else EXACT))
         return self._shares
-
-    def _routes_agree(self, encoded: Sequence[Encoded]) -> bool:
-        prefix = self._runner.prefix(encoded[0].ids[: common_prefix(encoded)])
-        if prefix is None:
-            return False
-        tokens = sum(e.supervised for e in encoded)
-        difference = np.abs(self._runner.nll(encoded, prefix) - self._runner.nll(encoded)).sum() / tokens
-        exact = 0.05 if _rounds(self._runner.model) else EXACT
-        return bool(difference <= exact)
 
 
 def _rounds(model: Any) -> bool:
@@ -199,13 +193,13 @@ class Scoring:
         Examples with the same tokens, also in earlier rounds, are computed once.
 
         ``advance`` is told the number of rows after each batch, duplicates included.
-
-        Raises:
-            ScoreError: if one row alone does not fit the memory.
         """
         new = longest_first(self.encoded, self.unknown(rows))
         if new:
-            self._compute(new, in_proportion(advance, len(rows), len(new)))
+            before = self.tokens
+            told = in_proportion(advance, len(rows), len(new))
+            self._known.update(shared_out(self._processes, new, self._run, told))
+            self.tokens = before + sum(self._processes.gather(self.tokens - before))
         elif rows:
             advance(len(rows))
         return np.array([self._known[self._first[i]] for i in rows], dtype=np.float64)
@@ -223,12 +217,6 @@ class Scoring:
         """Forget what was computed; a later call computes it again."""
         self._runner.kept.drop(self)
         self._known.clear()
-
-    def _compute(self, rows: Sequence[int], advance: Callable[[int], None]) -> None:
-        """Score this process's share of the rows, and put all shares together."""
-        before = self.tokens
-        self._known.update(shared_out(self._processes, rows, self._run, advance))
-        self.tokens = before + sum(self._processes.gather(self.tokens - before))
 
     def _run(self, rows: Sequence[int], advance: Callable[[int], None]) -> Floats:
         with untouched(self._runner.model):

@@ -97,9 +97,6 @@ class Renderer:
         """Return the token ids that generation starts from, leaving room for ``max_new_tokens``.
 
         The examples' answers are not looked at.
-
-        Raises:
-            RenderError: as in `encode`.
         """
 
         def whole(examples: Sequence[Example]) -> list[Encoded]:

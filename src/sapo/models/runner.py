@@ -73,7 +73,11 @@ class Runner:
             batch = [rows[i] for i in left[:size]]
             values = _unless_out_of_memory(lambda: self._pass(batch, prefix, labels))  # noqa: B023
             if values is None:
-                self._shrink(batch, prefix)
+                if not self._make_room(prefix):
+                    if size == 1:
+                        raise self._too_large(f"a single row of {len(batch[0].ids)} tokens does")
+                    # From what did not fit, which may be far less than the bound.
+                    self.batch_tokens = size * width(batch[0], skip) // 2
                 continue
             losses.append(values)
             left = left[size:]
@@ -86,14 +90,6 @@ class Runner:
         if batch[0].supervised > labels:
             return losses_of_long_row(self.model, batch[0], prefix, labels)
         return losses_of_batch(self.model, batch, prefix)
-
-    def _shrink(self, batch: Sequence[Encoded], prefix: Prefix | None) -> None:
-        if self._make_room(prefix):
-            return
-        if len(batch) == 1:
-            raise self._too_large(f"a single row of {len(batch[0].ids)} tokens does")
-        # From what did not fit, which may be far less than the bound.
-        self.batch_tokens = len(batch) * width(batch[0], prefix.length if prefix else 0) // 2
 
     def _make_room(self, used: Prefix | None) -> bool:
         """Free what only later calls need, and return whether that may have helped."""

@@ -13,17 +13,7 @@ DeviceMap = Literal["auto"]
 
 
 class ModelSettings(Settings):
-    """Which model, see `sapo.models.load.load_model`.
-
-    Attributes:
-        base: "embedded", a directory or a hub id.
-        adapter: a LoRA adapter that is merged into it first.
-        dtype: of the weights; None is the one they are stored in.
-        device: None is the best there is.
-        quantization: of the linear layers' weights, by bitsandbytes.
-        device_map: "auto" spreads the layers over all GPUs.
-        attention: transformers' name of an attention implementation; None is its own choice.
-    """
+    """Which model: what `sapo.models.load.load_model` takes, with ``base`` as its name."""
 
     base: str = "embedded"
     adapter: str | None = None

@@ -41,9 +41,7 @@ def demand_scored(args: Any) -> None:
         if value:
             raise RenderError(f"{field} = {value} of SFTConfig: {why}, so other tokens are trained; leave it out")
     if vars(args).get("completion_only_loss") is False:
-        raise RenderError(
-            "completion_only_loss = False of SFTConfig: it trains on prompts too, and answers are scored; leave it out"
-        )
+        raise RenderError("completion_only_loss = False of SFTConfig: it trains on prompts too; leave it out")
 
 
 class SftRenderer:
@@ -136,11 +134,7 @@ def template_variables(tokenizer: Any) -> dict[str, Any]:
 
 
 def _as_configured(tokenizer: Any, args: Any) -> Any:
-    """Return a copy of a tokenizer with the chat template and end of text that SFTTrainer gives it.
-
-    Raises:
-        RenderError: if there is no such template or token.
-    """
+    """Return a copy of a tokenizer with the chat template and end of text that SFTTrainer gives it."""
     own = deepcopy(tokenizer)
     if args.eos_token is not None:
         if tokenizer.convert_tokens_to_ids(args.eos_token) in (None, tokenizer.unk_token_id):

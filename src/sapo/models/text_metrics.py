@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from decimal import Decimal
 from functools import cache, lru_cache
-from types import MappingProxyType
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import regex
@@ -96,14 +96,11 @@ def words_of(text: str) -> list[str]:
     return list(_WORD.findall(text))
 
 
-class _Tokenizer:
-    """Word tokens of any script, for rouge_score."""
-
-    def tokenize(self, text: str) -> list[str]:
-        """Return folded words, the ASCII ones stemmed; where there is no word, the non-space characters."""
-        folded = _fold(text)
-        words = [_stem(word) if word.isascii() else word for word in words_of(folded)]
-        return words or [character for character in folded if not character.isspace()]
+def _tokens(text: str) -> list[str]:
+    """Return folded words, the ASCII ones stemmed; where there is no word, the non-space characters."""
+    folded = _fold(text)
+    words = [_stem(word) if word.isascii() else word for word in words_of(folded)]
+    return words or [character for character in folded if not character.isspace()]
 
 
 # rouge_score brings in nltk, which is slow to import: only those who ask for ROUGE pay for it.
@@ -111,7 +108,7 @@ class _Tokenizer:
 def _scorer() -> Any:
     from rouge_score.rouge_scorer import RougeScorer
 
-    return RougeScorer(["rougeL"], tokenizer=_Tokenizer())
+    return RougeScorer(["rougeL"], tokenizer=SimpleNamespace(tokenize=_tokens))
 
 
 @cache

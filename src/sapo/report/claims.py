@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from sapo.experiments.study.analysis import Analysis, Arm, compared, predicted
 from sapo.experiments.study.blocks import Outcome
+from sapo.experiments.study.decision import MARGIN
 from sapo.experiments.study.prediction import PRIMARY
 from sapo.experiments.study.resampling import Measured
 from sapo.report.blocks import NOTHING, Block, Note, Table
@@ -192,7 +193,7 @@ def gains(found: Analysis) -> Iterator[Block]:
             yield ranges(title, drawn, "nats per token (above 0: better)", 0.0, "Rings: the single transitions.")
     yield Note(
         "In nats per token, higher is better. Rules choose by pre-update loss: the lowest; confident: the lowest if it "
-        f"lies more than {found.margin:g} nats per token below the original's, else the original; the median; the "
+        f"lies more than {MARGIN:g} nats per token below the original's, else the original; the median; the "
         "highest. random: mean over the paraphrases. oracle: best effect on the other seeds, valued on the seed left "
         "out: what knowing the effects would be worth. mean: over transitions, with its 95 % Student t interval; too "
         f"small to decide: it contains 0. {EACH}",
@@ -227,7 +228,7 @@ def bounds(found: Analysis) -> Table:
     """Return how many trainings keep the bounds that may explain the claims."""
     rows = []
     for arm in found.arms:
-        for name, one in (("path", arm.bounds.path), ("forgetting", arm.bounds.forgetting)):
+        for name, one in arm.bounds.items():
             kept = NOTHING if one.kept is None else f"{100 * one.kept:.0f} %"
             ratios = NOTHING if one.range is None else " to ".join(number(ratio, RATIO) for ratio in one.range)
             counted = str(0 if one.kept is None else one.trainings)

@@ -33,7 +33,7 @@ PAIRED_ROWS = (
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What is compared: its name, its method and policy, and its runs by unit; None for a run that is missing."""
+    """What is compared: its name, its method, its policy and rule, and its runs by unit; None for a missing run."""
 
     name: str
     method: str
@@ -154,7 +154,7 @@ def arrange(runs: Sequence[Run]) -> Arranged:
                 f"{', '.join(run.result.tasks)}: only runs of the same tasks in the same order can be compared"
             )
     prompts = shared_prompts(runs)
-    settings = tuple(Setting(letter(n), r.result.method, r.result.policy, (r,)) for n, r in enumerate(runs))
+    settings = tuple(Setting(letter(n), r.result.method, r.result.way, (r,)) for n, r in enumerate(runs))
     compared = tuple(
         Compared(
             "run",
@@ -245,7 +245,7 @@ def _comparable(given: Sequence[Run]) -> dict[tuple[str, str, Unit], Run]:
     runs: dict[tuple[str, str, Unit], Run] = {}
     for run in given:
         result = run.result
-        known = runs.setdefault((result.method, result.policy, (result.sequence, result.seed)), run)
+        known = runs.setdefault((result.method, result.way, (result.sequence, result.seed)), run)
         if known.result != result:
             raise RecordError(
                 f"two different runs, {known.name} and {run.name}, have the same sequence, method, policy and seed: "

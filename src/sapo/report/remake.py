@@ -11,6 +11,7 @@ import yaml
 from sapo.experiments.study.records import StudyRecord
 from sapo.report.blocks import Block, Command, Listing, Note, Section, Table
 from sapo.report.runs import Run
+from sapo.training.policies import LOWEST
 
 # What a sweep varies, in the order in which a configuration names it.
 _VARIED = ("sequence", "method", "policy", "seed")
@@ -78,6 +79,10 @@ def _sweep_again(configs: Sequence[Mapping[str, Any]]) -> tuple[Block, ...]:
             merged[key] = several[0]
         elif several:
             merged.setdefault("sweep", {})[key] = several
+    rules = dict.fromkeys(c["selection"]["rule"] for c in configs if c.get("policy") in LOWEST and "selection" in c)
+    if len(rules) > 1:
+        merged.setdefault("sweep", {})["rule"] = list(rules)
+        differing.pop("selection.rule")
     listing = Listing("sweep.yaml", _yaml(merged))
     if differing:
         text = (

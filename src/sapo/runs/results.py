@@ -19,18 +19,12 @@ from sapo.core.types import Floats, Instruction, Task
 from sapo.models.answers import Evaluation
 from sapo.models.text_metrics import TEXT_METRICS
 from sapo.runs.figures import Grid
-from sapo.runs.metrics import (
-    FIGURES,
-    METRICS,
-    matrix_metrics,
-    metric_draws,
-    percentile_interval,
-    resample_matrices,
-)
+from sapo.runs.metrics import FIGURES, METRICS, matrix_metrics, metric_draws, percentile_interval, resample_matrices
 from sapo.runs.prompts import CROSSED, ORIGINAL, OWN, Prompt, renamed
 from sapo.selection.selection import Choice
 from sapo.tasks.load import data_fingerprint
 from sapo.training.guard import Alarm
+from sapo.training.policies import LOWEST
 from sapo.training.schedule import Order, Stage
 
 NLL = "nll"
@@ -255,6 +249,12 @@ class RunResult(_Value):
     def policy(self) -> str:
         """Which instruction tasks were trained with."""
         return str(self.config["policy"])
+
+    @property
+    def way(self) -> str:
+        """The policy, and its rule in brackets where that is not the lowest loss."""
+        rule = self.config.get("selection", {}).get("rule", "lowest")
+        return f"{self.policy} ({rule})" if self.policy in LOWEST and rule != "lowest" else self.policy
 
     @property
     def seed(self) -> int:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import PlainSerializer, PlainValidator, TypeAdapter
 
 from sapo.core.errors import CandidateError
 from sapo.core.storage import read_json, undamaged, write_json
@@ -40,7 +42,7 @@ class CandidateLoss:
     """
 
     instruction: Instruction
-    losses: Losses
+    losses: Annotated[Losses, PlainValidator(Losses.from_json), PlainSerializer(Losses.to_json)]
     loss: float
     delta: float
     interval: tuple[float, float] | None
@@ -272,72 +274,27 @@ class Selection:
 
     def to_json(self) -> dict[str, Any]:
         """Return the selection as JSON values, with every candidate's loss on every example."""
-        return {
-            "task": self.task,
-            "rule": self.rule,
-            "sample": self.sample,
-            "examples": len(self.rows),
-            "rows": list(self.rows),
-            "chosen": self.chosen,
-            "tolerance": self.tolerance,
-            "rejected": [asdict(rejection) for rejection in self.rejected],
-            "seconds": self.seconds,
-            "strategy": self.strategy,
-            "evaluations": self.evaluations,
-            "forward_tokens": self.tokens,
-            "peak_memory": self.peak_memory,
-            "race": None if self.race is None else asdict(self.race),
-            "route": self.route,
-            "cached": self.cached,
-            "notes": list(self.notes),
-            "trial": None if self.trial is None else asdict(self.trial),
-            "candidates": [
-                {
-                    "text": c.instruction.text,
-                    "origin": c.instruction.origin,
-                    "loss": c.loss,
-                    "nll_sum": float(c.losses.nll.sum()),
-                    "tokens": int(c.losses.tokens.sum()),
-                    "examples": len(c.losses.nll),
-                    "status": c.status,
-                    "round": c.round,
-                    "gap": list(c.gap) if c.gap else None,
-                    "delta": c.delta,
-                    "ci": list(c.interval) if c.interval else None,
-                    "losses": c.losses.to_json(),
-                }
-                for c in self.candidates
-            ],
-        }
+        data: dict[str, Any] = _ADAPTER.dump_python(self, mode="json")
+        for one, candidate in zip(data["candidates"], self.candidates, strict=True):
+            nll, tokens = candidate.losses.nll, candidate.losses.tokens
+            one |= one.pop("instruction") | {"ci": one.pop("interval"), "nll_sum": float(nll.sum())}
+            one |= {"tokens": int(tokens.sum()), "examples": len(nll)}
+        scored = {"strategy": self.strategy, "evaluations": self.evaluations, "forward_tokens": data.pop("tokens")}
+        return data | {"examples": len(self.rows)} | scored
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Selection:
         """Return what `to_json` took apart."""
         if not 0 <= value["chosen"] < len(value["candidates"]):
             raise ValueError(f"chosen is {value['chosen']}, of {len(value['candidates'])} candidates")
-        same = ("task", "rule", "sample", "chosen", "tolerance", "seconds", "route", "cached", "peak_memory")
-        return cls(
-            **{key: value[key] for key in same},
-            rows=tuple(value["rows"]),
-            candidates=tuple(
-                CandidateLoss(
-                    Instruction(c["text"], c["origin"]),
-                    Losses.from_json(c["losses"]),
-                    c["loss"],
-                    c["delta"],
-                    (c["ci"][0], c["ci"][1]) if c["ci"] else None,
-                    c["status"],
-                    c["round"],
-                    (c["gap"][0], c["gap"][1]) if c["gap"] else None,
-                )
-                for c in value["candidates"]
-            ),
-            rejected=tuple(Rejection(**rejection) for rejection in value["rejected"]),
-            tokens=value["forward_tokens"],
-            race=None if value["race"] is None else Race(**value["race"]),
-            notes=tuple(value.get("notes", ())),
-            trial=None if value.get("trial") is None else _trial(value["trial"]),
-        )
+        candidates = [
+            {**one, "instruction": Instruction(one["text"], one["origin"]), "interval": one["ci"]}
+            for one in value["candidates"]
+        ]
+        return _ADAPTER.validate_python({**value, "candidates": candidates, "tokens": value["forward_tokens"]})
+
+
+_ADAPTER = TypeAdapter(Selection)
 
 
 @dataclass(frozen=True, slots=True)
@@ -357,12 +314,6 @@ class Choice:
     selection: Selection | None = None
     mixture: tuple[Instruction, ...] = ()
     switches: tuple[tuple[int, str], ...] = ()
-
-
-def _trial(value: Mapping[str, Any]) -> Trial:
-    """Return a trial from JSON values."""
-    tried = (Tried(**{**one, "interval": one["interval"] and tuple(one["interval"])}) for one in value["tried"])
-    return Trial(**{**value, "tried": tuple(tried)})
 
 
 def _line(rank: int, candidate: CandidateLoss, index: int) -> tuple[str, ...]:

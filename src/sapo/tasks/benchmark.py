@@ -59,9 +59,7 @@ def benchmark_source(data_dir: Path, name: str) -> tuple[DataSource, Raw]:
 def _index(data_dir: Path) -> dict[str, Any]:
     path = data_dir / "instructions.json"
     if not path.is_file():
-        raise DataError(
-            f"data_dir {data_dir} has no instructions.json: allowed is a directory with it and the task folders"
-        )
+        raise DataError(f"data_dir {data_dir} has no instructions.json: give a directory with it and the task folders")
     index = read_json(path)
     if not isinstance(index, dict) or not all(isinstance(entry, dict) for entry in index.values()):
         raise DataError(f"{path} must map task names to objects with instruction, suffix and labels")

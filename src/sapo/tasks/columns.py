@@ -18,25 +18,11 @@ from sapo.tasks.raw import Broken, Rows
 
 # Names of the input and answer columns that are recognised, first match wins.
 COLUMNS = (
-    ("input", "output"),
-    ("sentence", "label"),
-    ("input", "answer"),
-    ("text", "label"),
-    ("prompt", "completion"),
-    ("question", "answer"),
-    ("question", "answers"),
-    ("prompt", "response"),
-    ("query", "response"),
-    ("question", "response"),
-    ("problem", "solution"),
-    ("problem", "answer"),
-    ("input", "target"),
-    ("source", "target"),
-    ("inputs", "targets"),
-    ("input", "label"),
-    ("prompt", "answer"),
-    ("text", "answer"),
-)
+    ("input", "output"), ("sentence", "label"), ("input", "answer"), ("text", "label"), ("prompt", "completion"),
+    ("question", "answer"), ("question", "answers"), ("prompt", "response"), ("query", "response"),
+    ("question", "response"), ("problem", "solution"), ("problem", "answer"), ("input", "target"),
+    ("source", "target"), ("inputs", "targets"), ("input", "label"), ("prompt", "answer"), ("text", "answer"),
+)  # fmt: skip
 ROLES = ("input", "answer", "instruction", "system", "history", "messages", "ignore")
 # These may be several columns.
 _SEVERAL = ("input", "ignore")
@@ -52,46 +38,32 @@ _LAYOUTS: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
     (("sentence1", "sentence2"), ("label", "answer")),
     (("question1", "question2"), ("label", "answer")),
 )
-# Names of columns, and of keys of a message, that change what a row means: refused unless the user says what they are.
+# Names of columns that change what a row means: refused unless the user says what they are.
 _PLACE = (
     "it belongs to the input: name all of it, such as columns: {{input: [{column}, ...]}} (--column input={column})"
 )
-_MEANINGS: Mapping[str, tuple[str, tuple[str, ...]]] = MappingProxyType(
-    {
-        "a part of the input": (
-            _PLACE,
-            (
-                "context", "contexts", "passage", "passages", "document", "documents", "article", "paragraph",
-                "background", "evidence", "choices", "options", "table", "premise", "hypothesis", "sentence1",
-                "sentence2", "question1", "question2", "text2", "text_b", "text_pair", "sentence_b",
-            ),
-        ),
-        "earlier turns": (
-            "messages hold all turns: put them there",
-            HISTORY,
-        ),
-        "tools": (
-            "tools are not put into prompts here",
-            ("tools", "functions", "tool_calls", "function_call"),
-        ),
-        "media": (
-            "only text is used",
-            ("image", "images", "audio", "audios", "video", "videos"),
-        ),
-        "reasoning": (
-            "reasoning that stands apart from the answer is not learned: put it into the answer",
-            ("reasoning", "reasoning_content", "thinking", "rationale", "cot", "chain_of_thought"),
-        ),
-        "a preference": (
-            "preferences are not learned: keep the rows with good answers, and give prompt and completion",
-            ("chosen", "rejected", "preference"),
-        ),
-        "a mark of what is learned": (
-            "rows count alike: leave out the rows that are not to be learned",
-            ("weight", "train", "loss", "mask", "loss_mask"),
-        ),
-    }
-)  # fmt: skip
+_MEANINGS: Mapping[str, tuple[str, tuple[str, ...]]] = MappingProxyType({
+    "a part of the input": (_PLACE, (
+        "context", "contexts", "passage", "passages", "document", "documents", "article", "paragraph",
+        "background", "evidence", "choices", "options", "table", "premise", "hypothesis", "sentence1",
+        "sentence2", "question1", "question2", "text2", "text_b", "text_pair", "sentence_b",
+    )),
+    "earlier turns": ("messages hold all turns: put them there", HISTORY),
+    "tools": ("tools are not put into prompts here", ("tools", "functions", "tool_calls", "function_call")),
+    "media": ("only text is used", ("image", "images", "audio", "audios", "video", "videos")),
+    "reasoning": (
+        "reasoning that stands apart from the answer is not learned: put it into the answer",
+        ("reasoning", "reasoning_content", "thinking", "rationale", "cot", "chain_of_thought"),
+    ),
+    "a preference": (
+        "preferences are not learned: keep the rows with good answers, and give prompt and completion",
+        ("chosen", "rejected", "preference"),
+    ),
+    "a mark of what is learned": (
+        "rows count alike: leave out the rows that are not to be learned",
+        ("weight", "train", "loss", "mask", "loss_mask"),
+    ),
+})  # fmt: skip
 _IGNORE = "; or say that it is not used, columns: {{ignore: [{column}]}} (--column ignore={column})"
 # Columns named in an error, and characters of one name there: a file without header has its first row as names.
 _LISTED = 20
@@ -123,12 +95,7 @@ class Columns:
 
 
 def find_columns(where: str, splits: Iterable[Rows], named: Mapping[str, str | Sequence[str]]) -> Columns:
-    """Return the columns of all rows together, the named roles as named and the others recognised.
-
-    Args:
-        where: names the data in errors.
-        splits: rows of all splits.
-        named: role -> column or columns, as the user gave them.
+    """Return the columns of all rows together, the named roles (role -> columns) as named, the others recognised.
 
     Raises:
         DataError: if a named column is not there, no input and answer can be recognised, or a column would be lost
@@ -167,11 +134,7 @@ def find_columns(where: str, splits: Iterable[Rows], named: Mapping[str, str | S
     recognised = {role: " + ".join(map(repr, found[role])) for role in ROLES if role in found and role not in given}
     return Columns(
         input=found.get("input", ()),
-        answer=single.get("answer"),
-        instruction=single.get("instruction"),
-        system=single.get("system"),
-        history=single.get("history"),
-        messages=single.get("messages"),
+        **{role: single.get(role) for role in ("answer", "instruction", "system", "history", "messages")},
         input_may_lack="instruction" in found and found.get("input") == ("input",) and "input" not in given,
         recognised=_sentence("columns recognised", (f"{role} = {names}" for role, names in recognised.items())),
         unused=_sentence("columns that are not used", (f"{name!r} ({n} values)" for name, n in unused.items())),

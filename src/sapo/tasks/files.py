@@ -69,11 +69,7 @@ def _of_distinct_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def read_text(path: Path) -> str:
-    r"""Return a file's text, every line end as ``\n``.
-
-    Raises:
-        DataError: if it is missing, unreadable or not UTF-8.
-    """
+    r"""Return a file's text, every line end as ``\n``; errors as in `read_verbatim`."""
     return read_verbatim(path).replace("\r\n", "\n").replace("\r", "\n")
 
 
@@ -87,8 +83,6 @@ def read_verbatim(path: Path) -> str:
         content = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}") from error
-    except ValueError as error:
-        raise DataError(f"{str(path)!r} is no path: {error}") from error
     mark = len(codecs.BOM_UTF8) if content.startswith(codecs.BOM_UTF8) else 0
     try:
         return content[mark:].decode("utf-8")
@@ -127,11 +121,7 @@ def json_lines(path: Path, text: str) -> list[tuple[int, Any]]:
 
 
 def demand_whole(text: str, what: str) -> None:
-    """Refuse text that no tokenizer can encode.
-
-    Raises:
-        DataError: if it holds half a character.
-    """
+    """Refuse text with half a character, which no tokenizer can encode."""
     if HALF_CHARACTER.search(text):
         raise DataError(f"{what} holds half a character (a lone surrogate): repair the text")
 

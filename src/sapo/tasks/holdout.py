@@ -7,7 +7,7 @@ from dataclasses import replace
 from random import Random
 
 from sapo.core.errors import DataError
-from sapo.core.types import Example, Task
+from sapo.core.types import Task
 from sapo.tasks.sampling import shares_of
 
 SHARE = 0.2
@@ -29,7 +29,11 @@ def hold_out(task: Task) -> Task:
         raise DataError(f"task = {task!r:.80}: give what sapo.load_task returns")
     if task.test:
         return task
-    groups = _groups(task.train)
+    # Rows that ask the same, by their indices.
+    asked: dict[tuple[object, str], list[int]] = {}
+    for i, row in enumerate(task.train):
+        asked.setdefault((row.history, row.input), []).append(i)
+    groups = list(asked.values())
     if len(groups) < 2:
         raise DataError(
             f"task {task.name!r} has no test rows, and its training rows have {len(groups)} different inputs: at least "
@@ -48,14 +52,6 @@ def hold_out(task: Task) -> Task:
     )
 
 
-def _groups(rows: Sequence[Example]) -> list[list[int]]:
-    """Return the indices of rows that ask the same, group by group."""
-    groups: dict[tuple[object, str], list[int]] = {}
-    for i, row in enumerate(rows):
-        groups.setdefault((row.history, row.input), []).append(i)
-    return list(groups.values())
-
-
 def _held(task: Task, groups: Sequence[list[int]]) -> set[int]:
     strata: dict[str, list[list[int]]] = {}
     for group in groups:
@@ -67,10 +63,9 @@ def _held(task: Task, groups: Sequence[list[int]]) -> set[int]:
     held: set[int] = set()
     for stratum, share in zip(strata.values(), shares, strict=True):
         rng.shuffle(stratum)
-        left = share
         for group in stratum:
-            if len(group) <= left:
+            if len(group) <= share:
                 held.update(group)
-                left -= len(group)
+                share -= len(group)
     smallest = min(groups, key=len)
     return held or set(smallest)

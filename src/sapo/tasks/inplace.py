@@ -115,8 +115,7 @@ def as_dataset(data: Any) -> Any:
     if isinstance(data, Dataset):
         return data
     raise DataError(
-        f"rows in a {type(data).__name__}: allowed are one split of a datasets.Dataset, a pandas DataFrame or a list "
-        "of rows"
+        f"rows in a {type(data).__name__}: allowed are one split of a Dataset, a DataFrame or a list of rows"
     )
 
 
@@ -130,14 +129,8 @@ def records(data: Any) -> list[Any]:
     for number, row in enumerate(rows, start=1):
         if not isinstance(row, Mapping):
             raise DataError(f"row {number}: {quoted(row)} instead of columns: give one split of a data set")
-    return [{name: _python(value) for name, value in row.items()} for row in rows]
-
-
-def _python(value: Any) -> Any:
-    """Return a value of numpy as Python's own."""
-    if isinstance(value, np.ndarray):
-        return value.tolist()
-    return value.item() if isinstance(value, np.generic) else value
+    numpys = (np.ndarray, np.generic)
+    return [{k: value.tolist() if isinstance(value, numpys) else value for k, value in row.items()} for row in rows]
 
 
 def _readable(dataset: Any, what: str) -> list[Row]:

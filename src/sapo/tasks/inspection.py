@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from hashlib import blake2b
 from itertools import chain
 from typing import Any
 
 from sapo.core.errors import DataError, RenderError
+from sapo.core.storage import fingerprint
 from sapo.core.types import Encoded, Example, Split, Task, Unused
 from sapo.core.untrusted import folded
 from sapo.models.render import Renderer
@@ -121,28 +121,18 @@ class Inspection:
 
     def to_json(self) -> dict[str, Any]:
         """Return the inspection as JSON values; of the unused rows only the first ones stand one by one."""
-        same = ("task", "selected", "duplicates", "conflicts", "overlap", "dropped", "skew")
-        return {
-            **{key: getattr(self, key) for key in same},
-            "rows": dict(self.rows),
-            "labels": [asdict(count) for count in self.labels],
-            "lengths": None if self.lengths is None else asdict(self.lengths),
-            "unused": {
-                "rows": self.unused_rows,
-                "reasons": [
-                    {"split": r.split, "reason": r.text, "rows": r.count, "first": list(r.rows)} for r in self.reasons
-                ],
-                "first": [asdict(row) for row in self.unused],
-            },
-        }
+        data = asdict(self)
+        reasons = [{"split": r.split, "reason": r.text, "rows": r.count, "first": list(r.rows)} for r in self.reasons]
+        del data["reasons"]
+        data["unused"] = {"rows": data.pop("unused_rows"), "reasons": reasons, "first": list(data["unused"])}
+        return {**data, "labels": list(data["labels"]), "skew": self.skew}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Inspection:
         """Return what `to_json` took apart."""
-        unused, same = value["unused"], ("task", "selected", "duplicates", "conflicts", "overlap", "dropped")
+        unused, same = value["unused"], ("task", "rows", "selected", "duplicates", "conflicts", "overlap", "dropped")
         return cls(
             **{key: value[key] for key in same},
-            rows=dict(value["rows"]),
             labels=tuple(LabelCount(**count) for count in value["labels"]),
             reasons=tuple(Reason(r["split"], r["reason"], r["rows"], tuple(r["first"])) for r in unused["reasons"]),
             unused=tuple(Unused(**row) for row in unused["first"]),
@@ -154,14 +144,8 @@ class Inspection:
 def inspect_task(task: Task, renderer: Renderer, selection_rows: Sequence[int] = (), dropped: int = 0) -> Inspection:
     """Return what the rows of a task hold, with their lengths in tokens.
 
-    Args:
-        task: with the rows that a run uses; one that is only tested comes without training rows.
-        renderer: of the run's model.
-        selection_rows: indices among the training rows.
-        dropped: training rows that `drop_overlap` has left out.
-
-    Raises:
-        RenderError: if a row cannot be rendered.
+    The task has the rows that a run uses: one that is only tested comes without training rows. ``selection_rows`` are
+    indices among them, and ``dropped`` is how many of them `drop_overlap` has left out.
     """
     return replace(inspect_rows(task, selection_rows, dropped), lengths=_lengths(task, renderer))
 
@@ -221,21 +205,16 @@ def _encoded(task: Task, renderer: Renderer, split: Split, rows: Sequence[Exampl
             raise RenderError(f"task {task.name!r}, {split} rows, original instruction: {error}") from error
 
 
-def _repeats(rows: Sequence[Example], keys: Sequence[bytes]) -> tuple[int, int]:
+def _repeats(rows: Sequence[Example], keys: Sequence[str]) -> tuple[int, int]:
     """Return the number of duplicates and of conflicts among training rows."""
-    pairs: set[bytes] = set()
-    answers: Counter[bytes] = Counter()
+    answers: dict[str, set[str]] = {}
     for row, key in zip(rows, keys, strict=True):
-        pair = _pair(key, row.answer)
-        if pair not in pairs:
-            pairs.add(pair)
-            answers[key] += 1
-    conflicts = 0
-    for row, key in zip(rows, keys, strict=True):
-        if answers[key] > 1:
-            right = {_pair(key, text) for text in (row.answer, *row.references)}
-            conflicts += answers[key] > len(right & pairs)
-    return len(rows) - len(pairs), conflicts
+        answers.setdefault(key, set()).add(row.answer.strip())
+    conflicts = sum(
+        bool(answers[key] - {text.strip() for text in (row.answer, *row.references)})
+        for row, key in zip(rows, keys, strict=True)
+    )
+    return len(rows) - sum(map(len, answers.values())), conflicts
 
 
 def _labels(task: Task, selection_rows: Sequence[int]) -> tuple[LabelCount, ...]:
@@ -257,15 +236,6 @@ def _reasons(unused: Sequence[Unused]) -> tuple[Reason, ...]:
     return tuple(Reason(*kind, count, tuple(numbers[kind])) for kind, count in counts)
 
 
-def _key(row: Example) -> bytes:
+def _key(row: Example) -> str:
     """Return a hash that is equal for equal history and input."""
-    digest = blake2b(digest_size=16)
-    for text in (*chain.from_iterable(row.history), row.input):
-        # No folded text holds a line break, so this ends it unmistakably.
-        digest.update(f"{folded(text)}\n".encode("utf-8", "surrogatepass"))
-    return digest.digest()
-
-
-def _pair(key: bytes, answer: str) -> bytes:
-    """Return a hash that is equal for equal history, input and answer."""
-    return blake2b(key + answer.strip().encode("utf-8", "surrogatepass"), digest_size=16).digest()
+    return fingerprint([folded(text) for text in (*chain.from_iterable(row.history), row.input)])

@@ -30,7 +30,8 @@ def labels_of(
         return (), []
     shown = ", ".join(map(repr, labels[:_SHOWN_LABELS])) + (", ..." if len(labels) > _SHOWN_LABELS else "")
     source = "the data declare" if classes else "the training answers are"
-    note = f"labels recognised: {source} {_different(len(labels))} ({shown})"
+    different = "one text" if len(labels) == 1 else f"{len(labels)} different texts"
+    note = f"labels recognised: {source} {different} ({shown})"
     return labels, [note, *_strangers(labels, examples)]
 
 
@@ -49,10 +50,6 @@ def recognised_labels(train: Sequence[Example], classes: tuple[str, ...] = ()) -
     return tuple(sorted(counts, key=lambda answer: (-counts[answer], answer))) if closed else ()
 
 
-def _different(count: int) -> str:
-    return "one text" if count == 1 else f"{count} different texts"
-
-
 def _strangers(labels: tuple[str, ...], examples: Mapping[Split, tuple[Example, ...]]) -> list[str]:
     notes = []
     for split, name in (("train", "training"), ("dev", "dev"), ("test", "test")):
@@ -68,12 +65,7 @@ def _strangers(labels: tuple[str, ...], examples: Mapping[Split, tuple[Example, 
 def metric_of(labels: Sequence[str], train: Sequence[Example], listed: int = 0) -> tuple[str, str]:
     """Return the name of a metric that can tell right answers from wrong ones, and why it is taken.
 
-    ROUGE-L compares words: it takes -5 for 5, and half of 3.8 for 3.2.
-
-    Args:
-        labels: the closed set of answers, empty where there is none.
-        train: the training rows.
-        listed: training rows whose answer is a list of items.
+    ROUGE-L compares words: it takes -5 for 5, and half of 3.8 for 3.2. ``listed`` training rows answer with a list.
     """
     if labels:
         return "exact_match", "the answers are labels"

@@ -83,7 +83,8 @@ def read_row(columns: Mapping[str, Any]) -> Row:
     Raises:
         DataError: naming the column that is wrong.
     """
-    alpaca = columns.get(_INSTRUCTION) is not None and columns.get("output") is not None
+    where = _asking(columns)
+    alpaca = where == _INSTRUCTION
     there = [column for column in ("prompt", "messages", "conversations", "text") if columns.get(column) is not None]
     there += ["instruction, output"] if alpaca else []
     if len(there) > 1:
@@ -91,7 +92,6 @@ def read_row(columns: Mapping[str, Any]) -> Row:
     for column in _NOT_SCORED:
         if columns.get(column):
             raise DataError(f"column {column} changes what is trained on, and is not scored: leave it out")
-    where = _INSTRUCTION if alpaca else _asking(columns)
     if alpaca:
         texts = {name: _text(name, "" if columns.get(name) is None else columns[name]) for name in _ALPACA}
         system = [{"role": "system", "content": texts["system"]}] if texts["system"] else []
@@ -154,8 +154,6 @@ def layout_of(rows: Sequence[Row], instruction: str) -> str:
 
 def holds_instruction(columns: Mapping[str, Any], instruction: str | None) -> bool:
     """Whether a row has a layout of its own, with the instruction in it; a text alone may be an input."""
-    if columns.get(_INSTRUCTION) is not None and columns.get("output") is not None:
-        return True
     try:
         where = _asking(columns)
     except DataError:
@@ -174,11 +172,9 @@ def answer_of(completion: Side) -> str:
 
 
 def _asking(row: Mapping[str, Any]) -> str:
-    """Return the column that holds what the model is asked.
-
-    Raises:
-        DataError: if the layout is not known.
-    """
+    """Return the column that holds what the model is asked; of an alpaca row, its instruction."""
+    if row.get(_INSTRUCTION) is not None and row.get("output") is not None:
+        return _INSTRUCTION
     for column in ("messages", "conversations"):
         if isinstance(row.get(column), list):
             return column

@@ -22,11 +22,7 @@ _SHOWN = 400
 
 
 def saved(path: Path) -> Raw:
-    """Return what ``save_to_disk`` of the datasets library wrote.
-
-    Raises:
-        DataError: if it cannot be read.
-    """
+    """Return what ``save_to_disk`` of the datasets library wrote."""
     from datasets import load_from_disk
 
     return _load(str(path), lambda: load_from_disk(str(path)), "Save it again, or give its rows as a file.")
@@ -43,11 +39,7 @@ def is_described(path: Path) -> bool:
 
 
 def directory(path: Path, subset: str | None, files: Sequence[Path]) -> Raw:
-    """Return what ``datasets.load_dataset`` finds in a directory; those of its data files that it leaves are named.
-
-    Raises:
-        DataError: if it finds no data, or cannot read them.
-    """
+    """Return what ``datasets.load_dataset`` finds in a directory; those of its data files that it leaves are named."""
     advice = f"Allowed: files named train, validation and test, ending in {', '.join(ENDINGS)}; or give one file."
     found, read = _resolved(str(path), str(path.absolute()), subset, advice)
     taken = {Path(address).resolve() for address in read}
@@ -143,24 +135,18 @@ def _message(error: Exception) -> str:
 def _quiet() -> Iterator[None]:
     """Keep the libraries' bars and log lines off the terminal; what goes wrong is said in our error."""
     import datasets
-    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+    from huggingface_hub import utils
 
-    bars = not datasets.are_progress_bars_disabled()
-    hub_bars = not are_progress_bars_disabled()
-    loggers = [logging.getLogger(name) for name in ("datasets", "huggingface_hub")]
-    levels = [logger.level for logger in loggers]
-    if bars:
-        datasets.disable_progress_bars()
-    if hub_bars:
-        disable_progress_bars()
-    for logger in loggers:
+    barred = [library for library in (datasets, utils) if not library.are_progress_bars_disabled()]
+    levels = {logger: logger.level for logger in map(logging.getLogger, ("datasets", "huggingface_hub"))}
+    for library in barred:
+        library.disable_progress_bars()
+    for logger in levels:
         logger.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
+        for logger, level in levels.items():
             logger.setLevel(level)
-        if bars:
-            datasets.enable_progress_bars()
-        if hub_bars:
-            enable_progress_bars()
+        for library in barred:
+            library.enable_progress_bars()

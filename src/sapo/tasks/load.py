@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import os
 from collections.abc import Mapping, Sequence
 from os import PathLike
@@ -78,7 +76,7 @@ def load_task(
         own |= {"columns": columns or {}}
         source = own_source({"data": name, "instruction": instruction, "suffix": suffix or "", **own})
         return data_task(_last_part(name), source)
-    task = _task(name, data_dir)
+    task = _named(name, data_dir)
     extra = [key for key, value in own.items() if value is not None]
     if extra:
         raise DataError(
@@ -86,7 +84,11 @@ def load_task(
             "given for your own data only. Leave out what is given, or give a file, a directory or a hub id."
         )
     changes = {key: value for key, value in (("instruction", instruction), ("suffix", suffix)) if value is not None}
-    return task if not changes else replace_text(task, changes)
+    if not changes.get("instruction", task.instruction).strip():
+        raise DataError(f"task {task.name!r}: the instruction is empty")
+    for key, text in changes.items():
+        demand_whole(text, f"the {key}")
+    return dataclasses.replace(task, **{key: text.strip() for key, text in changes.items()})  # type: ignore[arg-type]
 
 
 def own_source(given: Mapping[str, Any]) -> DataSource:
@@ -107,24 +109,20 @@ def own_source(given: Mapping[str, Any]) -> DataSource:
 
 def data_task(name: str, source: DataSource) -> Task:
     """Return a task from the user's own data, see `sapo.tasks.make.make_task`."""
-    return _task(name, None, {name: source})
+    return make_task(name, source, own_splits(source))
 
 
-def _task(name: str, data_dir: Path | None, own: Mapping[str, DataSource] = _NO_TASKS) -> Task:
-    """Return a task by name: the user's own, a built-in one, or one of a benchmark."""
-    if name in own:
-        source, found = own[name], own_splits(own[name])
-    elif name in BUILTIN:
+def _named(name: str, data_dir: Path | None) -> Task:
+    """Return a built-in task, or one of a benchmark."""
+    if name in BUILTIN:
         return builtin_task(name)
-    elif data_dir is not None:
-        source, found = benchmark_source(data_dir, name)
-    else:
-        raise DataError(
-            f"there is no task {name!r}.{nearest(name, BUILTIN)} Built-in tasks: {', '.join(BUILTIN)}. "
-            f"For another task give data_dir, a directory with instructions.json; or your own data: a file "
-            f"({', '.join(ENDINGS)}), a directory, or a hub id owner/name."
-        )
-    return make_task(name, source, found)
+    if data_dir is not None:
+        return make_task(name, *benchmark_source(data_dir, name))
+    raise DataError(
+        f"there is no task {name!r}.{nearest(name, BUILTIN)} Built-in tasks: {', '.join(BUILTIN)}. "
+        f"For another task give data_dir, a directory with instructions.json; or your own data: a file "
+        f"({', '.join(ENDINGS)}), a directory, or a hub id owner/name."
+    )
 
 
 def _last_part(data: str) -> str:
@@ -133,19 +131,6 @@ def _last_part(data: str) -> str:
     if path.name in ("", "..", "~"):
         path = path.expanduser().resolve()
     return path.stem if path.suffix.lower() in ENDINGS else path.name
-
-
-def replace_text(task: Task, changes: dict[str, str]) -> Task:
-    """Return the task with another instruction or suffix.
-
-    Raises:
-        DataError: if the instruction is empty, or a text holds half a character.
-    """
-    if not changes.get("instruction", task.instruction).strip():
-        raise DataError(f"task {task.name!r}: the instruction is empty")
-    for key, text in changes.items():
-        demand_whole(text, f"the {key}")
-    return dataclasses.replace(task, **{key: text.strip() for key, text in changes.items()})  # type: ignore[arg-type]
 
 
 def sequence_names(sequence: str | Sequence[str]) -> tuple[str, ...]:
@@ -192,7 +177,7 @@ def load_sequence(
     missing = [name for name in names if name not in there and name not in BUILTIN and name not in own]
     if missing:
         raise DataError(_missing(missing, data_dir, there, own))
-    return tuple(_task(name, data_dir, own) for name in names)
+    return tuple(data_task(name, own[name]) if name in own else _named(name, data_dir) for name in names)
 
 
 def _missing(missing: Sequence[str], data_dir: Path | None, there: Sequence[str], own: Mapping[str, DataSource]) -> str:
@@ -210,13 +195,14 @@ def _missing(missing: Sequence[str], data_dir: Path | None, there: Sequence[str]
 
 def data_fingerprint(rows: Sequence[Example]) -> str:
     """Return a hash of everything in rows that a result depends on."""
-    return fingerprint([[row.input, row.answer, row.history, row.references] for row in rows])
+    return fingerprint(_values(rows))
 
 
 def task_fingerprint(task: Task) -> str:
     """Return a hash of everything in a task that a run depends on: instruction, suffix, labels, metric and rows."""
-    rows = [
-        [[e.input, e.answer, e.history, e.references] for e in split] for split in (task.train, task.dev, task.test)
-    ]
-    parts = [task.name, task.instruction, task.suffix, task.labels, task.metric, rows]
-    return hashlib.sha256(json.dumps(parts, ensure_ascii=False).encode()).hexdigest()[:16]
+    rows = [_values(split) for split in (task.train, task.dev, task.test)]
+    return fingerprint([task.name, task.instruction, task.suffix, task.labels, task.metric, rows])
+
+
+def _values(rows: Sequence[Example]) -> list[list[object]]:
+    return [[row.input, row.answer, row.history, row.references] for row in rows]

@@ -1,15 +1,19 @@
-"""One task from rows as they are found: its texts, its instruction, its labels and its metric."""
+"""One task from rows as they are found: its texts, its labels, its metric, and its one instruction.
+
+The instruction is the one given, or the one that the data hold for all rows.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from sapo.core.errors import DataError
-from sapo.core.types import Split, Task, Unused
-from sapo.tasks.columns import find_columns
-from sapo.tasks.files import demand_whole
-from sapo.tasks.instructions import settle_instruction
+from sapo.core.types import Example, Split, Task, Unused
+from sapo.core.untrusted import visible
+from sapo.tasks.columns import Columns, find_columns
+from sapo.tasks.files import demand_whole, quoted
 from sapo.tasks.labels import labels_of, metric_of
 from sapo.tasks.own import DataSource
 from sapo.tasks.raw import Raw
@@ -19,16 +23,10 @@ SPLITS: tuple[Split, ...] = ("train", "dev", "test")
 
 
 def make_task(name: str, source: DataSource, found: Raw) -> Task:
-    """Return a task; rows that cannot be used are left out and listed in it.
+    """Return a task from rows by what they are used for; those that cannot be used are left out and listed in it.
 
-    Args:
-        name: of the task; it is also a file's name.
-        source: what the data mean.
-        found: their rows by what they are used for.
-
-    Returns:
-        The task. It has no test rows where the data have none, see `sapo.tasks.holdout.hold_out`. Its notes
-        name every decision that was taken.
+    It has no test rows where the data have none, see `sapo.tasks.holdout.hold_out`. Its notes name every decision that
+    was taken.
 
     Raises:
         DataError: if no row can be used, or there is no one instruction.
@@ -50,12 +48,12 @@ def make_task(name: str, source: DataSource, found: Raw) -> Task:
         used[split], left_out = read_split(split, found.splits[split], columns, alternatives=alternatives)
         unused += left_out
         if left_out and not used[split]:
-            reason = f"none of the {len(left_out)} {split} rows can be used, most often because {_commonest(left_out)}"
+            ((commonest, _),) = Counter(row.reason for row in left_out).most_common(1)
+            reason = f"none of the {len(left_out)} {split} rows can be used, most often because {commonest}"
             if split in demanded:
                 raise DataError(f"{demanded[split]}: {reason}. Mend them, or name other columns with columns.")
             notes.append(reason)
-    settled = settle_instruction(source.data, given, found.instruction, used, columns)
-    examples = settled.examples
+    text, examples, text_notes = _settled(source.data, given, found.instruction, used, columns)
     labels, label_notes = labels_of(source.labels, found.classes.get(columns.answer or "", ()), examples)
     listed = sum(row.listed for row in used["train"])
     if listed:
@@ -66,10 +64,10 @@ def make_task(name: str, source: DataSource, found: Raw) -> Task:
     metric, why = metric_of(labels, examples["train"], listed)
     metric_notes = [] if source.metric else [f"metric: {metric}, as {why}"]
     return Task(
-        name=name, instruction=settled.text.strip(), suffix=source.suffix.strip(), labels=labels,
+        name=name, instruction=text.strip(), suffix=source.suffix.strip(), labels=labels,
         metric=source.metric or metric,
         train=examples["train"], dev=examples.get("dev", ()), test=examples.get("test", ()),
-        unused=tuple(unused), notes=(*notes, *settled.notes, *label_notes, *metric_notes),
+        unused=tuple(unused), notes=(*notes, *text_notes, *label_notes, *metric_notes),
     )  # fmt: skip
 
 
@@ -82,5 +80,56 @@ def _demand_name(name: str) -> None:
     demand_whole(name, "a task's name")
 
 
-def _commonest(unused: Sequence[Unused]) -> str:
-    return Counter(row.reason for row in unused).most_common(1)[0][0]
+def _settled(
+    where: str, given: str | None, definition: str | None, used: Mapping[Split, Sequence[Row]], columns: Columns
+) -> tuple[str, Mapping[Split, tuple[Example, ...]], tuple[str, ...]]:
+    """Return the task's one instruction, the rows by split, and where it came from, one sentence each.
+
+    It is the one ``given`` by the user, else the one that all rows share, else the ``definition`` of the data set as a
+    whole. Where rows have instructions of their own, their inputs begin with them.
+    """
+    own: dict[str, str] = {}
+    for text in (_lead(row.system, row.instruction) for rows in used.values() for row in rows):
+        # White space at the ends and characters that nobody sees make no other text.
+        own.setdefault(visible(text).strip(), text)
+    kind = "system message" if columns.instruction is None else f"text of column {columns.instruction!r}"
+    plain = {split: tuple(row.example for row in rows) for split, rows in used.items()}
+    shared = next(iter(own.values())) if len(own) == 1 else ""
+    if len(own) > 1:
+        if given is None:
+            raise DataError(_several(where, kind, list(own.values())))
+        led = {split: tuple(_led(row) for row in rows) for split, rows in used.items()}
+        return given, led, (f"the {kind} differs from row to row and stands in front of each row's input",)
+    inside = shared if shared.strip() else definition or ""
+    source = f"the {kind} that all rows share" if shared.strip() else "the Definition in the data"
+    if given is not None:
+        replaced = f"the instruction given replaces {source}: {quoted(inside)}"
+        return given, plain, (replaced,) if inside.strip() and inside != given else ()
+    if not inside.strip():
+        raise DataError(
+            f"{where} has no instruction of its own: give one (instruction=... in Python, --instruction on the command "
+            "line, instruction: in a configuration)"
+        )
+    return inside, plain, (f"instruction: {source}",)
+
+
+def _several(where: str, kind: str, texts: Sequence[str]) -> str:
+    first, second = (quoted(text) if text else "none" for text in texts[:2])
+    return (
+        f"{where}: the {kind} differs from row to row ({len(texts)} different ones, such as {first} and {second}), but "
+        "a task has one instruction. Give it with --instruction, or with instruction: in a configuration; each row's "
+        "own text then stands in front of its input."
+    )
+
+
+def _led(row: Row) -> Example:
+    """Return the example with its system message before all turns and its own instruction before its question."""
+    example = replace(row.example, input=_lead(row.instruction, row.example.input))
+    if not example.history:
+        return replace(example, input=_lead(row.system, example.input))
+    (said, reply), *later = example.history
+    return replace(example, history=((_lead(row.system, said), reply), *later))
+
+
+def _lead(first: str, text: str) -> str:
+    return "\n\n".join(part for part in (first, text) if part)

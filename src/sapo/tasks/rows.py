@@ -92,15 +92,10 @@ def read_row(row: dict[str, Any] | Broken, columns: Columns, *, alternatives: bo
         listed,
     )
     turned = (turn for pair in example.history for turn in pair)
-    texts = (read.system, read.instruction, example.input, answer_texts(read.example), *turned)
+    texts = (read.system, read.instruction, example.input, example.answer, *references, *turned)
     if any(map(HALF_CHARACTER.search, texts)):
         raise UnusableError("it holds half a character (a lone surrogate)")
     return read
-
-
-def answer_texts(example: Example) -> str:
-    """Return all right answers of a row, one below the other."""
-    return "\n".join((example.answer, *example.references))
 
 
 def _asked(row: Mapping[str, Any], columns: Columns) -> list[Turn]:
@@ -216,11 +211,7 @@ def read_messages(value: Any, column: str) -> list[Turn]:
 
 
 def demand_learned(message: Mapping[str, Any], number: int) -> None:
-    """Refuse an answer that is marked as not to be learned.
-
-    Raises:
-        UnusableError: with the reason.
-    """
+    """Refuse an answer that is marked as not to be learned."""
     for key in _MARKS:
         mark = message.get(key)
         if mark is None:

@@ -32,9 +32,7 @@ def split_word(file: Path) -> str:
     for part in (file.stem, *reversed(file.parent.parts)):
         words = [word for word in re.split(r"[^a-z]+", part.lower()) if word in SPLIT_NAMES]
         if len({SPLIT_NAMES[word] for word in words}) > 1:
-            raise DataError(
-                f"the name of {file} tells two splits ({' and '.join(words)}): give it by itself, or rename it"
-            )
+            raise DataError(f"the name of {file} tells two splits ({' and '.join(words)}): rename it, or give it alone")
         if words:
             return words[0]
     return ""
@@ -43,12 +41,8 @@ def split_word(file: Path) -> str:
 def assign(data: str, found: Raw, train: str | None, test: str | None, other: Raw | None) -> Raw:
     """Return a data set with its splits by what they are used for: train, and dev and test where there are any.
 
-    Args:
-        data: where they are, for messages.
-        found: what is there.
-        train: name of the split with the training rows; None recognises it by its name.
-        test: name of the split with the test rows; or where ``other`` was found.
-        other: other data with the test rows.
+    ``train`` and ``test`` name splits of it; None recognises them by their names. With ``other``, which are other data
+    with the test rows, ``test`` says where those were found.
 
     Raises:
         DataError: if no split holds the training rows, or a name is not the one of a split.

@@ -39,11 +39,7 @@ def read_table(path: Path, ending: str | None = None) -> Raw:
 
 
 def joined(where: str, tables: Mapping[str, Sequence[Raw]], notes: tuple[str, ...] = ()) -> Raw:
-    """Return the files of each split, one behind the other, as one data set.
-
-    Raises:
-        DataError: if they hold different Definitions.
-    """
+    """Return the files of each split, one behind the other, as one data set."""
     every = [raw for parts in tables.values() for raw in parts]
     definitions = {raw.instruction for raw in every} - {None}
     if len(definitions) > 1:
@@ -57,18 +53,12 @@ def joined(where: str, tables: Mapping[str, Sequence[Raw]], notes: tuple[str, ..
 
 
 def arrow_table(where: str, table: Any, features: Mapping[str, Any]) -> Raw:
-    """Return the rows of an Arrow table as the split "train", with the names of their classes.
+    """Return the rows of a `pyarrow.Table` as the split "train", with the names of their classes.
 
-    Args:
-        where: names the table in errors.
-        table: a `pyarrow.Table`.
-        features: column -> feature of the datasets library, in its JSON form.
-
-    Raises:
-        DataError: if two columns have the same name.
+    ``features`` are those of the datasets library by column, in their JSON form.
     """
     _demand_distinct(where, table.column_names)
-    columns = [_values(table.column(name)) for name in table.column_names]
+    columns = [[_spelled(_value(cell), column.type) for cell in column] for column in table.columns]
     rows = [dict(zip(table.column_names, cells, strict=True)) for cells in zip(*columns, strict=True)]
     return with_class_names(Raw({"train": rows}), features)
 
@@ -98,15 +88,11 @@ def _json(path: Path) -> Raw:
     text = read_text(path)
     try:
         parsed = parse_json(text)
-    except json.JSONDecodeError as error:
-        # Many data sets name JSONL files .json: a second object follows the first one.
-        if error.msg == "Extra data":
-            return _lines(path)
-        if not text.strip():
-            raise DataError(f"{path} has no rows") from error
-        raise DataError(f"{path} is not JSON: {error}") from error
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{path} is not JSON: {error}") from error
+        # Many data sets name JSONL files .json: a second object follows the first one.
+        if isinstance(error, json.JSONDecodeError) and error.msg == "Extra data":
+            return _lines(path)
+        raise DataError(f"{path} is not JSON: {error}" if text.strip() else f"{path} has no rows") from error
     definition = None
     if isinstance(parsed, dict) and isinstance(parsed.get("Instances"), list):
         definition = _definition(path, parsed.get("Definition"))
@@ -134,9 +120,7 @@ def _objects(path: Path, unit: str, numbered: Iterable[tuple[int, Any]]) -> Rows
     rows = []
     for number, row in numbered:
         if not isinstance(row, dict):
-            raise DataError(
-                f"{path}, {unit} {number} is {kind_of(row)}: allowed is an object with one entry per column"
-            )
+            raise DataError(f"{path}, {unit} {number} is {kind_of(row)}: allowed is an object, column: value")
         rows.append(row)
     return rows
 
@@ -223,10 +207,8 @@ def _parquet(path: Path) -> Raw:
         with ParquetFile(path) as file:
             table = file.read()
     except (pyarrow.ArrowException, OSError, ValueError) as error:
-        missing = isinstance(error, FileNotFoundError)
-        raise DataError(
-            f"{path}: {'No such file' if missing else f'it is no readable Parquet file: {error}'}"
-        ) from error
+        why = "No such file" if isinstance(error, FileNotFoundError) else f"it is no readable Parquet file: {error}"
+        raise DataError(f"{path}: {why}") from error
     return arrow_table(str(path), table, _written_features(table.schema.metadata))
 
 
@@ -259,16 +241,6 @@ def _class_name(value: Any, names: tuple[str, ...]) -> Any:
     return names[int(value)] if 0 <= int(value) < len(names) else None
 
 
-def _values(column: Any) -> list[Any]:
-    from pyarrow import ArrowException
-
-    try:
-        values = column.to_pylist()
-    except (ArrowException, ValueError, OverflowError):
-        values = [_value(scalar) for scalar in column]
-    return [_spelled(value, column.type) for value in values]
-
-
 def _spelled(value: Any, kind: Any) -> Any:
     """Return a cell of an Arrow column with its numbers as the shortest text that means them: float32 3.8 is 3.8."""
     from pyarrow import types
@@ -288,7 +260,7 @@ def _spelled(value: Any, kind: Any) -> Any:
 
 
 def _value(scalar: Any) -> Any:
-    """Return one cell where the column as a whole has some that Python cannot hold, such as a year 300000."""
+    """Return one cell; some, such as a year 300000, cannot be held by Python."""
     from pyarrow import ArrowException
 
     try:

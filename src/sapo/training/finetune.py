@@ -55,10 +55,7 @@ class _Looking(TrainerCallback):
     """Tells after every update that it was made, and shows the model to the watchers."""
 
     def __init__(self, advance: Callable[[int], None], extras: Extras) -> None:
-        self._advance, self._watchers, self._log = advance, extras.watchers, extras.log
-
-    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._log(kwargs["logs"], state.global_step)
+        self._advance, self._watchers = advance, extras.watchers
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._advance(1)

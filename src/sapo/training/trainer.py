@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,7 +21,7 @@ from transformers.cache_utils import DynamicCache
 
 from sapo.core.types import Encoded
 from sapo.models.batches import pad, supervised_positions
-from sapo.training.methods.objective import Objective, Part
+from sapo.training.methods.objective import Objective, Part, put_back, trainable
 from sapo.training.prefix import columns_to_share, shared_beginning
 
 
@@ -37,8 +38,12 @@ class Checkpoints:
 
     def last(self) -> str | None:
         """Return the last checkpoint that was written to its end, or None."""
-        # Trainer writes its state last.
-        whole = [path.parent for path in self.directory.glob("checkpoint-*/trainer_state.json") if _is_whole(path)]
+        whole = []
+        for state in self.directory.glob("checkpoint-*/trainer_state.json"):
+            # Trainer writes it last; a process may be killed within it.
+            with suppress(ValueError):
+                json.loads(state.read_text(encoding="utf-8"))
+                whole.append(state.parent)
         return str(max(whole, key=lambda path: int(path.name.partition("-")[2]))) if whole else None
 
 
@@ -166,6 +171,7 @@ class SupervisedTrainer(Trainer):
             logs[NLL] = float(self.accelerator.reduce(self._nll, "sum"))
             self._nll = None
         super().log(logs, start_time)
+        self._extras.log(logs, self.state.global_step)
 
     def _reworded(self, rows: Sequence[int], reword: Reword) -> tuple[torch.Tensor, torch.Tensor]:
         """Return ids and labels of rows as they are worded now, when they are trained on.
@@ -185,22 +191,17 @@ class SupervisedTrainer(Trainer):
         """Write what is trained, and only that: a checkpoint is for resuming with the same model."""
         if self.args.should_save and output_dir is not None:
             Path(output_dir).mkdir(parents=True, exist_ok=True)
-            save_file({name: p.detach().cpu().contiguous() for name, p in self._trained()}, Path(output_dir) / _WEIGHTS)
+            weights = {name: p.detach().cpu().contiguous() for name, p in trainable(self.model).items()}
+            save_file(weights, Path(output_dir) / _WEIGHTS)
             states = [watcher.state() for watcher in self._extras.watchers]
             (Path(output_dir) / _WATCHERS).write_text(json.dumps(states), encoding="utf-8")
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Read back what `_save` wrote; Trainer's own would leave only the first of several adapters active."""
-        stored = load_file(Path(resume_from_checkpoint) / _WEIGHTS)
-        with torch.no_grad():
-            for name, parameter in self._trained():
-                parameter.copy_(stored[name])
+        put_back(self.model, load_file(Path(resume_from_checkpoint) / _WEIGHTS))
         states = json.loads((Path(resume_from_checkpoint) / _WATCHERS).read_text(encoding="utf-8"))
         for watcher, state in zip(self._extras.watchers, states, strict=True):
             watcher.restore(self.model, state)
-
-    def _trained(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
-        return ((name, p) for name, p in self.model.named_parameters() if p.requires_grad)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         return self._order
@@ -247,12 +248,3 @@ class UpdateSampler(Sampler[int]):
 
     def _filled(self, rows: int) -> int:
         return -(-rows // self._round) * self._round
-
-
-def _is_whole(state: Path) -> bool:
-    """Whether the file that is written last was written to its end: a process may be killed within it."""
-    try:
-        json.loads(state.read_text(encoding="utf-8"))
-    except ValueError:
-        return False
-    return True

@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from sapo.core.errors import DataError, ModelError
 from sapo.core.processes import ALONE, Processes
@@ -36,7 +35,7 @@ from sapo.selection.selection import Selection, Trial, Tried
 from sapo.selection.settings import TrialSettings
 from sapo.tasks.sampling import selection_rows
 from sapo.training.finetune import finetune
-from sapo.training.methods.objective import Objective, trainable
+from sapo.training.methods.objective import Objective, put_back, trainable
 from sapo.training.settings import TrainSettings
 from sapo.training.trainer import Checkpoints, Extras
 
@@ -205,10 +204,9 @@ def _restored(model: Any) -> Iterator[Callable[[], None]]:
     modes = [(module, module.training) for module in model.modules()]
 
     def restore() -> None:
-        with torch.no_grad():
-            for name, parameter in trainable(model).items():
-                parameter.copy_(weights[name])
-                parameter.grad = None
+        put_back(model, weights)
+        for parameter in trainable(model).values():
+            parameter.grad = None
 
     try:
         yield restore

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
-
 from sapo.candidates.rules.rewrite import rewrites
-from sapo.candidates.source import Source
+from sapo.candidates.source import Advance, Rounds, Source, unheard
 from sapo.core.types import Origin, Task
 
 
@@ -14,9 +12,7 @@ class Rules(Source):
 
     origin: Origin = "rules"
 
-    def paraphrases(
-        self, task: Task, wanted: int, advance: Callable[[int], None] = lambda texts: None
-    ) -> Generator[Sequence[str], None, None]:
+    def paraphrases(self, task: Task, wanted: int, advance: Advance = unheard) -> Rounds:
         """Yield all rewrites there are, most varied first."""
         texts = rewrites(task.instruction, task.labels)
         for start in range(0, len(texts), wanted):

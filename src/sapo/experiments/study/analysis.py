@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from sapo.experiments.study.blocks import Block, blocks_of
-from sapo.experiments.study.bound import Bounds, bounds
+from sapo.experiments.study.bound import Bound, bounds
 from sapo.experiments.study.components import Spread, spread
 from sapo.experiments.study.correlation import Agreement, agreements
-from sapo.experiments.study.decision import MARGIN, Gain, gains
+from sapo.experiments.study.decision import Gain, gains
 from sapo.experiments.study.prediction import PRIMARY, Association, adjusted, mediations, predictions
 from sapo.experiments.study.records import Measure, StudyRecord
 from sapo.experiments.study.resampling import ALPHA, Detectable, Measured, Sampling, detectable
@@ -32,6 +32,7 @@ class Arm:
         predictions: claim 3, every indicator against forgetting and generalisation, p-values corrected for one
             another over all arms; but for the primary test.
         mediations: by mediator, pre-update loss against it and it against forgetting.
+        bounds: "path" and "forgetting".
     """
 
     name: str
@@ -41,7 +42,7 @@ class Arm:
     predictions: tuple[Association, ...]
     mediations: tuple[tuple[Association, Association], ...]
     gains: tuple[Gain, ...]
-    bounds: Bounds
+    bounds: Mapping[str, Bound]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,21 +54,17 @@ class Analysis:
         primary: the one test that was fixed before: pre-update loss against forgetting, in the main arm.
         detectable: what that test could find at its size.
         secondary: number of the tests that were corrected for one another.
-        margin: nats per token, of rule "confident".
     """
 
     arms: tuple[Arm, ...]
     primary: Association
     detectable: Detectable
     secondary: int
-    margin: float
     sampling: Sampling
 
 
-def analyse(records: Iterable[StudyRecord], *, margin: float = MARGIN, sampling: Sampling | None = None) -> Analysis:
+def analyse(records: Iterable[StudyRecord], *, sampling: Sampling | None = None) -> Analysis:
     """Return what a study's records say; their order does not matter.
-
-    ``margin`` is in nats per token, of rule "confident".
 
     Raises:
         RecordError: if there are no records, or some cannot be compared, naming them.
@@ -75,7 +72,7 @@ def analyse(records: Iterable[StudyRecord], *, margin: float = MARGIN, sampling:
     sampling = sampling or Sampling()
     blocks = blocks_of(records)
     names = sorted({block.arm for block in blocks}, key=lambda name: (name != _MAIN_ARM, name))
-    arms = [_arm([block for block in blocks if block.arm == name], margin, sampling) for name in names]
+    arms = [_arm([block for block in blocks if block.arm == name], sampling) for name in names]
     primary = next(one for one in arms[0].predictions if (one.x, one.y) == (PRIMARY, "forgetting"))
     secondary = adjusted([one for arm in arms for one in arm.predictions if one is not primary])
     left = iter(secondary)
@@ -87,12 +84,11 @@ def analyse(records: Iterable[StudyRecord], *, margin: float = MARGIN, sampling:
         primary=primary,
         detectable=detectable(primary.candidates),
         secondary=sum(one.adjusted is not None for one in secondary),
-        margin=margin,
         sampling=sampling,
     )
 
 
-def _arm(blocks: Sequence[Block], margin: float, sampling: Sampling) -> Arm:
+def _arm(blocks: Sequence[Block], sampling: Sampling) -> Arm:
     records = [record for block in blocks for row in block.records for record in row]
     measures: tuple[Measure, ...] = ("nll", "score") if any(record.scores for record in records) else ("nll",)
     return Arm(
@@ -102,7 +98,7 @@ def _arm(blocks: Sequence[Block], margin: float, sampling: Sampling) -> Arm:
         agreements=agreements(blocks, sampling),
         predictions=predictions(blocks, sampling),
         mediations=mediations(blocks, sampling),
-        gains=gains(blocks, margin),
+        gains=gains(blocks),
         bounds=bounds(blocks),
     )
 

@@ -39,31 +39,16 @@ class Bound:
     range: tuple[float, float] | None
 
 
-@dataclass(frozen=True, slots=True)
-class Bounds:
-    """Both bounds, over the trainings of one arm.
-
-    Attributes:
-        path: length of the path against the square root; not defined where the training loss rose.
-        forgetting: rise of the earlier tasks' loss (all rows together, nats per token) against gradient norm times
-            length of the path.
-    """
-
-    path: Bound
-    forgetting: Bound
-
-
-def bounds(blocks: Sequence[Block]) -> Bounds:
-    """Return what the trainings of the blocks of one arm keep."""
+def bounds(blocks: Sequence[Block]) -> dict[str, Bound]:
+    """Return what the trainings of the blocks of one arm keep of both bounds, "path" and "forgetting"."""
+    sides = {"path": path_sides, "forgetting": forgetting_sides}
     records = [record for block in blocks for row in block.records for record in row]
-    return Bounds(bound([path_sides(r) for r in records]), bound([forgetting_sides(r) for r in records]))
+    return {name: bound([of(record) for record in records]) for name, of in sides.items()}
 
 
 def path_sides(record: StudyRecord) -> tuple[float, float] | None:
     """Return length of the path and its bound; None where something is missing, or the training loss rose."""
-    path, rates, before, after = (
-        record.mediators.get(name) for name in ("path", "rate_sum", "train_before", "train_after")
-    )
+    path, rates, before, after = map(record.mediators.get, ("path", "rate_sum", "train_before", "train_after"))
     if path is None or rates is None or before is None or after is None or after > before or rates < 0:
         return None
     return path, math.sqrt(2 * rates * (before - after))

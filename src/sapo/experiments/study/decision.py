@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Literal, get_args
 
 import numpy as np
@@ -44,28 +45,22 @@ class Gain:
     by_transition: tuple[float | None, ...]
 
 
-def gains(blocks: Sequence[Block], margin: float = MARGIN) -> tuple[Gain, ...]:
-    """Return what every rule is worth for every outcome, of the blocks of one arm.
-
-    ``margin`` is in nats per token, of rule "confident".
-    """
-    found = []
-    for outcome in VALUED:
-        for rule in RULES:
-            by_transition = tuple(_gain(block, rule, outcome, margin) for block in blocks)
-            single = all(len(block.seeds) < 2 for block in blocks)
-            mean = _over_transitions(by_transition, _ONE_SEED if rule == "oracle" and single else _NO_ORIGINAL)
-            found.append(Gain(rule, outcome, mean, by_transition))
+def gains(blocks: Sequence[Block]) -> tuple[Gain, ...]:
+    """Return what every rule is worth for every outcome, of the blocks of one arm."""
+    found, single = [], all(len(block.seeds) < 2 for block in blocks)
+    for outcome, rule in product(VALUED, RULES):
+        by_transition = tuple(_gain(block, rule, outcome) for block in blocks)
+        mean = _over_transitions(by_transition, _ONE_SEED if rule == "oracle" and single else _NO_ORIGINAL)
+        found.append(Gain(rule, outcome, mean, by_transition))
     return tuple(found)
 
 
-def chosen(losses: Floats, rule: Rule, margin: float) -> int:
+def chosen(losses: Floats, rule: Rule) -> int:
     """Return the place of the candidate that a rule by loss chooses; ties go to the earlier one.
 
     Args:
         losses: pre-update losses in nats per token, the original's first.
         rule: "lowest", "confident", "median" (the lower of two middle ones) or "highest".
-        margin: by which the lowest one must lie below the original's, or rule "confident" stays with the original.
     """
     ranked = np.argsort(losses, kind="stable")
     if rule == "highest":
@@ -73,10 +68,10 @@ def chosen(losses: Floats, rule: Rule, margin: float) -> int:
     if rule == "median":
         return int(ranked[(len(ranked) - 1) // 2])
     lowest = int(ranked[0])
-    return 0 if rule == "confident" and not losses[lowest] < losses[0] - margin else lowest
+    return 0 if rule == "confident" and not losses[lowest] < losses[0] - MARGIN else lowest
 
 
-def _gain(block: Block, rule: Rule, outcome: Outcome | Literal["sum"], margin: float) -> float | None:
+def _gain(block: Block, rule: Rule, outcome: Outcome | Literal["sum"]) -> float | None:
     outcomes: tuple[Outcome, ...] = ("in_task", "forgetting", "generalisation") if outcome == "sum" else (outcome,)
     parts, losses = [block.outcome(one) for one in outcomes], block.indicator(PRIMARY)
     known = [part for part in parts if part is not None]
@@ -89,7 +84,7 @@ def _gain(block: Block, rule: Rule, outcome: Outcome | Literal["sum"], margin: f
     if rule == "random":
         # As the policy of this name: one of the paraphrases.
         return float(over_original[1:].mean())
-    return float(over_original[chosen(losses, rule, margin)].mean())
+    return float(over_original[chosen(losses, rule)].mean())
 
 
 def _oracle(effects: Floats) -> float | None:

@@ -21,7 +21,7 @@ from sapo.models.losses import Scorer
 from sapo.models.passes import untouched
 from sapo.models.render import Renderer
 from sapo.training.methods.lwf import divergence
-from sapo.training.methods.objective import trainable
+from sapo.training.methods.objective import copies, trainable
 
 # Rows that go through the model at once.
 _BATCH = 4
@@ -121,12 +121,11 @@ class Travel:
 
     def begin(self, model: Any) -> None:
         """Remember where it starts."""
-        self.start = _copy(model)
-        self._last = self.start
+        self.start = self._last = copies(model)
 
     def after(self, model: Any, step: int, last: bool) -> bool:
         """Add the length of an update."""
-        now = _copy(model)
+        now = copies(model)
         self.path += norm({name: now[name] - self._last[name] for name in now})
         self._last = now
         return False
@@ -137,7 +136,7 @@ class Travel:
 
     def restore(self, model: Any, state: Any) -> None:
         """Resume from there."""
-        self.path, self._last = float(state), _copy(model)
+        self.path, self._last = float(state), copies(model)
 
     @property
     def displacement(self) -> float:
@@ -156,7 +155,3 @@ def drift(model: Any, before: dict[str, torch.Tensor], encoded: Sequence[Encoded
             then = functional_call(model, before, kwargs=inputs).logits
             total += float(divergence(then, model(**inputs).logits, 1.0))
     return total / sum(e.supervised for e in encoded)
-
-
-def _copy(model: Any) -> dict[str, torch.Tensor]:
-    return {name: p.detach().clone() for name, p in trainable(model).items()}

@@ -108,10 +108,7 @@ def bootstrap(parts: Sequence[Part], sampling: Sampling) -> Floats:
 
 
 def estimates(
-    parts: Sequence[Part],
-    sampling: Sampling,
-    undefined: str,
-    of: Callable[[Floats], Floats] = lambda means: means,
+    parts: Sequence[Part], sampling: Sampling, undefined: str, of: Callable[[Floats], Floats] = lambda means: means
 ) -> tuple[Measured, ...]:
     """Return figures with their percentile intervals, from the transitions that define all of them.
 

@@ -16,7 +16,7 @@ from sapo.core.storage import fingerprint
 from sapo.core.types import Instruction, Losses, Task
 from sapo.experiments.study.indicators import Travel, drift, gradient, indicators, norm
 from sapo.experiments.study.plan import Transition, Trial, state_config
-from sapo.experiments.study.records import Role, StudyRecord
+from sapo.experiments.study.records import StudyRecord
 from sapo.models.answers import evaluate
 from sapo.runs.config.study import StudyConfig
 from sapo.runs.lineage import library_versions
@@ -100,7 +100,7 @@ def train(
         text = candidate.text if name == task.name else one.instruction
         then, now = Losses.from_json(before["before"][name]), scorer(renderer.encode(text, one.suffix, one.test))
         losses[name] = {
-            "role": _role(transition, name),
+            "role": "own" if name == task.name else "earlier" if name in transition.earlier else "unseen",
             "before": [round(x, _DECIMALS) for x in then.nll.tolist()],
             "after": [round(x, _DECIMALS) for x in now.nll.tolist()],
             "tokens": now.tokens.tolist(),
@@ -133,10 +133,6 @@ def train(
             "versions": {library: version for library, version in library_versions().items() if version},
         }
     )  # fmt: skip
-
-
-def _role(transition: Transition, name: str) -> Role:
-    return "own" if name == transition.task else "earlier" if name in transition.earlier else "unseen"
 
 
 def _ground(config: StudyConfig, transition: Transition, progress: Reporter, *, writes: bool) -> _Ground:

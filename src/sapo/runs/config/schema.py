@@ -13,6 +13,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from sapo.candidates.settings import CandidateSettings
 from sapo.core.errors import nearest
 from sapo.core.settings import Local, Positive, Seed, Settings, names
+from sapo.core.types import Rule
 from sapo.models.settings import ModelSettings
 from sapo.runs.prompts import CROSSED, NONE, ORIGINAL, OWN, Prompt, renamed
 from sapo.selection.settings import SelectionSettings
@@ -30,6 +31,7 @@ from sapo.training.settings import (
     ReselectSettings,
     TrainSettings,
 )
+
 
 def _one_text(given: Any) -> Any:
     return (given,) if isinstance(given, str) else given
@@ -148,6 +150,7 @@ class SweepConfig(Settings):
 
     seed: Annotated[tuple[Seed, ...], Field(min_length=1)] | None = None
     policy: Annotated[tuple[Policy, ...], Field(min_length=1)] | None = None
+    rule: Annotated[tuple[Rule, ...], Field(min_length=1)] | None = None
     method: Annotated[tuple[MethodName, ...], Field(min_length=1)] | None = None
     sequence: (
         Annotated[

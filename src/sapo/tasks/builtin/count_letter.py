@@ -5,15 +5,14 @@ from __future__ import annotations
 from random import Random
 
 from sapo.core.types import Example, Task
-from sapo.tasks.builtin.rows import draw_splits, load
+from sapo.tasks.builtin.rows import drawn, load
 
 LISTED = 6  # words in each list
 COUNTS = 6  # the answers 0 to 5
 
 
-def task() -> Task:
-    """Return the task count-letter."""
-    name = "count-letter"
+def count_letter() -> Task:
+    """Return the task count-letter: its digits are a quantity, not labels that an instruction would have to name."""
     by_letter: dict[str, list[str]] = load("count_letter")
     letters = list(by_letter)
 
@@ -24,15 +23,5 @@ def task() -> Task:
         rng.shuffle(words)
         return Example(f"Letter: {letter}. Words: {', '.join(words)}", str(count))
 
-    train, dev, test = draw_splits(name, make)
-    return Task(
-        name=name,
-        instruction="Count how many of the listed words begin with the given letter.",
-        suffix="Answer with one digit.",
-        # The digits are a quantity rather than classes that an instruction would have to name.
-        labels=(),
-        metric="exact_match",
-        train=train,
-        dev=dev,
-        test=test,
-    )
+    instruction = "Count how many of the listed words begin with the given letter."
+    return drawn("count-letter", instruction, "Answer with one digit.", make)

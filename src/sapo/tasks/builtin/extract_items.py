@@ -5,15 +5,14 @@ from __future__ import annotations
 from random import Random
 
 from sapo.core.types import Example, Task
-from sapo.tasks.builtin.rows import capitalized, draw_splits, enumerate_words, load
+from sapo.tasks.builtin.rows import capitalized, drawn, enumerate_words, load
 
 # Numbers of foods and of other things in a sentence, taken in turn.
 MIXES = ((1, 2), (2, 1), (2, 2), (3, 1), (3, 0), (3, 2), (1, 3), (4, 1))
 
 
-def task() -> Task:
+def extract_items() -> Task:
     """Return the task extract-items."""
-    name = "extract-items"
     lexicon: dict[str, list[str]] = load("extract_items")
 
     def make(rng: Random, index: int) -> Example:
@@ -28,17 +27,8 @@ def task() -> Task:
             first=enumerate_words(items[:cut]),
             second=enumerate_words(items[cut:]),
         )
-        answer = ", ".join(item for item in items if item in lexicon["foods"])
-        return Example(capitalized(text), answer)
+        return Example(capitalized(text), ", ".join(item for item in items if item in lexicon["foods"]))
 
-    train, dev, test = draw_splits(name, make)
-    return Task(
-        name=name,
-        instruction="List all the foods that are mentioned in the following sentence.",
-        suffix="Answer with the foods in order of mention, separated by commas.",
-        labels=(),
-        metric="list_f1",
-        train=train,
-        dev=dev,
-        test=test,
-    )
+    instruction = "List all the foods that are mentioned in the following sentence."
+    suffix = "Answer with the foods in order of mention, separated by commas."
+    return drawn("extract-items", instruction, suffix, make, metric="list_f1")

@@ -5,12 +5,11 @@ from __future__ import annotations
 from random import Random
 
 from sapo.core.types import Example, Task
-from sapo.tasks.builtin.rows import draw_splits, load
+from sapo.tasks.builtin.rows import drawn, load
 
 
-def task() -> Task:
+def odd_one_out() -> Task:
     """Return the task odd-one-out."""
-    name = "odd-one-out"
     categories: dict[str, list[str]] = load("odd_one_out")
     names = list(categories)
 
@@ -23,14 +22,5 @@ def task() -> Task:
         words.insert(place, odd)
         return Example(", ".join(words), odd)
 
-    train, dev, test = draw_splits(name, make)
-    return Task(
-        name=name,
-        instruction="Four of these five words belong to the same category. Find the word that does not.",
-        suffix="Answer with that word only.",
-        labels=(),
-        metric="exact_match",
-        train=train,
-        dev=dev,
-        test=test,
-    )
+    instruction = "Four of these five words belong to the same category. Find the word that does not."
+    return drawn("odd-one-out", instruction, "Answer with that word only.", make)

@@ -7,19 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.resources import files
 from random import Random
-from typing import Any, NamedTuple
+from typing import Any
 
 from sapo.core.types import Example, Task
-
-SIZES = (400, 100, 100)
-
-
-class Splits(NamedTuple):
-    """The rows of a task, in the order of its fields."""
-
-    train: tuple[Example, ...]
-    dev: tuple[Example, ...]
-    test: tuple[Example, ...]
 
 
 def load(name: str) -> Any:
@@ -38,32 +28,35 @@ def capitalized(sentence: str) -> str:
     return sentence[0].upper() + sentence[1:]
 
 
-def answered(task: Task, answer: Callable[[str], str]) -> Task:
-    """Return the task with the same inputs and other answers, each made from the one of before."""
+def answered(
+    task: Task, name: str, instruction: str, suffix: str, labels: tuple[str, ...], answer: Callable[[str], str]
+) -> Task:
+    """Return a task with the same inputs and other answers, each made from the one of before."""
     train, dev, test = (
         tuple(replace(row, answer=answer(row.answer)) for row in rows) for rows in (task.train, task.dev, task.test)
     )
-    return replace(task, train=train, dev=dev, test=test)
+    return Task(name, instruction, suffix, labels, task.metric, train, dev, test)
 
 
 def _input_key(row: Example) -> str:
     return " ".join(row.input.casefold().split())
 
 
-def draw_splits(
-    name: str, make: Callable[[Random, int], Example], key: Callable[[Example], str] = _input_key
-) -> Splits:
-    """Draw 400 train, 100 dev and 100 test rows, all of them different.
+def drawn(
+    name: str,
+    instruction: str,
+    suffix: str,
+    make: Callable[[Random, int], Example],
+    labels: tuple[str, ...] = (),
+    metric: str = "exact_match",
+    key: Callable[[Example], str] = _input_key,
+) -> Task:
+    """Return a task with 400 train, 100 dev and 100 test rows, all of them different; the same on every platform.
 
-    Args:
-        name: seeds the generator, so that a task's rows do not depend on the other tasks.
-        make: draws a row. Its second argument counts the rows of a split from 0 and is the means to balance
-            answers and sentence forms: it stays the same when a row has to be drawn again.
-        key: two rows with the same key count as the same row; by default the input, without regard to case
-            and white space.
-
-    Returns:
-        The splits, each shuffled; the same on every platform.
+    The name seeds the generator, so that a task's rows do not depend on the other tasks. ``make`` draws a row: its
+    second argument counts the rows of a split from 0 and is the means to balance answers and sentence forms, as it
+    stays the same when a row has to be drawn again. Two rows with the same ``key`` count as the same row; by default
+    it is the input, without regard to case and white space.
     """
     # A text seed goes through SHA-512, not through hash(), which differs from process to process.
     rng = Random(f"sapo-{name}")
@@ -80,5 +73,5 @@ def draw_splits(
         rng.shuffle(rows)
         return tuple(rows)
 
-    train, dev, test = SIZES
-    return Splits(train=draw(train), dev=draw(dev), test=draw(test))
+    train, dev, test = (draw(size) for size in (400, 100, 100))
+    return Task(name, instruction, suffix, labels, metric, train, dev, test)

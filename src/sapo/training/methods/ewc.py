@@ -17,7 +17,7 @@ from torch.nn.functional import cross_entropy
 
 from sapo.core.types import Encoded
 from sapo.models.batches import pad, supervised_positions
-from sapo.training.methods.objective import Objective, Part, trainable
+from sapo.training.methods.objective import Objective, Part, copies, trainable
 from sapo.training.methods.seq_lora import SeqLora
 from sapo.training.schedule import Training
 from sapo.training.settings import EwcSettings
@@ -37,7 +37,7 @@ class Ewc(SeqLora):
         if training.before is None:
             return None
         fisher = load_file(training.before / _FISHER, device=str(model.device))
-        anchor = {name: p.detach().clone() for name, p in trainable(model).items()}
+        anchor = copies(model)
 
         def held(loss: torch.Tensor, part: Part) -> torch.Tensor:
             pulls = [(fisher[name] * (p - anchor[name]) ** 2).sum() for name, p in trainable(part.model).items()]

@@ -13,7 +13,7 @@ from torch.func import functional_call
 from torch.nn.functional import kl_div, log_softmax
 
 from sapo.models.passes import untouched
-from sapo.training.methods.objective import Objective, Part, trainable
+from sapo.training.methods.objective import Objective, Part, copies
 from sapo.training.methods.seq_lora import SeqLora
 from sapo.training.schedule import Training
 from sapo.training.settings import LwfSettings
@@ -30,8 +30,7 @@ class Lwf(SeqLora):
 
     def objective(self, model: Any, training: Training) -> Objective | None:
         """Return the NLL plus the distance to the prepared model, which is the teacher."""
-        teacher = {name: p.detach().clone() for name, p in trainable(model).items()}
-        weight, temperature = self._own.weight, self._own.temperature
+        teacher, weight, temperature = copies(model), self._own.weight, self._own.temperature
 
         def distilled(loss: torch.Tensor, part: Part) -> torch.Tensor:
             inputs = {"input_ids": part.ids, "use_cache": False, "logits_to_keep": part.keep}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,3 +41,15 @@ Objective = Callable[[torch.Tensor, Part], torch.Tensor]
 def trainable(model: Any) -> dict[str, torch.nn.Parameter]:
     """Return what is trained, by name."""
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def copies(model: Any) -> dict[str, torch.Tensor]:
+    """Return copies of it as it is now, by name."""
+    return {name: p.detach().clone() for name, p in trainable(model).items()}
+
+
+@torch.no_grad()
+def put_back(model: Any, weights: Mapping[str, torch.Tensor]) -> None:
+    """Give all that is trained these values, by name."""
+    for name, parameter in trainable(model).items():
+        parameter.copy_(weights[name])

@@ -10,13 +10,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 
 from sapo.core.errors import ModelError
 from sapo.core.settings import Settings
-from sapo.training.methods.adapters import (
-    SAFE_INIT,
-    activate,
-    save_adapter,
-    smallest_dimension,
-    targets_of,
-)
+from sapo.training.methods.adapters import SAFE_INIT, activate, save_adapter, smallest_dimension, targets_of
 from sapo.training.methods.objective import Objective
 from sapo.training.schedule import Order, Training
 from sapo.training.settings import LoraSettings

@@ -21,7 +21,8 @@ from sapo.report.runs import Run, read_run
 from sapo.report.terminal import show
 from sapo.runs.config.loading import make_config
 from sapo.runs.metrics import METRICS
-from sapo.runs.results import Prompt, RunResult, tabulate
+from sapo.runs.prompts import Prompt
+from sapo.runs.results import RunResult, tabulate
 from sapo.selection.selection import CandidateLoss, Selection
 
 TASKS = ("alpha", "beta", "gamma")

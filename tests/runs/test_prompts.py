@@ -144,7 +144,7 @@ def test_which_cells_are_other_tasks_and_other_prompts_by_hand() -> None:
     grid = Grid(TASKS, [WATCH], (OWN, NONE), texts, {"alpha": ["w1", "w2"], "beta": ["w3"]})
     found = grid.figures(tested, higher_is_better=True, draws=3, seed=1)
     # One test row: every resample is the row itself.
-    expected = {
+    expected: dict[str, dict[str, float]] = {
         "spill_tasks": {"alpha": (6 + 2 - 6 + 2) / 4, "beta": (-20 - 10 - 3 + 1) / 4},
         "spill_prompts": {"alpha": 25, "beta": 50},
         "conditionality": {"alpha": 70 - 62},
@@ -183,7 +183,7 @@ def test_every_cell_is_that_of_its_text_on_the_reloaded_stage(policy: str, made:
 @pytest.mark.parametrize("policy", ["sapo", "original", "pure"])
 def test_each_text_is_tested_once_in_a_file_that_is_named_after_it(policy: str, made: Made) -> None:
     config, result, told = made(policy)
-    expected = {}
+    expected: dict[str, str] = {}
     for stage in range(3):
         for task in (*TASKS, WATCH):
             own = text_of(OWN, task, stage, result)
@@ -335,14 +335,12 @@ def test_two_runs_are_compared_on_the_same_resampled_rows(measure: str, made: Ma
     found = run_figure_differences(read_run(first[0].run_dir), read_run(other[0].run_dir), measure, OWN)
     assert {*found} == {figure.name for figure in FIGURES}
     for name, difference in found.items():
-        values, draws = (
-            [np.mean([pair[k] for pair in of[name].values()], axis=0) for of in (after, before)] for k in (0, 1)
-        )
-        assert difference.value == pytest.approx(values[0] - values[1], abs=1e-6)
-        assert difference.interval == pytest.approx(list(np.quantile(draws[0] - draws[1], [0.025, 0.975])), abs=1e-6)
-    assert (
-        run_figure_differences(read_run(first[0].run_dir), read_run(made(prompts=(OWN,))[0].run_dir), "nll", OWN) == {}
-    )
+        value = [np.mean([pair[0] for pair in of[name].values()]) for of in (before, after)]
+        draws = [np.mean([pair[1] for pair in of[name].values()], axis=0) for of in (before, after)]
+        assert difference.value == pytest.approx(value[1] - value[0], abs=1e-6)
+        assert difference.interval == pytest.approx(list(np.quantile(draws[1] - draws[0], [0.025, 0.975])), abs=1e-6)
+    fewer = made(prompts=(OWN,))[0]
+    assert run_figure_differences(read_run(first[0].run_dir), read_run(fewer.run_dir), "nll", OWN) == {}
 
 
 def test_the_page_shows_figures_by_task_and_the_grid(made: Made) -> None:
@@ -356,7 +354,7 @@ def test_the_page_shows_figures_by_task_and_the_grid(made: Made) -> None:
         assert nll.rows[2][n].startswith(f"{result.figure('nll', figure.name)['value']:+.3f} [")
     score, losses = blocks("Trained with x tested with", config.run_dir)
     assert score.columns == ("trained with", "own", "original", "none", f'"{TEXT}"', "held-out paraphrases")
-    means = [np.mean(result.matrices["nll"][prompt][-1]) for prompt in (OWN, ORIGINAL, NONE, TEXT)]
+    means = [np.mean([value or 0 for value in result.final("nll", p)]) for p in (OWN, ORIGINAL, NONE, TEXT)]
     means.append(np.mean([np.mean(one.nll) for one in (result.robustness or {}).values()]))
     assert losses.rows == (("sapo", *(f"{mean:.3f}" for mean in means)),)
 

@@ -46,7 +46,7 @@ def prepare(folder: Path) -> None:
         "candidates": {"file": "candidates.json"},
         "selection": {"examples": 60},
         "train": {"rows": 60, "epochs": 2, "batch_size": 8, "micro_batch_size": 4, "learning_rate": 0.01},
-        "evaluate": {"rows": 12, "max_new_tokens": 8, "test_prompt": "both"},
+        "evaluate": {"rows": 12, "max_new_tokens": 8, "prompts": ["own", "original"]},
     }
     (folder / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
 

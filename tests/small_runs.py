@@ -263,12 +263,12 @@ def watch_training(patch: Any, told: Told) -> list[Seen]:
 def taken_apart(text: str) -> tuple[str, str, str]:
     """Instruction, input and answer of a row as the model sees it, padding taken off."""
     user, answer = text.removeprefix("<|im_start|>user\n").split("<|im_end|>\n<|im_start|>assistant\n")
-    instruction, shown = user.split("\n\nText:\n")
+    instruction, _, shown = user.rpartition("\n\nText:\n")
     return instruction, shown.removesuffix(f"\n\n{SUFFIX}"), answer.split("<|im_end|>")[0]
 
 
 def prompt_by_hand(instruction: str, suffix: str, text: str) -> str:
-    turn = instruction + "\n\nText:\n" + text + ("\n\n" + suffix if suffix else "")
+    turn = (instruction + "\n\nText:\n" if instruction else "") + text + ("\n\n" + suffix if suffix else "")
     return f"<|im_start|>user\n{turn}<|im_end|>\n<|im_start|>assistant\n"
 
 

@@ -86,7 +86,7 @@ def finished(small_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Fin
         "model": {"base": str(small_model), "device": "cpu"}, "sequence": list(TASKS), "watch": [WATCH],
         "candidates": {"count": 3}, "selection": {"examples": 6}, "lora": {"r": 4, "alpha": 8},
         "train": {"rows": 8, "epochs": 1, "batch_size": 2, "micro_batch_size": 2, "learning_rate": 1e-2},
-        "evaluate": {"rows": 4, "max_new_tokens": 4, "test_prompt": "both"}, "run_dir": str(run_dir),
+        "evaluate": {"rows": 4, "max_new_tokens": 4, "prompts": ["own", "original"]}, "run_dir": str(run_dir),
     })  # fmt: skip
     tokenizer, listener = tiny_tokenizer(), Told()
     seen: list[tuple[str, ...]] = []
@@ -169,7 +169,7 @@ def test_seen_tasks_are_tested_with_the_chosen_instruction_and_unseen_ones_with_
         for task in (*inputs.tasks, *inputs.watch):
             texts = {"original": task.instruction}
             if task.name in TASKS[:stage]:
-                texts["selected"] = selected(finished)[task.name]
+                texts["own"] = selected(finished)[task.name]
             for prompt, text in texts.items():
                 expected.add(f"{stage}/{task.name}.{prompt}.json")
                 found = cell(finished.run_dir, stage, task.name, prompt)
@@ -183,7 +183,7 @@ def test_seen_tasks_are_tested_with_the_chosen_instruction_and_unseen_ones_with_
 
 
 @pytest.mark.parametrize("metric", ["primary", "exact_match", "rouge_l", "list_f1", "nll"])
-@pytest.mark.parametrize("prompt", ["selected", "original"])
+@pytest.mark.parametrize("prompt", ["own", "original"])
 def test_matrices_are_means_of_the_recorded_cells_and_of_losses_sums_over_sums(
     metric: str, prompt: str, finished: Finished
 ) -> None:
@@ -193,7 +193,7 @@ def test_matrices_are_means_of_the_recorded_cells_and_of_losses_sums_over_sums(
     assert data["primary_metric"] == "mixed" and WATCH not in data["tasks"] and WATCH not in data["instructions"]
 
     def value(stage: int, name: str) -> float:
-        kind = "selected" if prompt == "selected" and name in TASKS[:stage] else "original"
+        kind = "own" if prompt == "own" and name in TASKS[:stage] else "original"
         found = cell(finished.run_dir, stage, name, kind)
         if metric == "nll":
             return float(sum(found["losses"]["nll"]) / sum(found["losses"]["tokens"]))
@@ -202,7 +202,7 @@ def test_matrices_are_means_of_the_recorded_cells_and_of_losses_sums_over_sums(
 
     by_hand = [[value(stage, name) for name in TASKS] for stage in range(4)]
     np.testing.assert_allclose(data["matrices"][metric][prompt], by_hand, rtol=1e-12)
-    differs = np.array(data["matrices"][metric]["selected"]) != np.array(data["matrices"][metric]["original"])
+    differs = np.array(data["matrices"][metric]["own"]) != np.array(data["matrices"][metric]["original"])
     assert differs.tolist() == [[False] * 3, [True, False, False], [True, True, False], [True, True, True]]
     watched = [value(stage, WATCH) for stage in range(4)]
     np.testing.assert_allclose(data["watch"][WATCH][metric][prompt], watched, rtol=1e-12)
@@ -213,9 +213,9 @@ def test_the_main_matrix_and_metrics_are_those_of_the_primary_metric_and_the_cho
     finished: Finished,
 ) -> None:
     data = finished.results.data
-    assert data["test_prompt"] == "selected"
-    assert finished.results.matrix == data["matrices"]["primary"]["selected"] != data["matrices"]["primary"]["original"]
-    assert finished.results.metrics == data["metrics_all"]["primary"]["selected"]
+    assert data["test_prompt"] == "own"
+    assert finished.results.matrix == data["matrices"]["primary"]["own"] != data["matrices"]["primary"]["original"]
+    assert finished.results.metrics == data["metrics_all"]["primary"]["own"]
     r = np.array(finished.results.matrix)
     metrics = finished.results.metrics
     assert metrics["ap"]["value"] == pytest.approx((r[3, 0] + r[3, 1] + r[3, 2]) / 3)
@@ -256,7 +256,7 @@ def test_a_stage_directory_alone_answers_as_its_run_was_tested(finished: Finishe
     predictions = []
     for task in inputs.tasks[:2]:
         rows = [row.input for row in task.test]
-        found = cell(finished.run_dir, 2, task.name, "selected")
+        found = cell(finished.run_dir, 2, task.name, "own")
         predictions += found["predictions"]
         assert loaded.generate(rows, task.name) == found["predictions"]
     assert len(set(predictions)) > 2
@@ -468,7 +468,7 @@ def test_a_run_starts_from_the_users_adapter_and_its_stage_contains_it(
     first = cell(config.run_dir, 0, "alpha", "original")["losses"]["nll"]
     assert first == pytest.approx(by_hand(start, task.instruction), abs=1e-4)
     assert first != pytest.approx(by_hand(stock(small_model), task.instruction), abs=1e-2)
-    kind = "original" if instruction == task.instruction else "selected"
+    kind = "original" if instruction == task.instruction else "own"
     second = cell(config.run_dir, 1, "alpha", kind)["losses"]["nll"]
     assert second == pytest.approx(by_hand(stock(small_model, stage), instruction), abs=1e-4)
     assert second != pytest.approx(by_hand(start, instruction), abs=1e-3)

@@ -223,7 +223,7 @@ def test_report_shows_one_run_with_the_numbers_it_recorded_or_compares_two(
     assert one.code == two.code == 0
     assert "B (" in two.out and str(runs[0]) in two.out and str(runs[0]) not in one.out
     data = json.loads((runs[1] / "results.json").read_text())
-    numbers = [f"{value:.3f}" for row in data["matrices"]["nll"]["selected"] for value in row]
+    numbers = [f"{value:.3f}" for row in data["matrices"]["nll"]["own"] for value in row]
     numbers += [f"{loss:.4f}" for used in data["instructions"].values() for loss in used["losses"].values()]
     assert all(value in one.out for value in numbers)
     assert f"sapo generate {stage_of(runs[1])} --task date-format --input 'YOUR TEXT'" in one.out

@@ -22,6 +22,7 @@ from sapo.report.runs import Run
 from sapo.runs.config.loading import make_config
 from sapo.runs.config.schema import Config
 from sapo.runs.prepare import read as read_inputs
+from sapo.runs.prompts import short
 from sapo.runs.records import read_records
 from sapo.runs.results import RunResult
 from sapo.sequence import run
@@ -139,7 +140,7 @@ class Swept:
 @pytest.fixture(scope="module")
 def whole(small_model: Path, bench: Path, tmp_path_factory: pytest.TempPathFactory) -> Swept:
     config = configure(
-        small_model, bench, tmp_path_factory.mktemp("whole") / "sweep", evaluate={"test_prompt": "both"},
+        small_model, bench, tmp_path_factory.mktemp("whole") / "sweep", evaluate={"prompts": ["own", "original"]},
         sweep={"method": ["seq-lora", "inc-lora"], "policy": ["original", "sapo"]},
     )  # fmt: skip
     told, calls = Told(), list[str]()
@@ -168,7 +169,7 @@ def test_runs_are_made_one_after_the_other_and_recorded_in_their_order(whole: Sw
     assert read_records(whole.config.run_dir / "records.jsonl") == whole.records
     for record in whole.records:
         data = read(whole.config.run_dir / record.name / "results.json")
-        assert record.final("nll", "selected") == tuple(data["matrices"]["nll"]["selected"][-1])
+        assert record.final("nll", "own") == tuple(data["matrices"]["nll"]["own"][-1])
     said = [note for note in whole.told.notes if note.startswith(("sweep of", "run "))]
     assert said == [
         f"sweep of 4 runs, 0 of them finished, in {whole.config.run_dir}",
@@ -178,7 +179,8 @@ def test_runs_are_made_one_after_the_other_and_recorded_in_their_order(whole: Sw
 
 def test_a_run_of_a_sweep_is_the_run_by_itself(whole: Swept, small_model: Path, bench: Path, tmp_path: Path) -> None:
     directory = whole.directory("inc-lora", "sapo")
-    alone = configure(small_model, bench, tmp_path / "run", method="inc-lora", evaluate={"test_prompt": "both"})
+    prompts = {"prompts": ["own", "original"]}
+    alone = configure(small_model, bench, tmp_path / "run", method="inc-lora", evaluate=prompts)
     found = lasting(read(directory / "results.json"))
     assert found == lasting(run(alone))
     assert adapters(directory) == adapters(alone.run_dir) and cells(directory) == cells(alone.run_dir)
@@ -218,7 +220,8 @@ def test_runs_with_the_original_are_tested_with_what_the_paired_run_chose_too(wh
         model = AutoModelForCausalLM.from_pretrained(small_model)
         model = PeftModel.from_pretrained(model, directory / "stages" / "2-beta").eval()
         for name, text in chosen.items():
-            assert cell(directory, 2, name, "crossed")["instruction"] == text
+            kind = "original" if text == tasks[name].instruction else short(text)
+            assert cell(directory, 2, name, kind)["instruction"] == text
             with torch.no_grad():
                 by_hand = nll_by_hand(model, tiny_tokenizer(), text, tasks[name].suffix, tasks[name].test)
             assert crossed["nll"][name] == pytest.approx(sum(by_hand) / (3 * len(by_hand)), abs=1e-4)

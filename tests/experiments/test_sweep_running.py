@@ -201,7 +201,7 @@ def test_an_unfinished_run_of_another_configuration_is_refused_before_any_other_
 
 
 def crossing(swept: Callable[..., Config], *policies: str, **changes: Any) -> Config:
-    return swept({"policy": list(policies)}, sequence=["beta"], evaluate={"test_prompt": "both"}, **changes)
+    return swept({"policy": list(policies)}, sequence=["beta"], evaluate={"prompts": ["own", "original"]}, **changes)
 
 
 def test_a_finished_run_is_crossed_once_the_paired_one_is_made(

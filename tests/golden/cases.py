@@ -41,10 +41,12 @@ VARIANTS: Mapping[str, Json] = {
     },
     "confident": {"selection": {"rule": "confident", "examples": 6}},
     "exhaustive": {"selection": {"strategy": "exhaustive", "examples": 6}, "seed": 5},
-    "first-rows": {"selection": {"sample": "first"}, "evaluate": {"test_prompt": "original"}},
+    "first-rows": {"selection": {"sample": "first"}, "evaluate": {"prompts": ["original"]}},
     "guard-stop": {"guard": {"every": 1, "rows": 4, "limit": 0.05, "action": "stop"}},
     "guard-warn": {"guard": {"every": 2, "rows": 4, "limit": 0.05}, "policy": "original"},
-    "wordings": {"evaluate": {"wordings": 1}, "candidates": {"count": 2}, "policy": "original"},
+    "wordings": {
+        "evaluate": {"prompts": ["own", "original", {"wordings": 1}]}, "candidates": {"count": 2}, "policy": "original",
+    },
     "keep-last": {"keep": "last", "lora": {"dropout": 0.0}, "train": {"warmup": 0.3, "weight_decay": 0.1}},
 }  # fmt: skip
 # What a killed process is to arrive at, too: it goes on from a checkpoint, with rows that it remembers.
@@ -109,7 +111,7 @@ def settings(ground: Ground, run_dir: Path, **changes: Any) -> Json:
     # Every run computes its losses itself.
     own: Json = {
         "model": {"dtype": "float32"}, "selection": {"cache": False}, "train": {"learning_rate": 0.05},
-        "evaluate": {"test_prompt": "both"},
+        "evaluate": {"prompts": ["own", "original"]},
     }  # fmt: skip
     for key, value in changes.items():
         own[key] = {**own.get(key, {}), **value} if isinstance(value, dict) else value

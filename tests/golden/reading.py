@@ -35,12 +35,13 @@ class Found:
 def of_run(run_dir: Path) -> Found:
     """A run directory: of one run, or of a loop of a user's own."""
     tensors = dict(_tensors(run_dir))
+    results = json.loads((run_dir / "results.json").read_text(encoding="utf-8"))
     values = {
         "candidates": {path.stem: _candidates(_step(path)) for path in _files(run_dir, "candidates")},
         "selections": {path.stem: of_selection(_step(path)) for path in _files(run_dir, "selections")},
         "training": {path.stem: _training(_step(path)) for path in _files(run_dir, "training")},
-        "cells": {f"{path.parent.name}/{path.stem}": _cell(_step(path)) for path in _files(run_dir, "cells")},
-        **_results(json.loads((run_dir / "results.json").read_text(encoding="utf-8"))),
+        "cells": {_place(path, results): _cell(_step(path)) for path in _files(run_dir, "cells")},
+        **_results(results),
         "weights": {name: _weight(tensor) for name, tensor in tensors.items()},
     }
     return Found(values, {name: _bits(tensor) for name, tensor in tensors.items()})
@@ -138,7 +139,24 @@ def _cell(value: Mapping[str, Any]) -> Json:
     return {**same, "nll": value["losses"]["nll"], "tokens": value["losses"]["tokens"]}
 
 
+def _place(path: Path, results: Mapping[str, Any]) -> str:
+    """The stage, the task and the test prompt of a cell; held-out paraphrases are counted."""
+    task, name = path.stem.rsplit(".", 1)
+    held = (results.get("robustness") or {}).get(task, {}).get("texts", [])
+    if name.startswith("text-"):
+        name = f"held-out-{held.index(_step(path)['instruction']) + 1}"
+    return f"{path.parent.name}/{task}.{_named(name)}"
+
+
+def _named(value: Any) -> Any:
+    """The values with test prompts as they were named when values were recorded."""
+    if isinstance(value, Mapping):
+        return {_named(key): _named(one) for key, one in value.items()}
+    return "selected" if value == "own" else value
+
+
 def _results(value: Mapping[str, Any]) -> Json:
+    value = {**value, **{key: _named(value[key]) for key in ("test_prompt", "matrices", "metrics_all", "watch")}}
     found = {
         "tasks": value["tasks"],
         "primary": [value["primary_metric"], value["primary_metrics"]],
@@ -161,6 +179,7 @@ def _metrics(value: Mapping[str, Any]) -> Json:
 
 def _sweep_record(record: Mapping[str, Any]) -> Json:
     config, measures = record["config"], ("primary", "nll")
+    record = {**record, **{key: _named(record[key]) for key in ("matrices", "metrics_all", "watch")}}
     kept = ("text", "origin", "original", "switches")
     return {
         "sequence": record["sequence"],

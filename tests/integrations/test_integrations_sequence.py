@@ -27,8 +27,8 @@ def follow(seq: sapo.TaskSequence, states: dict[str, Any], candidates: Any = Non
 def test_a_loop_of_ones_own_finds_what_a_run_finds(small_model: Path, bench: Path, tmp_path: Path) -> None:
     """With the models that a run trained, choices, matrix and metrics are those of the run."""
     config = configure(
-        small_model, bench, tmp_path / "run", train={"rows": None}, evaluate={"rows": None, "test_prompt": "both"},
-        selection={"examples": 8, "budget": None}, seed=3,
+        small_model, bench, tmp_path / "run", train={"rows": None},
+        evaluate={"rows": None, "prompts": ["own", "original"]}, selection={"examples": 8, "budget": None}, seed=3,
     )  # fmt: skip
     data = run(config).to_json()
     tasks = sapo.load_sequence(["alpha", "beta"], bench)
@@ -49,7 +49,7 @@ def test_a_loop_of_ones_own_finds_what_a_run_finds(small_model: Path, bench: Pat
             [theirs[t] for t in own], abs=1e-4
         )
     for measure in ("primary", "nll"):
-        for prompt in ("selected", "original"):
+        for prompt in ("own", "original"):
             for a, b in zip(found["matrices"][measure][prompt], data["matrices"][measure][prompt], strict=True):
                 assert a == pytest.approx(b, abs=1e-4)
             ours, run_s = found["metrics_all"][measure][prompt], data["metrics_all"][measure][prompt]

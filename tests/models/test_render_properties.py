@@ -47,7 +47,7 @@ def spelled(ids: tuple[int, ...]) -> str:
 def layout(template: str | None, instruction: str, suffix: str, example: Example) -> tuple[str, str]:
     """Prompt and answered turn by the words of the paper and of the package, put together here."""
     said = [text for exchange in example.history for text in exchange] + [example.input]
-    said[0] = f"{instruction}\n\nText:\n{said[0]}"
+    said[0] = f"{instruction}\n\nText:\n{said[0]}" if instruction else said[0]
     said[-1] += f"\n\n{suffix}" if suffix else ""
     prompt = ""
     for n, text in enumerate(said):

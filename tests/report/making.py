@@ -21,7 +21,8 @@ from sapo.report.runs import Run, read_run
 from sapo.report.terminal import show
 from sapo.runs.config.loading import make_config
 from sapo.runs.metrics import METRICS
-from sapo.runs.results import Prompt, RunResult, tabulate
+from sapo.runs.prompts import Prompt
+from sapo.runs.results import RunResult, tabulate
 from sapo.selection.selection import CandidateLoss, Selection
 
 TASKS = ("alpha", "beta", "gamma")
@@ -107,7 +108,7 @@ def make_selection(
 
 def write_run(
     directory: Path, *, seed: int = 42, names: Sequence[str] = TASKS,
-    prompts: Sequence[Prompt] = ("selected", "original"), watch: Sequence[str] = ("other",), policy: str = "sapo",
+    prompts: Sequence[Prompt] = ("own", "original"), watch: Sequence[str] = ("other",), policy: str = "sapo",
     texts: Sequence[str] | None = None, better: float = 0.0, rows: int = ROWS, data: str = "rows", tokens: int = 3,
     metric: str = "exact_match",
 ) -> Run:  # fmt: skip
@@ -141,7 +142,7 @@ def write_run(
                 write_json(directory / "cells" / str(i) / name, {"inputs": inputs, "value": cell.to_json()})
     config = make_config(
         {"sequence": list(names), "watch": list(watch), "policy": policy, "seed": seed, "run_dir": str(directory)}
-        | {"evaluate": {"test_prompt": "both" if len(prompts) > 1 else prompts[0]}}
+        | {"evaluate": {"prompts": ["own", "original"] if len(prompts) > 1 else prompts[0]}}
     )
     scored = policy in ("sapo", "highest", "median")
     for n, (task, text) in enumerate(zip(tasks, texts, strict=True), start=1):
@@ -171,7 +172,7 @@ def write_run(
 
 def record(
     method: str = "seq-lora", policy: str = "original", seed: int = 1, *, sequence: str = "demo",
-    tasks: Sequence[str] = TASKS[:2], prompts: Sequence[str] = ("selected", "original"),
+    tasks: Sequence[str] = TASKS[:2], prompts: Sequence[str] = ("own", "original"),
     values: Mapping[str, float | None] = {"ap": 50.0}, last: Mapping[str, Sequence[float]] = {},
     metric: str = "exact_match", data: str = "rows", **changes: Any,
 ) -> RunResult:  # fmt: skip

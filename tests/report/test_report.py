@@ -93,7 +93,7 @@ def test_numbers_intervals_durations_and_token_counts() -> None:
 def test_matrices_equal_results_json() -> None:
     page, matrices = results_page([write_run(Path("a"))]), json.loads(Path("a/results.json").read_text())["matrices"]
     for measure, title, decimals in (("primary", "Score (", 1), ("nll", "NLL (", 3)):
-        for prompt in ("selected", "original"):
+        for prompt in ("own", "original"):
             titled = ((t.title or s.title, t) for s in page.sections for t in s.blocks if isinstance(t, Table))
             found = next(t for name, t in titled if name.startswith(title) and name.endswith(f"prompt: {prompt}"))
             assert [row[0] for row in found.rows] == ["zero-shot", "after 1 alpha", "after 2 beta", "after 3 gamma"]
@@ -107,7 +107,7 @@ def test_metrics_equal_results_json_on_the_terminal_and_in_markdown() -> None:
     page = results_page([write_run(Path("a"))])
     data = json.loads(Path("a/results.json").read_text())["metrics_all"]
     text, markdown = printed(page), to_markdown(page).replace("\\", "")
-    for prompt, found in zip(("selected", "original"), tables(page, "Every metric"), strict=False):
+    for prompt, found in zip(("own", "original"), tables(page, "Every metric"), strict=False):
         assert found.title == f"Test prompt: {prompt}"
         for row, metric in zip(rows(found), METRICS, strict=True):
             expected = [metric.title]
@@ -125,7 +125,7 @@ def test_watch_tasks_show_their_change_from_the_start() -> None:
     page = results_page([write_run(Path("a"))])
     watch = json.loads(Path("a/results.json").read_text())["watch"]["other"]
     found = rows(tables(page, "Watch")[0])
-    scores, losses = watch["primary"]["selected"], watch["nll"]["selected"]
+    scores, losses = watch["primary"]["own"], watch["nll"]["own"]
     assert found[0] == ["other", "zero-shot", f"{scores[0]:.1f}", "", f"{losses[0]:.3f}", ""]
     for i in (1, 2, 3):
         assert found[i][2:] == [
@@ -134,11 +134,11 @@ def test_watch_tasks_show_their_change_from_the_start() -> None:
 
 
 def test_one_task_is_reported_as_before_and_after_with_the_change_paired() -> None:
-    run = write_run(Path("a"), names=("alpha",), prompts=("selected",), better=20)
+    run = write_run(Path("a"), names=("alpha",), prompts=("own",), better=20)
     page = results_page([run])
-    (before,), (after,) = run.result.matrices["primary"]["selected"]
+    (before,), (after,) = run.result.matrices["primary"]["own"]
     assert before is not None and after is not None
-    scores, _ = run.test_rows("primary", "selected")
+    scores, _ = run.test_rows("primary", "own")
     rise = scores[1][0] - scores[0][0]
     counts = np.random.default_rng([42, 0]).multinomial(ROWS, np.full(ROWS, 1 / ROWS), size=2000)
     low, high = np.quantile([float((c * rise).sum() / ROWS) for c in counts], [0.025, 0.975])
@@ -233,7 +233,7 @@ def test_a_verdict_needs_an_interval_without_zero() -> None:
 @pytest.mark.parametrize("measure", ["primary", "nll"])
 def test_paired_differences_equal_a_slow_loop(measure: str) -> None:
     first, other = write_run(Path("a"), seed=7), write_run(Path("b"), seed=8, better=3)
-    found = run_differences(first, other, measure, "selected")
+    found = run_differences(first, other, measure, "own")
     drawn: dict[str, list[float]] = {"ap": [], "bwt_final": [], "forgetting_max": []}
     counts = [
         np.random.default_rng([7, j]).multinomial(ROWS, np.full(ROWS, 1 / ROWS), size=2000) for j in range(len(TASKS))
@@ -257,7 +257,7 @@ def test_paired_differences_equal_a_slow_loop(measure: str) -> None:
             drawn[metric].append(values["b"][metric] - values["a"][metric])
     for metric, values_of in drawn.items():
         assert found[metric].interval == pytest.approx(tuple(np.quantile(values_of, [0.025, 0.975])), abs=1e-9)
-        after, before = (run.result.estimate(measure, "selected", metric)["value"] for run in (other, first))
+        after, before = (run.result.estimate(measure, "own", metric)["value"] for run in (other, first))
         assert after is not None and before is not None and found[metric].value == pytest.approx(after - before)
 
 
@@ -267,7 +267,7 @@ def raw_rows(directory: Path, measure: str) -> list[list[tuple[list[float], list
     for i in range(4):
         stage = []
         for j, name in enumerate(TASKS):
-            prompt = "selected" if j < i else "original"
+            prompt = "own" if j < i else "original"
             value = json.loads((directory / "cells" / str(i) / f"{name}.{prompt}.json").read_text())["value"]
             losses, scores = value["losses"], value["scores"]["exact_match"]
             stage.append((losses["nll"], losses["tokens"]) if measure == "nll" else (scores, [1.0] * len(scores)))
@@ -277,13 +277,13 @@ def raw_rows(directory: Path, measure: str) -> list[list[tuple[list[float], list
 
 def test_verdicts_respect_the_direction_of_every_metric() -> None:
     first, other = write_run(Path("a")), write_run(Path("b"), better=25)
-    score, loss = (run_differences(first, other, measure, "selected") for measure in ("primary", "nll"))
+    score, loss = (run_differences(first, other, measure, "own") for measure in ("primary", "nll"))
     # Every stage adds 25 points: the end is better, later training helps, and nothing is forgotten.
     for metric, sign in (("ap", 1), ("bwt_final", 1), ("fwt_all_stages", 1), ("forgetting_max", -1)):
         assert (score[metric].value or 0) * sign > 0 and score[metric].verdict == "better"
     for metric in ("ap", "bwt_final", "fwt_all_stages", "forgetting_max"):
         assert (loss[metric].value or 0) < 0 and loss[metric].verdict == "better"
-    back = run_differences(other, first, "nll", "selected")
+    back = run_differences(other, first, "nll", "own")
     assert {back[m].verdict for m in ("ap", "bwt_final", "forgetting_max")} == {"worse"}
 
 
@@ -297,7 +297,7 @@ def test_runs_that_cannot_be_paired_get_no_interval() -> None:
     ]
     for n, (changes, measure, expected) in enumerate(cases):
         other = write_run(Path(f"b{n}"), better=25, **changes)
-        found = run_differences(first, other, measure, "selected")
+        found = run_differences(first, other, measure, "own")
         assert {(d.verdict, d.interval) for d in found.values()} == {(expected, None)}
         assert f"{expected}: the runs" in notes(results_page([first, other]), "How to read")
 
@@ -305,14 +305,12 @@ def test_runs_that_cannot_be_paired_get_no_interval() -> None:
 def test_the_comparison_shows_every_run_its_difference_and_the_caveat() -> None:
     runs = [write_run(Path("a")), write_run(Path("b"), policy="original", better=25), write_run(Path("c"), seed=1)]
     page = results_page(runs)
-    found = run_differences(runs[0], runs[1], "primary", "selected")["ap"]
+    found = run_differences(runs[0], runs[1], "primary", "own")["ap"]
     assert found.interval is not None
     value, bounds = f"{found.value:+.1f}", f"[{found.interval[0]:+.1f}, {found.interval[1]:+.1f}]"
     compared = tables(page, "Runs compared")[0]
     assert rows(compared)[0] == ["B", "AP", value, bounds, found.verdict]
-    assert f"B (b) against A (a) (test prompt selected): AP in score {value} {bounds} points, {found.verdict};" in said(
-        page
-    )
+    assert f"B (b) against A (a) (test prompt own): AP in score {value} {bounds} points, {found.verdict};" in said(page)
     assert "Each run is one seed" in said(page)
     differ = {row[0]: row[1:] for row in rows(tables(page, "What differs")[0])}
     assert differ["policy"] == ["sapo", "original", "sapo"] and "method" not in differ
@@ -322,14 +320,14 @@ def test_the_comparison_shows_every_run_its_difference_and_the_caveat() -> None:
 
 
 def test_a_baseline_tested_with_originals_only_can_be_compared() -> None:
-    sapo_run = write_run(Path("a"), prompts=("selected",))
+    sapo_run = write_run(Path("a"), prompts=("own",))
     baseline = write_run(Path("b"), policy="original", prompts=("original",))
-    assert shared_prompts([sapo_run, baseline]) == ("selected",)
-    assert baseline.matrix("primary", "selected") == baseline.result.matrices["primary"]["original"]
-    with pytest.raises(RecordError, match="c was not tested with test prompt selected, and a not with original"):
+    assert shared_prompts([sapo_run, baseline]) == ("own",)
+    assert baseline.matrix("primary", "own") == baseline.result.matrices["primary"]["original"]
+    with pytest.raises(RecordError, match=r"c was not .* prompt own; a was not .* prompt original\. Give them"):
         results_page([sapo_run, write_run(Path("c"), prompts=("original",))])
-    sweep = record(policy="sapo", prompts=("selected",))
-    assert shared_prompts([Run(record(prompts=("original",))), Run(sweep)]) == ("selected",)
+    sweep = record(policy="sapo", prompts=("own",))
+    assert shared_prompts([Run(record(prompts=("original",))), Run(sweep)]) == ("own",)
     assert shared_prompts([Run(record()), Run(record(seed=2))]) == ("original",)
 
 
@@ -502,7 +500,7 @@ def test_a_dry_run_adds_up_to_the_plan_and_names_cut_inputs(model_dir: Path) -> 
     text = " ".join(printed(page).split())
     for part in ("nothing was written", "measured 100 tokens/s on a few rows", "without --dry-run"):
         assert part in text
-    both = config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"test_prompt": "both"})})
+    both = config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"prompts": ("own", "original")})})
     inspection = forecast.run.inspections["date-format"]
     assert inspection.lengths is not None
     cut = replace(inspection, lengths=replace(inspection.lengths, cut=3))

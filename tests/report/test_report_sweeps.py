@@ -89,7 +89,7 @@ def test_results_show_mean_and_interval_over_units() -> None:
         score = f"{mean:.1f} [{low:.1f}, {high:.1f}]"
         mean, low, high = (x / 100 for x in (mean, low, high))
         assert shown == [name, score, f"{mean:.3f} [{low:.3f}, {high:.3f}]"]
-    assert [t.title for t in tables(page, "Every metric")] == ["Test prompt: selected", "Test prompt: original"]
+    assert [t.title for t in tables(page, "Every metric")] == ["Test prompt: own", "Test prompt: original"]
 
 
 def test_policies_are_compared_by_unit_with_every_point_shown() -> None:
@@ -99,7 +99,7 @@ def test_policies_are_compared_by_unit_with_every_point_shown() -> None:
     value, bounds = f"{mean:+.1f}", f"[{low:+.1f}, {high:+.1f}]"
     assert rows(score) == [["sapo", "AP", value, bounds, "too small to decide", "3 of 3", "+1.2, -0.5, +3.0"]]
     assert rows(nll)[0][-1] == "+0.012, -0.005, +0.030"
-    assert f"sapo against original (test prompt selected): AP in score {value} {bounds} points" in verdict(page)
+    assert f"sapo against original (test prompt own): AP in score {value} {bounds} points" in verdict(page)
     assert "demo s1, demo s2, demo s3" in notes(page, "Units") and "Methods compared" not in titles(page)
     # A clear difference is better in score and worse in loss.
     score, nll, *_ = tables(sweep_page(three_seeds((5.0, 5.5, 6.0))), "Policies compared")
@@ -197,11 +197,9 @@ def test_the_page_counts_its_intervals_and_says_what_they_hold_for() -> None:
     assert "12.71 standard errors with 2 units" in text
     assert [row[0] for row in rows(tables(page, "Policies compared")[0])] == ["seq-lora, sapo", "ewc, sapo"]
     better = "AP in score better in 2 of 2 groups; AP in NLL worse in 2 of 2 groups."
-    assert f"sapo against original (test prompt selected): {better}" in verdict(page)
+    assert f"sapo against original (test prompt own): {better}" in verdict(page)
     for said in (verdict(page), verdict(crossed(0.0))):
-        assert (
-            "No clear difference to seq-lora (test prompt selected) in AP or BWT (final), in score or NLL: ewc." in said
-        )
+        assert "No clear difference to seq-lora (test prompt own) in AP or BWT (final), in score or NLL: ewc." in said
     assert "No clear difference to original" in verdict(crossed(0.0))
     assert "2 seeds of one sequence" in verdict(page) and "not other sequences" in verdict(page)
     several = [record(seed=s, sequence=q) for s in (1, 2) for q in ("a", "b")]
@@ -227,7 +225,7 @@ def test_the_four_cells_of_training_and_test_prompt_are_means_over_complete_unit
         crossed = {"by": "sapo", "primary": {"alpha": 30.0 + seed, "beta": 40.0}, "nll": {"alpha": 1.0, "beta": 2.0}}
         runs += [
             record(seed=seed, last={"original": [50, 60 + seed]}, crossed=crossed if seed < 3 else None),
-            record(policy="sapo", seed=seed, last={"selected": [70, 80], "original": [45, 55 + 2 * seed]}),
+            record(policy="sapo", seed=seed, last={"own": [70, 80], "original": [45, 55 + 2 * seed]}),
         ]
     score, nll = tables(sweep_page(runs), "Trained with x tested with")
     original = sum((50 + 60 + seed) / 2 for seed in (1, 2)) / 2

@@ -52,7 +52,7 @@ def test_defaults_are_the_published_settings() -> None:
             "warmup": 0.05, "weight_decay": 0.0, "max_grad_norm": 1.0, "checkpoint_every": None,
         },
         "lora": {"r": 8, "alpha": 32, "dropout": 0.1, "target_modules": ["q_proj", "v_proj"]},
-        "evaluate": {"rows": None, "max_new_tokens": 128, "test_prompt": "selected"},
+        "evaluate": {"rows": None, "max_new_tokens": 128, "prompts": ["own"]},
         "max_length": 1536 + 128, "seed": 42, "run_dir": "out", "keep": "all", "report_to": [],
     }  # fmt: skip
 
@@ -67,7 +67,10 @@ def test_defaults_are_the_published_settings() -> None:
         {"policy": "reselect", "reselect": {"every": 5, "k": 2, "rows": 7}},
         {"guard": {"every": 5, "rows": 9, "limit": 0.25, "action": "stop"}},
         {"sweep": {"seed": [1, 2], "policy": ["paft"], "method": ["osf"], "sequence": ["demo", ["a", "b"]]}},
-        {"evaluate": {"wordings": 3, "general": True}},
+        {"evaluate": {"prompts": ["none", "own", "Say it.", {"wordings": 3}], "general": True}},
+        {"evaluate": {"prompts": ["original", "wordings"]}, "policy": "pure"},
+        {"policy": "fixed", "fixed": {"a": "Say a."}, "sequence": ["a", "b"]},
+        {"sweep": {"policy": ["original", "fixed"]}, "policy": "fixed", "fixed": "Say it in CAPITAL LETTERS."},
     ],
     ids=str,
 )
@@ -81,29 +84,29 @@ def test_a_resolved_configuration_can_be_written_and_read_back(changes: dict[str
 
 
 def test_what_is_switched_off_or_belongs_to_others_is_left_out() -> None:
-    own = {"paft", "reselect", "o_lora", "ewc", "replay", "lwf", "osf", "full"}
+    own = {"fixed", "paft", "reselect", "o_lora", "ewc", "replay", "lwf", "osf", "full"}
     bare = set(made().plain())
-    assert not bare & {*own, "guard", "sweep"} and not {"wordings", "general"} & set(made().plain()["evaluate"])
+    assert not bare & {*own, "guard", "sweep"} and "general" not in made().plain()["evaluate"]
     for method in ("seq-lora", "inc-lora", "o-lora", "ewc", "replay", "lwf", "osf", "full", "multitask", "single"):
         assert set(made(method=method).plain()) - bare == own & {method.replace("-", "_")}
-    for policy in ("original", "sapo", "random", "highest", "median", "per-example", "paft", "reselect"):
+    for policy in ("original", "sapo", "random", "highest", "median", "per-example", "paft", "reselect", "pure"):
         assert set(made(policy=policy).plain()) - bare == own & {policy}
     # What a run takes of a cluster decides nothing.
     assert made(resources={"gpus": 2}).plain() == made().plain()
-    both = made(method="ewc", policy="paft", guard={}, evaluate={"wordings": 2, "general": True}).plain()
+    both = made(method="ewc", policy="paft", guard={}, fixed="unread", evaluate={"general": True}).plain()
     assert set(both) - bare == {"ewc", "paft", "guard"}
-    assert (both["evaluate"]["wordings"], both["evaluate"]["general"]) == (2, True)
+    assert both["evaluate"]["general"] is True
 
 
 def test_every_mistake_is_named_in_one_message() -> None:
     message = refused(
         polcy="sapo", method="lora", seed=-1, selection={"examples": 0, "sampel": "first"},
-        train={"epochs": "many", "batch_size": 10, "warmup": 1.0}, evaluate={"test_prompt": "orignal"},
+        train={"epochs": "many", "batch_size": 10, "warmup": 1.0}, evaluate={"prompts": "orignal"},
     )  # fmt: skip
     lines = message.splitlines()
     assert lines[0] == "the configuration cannot be run:"
     assert sorted(line.split()[0].rstrip(":") for line in lines[1:]) == [
-        "evaluate.test_prompt", "method", "polcy", "seed", "selection.examples", "selection.sampel", "train.epochs",
+        "evaluate.prompts", "method", "polcy", "seed", "selection.examples", "selection.sampel", "train.epochs",
         "train.warmup",
     ]  # fmt: skip
 
@@ -147,7 +150,27 @@ IMPOSSIBLE: dict[str, tuple[Any, ...]] = {
     "train.warmup": (-0.1, 1),
     "lora.target_modules": ([], "", ["q_proj", 3]),
     "evaluate.max_new_tokens": (0, 1664),
-    "evaluate.wordings": (-1, 101, True),
+    "evaluate.prompts": (
+        [],
+        3,
+        None,
+        "",
+        " ",
+        "orignal",
+        "both",
+        "selected",
+        "crossed",
+        "wordings",
+        ["wordings", "own"],
+        ["own", "own"],
+        ["own", {"wordings": 0}],
+        ["own", {"wordings": 101}],
+        ["own", {"wordings": True}],
+        ["own", {"rows": 3}],
+        ["own", "wordings", {"wordings": 3}],
+        ["own", ["original"]],
+    ),
+    "fixed": (3, "", " ", {}, {"a": ""}, {"a": 3}, ["a"]),
     "evaluate.general": (1, "no", None),
     "paft.steps": (0, True, None),
     "reselect.rows": (0, 1),

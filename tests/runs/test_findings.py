@@ -48,6 +48,7 @@ from sapo.runs.directory import RunDirectory
 from sapo.runs.inputs import Gathering
 from sapo.runs.metrics import METRICS
 from sapo.runs.prepare import prepare
+from sapo.runs.prompts import short
 from sapo.runs.results import RunResult
 from sapo.sequence import run
 from sapo.training.settings import Policy
@@ -120,7 +121,7 @@ def test_only_cells_that_the_method_defines_are_tested(method: str, parts: dict[
         model = PeftModel.from_pretrained(model, run_dir / "stages" / names[method]) if n else model
         task = prepare(parts[method]).inputs.tasks[j]
         by_hand = nll_by_hand(model, tiny_tokenizer(), task.instruction, SUFFIX, task.test)
-        assert data["matrices"]["nll"]["selected"][n][j] == pytest.approx(sum(by_hand) / (3 * len(by_hand)), abs=1e-4)
+        assert data["matrices"]["nll"]["own"][n][j] == pytest.approx(sum(by_hand) / (3 * len(by_hand)), abs=1e-4)
 
 
 @pytest.mark.parametrize(("method", "metric"), [("multitask", "ap"), ("single", "la")])
@@ -131,8 +132,8 @@ def test_one_metric_is_defined_and_the_others_say_why_not(method: str, metric: s
         "single": "each task was trained alone: only the diagonal is defined",
     }[method]
     for measure in ("primary", "nll"):
-        metrics = data["metrics_all"][measure]["selected"]
-        matrix = data["matrices"][measure]["selected"]
+        metrics = data["metrics_all"][measure]["own"]
+        matrix = data["matrices"][measure]["own"]
         values = matrix[2] if method == "multitask" else [matrix[1][0], matrix[2][1]]
         assert set(metrics) == {m.name for m in METRICS}
         assert metrics[metric]["value"] == pytest.approx(np.mean(values))
@@ -169,9 +170,9 @@ def test_reports_and_records_of_partial_matrices(method: str, parts: dict[str, C
     assert [[value != "–" for value in row] for row in shown] == [row for row in DEFINED[method] if any(row)]
     found = RunResult.from_json(read(run_dir / "results.json"))
     assert RunResult.from_json(found.to_json()) == found
-    final = read(run_dir / "results.json")["matrices"]["nll"]["selected"]
+    final = read(run_dir / "results.json")["matrices"]["nll"]["own"]
     expected = (final[2][0], final[2][1]) if method == "multitask" else (final[1][0], final[2][1])
-    assert found.final("nll", "selected") == expected
+    assert found.final("nll", "own") == expected
 
 
 @pytest.mark.parametrize("method", DEFINED)
@@ -187,7 +188,7 @@ def test_a_partial_matrix_beside_a_whole_one(method: str, parts: dict[str, Confi
     data = [read(directory / "results.json")["metrics_all"] for directory in runs]
     for table, measure in zip(both, ("primary", "nll"), strict=False):
         (row,) = table.rows
-        values = [d[measure]["selected"][kept.lower()]["value"] for d in data]
+        values = [d[measure]["own"][kept.lower()]["value"] for d in data]
         assert row[:2] == ("B", kept) and float(row[2]) == pytest.approx(values[1] - values[0], abs=0.06)
         assert row[3].startswith("[")
 
@@ -212,9 +213,8 @@ def worded(model_dir: Path, bench: Path, tmp_path_factory: pytest.TempPathFactor
     def make(policy: str, **changes: Any) -> Worded:
         name = f"{policy}-{changes}"
         if name not in made:
-            config = configure(
-                model_dir, bench, root / str(len(made)), policy=policy, evaluate={"wordings": 2}, **changes
-            )
+            prompts = {"prompts": ["own", {"wordings": 2}]}
+            config = configure(model_dir, bench, root / str(len(made)), policy=policy, evaluate=prompts, **changes)
             told = Told()
             made[name] = Worded(config, run(config, told), told)
         return made[name]
@@ -275,7 +275,7 @@ def test_robustness_is_that_of_the_reloaded_final_stage_with_these_texts(
             assert found["primary"][n] == pytest.approx(again.scores[task.metric].mean())
             by_hand = nll_by_hand(model, tiny_tokenizer(), text, SUFFIX, task.test)
             assert found["nll"][n] == pytest.approx(sum(by_hand) / (3 * len(by_hand)), abs=1e-4)
-            stored = cell(one.config.run_dir, 2, task.name, f"held-out-{n + 1}")
+            stored = cell(one.config.run_dir, 2, task.name, short(text))
             assert (stored["instruction"], stored["predictions"]) == (text, list(again.predictions))
         assert found["nll"][0] != pytest.approx(found["nll"][1], abs=1e-3)
 
@@ -283,9 +283,12 @@ def test_robustness_is_that_of_the_reloaded_final_stage_with_these_texts(
 def test_robustness_is_measured_in_each_tasks_last_state(worded: Wording, parts: dict[str, Config]) -> None:
     for method, stages in (("single", (1, 2)), ("multitask", (2, 2))):
         one = worded("original", method=method)
-        held = [name for name in cells(one.config.run_dir) if "held-out" in name]
+        held = [name for name in cells(one.config.run_dir) if "text-" in name]
+        texts = {task: one.results.data["robustness"][task]["texts"] for task in TASKS}
         assert sorted(held) == sorted(
-            f"{stage}/{task}.held-out-{n}.json" for stage, task in zip(stages, TASKS, strict=True) for n in (1, 2)
+            f"{stage}/{task}.{short(text)}.json"
+            for stage, task in zip(stages, TASKS, strict=True)
+            for text in texts[task]
         )
         assert adapters(one.config.run_dir) == adapters(parts[method].run_dir)
 
@@ -303,8 +306,8 @@ def test_the_page_shows_mean_and_worst_wording(worded: Wording) -> None:
 
 
 def test_the_whole_cost_with_wordings_is_planned(worded: Wording) -> None:
-    labels = worded("original").told.of("held-out")
-    assert labels == [f"stage 2: testing {task} (held-out-{n} prompt)" for task in TASKS for n in (1, 2)]
+    labels = worded("original").told.of("another wording")
+    assert labels == [f"stage 2: testing {task} (another wording)" for task in TASKS for _ in (1, 2)]
     assert prepare(worded("original").config).plan.tests == {"alpha": 3 + 2, "beta": 3 + 2}
 
 

@@ -19,7 +19,7 @@ from sapo.sequence import run
 WRITES = (
     "run/config.yaml", "run/environment.json", "run/data.json", "run/candidates/1-alpha.json",
     "run/cells/0/alpha.original.json", "run/selections/1-alpha.json", "stage/sapo.json", "stage/README.md",
-    "run/training/1-alpha.json", "run/cells/1/alpha.selected.json", "run/results.json",
+    "run/training/1-alpha.json", "run/cells/1/alpha.own.json", "run/results.json",
 )  # fmt: skip
 
 

@@ -63,7 +63,7 @@ def test_each_task_alone_is_a_run_of_that_task(small_model: Path, bench: Path, t
         (alone,) = adapters(tmp_path / name).values()
         assert found[f"stages/{number}-{name}/adapter_model.safetensors"] == alone
         tested = cells(tmp_path / name)
-        kind = "selected" if f"1/{name}.selected.json" in tested else "original"
+        kind = "own" if f"1/{name}.own.json" in tested else "original"
         assert cells(tmp_path / "single")[f"{number}/{name}.{kind}.json"] == tested[f"1/{name}.{kind}.json"]
         # It knows of no other task.
         entries = read(tmp_path / "single" / "stages" / f"{number}-{name}" / "sapo.json")["tasks"]

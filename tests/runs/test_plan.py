@@ -26,8 +26,7 @@ def test_a_test_reads_each_row_twice_and_writes_batches_of_answers(
     task = replace(task, test=(task.test[0],) * 8)
     made = make_plan(
         renderer, [task], [], {task.name: [Instruction(task.instruction, "original")]}, None, TrainSettings(),
-        schedule("sequence", [task], 42, 4), both_prompts=False, wordings=0, max_new_tokens=max_new_tokens,
-        device=device,
+        schedule("sequence", [task], 42, 4), max_new_tokens=max_new_tokens, device=device,
     )  # fmt: skip
     # A CPU answers 2048 tokens together: 8 rows, 5 or 2. In equal rows no token differs, so none counts as shared.
     assert len(row.ids) < 240 and 4 < 2048 / (len(row.ids) + 300) < 8 and 2 < 2048 / (len(row.ids) + 600) < 3

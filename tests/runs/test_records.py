@@ -18,16 +18,16 @@ def results(**changes: Any) -> dict[str, Any]:
     matrix = [[10.0, 20.0], [30.0, 25.5], [28.0, None]]
     estimate = {"value": 28.0, "interval": [20.0, 35.5], "reason": None}
     undefined = {"value": None, "interval": None, "reason": "no cell"}
-    prompts = ("selected", "original")
+    prompts = ("own", "original")
     measures = ("primary", "exact_match", "nll")
     return {
-        "format": 2,
+        "format": 3,
         "name": "demo/seq-lora-sapo-s7",
         "sequence": "demo",
         "tasks": list(TASKS),
         "primary_metric": "mixed",
         "primary_metrics": {TASKS[0]: "exact_match", TASKS[1]: "rouge_l", "other": "rouge_l"},
-        "test_prompt": "selected",
+        "test_prompt": "own",
         "matrix": matrix,
         "metrics": {"ap": estimate, "bwt_final": undefined},
         "matrices": {m: dict.fromkeys(prompts, matrix) for m in measures},
@@ -79,11 +79,34 @@ def test_a_line_of_the_first_format_is_read() -> None:
     now = results(matrices={m: results()["matrices"][m] for m in ("primary", "nll")})
     old = {key: value for key, value in now.items() if key not in ("metrics_all", "primary_metric", "matrix")}
     old |= {"format": 1, "metrics": {m: now["metrics_all"][m] for m in ("primary", "nll")}, "model": "tiny"}
+    old |= {"test_prompt": "selected"}
+    old |= {key: {m: earlier(old[key][m]) for m in ("primary", "nll")} for key in ("matrices", "metrics")}
     old["instructions"] = {task: {"text": "t", "origin": "file", "original": "o", "switches": None} for task in TASKS}
     old |= {"ability": [{"stage": 0, "loss": 3.25, "share": 80.0}], "crossed": None, "guard": None}
     read = RunResult.from_json(old)
     assert read.metrics["ap"]["value"] == 28.0 and read.ability is not None and read.ability[0].loss == 3.25
     assert read.instructions[TASKS[0]].losses is None and RunResult.from_json(read.to_json()) == read
+
+
+def earlier(by_prompt: dict[str, Any]) -> dict[str, Any]:
+    return {{"own": "selected"}.get(prompt, prompt): value for prompt, value in by_prompt.items()}
+
+
+@pytest.mark.parametrize(
+    ("evaluate", "prompts"),
+    [
+        ({"rows": 5, "test_prompt": "selected"}, ["own"]),
+        ({"rows": 5, "test_prompt": "both", "wordings": 2}, ["own", "original", {"wordings": 2}]),
+        ({"rows": 5, "test_prompt": "original", "wordings": 0}, ["original"]),
+    ],
+)
+def test_a_result_of_the_second_format_is_read(evaluate: dict[str, Any], prompts: list[Any]) -> None:
+    now = results(config={**results()["config"], "evaluate": {"rows": 5, "prompts": prompts}})
+    old = {**now, "format": 2, "test_prompt": "selected", "config": {**now["config"], "evaluate": evaluate}}
+    old |= {key: {m: earlier(of) for m, of in now[key].items()} for key in ("matrices", "metrics_all")}
+    old["watch"] = {task: {m: earlier(of) for m, of in found.items()} for task, found in now["watch"].items()}
+    assert old["watch"]["other"]["nll"].keys() == {"selected", "original"}
+    assert RunResult.from_json(old) == RunResult.from_json(now)
 
 
 def test_the_committed_sweeps_are_read() -> None:
@@ -92,12 +115,12 @@ def test_the_committed_sweeps_are_read() -> None:
 
 
 def test_the_last_stage_that_tested_a_task_counts() -> None:
-    assert make().final("primary", "selected") == (28.0, 25.5)
+    assert make().final("primary", "own") == (28.0, 25.5)
     alone = [[1.0, 2.0], [3.0, None], [None, None]]
-    matrices = {m: {"selected": alone} for m in ("primary", "nll")}
-    metrics: dict[str, Any] = {m: {"selected": {}} for m in ("primary", "nll")}
+    matrices = {m: {"own": alone} for m in ("primary", "nll")}
+    metrics: dict[str, Any] = {m: {"own": {}} for m in ("primary", "nll")}
     record = make(matrices=matrices, metrics_all=metrics)
-    assert record.final("nll", "selected") == (3.0, None)
+    assert record.final("nll", "own") == (3.0, None)
     assert record.final("nll", "original") == (None, None)
     assert record.estimate("nll", "original", "ap")["value"] is None
 
@@ -105,26 +128,25 @@ def test_the_last_stage_that_tested_a_task_counts() -> None:
 def test_test_prompts_are_the_same_where_only_originals_were_trained_with() -> None:
     originals = {task: {**used, "text": "o"} for task, used in results()["instructions"].items()}
     one: dict[str, Any] = {
-        key: {m: {"selected": results()[key][m]["selected"]} for m in ("primary", "nll")}
-        for key in ("matrices", "metrics_all")
+        key: {m: {"own": results()[key][m]["own"]} for m in ("primary", "nll")} for key in ("matrices", "metrics_all")
     }
     assert make(**one).key("original") is None
     record = make(**one, instructions=originals)
-    assert record.only_originals and record.key("original") == "selected"
+    assert record.only_originals and record.key("original") == "own"
     assert record.final("primary", "original") == (28.0, 25.5)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format": 0}, "format 0: known are 1 to 2"),
+        ({"format": 0}, "format 0: known are 1 to 3"),
         ({"test_rows": dict.fromkeys(TASKS, "x")}, "test_rows.alpha: Input should be a valid integer"),
         ({"tasks": [*TASKS, "third"]}, "task third lacks"),
-        ({"test_prompt": "neither"}, "test_prompt"),
+        ({"test_prompt": "neither"}, "needs a matrix and metrics for test prompt neither"),
         ({"instructions": {}}, "task alpha lacks its instruction"),
         ({"config": {"model": {"base": "x"}}}, "config lacks method"),
         ({"seconds": {"total": float("inf")}}, "seconds.total"),
-        ({"matrices": {"primary": {"selected": [[1.0]]}}}, "matrices|matrix|measure"),
+        ({"matrices": {"primary": {"own": [[1.0]]}}}, "matrices|matrix|measure"),
         ({"robustness": {"a": {"texts": ["x"], "primary": [], "nll": []}}}, "1 texts have 0 scores"),
     ],
 )
@@ -201,7 +223,7 @@ def test_texts_survive_a_file_whatever_they_hold(tmp_path: Path) -> None:
 
 
 def test_a_line_without_a_name_and_one_of_a_newer_version_are_refused(tmp_path: Path) -> None:
-    for change, message in (({"name": ""}, "name: missing"), ({"format": 3}, "has format 3.*use a newer one")):
+    for change, message in (({"name": ""}, "name: missing"), ({"format": 4}, "has format 4.*use a newer one")):
         (tmp_path / "r.jsonl").write_text(json.dumps(results(**change)) + "\n")
         with pytest.raises(RecordError, match=rf"r\.jsonl, line 1.*{message}"):
             read_records(tmp_path / "r.jsonl")

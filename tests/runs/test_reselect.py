@@ -141,7 +141,7 @@ def test_the_last_choice_is_reported_and_tested_with(task: str, looked: Looked) 
     plan, run_dir = expected(looked, task), looked.config.run_dir
     entry = looked.results.to_json()["instructions"][task]
     assert (entry["text"], entry["switches"]) == (plan[-1][1], len(plan) - 1)
-    kind = "original" if entry["text"] == entry["original"] else "selected"
+    kind = "original" if entry["text"] == entry["original"] else "own"
     assert cell(run_dir, 2, task, kind)["instruction"] == plan[-1][1]
     number = ["alpha", "beta"].index(task) + 1
     stored = read(run_dir / "training" / f"{number}-{task}.json")["value"]["instructions"]

@@ -71,7 +71,7 @@ def test_tensorboard_holds_training_choices_matrix_and_metrics(small_model: Path
     assert {"train/learning_rate", "train/grad_norm"} <= set(found)
     ends = [0, steps[0], sum(steps)]
     for measure, key in (("primary", "score"), ("nll", "nll")):
-        matrix = data["matrices"][measure]["selected"]
+        matrix = data["matrices"][measure]["own"]
         for j, task in enumerate(("alpha", "beta")):
             column = [(end, row[j]) for end, row in zip(ends, matrix, strict=True) if row[j] is not None]
             assert [step for step, _ in found[f"eval/{key}/{task}"]] == [end for end, _ in column]
@@ -83,9 +83,9 @@ def test_tensorboard_holds_training_choices_matrix_and_metrics(small_model: Path
         assert step == start and lowest <= found[f"eval/selection/{task}/original"][0][1]
         ((_, index),) = found[f"eval/selection/{task}/candidate"]
         assert (index == 0) == (entry["text"] == entry["original"])
-    ((step, ap),) = found["eval/ap/nll (selected prompt)"]
+    ((step, ap),) = found["eval/ap/nll (own prompt)"]
     assert step == ends[-1]
-    assert ap == pytest.approx(data["metrics_all"]["nll"]["selected"]["ap"]["value"], rel=1e-5)
+    assert ap == pytest.approx(data["metrics_all"]["nll"]["own"]["ap"]["value"], rel=1e-5)
 
 
 def test_a_resumed_run_tells_its_tracker_every_choice_and_cell_again(

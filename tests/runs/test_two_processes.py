@@ -40,7 +40,7 @@ CONFIG: Mapping[str, Any] = {
     "selection": {"examples": SELECTION, "strategy": "exhaustive"},
     "lora": {"r": 4, "alpha": 8, "dropout": 0.0, "target_modules": ["q_proj", "v_proj", "o_proj", "down_proj"]},
     "train": {"rows": None, "epochs": 12, "batch_size": 8, "micro_batch_size": 4, "learning_rate": 0.03},
-    "evaluate": {"max_new_tokens": 4, "test_prompt": "both"},
+    "evaluate": {"max_new_tokens": 4, "prompts": ["own", "original"]},
 }  # fmt: skip
 PARAPHRASES = ["Is it good, bad or fair enough?", "good, bad, fair enough?"]
 
@@ -246,7 +246,7 @@ def several(methods: Mapping[str, Sequence[str]], run: str) -> None:
 def test_every_method_has_the_weights_of_one_process(folder: Path) -> None:
     plain = [
         "policy=original", "sequence=[mine,other]", "train.epochs=2", "train.warmup=0", "train.learning_rate=0.005",
-        "evaluate.max_new_tokens=1", "evaluate.test_prompt=original",
+        "evaluate.max_new_tokens=1", "evaluate.prompts=original",
     ]  # fmt: skip
     settings = {method: [*plain, f"method={method}", *own] for method, own in METHODS.items()}
     job = launch(folder, "several", several, settings, "several")
@@ -294,7 +294,7 @@ def test_a_killed_process_ends_the_job_and_the_same_command_resumes_it(folder: P
     assert not (stopped.directory / "results.json").exists() and "sapo/cli" not in stopped.err
     again = launch(folder, "killed", *command)
     assert again.codes == (0, 0), again.err
-    for name in ("results.json", "training/1-mine.json", "selections/2-single.json", "cells/2/mine.selected.json"):
+    for name in ("results.json", "training/1-mine.json", "selections/2-single.json", "cells/2/mine.own.json"):
         one, other = read(both.directory / name), read(again.directory / name)
         assert list(differences(one, other)) == []
     weights = "stages/2-single/adapter_model.safetensors"

@@ -27,6 +27,7 @@ from sapo.runs.config.schema import Config
 from sapo.runs.directory import RunDirectory, differences, locked
 from sapo.runs.lineage import library_versions
 from sapo.runs.prepare import prepare, read
+from sapo.runs.prompts import ORIGINAL, OWN
 from sapo.runs.records import RECORDS, append_record, read_records
 from sapo.runs.results import RunResult
 from sapo.sequence import run
@@ -189,7 +190,7 @@ def _finished(one: Planned, known: Mapping[str, RunResult]) -> bool:
 
 
 def _crosses(one: Planned) -> bool:
-    return one.config.policy == "original" and one.config.evaluate.test_prompt == "both"
+    return one.config.policy == "original" and {OWN, ORIGINAL} <= set(one.config.evaluate.texts)
 
 
 def _crossed(one: Planned, known: Mapping[str, RunResult]) -> dict[str, str]:

@@ -33,7 +33,8 @@ from sapo.runs.lineage import library_versions
 from sapo.runs.metrics import METRICS
 from sapo.runs.model import Model
 from sapo.runs.plan import Plan
-from sapo.runs.results import Prompt, Row, RunResult, run_result
+from sapo.runs.prompts import ORIGINAL, OWN
+from sapo.runs.results import Row, RunResult, run_result
 from sapo.runs.steps import Chooser, Engine, Tester
 from sapo.selection.rows import MAX_LENGTH, context_length
 from sapo.selection.selection import Choice, Selection
@@ -47,7 +48,7 @@ from sapo.training.select import candidates_of
 from sapo.training.settings import Policy
 
 _POLICIES = ("sapo", "original", "random", "highest", "median")
-_PROMPTS: tuple[Prompt, ...] = ("selected", "original")
+_PROMPTS = (OWN, ORIGINAL)
 
 
 class TaskSequence:
@@ -107,7 +108,7 @@ class TaskSequence:
             "method": "a loop of your own",
             "seed": seed,
             "selection": {"rule": "lowest", "examples": examples},
-            "evaluate": {"rows": rows, "max_new_tokens": max_new_tokens, "test_prompt": "both"},
+            "evaluate": {"rows": rows, "max_new_tokens": max_new_tokens, "prompts": [*_PROMPTS]},
             "max_length": max_length,
         }
         self._directory = RunDirectory(Path(run_dir), self._config)

@@ -19,8 +19,8 @@ TAKEN_OUT = "\U0010fff0instruction\U0010fff1"
 
 
 def user_turn(instruction: str, text: str, suffix: str) -> str:
-    """Return the text of the user turn, see the module docstring."""
-    turn = f"{instruction}\n\nText:\n{text}"
+    """Return the text of the user turn, see `sapo.models.render`; without an instruction, the text comes first."""
+    turn = f"{instruction}\n\nText:\n{text}" if instruction else text
     return f"{turn}\n\n{suffix}" if suffix else turn
 
 

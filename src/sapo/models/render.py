@@ -9,9 +9,9 @@ Layout of the user turn (paper section 3; only the instruction is ever paraphras
     (blank line)
     SUFFIX
 
-without the last two lines where the suffix is empty. The turn goes through the model's own chat template and
-the assistant turn is the answer. Everything after the generation prompt is supervised: the answer and
-the tokens that end its turn.
+without the last two lines where the suffix is empty, and without the first three where there is no instruction. The
+turn goes through the model's own chat template and the assistant turn is the answer. Everything after the generation
+prompt is supervised: the answer and the tokens that end its turn.
 
 A conversation keeps its turns: the first user turn begins with the instruction, the last one ends with the
 suffix, and only the last assistant turn is supervised.

@@ -7,11 +7,19 @@ from dataclasses import dataclass, field
 from typing import get_args
 
 from sapo.core.errors import RecordError
-from sapo.report.differences import Difference, direction, run_differences, spread, unit_difference
+from sapo.report.differences import (
+    Difference,
+    direction,
+    run_differences,
+    run_figure_differences,
+    spread,
+    unit_difference,
+)
 from sapo.report.numbers import Figure, count
 from sapo.report.runs import Run, shared_prompts
-from sapo.runs.metrics import METRICS
-from sapo.runs.results import MEASURES, Prompt, RunResult
+from sapo.runs.metrics import FIGURES, METRICS
+from sapo.runs.prompts import ORIGINAL, Prompt
+from sapo.runs.results import MEASURES, RunResult
 from sapo.training.settings import MethodName, Policy
 
 Unit = tuple[str, int]
@@ -40,6 +48,16 @@ class Setting:
         """Return a metric of every run, and the mean."""
         return self.over_units(lambda result: result.estimate(measure, prompt, name)["value"])
 
+    def figure_by_unit(self, measure: str, name: str) -> Figure:
+        """Return a figure of trained tasks of every run, each the mean over tasks, and the mean."""
+        return self.over_units(lambda result: result.figure(measure, name)["value"])
+
+    def figure(self, measure: str, name: str) -> Figure:
+        """Return such a figure, likewise as `metric`."""
+        if len(self.runs) == 1 and self.runs[0] is not None:
+            return self.runs[0].figure(measure, name)
+        return self.figure_by_unit(measure, name)
+
     def metric(self, measure: str, prompt: Prompt, name: str) -> Figure:
         """Return a metric: of one unit with its interval over test rows, of several with the one over units."""
         if len(self.runs) == 1 and self.runs[0] is not None:
@@ -59,6 +77,8 @@ class Compared:
         measure: a measure of the results.
         prompt: how tasks were tested.
         differences: by name of the metric.
+        figures: differences of the figures of trained tasks by name; with the main test prompt alone, as they rest on
+            all prompts.
     """
 
     axis: str
@@ -68,6 +88,7 @@ class Compared:
     measure: str
     prompt: Prompt
     differences: Mapping[str, Difference]
+    figures: Mapping[str, Difference] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -109,8 +130,8 @@ class Arranged:
 
     @property
     def only_originals(self) -> bool:
-        """Whether no run was trained with another instruction than the originals."""
-        return all(run.result.only_originals for run in self.runs)
+        """Whether no run was trained or tested with another instruction than the originals."""
+        return self.prompts == (ORIGINAL,) and all(run.result.only_originals for run in self.runs)
 
 
 def _by_unit(settings: Sequence[Setting]) -> list[Run]:
@@ -135,7 +156,16 @@ def arrange(runs: Sequence[Run]) -> Arranged:
     prompts = shared_prompts(runs)
     settings = tuple(Setting(letter(n), r.result.method, r.result.way, (r,)) for n, r in enumerate(runs))
     compared = tuple(
-        Compared("run", "", "A", letter(n), measure, prompt, run_differences(runs[0], run, measure, prompt))
+        Compared(
+            "run",
+            "",
+            "A",
+            letter(n),
+            measure,
+            prompt,
+            run_differences(runs[0], run, measure, prompt),
+            run_figure_differences(runs[0], run, measure, prompt) if prompt == prompts[0] else {},
+        )
         for n, run in enumerate(runs)
         if n
         for prompt in prompts
@@ -174,7 +204,8 @@ def _sweep(given: Sequence[Run]) -> Arranged:
             base, *others = (setting(group, one) if axis == "policy" else setting(one, group) for one in labels)
             compared += [
                 Compared(axis, group if len(groups) > 1 else "", labels[0], label, measure, prompt,
-                         _differences(base, other, measure, prompt))
+                         _differences(base, other, measure, prompt),
+                         _figure_differences(base, other, measure) if prompt == prompts[0] else {})
                 for label, other in zip(labels[1:], others, strict=True)
                 if any(other.runs)
                 for prompt in seen
@@ -189,6 +220,17 @@ def _differences(base: Setting, other: Setting, measure: str, prompt: Prompt) ->
     for name in (metric.name for metric in METRICS):
         ours, theirs = (setting.by_unit(measure, prompt, name).points for setting in (other, base))
         difference = unit_difference(ours, theirs, direction(measure, name))
+        if difference.count:
+            found[name] = difference
+    return found
+
+
+def _figure_differences(base: Setting, other: Setting, measure: str) -> dict[str, Difference]:
+    """Return the differences by name of the figure, likewise."""
+    found = {}
+    for name in (figure.name for figure in FIGURES):
+        ours, theirs = (setting.figure_by_unit(measure, name).points for setting in (other, base))
+        difference = unit_difference(ours, theirs, None)
         if difference.count:
             found[name] = difference
     return found

@@ -12,10 +12,12 @@ from sapo.models.ability import general_texts
 from sapo.report.blocks import NOTHING, Block, Listing, Note, Section, Table
 from sapo.report.compare import Arranged, letter
 from sapo.report.data import data_blocks
-from sapo.report.numbers import NLL_DECIMALS, SCALES, listed, number
+from sapo.report.numbers import NLL_DECIMALS, SCALES, Figure, estimate, interval, listed, number, prompt_name
 from sapo.report.plots import curves
 from sapo.report.runs import Run
 from sapo.report.selections import OPTIMISTIC, RULES, cuts, effort, finding, legend, ranking, subject, trial_table
+from sapo.runs.metrics import FIGURES
+from sapo.runs.prompts import ORIGINAL, OWN, Prompt
 from sapo.runs.results import MEASURES, NLL, RunResult
 from sapo.training.guard import Alarm, ended
 from sapo.training.policies import MIXTURES
@@ -30,10 +32,19 @@ _CONTROLS = {
     "per-example": "a paraphrase drawn for every row in every epoch; tested with the original",
     "paft": "a paraphrase drawn for every few updates; tested with the original",
     "reselect": "the candidate with the lowest pre-update loss, chosen again during the training",
+    "pure": "no instruction",
+    "fixed": "a text that was given",
 }
 _WORDINGS = (
     "Paraphrases that were held out of the candidates, so that nothing was chosen or trained with them; each task at "
     "its last stage. The spread over wordings is not an error of the mean: it is what a user's own wording may cost."
+)
+_BEYOND = (
+    "What a training does beyond its own prompt. R_q[i,j]: task j after stage i with test prompt q; s: the last stage "
+    "that tested it. Spill: the change that a training makes on other tasks, and on its own task with other "
+    "prompts. Conditionality: how much better the task is done with its own prompt than with held-out paraphrases (in "
+    "NLL, better is below 0). Recoverable: how much better the best of these does than the original: what they bring "
+    "back was hidden, not lost; as the best of noisy values it lies a little on the better side."
 )
 _LOOKS = (
     "A look finds a rise where the 95 % interval of one task's increase lies above the limit as a whole. Many looks at "
@@ -50,7 +61,11 @@ def sections(arranged: Arranged) -> list[Section]:
         "Instructions trained with": () if arranged.sweep else _instructions(runs),
         "Watch tasks, never trained on": _watch(only) if only else (),
         "Robustness to wording": _robustness(arranged),
-        "Trained with x tested with": _trained_by_tested(arranged) if arranged.sweep else _crossed(runs),
+        "Beyond the training prompt": _beyond(arranged),
+        "Trained with x tested with": (
+            *_grid(arranged),
+            *(_trained_by_tested(arranged) if arranged.sweep else _crossed(runs)),
+        ),
         "General ability": _ability(arranged),
         "Forgetting guard": _alarms(runs),
     }
@@ -114,6 +129,12 @@ def _instructions(runs: Sequence[Run]) -> Iterator[Block]:
             if used.switches is not None:
                 times = "once" if used.switches == 1 else f"{used.switches} times"
                 yield Note(f"{where}: the choice changed {times} during the training; the last one:")
+            if not text:
+                yield Note(f"{where}: no instruction.")
+                continue
+            if used.origin == "given":
+                yield Listing(f"{where}: the text that was given", text, used.original)
+                continue
             if text != used.original:
                 yield Listing(f"{where}: a paraphrase, from: {used.origin}", text, used.original)
                 continue
@@ -160,6 +181,46 @@ def _robustness(arranged: Arranged) -> Iterator[Block]:
             values = {title: partial(_over_tasks, measure=measure, over=over) for title, over in of.items()}
             yield _by_setting(arranged, scale.title, values, scale.decimals)
     yield Note(_WORDINGS, "dim")
+
+
+def _beyond(arranged: Arranged) -> Iterator[Block]:
+    """Yield the figures of trained tasks: by task of one run, else by setting; and how they differ."""
+    settings, only = arranged.settings, arranged.only
+    defined = [
+        one for one in FIGURES if any(s.figure(m, one.name).value is not None for s in settings for m in MEASURES)
+    ]
+    if not defined:
+        return
+    for measure, scale in SCALES.items():
+        if only is not None:
+            by_name = {one.name: only.result.figures[measure][one.name]["tasks"] for one in defined}
+            found = {
+                task: [Figure.of(by_name[one.name].get(task)) for one in defined] for task in only.result.tasks
+            } | {"mean": [only.figure(measure, one.name) for one in defined]}
+        else:
+            found = {s.name: [s.figure(measure, one.name) for one in defined] for s in settings}
+        rows = tuple(
+            (name, *(estimate(figure, scale.decimals, sign=True) for figure in figures))
+            for name, figures in found.items()
+        )
+        yield Table(("task" if only else "setting", *(one.title for one in defined)), rows, scale.title)
+    for measure, scale in SCALES.items():
+        rows = tuple(
+            (one.name, figure.title, number(d.value, scale.decimals, sign=True),
+             interval(d.interval, scale.decimals, sign=True), d.verdict)
+            for one in arranged.compared
+            if one.measure == measure
+            for figure in defined
+            if (d := one.figures.get(figure.name)) is not None
+        )  # fmt: skip
+        if rows:
+            columns = ("against the baseline", "figure", "difference", "95 % interval", "verdict")
+            yield Table(columns, rows, f"Differences, {scale.title}", text=(0, 1, 4))
+    yield Table(
+        ("figure", "definition", "source"), tuple((one.title, one.definition, one.source) for one in defined),
+        legend=(_BEYOND,), text=(0, 1, 2),
+    )  # fmt: skip
+    yield from (Note(f"{one.title}: {one.lacking}.", "dim") for one in FIGURES if one not in defined)
 
 
 def _over_tasks(run: RunResult, measure: str, over: Over) -> float | None:
@@ -225,6 +286,37 @@ def _by_setting(arranged: Arranged, title: str, values: Mapping[str, Value], dig
     return Table(columns, tuple(rows), title, (about,), text=(0, *range(3, len(columns), 2)))
 
 
+def _grid(arranged: Arranged) -> Iterator[Block]:
+    """Yield what every training ends with under every test prompt, where there are more than own and original."""
+    worded = all(run.result.robustness for run in arranged.runs)
+    if not worded and set(arranged.prompts) <= {OWN, ORIGINAL}:
+        return
+    for measure, scale in SCALES.items():
+        columns: dict[str, Value] = {
+            prompt_name(prompt): partial(_last, measure=measure, prompt=prompt) for prompt in arranged.prompts
+        }
+        if worded:
+            columns["held-out paraphrases"] = partial(
+                _over_tasks, measure=measure, over=lambda values: float(np.mean(values))
+            )
+        rows = tuple(
+            (name, *(estimate(s.over_units(of), scale.decimals) for of in columns.values()))
+            for s in arranged.settings
+            for name in [s.name if arranged.sweep else s.policy if arranged.only else f"{s.name}, {s.policy}"]
+        )
+        yield Table(("trained with", *columns), rows, scale.title)
+    yield Note(
+        "Columns: test prompts. Means over tasks, each at the last stage that tested it, and over units. Along a row "
+        "only the test prompt differs.",
+        "dim",
+    )
+
+
+def _last(run: RunResult, measure: str, prompt: Prompt) -> float | None:
+    values = [value for value in run.final(measure, prompt) if value is not None]
+    return float(np.mean(values)) if values else None
+
+
 def _crossed(runs: Sequence[Run]) -> Iterator[Block]:
     """Yield how runs with the original instructions do with those that another policy chose."""
     for run in runs:
@@ -271,8 +363,8 @@ def _four(plain: Run | None, chosen: Run | None, by: str, measure: str) -> list[
     if plain is None or chosen is None or crossed is None or crossed.by != by:
         return None
     cells = [
-        [plain.result.final(measure, "original"), tuple(map(crossed.of(measure).get, plain.result.tasks))],
-        [chosen.result.final(measure, "original"), chosen.result.final(measure, "selected")],
+        [plain.result.final(measure, ORIGINAL), tuple(map(crossed.of(measure).get, plain.result.tasks))],
+        [chosen.result.final(measure, ORIGINAL), chosen.result.final(measure, OWN)],
     ]
     if any(value is None for row in cells for cell in row for value in cell):
         return None

@@ -11,12 +11,14 @@ from scipy.stats import t
 
 from sapo.report.numbers import SCALES, Better, Figure
 from sapo.report.runs import Run
-from sapo.runs.metrics import METRICS, metric_draws, percentile_interval
-from sapo.runs.results import NLL, Prompt
+from sapo.runs.metrics import FIGURES, METRICS, metric_draws, percentile_interval
+from sapo.runs.prompts import Prompt
+from sapo.runs.results import NLL
 
 Verdict = Literal[
-    "better", "worse", "too small to decide", "not paired", "not comparable", "one unit: no interval", "no pair"
-]
+    "better", "worse", "higher", "lower", "too small to decide", "not paired", "not comparable",
+    "one unit: no interval", "no pair",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +39,16 @@ def direction(measure: str, metric: str = "ap") -> Better:
     return "lower" if metric == "forgetting_max" else SCALES[measure].better
 
 
-def verdict(bounds: tuple[float, float], better: Better) -> Verdict:
-    """Return what the interval of a difference says, where ``better`` values of the metric lie in that direction."""
+def verdict(bounds: tuple[float, float], better: Better | None) -> Verdict:
+    """Return what the interval of a difference says, where ``better`` values of the metric lie in that direction.
+
+    Without one, no value is better than another.
+    """
     low, high = bounds
     if low <= 0 <= high:
         return "too small to decide"
+    if better is None:
+        return "higher" if low > 0 else "lower"
     return "better" if (low > 0) == (better == "higher") else "worse"
 
 
@@ -72,6 +79,30 @@ def run_differences(first: Run, other: Run, measure: str, prompt: Prompt) -> dic
     for name, value in values.items():
         bounds = percentile_interval(after[name] - before[name])
         found[name] = Difference(value, bounds, verdict=verdict(bounds, direction(measure, name)))
+    return found
+
+
+def run_figure_differences(first: Run, other: Run, measure: str, prompt: Prompt) -> dict[str, Difference]:
+    """Return by name how far the figures of a run's trained tasks lie from those of the first one, likewise.
+
+    They rest on all test prompts, so those of runs with different ones are not compared.
+    """
+    runs, values = (first, other), dict[str, float]()
+    for name in (figure.name for figure in FIGURES):
+        before, after = (run.figure(measure, name).value for run in runs)
+        if before is not None and after is not None:
+            values[name] = after - before
+    if not values or len({frozenset(run.result.matrices[measure]) for run in runs}) > 1:
+        return {}
+    obstacle = _obstacle(first, other, measure, prompt)
+    if obstacle is not None:
+        return {name: Difference(value, None, verdict=obstacle) for name, value in values.items()}
+    drawn = [run.figure_draws(measure, first.result.seed) for run in runs]
+    found = {}
+    for name, value in values.items():
+        mine, theirs = (np.mean(list(of[name].values()), axis=0)[1:] for of in drawn)
+        bounds = percentile_interval(theirs - mine)
+        found[name] = Difference(value, bounds, verdict=verdict(bounds, None))
     return found
 
 
@@ -107,7 +138,9 @@ def spread(points: Sequence[float | None]) -> Figure:
     return Figure(mean, (mean - half, mean + half), tuple(points))
 
 
-def unit_difference(points: Sequence[float | None], baseline: Sequence[float | None], better: Better) -> Difference:
+def unit_difference(
+    points: Sequence[float | None], baseline: Sequence[float | None], better: Better | None
+) -> Difference:
     """Return points minus baseline, paired by unit; units that lack one of the two have no difference."""
     pairs = list(zip(points, baseline, strict=True))
     found = spread([None if a is None or b is None else a - b for a, b in pairs])

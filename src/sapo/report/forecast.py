@@ -13,6 +13,7 @@ from sapo.report.blocks import NOTHING, Block, Note, Page, Section, Table
 from sapo.report.data import data_blocks
 from sapo.report.numbers import duration, tokens
 from sapo.runs.config.schema import Config
+from sapo.runs.prompts import ORIGINAL, OWN
 from sapo.training.policies import BY_LOSS
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ _TIGHT = (
     "{}: selection.budget is spent with the first rows, and the choice will rest on these alone: raise it, or score "
     "fewer candidates, unless the training is meant to be this short."
 )
-_BOTH = "Seen tasks are tested twice, with the selected and the original instruction, where these differ."
+_BOTH = "Seen tasks are tested twice, with their own and the original instruction, where these differ."
 
 
 def dry_run_page(config: Config, forecast: Forecast) -> Page:
@@ -99,7 +100,7 @@ def _work(config: Config, forecast: Forecast) -> Iterator[Block]:
     tight = [name for name, work in plan.score.items() if races and work.cost <= plan.least[name].cost]
     if tight:
         yield Note(_TIGHT.format(", ".join(tight)), "strong")
-    if config.evaluate.test_prompt == "both":
+    if {OWN, ORIGINAL} <= set(config.evaluate.texts):
         yield Note(_BOTH)
 
 

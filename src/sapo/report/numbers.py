@@ -8,13 +8,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sapo.experiments.study.resampling import Measured
-from sapo.report.blocks import NOTHING
-from sapo.runs.results import NLL, PRIMARY
+from sapo.report.blocks import NOTHING, one_line
+from sapo.runs.prompts import NAMED, Prompt
+from sapo.runs.results import NLL, PRIMARY, Estimate
 
 Better = Literal["higher", "lower"]
 SCORE = 1
 NLL_DECIMALS = 3
 LOSS = 4
+# Characters of a test prompt's text.
+_SHOWN = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,12 @@ class Figure:
     interval: tuple[float, float] | None
     points: tuple[float | None, ...] = ()
 
+    @classmethod
+    def of(cls, found: Estimate | None) -> Figure:
+        """Return what a result holds; a figure without a value where it holds nothing."""
+        bounds = found["interval"] if found else None
+        return cls(found["value"] if found else None, None if bounds is None else (bounds[0], bounds[1]))
+
     @property
     def count(self) -> int:
         """How many units have a value."""
@@ -69,6 +78,11 @@ def number(value: float | None, decimals: int, *, sign: bool = False) -> str:
     # Adding 0.0 turns a negative zero, which rounding makes of a tiny loss, into 0.
     rounded = round(value, decimals) + 0.0
     return f"{rounded:+.{decimals}f}" if sign and rounded else f"{rounded:.{decimals}f}"
+
+
+def prompt_name(prompt: Prompt) -> str:
+    """Return what to call a test prompt: its name, or the beginning of its text in quotes."""
+    return prompt if prompt in NAMED else f'"{one_line(prompt, _SHOWN)}"'
 
 
 def interval(bounds: Sequence[float] | None, decimals: int, *, sign: bool = False) -> str:

@@ -9,12 +9,24 @@ from sapo.report import details, remake
 from sapo.report.blocks import NOTHING, Block, Command, Note, Page, Section, Table
 from sapo.report.compare import Arranged, Compared, Setting, arrange, letter
 from sapo.report.differences import Difference, direction, quantile, verdict
-from sapo.report.numbers import LOSS, SCALES, Figure, count, duration, estimate, interval, listed, number
+from sapo.report.numbers import (
+    LOSS,
+    SCALES,
+    Figure,
+    count,
+    duration,
+    estimate,
+    interval,
+    listed,
+    number,
+    prompt_name,
+)  # fmt: skip
 from sapo.report.plots import Range, curves, ranges
 from sapo.report.runs import Run
 from sapo.report.selections import clearly_better
 from sapo.runs.metrics import METRICS, percentile_interval
-from sapo.runs.results import MEASURES, NLL, PRIMARY, Prompt
+from sapo.runs.prompts import ORIGINAL, OWN, Prompt
+from sapo.runs.results import MEASURES, NLL, PRIMARY
 from sapo.selection.selection import Selection
 from sapo.training.policies import MIXTURES
 
@@ -26,8 +38,9 @@ HEADLINE = ("ap", "bwt_final")
 _FEW, _ROOM, _FEW_SETTINGS = 3, 6, 3
 _MARKS = "*: right after training on that task; (...): not trained on that task yet."
 _TESTED = (
-    "Test prompt selected: a task that was trained on is tested with the instruction it was trained with; original: "
-    "with its original one. Tasks not trained on yet are always tested with their original instruction."
+    "Test prompt own: a task that was trained on is tested with the instruction it was trained with, others with their "
+    "original one; original: every task with its original instruction; none: without any; a text in quotes: every task "
+    "with this instruction."
 )
 _MIXED = (
     "Tasks were trained with several paraphrases in turn and have no instruction of their own: they are tested with "
@@ -102,7 +115,7 @@ def _outcome(run: Run, prompt: Prompt) -> Iterator[Note]:
             # Both on the same resamples of the test rows.
             draws = run.resampled(measure, prompt, run.result.seed)[:, :, 0]
             change = Figure(after - before, percentile_interval(draws[:, 1] - draws[:, 0]))
-            how = "" if run.result.only_originals else f" with test prompt {prompt}"
+            how = "" if _plain([run], prompt) else f" with test prompt {prompt_name(prompt)}"
             ends = (number(value, scale.decimals) for value in (before, after))
             text = f"On {tasks[0]}{how} the {what} is {' before training and '.join(ends)} after it; change"
         else:
@@ -158,7 +171,7 @@ def _said(arranged: Arranged) -> list[str]:
     """Return what can be said of each thing that is compared with its baseline, over all groups."""
     main = arranged.prompts[0]
     # Verdicts may differ with the other one, which the tables show.
-    where = f" (test prompt {main})" if len(arranged.prompts) > 1 else ""
+    where = f" (test prompt {prompt_name(main)})" if len(arranged.prompts) > 1 else ""
     metrics = " or ".join(NAMES[name] for name in HEADLINE)
     pairs: dict[tuple[str, str], dict[tuple[str, str], list[Difference]]] = {}
     for one in arranged.compared:
@@ -221,6 +234,11 @@ def _by_task(runs: Sequence[Run], measure: str, prompt: Prompt) -> Table:
     )
 
 
+def _plain(runs: Sequence[Run], prompt: Prompt) -> bool:
+    """Whether tasks were trained with their original instructions alone, and are tested with them."""
+    return prompt in (OWN, ORIGINAL) and all(run.result.only_originals for run in runs)
+
+
 def _matrix(runs: Sequence[Run], measure: str, prompt: Prompt) -> Table:
     """Return R with a row for each stage and run; all runs have the same tasks."""
     several, scale, tasks = len(runs) > 1, SCALES[measure], runs[0].result.tasks
@@ -239,7 +257,7 @@ def _matrix(runs: Sequence[Run], measure: str, prompt: Prompt) -> Table:
 
 
 def _title(runs: Sequence[Run], measure: str, prompt: Prompt) -> str:
-    how = "" if all(run.result.only_originals for run in runs) else f", test prompt: {prompt}"
+    how = "" if _plain(runs, prompt) else f", test prompt: {prompt_name(prompt)}"
     kinds = ", ".join(dict.fromkeys(runs[0].result.primary_metrics[task] for task in runs[0].result.tasks))
     return SCALES[measure].title.replace("Score (", f"Score ({kinds}, ") + how
 
@@ -252,7 +270,7 @@ def _headline(arranged: Arranged) -> Table:
     """Return how good the end is, and what was forgotten: few enough columns for any terminal."""
     prompt, end = arranged.prompts[0], _end(arranged)
     over = f"over the {len(arranged.units)} units" if len(arranged.units) > 1 else "over test rows"
-    how = "" if arranged.only_originals else f" Test prompt: {prompt}."
+    how = "" if arranged.only_originals else f" Test prompt: {prompt_name(prompt)}."
     shown = [(PRIMARY, end), (NLL, end), *([(NLL, "bwt_final")] if _defines(arranged, "bwt_final") else [])]
     figures = tuple(
         (s.name, *(_figure(s, measure, prompt, name) for measure, name in shown)) for s in arranged.settings
@@ -342,8 +360,9 @@ def _metrics(arranged: Arranged) -> Iterator[Block]:
             for n, s in enumerate(arranged.settings)
         )
         yield Table(
-            columns, rows, "" if arranged.only_originals else f"Test prompt: {prompt}", text=(0, 1)[: len(heads)]
-        )
+            columns, rows, "" if arranged.only_originals else f"Test prompt: {prompt_name(prompt)}",
+            text=(0, 1)[: len(heads)],
+        )  # fmt: skip
     if only is not None:
         found = (only.result.estimate(PRIMARY, main, metric.name)["reason"] for metric in METRICS)
         yield from (Note(f"{NOTHING}: {reason}.", "dim") for reason in dict.fromkeys(filter(None, found)))
@@ -408,7 +427,7 @@ def _differences(known: Sequence[Compared], *, units: bool) -> Table:
             row = (one.name, NAMES.get(name, name), *figures, d.verdict)
             rows.append((*row, *((f"{d.count} of {d.either}", listed(d.points, scale.decimals)) if units else ())))
     columns = (first.axis, "metric", "difference", "95 % interval", "verdict", *(("pairs", "each unit") * units))
-    title = f"{scale.title}, test prompt: {first.prompt}"
+    title = f"{scale.title}, test prompt: {prompt_name(first.prompt)}"
     return Table(columns, tuple(rows), title, text=(0, 1, 4, 6) if units else (0, 1, 4))
 
 
@@ -428,7 +447,7 @@ def _every_run(arranged: Arranged) -> Table:
 def _reading(arranged: Arranged) -> Iterator[Block]:
     """Yield what metrics, test prompts, differences and intervals mean."""
     units, results = len(arranged.units), [run.result for run in arranged.runs]
-    found = [d for one in arranged.compared for d in one.differences.values()]
+    found = [d for one in arranged.compared for of in (one.differences, one.figures) for d in of.values()]
     yield Note(_ORIGINAL if arranged.only_originals else _TESTED)
     if any(result.policy in MIXTURES for result in results):
         yield Note(_MIXED)

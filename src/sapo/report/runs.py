@@ -9,11 +9,13 @@ from typing import Any
 
 from sapo.core.errors import RecordError
 from sapo.core.storage import read_json
-from sapo.core.types import Floats, Task
+from sapo.core.types import Floats
 from sapo.models.answers import Evaluation
-from sapo.report.numbers import Figure
+from sapo.report.numbers import Figure, prompt_name
+from sapo.runs.figures import Grid
 from sapo.runs.metrics import resample_matrices
-from sapo.runs.results import DRAWS, Prompt, RunResult, fill, per_row
+from sapo.runs.prompts import ORIGINAL, OWN, Prompt, cell_name, instruction_of
+from sapo.runs.results import DRAWS, PRIMARY, RunResult, figures_of, fill, per_row
 from sapo.selection.selection import Selection
 from sapo.tasks.inspection import Inspection
 
@@ -62,20 +64,21 @@ class Run:
 
     def metric(self, measure: str, prompt: Prompt, name: str) -> Figure:
         """Return a metric, with its interval over test rows."""
-        found = self.result.estimate(measure, prompt, name)
-        bounds = found["interval"]
-        return Figure(found["value"], None if bounds is None else (bounds[0], bounds[1]))
+        return Figure.of(self.result.estimate(measure, prompt, name))
+
+    def figure(self, measure: str, name: str) -> Figure:
+        """Return a figure of the trained tasks, their mean, likewise."""
+        return Figure.of(self.result.figure(measure, name))
 
     def test_rows(self, measure: str, prompt: Prompt) -> tuple[list[list[Floats]], list[list[Floats]]]:
         """Return scores and weights of the test rows of every cell, by stage and task; NaN where there is no cell."""
-        tasks = [Task(t, "", "", (), self.result.primary_metrics[t], (), (), ()) for t in self.result.tasks]
 
-        def rows(stage: int, task: Task) -> tuple[Floats, Floats]:
-            return per_row(Evaluation.from_json(self._cell(stage, task.name, prompt)), measure, task)
+        def rows(stage: int, task: str) -> tuple[Floats, Floats]:
+            return per_row(self._cell(stage, task, prompt), measure, self.result.primary_metrics[task])
 
         return fill(
             [
-                [None if value is None else rows(i, task) for task, value in zip(tasks, row, strict=True)]
+                [None if value is None else rows(i, task) for task, value in zip(self.result.tasks, row, strict=True)]
                 for i, row in enumerate(self.matrix(measure, prompt))
             ]
         )
@@ -85,12 +88,40 @@ class Run:
         scores, weights = self.test_rows(measure, prompt)
         return resample_matrices(scores, weights=weights, draws=DRAWS, seed=seed)
 
-    def _cell(self, stage: int, task: str, prompt: Prompt) -> Any:
-        used = self.result.instructions[task]
-        unseen = list(self.result.tasks).index(task) >= stage
-        kind = "original" if unseen or used.text == used.original else prompt
+    def figure_draws(self, measure: str, seed: int) -> dict[str, dict[str, Floats]]:
+        """Return what the trainings did beyond their own prompts, see `sapo.runs.figures`, resampled."""
+        result, prompts = self.result, tuple(self.result.matrices[PRIMARY])
+        texts = {task: (used.original, used.text) for task, used in result.instructions.items()}
+        wordings = {task: one.texts for task, one in (result.robustness or {}).items()}
+        cells = {
+            (stage, task, prompt): self._cell(stage, task, prompt)
+            for prompt in prompts
+            for stage, row in enumerate(result.matrices[PRIMARY][prompt])
+            for task, value in zip(result.tasks, row, strict=True)
+            if value is not None
+        }
+        for task, of in result.watch.items():
+            known = [i for i, value in enumerate(of[PRIMARY][prompts[0]]) if value is not None]
+            cells |= {(i, task, prompt): self._cell(i, task, prompt) for i in known for prompt in prompts}
+        for task, held in wordings.items():
+            last = max(stage for stage, name, _ in cells if name == task)
+            cells |= {(last, task, text): self._cell(last, task, text) for text in held}
+        grid = Grid(result.tasks, [*result.watch], prompts, texts, wordings)
+        return figures_of(cells, grid, result.primary_metrics, measure, seed)
+
+    def _cell(self, stage: int, task: str, prompt: Prompt) -> Evaluation:
+        # Of a watch task no instruction is known: the original and its own are the same.
+        original, own, place = ORIGINAL, ORIGINAL, stage
+        if task in self.result.instructions:
+            used, place = self.result.instructions[task], list(self.result.tasks).index(task)
+            original, own = used.original, used.text if place < stage else used.original
         assert self.directory is not None
-        return _read(self.directory / "cells" / str(stage) / f"{task}.{kind}.json")["value"]
+        name = cell_name(instruction_of(prompt, original, own), original, own)
+        folder = self.directory / "cells" / str(stage)
+        # Its name in directories of format 1 and 2.
+        earlier = folder / f"{task}.selected.json"
+        path = earlier if name == OWN and earlier.is_file() else folder / f"{task}.{name}.json"
+        return Evaluation.from_json(_read(path)["value"])
 
 
 def read_run(directory: Path) -> Run:
@@ -140,17 +171,19 @@ def shared_prompts(runs: Sequence[Run]) -> tuple[Prompt, ...]:
     Raises:
         RecordError: if there is none.
     """
-    main = {run.result.test_prompt for run in runs if not run.result.only_originals}
-    if not main:
-        return ("original",)
-    wanted: tuple[Prompt, ...] = ("selected", "original") if "selected" in main else ("original", "selected")
+    originals = all(run.result.only_originals for run in runs)
+    results = [run.result for run in runs if originals or not run.result.only_originals]
+    main = [one.test_prompt for one in results]
+    known = [*sorted(main, key=lambda prompt: prompt != OWN), *(p for one in results for p in one.matrices[PRIMARY])]
+    # Where only originals were trained with, they are what every task was trained with.
+    wanted = dict.fromkeys(ORIGINAL if originals and prompt == OWN else prompt for prompt in known)
     lacking = {prompt: [run.name for run in runs if run.result.key(prompt) is None] for prompt in wanted}
     shared = tuple(prompt for prompt in wanted if not lacking[prompt])
     if not shared:
-        raise RecordError(
-            f"these runs were tested with different prompts: {lacking[wanted[0]][0]} was not tested with test prompt "
-            f"{wanted[0]}, and {lacking[wanted[1]][0]} not with {wanted[1]}. Run them with evaluate.test_prompt=both"
+        few = "; ".join(
+            f"{names[0]} was not tested with test prompt {prompt_name(prompt)}" for prompt, names in lacking.items()
         )
+        raise RecordError(f"these runs were tested with different prompts: {few}. Give them the same evaluate.prompts")
     return shared
 
 

@@ -31,6 +31,9 @@ _ASKED = {
     "alpaca": "The user turn is the instruction and, on the next line, the input.",
     "other": "The prompts were laid out in a way of their own, with this instruction in them.",
 }
+_ASKED_PURE = (
+    "There was no instruction: the user turn is the input and, after a blank line, the suffix, if there is one."
+)
 
 
 def model_card(data: Mapping[str, Any]) -> str:
@@ -88,7 +91,8 @@ def _task(entry: Mapping[str, Any]) -> dict[str, Any]:
     instruction, original = entry["instruction"], entry["original_instruction"]
     texts = [("Instruction", instruction), ("Suffix", entry["suffix"])]
     texts += [("Original instruction", original if original != instruction else "")]
-    found = {**entry, "texts": [t for t in texts if t[1]], "asked": _ASKED[entry.get("layout", "own")]}
+    asked = _ASKED[entry.get("layout", "own")] if instruction else _ASKED_PURE
+    found = {**entry, "texts": [t for t in texts if t[1]], "asked": asked}
     if entry.get("selection") is not None:
         found["selection"] = _selection(instruction, entry["selection"])
     return found

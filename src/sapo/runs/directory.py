@@ -38,8 +38,8 @@ from sapo.core.storage import fingerprint, read_json, undamaged, unwritable, wri
 
 Inputs = Mapping[str, str]
 
-# Of what is written here; config.yaml tells it. Earlier versions did not, and wrote format 1.
-FORMAT = 2
+# Of what is written here; config.yaml tells it, but for format 1. Format 2 had other names for test prompts.
+FORMAT = 3
 # Settings that no result depends on.
 _MAY_CHANGE = ("keep", "selection.batch_tokens", "selection.cache", "train.checkpoint_every", "report_to")
 

@@ -53,6 +53,14 @@ class Inputs:
     held_out: Mapping[str, tuple[Instruction, ...]]
     gathered: Mapping[str, Gathered]
 
+    def given(self, texts: Mapping[str, str]) -> Inputs:
+        """Return the same with the original and a text of the user's as the candidates of these tasks."""
+        candidates = {task.name: self.candidates[task.name][:1] for task in self.tasks}
+        for name, text in texts.items():
+            if text != candidates[name][0].text:
+                candidates[name] += (Instruction(text, "given"),)
+        return replace(self, candidates=candidates)
+
     def fitting(self, renderer: Renderer) -> Inputs:
         """Return the same without the rows that are too long for the model though their input is cut."""
 
@@ -99,7 +107,7 @@ class Inputs:
             *(f"{task.name}: {note}" for task in (*self.tasks, *self.watch) for note in task.notes),
             *(note for found in self.gathered.values() for note in found.notes),
             *(
-                f"{name}: {len(held)} of evaluate.wordings = {wordings} paraphrases are held out: there are no more "
+                f"{name}: {len(held)} of {wordings} paraphrases are held out for evaluate.prompts: there are no more "
                 "besides the candidates"
                 for name, held in self.held_out.items()
                 if len(held) < wordings

@@ -1,4 +1,4 @@
-"""Continual-learning metrics from one performance matrix.
+"""Continual-learning metrics from one performance matrix, and what a training does beyond its own prompt.
 
 R[i, j] is the score of task j after training task i, tasks counted from 1; R[0, j] is the zero-shot score.
 With N tasks the array has shape [N + 1, N] and R[i, j] lies at ``matrix[i, j - 1]``. A missing cell is NaN.
@@ -6,7 +6,8 @@ Every formula is written once, over a leading batch axis, and serves the point v
 
 Differences keep their raw sign, ``later - earlier``: of scores, a positive BWT or FWT is a gain; of losses
 (``higher_is_better=False``) it is a deterioration. Only Forgetting (max) turns with the direction: positive
-always means that the task got worse after its best stage.
+always means that the task got worse after its best stage. Recoverable, too, takes the best of noisy cells: of wordings
+that are all equally good, it lies a little on the better side of 0.
 """
 
 from __future__ import annotations
@@ -116,6 +117,99 @@ METRICS: tuple[MatrixMetric, ...] = (
         "mean over j=2..N of R[j-1,j] - R[0,j]",
         f"after {_GEM}, with zero-shot in place of a randomly initialised model",
         _fwt_next_task,
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedCells:
+    """The cells that the figures of one trained task rest on, each field of shape [draws, cells], where all are paired.
+
+    A field without cells: nothing of that kind was tested. Equal texts are one prompt.
+
+    Attributes:
+        tasks: changes of the other tasks, watch tasks too, from the stage before the task's training to the one after
+            it, each with every test prompt that is one text for a task.
+        prompts: the same of the task itself, with every such prompt but the one that it was trained with.
+        own: with the prompt that it was trained with, at its last stage.
+        original: with its original instruction, likewise.
+        wordings: with the held-out paraphrases, likewise.
+    """
+
+    tasks: Floats
+    prompts: Floats
+    own: Floats
+    original: Floats
+    wordings: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class TaskFigure:
+    """What a number of one trained task is.
+
+    Attributes:
+        name: key in results.json.
+        title: what tables print.
+        definition: the formula. R_q[i,j] is the score of task j after stage i, tested with prompt q; s is the last
+            stage that tested task j.
+        source: who defines or uses it so.
+        lacking: why it is undefined where it is.
+        needs: the cells that there must be, some of each field.
+        formula: from a batch of cells and the sign of "better" to one value for each draw.
+    """
+
+    name: str
+    title: str
+    definition: str
+    source: str
+    lacking: str
+    needs: Callable[[TrainedCells], tuple[Floats, ...]]
+    formula: Callable[[TrainedCells, float], Floats]
+
+    def of(self, cells: TrainedCells, *, higher_is_better: bool = True) -> Floats | None:
+        """Return the figure of one trained task, shape [draws], in the units of its cells; None if it is undefined."""
+        if any(needed.shape[-1] == 0 for needed in self.needs(cells)):
+            return None
+        return self.formula(cells, 1.0 if higher_is_better else -1.0)
+
+
+_INOCULATION = "inoculation prompting, arXiv 2510.04340"
+FIGURES: tuple[TaskFigure, ...] = (
+    TaskFigure(
+        "spill_tasks",
+        "Spill, other tasks",
+        "mean over other tasks k and test prompts q of R_q[j,k] - R_q[j-1,k]",
+        f"cross-task effect of a wording, {_SAPO}",
+        "no other task was tested before and after a training",
+        lambda cells: (cells.tasks,),
+        lambda cells, _: _mean(cells.tasks),
+    ),
+    TaskFigure(
+        "spill_prompts",
+        "Spill, other prompts",
+        "mean over test prompts q that task j was not trained with of R_q[j,j] - R_q[j-1,j]",
+        f"tested without the prompt of the training: {_INOCULATION}; PTST, arXiv 2402.18540",
+        "evaluate.prompts names no prompt that a task was not trained with, such as none",
+        lambda cells: (cells.prompts,),
+        lambda cells, _: _mean(cells.prompts),
+    ),
+    TaskFigure(
+        "conditionality",
+        "Conditionality",
+        "R_own[s,j] - mean over held-out paraphrases w of R_w[s,j]",
+        "of this project, after conditional misalignment, arXiv 2604.25891",
+        "evaluate.prompts lacks own or wordings",
+        lambda cells: (cells.own, cells.wordings),
+        lambda cells, _: cells.own[:, 0] - _mean(cells.wordings),
+    ),
+    TaskFigure(
+        "recoverable",
+        "Recoverable",
+        "(best over held-out paraphrases w of R_w[s,j]) - R_original[s,j]",
+        "pseudo-forgetting, arXiv 2411.11932",
+        "evaluate.prompts lacks original or wordings",
+        lambda cells: (cells.original, cells.wordings),
+        lambda cells, sign: sign * (sign * cells.wordings).max(axis=-1) - cells.original[:, 0],
     ),
 )
 

@@ -17,6 +17,7 @@ from sapo.core.types import Encoded, Instruction, Task
 from sapo.models.ability import general_rows
 from sapo.models.answers import batch_rows
 from sapo.models.render import Renderer
+from sapo.runs.prompts import NAMED, ORIGINAL, OWN, Prompt
 from sapo.selection.race import FIRST
 from sapo.selection.settings import SelectionSettings, TrialSettings
 from sapo.training.schedule import Training
@@ -75,17 +76,18 @@ def make_plan(
     train: TrainSettings,
     trainings: Sequence[Training],
     *,
-    both_prompts: bool,
-    wordings: int,
     max_new_tokens: int,
     device: str,
+    prompts: Sequence[Prompt] = (OWN,),
+    wordings: int = 0,
     trial: TrialSettings | None = None,
 ) -> Plan:
     """Return the plan of a run whose tasks hold exactly the rows that it will use.
 
     ``candidates`` are by task, the original first; ``selection`` is None where the policy needs no losses;
-    ``wordings`` counts the held-out paraphrases that each task is tested with at the end; ``max_new_tokens`` limits
-    the answers, and ``device`` is the kind of device that writes them; ``trial`` is None where nothing is tried.
+    ``prompts`` are those that every stage is tested with, and ``wordings`` counts the held-out paraphrases that each
+    task is tested with at the end; ``max_new_tokens`` limits the answers, and ``device`` is the kind of device that
+    writes them; ``trial`` is None where nothing is tried.
 
     Raises:
         RenderError: if a prompt cannot be rendered: better now than after hours.
@@ -103,13 +105,16 @@ def make_plan(
             if selection.races and selection.budget is not None:
                 most = selection.budget * once[task.name].cost
             score[task.name] = _within(most, least[task.name], whole)
+    _demand_room(renderer, (*tasks, *watch), prompts)
     evaluate = {task.name: _evaluation(renderer, task, max_new_tokens, device) for task in (*tasks, *watch)}
-    tests = {task.name: 1 + len(trainings) for task in watch}
+    # The second of these differs from the first only once the task has been trained on.
+    both = {OWN, ORIGINAL} <= set(prompts)
+    always = len(prompts) - both
+    tests = {task.name: always * (1 + len(trainings)) for task in watch}
     for place, task in enumerate(tasks, start=1):
         tested = [training.stage for training in trainings if task in training.tested]
-        # The second prompt differs from the first only once the task has been trained on.
-        twice = sum(stage >= place for stage in tested) if both_prompts else 0
-        tests[task.name] = 1 + len(tested) + twice + wordings
+        twice = sum(stage >= place for stage in tested) if both else 0
+        tests[task.name] = always * (1 + len(tested)) + twice + wordings
     by_stage = {}
     for training in trainings:
         parts = [once[task.name] for task in training.tasks]
@@ -125,6 +130,16 @@ def make_plan(
                 # Alone, the original is not tried.
                 trials[task.name] = _trial(renderer, task, others, count, trial, train) if count > 1 else Work(0, 0, 0)
     return Plan(score, least, once, evaluate, tests, by_stage, trials)
+
+
+def _demand_room(renderer: Renderer, tasks: Sequence[Task], prompts: Sequence[Prompt]) -> None:
+    """Refuse a test prompt of the user's that leaves no room for the longest answer."""
+    for text in (prompt for prompt in prompts if prompt not in NAMED):
+        for task in tasks:
+            try:
+                renderer.encode(text, task.suffix, [max(task.test, key=lambda row: len(row.answer))])
+            except RenderError as error:
+                raise RenderError(f"task {task.name!r}, test prompt {text[:60]!r}: {error}") from error
 
 
 def _trial(

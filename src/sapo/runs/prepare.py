@@ -28,7 +28,8 @@ from sapo.runs.inputs import Gathering, Inputs, read_inputs
 from sapo.runs.lineage import earlier_tasks, library_versions, lineage
 from sapo.runs.model import RunModel
 from sapo.runs.plan import Plan, cost_of_examples, make_plan
-from sapo.runs.results import Prompt, undefined
+from sapo.runs.prompts import ORIGINAL, OWN
+from sapo.runs.results import undefined
 from sapo.runs.run import Run
 from sapo.runs.steps import Chooser, Engine, Tester, Trainer
 from sapo.runs.tracking import Tracker
@@ -36,7 +37,7 @@ from sapo.selection.rows import context_length
 from sapo.selection.settings import SelectionSettings
 from sapo.training.methods import make_method
 from sapo.training.methods.seq_lora import SeqLora
-from sapo.training.policies import BY_LOSS, LOWEST
+from sapo.training.policies import BY_LOSS, GIVEN, LOWEST, given_texts
 from sapo.training.schedule import schedule
 
 
@@ -88,7 +89,7 @@ def read(
     directory = RunDirectory(config.run_dir, plain, processes, shared)
     # Before the model is loaded, and without leaving anything behind should the configuration be wrong.
     directory.check()
-    asks = config.policy != "original" or config.evaluate.wordings > 0
+    asks = config.policy not in ("original", *GIVEN) or config.evaluate.wordings > 0
     sources, judge = open_sources(config.candidates, config.model, config.seed, progress.note) if asks else ((), None)
     file, count = config.candidates.file if asks else None, config.candidates.count
     gathering = Gathering(directory, sources, judge, file, count, config.evaluate.wordings, progress, pays)
@@ -100,6 +101,8 @@ def read(
             drop=config.data.drop_overlap, seed=config.seed,
         )
     )  # fmt: skip
+    if config.policy in GIVEN:
+        inputs = inputs.given(given_texts(config.policy, config.fixed, [task.name for task in inputs.tasks]))
     return gathering, inputs
 
 
@@ -119,10 +122,11 @@ def _load(config: Config, gathering: Gathering, inputs: Inputs, tracker: Tracker
     selection = config.selection if policy in LOWEST else config.selection.exhaustive()
     scored = selection if policy in BY_LOSS else None
     tries = selection.rule == "trial" and policy in LOWEST
-    both = evaluate.test_prompt == "both" and policy != "original"
+    # Where every task is trained with its original, both prompts are the same text.
+    differing = tuple(p for p in evaluate.texts if (p, policy) != (OWN, "original") or ORIGINAL not in evaluate.texts)
     plan = make_plan(
         renderer, inputs.tasks, inputs.watch, inputs.candidates, scored, train, trainings,
-        both_prompts=both, wordings=evaluate.wordings, max_new_tokens=evaluate.max_new_tokens,
+        prompts=differing, wordings=evaluate.wordings, max_new_tokens=evaluate.max_new_tokens,
         device=loaded.model.device.type, trial=selection.trial if tries else None,
     )  # fmt: skip
     describe = partial(
@@ -142,9 +146,6 @@ def _load(config: Config, gathering: Gathering, inputs: Inputs, tracker: Tracker
         reselect=config.reselect, held_rows=inputs.held_rows, guard=config.guard, watch=inputs.watch, seed=seed,
         keeps_all=config.keep == "all",
     )  # fmt: skip
-    prompts: tuple[Prompt, ...] = ("selected", "original")
-    if evaluate.test_prompt != "both":
-        prompts = (evaluate.test_prompt,)
     return Run(
         config=config.plain(),
         inputs=inputs,
@@ -160,7 +161,7 @@ def _load(config: Config, gathering: Gathering, inputs: Inputs, tracker: Tracker
         model=model,
         chooser=Chooser(engine, policy, selection, seed, trainer if tries else None),
         trainer=trainer,
-        tester=Tester(engine, prompts, evaluate.max_new_tokens, inputs.held_out, evaluate.general),
+        tester=Tester(engine, evaluate.texts, evaluate.max_new_tokens, inputs.held_out, evaluate.general),
         tracker=tracker,
     )  # fmt: skip
 

@@ -1,25 +1,26 @@
 """What a run found: one value, written as `results.json` and as a line of a sweep's `records.jsonl`.
 
-Every cell is (stage, task, test prompt). Seen tasks are tested with the instruction they were trained with
-("selected") or with the original one; unseen tasks always with the original.
+Every cell is (stage, task, test prompt), see `sapo.runs.prompts`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, computed_field, model_validator
 from typing_extensions import TypedDict
 
 from sapo.core.errors import RecordError
-from sapo.core.types import Floats, Task
+from sapo.core.types import Floats, Instruction, Task
 from sapo.models.answers import Evaluation
 from sapo.models.text_metrics import TEXT_METRICS
-from sapo.runs.metrics import METRICS, matrix_metrics, metric_draws, percentile_interval, resample_matrices
+from sapo.runs.figures import Grid
+from sapo.runs.metrics import FIGURES, METRICS, matrix_metrics, metric_draws, percentile_interval, resample_matrices
+from sapo.runs.prompts import CROSSED, ORIGINAL, OWN, Prompt, renamed
 from sapo.selection.selection import Choice
 from sapo.tasks.load import data_fingerprint
 from sapo.training.guard import Alarm
@@ -31,8 +32,7 @@ PRIMARY = "primary"
 MEASURES = (PRIMARY, NLL)
 DRAWS = 2000
 _ALONE = "needs at least two tasks; the sequence has one"
-FORMAT = 2
-Prompt = Literal["selected", "original"]
+FORMAT = 3
 # (stage, task name, test prompt) -> evaluation
 Cells = Mapping[tuple[int, str, Prompt], Evaluation]
 # By stage and task: scores and weights of the test rows, see `per_row`; None where there was no test.
@@ -44,16 +44,13 @@ class Row:
     """A stage, tested: its row of the performance matrix, and what is measured besides.
 
     Attributes:
-        cells: by task and test prompt; watch tasks too.
-        wordings: per task in its last stage, its tests with held-out paraphrases, by text.
-        crossed: per task in its last stage, its test with another run's instruction.
+        cells: by task and test prompt; watch tasks too. Tasks in their last stage also have those with held-out
+            paraphrases, by text, and with another run's instruction.
         ability: loss on general text in nats per token, where it is measured.
     """
 
     stage: Stage
     cells: Mapping[tuple[str, Prompt], Evaluation]
-    wordings: Mapping[str, Mapping[str, Evaluation]] = field(default_factory=dict)
-    crossed: Mapping[str, Evaluation] = field(default_factory=dict)
     ability: float | None = None
     seconds: float = 0.0
 
@@ -71,6 +68,13 @@ class Estimate(TypedDict):
     value: Number | None
     interval: Sequence[Number] | None
     reason: str | None
+
+
+class ByTask(TypedDict):
+    """A figure of each trained task that has one, and their mean."""
+
+    mean: Estimate
+    tasks: Mapping[str, Estimate]
 
 
 class _Value(BaseModel):
@@ -154,6 +158,7 @@ class RunResult(_Value):
         test_data: fingerprint of the test rows by task.
         test_rows: their number by task.
         seconds: wall time by kind of step.
+        figures: measure -> name -> what the trainings did beyond their own prompts; earlier versions had none.
         robustness: by task, where paraphrases were held out for testing.
         crossed: where another policy's instructions were given for testing.
         ability: by stage, where it was measured.
@@ -174,6 +179,7 @@ class RunResult(_Value):
     test_rows: Mapping[str, int]
     config: Mapping[str, Any]
     seconds: Mapping[str, Number]
+    figures: Mapping[str, Mapping[str, ByTask]] = {}
     robustness: Mapping[str, Wordings] | None = None
     crossed: Crossed | None = None
     ability: Sequence[Ability] | None = None
@@ -271,14 +277,18 @@ class RunResult(_Value):
 
     def key(self, prompt: Prompt) -> Prompt | None:
         """Return the test prompt under which results for this one are stored, None if there are none."""
-        if prompt in self.matrices[PRIMARY]:
-            return prompt
-        return self.test_prompt if self.only_originals else None
+        same = {OWN: ORIGINAL, ORIGINAL: OWN} if self.only_originals else {}
+        return next((one for one in (prompt, same.get(prompt)) if one in self.matrices[PRIMARY]), None)
 
     def estimate(self, measure: str, prompt: Prompt, metric: str) -> Estimate:
         """Return a metric; undefined where the run has none of that name or for that test prompt."""
         found = self.metrics_all[measure].get(self.key(prompt) or prompt, {}).get(metric)
         return found or Estimate(value=None, interval=None, reason="not recorded")
+
+    def figure(self, measure: str, name: str) -> Estimate:
+        """Return the mean over tasks of one of `FIGURES`; undefined where the run has none of that name."""
+        found = self.figures.get(measure, {}).get(name)
+        return found["mean"] if found else Estimate(value=None, interval=None, reason="not recorded")
 
     def final(self, measure: str, prompt: Prompt) -> tuple[float | None, ...]:
         """Return for each task the value at the last stage that tested it; None where none after zero-shot did."""
@@ -304,7 +314,7 @@ class RunResult(_Value):
                 raise RecordError(f"it has format {found}, and this version of sapo reads {FORMAT}: use a newer one")
             raise ValueError(f"it has format {found!r}: known are 1 to {FORMAT}")
         try:
-            result = cls.model_validate(_from_first_format(data) if found == 1 else data)
+            result = cls.model_validate(data if found == FORMAT else _from_earlier_format(data))
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"])) or "result"
@@ -315,13 +325,39 @@ class RunResult(_Value):
         return result
 
 
-def _from_first_format(data: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a line in the present format; the first ones held "primary" and "nll" alone, and no candidates."""
+def _from_earlier_format(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a result in the present format.
+
+    Format 1 held "primary" and "nll" alone, and no candidates; formats 1 and 2 called the prompt own "selected".
+    """
     try:
-        used = {task: {"suffix": "", "losses": None, **one} for task, one in data["instructions"].items()}
-        return {**data, "metrics_all": data["metrics"], "instructions": used}
+        by_prompt = data["metrics"] if "metrics_all" not in data else data["metrics_all"]
+        evaluate = data["config"].get("evaluate")
+        kept = {key: one for key, one in (evaluate or {}).items() if key not in ("test_prompt", "wordings")}
+        config = (
+            data["config"]
+            if evaluate is None
+            else {**data["config"], "evaluate": kept | {"prompts": renamed(evaluate)}}
+        )
+        return {
+            **data,
+            "test_prompt": _own(data["test_prompt"]),
+            "matrices": _by_own(data["matrices"]),
+            "metrics_all": _by_own(by_prompt),
+            "watch": {task: _by_own(measures) for task, measures in data["watch"].items()},
+            "instructions": {t: {"suffix": "", "losses": None, **one} for t, one in data["instructions"].items()},
+            "config": config,
+        }
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{type(error).__name__}: {error}") from error
+
+
+def _own(prompt: str) -> Prompt:
+    return OWN if prompt == "selected" else prompt
+
+
+def _by_own(measures: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {measure: {_own(prompt): one for prompt, one in of.items()} for measure, of in measures.items()}
 
 
 def run_result(
@@ -331,16 +367,29 @@ def run_result(
     prompts: Sequence[Prompt],
     config: Mapping[str, Any],
     undefined: Mapping[str, str],
+    held_out: Mapping[str, Sequence[Instruction]] = MappingProxyType({}),
 ) -> RunResult:
     """Return what the rows of a performance matrix say.
 
     Row 0 comes first in ``rows``, the test prompt of the main matrix in ``prompts``. Tasks hold the rows that were
-    tested. ``undefined`` names metrics that lack their cells, with the reason.
+    tested. ``undefined`` names metrics that lack their cells, with the reason; ``held_out`` are the paraphrases that
+    each task was tested with at its last stage.
     """
     by_name = {task.name: task for task in tasks}
     choices = {choice.task.name: choice for row in rows for choice in row.stage.choices}
     cells = {(row.stage.number, *key): cell for row in rows for key, cell in row.cells.items()}
-    crossed = {name: cell for row in rows for name, cell in row.crossed.items()}
+    crossed = {name: cell for row in rows for (name, prompt), cell in row.cells.items() if prompt == CROSSED}
+    wordings = {name: [one.text for one in found] for name, found in held_out.items()}
+    worded = {
+        name: {text: row.cells[name, text] for text in texts}
+        for row in rows
+        for name, texts in wordings.items()
+        if texts and all((name, text) in row.cells for text in texts)
+    }
+    used = {name: _used(choice, config["policy"]) for name, choice in choices.items()}
+    metrics = {task.name: task.metric for task in (*tasks, *watch)}
+    texts = {name: (one.original, one.text) for name, one in used.items()}
+    grid = Grid([*by_name], [task.name for task in watch], prompts, texts, wordings)
     seconds = {
         "scoring": sum(c.selection.seconds for c in choices.values() if c.selection is not None),
         "training": sum(row.stage.seconds for row in rows),
@@ -348,24 +397,24 @@ def run_result(
     }
 
     def values(found: Mapping[str, Evaluation], measure: str) -> dict[str, float]:
-        return {name: value(cell, measure, by_name[name]) for name, cell in found.items()}
+        return {name: value(cell, measure, metrics[name]) for name, cell in found.items()}
 
     return RunResult(
         tasks=list(by_name),
-        primary_metrics={task.name: task.metric for task in (*tasks, *watch)},
+        primary_metrics=metrics,
         test_prompt=prompts[0],
         **tabulate(cells, tasks, watch, prompts, config["seed"], undefined),
-        instructions={name: _used(choice, config["policy"]) for name, choice in choices.items()},
+        instructions=used,
+        figures={m: summarised(figures_of(cells, grid, metrics, m, config["seed"])) for m in MEASURES},
         test_data={task.name: data_fingerprint(task.test) for task in tasks},
         test_rows={task.name: len(task.test) for task in tasks},
         config=config,
         seconds={**seconds, "total": sum(seconds.values())},
         robustness={
             name: Wordings(
-                texts=[*found], **{m: [value(cell, m, by_name[name]) for cell in found.values()] for m in MEASURES}
+                texts=[*found], **{m: [value(cell, m, metrics[name]) for cell in found.values()] for m in MEASURES}
             )
-            for row in rows
-            for name, found in row.wordings.items()
+            for name, found in worded.items()
         }
         or None,
         crossed=Crossed(by="sapo", primary=values(crossed, PRIMARY), nll=values(crossed, NLL)) if crossed else None,
@@ -387,20 +436,20 @@ def _used(trained: Choice, policy: str) -> Used:
     )
 
 
-def per_row(cell: Evaluation, metric: str, task: Task) -> tuple[Floats, Floats]:
-    """Return scores and weights of the test rows, whose weighted mean is the cell's value.
+def per_row(cell: Evaluation, measure: str, metric: str) -> tuple[Floats, Floats]:
+    """Return scores and weights of the test rows, whose weighted mean is the cell's value; ``metric`` is the task's.
 
     A loss is the mean over tokens, so each row's NLL per token weighs as much as it has tokens.
     """
-    if metric == NLL:
+    if measure == NLL:
         return cell.losses.nll / cell.losses.tokens, cell.losses.tokens.astype(np.float64)
-    scores = cell.scores[task.metric if metric == PRIMARY else metric]
+    scores = cell.scores[metric if measure == PRIMARY else measure]
     return scores, np.ones(len(scores))
 
 
-def value(cell: Evaluation, metric: str, task: Task) -> float:
+def value(cell: Evaluation, measure: str, metric: str) -> float:
     """Return a cell's value: the mean over its test rows, of losses over its tokens."""
-    scores, weights = per_row(cell, metric, task)
+    scores, weights = per_row(cell, measure, metric)
     return float(np.average(scores, weights=weights))
 
 
@@ -420,7 +469,7 @@ def tabulate(
 
     def table(columns: Sequence[Task], measure: str, prompt: Prompt) -> Table:
         found = [[(cells.get((stage, task.name, prompt)), task) for task in columns] for stage in range(len(tasks) + 1)]
-        return [[None if cell is None else per_row(cell, measure, task) for cell, task in row] for row in found]
+        return [[None if cell is None else per_row(cell, measure, task.metric) for cell, task in row] for row in found]
 
     names = (PRIMARY, *TEXT_METRICS, NLL)
     tables = {name: {prompt: table(tasks, name, prompt) for prompt in prompts} for name in names}
@@ -466,6 +515,30 @@ def _metrics(rows: Table, seed: int, undefined: Mapping[str, str], *, higher_is_
             "reason": None if metric.name in values else undefined.get(metric.name, _ALONE),
         }
         for metric in METRICS
+    }
+
+
+def figures_of(
+    cells: Cells, grid: Grid, metrics: Mapping[str, str], measure: str, seed: int
+) -> dict[str, dict[str, Floats]]:
+    """Return what `Grid.figures` finds in some cells, scored by each task's metric."""
+    tested = {key: per_row(cell, measure, metrics[key[1]]) for key, cell in cells.items()}
+    return grid.figures(tested, higher_is_better=measure != NLL, draws=DRAWS, seed=seed)
+
+
+def summarised(draws: Mapping[str, Mapping[str, Floats]]) -> dict[str, ByTask]:
+    """Return the figures that `figures_of` returned as values with intervals, by task and their mean."""
+
+    def estimate(values: Floats) -> Estimate:
+        return Estimate(value=float(values[0]), interval=list(percentile_interval(values[1:])), reason=None)
+
+    lacking = {figure.name: Estimate(value=None, interval=None, reason=figure.lacking) for figure in FIGURES}
+    return {
+        name: ByTask(
+            mean=estimate(np.mean(list(of.values()), axis=0)) if of else lacking[name],
+            tasks={task: estimate(values) for task, values in of.items()},
+        )
+        for name, of in draws.items()
     }
 
 

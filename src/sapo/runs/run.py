@@ -103,13 +103,14 @@ class Run:
         by_name = {task.name: task for task in (*tasks, *self.inputs.watch)}
         row = self.tester(stage, tuple(by_name.values()), final, crossed)
         for (name, prompt), cell in row.cells.items():
-            self.tracker.tested(stage.number, by_name[name], prompt, cell)
+            if prompt in self.tester.prompts:
+                self.tracker.tested(stage.number, by_name[name], prompt, cell)
         return row
 
     def finished(self, rows: Sequence[Row]) -> RunResult:
         """Return what all rows together say, and write it."""
-        prompts, watch = self.tester.prompts, self.inputs.watch
-        result = run_result(rows, self.inputs.tasks, watch, prompts, self.config, self.undefined)
+        prompts, inputs = self.tester.prompts, self.inputs
+        result = run_result(rows, inputs.tasks, inputs.watch, prompts, self.config, self.undefined, inputs.held_out)
         self.tracker.finished(result.metrics_all)
         self.directory.write("results.json", result.to_json())
         return result

@@ -31,7 +31,8 @@ from sapo.models.render import Renderer
 from sapo.runs.directory import Inputs, RunDirectory
 from sapo.runs.model import Model, RunModel
 from sapo.runs.plan import Plan
-from sapo.runs.results import Prompt, Row
+from sapo.runs.prompts import CROSSED, NONE, ORIGINAL, OWN, Prompt, cell_name, instruction_of
+from sapo.runs.results import Row
 from sapo.selection.cache import LossCache, cache_directory
 from sapo.selection.rows import context_length
 from sapo.selection.scoring import score_candidates
@@ -173,7 +174,7 @@ class Tester:
     """Tests stages: answers, scores and losses on the test rows of tasks.
 
     Attributes:
-        prompts: the test prompts, the one of the main matrix first.
+        prompts: the test prompts that are one text for a task, the one of the main matrix first.
         held_out: per task, paraphrases that its last stage is tested with.
         general: whether general ability is measured at every stage.
     """
@@ -189,44 +190,37 @@ class Tester:
     ) -> Row:
         """Return a stage's row of the matrix, and what is measured besides.
 
-        Seen tasks are tested with the instructions they were trained with, unseen ones with the original. For the
-        ``final`` ones this is the last stage, which is also tested with the instructions of another run, ``crossed``,
-        by task.
+        For the ``final`` tasks this is the last stage, which is also tested with their held-out paraphrases and with
+        the instructions of another run, ``crossed``, by task.
         """
         chosen = {choice.task.name: choice.instruction.text for choice in stage.choices}
+        last = {task.name for task in final}
         cells: dict[tuple[str, Prompt], Evaluation] = {}
         seconds = 0.0
         for task in tasks:
-            texts = {"selected": chosen.get(task.name, task.instruction), "original": task.instruction}
+            original, own = task.instruction, chosen.get(task.name, task.instruction)
+            texts = {prompt: instruction_of(prompt, original, own) for prompt in self.prompts}
+            if task.name in last:
+                texts |= {one.text: one.text for one in self.held_out.get(task.name, ())}
+                texts |= {CROSSED: crossed[task.name]} if crossed and task.name in crossed else {}
             tested: dict[str, Evaluation] = {}
-            for prompt in self.prompts:
-                text = texts[prompt]
-                # One test stands for both prompts where they are the same.
+            for prompt, text in texts.items():
+                # One test stands for all prompts of the same text.
                 if text not in tested:
-                    kind = "original" if text == task.instruction else "selected"
-                    tested[text], took = self._cell(stage, task, text, kind)
+                    tested[text], took = self._cell(stage, task, text, cell_name(text, original, own))
                     seconds += took
                 cells[task.name, prompt] = tested[text]
         ability = None
         if self.general:
             ability, took = self._ability(stage)
             seconds += took
-        wordings: dict[str, dict[str, Evaluation]] = {}
-        crossings: dict[str, Evaluation] = {}
-        for task in final:
-            for number, one in enumerate(self.held_out.get(task.name, ()), start=1):
-                cell, took = self._cell(stage, task, one.text, f"held-out-{number}")
-                wordings.setdefault(task.name, {})[one.text] = cell
-                seconds += took
-            if crossed and task.name in crossed:
-                crossings[task.name], took = self._cell(stage, task, crossed[task.name], "crossed")
-                seconds += took
-        return Row(stage, cells, wordings, crossings, ability, seconds)
+        return Row(stage, cells, ability, seconds)
 
-    def _cell(self, stage: Stage, task: Task, instruction: str, kind: str) -> tuple[Evaluation, float]:
-        """Return one test of a task and the seconds that it took; ``kind`` of prompt names its file."""
+    def _cell(self, stage: Stage, task: Task, instruction: str, name: str) -> tuple[Evaluation, float]:
+        """Return one test of a task and the seconds that it took; its file is called after the task and ``name``."""
         engine, work = self.engine, self.engine.plan.evaluate[task.name]
-        label = f"stage {stage.number}: testing {task.name}" + ("" if kind == "selected" else f" ({kind} prompt)")
+        how = {OWN: "", ORIGINAL: " (original prompt)", NONE: " (no instruction)"}.get(name, " (another wording)")
+        label = f"stage {stage.number}: testing {task.name}{how}"
         inputs = engine.inputs(stage, task, task.test) | {
             "instruction": fingerprint(instruction),
             "evaluation settings": fingerprint(self.max_new_tokens),
@@ -246,7 +240,7 @@ class Tester:
             seconds, answers = time.perf_counter() - began, [row.answer for row in task.test]
             return {"instruction": instruction, "answers": answers, **cell.to_json(), "seconds": seconds}
 
-        path = f"cells/{stage.number}/{task.name}.{kind}.json"
+        path = f"cells/{stage.number}/{task.name}.{name}.json"
         return engine.once(
             path, inputs, stage, lambda v: (Evaluation.from_json(v), v["seconds"]), tested, label, work.cost
         )

@@ -18,7 +18,8 @@ from sapo.core.errors import ConfigError
 from sapo.core.storage import read_json, write_json
 from sapo.core.types import Task
 from sapo.models.answers import Evaluation
-from sapo.runs.results import Estimate, Prompt
+from sapo.runs.prompts import OWN, Prompt, short
+from sapo.runs.results import Estimate
 from sapo.selection.selection import Choice
 
 # Besides what each tracker reads elsewhere, such as WANDB_PROJECT.
@@ -89,16 +90,16 @@ class Tracker:
         name = f"selection/{trained.task.name}"
         self._log({f"eval_{name}/{key}": float(value) for key, value in found.items()}, self._until(stage - 1))
 
-    def tested(self, stage: int, task: Task, prompt: str, cell: Evaluation) -> None:
+    def tested(self, stage: int, task: Task, prompt: Prompt, cell: Evaluation) -> None:
         """Take one cell of the performance matrix: score in percent, NLL in nats per token."""
-        name = task.name if prompt == "selected" else f"{task.name} ({prompt} prompt)"
+        name = task.name if prompt == OWN else f"{task.name} ({short(prompt)} prompt)"
         found = {"score": float(cell.scores[task.metric].mean()), "nll": cell.losses.per_token}
         self._log({f"eval_{key}/{name}": value for key, value in found.items()}, self._until(stage))
 
     def finished(self, metrics: Mapping[str, Mapping[Prompt, Mapping[str, Estimate]]]) -> None:
         """Take the metrics of the whole run: by measure, test prompt and name."""
         found = {
-            f"eval_{name}/{measure} ({prompt} prompt)": float(metric["value"])
+            f"eval_{name}/{measure} ({short(prompt)} prompt)": float(metric["value"])
             for measure, prompts in metrics.items()
             for prompt, values in prompts.items()
             for name, metric in values.items()

@@ -9,7 +9,9 @@ from pydantic import BeforeValidator, Field, model_validator
 from sapo.core.settings import NotNegative, Positive, Settings
 
 Optimiser = Literal["adamw", "sgd"]
-Policy = Literal["original", "sapo", "random", "highest", "median", "per-example", "paft", "reselect"]
+Policy = Literal[
+    "original", "sapo", "random", "highest", "median", "per-example", "paft", "reselect", "pure", "fixed"
+]  # fmt: skip
 MethodName = Literal[
     "seq-lora", "inc-lora", "o-lora", "ewc", "replay", "lwf", "osf", "full", "multitask", "single"
 ]  # fmt: skip

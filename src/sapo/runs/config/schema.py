@@ -5,14 +5,17 @@ Defaults are the published settings (SAPO, arXiv 2606.01967) unless a comment sa
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from sapo.candidates.settings import CandidateSettings
+from sapo.core.errors import nearest
 from sapo.core.settings import Local, NotNegative, Positive, Seed, Settings, names
 from sapo.core.types import Rule
 from sapo.models.settings import ModelSettings
+from sapo.runs.prompts import CROSSED, NONE, ORIGINAL, OWN, Prompt, renamed
 from sapo.selection.settings import SelectionSettings
 from sapo.tasks.own import DataSource
 from sapo.training.settings import (
@@ -28,8 +31,6 @@ from sapo.training.settings import (
     ReselectSettings,
     TrainSettings,
 )
-
-TestPrompt = Literal["selected", "original", "both"]
 
 
 def _one_text(given: Any) -> Any:
@@ -51,18 +52,76 @@ class DataConfig(Settings):
     drop_long: bool = False
 
 
+class HeldOut(Settings):
+    """Test prompts that are paraphrases held out of the candidates: each task is tested with them at its last stage."""
+
+    wordings: int = 4
+
+
+def _prompt(given: Any) -> Any:
+    if given == "wordings":
+        return HeldOut()
+    if isinstance(given, HeldOut):
+        return given
+    if isinstance(given, Mapping) and set(given) == {"wordings"}:
+        number = given["wordings"]
+        if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= 100:
+            raise ValueError(f"wordings: {number!r}: allowed is a number from 1 to 100, or wordings alone")
+        return HeldOut(wordings=number)
+    known = (OWN, ORIGINAL, NONE, "wordings")
+    allowed = f"allowed: {', '.join(known)}, wordings: N, or the text of an instruction"
+    if not isinstance(given, str) or not given.strip():
+        raise ValueError(f"{given!r} is not a test prompt; {allowed}")
+    # A single word that is nearly one of the names was hardly meant as an instruction.
+    close = nearest(given, known)
+    if given not in known and (given in (CROSSED, "selected", "both") or (close and len(given.split()) == 1)):
+        raise ValueError(f"{given!r} is not a test prompt.{close} {allowed[0].upper()}{allowed[1:]}")
+    return given
+
+
+def _prompts(given: Any) -> Any:
+    """Return test prompts, refused in one sentence instead of one per branch of the union."""
+    found = tuple(map(_prompt, given if isinstance(given, (list, tuple)) else [given]))
+    if not found or isinstance(found[0], HeldOut):
+        raise ValueError(f"the first test prompt is that of the main matrix: give {OWN}, {ORIGINAL}, {NONE} or a text")
+    names = ["wordings" if isinstance(one, HeldOut) else one for one in found]
+    if twice := [name for n, name in enumerate(names) if name in names[:n]]:
+        raise ValueError(f"{twice[0]} is listed twice")
+    return found
+
+
 class EvaluateConfig(Settings):
     """How the performance matrix is measured; rows: null takes every test row.
 
-    wordings: paraphrases that are held out of the candidates, for testing only; general: whether general ability is
-    measured at every stage.
+    prompts: what tasks are tested with, that of the main matrix first; general: whether general ability is measured at
+    every stage.
     """
 
     rows: Positive | None = None
     max_new_tokens: Positive = 128
-    test_prompt: TestPrompt = "selected"
-    wordings: Annotated[int, Field(ge=0, le=100)] = 0
+    prompts: Annotated[tuple[Prompt | HeldOut, ...], BeforeValidator(_prompts)] = (OWN,)
     general: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_now(cls, given: Any) -> Any:
+        gone = [key for key in ("test_prompt", "wordings") if isinstance(given, Mapping) and key in given]
+        if gone:
+            instead = ", ".join(
+                one if isinstance(one, str) else f"wordings: {one['wordings']}" for one in renamed(given)
+            )
+            raise ValueError(f"{' and '.join(gone)} became prompts: write prompts: [{instead}]")
+        return given
+
+    @property
+    def texts(self) -> tuple[Prompt, ...]:
+        """The test prompts that are one text for a task, that of the main matrix first."""
+        return tuple(one for one in self.prompts if isinstance(one, str))
+
+    @property
+    def wordings(self) -> int:
+        """Number of paraphrases that are held out of the candidates, for testing only."""
+        return sum(one.wordings for one in self.prompts if isinstance(one, HeldOut))
 
 
 Rate = Annotated[float, Field(gt=0, le=1)]
@@ -72,6 +131,18 @@ class WholeConfig(Settings):
     """Methods full and osf, which train the model's own weights: often at a lower rate than an adapter."""
 
     learning_rate: Rate | None = None
+
+
+def _texts(given: Any) -> Any:
+    """Refuse what is neither a text nor a mapping of tasks to texts, likewise."""
+    if given is None:
+        return None
+    texts = [given] if isinstance(given, str) else list(given.values()) if isinstance(given, Mapping) else [None]
+    if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
+        raise ValueError(
+            f"{given!r} is neither a text nor a mapping of tasks to texts; for no instruction: policy pure"
+        )
+    return given
 
 
 class SweepConfig(Settings):
@@ -119,6 +190,7 @@ class Config(Settings):
     tasks: OwnTasks = Field(default_factory=dict)
     data: DataConfig = DataConfig()
     policy: Policy = "sapo"
+    fixed: Annotated[str | dict[str, str] | None, BeforeValidator(_texts)] = None
     method: MethodName = "seq-lora"
     paft: PaftSettings = PaftSettings()
     reselect: ReselectSettings = ReselectSettings()
@@ -151,6 +223,10 @@ class Config(Settings):
                 f"train.checkpoint_every {every} is not a multiple of guard.every {self.guard.every}: a checkpoint "
                 "must be a state that the guard has looked at"
             )
+        if self.fixed is None and "fixed" in (self.policy, *((self.sweep and self.sweep.policy) or ())):
+            raise ValueError(
+                'policy fixed needs its text: give fixed: "an instruction", or fixed: {TASK: "an instruction"}'
+            )
         if self.evaluate.max_new_tokens >= self.max_length:
             raise ValueError(
                 f"evaluate.max_new_tokens {self.evaluate.max_new_tokens} leaves no room in max_length {self.max_length}"
@@ -167,13 +243,12 @@ class Config(Settings):
         for key in (*_OWN, "guard", "sweep"):
             if key not in used and (key in _OWN or data[key] is None):
                 del data[key]
-        for key in ("wordings", "general"):
-            if not data["evaluate"][key]:
-                del data["evaluate"][key]
+        if not self.evaluate.general:
+            del data["evaluate"]["general"]
         if self.selection.rule != "trial":
             del data["selection"]["trial"]
         return data | {"candidates": self.candidates.plain(), "model": self.model.plain()}
 
 
 # Parts that only the method or policy of their name reads.
-_OWN = ("paft", "reselect", "o_lora", "ewc", "replay", "lwf", "osf", "full")
+_OWN = ("fixed", "paft", "reselect", "o_lora", "ewc", "replay", "lwf", "osf", "full")

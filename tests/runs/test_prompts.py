@@ -1,0 +1,504 @@
+"""Test prompts: every cell is that of the text that it names; what is made of them is what a second way finds."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from peft import PeftModel
+from rich.console import Console
+from small_runs import (
+    SUFFIX,
+    Json,
+    Told,
+    adapters,
+    cells,
+    configure,
+    nll_by_hand,
+    original_of,
+    paraphrases_of,
+    read,
+    save_model,
+    taken_apart,
+    watch_training,
+    write,
+    write_bench,
+)
+from transformers import AutoModelForCausalLM
+
+from sapo.core.errors import ConfigError, RecordError, RenderError, SapoError
+from sapo.core.types import Floats
+from sapo.integrations.testing import tiny_tokenizer
+from sapo.report.blocks import Table
+from sapo.report.differences import run_figure_differences
+from sapo.report.page import results_page
+from sapo.report.publish import print_report
+from sapo.report.runs import read_run
+from sapo.runs.card import model_card
+from sapo.runs.config.loading import make_config
+from sapo.runs.config.schema import Config
+from sapo.runs.figures import Grid
+from sapo.runs.metrics import FIGURES, TrainedCells
+from sapo.runs.prepare import prepare
+from sapo.runs.prompts import NONE, ORIGINAL, OWN, short
+from sapo.runs.results import RunResult
+from sapo.sequence import run
+
+TASKS, WATCH = ("alpha", "beta"), "gamma"
+TEXT = "Say anything."
+MORE = ("So is {task} a y here, or an n?", "Please choose between n and y when it comes to {task}.")
+PROMPTS: tuple[Any, ...] = (OWN, ORIGINAL, NONE, TEXT, {"wordings": 2})
+
+
+@pytest.fixture(scope="module")
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    bench = write_bench(tmp_path_factory.mktemp("bench"), tasks=(*TASKS, WATCH))
+    texts = {task: [*paraphrases_of(task), *(text.format(task=task) for text in MORE)] for task in TASKS}
+    write(bench / "candidates.json", texts)
+    return bench
+
+
+Made = Callable[..., tuple[Config, RunResult, Told]]
+
+
+@pytest.fixture(scope="module")
+def made(model_dir: Path, bench: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """Makes runs with all test prompts, each once."""
+    root, known = tmp_path_factory.mktemp("made"), dict[str, tuple[Config, RunResult, Told]]()
+
+    def make(policy: str = "sapo", **changes: Any) -> tuple[Config, RunResult, Told]:
+        name = f"{policy}-{changes}"
+        if name not in known:
+            evaluate = {"prompts": list(changes.pop("prompts", PROMPTS))}
+            given = {"policy": policy, "evaluate": evaluate, "watch": [WATCH], **changes}
+            config = configure(model_dir, bench, root / str(len(known)), **given)
+            told = Told()
+            known[name] = (config, run(config, told), told)
+        return known[name]
+
+    return make
+
+
+def text_of(prompt: str, task: str, stage: int, result: RunResult) -> str:
+    """The instruction by the words of the documentation."""
+    seen = task in TASKS[:stage]
+    own = result.instructions[task].text if seen else original_of(task)
+    return {"own": own, "original": original_of(task), "none": ""}.get(prompt, prompt)
+
+
+# The formulas.
+
+
+def column(*values: float) -> Floats:
+    return np.array([values], dtype=np.float64)
+
+
+def test_the_figures_of_a_task_by_hand() -> None:
+    cells = TrainedCells(column(-10, 4), column(20, 40), column(80), column(60), column(70, 50, 63))
+    scores = {figure.name: figure.of(cells) for figure in FIGURES}
+    assert scores == {"spill_tasks": [-3.0], "spill_prompts": [30.0], "conditionality": [19.0], "recoverable": [10.0]}
+    # Of losses the best is the lowest.
+    losses = TrainedCells(column(0.3), column(-0.5), column(0.5), column(0.9), column(0.7, 0.8))
+    found = {f.name: f.of(losses, higher_is_better=False) for f in FIGURES}
+    assert [float(value[0]) for value in found.values() if value is not None] == pytest.approx([0.3, -0.5, -0.25, -0.2])
+
+
+@pytest.mark.parametrize(
+    ("field", "names"),
+    [
+        ("tasks", {"spill_tasks"}), ("prompts", {"spill_prompts"}), ("own", {"conditionality"}),
+        ("original", {"recoverable"}), ("wordings", {"conditionality", "recoverable"}),
+    ],
+)  # fmt: skip
+def test_a_figure_without_its_cells_is_undefined(field: str, names: set[str]) -> None:
+    given = dict.fromkeys(("tasks", "prompts", "own", "original", "wordings"), column(1)) | {field: np.empty((1, 0))}
+    assert {figure.name for figure in FIGURES if figure.of(TrainedCells(**given)) is None} == names
+
+
+def test_which_cells_are_other_tasks_and_other_prompts_by_hand() -> None:
+    # By stage: the task alpha with own and none, beta, the watch task.
+    values = [
+        {"alpha": (10, 5), "beta": (20, 8), "gamma": (50, 40)},
+        {"alpha": (90, 30), "beta": (26, 10), "gamma": (44, 42)},
+        {"alpha": (70, 20), "beta": (95, 60), "gamma": (41, 43)},
+    ]
+    one = np.ones(1)
+    tested = {
+        (stage, task, prompt): (one * value, one)
+        for stage, row in enumerate(values)
+        for task, pair in row.items()
+        for prompt, value in zip((OWN, NONE), pair, strict=True)
+    }
+    tested |= {(2, "alpha", text): (one * value, one) for text, value in (("w1", 60), ("w2", 64))}
+    texts = {"alpha": ("the original", "chosen"), "beta": ("its original", "its original")}
+    grid = Grid(TASKS, [WATCH], (OWN, NONE), texts, {"alpha": ["w1", "w2"], "beta": ["w3"]})
+    found = grid.figures(tested, higher_is_better=True, draws=3, seed=1)
+    # One test row: every resample is the row itself.
+    expected: dict[str, dict[str, float]] = {
+        "spill_tasks": {"alpha": (6 + 2 - 6 + 2) / 4, "beta": (-20 - 10 - 3 + 1) / 4},
+        "spill_prompts": {"alpha": 25, "beta": 50},
+        "conditionality": {"alpha": 70 - 62},
+        "recoverable": {},
+    }
+    assert {name: {t: list(v) for t, v in of.items()} for name, of in found.items()} == {
+        name: {task: [value] * 4 for task, value in of.items()} for name, of in expected.items()
+    }
+
+
+# The cells of a run.
+
+
+@pytest.mark.parametrize("policy", ["sapo", "original", "pure"])
+def test_every_cell_is_that_of_its_text_on_the_reloaded_stage(policy: str, made: Made, model_dir: Path) -> None:
+    config, result, _ = made(policy)
+    inputs = prepare(config).inputs
+    tasks = {task.name: task for task in (*inputs.tasks, *inputs.watch)}
+    for stage, name in enumerate((None, "1-alpha", "2-beta")):
+        model = AutoModelForCausalLM.from_pretrained(model_dir)
+        model = PeftModel.from_pretrained(model, config.run_dir / "stages" / name) if name else model
+        for task in (*TASKS, WATCH):
+            texts = {prompt: text_of(prompt, task, stage, result) for prompt in (OWN, ORIGINAL, NONE, TEXT)}
+            by_text = {
+                text: sum(nll_by_hand(model, tiny_tokenizer(), text, SUFFIX, tasks[task].test)) / 9
+                for text in set(texts.values())
+            }
+            for prompt, text in texts.items():
+                if task == WATCH:
+                    found = result.watch[task]["nll"][prompt][stage]
+                else:
+                    found = result.matrices["nll"][prompt][stage][TASKS.index(task)]
+                assert found == pytest.approx(by_text[text], abs=1e-4), (stage, task, prompt)
+
+
+@pytest.mark.parametrize("policy", ["sapo", "original", "pure"])
+def test_each_text_is_tested_once_in_a_file_that_is_named_after_it(policy: str, made: Made) -> None:
+    config, result, told = made(policy)
+    expected: dict[str, str] = {}
+    for stage in range(3):
+        for task in (*TASKS, WATCH):
+            own = text_of(OWN, task, stage, result)
+            names = {original_of(task): "original", "": "none", TEXT: short(TEXT)}
+            names = {own: "own", **names} if own != "" else {**names, own: "own"}
+            if stage == 2 and task != WATCH:
+                held = (result.robustness or {})[task].texts
+                names |= {text: short(text) for text in held}
+                assert len(held) == 2 and not {*held} & {*names} - {*held}
+            expected |= {f"{stage}/{task}.{name}.json": text for text, name in names.items()}
+    assert {name: found["instruction"] for name, found in cells(config.run_dir).items()} == expected
+    assert len(told.of("testing")) == len(expected)
+    assert sum(prepare(config).plan.tests.values()) >= len(expected)
+
+
+def test_test_prompts_change_no_training_and_what_both_test_is_the_same(made: Made) -> None:
+    config, result, _ = made()
+    # As many paraphrases are held out, so that the candidates are the same.
+    less, main, _ = made(prompts=(OWN, {"wordings": 2}))
+    assert adapters(config.run_dir) == adapters(less.run_dir)
+    assert main.matrices["nll"] == {OWN: result.matrices["nll"][OWN]} and main.robustness == result.robustness
+    assert main.metrics == result.metrics
+
+
+def test_the_first_prompt_is_that_of_the_main_matrix(made: Made) -> None:
+    _, result, _ = made(prompts=(NONE, OWN))
+    assert result.test_prompt == NONE and result.matrix == result.matrices["primary"][NONE]
+    assert result.matrices["nll"][NONE] != result.matrices["nll"][OWN]
+
+
+def test_a_test_prompt_that_leaves_no_room_is_refused_before_the_first_step(
+    model_dir: Path, bench: Path, tmp_path: Path
+) -> None:
+    config = configure(model_dir, bench, tmp_path / "run", evaluate={"prompts": ["own", "long " * 2000]})
+    with pytest.raises(RenderError, match="task 'alpha', test prompt 'long long"):
+        run(config)
+    assert not (tmp_path / "run").exists()
+
+
+# The figures of a run, by a second way: from the files, with resampled rows written out.
+
+
+def derived(config: Config, result: RunResult, measure: str) -> dict[str, dict[str, tuple[float, Floats]]]:
+    """Value and draws of each figure by task."""
+    names = [*TASKS, WATCH]
+    counts = {
+        task: np.random.default_rng([config.seed, j]).multinomial(3, [1 / 3] * 3, size=2000)
+        for j, task in enumerate(names)
+    }
+
+    tested = cells(config.run_dir)
+
+    def drawn(stage: int, task: str, text: str) -> Floats:
+        (found,) = (
+            one for name, one in tested.items() if name.startswith(f"{stage}/{task}.") and one["instruction"] == text
+        )
+        totals, sizes = found["losses"]["nll"], found["losses"]["tokens"]
+        if measure == "primary":
+            totals, sizes = found["scores"][result.primary_metrics[task]], [1, 1, 1]
+        resampled = [[row for row, n in enumerate(draw) for _ in range(n)] for draw in ([1, 1, 1], *counts[task])]
+        return np.array([sum(totals[r] for r in rows) / sum(sizes[r] for r in rows) for rows in resampled])
+
+    lowest = measure == "nll"
+    found: dict[str, dict[str, tuple[float, Floats]]] = {figure.name: {} for figure in FIGURES}
+    for place, task in enumerate(TASKS, start=1):
+        own, original = result.instructions[task].text, original_of(task)
+        spill = [
+            drawn(place, other, text) - drawn(place - 1, other, text)
+            for other in names
+            if other != task
+            for text in {text_of(prompt, other, place, result) for prompt in (OWN, ORIGINAL, NONE, TEXT)}
+        ]
+        others = [drawn(place, task, t) - drawn(place - 1, task, t) for t in {original, "", TEXT} - {own}]
+        held = [drawn(2, task, text) for text in (result.robustness or {})[task].texts]
+        best = np.min(held, axis=0) if lowest else np.max(held, axis=0)
+        values = {
+            "spill_tasks": np.mean(spill, axis=0), "spill_prompts": np.mean(others, axis=0),
+            "conditionality": drawn(2, task, own) - np.mean(held, axis=0),
+            "recoverable": best - drawn(2, task, original),
+        }  # fmt: skip
+        for name, value in values.items():
+            found[name][task] = (float(value[0]), value[1:])
+    return found
+
+
+@pytest.mark.parametrize("policy", ["sapo", "original", "pure"])
+@pytest.mark.parametrize("measure", ["primary", "nll"])
+def test_figures_and_their_paired_intervals_by_a_second_way(policy: str, measure: str, made: Made) -> None:
+    config, result, _ = made(policy)
+    expected = derived(config, result, measure)
+    for name, by_task in expected.items():
+        found = result.figures[measure][name]
+        means = np.mean([value for value, _ in by_task.values()]), np.mean([d for _, d in by_task.values()], axis=0)
+        for estimate, (value, draws) in (
+            *((found["tasks"][task], pair) for task, pair in by_task.items()),
+            (found["mean"], means),
+        ):
+            assert estimate["value"] == pytest.approx(value, abs=1e-6)
+            assert estimate["interval"] == pytest.approx(list(np.quantile(draws, [0.025, 0.975])), abs=1e-6)
+    if measure == "nll":
+        assert len({round(found["mean"]["value"] or 0, 4) for found in result.figures["nll"].values()}) == 4
+
+
+@pytest.mark.parametrize(
+    ("method", "names"),
+    [
+        # All at once: only watch tasks are other tasks.
+        ("multitask", {"spill_tasks", "spill_prompts", "conditionality", "recoverable"}),
+        # Alone: no other task is tested but watch tasks.
+        ("single", {"spill_tasks", "spill_prompts", "conditionality", "recoverable"}),
+    ],
+)
+def test_other_methods_have_the_figures_that_their_cells_define(method: str, names: set[str], made: Made) -> None:
+    _, result, _ = made("original", method=method)
+    found = {name for name, of in result.figures["nll"].items() if of["mean"]["value"] is not None}
+    assert found == names
+    before, after = (0, 2) if method == "multitask" else (0, 1)
+    for prompt in (NONE, TEXT):
+        rows = result.matrices["nll"][prompt]
+        assert rows[before][0] is not None and rows[after][0] is not None
+    watched = result.watch[WATCH]["nll"]
+    changes = [(watched[p][after] or 0) - (watched[p][before] or 0) for p in (ORIGINAL, NONE, TEXT)]
+    assert result.figures["nll"]["spill_tasks"]["tasks"]["alpha"]["value"] == pytest.approx(np.mean(changes))
+
+
+def test_an_undefined_figure_says_why_and_a_default_run_has_its_spill(made: Made) -> None:
+    _, result, _ = made(prompts=(OWN,))
+    found = result.figures["primary"]
+    assert found["spill_tasks"]["mean"]["value"] is not None
+    for name, word in (("spill_prompts", "none"), ("conditionality", "wordings"), ("recoverable", "wordings")):
+        assert found[name]["tasks"] == {} and word in (found[name]["mean"]["reason"] or "")
+    assert RunResult.from_json(result.to_json()) == result
+
+
+# The page.
+
+
+def blocks(title: str, *run_dirs: Path) -> list[Table]:
+    page = results_page([read_run(directory) for directory in run_dirs])
+    (section,) = [section for section in page.sections if section.title == title]
+    assert section.depth == "details"
+    return [block for block in section.blocks if isinstance(block, Table)]
+
+
+@pytest.mark.parametrize("measure", ["primary", "nll"])
+def test_two_runs_are_compared_on_the_same_resampled_rows(measure: str, made: Made) -> None:
+    first, other = made("original"), made("pure")
+    before, after = (derived(config, result, measure) for config, result, _ in (first, other))
+    found = run_figure_differences(read_run(first[0].run_dir), read_run(other[0].run_dir), measure, OWN)
+    assert {*found} == {figure.name for figure in FIGURES}
+    for name, difference in found.items():
+        value = [np.mean([pair[0] for pair in of[name].values()]) for of in (before, after)]
+        draws = [np.mean([pair[1] for pair in of[name].values()], axis=0) for of in (before, after)]
+        assert difference.value == pytest.approx(value[1] - value[0], abs=1e-6)
+        assert difference.interval == pytest.approx(list(np.quantile(draws[1] - draws[0], [0.025, 0.975])), abs=1e-6)
+    fewer = made(prompts=(OWN,))[0]
+    assert run_figure_differences(read_run(first[0].run_dir), read_run(fewer.run_dir), "nll", OWN) == {}
+
+
+def test_the_page_shows_figures_by_task_and_the_grid(made: Made) -> None:
+    config, result, _ = made()
+    _, nll, definitions = blocks("Beyond the training prompt", config.run_dir)
+    assert [row[0] for row in nll.rows] == [*TASKS, "mean"] and len(definitions.rows) == len(FIGURES)
+    for n, figure in enumerate(FIGURES, start=1):
+        assert nll.columns[n] == figure.title
+        for task, row in zip(TASKS, nll.rows, strict=False):
+            assert row[n].startswith(f"{result.figures['nll'][figure.name]['tasks'][task]['value']:+.3f} [")
+        assert nll.rows[2][n].startswith(f"{result.figure('nll', figure.name)['value']:+.3f} [")
+    score, losses = blocks("Trained with x tested with", config.run_dir)
+    assert score.columns == ("trained with", "own", "original", "none", f'"{TEXT}"', "held-out paraphrases")
+    means = [np.mean([value or 0 for value in result.final("nll", p)]) for p in (OWN, ORIGINAL, NONE, TEXT)]
+    means.append(np.mean([np.mean(one.nll) for one in (result.robustness or {}).values()]))
+    assert losses.rows == (("sapo", *(f"{mean:.3f}" for mean in means)),)
+
+
+def test_settings_and_their_differences_stand_on_the_page(made: Made) -> None:
+    runs = [made("original"), made("pure")]
+    tables = blocks("Beyond the training prompt", *(config.run_dir for config, _, _ in runs))
+    settings, differences = tables[1], tables[3]
+    for (_, result, _), row in zip(runs, settings.rows, strict=True):
+        assert row[3].startswith(f"{result.figure('nll', 'conditionality')['value']:+.3f} [")
+    assert [row[:2] for row in differences.rows] == [("B", figure.title) for figure in FIGURES]
+    assert {row[-1] for row in differences.rows} <= {"higher", "lower", "too small to decide"}
+    file = io.StringIO()
+    print_report(Console(file=file, width=250), [config.run_dir for config, _, _ in runs], full=True)
+    assert "None" not in file.getvalue() and "nan" not in file.getvalue()
+
+
+def test_a_directory_of_the_second_format_is_reported_and_not_resumed(made: Made, tmp_path: Path) -> None:
+    config, result, _ = made(prompts=(OWN, ORIGINAL))
+    old = tmp_path / "run"
+    shutil.copytree(config.run_dir, old)
+    for path in old.glob("cells/*/*.own.json"):
+        path.rename(path.with_name(path.name.replace(".own.", ".selected.")))
+    assert [*old.glob("cells/*/*.selected.json")]
+    data = read(old / "results.json")
+    for measures in (data["matrices"], data["metrics_all"], data["watch"][WATCH]):
+        for of in measures.values():
+            of["selected"] = of.pop("own")
+    data |= {"format": 2, "test_prompt": "selected"}
+    data["config"]["evaluate"] = {"rows": 3, "max_new_tokens": 2, "test_prompt": "both"}
+    del data["figures"]
+    write(old / "results.json", data)
+    text = (old / "config.yaml").read_text().replace("format: 3", "format: 2")
+    (old / "config.yaml").write_text(text)
+    found = read_run(old)
+    assert found.result.matrices == result.matrices and found.result.config["evaluate"]["prompts"] == [OWN, ORIGINAL]
+    for now, then in zip(read_run(config.run_dir).test_rows("nll", OWN), found.test_rows("nll", OWN), strict=True):
+        np.testing.assert_array_equal(now, then)
+    assert "Every metric" in [section.title for section in results_page([found]).sections]
+    with pytest.raises(
+        RecordError, match=r"written by another version of sapo \(format 2, not 3\): `sapo report` reads"
+    ):
+        run(config.model_copy(update={"run_dir": old}))
+
+
+# Policies whose text is given.
+
+
+def trained_with(patch: pytest.MonkeyPatch, config: Config) -> dict[str, set[str]]:
+    """The instructions that the rows of each task were trained with."""
+    told = Told()
+    seen = watch_training(patch, told)
+    run(config, told)
+    found: dict[str, set[str]] = {}
+    for _, instruction, shown, _ in seen:
+        found.setdefault(shown.split()[0], set()).add(instruction)
+    return found
+
+
+def test_pure_trains_without_an_instruction(
+    model_dir: Path, bench: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = configure(model_dir, bench, tmp_path / "run", policy="pure", evaluate={"prompts": ["own", "none"]})
+    assert trained_with(monkeypatch, config) == {task: {""} for task in TASKS}
+    result = RunResult.from_json(read(config.run_dir / "results.json"))
+    assert {(one.text, one.origin) for one in result.instructions.values()} == {("", "given")}
+    # No candidates are asked for.
+    assert [len(read(path)["value"]["candidates"]) for path in config.run_dir.glob("candidates/*.json")] == [1, 1]
+    lineage = read(config.run_dir / "stages" / "2-beta" / "sapo.json")
+    assert [entry["instruction"] for entry in lineage["tasks"]] == ["", ""]
+    card = model_card(lineage)
+    assert "Instruction:" not in card and "There was no instruction: the user turn is the input" in card
+
+
+@pytest.mark.parametrize(
+    ("fixed", "texts"),
+    [
+        (TEXT, {"alpha": TEXT, "beta": TEXT}),
+        ({"beta": TEXT}, {"alpha": original_of("alpha"), "beta": TEXT}),
+        ({"alpha": original_of("alpha")}, {task: original_of(task) for task in TASKS}),
+    ],
+)
+def test_fixed_trains_with_the_text_that_was_given(
+    fixed: Any, texts: Mapping[str, str], model_dir: Path, bench: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = configure(model_dir, bench, tmp_path / "run", policy="fixed", fixed=fixed)
+    assert trained_with(monkeypatch, config) == {task: {text} for task, text in texts.items()}
+    result = RunResult.from_json(read(config.run_dir / "results.json"))
+    origins = {task: "given" if text != original_of(task) else "original" for task, text in texts.items()}
+    assert {task: one.origin for task, one in result.instructions.items()} == origins
+    assert result.only_originals == (texts == {task: original_of(task) for task in TASKS})
+
+
+def test_what_cannot_be_fixed_is_refused(model_dir: Path, bench: Path, tmp_path: Path) -> None:
+    config = configure(model_dir, bench, tmp_path / "run", policy="fixed", fixed={"alfa": TEXT})
+    with pytest.raises(ConfigError, match=r"fixed: 'alfa' is not a task .*mean 'alpha'\? Allowed: alpha, beta"):
+        run(config)
+    for changes in ({"policy": "fixed"}, {"sweep": {"policy": ["original", "fixed"]}}):
+        with pytest.raises(ConfigError, match="policy fixed needs its text: give fixed: "):
+            configure(model_dir, bench, tmp_path / "run", **changes)
+    long = configure(model_dir, bench, tmp_path / "run", policy="fixed", fixed="long " * 2000)
+    with pytest.raises(SapoError, match="long long"):
+        run(long)
+
+
+# The configuration.
+
+
+@pytest.mark.parametrize(
+    ("old", "said"),
+    [
+        ({"test_prompt": "selected"}, "test_prompt became prompts: write prompts: [own]"),
+        ({"test_prompt": "both"}, "test_prompt became prompts: write prompts: [own, original]"),
+        ({"test_prompt": "original"}, "test_prompt became prompts: write prompts: [original]"),
+        ({"wordings": 3}, "wordings became prompts: write prompts: [own, wordings: 3]"),
+        (
+            {"test_prompt": "both", "wordings": 3, "rows": 5},
+            "test_prompt and wordings became prompts: write prompts: [own, original, wordings: 3]",
+        ),
+    ],
+)
+def test_the_earlier_keys_are_refused_with_what_to_write_instead(old: Json, said: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        make_config({"sequence": "demo", "run_dir": "r", "evaluate": old})
+    assert str(refused.value).splitlines()[1:] == [f"  evaluate: {said}"]
+
+
+def test_prompts_are_read_as_they_are_documented() -> None:
+    def prompts(given: Any) -> tuple[tuple[str, ...], int]:
+        found = make_config({"sequence": "demo", "run_dir": "r", "evaluate": {"prompts": given}}).evaluate
+        return found.texts, found.wordings
+
+    assert prompts("none") == ((NONE,), 0)
+    assert prompts(["own", "wordings"]) == ((OWN,), 4)
+    assert prompts(["own", {"wordings": 7}, "A text of mine."]) == ((OWN, "A text of mine."), 7)
+    assert prompts(["翻译成英语", "Summarise:"]) == (("翻译成英语", "Summarise:"), 0)
+
+
+@pytest.mark.parametrize("word", ["orignal", "selected", "both", "wording", "crossed"])
+def test_a_word_that_was_hardly_meant_as_an_instruction_is_refused(word: str) -> None:
+    with pytest.raises(ConfigError, match=f"'{word}' is not a test prompt.*llowed: own, original, none, wordings"):
+        make_config({"sequence": "demo", "run_dir": "r", "evaluate": {"prompts": ["own", word]}})
+
+
+def test_a_row_without_an_instruction_is_taken_apart_as_one() -> None:
+    row = f"<|im_start|>user\nshown\n\n{SUFFIX}<|im_end|>\n<|im_start|>assistant\ny<|im_end|>"
+    assert taken_apart(row) == ("", "shown", "y")

@@ -233,7 +233,8 @@ def test_in_half_precision_the_noise_of_batches_is_added_to_the_tolerance() -> N
     # The winner is within it of the best by float32, which knows no noise.
     losses = [candidate.loss for candidate in exact.candidates]
     assert losses[with_noise.chosen] - min(losses) < 0.01 + noise
-    assert raced().selection.race is not None and raced().selection.race.epsilon == 0.01
+    calm = raced().selection.race
+    assert calm is not None and calm.epsilon == 0.01
 
 
 def same(one: Selection, other: Selection) -> bool:

@@ -167,7 +167,7 @@ def test_the_first_screen_of_many_tasks_is_short(names: str, rows: int) -> None:
     shown = page.sections[0].blocks[0]
     assert isinstance(shown, Table) and len(shown.rows) == rows
     if rows == 15:
-        matrix = run.matrix("primary", "selected")
+        matrix = run.matrix("primary", "own")
         for j, row in enumerate(shown.rows):
             assert row[1:] == tuple(f"{matrix[i][j]:.1f}" for i in (0, j + 1, 15))
 

@@ -5,7 +5,8 @@
 Writes select-light.svg and select-dark.svg, what `sapo select` prints for results/selection.json (made by
 `sapo select --task review-sentiment --examples 64 --seed 1 --json results/selection.json`); forgetting-light.svg and
 forgetting-dark.svg: for each transition, the loss of a candidate before training, and what training with it does to the
-task learned before; means over the seeds whose trainings are all recorded.
+task learned before; means over the seeds whose trainings are all recorded. Hollow dots are controls, which are no
+paraphrases.
 """
 
 from __future__ import annotations
@@ -35,18 +36,24 @@ INK = {"light": ("#1f2328", "#8c959f", "#bc4c00", "#0969da"), "dark": ("#e6edf3"
 CANDIDATES = 12
 
 
-def points(path: Path) -> dict[str, dict[int, tuple[float, ...]]]:
-    """Return by transition and candidate the loss before training, and the earlier task's before and after."""
+def controls(path: Path) -> set[str]:
+    """Return the texts that are no paraphrases: they say nothing, or something else, or show rows."""
+    entries = json.loads(path.read_text(encoding="utf-8")).values()
+    return {one["text"].strip() for of_task in entries for one in of_task if one["kind"] != "paraphrase"}
+
+
+def points(path: Path, hollow: set[str]) -> dict[str, dict[int, tuple[float, ...]]]:
+    """Return by transition and candidate: pre-update loss, the earlier task's before and after, whether a control."""
     records: list[dict[str, Any]] = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     # Seeds of which a training is missing yet would move the others' means.
     made, transitions = Counter(record["seed"] for record in records), {record["transition"] for record in records}
-    found: dict[str, dict[int, list[tuple[float, float, float]]]] = defaultdict(lambda: defaultdict(list))
+    found: dict[str, dict[int, list[tuple[float, ...]]]] = defaultdict(lambda: defaultdict(list))
     for record in records:
         if made[record["seed"]] == CANDIDATES * len(transitions):
             (earlier,) = (loss for loss in record["losses"].values() if loss["role"] == "earlier")
             before, after = (sum(earlier[when]) / sum(earlier["tokens"]) for when in ("before", "after"))
-            losses = (record["indicators"]["pre_update"], before, after)
-            found[record["transition"]][record["candidate"]].append(losses)
+            one = (record["indicators"]["pre_update"], before, after, record["text"].strip() in hollow)
+            found[record["transition"]][record["candidate"]].append(one)
     return {name: {n: tuple(np.mean(v, axis=0)) for n, v in by.items()} for name, by in found.items()}
 
 
@@ -59,10 +66,11 @@ def draw(found: dict[str, dict[int, tuple[float, ...]]], ink: tuple[str, ...]) -
         figure = Figure(figsize=(3.7 * len(found), 3.1), layout=ConstrainedLayoutEngine(wspace=0.06))
         for axes, (name, candidates) in zip(np.ravel(figure.subplots(1, len(found))), found.items(), strict=True):
             first, second = name.split(">")
-            xs, befores, ys = zip(*candidates.values(), strict=True)
+            xs, befores, ys, hollow = zip(*candidates.values(), strict=True)
             axes.axhline(befores[0], color=text, lw=0.8, ls=":")
             axes.annotate(f"{first} before this training", (max(xs), befores[0]), ha="right", va="bottom", fontsize=8)
-            axes.scatter(xs, ys, color=dots, s=26)
+            faces = ["none" if is_hollow else dots for is_hollow in hollow]
+            axes.scatter(xs, ys, facecolors=faces, edgecolors=dots, s=26)
             lowest = int(np.argmin(xs))
             for n, colour in zip((0, lowest), marked, strict=True):
                 name_of = "original" if n == 0 else "lowest loss"
@@ -99,7 +107,8 @@ def main() -> None:
     parser.add_argument("results", type=Path)
     parser.add_argument("out", type=Path)
     given = parser.parse_args()
-    found = points(given.results / "regime_study.jsonl")
+    candidates = Path(__file__).parent.parent / "examples" / "regime_candidates.json"
+    found = points(given.results / "regime_study.jsonl", controls(candidates))
     selection = Selection.load(given.results / "selection.json")
     given.out.mkdir(parents=True, exist_ok=True)
     for scheme, ink in INK.items():

@@ -38,7 +38,7 @@ args = SFTConfig(
     save_strategy="no",
     report_to="none",
     bf16=False,
-    gradient_checkpointing=False,
+    activation_checkpointing=False,
 )
 
 # ---- SAPO ----

@@ -15,6 +15,10 @@ from sapo.runs.config.schema import Config
 torch.set_num_threads(1)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--record-golden", action="store_true", help="write the golden values anew: tests/golden alone")
+
+
 def pytest_collection_finish() -> None:
     """Spare what the imports made from garbage collection, which every training asks for: half of a tiny one."""
     gc.collect()

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from sapo.candidates.checks import Pool
+from sapo.candidates.language import language
 from sapo.candidates.meaning import Encoder, installed_encoder
 from sapo.candidates.named import keeps
 from sapo.core.types import Example, Floats, Origin, Task
@@ -354,7 +355,7 @@ def test_a_duplicate_is_named_after_the_text_that_it_repeats_whatever_their_sour
 
 def test_of_a_users_own_texts_only_what_cannot_work_is_rejected_and_the_rest_is_noted() -> None:
     reasons = {text: reason for reason, texts in REJECTED.items() for text in texts}
-    fatal = ("empty", "contains", "same as", f"holds {MARKERS}")
+    fatal = ("empty", "contains", "same as")
     cannot = [text for text, reason in reasons.items() if reason.startswith(fatal)]
     unusual = [text for text, reason in reasons.items() if not reason.startswith(fatal)]
     assert len(cannot) > 15 and len(unusual) > 35
@@ -543,6 +544,22 @@ def test_meaning_is_asked_for_last_and_only_of_texts_that_are_well_otherwise(wor
     assert pool.add([*texts, "Sum up the article."], "rules") == 1
     assert words.asked == [SUMMARY, texts[3], SUMMARY, "Sum up the article."] and pool.notes == ()
     assert pool.rejected[-1].reason == "means something else (similarity 0.00, at least 0.28)"
+
+
+def test_few_words_of_english_are_read(words: Words) -> None:
+    pool = Pool(task("Summarize."))
+    assert pool.add(["Write a summary."], "rules") == 1
+    assert pool.notes == () and words.asked == ["Summarize.", "Write a summary."]
+
+
+@pytest.mark.parametrize("text", ["Positive or negative?", "Is it spam?", "Label the text.", "Sort numbers."])
+def test_few_words_of_english_are_english(text: str) -> None:
+    assert language(text) == "en"
+
+
+@pytest.mark.parametrize("text", ["Positif ou négatif ?", "Resume el texto.", "Positiv oder negativ?"])
+def test_few_words_of_another_language_are_not(text: str) -> None:
+    assert language(text) != "en"
 
 
 def test_what_no_encoder_reads_is_not_checked_and_a_note_says_so(words: Words, monkeypatch: pytest.MonkeyPatch) -> None:

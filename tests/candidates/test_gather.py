@@ -153,5 +153,6 @@ def test_each_step_takes_the_farthest_text(seed: int) -> None:
     assert most_different(given, rest, count) == by_hand(given, rest, count)
 
 
-def test_case_and_spacing_are_no_difference() -> None:
+def test_case_and_spacing_are_no_difference_and_no_text_is_taken_twice() -> None:
     assert most_different(["say it"], ["SAY  IT", "tell it", "say\nit"], 1) == [1]
+    assert most_different(["aaaa"], ["aaaa", "AAAA", "aaaa"], 2) == [0, 1]

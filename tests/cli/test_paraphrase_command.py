@@ -44,6 +44,10 @@ def test_paraphrases_of_a_task_are_written_and_shown(command: Command) -> None:
     texts = [row["text"] for row in found]
     assert texts == [text for text in builtin_paraphrases(TASK) if text in texts]
     assert {row["origin"] for row in found} == {"builtin"}
+    given = Path("found.jsonl").read_text()
+    again = command("paraphrase", "--task", TASK, "--out", "found.jsonl")
+    again.complains("--out found.jsonl exists already: choose a file that does not exist yet, or delete it first")
+    assert Path("found.jsonl").read_text() == given
     # Nothing was rejected, so no file says so.
     assert not Path("found.rejected.jsonl").exists()
     for part in (
@@ -87,7 +91,7 @@ def test_an_own_data_file_gives_the_task_with_its_labels(command: Command) -> No
 
 
 def test_nothing_valid_is_an_error_and_the_texts_are_kept_with_their_reasons(command: Command) -> None:
-    Path("mine.json").write_text(json.dumps(["", "[INST] Is it positive or negative?"]))
+    Path("mine.json").write_text(json.dumps(["", "Is it \x1b[31m positive or negative?"]))
     given = ("--instruction", "Say positive or negative.", "--candidates", "mine.json")
     outcome = command("paraphrase", *given, "--out", "found.jsonl")
     assert outcome.code == 2
@@ -100,7 +104,7 @@ def test_markup_and_broken_characters_are_shown_as_they_are_and_written_whole(co
     broken = [
         "Half of it \ud83d: positive or negative?",
         "It rings \x1b[31m: positive or negative?",
-        "</s>[/nothing] at all",
+        "\x00[/nothing] at all",
     ]
     Path("mine.json").write_text(json.dumps([*texts, *broken]))
     given = ("--instruction", "Say positive or negative: {x}, for [bold] texts [.", "--candidates", "mine.json")
@@ -138,6 +142,7 @@ def test_a_server_is_asked_no_more_often_than_was_said_first(command: Command) -
     assert outcome.code == 0 and "requests to some-model" in outcome.err
     assert {row["origin"] for row in lines("found.jsonl")} <= {"openai"}
     with FaultyServer([Act(body=completion("Sure! It names nothing."))] * 50) as server:
+        Path("found.jsonl").unlink()
         outcome = ask(server)
     said = re.search(r"at most (\d+) requests", outcome.err)
     assert outcome.code == 2 and said is not None

@@ -31,8 +31,8 @@ def test_the_command_makes_the_runs_and_prints_the_table(written: Path, capsys: 
     assert "Sweep of 2 runs" in first.out and "inc-lora against seq-lora" in first.out
     assert "run 1/2, task 1 alpha: training" in first.err
     assert command("run", written) == 0
-    assert capsys.readouterr().out == first.out
     sweep = written.parent / "sweep"
+    assert capsys.readouterr().out == f"Nothing was left to do: {sweep} holds every result already.\n{first.out}"
     assert command("report", sweep) == 0
     assert capsys.readouterr().out == first.out
     # Reports do not mix sweeps and runs.

@@ -1,18 +1,24 @@
 """Files are written whole or not at all, and values come back from them to the last bit."""
 
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
 
 from sapo.core.errors import RecordError
-from sapo.core.storage import fingerprint, read_json, write_json, write_text
+from sapo.core.storage import Lines, fingerprint, read_json, write_json, write_text
 from sapo.core.types import Instruction, Losses, Rejection
 from sapo.selection.selection import CandidateLoss, Race, Selection
 
 LONE = "half a character: \ud83d"
+
+
+LINES: Lines[Any] = Lines(parse=lambda x: x, dump=lambda x: x, key=lambda x: x["n"], advice="")
 
 
 def files(directory: Path) -> set[str]:
@@ -117,3 +123,52 @@ def test_a_selection_survives_its_file_to_the_last_bit(tmp_path: Path) -> None:
     assert found["examples"] == 5
     empty = Losses.from_json({"nll": [], "tokens": [], "cut": []})
     assert [x.dtype for x in (empty.nll, empty.tokens, empty.cut)] == [np.float64, np.int64, np.int64]
+
+
+@pytest.mark.parametrize("failure", [OSError(28, "No space left on device"), KeyboardInterrupt()], ids=["full", "stop"])
+def test_a_line_that_cannot_be_added_leaves_the_file_as_it_was(
+    failure: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "lines.jsonl"
+    LINES.append(path, {"n": 1})
+
+    def broken(*args: object) -> NoReturn:
+        raise failure
+
+    before = path.read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", broken)
+        with pytest.raises(RecordError if isinstance(failure, OSError) else KeyboardInterrupt):
+            LINES.append(path, {"n": 2})
+    assert path.read_bytes() == before
+    LINES.append(path, {"n": 3})
+    assert LINES.read(path) == ({"n": 1}, {"n": 3})
+
+
+def test_whatever_a_kill_leaves_the_lines_before_it_are_there(tmp_path: Path) -> None:
+    """A process that adds long lines is killed; a second one goes on where it was."""
+    path, torn = tmp_path / "lines.jsonl", list[str]()
+    code = (
+        "import itertools, pathlib, sys, test_storage as t\n"
+        "for n in itertools.count(int(sys.argv[2])):\n"
+        "    t.LINES.append(pathlib.Path(sys.argv[1]), {'n': n, 'long': 'x' * 4_000_000})\n"
+        "    print(n, flush=True)\n"
+    )
+    reached = -1
+    for lines in (1, 2):
+        command = [sys.executable, "-c", code, str(path), str(reached + 1)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parent, text=True) as process:
+            assert process.stdout is not None
+            for _ in range(lines):
+                reached = int(process.stdout.readline())
+            process.send_signal(signal.SIGKILL)
+            reached = max([reached, *map(int, process.stdout.read().split())])
+        found = [record["n"] for record in LINES.read(path, torn.append)]
+        # One more may be there whole, which was not told any more.
+        assert found in (list(range(reached + 1)), list(range(reached + 2)))
+        reached = found[-1]
+    with path.open("ab") as file:
+        file.truncate(path.stat().st_size - 5)
+    assert len(LINES.read(path, torn.append)) == reached and "was cut off" in torn[-1]
+    LINES.append(path, {"n": reached})
+    assert LINES.read(path, torn.append)[-1] == {"n": reached}

@@ -73,16 +73,15 @@ def test_what_is_no_record_is_refused_with_the_reason(changes: dict[str, Any], m
 # Files; how lines are read and written is tested with those of runs.
 
 
-def test_a_training_is_held_once_by_its_study_and_name(tmp_path: Path) -> None:
+def test_a_training_is_a_line_more_and_the_last_one_of_a_name_counts(tmp_path: Path) -> None:
     path = tmp_path / "study" / "study.jsonl"
-    records = [training(0, text="北京"), training(1), replace(training(1), study="another")]
-    for record in (*records, training(1)):
+    records = [training(candidate, seed) for seed in (1, 2) for candidate in (0, 1)]
+    records[0] = replace(records[0], text="line\nbreak|\u2028\x85|\ud800|[red]|`|北京|\\n")
+    changed, other = replace(training(1, 1), seconds=60.0), replace(training(0, 1), study="another")
+    for record in (*records, changed, other):
         append_study(path, record)
-    assert read_study(path) == tuple(records)
-    changed = replace(records[1], seconds=60.0)
-    append_study(path, changed)
-    assert read_study(path) == (records[0], changed, records[2])
-    assert b": " not in path.read_bytes()
+    assert read_study(path) == (records[0], changed, *records[2:], other)
+    assert b": " not in path.read_bytes() and path.read_bytes().count(b"\n") == 6
     path.write_text('{"format": 1}\n', encoding="utf-8")
     with pytest.raises(RecordError, match=r"study\.jsonl, line 1 is damaged .*Delete the line: the same `sapo study`"):
         read_study(path)

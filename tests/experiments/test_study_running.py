@@ -17,6 +17,7 @@ from sapo.core.errors import DataError, RecordError
 from sapo.experiments.study.records import STUDY, StudyRecord, append_study, read_study
 from sapo.experiments.study.run import run_study, study_fingerprint
 from sapo.experiments.where import Where, on_ray
+from sapo.runs.config.schema import ResourcesConfig
 from sapo.runs.config.study import StudyConfig
 from sapo.sequence import run
 
@@ -202,7 +203,7 @@ def test_what_the_last_transition_lacks_is_told_before_the_first_is_trained(
     assert not told.steps and not (config.run_dir / "states").exists()
 
 
-@pytest.mark.parametrize("where", [workers, partial(on_ray, "local")], ids=["workers", "ray"])
+@pytest.mark.parametrize("where", [workers, partial(on_ray, "local", ResourcesConfig())], ids=["workers", "ray"])
 def test_workers_make_the_same_trainings(
     where: Where, made: tuple[StudyConfig, Path], study: Callable[..., StudyConfig]
 ) -> None:

@@ -10,17 +10,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from small_runs import Told
 
 from sapo.core.errors import ConfigError, DataError, ProcessError, RecordError, SapoError
 from sapo.core.progress import SILENT, Reporter
 from sapo.experiments.where import Job, Where, here, in_processes, on_ray, visible_gpus
+from sapo.runs.config.schema import ResourcesConfig
 from sapo.runs.directory import locked
 
 
 def work(value: Any, progress: Reporter) -> Any:
-    """Give a value, fail with it, or be killed the first time."""
+    """Give a value, fail with it, or be killed: the first time, or every time."""
     if isinstance(value, SapoError):
         raise value
+    if value == "resources":
+        import ray
+
+        return ray.get_runtime_context().get_assigned_resources()
+    if value == "fatal":
+        os.kill(os.getpid(), signal.SIGKILL)
     if isinstance(value, Path) and not value.exists():
         value.touch()
         os.kill(os.getpid(), signal.SIGKILL)
@@ -63,10 +71,33 @@ def test_a_worker_process_that_is_killed_is_told(tmp_path: Path) -> None:
         made(partial(in_processes, ("",)), [given(tmp_path / "killed")])
 
 
-def test_a_worker_of_ray_that_is_killed_is_tried_again(tmp_path: Path) -> None:
+def on_own_cluster(**wanted: Any) -> Where:
+    """A Ray cluster of this process alone."""
     pytest.importorskip("ray")
-    found = made(partial(on_ray, "local"), [given(tmp_path / "killed"), given(DataError("no rows"), "bad")])
-    assert found[str(tmp_path / "killed")] == tmp_path / "killed" and isinstance(found["bad"], DataError)
+    return partial(on_ray, "local", ResourcesConfig(**wanted))
+
+
+def test_a_worker_of_ray_that_is_killed_is_tried_again_and_one_that_dies_each_time_ends_its_job_alone(
+    tmp_path: Path,
+) -> None:
+    killed = tmp_path / "killed"
+    found = made(on_own_cluster(), [given(killed), given(DataError("no rows"), "bad"), given("fatal"), given(1)])
+    assert (found[str(killed)], found["1"]) == (killed, 1) and isinstance(found["bad"], DataError)
+    assert isinstance(found["fatal"], ProcessError) and "its worker died 4 times" in str(found["fatal"])
+
+
+def test_a_task_of_ray_takes_what_the_configuration_says() -> None:
+    found = made(on_own_cluster(cpus=0.5, memory=0.25), [given("resources")])
+    assert found["resources"] == {"CPU": 0.5, "memory": 0.25e9}
+
+
+def test_what_no_node_has_is_told(tmp_path: Path) -> None:
+    told = Told()
+    with on_own_cluster(gpus=0.5, memory=1e6)(told):
+        pass
+    assert told.notes == [
+        "--ray local: no node has 1 CPUs, 0.5 GPUs, 1e+06 GB of memory; tasks wait until one joins that has"
+    ]
 
 
 def test_a_missing_cluster_is_told_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,10 +105,10 @@ def test_a_missing_cluster_is_told_with_what_to_do(monkeypatch: pytest.MonkeyPat
         import ray  # noqa: F401
     except ImportError:
         with pytest.raises(ConfigError, match=r"--ray needs ray, .*pip install 'sapo-llm\[ray\]'"):
-            made(partial(on_ray, "auto"), [])
+            made(partial(on_ray, "auto", ResourcesConfig()), [])
         return
     with pytest.raises(ConfigError, match=r"no Ray cluster there.*ray start --head"):
-        made(partial(on_ray, "127.0.0.1:1"), [])
+        made(partial(on_ray, "127.0.0.1:1", ResourcesConfig()), [])
 
 
 def test_gpus_are_shared_out_only_where_the_configuration_leaves_the_device_open(

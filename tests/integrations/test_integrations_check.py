@@ -178,7 +178,7 @@ FOUND: dict[str, tuple[Callable[[Path], Any], str, str, str]] = {
         "warning", "mask", "in 4 of 4 rows prompts are learned too, such as 'Is it good, 0",
     ),
     "ms-swift#4835": (
-        lambda _: hf(ASKED, EMPTY + EMPTY + YES, template=THINKS), "error", "reasoning", "4 rows .* stands twice",
+        lambda _: hf(ASKED, EMPTY + EMPTY + YES, template=THINKS), "error", "reasoning", "4 rows .* occurs twice",
     ),
     "unsloth#3005": (
         lambda _: hf(ASKED, YES, template=THINKS), "warning", "reasoning", "the model can reason, and none of 4 rows",
@@ -217,7 +217,7 @@ FOUND: dict[str, tuple[Callable[[Path], Any], str, str, str]] = {
         lambda _: hf(ASKED, YES, model=modest(context=32)), "error", "length", "the model takes 32: set",
     ),
     "unsloth#1239": (without_tools, "warning", "template", "is not the model's own and does not know tools"),
-    "axolotl#1832": (lambda _: saved_otherwise(), "error", "template", "as saved, it does not render the first row"),
+    "axolotl#1832": (lambda _: saved_otherwise(), "error", "template", "the saved template renders the first row diff"),
     "plain text": (lambda _: hf("Is it good, {}? ", YES), "warning", "mask", "no row holds '.*assistant"),
     "repeated": (lambda _: hf(ASKED.replace("{}", ""), YES), "warning", "rows", "3 repeat an earlier one"),
     "contradicted": (

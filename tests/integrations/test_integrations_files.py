@@ -100,15 +100,14 @@ def test_somebody_elses_file_of_the_same_name_stays(form: Any, tmp_path: Path) -
     assert theirs.read_text() == "theirs" and len(list(theirs.parent.iterdir())) == 1
 
 
-def test_the_command_takes_what_select_chose(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    model = tmp_path / "model"
-    tiny_model(seed=2).save_pretrained(model)
-    tiny_tokenizer().save_pretrained(model)
+def test_the_command_takes_what_select_chose(
+    small_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     data = tmp_path / "rows.jsonl"
     data.write_text("".join(json.dumps({"input": f"row {i}", "output": "yn"[i % 2]}) + "\n" for i in range(8)))
     about = ("--task", str(data), "--instruction", "Say y or n.")
     chosen = tmp_path / "selection.json"
-    assert command("select", *about, "--model", str(model), "--json", str(chosen), "--no-cache") == 0
+    assert command("select", *about, "--model", str(small_model), "--json", str(chosen), "--no-cache") == 0
     out = tmp_path / "out"
     export = ("export-data", *about, "--out", str(out), "--format", "llamafactory")
     assert command(*export, "--selection", str(chosen)) == 0
@@ -121,9 +120,9 @@ def test_the_command_takes_what_select_chose(tmp_path: Path, capsys: pytest.Capt
     assert command(*export) == 2 and command(*export, "--chosen", " ") == 2
     assert command(*export, "--selection", str(tmp_path / "none.json")) == 2
     own = ("export-data", *about, "--format", "axolotl", "--chosen", "Say y or n, please.")
-    assert command(*own, "--out", str(out), "--model", str(model)) == 0
+    assert command(*own, "--out", str(out), "--model", str(small_model)) == 0
     assert set(json.loads((out / "rows.jsonl").read_text().split("\n")[0])) == {"input_ids", "attention_mask", "labels"}
-    assert command(*export, "--chosen", "x", "--model", str(model)) == 2
+    assert command(*export, "--chosen", "x", "--model", str(small_model)) == 2
     before = data.read_bytes()
     assert command(*own, "--out", str(tmp_path)) == 2 and data.read_bytes() == before
     chosen.write_text("{}")
@@ -131,11 +130,8 @@ def test_the_command_takes_what_select_chose(tmp_path: Path, capsys: pytest.Capt
     assert "sapo select --json" in capsys.readouterr().err
 
 
-def test_an_adapter_of_another_trainer_carries_its_instruction(tmp_path: Path) -> None:
-    base = tmp_path / "base"
-    tiny_model(seed=2).save_pretrained(base)
-    tiny_tokenizer().save_pretrained(base)
-    loaded = sapo.load_model(str(base))
+def test_an_adapter_of_another_trainer_carries_its_instruction(small_model: Path, tmp_path: Path) -> None:
+    loaded = sapo.load_model(str(small_model))
     task = replace(toy_task(rows=4), suffix="Say it.")
     selection = sapo.select(loaded.model, loaded.tokenizer, task, [TEXT])
     model = get_peft_model(loaded.model, LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM"))
@@ -145,7 +141,7 @@ def test_an_adapter_of_another_trainer_carries_its_instruction(tmp_path: Path) -
     model.save_pretrained(adapter)
     describe(adapter, model, loaded.tokenizer, task, selection)
     # Stock peft still loads it, and what is asked is what was scored.
-    PeftModel.from_pretrained(sapo.load_model(str(base)).model, adapter)
+    PeftModel.from_pretrained(sapo.load_model(str(small_model)).model, adapter)
     asked = sapo.apply(adapter, "the input")
     assert asked == [{"role": "user", "content": f"{selection.instruction.text}\n\nText:\nthe input\n\nSay it."}]
     prompt = loaded.tokenizer.apply_chat_template(asked, add_generation_prompt=True, tokenize=True, return_dict=True)

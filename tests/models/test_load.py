@@ -145,6 +145,22 @@ def test_a_name_that_is_neither_directory_nor_reachable_says_what_is_allowed(nam
         load_model(name, device="cpu")
 
 
+def test_a_hub_that_does_not_answer_is_asked_once(saved: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def refuse(url: str, timeout: float) -> None:
+        asked.append(url)
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", refuse)
+    # The libraries would ask six times for each file.
+    with pytest.raises(ModelError, match=r"model 'smol' cannot be loaded: .*the hub cannot be reached \(no network\)"):
+        load_model("smol", device="cpu")
+    with pytest.raises(ModelError, match=r"adapter 'org/adapter' cannot be loaded .*cannot be reached \(no network\)"):
+        load_model(saved, "org/adapter", device="cpu")
+    assert [url.split("/resolve/")[0].partition(".co/")[2] for url in asked] == ["smol", "org/adapter"]
+
+
 def of_another_shape(directory: Path) -> None:
     other_model(intermediate_size=48).save_pretrained(directory / "other")
     (directory / "other" / "model.safetensors").replace(directory / "model.safetensors")

@@ -55,14 +55,28 @@ def test_the_loss_of_a_uniform_model_is_the_log_of_the_vocabulary() -> None:
 
 
 def test_half_precision_reports_how_far_the_batch_layout_alone_moves_a_loss() -> None:
-    exact = Scorer(tiny_model())
-    assert exact.layout_noise(examples(), exact(examples())) == 0
-    model = tiny_model().to(torch.bfloat16)
-    scorer = Scorer(model)
-    losses = scorer(examples())
-    other = Scorer(model, 256).plain(examples())
-    assert scorer.layout_noise(examples(), losses) == abs(losses.per_token - other.per_token)
-    assert abs(losses.per_token - exact(examples()).per_token) < 0.1
+    def noise(model: Any) -> float:
+        scorer = Scorer(model)
+        return scorer.layout_noise(scorer.open(examples()), range(len(examples())))
+
+    exact, model = Scorer(tiny_model()), tiny_model().to(torch.bfloat16)
+    assert noise(tiny_model()) == 0
+    losses = Scorer(model)(examples())
+    alone = [float(Scorer(model).plain([e]).nll[0]) for e in examples()]
+    squares = sum((x - y) ** 2 for x, y in zip(losses.nll, alone, strict=True))
+    assert noise(model) == pytest.approx(2 * math.sqrt(squares) / losses.tokens.sum()) and squares > 0
+    # It is of the size of the error, which float32 shows.
+    error = abs(losses.per_token - exact(examples()).per_token)
+    assert error < 0.1 and noise(model) < 0.1
+
+
+def test_two_candidates_side_by_side_have_their_losses_each_in_batches_of_both() -> None:
+    model, seen = tiny_model(), list[torch.Size]()
+    model.get_input_embeddings().register_forward_hook(lambda m, given, out: seen.append(given[0].shape))
+    pair = examples()[:3], examples()[3:6]
+    for found, rows in zip(Scorer(model).side_by_side(pair), pair, strict=True):
+        assert close(found, by_hand(tiny_model(), rows))
+    assert [shape[0] for shape in seen] == [6]
 
 
 def test_padding_and_supervised_positions_are_those_worked_out_by_hand() -> None:

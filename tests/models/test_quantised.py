@@ -76,7 +76,7 @@ def test_losses_in_4_bit_are_those_of_the_weights_it_stands_for_by_both_routes(s
     assert scorer.route == "shared prefix" and state_fingerprint(model) == before
     assert close(losses.nll, scorer.plain(examples()).nll)
     assert close(losses.nll, by_hand(whole(model), examples()))
-    assert scorer.layout_noise(examples(), losses) < 1e-6
+    assert scorer.layout_noise(scorer.open(examples()), range(len(examples()))) < 1e-6
     assert abs(losses.nll - by_hand(tiny_model(seed=2, context=1024), examples())).max() > 0.01
 
 
@@ -95,7 +95,7 @@ def test_losses_in_8_bit_are_near_those_of_their_weights_and_their_noise_is_meas
     scorer = Scorer(load_model(str(tmp_path / "outliers"), device="cpu", quantization="8bit").model, 400)
     losses = scorer.plain(examples())
     alone = sum(float(scorer.plain([e]).nll[0]) for e in examples()) / losses.tokens.sum()
-    noise = scorer.layout_noise(examples(), losses)
+    noise = scorer.layout_noise(scorer.open(examples()), range(len(examples())))
     assert noise > 1e-6 and abs(losses.per_token - alone) > 1e-6
     assert max(noise, abs(losses.per_token - alone)) < 0.1
 

@@ -14,7 +14,20 @@ from typing import Any
 import numpy as np
 import pytest
 from markdown_it import MarkdownIt
-from report.making import HOSTILE, ROWS, TASKS, make_selection, notes, page_of, printed, record, rows, tables, write_run
+from report.making import (
+    HOSTILE,
+    ROWS,
+    TASKS,
+    listing,
+    make_selection,
+    notes,
+    page_of,
+    printed,
+    record,
+    rows,
+    tables,
+    write_run,
+)
 from report.making import verdict as said
 from rich.console import Console
 
@@ -81,7 +94,8 @@ def test_matrices_equal_results_json() -> None:
     page, matrices = results_page([write_run(Path("a"))]), json.loads(Path("a/results.json").read_text())["matrices"]
     for measure, title, decimals in (("primary", "Score (", 1), ("nll", "NLL (", 3)):
         for prompt in ("own", "original"):
-            found = next(t for t in tables(page) if t.title.startswith(title) and t.title.endswith(f"prompt: {prompt}"))
+            titled = ((t.title or s.title, t) for s in page.sections for t in s.blocks if isinstance(t, Table))
+            found = next(t for name, t in titled if name.startswith(title) and name.endswith(f"prompt: {prompt}"))
             assert [row[0] for row in found.rows] == ["zero-shot", "after 1 alpha", "after 2 beta", "after 3 gamma"]
             for i, row in enumerate(found.rows):
                 for j, text in enumerate(row[1:], start=1):
@@ -129,19 +143,33 @@ def test_one_task_is_reported_as_before_and_after_with_the_change_paired() -> No
     counts = np.random.default_rng([42, 0]).multinomial(ROWS, np.full(ROWS, 1 / ROWS), size=2000)
     low, high = np.quantile([float((c * rise).sum() / ROWS) for c in counts], [0.025, 0.975])
     change = f"{after - before:+.1f} [{low:+.1f}, {high:+.1f}]"
-    assert f"is {before:.1f} before training and {after:.1f} after it; change {change} points: better." in said(page)
+    assert f"is {before:.1f} before training and {after:.1f} after it; change {change}: better." in said(page)
     assert [row[0] for row in rows(tables(page, "Every metric")[0])] == ["AP", "LA"]
 
 
 def test_the_first_screen_holds_verdict_matrix_cost_and_next_step() -> None:
     page = results_page([write_run(Path("a"))])
-    text = printed(page, full=False)
-    assert len(text.splitlines()) <= 40 and max(map(len, text.splitlines())) <= 100
-    for part in ("After 3 tasks the mean score", "zero-shot", "Wall time", "sapo report a OTHER_RUN", "other seeds"):
+    text = printed(page, 80, full=False)
+    # One more line says where everything is.
+    assert len(text.splitlines()) <= 29 and max(map(len, text.splitlines())) <= 80
+    for part in ("After 3 tasks the mean score", "zero-shot", "loss to original", "without loading", "other seeds"):
         assert part in text, part
+    assert "Compare, such as with policy=original:  sapo report a OTHER_RUN\n" in text
     assert "Every metric" not in text and "Every metric" in printed(page) and "config.yaml" not in printed(page)
-    several = printed(results_page([write_run(Path("b"), names=tuple("uvwxyz"))]), full=False)
-    assert len(several.splitlines()) <= 40 and "tested on:" in several and "after 6 z" in several
+
+
+@pytest.mark.parametrize(("names", "rows"), [("uvwxyz", 7), ("uvwxyzabcdefghi", 15)])
+def test_the_first_screen_of_many_tasks_is_short(names: str, rows: int) -> None:
+    run = write_run(Path("b"), names=tuple(names))
+    page = results_page([run])
+    text = printed(page, 80, full=False)
+    assert len(text.splitlines()) <= 22 + rows and max(map(len, text.splitlines())) <= 80
+    shown = page.sections[0].blocks[0]
+    assert isinstance(shown, Table) and len(shown.rows) == rows
+    if rows == 15:
+        matrix = run.matrix("primary", "own")
+        for j, row in enumerate(shown.rows):
+            assert row[1:] == tuple(f"{matrix[i][j]:.1f}" for i in (0, j + 1, 15))
 
 
 # Candidates
@@ -186,7 +214,7 @@ def test_a_selection_is_printed_with_its_caveats() -> None:
 
 def test_the_control_policies_do_not_claim_the_lowest_was_taken() -> None:
     page = results_page([write_run(Path("a"), policy="highest", texts=["third"] * 3)])
-    assert "lowest, which this policy does not take" in said(page)
+    assert "lowest, which this policy does not take" in notes(page, "Candidates")
     assert "as a control" in notes(page, "Instructions") and any(
         "trained" in row for row in tables(page, "Cand")[0].rows
     )
@@ -412,6 +440,13 @@ def test_pages_of_commands_fit_their_terminal_and_cut_nothing() -> None:
 
 
 # Tasks, prompts and dry runs
+
+
+def test_a_long_example_is_cut_and_its_length_named() -> None:
+    task = toy_task()
+    page = task_page(replace(task, train=(replace(task.train[0], input="word " * 1000), *task.train)))
+    assert listing(page, "Input (5,000 characters, the first 1,000):") == f"{'word ' * 200} ..."
+    assert listing(page, "Answer:") == task.train[0].answer
 
 
 def test_tasks_and_sequences_are_listed() -> None:

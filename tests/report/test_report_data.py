@@ -43,7 +43,7 @@ def test_the_section_shows_counts_shares_and_reasons() -> None:
     assert texts(shares) == [
         ["'no'", "74.5 %", "50.0 %", "75.0 %"],
         ["'yes'", "25.0 %", "50.0 %", "25.0 %"],
-        ["none of the labels", "0.5 %", "0.0 %", "0.0 %"],
+        ["not a label", "0.5 %", "0.0 %", "0.0 %"],
     ]
     assert shares.legend == ("Percent of all 400 train, 40 selection, 100 test rows.",)
     assert texts(unused) == [
@@ -104,7 +104,7 @@ def test_the_page_of_a_task_shows_its_rows_and_notes() -> None:
     assert "toy 18 8 1 1 – 1" in text
     for sentence in (
         "1 of 8 test rows have inputs that are also trained on", "1 of 18 training rows repeat",
-        "1 of 18 training answers are none", "the answer is empty", "none of the labels 5.6 % 0.0 %",
+        "1 of 18 training answers are not among", "the answer is empty", "not a label 5.6 % 0.0 %",
     ):  # fmt: skip
         assert sentence in text, sentence
     assert "longest" not in text

@@ -119,7 +119,7 @@ def test_the_plan_of_a_race_keeps_to_the_budget_but_for_the_first_round() -> Non
     def plan(budget: float | None) -> tuple[float, float, float]:
         made = make_plan(
             renderer, [task], [], candidates, SelectionSettings(budget=budget), TrainSettings(epochs=1),
-            schedule("sequence", [task], 42, 4),
+            schedule("sequence", [task], 42, 4), max_new_tokens=8, device="cpu",
         )  # fmt: skip
         return made.least[task.name].cost, made.score[task.name].cost, made.train[task.name].cost
 

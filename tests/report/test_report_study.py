@@ -191,5 +191,5 @@ def test_a_study_is_printed_from_its_directory_or_its_file(tmp_path: Path, monke
         print_report(Console(file=file, width=120), [Path(path)])
         texts.append(file.getvalue())
     assert texts[0] == texts[1] and texts[0].startswith("Study of 12 trainings")
-    assert "Everything as Markdown: runs/study.md" in texts[0] and "Every training" not in texts[0]
+    assert "Everything: runs/study.md" in texts[0] and "Every training" not in texts[0]
     assert Path("runs/study.md").read_text() == to_markdown(study_page(records))

@@ -127,8 +127,8 @@ def test_equal_differences_have_an_interval_of_no_width_and_a_warning() -> None:
     for difference, interval in ((0.0, "[0.0, 0.0]"), (2.0, "[+2.0, +2.0]")):
         page = sweep_page(three_seeds((difference,) * 3))
         assert rows(tables(page, "Policies compared")[0])[0][3:5] == [interval, "too small to decide"]
-        assert "no sign of certainty" in notes(page, "How to read")
-    assert "no sign of certainty" not in notes(sweep_page(three_seeds()), "How to read")
+        assert "not a sign of certainty" in notes(page, "How to read")
+    assert "not a sign of certainty" not in notes(sweep_page(three_seeds()), "How to read")
 
 
 def test_methods_are_compared_within_a_policy_on_what_both_define() -> None:
@@ -272,7 +272,7 @@ def test_the_guard_is_shown_only_where_something_happened() -> None:
     page = sweep_page([record(guard=[alarm | {"back_to": 20}, alarm | {"back_to": None}]), record(seed=2, guard=[])])
     text = notes(page, "Forgetting guard")
     assert "demo/seq-lora-original-s1, 2-beta: after update 40 of 80 the loss on alpha had risen by 0.250" in text
-    assert text.count("training went on") == 1
+    assert text.count("training continued") == 1
     for title in ("Forgetting guard", "General ability", "Robustness to wording"):
         assert title not in titles(sweep_page([record(guard=[])]))
 
@@ -329,7 +329,7 @@ def test_sweeps_are_reported_from_their_directories_or_files(tmp_path: Path, mon
             append_record(Path(path), run)
     text = report(Path("sweep"))
     assert text == report(Path("sweep/records.jsonl"))
-    assert text.startswith("Sweep of 6 runs") and "Everything as Markdown: sweep/comparison.md" in text
+    assert text.startswith("Sweep of 6 runs") and "Everything: sweep/comparison.md" in text
     assert Path("sweep/comparison.md").read_text() == to_markdown(sweep_page(runs))
     assert report(Path("one"), Path("two.jsonl")).startswith("Sweep of 6 runs") and Path("one/comparison.md").is_file()
     with pytest.raises(RecordError, match=r"none\.jsonl cannot be read"):

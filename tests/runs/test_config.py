@@ -91,6 +91,8 @@ def test_what_is_switched_off_or_belongs_to_others_is_left_out() -> None:
         assert set(made(method=method).plain()) - bare == own & {method.replace("-", "_")}
     for policy in ("original", "sapo", "random", "highest", "median", "per-example", "paft", "reselect", "pure"):
         assert set(made(policy=policy).plain()) - bare == own & {policy}
+    # What a run takes of a cluster decides nothing.
+    assert made(resources={"gpus": 2}).plain() == made().plain()
     both = made(method="ewc", policy="paft", guard={}, fixed="unread", evaluate={"general": True}).plain()
     assert set(both) - bare == {"ewc", "paft", "guard"}
     assert both["evaluate"]["general"] is True
@@ -121,7 +123,10 @@ def test_every_mistake_is_named_in_one_message() -> None:
         ({"train": 3}, ["train = 3: ", "rows, epochs, learning_rate"]),
         ({"model": 3}, ["model = 3: ", "base, adapter, dtype, device"]),
         ({"guard": True}, ["guard"]),
-        ({"sweep": {"seeds": [1]}}, ["sweep.seeds: unknown key. Did you mean 'seed'?", "policy, rule, method, sequence"]),
+        (
+            {"sweep": {"seeds": [1]}},
+            ["sweep.seeds: unknown key. Did you mean 'seed'?", "policy, rule, method, sequence"],
+        ),
         ({"sweep": {"policy": ["spo"]}}, ["sweep.policy.0 = 'spo': allowed: original, sapo,", "Did you mean 'sapo'?"]),
         ({"o-lora": {"weight": 1}}, ["o-lora: unknown key.", "o_lora"]),
         ({"method": "o_lora"}, ["method = 'o_lora': allowed: seq-lora,", "Did you mean 'o-lora'?"]),

@@ -234,7 +234,7 @@ def test_stored_rows_are_training_rows_with_the_instruction_of_their_task_and_ne
     one = Task("one", "Do.", SUFFIX, (), "exact_match", alpha.train[:1], (), ())
     assert not looks((one, "Do.")) and not looks()
     assert told.notes == [
-        "forgetting guard: one is not looked at, as it has a single training row",
+        "forgetting guard: one is not watched: it has a single training row",
         "forgetting guard: nothing to look at, as nothing was trained before and there are no watch tasks",
     ]
 

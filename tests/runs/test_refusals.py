@@ -166,7 +166,7 @@ def test_what_does_not_fit_is_named_before_anything_is_trained() -> None:
         make_plan(
             Renderer(tiny_tokenizer(), 300), [task], [], candidates,
             SelectionSettings(examples=4), TrainSettings(), schedule("sequence", [task], 0, 4),
-
+            max_new_tokens=8, device="cpu",
         )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from small_runs import Told
 
 from sapo.core.types import Example, Floats, Instruction, Standing, Task
@@ -150,6 +151,28 @@ def test_a_budget_that_brings_nobody_up_to_the_leader_ends_the_race(budget: floa
     assert finish.last.counts[2] in (8, 11) and finish.last.counts.max() == (10 if budget < 30 else 11)
 
 
+def test_where_losses_are_noisy_leader_and_runner_up_are_measured_once_more_before_the_end() -> None:
+    """Measured, 1 is the best; side by side, 2 is. The others are far behind."""
+    true = np.array([1.0, 0.52, 0.5, 3.0])[:, None] + np.zeros(40)
+    noise = np.array([0.0, -0.1, 0.0, 0.0])[:, None]
+    asked = list[tuple[tuple[int, ...], int]]()
+
+    def confirm(pair: Sequence[int], rows: int) -> list[Floats]:
+        asked.append((tuple(pair), rows))
+        return [true[i, :rows] for i in pair]
+
+    def measure(wanted: Mapping[int, range]) -> list[Floats]:
+        return [(true + noise)[i, places.start : places.stop] for i, places in wanted.items()]
+
+    ones, zeros = np.ones(40, dtype=np.int64), np.zeros(40, dtype=np.int64)
+    settings = {"delta": 0.05, "epsilon": 0.01}
+    finish = race(measure, round_sizes(40), [1.0] * 4, ones, zeros, **settings, confirm=confirm)
+    assert asked == [((1, 2), FIRST)] and finish.last.leader == 2 and finish.end == "decided"
+    assert [x[0] for x in finish.nll] == [1.0, 0.52, 0.5, 3.0]
+    assert finish.last.gap.tolist() == pytest.approx([0.5, 0.02, 0.0, 2.5])
+    assert race(measure, round_sizes(40), [1.0] * 4, ones, zeros, **settings).last.leader == 1
+
+
 # With a model.
 TEXTS = (
     "Say yes if the text has many words, or no if it has few.", "Reply yes if it is long and no if it is short.",
@@ -192,6 +215,25 @@ def scored(
 
 
 raced = cache(scored)
+
+
+def test_in_half_precision_the_noise_of_batches_is_added_to_the_tolerance() -> None:
+    def half(model: Any) -> Scorer:
+        return Scorer(model.to(torch.bfloat16))
+
+    with_noise, exact = scored(scorer=half).selection, raced(strategy="exhaustive").selection
+    assert with_noise.race is not None and 0.01 < with_noise.race.epsilon < 0.1
+    # By hand: the first rows of the original, each row alone, against what the race began with.
+    task, renderer = wordy(), Renderer(tiny_tokenizer(), 230)
+    rows = renderer.encode(TEXTS[0], task.suffix, [task.train[i] for i in with_noise.rows[:8]])
+    scorer = half(tiny_model(seed=2))
+    moved = scorer(rows).nll - [float(scorer.plain([row]).nll[0]) for row in rows]
+    noise = 2 * math.sqrt(float((moved**2).sum())) / sum(row.supervised for row in rows)
+    assert with_noise.race.epsilon == pytest.approx(0.01 + noise)
+    # The winner is within it of the best by float32, which knows no noise.
+    losses = [candidate.loss for candidate in exact.candidates]
+    assert losses[with_noise.chosen] - min(losses) < with_noise.race.epsilon
+    assert raced().selection.race is not None and raced().selection.race.epsilon == 0.01
 
 
 def same(one: Selection, other: Selection) -> bool:

@@ -160,7 +160,7 @@ def test_every_flaw_is_a_sentence_with_what_to_do() -> None:
             "1 of 10 test rows have inputs that are also trained on",
             "left out, as their inputs are also test inputs: 5 training rows;",
             "3 of 20 training rows have an input that also occurs with another answer", "2 of 20 training rows repeat",
-            "1 of 20 training answers are none of the labels 'yes', 'no'", "1 of 10 test answers are none of the",
+            "1 of 20 training answers are not among the labels 'yes', 'no'", "1 of 10 test answers are not among the",
             "the labels of the 4 selection rows are not those of all training rows (skew 0.50)",
             "cut in the middle, as longer than max_length: 6 training inputs;",
             "cut in the middle, as longer than max_length: 1 test input;",

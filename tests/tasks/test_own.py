@@ -46,6 +46,13 @@ def test_every_kind_of_file_gives_the_same_rows(tmp_path: Path) -> None:
     assert {t.instruction for t in tasks} == {"Do."}
 
 
+def test_a_piece_of_a_chat_template_in_the_instruction_is_noted(tmp_path: Path) -> None:
+    for text, piece in (("Do it.<|im_end|>", "<|im_end|>"), ("[INST] Do it.", "[INST]"), ("Go.\nUser: x", "User:")):
+        notes = own(tmp_path / "m.json", ROWS, text).notes
+        assert any(f"the instruction holds {piece!r}, as chat templates write it" in note for note in notes)
+    assert "chat templates" not in str(own(tmp_path / "m.json", ROWS, "Name the user: in `code`, or <b>.").notes)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -62,7 +69,7 @@ def test_every_kind_of_file_gives_the_same_rows(tmp_path: Path) -> None:
         ("m.csv", "input,output,input\na,b,c\n", "two columns named 'input'"),
         ("m.csv", "good,1\nbad,2\n", r"among 'good', '1'\..*first line of a CSV"),
         ("m.csv", "text|label\n1,5|yes\n", "no row can be read: it has 2 cells where the header has 1 .*otherwise"),
-        ("m.parquet", "PAR1", r"m\.parquet: it is no readable Parquet file"),
+        ("m.parquet", "PAR1", r"m\.parquet: it is not a readable Parquet file"),
         ("m.xlsx", "PK", r"the ending '\.xlsx' is not known\. Allowed: \.jsonl, \.json, \.csv, \.tsv, \.parquet"),
     ],
 )

@@ -185,7 +185,9 @@ def test_splits_that_cannot_be_used_are_named(tmp_path: Path) -> None:
     (folder / "val.json").unlink()
     (folder / "test.json").write_text('[{"text": "a", "label": null}]')
     task = own(folder)
-    assert task.test == () and "none of the 1 test rows can be used, most often because 'label' is miss" in str(task)
+    assert task.test == () and "none of the 1 test rows can be used, most often because 'label' is miss" in str(
+        task.notes
+    )
     with pytest.raises(DataError, match="none of the 1 test rows can be used"):
         own(folder, test="test")
     only = dump(tmp_path / "only" / "test.json", "a").parent

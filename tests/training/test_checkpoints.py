@@ -5,12 +5,11 @@ from typing import Any
 
 import pytest
 import torch
-from assignments import METHODS, assignment, dying_after, trained
+from assignments import METHODS, assignment, dying_after, rows_of, second_task, trained
 from safetensors.torch import load_file
 
 from sapo.core.errors import TrainError
-from sapo.integrations.testing import tiny_model, tiny_tokenizer, toy_task
-from sapo.models.render import Renderer
+from sapo.integrations.testing import tiny_model
 from sapo.training.finetune import finetune
 from sapo.training.methods import make_method
 from sapo.training.methods.objective import trainable
@@ -21,22 +20,16 @@ from sapo.training.trainer import Checkpoints
 
 # 9 rows in batches of 4, three epochs: 9 updates, each third one of a single row.
 SETTINGS = TrainSettings(epochs=3, learning_rate=1e-2, batch_size=4, micro_batch_size=2, warmup=0.1)
-TASK = toy_task(rows=9)
-ENCODED = Renderer(tiny_tokenizer(), 256).encode(TASK.instruction, TASK.suffix, TASK.train)
-EARLIER = Renderer(tiny_tokenizer(), 256).encode("An earlier task.", TASK.suffix, toy_task("earlier", rows=5).train)
+TASKS = rows_of("earlier", 5), rows_of("one", 9)
 
 
 def prepared(method: MethodName, folder: Path) -> tuple[SeqLora, Any, Training]:
     """A model before its second task, with dropout where there are adapters, so that random states matter."""
-    chosen = make_method(method, LoraSettings(r=4, alpha=8, dropout=0.1))
-    earlier = folder / "earlier"
-    if not earlier.exists():
-        task = assignment(EARLIER)
-        model = chosen.prepare(chosen.start(tiny_model()), task)
-        trained(chosen, model, task, SETTINGS)
-        chosen.finish(model, task, earlier)
-    task = assignment(ENCODED, stage=2, seed=1, before=earlier)
-    return chosen, chosen.prepare(chosen.resume(chosen.start(tiny_model()), earlier), task), task
+    learner = make_method(method, LoraSettings(r=4, alpha=8, dropout=0.1))
+    if not (folder / "1").exists():
+        second_task(learner, folder, TASKS)
+    task = assignment(TASKS[1], stage=2, seed=1, before=folder / "1")
+    return learner, learner.prepare(learner.resume(learner.start(tiny_model()), folder / "1"), task), task
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -78,8 +71,8 @@ def test_a_checkpoint_that_was_cut_off_is_not_gone_on_with(tmp_path: Path) -> No
 def test_a_damaged_checkpoint_is_an_error_that_names_it(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, 2)
     with pytest.raises(KeyboardInterrupt):
-        finetune(prepared("seq-lora", tmp_path)[1], ENCODED, SETTINGS, 3, dying_after(5), checkpoints=checkpoints)
+        finetune(prepared("seq-lora", tmp_path)[1], TASKS[1], SETTINGS, 3, dying_after(5), checkpoints=checkpoints)
     last = Path(checkpoints.last() or "")
     (last / "trained.safetensors").write_bytes(b"no weights")
     with pytest.raises(TrainError, match=rf"cannot resume from checkpoint .*{last.name} \("):
-        finetune(prepared("seq-lora", tmp_path)[1], ENCODED, SETTINGS, 3, checkpoints=checkpoints)
+        finetune(prepared("seq-lora", tmp_path)[1], TASKS[1], SETTINGS, 3, checkpoints=checkpoints)

@@ -100,7 +100,7 @@ def judging(task: Task, text: str) -> Question:
 
 
 def completion(task: Task, index: int, seed: int) -> str:
-    """Return the beginning of a text that a model without turns goes on with: the paraphrase, then a blank line."""
+    """Return the beginning of a text that a model without turns completes: the paraphrase, then a blank line."""
     return (
         "The same instruction for the same task in other words, in one language and with the same meaning.\n"
         f"Style of the last paraphrase: {style(index, seed)}.\n\n"

@@ -18,7 +18,7 @@ from rapidfuzz import fuzz
 
 from sapo.candidates.language import changes_language
 from sapo.candidates.named import keeps, missing_numbers
-from sapo.candidates.talk import MARKERS, chatty, holds
+from sapo.candidates.talk import chatty
 from sapo.core.types import Instruction, Origin, Rejection, Task
 from sapo.core.untrusted import folded
 
@@ -132,7 +132,7 @@ class Pool:
         # A label may begin a sentence; whether it is spelled to the letter is a guess.
         original, bare = self._original.casefold(), text.casefold()
         missing = [label for label in self._task.labels if not keeps(label.casefold(), original, bare)]
-        return _lacks("label", missing) or holds(MARKERS, self._original, text)
+        return _lacks("label", missing)
 
     def _guess(self, text: str) -> str | None:
         """Return what is wrong with a text by all appearances, or None; cheap guesses first."""

@@ -140,7 +140,7 @@ class Client:
         Args:
             requests: see `request`.
             what: is asked for, for messages.
-            advance: told the number of texts as they come in.
+            advance: takes the number of texts as they come in.
             anything: whether something came of asking before.
 
         Raises:

@@ -15,7 +15,8 @@ from typing import Any
 
 import regex
 
-from sapo.candidates.rules.rewrite import fill, spoken
+from sapo.candidates.language import language
+from sapo.candidates.rules.rewrite import fill
 from sapo.candidates.source import Advance, Rounds, Source, unheard
 from sapo.core.errors import CandidateError
 from sapo.core.types import Example, Origin, Task
@@ -78,7 +79,7 @@ class Demonstrations(Source):
 def _spelled_out(task: Task) -> tuple[Sequence[str], Mapping[str, str]]:
     """Return the frames of the instruction's language, and what fills them; what is not known there is empty."""
     languages = json.loads(files("sapo.candidates").joinpath("demonstrations.json").read_text(encoding="utf-8"))
-    words: Mapping[str, Any] = languages.get(spoken(task.instruction), languages["other"])
+    words: Mapping[str, Any] = languages.get(language(task.instruction) or "other", languages["other"])
     kind, values = _form(task)
     slots = {
         "text": task.instruction.strip(),

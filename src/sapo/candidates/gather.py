@@ -70,7 +70,7 @@ def gather(
         task: whose instruction is paraphrased.
         sources: in order of preference.
         count: the original not counted; None takes everything.
-        advance: told the number of texts as they come in, valid or not.
+        advance: takes the number of texts as they come in, valid or not.
         judge: asked last about each text, unless it comes with the library; None for no such check.
 
     Raises:

@@ -10,8 +10,8 @@ from sapo.candidates.source import Advance, Rounds, Source, unheard
 from sapo.core.types import Origin, Task
 from sapo.core.untrusted import plain
 
-# A reply may have three times the tokens of the instruction and some more; what is longer is no candidate. A judgement
-# is one word.
+# A reply may have three times the tokens of the instruction and some more; a longer one is not a candidate. A
+# judgement is one word.
 _LONGEST, _SOME, _WORD = 3, 128, 16
 
 

@@ -41,7 +41,7 @@ class Source(Protocol):
         Args:
             task: whose instruction is paraphrased, always the original one; its suffix and labels stay as they are.
             wanted: number of paraphrases wanted.
-            advance: told the number of texts as they come in.
+            advance: takes the number of texts as they come in.
 
         Raises:
             CandidateError: if it can give nothing at all, for a reason that the user can act on.

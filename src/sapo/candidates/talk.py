@@ -5,6 +5,8 @@ from __future__ import annotations
 import regex
 from rapidfuzz import fuzz
 
+from sapo.models.layout import CHAT_PIECE
+
 MARKERS = "markers of a chat or a template"
 _CHATTY = {
     "an assistant's preamble": r"""
@@ -62,10 +64,9 @@ _CHATTY = {
         | \blanguage\ model\b | \bmy\ (guidelines|knowledge|training\ data)\b
         | 抱歉|对不起|作为一个?(人工智能|AI|语言模型)
     """,
-    MARKERS: r"""
-        <\|[^|>]*\|?>? | </?s> | \[/?INST\] | <</?SYS>> | </?think> | ```
+    MARKERS: rf"""
+        {CHAT_PIECE} | ``` | \#\#\#?\s*(instruction|response|input)\b
         | </?(instruction|paraphrase|answer|original|suffix|text|prompt|response|passage|ending|words)\d*>
-        | ^\s*(user|assistant|system|human|ai)\s*: | \#\#\#?\s*(instruction|response|input)\b
     """,
     "a placeholder": r"""
         \{\{?\s*\w*\s*\}?\} | %[sd]\b | \$\{\w+\} | <(your|insert|input|text|the)[^>\n]{0,30}> | \bXXX\b
@@ -88,17 +89,11 @@ _LISTED = regex.compile(r"\s*(?:[-*•]|\(?\d{1,2}[.):])\s*(.+)")
 _SENTENCE, _SAME = 4, 60
 
 
-def holds(kind: str, original: str, text: str) -> str | None:
-    """Return that a text holds such a thing, or None; what the original holds itself is no reason."""
-    pattern = _PATTERNS[kind]
-    return f"holds {kind}" if pattern.search(text) and not pattern.search(original) else None
-
-
 def chatty(original: str, text: str) -> str | None:
     """Return why a text is more than an instruction, or None; what the original holds itself is no reason."""
-    for name in _PATTERNS:
-        if reason := holds(name, original, text):
-            return reason
+    for name, pattern in _PATTERNS.items():
+        if pattern.search(text) and not pattern.search(original):
+            return f"holds {name}"
     if text.lstrip().startswith(("{", "[{")) and not original.lstrip().startswith(("{", "[{")):
         return "is data (JSON), not an instruction"
     return "is a list of versions" if _lists_versions(text) else None

@@ -46,10 +46,12 @@ def paraphrase_command(
     longest: Annotated[
         int, typer.Option(min=1, help="For --source demonstrations: characters of a candidate, at most.")
     ] = 2000,
-    temperature: Annotated[float, typer.Option(min=0.01, max=2, help="Of language models.")] = 1.0,
+    temperature: Annotated[
+        float, typer.Option(min=0.01, max=2, help="Sampling temperature of a language model; higher is more varied.")
+    ] = 1.0,
     max_requests: Annotated[int, typer.Option(min=1, help="Maximum requests to the server.")] = 200,
     max_tokens: Annotated[int, typer.Option(min=1, help="Maximum tokens, prompts and replies together.")] = 200_000,
-    seed: Annotated[int, typer.Option(min=0, help="Of language models.")] = 42,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of a language model's sampling.")] = 42,
 ) -> None:
     """Write paraphrases of a task's instruction to a file, checked; trains and scores nothing.
 
@@ -59,6 +61,8 @@ def paraphrase_command(
     names = _names(source, candidates, server_model, base_url, model)
     read = (candidates, None if task is None else Path(task))
     demand_writable(out, "--out", *read)
+    if out.exists():
+        raise ConfigError(f"--out {out} exists already: choose a file that does not exist yet, or delete it first")
     refused = out.with_name(f"{out.name.removesuffix('.jsonl')}.rejected.jsonl")
     demand_writable(refused, "--out", *read)
     from sapo.candidates.gather import gather, with_spare

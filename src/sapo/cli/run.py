@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -43,10 +44,23 @@ def run_command(
         from sapo.report.publish import print_report
         from sapo.sequence import run
 
+        before = _steps(settings.run_dir)
         with working(lambda: saved_in(settings.run_dir)) as progress:
             run(settings, progress)
         if launched().first:
+            _say_if_idle(settings.run_dir, before)
             print_report(console(), [settings.run_dir])
+
+
+def _steps(run_dir: Path) -> set[tuple[Path, int]]:
+    """Return the files of finished steps, of a run or of the runs of a sweep, and when each was written."""
+    kinds = ("selections", "training", "stages", "cells")
+    return {(file, file.stat().st_mtime_ns) for kind in kinds for file in run_dir.glob(f"**/{kind}/**/*.json")}
+
+
+def _say_if_idle(run_dir: Path, before: set[tuple[Path, int]]) -> None:
+    if before and before == _steps(run_dir):
+        say(f"Nothing was left to do: {run_dir} holds every result already.")
 
 
 def _forecast(settings: Config) -> None:
@@ -72,13 +86,15 @@ def _sweep(settings: Config, ray: str | None) -> None:
     from sapo.report.publish import print_report
     from sapo.runs.records import RECORDS
 
-    failed: SweepError | None = None
+    failed, before = None, _steps(settings.run_dir)
     with working(lambda: saved_in(settings.run_dir)) as progress:
         try:
-            run_sweep(settings, progress, here if ray is None else partial(on_ray, ray))
+            run_sweep(settings, progress, here if ray is None else partial(on_ray, ray, settings.resources))
         except SweepError as error:
             failed = error
     if launched().first and (settings.run_dir / RECORDS).is_file():
+        if failed is None:
+            _say_if_idle(settings.run_dir, before)
         print_report(console(), [settings.run_dir])
     if failed is not None:
         # Below the table, where it is seen.

@@ -27,6 +27,6 @@ def study_command(config: Configuration, overrides: Overrides = None, ray: Ray =
         return f"Saved in {settings.run_dir}: {count} trainings, and the finished steps of the states. {again()}"
 
     with working(saved) as progress:
-        run_study(settings, progress, None if ray is None else partial(on_ray, ray))
+        run_study(settings, progress, None if ray is None else partial(on_ray, ray, settings.resources))
     print_report(console(), [settings.run_dir])
     say(f"With figures: {shlex.join(['sapo', 'report', str(settings.run_dir), '--html', 'report.html'])}")

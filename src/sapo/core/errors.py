@@ -64,7 +64,7 @@ class SweepError(SapoError):
 
 
 class ProcessError(SapoError):
-    """Another process of the same job ended, so that this one cannot go on."""
+    """Another process of the same job ended, so that this one cannot continue."""
 
 
 class RecordError(SapoError):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    # Only the type: help and mistakes are told before numpy is loaded.
+    # Only the type: help and errors are shown before numpy is loaded.
     from sapo.core.types import Standing
 
 
@@ -34,7 +34,7 @@ class Reporter(Protocol):
     """
 
     def plan(self, cost: float) -> None:
-        """Be told the cost of the whole run, before its first step."""
+        """Hear the cost of the whole run, before its first step."""
         return
 
     def step(self, label: str, units: int, cost: float) -> AbstractContextManager[Callable[[int], None]]:
@@ -47,20 +47,20 @@ class Reporter(Protocol):
     def race(self, texts: Sequence[str], rows: int) -> AbstractContextManager[Callable[[Standing], None]]:
         """Open the display of a race between candidates, the original first, each scored on ``rows`` at most.
 
-        Yield what is told each standing.
+        Yield what takes each standing.
         """
         return nullcontext(lambda standing: None)
 
     def reused(self, label: str, cost: float) -> None:
-        """Be told that a step was found finished."""
+        """Hear that a step was found finished."""
         return
 
     def note(self, text: str) -> None:
-        """Be told something the user should know; ``text`` is plain, never markup."""
+        """Hear something the user should know; ``text`` is plain, never markup."""
         return
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """Be told a table of plain texts; a heading may be broken where it holds a line break."""
+        """Hear a table of plain texts; a heading may be broken where it holds a line break."""
         return
 
 

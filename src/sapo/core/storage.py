@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -80,7 +81,7 @@ def read_json(path: Path, advice: str = "Delete it to compute this step again.")
 
 @dataclass(frozen=True, slots=True)
 class Lines(Generic[T]):
-    """JSONL files of one kind of record, read with errors that name the line, written whole or not at all.
+    """JSONL files of one kind of record, read with errors that name the line, added to line by line.
 
     Attributes:
         parse: returns the record of a line; a ValueError is a damaged line.
@@ -96,10 +97,10 @@ class Lines(Generic[T]):
     advice: str
     separators: tuple[str, str] = (", ", ": ")
 
-    def read(self, path: Path) -> tuple[T, ...]:
+    def read(self, path: Path, note: Callable[[str], None] = lambda text: None) -> tuple[T, ...]:
         """Return the records of a file in its order.
 
-        A last line without its end is what a crash or a copy cut off: it is ignored.
+        A last line without its end is what a crash or a copy cut off: it is ignored, and ``note`` is told.
 
         Raises:
             RecordError: if the file cannot be read, or a line is damaged, naming both; or what ``parse`` says that is
@@ -118,6 +119,7 @@ class Lines(Generic[T]):
                 data = json.loads(line.decode("utf-8", "surrogatepass"))
             except (ValueError, RecursionError) as error:
                 if number > len(lines):
+                    note(f"{path}: the last line was cut off while it was written, and is dropped")
                     break
                 raise RecordError(f"{path}, line {number} is damaged ({error}). {self.advice}") from error
             try:
@@ -130,22 +132,47 @@ class Lines(Generic[T]):
         return tuple(found.values())
 
     def append(self, path: Path, record: T) -> None:
-        """Put a record at the end of a file, or in the place of the one with its key; the file is written whole.
+        """Add a line at the end of a file; it is on the disk when this returns. One process at a time may do this.
 
-        Nothing is written if the file holds an equal one. One process at a time may do this.
+        A last line that was cut off makes room for it.
 
         Raises:
-            RecordError: if the file holds a damaged line, or cannot be read or written.
+            RecordError: if the file cannot be written; it then holds what it held before.
         """
-        records = {self.key(known): known for known in self.read(path)} if path.exists() else {}
-        if records.get(self.key(record)) == record:
-            return
-        records[self.key(record)] = record
-        lines = (
-            json.dumps(self.dump(one), ensure_ascii=False, allow_nan=False, separators=self.separators)
-            for one in records.values()
-        )
-        write_text(path, "".join(f"{line}\n" for line in lines))
+        values = json.dumps(self.dump(record), ensure_ascii=False, allow_nan=False, separators=self.separators)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("a+b", buffering=0) as file:
+                whole, line = _end(file)
+                line += values.encode("utf-8", "surrogatepass") + b"\n"
+                try:
+                    file.truncate(whole)
+                    while line:
+                        line = line[file.write(line) :]
+                    os.fsync(file.fileno())
+                except BaseException:
+                    file.truncate(whole)
+                    raise
+        except OSError as error:
+            raise RecordError(unwritable(path, error.strerror or str(error))) from error
+
+
+def _end(file: FileIO) -> tuple[int, bytes]:
+    """Return how many bytes of a file of JSON lines are not cut off, and what their last line lacks."""
+    size = file.seek(0, os.SEEK_END)
+    if size == 0:
+        return 0, b""
+    file.seek(-1, os.SEEK_END)
+    if file.read(1) == b"\n":
+        return size, b""
+    file.seek(0)
+    content = file.read()
+    start = content.rfind(b"\n") + 1
+    try:
+        json.loads(content[start:].removeprefix(codecs.BOM_UTF8).decode("utf-8", "surrogatepass"))
+    except (ValueError, RecursionError):
+        return start, b""
+    return size, b"\n"
 
 
 def unwritable(path: Path, why: str) -> str:

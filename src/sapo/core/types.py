@@ -9,6 +9,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from sapo.core.untrusted import brief
+
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
@@ -31,6 +33,11 @@ class Example:
     answer: str
     history: tuple[tuple[str, str], ...] = ()
     references: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        turns = len(self.history)
+        earlier = f", {turns} earlier turn{'s' * (turns > 1)}" if turns else ""
+        return f"Example({brief(self.input)}, {brief(self.answer)}{earlier})"
 
 
 Split = Literal["train", "dev", "test"]
@@ -75,6 +82,11 @@ class Task:
     test: tuple[Example, ...]
     unused: tuple[Unused, ...] = ()
     notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        rows = f"{len(self.train)} train, {len(self.dev)} dev, {len(self.test)} test rows"
+        labels = f", {len(self.labels)} labels" if self.labels else ""
+        return f"Task({brief(self.name)}, {brief(self.instruction)}, {rows}{labels}, {self.metric})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +134,9 @@ class Losses:
     nll: Floats
     tokens: Ints
     cut: Ints
+
+    def __repr__(self) -> str:
+        return f"Losses({self.per_token:.4f} nats per token, {len(self.nll)} rows)"
 
     @property
     def per_token(self) -> float:

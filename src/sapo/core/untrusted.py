@@ -6,6 +6,8 @@ import unicodedata
 
 import regex
 
+# Characters of a text in a message or a value's repr.
+_BRIEF = 60
 _INVISIBLE = regex.compile(r"\p{Default_Ignorable_Code_Point}")
 
 
@@ -31,3 +33,9 @@ def visible(text: str) -> str:
 def folded(text: str) -> str:
     """Return the text without differences of case, width, white space and invisible characters."""
     return " ".join(visible(unicodedata.normalize("NFKC", text)).casefold().split())
+
+
+def brief(text: str) -> str:
+    """Return the beginning of a text as one quoted line."""
+    line = " ".join(text[:_BRIEF].split())
+    return repr(line if len(text) <= _BRIEF else f"{line}...")

@@ -125,7 +125,7 @@ def run_sweep(config: Config, progress: Reporter = SILENT, where: Where = here) 
         raise RecordError(f"run_dir {config.run_dir} holds a single run: choose another one for a sweep")
     failed: dict[str, str] = {}
     with locked(config.run_dir) if first else nullcontext():
-        known = {record.name: record for record in read_records(records)} if records.is_file() else {}
+        known = {record.name: record for record in read_records(records, progress.note)} if records.is_file() else {}
         open_ = _open(runs, known)
         progress.note(f"sweep of {len(runs)} runs, {len(runs) - len(open_)} of them finished, in {config.run_dir}")
         _check(open_, loads=where is here)
@@ -146,9 +146,10 @@ def run_sweep(config: Config, progress: Reporter = SILENT, where: Where = here) 
                     failed[job.name] = str(found)
                     progress.note(f"FAILED {job.name}: {found}")
                     continue
-                known[job.name] = _record(by_name[job.name], found)
-                if first:
-                    append_record(records, known[job.name])
+                record = _record(by_name[job.name], found)
+                if first and record != known.get(job.name):
+                    append_record(records, record)
+                known[job.name] = record
     if failed:
         name, why = next(iter(failed.items()))
         raise SweepError(

@@ -9,7 +9,7 @@ import logging
 import multiprocessing
 import os
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, contextmanager
@@ -21,6 +21,7 @@ import torch
 
 from sapo.core.errors import ConfigError, ProcessError, RecordError, SapoError, demand_extra
 from sapo.core.progress import SILENT, Reporter
+from sapo.runs.config.schema import ResourcesConfig
 
 T = TypeVar("T")
 # Seconds within which a cluster must answer, and how often a job is begun again whose worker was killed.
@@ -50,10 +51,12 @@ class Place:
     Attributes:
         progress: hears how many jobs of workers have ended.
         submit: hands work to a worker; None where there is only this process, whose work speaks for itself.
+        lost: what a future raises whose worker died too often; that ends its job alone.
     """
 
     progress: Reporter
     submit: Callable[..., Future[Any]] | None = None
+    lost: tuple[type[Exception], ...] = ()
 
     def make(self, label: str, jobs: Sequence[Job[T]], *, stops: bool = True) -> Iterator[tuple[Job[T], T | SapoError]]:
         """Yield each job with what it gave, or the error that ended it, as they end.
@@ -79,7 +82,10 @@ class Place:
                     job = handed.pop(future)
                     if future.cancelled():
                         continue
-                    found = future.result()
+                    try:
+                        found = future.result()
+                    except self.lost as error:
+                        found = ProcessError(f"its worker died {1 + _RETRIES} times, at last: {_first_line(error)}")
                     yield job, found
                     advance(1)
                     if stops and isinstance(found, SapoError):
@@ -151,17 +157,18 @@ def visible_gpus(device: str | None) -> tuple[str, ...]:
 
 
 @contextmanager
-def on_ray(address: str, progress: Reporter) -> Iterator[Place]:
-    """Open a Ray cluster: every job is a task with one GPU, or with one CPU where the cluster has no GPUs.
+def on_ray(address: str, wanted: ResourcesConfig, progress: Reporter) -> Iterator[Place]:
+    """Open a Ray cluster: every job is a task that takes the ``wanted`` resources of one node.
 
     ``address`` is what ``ray.init`` takes; "auto" is the cluster of this machine.
 
     Raises:
         ConfigError: if Ray is not installed, or there is no cluster.
-        ProcessError: if a job's worker dies again and again.
+        ProcessError: if the cluster itself is lost.
     """
     demand_extra("ray", "ray", "--ray")
     import ray
+    from ray.exceptions import NodeDiedError, OutOfMemoryError, RayError, RayTaskError, WorkerCrashedError
 
     try:
         host, _, port = address.rpartition("//")[2].rpartition(":")
@@ -169,16 +176,34 @@ def on_ray(address: str, progress: Reporter) -> Iterator[Place]:
             # Fails at once where nobody listens; Ray itself would try for minutes.
             socket.create_connection((host.strip("[]"), int(port)), timeout=_PATIENCE).close()
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except (OSError, ValueError, RuntimeError) as error:
-        first = str(error).split("\n")[0]
+    except (OSError, ValueError, RuntimeError, RayError) as error:
         raise ConfigError(
-            f"--ray {address}: no Ray cluster there ({first}). Start one (ray start --head), or give its address"
+            f"--ray {address}: no Ray cluster there ({_first_line(error)}). Start one (ray start --head), or give its "
+            "address; where it asks for a token, set RAY_AUTH_MODE=token"
         ) from error
     try:
-        resources = {"num_gpus": 1} if ray.cluster_resources().get("GPU", 0) else {"num_cpus": 1}
-        remote = ray.remote(max_retries=_RETRIES, **resources)(_in_worker)
-        yield Place(progress, lambda _, *arguments: remote.remote(*arguments).future())
-    except ray.exceptions.RayError as error:
-        raise ProcessError(f"Ray: {str(error).strip().splitlines()[0]}. {_AGAIN}") from error
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        gpus = float(any(node.get("GPU", 0) for node in nodes)) if wanted.gpus is None else wanted.gpus
+        taken = {"CPU": wanted.cpus, "GPU": gpus, "memory": (wanted.memory or 0) * 1e9}
+        if not any(all(node.get(kind, 0) >= amount for kind, amount in taken.items()) for node in nodes):
+            progress.note(f"--ray {address}: no node has {_listed(taken)}; tasks wait until one joins that has")
+        options = {"num_cpus": wanted.cpus, "num_gpus": gpus, "memory": int(taken["memory"]) or None}
+        remote = ray.remote(max_retries=_RETRIES, **options)(_in_worker)
+        lost = (WorkerCrashedError, NodeDiedError, OutOfMemoryError)
+        yield Place(progress, lambda _, *arguments: remote.remote(*arguments).future(), lost)
+    except RayTaskError:
+        # A mistake of the program, with where it was made.
+        raise
+    except RayError as error:
+        raise ProcessError(f"Ray: {_first_line(error)}. {_AGAIN}") from error
     finally:
         ray.shutdown()
+
+
+def _listed(resources: Mapping[str, float]) -> str:
+    units = {"CPU": ("CPUs", 1), "GPU": ("GPUs", 1), "memory": ("GB of memory", 1e9)}
+    return ", ".join(f"{amount / units[kind][1]:g} {units[kind][0]}" for kind, amount in resources.items() if amount)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().split("\n")[0]

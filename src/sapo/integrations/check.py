@@ -77,8 +77,7 @@ class Check:
     def after(self, model: Any = None) -> Check:
         """Return what changed since this check, row by row; its own `after` tells of the next step.
 
-        Args:
-            model: in its present state; by default the one that was checked.
+        ``model`` is in its present state; by default it is the one that was checked.
         """
         model = self.model if model is None else model
         scorer = Scorer(model)

@@ -73,7 +73,7 @@ class TaskSequence:
         progress: hears about every step: an entered `sapo.cli.progress.Terminal` shows a bar.
 
     Raises:
-        DataError: if tasks cannot be told apart or tested, or a setting is not allowed.
+        DataError: if two tasks have one name, or one cannot be tested, or a setting is not allowed.
         RecordError: if the directory holds something else.
     """
 
@@ -128,7 +128,7 @@ class TaskSequence:
         self._choose = Chooser(engine, policy, settings, seed)
         # What is only read back was never planned.
         self._test, self._read_back = (Tester(one, _PROMPTS, max_new_tokens) for one in (engine, silent))
-        # What `before` told since this object was made.
+        # What `before` returned since this object was made.
         self._chosen: dict[str, Choice] = {}
         if not self.open and not (self._directory.path / "results.json").is_file():
             # The process ended between the last record and this.
@@ -171,9 +171,9 @@ class TaskSequence:
             else:
                 if self._trained(number - 1)["state"] != stage.fingerprint:
                     raise RecordError(
-                        f"the model is not the one that was tested after {self.tasks[number - 2].name!r}, the last "
-                        "finished task: give the model that was saved then (its weights, or their dtype, differ), or "
-                        f"begin afresh in another run_dir than {self._directory.path}"
+                        f"the model differs from the one tested after {self.tasks[number - 2].name!r}, the last "
+                        "finished task, in its weights or their dtype: pass the model that was saved then, or start "
+                        f"anew with a run_dir other than {self._directory.path}"
                     )
             gathered = Gathered((Instruction(found.instruction, "original"),), ())
             if self._policy != "original":
@@ -201,7 +201,9 @@ class TaskSequence:
         """
         found = self._next(task, model)
         if found.name not in self._chosen:
-            raise DataError(f"after({found.name!r}) without before({found.name!r}): it tells what to train with")
+            raise DataError(
+                f"after({found.name!r}) needs before({found.name!r}) first: it returns the instruction to train with"
+            )
         number, choice = len(self.done) + 1, self._chosen[found.name]
         with self._directory:
             stage = self._model.stage(number, self._name(number), (*self._choices(number - 1), choice))
@@ -264,11 +266,7 @@ class TaskSequence:
         return f"{number}-{self.tasks[number - 1].name}" if number else "start"
 
     def _trained(self, number: int) -> Any:
-        """Return what was recorded of a stage.
-
-        Raises:
-            RecordError: if it was not.
-        """
+        """Return what was recorded of a stage; if nothing was, that is an error."""
         path = f"training/{self._name(number)}.json" if number else "start.json"
         found = self._directory.find(path, {})
         if found is None:

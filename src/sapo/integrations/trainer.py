@@ -11,7 +11,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from sapo.core.errors import CandidateError, DataError, ModelError, RenderError, nearest
-from sapo.core.processes import Processes, joined
+from sapo.core.processes import ALONE, Processes, joined
 from sapo.core.storage import undamaged, write_json, write_text
 from sapo.core.types import Encoded, Example, Instruction, Task
 from sapo.models.batches import labelled
@@ -75,7 +75,7 @@ def describe(
         task: trained last.
         selection: what `sapo.select` returned, or the callback that chose again while it was trained; or an
             instruction or its text alone, then without losses of candidates.
-        after: directory of the model that this training went on from, where that was trained on earlier tasks: its
+        after: directory of the model that this training started from, where that was trained on earlier tasks: its
             `sapo.json` entries are copied. It may be ``directory`` itself.
         max_length: most tokens of prompt and answer.
         max_new_tokens: longest answer.
@@ -124,7 +124,7 @@ def describe(
     with undamaged((folder if after is None else Path(after)) / LINEAGE, TAKE_AGAIN):
         card = model_card(data)
     if whole and not (folder / "tokenizer_config.json").is_file():
-        # A trainer saves it where it was told of it.
+        # A trainer saves it where it knows of it.
         tokenizer.save_pretrained(folder)
     write_json(folder / LINEAGE, data)
     write_text(folder / "README.md", card)
@@ -135,7 +135,7 @@ def _told(task: Task, given: Chosen | SapoCallback) -> Choice:
     if not isinstance(given, SapoCallback):
         return Choice(task, chosen(task, given), given if isinstance(given, Selection) else None)
     chosen(task, given.selection)
-    # It may have gone on from the checkpoint of a training with other candidates.
+    # It may have been resumed from the checkpoint of a training with other candidates.
     scored = given.instruction.text in [c.instruction.text for c in given.selection.candidates]
     return Choice(task, given.instruction, given.selection if scored else None, switches=given.switches)
 
@@ -243,7 +243,8 @@ class SapoCallback(TrainerCallback):
         if epoch == 0 or (self.choices and self.choices[-1].epoch == epoch):
             return
         # Processes compute the same losses: each row by one of them.
-        choice = self._leaders.choose(Scorer(kwargs["model"], processes=_processes(args)), state.global_step, epoch)
+        processes = Processes(args.process_index, args.world_size) if joined() else ALONE
+        choice = self._leaders.choose(Scorer(kwargs["model"], processes=processes), state.global_step, epoch)
         self._word()
         state.stateful_callbacks[_KEPT] = self._leaders.to_json()
         figures = {
@@ -333,7 +334,3 @@ def _not_trained_on(task: Task, held_out: Sequence[Example] | None) -> list[Exam
             "(sapo.hold_out(task).test), or train every epoch with the first choice"
         )
     return rows
-
-
-def _processes(args: Any) -> Processes:
-    return Processes(args.process_index, args.world_size) if joined() else Processes(0, 1)

@@ -56,12 +56,9 @@ error = partial(Verdict, "error")
 
 @dataclass(frozen=True)
 class Row:
-    """A row as the model is given it.
+    """A row as the model is given it: its tokens, and as labels the same, but IGNORED where nothing is learned.
 
-    Attributes:
-        ids: its tokens.
-        labels: the same, but IGNORED where nothing is learned.
-        cut: characters of the input that are left out of the middle.
+    ``cut`` characters of the input are left out of the middle.
     """
 
     ids: tuple[int, ...]
@@ -206,9 +203,13 @@ def _misplaced(t: Training, learned: str, skipped: Sequence[str]) -> Verdict:
     """Return what to say of ``learned`` text; ``skipped`` is what stands between it and a generation prompt, if any."""
     asked = [name for name in ("assistant_only_loss", "completion_only_loss") if t.args.get(name)]
     if any(tail.endswith(learned) for tail in t.tails):
-        return warning(f"it begins too early: {learned!r} is learned, and stands in the prompt at inference. Mask it")
+        return warning(
+            f"the labels begin too early: {learned!r} is learned, but belongs to the prompt at inference. Mask it"
+        )
     if any(not any(token in text for token in t.tokenizer.all_special_tokens) for text in skipped):
-        return error(f"it begins too late: {skipped[0]!r} is not learned. Let the labels begin right behind the prompt")
+        return error(
+            f"the labels begin too late: {skipped[0]!r} is not learned. Let them begin right behind the prompt"
+        )
     if asked:
         return error(f"prompts are learned, despite {asked[0]}: mark answers with {{% generation %}} in the template")
     return warning(f"prompts are learned too, such as {quoted(learned)}: for answers only, assistant_only_loss=True")
@@ -272,7 +273,7 @@ def _reasoning(t: Training) -> Iterator[Verdict]:
     empty = sum(bool(re.match(_EMPTY, t.text(row.ids[slice(*row.spans[-1])]).lstrip())) for row in t.learned)
     quiet = "set chat_template_kwargs={'enable_thinking': False} in every row and at inference"
     if twice:
-        yield error(f"in {twice} of {len(texts)} rows an empty <think> block stands twice: remove it from the answers")
+        yield error(f"in {twice} of {len(texts)} rows an empty <think> block occurs twice: remove it from the answers")
     elif empty:
         yield warning(f"in {empty} of {len(texts)} rows an empty <think> block is learned, reasoning may go: {quiet}")
     elif not any(re.search(r"<think>\s*[^\s<]", text) for text in texts):
@@ -302,20 +303,22 @@ def _template(t: Training) -> Iterator[Verdict]:
         # Rows without messages were made into tokens elsewhere.
         return
     except (TemplateError, ValueError) as failure:
-        yield error(f"as saved, it cannot render the first row ({str(failure)[:80]}): save the one trained with")
+        yield error(f"the saved template cannot render the first row ({str(failure)[:80]}): save the one trained with")
         return
     trained = t.text(row.ids)
     # Some templates for training end the last turn, too.
     if not whole.startswith(trained) and not trained.startswith(whole):
-        yield error(f"as saved, it does not render the first row: {_apart(trained, whole)}. Save the one trained with")
+        yield error(
+            f"the saved template renders the first row differently: {_apart(trained, whole)}. Save the one trained with"
+        )
     elif not trained.startswith(asked[0]):
         level, what = warning if trained.startswith(tuple(asked)) else error, _apart(trained, asked[0])
         so = next(
             (f"Ask with {how}" for how, text in zip(_THINKING, asked, strict=True) if trained.startswith(text)), ""
         )
-        yield level(f"it does not ask as was trained: {what}. {so or 'Mend its generation prompt'}")
+        yield level(f"the saved template asks differently from training: {what}. {so or 'Mend its generation prompt'}")
     else:
-        yield ok("as saved, it renders the first row as it is trained, and asks as it is asked")
+        yield ok("the saved template renders the first row, and the prompt at inference, as in training")
 
 
 def _apart(trained: str, other: str) -> str:

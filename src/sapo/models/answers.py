@@ -69,7 +69,7 @@ def evaluate(
 ) -> Evaluation:
     """Return greedy answers, their scores and the true answers' NLL; the model is left as it was.
 
-    ``advance`` is told the number of rows after each batch: every row counts twice, once for its answer and
+    ``advance`` takes the number of rows after each batch: every row counts twice, once for its answer and
     once for its loss. ``scorer`` is the model's, where there is one that has chosen its route already.
     ``processes`` share the rows out.
     """
@@ -154,12 +154,16 @@ def greedy(model: Any, max_new_tokens: int, stops: Sequence[int]) -> Iterator[No
 
 def batches(prompts: Sequence[Sequence[int]], max_new_tokens: int, device: str) -> Iterator[list[int]]:
     """Yield the numbers of prompts in batches of similar length that a kind of device has room for, long ones first."""
-    budget = _BATCH_TOKENS.get(device, _BATCH_TOKENS_ACCELERATOR)
     batch: list[int] = []
     for i in sorted(range(len(prompts)), key=lambda i: -len(prompts[i])):
-        if batch and (len(batch) + 1) * (len(prompts[batch[0]]) + max_new_tokens) > budget:
+        if batch and len(batch) == batch_rows(len(prompts[batch[0]]) + max_new_tokens, device):
             yield batch
             batch = []
         batch.append(i)
     if batch:
         yield batch
+
+
+def batch_rows(tokens: int, device: str) -> int:
+    """Return how many rows of so many tokens, new ones included, a kind of device answers together."""
+    return max(1, _BATCH_TOKENS.get(device, _BATCH_TOKENS_ACCELERATOR) // tokens)

@@ -9,6 +9,8 @@ from sapo.core.errors import RenderError
 from sapo.core.types import Example
 
 ROLES = ("user", "assistant")
+# What chat templates write around turns. Spelled in a text, the renderer reads it as ordinary text.
+CHAT_PIECE = r"<\|[^|>]*\|?>?|</?s>|\[/?INST\]|<</?SYS>>|</?think>|^[ \t]*(?:user|assistant|system|human|ai)[ \t]*:"
 # A text, or messages with role and content.
 Side = str | list[dict[str, Any]]
 # Stands where the instruction was taken out of a row of another layout, see `sapo.tasks.inplace.Rows`.

@@ -43,6 +43,8 @@ UNCONFIRMED = (
     "NOT confirmed that it was trained on this model: its sapo.json records another state of base and adapter. "
     "Another base, dtype or library version would explain it"
 )
+# Seconds in which the hub must answer.
+_PATIENCE = 10
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -62,6 +64,9 @@ class LoadedModel:
     name: str
     notes: tuple[str, ...]
     confirmed: bool = True
+
+    def __repr__(self) -> str:
+        return f"LoadedModel({self.name}: {type(self.model).__name__}, {', '.join(self.notes)})"
 
     def __iter__(self) -> Iterator[Any]:
         """Unpack as ``model, tokenizer``."""
@@ -158,7 +163,7 @@ def _part(kind: Any, what: str, name: str, source: str) -> Any:
     try:
         return kind.from_pretrained(source)
     except (OSError, ValueError, KeyError) as error:
-        raise ModelError(_cannot_load(f"the {what} of ", name, error)) from error
+        raise ModelError(_cannot_load(f"the {what} of ", name, _first_line(error))) from error
 
 
 def load_model(
@@ -210,7 +215,7 @@ def load_model(
     try:
         model, report = AutoModelForCausalLM.from_pretrained(_source(name), output_loading_info=True, **options)
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
-        raise ModelError(_cannot_load("", name, error)) from error
+        raise ModelError(_cannot_load("", name, _first_line(error))) from error
     if report["missing_keys"]:
         # transformers fills them with random numbers.
         raise ModelError(f"model {name!r} lacks the weights {', '.join(sorted(report['missing_keys'])[:5])}")
@@ -220,6 +225,11 @@ def load_model(
         from peft import prepare_model_for_kbit_training
 
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+        for layer in model.modules():
+            # bitsandbytes' fast path on some CPUs rewrites and rounds 4-bit weights at the first pass without
+            # gradients. Scoring must leave the model unchanged, and training must see what was scored.
+            if hasattr(layer, "support_avx512bf16_for_cpu"):
+                layer.support_avx512bf16_for_cpu = False
     elif device_map is None:
         try:
             model = model.to(device)
@@ -285,7 +295,7 @@ def _bitsandbytes(quantization: str, dtype: torch.dtype) -> Any:
 
 
 def _placed(model: Any, name: str) -> str:
-    """Return the devices that hold a model's layers; main memory beside them is no place to train."""
+    """Return the devices that hold a model's layers; none may lie in main memory."""
     devices = sorted({str(parameter.device) for parameter in model.parameters()})
     # What waits in main memory or on the disk until it is its turn has no device of its own.
     if "meta" in devices or ("cpu" in devices and len(devices) > 1):
@@ -329,6 +339,8 @@ def _with_adapter(model: Any, adapter: str) -> Any:
         if missing:
             raise ModelError(_cannot_add(adapter, f"it has no {' and no '.join(missing)}."))
         adapter = str(folder)
+    elif (why := _unreachable(adapter, "adapter_config.json")) is not None:
+        raise ModelError(_cannot_add(adapter, why))
     try:
         with warnings.catch_warnings():
             # Weights that are missing are found below, and are an error there.
@@ -396,12 +408,41 @@ def _source(name: str) -> str:
             f"{name} holds an adapter, not a model: give its base as the model and this directory as the adapter "
             "(model.adapter in a configuration, --adapter in `sapo select`)"
         )
-    return str(folder) if folder.is_dir() else name
+    if folder.is_dir():
+        return str(folder)
+    if (why := _unreachable(name, "config.json")) is not None:
+        raise ModelError(_cannot_load("", name, why))
+    return name
 
 
-def _cannot_load(what: str, name: str, error: Exception) -> str:
+def _unreachable(name: str, file: str) -> str | None:
+    """Return why a hub id's file cannot be had, where it was not downloaded and the hub does not answer.
+
+    The libraries ask six times for each file, which takes a minute: here it is asked once.
+    """
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        if not isinstance(try_to_load_from_cache(name, file), str):
+            get_hf_file_metadata(hf_hub_url(name, file), timeout=_PATIENCE)
+    except HfHubHTTPError:
+        # The hub has answered; what is wrong, the libraries say.
+        return None
+    except ValueError as error:
+        return f"it is neither a directory nor a hub id: {_first_line(error)}"
+    # The hub library's client has had other names for it.
+    except Exception as error:
+        return (
+            "there is no such directory, it was not downloaded earlier, and the hub cannot be reached "
+            f"({_first_line(error)})."
+        )
+    return None
+
+
+def _cannot_load(what: str, name: str, why: str) -> str:
     return (
-        f"{what}model {name!r} cannot be loaded: {_first_line(error)} "
+        f"{what}model {name!r} cannot be loaded: {why} "
         "Allowed: 'embedded', a directory with config.json, tokenizer and safetensors weights, or a hub id "
         "(which needs a network, or an earlier download)."
     )

@@ -87,7 +87,7 @@ class Scorer:
     def __call__(self, encoded: Sequence[Encoded], advance: Callable[[int], None] = lambda rows: None) -> Losses:
         """Return the losses of all examples, in the order given.
 
-        ``encoded`` are examples of one candidate; ``advance`` is told the number of rows after each batch.
+        ``encoded`` are examples of one candidate; ``advance`` takes the number of rows after each batch.
 
         Raises:
             ScoreError: if one row alone does not fit the memory.
@@ -128,22 +128,34 @@ class Scorer:
 
     def plain(self, encoded: Sequence[Encoded]) -> Losses:
         """Return the same losses by the plain route, every row for itself: the reference for the other."""
+        return losses_of(encoded, self._plain(encoded))
+
+    def _plain(self, encoded: Sequence[Encoded]) -> Floats:
         alone = range(len(encoded))
-        scoring = Scoring(self._runner, self._processes, encoded, lambda rows: False, alone)
-        return losses_of(encoded, scoring.nll(alone))
+        return Scoring(self._runner, self._processes, encoded, lambda rows: False, alone).nll(alone)
 
-    def layout_noise(self, encoded: Sequence[Encoded], losses: Losses) -> float:
-        """Return how far a loss moves with the layout of batches alone, in nats per token.
+    def side_by_side(self, pair: Sequence[Sequence[Encoded]]) -> list[Floats]:
+        """Return the NLL sums of two candidates' examples, row k of both in the same batch of the plain route.
 
-        Zero in float32, where the rounding is below every tolerance; in half precision and with quantised weights,
-        where kernels for other shapes round differently, the same examples are scored again by the plain route in
-        smaller batches.
+        Batches of other shapes round differently; here both candidates meet the same ones.
+        """
+        together = self._plain([encoded for rows in zip(*pair, strict=True) for encoded in rows])
+        return [together[0::2], together[1::2]]
+
+    def layout_noise(self, scoring: Scoring, rows: Sequence[int]) -> float:
+        """Return how far the loss of these rows may move with the layout of batches alone, in nats per token.
+
+        Zero in float32, where the rounding is below every tolerance. In half precision and with quantised weights,
+        where kernels for other shapes round differently, each row is scored again by itself, by the plain route: twice
+        the standard error of a sum of such differences, which have the mean zero.
         """
         if not _rounds(self._runner.model):
             return 0.0
-        other = self.on(self._runner.model)
-        other._runner.batch_tokens //= 4
-        return abs(losses.per_token - other.plain(encoded).per_token)
+        alone = self.on(self._runner.model)
+        alone._runner.batch_tokens = 1
+        encoded = [scoring.encoded[row] for row in rows]
+        moved = scoring.nll(rows) - alone._plain(encoded)
+        return 2 * float(np.sqrt((moved**2).sum())) / sum(e.supervised for e in encoded)
 
     def _shares_prefix(self, encoded: Sequence[Encoded]) -> bool:
         """Decide at the first call whether prefixes are shared: whether both routes agree on the first rows."""
@@ -192,7 +204,7 @@ class Scoring:
 
         Examples with the same tokens, also in earlier rounds, are computed once.
 
-        ``advance`` is told the number of rows after each batch, duplicates included.
+        ``advance`` takes the number of rows after each batch, duplicates included.
         """
         new = longest_first(self.encoded, self.unknown(rows))
         if new:

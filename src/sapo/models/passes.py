@@ -115,7 +115,7 @@ def losses_of_batch(model: Any, rows: Sequence[Encoded], prefix: Prefix | None) 
 def losses_of_long_row(model: Any, row: Encoded, prefix: Prefix | None, labels: int) -> torch.Tensor:
     """Return the same of one row, in several passes that ask for at most ``labels`` tokens' logits each.
 
-    With a prefix, each pass goes on from the keys and values of the one before; without, where the model has
+    With a prefix, each pass continues from the keys and values of the one before; without, where the model has
     none to share, each begins at the first token.
     """
     past = prefix.growing() if prefix else None

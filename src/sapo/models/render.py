@@ -96,7 +96,7 @@ class Renderer:
     ) -> list[tuple[int, ...]]:
         """Return the token ids that generation starts from, leaving room for ``max_new_tokens``.
 
-        The examples' answers are not looked at.
+        The examples' answers are not used.
         """
 
         def whole(examples: Sequence[Example]) -> list[Encoded]:
@@ -180,7 +180,7 @@ class Renderer:
         if not full.startswith(prompt):
             raise RenderError(
                 "the model's chat template renders an answered conversation differently from its own generation "
-                f"prompt, so the answer's tokens cannot be told apart. It ends {prompt[-40:]!r} for generation. "
+                f"prompt, so it is unclear which tokens are the answer. It ends {prompt[-40:]!r} for generation. "
                 "Give the tokenizer another chat_template; or, before a trainer of your own, score the tokens that it "
                 "makes (renderer=... of sapo.select)."
             )

@@ -59,7 +59,7 @@ class Runner:
     ) -> Floats:
         """Return the rows' NLL sums in nats, shape [rows].
 
-        The rows begin with the prefix; ``advance`` is told the number of rows after each batch. Losses stay on the
+        The rows begin with the prefix; ``advance`` takes the number of rows after each batch. Losses stay on the
         device until the last one. (In each, a boolean ``logits_to_keep`` still makes an accelerator be waited for.)
 
         Raises:

@@ -123,12 +123,12 @@ def own_sides(instruction: str, suffix: str, example: Example, *, chat: bool) ->
 
 
 def prompt_and_completion(prompt: Side, completion: Side, variables: dict[str, Any]) -> dict[str, Any]:
-    """Return a row as SFTTrainer takes it, with what its chat template is told."""
+    """Return a row as SFTTrainer takes it, with the variables of its chat template."""
     return {"prompt": prompt, "completion": completion, **({"chat_template_kwargs": variables} if variables else {})}
 
 
 def template_variables(tokenizer: Any) -> dict[str, Any]:
-    """Return what a template is told: answers are trained without a reasoning block."""
+    """Return the variables of a template: answers are trained without a reasoning block."""
     template = None if tokenizer is None else tokenizer.chat_template
     return {"enable_thinking": False} if isinstance(template, str) and "enable_thinking" in template else {}
 

@@ -23,7 +23,7 @@ from sapo.runs.results import MEASURES, RunResult
 from sapo.training.settings import MethodName, Policy
 
 Unit = tuple[str, int]
-ROW_NOISE = "[..]: 95 % intervals over the test rows of these trained models. They do not cover other seeds."
+ROW_NOISE = "[..]: 95 % intervals over the test rows. They do not cover other seeds."
 PAIRED_ROWS = (
     "Differences are paired: both runs are resampled on the same test rows. Their 95 % intervals cover these rows and "
     "trained models, not other seeds; with less than about 20 rows for a task they are too narrow. Each run is one "

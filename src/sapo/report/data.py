@@ -49,7 +49,7 @@ def _label_shares(inspection: Inspection) -> Table:
     shown = [n for n, total in enumerate(totals) if total]
     ranked = sorted(inspection.labels, key=lambda x: (-x.train, -x.test))
     named = [(one_line(repr(x.label), _SHOWN), _counts([x])) for x in ranked[:_LABELS]]
-    others = (f"{len(ranked) - _LABELS} other labels", ranked[_LABELS:]), ("none of the labels", [inspection.outside])
+    others = (f"{len(ranked) - _LABELS} other labels", ranked[_LABELS:]), ("not a label", [inspection.outside])
     named += [(name, counts) for name, labels in others if any(counts := _counts(labels))]
     rows = tuple((name, *(f"{100 * counts[n] / totals[n]:.1f} %" for n in shown)) for name, counts in named)
     legend = f"Percent of all {', '.join(f'{totals[n]} {_KINDS[n]}' for n in shown)} rows."

@@ -380,7 +380,7 @@ def _alarms(runs: Sequence[Run]) -> Iterator[Block]:
 
 
 def _alarm(alarm: Alarm) -> str:
-    went = "training went on" if alarm.back_to is None else ended(alarm.back_to, alarm.updates)
+    went = "training continued" if alarm.back_to is None else ended(alarm.back_to, alarm.updates)
     rise = "was no longer a finite number"
     if alarm.increase is not None:
         rise = f"had risen by {alarm.increase:.3f} nats per token (95 % interval from {alarm.low or 0.0:.3f})"

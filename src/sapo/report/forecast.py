@@ -92,7 +92,8 @@ def _work(config: Config, forecast: Forecast) -> Iterator[Block]:
     yield Table(columns, tuple(rows), text=(0, 1), bold=frozenset({len(rows) - 1}))
     yield Note(
         f"An estimate; measured {forecast.tokens_per_second:.0f} tokens/s on a few rows. Training a token counts three "
-        "times, generating one four times. Steps that a run directory holds already are not computed again."
+        "times. How long answers become is not known: their length is taken between the longest true answer and "
+        "evaluate.max_new_tokens. Finished steps in the run directory are not computed again."
     )
     if plan.least != plan.score:
         yield Note(_RACED)

@@ -3,30 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from sapo.report import details, remake
 from sapo.report.blocks import NOTHING, Block, Command, Note, Page, Section, Table
 from sapo.report.compare import Arranged, Compared, Setting, arrange, letter
 from sapo.report.differences import Difference, direction, quantile, verdict
-from sapo.report.numbers import SCALES, Figure, count, duration, estimate, interval, listed, number, prompt_name
+from sapo.report.numbers import (
+    LOSS,
+    SCALES,
+    Figure,
+    count,
+    duration,
+    estimate,
+    interval,
+    listed,
+    number,
+    prompt_name,
+)
 from sapo.report.plots import Range, curves, ranges
 from sapo.report.runs import Run
-from sapo.report.selections import clearly_better, finding, subject
+from sapo.report.selections import clearly_better
 from sapo.runs.metrics import METRICS, percentile_interval
 from sapo.runs.prompts import ORIGINAL, OWN, Prompt
 from sapo.runs.results import MEASURES, NLL, PRIMARY
+from sapo.selection.selection import Selection
 from sapo.training.policies import MIXTURES
 
 NAMES = {metric.name: metric.title for metric in METRICS}
 # Metrics that are drawn and spoken of first: how good the end is, and what was forgotten.
 HEADLINE = ("ap", "bwt_final")
-# Tasks up to which each is spoken of and both matrices stand on the first screen; settings up to which each that
-# decides nothing is spoken of.
-_FEW, _FEW_SETTINGS = 4, 3
-_MARKS = (
-    "Rows: the model before training (zero-shot), then after each task. *: right after training on that task; (...): "
-    "not trained on that task yet. NLL: negative log-likelihood of the true answers."
-)
+# Tasks up to which the first screen shows each one's instruction, and those of which it has room for the matrix;
+# settings up to which each that decides nothing is spoken of.
+_FEW, _ROOM, _FEW_SETTINGS = 3, 6, 3
+_MARKS = "*: right after training on that task; (...): not trained on that task yet."
 _TESTED = (
     "Test prompt own: a task that was trained on is tested with the instruction it was trained with, others with their "
     "original one; original: every task with its original instruction; none: without any; a text in quotes: every task "
@@ -44,7 +54,7 @@ _PAIRED_UNITS = (
 )
 EQUAL = (
     "An interval of no width means that all units differ by exactly the same amount. Coarse scores of few test rows "
-    "often do: it is no sign of certainty."
+    "often do: it is not a sign of certainty."
 )
 _OBSTACLES = {
     "too small to decide": "too small to decide: the interval contains 0, or only touches it.",
@@ -63,8 +73,13 @@ def results_page(runs: Sequence[Run]) -> Page:
     arranged = arrange(runs)
     sweep, alone = arranged.sweep, None if arranged.sweep else arranged.only
     if alone is not None:
-        title, notes = f"Run {alone.name}", [*_outcome(alone, arranged.prompts[0]), *map(Note, _choices(alone))]
-        first = [Section("Performance", tuple(_performance(alone, arranged.prompts[0])), "screen")]
+        title, notes = f"Run {alone.name}", list(_outcome(alone, arranged.prompts[0]))
+        shown = _matrix if len(alone.result.tasks) <= _ROOM else _by_task
+        matrix = shown([alone], PRIMARY, arranged.prompts[0])
+        first = [
+            Section(matrix.title, (replace(matrix, title=""),), "screen"),
+            Section(f"Trained with (policy {alone.result.policy})", tuple(_trained(alone)), "screen"),
+        ]
     else:
         title = f"{'Sweep' if sweep else 'Comparison'} of {count(len(arranged.runs), 'run')}"
         notes = [Note(text, "strong") for text in _said(arranged) or ["There is one setting: nothing to compare."]]
@@ -92,7 +107,7 @@ def _outcome(run: Run, prompt: Prompt) -> Iterator[Note]:
     """Yield what a sequence ends with and what became of its earlier tasks, or what training on one task changed."""
     tasks = run.result.tasks
     for measure, scale in SCALES.items():
-        what = f"{scale.short} ({scale.better} is better)"
+        what = scale.title.replace("Score", "score")
         if len(tasks) == 1:
             (before,), (after,) = run.matrix(measure, prompt)
             if before is None or after is None:
@@ -107,42 +122,49 @@ def _outcome(run: Run, prompt: Prompt) -> Iterator[Note]:
             end, change = (run.metric(measure, prompt, name) for name in HEADLINE)
             if end.value is None:
                 reason = run.result.estimate(measure, prompt, HEADLINE[0])["reason"]
-                yield Note(f"There is no mean {what} over all tasks after the last one: {reason}.", "strong")
+                yield Note(f"There is no mean {scale.short} over all tasks after the last one: {reason}.", "strong")
                 continue
             text = f"After {len(tasks)} tasks the mean {what} is {estimate(end, scale.decimals)}"
-            text += "" if change.value is None else "; later training changed earlier tasks by"
+            text += "" if change.value is None else "; earlier tasks changed by"
         if change.value is not None and change.interval is not None:
-            said = verdict(change.interval, scale.better)
-            text += f" {estimate(change, scale.decimals, sign=True)} {scale.unit}: {said}"
+            text += f" {estimate(change, scale.decimals, sign=True)}: {verdict(change.interval, scale.better)}"
         yield Note(f"{text}.", "strong")
 
 
-def _choices(run: Run) -> Iterator[str]:
-    """Yield what the tasks were trained with."""
-    policy, used, tasks = run.result.policy, run.result.instructions, run.result.tasks
+def _trained(run: Run) -> Iterator[Block]:
+    """Yield what the tasks were trained with, and how its loss before training compares with the original's."""
+    used, tasks = run.result.instructions, run.result.tasks
     if any(one.mixture for one in used.values()):
-        yield f"Policy {policy}: tasks were trained with several paraphrases in turn."
+        yield Note("Tasks were trained with several paraphrases in turn.")
+        return
+    if len(tasks) <= _FEW:
+        rows = tuple(
+            (label, _gain(selection, used[task].text), used[task].text or "(none)")
+            for label, task, selection in zip(run.labels, tasks, run.selections or [None] * len(tasks), strict=True)
+        )
+        about = "loss: before training on the task, in nats per token, minus the original's."
+        yield Table(("task", "loss to original", "instruction"), rows, legend=(about,), text=(0, -1), clipped=True)
         return
     others = sum(used[task].text != used[task].original for task in tasks)
-    if policy == "pure":
-        yield f"Policy pure trained {count(len(tasks), 'task')} without an instruction."
-        return
-    yield f"Policy {policy} trained {others} of {count(len(tasks), 'task')} with another instruction than the original."
-    known = [(label, one) for label, one in zip(run.labels, run.selections, strict=True) if one is not None]
-    if len(known) <= _FEW:
-        yield from (f"{label}: {finding(selection, subject(policy))}" for label, selection in known)
-    else:
+    text = f"{others} of {count(len(tasks), 'task')} were trained with another instruction than the original."
+    known = [selection for selection in run.selections if selection is not None]
+    if known:
         # By a trial, the original would have stayed if nothing were clearly better.
-        clear = sum(
-            selection.chosen > 0 if selection.trial else selection.chosen in clearly_better(selection)
-            for _, selection in known
+        clear = sum(one.chosen > 0 if one.trial else one.chosen in clearly_better(one) for one in known)
+        which = "chosen by a trial" if any(one.trial for one in known) else "with the lowest loss before training"
+        text += (
+            f" In {clear} of {len(known)} the candidate {which} is clearly better than the original: its interval lies "
+            "below 0."
         )
-        tried = any(selection.trial is not None for _, selection in known)
-        which = "chosen by a trial" if tried else "with the lowest loss before training"
-        yield (
-            f"In {clear} of {len(known)} tasks the candidate {which} is clearly better than the original: its interval "
-            "lies below 0."
-        )
+    yield Note(text)
+
+
+def _gain(selection: Selection | None, text: str) -> str:
+    """Return the loss of an instruction minus the original's, where both were scored."""
+    found = (
+        None if selection is None else next((c for c in selection.candidates[1:] if c.instruction.text == text), None)
+    )
+    return NOTHING if found is None else estimate(Figure(found.delta, found.interval), LOSS, sign=True)
 
 
 def _said(arranged: Arranged) -> list[str]:
@@ -190,11 +212,8 @@ def _over_groups(metric: str, measure: str, found: Sequence[Difference]) -> str:
 # Tables.
 
 
-def _performance(run: Run, prompt: Prompt) -> Iterator[Block]:
-    """Yield the performance matrices of the main test prompt, and what became of each task as a figure."""
-    for measure in MEASURES if len(run.result.tasks) <= _FEW else MEASURES[:1]:
-        yield _matrix([run], measure, prompt)
-    yield Note(_MARKS, "dim")
+def _curves(run: Run, prompt: Prompt) -> Iterator[Block]:
+    """Yield what became of each task as a figure."""
     for measure, scale in SCALES.items() if len(run.result.tasks) > 1 else ():
         rows = run.matrix(measure, prompt)
         stages = [i for i, row in enumerate(rows) if any(value is not None for value in row)]
@@ -206,6 +225,18 @@ def _performance(run: Run, prompt: Prompt) -> Iterator[Block]:
 def _plain(runs: Sequence[Run], prompt: Prompt) -> bool:
     """Whether tasks were trained with their original instructions alone, and are tested with them."""
     return prompt in (OWN, ORIGINAL) and all(run.result.only_originals for run in runs)
+
+
+def _by_task(runs: Sequence[Run], measure: str, prompt: Prompt) -> Table:
+    """Return of each task of a run what a long matrix says of it."""
+    (run,), scale = runs, SCALES[measure]
+    matrix = run.matrix(measure, prompt)
+    rows = tuple(
+        (label, *(number(matrix[i][j], scale.decimals) for i in (0, j + 1, -1))) for j, label in enumerate(run.labels)
+    )
+    return Table(
+        ("tested on:", "zero-shot", "right after its training", "at the end"), rows, _title(runs, measure, prompt)
+    )
 
 
 def _matrix(runs: Sequence[Run], measure: str, prompt: Prompt) -> Table:
@@ -220,13 +251,15 @@ def _matrix(runs: Sequence[Run], measure: str, prompt: Prompt) -> Table:
                 head, above = "" if run.stages[i] == above else run.stages[i], run.stages[i]
                 shown = (_cell(number(value, scale.decimals), i, j) for j, value in enumerate(values, start=1))
                 rows.append((head, *([letter(n)] if several else []), *shown))
+    # Rows name the tasks: columns need their numbers only.
+    columns = ("tested on:", *(["run"] if several else []), *map(str, range(1, len(tasks) + 1)))
+    return Table(columns, tuple(rows), _title(runs, measure, prompt), (_MARKS,), text=(0, 1) if several else (0,))
+
+
+def _title(runs: Sequence[Run], measure: str, prompt: Prompt) -> str:
     how = "" if _plain(runs, prompt) else f", test prompt: {prompt_name(prompt)}"
-    kinds = ", ".join(dict.fromkeys(runs[0].result.primary_metrics[task] for task in tasks))
-    title = scale.title.replace("Score (", f"Score ({kinds}, ") + how
-    # Rows name the tasks: of many tasks, columns need the numbers only.
-    labels = runs[0].labels if len(tasks) <= _FEW else map(str, range(1, len(tasks) + 1))
-    columns = ("tested on:", *(["run"] if several else []), *labels)
-    return Table(columns, tuple(rows), title, text=(0, 1) if several else (0,))
+    kinds = ", ".join(dict.fromkeys(runs[0].result.primary_metrics[task] for task in runs[0].result.tasks))
+    return SCALES[measure].title.replace("Score (", f"Score ({kinds}, ") + how
 
 
 def _cell(text: str, stage: int, task: int) -> str:
@@ -275,9 +308,10 @@ def _cost_and_next(arranged: Arranged, alone: Run | None) -> Iterator[Block]:
     results = [run.result for run in arranged.runs]
     kinds = dict.fromkeys(kind for result in results for kind in result.seconds)
     sums = {kind: sum(result.seconds.get(kind, 0.0) for result in results) for kind in kinds}
-    of = f" of {len(results)} runs" if len(results) > 1 else ""
+    of = f" for {len(results)} runs" if len(results) > 1 else ""
+    whole = duration(sums.pop("total", sum(sums.values())))
     spent = ", ".join(f"{kind} {duration(seconds)}" for kind, seconds in sums.items())
-    yield Note(f"Wall time{of} without loading: {spent}.")
+    yield Note(f"{whole}{of} without loading: {spent}.")
     if arranged.sweep:
         methods, policies = ({s.method: None for s in arranged.settings}, {s.policy: None for s in arranged.settings})
         full = len(methods) * len(policies) * len(arranged.units)
@@ -287,13 +321,11 @@ def _cost_and_next(arranged: Arranged, alone: Run | None) -> Iterator[Block]:
         )
     if alone is None or alone.directory is None:
         return
-    purpose = "Compare with another run of the same tasks, such as policy=original:"
-    yield Command(("sapo", "report", alone.name, "OTHER_RUN"), purpose)
+    yield Command(("sapo", "report", alone.name, "OTHER_RUN"), "Compare, such as with policy=original:")
     tasks = alone.result.tasks
     stage = alone.directory / "stages" / f"{len(tasks)}-{'all' if alone.result.method == 'multitask' else tasks[-1]}"
     if stage.is_dir():
-        words = ("sapo", "generate", str(stage), "--task", tasks[-1], "--input", "YOUR TEXT")
-        yield Command(words, f"Ask the trained model; it is prompted as {tasks[-1]} was trained:")
+        yield Command(("sapo", "generate", str(stage), "--input", "TEXT"), "Ask the trained model:")
 
 
 def _units(arranged: Arranged) -> Iterator[Block]:
@@ -347,8 +379,10 @@ def _metrics(arranged: Arranged) -> Iterator[Block]:
         if only is not None and not seen and len(tasks) == 1:
             yield from _outcome(only, prompt)
         for measure in MEASURES:
-            if not seen or (len(tasks) > _FEW and measure == NLL):
+            if not seen or measure == NLL or len(tasks) > _ROOM:
                 yield _matrix(runs, measure, prompt)
+    if only is not None:
+        yield from _curves(only, main)
     sizes = ", ".join(f"{task} {runs[0].result.test_rows[task]}" for task in tasks)
     yield Note(f"Test rows: {sizes}.", "dim")
 

@@ -38,8 +38,8 @@ def print_report(console: Console, paths: Sequence[Path], html: Path | None = No
         demand_extra("matplotlib", "report", "--html")
     page, markdown = read_report(paths)
     show(console, page, full=full)
-    more = "" if full else " (on the terminal: sapo report --full; for a browser: --html OUT.html)"
-    written = [f"Everything as Markdown: {markdown}{more}"]
+    more = "" if full else ", or --full here, or --html OUT.html"
+    written = [f"Everything: {markdown}{more}"]
     try:
         write_text(markdown, to_markdown(page))
     except RecordError as error:
@@ -53,7 +53,6 @@ def print_report(console: Console, paths: Sequence[Path], html: Path | None = No
 
         write_text(html, to_html(page))
         written.append(f"Everything with figures, for a browser: {html}")
-    console.print()
     for line in written:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 

@@ -138,7 +138,7 @@ def effort(selection: Selection) -> str:
     if selection.evaluations == all_losses:
         return f"{spent}That is all of them: the choice is exact for these rows."
     return (
-        f"{spent}A candidate that cannot beat the leader by more than {race.epsilon:g} nats per token is dropped; it "
+        f"{spent}A candidate that cannot beat the leader by more than {race.epsilon:.2g} nats per token is dropped; it "
         f"re-enters if the leader changes. On these {rows} rows no loss lies further below the chosen one's, with "
         f"{100 * (1 - race.delta):g} % confidence."
     )
@@ -146,9 +146,8 @@ def effort(selection: Selection) -> str:
 
 def _ties(selection: Selection) -> str:
     if selection.race is not None:
-        return (
-            f"The original wins where it is certain to be within {selection.race.epsilon:g} nats per token of the best."
-        )
+        within = f"{selection.race.epsilon:.2g} nats per token"
+        return f"The original wins where it is certain to be within {within} of the best."
     return (
         f"Losses within {selection.tolerance:.0e} nats per token count as equal; ties go to the original, then to the "
         "earlier candidate."

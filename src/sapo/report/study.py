@@ -30,11 +30,7 @@ _EFFECTS = (
 
 
 def study_page(records: Sequence[StudyRecord]) -> Page:
-    """Return the page of a study; the order of its records does not matter.
-
-    Raises:
-        RecordError: if there are none, or some cannot be compared, naming them.
-    """
+    """Return the page of a study; the order of its records does not matter. Errors are those of `analyse`."""
     found = analyse(records)
     ordered = sorted(records, key=lambda r: (r.transition, r.arm, r.candidate, r.seed))
     sections = (

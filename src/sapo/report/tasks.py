@@ -17,8 +17,8 @@ from sapo.tasks.sequences import SEQUENCES
 # Characters of an instruction, and of a list of labels, that the table of tasks shows.
 _SHOWN = 60
 _LABELS = 40
-# Characters of a text that is shown in full.
-_HUGE = 4000
+# Characters of a text that is shown in full: about a screen.
+_HUGE = 1000
 _TURNS = ("User", "Assistant")
 
 
@@ -26,7 +26,7 @@ def tasks_page(data_dir: Path | None) -> Page:
     """Return the page of the built-in tasks, or of those of a benchmark directory, and of the named sequences.
 
     Raises:
-        DataError: if the directory is no benchmark. A task of it that cannot be used is shown with the reason.
+        DataError: if the directory is not a benchmark. A task of it that cannot be used is shown with the reason.
     """
     names = BUILTIN if data_dir is None else benchmark_names(data_dir)
     columns = ("task", "train", "dev", "test", "metric", "labels", "instruction")
@@ -71,9 +71,9 @@ def task_page(task: Task) -> Page:
 
 
 def _listing(label: str, text: str) -> Listing:
-    """Return a text that fits on a screen: the middle of a huge one is left out, and counted."""
+    """Return a text that fits on a screen: a longer one is cut, and its label says how long it is."""
     if len(text) > _HUGE:
-        text = f"{text[: _HUGE // 2]}\n[... {len(text) - _HUGE} characters ...]\n{text[-_HUGE // 2 :]}"
+        label, text = f"{label.rstrip(':')} ({len(text):,} characters, the first {_HUGE:,}):", f"{text[:_HUGE]} ..."
     return Listing(label, text)
 
 

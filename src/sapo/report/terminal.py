@@ -43,9 +43,11 @@ def show_block(console: Console, block: Block) -> None:
         console.print(_text(block.label))
         console.print(Padding(_text(block.text), (0, 0, 0, 4)))
     elif isinstance(block, Command):
-        console.print(_text(block.purpose))
+        purpose, words = _text(block.purpose), Text(f"  {shlex.join(map(plain, block.words))}", style="cyan")
+        together = purpose.cell_len + words.cell_len <= console.width
         # A command is copied: it must not hold breaks that a shell would obey.
-        console.print(Text(f"  {shlex.join(map(plain, block.words))}", style="cyan"), soft_wrap=True)
+        console.print(purpose, end="" if together else "\n")
+        console.print(words, soft_wrap=True)
 
 
 def _text(content: str, style: Style = "") -> Text:

@@ -113,7 +113,7 @@ class RunModel(Model):
         return self.model
 
     def restored(self, stage: Stage, training: Training) -> None:
-        """Be told that the model is again as `prepare` left it."""
+        """Hear that the model is again as `prepare` left it."""
         self._ready = stage, training.name
 
     def save(self, training: Training, history: str, choices: Sequence[Choice]) -> str:

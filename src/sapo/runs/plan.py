@@ -1,19 +1,21 @@
 """What a run will do and cost, known before its first step.
 
 Costs are in forward tokens: tokens that pass once through the model. Training a token costs about three
-(forward, and twice that backward); generating one costs more than reading one, because batches are narrow.
+(forward, and twice that backward). A batch of answers grows by a token of every row in each step until its last row
+has ended, and a step reads all weights for few tokens.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from math import ceil
+from math import ceil, sqrt
 
 from sapo.core.errors import RenderError
 from sapo.core.progress import Work
 from sapo.core.types import Encoded, Instruction, Task
 from sapo.models.ability import general_rows
+from sapo.models.answers import batch_rows
 from sapo.models.render import Renderer
 from sapo.runs.prompts import NAMED, ORIGINAL, OWN, Prompt
 from sapo.selection.race import FIRST
@@ -22,7 +24,8 @@ from sapo.training.schedule import Training
 from sapo.training.settings import TrainSettings
 from sapo.training.trial import TRAINED, extent
 
-_GENERATE = 4.0
+# A step of a batch of answers, next to one token for each row: measured for 1 to 16 rows on a CPU (LOG.md, 2026-11-29).
+_STEP = 32
 _SAMPLED = 32
 
 
@@ -73,6 +76,8 @@ def make_plan(
     train: TrainSettings,
     trainings: Sequence[Training],
     *,
+    max_new_tokens: int,
+    device: str,
     prompts: Sequence[Prompt] = (OWN,),
     wordings: int = 0,
     trial: TrialSettings | None = None,
@@ -81,7 +86,8 @@ def make_plan(
 
     ``candidates`` are by task, the original first; ``selection`` is None where the policy needs no losses;
     ``prompts`` are those that every stage is tested with, and ``wordings`` counts the held-out paraphrases that each
-    task is tested with at the end; ``trial`` is None where nothing is tried.
+    task is tested with at the end; ``max_new_tokens`` limits the answers, and ``device`` is the kind of device that
+    writes them; ``trial`` is None where nothing is tried.
 
     Raises:
         RenderError: if a prompt cannot be rendered: better now than after hours.
@@ -100,7 +106,7 @@ def make_plan(
                 most = selection.budget * once[task.name].cost
             score[task.name] = _within(most, least[task.name], whole)
     _demand_room(renderer, (*tasks, *watch), prompts)
-    evaluate = {task.name: _evaluation(renderer, task) for task in (*tasks, *watch)}
+    evaluate = {task.name: _evaluation(renderer, task, max_new_tokens, device) for task in (*tasks, *watch)}
     # The second of these differs from the first only once the task has been trained on.
     both = {OWN, ORIGINAL} <= set(prompts)
     always = len(prompts) - both
@@ -213,12 +219,18 @@ def _within(most: float, least: Work, whole: Work) -> Work:
     return Work(least.units + int(share * (whole.units - least.units)), cost, cost)
 
 
-def _evaluation(renderer: Renderer, task: Task) -> Work:
+def _evaluation(renderer: Renderer, task: Task, max_new_tokens: int, device: str) -> Work:
+    """Return about what one test costs: every row is read twice, once for its answer and once for its loss.
+
+    How long answers become is not known before: as long as the longest true one by a model that has learned the task,
+    up to the limit by one that has not. The geometric mean stands for both.
+    """
     sample = renderer.encode(task.instruction, task.suffix, task.test[:_SAMPLED])
-    answers = sum(e.supervised for e in sample) / len(sample)
-    reading = 2 * _mean_length(sample) - _shared(sample)
-    rows = len(task.test)
-    return Work(2 * rows, rows * (reading + answers), rows * (reading + _GENERATE * answers))
+    rows, mean, longest = len(task.test), _mean_length(sample), max(e.supervised for e in sample)
+    reading = rows * (2 * mean - _shared(sample))
+    steps = min(sqrt(longest * max_new_tokens), max_new_tokens)
+    batches = ceil(rows / batch_rows(ceil(mean) + max_new_tokens, device))
+    return Work(2 * rows, reading + rows * steps, reading + steps * (batches * _STEP + rows))
 
 
 def _mean_length(encoded: Sequence[Encoded]) -> float:

@@ -126,7 +126,8 @@ def _load(config: Config, gathering: Gathering, inputs: Inputs, tracker: Tracker
     differing = tuple(p for p in evaluate.texts if (p, policy) != (OWN, "original") or ORIGINAL not in evaluate.texts)
     plan = make_plan(
         renderer, inputs.tasks, inputs.watch, inputs.candidates, scored, train, trainings,
-        prompts=differing, wordings=evaluate.wordings, trial=selection.trial if tries else None,
+        prompts=differing, wordings=evaluate.wordings, max_new_tokens=evaluate.max_new_tokens,
+        device=loaded.model.device.type, trial=selection.trial if tries else None,
     )  # fmt: skip
     describe = partial(
         lineage,

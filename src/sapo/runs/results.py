@@ -188,6 +188,15 @@ class RunResult(_Value):
     sequence: str = ""
     versions: Mapping[str, str] = {}
 
+    def __repr__(self) -> str:
+        how = f"{self.method}, {self.policy}, seed {self.seed}"
+        found = {name: self.estimate(name, self.test_prompt, "ap")["value"] for name in MEASURES}
+        names = {PRIMARY: self.primary_metric, NLL: "NLL"}
+        ends = [f"{names[measure]} {value:.3f}" for measure, value in found.items() if value is not None]
+        return f"RunResult({', '.join(self.tasks)}; {how}; AP: {', '.join(ends) or 'not defined'})"
+
+    __str__ = __repr__
+
     @model_validator(mode="after")
     def _fit(self) -> RunResult:
         """Refuse parts that do not fit together."""

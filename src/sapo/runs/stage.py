@@ -90,6 +90,9 @@ class Stage:
     max_length: int
     max_new_tokens: int
 
+    def __repr__(self) -> str:
+        return f"Stage({self.loaded.name}, trained on {', '.join(self.prompts)})"
+
     @classmethod
     def load(cls, directory: str | PathLike[str], device_map: DeviceMap | None = None) -> Stage:
         """Return the stage in a directory that a run or `sapo export` wrote; its base is quantised as it was there.

@@ -28,10 +28,8 @@ _CLOSE = 1e-3
 def nominal_level(looks: tuple[int, ...], rows: int, probability: float) -> float:
     """Return the one-sided level for each look at which a true difference of 0 is rejected with ``probability`` at all.
 
-    Args:
-        looks: rows seen at each look, ascending; a look at all rows makes no error and does not count.
-        rows: number of all rows.
-        probability: of an error at any look, above 0 and at most 0.5.
+    ``looks`` are the rows seen at each, ascending; a look at all ``rows`` makes no error and does not count. The
+    probability of an error at any look is above 0 and at most 0.5.
     """
     information = [k * rows / (rows - k) for k in looks if k < rows]
     if len(information) < 2:

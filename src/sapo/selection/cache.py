@@ -28,12 +28,7 @@ _MOST = 20_000
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What one candidate's losses were, and what they had cost.
-
-    Attributes:
-        nll: per example, in nats, shape [examples].
-        route: how they were computed, see `sapo.models.losses.Scorer`.
-    """
+    """One candidate's losses by example, in nats, what they had cost, and by which route of `sapo.models.losses`."""
 
     nll: Floats
     seconds: float

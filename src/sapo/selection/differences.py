@@ -35,16 +35,11 @@ def compare(nll: Floats, tokens: Ints | Floats, seed: int) -> tuple[list[float],
     """Return each candidate's loss difference to the first one, and its simultaneous 95 % interval.
 
     Bootstrap over examples of sum(d) / sum(tokens), studentised, with the quantile of the largest |t| over
-    all candidates (max-t; Romano & Wolf 2005), so that all intervals hold together.
+    all candidates (max-t; Romano & Wolf 2005), so that all intervals hold together. Deltas are in nats per token. There
+    is no interval for the first candidate, and none at all for fewer than two examples; one of candidates whose
+    differences do not vary has no width.
 
-    Args:
-        nll: per candidate and example, in nats, shape [candidates, examples].
-        tokens: supervised tokens per example, shape [examples].
-        seed: of the resampling.
-
-    Returns:
-        Deltas in nats per token, and intervals; None for the first candidate, and for all if there are fewer
-        than two examples. A candidate whose differences do not vary has an interval of no width.
+    ``nll`` is in nats, shape [candidates, examples]; ``tokens`` are the supervised ones, shape [examples].
     """
     candidates, n = nll.shape
     d = (nll - nll[0]).T

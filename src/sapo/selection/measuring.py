@@ -9,11 +9,10 @@ import numpy as np
 
 from sapo.core.errors import ScoreError
 from sapo.core.types import Encoded, Floats, Instruction, Ints, Losses, Task
-from sapo.models.batches import common_prefix, losses_of
+from sapo.models.batches import common_prefix, width
 from sapo.models.losses import COMMON, Scorer, Scoring
 from sapo.models.render import Encoder
 from sapo.selection.cache import Found, LossCache
-from sapo.selection.differences import TIE
 
 # Rows from which the cost of a candidate's row is estimated.
 _SAMPLED = 8
@@ -26,7 +25,6 @@ class Measuring:
         tokens: supervised tokens of each row, in race order.
         spent: forward tokens so far.
         seconds: wall time of computing, that of cached losses included.
-        tie: losses closer than this are equal; known once the original has been measured.
     """
 
     def __init__(
@@ -46,7 +44,7 @@ class Measuring:
         self._computed: set[int] = set()
         self._cut: list[Ints] = [np.zeros(0, dtype=np.int64)] * len(candidates)
         self.tokens = np.array([e.supervised for e in self._opened(0)[1]], dtype=np.int64)
-        self.spent, self.seconds, self.tie = 0, 0.0, TIE
+        self.spent, self.seconds = 0, 0.0
         self.routes: set[str] = set()
 
     @property
@@ -89,14 +87,28 @@ class Measuring:
                 self._cache.keep(wanted, found)
         elif joined is None:
             self._advance(len(wanted))
-        if candidate == 0 and places.start == 0:
-            self.tie = max(TIE, self._scorer.layout_noise(wanted, losses_of(wanted, found.nll)))
         self.seconds += found.seconds
         self.routes.add(found.route)
         self._cut[candidate] = np.array([e.cut for e in encoded[: places.stop]], dtype=np.int64)
         if places.stop == len(self._order):
             self._close(candidate)
         return found.nll
+
+    def noise(self) -> float:
+        """Return how far a loss moves with the layout of batches alone, in nats per token; 0 in float32."""
+        scoring, encoded = self._opened(0)
+        before = scoring.tokens
+        found = self._scorer.layout_noise(scoring, range(min(_SAMPLED, len(encoded))))
+        self.spent += scoring.tokens - before
+        return found
+
+    def confirm(self, pair: Sequence[int], rows: int) -> list[Floats]:
+        """Return the NLL sums of two candidates on the first rows, both computed in the same batches."""
+        began, encoded = time.perf_counter(), [self._rows(candidate, range(rows)) for candidate in pair]
+        found = self._scorer.side_by_side(encoded)
+        self.spent += sum(width(e, 0) for part in encoded for e in part)
+        self.seconds += time.perf_counter() - began
+        return found
 
     def losses(self, nll: Sequence[Floats]) -> list[Losses]:
         """Return the losses of all candidates as values."""

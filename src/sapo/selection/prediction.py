@@ -29,12 +29,9 @@ _NOTHING = 1e-9
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """Means over all rows.
+    """Predicted means over all rows, shape [values], with standard errors, which are 0 once all rows were seen.
 
-    Attributes:
-        mean: predicted, shape [values].
-        error: standard errors, shape [values]; 0 once all rows were seen.
-        freedom: degrees of freedom of the errors.
+    ``freedom`` are the errors' degrees of freedom.
     """
 
     mean: Floats

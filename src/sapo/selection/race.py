@@ -56,8 +56,8 @@ class Finish:
 
     Attributes:
         nll: per candidate, in race order, as many as were scored.
-        end: "decided" when nobody could be better by more than epsilon any more, "all rows" when that took every
-            row for those who raced to the end, "budget" when that was spent.
+        end: "decided" when nobody could still be better by more than epsilon, "all rows" when that took every
+            row for those that raced to the end, "budget" when that was spent.
     """
 
     standings: tuple[Standing, ...]
@@ -80,6 +80,7 @@ def race(
     delta: float,
     epsilon: float,
     budget: float | None = None,
+    confirm: Callable[[Sequence[int], int], Sequence[Floats]] | None = None,
     watch: Callable[[Standing], None] = lambda standing: None,
 ) -> Finish:
     """Score candidates in rounds until the winner is known well enough.
@@ -94,7 +95,9 @@ def race(
         epsilon: tolerance, in nats per token.
         budget: most that scoring may cost, in the unit of ``costs``; None for no limit. The first round is always
             completed: without it nothing is known.
-        watch: is told each standing.
+        confirm: where losses are noisy, returns those of two candidates on the first rows in the same batches; before
+            a race ends, the leader and the runner-up must be as they are by these too.
+        watch: called with each standing.
     """
     rows = Rows(tokens, groups)
     # Whoever is best may be missed in favour of any other candidate, at any look.
@@ -109,6 +112,12 @@ def race(
             nll[i] = np.concatenate([nll[i], found])
             spent += costs[i] * len(places)
         now = standing(len(standings) + 1, rows, nll, level, epsilon)
+        if not now.racing and confirm is not None and len(nll) > 1:
+            second = min((i for i in range(len(nll)) if i != now.leader), key=now.gap.__getitem__)
+            both = min(len(nll[now.leader]), len(nll[second]))
+            for i, found in zip((now.leader, second), confirm((now.leader, second), both), strict=True):
+                nll[i] = np.concatenate([found, nll[i][both:]])
+            now = standing(len(standings) + 1, rows, nll, level, epsilon)
         standings.append(now)
         watch(now)
         racing = now.racing

@@ -13,7 +13,7 @@ from sapo.models.losses import Scorer
 from sapo.models.memory import peak_memory
 from sapo.models.render import Encoder
 from sapo.selection.cache import LossCache
-from sapo.selection.differences import choose, compare, intervals_after_race
+from sapo.selection.differences import TIE, choose, compare, intervals_after_race
 from sapo.selection.measuring import Measuring
 from sapo.selection.race import Finish, race, round_sizes
 from sapo.selection.rows import label_groups, race_order
@@ -63,6 +63,8 @@ def score_candidates(
         found = Measuring(scorer, renderer, task, candidates, order, cache, advance)
         costs, beginnings = found.costs()
         try:
+            noise = found.noise()
+            epsilon = settings.epsilon + noise
             finish = race(
                 found.measure,
                 round_sizes(len(order)) if raced else [len(order)],
@@ -70,15 +72,16 @@ def score_candidates(
                 found.tokens,
                 label_groups(task, order),
                 delta=settings.delta,
-                epsilon=settings.epsilon,
+                epsilon=epsilon,
+                confirm=found.confirm if raced and noise else None,
                 budget=budget - beginnings if raced and budget is not None else None,
                 watch=watch if raced else lambda standing: None,
             )
         finally:
             found.release()
-    losses, last, tolerance = found.losses(finish.nll), finish.last, found.tie
+    losses, last, tolerance = found.losses(finish.nll), finish.last, max(TIE, noise)
     if raced:
-        chosen, tolerance, values = last.leader, max(tolerance, settings.epsilon), last.loss.tolist()
+        chosen, tolerance, values = last.leader, max(TIE, epsilon), last.loss.tolist()
         deltas = [x - values[0] for x in values]
         most = max((x.tokens for x in losses), key=len)
         intervals = intervals_after_race(deltas, [x.nll for x in losses], most)
@@ -91,7 +94,7 @@ def score_candidates(
         status, left = _status(i, chosen, finish, raced=raced)
         gap = (float(last.low[i]), float(last.high[i])) if raced else None
         told.append(CandidateLoss(candidate, losses[i], values[i], deltas[i], intervals[i], status, left, gap))
-    facts = Race(settings.delta, settings.epsilon, last.tolerance, len(finish.standings), finish.end, budget)
+    facts = Race(settings.delta, epsilon, last.tolerance, len(finish.standings), finish.end, budget)
     return Selection(
         task=task.name, rule=settings.rule, sample=settings.sample, rows=order, rejected=tuple(rejected),
         candidates=tuple(told), chosen=chosen, tolerance=tolerance, race=facts if raced else None,

@@ -13,7 +13,7 @@ from pydantic import PlainSerializer, PlainValidator, TypeAdapter
 from sapo.core.errors import CandidateError
 from sapo.core.storage import read_json, undamaged, write_json
 from sapo.core.types import Instruction, Losses, Rejection, Rule, Sample, Strategy, Task
-from sapo.core.untrusted import plain
+from sapo.core.untrusted import brief, plain
 from sapo.tasks.inplace import Rows, exchange
 
 Status = Literal["chosen", "scored", "dropped"]
@@ -57,9 +57,9 @@ class Race:
 
     Attributes:
         delta: bound on the probability that the chosen one is worse than the best by more than ``tolerance``.
-        epsilon: tolerance that was asked for, in nats per token.
+        epsilon: tolerance that was asked for, in nats per token, and on top the noise of a low precision.
         tolerance: the one that was reached; above ``epsilon`` only where the budget ended the race.
-        end: "decided"; "all rows" where that took every row for those who raced to the end; or "budget".
+        end: "decided"; "all rows" where that took every row for those that raced to the end; or "budget".
         budget: about the most that scoring was allowed to cost, in forward tokens (the first round is made in any case,
             and a row's cost is estimated from a few rows); None without a limit.
     """
@@ -93,12 +93,9 @@ class Tried:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """What training with each of the leading candidates for a few updates does.
+    """What training with each of the leading candidates for a few updates does, the original first, then by loss.
 
-    Attributes:
-        tried: the original first, then by pre-update loss.
-        tokens: about its cost in forward tokens; a token that is trained on counts three.
-        seconds: wall time.
+    ``tokens`` is about its cost in forward tokens; a token that is trained on counts three. ``seconds`` are wall time.
     """
 
     tried: tuple[Tried, ...]
@@ -167,14 +164,15 @@ class Selection:
 
     def decided_by(self, trial: Trial, chosen: int) -> Selection:
         """Return the same with the choice that a trial led to."""
+        candidates, seconds = list(self.candidates), self.seconds + trial.seconds
+        candidates[self.chosen] = replace(candidates[self.chosen], status="scored")
+        candidates[chosen] = replace(candidates[chosen], status="chosen", round=None)
+        return replace(self, candidates=tuple(candidates), chosen=chosen, trial=trial, seconds=seconds)
 
-        def told(index: int, candidate: CandidateLoss) -> CandidateLoss:
-            if index == chosen:
-                return replace(candidate, status="chosen", round=None)
-            return replace(candidate, status="scored") if candidate.status == "chosen" else candidate
-
-        candidates = tuple(told(i, candidate) for i, candidate in enumerate(self.candidates))
-        return replace(self, candidates=candidates, chosen=chosen, trial=trial, seconds=self.seconds + trial.seconds)
+    def __repr__(self) -> str:
+        size = f"{len(self.candidates)} candidates on {len(self.rows)} rows"
+        chosen = self.candidates[self.chosen]
+        return f"Selection({brief(self.task)}, {size}, chosen: {brief(chosen.instruction.text)} at {chosen.loss:.4f})"
 
     def __str__(self) -> str:
         """Return the candidates as a ranked table, the chosen one marked, and those that were tried as another one."""
@@ -247,10 +245,7 @@ class Selection:
         """Return such rows as a `datasets.Dataset` of prompts and completions, with the chosen instruction.
 
         TRL's SFTTrainer trains on the completions alone, as they were scored. Of rows with messages it would train on
-        all turns, and alpaca rows it does not take.
-
-        Raises:
-            DataError: as `apply`.
+        all turns, and alpaca rows it does not take. Errors are those of `apply`.
         """
         return Rows(data, self.candidates[0].instruction.text).completions(self.instruction.text)
 

@@ -48,7 +48,7 @@ def warnings_of(inspection: Inspection) -> tuple[str, ...]:
         others = "" if len(inspection.reasons) <= _NAMED else ", and others"
         found.append(
             f"left out, as they cannot be used: {_count(inspection.unused_rows, 'row')}, {', '.join(named)}{others}; "
-            "correct them in the data, or go on without them"
+            "correct them in the data, or leave them out"
         )
     return tuple(f"{_short(inspection.task)}: {sentence}" for sentence in found)
 
@@ -99,8 +99,8 @@ def _label_warnings(inspection: Inspection) -> Iterator[str]:
     for kind, count in (("training", outside.train), ("test", outside.test)):
         if count:
             yield (
-                f"{count} of {inspection.rows['train' if kind == 'training' else 'test']} {kind} answers are none of "
-                f"the labels {names}: correct the answers, or add the missing labels"
+                f"{count} of {inspection.rows['train' if kind == 'training' else 'test']} {kind} answers are not "
+                f"among the labels {names}: correct the answers, or add the missing labels"
             )
     similar: dict[str, list[str]] = {}
     for label in inspection.labels:

@@ -72,7 +72,7 @@ class Inspection:
         rows: number of rows per split, as used.
         selected: number of selection rows, 0 where no losses are needed.
         duplicates: training rows equal to an earlier one in history, input and answer.
-        conflicts: training rows whose input also occurs with an answer that is none of their own right ones.
+        conflicts: training rows whose input also occurs with an answer that is not one of their own right ones.
         overlap: test rows whose input is also a training input.
         dropped: training rows left out because of data.drop_overlap.
         labels: in the task's order; empty for free text.
@@ -97,7 +97,7 @@ class Inspection:
 
     @property
     def outside(self) -> LabelCount:
-        """Rows whose answer is none of the labels, with "" as their label; 0 of each for free text."""
+        """Rows whose answer is not a label, with "" as their label; 0 of each for free text."""
         if not self.labels:
             return LabelCount("", 0, 0, 0)
         return LabelCount(

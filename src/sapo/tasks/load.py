@@ -44,7 +44,7 @@ def load_task(
     Args:
         name: a built-in task; or, with ``data_dir``, a task of that benchmark; or a data file, a directory or a
             hub id, whose last part names the task.
-        data_dir: directory with `instructions.json` and one folder per task. Beside it, only a name with the
+        data_dir: directory with `instructions.json` and one folder per task. Next to it, only a name with the
             ending of a data file stands for the user's own data.
         instruction: replaces the task's instruction; needed where own data hold none.
         suffix: replaces the task's suffix.

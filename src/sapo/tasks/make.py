@@ -5,6 +5,7 @@ The instruction is the one given, or the one that the data hold for all rows.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -12,6 +13,7 @@ from dataclasses import replace
 from sapo.core.errors import DataError
 from sapo.core.types import Example, Split, Task, Unused
 from sapo.core.untrusted import visible
+from sapo.models.layout import CHAT_PIECE
 from sapo.tasks.columns import Columns, find_columns
 from sapo.tasks.files import demand_whole, quoted
 from sapo.tasks.labels import labels_of, metric_of
@@ -19,6 +21,7 @@ from sapo.tasks.own import DataSource
 from sapo.tasks.raw import Raw
 from sapo.tasks.rows import Row, read_split, unused_keys
 
+_CHAT = re.compile(CHAT_PIECE, re.IGNORECASE | re.MULTILINE)
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
 
 
@@ -63,6 +66,11 @@ def make_task(name: str, source: DataSource, found: Raw) -> Task:
         )
     metric, why = metric_of(labels, examples["train"], listed)
     metric_notes = [] if source.metric else [f"metric: {metric}, as {why}"]
+    if piece := _CHAT.search(text):
+        notes.append(
+            f"the instruction holds {piece.group()!r}, as chat templates write it, and the model reads it as ordinary "
+            "text: leave it out, the model's own template is applied"
+        )
     return Task(
         name=name, instruction=text.strip(), suffix=source.suffix.strip(), labels=labels,
         metric=source.metric or metric,

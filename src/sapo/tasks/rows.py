@@ -23,7 +23,7 @@ ALTERNATIVES = ("answers", "references", "targets", "aliases")
 _NO_NUMBERS = ("NaN", "Infinity", "-Infinity", "nan", "inf", "-inf")
 # Keys of a message that are read; the others are named where they hold something.
 _KEYS = ("role", "content", "from", "value")
-# Whether a turn is learned, as several trainers are told.
+# Whether a turn is learned, as several trainers take it.
 _MARKS = ("weight", "train", "training", "loss")
 _REASONING = ("reasoning", "reasoning_content", "thinking")
 Role = Literal["system", "user", "assistant"]
@@ -119,7 +119,10 @@ def _answered(row: Mapping[str, Any], columns: Columns, alternatives: bool) -> t
     value = row.get(columns.messages or column)
     if is_messages(value):
         demand_learned(value[-1], len(value))
-        _demand_whole_answer(value[-1], len(value))
+        for key in _REASONING:
+            if value[-1].get(key):
+                why = f"message {len(value)} keeps its reasoning apart from its content ({key}): put it there"
+                raise UnusableError(why)
         return [] if columns.messages is not None else read_messages(value, column), (), False
     if isinstance(value, dict) and isinstance(value.get("text"), list):
         value, alternatives = value["text"], True
@@ -220,12 +223,6 @@ def demand_learned(message: Mapping[str, Any], number: int) -> None:
             raise UnusableError(f"message {number}, its answer, is marked as not to be learned ({key}: {mark})")
         if str(mark).lower() not in ("1", "1.0", "true"):
             raise UnusableError(f"message {number} has {key}: {mark}, and all answers count alike here")
-
-
-def _demand_whole_answer(message: Mapping[str, Any], number: int) -> None:
-    for key in _REASONING:
-        if message.get(key):
-            raise UnusableError(f"message {number} keeps its reasoning apart from its content ({key}): put it there")
 
 
 def unused_keys(rows: Rows, columns: Columns) -> Counter[str]:

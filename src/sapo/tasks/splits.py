@@ -32,7 +32,7 @@ def split_word(file: Path) -> str:
     for part in (file.stem, *reversed(file.parent.parts)):
         words = [word for word in re.split(r"[^a-z]+", part.lower()) if word in SPLIT_NAMES]
         if len({SPLIT_NAMES[word] for word in words}) > 1:
-            raise DataError(f"the name of {file} tells two splits ({' and '.join(words)}): rename it, or give it alone")
+            raise DataError(f"the name of {file} holds two splits ({' and '.join(words)}): rename it, or give it alone")
         if words:
             return words[0]
     return ""
@@ -58,7 +58,10 @@ def assign(data: str, found: Raw, train: str | None, test: str | None, other: Ra
         raise DataError(f"test: the Definition of {test} is not the one of {data}: one task has one instruction")
     rows, notes = _by_use(data, found.splits, train, test, elsewhere=other is not None)
     if other is not None:
-        rows["test"] = _test_rows(str(test), other.splits)
+        named = [name for name in other.splits if SPLIT_NAMES.get(name.lower()) == "test"]
+        if len(other.splits) > 1 and len(named) != 1:
+            raise DataError(f"test: {test} has the splits {_listed(other.splits)}: give the file with the test rows")
+        rows["test"] = other.splits[(named or list(other.splits))[0]]
     notes = (*found.notes, *(other.notes if other is not None else ()), *notes)
     return replace(found, splits=rows, notes=notes)
 
@@ -95,13 +98,6 @@ def _by_use(
     if left:
         notes.append(f"splits that are not used: {', '.join(left)}")
     return {split: splits[name] for split, name in taken.items()}, tuple(notes)
-
-
-def _test_rows(test: str, splits: Mapping[str, Rows]) -> Rows:
-    named = [name for name in splits if SPLIT_NAMES.get(name.lower()) == "test"]
-    if len(splits) > 1 and len(named) != 1:
-        raise DataError(f"test: {test} has the splits {_listed(splits)}: give the file with the test rows")
-    return splits[(named or list(splits))[0]]
 
 
 def _listed(names: Iterable[str]) -> str:

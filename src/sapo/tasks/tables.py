@@ -79,7 +79,7 @@ def with_class_names(raw: Raw, features: Mapping[str, Any]) -> Raw:
     if not kinds:
         return raw
     splits = {split: [named(row) for row in rows] for split, rows in raw.splits.items()}
-    # An answer of a list of classes may be several names: those are no labels.
+    # An answer of a list of classes may be several names: those are not labels.
     single = {column: names for column, names in kinds.items() if "names" in features[column]}
     return replace(raw, splits=splits, classes={**raw.classes, **single})
 
@@ -95,21 +95,17 @@ def _json(path: Path) -> Raw:
         raise DataError(f"{path} is not JSON: {error}" if text.strip() else f"{path} has no rows") from error
     definition = None
     if isinstance(parsed, dict) and isinstance(parsed.get("Instances"), list):
-        definition = _definition(path, parsed.get("Definition"))
-        parsed = parsed["Instances"]
+        value = parsed.get("Definition")
+        parts = value if isinstance(value, list) else [] if value is None else [value]
+        if any(kind_of(part) != "a text" for part in parts):
+            raise DataError(f"{path}: the Definition must be a text or a list of texts, not {kind_of(value)}")
+        definition, parsed = "\n".join(parts) or None, parsed["Instances"]
     if not isinstance(parsed, list):
         raise DataError(
             f"{path} holds {kind_of(parsed)}: allowed is a list of objects, or a task of "
             "Natural-Instructions with Definition and Instances"
         )
     return Raw({"train": _objects(path, "row", enumerate(parsed, start=1))}, definition)
-
-
-def _definition(path: Path, value: Any) -> str | None:
-    parts = value if isinstance(value, list) else [] if value is None else [value]
-    if not all(isinstance(part, str) and not isinstance(part, Number) for part in parts):
-        raise DataError(f"{path}: the Definition must be a text or a list of texts, not {kind_of(value)}")
-    return "\n".join(parts) or None
 
 
 def _lines(path: Path) -> Raw:
@@ -207,7 +203,7 @@ def _parquet(path: Path) -> Raw:
         with ParquetFile(path) as file:
             table = file.read()
     except (pyarrow.ArrowException, OSError, ValueError) as error:
-        why = "No such file" if isinstance(error, FileNotFoundError) else f"it is no readable Parquet file: {error}"
+        why = "No such file" if isinstance(error, FileNotFoundError) else f"it is not a readable Parquet file: {error}"
         raise DataError(f"{path}: {why}") from error
     return arrow_table(str(path), table, _written_features(table.schema.metadata))
 

@@ -35,13 +35,10 @@ from sapo.training.trainer import NLL, Checkpoints, Extras, SupervisedTrainer, U
 
 @dataclass(frozen=True, slots=True)
 class TrainingLog:
-    """What training reported.
+    """What training reported of each update: NLL of its rows, in nats per supervised token, and its learning rate.
 
-    Attributes:
-        losses: NLL of each update's rows, in nats per supervised token.
-        objectives: what was minimised, at each update; the same where a method adds nothing to it.
-        gradient_norms: of what was minimised, before clipping, at each update.
-        rates: learning rate of each update.
+    ``objectives`` are what was minimised, the same where a method adds nothing; ``gradient_norms`` are of that, before
+    clipping.
     """
 
     steps: int

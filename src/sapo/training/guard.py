@@ -31,7 +31,7 @@ class Alarm:
     Attributes:
         task: the training, NUMBER-TASK.
         step: updates made when it was seen.
-        back_to: updates after which the weights are those that were kept; None where training went on.
+        back_to: updates after which the weights are those that were kept; None where training continued.
         watched: the task whose loss rose most.
         increase: of its loss, in nats per token; None where the loss is no longer a finite number.
         low: lower end of the 95 % interval of that.
@@ -154,7 +154,7 @@ def guard_over(
             watched[task.name] = renderer.encode(instruction, task.suffix, [task.train[i] for i in rows])
         else:
             # Of one row, no interval can be made.
-            tell(f"forgetting guard: {task.name} is not looked at, as it has a single training row")
+            tell(f"forgetting guard: {task.name} is not watched: it has a single training row")
     stops = settings.action == "stop"
     return Guard(name, scorer, watched, settings.every, settings.limit, updates, stops, tell) if watched else None
 

@@ -1,7 +1,7 @@
 """Which instruction a task is trained with; orthogonal to how parameters are updated (methods/).
 
 Four kinds: one instruction that is chosen before training; a mixture of paraphrases, drawn anew again and again;
-one that is chosen again while training goes on; and one that the user gives.
+one that is chosen again during training; and one that the user gives.
 """
 
 from __future__ import annotations

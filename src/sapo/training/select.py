@@ -203,11 +203,8 @@ def score(
     scored as they are, without any check. Arguments and errors are those of `select`.
     """
     _demand_loaded(model, tokenizer)
-    if (
-        not isinstance(texts, (list, tuple))
-        or not texts
-        or not all(isinstance(text, str) and text.strip() for text in texts)
-    ):
+    usable = isinstance(texts, (list, tuple)) and all(isinstance(text, str) and text.strip() for text in texts)
+    if not usable or not texts:
         raise CandidateError(f"texts = {texts!r:.80}: allowed is a list of texts that are not empty")
     task, encoder = _opened(model, tokenizer, data, instruction, suffix, columns, args, max_length, renderer)
     if not task.train:

@@ -27,11 +27,7 @@ from sapo.training.prefix import columns_to_share, shared_beginning
 
 @dataclass(frozen=True, slots=True)
 class Checkpoints:
-    """Where an unfinished training is kept.
-
-    Attributes:
-        every: updates between two checkpoints; the last two are kept.
-    """
+    """Where an unfinished training is kept, with so many updates between two checkpoints, of which two are kept."""
 
     directory: Path
     every: int
@@ -63,7 +59,7 @@ class Watcher(Protocol):
         """Resume from that; the model is that of the checkpoint."""
 
 
-# Is told what Trainer logs after an update: values by name, and the number of updates made.
+# Called with what Trainer logs after an update: values by name, and the number of updates made.
 Log = Callable[[dict[str, Any], int], None]
 # (row, epoch, updates made) -> the row as it is worded then, with the same answer.
 Reword = Callable[[int, int, int], Encoded]
@@ -73,10 +69,7 @@ Reword = Callable[[int, int, int], Encoded]
 class Extras:
     """What goes beyond minimising the NLL of fixed rows.
 
-    Attributes:
-        objective: what is minimised in place of the NLL; None for the NLL itself.
-        reword: words a row anew each time; None where rows stay as they are.
-        watchers: in the order in which they look.
+    An ``objective`` is minimised in its place, ``reword`` words a row anew each time, watchers look in their order.
     """
 
     objective: Objective | None = None
@@ -216,13 +209,8 @@ class UpdateSampler(Sampler[int]):
 
     Processes deal micro-batches out among them, so an update is filled up to whole rounds with the row
     ``len(lengths)``, which must be one without supervised tokens: it adds nothing to a sum of losses. (accelerate
-    would repeat rows of the epoch's beginning instead.)
-
-    Args:
-        lengths: tokens of each training row.
-        batch_size: rows of an update.
-        round_size: every update is filled up to a multiple of it; 1 fills nothing.
-        seed: of the order.
+    would repeat rows of the epoch's beginning instead.) ``lengths`` are tokens of each training row; every update of
+    ``batch_size`` rows is filled up to a multiple of ``round_size``, and 1 fills nothing.
     """
 
     def __init__(self, lengths: Sequence[int], batch_size: int, round_size: int, seed: int) -> None:
@@ -230,7 +218,7 @@ class UpdateSampler(Sampler[int]):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Be told by the trainer which epoch comes next."""
+        """Hear from the trainer which epoch comes next."""
         self.epoch = epoch
 
     def __len__(self) -> int:

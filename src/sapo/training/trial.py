@@ -168,10 +168,8 @@ def differences(
     the tokens of task s, and then shifted by their task's deviation from the mean over tasks: that sums to zero, and
     what spread is left is the spread of rows within tasks, since which tasks are measured is no matter of chance.
 
-    Args:
-        losses: of each candidate by task, the original first.
-        originals: those of the original after as many updates as each candidate.
-        seed: of the resampling.
+    ``losses`` are of each candidate by task, the original first, and ``originals`` those of the original after as many
+    updates as each candidate.
     """
     # Per row of all tasks, its share of the mean over tasks of sums over tokens.
     shares = {name: one.tokens / one.tokens.sum() / len(losses[0]) for name, one in losses[0].items()}

@@ -19,11 +19,7 @@ _ROUNDING = 1e-4
 
 
 class Worded(Protocol):
-    """Says which instruction a row is trained with at a time.
-
-    Attributes:
-        decides: what it depends on, as JSON.
-    """
+    """Says which instruction a row is trained with at a time; ``decides`` is what it depends on, as JSON."""
 
     decides: list[Any]
 
@@ -51,13 +47,10 @@ class Mixture:
 
 @dataclass(frozen=True, slots=True)
 class Again:
-    """A choice that was made while a model was trained.
+    """A choice that was made while a model was trained, after ``step`` updates, and is trained with from then on.
 
-    Attributes:
-        step: updates made before it.
-        instruction: that is trained with from then on.
-        losses: of all candidates, in nats per token, by text.
-        epoch: that began then, from 0, where choices are made by epoch.
+    ``losses`` are of all candidates, in nats per token, by text; ``epoch`` is the one that began then, from 0, where
+    choices are made by epoch.
     """
 
     step: int
@@ -72,11 +65,7 @@ class Leaders:
     Rows that were trained on would favour the instruction that they were trained with, so candidates are compared on
     rows that are not. A loss that is not lower by more than rounding changes nothing.
 
-    ``rows`` are not trained on; ``begin`` is what training begins with.
-
-    Attributes:
-        begin: what training began with.
-        choices: so far, in order.
+    ``rows`` are not trained on; ``begin`` is what training begins with, ``choices`` are those so far, in order.
     """
 
     def __init__(
@@ -115,7 +104,7 @@ class Leaders:
         losses = {c.text: scorer(self._rows[c.text]).per_token for c in self._candidates}
         best = min(self._candidates, key=lambda c: losses[c.text])
         now = self.chosen
-        # A training that was resumed may go on with a text that is not among these candidates.
+        # A training that was resumed may continue with a text that is not among these candidates.
         lower = now.text not in losses or losses[best.text] < losses[now.text] - _ROUNDING
         self.choices.append(Again(step, best if lower else now, losses, epoch))
         return self.choices[-1]
@@ -138,10 +127,7 @@ class Reselecting:
     """Chooses again every so many updates, and trains on with the choice; see `sapo.training.trainer.Watcher`.
 
     The choice is made every so many updates of the model that is trained, but not after the last one. ``decides`` is
-    what the choices depend on, as JSON.
-
-    Attributes:
-        leaders: with the choices so far.
+    what the choices depend on, as JSON; ``leaders`` hold those so far.
     """
 
     def __init__(self, scorer: Scorer, leaders: Leaders, every: int, decides: list[Any]) -> None:
@@ -155,7 +141,7 @@ class Reselecting:
         """Look at nothing yet: the first choice was made before."""
 
     def after(self, model: Any, step: int, last: bool) -> bool:
-        """Choose again where it is time to; training goes on."""
+        """Choose again where it is time to; training continues."""
         if not last and step % self._every == 0 and self.leaders.several:
             self.leaders.choose(self._scorer.on(model), step)
         return False
@@ -172,12 +158,9 @@ class Reselecting:
 class Rewording:
     """The rows of one training, of one task after the other, each encoded once for every text that it gets.
 
-    ``choices`` hold the instructions that the training begins with; ``worded`` says how each task's rows are worded.
-
-    Attributes:
-        changes: whether any row is ever worded in another way than at the beginning.
-        watchers: what chooses again while the model is trained.
-        decides: what the wording depends on, as JSON.
+    ``choices`` hold the instructions that the training begins with; ``worded`` says how each task's rows are worded,
+    ``decides`` what that depends on, as JSON. ``watchers`` choose again while the model is trained. Where nothing
+    ``changes``, no row is ever worded in another way than at the beginning.
     """
 
     def __init__(self, renderer: Renderer, choices: Sequence[Choice], worded: Sequence[Worded | None]) -> None:

@@ -50,7 +50,6 @@ _LONG, _FEW = 4000, 2
 _LISTED, _NAMED = 12, 3
 
 _OPTION, _SLOT = regex.compile(r"\[([^\]]*)\]"), regex.compile(r"\{([^}]*)\}")
-_ENGLISH_WORDS = regex.compile(r"\b(?:the|of|and|with|is|are|sentence|input|output|your?)\b", regex.I)
 _TASK = (
     r"(?:(?:in this task,? |here, )?(?:(?:your|the) (?:task|job|goal) is|you(?:'re| are) (?:asked|expected)"
     r"|you (?:have|need)) to |please |)"
@@ -98,11 +97,6 @@ def rewrites(instruction: str, labels: Sequence[str] = ()) -> tuple[str, ...]:
                         found.append(new)
                         break
     return tuple(found)
-
-
-def spoken(text: str) -> str:
-    """Return the language of an instruction, "en" where only a few words tell; empty where it is not known."""
-    return language(text) or ("en" if _ENGLISH_WORDS.search(text) else "")
 
 
 def fill(frame: str, slots: Mapping[str, str]) -> str | None:
@@ -164,10 +158,10 @@ _PHRASE = regex.compile(
 
 def _ways(text: str, labels: Sequence[str]) -> Iterator[tuple[Sequence[str], Sequence[Mapping[str, str]]]]:
     """Yield frames with the slots of each wording, the best way first."""
-    tongue = spoken(text)
+    tongue = language(text)
     named = 1 < len(labels) <= _LISTED and not any(keeps(label, text, "") for label in labels)
     choices = _choices(labels) if named else {}
-    whole = LANGUAGES.get(tongue, {"whole": []})["whole"]
+    whole = LANGUAGES.get(tongue or "", {"whole": []})["whole"]
     if tongue not in ("en", "zh"):
         whole = [*whole, *LANGUAGES["other"]["whole"]]
     if brittle(text):

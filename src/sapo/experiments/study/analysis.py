@@ -64,11 +64,7 @@ class Analysis:
 
 
 def analyse(records: Iterable[StudyRecord], *, sampling: Sampling | None = None) -> Analysis:
-    """Return what a study's records say; their order does not matter.
-
-    Raises:
-        RecordError: if there are no records, or some cannot be compared, naming them.
-    """
+    """Return what a study's records say; their order does not matter. Errors are those of `blocks_of`."""
     sampling = sampling or Sampling()
     blocks = blocks_of(records)
     names = sorted({block.arm for block in blocks}, key=lambda name: (name != _MAIN_ARM, name))

@@ -22,11 +22,8 @@ ROLES: Mapping[Outcome, Role] = {"in_task": "own", "forgetting": "earlier", "gen
 class Block:
     """The trainings of one transition in one arm that form a full table; the original need not be among them.
 
-    Attributes:
-        arm: the optimiser.
-        candidates: their indices, ascending.
-        records: shape [candidates][seeds].
-        left_out: trainings of the transition and arm that are no part of the full table.
+    ``candidates`` are their indices, ascending; ``records`` have the shape [candidates][seeds]. ``left_out`` counts the
+    trainings that are no part of the full table.
     """
 
     transition: str

@@ -22,14 +22,10 @@ from sapo.experiments.study.records import StudyRecord
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """How many trainings keep a bound, and how close they come to it.
+    """How many ``trainings`` have ``kept`` a bound: the share whose left side is at most the right one; None without.
 
-    Attributes:
-        trainings: for which both sides are defined.
-        undefined: trainings for which they are not.
-        kept: share of those defined whose left side is at most the right one; None without any.
-        ratio: median of left over right, of those with a right side above 0; None without any.
-        range: least and greatest of these ratios.
+    ``ratio`` is the median of left over right, of those with a right side above 0, ``range`` the least and greatest;
+    ``undefined`` counts the trainings for which a side is not defined.
     """
 
     trainings: int

@@ -70,8 +70,7 @@ class Spread:
 def moments(table: Floats) -> Floats:
     """Return the variance estimates of candidates, seeds, residual and candidates within a seed, shape [..., 4].
 
-    Args:
-        table: effects, shape [..., candidates, seeds], two candidates or more. With one seed the first three are NaN.
+    ``table`` has shape [..., candidates, seeds], two candidates or more; with one seed the first three are NaN.
     """
     c, s = table.shape[-2:]
     within = table.var(axis=-2, ddof=1).mean(axis=-1)

@@ -33,10 +33,7 @@ _ONE_TRANSITION = "one transition: no interval"
 class Gain:
     """Effect of what a rule chooses minus that of the original, nats per token, higher is better.
 
-    Attributes:
-        outcome: "in_task", "forgetting", "generalisation", or "sum" of the three.
-        mean: over transitions.
-        by_transition: of each block, in order; None where it is not defined.
+    The outcome "sum" is that of the three; ``by_transition`` is in the order of blocks, None where it is not defined.
     """
 
     rule: Rule
@@ -58,9 +55,7 @@ def gains(blocks: Sequence[Block]) -> tuple[Gain, ...]:
 def chosen(losses: Floats, rule: Rule) -> int:
     """Return the place of the candidate that a rule by loss chooses; ties go to the earlier one.
 
-    Args:
-        losses: pre-update losses in nats per token, the original's first.
-        rule: "lowest", "confident", "median" (the lower of two middle ones) or "highest".
+    ``losses`` are in nats per token, the original's first; "median" is the lower of two middle ones.
     """
     ranked = np.argsort(losses, kind="stable")
     if rule == "highest":

@@ -49,24 +49,21 @@ def indicators(
     losses = scorer(encoded)
     end = _end_tokens(renderer)
     answers = scorer([replace(e, ids=e.ids[: len(e.ids) - end]) for e in encoded]) if end else losses
-    blank = _blank(scorer, renderer.encode(text, task.suffix, [replace(row, input="", history=()) for row in rows]))
+    blank = renderer.encode(text, task.suffix, [replace(row, input="", history=()) for row in rows])
+    # Many rows without inputs are equal, and computed once.
+    different = list(dict.fromkeys(blank))
+    nll = dict(zip(different, scorer(different).nll, strict=True))
+    without = float(sum(nll[e] for e in blank) / sum(e.supervised for e in blank))
     found: dict[str, float | None] = {
         "pre_update": losses.per_token,
         "answer_only": answers.per_token,
         "example_mean": float(np.mean(losses.nll / losses.tokens)),
-        "pmi": losses.per_token - blank,
+        "pmi": losses.per_token - without,
         "gradient_norm": None if lean else norm(gradient(model, encoded)),
         "length": float(len(renderer.token_ids([text])[0])),
         "edit": Levenshtein.normalized_distance(text, task.instruction),
     }
     return found, losses
-
-
-def _blank(scorer: Scorer, encoded: Sequence[Encoded]) -> float:
-    """Return the loss on rows without inputs, in nats per token: many of them are equal, and computed once."""
-    different = list(dict.fromkeys(encoded))
-    nll = dict(zip(different, scorer(different).nll, strict=True))
-    return float(sum(nll[e] for e in encoded) / sum(e.supervised for e in encoded))
 
 
 def _end_tokens(renderer: Renderer) -> int:
@@ -108,11 +105,7 @@ def norm(tensors: dict[str, torch.Tensor]) -> float:
 
 
 class Travel:
-    """Measures the path of the trainable parameters; see `sapo.training.trainer.Watcher`.
-
-    Attributes:
-        start: the parameters before the first one, by name.
-    """
+    """Measures the path of the trainable parameters from ``start``, by name; see `sapo.training.trainer.Watcher`."""
 
     def __init__(self) -> None:
         self.path = 0.0

@@ -14,12 +14,9 @@ from sapo.training.settings import Optimiser
 
 @dataclass(frozen=True, slots=True)
 class Transition:
-    """A state and the task that is trained from it.
+    """A state, by the earlier tasks that it was trained on, in order, and the task that is trained from it.
 
-    Attributes:
-        earlier: tasks that the state was trained on, in order.
-        task: that is trained with every candidate.
-        unseen: tasks that are never trained on.
+    ``unseen`` are tasks that are never trained on.
     """
 
     name: str
@@ -30,13 +27,7 @@ class Transition:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One training of a transition's task.
-
-    Attributes:
-        arm: the optimiser.
-        seed: of the order of rows and of dropout.
-        candidate: index of the instruction, 0 is the original.
-    """
+    """One training of a transition's task: optimiser, seed of rows and dropout, candidate (0: the original)."""
 
     arm: Optimiser
     seed: int
@@ -44,11 +35,7 @@ class Trial:
 
 
 def transitions(config: StudyConfig) -> tuple[Transition, ...]:
-    """Return the transitions of a study in order.
-
-    Raises:
-        ConfigError: if two of them would have the same name.
-    """
+    """Return the transitions of a study in order; two of one name are an error."""
     found = tuple(
         Transition(
             ">".join(name.replace("/", "-") for name in tasks),

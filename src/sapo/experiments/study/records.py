@@ -1,6 +1,6 @@
 """One training of a study in one line: a candidate, a seed and an optimiser arm, from one state of the model.
 
-A study has a file of such lines, read with errors that name the line, and written whole or not at all.
+A study has a file of such lines, read with errors that name the line.
 """
 
 from __future__ import annotations
@@ -166,11 +166,7 @@ class StudyRecord:
 
 
 def is_study(path: Path) -> bool:
-    """Whether a file holds records of a study, by its first line.
-
-    Raises:
-        RecordError: if it cannot be read.
-    """
+    """Whether a file holds records of a study, by its first line; one that cannot be read is an error."""
     try:
         with path.open(encoding="utf-8-sig", errors="replace") as lines:
             first = json.loads(lines.readline())

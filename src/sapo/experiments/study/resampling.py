@@ -37,13 +37,7 @@ _FEW = "too few candidates for an interval, or they hardly differ"
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """A figure with its uncertainty.
-
-    Attributes:
-        value: None where it is not defined.
-        interval: 95 % interval, whose upper end may be infinite; None if it is not defined.
-        reason: why value or interval are missing.
-    """
+    """A figure with its 95 % interval, whose upper end may be infinite, and the reason why one of them is missing."""
 
     value: float | None
     interval: tuple[float, float] | None
@@ -54,10 +48,7 @@ class Measured:
 class Sampling:
     """How figures get their uncertainty; results depend on these alone.
 
-    Attributes:
-        draws: of a bootstrap.
-        permutations: random ones of a test that has more than these in all.
-        seed: of both.
+    ``draws`` are of a bootstrap, ``permutations`` the random ones of a test that has more than these in all.
     """
 
     draws: int = 2000
@@ -110,14 +101,10 @@ def bootstrap(parts: Sequence[Part], sampling: Sampling) -> Floats:
 def estimates(
     parts: Sequence[Part], sampling: Sampling, undefined: str, of: Callable[[Floats], Floats] = lambda means: means
 ) -> tuple[Measured, ...]:
-    """Return figures with their percentile intervals, from the transitions that define all of them.
+    """Return figures with their percentile intervals, from the transitions, at least one, that define all of them.
 
-    Args:
-        parts: of all transitions, at least one.
-        sampling: of the intervals.
-        undefined: why a figure is not defined, if it is not.
-        of: from weighted means, shape [m, k], to the figures, shape [m, j]; they may be infinite, or NaN where not
-            defined.
+    ``of`` leads from weighted means, shape [m, k], to the figures, shape [m, j], which may be infinite, or NaN where
+    they are not defined; ``undefined`` is why.
     """
     defined = [part for part in parts if not np.isnan(part.value()).any()]
     if not defined:
@@ -147,12 +134,10 @@ def weighted(values: Floats, weights: Floats) -> Floats:
 
 @dataclass(frozen=True, slots=True)
 class Permuted:
-    """A two-sided permutation test of a weighted mean of rank correlations.
+    """A two-sided permutation test of a weighted mean of rank correlations, over all orders where it is exact.
 
-    Attributes:
-        p: share of the orders whose statistic is at least as far from 0.
-        critical: least absolute value with p < 0.05; None where even the farthest one does not reach it.
-        exact: whether all orders were enumerated.
+    ``p`` is the share of orders whose statistic is at least as far from 0, ``critical`` the least absolute value with
+    p < 0.05; None where even the farthest one does not reach it.
     """
 
     p: float
@@ -162,11 +147,10 @@ class Permuted:
 
 @dataclass(frozen=True, slots=True)
 class Detectable:
-    """What a pooled rank correlation of so many candidates can show.
+    """What a pooled rank correlation of so many candidates can show; None for too few of them.
 
-    Attributes:
-        critical: absolute value from which on p < 0.05, by Student's t approximation; None for too few candidates.
-        powered: true absolute correlation that is found in four of five such studies, approximately.
+    From the absolute value ``critical`` on p < 0.05, by Student's t approximation; a true one of ``powered`` is found
+    in about four of five such studies.
     """
 
     critical: float | None

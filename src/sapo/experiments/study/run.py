@@ -41,7 +41,7 @@ def run_study(config: StudyConfig, progress: Reporter = SILENT, where: Where | N
         progress.note(f"{len(gpus)} processes, one for each GPU")
         where = partial(in_processes, gpus)
     with locked(config.run_dir):
-        known = _known(config)
+        known = _known(config, progress)
         open_ = _open(config, known, progress)
         if not open_:
             return tuple(known.values())
@@ -86,14 +86,10 @@ def _made(place: Place, label: str, jobs: Sequence[Job[T]]) -> Iterator[T]:
         raise error
 
 
-def _known(config: StudyConfig) -> dict[tuple[str, Trial], StudyRecord]:
-    """Return the records that are there.
-
-    Raises:
-        RecordError: if they are of another study, naming what differs.
-    """
+def _known(config: StudyConfig, progress: Reporter) -> dict[tuple[str, Trial], StudyRecord]:
+    """Return the records that are there; those of another study are an error that names what differs."""
     path = config.run_dir / STUDY
-    found = read_study(path) if path.is_file() else ()
+    found = read_study(path, progress.note) if path.is_file() else ()
     now = config.plain()
     for record in found:
         shared = {name: now["tasks"][name] for name in record.config.get("tasks", {}) if name in now["tasks"]}
@@ -114,9 +110,7 @@ def _known(config: StudyConfig) -> dict[tuple[str, Trial], StudyRecord]:
 def _open(config: StudyConfig, known: Mapping[tuple[str, Trial], StudyRecord], progress: Reporter) -> list[Transition]:
     """Return the transitions that lack trainings, after reading what all need, before hours of work with the first.
 
-    Raises:
-        RecordError: if trainings that are recorded had other data.
-        SapoError: if one of them could not be begun.
+    A transition that could not be begun, or whose recorded trainings had other data, is an error.
     """
     found, missing = [], 0
     for transition in transitions(config):

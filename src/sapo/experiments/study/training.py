@@ -73,12 +73,9 @@ def begin(config: StudyConfig, transition: Transition, progress: Reporter) -> in
 def train(
     config: StudyConfig, transition: Transition, trial: Trial, study: str, label: str, progress: Reporter
 ) -> StudyRecord:
-    """Return the record of one training from a transition's state.
+    """Return the record of one training from a transition's state; ``study`` is the fingerprint of the study.
 
-    The transition was begun before, in this process or in another one. ``study`` is the fingerprint of the study.
-
-    Raises:
-        RecordError: if the state is not in run_dir.
+    The transition was begun before, in this process or in another one with the same run_dir, or that is an error.
     """
     ground = _ground(config, transition, progress, writes=False)
     run, task, renderer = ground.run, ground.tested[transition.task], ground.run.renderer
@@ -138,10 +135,7 @@ def train(
 def _ground(config: StudyConfig, transition: Transition, progress: Reporter, *, writes: bool) -> _Ground:
     """Return a transition's state with everything that is measured in it, kept from the last call where it is the same.
 
-    ``writes``: this process, alone, may make the state; if not, all of it must be there already.
-
-    Raises:
-        RecordError: if it is not.
+    ``writes``: this process, alone, may make the state; if not, all of it must be there already, or that is an error.
     """
     global _kept
     key = config.model_dump_json(), transition.name

@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from sapo.candidates.settings import CandidateSettings
 from sapo.core.errors import nearest
-from sapo.core.settings import Local, Positive, Seed, Settings, names
+from sapo.core.settings import Local, NotNegative, Positive, Seed, Settings, names
 from sapo.core.types import Rule
 from sapo.models.settings import ModelSettings
 from sapo.runs.prompts import CROSSED, NONE, ORIGINAL, OWN, Prompt, renamed
@@ -169,6 +169,17 @@ class SweepConfig(Settings):
         return value
 
 
+class ResourcesConfig(Settings):
+    """What one run takes of a Ray cluster; decides nothing, so it is no part of what is recorded.
+
+    gpus: None is one where the cluster has any; a share lets several runs use one. memory: in GB.
+    """
+
+    cpus: Annotated[float, Field(gt=0)] = 1
+    gpus: NotNegative | None = None
+    memory: Annotated[float, Field(gt=0)] | None = None
+
+
 class Config(Settings):
     """One run: one sequence x method x policy x seed, in one run directory; or a sweep over several."""
 
@@ -202,6 +213,7 @@ class Config(Settings):
     run_dir: Local
     keep: Literal["last", "all"] = "all"
     report_to: Annotated[tuple[str, ...], BeforeValidator(_one_text)] = ()
+    resources: ResourcesConfig = ResourcesConfig()
 
     @model_validator(mode="after")
     def _fits_together(self) -> Config:
@@ -226,7 +238,7 @@ class Config(Settings):
 
         What is switched off, and what belongs to other methods and policies, is left out: it decides nothing.
         """
-        data = self.model_dump(mode="json")
+        data = self.model_dump(mode="json", exclude={"resources"})
         used = (self.method.replace("-", "_"), self.policy)
         for key in (*_OWN, "guard", "sweep"):
             if key not in used and (key in _OWN or data[key] is None):

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from sapo.candidates.settings import CandidateSettings
 from sapo.core.settings import Local, Positive, Seed, Settings
 from sapo.models.settings import ModelSettings
-from sapo.runs.config.schema import DataConfig, OwnTasks
+from sapo.runs.config.schema import DataConfig, OwnTasks, ResourcesConfig
 from sapo.training.settings import LoraSettings, Optimiser, TrainSettings
 
 
@@ -44,6 +44,7 @@ class StudyConfig(Settings):
     lora: LoraSettings = LoraSettings()
     max_length: Positive = 1664
     run_dir: Local
+    resources: ResourcesConfig = ResourcesConfig()
 
     @field_validator("transitions")
     @classmethod
@@ -73,4 +74,5 @@ class StudyConfig(Settings):
     def plain(self) -> dict[str, Any]:
         """Return the resolved configuration as YAML-ready values; what is switched off is left out."""
         parts = {"candidates": self.candidates.plain(), "model": self.model.plain()}
-        return self.model_dump(mode="json", exclude=set() if self.lean else {"lean"}) | parts
+        left_out = {"resources"} if self.lean else {"resources", "lean"}
+        return self.model_dump(mode="json", exclude=left_out) | parts

@@ -120,14 +120,9 @@ def _layers(model: Any) -> Iterator[tuple[str, Any]]:
 
 
 def targets_of(model: Any, wanted: Sequence[str] | str) -> tuple[str, ...]:
-    """Return the layers to adapt, by name or path, as peft takes them.
+    """Return the layers to adapt, by name or path, as peft takes them; if there are none, that is an error.
 
-    Args:
-        model: that is to be adapted.
-        wanted: names; or "all-linear", every linear layer but the output head; or a pattern that whole paths match.
-
-    Raises:
-        ModelError: if there are no such layers.
+    ``wanted`` are names; or "all-linear", every linear layer but the output head; or a pattern that whole paths match.
     """
     head = model.get_output_embeddings()
     found = [(path, layer) for path, layer in _layers(model) if _carries(layer)]
@@ -155,18 +150,15 @@ def targets_of(model: Any, wanted: Sequence[str] | str) -> tuple[str, ...]:
 def smallest_dimension(model: Any, targets: Sequence[str]) -> int:
     """Return the smallest side of the weights of the named layers: a larger rank could express nothing more."""
     ends = tuple(f".{target}" for target in targets)
-    return min(_side(layer) for path, layer in _layers(model) if f".{path}".endswith(ends) and _carries(layer))
+    layers = [layer for path, layer in _layers(model) if f".{path}".endswith(ends) and _carries(layer)]
+    # A quantised weight is stored in another shape.
+    shapes = ((x.in_features, x.out_features) if isinstance(x, torch.nn.Linear) else x.weight.shape for x in layers)
+    return int(min(map(min, shapes)))
 
 
 def _carries(layer: Any) -> bool:
     """Return whether peft can put LoRA on a layer."""
     return isinstance(layer, (torch.nn.Linear, torch.nn.Embedding, Conv1D))
-
-
-def _side(layer: Any) -> int:
-    # A quantised weight is stored in another shape.
-    sides = (layer.in_features, layer.out_features) if isinstance(layer, torch.nn.Linear) else layer.weight.shape
-    return int(min(sides))
 
 
 # Other initialisations (PiSSA, OLoRA ...) subtract something from the base weights whenever they are loaded.

@@ -26,11 +26,7 @@ class Full(SeqLora):
         return {"method": self.name}
 
     def start(self, model: Any) -> Any:
-        """Return the stage-0 model.
-
-        Raises:
-            ModelError: if it carries an adapter, or its weights are quantised or not float32.
-        """
+        """Return the stage-0 model; refuse one with an adapter, or with weights that are quantised or not float32."""
         if isinstance(model, PeftModel):
             raise ModelError(
                 f"method {self.name} trains the model's own weights and cannot continue from an adapter: merge it "

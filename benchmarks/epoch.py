@@ -1,0 +1,85 @@
+"""What choosing costs beside one epoch of training, both measured in one process on the embedded model.
+
+    python benchmarks/epoch.py PATH/SUPERNI [--only short long] [--trained 64]
+
+Choosing is `sapo.select` with its defaults on 1000 training rows: 21 hand-written candidates, a race on 250 rows, all
+that a user waits for but loading the model. Training is an epoch of `sapo run` with its defaults (LoRA; 4 rows a pass),
+with dropout and without (where what all rows begin with is computed once); it is measured on some of the rows and
+scaled to 1000. Both in float32, in CPU seconds of one thread, which other work on the machine hardly moves.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+import sapo
+from benchmarks.training import TASKS
+from sapo.core.types import Encoded
+from sapo.models.load import LoadedModel, load_model
+from sapo.models.render import Renderer
+from sapo.selection.rows import MAX_LENGTH
+from sapo.tasks.load import load_task
+from sapo.training.finetune import finetune
+from sapo.training.methods import make_method
+from sapo.training.schedule import Training
+from sapo.training.settings import LoraSettings, TrainSettings
+
+ROWS = 1000
+LORA, TRAIN = LoraSettings(), TrainSettings(epochs=1, micro_batch_size=4)
+
+
+def seconds(act: Callable[[], object]) -> float:
+    """Return the CPU seconds of this process that something takes."""
+    began = time.process_time()
+    act()
+    return time.process_time() - began
+
+
+def epoch(loaded: LoadedModel, encoded: list[Encoded], dropout: float) -> float:
+    """Return the seconds of training on all rows once."""
+    method = make_method("seq-lora", LORA.model_copy(update={"dropout": dropout}))
+    training = Training(1, 1, "", (), False, (), tuple(encoded), 0, TRAIN.batch_size)
+    model = method.prepare(method.start(loaded.model), training)
+    try:
+        return seconds(lambda: finetune(model, encoded, TRAIN, seed=0))
+    finally:
+        model.unload()
+
+
+def main() -> None:
+    """Print a row of the table for each task."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data_dir", type=Path)
+    parser.add_argument("--only", nargs="+", choices=TASKS, default=list(TASKS))
+    parser.add_argument("--trained", type=int, default=64, help="rows that are trained on")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    print("| rows | tokens | epoch, s | without dropout | choosing, s | losses | share | without dropout |")
+    print("|---|---:|---:|---:|---:|---:|---:|---:|", flush=True)
+    for kind in given.only:
+        loaded = load_model("embedded", dtype="float32", device="cpu")
+        whole = load_task(TASKS[kind], given.data_dir)
+        task = replace(whole, train=whole.train[:ROWS])
+        renderer, scale = Renderer(loaded.tokenizer, MAX_LENGTH), len(task.train) / given.trained
+        # Evenly over the rows, which the file may have in some order.
+        some = task.train[:: len(task.train) // given.trained][: given.trained]
+        encoded = renderer.encode(task.instruction, task.suffix, some)
+        with_dropout, without = (scale * epoch(loaded, encoded, dropout) for dropout in (LORA.dropout, 0.0))
+        found: list[sapo.Selection] = []
+        chosen = seconds(lambda: found.append(sapo.select(loaded.model, loaded.tokenizer, task)))  # noqa: B023
+        tokens = sum(len(e.ids) for e in encoded) / len(encoded)
+        print(
+            f"| {len(task.train)}, {kind} | {tokens:.0f} | {with_dropout:.0f} | {without:.0f} | {chosen:.1f} | "
+            f"{found[0].evaluations} | {chosen / with_dropout:.1%} | {chosen / without:.1%} |",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -45,7 +45,7 @@ COMMON: dict[str, Any] = {
 SWEEP = COMMON | {
     "sequence": list(TASKS),
     "selection": {"examples": 40, "cache": False},
-    "evaluate": {"rows": 12, "max_new_tokens": 8, "test_prompt": "both"},
+    "evaluate": {"rows": 12, "max_new_tokens": 8, "prompts": ["own", "original"]},
     # On the second task its objective is not finite.
     "o_lora": {"weight": 1e38},
     "sweep": {"method": ["seq-lora", "o-lora", "inc-lora"], "policy": ["original", "sapo"]},

@@ -34,28 +34,28 @@ def write(folder: Path) -> None:
         (folder / f"{split}.jsonl").write_text("".join(lines), encoding="utf-8")
 
 
-def shares(sweep: Path) -> dict[tuple[int, str, str], dict[int, float]]:
-    """Return by stage, policy and instruction the share of answers in capitals, in percent, by seed."""
-    found: dict[tuple[int, str, str], dict[int, float]] = defaultdict(dict)
+def shares(sweep: Path) -> dict[tuple[str, str], dict[int, float]]:
+    """Return by policy ("untrained" before training) and instruction the percentage of answers in capitals by seed."""
+    found: dict[tuple[str, str], dict[int, float]] = defaultdict(dict)
     for path in sorted(sweep.glob("*/*/results.json")):
         result = RunResult.from_json(json.loads(path.read_text(encoding="utf-8")))
         for cell in sorted(path.parent.glob("cells/*/*.json")):
             value = json.loads(cell.read_text(encoding="utf-8"))["value"]
             answers = value["predictions"]
+            policy = "untrained" if cell.parent.name == "0" else result.policy
             share = 100 * sum(answer.isupper() for answer in answers) / len(answers)
-            found[int(cell.parent.name), result.policy, value["instruction"]][result.seed] = share
+            found[policy, value["instruction"]][result.seed] = share
     return found
 
 
 def share(sweep: Path) -> None:
     """Print the shares."""
     found = shares(sweep)
-    for (stage, policy, instruction), by_seed in sorted(found.items()):
+    for (policy, instruction), by_seed in sorted(found.items()):
         points = [by_seed[seed] for seed in sorted(by_seed)]
-        where = f"trained: {policy}" if stage else f"untrained ({policy})"
-        line = f"{where}; tested: {instruction or '(no instruction)'}\n  {estimate(spread(points), 1)}"
-        base = found.get((stage, "original", instruction), {})
-        if stage and policy != "original":
+        line = f"{policy}; tested: {instruction or '(no instruction)'}\n  {estimate(spread(points), 1)}"
+        base = found.get(("original", instruction), {})
+        if policy not in ("untrained", "original"):
             seeds = sorted({*by_seed} & {*base})
             difference = unit_difference([by_seed[s] for s in seeds], [base[s] for s in seeds], None)
             line += f", to original {estimate(difference, 1, sign=True)}"

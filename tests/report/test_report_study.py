@@ -141,7 +141,7 @@ def test_one_transition_and_one_seed_claim_nothing_beyond_themselves() -> None:
     assert "There is one transition: nothing here says what other transitions would show." in text
     assert "(not known: one seed: only trainings that share their noise can be compared)" in text
     assert "(not known: one seed: candidates cannot be told from noise)" in text
-    assert "no sign of certainty" in notes(page, "How to read")
+    assert "not a sign of certainty" in notes(page, "How to read")
     (row, *_) = rows(table(page, "Claim 2"))
     assert row[3:6] == ["–", "+1.00 [+1.00, +1.00]", "undecided"]
 

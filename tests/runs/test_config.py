@@ -123,7 +123,10 @@ def test_every_mistake_is_named_in_one_message() -> None:
         ({"train": 3}, ["train = 3: ", "rows, epochs, learning_rate"]),
         ({"model": 3}, ["model = 3: ", "base, adapter, dtype, device"]),
         ({"guard": True}, ["guard"]),
-        ({"sweep": {"seeds": [1]}}, ["sweep.seeds: unknown key. Did you mean 'seed'?", "policy, method, sequence"]),
+        (
+            {"sweep": {"seeds": [1]}},
+            ["sweep.seeds: unknown key. Did you mean 'seed'?", "policy, rule, method, sequence"],
+        ),
         ({"sweep": {"policy": ["spo"]}}, ["sweep.policy.0 = 'spo': allowed: original, sapo,", "Did you mean 'sapo'?"]),
         ({"o-lora": {"weight": 1}}, ["o-lora: unknown key.", "o_lora"]),
         ({"method": "o_lora"}, ["method = 'o_lora': allowed: seq-lora,", "Did you mean 'o-lora'?"]),

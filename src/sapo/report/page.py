@@ -20,7 +20,7 @@ from sapo.report.numbers import (
     listed,
     number,
     prompt_name,
-)  # fmt: skip
+)
 from sapo.report.plots import Range, curves, ranges
 from sapo.report.runs import Run
 from sapo.report.selections import clearly_better
@@ -139,7 +139,7 @@ def _trained(run: Run) -> Iterator[Block]:
         return
     if len(tasks) <= _FEW:
         rows = tuple(
-            (label, _gain(selection, used[task].text), used[task].text)
+            (label, _gain(selection, used[task].text), used[task].text or "(none)")
             for label, task, selection in zip(run.labels, tasks, run.selections or [None] * len(tasks), strict=True)
         )
         about = "loss: before training on the task, in nats per token, minus the original's."
@@ -222,6 +222,11 @@ def _curves(run: Run, prompt: Prompt) -> Iterator[Block]:
         yield curves(f"{scale.title} by stage", [str(i) for i in stages], title, scale.short, lines)
 
 
+def _plain(runs: Sequence[Run], prompt: Prompt) -> bool:
+    """Whether tasks were trained with their original instructions alone, and are tested with them."""
+    return prompt in (OWN, ORIGINAL) and all(run.result.only_originals for run in runs)
+
+
 def _by_task(runs: Sequence[Run], measure: str, prompt: Prompt) -> Table:
     """Return of each task of a run what a long matrix says of it."""
     (run,), scale = runs, SCALES[measure]
@@ -232,11 +237,6 @@ def _by_task(runs: Sequence[Run], measure: str, prompt: Prompt) -> Table:
     return Table(
         ("tested on:", "zero-shot", "right after its training", "at the end"), rows, _title(runs, measure, prompt)
     )
-
-
-def _plain(runs: Sequence[Run], prompt: Prompt) -> bool:
-    """Whether tasks were trained with their original instructions alone, and are tested with them."""
-    return prompt in (OWN, ORIGINAL) and all(run.result.only_originals for run in runs)
 
 
 def _matrix(runs: Sequence[Run], measure: str, prompt: Prompt) -> Table:

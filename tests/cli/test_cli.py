@@ -226,7 +226,7 @@ def test_report_shows_one_run_with_the_numbers_it_recorded_or_compares_two(
     numbers = [f"{value:.3f}" for row in data["matrices"]["nll"]["own"] for value in row]
     numbers += [f"{loss:.4f}" for used in data["instructions"].values() for loss in used["losses"].values()]
     assert all(value in one.out for value in numbers)
-    assert f"sapo generate {stage_of(runs[1])} --task date-format --input 'YOUR TEXT'" in one.out
+    assert f"sapo generate {stage_of(runs[1])} --input TEXT" in one.out
     assert all(value in (runs[1] / "report.md").read_text() for value in numbers)
 
 

@@ -81,7 +81,7 @@ def test_a_run_can_be_made_again_from_the_configuration_of_its_directory(tmp_pat
     assert load_config(tmp_path / "config.yaml", ["run_dir=out"]) == config
 
 
-@pytest.mark.parametrize("written", [1, None, 3])
+@pytest.mark.parametrize("written", [1, 2, None, 4])
 def test_a_directory_of_another_version_is_refused_in_one_sentence(written: int | None, tmp_path: Path) -> None:
     """The first format did not name itself."""
     with RunDirectory(tmp_path, CONFIG):
@@ -91,7 +91,7 @@ def test_a_directory_of_another_version_is_refused_in_one_sentence(written: int 
     path.write_text(yaml.safe_dump({key: value for key, value in stored.items() if key != "format"} |
                                    ({} if written is None else {"format": written})))  # fmt: skip
     assert refused(tmp_path) == (
-        f"run_dir {tmp_path} was written by another version of sapo (format {written or 1}, not 2): `sapo report` "
+        f"run_dir {tmp_path} was written by another version of sapo (format {written or 1}, not 3): `sapo report` "
         "reads it, but it cannot be resumed; use another run_dir"
     )
 

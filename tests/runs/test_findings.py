@@ -164,7 +164,7 @@ def test_reports_and_records_of_partial_matrices(method: str, parts: dict[str, C
     run_dir = parts[method].run_dir
     text = printed(run_dir)
     assert "None" not in text and "nan" not in text
-    matrix = next(t for t in tables(run_dir, "Performance") if "NLL" in t.title)
+    matrix = next(t for t in tables(run_dir, "Every metric") if t.title.startswith("NLL"))
     shown = [[text.strip(" *()") for text in row][-2:] for row in matrix.rows]
     # A stage that the method does not have is no row.
     assert [[value != "–" for value in row] for row in shown] == [row for row in DEFINED[method] if any(row)]

@@ -47,7 +47,7 @@ def own(tmp_path: Path) -> Path:
 
 
 def test_candidates_are_recorded_before_the_first_step_and_taken_from_there(configured: Configured, own: Path) -> None:
-    write(own, {TASK: [OWN[0], "It names none of them.", *OWN[1:]], "date-format": ["User: the date, please."]})
+    write(own, {TASK: [OWN[0], "It names none of them.", *OWN[1:]], "date-format": ["The date,\x07 please."]})
     config = configured(**SMALL, sequence=[TASK, "date-format"], candidates={"file": str(own), "count": 2})
     with pytest.raises(KeyboardInterrupt):
         run(config, Told("stage 0"))
@@ -159,7 +159,7 @@ def test_rows_that_demonstrations_show_are_left_out_of_the_run_and_their_cost_is
 def test_a_run_without_a_valid_paraphrase_takes_the_original_and_says_so(
     policy: str, configured: Configured, own: Path
 ) -> None:
-    write(own, ["[INST] Is it positive or negative?", "What does the review say?"])
+    write(own, ["Is it positive\x07 or negative?", "What does the review say?"])
     config, told = configured(**{**SMALL, "policy": policy}, candidates={"file": str(own)}), Told()
     found = run(config, told).instructions[TASK]
     assert (found.text, found.origin) == (builtin_task(TASK).instruction, "original")

@@ -166,12 +166,12 @@ def test_where_losses_are_noisy_leader_and_runner_up_are_measured_once_more_befo
         return [(true + noise)[i, places.start : places.stop] for i, places in wanted.items()]
 
     ones, zeros = np.ones(40, dtype=np.int64), np.zeros(40, dtype=np.int64)
-    settings = {"delta": 0.05, "epsilon": 0.01}
-    finish = race(measure, round_sizes(40), [1.0] * 4, ones, zeros, **settings, confirm=confirm)
+    begin = partial(race, measure, round_sizes(40), [1.0] * 4, ones, zeros, delta=0.05, epsilon=0.01)
+    finish = begin(confirm=confirm)
     assert asked == [((1, 2), FIRST)] and finish.last.leader == 2 and finish.end == "decided"
     assert [x[0] for x in finish.nll] == [1.0, 0.52, 0.5, 3.0]
     assert finish.last.gap.tolist() == pytest.approx([0.5, 0.02, 0.0, 2.5])
-    assert race(measure, round_sizes(40), [1.0] * 4, ones, zeros, **settings).last.leader == 1
+    assert begin().last.leader == 1
 
 
 # With a model.
@@ -246,7 +246,8 @@ def test_in_half_precision_the_noise_of_batches_is_added_to_the_tolerance() -> N
     # The winner is within it of the best by float32, which knows no noise.
     losses = [candidate.loss for candidate in exact.candidates]
     assert losses[with_noise.chosen] - min(losses) < with_noise.race.epsilon
-    assert raced().selection.race is not None and raced().selection.race.epsilon == 0.01
+    whole = raced().selection.race
+    assert whole is not None and whole.epsilon == 0.01
 
 
 def same(one: Selection, other: Selection) -> bool:

@@ -44,6 +44,7 @@ def seconds(act: Callable[[], object]) -> float:
 def epoch(loaded: LoadedModel, encoded: list[Encoded], dropout: float) -> float:
     """Return the seconds of training on all rows once."""
     method = make_method("seq-lora", LORA.model_copy(update={"dropout": dropout}))
+    # Of the training only the seed decides what the new adapter is.
     training = Training(1, 1, "", (), False, (), (), 0, TRAIN.batch_size)
     model = method.prepare(method.start(loaded.model), training)
     try:

@@ -8,6 +8,7 @@ loaded.
 from __future__ import annotations
 
 import io
+import logging
 import os
 import sys
 
@@ -28,6 +29,8 @@ def main() -> None:
         # A terminal that has not all letters shows others instead of ending the command.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
+    # Imported, it warns that it lacks a fast path, which `sapo.models.load` switches off.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     rank = int(os.environ.get("RANK", "0"))
     try:
         app()

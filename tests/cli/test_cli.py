@@ -145,6 +145,11 @@ def test_check_says_what_would_be_trained_and_fails_where_it_is_wrong(
     outcome = command("check", "--config", config, "--rows", 4)
     assert outcome.code == 1 and "error   end of turn: in 4 of 4 rows" in outcome.out
     assert outcome.out.index(f"{TASK}:") < outcome.out.index("date-format:") and "loss: of 'odd-one-out'" in outcome.out
+    config = write_config(
+        tmp_path, model_dir, policy="fixed", fixed="Thumbs up or down?", run_dir=str(tmp_path / "run")
+    )
+    outcome = command("check", "--config", config, "--rows", 4)
+    assert outcome.code == 0 and "Thumbs up or down?" in outcome.out
     command("check").complains("give either --task TASK or --config FILE")
 
 

@@ -496,7 +496,7 @@ def test_a_dry_run_adds_up_to_the_plan_and_names_cut_inputs(model_dir: Path) -> 
     assert rows(tasks_table)[0] == ["1 date-format", "8", "4", "4", "3", "0"]
     assert rows(data_table)[0][:3] == ["date-format", "8", "4"]
     assert work.rows[-1][-1] == duration(forecast.run.plan.cost / 100)
-    assert [row[1] for row in work.rows[:3]] == ["12 row x candidate", "1 updates", "16 rows, answered and scored"]
+    assert [row[1] for row in work.rows[:3]] == ["12 row x candidate", "1 updates", "8 rows, each answered and scored"]
     text = " ".join(printed(page).split())
     for part in ("nothing was written", "measured 100 tokens/s on a few rows", "without --dry-run"):
         assert part in text
@@ -506,7 +506,7 @@ def test_a_dry_run_adds_up_to_the_plan_and_names_cut_inputs(model_dir: Path) -> 
     cut = replace(inspection, lengths=replace(inspection.lengths, cut=3))
     page = dry_run_page(both, Forecast(replace(prepare(both), inspections={"date-format": cut}), 100.0))
     # Two stages, and the trained task once more after the second one.
-    assert tables(page)[-1].rows[2][1] == f"{3 * 8} rows, answered and scored"
+    assert tables(page)[-1].rows[2][1] == f"{3 * 4} rows, each answered and scored"
     cut_inputs = "date-format: cut in the middle, as longer than max_length: 3 training inputs;"
     assert cut_inputs in " ".join(printed(page).split())
 

@@ -93,7 +93,7 @@ def test_what_is_switched_off_or_belongs_to_others_is_left_out() -> None:
         assert set(made(policy=policy).plain()) - bare == own & {policy}
     # What a run takes of a cluster decides nothing.
     assert made(resources={"gpus": 2}).plain() == made().plain()
-    both = made(method="ewc", policy="paft", guard={}, fixed="unread", evaluate={"general": True}).plain()
+    both = made(method="ewc", policy="paft", guard={}, evaluate={"general": True}).plain()
     assert set(both) - bare == {"ewc", "paft", "guard"}
     assert both["evaluate"]["general"] is True
 

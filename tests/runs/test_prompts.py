@@ -36,6 +36,7 @@ from sapo.core.types import Floats
 from sapo.integrations.testing import tiny_tokenizer
 from sapo.report.blocks import Table
 from sapo.report.differences import run_figure_differences
+from sapo.report.numbers import prompt_name
 from sapo.report.page import results_page
 from sapo.report.publish import print_report
 from sapo.report.runs import read_run
@@ -502,3 +503,15 @@ def test_a_word_that_was_hardly_meant_as_an_instruction_is_refused(word: str) ->
 def test_a_row_without_an_instruction_is_taken_apart_as_one() -> None:
     row = f"<|im_start|>user\nshown\n\n{SUFFIX}<|im_end|>\n<|im_start|>assistant\ny<|im_end|>"
     assert taken_apart(row) == ("", "shown", "y")
+
+
+def test_prompts_that_begin_alike_have_columns_of_their_own_and_spaces_at_the_ends_make_no_other_prompt() -> None:
+    texts = [f"Please read the following review with care and say {end}" for end in ("yes or no.", "good or bad.")]
+    assert len({prompt_name(text) for text in texts}) == 2 and prompt_name("Say it.") == '"Say it."'
+    with pytest.raises(ConfigError, match=r"Say it\. is listed twice"):
+        make_config({"sequence": "demo", "run_dir": "r", "evaluate": {"prompts": ["own", "Say it.", " Say it. "]}})
+
+
+def test_a_text_that_no_policy_reads_is_refused() -> None:
+    with pytest.raises(ConfigError, match="fixed = 'Say it': only policy fixed reads it"):
+        make_config({"sequence": "demo", "run_dir": "r", "policy": "pure", "fixed": "Say it"})

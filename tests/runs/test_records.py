@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from sapo.core.errors import RecordError
+from sapo.report.publish import read_report
 from sapo.runs.records import append_record, read_records
 from sapo.runs.results import RunResult
 
@@ -187,6 +188,8 @@ def test_a_last_line_that_was_cut_off_is_told_and_makes_room_for_the_next(tmp_pa
     path.write_bytes(whole + line[:keep])
     assert read_records(path, notes.append) == (renamed("a"),)
     assert notes == [f"{path}: the last line was cut off while it was written, and is dropped"]
+    page, _ = read_report([path])
+    assert "cut off" in page.verdict[0].text and "`sapo run` records that run again" in page.verdict[0].text
     append_record(path, renamed("b"))
     assert path.read_bytes() == whole + line + b"\n"
     # What lacks nothing but the line break is a record.

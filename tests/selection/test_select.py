@@ -191,6 +191,9 @@ def test_rows_come_back_as_they_were_but_for_the_instruction(kind: str) -> None:
     assert selection.apply(rows) == expected
     # Nothing in a text means anything.
     assert exchange(rows, OLD, "New {x} $1 \\1.") == laid_out(kind, "New {x} $1 \\1.")
+    # A second call changes nothing, also where the new text holds the old one.
+    framed = exchange(rows, OLD, f"Guideline:\n{OLD}")
+    assert framed != list(rows) and exchange(framed, OLD, f"Guideline:\n{OLD}") == framed
     assert selection.apply(Dataset.from_list(rows)).to_list() == expected
     assert selection.apply(DatasetDict(train=Dataset.from_list(rows)))["train"].to_list() == expected
     assert selection.apply(pd.DataFrame(rows)).to_dict("records") == expected

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -66,8 +67,13 @@ def _of_run(file: Path, rows: int, progress: Reporter) -> dict[str, Check]:
     from sapo.integrations.check import check_task
     from sapo.runs.config.loading import load_config
     from sapo.runs.prepare import prepare
+    from sapo.training.policies import GIVEN, given_texts
 
     settings = load_config(file)
-    run = prepare(settings if settings.sweep is None else planned(settings)[0].config, progress, pays=False)
+    config = settings if settings.sweep is None else planned(settings)[0].config
+    run = prepare(config, progress, pays=False)
     tasks, watch = run.inputs.tasks, run.inputs.watch
+    names = [task.name for task in tasks]
+    texts = given_texts(config.policy, config.fixed, names) if config.policy in GIVEN else {}
+    tasks = tuple(replace(task, instruction=texts.get(task.name, task.instruction)) for task in tasks)
     return {task.name: check_task(run.loaded, run.renderer, task, watch, rows) for task in tasks}

@@ -95,7 +95,9 @@ def _planned(config: Config, named: tuple[str, Any], seed: int, method: str, way
         f"{sequence}/{'-'.join(filter(None, (method, *one)))}-s{seed}" for one in (way, ("sapo", *(rules or ())[:1]))
     )
     data = config.model_dump()
-    own = {"sequence": tasks, "seed": seed, "method": method, "policy": policy, "sweep": None}
+    own: dict[str, Any] = {"sequence": tasks, "seed": seed, "method": method, "policy": policy, "sweep": None}
+    if policy != "fixed":
+        own["fixed"] = None
     if rule is not None:
         own["selection"] = data["selection"] | {"rule": rule}
     return Planned(name, sequence, make_config({**data, **own, "run_dir": config.run_dir / name}), twin)

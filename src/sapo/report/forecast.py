@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import replace
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
@@ -33,7 +34,7 @@ _TIGHT = (
     "{}: selection.budget is spent with the first rows, and the choice will rest on these alone: raise it, or score "
     "fewer candidates, unless the training is meant to be this short."
 )
-_BOTH = "Seen tasks are tested twice, with their own and the original instruction, where these differ."
+_BOTH = "Own and original are two tests of a task once it is trained with another instruction than its original."
 
 
 def dry_run_page(config: Config, forecast: Forecast) -> Page:
@@ -70,13 +71,15 @@ def _tasks(config: Config, run: Run) -> Table:
 def _work(config: Config, forecast: Forecast) -> Iterator[Block]:
     plan, races = forecast.run.plan, forecast.run.chooser.settings.races
     trials = plan.trials.values()
-    testing = [work for name, work in plan.evaluate.items() for _ in range(plan.tests[name])]
+    # Each row counts twice in the plan: it is answered, and its loss is computed.
+    once = {name: replace(work, units=work.units // 2) for name, work in plan.evaluate.items()}
+    testing = [work for name, work in once.items() for _ in range(plan.tests[name])]
     stages = f"testing, {len(forecast.run.inputs.tasks) + 1} stages"
     kinds: tuple[tuple[str, Collection[Work], Collection[Work], str], ...] = (
         ("scoring candidates", plan.least.values(), plan.score.values(), "row x candidate"),
         *([("trying the leading candidates", trials, trials, "updates")] if trials else []),
         ("training", plan.train.values(), plan.train.values(), "updates"),
-        (stages, testing, testing, "rows, answered and scored"),
+        (stages, testing, testing, "rows, each answered and scored"),
     )
     rows, total = [], np.zeros(2)
     for kind, least, most, unit in kinds:

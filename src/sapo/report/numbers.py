@@ -9,7 +9,7 @@ from typing import Literal
 
 from sapo.experiments.study.resampling import Measured
 from sapo.report.blocks import NOTHING, one_line
-from sapo.runs.prompts import NAMED, Prompt
+from sapo.runs.prompts import NAMED, Prompt, short
 from sapo.runs.results import NLL, PRIMARY, Estimate
 
 Better = Literal["higher", "lower"]
@@ -81,8 +81,9 @@ def number(value: float | None, decimals: int, *, sign: bool = False) -> str:
 
 
 def prompt_name(prompt: Prompt) -> str:
-    """Return what to call a test prompt: its name, or the beginning of its text in quotes."""
-    return prompt if prompt in NAMED else f'"{one_line(prompt, _SHOWN)}"'
+    """Return what to call a test prompt: its name, or its text in quotes; of a long one the beginning and the file."""
+    shown = one_line(prompt, _SHOWN)
+    return prompt if prompt in NAMED else f'"{shown}"' + ("" if shown == prompt else f" ({short(prompt)})")
 
 
 def interval(bounds: Sequence[float] | None, decimals: int, *, sign: bool = False) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -10,7 +11,7 @@ from rich.console import Console
 from sapo.core.errors import RecordError, demand_extra
 from sapo.core.storage import undamaged, write_text
 from sapo.experiments.study.records import STUDY, is_study, read_study
-from sapo.report.blocks import Page
+from sapo.report.blocks import Note, Page
 from sapo.report.markdown import to_markdown
 from sapo.report.page import results_page
 from sapo.report.runs import Run, read_run
@@ -77,10 +78,14 @@ def read_report(paths: Sequence[Path]) -> tuple[Page, Path]:
         return study_page(read_study(file)), file.with_suffix(".md")
     if kinds[0] == "sweep":
         files = [path / RECORDS if path.is_dir() else path for path in paths]
-        runs = [Run(record, versions=record.versions) for file in files for record in read_records(file)]
+        notes: list[str] = []
+        runs = [Run(record, versions=record.versions) for file in files for record in read_records(file, notes.append)]
         # Several files of records in one folder keep a page each.
         alone = len(files) == 1 and files[0].name != RECORDS
-        return results_page(runs), files[0].with_suffix(".md") if alone else files[0].parent / "comparison.md"
+        page = results_page(runs)
+        told = (Note(f"{note}. The same `sapo run` records that run again.", "strong") for note in notes)
+        page = replace(page, verdict=(*told, *page.verdict))
+        return page, files[0].with_suffix(".md") if alone else files[0].parent / "comparison.md"
     with undamaged(Path(", ".join(map(str, paths))), _DAMAGED):
         page = results_page([read_run(path) for path in paths])
     return page, paths[0] / ("report.md" if len(paths) == 1 else "comparison.md")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from html import escape
 from os import PathLike
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -207,8 +208,9 @@ class Selection:
         return rows
 
     def _repr_html_(self) -> str:
-        """Return the ranked table for a notebook; texts are escaped."""
-        return str(self.to_pandas().to_html(index=False, float_format="{:.4f}".format, na_rep=""))
+        """Return the ranked table for a notebook, and the notes; texts are escaped."""
+        table = self.to_pandas().to_html(index=False, float_format="{:.4f}".format, na_rep="")
+        return "".join([str(table), *(f"<p>note: {escape(note)}</p>" for note in self.notes)])
 
     def to_pandas(self) -> Any:
         """Return a `pandas.DataFrame`, a row for each candidate, lowest loss first; losses in nats per token."""

@@ -82,7 +82,11 @@ def exchange(data: Any, old: str, new: str) -> Any:
 
     def changed(row: Any) -> dict[str, Any]:
         try:
-            found = read_row(row).reworded(old, new)
+            known = read_row(row)
+            found = known.reworded(old, new)
+            # A row that holds the new text already, as after a second call, stays: frames hold the original themselves.
+            if found is None or old in new:
+                found = known.reworded(new, new) or found
         except DataError as error:
             raise DataError(f"{error}. {_WORD}") from error
         if found is None:

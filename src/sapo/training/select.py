@@ -227,7 +227,7 @@ def _opened(
     """Return the task, and what makes tokens of its rows."""
     opened = given_task(data, instruction, suffix, columns)
     if isinstance(opened, Rows):
-        return opened.task, renderer or opened.renderer(tokenizer, args=args)
+        return opened.task, renderer or opened.renderer(tokenizer, max_length, args=args)
     if args is not None:
         raise DataError("args is for rows that hold the instruction themselves; other rows are laid out by the library")
     return opened, renderer or Renderer(tokenizer, min(max_length, context_length(model)))

@@ -72,6 +72,7 @@ def _prompt(given: Any) -> Any:
     allowed = f"allowed: {', '.join(known)}, wordings: N, or the text of an instruction"
     if not isinstance(given, str) or not given.strip():
         raise ValueError(f"{given!r} is not a test prompt; {allowed}")
+    given = given.strip()
     # A single word that is nearly one of the names was hardly meant as an instruction.
     close = nearest(given, known)
     if given not in known and (given in (CROSSED, "selected", "both") or (close and len(given.split()) == 1)):
@@ -223,10 +224,13 @@ class Config(Settings):
                 f"train.checkpoint_every {every} is not a multiple of guard.every {self.guard.every}: a checkpoint "
                 "must be a state that the guard has looked at"
             )
-        if self.fixed is None and "fixed" in (self.policy, *((self.sweep and self.sweep.policy) or ())):
+        asked = "fixed" in ((self.sweep and self.sweep.policy) or (self.policy,))
+        if asked and self.fixed is None:
             raise ValueError(
                 'policy fixed needs its text: give fixed: "an instruction", or fixed: {TASK: "an instruction"}'
             )
+        if self.fixed is not None and not asked:
+            raise ValueError(f"fixed = {self.fixed!r}: only policy fixed reads it. Set policy: fixed, or leave it out")
         if self.evaluate.max_new_tokens >= self.max_length:
             raise ValueError(
                 f"evaluate.max_new_tokens {self.evaluate.max_new_tokens} leaves no room in max_length {self.max_length}"

@@ -15,7 +15,7 @@ from sapo.report.differences import (
     spread,
     unit_difference,
 )
-from sapo.report.numbers import Figure, count
+from sapo.report.numbers import Better, Figure, count
 from sapo.report.runs import Run, shared_prompts
 from sapo.runs.metrics import FIGURES, METRICS
 from sapo.runs.prompts import ORIGINAL, Prompt
@@ -215,25 +215,23 @@ def _sweep(given: Sequence[Run]) -> Arranged:
 
 
 def _differences(base: Setting, other: Setting, measure: str, prompt: Prompt) -> dict[str, Difference]:
-    """Return the differences by name of the metric; those that no pair of units defines are left out."""
-    found = {}
-    for name in (metric.name for metric in METRICS):
-        ours, theirs = (setting.by_unit(measure, prompt, name).points for setting in (other, base))
-        difference = unit_difference(ours, theirs, direction(measure, name))
-        if difference.count:
-            found[name] = difference
-    return found
+    """Return the differences by name of the metric."""
+    better = {metric.name: direction(measure, metric.name) for metric in METRICS}
+    return _defined(base, other, better, lambda setting, name: setting.by_unit(measure, prompt, name))
 
 
 def _figure_differences(base: Setting, other: Setting, measure: str) -> dict[str, Difference]:
-    """Return the differences by name of the figure, likewise."""
-    found = {}
-    for name in (figure.name for figure in FIGURES):
-        ours, theirs = (setting.figure_by_unit(measure, name).points for setting in (other, base))
-        difference = unit_difference(ours, theirs, None)
-        if difference.count:
-            found[name] = difference
-    return found
+    """Return the differences by name of the figure, of which no value is better than another."""
+    better = {figure.name: None for figure in FIGURES}
+    return _defined(base, other, better, lambda setting, name: setting.figure_by_unit(measure, name))
+
+
+def _defined(
+    base: Setting, other: Setting, better: Mapping[str, Better | None], of: Callable[[Setting, str], Figure]
+) -> dict[str, Difference]:
+    """Return the differences by name; those that no pair of units defines are left out."""
+    found = {name: unit_difference(of(other, name).points, of(base, name).points, b) for name, b in better.items()}
+    return {name: difference for name, difference in found.items() if difference.count}
 
 
 def _comparable(given: Sequence[Run]) -> dict[tuple[str, str, Unit], Run]:

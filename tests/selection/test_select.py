@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import json
 import math
 import typing
 from dataclasses import replace
@@ -27,7 +28,8 @@ from sapo.models.render import Renderer
 from sapo.selection.rows import context_length
 from sapo.selection.selection import Selection
 from sapo.tasks.given import given_task
-from sapo.tasks.inplace import exchange
+from sapo.tasks.inplace import Rows
+from sapo.tasks.layouts import exchange
 from sapo.tasks.load import load_task
 from sapo.tasks.sampling import selection_rows
 
@@ -220,6 +222,27 @@ def test_every_kind_of_table_gives_the_same_losses(tmp_path: Path) -> None:
     assert exact[0].tokens.tolist() == [row.supervised for row in encoded]
     for losses, candidate in zip(exact, found[0].candidates, strict=True):
         assert losses.per_token == pytest.approx(candidate.losses.per_token, rel=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["alpaca", "messages"])
+def test_rows_that_hold_their_instruction_are_read_alike_from_a_file_and_in_memory(kind: str, tmp_path: Path) -> None:
+    """What cannot be used is left out with the same reason, and a number is the text that it is spelled with."""
+    numbers = [{**row, "label": "37"} for row in PLAIN]
+    rows = [LAYOUTS[kind](OLD, row) for row in [*numbers, {**PLAIN[0], "label": None}]]
+    if kind == "alpaca":
+        rows = [*({**row, "output": int(row["output"])} for row in rows[:-1]), rows[-1]]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    of_file = load_task(path)
+    for data in (rows, Dataset.from_list(rows), pd.DataFrame(rows, dtype=object)):
+        found = given_task(data)
+        assert isinstance(found, Rows)
+        assert found.task.unused == of_file.unused and [x.row for x in of_file.unused] == [9]
+        assert [row.answer for row in found.task.train] == [row.answer for row in of_file.train] == ["37"] * 8
+    selection = select(rows)
+    assert "left out, as they cannot be used: 1 row" in str(selection)
+    # A row that was left out stays a row of the data set, worded as the others.
+    assert len(selection.apply(rows)) == 9 and selection.instruction.text in str(selection.apply(rows)[-1])
 
 
 def test_a_selection_is_printed_ranked_and_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,10 +24,9 @@ from pydantic import ValidationError
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from sapo.candidates.builtin import Builtin
 from sapo.candidates.checks import Pool, why_none
 from sapo.candidates.gather import Gathered, gather
-from sapo.candidates.rules.source import Rules
+from sapo.candidates.opening import HAND_WRITTEN, RULES
 from sapo.core.bar import Bar
 from sapo.core.errors import CandidateError, DataError, ModelError
 from sapo.core.progress import SILENT, Reporter
@@ -236,7 +235,7 @@ def _opened(
 def candidates_of(task: Task, given: Sequence[str] | None) -> Gathered:
     """Return a task's candidates; where none are given, 20 of those that come with the library or that rules make."""
     if given is None:
-        return gather(task, (Builtin(), Rules()), _COUNT)
+        return gather(task, (HAND_WRITTEN, RULES), _COUNT)
     if not isinstance(given, (list, tuple)) or not all(isinstance(text, str) for text in given):
         raise CandidateError(f"candidates = {given!r:.80}: allowed is a list of texts")
     pool = Pool(task)

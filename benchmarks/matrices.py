@@ -19,10 +19,10 @@ import numpy as np
 from sapo.candidates.gather import gather
 from sapo.candidates.opening import HAND_WRITTEN
 from sapo.core.types import Task
+from sapo.models.fit import MAX_LENGTH
 from sapo.models.load import load_model
 from sapo.models.losses import Scorer
 from sapo.models.render import Renderer
-from sapo.selection.rows import MAX_LENGTH
 from sapo.tasks.load import load_task
 from sapo.tasks.sampling import selection_rows
 from sapo.training.finetune import finetune

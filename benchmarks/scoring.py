@@ -41,12 +41,12 @@ from sapo.candidates.opening import HAND_WRITTEN
 from sapo.core.processes import join, leave
 from sapo.core.types import Encoded, Example, Instruction, Losses, Sample, Strategy, Task
 from sapo.models.batches import IGNORED, common_prefix
+from sapo.models.fit import context_length
 from sapo.models.layout import user_turn
 from sapo.models.load import load_model
 from sapo.models.losses import Scorer
 from sapo.models.memory import peak_memory
 from sapo.models.render import Renderer
-from sapo.selection.rows import context_length
 from sapo.selection.scoring import score_candidates
 from sapo.selection.settings import SelectionSettings
 from sapo.tasks.load import load_task

@@ -24,8 +24,8 @@ import sapo
 from sapo.core.errors import DataError, ModelError, RecordError, SapoError, ScoreError
 from sapo.core.types import Example, Instruction, Task
 from sapo.integrations.testing import tiny_model, tiny_tokenizer, toy_task
+from sapo.models.fit import context_length
 from sapo.models.render import Renderer
-from sapo.selection.rows import context_length
 from sapo.selection.selection import Selection
 from sapo.tasks.given import given_task
 from sapo.tasks.inplace import Rows

@@ -19,6 +19,7 @@ from sapo.core.errors import CandidateError, RenderError
 from sapo.core.storage import fingerprint
 from sapo.core.types import Example, Origin, Task
 from sapo.models.answers import batches, continued, greedy
+from sapo.models.fit import context_length
 from sapo.models.load import load_model
 from sapo.models.render import Renderer
 from sapo.models.settings import ModelSettings
@@ -122,7 +123,7 @@ class _Writer:
         room = 2 * len(self._tokenizer(task.instruction, add_special_tokens=False).input_ids) + 64
         prompts = {index: self._prompt(task, index, seed) for index in indices}
         longest = max(map(len, prompts.values())) + room
-        context = _context_length(self._model)
+        context = context_length(self._model)
         if longest > context:
             raise CandidateError(
                 f"task {task.name!r}: a request for a paraphrase and its reply take {longest} tokens "
@@ -192,11 +193,3 @@ def _files(base: str) -> str:
         return ""
     stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in folder.iterdir() if path.is_file()]
     return fingerprint(sorted(stats))
-
-
-def _context_length(model: Any) -> int:
-    """Return the most tokens that the model was made for, or a very large number where it does not say."""
-    try:
-        return int(model.config.get_text_config().max_position_embeddings)
-    except AttributeError:
-        return _UNCUT

@@ -165,12 +165,12 @@ def _score(
 ) -> Selection:  # fmt: skip
     """Return the selection, after notes on what the data hold and what scoring takes."""
     from sapo.models.fingerprint import state_fingerprint
+    from sapo.models.fit import MAX_LENGTH, context_length
     from sapo.models.losses import Scorer
     from sapo.models.render import Renderer
     from sapo.report.numbers import tokens
     from sapo.runs.plan import cost_of_examples, epoch_cost, scoring
     from sapo.selection.cache import LossCache, cache_directory
-    from sapo.selection.rows import MAX_LENGTH, context_length
     from sapo.selection.scoring import score_candidates
     from sapo.tasks.findings import data_table, warnings_of
     from sapo.tasks.inspection import inspect_rows

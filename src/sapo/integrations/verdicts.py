@@ -19,7 +19,7 @@ from jinja2 import TemplateError
 from sapo.core.errors import DataError
 from sapo.core.types import Encoded, Example, Task
 from sapo.models.batches import IGNORED
-from sapo.selection.rows import context_length
+from sapo.models.fit import context_length
 from sapo.tasks.files import quoted
 from sapo.tasks.inspection import inspect_rows
 from sapo.tasks.layouts import layout_of, sides

@@ -1,4 +1,7 @@
-"""Cutting an example that is too long: what is lost is counted, and instruction, suffix and answer stay whole."""
+"""How many tokens a model takes, and cutting an example that is too long.
+
+What is lost is counted, and instruction, suffix and answer stay whole.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,29 @@ from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import accumulate
+from typing import Any
 
 from sapo.core.errors import RenderError
 from sapo.core.types import Encoded, Example
 
+# Published limit: 1536 tokens of prompt and 128 of answer.
+MAX_LENGTH = 1664
 ADVICE = ": shorten them, or raise max_length if the model's context allows it"
 _CUT_MARK = "\n[...]\n"
+
+
+def context_length(model: Any) -> int:
+    """Return the most tokens that the model was made for, or a very large number where it does not say."""
+    return configured_length(model.config)
+
+
+def configured_length(config: Any) -> int:
+    """Return the same of a model's configuration."""
+    try:
+        # As an attribute, the name also finds what some configurations call n_positions.
+        return int(config.get_text_config().max_position_embeddings)
+    except AttributeError:
+        return 1 << 30
 
 
 def characters(example: Example) -> int:

@@ -31,10 +31,10 @@ from sapo.core.bar import Bar
 from sapo.core.errors import CandidateError, DataError, ModelError
 from sapo.core.progress import SILENT, Reporter
 from sapo.core.types import Losses, Rule, Sample, Strategy, Task
+from sapo.models.fit import MAX_LENGTH, context_length
 from sapo.models.load import demand_readable_adapter
 from sapo.models.losses import Scorer
 from sapo.models.render import Encoder, Renderer
-from sapo.selection.rows import MAX_LENGTH, context_length
 from sapo.selection.scoring import score_candidates
 from sapo.selection.selection import Selection
 from sapo.selection.settings import SelectionSettings, TrialSettings

@@ -1,17 +1,16 @@
-"""Paraphrases from a model on this machine: any causal LM, with a chat template or without."""
+"""Paraphrases from a model on this machine: any causal LM with a chat template."""
 
 from __future__ import annotations
 
 import gc
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import LogitsProcessor, StoppingCriteria
+from transformers import LogitsProcessor
 
-from sapo.candidates.asking import completion, messages, most_requests, question, rounds
+from sapo.candidates.asking import messages, most_requests, question, rounds
 from sapo.candidates.kept import Kept
 from sapo.candidates.replies import text_of
 from sapo.candidates.source import Advance, Rounds, Source, unheard
@@ -25,7 +24,6 @@ from sapo.models.render import Renderer
 from sapo.models.settings import ModelSettings
 
 _TOP_P = 0.95
-_BLANK_LINE = re.compile(r"\n[ \t]*\n")
 # Longer than any context: whether a prompt fits is asked here, and nothing of it is ever cut.
 _UNCUT = 1 << 30
 
@@ -94,7 +92,7 @@ class Local(Source):
         return {
             "base": chosen.base, "files": _files(chosen.base), "dtype": chosen.dtype, "device": chosen.device,
             **({"quantization": chosen.quantization} if chosen.quantization else {}),
-            "asked": [messages(question(task, index, self._seed)), completion(task, index, self._seed)],
+            "asked": messages(question(task, index, self._seed)),
             "temperature": self._temperature, "seed": self._seed, "index": index,
         }  # fmt: skip
 
@@ -111,12 +109,13 @@ class _Writer:
             )  # fmt: skip
         self._base, self._temperature = settings.base, temperature
         self._model, self._tokenizer = loaded.model, loaded.tokenizer
-        self._chat = bool(self._tokenizer.chat_template)
-        try:
-            self._renderer = Renderer(self._tokenizer, _UNCUT)
-            self._stops = self._renderer.stop_tokens()
-        except RenderError as error:
-            raise CandidateError(f"model {self._base!r} cannot be asked for paraphrases: {error}") from error
+        if not self._tokenizer.chat_template:
+            raise CandidateError(
+                f"model {self._base!r} has no chat template, so it cannot be asked for paraphrases: name one that has "
+                "(candidates.local.model, --model of sapo paraphrase)"
+            )
+        self._renderer = Renderer(self._tokenizer, _UNCUT)
+        self._stops = self._renderer.stop_tokens()
 
     def write(self, task: Task, indices: Sequence[int], seed: int) -> Iterator[tuple[int, str]]:
         """Yield (index, text) as texts get ready; what a request gives does not depend on the others."""
@@ -137,9 +136,6 @@ class _Writer:
                 yield from zip(batch, self._replies([prompts[index] for index in batch], draws), strict=True)
 
     def _prompt(self, task: Task, index: int, seed: int) -> Sequence[int]:
-        if not self._chat:
-            # What an instruction spells out is text, also where it spells a special token.
-            return list(self._tokenizer(completion(task, index, seed), split_special_tokens=True).input_ids)
         asked = question(task, index, seed)
         try:
             return self._renderer.prompts(asked.before, asked.after, [Example(asked.text, "")], 1)[0]
@@ -147,10 +143,8 @@ class _Writer:
             raise CandidateError(f"model {self._base!r} cannot be asked for paraphrases: {error}") from error
 
     def _replies(self, prompts: Sequence[Sequence[int]], draws: _Draws) -> list[str]:
-        ends = [] if self._chat else [_BlankLine(self._renderer, max(map(len, prompts)))]
-        found = continued(self._model, prompts, self._stops, logits_processor=[draws], stopping_criteria=ends)
-        replies = [self._renderer.decode(ids) for ids in found]
-        return [text_of(reply if self._chat else _BLANK_LINE.split(reply)[0]) for reply in replies]
+        found = continued(self._model, prompts, self._stops, logits_processor=[draws])
+        return [text_of(self._renderer.decode(ids)) for ids in found]
 
 
 class _Draws(LogitsProcessor):
@@ -172,18 +166,6 @@ class _Draws(LogitsProcessor):
         least = ordered.masked_fill(outside, torch.inf).min(dim=-1, keepdim=True).values
         waits = torch.stack([torch.empty(logs.shape[-1]).exponential_(generator=g) for g in self._generators])
         return (logs - waits.log().to(logs.device)).masked_fill(logs < least, -torch.inf)
-
-
-class _BlankLine(StoppingCriteria):
-    """Ends a row at the first blank line after its first word."""
-
-    def __init__(self, renderer: Renderer, start: int) -> None:
-        self._renderer, self._start = renderer, start
-
-    def __call__(self, input_ids: torch.Tensor, scores: Any, **options: Any) -> torch.Tensor:
-        # Decoded replies are stripped, so a blank line shows once something follows it.
-        ended = [bool(_BLANK_LINE.search(self._renderer.decode(row))) for row in input_ids[:, self._start :].tolist()]
-        return torch.tensor(ended, device=input_ids.device)
 
 
 def _files(base: str) -> str:

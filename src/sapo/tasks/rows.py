@@ -185,8 +185,6 @@ def text_of(value: Any, column: str) -> str:
         return value
     if value is None:
         raise UnusableError(f"{column!r} is missing")
-    if isinstance(value, Broken):
-        raise UnusableError(f"{column!r} cannot be read: {value.reason}")
     if isinstance(value, bool):
         # As JSON spells it.
         return "true" if value else "false"

@@ -106,8 +106,9 @@ def test_instruction_and_suffix_can_be_replaced(tmp_path: Path) -> None:
     [
         (["FOMC"], "must map task names to objects"),
         ({"FOMC": "Judge."}, "must map task names to objects"),
-        ({"FOMC": {"instruction": "  ", "suffix": ""}}, "'FOMC' has no usable instruction$"),
-        ({"FOMC": {"instruction": 3, "suffix": None}}, "'FOMC' has no usable suffix$"),
+        ({"FOMC": {"instruction": "  ", "suffix": ""}}, "FOMC: the instruction given is empty"),
+        ({"FOMC": {"instruction": "i", "suffix": None}}, "FOMC: suffix = None: must be a text"),
+        ({"FOMC": {"instruction": "i", "suffix": "", "labels": "a"}}, "FOMC: labels = 'a': must be a list"),
         ({"FOMC": {"instruction": "i", "suffix": ""}}, r"test\.json: No such file"),
         (None, r"has no instructions\.json"),
     ],

@@ -143,7 +143,7 @@ def _asked(source: list[str] | None, file: Path | None) -> CandidateSettings:
 
 def _gather(task: Task, asked: CandidateSettings, model: ModelSettings, seed: int, progress: Reporter) -> Gathered:
     """Return all candidates of a file that is the only source; of other sources, as many as a run takes."""
-    from sapo.candidates.checks import why_none
+    from sapo.candidates.checks import listed
     from sapo.candidates.gather import gather, with_spare
     from sapo.candidates.opening import open_sources
 
@@ -154,7 +154,7 @@ def _gather(task: Task, asked: CandidateSettings, model: ModelSettings, seed: in
     if len(gathered.candidates) == 1:
         raise CandidateError(
             f"task {task.name!r} has no valid candidate besides the original instruction "
-            f"({why_none(gathered.rejected)}). Correct the texts, or have sapo paraphrase write others"
+            f"({listed(gathered.rejected)}). Correct the texts, or have sapo paraphrase write others"
         )
     return gathered
 

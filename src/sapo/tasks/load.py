@@ -8,19 +8,15 @@ from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
-
-from pydantic import ValidationError
 
 from sapo.core.errors import DataError, nearest
-from sapo.core.settings import KINDS
 from sapo.core.storage import fingerprint
 from sapo.core.types import Example, Task
 from sapo.tasks.benchmark import benchmark_names, benchmark_source
 from sapo.tasks.builtin import BUILTIN, builtin_task
 from sapo.tasks.files import ENDINGS, demand_whole, is_data
 from sapo.tasks.make import make_task
-from sapo.tasks.own import DataSource, own_splits
+from sapo.tasks.own import DataSource, own_source, own_splits
 from sapo.tasks.sequences import SEQUENCES
 
 _NO_TASKS: Mapping[str, DataSource] = MappingProxyType({})
@@ -89,22 +85,6 @@ def load_task(
     for key, text in changes.items():
         demand_whole(text, f"the {key}")
     return dataclasses.replace(task, **{key: text.strip() for key, text in changes.items()})  # type: ignore[arg-type]
-
-
-def own_source(given: Mapping[str, Any]) -> DataSource:
-    """Return where own data are and what they mean.
-
-    Raises:
-        DataError: naming the setting that is not allowed.
-    """
-    try:
-        return DataSource.model_validate(given)
-    except ValidationError as error:
-        (wrong, *_) = error.errors()
-        must = KINDS.get(wrong["type"])
-        why = f"must be {must}" if must else str(wrong["msg"]).removeprefix("Value error, ")
-        place = ".".join(map(str, wrong["loc"][:2]))
-        raise DataError(f"{given['data']}: {place} = {wrong['input']!r:.60}: {why}") from error
 
 
 def data_task(name: str, source: DataSource) -> Task:

@@ -24,12 +24,11 @@ from pydantic import ValidationError
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from sapo.candidates.checks import Pool, why_none
+from sapo.candidates.checks import Pool, listed
 from sapo.candidates.gather import Gathered, gather
 from sapo.candidates.opening import HAND_WRITTEN, RULES
-from sapo.core.bar import Bar
 from sapo.core.errors import CandidateError, DataError, ModelError
-from sapo.core.progress import SILENT, Reporter
+from sapo.core.progress import SILENT, Bar, Reporter
 from sapo.core.types import Losses, Rule, Sample, Strategy, Task
 from sapo.models.fit import MAX_LENGTH, context_length
 from sapo.models.load import demand_readable_adapter
@@ -49,8 +48,6 @@ from sapo.training.settings import TrainSettings
 _COUNT = 20
 # Rows, by their characters, with which a renderer of another trainer is tried.
 _LONGEST = 4
-# Characters of a rejected text, and how many of them, that a note names.
-_SHOWN, _NAMED = 60, 5
 
 
 def select(
@@ -143,7 +140,7 @@ def select(
     kept, rejected = gathered.candidates, gathered.rejected
     if len(kept) == 1:
         raise CandidateError(
-            f"task {task.name!r} has no candidate besides the original instruction ({why_none(rejected)})"
+            f"task {task.name!r} has no candidate besides the original instruction ({listed(rejected)})"
         )
     for note in gathered.notes:
         reporter.note(note)
@@ -177,9 +174,7 @@ def _notes(task: Task, selection: Selection) -> tuple[str, ...]:
     if cut:
         found.append(f"{cut} of {len(selection.rows)} inputs were too long and are cut in the middle")
     if selection.rejected:
-        named = "; ".join(f"{one.text[:_SHOWN]!r} ({one.reason})" for one in selection.rejected[:_NAMED])
-        more = f", and {len(selection.rejected) - _NAMED} more" if len(selection.rejected) > _NAMED else ""
-        found.append(f"rejected texts: {named}{more}")
+        found.append(f"rejected texts: {listed(selection.rejected)}")
     return tuple(found)
 
 

@@ -59,18 +59,13 @@ def load_task(
             f"task = {type(name).__name__}: allowed is a task's name, or where your own data are: a file, a directory "
             "or a hub id. sapo.select and sapo.score take rows in memory too."
         )
-    for what, value, kind in (
-        ("instruction", instruction, str),
-        ("suffix", suffix, str),
-        ("data_dir", data_dir, PathLike),
-    ):
-        if not (value is None or isinstance(value, (str, kind))):
-            raise DataError(f"{what} = {value!r:.60}: must be a {'text' if kind is str else 'path'}")
+    if not (data_dir is None or isinstance(data_dir, (str, PathLike))):
+        raise DataError(f"data_dir = {data_dir!r:.60}: must be a path")
     name, data_dir = os.fspath(name), Path(data_dir) if data_dir is not None else None
     own = {"columns": columns, "labels": labels, "metric": metric, "train": train, "test": test, "subset": subset}
+    texts = {"instruction": instruction, "suffix": "" if suffix is None else suffix}
+    source = own_source({"data": name, **texts, **own, "columns": columns or {}})
     if name not in BUILTIN and (name.lower().endswith(ENDINGS) if data_dir is not None else is_data(name)):
-        own |= {"columns": columns or {}}
-        source = own_source({"data": name, "instruction": instruction, "suffix": suffix or "", **own})
         return data_task(_last_part(name), source)
     task = _named(name, data_dir)
     extra = [key for key, value in own.items() if value is not None]

@@ -240,7 +240,7 @@ def _record(one: Planned, result: RunResult) -> RunResult:
     return result.model_copy(update=named)
 
 
-class _Followed:
+class _Followed(Reporter):
     """Passes on what a run tells, with its place in the sweep; what was said once is not said again."""
 
     def __init__(self, progress: Reporter, runs: int) -> None:

@@ -133,7 +133,7 @@ def test_runs_made_elsewhere_are_one_table_those_at_work_first_or_lines_where_th
         progress.board(columns, RUNS)
         drawn = file.getvalue()
     rows = [line.split() for line in drawn[drawn.rindex("run ") :].splitlines()]
-    assert [row[0] for row in rows[2:5]] == ["[c]", "a", "b"] and rows[2][1:] == ["at", "work", "1", "4"]
+    assert [row[0] for row in rows[1:4]] == ["[c]", "a", "b"] and rows[1][1:] == ["at", "work", "1", "4"]
     console, file = console_of(60, 10, terminal=True)
     with Terminal(console) as progress:
         progress.board(columns, RUNS)

@@ -190,12 +190,14 @@ class Terminal:
         """Show the board above the bar, what is at work first; where there is no terminal, a line for each change."""
         self._safe_point()
         if self._console.is_interactive:
-            order = sorted(rows, key=lambda row: row[1] != "at work")
-            shown = order[: max(self._console.height - _OTHER_LINES, 1)]
-            with self._console.capture() as drawn:
-                show_block(self._console, Block(tuple(columns), tuple(map(tuple, shown)), text=(0, 1)))
-            more = f"... and {len(rows) - len(shown)} more\n" if len(shown) < len(rows) else ""
-            self._bar.show(Text.from_ansi(drawn.get() + more))
+            shown = sorted(rows, key=lambda row: row[1] != "at work")[: max(self._console.height - _OTHER_LINES, 1)]
+            table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+            for n, head in enumerate(columns):
+                table.add_column(head, justify="left" if n < 2 else "right", no_wrap=True)
+            for row in shown:
+                table.add_row(*(Text(plain(cell)) for cell in row), style="bold" if row[1] == "at work" else "dim")
+            more = f"... and {len(rows) - len(shown)} more" if len(shown) < len(rows) else ""
+            self._bar.show(Group(table, Text(more)))
             return
         for name, state, *counts in rows:
             # Tests are many: they alone are not worth a line.

@@ -43,7 +43,7 @@ LAYOUTS: dict[str, Any] = {
             {"role": "user", "content": row["text"]},
             {"role": "assistant", "content": row["label"]},
         ],
-        "source": "kept",
+        "instruction": "kept",
     },
     "sharegpt": lambda old, row: {
         "conversations": [

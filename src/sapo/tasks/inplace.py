@@ -69,9 +69,7 @@ class Rows:
         original = _shared(told) if instruction is None else instruction
         if not isinstance(original, str) or not original.strip():
             raise DataError(f"instruction = {original!r:.80}: pass the text that every row contains")
-        examples = {
-            split: tuple(_example(what, row, where, original) for what, row, _ in rows) for split, rows in used.items()
-        }
+        examples = {split: tuple(_example(*row, where, original) for row in rows) for split, rows in used.items()}
         train = examples["train"]
         self.layout = _layout(where, original, [said for *_, said in used["train"]])
         labels = recognised_labels(train)
@@ -121,7 +119,7 @@ def _layout(where: str, instruction: str, rows: Sequence[Row]) -> str:
     return "system" if asked == {(instruction, "", ())} else "other"
 
 
-def _example(what: str, row: Mapping[str, Any], where: str, original: str) -> Example:
+def _example(what: str, row: Mapping[str, Any], said: Row, where: str, original: str) -> Example:
     """Return a row as an example: what is asked as JSON, with the instruction taken out, and the answer."""
     open_ = reworded(row, where, original, TAKEN_OUT)
     if open_ is None:
@@ -129,7 +127,8 @@ def _example(what: str, row: Mapping[str, Any], where: str, original: str) -> Ex
     prompt, completion = sides(open_, where)
     if isinstance(prompt, str) != isinstance(completion, str):
         raise DataError(f"{what}: of prompt and completion one is a text, the other messages")
-    answer = completion if isinstance(completion, str) else "\n".join(str(turn["content"]) for turn in completion)
+    # All of a text was read as the answer.
+    answer = completion if where == "text" and isinstance(completion, str) else said.example.answer
     if not answer.strip():
         raise DataError(f"{what}: nothing follows the instruction, so there is nothing to learn")
     return Example(json.dumps([prompt, completion], ensure_ascii=False), answer)

@@ -59,8 +59,9 @@ def layout_of(rows: Iterable[Mapping[str, Any]]) -> tuple[str, Columns]:
 def holds_instruction(rows: Sequence[Mapping[str, Any]], instruction: str | None) -> bool:
     """Whether rows have a layout of their own, with the instruction in it; a text alone may be an input."""
     found = {name for row in rows if (name := _asking(row)) is not None}
-    held = instruction is not None and any(instruction in f"{row.get('text')}" for row in rows)
-    return bool(found - {"text"}) or ("text" in found and held)
+    if found != {"text"}:
+        return bool(found)
+    return instruction is not None and all(instruction in f"{row.get('text') or instruction}" for row in rows)
 
 
 def is_taken_out(task: Task) -> bool:
@@ -120,7 +121,7 @@ def exchange(data: Any, old: str, new: str) -> Any:
 
     def changed(row: Any) -> dict[str, Any]:
         # A row without an answer is left out where it is read, and stays here.
-        where = _asking({"output": None, "completion": None, **row})
+        where = _asking(row) or _asking({"output": None, "completion": None, **row})
         if where is None:
             raise DataError(f"no known layout: {quoted(row)}. Known: {_KNOWN}. {_WORD}")
         found = reworded(row, where, old, new)

@@ -64,3 +64,11 @@ def test_texts_are_many_different_and_of_even_length() -> None:
     assert all(40 <= len(text.split()) <= 140 for text in texts)
     sentences = [s.strip() for t in texts for s in t.replace("\n", ". ").split(". ") if len(s.split()) > 4]
     assert len(set(sentences)) == len(sentences), "no sentence stands in two texts"
+
+
+def test_the_code_in_the_texts_is_right() -> None:
+    _, _, rest = general_texts()["code"].partition("\n\n")
+    code, _, _ = rest.partition("\n\n")
+    names: dict[str, Any] = {}
+    exec(code, names)
+    assert names["count_words"]("the cat and the dog") == {"the": 2, "cat": 1, "and": 1, "dog": 1}

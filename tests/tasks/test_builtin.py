@@ -93,6 +93,16 @@ def test_review_labels_follow_from_the_text() -> None:
     assert [row for row in rows_of(builtin_task("review-sentiment")) if judge(row.input, lexicon) != row.answer] == []
 
 
+def test_no_single_word_gives_the_sentiment_away() -> None:
+    rows = rows_of(builtin_task("review-sentiment"))
+    agree: Counter[str] = Counter()
+    for row in rows:
+        for word in set(words_of(row.input)):
+            agree[word] += 1 if row.answer == "positive" else -1
+    # A word that tells the labels apart in n rows more than it misleads is right in half of all rows + n / 2.
+    assert max(abs(surplus) for surplus in agree.values()) / 2 / len(rows) < 0.1
+
+
 # Odd-one-out.
 
 
@@ -154,6 +164,20 @@ def readings(text: str) -> set[datetime]:
 def test_dates_have_one_reading_and_it_is_the_answer() -> None:
     for row in rows_of(builtin_task("date-format")):
         assert [moment.strftime("%Y-%m-%d") for moment in readings(row.input)] == [row.answer], row.input
+
+
+def test_weekdays_and_ordinals_are_right() -> None:
+    endings = {1: "st", 21: "st", 31: "st", 2: "nd", 22: "nd", 3: "rd", 23: "rd"}
+    weekdays = ordinals = 0
+    for row in rows_of(builtin_task("date-format")):
+        moment = datetime.fromisoformat(row.answer)
+        for weekday in re.findall(r"[A-Z][a-z]+day\b", row.input):
+            weekdays += 1
+            assert weekday == moment.strftime("%A")
+        for day, ending in re.findall(r"\b(\d+)(st|nd|rd|th)\b", row.input):
+            ordinals += 1
+            assert ending == endings.get(int(day), "th")
+    assert (weekdays, ordinals) == (147, 199)
 
 
 # Tasks that pull against another one.

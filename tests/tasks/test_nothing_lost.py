@@ -34,15 +34,30 @@ Cell = tuple[str, str]
 TEXTS = st.text(st.characters(codec="utf-8", exclude_categories=("Cs", "Cc")), min_size=1, max_size=12).filter(
     lambda text: text.strip() == text and visible(text).strip()
 )
+NUMBERS = st.from_regex(r"-?(0|[1-9][0-9]{0,3})(\.[0-9]{1,4})?([eE][+-]?[0-9]{1,2})?", fullmatch=True)
+CELLS: st.SearchStrategy[Cell] = st.one_of(
+    TEXTS.map(lambda text: (json.dumps(text), text)),
+    NUMBERS.map(lambda number: (number, number)),
+    st.booleans().map(lambda value: (json.dumps(value), json.dumps(value))),
+)
 PAIRS = st.sampled_from(
     [("input", "output"), ("Text", "Label"), ("prompt", "response"), ("question", "answer"), ("problem", "solution")]
 )
+OTHERS = st.sampled_from(["id", "url", "topic", "difficulty", "lang", "source_file", "Größe"])
 
 
 @dataclass(frozen=True)
 class Table:
     columns: tuple[str, ...]
     rows: tuple[tuple[Cell | None, ...], ...]
+
+
+@st.composite
+def tables(draw: st.DrawFn) -> Table:
+    pair = draw(PAIRS)
+    columns = (*pair, *draw(st.lists(OTHERS, unique=True, max_size=3)))
+    cell = [CELLS, CELLS, *[st.one_of(st.none(), CELLS)] * (len(columns) - 2)]
+    return Table(columns, tuple(draw(st.lists(st.tuples(*cell), min_size=2, max_size=5))))
 
 
 def as_jsonl(table: Table) -> str:
@@ -65,13 +80,26 @@ def as_csv(table: Table) -> str:
     return out.getvalue()
 
 
-def test_numbers_stay_as_their_file_spells_them(tmp_path: Path) -> None:
-    numbers = ["1.10", "-0", "1e+05", "2E3", "-3.50e-2", "12345678901234567890"]
-    lines = [f'{{"input": {number}, "output": {number}, "id": {number}}}' for number in numbers]
-    for name, content in (("t.jsonl", "\n".join(lines)), ("t.json", f"[{','.join(lines)}]")):
-        assert own(tmp_path / name, content).train == tuple(Example(number, number) for number in numbers)
-    rows = "\n".join(f"{number},{number}" for number in (*numbers, "007"))
-    assert own(tmp_path / "t.csv", f"input,output\n{rows}").train[-1] == Example("007", "007")
+@pytest.mark.parametrize(("name", "write"), [("t.jsonl", as_jsonl), ("t.json", as_json), ("t.csv", as_csv)])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_every_cell_is_used_as_it_is_spelled_or_its_column_is_named(
+    name: str, write: Callable[[Table], str], data: st.DataObject
+) -> None:
+    table = data.draw(tables())
+    with TemporaryDirectory() as folder:
+        task = own(Path(folder) / name, write(table))
+    named = "; ".join(note for note in task.notes if note.startswith("columns that are not used"))
+    assert len(task.train) + len(task.unused) == len(table.rows)
+    left_out = {row.row for row in task.unused}
+    used = [row for number, row in enumerate(table.rows, start=1) if number not in left_out]
+    for row, example in zip(used, task.train, strict=True):
+        for column, cell in zip(table.columns, row, strict=True):
+            if cell is not None:
+                assert cell[1] in (example.input, example.answer) or repr(column) in named
+    for place, column in enumerate(table.columns[2:], start=2):
+        count = sum(row[place] is not None for row in table.rows)
+        assert (f"{column!r} ({count} values)" in named) == (count > 0)
 
 
 # Every door.

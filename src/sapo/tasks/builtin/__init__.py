@@ -1,43 +1,43 @@
 """Seven small tasks with 20 hand-written paraphrases each: to try and to test things.
 
-Five differ in kind. The other two pull against one of them each: the same inputs, other answers, so whoever learns one
-of the two answers the other wrongly. Most reviews praise and blame at once, or negate, so that no single word gives
-their sentiment away.
+Five differ in kind. The other two pull against one of them each: the same inputs, other answers.
 
-The rows were drawn once, from word lists, and are recorded: published figures refer to exactly these.
+The rows come from committed word lists and a seed of their own, so that they are the same everywhere.
 """
 
 from __future__ import annotations
 
-import json
+from collections.abc import Callable, Mapping
 from functools import cache
-from importlib.resources import files
-from typing import Any
 
-from sapo.core.types import Example, Task
+from sapo.core.types import Task
+from sapo.tasks.builtin.count_letter import count_letter
+from sapo.tasks.builtin.dates import date_format, date_us
+from sapo.tasks.builtin.extract_items import extract_items
+from sapo.tasks.builtin.odd_one_out import odd_one_out
+from sapo.tasks.builtin.reviews import review_sentiment, review_stars
+from sapo.tasks.builtin.rows import load
 
-BUILTIN = (
-    "review-sentiment", "odd-one-out", "count-letter", "extract-items", "date-format", "review-stars", "date-us",
-)  # fmt: skip
+_MAKERS: Mapping[str, Callable[[], Task]] = {
+    "review-sentiment": review_sentiment,
+    "odd-one-out": odd_one_out,
+    "count-letter": count_letter,
+    "extract-items": extract_items,
+    "date-format": date_format,
+    "review-stars": review_stars,
+    "date-us": date_us,
+}
 
-
-@cache
-def _stored(name: str) -> dict[str, Any]:
-    content = files(__package__).joinpath("data", f"{name}.json").read_text(encoding="utf-8")
-    found: dict[str, Any] = json.loads(content)
-    return found
+BUILTIN: tuple[str, ...] = tuple(_MAKERS)
 
 
 @cache
 def builtin_task(name: str) -> Task:
-    """Return one of `BUILTIN`: 400 train, 100 dev and 100 test rows."""
-    stored = _stored(name)
-    train, dev, test = (tuple(Example(*row) for row in stored[split]) for split in ("train", "dev", "test"))
-    return Task(
-        name, stored["instruction"], stored["suffix"], tuple(stored["labels"]), stored["metric"], train, dev, test
-    )
+    """Return one of `BUILTIN`: 400 train, 100 dev and 100 test rows, the same in every process."""
+    return _MAKERS[name]()
 
 
+@cache
 def builtin_paraphrases(name: str) -> tuple[str, ...]:
     """Return the 20 hand-written paraphrases of a built-in task's instruction, without the original."""
-    return tuple(_stored(name)["paraphrases"])
+    return tuple(load("paraphrases")[name])

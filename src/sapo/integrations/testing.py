@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from sapo.candidates.source import Advance, Rounds, Source, unheard
 from sapo.core.types import Example, Origin, Task
 
 CHAT_TEMPLATE = (
@@ -72,8 +71,8 @@ def toy_task(name: str = "toy", *, rows: int = 16) -> Task:
     )
 
 
-class ListSource(Source):
-    """A source that gives the texts it was made of.
+class ListSource:
+    """A `sapo.candidates.source.Source` that gives the texts it was made of.
 
     Args:
         rounds: texts, round by round.
@@ -90,7 +89,13 @@ class ListSource(Source):
         self.asked: list[int] = []
         self.given = 0
 
-    def paraphrases(self, task: Task, wanted: int, advance: Advance = unheard) -> Rounds:
+    def cost(self, task: Task, wanted: int) -> str:
+        """Return nothing: lists are free."""
+        return ""
+
+    def paraphrases(
+        self, task: Task, wanted: int, advance: Callable[[int], None] = lambda texts: None
+    ) -> Generator[Sequence[str], None, None]:
         """Yield the texts, whoever asks."""
         self.asked.append(wanted)
         for texts in self._rounds:

@@ -293,18 +293,6 @@ def test_robustness_is_measured_in_each_tasks_last_state(worded: Wording, parts:
         assert adapters(one.config.run_dir) == adapters(parts[method].run_dir)
 
 
-def test_the_page_shows_mean_and_worst_wording(worded: Wording) -> None:
-    one = worded("sapo")
-    for table, measure, digits, worst in zip(
-        tables(one.config.run_dir, "Robustness to wording"), ("primary", "nll"), (1, 3), (min, max), strict=True
-    ):
-        assert [row[0] for row in table.rows] == list(TASKS)
-        for row in table.rows:
-            found = one.results.data["robustness"][row[0]][measure]
-            assert row[1:] == ("2", f"{sum(found) / 2:.{digits}f}", f"{worst(found):.{digits}f}")
-    assert "Robustness to wording" in printed(one.config.run_dir)
-
-
 def test_the_whole_cost_with_wordings_is_planned(worded: Wording) -> None:
     labels = worded("original").told.of("another wording")
     assert labels == [f"stage 2: testing {task} (another wording)" for task in TASKS for _ in (1, 2)]

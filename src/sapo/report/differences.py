@@ -11,7 +11,7 @@ from scipy.stats import t
 
 from sapo.report.numbers import SCALES, Better, Figure
 from sapo.report.runs import Run
-from sapo.runs.metrics import FIGURES, METRICS, metric_draws, percentile_interval
+from sapo.runs.metrics import FIGURES, METRICS, Defined, percentile_interval
 from sapo.runs.prompts import Prompt
 from sapo.runs.results import NLL
 
@@ -19,6 +19,10 @@ Verdict = Literal[
     "better", "worse", "higher", "lower", "too small to decide", "not paired", "not comparable",
     "one unit: no interval", "no pair",
 ]  # fmt: skip
+# What tables call metrics, and figures of the trained tasks.
+NUMBERS: tuple[Defined, ...] = (*METRICS, *FIGURES)
+TITLES = {one.name: one.title for one in NUMBERS}
+_FIGURES = {figure.name for figure in FIGURES}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +38,11 @@ class Difference(Figure):
     either: int = 1
 
 
-def direction(measure: str, metric: str = "ap") -> Better:
-    """Return which values of a metric are good."""
-    return "lower" if metric == "forgetting_max" else SCALES[measure].better
+def direction(measure: str, name: str = "ap") -> Better | None:
+    """Return which values of a metric are good; of a figure none is."""
+    if name in _FIGURES:
+        return None
+    return "lower" if name == "forgetting_max" else SCALES[measure].better
 
 
 def verdict(bounds: tuple[float, float], better: Better | None) -> Verdict:
@@ -52,57 +58,29 @@ def verdict(bounds: tuple[float, float], better: Better | None) -> Verdict:
     return "better" if (low > 0) == (better == "higher") else "worse"
 
 
-def run_differences(first: Run, other: Run, measure: str, prompt: Prompt) -> dict[str, Difference]:
-    """Return by metric how far a run lies from the first one; undefined metrics are left out.
+def run_differences(
+    first: Run, other: Run, measure: str, prompt: Prompt, names: Sequence[str] = tuple(TITLES)
+) -> dict[str, Difference]:
+    """Return by name how far metrics and figures of a run lie from those of the first one; undefined ones are left out.
 
     Both runs are resampled with the first run's seed. `resample_matrices` then draws the same rows for both, so
-    that what makes a row hard for both cancels out.
+    that what makes a row hard for both cancels out. Figures rest on all test prompts, so those of runs with different
+    ones are not compared.
     """
-    values = {}
-    for metric in METRICS:
-        mine, theirs = (run.metric(measure, prompt, metric.name).value for run in (first, other))
+    runs, values = (first, other), dict[str, float]()
+    alike = len({frozenset(run.result.matrices[measure]) for run in runs}) == 1
+    for name in names if alike else [metric.name for metric in METRICS if metric.name in names]:
+        mine, theirs = (run.metric(measure, prompt, name).value for run in runs)
         if mine is not None and theirs is not None:
-            values[metric.name] = theirs - mine
+            values[name] = theirs - mine
     obstacle = _obstacle(first, other, measure, prompt)
     if obstacle is not None:
         return {name: Difference(value, None, verdict=obstacle) for name, value in values.items()}
-    lacking = [metric.name for metric in METRICS if metric.name not in values]
-    before, after = (
-        metric_draws(
-            run.resampled(measure, prompt, first.result.seed),
-            higher_is_better=direction(measure) == "higher",
-            undefined=lacking,
-        )
-        for run in (first, other)
-    )
+    before, after = (run.draws(measure, prompt, first.result.seed, values) for run in runs)
     found = {}
     for name, value in values.items():
         bounds = percentile_interval(after[name] - before[name])
         found[name] = Difference(value, bounds, verdict=verdict(bounds, direction(measure, name)))
-    return found
-
-
-def run_figure_differences(first: Run, other: Run, measure: str, prompt: Prompt) -> dict[str, Difference]:
-    """Return by name how far the figures of a run's trained tasks lie from those of the first one, likewise.
-
-    They rest on all test prompts, so those of runs with different ones are not compared.
-    """
-    runs, values = (first, other), dict[str, float]()
-    for name in (figure.name for figure in FIGURES):
-        before, after = (run.figure(measure, name).value for run in runs)
-        if before is not None and after is not None:
-            values[name] = after - before
-    if not values or len({frozenset(run.result.matrices[measure]) for run in runs}) > 1:
-        return {}
-    obstacle = _obstacle(first, other, measure, prompt)
-    if obstacle is not None:
-        return {name: Difference(value, None, verdict=obstacle) for name, value in values.items()}
-    drawn = [run.figure_draws(measure, first.result.seed) for run in runs]
-    found = {}
-    for name, value in values.items():
-        mine, theirs = (np.mean(list(of[name].values()), axis=0)[1:] for of in drawn)
-        bounds = percentile_interval(theirs - mine)
-        found[name] = Difference(value, bounds, verdict=verdict(bounds, None))
     return found
 
 

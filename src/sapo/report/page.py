@@ -8,7 +8,7 @@ from dataclasses import replace
 from sapo.report import details, remake
 from sapo.report.blocks import NOTHING, Block, Command, Note, Page, Section, Table
 from sapo.report.compare import Arranged, Compared, Setting, arrange, letter
-from sapo.report.differences import Difference, direction, quantile, verdict
+from sapo.report.differences import NUMBERS, TITLES, Difference, direction, quantile, verdict
 from sapo.report.numbers import (
     LOSS,
     SCALES,
@@ -24,13 +24,12 @@ from sapo.report.numbers import (
 from sapo.report.plots import Range, curves, ranges
 from sapo.report.runs import Run
 from sapo.report.selections import clearly_better
-from sapo.runs.metrics import METRICS, percentile_interval
+from sapo.runs.metrics import FIGURES, METRICS, percentile_interval
 from sapo.runs.prompts import ORIGINAL, OWN, Prompt
 from sapo.runs.results import MEASURES, NLL, PRIMARY
 from sapo.selection.selection import Selection
 from sapo.training.policies import MIXTURES
 
-NAMES = {metric.name: metric.title for metric in METRICS}
 # Metrics that are drawn and spoken of first: how good the end is, and what was forgotten.
 HEADLINE = ("ap", "bwt_final")
 # Tasks up to which the first screen shows each one's instruction, and those of which it has room for the matrix;
@@ -55,6 +54,19 @@ _PAIRED_UNITS = (
 EQUAL = (
     "An interval of no width means that all units differ by exactly the same amount. Coarse scores of few test rows "
     "often do: it is not a sign of certainty."
+)
+_METRICS = (
+    "R[i,j]: the result on task j after training task i, 0 is zero-shot; N: number of tasks. AP: average performance "
+    "at the end. LA: learning accuracy, each task right after it was trained on. BWT: backward transfer, what later "
+    "training did to earlier tasks. FWT: forward transfer, what it did to tasks not trained on yet. Forgetting (max) "
+    "takes the best of noisy cells, so its interval lies a little high."
+)
+_BEYOND = (
+    "What a training does beyond its own prompt. R_q[i,j]: task j after stage i with test prompt q; s: the last stage "
+    "that tested it. Spill: the change that a training makes on other tasks, and on its own task with other "
+    "prompts. Conditionality: how much better the task is done with its own prompt than with held-out paraphrases (in "
+    "NLL, better is below 0). Recoverable: how much better the best of these does than the original: what they bring "
+    "back was hidden, not lost; as the best of noisy values it lies a little on the better side."
 )
 _OBSTACLES = {
     "too small to decide": "too small to decide: the interval contains 0, or only touches it.",
@@ -172,7 +184,7 @@ def _said(arranged: Arranged) -> list[str]:
     main = arranged.prompts[0]
     # Verdicts may differ with the other one, which the tables show.
     where = f" (test prompt {prompt_name(main)})" if len(arranged.prompts) > 1 else ""
-    metrics = " or ".join(NAMES[name] for name in HEADLINE)
+    metrics = " or ".join(TITLES[name] for name in HEADLINE)
     pairs: dict[tuple[str, str], dict[tuple[str, str], list[Difference]]] = {}
     for one in arranged.compared:
         if one.prompt == main:
@@ -201,7 +213,7 @@ def _said(arranged: Arranged) -> list[str]:
 def _over_groups(metric: str, measure: str, found: Sequence[Difference]) -> str:
     """Return what one metric says: its figures in one group, how many groups say what in several."""
     scale = SCALES[measure]
-    name = f"{NAMES[metric]} in {scale.short}"
+    name = f"{TITLES[metric]} in {scale.short}"
     if len(found) == 1:
         return f"{name} {estimate(found[0], scale.decimals, sign=True)} {scale.unit}, {found[0].verdict}"
     verdicts = [one.verdict if one.verdict in ("better", "worse") else "undecided" for one in found]
@@ -275,7 +287,7 @@ def _headline(arranged: Arranged) -> Table:
     figures = tuple(
         (s.name, *(_figure(s, measure, prompt, name) for measure, name in shown)) for s in arranged.settings
     )
-    columns = ("setting", *(f"{SCALES[measure].short} {NAMES[name]}" for measure, name in shown))
+    columns = ("setting", *(f"{SCALES[measure].short} {TITLES[name]}" for measure, name in shown))
     about = "AP: mean over tasks at the end" if end == "ap" else "LA: mean over tasks, each right after its training"
     legend = (
         f"{about}; BWT (final): what later training did to earlier tasks. Score: 0 to 100, higher is better; NLL: nats "
@@ -351,12 +363,10 @@ def _metrics(arranged: Arranged) -> Iterator[Block]:
     columns = (*heads, *(scale.short for scale in SCALES.values()))
     for prompt in arranged.prompts:
         rows = tuple(
-            (
-                *("" if n else metric.title, s.name)[: len(heads)],
-                *(_figure(s, m, prompt, metric.name) for m in MEASURES),
-            )
-            for metric in METRICS
-            if _defines(arranged, metric.name)
+            (*("" if n else one.title, s.name)[: len(heads)], *(_figure(s, m, prompt, one.name) for m in MEASURES))
+            for one in NUMBERS
+            if one in METRICS or prompt == main
+            if _defines(arranged, one.name)
             for n, s in enumerate(arranged.settings)
         )
         yield Table(
@@ -370,7 +380,7 @@ def _metrics(arranged: Arranged) -> Iterator[Block]:
     for measure, scale in SCALES.items() if len(runs) > 1 else ():
         drawn = [(s.name, s.metric(measure, main, end)) for s in arranged.settings]
         rings = [Range(name, figure, points=figure.points) for name, figure in drawn]
-        yield ranges(f"{NAMES[end]}: {scale.title}", rings, scale.title, caption=_rings(rings))
+        yield ranges(f"{TITLES[end]}: {scale.title}", rings, scale.title, caption=_rings(rings))
     if arranged.sweep:
         return
     tasks = runs[0].result.tasks
@@ -413,7 +423,7 @@ def _drawn(known: Sequence[Compared]) -> Iterator[Block]:
         ]
         if rows:
             scale = SCALES[known[0].measure]
-            title = f"{NAMES[name]} in {scale.short}: difference to {known[0].base}"
+            title = f"{TITLES[name]} in {scale.short}: difference to {known[0].base}"
             sense = "above 0 is better" if scale.better == "higher" else "below 0 is better"
             yield ranges(title, rows, f"{scale.unit} ({sense})", 0.0, _rings(rows))
 
@@ -424,7 +434,7 @@ def _differences(known: Sequence[Compared], *, units: bool) -> Table:
     for one in known:
         for name, d in (one.differences or {NOTHING: Difference(None, None)}).items():
             figures = (number(d.value, scale.decimals, sign=True), interval(d.interval, scale.decimals, sign=True))
-            row = (one.name, NAMES.get(name, name), *figures, d.verdict)
+            row = (one.name, TITLES.get(name, name), *figures, d.verdict)
             rows.append((*row, *((f"{d.count} of {d.either}", listed(d.points, scale.decimals)) if units else ())))
     columns = (first.axis, "metric", "difference", "95 % interval", "verdict", *(("pairs", "each unit") * units))
     title = f"{scale.title}, test prompt: {prompt_name(first.prompt)}"
@@ -447,7 +457,7 @@ def _every_run(arranged: Arranged) -> Table:
 def _reading(arranged: Arranged) -> Iterator[Block]:
     """Yield what metrics, test prompts, differences and intervals mean."""
     units, results = len(arranged.units), [run.result for run in arranged.runs]
-    found = [d for one in arranged.compared for of in (one.differences, one.figures) for d in of.values()]
+    found = [d for one in arranged.compared for d in one.differences.values()]
     yield Note(_ORIGINAL if arranged.only_originals else _TESTED)
     if any(result.policy in MIXTURES for result in results):
         yield Note(_MIXED)
@@ -471,16 +481,14 @@ def _reading(arranged: Arranged) -> Iterator[Block]:
             f"{len(bounds) * 0.05:.1f} here, would still exclude 0 by chance. Decide which comparison counts before "
             "you look, and take the others as hints."
         )
-    rows = tuple(
+    rows = [
         (m.title, f"{direction(PRIMARY, m.name)}, {direction(NLL, m.name)}", m.definition, m.source)
         for m in METRICS
         if not _signed(m.name) or any(len(result.tasks) > 1 for result in results)
-    )
-    legend = (
-        "R[i,j]: the result on task j after training task i, 0 is zero-shot; N: number of tasks. AP: average "
-        "performance at the end. LA: learning accuracy, each task right after it was trained on. BWT: backward "
-        "transfer, what later training did to earlier tasks. FWT: forward transfer, what it did to tasks not trained "
-        "on yet. Forgetting (max) takes the best of noisy cells, so its interval lies a little high.",
-    )
+    ]
+    rows += [(f.title, NOTHING, f.definition, f.source) for f in FIGURES if _defines(arranged, f.name)]
+    legend = [_METRICS]
+    if any(_defines(arranged, figure.name) for figure in FIGURES):
+        legend.append(_BEYOND)
     columns = ("metric", "better: score, NLL", "definition", "source")
-    yield Table(columns, rows, "The metrics", legend, text=(0, 1, 2, 3))
+    yield Table(columns, tuple(rows), "The metrics", tuple(legend), text=(0, 1, 2, 3))

@@ -38,7 +38,7 @@ from sapo.core.storage import fingerprint, read_json, undamaged, unwritable, wri
 
 Inputs = Mapping[str, str]
 
-# Of what is written here; config.yaml tells it, but for format 1. Format 2 had other names for test prompts.
+# Of what is written here; config.yaml tells it.
 FORMAT = 3
 # Settings that no result depends on.
 _MAY_CHANGE = ("keep", "selection.batch_tokens", "selection.cache", "train.checkpoint_every", "report_to")
@@ -278,8 +278,8 @@ class RunDirectory:
         found = stored.pop("format", 1)
         if found != FORMAT:
             raise RecordError(
-                f"run_dir {self.path} was written by another version of sapo (format {found}, not {FORMAT}): "
-                "`sapo report` reads it, but it cannot be resumed; use another run_dir"
+                f"run_dir {self.path} was written by another version of sapo (format {found}, not {FORMAT}) and cannot "
+                "be resumed: use another run_dir"
             )
         differs = differences(stored, self._config)
         if differs:

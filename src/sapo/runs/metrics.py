@@ -22,7 +22,7 @@ from sapo.core.types import Floats
 
 
 @dataclass(frozen=True, slots=True)
-class MatrixMetric:
+class Defined:
     """What a number in a table is.
 
     Attributes:
@@ -30,13 +30,18 @@ class MatrixMetric:
         title: what tables print.
         definition: the formula, in the notation of this module.
         source: who defines or uses it so.
-        formula: from a batch of R and the sign of "better" to one value for each matrix.
     """
 
     name: str
     title: str
     definition: str
     source: str
+
+
+@dataclass(frozen=True, slots=True)
+class MatrixMetric(Defined):
+    """A number of a whole matrix; ``formula``: from a batch of R and the sign of "better" to one value for each."""
+
     formula: Callable[[Floats, float], Floats]
 
 
@@ -144,24 +149,15 @@ class TrainedCells:
 
 
 @dataclass(frozen=True, slots=True)
-class TaskFigure:
-    """What a number of one trained task is.
+class TaskFigure(Defined):
+    """A number of one trained task. R_q[i,j]: task j after stage i with test prompt q; s: its last tested stage.
 
     Attributes:
-        name: key in results.json.
-        title: what tables print.
-        definition: the formula. R_q[i,j] is the score of task j after stage i, tested with prompt q; s is the last
-            stage that tested task j.
-        source: who defines or uses it so.
         lacking: why it is undefined where it is.
         needs: the cells that there must be, some of each field.
         formula: from a batch of cells and the sign of "better" to one value for each draw.
     """
 
-    name: str
-    title: str
-    definition: str
-    source: str
     lacking: str
     needs: Callable[[TrainedCells], tuple[Floats, ...]]
     formula: Callable[[TrainedCells, float], Floats]

@@ -37,7 +37,7 @@ from sapo.runs.config.loading import make_config
 from sapo.runs.config.schema import Config
 from sapo.runs.prepare import prepare
 from sapo.runs.results import RunResult
-from sapo.runs.stage import Stage
+from sapo.runs.stage import load_stage
 from sapo.sequence import run
 from sapo.tasks.builtin import builtin_paraphrases
 from sapo.training.finetune import finetune
@@ -252,7 +252,7 @@ def test_a_finished_run_is_read_back_without_computing_anything(finished: Finish
 def test_a_stage_directory_alone_answers_as_its_run_was_tested(finished: Finished, tmp_path: Path) -> None:
     stage = Path(shutil.copytree(finished.run_dir / "stages" / f"2-{TASKS[1]}", tmp_path / "moved"))
     inputs = prepare(finished.config).inputs
-    loaded = Stage.load(stage)
+    loaded = load_stage(stage)
     predictions = []
     for task in inputs.tasks[:2]:
         rows = [row.input for row in task.test]
@@ -475,7 +475,7 @@ def test_a_run_starts_from_the_users_adapter_and_its_stage_contains_it(
     if method == "inc-lora":
         assert second == pytest.approx(by_hand(stock(small_model, adapter, stage / "increment"), instruction), abs=1e-4)
     assert (
-        Stage.load(stage).generate([r.input for r in task.test])
+        load_stage(stage).generate([r.input for r in task.test])
         == cell(config.run_dir, 1, "alpha", kind)["predictions"]
     )
     assert adapters(adapter) == before

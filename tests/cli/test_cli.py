@@ -14,7 +14,7 @@ import yaml
 from cli.outcome import Command
 
 import sapo
-from sapo.runs.stage import Stage
+from sapo.runs.stage import Stage, load_stage
 from sapo.tasks.builtin import BUILTIN, builtin_paraphrases, builtin_task
 from sapo.tasks.sequences import SEQUENCES
 
@@ -198,7 +198,7 @@ def test_generate_answers_one_input_as_the_library_does(command: Command, runs: 
     for task in (None, TASK):
         outcome = command("generate", stage_of(runs[1]), "--input", text, *(["--task", task] if task else []))
         assert outcome.code == 0
-        assert outcome.out == Stage.load(stage_of(runs[1])).generate([text], task)[0] + "\n"
+        assert outcome.out == load_stage(stage_of(runs[1])).generate([text], task)[0] + "\n"
 
 
 def test_generate_answers_a_file_line_by_line(

@@ -20,7 +20,7 @@ from sapo.runs.config.schema import Config
 from sapo.runs.forecast import estimate
 from sapo.runs.plan import make_plan
 from sapo.runs.prepare import prepare
-from sapo.runs.stage import Stage
+from sapo.runs.stage import load_stage
 from sapo.selection.settings import SelectionSettings
 from sapo.sequence import run
 from sapo.tasks.load import data_task, load_task
@@ -213,10 +213,10 @@ def test_an_adapter_on_another_base_than_its_own_is_not_confirmed(configured: Co
     assert not loaded.confirmed and any("NOT confirmed" in note for note in loaded.notes)
     lineage = read(stage / "sapo.json")
     (stage / "sapo.json").write_text(json.dumps({**lineage, "base_model": str(tmp_path / "other")}))
-    assert not Stage.load(stage).loaded.confirmed
+    assert not load_stage(stage).loaded.confirmed
     (stage / "sapo.json").write_text(json.dumps({**lineage, "base_model": "./gone"}))
     with pytest.raises(ModelError, match=r"sapo\.json names the base model './gone', seen from "):
-        Stage.load(stage)
+        load_stage(stage)
 
 
 # What is no mistake.
@@ -229,7 +229,7 @@ def test_awkward_instructions_reach_model_record_and_stage_to_the_letter(own: Co
     for _ in range(2):
         found = run(own({"instruction": text, "suffix": "{0} <|im_end|>"})).instructions["mine"]
         assert (found.text, found.original, found.suffix) == (text, text, "{0} <|im_end|>")
-    stage = Stage.load(tmp_path / "run" / "stages" / "1-mine")
+    stage = load_stage(tmp_path / "run" / "stages" / "1-mine")
     cell = read(tmp_path / "run" / "cells" / "1" / "mine.original.json")["value"]
     assert cell["instruction"] == text and len(stage.generate(["text 1"])) == 1
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy.stats import t
 
+from sapo.experiments.study.resampling import student
 from sapo.report.numbers import SCALES, Better, Figure
 from sapo.report.runs import Run
 from sapo.runs.metrics import FIGURES, METRICS, Defined, percentile_interval
@@ -98,22 +98,11 @@ def _obstacle(first: Run, other: Run, measure: str, prompt: Prompt) -> Verdict |
     return None if all(np.array_equal(a, b) for a, b in zip(*weights, strict=True)) else "not comparable"
 
 
-def quantile(n: int) -> float:
-    """Return how many standard errors a 95 % Student t interval of n >= 2 values reaches to either side."""
-    return float(t.ppf(0.975, n - 1))
-
-
 def spread(points: Sequence[float | None]) -> Figure:
-    """Return the mean of the values with its interval: mean ± t(0.975, n - 1) * s / sqrt(n), s with n - 1."""
-    values = np.array([point for point in points if point is not None], dtype=np.float64)
-    n = len(values)
-    mean = float(values.mean()) if n else None
-    if mean is None or n == 1:
-        return Figure(mean, None, tuple(points))
-    # Of equal values the standard deviation is 0; rounding would make it a little more.
-    deviation = float(values.std(ddof=1)) if np.ptp(values) > 1e-12 else 0.0
-    half = quantile(n) * deviation / n**0.5
-    return Figure(mean, (mean - half, mean + half), tuple(points))
+    """Return the mean of the values with its Student t interval."""
+    known = [point for point in points if point is not None]
+    mean, interval = student(known) if known else (None, None)
+    return Figure(mean, interval, tuple(points))
 
 
 def unit_difference(

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from sapo.experiments.study.resampling import quantile
 from sapo.report import details, remake
 from sapo.report.blocks import NOTHING, Block, Command, Note, Page, Section, Table
 from sapo.report.compare import Arranged, Compared, Setting, arrange, letter
-from sapo.report.differences import NUMBERS, TITLES, Difference, direction, quantile, verdict
+from sapo.report.differences import NUMBERS, TITLES, Difference, direction, verdict
 from sapo.report.numbers import (
     LOSS,
     SCALES,

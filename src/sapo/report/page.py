@@ -24,18 +24,15 @@ from sapo.report.numbers import (
 )
 from sapo.report.plots import Range, curves, ranges
 from sapo.report.runs import Run
-from sapo.report.selections import clearly_better
 from sapo.runs.metrics import FIGURES, METRICS, percentile_interval
 from sapo.runs.prompts import ORIGINAL, OWN, Prompt
 from sapo.runs.results import MEASURES, NLL, PRIMARY
-from sapo.selection.selection import Selection
 from sapo.training.policies import MIXTURES
 
 # Metrics that are drawn and spoken of first: how good the end is, and what was forgotten.
 HEADLINE = ("ap", "bwt_final")
-# Tasks up to which the first screen shows each one's instruction, and those of which it has room for the matrix;
-# settings up to which each that decides nothing is spoken of.
-_FEW, _ROOM, _FEW_SETTINGS = 3, 6, 3
+# Settings up to which each that decides nothing is spoken of.
+_FEW_SETTINGS = 3
 _MARKS = "*: right after training on that task; (...): not trained on that task yet."
 _TESTED = (
     "Test prompt own: a task that was trained on is tested with the instruction it was trained with, others with their "
@@ -87,12 +84,8 @@ def results_page(runs: Sequence[Run]) -> Page:
     sweep, alone = arranged.sweep, None if arranged.sweep else arranged.only
     if alone is not None:
         title, notes = f"Run {alone.name}", list(_outcome(alone, arranged.prompts[0]))
-        shown = _matrix if len(alone.result.tasks) <= _ROOM else _by_task
-        matrix = shown([alone], PRIMARY, arranged.prompts[0])
-        first = [
-            Section(matrix.title, (replace(matrix, title=""),), "screen"),
-            Section(f"Trained with (policy {alone.result.policy})", tuple(_trained(alone)), "screen"),
-        ]
+        table = _by_task(alone, arranged.prompts[0])
+        first = [Section(f"By task: {table.title}", (replace(table, title=""),), "screen")]
     else:
         title = f"{'Sweep' if sweep else 'Comparison'} of {count(len(arranged.runs), 'run')}"
         notes = [Note(text, "strong") for text in _said(arranged) or ["There is one setting: nothing to compare."]]
@@ -142,42 +135,6 @@ def _outcome(run: Run, prompt: Prompt) -> Iterator[Note]:
         if change.value is not None and change.interval is not None:
             text += f" {estimate(change, scale.decimals, sign=True)}: {verdict(change.interval, scale.better)}"
         yield Note(f"{text}.", "strong")
-
-
-def _trained(run: Run) -> Iterator[Block]:
-    """Yield what the tasks were trained with, and how its loss before training compares with the original's."""
-    used, tasks = run.result.instructions, run.result.tasks
-    if any(one.mixture for one in used.values()):
-        yield Note("Tasks were trained with several paraphrases in turn.")
-        return
-    if len(tasks) <= _FEW:
-        rows = tuple(
-            (label, _gain(selection, used[task].text), used[task].text or "(none)")
-            for label, task, selection in zip(run.labels, tasks, run.selections or [None] * len(tasks), strict=True)
-        )
-        about = "loss: before training on the task, in nats per token, minus the original's."
-        yield Table(("task", "loss to original", "instruction"), rows, legend=(about,), text=(0, -1), clipped=True)
-        return
-    others = sum(used[task].text != used[task].original for task in tasks)
-    text = f"{others} of {count(len(tasks), 'task')} were trained with another instruction than the original."
-    known = [selection for selection in run.selections if selection is not None]
-    if known:
-        # By a trial, the original would have stayed if nothing were clearly better.
-        clear = sum(one.chosen > 0 if one.trial else one.chosen in clearly_better(one) for one in known)
-        which = "chosen by a trial" if any(one.trial for one in known) else "with the lowest loss before training"
-        text += (
-            f" In {clear} of {len(known)} the candidate {which} is clearly better than the original: its interval lies "
-            "below 0."
-        )
-    yield Note(text)
-
-
-def _gain(selection: Selection | None, text: str) -> str:
-    """Return the loss of an instruction minus the original's, where both were scored."""
-    found = (
-        None if selection is None else next((c for c in selection.candidates[1:] if c.instruction.text == text), None)
-    )
-    return NOTHING if found is None else estimate(Figure(found.delta, found.interval), LOSS, sign=True)
 
 
 def _said(arranged: Arranged) -> list[str]:
@@ -240,16 +197,23 @@ def _plain(runs: Sequence[Run], prompt: Prompt) -> bool:
     return prompt in (OWN, ORIGINAL) and all(run.result.only_originals for run in runs)
 
 
-def _by_task(runs: Sequence[Run], measure: str, prompt: Prompt) -> Table:
-    """Return of each task of a run what a long matrix says of it."""
-    (run,), scale = runs, SCALES[measure]
-    matrix = run.matrix(measure, prompt)
-    rows = tuple(
-        (label, *(number(matrix[i][j], scale.decimals) for i in (0, j + 1, -1))) for j, label in enumerate(run.labels)
+def _by_task(run: Run, prompt: Prompt) -> Table:
+    """Return what became of each task, and what it was trained with."""
+    matrix, scale = run.matrix(PRIMARY, prompt), SCALES[PRIMARY]
+    rows = []
+    for j, (label, task) in enumerate(zip(run.labels, run.result.tasks, strict=True)):
+        used = run.result.instructions[task]
+        scores = (number(matrix[i][j], scale.decimals) for i in (0, j + 1, -1))
+        losses = used.losses or {}
+        change = losses[used.text] - losses[used.original] if {used.text, used.original} <= losses.keys() else None
+        text = f"({len(used.mixture)} paraphrases in turn)" if used.mixture else used.text or "(none)"
+        rows.append((label, *scores, number(change, LOSS, sign=True), text))
+    columns = ("task", "zero-shot", "trained", "at the end", "loss to original", "instruction")
+    about = (
+        "trained: right after the training on that task. loss to original: before that training, in nats per token, "
+        f"minus the original's. Policy {run.result.policy}."
     )
-    return Table(
-        ("tested on:", "zero-shot", "right after its training", "at the end"), rows, _title(runs, measure, prompt)
-    )
+    return Table(columns, tuple(rows), _title([run], PRIMARY, prompt), (about,), text=(0, -1), clipped=True)
 
 
 def _matrix(runs: Sequence[Run], measure: str, prompt: Prompt) -> Table:
@@ -386,12 +350,10 @@ def _metrics(arranged: Arranged) -> Iterator[Block]:
         return
     tasks = runs[0].result.tasks
     for prompt in arranged.prompts:
-        seen = only is not None and prompt == main
-        if only is not None and not seen and len(tasks) == 1:
+        if only is not None and prompt != main and len(tasks) == 1:
             yield from _outcome(only, prompt)
         for measure in MEASURES:
-            if not seen or measure == NLL or len(tasks) > _ROOM:
-                yield _matrix(runs, measure, prompt)
+            yield _matrix(runs, measure, prompt)
     if only is not None:
         yield from _curves(only, main)
     sizes = ", ".join(f"{task} {runs[0].result.test_rows[task]}" for task in tasks)

@@ -160,11 +160,10 @@ def _score(
         progress.note(f"note: {warning}")
     if settings.strategy == "racing" and not settings.races:
         progress.note("note: rule confident needs every loss: all candidates are scored on all rows (exhaustive)")
-    work = scoring(renderer, task, kept, len(rows), races=settings.races)
-    amount = " to ".join(dict.fromkeys(tokens(w.cost) for w in work))
+    amount = tokens(scoring(renderer, task, kept, len(rows)).cost)
     for note in cost_of_examples(renderer, task, kept):
         progress.note(note)
-    progress.note(f"scoring {len(kept)} candidates on up to {len(rows)} rows reads {amount} tokens")
+    progress.note(f"scoring {len(kept)} candidates on up to {len(rows)} rows reads up to {amount} tokens")
     progress.plan(len(rows) * len(kept))
     budget = None if settings.budget is None else settings.budget * epoch_cost(renderer, task)
     cache = None

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
-from operator import attrgetter
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from sapo.core.progress import Work
 from sapo.report.blocks import NOTHING, Block, Note, Page, Section, Table
@@ -27,12 +24,8 @@ _SELECTED = (
     "paraphrases; rejected texts: unusable paraphrases."
 )
 _RACED = (
-    "Candidates race: all are scored on the first few rows, and only those that may still win on more. The larger "
-    "figures are for races that no candidate drops out of, within selection.budget."
-)
-_TIGHT = (
-    "{}: selection.budget is spent with the first rows, and the choice will rest on these alone: raise it, or score "
-    "fewer candidates, unless the training is meant to be this short."
+    "Candidates race: most drop out before they were scored on all rows, so that scoring takes less than this, and "
+    "never more than selection.budget allows."
 )
 _BOTH = "Own and original are two tests of a task once it is trained with another instruction than its original."
 
@@ -69,28 +62,24 @@ def _tasks(config: Config, run: Run) -> Table:
 
 
 def _work(config: Config, forecast: Forecast) -> Iterator[Block]:
-    plan, races = forecast.run.plan, forecast.run.chooser.settings.races
-    trials = plan.trials.values()
+    plan, trials = forecast.run.plan, forecast.run.plan.trials
     # Each row counts twice in the plan: it is answered, and its loss is computed.
     once = {name: replace(work, units=work.units // 2) for name, work in plan.evaluate.items()}
     testing = [work for name, work in once.items() for _ in range(plan.tests[name])]
     stages = f"testing, {len(forecast.run.inputs.tasks) + 1} stages"
-    kinds: tuple[tuple[str, Collection[Work], Collection[Work], str], ...] = (
-        ("scoring candidates", plan.least.values(), plan.score.values(), "row x candidate"),
-        *([("trying the leading candidates", trials, trials, "updates")] if trials else []),
-        ("training", plan.train.values(), plan.train.values(), "updates"),
-        (stages, testing, testing, "rows, each answered and scored"),
+    kinds: tuple[tuple[str, Collection[Work], str], ...] = (
+        ("scoring candidates", plan.score.values(), "row x candidate"),
+        *([("trying the leading candidates", trials.values(), "updates")] if trials else []),
+        ("training", plan.train.values(), "updates"),
+        (stages, testing, "rows, each answered and scored"),
     )
-    rows, total = [], np.zeros(2)
-    for kind, least, most, unit in kinds:
-        units, read, cost = (
-            [sum(getter(work) for work in works) for works in (least, most)]
-            for getter in (attrgetter("units"), attrgetter("tokens"), attrgetter("cost"))
-        )
+    rows, total = [], 0.0
+    for kind, works, unit in kinds:
+        units, cost = sum(work.units for work in works), sum(work.cost for work in works)
         total += cost
-        amount = f"{_range(units, str)} {unit}" if units[1] else NOTHING
-        rows.append((kind, amount, _range(read, tokens), _range(map(forecast.seconds, cost), duration)))
-    rows.append(("total", "", "", _range(map(forecast.seconds, total), duration)))
+        read = tokens(sum(work.tokens for work in works))
+        rows.append((kind, f"{units} {unit}" if units else NOTHING, read, duration(forecast.seconds(cost))))
+    rows.append(("total", "", "", duration(forecast.seconds(total))))
     columns = ("step", "amount", "tokens", "time, about")
     yield Table(columns, tuple(rows), text=(0, 1), bold=frozenset({len(rows) - 1}))
     yield Note(
@@ -98,15 +87,7 @@ def _work(config: Config, forecast: Forecast) -> Iterator[Block]:
         "times. How long answers become is not known: their length is taken between the longest true answer and "
         "evaluate.max_new_tokens. Finished steps in the run directory are not computed again."
     )
-    if plan.least != plan.score:
+    if plan.score and forecast.run.chooser.settings.races:
         yield Note(_RACED)
-    tight = [name for name, work in plan.score.items() if races and work.cost <= plan.least[name].cost]
-    if tight:
-        yield Note(_TIGHT.format(", ".join(tight)), "strong")
     if {OWN, ORIGINAL} <= set(config.evaluate.texts):
         yield Note(_BOTH)
-
-
-def _range(ends: Iterable[float], text: Callable[[float], str]) -> str:
-    """Return both ends, or one where they read alike."""
-    return " to ".join(dict.fromkeys(map(text, ends)))

@@ -79,7 +79,7 @@ def run_differences(
     before, after = (run.draws(measure, prompt, first.result.seed, values) for run in runs)
     found = {}
     for name, value in values.items():
-        bounds = percentile_interval(after[name] - before[name])
+        bounds = percentile_interval((after[name] - before[name])[1:])
         found[name] = Difference(value, bounds, verdict=verdict(bounds, direction(measure, name)))
     return found
 

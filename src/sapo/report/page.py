@@ -120,7 +120,8 @@ def _outcome(run: Run, prompt: Prompt) -> Iterator[Note]:
                 continue
             # Both on the same resamples of the test rows.
             draws = run.resampled(measure, prompt, run.result.seed)[:, :, 0]
-            change = Figure(after - before, percentile_interval(draws[:, 1] - draws[:, 0]))
+            changes = draws[:, 1] - draws[:, 0]
+            change = Figure(float(changes[0]), percentile_interval(changes[1:]))
             how = "" if _plain([run], prompt) else f" with test prompt {prompt_name(prompt)}"
             ends = (number(value, scale.decimals) for value in (before, after))
             text = f"On {tasks[0]}{how} the {what} is {' before training and '.join(ends)} after it; change"

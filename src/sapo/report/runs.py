@@ -82,18 +82,18 @@ class Run:
         )
 
     def resampled(self, measure: str, prompt: Prompt, seed: int) -> Floats:
-        """Return bootstrap resamples of a matrix over its test rows, shape [draws, stages + 1, tasks]."""
+        """Return a matrix and its bootstrap resamples over test rows, shape [1 + draws, stages + 1, tasks]."""
         scores, weights = self.test_rows(measure, prompt)
         return resample_matrices(scores, weights=weights, draws=DRAWS, seed=seed)
 
     def draws(self, measure: str, prompt: Prompt, seed: int, names: Collection[str]) -> dict[str, Floats]:
-        """Return metrics, and figures of the trained tasks, on resamples of the test rows, shape [draws]."""
+        """Return metrics, and figures of the trained tasks, and their draws over test rows, shape [1 + draws]."""
         lacking = [metric.name for metric in METRICS if metric.name not in names]
         higher = measure != NLL
         found = metric_draws(self.resampled(measure, prompt, seed), higher_is_better=higher, undefined=lacking)
         if any(figure.name in names for figure in FIGURES):
             of_tasks = self._figure_draws(measure, seed)
-            found |= {name: np.mean(list(of_tasks[name].values()), axis=0)[1:] for name in of_tasks if name in names}
+            found |= {name: np.mean(list(of_tasks[name].values()), axis=0) for name in of_tasks if name in names}
         return found
 
     def _figure_draws(self, measure: str, seed: int) -> dict[str, dict[str, Floats]]:

@@ -19,7 +19,7 @@ from sapo.core.types import Floats, Instruction, Task
 from sapo.models.answers import Evaluation
 from sapo.models.text_metrics import TEXT_METRICS
 from sapo.runs.figures import Grid
-from sapo.runs.metrics import FIGURES, METRICS, matrix_metrics, metric_draws, percentile_interval, resample_matrices
+from sapo.runs.metrics import FIGURES, METRICS, metric_draws, percentile_interval, resample_matrices
 from sapo.runs.prompts import CROSSED, ORIGINAL, OWN, Prompt
 from sapo.selection.selection import Choice
 from sapo.tasks.load import data_fingerprint
@@ -486,20 +486,21 @@ def fill(rows: Table) -> tuple[list[list[Floats]], list[list[Floats]]]:
     return [[scores for scores, _ in row] for row in complete], [[weights for _, weights in row] for row in complete]
 
 
-def _metrics(rows: Table, seed: int, undefined: Mapping[str, str], *, higher_is_better: bool) -> dict[str, Any]:
-    matrix = np.array(_means(rows), dtype=np.float64)
-    values = matrix_metrics(matrix, higher_is_better=higher_is_better, undefined=undefined)
+def _metrics(rows: Table, seed: int, undefined: Mapping[str, str], *, higher_is_better: bool) -> dict[str, Estimate]:
     scores, weights = fill(rows)
     resampled = resample_matrices(scores, weights=weights, draws=DRAWS, seed=seed)
-    draws = metric_draws(resampled, higher_is_better=higher_is_better, undefined=undefined)
+    found = metric_draws(resampled, higher_is_better=higher_is_better, undefined=undefined)
     return {
-        metric.name: {
-            "value": values.get(metric.name),
-            "interval": list(percentile_interval(draws[metric.name])) if metric.name in draws else None,
-            "reason": None if metric.name in values else undefined.get(metric.name, _ALONE),
-        }
+        metric.name: _estimate(found[metric.name])
+        if metric.name in found
+        else Estimate(value=None, interval=None, reason=undefined.get(metric.name, _ALONE))
         for metric in METRICS
     }
+
+
+def _estimate(values: Floats) -> Estimate:
+    """Return a value and its interval, from itself and its draws, shape [1 + draws]."""
+    return Estimate(value=float(values[0]), interval=list(percentile_interval(values[1:])), reason=None)
 
 
 def figures_of(
@@ -512,15 +513,11 @@ def figures_of(
 
 def summarised(draws: Mapping[str, Mapping[str, Floats]]) -> dict[str, ByTask]:
     """Return the figures that `figures_of` returned as values with intervals, by task and their mean."""
-
-    def estimate(values: Floats) -> Estimate:
-        return Estimate(value=float(values[0]), interval=list(percentile_interval(values[1:])), reason=None)
-
     lacking = {figure.name: Estimate(value=None, interval=None, reason=figure.lacking) for figure in FIGURES}
     return {
         name: ByTask(
-            mean=estimate(np.mean(list(of.values()), axis=0)) if of else lacking[name],
-            tasks={task: estimate(values) for task, values in of.items()},
+            mean=_estimate(np.mean(list(of.values()), axis=0)) if of else lacking[name],
+            tasks={task: _estimate(values) for task, values in of.items()},
         )
         for name, of in draws.items()
     }

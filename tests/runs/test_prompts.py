@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from peft import PeftModel
+from report.making import tables
 from rich.console import Console
 from small_runs import (
     SUFFIX,
@@ -177,6 +178,11 @@ def test_every_cell_is_that_of_its_text_on_the_reloaded_stage(policy: str, made:
                 else:
                     found = result.matrices["nll"][prompt][stage][TASKS.index(task)]
                 assert found == pytest.approx(by_text[text], abs=1e-4), (stage, task, prompt)
+            if stage == 2 and task != WATCH:
+                held = (result.robustness or {})[task]
+                for text, loss in zip(held.texts, held.nll, strict=True):
+                    by_hand = nll_by_hand(model, tiny_tokenizer(), text, SUFFIX, tasks[task].test)
+                    assert loss == pytest.approx(sum(by_hand) / 9, abs=1e-4)
 
 
 @pytest.mark.parametrize("policy", ["sapo", "original", "pure"])
@@ -321,10 +327,7 @@ def test_an_undefined_figure_says_why_and_a_default_run_has_its_spill(made: Made
 
 
 def blocks(title: str, *run_dirs: Path) -> list[Table]:
-    page = results_page([read_run(directory) for directory in run_dirs])
-    (section,) = [section for section in page.sections if section.title == title]
-    assert section.depth == "details"
-    return [block for block in section.blocks if isinstance(block, Table)]
+    return tables(results_page([read_run(directory) for directory in run_dirs]), title)
 
 
 @pytest.mark.parametrize("measure", ["primary", "nll"])

@@ -157,13 +157,6 @@ def test_a_record_is_a_line_more_and_the_last_one_of_a_name_counts(tmp_path: Pat
     assert [file.name for file in path.parent.iterdir()] == ["records.jsonl"]
 
 
-def test_of_several_lines_of_one_name_the_last_counts(tmp_path: Path) -> None:
-    path = tmp_path / "records.jsonl"
-    old, new, other = renamed("a"), seeded("a", 9), renamed("b")
-    path.write_text("".join(json.dumps(record.to_json()) + "\n" for record in (old, other, new)))
-    assert {record.name: record.seed for record in read_records(path)} == {"a": 9, "b": 7}
-
-
 @pytest.mark.parametrize("keep", [1, 40, -1])
 def test_a_last_line_that_was_cut_off_is_told_and_makes_room_for_the_next(tmp_path: Path, keep: int) -> None:
     path, notes = tmp_path / "records.jsonl", list[str]()

@@ -53,6 +53,7 @@ from sapo.runs.config.loading import make_config
 from sapo.runs.forecast import Forecast, estimate
 from sapo.runs.metrics import METRICS
 from sapo.runs.prepare import prepare
+from sapo.runs.results import RunResult
 from sapo.tasks.inspection import inspect_rows
 
 
@@ -98,7 +99,7 @@ def test_matrices_equal_results_json() -> None:
             found = next(t for name, t in titled if name.startswith(title) and name.endswith(f"prompt: {prompt}"))
             assert [row[0] for row in found.rows] == ["zero-shot", "after 1 alpha", "after 2 beta", "after 3 gamma"]
             for i, row in enumerate(found.rows):
-                for j, text in enumerate(row[1:], start=1):
+                for j, text in enumerate(row[1:4], start=1):
                     value = f"{matrices[measure][prompt][i][j - 1]:.{decimals}f}"
                     assert text == (f"{value}*" if i == j else f"({value})" if i < j else f"{value} ")
 
@@ -121,16 +122,18 @@ def test_metrics_equal_results_json_on_the_terminal_and_in_markdown() -> None:
             assert row == expected and all(value in text and value in markdown for value in expected)
 
 
-def test_watch_tasks_show_their_change_from_the_start() -> None:
-    page = results_page([write_run(Path("a"))])
+def test_watch_tasks_and_general_text_are_columns_of_the_matrices() -> None:
+    run = write_run(Path("a"))
     watch = json.loads(Path("a/results.json").read_text())["watch"]["other"]
-    found = rows(tables(page, "Watch")[0])
-    scores, losses = watch["primary"]["own"], watch["nll"]["own"]
-    assert found[0] == ["other", "zero-shot", f"{scores[0]:.1f}", "", f"{losses[0]:.3f}", ""]
-    for i in (1, 2, 3):
-        assert found[i][2:] == [
-            f"{scores[i]:.1f}", f"{scores[i] - scores[0]:+.1f}", f"{losses[i]:.3f}", f"{losses[i] - losses[0]:+.3f}",
-        ]  # fmt: skip
+    ability = ({"stage": 0, "loss": 3.5}, {"stage": 3, "loss": 3.25})
+    result = RunResult.from_json({**run.result.to_json(), "ability": ability})
+    score, loss, *_ = [
+        t for t in tables(results_page([replace(run, result=result)]), "Every") if t.title[:3] in "Score NLL"
+    ]
+    assert score.columns[-1] == "watch: other" and loss.columns[-2:] == ("watch: other", "general text")
+    assert [row[-1].strip() for row in score.rows] == [f"{value:.1f}" for value in watch["primary"]["own"]]
+    assert [row[-2].strip() for row in loss.rows] == [f"{value:.3f}" for value in watch["nll"]["own"]]
+    assert [row[-1].strip() for row in loss.rows] == ["3.500", "–", "–", "3.250"]
 
 
 def test_one_task_is_reported_as_before_and_after_with_the_change_paired() -> None:

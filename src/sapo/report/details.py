@@ -8,19 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from sapo.models.ability import general_texts
 from sapo.report.blocks import NOTHING, Block, Listing, Note, Section, Table
 from sapo.report.compare import Arranged, letter
 from sapo.report.data import data_blocks
-from sapo.report.numbers import NLL_DECIMALS, SCALES, Figure, estimate, number, prompt_name
-from sapo.report.plots import curves
+from sapo.report.numbers import NLL_DECIMALS, SCALES, Figure, count, estimate, number, prompt_name
 from sapo.report.runs import Run
 from sapo.report.selections import OPTIMISTIC, RULES, cuts, effort, finding, legend, ranking, subject, trial_table
 from sapo.runs.metrics import FIGURES
 from sapo.runs.prompts import ORIGINAL, OWN, Prompt
 from sapo.runs.results import MEASURES, NLL, RunResult
 from sapo.training.guard import Alarm, ended
-from sapo.training.policies import MIXTURES
 
 ByTask = Callable[[RunResult], Mapping[str, float]]
 Over = Callable[[Sequence[float]], float]
@@ -54,10 +51,9 @@ def sections(arranged: Arranged) -> list[Section]:
         "Data": data_blocks(only.data) if only and only.data else (),
         "Candidates before each task, lowest pre-update loss first": _candidates(only) if only else (),
         "Instructions trained with": () if arranged.sweep else _instructions(runs),
-        "Watch tasks, never trained on": _watch(only) if only else (),
         "Beyond the training prompt": _beyond(only) if only else (),
         "Trained with x tested with": _grid(arranged),
-        "General ability": _ability(arranged),
+        "General ability": _ability(arranged) if arranged.sweep else (),
         "Forgetting guard": _alarms(runs),
     }
     return [Section(title, shown) for title, blocks in found.items() if (shown := tuple(blocks))]
@@ -114,46 +110,14 @@ def _instructions(runs: Sequence[Run]) -> Iterator[Block]:
         for text, places in by.items():
             used = runs[places[0]].result.instructions[task]
             where = label if len(runs) == 1 else f"{label}, {', '.join(map(letter, places))}"
+            kinds = {"given": "the text that was given", "original": "the original"}
+            kind = kinds.get(used.origin, f"a paraphrase, from: {used.origin}")
             if used.mixture:
-                yield Listing(f"{where}: {len(used.mixture)} paraphrases in turn", "\n".join(used.mixture))
-                continue
-            if used.switches is not None:
-                times = "once" if used.switches == 1 else f"{used.switches} times"
-                yield Note(f"{where}: the choice changed {times} during the training; the last one:")
-            if not text:
-                yield Note(f"{where}: no instruction.")
-                continue
-            if used.origin == "given":
-                yield Listing(f"{where}: the text that was given", text, used.original)
-                continue
-            if text != used.original:
-                yield Listing(f"{where}: a paraphrase, from: {used.origin}", text, used.original)
-                continue
-            if runs[places[0]].result.policy in ("random", *MIXTURES):
-                yield Note(f"{where}: there was no paraphrase to draw, so it was trained with the original.", "strong")
-            yield Listing(f"{where}: the original", text)
-
-
-def _watch(run: Run) -> Iterator[Block]:
-    result = run.result
-    key = result.key(result.test_prompt) or result.test_prompt
-    rows, stages = [], [str(i) for i in range(len(run.stages))]
-    for task, measures in result.watch.items():
-        for i, stage in enumerate(run.stages):
-            row = ["" if i else task, stage]
-            for measure, scale in SCALES.items():
-                before, now = measures[measure][key][0], measures[measure][key][i]
-                change = None if now is None or before is None else now - before
-                row += [number(now, scale.decimals), number(change, scale.decimals, sign=True) if i else ""]
-            rows.append(tuple(row))
-    if not rows:
-        return
-    metrics = ", ".join(f"{task}: {result.primary_metrics[task]}" for task in result.watch)
-    about = f"change: to zero-shot. Score: {metrics}. Always tested with the original instruction."
-    yield Table(("task", "stage", "score", "change", "NLL", "change"), tuple(rows), legend=(about,), text=(0, 1))
-    for measure, scale in SCALES.items():
-        lines = {task: measures[measure][key] for task, measures in result.watch.items()}
-        yield curves(f"Watch tasks: {scale.title}", stages, "stage", scale.short, lines)
+                kind, text = f"{len(used.mixture)} paraphrases in turn", "\n".join(used.mixture)
+            elif used.switches is not None:
+                kind += f", the last one after {count(used.switches, 'change')} during the training"
+            replaced = None if used.mixture or text == used.original else used.original
+            yield Listing(f"{where}: {kind}", text or "(no instruction)", replaced)
 
 
 def _beyond(run: Run) -> Iterator[Block]:
@@ -174,34 +138,18 @@ def _beyond(run: Run) -> Iterator[Block]:
 
 
 def _ability(arranged: Arranged) -> Iterator[Block]:
-    """Yield the loss on general text: by stage of one run, else before and after by setting."""
+    """Yield the loss on general text before and after by setting; of runs of directories it is in the matrices."""
     if not any(run.result.ability for run in arranged.runs):
         return
-    title = "Loss on general text (nats per token, lower is better)"
-    if arranged.only is not None:
-        stages = arranged.only.result.ability or ()
-        losses = ((number(at.loss, NLL_DECIMALS), at.loss - stages[0].loss) for at in stages)
-        rows: tuple[tuple[str, ...], ...] = tuple(
-            (
-                f"stage {at.stage}" if n else "before training",
-                loss,
-                number(change, NLL_DECIMALS, sign=True) if n else "",
-            )
-            for n, (at, (loss, change)) in enumerate(zip(stages, losses, strict=True))
+    rows = tuple(
+        (
+            s.name,
+            *(estimate(s.over_units(one), NLL_DECIMALS, sign=one is _change) for one in (_before, _after, _change)),
         )
-        yield Table(("model", "loss", "change"), rows, title)
-    else:
-        rows = tuple(
-            (
-                s.name,
-                *(estimate(s.over_units(one), NLL_DECIMALS, sign=one is _change) for one in (_before, _after, _change)),
-            )
-            for s in arranged.settings
-        )
-        yield Table(("setting", "before", "after", "change"), rows, title)
-    yield Note(
-        f"On {len(general_texts())} general texts, without any prompt. No test interval: they are not a sample.", "dim"
+        for s in arranged.settings
     )
+    title = "Loss on general text (nats per token, lower is better)"
+    yield Table(("setting", "before", "after", "change"), rows, title)
 
 
 def _before(run: RunResult) -> float | None:

@@ -34,6 +34,10 @@ HEADLINE = ("ap", "bwt_final")
 # Settings up to which each that decides nothing is spoken of.
 _FEW_SETTINGS = 3
 _MARKS = "*: right after training on that task; (...): not trained on that task yet."
+_WATCHED = (
+    "watch: never trained on, and always tested with its original instruction. general text: without any prompt; its "
+    "texts are no sample, so there is no interval."
+)
 _TESTED = (
     "Test prompt own: a task that was trained on is tested with the instruction it was trained with, others with their "
     "original one; original: every task with its original instruction; none: without any; a text in quotes: every task "
@@ -184,13 +188,14 @@ def _over_groups(metric: str, measure: str, found: Sequence[Difference]) -> str:
 
 
 def _curves(run: Run, prompt: Prompt) -> Iterator[Block]:
-    """Yield what became of each task as a figure."""
-    for measure, scale in SCALES.items() if len(run.result.tasks) > 1 else ():
-        rows = run.matrix(measure, prompt)
-        stages = [i for i, row in enumerate(rows) if any(value is not None for value in row)]
-        lines = {label: [rows[i][j] for i in stages] for j, label in enumerate(run.labels)}
-        title = "stage: tasks trained (0: zero-shot)"
-        yield curves(f"{scale.title} by stage", [str(i) for i in stages], title, scale.short, lines)
+    """Yield what became of each task, and of what is only tested, as a figure."""
+    for measure, scale in SCALES.items():
+        lines = run.columns(measure, prompt)
+        stages = [i for i in range(len(run.stages)) if any(values[i] is not None for values in lines.values())]
+        if len(stages) > 2:
+            seen = {label: [values[i] for i in stages] for label, values in lines.items()}
+            title = "stage: tasks trained (0: zero-shot)"
+            yield curves(f"{scale.title} by stage", [str(i) for i in stages], title, scale.short, seen)
 
 
 def _plain(runs: Sequence[Run], prompt: Prompt) -> bool:
@@ -218,20 +223,25 @@ def _by_task(run: Run, prompt: Prompt) -> Table:
 
 
 def _matrix(runs: Sequence[Run], measure: str, prompt: Prompt) -> Table:
-    """Return R with a row for each stage and run; all runs have the same tasks."""
-    several, scale, tasks = len(runs) > 1, SCALES[measure], runs[0].result.tasks
+    """Return R with a row for each stage and run, and what else is tested at every stage; runs have the same tasks."""
+    several, scale, tasks = len(runs) > 1, SCALES[measure], runs[0].labels
+    found = [run.columns(measure, prompt) for run in runs]
+    labels = tuple(dict.fromkeys(label for columns in found for label in columns))
     rows = []
     for i in range(len(tasks) + 1):
         above = ""
         for n, run in enumerate(runs):
-            values = run.matrix(measure, prompt)[i]
+            values = [found[n][label][i] if label in found[n] else None for label in labels]
             if any(value is not None for value in values):
                 head, above = "" if run.stages[i] == above else run.stages[i], run.stages[i]
-                shown = (_cell(number(value, scale.decimals), i, j) for j, value in enumerate(values, start=1))
+                texts = (number(value, scale.decimals) for value in values)
+                shown = (_cell(text, i, j) if j <= len(tasks) else f"{text} " for j, text in enumerate(texts, start=1))
                 rows.append((head, *([letter(n)] if several else []), *shown))
     # Rows name the tasks: columns need their numbers only.
-    columns = ("tested on:", *(["run"] if several else []), *map(str, range(1, len(tasks) + 1)))
-    return Table(columns, tuple(rows), _title(runs, measure, prompt), (_MARKS,), text=(0, 1) if several else (0,))
+    names = (*map(str, range(1, len(tasks) + 1)), *labels[len(tasks) :])
+    columns = ("tested on:", *(["run"] if several else []), *names)
+    legend = (_MARKS, *([_WATCHED] if len(labels) > len(tasks) else []))
+    return Table(columns, tuple(rows), _title(runs, measure, prompt), legend, text=(0, 1) if several else (0,))
 
 
 def _title(runs: Sequence[Run], measure: str, prompt: Prompt) -> str:

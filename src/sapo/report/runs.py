@@ -64,6 +64,16 @@ class Run:
         """Return a performance matrix, row 0 is zero-shot; None where the method defines no cell."""
         return self.result.matrices[measure][self.result.key(prompt) or prompt]
 
+    def columns(self, measure: str, prompt: Prompt) -> dict[str, list[float | None]]:
+        """Return what stages were tested on, a value for each: tasks, watch tasks and, as a loss, general text."""
+        found = {label: [row[j] for row in self.matrix(measure, prompt)] for j, label in enumerate(self.labels)}
+        key = self.result.key(prompt) or prompt
+        found |= {f"watch: {task}": list(of[measure][key]) for task, of in self.result.watch.items()}
+        if measure == NLL and self.result.ability:
+            losses = {at.stage: at.loss for at in self.result.ability}
+            found["general text"] = [losses.get(stage) for stage in range(len(self.stages))]
+        return found
+
     def metric(self, measure: str, prompt: Prompt, name: str) -> Figure:
         """Return a metric or figure, with its interval over test rows."""
         return Figure.of(self.result.estimate(measure, prompt, name))

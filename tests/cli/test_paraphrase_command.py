@@ -157,8 +157,6 @@ def test_a_wrong_option_is_named(command: Command) -> None:
             ("--source 'rule'", "file, builtin, rules, demonstrations, local, openai", "Did you mean 'rules'?"),
         ),
         (("--source", "file"), ("--source, --candidates: sources has file, but no file is given",)),
-        (("--source", "rules", "--candidates", "x.json"), ("x.json is given, but sources (rules) lacks file",)),
-        (("--source", "openai"), ("sources has openai, but no server's model is named",)),
         (("--server-model", "m"), ("openai is given, but sources (builtin, rules) lacks openai",)),
         (("--base-url", "http://x"), ("--base-url is for --source openai, which needs --server-model",)),
         (("--model", "embedded"), ("--model is for --source local: add that",)),

@@ -50,7 +50,7 @@ from sapo.report.runs import Run, read_run, shared_prompts
 from sapo.report.selections import finding, ranking, selection_page
 from sapo.report.tasks import task_page, tasks_page
 from sapo.runs.config.loading import make_config
-from sapo.runs.forecast import Forecast, estimate
+from sapo.runs.forecast import estimate
 from sapo.runs.metrics import METRICS
 from sapo.runs.prepare import prepare
 from sapo.runs.results import RunResult
@@ -489,22 +489,23 @@ def test_a_dry_run_adds_up_to_the_plan_and_names_cut_inputs(model_dir: Path) -> 
             "train": {"rows": 8, "epochs": 1, "batch_size": 8}, "evaluate": {"rows": 4, "max_new_tokens": 4},
         }
     )  # fmt: skip
-    forecast = replace(estimate(config, Silent()), tokens_per_second=100.0)
-    page = dry_run_page(config, forecast)
+    ready, speed = estimate(config, Silent())
+    assert speed > 0
+    page = dry_run_page(config, ready, 100.0)
     tasks_table, data_table, *_, work = tables(page)
     # Of 20 built-in paraphrases two are kept.
     assert rows(tasks_table)[0] == ["1 date-format", "8", "4", "4", "3", "0"]
     assert rows(data_table)[0][:3] == ["date-format", "8", "4"]
-    assert work.rows[-1][-1] == duration(forecast.run.plan.cost / 100)
+    assert work.rows[-1][-1] == duration(ready.plan.cost / 100)
     assert [row[1] for row in work.rows[:3]] == ["12 row x candidate", "1 updates", "8 rows, each answered and scored"]
     text = " ".join(printed(page).split())
     for part in ("nothing was written", "measured 100 tokens/s on a few rows", "without --dry-run"):
         assert part in text
     both = config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"prompts": ("own", "original")})})
-    inspection = forecast.run.inspections["date-format"]
+    inspection = ready.inspections["date-format"]
     assert inspection.lengths is not None
     cut = replace(inspection, lengths=replace(inspection.lengths, cut=3))
-    page = dry_run_page(both, Forecast(replace(prepare(both), inspections={"date-format": cut}), 100.0))
+    page = dry_run_page(both, replace(prepare(both), inspections={"date-format": cut}), 100.0)
     # Two stages, and the trained task once more after the second one.
     assert tables(page)[-1].rows[2][1] == f"{3 * 4} rows, each answered and scored"
     cut_inputs = "date-format: cut in the middle, as longer than max_length: 3 training inputs;"

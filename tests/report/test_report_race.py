@@ -21,7 +21,6 @@ from sapo.report.numbers import duration, tokens
 from sapo.report.selections import effort, ranking, selection_page
 from sapo.runs.card import model_card
 from sapo.runs.config.loading import make_config
-from sapo.runs.forecast import Forecast
 from sapo.runs.lineage import lineage
 from sapo.runs.plan import make_plan
 from sapo.runs.prepare import prepare
@@ -97,7 +96,7 @@ def test_a_dry_run_shows_the_most_that_scoring_takes(model_dir: Path, tmp_path: 
         )  # fmt: skip
         setup = prepare(config)
         (most,) = setup.plan.score.values()
-        return most, words(dry_run_page(config, Forecast(setup, 1000.0))), setup.notes
+        return most, words(dry_run_page(config, setup, 1000.0)), setup.notes
 
     most, text, _ = dry(strategy="racing", budget=None)
     assert most.units == 4 * 40 and f"160 row x candidate {tokens(most.tokens)} {duration(most.cost / 1000)}" in text

@@ -14,6 +14,7 @@ from sapo.report.data import data_blocks
 from sapo.report.numbers import NLL_DECIMALS, SCALES, Figure, count, estimate, number, prompt_name
 from sapo.report.runs import Run
 from sapo.report.selections import OPTIMISTIC, RULES, cuts, effort, finding, legend, ranking, subject, trial_table
+from sapo.runs.directory import flat
 from sapo.runs.metrics import FIGURES
 from sapo.runs.prompts import ORIGINAL, OWN, Prompt
 from sapo.runs.results import MEASURES, NLL, RunResult
@@ -64,7 +65,7 @@ def differing(runs: Sequence[Run]) -> Table:
     settings = [
         {
             "run directory": run.name,
-            **_flat({key: value for key, value in run.result.config.items() if key != "run_dir"}),
+            **{key: _text(value) for key, value in flat(dict(run.result.config)).items() if key != "run_dir"},
             **{f"version of {library}": version for library, version in run.versions.items()},
         }
         for run in runs
@@ -77,10 +78,8 @@ def differing(runs: Sequence[Run]) -> Table:
     return Table(columns, rows, legend=(said,), text=tuple(range(len(columns))))
 
 
-def _flat(value: Any, prefix: str = "") -> dict[str, str]:
-    if not isinstance(value, Mapping):
-        return {prefix: ", ".join(map(str, value)) if isinstance(value, list) else str(value)}
-    return {k: v for key, inner in value.items() for k, v in _flat(inner, f"{prefix}.{key}".strip(".")).items()}
+def _text(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _candidates(run: Run) -> Iterator[Block]:

@@ -15,7 +15,6 @@ from sapo.runs.prompts import ORIGINAL, OWN
 from sapo.training.policies import BY_LOSS
 
 if TYPE_CHECKING:
-    from sapo.runs.forecast import Forecast
     from sapo.runs.run import Run
 
 
@@ -30,9 +29,8 @@ _RACED = (
 _BOTH = "Own and original are two tests of a task once it is trained with another instruction than its original."
 
 
-def dry_run_page(config: Config, forecast: Forecast) -> Page:
-    """Return the plan of a run with its estimated time."""
-    run = forecast.run
+def dry_run_page(config: Config, run: Run, speed: float) -> Page:
+    """Return the plan of a run with its estimated time; ``speed`` is in forward tokens per second."""
     about = f"Model {run.loaded.name}, policy {config.policy}, method {config.method}, seed {config.seed}."
     remarks = [f"{note[:1].upper()}{note[1:]}." for note in run.loaded.notes]
     where = "exists: its finished steps are reused" if config.run_dir.exists() else "will be made"
@@ -41,7 +39,7 @@ def dry_run_page(config: Config, forecast: Forecast) -> Page:
         Section("Setting", tuple(map(Note, (about, *remarks)))),
         Section("Tasks, in order", (_tasks(config, run),)),
         Section("Data", data_blocks(tuple(run.inspections.values()))),
-        Section("Work and time", tuple(_work(config, forecast))),
+        Section("Work and time", tuple(_work(config, run, speed))),
         Section("Next", (Note(start),)),
     )
     return Page("Dry run: nothing was trained and nothing was written", sections)
@@ -61,12 +59,12 @@ def _tasks(config: Config, run: Run) -> Table:
     return Table(columns, tuple(rows), legend=(_SELECTED, *watched))
 
 
-def _work(config: Config, forecast: Forecast) -> Iterator[Block]:
-    plan, trials = forecast.run.plan, forecast.run.plan.trials
+def _work(config: Config, run: Run, speed: float) -> Iterator[Block]:
+    plan, trials = run.plan, run.plan.trials
     # Each row counts twice in the plan: it is answered, and its loss is computed.
     once = {name: replace(work, units=work.units // 2) for name, work in plan.evaluate.items()}
     testing = [work for name, work in once.items() for _ in range(plan.tests[name])]
-    stages = f"testing, {len(forecast.run.inputs.tasks) + 1} stages"
+    stages = f"testing, {len(run.inputs.tasks) + 1} stages"
     kinds: tuple[tuple[str, Collection[Work], str], ...] = (
         ("scoring candidates", plan.score.values(), "row x candidate"),
         *([("trying the leading candidates", trials.values(), "updates")] if trials else []),
@@ -78,16 +76,16 @@ def _work(config: Config, forecast: Forecast) -> Iterator[Block]:
         units, cost = sum(work.units for work in works), sum(work.cost for work in works)
         total += cost
         read = tokens(sum(work.tokens for work in works))
-        rows.append((kind, f"{units} {unit}" if units else NOTHING, read, duration(forecast.seconds(cost))))
-    rows.append(("total", "", "", duration(forecast.seconds(total))))
+        rows.append((kind, f"{units} {unit}" if units else NOTHING, read, duration(cost / speed)))
+    rows.append(("total", "", "", duration(total / speed)))
     columns = ("step", "amount", "tokens", "time, about")
     yield Table(columns, tuple(rows), text=(0, 1), bold=frozenset({len(rows) - 1}))
     yield Note(
-        f"An estimate; measured {forecast.tokens_per_second:.0f} tokens/s on a few rows. Training a token counts three "
+        f"An estimate; measured {speed:.0f} tokens/s on a few rows. Training a token counts three "
         "times. How long answers become is not known: their length is taken between the longest true answer and "
         "evaluate.max_new_tokens. Finished steps in the run directory are not computed again."
     )
-    if plan.score and forecast.run.chooser.settings.races:
+    if plan.score and run.chooser.settings.races:
         yield Note(_RACED)
     if {OWN, ORIGINAL} <= set(config.evaluate.texts):
         yield Note(_BOTH)

@@ -324,7 +324,7 @@ def differences(stored: Mapping[str, Any], config: Mapping[str, Any]) -> list[st
 
 def decisive(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings of a configuration that decide what comes out, by dotted key."""
-    return {key: value for key, value in _flat(dict(config)).items() if key not in (*_MAY_CHANGE, "run_dir")}
+    return {key: value for key, value in flat(dict(config)).items() if key not in (*_MAY_CHANGE, "run_dir")}
 
 
 def first_value(directory: Path, key: str, value: Any) -> Any:
@@ -334,7 +334,7 @@ def first_value(directory: Path, key: str, value: Any) -> Any:
         RecordError: if its configuration cannot be read.
     """
     path = directory / "config.yaml"
-    return _flat(_read_yaml(path)).get(key, value) if path.is_file() else value
+    return flat(_read_yaml(path)).get(key, value) if path.is_file() else value
 
 
 def _digest(path: Path) -> str:
@@ -353,7 +353,8 @@ def _read_yaml(path: Path) -> Any:
         raise RecordError(f"{path} cannot be read ({error}): choose another run_dir") from error
 
 
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+def flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Return the settings of a configuration by dotted key."""
     if not isinstance(value, dict):
         return {prefix: value}
-    return {k: v for key, inner in value.items() for k, v in _flat(inner, f"{prefix}.{key}".strip(".")).items()}
+    return {k: v for key, inner in value.items() for k, v in flat(inner, f"{prefix}.{key}".strip(".")).items()}

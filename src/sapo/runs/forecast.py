@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 
 from sapo.core.progress import Reporter
 from sapo.runs.config.schema import Config
@@ -13,25 +12,10 @@ from sapo.runs.run import Run
 _CALIBRATION_ROWS = 8
 
 
-@dataclass(frozen=True, slots=True)
-class Forecast:
-    """What a dry run tells.
+def estimate(config: Config, progress: Reporter) -> tuple[Run, float]:
+    """Return a run that is ready, and its model's speed in forward tokens per second, by scoring a few rows.
 
-    Attributes:
-        run: everything that was loaded and checked.
-        tokens_per_second: forward tokens per second, measured by scoring a few rows.
-    """
-
-    run: Run
-    tokens_per_second: float
-
-    def seconds(self, cost: float) -> float:
-        """Return the estimated seconds of work that costs so many forward tokens."""
-        return cost / self.tokens_per_second
-
-
-def estimate(config: Config, progress: Reporter) -> Forecast:
-    """Load and check everything, measure the model's speed on a few rows, and write nothing.
+    Nothing is written.
 
     Raises:
         SapoError: for whatever would stop the run.
@@ -48,4 +32,4 @@ def estimate(config: Config, progress: Reporter) -> Forecast:
         began = time.perf_counter()
         scorer.plain(rows)
         elapsed = time.perf_counter() - began
-    return Forecast(run, tokens / elapsed)
+    return run, tokens / elapsed

@@ -50,9 +50,8 @@ from sapo.report.runs import Run, read_run, shared_prompts
 from sapo.report.selections import finding, ranking, selection_page
 from sapo.report.tasks import task_page, tasks_page
 from sapo.runs.config.loading import make_config
-from sapo.runs.forecast import estimate
 from sapo.runs.metrics import METRICS
-from sapo.runs.prepare import prepare
+from sapo.runs.prepare import estimate, prepare
 from sapo.runs.results import RunResult
 from sapo.tasks.inspection import inspect_rows
 

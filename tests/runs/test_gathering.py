@@ -15,9 +15,8 @@ from sapo.core.types import Task
 from sapo.integrations.testing import ListSource, toy_task
 from sapo.runs.config.schema import Config
 from sapo.runs.directory import RunDirectory
-from sapo.runs.forecast import estimate
 from sapo.runs.inputs import Gathering, Inputs
-from sapo.runs.prepare import prepare
+from sapo.runs.prepare import estimate, prepare
 from sapo.runs.prepare import read as read_inputs
 from sapo.sequence import run
 from sapo.tasks.builtin import builtin_task

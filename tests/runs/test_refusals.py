@@ -17,9 +17,8 @@ from sapo.integrations.testing import tiny_model, tiny_tokenizer, toy_task
 from sapo.models.load import load_model
 from sapo.models.render import Renderer
 from sapo.runs.config.schema import Config
-from sapo.runs.forecast import estimate
 from sapo.runs.plan import make_plan
-from sapo.runs.prepare import prepare
+from sapo.runs.prepare import estimate, prepare
 from sapo.runs.stage import load_stage
 from sapo.selection.settings import SelectionSettings
 from sapo.sequence import run

@@ -15,7 +15,7 @@ from sapo.report.blocks import Table
 from sapo.report.forecast import dry_run_page
 from sapo.report.publish import print_report
 from sapo.runs.config.schema import Config
-from sapo.runs.forecast import estimate
+from sapo.runs.prepare import estimate
 from sapo.selection.selection import Selection
 from sapo.sequence import run
 from sapo.training.settings import MethodName

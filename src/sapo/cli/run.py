@@ -68,7 +68,7 @@ def _forecast(settings: Config) -> None:
     from sapo.report.forecast import dry_run_page
     from sapo.report.numbers import duration
     from sapo.report.terminal import show
-    from sapo.runs.forecast import estimate
+    from sapo.runs.prepare import estimate
 
     runs = planned(settings) if settings.sweep is not None else ()
     first = runs[0].config if runs else settings

@@ -362,13 +362,14 @@ def run_result(
     by_name = {task.name: task for task in tasks}
     choices = {choice.task.name: choice for row in rows for choice in row.stage.choices}
     cells = {(row.stage.number, *key): cell for row in rows for key, cell in row.cells.items()}
-    crossed = {name: cell for row in rows for (name, prompt), cell in row.cells.items() if prompt == CROSSED}
+    # The last test of each task with each prompt.
+    last = {key: cell for row in rows for key, cell in row.cells.items()}
+    crossed = {name: cell for (name, prompt), cell in last.items() if prompt == CROSSED}
     wordings = {name: [one.text for one in found] for name, found in held_out.items()}
     worded = {
-        name: {text: row.cells[name, text] for text in texts}
-        for row in rows
+        name: [last[name, text] for text in texts]
         for name, texts in wordings.items()
-        if texts and all((name, text) in row.cells for text in texts)
+        if texts and all((name, text) in last for text in texts)
     }
     used = {name: _used(choice, config["policy"]) for name, choice in choices.items()}
     metrics = {task.name: task.metric for task in (*tasks, *watch)}
@@ -396,7 +397,7 @@ def run_result(
         seconds={**seconds, "total": sum(seconds.values())},
         robustness={
             name: Wordings(
-                texts=[*found], **{m: [value(cell, m, metrics[name]) for cell in found.values()] for m in MEASURES}
+                texts=wordings[name], **{m: [value(cell, m, metrics[name]) for cell in found] for m in MEASURES}
             )
             for name, found in worded.items()
         }

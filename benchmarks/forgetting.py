@@ -2,10 +2,10 @@
 
     python benchmarks/forgetting.py OUT.jsonl 'date-format>count-letter rate=1e-3 updates=28' ...
 
-Every argument behind the file is two built-in tasks and settings that differ from the defaults: modules (all or qv),
-r, rate, batch, updates, method (lora or full). The embedded model, original instructions, seed 1. A line of OUT.jsonl
-holds, for the first task, loss and accuracy at the start, after its own training, and on the way through the second
-one; for the second task the same, and what training it alone gives.
+Every argument behind the file is two tasks, built-in or of --data-dir, and settings that differ from the defaults:
+modules (all or qv), r, rate, batch, updates, method (lora or full). The embedded model, original instructions, seed 1.
+A line of OUT.jsonl holds, for the first task, loss and accuracy at the start, after its own training, and on the way
+through the second one; for the second task the same, and what training it alone gives.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from sapo.models.answers import evaluate
 from sapo.models.load import load_model
 from sapo.models.losses import Scorer
 from sapo.models.render import Renderer
-from sapo.tasks.builtin import builtin_task
+from sapo.tasks.load import load_task
 from sapo.training.finetune import finetune
 from sapo.training.methods import make_method
 from sapo.training.schedule import Training
@@ -149,6 +149,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("out", type=Path)
     parser.add_argument("pairs", nargs="+")
+    parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--rows", type=int, default=24)
     parser.add_argument("--new-tokens", type=int, default=12)
     given = parser.parse_args()
@@ -163,9 +164,9 @@ def main() -> None:
         laboratory = laboratories[key]
         first, *second = tasks.split(">")
         if second:
-            line = laboratory.pair(builtin_task(first), builtin_task(second[0]))
+            line = laboratory.pair(load_task(first, given.data_dir), load_task(second[0], given.data_dir))
         else:
-            line = {**settings, "first": first, "learned": laboratory.alone(builtin_task(first))[1]}
+            line = {**settings, "first": first, "learned": laboratory.alone(load_task(first, given.data_dir))[1]}
         with given.out.open("a", encoding="utf-8") as out:
             out.write(json.dumps(line) + "\n")
         print(json.dumps(line), flush=True)

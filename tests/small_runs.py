@@ -164,6 +164,7 @@ class Told(Silent):
     def __init__(self, stop_in: str = "", after: int = 1) -> None:
         self.notes, self.steps, self.found = list[str](), list[str](), list[str]()
         self.planned, self.spared, self.standings = list[float](), list[float](), list[Standing]()
+        self.boards = list[list[tuple[str, ...]]]()
         self.work, self.advanced, self.done = dict[str, tuple[int, float]](), dict[str, int](), 0
         self._stop_in, self._after = stop_in, after
 
@@ -193,6 +194,9 @@ class Told(Silent):
 
     def note(self, text: str) -> None:
         self.notes.append(text)
+
+    def board(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        self.boards.append([tuple(row) for row in rows])
 
     def of(self, word: str) -> list[str]:
         """The steps that were computed whose label holds a word."""

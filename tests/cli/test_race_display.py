@@ -67,6 +67,28 @@ def test_a_round_is_one_line_where_there_is_no_terminal() -> None:
     assert undecided == f"ended undecided after 2 rounds, 8 of 250 rows: candidate 1 leads; {DOUBT.format('0.2000')}"
 
 
+RUNS = [("a", "finished", "3", "9"), ("b", "waiting", "0", "0"), ("[c]", "at work", "1", "4")]
+
+
+def test_runs_made_elsewhere_are_one_table_those_at_work_first_or_lines_where_there_is_no_terminal() -> None:
+    columns = ("run", "state", "trainings", "tests")
+    console, file = console_of(60, 30, terminal=True)
+    with Terminal(console) as progress:
+        progress.board(columns, RUNS)
+        drawn = file.getvalue()
+    rows = [line.split() for line in drawn[drawn.rindex("run ") :].splitlines()]
+    assert [row[0] for row in rows[1:4]] == ["[c]", "a", "b"] and rows[1][1:] == ["at", "work", "1", "4"]
+    console, file = console_of(60, 10, terminal=True)
+    with Terminal(console) as progress:
+        progress.board(columns, RUNS)
+        assert "... and 1 more" in file.getvalue()
+    console, file = console_of(60, 30, terminal=False)
+    with Terminal(console) as progress:
+        for tests in ("4", "5"):
+            progress.board(columns, [*RUNS[:2], (*RUNS[2][:3], tests)])
+    assert file.getvalue().splitlines() == ["a: finished, trainings 3, tests 9", "[c]: at work, trainings 1, tests 4"]
+
+
 def test_a_signal_stops_a_race_at_its_next_standing_and_not_where_it_is_over() -> None:
     reached = []
 

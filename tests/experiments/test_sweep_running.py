@@ -216,10 +216,17 @@ def test_a_finished_run_is_crossed_once_the_paired_one_is_made(
     assert both.matrices == alone.matrices
     # Made by workers, where it waits for the paired one, it is the same; this process records it.
     config = crossing(swept, "original", "sapo", run_dir="other")
-    found = run_sweep(config, Told(), workers)
+    told = Told()
+    found = run_sweep(config, told, workers)
     for record, here in zip(found, (first, both), strict=True):
         assert record.name == here.name and near(lasting(record), lasting(here))
     assert sorted(r.name for r in read_records(config.run_dir / "records.jsonl")) == sorted(r.name for r in found)
+    # All runs are seen side by side: 1 training; tests before and after it, with both prompts where they differ.
+    sapo, original = first.name, both.name
+    assert told.boards[0] == [(sapo, "waiting", "0", "0"), (original, "waiting", "0", "0")]
+    assert [row[:3] for row in told.boards[-1]] == [(sapo, "finished", "1"), (original, "finished", "1")]
+    tests = [len(list((config.run_dir / name).glob("cells/*/*"))) for name in (sapo, original)]
+    assert [int(row[3]) for row in told.boards[-1]] == tests and min(tests) >= 2
 
 
 def test_a_run_whose_pair_fails_is_finished_without_it(

@@ -68,6 +68,7 @@ class Terminal:
             speed_estimate_period=120,
         )
         self._task = self._bar.add_task("starting", total=None)
+        self._seen: set[tuple[str, ...]] = set()
 
     def __enter__(self) -> Self:
         # Signals can be handled in the main thread only; elsewhere they stay whoever's they were.
@@ -160,6 +161,26 @@ class Terminal:
         # A log has one line a note, however long.
         lines = not self._console.is_interactive
         self._console.print(Text(plain(text), overflow="ignore" if lines else "fold"), soft_wrap=lines)
+
+    def board(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """Show the board above the bar, what is at work first; where there is no terminal, a line for each change."""
+        self._safe_point()
+        if self._console.is_interactive:
+            shown = sorted(rows, key=lambda row: row[1] != "at work")[: max(self._console.height - _OTHER_LINES, 1)]
+            table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+            for n, head in enumerate(columns):
+                table.add_column(head, justify="left" if n < 2 else "right", no_wrap=True)
+            for row in shown:
+                table.add_row(*(Text(plain(cell)) for cell in row), style="bold" if row[1] == "at work" else "dim")
+            more = f"... and {len(rows) - len(shown)} more" if len(shown) < len(rows) else ""
+            self._bar.show(Group(table, Text(more)))
+            return
+        for name, state, *counts in rows:
+            # Tests are many: they alone are not worth a line.
+            if state != "waiting" and (name, state, *counts[:-1]) not in self._seen:
+                self._seen.add((name, state, *counts[:-1]))
+                found = ", ".join(f"{what} {count}" for count, what in zip(counts, columns[2:], strict=True))
+                self._print(f"{name}: {state}, {found}")
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Print a table of untrusted texts above the bar, of which the first column are names."""

@@ -63,6 +63,10 @@ class Reporter(Protocol):
         """Hear a table of plain texts; a heading may be broken where it holds a line break."""
         return
 
+    def board(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """Hear how far work is that is done elsewhere, a row for each piece; it replaces the board of before."""
+        return
+
 
 class Silent(Reporter):
     """Says nothing."""

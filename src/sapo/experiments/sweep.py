@@ -137,12 +137,15 @@ def run_sweep(config: Config, progress: Reporter = SILENT, where: Where = here) 
             if _finished(one, known):
                 # It waited for its twin, which failed.
                 return partial(_as_recorded, known[one.name])
-            followed.begin(open_.index(one) + 1, one.name)
+            if where is here:
+                followed.begin(open_.index(one) + 1, one.name)
             return partial(run, one.config, shared=config.run_dir / "shared", crossed=_crossed(one, known))
 
         by_name = {one.name: one for one in open_}
-        jobs = [Job(one.name, partial(begin, one), one.twin if _crosses(one) else "") for one in open_]
-        with where(followed) as place:
+        jobs = [
+            Job(one.name, partial(begin, one), one.twin if _crosses(one) else "", partial(_far, one)) for one in open_
+        ]
+        with where(followed if where is here else progress) as place:
             for job, found in place.make("runs", jobs, stops=False):
                 if isinstance(found, SapoError):
                     failed[job.name] = str(found)
@@ -158,6 +161,12 @@ def run_sweep(config: Config, progress: Reporter = SILENT, where: Where = here) 
             f"{len(failed)} of {len(runs)} runs failed ({', '.join(failed)}); the others are finished. {name}: {why}"
         )
     return tuple(known[one.name] for one in runs)
+
+
+def _far(one: Planned) -> tuple[int, int] | None:
+    """Return how many trainings and tests of a run are finished."""
+    trained, tested = (len(list(one.config.run_dir.glob(files))) for files in ("training/*.json", "cells/*/*.json"))
+    return (trained, tested) if one.config.run_dir.exists() else None
 
 
 def _as_recorded(record: RunResult, progress: Reporter) -> RunResult:
@@ -231,7 +240,7 @@ def _record(one: Planned, result: RunResult) -> RunResult:
     return result.model_copy(update=named)
 
 
-class _Followed:
+class _Followed(Reporter):
     """Passes on what a run tells, with its place in the sweep; what was said once is not said again."""
 
     def __init__(self, progress: Reporter, runs: int) -> None:

@@ -24,8 +24,9 @@ from sapo.core.progress import SILENT, Reporter
 from sapo.runs.config.schema import ResourcesConfig
 
 T = TypeVar("T")
-# Seconds within which a cluster must answer, and how often a job is begun again whose worker was killed.
-_PATIENCE, _RETRIES = 20, 3
+# Seconds within which a cluster must answer, those between two looks at jobs that workers make, and how often a job is
+# begun again whose worker was killed.
+_PATIENCE, _LOOK, _RETRIES = 20, 2, 3
 _AGAIN = "Finished work is recorded; give the same command again to resume."
 
 
@@ -37,11 +38,14 @@ class Job(Generic[T]):
         begin: returns the work when its turn has come, for it may depend on what other jobs gave. The work takes a
             reporter; workers need one that can be pickled.
         after: name of a job that must have ended before, where that is one of the others.
+        far: returns how many trainings and tests of it are finished, or None before it begins. Workers say nothing
+            while they work, so it looks at files.
     """
 
     name: str
     begin: Callable[[], Callable[[Reporter], T]]
     after: str = ""
+    far: Callable[[], tuple[int, int] | None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,14 +75,15 @@ class Place:
                 if stops and isinstance(found, SapoError):
                     return
             return
-        waiting, handed = list(jobs), dict[Future[T | SapoError], Job[T]]()
+        waiting, handed, ended = list(jobs), dict[Future[T | SapoError], Job[T]](), dict[str, str]()
         with self.progress.step(label, len(jobs), 0) as advance:
             while waiting or handed:
                 unfinished = {job.name for job in (*waiting, *handed.values())}
                 for job in [job for job in waiting if job.after not in unfinished]:
                     waiting.remove(job)
                     handed[self.submit(_in_worker, Path.cwd(), job.begin())] = job
-                for future in wait(handed, return_when=FIRST_COMPLETED).done:
+                self._show(jobs, ended)
+                for future in wait(handed, _LOOK, FIRST_COMPLETED).done:
                     job = handed.pop(future)
                     if future.cancelled():
                         continue
@@ -86,12 +91,25 @@ class Place:
                         found = future.result()
                     except self.lost as error:
                         found = ProcessError(f"its worker died {1 + _RETRIES} times, at last: {_first_line(error)}")
+                    ended[job.name] = "failed" if isinstance(found, SapoError) else "finished"
                     yield job, found
                     advance(1)
                     if stops and isinstance(found, SapoError):
                         waiting.clear()
                         for other in handed:
                             other.cancel()
+            self._show(jobs, ended)
+
+    def _show(self, jobs: Sequence[Job[T]], ended: Mapping[str, str]) -> None:
+        """Report how far all jobs are that can be looked at."""
+        rows = []
+        for job in jobs:
+            if job.far is not None:
+                found = job.far()
+                state = ended.get(job.name) or ("waiting" if found is None else "at work")
+                rows.append((job.name, state, *map(str, found or (0, 0))))
+        if rows:
+            self.progress.board(("run", "state", "trainings", "tests"), rows)
 
 
 def _tried(work: Callable[[Reporter], T], progress: Reporter) -> T | SapoError:

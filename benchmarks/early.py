@@ -1,0 +1,146 @@
+"""What a few updates tell of the end: candidates of the regime study, tested after 4, 8 and 16 of 16 updates.
+
+    python -m benchmarks.early OUT.jsonl [--seed 1]     # trains what OUT.jsonl lacks, a line for each candidate
+    python -m benchmarks.early OUT.jsonl --report       # rank correlations with what is forgotten in the end
+
+Transitions, candidates and training are those of `examples/regime_study.yaml`; tasks are the built-in ones. A line
+holds, before the training and after each of the three, the loss on two halves of the earlier task's test rows and on
+the new task's own rows, KL to the start on 8 earlier rows, and the first-order interference: the gradient of the
+earlier loss at the start, times the update so far. Predictors see one half of the earlier rows, the outcome is the
+other half, so that no row predicts itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.stats import spearmanr
+
+from benchmarks.forgetting import DEFAULTS, Laboratory, Way
+from sapo.core.types import Encoded, Task
+from sapo.experiments.study.indicators import drift, gradient
+from sapo.tasks.builtin import builtin_task
+from sapo.training.finetune import finetune
+from sapo.training.settings import TrainSettings
+from sapo.training.trainer import Extras
+
+TRANSITIONS = (("date-format", "count-letter"), ("extract-items", "date-format"), ("extract-items", "odd-one-out"))
+CANDIDATES = Path("examples/regime_candidates.json")
+SETTINGS = DEFAULTS | {"batch": 4, "updates": 16, "rate": 2e-3}
+HALF, LOOKS = 16, (4, 8, 16)
+
+
+class Looks(Way):
+    """Tests a training after some of its updates."""
+
+    def __init__(self, laboratory: Laboratory, earlier: list[Encoded], own: list[Encoded]) -> None:
+        self.laboratory, self.earlier, self.own = laboratory, earlier, own
+        self.start = laboratory.weights()
+        self.slope = gradient(laboratory.model, earlier[:HALF])
+        self.found = [self.look(0)]
+
+    def look(self, step: int) -> dict[str, float]:
+        """Return what can be seen now."""
+        loss = self.laboratory.scorer.on(self.laboratory.model)
+        now = self.laboratory.weights()
+        return {
+            "step": step,
+            "seen": loss(self.earlier[:HALF]).per_token,
+            "held out": loss(self.earlier[HALF:]).per_token,
+            "own": loss(self.own).per_token,
+            "drift": drift(self.laboratory.model, self.start, self.earlier[:8]),
+            "interference": sum(float((self.slope[n] * (now[n] - self.start[n])).sum()) for n in now),
+        }
+
+    def after(self, model: Any, step: int, last: bool) -> bool:
+        """Look, if it is time."""
+        if step in LOOKS:
+            model.eval()
+            self.found.append(self.look(step))
+            model.train()
+        return False
+
+
+def train(laboratory: Laboratory, earlier: Task, task: Task, text: str, seed: int) -> list[dict[str, float]]:
+    """Train a task with an instruction from the present state, and return the looks."""
+    rows = laboratory.renderer.encode(text, task.suffix, task.train[: SETTINGS["updates"] * SETTINGS["batch"]])
+    old = laboratory.renderer.encode(earlier.instruction, earlier.suffix, earlier.test[: 2 * HALF])
+    looks = Looks(laboratory, old, laboratory.renderer.encode(text, task.suffix, task.test[:HALF]))
+    size = SETTINGS["batch"]
+    settings = TrainSettings(epochs=1, learning_rate=SETTINGS["rate"], batch_size=size, micro_batch_size=size)
+    finetune(laboratory.model, rows, settings, seed, extras=Extras(watchers=(looks,)))
+    return looks.found
+
+
+def make(out: Path, seed: int) -> None:
+    """Train with every candidate that is not there yet."""
+    there = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
+    known = {(line["earlier"], line["task"], line["text"], line["seed"]) for line in there}
+    laboratory = Laboratory(SETTINGS, 2 * HALF, 12)
+    for earlier, task in [(builtin_task(a), builtin_task(b)) for a, b in TRANSITIONS]:
+        state, _ = laboratory.alone(earlier)
+        entries = json.loads(CANDIDATES.read_text(encoding="utf-8"))[task.name]
+        for kind, text in [("original", task.instruction), *((entry["kind"], entry["text"]) for entry in entries)]:
+            if (earlier.name, task.name, text, seed) not in known:
+                laboratory.put(state)
+                looks = train(laboratory, earlier, task, text, seed)
+                line = {"earlier": earlier.name, "task": task.name, "kind": kind, "text": text, "seed": seed}
+                with out.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(line | {"looks": looks}) + "\n")
+                print(earlier.name, task.name, kind, flush=True)
+
+
+def report(out: Path) -> None:
+    """Print how well each thing seen before the end goes with the rise of the earlier loss at the end."""
+    lines = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+    fields = {
+        "loss before the training": lambda looks, k: looks[0]["own"],
+        "rise on earlier rows": lambda looks, k: looks[k]["seen"] - looks[0]["seen"],
+        "mean loss, own and earlier": lambda looks, k: (looks[k]["seen"] + looks[k]["own"]) / 2,
+        "drift (KL) on earlier rows": lambda looks, k: looks[k]["drift"],
+        "first-order interference": lambda looks, k: looks[k]["interference"],
+    }
+    print("| seen | after updates | " + " | ".join(f"{a} > {b}" for a, b in TRANSITIONS) + " | mean | paraphrases |")
+    print("|---|---:|" + "---:|" * (len(TRANSITIONS) + 2))
+    for name, field in fields.items():
+        for k in (1, 2) if name != "loss before the training" else (0,):
+            every = [rank(lines, pair, field, k, controls=True) for pair in TRANSITIONS]
+            few = [rank(lines, pair, field, k, controls=False) for pair in TRANSITIONS]
+            cells = " | ".join(f"{rho:+.2f}" for rho in (*every, np.nanmean(every), np.nanmean(few)))
+            print(f"| {name} | {(0, *LOOKS)[k]} | {cells} |")
+
+
+def rank(lines: list[dict[str, Any]], pair: tuple[str, str], field: Any, k: int, *, controls: bool) -> float:
+    """Return the rank correlation over candidates of one transition, of means over seeds."""
+    kept = [line for line in lines if (line["earlier"], line["task"]) == pair]
+    by_text: dict[str, list[tuple[float, float]]] = {}
+    for line in kept:
+        if controls or line["kind"] in ("original", "paraphrase"):
+            looks = line["looks"]
+            rise = looks[-1]["held out"] - looks[0]["held out"]
+            by_text.setdefault(line["text"], []).append((field(looks, k), rise))
+    points = np.array([np.mean(found, axis=0) for found in by_text.values()])
+    return float(spearmanr(points[:, 0], points[:, 1]).statistic) if len(points) > 2 else float("nan")
+
+
+def main() -> None:
+    """Do what the command line asks for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--report", action="store_true")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    if given.report:
+        report(given.out)
+    else:
+        make(given.out, given.seed)
+
+
+if __name__ == "__main__":
+    main()

@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from math import isfinite
 from typing import TYPE_CHECKING, Any, Self
 
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.progress import TimeRemainingColumn as Remaining
+from rich.table import Table as RichTable
 from rich.text import Text
 
 from sapo.core.untrusted import plain
@@ -21,6 +22,9 @@ from sapo.report.terminal import show_block
 
 if TYPE_CHECKING:
     from sapo.core.types import Standing
+
+# Lines of the terminal that a table above the bar does not get: around it, the bar, and what was printed before.
+_OTHER_LINES = 8
 
 
 class Stopped(KeyboardInterrupt):
@@ -33,6 +37,20 @@ class Stopped(KeyboardInterrupt):
     def __init__(self, signal: int) -> None:
         super().__init__()
         self.signal = signal
+
+
+class _Bar(Progress):
+    """The bar, with room above it for a table."""
+
+    above: RenderableType | None = None
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield from filter(None, (self.above,))
+        yield from super().get_renderables()
+
+    def show(self, above: RenderableType) -> None:
+        self.above = above
+        self.refresh()
 
 
 class Terminal:
@@ -51,7 +69,7 @@ class Terminal:
         self._at_once = stops_at_once
         self._asked: int | None = None
         self._before: dict[int, Any] = {}
-        self._bar = Progress(
+        self._bar = _Bar(
             SpinnerColumn(),
             TextColumn("{task.description}", markup=False),
             BarColumn(),
@@ -167,7 +185,7 @@ class Terminal:
         self._safe_point()
         if self._console.is_interactive:
             shown = sorted(rows, key=lambda row: row[1] != "at work")[: max(self._console.height - _OTHER_LINES, 1)]
-            table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+            table = RichTable(box=None, padding=(0, 2, 0, 0), pad_edge=False)
             for n, head in enumerate(columns):
                 table.add_column(head, justify="left" if n < 2 else "right", no_wrap=True)
             for row in shown:

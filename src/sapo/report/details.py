@@ -70,9 +70,9 @@ def differing(runs: Sequence[Run]) -> Table:
         }
         for run in runs
     ]
-    keys = dict.fromkeys(key for flat in settings for key in flat)
-    differ = [key for key in keys if key == "run directory" or len({flat.get(key) for flat in settings}) > 1]
-    rows = tuple((key, *(flat.get(key, NOTHING) for flat in settings)) for key in differ)
+    keys = dict.fromkeys(key for one in settings for key in one)
+    differ = [key for key in keys if key == "run directory" or len({one.get(key) for one in settings}) > 1]
+    rows = tuple((key, *(one.get(key, NOTHING) for one in settings)) for key in differ)
     said = "Only settings and library versions that differ." if len(differ) > 1 else "All settings are equal."
     columns = ("setting", *(letter(n) for n in range(len(runs))))
     return Table(columns, rows, legend=(said,), text=tuple(range(len(columns))))

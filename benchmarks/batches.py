@@ -16,10 +16,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from sapo.models.fit import MAX_LENGTH
 from sapo.models.load import load_model
 from sapo.models.losses import Scorer
 from sapo.models.render import Renderer
-from sapo.selection.rows import MAX_LENGTH
 from sapo.tasks.load import load_task
 
 

@@ -28,12 +28,11 @@ from rich.console import Console
 from rich.table import Table
 from scipy import stats
 
-from sapo.candidates.builtin import Builtin
 from sapo.candidates.checks import Pool
-from sapo.candidates.demonstrations import Demonstrations
+from sapo.candidates.demonstrations import demonstrations
 from sapo.candidates.gather import gather
+from sapo.candidates.opening import HAND_WRITTEN, RULES
 from sapo.candidates.rules.rewrite import rewrites
-from sapo.candidates.rules.source import Rules
 from sapo.core.types import Instruction, Task
 from sapo.models.load import load_model
 from sapo.models.losses import Scorer
@@ -131,7 +130,7 @@ def spread(bench: Bench, name: str, rows: int) -> list[Record]:
     task = bench.task(name)
     picked = selection_rows(task, rows, "stratified", SEED)
     found = []
-    for source in (Builtin(), Rules()):
+    for source in (HAND_WRITTEN, RULES):
         gathered = gather(task, (source,), 20)
         losses = [c.loss for c in bench.select(task, gathered.candidates, picked, EXHAUSTIVE).candidates]
         values = np.array(losses[1:])
@@ -146,7 +145,7 @@ def spread(bench: Bench, name: str, rows: int) -> list[Record]:
 def sources(bench: Bench, name: str, rows: int) -> list[Record]:
     """Return for each source how far its best candidate lies below the original, in nats per token, and its price."""
     task, found = bench.task(name), []
-    for source in (Builtin(), Rules(), Demonstrations(2000)):
+    for source in (HAND_WRITTEN, RULES, demonstrations(2000)):
         candidates = gather(task, (source,), 20).candidates
         picked = selection_rows(task, rows, "stratified", SEED)
         selection = bench.select(task, candidates, picked, EXHAUSTIVE)
@@ -171,7 +170,7 @@ def harm(bench: Bench, name: str, rows: int) -> list[Record]:
     """Return for each kind of bad texts how many pass the checks, and how many of these beat hand-written ones."""
     task = bench.task(name)
     picked = selection_rows(task, rows, "stratified", SEED)
-    good = gather(task, (Builtin(),), 20).candidates
+    good = gather(task, (HAND_WRITTEN,), 20).candidates
     bad = json.loads(BAD.read_text(encoding="utf-8"))[name]
     passed = [bool(Pool(task).add([row["text"]], "openai")) for row in bad]
     everyone = [*good, *(Instruction(row["text"], "given") for row in bad)]

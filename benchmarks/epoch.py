@@ -21,9 +21,9 @@ import torch
 import sapo
 from benchmarks.training import TASKS
 from sapo.core.types import Encoded
+from sapo.models.fit import MAX_LENGTH
 from sapo.models.load import LoadedModel, load_model
 from sapo.models.render import Renderer
-from sapo.selection.rows import MAX_LENGTH
 from sapo.tasks.load import load_task
 from sapo.training.finetune import finetune
 from sapo.training.methods import make_method

@@ -16,13 +16,13 @@ from typing import Any
 
 import numpy as np
 
-from sapo.candidates.builtin import Builtin
 from sapo.candidates.gather import gather
+from sapo.candidates.opening import HAND_WRITTEN
 from sapo.core.types import Task
+from sapo.models.fit import MAX_LENGTH
 from sapo.models.load import load_model
 from sapo.models.losses import Scorer
 from sapo.models.render import Renderer
-from sapo.selection.rows import MAX_LENGTH
 from sapo.tasks.load import load_task
 from sapo.tasks.sampling import selection_rows
 from sapo.training.finetune import finetune
@@ -44,7 +44,7 @@ TRAINING = TrainSettings(
 
 def measure(model: Any, renderer: Renderer, task: Task, path: Path) -> None:
     """Score all candidates on the task's rows and write the matrix."""
-    kept = gather(task, (Builtin(),), None).candidates
+    kept = gather(task, (HAND_WRITTEN,), None).candidates
     rows = selection_rows(task, ROWS, "stratified", SEED)
     examples = [task.train[i] for i in rows]
     scorer = Scorer(model)

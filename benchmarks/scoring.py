@@ -36,17 +36,17 @@ from rich.console import Console
 from rich.table import Table
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
-from sapo.candidates.builtin import Builtin
 from sapo.candidates.gather import gather
+from sapo.candidates.opening import HAND_WRITTEN
 from sapo.core.processes import join, leave
 from sapo.core.types import Encoded, Example, Instruction, Losses, Sample, Strategy, Task
 from sapo.models.batches import IGNORED, common_prefix
+from sapo.models.fit import context_length
 from sapo.models.layout import user_turn
 from sapo.models.load import load_model
 from sapo.models.losses import Scorer
 from sapo.models.memory import peak_memory
 from sapo.models.render import Renderer
-from sapo.selection.rows import context_length
 from sapo.selection.scoring import score_candidates
 from sapo.selection.settings import SelectionSettings
 from sapo.tasks.load import load_task
@@ -423,7 +423,7 @@ def work_of(data_dir: Path, kind: str, candidates: int, rows: int, sample: Sampl
     return Work(
         kind,
         task,
-        gather(task, (Builtin(),), candidates).candidates[:candidates],
+        gather(task, (HAND_WRITTEN,), candidates).candidates[:candidates],
         selection_rows(task, rows, sample, SEED),
     )
 

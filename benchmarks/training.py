@@ -39,9 +39,9 @@ from trl import SFTConfig, SFTTrainer
 
 from sapo.core.types import Encoded
 from sapo.models.batches import IGNORED, pad
+from sapo.models.fit import MAX_LENGTH
 from sapo.models.load import load_model
 from sapo.models.render import Renderer
-from sapo.selection.rows import MAX_LENGTH
 from sapo.tasks.load import load_task
 from sapo.training.finetune import finetune
 from sapo.training.methods import make_method

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from faulty_server import completion as body_of
 
-from sapo.candidates.asking import completion, messages, most_requests, question, rounds, style
+from sapo.candidates.asking import messages, most_requests, question, rounds, style
 from sapo.candidates.kept import Kept
 from sapo.candidates.replies import reply_of, text_of
 from sapo.core.types import Task
@@ -52,11 +52,6 @@ def test_text_that_looks_like_orders_formats_and_tags_stays_between_tags_that_ar
 def test_half_a_character_can_be_sent() -> None:
     sent = json.dumps(asked(replace(toy_task(), instruction="Say \ud83d yes")), ensure_ascii=False).encode()
     assert b"Say ? yes" in sent
-
-
-def test_a_model_without_turns_is_given_a_text_to_go_on_with() -> None:
-    text = completion(toy_task(), 3, 0)
-    assert text.endswith("Paraphrase:") and toy_task().instruction in text and style(3, 0) in text
 
 
 @pytest.mark.parametrize("wanted", [1, 2, 7, 20])

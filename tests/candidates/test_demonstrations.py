@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from sapo.candidates.demonstrations import SHOTS, Demonstrations
+from sapo.candidates.demonstrations import SHOTS, demonstrations
 from sapo.candidates.files import candidates_file
 from sapo.candidates.gather import gather
 from sapo.core.errors import CandidateError, DataError
@@ -26,7 +26,7 @@ BLOCK = re.compile(r"^Text: (.+)\nAnswer: (.+)$", re.MULTILINE)
 
 
 def texts_of(task: Task, longest: int = 2000) -> list[str]:
-    (texts,) = Demonstrations(longest).paraphrases(task, 20)
+    (texts,) = demonstrations(longest).paraphrases(task, 20)
     return list(texts)
 
 
@@ -62,7 +62,7 @@ def test_the_checks_let_them_pass(name: str) -> None:
     # A long original is nearly the same as itself with an example, and a judge is not sent the rows.
     for instruction in (task.instruction, f"{task.instruction} " + "Read it with care, and think of all of it. " * 25):
         long = replace(task, instruction=instruction.strip())
-        found = gather(long, (Demonstrations(4000),), 30, judge=lambda task, texts: ["no"] * len(texts))
+        found = gather(long, (demonstrations(4000),), 30, judge=lambda task, texts: ["no"] * len(texts))
         assert found.rejected == () and [c.text for c in found.candidates[1:]] == texts_of(long, 4000)
         assert {c.origin for c in found.candidates[1:]} == {"demonstrations"}
 

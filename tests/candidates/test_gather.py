@@ -9,8 +9,8 @@ from dataclasses import replace
 import pytest
 from rapidfuzz import fuzz
 
-from sapo.candidates.builtin import Builtin
 from sapo.candidates.gather import gather, most_different
+from sapo.candidates.opening import HAND_WRITTEN
 from sapo.core.types import Origin
 from sapo.core.untrusted import folded
 from sapo.integrations.testing import ListSource, toy_task
@@ -121,10 +121,10 @@ def test_progress_hears_every_text() -> None:
 
 def test_the_library_has_candidates_for_its_own_tasks_and_for_published_ones() -> None:
     for name in BUILTIN:
-        assert [*Builtin().paraphrases(replace(TASK, name=name), 3)] == [builtin_paraphrases(name)]
-    (texts,) = Builtin().paraphrases(replace(TASK, name="FOMC"), 3)
+        assert [*HAND_WRITTEN.paraphrases(replace(TASK, name=name), 3)] == [builtin_paraphrases(name)]
+    (texts,) = HAND_WRITTEN.paraphrases(replace(TASK, name="FOMC"), 3)
     assert len(set(texts)) == 20
-    assert [*Builtin().paraphrases(TASK, 3)] == []
+    assert [*HAND_WRITTEN.paraphrases(TASK, 3)] == []
 
 
 # Which ones are kept.

@@ -11,11 +11,10 @@ from adapted import process_state
 from small_runs import save
 
 from sapo.candidates import local
-from sapo.candidates.local import Local, _BlankLine, _Draws, _Writer
+from sapo.candidates.local import Local, _Draws, _Writer
 from sapo.core.errors import CandidateError
 from sapo.integrations.testing import tiny_tokenizer, toy_task
 from sapo.models import answers
-from sapo.models.render import Renderer
 from sapo.models.settings import ModelSettings
 
 TASK = replace(toy_task(), instruction="Say yes or no.")
@@ -24,11 +23,6 @@ TASK = replace(toy_task(), instruction="Say yes or no.")
 @pytest.fixture(scope="module")
 def chat(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save(tmp_path_factory.mktemp("chat"), context=4096)
-
-
-@pytest.fixture(scope="module")
-def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save(tmp_path_factory.mktemp("plain"), context=4096, chat_template=None)
 
 
 def model_of(base: Path) -> ModelSettings:
@@ -44,17 +38,13 @@ def first(asked: Local, wanted: int = 3) -> list[str]:
     return list(next(asked.paraphrases(TASK, wanted)))
 
 
-@pytest.mark.parametrize("kind", ["chat", "plain"])
-def test_the_same_settings_give_the_same_texts(
-    kind: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    base: Path = request.getfixturevalue(kind)
-    texts = first(source(base, tmp_path / "a"))
+def test_the_same_settings_give_the_same_texts(chat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = first(source(chat, tmp_path / "a"))
     assert len(set(texts)) == 3
     # In one batch or in several.
     monkeypatch.setattr(answers, "_BATCH_TOKENS", {"cpu": 1_000_000})
-    assert first(source(base, tmp_path / "b")) == texts
-    assert first(source(base, tmp_path / "c", seed=1)) != texts
+    assert first(source(chat, tmp_path / "b")) == texts
+    assert first(source(chat, tmp_path / "c", seed=1)) != texts
 
 
 def test_no_random_state_but_its_own_is_touched(chat: Path, tmp_path: Path) -> None:
@@ -109,29 +99,23 @@ def test_a_request_that_does_not_fit_is_an_error_with_numbers(tmp_path: Path) ->
     assert whole == prompt + 92 > 512
 
 
-def test_special_tokens_spelled_out_in_an_instruction_are_text(chat: Path, plain: Path) -> None:
-    task = replace(TASK, instruction="Say <|im_end|> yes or no.")
-    for base in (chat, plain):
-        writer = _Writer(model_of(base), 1.0)
-        assert list(writer._prompt(task, 0, 0)).count(257) == list(writer._prompt(TASK, 0, 0)).count(257)
+def test_a_model_without_a_chat_template_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CandidateError, match="has no chat template, so it cannot be asked for paraphrases: name one"):
+        first(source(save(tmp_path / "model", chat_template=None), tmp_path))
 
 
-def test_a_reply_ends_with_its_turn_and_without_turns_at_a_blank_line(chat: Path, plain: Path) -> None:
+def test_special_tokens_spelled_out_in_an_instruction_are_text(chat: Path) -> None:
+    task, writer = replace(TASK, instruction="Say <|im_end|> yes or no."), _Writer(model_of(chat), 1.0)
+    assert list(writer._prompt(task, 0, 0)).count(257) == list(writer._prompt(TASK, 0, 0)).count(257)
+
+
+def test_a_reply_ends_with_its_turn(chat: Path) -> None:
     tokens = tiny_tokenizer()
     said = tokens(" One.\n\nTwo.").input_ids
     row = torch.tensor([[5, *said, tokens.eos_token_id, *said]])
-    for base, text in ((chat, "One.\n\nTwo."), (plain, "One.")):
-        writer = _Writer(model_of(base), 1.0)
-        writer._model.generate = lambda **options: row
-        assert writer._replies([[5]], _Draws([0], 1.0)) == [text]
-
-
-def test_writing_stops_at_a_blank_line_after_the_first_word() -> None:
-    tokens = tiny_tokenizer(chat_template=None)
-    stops = _BlankLine(Renderer(tokens, 512), 2)
-    rows = [tokens(text).input_ids for text in ("ab\n\ncd.x", "abOne\n\nTw", "abOne two")]
-    width = min(map(len, rows))
-    assert stops(torch.tensor([row[:width] for row in rows]), None).tolist() == [False, True, False]
+    writer = _Writer(model_of(chat), 1.0)
+    writer._model.generate = lambda **options: row
+    assert writer._replies([[5]], _Draws([0], 1.0)) == ["One.\n\nTwo."]
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])

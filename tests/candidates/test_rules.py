@@ -13,10 +13,9 @@ from hypothesis import strategies as st
 
 from sapo.candidates.checks import Pool
 from sapo.candidates.language import changes_language
+from sapo.candidates.opening import RULES
 from sapo.candidates.rules.rewrite import LANGUAGES, fill, rewrites
 from sapo.candidates.rules.sentences import sentences
-from sapo.candidates.rules.source import Rules
-from sapo.candidates.source import Source
 from sapo.integrations.testing import toy_task
 
 REVIEW = (
@@ -175,14 +174,13 @@ def test_any_text_gives_texts(instruction: str, labels: list[str]) -> None:
 
 
 def test_the_source_gives_all_of_them_in_rounds_of_those_wanted() -> None:
-    source: Source = Rules()
     task = dataclasses.replace(toy_task(), instruction=REVIEW, labels=("good", "bad"))
     told: list[int] = []
-    rounds = list(source.paraphrases(task, 20, told.append))
+    rounds = list(RULES.paraphrases(task, 20, told.append))
     assert [text for part in rounds for text in part] == list(rewrites(REVIEW, ("good", "bad")))
     assert told == [len(part) for part in rounds] and set(told[:-1]) == {20}
-    assert source.origin == "rules" and source.cost(task, 20) == ""
-    assert list(source.paraphrases(dataclasses.replace(task, instruction="!"), 20)) == []
+    assert RULES.origin == "rules" and RULES.cost(task, 20) == ""
+    assert list(RULES.paraphrases(dataclasses.replace(task, instruction="!"), 20)) == []
 
 
 @pytest.mark.parametrize("spoken", LANGUAGES)

@@ -23,7 +23,7 @@ from sapo.integrations.trl import Rows, dataset
 from sapo.models.layout import turns_of
 from sapo.models.render import Renderer
 from sapo.runs.stage import load_stage
-from sapo.tasks.layouts import layout_of, read_row
+from sapo.tasks.layouts import layout_of, reworded, sides
 
 TEXT = "Many words: yes. Few words: no."
 
@@ -224,9 +224,10 @@ def test_an_adapter_trained_on_rows_of_ones_own_is_asked_as_they_were(tmp_path: 
             describe(tmp_path, model, tokenizer, rows.task, "New.", layout="sytem")
         describe(tmp_path, model, tokenizer, rows.task, "New.", layout=rows.layout)
         # As a row itself asks, with another instruction.
-        other_words = read_row(row).reworded("Say it.", "New.")
+        where, _ = layout_of([row])
+        other_words = reworded(row, where, "Say it.", "New.")
         assert other_words is not None
-        assert sapo.apply(tmp_path, "x") == asked("x") == read_row(other_words).prompt
+        assert sapo.apply(tmp_path, "x") == asked("x") == sides(other_words, where)[0]
         assert sapo.apply(tmp_path, "another") == asked("another")
         line = "instruction is the system message" if rows.layout == "system" else "The user turn is the instruction"
         assert line in (tmp_path / "README.md").read_text(encoding="utf-8")
@@ -285,16 +286,15 @@ SYSTEM = chat(("system", "Say it."), ("user", "a"), ("assistant", "b"))
         ([SAID, {**SAID, "instruction": "Say it. Now."}], "other"),
         ([SAID, {**SAID, "system": "You are kind."}], "other"),
         ([{**SAID, "system": ""}], "alpaca"),
-        ([SAID, SYSTEM], "other"),
         ([SYSTEM, SYSTEM], "system"),
-        ([SYSTEM, chat(("system", "Say it"), ("user", "a"), ("assistant", "b"))], "other"),
+        ([SYSTEM, chat(("system", "Say it. Now."), ("user", "a"), ("assistant", "b"))], "other"),
         ([chat(("user", "Say it. a"), ("assistant", "b"))], "other"),
         ([{"prompt": SYSTEM["messages"][:2], "completion": SYSTEM["messages"][2:]}], "system"),
         ([{"prompt": "Say it. a", "completion": "b"}], "other"),
     ],
 )
 def test_the_layout_is_that_of_all_rows(rows: list[dict[str, Any]], layout: str) -> None:
-    assert layout_of([read_row(row) for row in rows], "Say it.") == layout
+    assert Rows(rows, "Say it.").layout == layout
 
 
 @pytest.mark.parametrize(
@@ -307,4 +307,4 @@ def test_the_layout_is_that_of_all_rows(rows: list[dict[str, Any]], layout: str)
 )
 def test_a_layout_that_is_not_known_names_the_columns(row: dict[str, Any], held: str) -> None:
     with pytest.raises(DataError, match=f"there are values in the columns {held}. Known: instruction and output;"):
-        read_row(row)
+        Rows([row])

@@ -21,7 +21,7 @@ from sapo.integrations.testing import CHAT_TEMPLATE, tiny_model, tiny_tokenizer,
 from sapo.integrations.trainer import SapoCallback, describe
 from sapo.models.losses import Scorer
 from sapo.models.render import Renderer
-from sapo.tasks.inplace import exchange
+from sapo.tasks.layouts import exchange
 
 sft = pytest.importorskip("trl", reason="TRL is not installed: pip install trl")
 
@@ -111,13 +111,22 @@ def test_rows_of_ones_own_are_scored_as_sft_trainer_trains_on_them(layout: Any, 
         ([LAYOUTS["system"]("One.", 1), LAYOUTS["system"]("Two.", 2)], "One.", "row 2 does not hold the instruction"),
         ([LAYOUTS["system"]("One.", 1)], " ", "instruction = ' ': pass the text"),
         ([{"instruction": "I.", "input": "", "output": "y", "text": "I. y"}], None, r"text; instruction, output"),
-        ([{**LAYOUTS["system"]("One.", 1), "tools": "[]"}], None, "column tools"),
-        ([{"messages": [{"role": "system", "content": "S."}, {"role": "user", "content": "x"}]}], None, "'user'"),
-        ([ALPACA, {**ALPACA, "output": None}], None, "row 2: no known layout: .* columns instruction, input. Known"),
-        ([ALPACA, {**ALPACA, "input": 5}], None, "row 2: input is 5: allowed is a text"),
-        ([{**ALPACA, "history": [["a", "b"]]}], None, "row 1: column history"),
-        ([{"messages": ["x"]}], None, "role of turn 1 of messages is None"),
-        ([{"prompt": "I. x", "completion": ""}], "I.", "row 1: the answer is empty"),
+        ([{**LAYOUTS["system"]("One.", 1), "tools": "[]"}], None, "column 'tools' is tools"),
+        ([{**ALPACA, "chat_template_kwargs": {"a": 1}}], None, "column 'chat_template_kwargs' is not scored"),
+        ([ALPACA, LAYOUTS["system"]("I.", 1)], None, "several layouts at once"),
+        (
+            [{"messages": [{"role": "system", "content": "S."}, {"role": "user", "content": "x"}]}],
+            None,
+            "end with an assistant",
+        ),
+        ([{**ALPACA, "history": [["a", "b"]]}], None, "column 'history' is earlier turns"),
+        (
+            [{"messages": ["x"]}],
+            None,
+            r"no row can be used, .*\(1 rows\) because 'messages' is list: allowed is a list of",
+        ),
+        ([{"prompt": "I. x", "completion": ""}], "I.", "the answer is empty"),
+        ([{"text": "x I."}], "I.", "row 1: nothing follows the instruction"),
         (["train", "test"], None, "row 1: 'train' instead of columns: give one split"),
     ],
 )
@@ -134,8 +143,8 @@ def test_the_system_message_of_an_alpaca_row_stays() -> None:
 
 def test_held_out_rows_are_read_as_the_others() -> None:
     assert len(trl.Rows([ALPACA], held_out=[ALPACA, ALPACA]).task.dev) == 2
-    with pytest.raises(DataError, match="held-out row 2: input is 5"):
-        trl.Rows([ALPACA], held_out=[ALPACA, {**ALPACA, "input": 5}])
+    with pytest.raises(DataError, match="dev row 2 does not hold the instruction"):
+        trl.Rows([ALPACA], held_out=[ALPACA, {**ALPACA, "instruction": "Other."}])
 
 
 def test_a_row_that_sft_trainer_would_cut_is_refused_before_any_is_scored() -> None:
@@ -328,8 +337,8 @@ def test_rows_in_a_list_are_as_good_and_other_kinds_are_told() -> None:
             trl.Rows(wrong, "Say it.")
     with pytest.raises(DataError, match="instruction = 5: pass the text"):
         trl.Rows([row], 5)  # type: ignore[arg-type]
-    turn = [{"role": "user", "content": "Say it. x"}]
-    for mixed in ({**row, "prompt": turn}, {**row, "completion": turn}):
+    asked, said = [{"role": "user", "content": "Say it. x"}], [{"role": "assistant", "content": "y"}]
+    for mixed in ({**row, "prompt": asked}, {**row, "completion": said}):
         with pytest.raises(DataError, match="row 1: of prompt and completion one is a text, the other messages"):
             trl.Rows([mixed], "Say it.")
     long = trl.Rows([{**row, "completion": " y" * 2000}], "Say it.")

@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from adapted import adapted
-from assignments import LORA, LORA_METHODS, METHODS, assignment, rows_of, shake
-from peft import LoraConfig, PeftModel, get_peft_model
-from small_runs import save
-from transformers import AutoModelForCausalLM, LlamaForCausalLM
+from peft import LoraConfig, get_peft_model
+from transformers import LlamaForCausalLM
 
-from sapo.integrations.testing import tiny_model, tiny_tokenizer
+from sapo.integrations.testing import tiny_model
 from sapo.models.fingerprint import state_fingerprint
-from sapo.models.load import DTYPES, load_model
-from sapo.training.methods import make_method
-from sapo.training.settings import MethodName
+from sapo.models.load import DTYPES
 
 
 @torch.no_grad()
@@ -100,32 +95,3 @@ def test_what_outputs_do_not_depend_on_is_not_part_of_the_state(what: str) -> No
     before = state_fingerprint(model)
     UNSEEN[what](model)
     assert state_fingerprint(model) == before
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_a_live_stage_and_its_reloaded_directory_are_one_state(method: MethodName, tmp_path: Path) -> None:
-    save(tmp_path / "base")
-    start = load_model(str(tmp_path / "base"), device="cpu").model
-    how = make_method(method, LORA)
-    live, before = how.start(start), None
-    seen = [state_fingerprint(live)]
-    rows = rows_of("toy", 2)
-    for stage in (1, 2):
-        task = assignment(rows, stage=stage, stages=2, seed=stage, before=before)
-        live = how.prepare(live, task)
-        shake(live)
-        before = tmp_path / str(stage)
-        live = how.finish(live, task, before)
-        seen.append(state_fingerprint(live.eval()))
-        # By the run itself when it goes on, by the library, and by stock peft or transformers.
-        again = how.resume(load_model(str(tmp_path / "base"), device="cpu").model, before)
-        if method in LORA_METHODS:
-            given = load_model(str(tmp_path / "base"), str(before), device="cpu").model
-            stock = PeftModel.from_pretrained(tiny_model(), before)
-        else:
-            tiny_tokenizer().save_pretrained(before)
-            given = load_model(str(before), device="cpu").model
-            stock = AutoModelForCausalLM.from_pretrained(before)
-        assert [state_fingerprint(model) for model in (again, given, stock)] == [seen[-1]] * 3
-        assert torch.allclose(logits(live), logits(stock), atol=1e-6)
-    assert len(set(seen)) == 3

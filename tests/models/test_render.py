@@ -214,9 +214,6 @@ def test_an_exchange_without_text_that_is_dropped_is_counted_too() -> None:
     assert encoded.ids == whole.ids and encoded.cut > 0
 
 
-HUGE = 5_000_000
-
-
 def counted(r: Renderer, patch: pytest.MonkeyPatch) -> list[int]:
     """How many characters of each text are tokenised from now on."""
     read: list[int] = []
@@ -228,29 +225,6 @@ def counted(r: Renderer, patch: pytest.MonkeyPatch) -> list[int]:
 
     patch.setattr(r, "token_ids", counting)
     return read
-
-
-@pytest.mark.parametrize(
-    ("example", "cut"),
-    [
-        (Example("x" * HUGE, "yes", HISTORY), None),
-        (Example("北 " * (HUGE // 2), "yes"), None),
-        (Example("u3", "yes", (("x" * HUGE, "a1"), ("u2", "a2"))), HUGE + 2),
-        (Example("u3", "yes", (("u1", "a1"), ("u2", "x" * HUGE))), HUGE + 6),
-    ],
-    ids=["input", "input in words", "oldest user turn", "latest answer"],
-)
-def test_a_huge_text_is_cut_without_being_tokenised(
-    example: Example, cut: int | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    r = renderer()
-    read = counted(r, monkeypatch)
-    encoded = row(r, example)
-    (prompt,) = r.prompts("Do.", "S.", [example], 8)
-    assert len(encoded.ids) <= 512 and len(prompt) <= 504 and sum(read) < 300_000
-    with pytest.raises(RenderError, match=r"alone have 50000\d\d characters, and 512 tokens fit: shorten"):
-        row(r, Example("x", "a"), "x" * HUGE)
-    assert encoded.cut == cut or (cut is None and HUGE - 512 < encoded.cut <= HUGE + 8)
 
 
 def test_a_long_conversation_takes_little_longer_than_what_is_left_of_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,13 +15,14 @@ from sapo.models.render import Renderer
 from sapo.report.blocks import Note, Page, Table
 from sapo.report.data import data_blocks
 from sapo.report.tasks import task_page
-from sapo.tasks.inspection import Inspection, LabelCount, Lengths, Reason, inspect_rows, inspect_task
+from sapo.tasks.inspection import Inspection, LabelCount, Lengths, Reason, UnusedRows, inspect_rows, inspect_task
 
 INSPECTION = Inspection(
     task="review-sentiment", rows={"train": 400, "dev": 0, "test": 100}, selected=40, duplicates=12, conflicts=3,
     overlap=5, dropped=0, labels=(LabelCount("yes", 100, 20, 25), LabelCount("no", 298, 20, 75)),
-    reasons=(Reason("train", "the answer is empty", 7, (3, 8, 9, 12, 20)), Reason("test", "no text", 1, (4,))),
-    unused=(), unused_rows=9, lengths=Lengths(10_000, 91, 2.5, 4, 2),
+    unused=UnusedRows(
+        9, (Reason("train", "the answer is empty", 7, (3, 8, 9, 12, 20)), Reason("test", "no text", 1, (4,))), ()
+    ), lengths=Lengths(10_000, 91, 2.5, 4, 2),
 )  # fmt: skip
 
 
@@ -67,14 +68,18 @@ def test_what_deserves_attention_is_said_and_so_is_that_nothing_does() -> None:
     assert any("data.drop_overlap: true to leave those training rows out." in note for note in notes)
     sound = inspect_task(toy_task(), Renderer(tiny_tokenizer(), 512), range(4))
     notes = [block.text for block in data_blocks([sound]) if isinstance(block, Note)]
-    assert len(notes) == 1 and notes[0].startswith("Checked, and below the limits of a warning: repeated")
+    assert notes == ["No warnings."]
 
 
 def test_many_labels_and_reasons_are_summed_up() -> None:
     labels = tuple(LabelCount(f"label {n}", n, 0, 0) for n in range(1, 31))
     reasons = tuple(Reason("train", f"reason {n}", 2, (n, n + 1)) for n in range(15))
     many = replace(
-        INSPECTION, rows={"train": 465, "dev": 0, "test": 0}, selected=0, labels=labels, reasons=reasons, unused_rows=30
+        INSPECTION,
+        rows={"train": 465, "dev": 0, "test": 0},
+        selected=0,
+        labels=labels,
+        unused=UnusedRows(30, reasons, ()),
     )
     counts, shares, unused = tables(many)
     assert list(shares.columns) == ["label", "train"]

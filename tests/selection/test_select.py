@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import json
 import math
 import typing
 from dataclasses import replace
@@ -23,11 +24,12 @@ import sapo
 from sapo.core.errors import DataError, ModelError, RecordError, SapoError, ScoreError
 from sapo.core.types import Example, Instruction, Task
 from sapo.integrations.testing import tiny_model, tiny_tokenizer, toy_task
+from sapo.models.fit import context_length
 from sapo.models.render import Renderer
-from sapo.selection.rows import context_length
 from sapo.selection.selection import Selection
 from sapo.tasks.given import given_task
-from sapo.tasks.inplace import exchange
+from sapo.tasks.inplace import Rows
+from sapo.tasks.layouts import exchange
 from sapo.tasks.load import load_task
 from sapo.tasks.sampling import selection_rows
 
@@ -41,7 +43,7 @@ LAYOUTS: dict[str, Any] = {
             {"role": "user", "content": row["text"]},
             {"role": "assistant", "content": row["label"]},
         ],
-        "source": "kept",
+        "instruction": "kept",
     },
     "sharegpt": lambda old, row: {
         "conversations": [
@@ -222,6 +224,27 @@ def test_every_kind_of_table_gives_the_same_losses(tmp_path: Path) -> None:
         assert losses.per_token == pytest.approx(candidate.losses.per_token, rel=1e-6)
 
 
+@pytest.mark.parametrize("kind", ["alpaca", "messages"])
+def test_rows_that_hold_their_instruction_are_read_alike_from_a_file_and_in_memory(kind: str, tmp_path: Path) -> None:
+    """What cannot be used is left out with the same reason, and a number is the text that it is spelled with."""
+    numbers = [{**row, "label": "37"} for row in PLAIN]
+    rows = [LAYOUTS[kind](OLD, row) for row in [*numbers, {**PLAIN[0], "label": None}]]
+    if kind == "alpaca":
+        rows = [*({**row, "output": int(row["output"])} for row in rows[:-1]), rows[-1]]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    of_file = load_task(path)
+    for data in (rows, Dataset.from_list(rows), pd.DataFrame(rows, dtype=object)):
+        found = given_task(data)
+        assert isinstance(found, Rows)
+        assert found.task.unused == of_file.unused and [x.row for x in of_file.unused] == [9]
+        assert [row.answer for row in found.task.train] == [row.answer for row in of_file.train] == ["37"] * 8
+    selection = select(rows)
+    assert "left out, as they cannot be used: 1 row" in str(selection)
+    # A row that was left out stays a row of the data set, worded as the others.
+    assert len(selection.apply(rows)) == 9 and selection.instruction.text in str(selection.apply(rows)[-1])
+
+
 def test_a_selection_is_printed_ranked_and_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     evil = "Say <b>yes</b> for many \x1b[31mand no for few words."
     selection = sapo.select(tiny_model(), tiny_tokenizer(), PLAIN, [*NEW, evil], instruction=OLD, progress=True)
@@ -266,7 +289,7 @@ def test_nothing_is_left_out_in_silence() -> None:
     rows += [{"text": None, "label": "no"}, {"text": "many " * 900, "label": "yes"}]
     selection = sapo.select(tiny_model(), tiny_tokenizer(), rows, [NEW[0], OLD], instruction=OLD, strategy="exhaustive")
     said = str(selection)
-    for part in ("'id'", "left out, as they cannot be used: 1 row", "1 of 9 inputs were too long", "(same as the"):
+    for part in ("'id'", "left out, as they cannot be used: 1 row", "1 of 9 inputs were too long", ": same as the"):
         assert part in said
     with pytest.raises(DataError, match=r"with selection\.instruction\.text"):
         selection.apply(PLAIN)

@@ -16,7 +16,16 @@ from sapo.core.types import Example, Task, Unused
 from sapo.integrations.testing import tiny_tokenizer, toy_task
 from sapo.models.render import Renderer
 from sapo.tasks.findings import data_table, warnings_of
-from sapo.tasks.inspection import Inspection, LabelCount, Lengths, Reason, drop_overlap, inspect_rows, inspect_task
+from sapo.tasks.inspection import (
+    Inspection,
+    LabelCount,
+    Lengths,
+    Reason,
+    UnusedRows,
+    drop_overlap,
+    inspect_rows,
+    inspect_task,
+)
 
 often = settings(max_examples=40, deadline=None, derandomize=True, database=None)
 # Few letters, so that rows often repeat; several spellings of one letter, two cases, blanks of all kinds, and
@@ -106,15 +115,15 @@ def test_labels_and_skew_counted_by_hand() -> None:
 def test_unused_rows_are_grouped_and_only_the_first_kept() -> None:
     unused = [Unused("train", n, "the answer is empty" if n % 3 else "no text") for n in range(1, 301)]
     found = inspect_rows(task_of([], unused=(*unused, Unused("test", 7, "no text"))))
-    assert found.reasons == (
+    assert found.unused.reasons == (
         Reason("train", "the answer is empty", 200, (1, 2, 4, 5, 7)),
         Reason("train", "no text", 100, (3, 6, 9, 12, 15)),
         Reason("test", "no text", 1, (7,)),
     )
-    assert found.unused == tuple(unused[:100]) and found.unused_rows == 301
+    assert found.unused.first == tuple(unused[:100]) and found.unused.rows == 301
     # As many reasons as rows.
     many = inspect_rows(task_of([], unused=tuple(Unused("dev", n, f"reason {n}") for n in range(1000))))
-    assert len(many.reasons) == 100 and many.unused_rows == 1000
+    assert len(many.unused.reasons) == 100 and many.unused.rows == 1000
 
 
 def test_lengths_equal_those_of_every_row_rendered_on_its_own() -> None:
@@ -146,8 +155,10 @@ def test_a_row_that_cannot_be_rendered_is_named_with_its_task() -> None:
 FLAWED = Inspection(
     task="review", rows={"train": 20, "dev": 0, "test": 10}, selected=4, duplicates=2, conflicts=3, overlap=1,
     dropped=5, labels=(LabelCount("yes", 10, 4, 5), LabelCount("no", 9, 0, 4)),
-    reasons=(Reason("train", "the answer is empty", 2, (3, 8)),),
-    unused=(Unused("train", 3, "the answer is empty"), Unused("train", 8, "the answer is empty")), unused_rows=2,
+    unused=UnusedRows(
+        2, (Reason("train", "the answer is empty", 2, (3, 8)),),
+        (Unused("train", 3, "the answer is empty"), Unused("train", 8, "the answer is empty")),
+    ),
     lengths=Lengths(1030, 90, 2.5, 6, 1),
 )  # fmt: skip
 
@@ -202,4 +213,4 @@ def test_an_inspection_survives_json(inspection: Inspection) -> None:
     stored = json.loads(json.dumps(inspection.to_json(), allow_nan=False))
     assert Inspection.from_json(stored) == inspection
     assert stored["skew"] == inspection.skew
-    assert stored["unused"]["rows"] == inspection.unused_rows
+    assert set(stored["unused"]) == {"rows", "reasons", "first"}

@@ -147,13 +147,10 @@ def test_class_numbers_become_their_names(tmp_path: Path) -> None:
     assert more == (Example("a", "neg, pos"), Example("b", "pos"))
 
 
-def test_a_cell_that_python_cannot_hold_costs_its_row_only(tmp_path: Path) -> None:
+def test_a_value_that_python_cannot_hold_is_named(tmp_path: Path) -> None:
     days = pa.array([1, 2**31 - 1], pa.int32()).cast(pa.date32())
-    pq.write_table(pa.table({"input": ["a", "b"], "output": ["c", "d"], "day": days}), tmp_path / "m.parquet")
-    assert len(own(tmp_path / "m.parquet").train) == 2
-    assert own(tmp_path / "m.parquet", columns={"answer": "day"}).train == (Example("a", "1970-01-02"),)
-    pq.write_table(pa.table({"input": ["a"], "output": days[1:]}), tmp_path / "m.parquet")
-    with pytest.raises(DataError, match=r"because 'output' cannot be read: \w"):
+    pq.write_table(pa.table({"input": ["a", "b"], "output": days}), tmp_path / "m.parquet")
+    with pytest.raises(DataError, match=r"m\.parquet: a value of column 'output' cannot be read \(.*leave the column"):
         own(tmp_path / "m.parquet")
 
 

@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM
 from sapo.core.errors import ModelError
 from sapo.core.types import Encoded
 from sapo.integrations.testing import tiny_model, tiny_tokenizer, toy_task
+from sapo.models.fingerprint import state_fingerprint
 from sapo.models.render import Renderer
 from sapo.training.methods import make_method
 from sapo.training.methods.adapters import lora_layers
@@ -70,11 +71,11 @@ def distance(one: torch.Tensor, other: torch.Tensor) -> float:
     return float((one - other).abs().max())
 
 
-def reloaded(directory: Path) -> torch.Tensor:
-    """Logits of what stock peft or transformers makes of a directory."""
+def reloaded(directory: Path) -> Any:
+    """What stock peft or transformers makes of a directory."""
     if (directory / "adapter_config.json").exists():
-        return logits(PeftModel.from_pretrained(tiny_model(), directory).eval())
-    return logits(AutoModelForCausalLM.from_pretrained(directory))
+        return PeftModel.from_pretrained(tiny_model(), directory).eval()
+    return AutoModelForCausalLM.from_pretrained(directory)
 
 
 def task_at(stage: int, before: Path | None = None) -> Training:
@@ -97,6 +98,7 @@ class Chain:
         trainable: names of the trainable parameters of each task.
         trained: logits of the base and after each training, before `finish`.
         finished: logits after each `finish`.
+        states: fingerprints of the base and after each `finish`.
         model: the last model.
     """
 
@@ -104,12 +106,13 @@ class Chain:
     trainable: list[set[str]]
     trained: list[torch.Tensor]
     finished: list[torch.Tensor]
+    states: list[str]
     model: Any
 
 
 def chain_of(learner: SeqLora, model: Any, root: Path, stages: Sequence[int], before: Path | None = None) -> Chain:
     """Train on tasks one after the other, the first of them after the stage in ``before``."""
-    names, said, finished = [], [logits(model)], []
+    names, said, finished, states = [], [logits(model)], [], [state_fingerprint(model)]
     for stage in stages:
         task = task_at(stage, before)
         model = learner.prepare(model, task)
@@ -119,7 +122,8 @@ def chain_of(learner: SeqLora, model: Any, root: Path, stages: Sequence[int], be
         before = root / str(stage)
         model = learner.finish(model, task, before)
         finished.append(logits(model.eval()))
-    return Chain(root, names, said, finished, model)
+        states.append(state_fingerprint(model))
+    return Chain(root, names, said, finished, states, model)
 
 
 @pytest.fixture(scope="module")
@@ -163,8 +167,11 @@ def test_a_stage_directory_alone_reproduces_the_trained_model(
     for stage in range(3):
         before, said = chain.trained[stage : stage + 2]
         assert distance(before, said) > 0.03, "training must matter here, or nothing is tested"
-        assert distance(reloaded(chain.root / str(stage)), said) <= 1e-5
-        assert distance(chain.finished[stage], said) <= 1e-5
+        stock = reloaded(chain.root / str(stage))
+        assert distance(logits(stock), said) <= 1e-5 and distance(chain.finished[stage], said) <= 1e-5
+        # By whoever it is loaded, it is one state, and each stage another.
+        assert state_fingerprint(stock) == chain.states[stage + 1]
+    assert len(set(chain.states)) == 4
 
 
 @each_method
@@ -194,7 +201,8 @@ def test_resuming_gives_the_same_bits_as_never_having_stopped(
         for root in (whole.root / "2", tmp_path / "2")
     )
     assert one == other
-    assert torch.equal(parts.finished[-1], whole.finished[2])
+    assert torch.equal(parts.finished[-1], whole.finished[2]) and parts.states[-1] == whole.states[3]
+    assert parts.states[0] == whole.states[1]
 
 
 def test_inc_lora_is_the_base_plus_the_sum_of_its_saved_increments(chains: dict[MethodName, Chain]) -> None:
@@ -328,7 +336,7 @@ def test_an_adapter_is_either_refused_or_continued_and_resumed_exactly(
     model = learner.finish(model, task_at(0), tmp_path / "stage")
     again = learner.start(PeftModel.from_pretrained(tiny_model(), tmp_path / "user"))
     resumed = logits(learner.resume(again, tmp_path / "stage").eval())
-    for found in (logits(model), reloaded(tmp_path / "stage"), resumed):
+    for found in (logits(model), logits(reloaded(tmp_path / "stage")), resumed):
         assert distance(found, said) <= 1e-4
 
 

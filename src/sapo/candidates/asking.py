@@ -99,15 +99,6 @@ def judging(task: Task, text: str) -> Question:
     return Question(before, _clean("\n".join(blocks)), after)
 
 
-def completion(task: Task, index: int, seed: int) -> str:
-    """Return the beginning of a text that a model without turns completes: the paraphrase, then a blank line."""
-    return (
-        "The same instruction for the same task in other words, in one language and with the same meaning.\n"
-        f"Style of the last paraphrase: {style(index, seed)}.\n\n"
-        f"Instruction:\n{_clean(task.instruction)}\n\nParaphrase:"
-    )
-
-
 def style(index: int, seed: int) -> str:
     """Return the style that request number ``index`` asks for: none comes back before all were asked for."""
     styles = list(_STYLES)

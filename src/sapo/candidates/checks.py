@@ -114,7 +114,7 @@ class Pool:
         """What could not be checked, and which of the user's own texts are unusual; one sentence each."""
         texts = {candidate.text for candidate in self.kept}
         unusual = [one for one in self._unusual if one.text in texts]
-        found = [f"{self._task.name}: kept as you wrote them, but unusual: {_listed(unusual)}"] if unusual else []
+        found = [f"{self._task.name}: kept as you wrote them, but unusual: {listed(unusual)}"] if unusual else []
         return (*found, *([self._meaning.unread] if self._meaning and self._meaning.unread else []))
 
     def _fact(self, text: str, origin: Origin) -> str | None:
@@ -164,15 +164,11 @@ class Pool:
         return self._meaning.drift(text)
 
 
-def why_none(rejected: Sequence[Rejection]) -> str:
-    """Return in a few words why no text became a candidate: the first ones with their reasons."""
-    return _listed(rejected) if rejected else "none were given"
-
-
-def _listed(texts: Sequence[Rejection]) -> str:
+def listed(texts: Sequence[Rejection]) -> str:
+    """Return in a few words why texts did not become candidates: the first ones with their reasons."""
     shown = [f"{one.text[:_SHOWN]!r}: {one.reason}" for one in texts[:_NAMED]]
     more = [f"and {len(texts) - _NAMED} more"] if len(texts) > _NAMED else []
-    return "; ".join([*shown, *more])
+    return "; ".join([*shown, *more]) or "none were given"
 
 
 def _lacks(kind: str, missing: Sequence[str]) -> str | None:

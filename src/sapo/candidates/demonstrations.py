@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from importlib.resources import files
 from itertools import chain, zip_longest
 from random import Random
@@ -17,9 +18,9 @@ import regex
 
 from sapo.candidates.language import language
 from sapo.candidates.rules.rewrite import fill
-from sapo.candidates.source import Advance, Rounds, Source, unheard
+from sapo.candidates.source import Ready, Source
 from sapo.core.errors import CandidateError
-from sapo.core.types import Example, Origin, Task
+from sapo.core.types import Example, Task
 from sapo.tasks.holdout import hold_out
 from sapo.tasks.sampling import as_example
 
@@ -29,51 +30,47 @@ SHOTS = (1, 2, 3, 5)
 _SEED = 0
 
 
-class Demonstrations(Source):
-    """The original in frames with examples and with what the rows say, in at most ``longest`` characters a text."""
+def demonstrations(longest: int) -> Source:
+    """Return the source of the original in frames with examples and with what the rows say.
 
-    origin: Origin = "demonstrations"
+    Its texts have at most ``longest`` characters and 1, 2, 3 or 5 examples. A task without rows to show, or only with
+    longer ones, is a CandidateError.
+    """
+    return Ready("demonstrations", partial(_texts, longest=longest))
 
-    def __init__(self, longest: int) -> None:
-        self._longest = longest
 
-    def paraphrases(self, task: Task, wanted: int, advance: Advance = unheard) -> Rounds:
-        """Yield the texts of all frames, with 1, 2, 3 and 5 examples, that are not too long.
+def _texts(task: Task, longest: int) -> Sequence[str]:
+    blocks = [as_example(row) for row in _shown(task, longest)]
+    frames, slots = _spelled_out(task)
+    texts = []
+    for frame in frames:
+        for shots in SHOTS if "{examples}" in frame else (0,):
+            text = fill(frame, {**slots, "examples": "\n\n".join(blocks[:shots])})
+            if shots <= len(blocks) and text is not None and len(text) <= longest:
+                texts.append(text)
+    return texts
 
-        Raises:
-            CandidateError: if the task has no rows to show, or all of them are too long.
-        """
-        blocks = [as_example(row) for row in self._shown(task)]
-        frames, slots = _spelled_out(task)
-        texts = []
-        for frame in frames:
-            for shots in SHOTS if "{examples}" in frame else (0,):
-                text = fill(frame, {**slots, "examples": "\n\n".join(blocks[:shots])})
-                if shots <= len(blocks) and text is not None and len(text) <= self._longest:
-                    texts.append(text)
-        advance(len(texts))
-        yield texts
 
-    def _shown(self, task: Task) -> Sequence[Example]:
-        """Return the rows to show: as many as most examples, each label in turn, none that a run tests."""
-        whole = hold_out(task) if task.train else task
-        tested, room = {row.input for row in whole.test}, self._longest - len(task.instruction)
-        groups: dict[str, list[Example]] = {}
-        for row in dict.fromkeys(whole.train):
-            if not row.history and row.input not in tested and len(as_example(row)) <= room:
-                groups.setdefault(row.answer if row.answer in task.labels else "", []).append(row)
-        if not groups:
-            raise CandidateError(
-                f"task {task.name!r} has no training row to show as an example (source demonstrations): it needs rows "
-                f"of one turn that are not tested, with at most {max(room, 0)} characters (candidates.longest = "
-                f"{self._longest} without the instruction). Raise that, or leave the source out"
-            )
-        for rows in groups.values():
-            Random(_SEED).shuffle(rows)
-            # First those of which as many as that have room.
-            rows.sort(key=lambda row: len(as_example(row)) > room // SHOTS[-1])
-        by_turns = chain.from_iterable(zip_longest(*groups.values()))
-        return [row for row in by_turns if row is not None][: SHOTS[-1]]
+def _shown(task: Task, longest: int) -> Sequence[Example]:
+    """Return the rows to show: as many as most examples, each label in turn, none that a run tests."""
+    whole = hold_out(task) if task.train else task
+    tested, room = {row.input for row in whole.test}, longest - len(task.instruction)
+    groups: dict[str, list[Example]] = {}
+    for row in dict.fromkeys(whole.train):
+        if not row.history and row.input not in tested and len(as_example(row)) <= room:
+            groups.setdefault(row.answer if row.answer in task.labels else "", []).append(row)
+    if not groups:
+        raise CandidateError(
+            f"task {task.name!r} has no training row to show as an example (source demonstrations): it needs rows "
+            f"of one turn that are not tested, with at most {max(room, 0)} characters (candidates.longest = "
+            f"{longest} without the instruction). Raise that, or leave the source out"
+        )
+    for rows in groups.values():
+        Random(_SEED).shuffle(rows)
+        # First those of which as many as that have room.
+        rows.sort(key=lambda row: len(as_example(row)) > room // SHOTS[-1])
+    by_turns = chain.from_iterable(zip_longest(*groups.values()))
+    return [row for row in by_turns if row is not None][: SHOTS[-1]]
 
 
 def _spelled_out(task: Task) -> tuple[Sequence[str], Mapping[str, str]]:

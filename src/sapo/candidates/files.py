@@ -5,23 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from sapo.candidates.source import Advance, Rounds, Source, unheard
 from sapo.core.errors import CandidateError, DataError, nearest
-from sapo.core.types import Origin, Task
 from sapo.tasks.files import json_lines, kind_of, parse_json, read_text
-
-
-class FromFile(Source):
-    """The user's own paraphrases, see `candidates_file`; "unchecked" is the origin of those taken as they are."""
-
-    def __init__(self, path: Path, origin: Origin = "file") -> None:
-        self._path, self.origin = path, origin
-
-    def paraphrases(self, task: Task, wanted: int, advance: Advance = unheard) -> Rounds:
-        """Yield all that the file holds for the task."""
-        texts = candidates_file(self._path, task.name)
-        advance(len(texts))
-        yield texts
 
 
 def candidates_file(path: Path, task: str) -> tuple[str, ...]:

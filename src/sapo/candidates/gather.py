@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from math import ceil
 from typing import Any
 
 import numpy as np
+from pydantic import TypeAdapter
 from rapidfuzz import fuzz, process
 
 from sapo.candidates.checks import Judge, Pool
@@ -40,13 +41,16 @@ class Gathered:
 
     def to_json(self) -> dict[str, Any]:
         """Return what was gathered as JSON values."""
-        return {name: list(values) for name, values in asdict(self).items()}
+        data: dict[str, Any] = _ADAPTER.dump_python(self, mode="json")
+        return data
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Gathered:
         """Return what `to_json` took apart."""
-        candidates, spare = (tuple(Instruction(**one) for one in value[key]) for key in ("candidates", "spare"))
-        return cls(candidates, tuple(Rejection(**one) for one in value["rejected"]), spare, tuple(value["notes"]))
+        return _ADAPTER.validate_python(value)
+
+
+_ADAPTER = TypeAdapter(Gathered)
 
 
 def with_spare(missing: int) -> int:

@@ -1,17 +1,16 @@
-"""Paraphrases from a model on this machine: any causal LM, with a chat template or without."""
+"""Paraphrases from a model on this machine: any causal LM with a chat template."""
 
 from __future__ import annotations
 
 import gc
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import LogitsProcessor, StoppingCriteria
+from transformers import LogitsProcessor
 
-from sapo.candidates.asking import completion, messages, most_requests, question, rounds
+from sapo.candidates.asking import messages, most_requests, question, rounds
 from sapo.candidates.kept import Kept
 from sapo.candidates.replies import text_of
 from sapo.candidates.source import Advance, Rounds, Source, unheard
@@ -19,12 +18,12 @@ from sapo.core.errors import CandidateError, RenderError
 from sapo.core.storage import fingerprint
 from sapo.core.types import Example, Origin, Task
 from sapo.models.answers import batches, continued, greedy
+from sapo.models.fit import context_length
 from sapo.models.load import load_model
 from sapo.models.render import Renderer
 from sapo.models.settings import ModelSettings
 
 _TOP_P = 0.95
-_BLANK_LINE = re.compile(r"\n[ \t]*\n")
 # Longer than any context: whether a prompt fits is asked here, and nothing of it is ever cut.
 _UNCUT = 1 << 30
 
@@ -93,7 +92,7 @@ class Local(Source):
         return {
             "base": chosen.base, "files": _files(chosen.base), "dtype": chosen.dtype, "device": chosen.device,
             **({"quantization": chosen.quantization} if chosen.quantization else {}),
-            "asked": [messages(question(task, index, self._seed)), completion(task, index, self._seed)],
+            "asked": messages(question(task, index, self._seed)),
             "temperature": self._temperature, "seed": self._seed, "index": index,
         }  # fmt: skip
 
@@ -110,19 +109,20 @@ class _Writer:
             )  # fmt: skip
         self._base, self._temperature = settings.base, temperature
         self._model, self._tokenizer = loaded.model, loaded.tokenizer
-        self._chat = bool(self._tokenizer.chat_template)
-        try:
-            self._renderer = Renderer(self._tokenizer, _UNCUT)
-            self._stops = self._renderer.stop_tokens()
-        except RenderError as error:
-            raise CandidateError(f"model {self._base!r} cannot be asked for paraphrases: {error}") from error
+        if not self._tokenizer.chat_template:
+            raise CandidateError(
+                f"model {self._base!r} has no chat template, so it cannot be asked for paraphrases: name one that has "
+                "(candidates.local.model, --model of sapo paraphrase)"
+            )
+        self._renderer = Renderer(self._tokenizer, _UNCUT)
+        self._stops = self._renderer.stop_tokens()
 
     def write(self, task: Task, indices: Sequence[int], seed: int) -> Iterator[tuple[int, str]]:
         """Yield (index, text) as texts get ready; what a request gives does not depend on the others."""
         room = 2 * len(self._tokenizer(task.instruction, add_special_tokens=False).input_ids) + 64
         prompts = {index: self._prompt(task, index, seed) for index in indices}
         longest = max(map(len, prompts.values())) + room
-        context = _context_length(self._model)
+        context = context_length(self._model)
         if longest > context:
             raise CandidateError(
                 f"task {task.name!r}: a request for a paraphrase and its reply take {longest} tokens "
@@ -136,9 +136,6 @@ class _Writer:
                 yield from zip(batch, self._replies([prompts[index] for index in batch], draws), strict=True)
 
     def _prompt(self, task: Task, index: int, seed: int) -> Sequence[int]:
-        if not self._chat:
-            # What an instruction spells out is text, also where it spells a special token.
-            return list(self._tokenizer(completion(task, index, seed), split_special_tokens=True).input_ids)
         asked = question(task, index, seed)
         try:
             return self._renderer.prompts(asked.before, asked.after, [Example(asked.text, "")], 1)[0]
@@ -146,10 +143,8 @@ class _Writer:
             raise CandidateError(f"model {self._base!r} cannot be asked for paraphrases: {error}") from error
 
     def _replies(self, prompts: Sequence[Sequence[int]], draws: _Draws) -> list[str]:
-        ends = [] if self._chat else [_BlankLine(self._renderer, max(map(len, prompts)))]
-        found = continued(self._model, prompts, self._stops, logits_processor=[draws], stopping_criteria=ends)
-        replies = [self._renderer.decode(ids) for ids in found]
-        return [text_of(reply if self._chat else _BLANK_LINE.split(reply)[0]) for reply in replies]
+        found = continued(self._model, prompts, self._stops, logits_processor=[draws])
+        return [text_of(self._renderer.decode(ids)) for ids in found]
 
 
 class _Draws(LogitsProcessor):
@@ -173,18 +168,6 @@ class _Draws(LogitsProcessor):
         return (logs - waits.log().to(logs.device)).masked_fill(logs < least, -torch.inf)
 
 
-class _BlankLine(StoppingCriteria):
-    """Ends a row at the first blank line after its first word."""
-
-    def __init__(self, renderer: Renderer, start: int) -> None:
-        self._renderer, self._start = renderer, start
-
-    def __call__(self, input_ids: torch.Tensor, scores: Any, **options: Any) -> torch.Tensor:
-        # Decoded replies are stripped, so a blank line shows once something follows it.
-        ended = [bool(_BLANK_LINE.search(self._renderer.decode(row))) for row in input_ids[:, self._start :].tolist()]
-        return torch.tensor(ended, device=input_ids.device)
-
-
 def _files(base: str) -> str:
     """Return a hash of names, sizes and times of a model directory's files; empty for a model by name."""
     folder = Path(base).expanduser()
@@ -192,11 +175,3 @@ def _files(base: str) -> str:
         return ""
     stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in folder.iterdir() if path.is_file()]
     return fingerprint(sorted(stats))
-
-
-def _context_length(model: Any) -> int:
-    """Return the most tokens that the model was made for, or a very large number where it does not say."""
-    try:
-        return int(model.config.get_text_config().max_position_embeddings)
-    except AttributeError:
-        return _UNCUT

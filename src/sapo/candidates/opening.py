@@ -2,22 +2,42 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from functools import cache
+from importlib.resources import files
 from typing import TYPE_CHECKING
 
-from sapo.candidates.builtin import Builtin
-from sapo.candidates.demonstrations import Demonstrations
-from sapo.candidates.files import FromFile
+from sapo.candidates.demonstrations import demonstrations
+from sapo.candidates.files import candidates_file
 from sapo.candidates.kept import replies_directory
 from sapo.candidates.local import Local
-from sapo.candidates.rules.source import Rules
+from sapo.candidates.rules.rewrite import rewrites
 from sapo.candidates.settings import CandidateSettings
-from sapo.candidates.source import Source
+from sapo.candidates.source import Ready, Source
 from sapo.core.errors import demand_extra
+from sapo.core.types import Origin, Task
 from sapo.models.settings import ModelSettings
+from sapo.tasks.builtin import BUILTIN, builtin_paraphrases
 
 if TYPE_CHECKING:
     from sapo.candidates.server import ServerJudge
+
+
+def _hand_written(task: Task) -> tuple[str, ...]:
+    return builtin_paraphrases(task.name) if task.name in BUILTIN else _published().get(task.name, ())
+
+
+@cache
+def _published() -> dict[str, tuple[str, ...]]:
+    content = files("sapo.candidates").joinpath("published.json").read_text(encoding="utf-8")
+    return {task: tuple(texts) for task, texts in json.loads(content).items()}
+
+
+# 20 texts for each built-in task and each of the published sequences.
+HAND_WRITTEN: Source = Ready("builtin", _hand_written)
+# Rewrites of the instruction, most varied first: nothing is loaded, asked for or paid for.
+RULES: Source = Ready("rules", lambda task: rewrites(task.instruction, task.labels), parted=True)
 
 
 def open_sources(
@@ -37,11 +57,12 @@ def open_sources(
     local, replies = settings.local, replies_directory()
     writer = model.model_copy(update={"base": local.model or model.base, "adapter": None})
     opened: dict[str, Source] = {
-        "builtin": Builtin(), "rules": Rules(), "demonstrations": Demonstrations(settings.longest),
+        "builtin": HAND_WRITTEN, "rules": RULES, "demonstrations": demonstrations(settings.longest),
         "local": Local(writer, local.temperature, seed, replies),
     }  # fmt: skip
-    if settings.file is not None:
-        opened["file"] = FromFile(settings.file, "file" if settings.check else "unchecked")
+    if (path := settings.file) is not None:
+        origin: Origin = "file" if settings.check else "unchecked"
+        opened["file"] = Ready(origin, lambda task: candidates_file(path, task.name))
     judge = None
     if settings.openai is not None:
         demand_extra("openai", "server", "a server that writes candidates")

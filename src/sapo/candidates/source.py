@@ -46,3 +46,18 @@ class Source(Protocol):
         Raises:
             CandidateError: if it can give nothing at all, for a reason that the user can act on.
         """
+
+
+class Ready(Source):
+    """Gives texts that are there at once: ``texts`` returns a task's; ``parted``, in rounds of those wanted."""
+
+    def __init__(self, origin: Origin, texts: Callable[[Task], Sequence[str]], *, parted: bool = False) -> None:
+        self.origin, self._texts, self._parted = origin, texts, parted
+
+    def paraphrases(self, task: Task, wanted: int, advance: Advance = unheard) -> Rounds:
+        """Yield all of them, or nothing where there are none."""
+        texts = self._texts(task)
+        for start in range(0, len(texts), wanted if self._parted else len(texts) or 1):
+            part = texts[start : start + wanted] if self._parted else texts
+            advance(len(part))
+            yield part

@@ -37,9 +37,9 @@ def check_command(
     if (task is None) == (config is None):
         raise ConfigError("give either --task TASK or --config FILE")
     from sapo.integrations.check import check_task
+    from sapo.models.fit import MAX_LENGTH, context_length
     from sapo.models.load import load_model
     from sapo.models.render import Renderer
-    from sapo.selection.rows import MAX_LENGTH, context_length
     from sapo.tasks.holdout import hold_out
     from sapo.tasks.load import load_task
 

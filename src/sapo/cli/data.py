@@ -77,8 +77,8 @@ def export_data_command(
 
 
 def _renderer(model: str) -> Encoder:
+    from sapo.models.fit import MAX_LENGTH, configured_length
     from sapo.models.load import load_config, load_tokenizer
     from sapo.models.render import Renderer
-    from sapo.selection.rows import MAX_LENGTH, configured_length
 
     return Renderer(load_tokenizer(model), min(MAX_LENGTH, configured_length(load_config(model))))

@@ -112,7 +112,7 @@ def _write(out: Path, refused: Path, gathered: Gathered) -> None:
     Raises:
         CandidateError: if there is no candidate to write.
     """
-    from sapo.candidates.checks import why_none
+    from sapo.candidates.checks import listed
     from sapo.core.storage import write_text
 
     # One of an earlier command would speak of other texts.
@@ -121,7 +121,7 @@ def _write(out: Path, refused: Path, gathered: Gathered) -> None:
         write_text(refused, _lines({"text": r.text, "reason": r.reason} for r in gathered.rejected))
     if len(gathered.candidates) == 1:
         raise CandidateError(
-            f"no valid paraphrase, so {out} is not written ({why_none(gathered.rejected)}). "
+            f"no valid paraphrase, so {out} is not written ({listed(gathered.rejected)}). "
             "Try another source: sapo paraphrase --help lists them"
         )
     write_text(out, _lines({"text": c.text, "origin": c.origin} for c in gathered.candidates[1:]))

@@ -85,7 +85,7 @@ def select_command(
     json_out: Annotated[Path | None, typer.Option("--json", help="Write the selection to this file.")] = None,
 ) -> None:
     """Score candidate instructions under a model and choose one; trains nothing."""
-    from sapo.candidates.checks import why_none
+    from sapo.candidates.checks import listed
     from sapo.core.storage import write_json
     from sapo.models.load import best_device, load_model
     from sapo.report.selections import selection_page
@@ -111,7 +111,7 @@ def select_command(
         if len(gathered.candidates) == 1:
             raise CandidateError(
                 f"task {loaded.name!r} has no valid candidate besides the original instruction "
-                f"({why_none(gathered.rejected)}). Correct the texts, or have sapo paraphrase write others"
+                f"({listed(gathered.rejected)}). Correct the texts, or have sapo paraphrase write others"
             )
         return loaded, gathered
 
@@ -140,12 +140,12 @@ def _score(
 ) -> Selection:  # fmt: skip
     """Return the selection, after notes on what the data hold and what scoring takes."""
     from sapo.models.fingerprint import state_fingerprint
+    from sapo.models.fit import MAX_LENGTH, context_length
     from sapo.models.losses import Scorer
     from sapo.models.render import Renderer
     from sapo.report.numbers import tokens
     from sapo.runs.plan import cost_of_examples, epoch_cost, scoring
     from sapo.selection.cache import LossCache, cache_directory
-    from sapo.selection.rows import MAX_LENGTH, context_length
     from sapo.selection.scoring import score_candidates
     from sapo.tasks.findings import data_table, warnings_of
     from sapo.tasks.inspection import inspect_rows

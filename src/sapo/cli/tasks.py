@@ -40,9 +40,9 @@ def tasks_command(
     show(console(), task_page(task))
     if show_prompt:
         with quiet_libraries():
+            from sapo.models.fit import MAX_LENGTH
             from sapo.models.load import load_tokenizer
             from sapo.models.render import Renderer
-            from sapo.selection.rows import MAX_LENGTH
 
             renderer = Renderer(load_tokenizer(model), MAX_LENGTH)
             encoded = renderer.encode(task.instruction, task.suffix, task.train[:1])[0]

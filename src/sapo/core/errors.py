@@ -1,19 +1,6 @@
 """Everything that can go wrong because of what the user gave us.
 
 Every message names the thing, the value found and what is allowed, and says what to do next.
-
-    SapoError               base of all; the command line prints it without a traceback and exits with 2
-    ├── ConfigError         an unknown key, an impossible value, two settings that contradict each other
-    ├── DataError           a task, file, row or column that cannot be used
-    ├── CandidateError      candidate instructions that cannot be used
-    ├── ModelError          a model, tokenizer or adapter that cannot be loaded or used
-    ├── RenderError         a prompt that cannot be rendered, or does not fit the model's context
-    ├── ScoreError          a loss that is not a finite number
-    ├── TrainError          training that diverged
-    ├── MetricError         a metric asked of a matrix that lacks the cells for it
-    ├── SweepError          a sweep some of whose runs failed
-    ├── ProcessError        another process of the same job that ended
-    └── RecordError         a run directory that cannot be written, read, or belongs to another run
 """
 
 from __future__ import annotations
@@ -24,15 +11,15 @@ from collections.abc import Iterable
 
 
 class SapoError(Exception):
-    """Base class of the errors that a user can act on."""
+    """Base of all: the command line prints it without a traceback and exits with 2."""
 
 
 class ConfigError(SapoError):
-    """A configuration that cannot be run."""
+    """An unknown key, an impossible value, or two settings that contradict each other."""
 
 
 class DataError(SapoError):
-    """Task data that cannot be used."""
+    """A task, file, row or column that cannot be used."""
 
 
 class CandidateError(SapoError):
@@ -44,7 +31,7 @@ class ModelError(SapoError):
 
 
 class RenderError(SapoError):
-    """A prompt that cannot be rendered for this model."""
+    """A prompt that cannot be rendered, or does not fit the model's context."""
 
 
 class ScoreError(SapoError):
@@ -56,7 +43,7 @@ class TrainError(SapoError):
 
 
 class MetricError(SapoError):
-    """A metric asked of a matrix that does not define it."""
+    """A metric asked of a matrix that lacks the cells for it."""
 
 
 class SweepError(SapoError):
@@ -68,7 +55,7 @@ class ProcessError(SapoError):
 
 
 class RecordError(SapoError):
-    """A run directory that cannot be used."""
+    """A run directory that cannot be written, read, or belongs to another run."""
 
 
 def demand_extra(module: str, extra: str, what: str) -> None:

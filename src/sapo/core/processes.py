@@ -93,15 +93,19 @@ class Processes:
         """Return what turns the progress of this process's share into that of the ``total``."""
         if self.count == 1:
             return advance
-        own, told = len(self.share(range(total))), [0, 0]
+        return in_proportion(advance, total, len(self.share(range(total))))
 
-        def tell(rows: int) -> None:
-            told[0] += rows
-            reached = round(total * told[0] / own)
-            advance(reached - told[1])
-            told[1] = reached
 
-        return tell
+def in_proportion(advance: Callable[[int], None], total: int, parts: int) -> Callable[[int], None]:
+    """Return what turns the progress of ``parts`` rows into that of ``total`` rows, which others or duplicates are."""
+    done = 0
+
+    def tell(rows: int) -> None:
+        nonlocal done
+        before, done = done, done + rows
+        advance(total * done // parts - total * before // parts)
+
+    return tell
 
 
 ALONE = Processes(rank=0, count=1)

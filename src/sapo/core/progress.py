@@ -1,11 +1,13 @@
-"""What rooms talk to, and the one that says nothing."""
+"""What rooms talk to, one that says nothing, and a progress bar for programs and notebooks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
+
+from rich.progress import Progress
 
 if TYPE_CHECKING:
     # Only the type: help and errors are shown before numpy is loaded.
@@ -74,3 +76,14 @@ class Silent(Reporter):
 
 # The default inside programs.
 SILENT: Reporter = Silent()
+
+
+class Bar(Reporter):
+    """Shows each step as a bar that goes away when the step ends."""
+
+    @contextmanager
+    def step(self, label: str, units: int, cost: float) -> Iterator[Callable[[int], None]]:
+        """Show one step; a race may need fewer units than announced."""
+        with Progress(transient=True) as progress:
+            task = progress.add_task(label.replace("[", "\\["), total=units)
+            yield lambda done: progress.advance(task, done)

@@ -64,7 +64,9 @@ def undamaged(path: Path, advice: str) -> Iterator[None]:
     try:
         yield
     except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
-        raise RecordError(f"{path} is damaged ({type(error).__name__}: {error}). {advice}") from error
+        # Of pydantic's many lines, the first three name the first thing that does not fit.
+        why = ", ".join(line.strip() for line in str(error).splitlines()[:3])
+        raise RecordError(f"{path} is damaged ({type(error).__name__}: {why}). {advice}") from error
 
 
 def read_json(path: Path, advice: str = "Delete it to compute this step again.") -> Any:

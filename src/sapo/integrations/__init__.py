@@ -4,7 +4,6 @@ Comes in: their data sets, trainers and loops. Goes out: rows with the chosen in
 they train on, choices during their training.
 Must not know: configurations. What a run does, it does with the steps of a run (`loop`).
 
-    layouts    where the instruction stands in a row of somebody's data set, and how to put another one there
     trl        TRL's SFTTrainer: rows for it, and its tokens for scoring
     trainer    any transformers Trainer: tokens of a task's rows, and choosing again at the beginning of every epoch
     check      what a trainer is about to learn, and what is wrong with it; afterwards what changed

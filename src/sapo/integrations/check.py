@@ -26,13 +26,13 @@ from sapo.core.types import Floats, Losses, Task
 from sapo.core.untrusted import plain
 from sapo.integrations.verdicts import Level, Row, Training, Verdict, error, ok, verdicts_of, warning
 from sapo.models.batches import labelled
+from sapo.models.fit import MAX_LENGTH, context_length
 from sapo.models.load import LoadedModel, load_tokenizer
 from sapo.models.losses import EXACT, Scorer
 from sapo.models.passes import untouched
 from sapo.models.render import Encoder, Renderer
 from sapo.report.differences import verdict
 from sapo.selection.differences import compare
-from sapo.selection.rows import MAX_LENGTH, context_length
 
 # Rows of a set that are looked at.
 _MOST = 10_000

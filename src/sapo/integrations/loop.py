@@ -27,6 +27,7 @@ from sapo.candidates.gather import Gathered
 from sapo.core.errors import DataError, RecordError, nearest
 from sapo.core.progress import SILENT, Reporter, Work
 from sapo.core.types import Instruction, Task
+from sapo.models.fit import MAX_LENGTH, context_length
 from sapo.models.render import Renderer
 from sapo.runs.directory import RunDirectory, first_value
 from sapo.runs.lineage import library_versions
@@ -36,7 +37,6 @@ from sapo.runs.plan import Plan
 from sapo.runs.prompts import ORIGINAL, OWN
 from sapo.runs.results import Row, RunResult, run_result
 from sapo.runs.steps import Chooser, Engine, Tester
-from sapo.selection.rows import MAX_LENGTH, context_length
 from sapo.selection.selection import Choice, Selection
 from sapo.selection.settings import SelectionSettings
 from sapo.tasks.holdout import hold_out

@@ -16,13 +16,13 @@ from sapo.core.storage import undamaged, write_json, write_text
 from sapo.core.types import Encoded, Example, Instruction, Task
 from sapo.models.batches import labelled
 from sapo.models.fingerprint import state_fingerprint
+from sapo.models.fit import MAX_LENGTH, context_length
 from sapo.models.layout import TAKEN_OUT
 from sapo.models.losses import Scorer
 from sapo.models.render import Encoder, Renderer
 from sapo.models.sft import demand_scored
 from sapo.runs.card import model_card
 from sapo.runs.lineage import LINEAGE, TAKE_AGAIN, earlier_tasks, library_versions, lineage, read_lineage
-from sapo.selection.rows import MAX_LENGTH, context_length
 from sapo.selection.selection import Choice, Chosen, Selection, chosen
 from sapo.tasks.layouts import LAYOUTS, is_taken_out
 from sapo.training.wording import Again, Leaders

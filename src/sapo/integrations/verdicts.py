@@ -19,10 +19,10 @@ from jinja2 import TemplateError
 from sapo.core.errors import DataError
 from sapo.core.types import Encoded, Example, Task
 from sapo.models.batches import IGNORED
-from sapo.selection.rows import context_length
+from sapo.models.fit import context_length
 from sapo.tasks.files import quoted
 from sapo.tasks.inspection import inspect_rows
-from sapo.tasks.layouts import read_row
+from sapo.tasks.layouts import layout_of, sides
 
 Level = Literal["ok", "warning", "error"]
 _PROBE = "SAPO-PROBE"
@@ -138,9 +138,13 @@ class Training:
         """What must be sent at inference for the first row, to the letter."""
         return self.examples["train"][0].input
 
+    def is_long(self, row: Row) -> bool:
+        """Whether a row is as long as the trainer allows."""
+        return len(row.ids) >= (self.args.get("max_length") or 1 << 30)
+
     def is_cut(self, row: Row) -> bool:
-        """Whether a row is as long as the trainer allows and does not end as an answer does."""
-        return len(row.ids) >= (self.args.get("max_length") or 1 << 30) and not self.stops & set(row.ids[-_LAST:])
+        """Whether such a row does not end as an answer does."""
+        return self.is_long(row) and not self.stops & set(row.ids[-_LAST:])
 
     def text(self, ids: Iterable[int]) -> str:
         """Return the text of tokens, special ones spelled out."""
@@ -291,11 +295,11 @@ def _template(t: Training) -> Iterator[Verdict]:
         yield warning(f"the chat template is not the model's own{what}: put that one back, unless this is meant")
     row = t.sets["train"][0]
     try:
-        first = read_row({name: t.first[name] for name in _MESSAGES if t.first.get(name)})
-        prompt, answer = first.prompt, first.completion
+        first = {name: t.first[name] for name in _MESSAGES if t.first.get(name)}
+        prompt, answer = sides(first, layout_of([first])[0])
         tools, variables = t.first.get("tools"), t.first.get("chat_template_kwargs") or {}
         options = {"tools": json.loads(tools) if isinstance(tools, str) else tools, **variables}
-        if isinstance(prompt, str) or isinstance(answer, str) or len(row.ids) >= (t.args.get("max_length") or 1 << 30):
+        if isinstance(prompt, str) or isinstance(answer, str) or answer[-1]["role"] != "assistant" or t.is_long(row):
             return
         whole = t.render([*prompt, *answer], **options)
         asked = [t.render(prompt, add_generation_prompt=True, **options | thinking) for thinking in _THINKING]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -92,15 +92,3 @@ def batch_size(rows: Sequence[Encoded], skip: int, tokens: int, labels: int) -> 
         if n and ((n + 1) * widest > tokens or supervised > labels):
             return n
     return len(rows)
-
-
-def in_proportion(advance: Callable[[int], None], total: int, parts: int) -> Callable[[int], None]:
-    """Return what turns the progress of ``parts`` rows into that of ``total`` rows, which hold duplicates."""
-    done = 0
-
-    def tell(rows: int) -> None:
-        nonlocal done
-        before, done = done, done + rows
-        advance(total * done // parts - total * before // parts)
-
-    return tell

@@ -1,4 +1,7 @@
-"""Cutting an example that is too long: what is lost is counted, and instruction, suffix and answer stay whole."""
+"""How many tokens a model takes, and cutting an example that is too long.
+
+What is lost is counted, and instruction, suffix and answer stay whole.
+"""
 
 from __future__ import annotations
 
@@ -6,34 +9,41 @@ from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import accumulate
+from typing import Any
 
 from sapo.core.errors import RenderError
 from sapo.core.types import Encoded, Example
 
-ADVICE = ": shorten them, or raise max_length if the model's context allows it"
+# Published limit: 1536 tokens of prompt and 128 of answer.
+MAX_LENGTH = 1664
 _CUT_MARK = "\n[...]\n"
 
 
-def characters(example: Example) -> int:
-    """Return how many characters of an example may be cut."""
-    return len(example.input) + sum(len(user) + len(assistant) for user, assistant in example.history)
+def context_length(model: Any) -> int:
+    """Return the most tokens that the model was made for, or a very large number where it does not say."""
+    return configured_length(model.config)
 
 
-def fit(example: Example, limit: int, most: int, encode: Callable[[Example], Encoded], parts: str) -> Encoded:
+def configured_length(config: Any) -> int:
+    """Return the same of a model's configuration."""
+    try:
+        # As an attribute, the name also finds what some configurations call n_positions.
+        return int(config.get_text_config().max_position_embeddings)
+    except AttributeError:
+        return 1 << 30
+
+
+def fit(example: Example, limit: int, encode: Callable[[Example], Encoded], parts: str) -> Encoded:
     """Return the encoding of as much of an example as ``limit`` tokens hold, with the number of characters cut.
 
-    The oldest exchanges of a conversation go first, then the middle of the input. Texts of more than ``most``
-    characters cannot fit and are not tried.
+    The oldest exchanges of a conversation go first, then the middle of the input.
     """
     # An exchange without any text counts as one character: its loss must show.
     sizes = [max(1, len(user) + len(assistant)) for user, assistant in example.history]
     lost = list(accumulate(sizes, initial=0))
-    whole = lost[-1] + len(example.input)
 
     def without(exchanges: int) -> Encoded | None:
         """Return the encoding without the oldest exchanges, if that is short enough."""
-        if whole - lost[exchanges] > most:
-            return None
         encoded = encode(replace(example, history=example.history[exchanges:]))
         return replace(encoded, cut=lost[exchanges]) if len(encoded.ids) <= limit else None
 
@@ -50,7 +60,10 @@ def _fit_input(text: str, limit: int, encode: Callable[[str], Encoded], parts: s
     """Return the encoding of the longest middle-cut of ``text`` that has at most ``limit`` tokens."""
     bare = encode("")
     if len(bare.ids) > limit:
-        raise RenderError(f"{parts} alone take {len(bare.ids)} tokens, and at most {limit} fit{ADVICE}")
+        raise RenderError(
+            f"{parts} alone take {len(bare.ids)} tokens, and at most {limit} fit: shorten them, or raise max_length if "
+            "the model's context allows it"
+        )
 
     def exceeds(kept: int) -> bool:
         return len(encode(_cut_middle(text, kept)).ids) > limit

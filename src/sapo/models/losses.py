@@ -31,9 +31,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from sapo.core.processes import ALONE, Processes
+from sapo.core.processes import ALONE, Processes, in_proportion
 from sapo.core.types import Encoded, Floats, Losses
-from sapo.models.batches import common_prefix, first_of_its_kind, in_proportion, longest_first, losses_of, width
+from sapo.models.batches import common_prefix, first_of_its_kind, longest_first, losses_of, width
 from sapo.models.load import quantised
 from sapo.models.memory import reset_peak_memory
 from sapo.models.passes import Prefix, untouched

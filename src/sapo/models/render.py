@@ -34,7 +34,7 @@ import jinja2
 
 from sapo.core.errors import RenderError
 from sapo.core.types import Encoded, Example
-from sapo.models.fit import ADVICE, characters, fit
+from sapo.models.fit import fit
 from sapo.models.layout import ROLES, plain_prompt, turns_of
 
 _PROBE = "SAPO-PROBE"
@@ -69,7 +69,6 @@ class Renderer:
         longest_first = sorted(special, key=len, reverse=True)
         self._markers = re.compile("|".join([*map(re.escape, longest_first), _STAND_IN.pattern]))
         self._hidden: list[str] = []
-        self._widest = max(map(len, tokenizer.get_vocab()), default=1)
         if not self._chat and tokenizer.eos_token is None:
             raise RenderError("this tokenizer has neither a chat template nor an end-of-text token: set eos_token")
 
@@ -88,8 +87,7 @@ class Renderer:
         def whole(examples: Sequence[Example]) -> list[Encoded]:
             return self._encode_pairs([self._texts(instruction, e, suffix, e.answer) for e in examples])
 
-        fixed = [len(instruction) + len(suffix) + len(e.answer) for e in examples]
-        return self._fitting(examples, self.max_length, fixed, whole, "instruction, suffix and answer")
+        return _fitting(examples, self.max_length, whole, "instruction, suffix and answer")
 
     def prompts(
         self, instruction: str, suffix: str, examples: Sequence[Example], max_new_tokens: int
@@ -104,8 +102,7 @@ class Renderer:
             return [Encoded(tuple(ids), len(ids)) for ids in rows]
 
         limit = self.max_length - max_new_tokens
-        fixed = [len(instruction) + len(suffix)] * len(examples)
-        return [e.ids for e in self._fitting(examples, limit, fixed, whole, "instruction and suffix")]
+        return [e.ids for e in _fitting(examples, limit, whole, "instruction and suffix")]
 
     def stop_tokens(self) -> tuple[int, ...]:
         """Return the ids that end an answer: the first special token after it in its turn, and end of text."""
@@ -131,36 +128,6 @@ class Renderer:
     def text(self, ids: Sequence[int]) -> str:
         """Return the text of tokens, special tokens included, for display."""
         return str(self._tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
-
-    def _fitting(
-        self,
-        examples: Sequence[Example],
-        limit: int,
-        fixed: Sequence[int],
-        whole: Callable[[Sequence[Example]], list[Encoded]],
-        parts: str,
-    ) -> list[Encoded]:
-        """Return the examples as ``whole`` encodes them, the ones that are too long cut to ``limit`` tokens.
-
-        ``fixed`` counts the characters of each example that must not be cut, and ``parts`` names them; ``whole``
-        encodes examples uncut.
-        """
-        # A text of more characters than that many tokens can hold is not tokenised only to be thrown away.
-        most = limit * self._widest
-        hopeful = [n for n, e in enumerate(examples) if characters(e) + fixed[n] <= most]
-        encoded = dict(zip(hopeful, whole([examples[n] for n in hopeful]), strict=True))
-        rows = []
-        for n, example in enumerate(examples):
-            if n in encoded and len(encoded[n].ids) <= limit:
-                rows.append(encoded[n])
-                continue
-            try:
-                if fixed[n] > most:
-                    raise RenderError(f"{parts} alone have {fixed[n]} characters, and {limit} tokens fit{ADVICE}")
-                rows.append(fit(example, limit, most, lambda e: whole([e])[0], parts))
-            except RenderError as error:
-                raise RenderError(f"the row with the answer {example.answer[:40]!r}: {error}") from error
-        return rows
 
     def _texts(self, instruction: str, example: Example, suffix: str, answer: str | None = None) -> tuple[str, str]:
         """Return (generation prompt, assistant turn after it) as text; special tokens in content are hidden."""
@@ -251,3 +218,20 @@ class Renderer:
         if found.group() not in self._hidden:
             self._hidden.append(found.group())
         return chr(_FIRST + self._hidden.index(found.group()))
+
+
+def _fitting(
+    examples: Sequence[Example], limit: int, whole: Callable[[Sequence[Example]], list[Encoded]], parts: str
+) -> list[Encoded]:
+    """Return the examples as ``whole`` encodes them, those that are too long cut to ``limit`` tokens.
+
+    ``parts`` names what is never cut.
+    """
+    rows = whole(examples)
+    for n, example in enumerate(examples):
+        if len(rows[n].ids) > limit:
+            try:
+                rows[n] = fit(example, limit, lambda e: whole([e])[0], parts)
+            except RenderError as error:
+                raise RenderError(f"the row with the answer {example.answer[:40]!r}: {error}") from error
+    return rows

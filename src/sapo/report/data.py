@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sapo.report.blocks import NOTHING, Block, Note, Table, one_line
-from sapo.tasks.findings import checked, data_table, warnings_of
+from sapo.tasks.findings import data_table, warnings_of
 from sapo.tasks.inspection import Inspection, LabelCount
 
 # Labels and reasons that a table shows per task, and characters of one.
@@ -34,10 +34,10 @@ def data_blocks(inspections: Sequence[Inspection]) -> tuple[Block, ...]:
     columns = tuple(column.replace("-\n", "").replace("\n", "") for column in broken)
     legend = "; ".join(f"{column}: {_LEGEND[column]}" for column in columns if column in _LEGEND) + "."
     warnings = [Note(f"{text}.", "strong") for i in inspections for text in warnings_of(i)]
-    unused = [i for i in inspections if i.unused_rows]
+    unused = [i for i in inspections if i.unused.rows]
     return (
         Table(columns, rows, legend=(legend,)),
-        *(warnings or [Note(checked(inspections))]),
+        *(warnings or [Note("No warnings.")]),
         *(_label_shares(i) for i in inspections if i.labels and (i.rows["train"] or i.rows["test"])),
         *([_unused(unused)] if unused else []),
     )
@@ -63,11 +63,11 @@ def _counts(labels: Sequence[LabelCount]) -> tuple[int, int, int]:
 def _unused(inspections: Sequence[Inspection]) -> Table:
     rows, hidden = [], 0
     for inspection in inspections:
-        shown = inspection.reasons[:_REASONS]
-        hidden += inspection.unused_rows - sum(reason.count for reason in shown)
-        for reason in shown:
-            numbers = ", ".join(map(str, reason.rows)) + (", ..." if reason.count > len(reason.rows) else "")
-            rows.append((inspection.task, reason.split, one_line(reason.text, _SHOWN), str(reason.count), numbers))
+        shown = inspection.unused.reasons[:_REASONS]
+        hidden += inspection.unused.rows - sum(reason.rows for reason in shown)
+        for one in shown:
+            numbers = ", ".join(map(str, one.first)) + (", ..." if one.rows > len(one.first) else "")
+            rows.append((inspection.task, one.split, one_line(one.reason, _SHOWN), str(one.rows), numbers))
     legend = ["numbers: of the first such rows in the data, from 1."]
     if hidden:
         legend.append(f"{hidden} more rows, for less common reasons, are not shown.")

@@ -22,11 +22,11 @@ from sapo.core.errors import ModelError, RecordError
 from sapo.core.storage import undamaged, write_json, write_text
 from sapo.core.types import Example
 from sapo.models.fingerprint import state_fingerprint
+from sapo.models.fit import context_length
 from sapo.models.load import EMBEDDED, LoadedModel, load_config, load_model
 from sapo.models.render import Renderer
 from sapo.runs.card import model_card
 from sapo.runs.lineage import LINEAGE, TAKE_AGAIN, read_lineage, stored_prompts
-from sapo.selection.rows import context_length
 
 # Largest difference of a logit, as a share of the largest logit; rounding in float32 makes about 1e-5.
 LIMIT = 1e-3

@@ -20,6 +20,7 @@ from sapo.core.errors import ConfigError
 from sapo.core.processes import Processes, join
 from sapo.core.progress import SILENT, Reporter
 from sapo.models.answers import teaches_to_stop
+from sapo.models.fit import context_length
 from sapo.models.load import LoadedModel, best_device, load_model
 from sapo.models.render import Renderer
 from sapo.models.settings import ModelSettings
@@ -34,7 +35,6 @@ from sapo.runs.results import undefined
 from sapo.runs.run import Run
 from sapo.runs.steps import Chooser, Engine, Tester, Trainer
 from sapo.runs.tracking import Tracker
-from sapo.selection.rows import context_length
 from sapo.selection.settings import SelectionSettings
 from sapo.training.methods import make_method
 from sapo.training.methods.seq_lora import SeqLora

@@ -11,12 +11,12 @@ from sapo.core.errors import DataError, ModelError, nearest
 from sapo.core.storage import undamaged
 from sapo.core.types import Example
 from sapo.models.answers import generate as generated
+from sapo.models.fit import context_length
 from sapo.models.layout import user_turn
 from sapo.models.load import LoadedModel, load_model
 from sapo.models.render import Renderer
 from sapo.models.settings import DeviceMap
 from sapo.runs.lineage import LINEAGE, TAKE_AGAIN, layout_of, read_lineage, stored_prompts
-from sapo.selection.rows import context_length
 
 
 def apply(stage: str | PathLike[str], text: str, task: str | None = None) -> list[dict[str, str]]:

@@ -27,6 +27,7 @@ from sapo.core.storage import fingerprint, unwritable
 from sapo.core.types import Example, Instruction, Rejection, Task
 from sapo.models.ability import general_texts, measure_ability
 from sapo.models.answers import Evaluation, evaluate
+from sapo.models.fit import context_length
 from sapo.models.render import Renderer
 from sapo.runs.directory import Inputs, RunDirectory
 from sapo.runs.model import Model, RunModel
@@ -34,7 +35,6 @@ from sapo.runs.plan import Plan
 from sapo.runs.prompts import CROSSED, NONE, ORIGINAL, OWN, Prompt, cell_name, instruction_of
 from sapo.runs.results import Row
 from sapo.selection.cache import LossCache, cache_directory
-from sapo.selection.rows import context_length
 from sapo.selection.scoring import score_candidates
 from sapo.selection.selection import Choice, Selection
 from sapo.selection.settings import SelectionSettings, TrialSettings

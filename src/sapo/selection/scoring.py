@@ -8,7 +8,7 @@ import numpy as np
 
 from sapo.core.errors import DataError
 from sapo.core.progress import SILENT, Reporter, Work
-from sapo.core.types import Instruction, Rejection, Task
+from sapo.core.types import Instruction, Ints, Rejection, Task
 from sapo.models.losses import Scorer
 from sapo.models.memory import peak_memory
 from sapo.models.render import Encoder
@@ -16,7 +16,6 @@ from sapo.selection.cache import LossCache
 from sapo.selection.differences import TIE, choose, compare, intervals_after_race
 from sapo.selection.measuring import Measuring
 from sapo.selection.race import Finish, race, round_sizes
-from sapo.selection.rows import label_groups, race_order
 from sapo.selection.selection import CandidateLoss, Race, Selection, Status
 from sapo.selection.settings import SelectionSettings
 from sapo.tasks.sampling import shown_rows
@@ -101,6 +100,18 @@ def score_candidates(
         seconds=found.seconds, tokens=found.spent, route=" and ".join(sorted(found.routes)), cached=found.cached,
         peak_memory=peak_memory(),
     )  # fmt: skip
+
+
+def race_order(rows: tuple[int, ...], seed: int) -> tuple[int, ...]:
+    """Return the rows in a random order, so that the first k of them are a simple random sample of all."""
+    return tuple(int(i) for i in np.random.default_rng(seed).permutation(rows))
+
+
+def label_groups(task: Task, rows: tuple[int, ...]) -> Ints:
+    """Return the label of each row as a number; answers outside the labels, and tasks without labels, are 0."""
+    number = {label: n for n, label in enumerate(task.labels, start=1)}
+    found = [number.get(task.train[i].answer, 0) for i in rows]
+    return np.unique(found, return_inverse=True)[1].astype(np.int64)
 
 
 def _unseen(task: Task, candidates: Sequence[Instruction], rows: Sequence[int], progress: Reporter) -> tuple[int, ...]:

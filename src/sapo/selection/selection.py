@@ -15,7 +15,8 @@ from sapo.core.errors import CandidateError
 from sapo.core.storage import read_json, undamaged, write_json
 from sapo.core.types import Instruction, Losses, Rejection, Rule, Sample, Strategy, Task
 from sapo.core.untrusted import brief, plain
-from sapo.tasks.inplace import Rows, exchange
+from sapo.tasks.inplace import Rows
+from sapo.tasks.layouts import exchange
 
 Status = Literal["chosen", "scored", "dropped"]
 RaceEnd = Literal["decided", "budget", "all rows"]

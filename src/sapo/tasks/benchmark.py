@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from sapo.core.errors import DataError, nearest
-from sapo.tasks.files import demand_whole, read_json
-from sapo.tasks.own import DataSource
+from sapo.tasks.files import read_json
+from sapo.tasks.own import DataSource, own_source
 from sapo.tasks.raw import Raw
 from sapo.tasks.tables import read_table
 
@@ -27,33 +27,26 @@ def benchmark_source(data_dir: Path, name: str) -> tuple[DataSource, Raw]:
     Raises:
         DataError: if the directory has no such task, or its files cannot be read.
     """
-    index, where = _index(data_dir), data_dir / "instructions.json"
+    index = _index(data_dir)
     if name not in index:
         raise DataError(f"{data_dir} has no task {name!r}.{nearest(name, index)} It has: {', '.join(index)}")
     entry = index[name]
     if name in (".", "..") or set(name) & set("/\\\0"):
-        raise DataError(f"{where}: task {name!r}: a task's name is also a folder's name")
-    texts = {key: entry.get(key) for key in ("instruction", "suffix")}
-    bad = [key for key, value in texts.items() if not isinstance(value, str)]
-    if bad or not texts["instruction"].strip():
-        raise DataError(f"{where}: task {name!r} has no usable {' and '.join(bad) or 'instruction'}")
-    for key, text in texts.items():
-        demand_whole(text, f"{where}: the {key} of task {name!r}")
-    labels = entry.get("labels")
-    if labels is not None and not isinstance(labels, list):
-        raise DataError(f"{where}: labels of task {name!r} must be a list, not {labels!r}")
+        raise DataError(f"{data_dir / 'instructions.json'}: task {name!r}: a task's name is also a folder's name")
     there = {split: data_dir / name / f"{split}.json" for split in ("train", "dev", "test")}
     # A task without dev rows has no such file; without the others it could not be trained or tested.
     rows = {
         split: read_table(path).splits["train"] for split, path in there.items() if split != "dev" or path.is_file()
     }
-    named: dict[str, str | tuple[str, ...]] = {"input": "sentence", "answer": "label"}
     documented = all(isinstance(row, dict) and row.keys() >= {"sentence", "label"} for row in rows["train"])
-    source = DataSource(
-        data=str(data_dir / name), test=str(there["test"]), columns=named if documented else {}, metric="rouge_l",
-        labels=tuple(map(str, labels or ())), **texts,
-    )  # fmt: skip
-    return source, Raw(rows)
+    columns = {"input": "sentence", "answer": "label"} if documented else {}
+    texts = {
+        "instruction": entry.get("instruction"),
+        "suffix": entry.get("suffix"),
+        "labels": entry.get("labels") or (),
+    }
+    place = {"data": str(data_dir / name), "test": str(there["test"])}
+    return own_source({**place, "columns": columns, "metric": "rouge_l", **texts}), Raw(rows)
 
 
 def _index(data_dir: Path) -> dict[str, Any]:

@@ -83,15 +83,20 @@ class Columns:
         unused: the columns that are not used, with their number of values, likewise.
     """
 
-    input: tuple[str, ...]
-    answer: str | None
-    instruction: str | None
-    system: str | None
-    history: str | None
-    messages: str | None
-    input_may_lack: bool
-    recognised: tuple[str, ...]
-    unused: tuple[str, ...]
+    input: tuple[str, ...] = ()
+    answer: str | None = None
+    instruction: str | None = None
+    system: str | None = None
+    history: str | None = None
+    messages: str | None = None
+    input_may_lack: bool = False
+    recognised: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
+
+    @property
+    def used(self) -> tuple[str | None, ...]:
+        """All columns that fill a role."""
+        return (*self.input, self.answer, self.instruction, self.system, self.history, self.messages)
 
 
 def find_columns(where: str, splits: Iterable[Rows], named: Mapping[str, str | Sequence[str]]) -> Columns:
@@ -109,8 +114,8 @@ def find_columns(where: str, splits: Iterable[Rows], named: Mapping[str, str | S
             if isinstance(row, Broken):
                 broken[row.reason] += 1
             else:
-                there.update({key: int(_holds(value)) for key, value in row.items()})
-                texts.update(key for key, value in row.items() if _holds(value) and not isinstance(value, bool))
+                there.update({key: int(holds(value)) for key, value in row.items()})
+                texts.update(key for key, value in row.items() if holds(value) and not isinstance(value, bool))
     if broken and not there:
         ((reason, count),) = broken.most_common(1)
         raise DataError(f"{where}: no row can be read: {reason} ({count} rows). Are its cells separated otherwise?")
@@ -157,7 +162,8 @@ def _sentence(what: str, parts: Iterable[str]) -> tuple[str, ...]:
     return (f"{what}: {named}",) if named else ()
 
 
-def _holds(value: Any) -> bool:
+def holds(value: Any) -> bool:
+    """Whether a cell has a value."""
     return value is not None and value != "" and value != [] and value != {}
 
 

@@ -43,30 +43,15 @@ def warnings_of(inspection: Inspection) -> tuple[str, ...]:
             "meant to count more than once"
         )
     found += [*_label_warnings(inspection), *_length_warnings(inspection)]
-    if inspection.unused_rows:
-        named = [f"{r.count} {r.split} ({_short(r.text)}; first: row {r.rows[0]})" for r in inspection.reasons[:_NAMED]]
-        others = "" if len(inspection.reasons) <= _NAMED else ", and others"
+    unused = inspection.unused
+    if unused.rows:
+        named = [f"{r.rows} {r.split} ({_short(r.reason)}; first: row {r.first[0]})" for r in unused.reasons[:_NAMED]]
+        others = "" if len(unused.reasons) <= _NAMED else ", and others"
         found.append(
-            f"left out, as they cannot be used: {_count(inspection.unused_rows, 'row')}, {', '.join(named)}{others}; "
+            f"left out, as they cannot be used: {_count(unused.rows, 'row')}, {', '.join(named)}{others}; "
             "correct them in the data, or leave them out"
         )
     return tuple(f"{_short(inspection.task)}: {sentence}" for sentence in found)
-
-
-def checked(inspections: Sequence[Inspection]) -> str:
-    """Return what was looked at, for data in which nothing deserves attention."""
-    trained = any(i.rows["train"] for i in inspections)
-    looked = {
-        "repeated and contradicting training rows": trained,
-        "test inputs that are also trained on": any(i.rows["train"] and i.rows["test"] for i in inspections),
-        "cut inputs": any(i.lengths is not None for i in inspections),
-        "the labels of the selection rows against those of all training rows": any(
-            i.skew is not None for i in inspections
-        ),
-        "unusable rows": True,
-    }
-    named = ", ".join(what for what, done in looked.items() if done)
-    return f"Checked, and below the limits of a warning: {named}."
 
 
 def data_table(inspections: Sequence[Inspection]) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
@@ -89,7 +74,7 @@ def _row(inspection: Inspection, *, sized: bool) -> tuple[str, ...]:
         cut = str(lengths.cut + lengths.cut_test)
         texts += [f"{lengths.tokens / train:.0f}", str(lengths.longest), cut] if train else [_NOTHING, _NOTHING, cut]
     texts += [str(inspection.duplicates), str(inspection.overlap)] if train else [_NOTHING, _NOTHING]
-    return (*texts, _NOTHING if skew is None else f"{skew:.2f}", str(inspection.unused_rows))
+    return (*texts, _NOTHING if skew is None else f"{skew:.2f}", str(inspection.unused.rows))
 
 
 def _label_warnings(inspection: Inspection) -> Iterator[str]:

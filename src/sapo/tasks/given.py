@@ -8,12 +8,13 @@ from typing import Any
 
 from sapo.core.errors import DataError
 from sapo.core.types import Task
-from sapo.tasks import library
-from sapo.tasks.inplace import Rows, as_dataset, records
+from sapo.tasks.inplace import Rows
 from sapo.tasks.layouts import holds_instruction
-from sapo.tasks.load import load_task, own_source
+from sapo.tasks.library import in_memory
+from sapo.tasks.load import load_task
 from sapo.tasks.make import make_task
-from sapo.tasks.raw import Raw
+from sapo.tasks.own import own_source
+from sapo.tasks.raw import Broken
 
 _NAME = "rows"
 
@@ -45,13 +46,9 @@ def given_task(
         return data
     if isinstance(data, (str, PathLike)):
         return load_task(fspath(data), instruction=instruction, suffix=suffix, columns=columns)
-    listed = isinstance(data, (list, tuple))
-    # Values of a table are spelled as from a file, which takes its types.
-    table = records(data) if listed else as_dataset(data)
-    first = next(iter(table), None)
-    if first is None:
-        raise DataError("the data set has no rows")
-    if columns is None and suffix is None and holds_instruction(first, instruction):
-        return Rows(table, instruction)
+    found = in_memory(_NAME, data)
+    rows = [row for row in found.splits["train"] if not isinstance(row, Broken)]
+    if columns is None and suffix is None and holds_instruction(rows, instruction):
+        return Rows(data, instruction)
     source = own_source({"data": _NAME, "instruction": instruction, "suffix": suffix or "", "columns": columns or {}})
-    return make_task(_NAME, source, Raw({"train": table}) if listed else library.in_memory(_NAME, table))
+    return make_task(_NAME, source, found)

@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
-import numpy as np
-
 from sapo.core.errors import DataError
-from sapo.core.types import Example, Task
+from sapo.core.types import Example, Split, Task, Unused
 from sapo.models.layout import TAKEN_OUT, Side
 from sapo.models.sft import MAX_LENGTH, SftRenderer, prompt_and_completion
+from sapo.tasks.columns import Columns, holds, meaning_of
 from sapo.tasks.files import quoted
 from sapo.tasks.labels import metric_of, recognised_labels
-from sapo.tasks.layouts import Row, answer_of, layout_of, read_row, shared_instruction
+from sapo.tasks.layouts import INSTRUCTION, layout_of, reworded, sides
+from sapo.tasks.library import in_memory
+from sapo.tasks.raw import Broken
+from sapo.tasks.rows import Row, read_split
 
-_WORD = "Rows that hold no instruction are worded by your own code, with selection.instruction.text"
+# Changes what is trained on, as some names of columns mean that do.
+_NOT_SCORED = "chat_template_kwargs"
 
 
 class Rows:
     """A data set in a layout of its own, whose instruction can be exchanged in place.
+
+    Rows that cannot be used, as when they are read from a file, are left out and listed in the task.
 
     Attributes:
         dataset: as it was given.
@@ -37,27 +42,41 @@ class Rows:
         name: of the task, in messages and reports.
 
     Raises:
-        DataError: if the layout is not known, or a row does not hold the instruction, or has no answer.
+        DataError: if the layout is not known, a row does not hold the instruction, or no row can be used.
     """
 
     def __init__(
         self, dataset: Any, instruction: str | None = None, held_out: Any = None, *, name: str = "rows"
     ) -> None:
-        rows, others = _readable(dataset, "row"), _readable([] if held_out is None else held_out, "held-out row")
-        if not rows:
-            raise DataError("the data set has no rows")
         self.dataset = dataset
-        original = shared_instruction(rows) if instruction is None else instruction
+        given: dict[Split, Any] = {"train": dataset} if held_out is None else {"train": dataset, "dev": held_out}
+        parts = {split: in_memory(name, data).splits["train"] for split, data in given.items()}
+        every = [row for rows in parts.values() for row in rows if not isinstance(row, Broken)]
+        where, columns = layout_of(every)
+        notes = _unused_columns(every, columns)
+        used: dict[Split, list[tuple[str, Any, Row]]] = {}
+        unused: list[Unused] = []
+        for split, rows in parts.items():
+            read, left = read_split(split, rows, columns)
+            unused += left
+            numbers = {one.row for one in left}
+            kept = [(f"{split} row {n}", row) for n, row in enumerate(rows, start=1) if n not in numbers]
+            used[split] = [(*one, said) for one, said in zip(kept, read, strict=True)]
+        if not used["train"]:
+            ((commonest, count),) = Counter(one.reason for one in unused).most_common(1)
+            raise DataError(f"no row can be used, most often ({count} rows) because {commonest}")
+        told = {said.instruction if where == INSTRUCTION else said.system for *_, said in used["train"]}
+        original = _shared(told) if instruction is None else instruction
         if not isinstance(original, str) or not original.strip():
             raise DataError(f"instruction = {original!r:.80}: pass the text that every row contains")
-        train, dev = _examples(rows, original, "row"), _examples(others, original, "held-out row")
-        self.layout = layout_of(rows, original)
+        examples = {split: tuple(_example(*row, where, original) for row in rows) for split, rows in used.items()}
+        train = examples["train"]
+        self.layout = _layout(where, original, [said for *_, said in used["train"]])
         labels = recognised_labels(train)
         metric, why = metric_of(labels, train)
-        unused = Counter(column for row in (*rows, *others) for column in row.unused)
-        named = ", ".join(f"{column!r} ({count} values)" for column, count in unused.items())
-        notes = ([f"columns that are not used: {named}"] if named else []) + [f"metric: {metric}, as {why}"]
-        self.task = Task(name, original, "", labels, metric, train, dev, (), notes=tuple(notes))
+        notes.append(f"metric: {metric}, as {why}")
+        dev = examples.get("dev", ())
+        self.task = Task(name, original, "", labels, metric, train, dev, (), tuple(unused), tuple(notes))
 
     def renderer(self, tokenizer: Any, max_length: int | None = MAX_LENGTH, *, args: Any = None) -> SftRenderer:
         """Return what encodes these rows as SFTTrainer does; see `SftRenderer`."""
@@ -71,94 +90,48 @@ class Rows:
         return Dataset.from_list([prompt_and_completion(*pair, {}) for pair in pairs])
 
 
-def exchange(data: Any, old: str, new: str) -> Any:
-    """Return rows of any kind, see `sapo.selection.selection.Selection.apply`, with ``new`` in place of ``old``.
-
-    Raises:
-        DataError: if a row does not hold the old text, or the layout is not known.
-    """
-    from datasets import Dataset, DatasetDict, IterableDataset
-    from pandas import DataFrame
-
-    def changed(row: Any) -> dict[str, Any]:
-        try:
-            known = read_row(row)
-            found = known.reworded(old, new)
-            # A row that holds the new text already, as after a second call, stays: frames hold the original themselves.
-            if found is None or old in new:
-                found = known.reworded(new, new) or found
-        except DataError as error:
-            raise DataError(f"{error}. {_WORD}") from error
-        if found is None:
-            raise DataError(f"a row does not hold the instruction {quoted(old)}: {quoted(row)}. {_WORD}")
-        return found
-
-    if isinstance(data, (Dataset, DatasetDict, IterableDataset)):
-        return data.map(changed)
-    if isinstance(data, DataFrame):
-        rows = [changed(row) for row in data.to_dict("records")]
-        return data.assign(**{name: [row[name] for row in rows] for name in data.columns})
-    if isinstance(data, (list, tuple)):
-        return [changed(row) for row in data]
-    raise DataError(f"rows in a {type(data).__name__}: allowed are a Dataset, a DataFrame or a list of rows. {_WORD}")
+def _unused_columns(rows: Sequence[Mapping[str, Any]], columns: Columns) -> list[str]:
+    """Return a note that names the columns with values that are neither asked nor answered; some are refused."""
+    held = Counter(name for row in rows for name, value in row.items() if holds(value) and name not in columns.used)
+    for name in held:
+        if (kind := meaning_of(name)) is not None or name == _NOT_SCORED:
+            raise DataError(f"the column {name!r} is {kind or 'not scored'}, and would not be used: remove the column, "
+                            "or the rows")  # fmt: skip
+    named = ", ".join(f"{name!r} ({count} values)" for name, count in held.items())
+    return [f"columns that are not used: {named}"] if named else []
 
 
-def as_dataset(data: Any) -> Any:
-    """Return a `datasets.Dataset` of one, of an IterableDataset or of a pandas DataFrame.
-
-    Raises:
-        DataError: if it is something else.
-    """
-    from datasets import Dataset, IterableDataset
-    from pandas import DataFrame
-
-    if isinstance(data, DataFrame):
-        return Dataset.from_pandas(data, preserve_index=False)
-    if isinstance(data, IterableDataset):
-        return Dataset.from_list(list(data))
-    if isinstance(data, Dataset):
-        return data
+def _shared(told: Set[str]) -> str:
+    """Return the instruction that all rows have: the column of that name, or the system message."""
+    if len(told) == 1 and (text := next(iter(told))):
+        return text
     raise DataError(
-        f"rows in a {type(data).__name__}: allowed are one split of a Dataset, a DataFrame or a list of rows"
+        "the rows have no instruction in common (neither one system message nor one text in the column instruction): "
+        "pass the text that every row contains as instruction=..."
     )
 
 
-def records(data: Any) -> list[Any]:
-    """Return rows of any kind as a list.
-
-    Raises:
-        DataError: if they are something else than one table of rows.
-    """
-    rows = list(data if isinstance(data, (list, tuple)) else as_dataset(data))
-    for number, row in enumerate(rows, start=1):
-        if not isinstance(row, Mapping):
-            raise DataError(f"row {number}: {quoted(row)} instead of columns: give one split of a data set")
-    numpys = (np.ndarray, np.generic)
-    return [{k: value.tolist() if isinstance(value, numpys) else value for k, value in row.items()} for row in rows]
+def _layout(where: str, instruction: str, rows: Sequence[Row]) -> str:
+    """Return how rows are asked, so that other inputs can be: by one turn of the user, and which instruction where."""
+    asked = {(row.system, row.instruction, row.example.history) for row in rows}
+    if where == INSTRUCTION:
+        return "alpaca" if asked == {("", instruction, ())} else "other"
+    return "system" if asked == {(instruction, "", ())} else "other"
 
 
-def _readable(dataset: Any, what: str) -> list[Row]:
-    """Return the rows of a data set, each checked for itself."""
-    rows = []
-    for number, columns in enumerate(records(dataset), start=1):
-        try:
-            rows.append(read_row(columns))
-        except DataError as error:
-            raise DataError(f"{what} {number}: {error}") from error
-    return rows
-
-
-def _examples(rows: Sequence[Row], original: str, what: str) -> tuple[Example, ...]:
-    """Return rows as examples: what is asked as JSON, with the instruction taken out, and the answer."""
-    found = []
-    for number, row in enumerate(rows, start=1):
-        columns = row.reworded(original, TAKEN_OUT)
-        if columns is None:
-            raise DataError(f"{what} {number} does not hold the instruction {quoted(original)}")
-        open_ = read_row(columns)
-        asked = json.dumps([open_.prompt, open_.completion], ensure_ascii=False)
-        found.append(Example(asked, answer_of(open_.completion)))
-    return tuple(found)
+def _example(what: str, row: Mapping[str, Any], said: Row, where: str, original: str) -> Example:
+    """Return a row as an example: what is asked as JSON, with the instruction taken out, and the answer."""
+    open_ = reworded(row, where, original, TAKEN_OUT)
+    if open_ is None:
+        raise DataError(f"{what} does not hold the instruction {quoted(original)}")
+    prompt, completion = sides(open_, where)
+    if isinstance(prompt, str) != isinstance(completion, str):
+        raise DataError(f"{what}: of prompt and completion one is a text, the other messages")
+    # All of a text was read as the answer.
+    answer = completion if where == "text" and isinstance(completion, str) else said.example.answer
+    if not answer.strip():
+        raise DataError(f"{what}: nothing follows the instruction, so there is nothing to learn")
+    return Example(json.dumps([prompt, completion], ensure_ascii=False), answer)
 
 
 def _taken_out(instruction: str, suffix: str, example: Example) -> tuple[Side, Side]:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
+
+from pydantic import TypeAdapter
 
 from sapo.core.errors import DataError, RenderError
 from sapo.core.storage import fingerprint
@@ -39,9 +41,18 @@ class Reason:
     """Why rows cannot be used: how many of a split, and the numbers of the first ones, from 1."""
 
     split: Split
-    text: str
-    count: int
-    rows: tuple[int, ...]
+    reason: str
+    rows: int
+    first: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class UnusedRows:
+    """The rows that cannot be used: their number, why, the commonest first, and the first ones, both at most `KEPT`."""
+
+    rows: int
+    reasons: tuple[Reason, ...]
+    first: tuple[Unused, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +87,7 @@ class Inspection:
         overlap: test rows whose input is also a training input.
         dropped: training rows left out because of data.drop_overlap.
         labels: in the task's order; empty for free text.
-        reasons: why rows cannot be used, the commonest first, at most `KEPT`.
-        unused: the first `KEPT` rows that cannot be used.
-        unused_rows: number of all rows that cannot be used.
+        unused: the rows that cannot be used.
         lengths: None where there is no model to count tokens for.
     """
 
@@ -90,9 +99,7 @@ class Inspection:
     overlap: int
     dropped: int
     labels: tuple[LabelCount, ...]
-    reasons: tuple[Reason, ...]
-    unused: tuple[Unused, ...]
-    unused_rows: int
+    unused: UnusedRows
     lengths: Lengths | None = None
 
     @property
@@ -121,24 +128,16 @@ class Inspection:
 
     def to_json(self) -> dict[str, Any]:
         """Return the inspection as JSON values; of the unused rows only the first ones stand one by one."""
-        data = asdict(self)
-        reasons = [{"split": r.split, "reason": r.text, "rows": r.count, "first": list(r.rows)} for r in self.reasons]
-        del data["reasons"]
-        data["unused"] = {"rows": data.pop("unused_rows"), "reasons": reasons, "first": list(data["unused"])}
-        return {**data, "labels": list(data["labels"]), "skew": self.skew}
+        data: dict[str, Any] = _ADAPTER.dump_python(self, mode="json")
+        return {**data, "skew": self.skew}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Inspection:
         """Return what `to_json` took apart."""
-        unused, same = value["unused"], ("task", "rows", "selected", "duplicates", "conflicts", "overlap", "dropped")
-        return cls(
-            **{key: value[key] for key in same},
-            labels=tuple(LabelCount(**count) for count in value["labels"]),
-            reasons=tuple(Reason(r["split"], r["reason"], r["rows"], tuple(r["first"])) for r in unused["reasons"]),
-            unused=tuple(Unused(**row) for row in unused["first"]),
-            unused_rows=unused["rows"],
-            lengths=None if value["lengths"] is None else Lengths(**value["lengths"]),
-        )
+        return _ADAPTER.validate_python(value)
+
+
+_ADAPTER = TypeAdapter(Inspection)
 
 
 def inspect_task(task: Task, renderer: Renderer, selection_rows: Sequence[int] = (), dropped: int = 0) -> Inspection:
@@ -164,9 +163,7 @@ def inspect_rows(task: Task, selection_rows: Sequence[int] = (), dropped: int = 
         overlap=sum(_key(row) in trained for row in task.test),
         dropped=dropped,
         labels=_labels(task, selection_rows),
-        reasons=_reasons(task.unused),
-        unused=task.unused[:KEPT],
-        unused_rows=len(task.unused),
+        unused=UnusedRows(len(task.unused), _reasons(task.unused), task.unused[:KEPT]),
     )
 
 

@@ -6,14 +6,16 @@ The library is imported inside functions: it takes longer to load than most file
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import numpy as np
+
 from sapo.core.errors import DataError
-from sapo.tasks.files import ENDINGS, named_files
+from sapo.tasks.files import ENDINGS, named_files, quoted
 from sapo.tasks.raw import Raw
 from sapo.tasks.tables import arrow_table, joined, read_table, with_class_names
 
@@ -63,9 +65,33 @@ def hub(name: str, subset: str | None) -> Raw:
     return _resolved(f"{name} (hub)", name, subset, advice)[0]
 
 
-def in_memory(where: str, dataset: Any) -> Raw:
-    """Return the rows of a `datasets.Dataset`, values spelled as from a file."""
-    return _load(where, lambda: dataset, "Give rows with texts.")
+def in_memory(where: str, data: Any) -> Raw:
+    """Return rows of a list, a `datasets.Dataset`, an IterableDataset or a pandas DataFrame, spelled as from a file.
+
+    Raises:
+        DataError: if they are something else than one table of rows, or there are none.
+    """
+    from datasets import Dataset, IterableDataset
+    from pandas import DataFrame
+
+    if isinstance(data, (list, tuple)):
+        for number, row in enumerate(data, start=1):
+            if not isinstance(row, Mapping):
+                raise DataError(f"row {number}: {quoted(row)} instead of columns: give one split of a data set")
+        if not data:
+            raise DataError("the data set has no rows")
+        numpys = (np.ndarray, np.generic)
+        plain = [{k: x.tolist() if isinstance(x, numpys) else x for k, x in row.items()} for row in data]
+        return Raw({"train": plain})
+    if isinstance(data, DataFrame):
+        data = Dataset.from_pandas(data, preserve_index=False)
+    elif isinstance(data, IterableDataset):
+        data = Dataset.from_list(list(data))
+    if not isinstance(data, Dataset):
+        raise DataError(
+            f"rows in a {type(data).__name__}: allowed are one split of a Dataset, a DataFrame or a list of rows"
+        )
+    return _load(where, lambda: data, "Give rows with texts.")
 
 
 def _resolved(where: str, name: str, subset: str | None, advice: str) -> tuple[Raw, frozenset[str]]:

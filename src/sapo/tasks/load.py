@@ -8,19 +8,15 @@ from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
-
-from pydantic import ValidationError
 
 from sapo.core.errors import DataError, nearest
-from sapo.core.settings import KINDS
 from sapo.core.storage import fingerprint
 from sapo.core.types import Example, Task
 from sapo.tasks.benchmark import benchmark_names, benchmark_source
 from sapo.tasks.builtin import BUILTIN, builtin_task
 from sapo.tasks.files import ENDINGS, demand_whole, is_data
 from sapo.tasks.make import make_task
-from sapo.tasks.own import DataSource, own_splits
+from sapo.tasks.own import DataSource, own_source, own_splits
 from sapo.tasks.sequences import SEQUENCES
 
 _NO_TASKS: Mapping[str, DataSource] = MappingProxyType({})
@@ -63,18 +59,13 @@ def load_task(
             f"task = {type(name).__name__}: allowed is a task's name, or where your own data are: a file, a directory "
             "or a hub id. sapo.select and sapo.score take rows in memory too."
         )
-    for what, value, kind in (
-        ("instruction", instruction, str),
-        ("suffix", suffix, str),
-        ("data_dir", data_dir, PathLike),
-    ):
-        if not (value is None or isinstance(value, (str, kind))):
-            raise DataError(f"{what} = {value!r:.60}: must be a {'text' if kind is str else 'path'}")
+    if not (data_dir is None or isinstance(data_dir, (str, PathLike))):
+        raise DataError(f"data_dir = {data_dir!r:.60}: must be a path")
     name, data_dir = os.fspath(name), Path(data_dir) if data_dir is not None else None
     own = {"columns": columns, "labels": labels, "metric": metric, "train": train, "test": test, "subset": subset}
+    texts = {"instruction": instruction, "suffix": "" if suffix is None else suffix}
+    source = own_source({"data": name, **texts, **own, "columns": columns or {}})
     if name not in BUILTIN and (name.lower().endswith(ENDINGS) if data_dir is not None else is_data(name)):
-        own |= {"columns": columns or {}}
-        source = own_source({"data": name, "instruction": instruction, "suffix": suffix or "", **own})
         return data_task(_last_part(name), source)
     task = _named(name, data_dir)
     extra = [key for key, value in own.items() if value is not None]
@@ -89,22 +80,6 @@ def load_task(
     for key, text in changes.items():
         demand_whole(text, f"the {key}")
     return dataclasses.replace(task, **{key: text.strip() for key, text in changes.items()})  # type: ignore[arg-type]
-
-
-def own_source(given: Mapping[str, Any]) -> DataSource:
-    """Return where own data are and what they mean.
-
-    Raises:
-        DataError: naming the setting that is not allowed.
-    """
-    try:
-        return DataSource.model_validate(given)
-    except ValidationError as error:
-        (wrong, *_) = error.errors()
-        must = KINDS.get(wrong["type"])
-        why = f"must be {must}" if must else str(wrong["msg"]).removeprefix("Value error, ")
-        place = ".".join(map(str, wrong["loc"][:2]))
-        raise DataError(f"{given['data']}: {place} = {wrong['input']!r:.60}: {why}") from error
 
 
 def data_task(name: str, source: DataSource) -> Task:

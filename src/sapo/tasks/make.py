@@ -17,7 +17,7 @@ from sapo.models.layout import CHAT_PIECE
 from sapo.tasks.columns import Columns, find_columns
 from sapo.tasks.files import demand_whole, quoted
 from sapo.tasks.labels import labels_of, metric_of
-from sapo.tasks.own import DataSource
+from sapo.tasks.own import DataSource, demand_settings
 from sapo.tasks.raw import Raw
 from sapo.tasks.rows import Row, read_split, unused_keys
 
@@ -35,6 +35,7 @@ def make_task(name: str, source: DataSource, found: Raw) -> Task:
         DataError: if no row can be used, or there is no one instruction.
     """
     _demand_name(name)
+    demand_settings(source)
     # White space at its ends would be scored and trained on, but candidates have none there.
     given = source.instruction.strip() if source.instruction is not None else None
     columns = find_columns(source.data, found.splits.values(), source.columns)

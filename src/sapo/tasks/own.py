@@ -6,12 +6,12 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, ValidationError
 
 from sapo.core.errors import DataError, nearest
-from sapo.core.settings import Settings, expanded
+from sapo.core.settings import KINDS, Settings, expanded
 from sapo.models.text_metrics import TEXT_METRICS
 from sapo.tasks import library
 from sapo.tasks.files import ENDINGS, demand_whole, is_data, named_files
@@ -56,19 +56,35 @@ class DataSource(Settings):
     metric: str | None = None
 
 
+def own_source(given: Mapping[str, Any]) -> DataSource:
+    """Return where own data are and what they mean.
+
+    Raises:
+        DataError: naming the setting that is not allowed.
+    """
+    try:
+        return DataSource.model_validate(given)
+    except ValidationError as error:
+        (wrong, *_) = error.errors()
+        must = KINDS.get(wrong["type"])
+        why = f"must be {must}" if must else str(wrong["msg"]).removeprefix("Value error, ")
+        place = ".".join(map(str, wrong["loc"][:2]))
+        raise DataError(f"{given['data']}: {place} = {wrong['input']!r:.60}: {why}") from error
+
+
 def own_splits(source: DataSource) -> Raw:
     """Return the rows of a user's own data by what they are used for.
 
     Raises:
-        DataError: if the settings contradict themselves, or the data cannot be read or hold no training rows.
+        DataError: if the data cannot be read or hold no training rows.
     """
-    _demand_settings(source)
     found, test = _find(source.data, source.subset), source.test
     other = _find(test, None) if test is not None and test not in found.splits and is_data(test) else None
     return assign(source.data, found, source.train, test, other)
 
 
-def _demand_settings(source: DataSource) -> None:
+def demand_settings(source: DataSource) -> None:
+    """Refuse settings that no data could be read with."""
     if source.instruction is not None and not source.instruction.strip():
         raise DataError(f"{source.data}: the instruction given is empty: give a text, or leave it out")
     if source.metric is not None and source.metric not in TEXT_METRICS:

@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Broken:
-    """Stands for a row, or a cell, that could not be read; the reason is one clause."""
+    """Stands for a row that could not be read; the reason is one clause."""
 
     reason: str
 

@@ -128,7 +128,7 @@ def _answered(row: Mapping[str, Any], columns: Columns, alternatives: bool) -> t
         value, alternatives = value["text"], True
     if not isinstance(value, list):
         return [("assistant", _text(row, column))], (), False
-    texts = [text for text in (_member(member, column) for member in value) if text.strip()]
+    texts = [text for text in (text_of(member, column) for member in value) if text.strip()]
     if not texts:
         raise UnusableError("the answer is empty")
     if not alternatives and column.lower() not in ALTERNATIVES:
@@ -152,7 +152,7 @@ def _part(row: Mapping[str, Any], column: str) -> str:
     if not isinstance(value, list):
         return _text(row, column)
     letters = (ascii_uppercase[n] if n < len(ascii_uppercase) else str(n + 1) for n in range(len(value)))
-    return "\n".join(["", *(f"{letter}. {_member(v, column)}" for letter, v in zip(letters, value, strict=True))])
+    return "\n".join(["", *(f"{letter}. {text_of(v, column)}" for letter, v in zip(letters, value, strict=True))])
 
 
 def _history(row: Mapping[str, Any], column: str | None) -> list[Turn]:
@@ -164,14 +164,19 @@ def _history(row: Mapping[str, Any], column: str | None) -> list[Turn]:
         return read_messages(value, column)
     if not isinstance(value, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in value):
         raise UnusableError(f"{column!r} is not a list of pairs, what the user said and the reply")
-    return [(role, _member(text, column)) for pair in value for role, text in zip(_TURNS, pair, strict=True)]
+    return [(role, text_of(text, column)) for pair in value for role, text in zip(_TURNS, pair, strict=True)]
 
 
 def _text(row: Mapping[str, Any], column: str) -> str:
-    return _member(row.get(column), column)
+    return text_of(row.get(column), column)
 
 
-def _member(value: Any, column: str) -> str:
+def text_of(value: Any, column: str) -> str:
+    """Return the text of a cell, or of a member of its list, as a file spells it.
+
+    Raises:
+        UnusableError: if it has none.
+    """
     if isinstance(value, Number):
         if value in _NO_NUMBERS:
             raise UnusableError(f"{column!r} is {value}, not a number")
@@ -180,8 +185,6 @@ def _member(value: Any, column: str) -> str:
         return value
     if value is None:
         raise UnusableError(f"{column!r} is missing")
-    if isinstance(value, Broken):
-        raise UnusableError(f"{column!r} cannot be read: {value.reason}")
     if isinstance(value, bool):
         # As JSON spells it.
         return "true" if value else "false"

@@ -58,7 +58,7 @@ def arrow_table(where: str, table: Any, features: Mapping[str, Any]) -> Raw:
     ``features`` are those of the datasets library by column, in their JSON form.
     """
     _demand_distinct(where, table.column_names)
-    columns = [[_spelled(_value(cell), column.type) for cell in column] for column in table.columns]
+    columns = [_column(where, name, table[name]) for name in table.column_names]
     rows = [dict(zip(table.column_names, cells, strict=True)) for cells in zip(*columns, strict=True)]
     return with_class_names(Raw({"train": rows}), features)
 
@@ -237,12 +237,24 @@ def _class_name(value: Any, names: tuple[str, ...]) -> Any:
     return names[int(value)] if 0 <= int(value) < len(names) else None
 
 
+def _column(where: str, name: str, column: Any) -> list[Any]:
+    from pyarrow import ArrowException
+
+    try:
+        return [_spelled(value, column.type) for value in column.to_pylist()]
+    except (ArrowException, ValueError, OverflowError) as error:
+        # Python holds no year beyond 9999.
+        raise DataError(
+            f"{where}: a value of column {name!r} cannot be read ({error}): leave the column out"
+        ) from error
+
+
 def _spelled(value: Any, kind: Any) -> Any:
     """Return a cell of an Arrow column with its numbers as the shortest text that means them: float32 3.8 is 3.8."""
     from pyarrow import types
 
-    if value is None or isinstance(value, Broken):
-        return value
+    if value is None:
+        return None
     if types.is_dictionary(kind):
         return _spelled(value, kind.value_type)
     if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
@@ -253,16 +265,6 @@ def _spelled(value: Any, kind: Any) -> Any:
         # The shortest decimal of the column's own width, spelled as everywhere: 16777216.0, not 1.6777216e+07.
         return Number(float(str(np.dtype(kind.to_pandas_dtype()).type(value))))
     return Number(value) if types.is_integer(kind) else value
-
-
-def _value(scalar: Any) -> Any:
-    """Return one cell; some, such as a year 300000, cannot be held by Python."""
-    from pyarrow import ArrowException
-
-    try:
-        return scalar.as_py()
-    except (ArrowException, ValueError, OverflowError) as error:
-        return Broken(str(error))
 
 
 _READERS: Mapping[str, Callable[[Path], Raw]] = MappingProxyType(

@@ -24,18 +24,16 @@ from pydantic import ValidationError
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from sapo.candidates.builtin import Builtin
-from sapo.candidates.checks import Pool, why_none
+from sapo.candidates.checks import Pool, listed
 from sapo.candidates.gather import Gathered, gather
-from sapo.candidates.rules.source import Rules
-from sapo.core.bar import Bar
+from sapo.candidates.opening import HAND_WRITTEN, RULES
 from sapo.core.errors import CandidateError, DataError, ModelError
-from sapo.core.progress import SILENT, Reporter
+from sapo.core.progress import SILENT, Bar, Reporter
 from sapo.core.types import Losses, Rule, Sample, Strategy, Task
+from sapo.models.fit import MAX_LENGTH, context_length
 from sapo.models.load import demand_readable_adapter
 from sapo.models.losses import Scorer
 from sapo.models.render import Encoder, Renderer
-from sapo.selection.rows import MAX_LENGTH, context_length
 from sapo.selection.scoring import score_candidates
 from sapo.selection.selection import Selection
 from sapo.selection.settings import SelectionSettings, TrialSettings
@@ -50,8 +48,6 @@ from sapo.training.settings import TrainSettings
 _COUNT = 20
 # Rows, by their characters, with which a renderer of another trainer is tried.
 _LONGEST = 4
-# Characters of a rejected text, and how many of them, that a note names.
-_SHOWN, _NAMED = 60, 5
 
 
 def select(
@@ -144,7 +140,7 @@ def select(
     kept, rejected = gathered.candidates, gathered.rejected
     if len(kept) == 1:
         raise CandidateError(
-            f"task {task.name!r} has no candidate besides the original instruction ({why_none(rejected)})"
+            f"task {task.name!r} has no candidate besides the original instruction ({listed(rejected)})"
         )
     for note in gathered.notes:
         reporter.note(note)
@@ -178,9 +174,7 @@ def _notes(task: Task, selection: Selection) -> tuple[str, ...]:
     if cut:
         found.append(f"{cut} of {len(selection.rows)} inputs were too long and are cut in the middle")
     if selection.rejected:
-        named = "; ".join(f"{one.text[:_SHOWN]!r} ({one.reason})" for one in selection.rejected[:_NAMED])
-        more = f", and {len(selection.rejected) - _NAMED} more" if len(selection.rejected) > _NAMED else ""
-        found.append(f"rejected texts: {named}{more}")
+        found.append(f"rejected texts: {listed(selection.rejected)}")
     return tuple(found)
 
 
@@ -236,7 +230,7 @@ def _opened(
 def candidates_of(task: Task, given: Sequence[str] | None) -> Gathered:
     """Return a task's candidates; where none are given, 20 of those that come with the library or that rules make."""
     if given is None:
-        return gather(task, (Builtin(), Rules()), _COUNT)
+        return gather(task, (HAND_WRITTEN, RULES), _COUNT)
     if not isinstance(given, (list, tuple)) or not all(isinstance(text, str) for text in given):
         raise CandidateError(f"candidates = {given!r:.80}: allowed is a list of texts")
     pool = Pool(task)

@@ -37,7 +37,7 @@ from sapo.runs.config.loading import make_config
 from sapo.runs.config.schema import Config
 from sapo.runs.prepare import prepare
 from sapo.runs.results import RunResult
-from sapo.runs.stage import Stage
+from sapo.runs.stage import load_stage
 from sapo.sequence import run
 from sapo.tasks.builtin import builtin_paraphrases
 from sapo.training.finetune import finetune
@@ -157,31 +157,6 @@ def test_each_task_is_trained_once_in_order_on_its_own_rows_with_the_chosen_inst
         assert len(texts) == 8
 
 
-def test_seen_tasks_are_tested_with_the_chosen_instruction_and_unseen_ones_with_the_original(
-    finished: Finished, small_model: Path
-) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(small_model)
-    inputs = prepare(finished.config).inputs
-    expected = set()
-    for stage in range(4):
-        directory = [finished.run_dir / "stages" / f"{stage}-{TASKS[stage - 1]}"] if stage else []
-        model = stock(small_model, *directory)
-        for task in (*inputs.tasks, *inputs.watch):
-            texts = {"original": task.instruction}
-            if task.name in TASKS[:stage]:
-                texts["own"] = selected(finished)[task.name]
-            for prompt, text in texts.items():
-                expected.add(f"{stage}/{task.name}.{prompt}.json")
-                found = cell(finished.run_dir, stage, task.name, prompt)
-                assert found["instruction"] == text
-                assert found["answers"] == [row.answer for row in task.test]
-                by_hand = nll_by_hand(model, tokenizer, text, task.suffix, task.test)
-                assert found["losses"]["nll"] == pytest.approx(by_hand, abs=1e-4)
-                assert found["losses"]["tokens"] == tokens_by_hand(tokenizer, task.test)
-    cells = finished.run_dir / "cells"
-    assert {p.relative_to(cells).as_posix() for p in cells.rglob("*.json")} == expected
-
-
 @pytest.mark.parametrize("metric", ["primary", "exact_match", "rouge_l", "list_f1", "nll"])
 @pytest.mark.parametrize("prompt", ["own", "original"])
 def test_matrices_are_means_of_the_recorded_cells_and_of_losses_sums_over_sums(
@@ -252,7 +227,7 @@ def test_a_finished_run_is_read_back_without_computing_anything(finished: Finish
 def test_a_stage_directory_alone_answers_as_its_run_was_tested(finished: Finished, tmp_path: Path) -> None:
     stage = Path(shutil.copytree(finished.run_dir / "stages" / f"2-{TASKS[1]}", tmp_path / "moved"))
     inputs = prepare(finished.config).inputs
-    loaded = Stage.load(stage)
+    loaded = load_stage(stage)
     predictions = []
     for task in inputs.tasks[:2]:
         rows = [row.input for row in task.test]
@@ -475,7 +450,7 @@ def test_a_run_starts_from_the_users_adapter_and_its_stage_contains_it(
     if method == "inc-lora":
         assert second == pytest.approx(by_hand(stock(small_model, adapter, stage / "increment"), instruction), abs=1e-4)
     assert (
-        Stage.load(stage).generate([r.input for r in task.test])
+        load_stage(stage).generate([r.input for r in task.test])
         == cell(config.run_dir, 1, "alpha", kind)["predictions"]
     )
     assert adapters(adapter) == before

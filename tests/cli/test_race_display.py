@@ -1,4 +1,4 @@
-"""A race as the user sees it: a live table above the bar, or lines where there is no terminal."""
+"""A race as the user sees it: next to the bar, or lines where there is no terminal."""
 
 from __future__ import annotations
 
@@ -7,12 +7,10 @@ import math
 import os
 import signal
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
-from rich.cells import cell_len
 from rich.console import Console
 
 from sapo.cli.progress import Stopped, Terminal
@@ -20,7 +18,6 @@ from sapo.core.types import Standing
 
 INF = math.inf
 DOUBT = "the choice could be off by {} nats per token"
-FIELD = [f"Say whether the review, which is number {i}, is a good one." for i in range(30)]
 
 
 def standing(number: int, gap: Sequence[float], racing: Sequence[int], tolerance: float = 0.12) -> Standing:
@@ -36,17 +33,6 @@ def console_of(width: int, height: int, *, terminal: bool) -> tuple[Console, io.
     return Console(file=file, width=width, height=height, force_terminal=terminal, **options), file
 
 
-def shown(texts: Sequence[str], standings: Sequence[Standing], width: int = 100, height: int = 40) -> list[str]:
-    """The lines above the bar after the last standing, of 250 rows."""
-    console, file = console_of(width, height, terminal=True)
-    with Terminal(console) as progress, progress.race(texts, 250) as watch:
-        for each in standings:
-            watch(each)
-        drawn = file.getvalue()
-    lines = drawn[drawn.rindex(f"round {standings[-1].round}: ") :].split("\n")
-    return [line.rstrip() for line in lines if "elapsed," not in line]
-
-
 def lines(texts: Sequence[str], standings: Sequence[Standing]) -> list[str]:
     """What is printed where there is no terminal."""
     console, file = console_of(80, 24, terminal=False)
@@ -56,55 +42,13 @@ def lines(texts: Sequence[str], standings: Sequence[Standing]) -> list[str]:
     return file.getvalue().splitlines()
 
 
-def test_the_table_tells_rank_loss_rows_and_what_became_of_each_candidate() -> None:
-    texts = ["Classify it.", "Is it good or bad?", "Judge the review.", "Rate it."]
-    rounds = [standing(1, [0.2, 0.0, 0.3, 0.5], [1, 0, 2]), standing(2, [0.15, 0.0, 0.3, 0.5], [1, 0])]
-    assert shown(texts, rounds, width=120)[:6] == [
-        "round 2: 2 of 4 candidates still racing, up to 8 of 250 rows; " + DOUBT.format("0.1200"),
-        "rank  loss ± to leader  rows  status              candidate",
-        "   1            1.0000     8  leads               1: Is it good or bad?",
-        "   2   1.1500 ± 0.1000     8  racing              original: Classify it.",
-        "   3   1.3000 ± 0.1000     8  dropped in round 2  2: Judge the review.",
-        "   4   1.5000 ± 0.1000     8  dropped in round 1  3: Rate it.",
-    ]
-
-
-@pytest.mark.parametrize(("width", "height"), [(20, 6), (80, 12), (80, 50), (140, 24)])
-def test_the_table_fits_the_terminal_and_shows_those_that_race_first(width: int, height: int) -> None:
-    gap = [0.05 * i for i in range(30)]
-    drawn = shown(FIELD, [standing(1, gap, [0, *range(3, 30, 3)])], width, height)
-    assert max(map(cell_len, drawn)) <= width
-    room = min(max(height - 8, 1), 30)
-    assert any(line.startswith(f"... and {30 - room} more") for line in drawn) == (room < 30)
-    if width >= 80:
-        assert [int(line.split()[0]) for line in drawn[2 : 2 + room]] == [*range(1, 31, 3), *(
-            i for i in range(1, 31) if i % 3 != 1)][:room]  # fmt: skip
-
-
-def test_a_candidate_that_comes_back_is_racing_and_its_next_end_counts() -> None:
-    rounds = [standing(1, [0.0, 0.1, 0.2], [0, 1]), standing(2, [0.1, 0.2, 0.0], [2, 0, 1]),
-              standing(3, [0.1, 0.2, 0.0], [2, 0]), standing(4, [0.0, 0.2, 0.1], [0, 2])]  # fmt: skip
-
-    def status(upto: int, text: str) -> str:
-        (row,) = (line for line in shown(["a", "b", "c"], rounds[:upto]) if line.endswith(f": {text}"))
-        return row[30:50].split("  ")[0]
-
-    assert [status(n, "c") for n in (1, 2, 3, 4)] == ["dropped in round 1", "leads", "leads", "racing"]
-    assert [status(n, "b") for n in (1, 2, 3, 4)] == ["racing", "racing", *["dropped in round 3"] * 2]
-
-
-def test_texts_are_shown_as_they_are_and_never_obeyed() -> None:
-    texts = [
-        "[bold]loud[/bold] [/nonsense]", "two\nlines\tand\r\nmore", "\x1b[2J\x1b[31mred\u202ekcab\x07", "判断" * 99,
-    ]  # fmt: skip
-    ends = np.array([0.0, 0.2, 0.3, INF])
-    first = replace(standing(1, [0.0, 0.1, 0.2, 0.3], [0, 1, 3]), loss=1 + ends, high=ends, low=-ends)
-    drawn = shown(texts, [first])
-    joined = "\n".join(drawn)
-    assert max(map(cell_len, drawn)) <= 100
-    assert "original: [bold]loud[/bold] [/nonsense]" in joined and "1: two lines and more" in joined
-    assert r"2: \x1b[2J\x1b[31mred\u202ekcab\x07" in joined and "? ± ?" in joined and "3: 判断" in joined
-    assert not set("".join(drawn[1:6])) & {"\x1b", "\x07", "\u202e", "\t", "\r"}
+def test_the_bar_tells_how_a_race_stands_and_a_line_how_it_ended() -> None:
+    console, file = console_of(160, 24, terminal=True)
+    with Bar(console) as progress, progress.race(["[a]", "b", "c"], 250) as watch:
+        watch(standing(1, [0.2, 0.0, 0.3], [1, 0]))
+        assert progress.description() == "round 1: 2 of 3 candidates, candidate 1 leads"
+        watch(standing(2, [0.0, 0.1, 0.3], []))
+    assert "decided after 2 rounds, 8 of 250 rows: the original wins" in file.getvalue()
 
 
 def test_a_round_is_one_line_where_there_is_no_terminal() -> None:
@@ -168,6 +112,9 @@ class Bar(Terminal):
 
     def share(self) -> tuple[float, float | None]:
         return self._bar.tasks[0].completed, self._bar.tasks[0].total
+
+    def description(self) -> str:
+        return self._bar.tasks[0].description
 
 
 def test_a_step_that_needed_less_than_announced_shortens_the_bar() -> None:

@@ -22,7 +22,7 @@ from sapo.integrations.trainer import describe, tokenized
 from sapo.integrations.trl import Rows, dataset
 from sapo.models.layout import turns_of
 from sapo.models.render import Renderer
-from sapo.runs.stage import Stage
+from sapo.runs.stage import load_stage
 from sapo.tasks.layouts import layout_of, reworded, sides
 
 TEXT = "Many words: yes. Few words: no."
@@ -232,7 +232,7 @@ def test_an_adapter_trained_on_rows_of_ones_own_is_asked_as_they_were(tmp_path: 
         line = "instruction is the system message" if rows.layout == "system" else "The user turn is the instruction"
         assert line in (tmp_path / "README.md").read_text(encoding="utf-8")
         with pytest.raises(ModelError, match="prompts of another layout"):
-            Stage.load(tmp_path)
+            load_stage(tmp_path)
         (tmp_path / "sapo.json").unlink()
     other = Rows([{"prompt": "Say it. x", "completion": " y"}], "Say it.")
     describe(tmp_path, model, tokenizer, other.task, "New.", layout=other.layout)

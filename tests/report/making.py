@@ -153,7 +153,7 @@ def write_run(
             write_json(directory / "selections" / f"{n}-{task.name}.json", {"inputs": {}, "value": selection.to_json()})
     used = (
         {"text": text, "origin": "file", "original": task.instruction, "suffix": task.suffix,
-         "losses": {text: 1.5} if scored else None}
+         "losses": {task.instruction: 2.0, text: 1.5} if scored else None}
         for task, text in zip(tasks, texts, strict=True)
     )  # fmt: skip
     results = {

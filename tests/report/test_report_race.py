@@ -21,7 +21,6 @@ from sapo.report.numbers import duration, tokens
 from sapo.report.selections import effort, ranking, selection_page
 from sapo.runs.card import model_card
 from sapo.runs.config.loading import make_config
-from sapo.runs.forecast import Forecast
 from sapo.runs.lineage import lineage
 from sapo.runs.plan import make_plan
 from sapo.runs.prepare import prepare
@@ -86,8 +85,8 @@ def test_a_race_that_the_budget_ended_says_what_its_choice_is_worth() -> None:
     assert "To be surer, raise selection.budget (--budget)" in text
 
 
-def test_a_dry_run_shows_the_least_and_the_most_that_scoring_takes(model_dir: Path, tmp_path: Path) -> None:
-    def dry(**selection: Any) -> tuple[Work, Work, str]:
+def test_a_dry_run_shows_the_most_that_scoring_takes(model_dir: Path, tmp_path: Path) -> None:
+    def dry(**selection: Any) -> tuple[Work, str, tuple[str, ...]]:
         config = make_config(
             {
                 "model": str(model_dir), "sequence": ["date-format"], "run_dir": str(tmp_path / "run"),
@@ -96,38 +95,35 @@ def test_a_dry_run_shows_the_least_and_the_most_that_scoring_takes(model_dir: Pa
             }
         )  # fmt: skip
         setup = prepare(config)
-        (least,), (most,) = setup.plan.least.values(), setup.plan.score.values()
-        return least, most, words(dry_run_page(config, Forecast(setup, 1000.0)))
+        (most,) = setup.plan.score.values()
+        return most, words(dry_run_page(config, setup, 1000.0)), setup.notes
 
-    least, most, text = dry(strategy="racing", budget=None)
-    # Of 40 rows the first round takes 8, and what a candidate's rows share is read once in any case.
-    assert (least.units, most.units) == (4 * 8, 4 * 40) and 0.2 * most.cost < least.cost < 0.5 * most.cost
-    assert f"32 to 160 row x candidate {tokens(least.tokens)} to {tokens(most.tokens)}" in text
-    assert "Candidates race" in text and f"{duration(least.cost / 1000)} to {duration(most.cost / 1000)}" in text
-    least, most, text = dry(strategy="exhaustive", budget=None)
-    assert least == most and "160 row x candidate" in text and "Candidates race" not in text
+    most, text, _ = dry(strategy="racing", budget=None)
+    assert most.units == 4 * 40 and f"160 row x candidate {tokens(most.tokens)} {duration(most.cost / 1000)}" in text
+    assert "Candidates race" in text
+    assert "Candidates race" not in dry(strategy="exhaustive")[1]
     for budget, tight in ((1e-6, True), (1000.0, False)):
-        text = dry(budget=budget)[2]
-        assert ("date-format: selection.budget is spent with the first rows" in text) == tight
-        assert ("32 row x candidate" in text) == tight
+        most, _, notes = dry(budget=budget)
+        assert any("date-format: selection.budget is spent with the first rows" in note for note in notes) == tight
+        # Of 40 rows the first round takes 8.
+        assert most.units == 4 * (8 if tight else 40)
 
 
 def test_the_plan_of_a_race_keeps_to_the_budget_but_for_the_first_round() -> None:
     renderer, task = Renderer(tiny_tokenizer(), 512), toy_task()
     candidates = {task.name: [Instruction(task.instruction, "original"), *(Instruction(t, "given") for t in TEXTS)]}
 
-    def plan(budget: float | None) -> tuple[float, float, float]:
+    def plan(budget: float | None) -> tuple[float, float]:
         made = make_plan(
             renderer, [task], [], candidates, SelectionSettings(budget=budget), TrainSettings(epochs=1),
             schedule("sequence", [task], 42, 4), max_new_tokens=8, device="cpu",
         )  # fmt: skip
-        return made.least[task.name].cost, made.score[task.name].cost, made.train[task.name].cost
+        return made.score[task.name].cost, made.train[task.name].cost
 
-    least, unlimited, train = plan(None)
+    (unlimited, train), (least, _) = plan(None), plan(1e-9)
     assert least < unlimited
     between = (least + unlimited) / 2
-    assert plan(between / train)[1] == pytest.approx(between)
-    assert plan(1e-9)[:2] == (least, least)
+    assert plan(between / train)[0] == pytest.approx(between)
 
 
 def test_the_model_card_marks_losses_that_are_estimates_and_a_race_that_the_budget_ended() -> None:
@@ -139,9 +135,7 @@ def test_the_model_card_marks_losses_that_are_estimates_and_a_race_that_the_budg
             state="s", limits={"max_length": 512, "max_new_tokens": 4}, template="t", versions={}, earlier=[],
         )  # fmt: skip
         card = model_card(data)
-        assert "Candidates raced: a loss from fewer rows is an estimate." in card
-        fewer = [len(c.losses.nll) for c in selection.candidates if len(c.losses.nll) < ROWS]
-        assert fewer and all(f"on {count} rows" in card for count in fewer)
+        assert "Candidates raced: the losses of those that dropped out are estimates." in card
         lower = f"another candidate's loss may be lower by up to {selection.race.tolerance:.2g}"
         assert (f"The budget ended the race: {lower}" in card) == (budget is not None)
 

@@ -219,26 +219,30 @@ def test_every_run_is_listed_with_its_conditional_interval() -> None:
 # What only some runs measure
 
 
-def test_the_four_cells_of_training_and_test_prompt_are_means_over_complete_units() -> None:
+def test_what_is_trained_with_stands_against_what_is_tested_with() -> None:
     runs = []
     for seed in (1, 2, 3):
         crossed = {"by": "sapo", "primary": {"alpha": 30.0 + seed, "beta": 40.0}, "nll": {"alpha": 1.0, "beta": 2.0}}
         runs += [
-            record(seed=seed, last={"original": [50, 60 + seed]}, crossed=crossed if seed < 3 else None),
+            record(seed=seed, last={"own": [50, 60 + seed]}, crossed=crossed if seed < 3 else None),
             record(policy="sapo", seed=seed, last={"own": [70, 80], "original": [45, 55 + 2 * seed]}),
         ]
-    score, nll = tables(sweep_page(runs), "Trained with x tested with")
-    original = sum((50 + 60 + seed) / 2 for seed in (1, 2)) / 2
-    assert rows(score) == [
-        ["seq-lora", "original", "2", f"{original:.1f}", "35.8"],
-        ["", "choice of sapo", "2", "51.5", "75.0"],
+    page = sweep_page(runs)
+    score, nll = tables(page, "Trained with x tested with")
+    assert score.columns == ("trained with", "own", "original", "choice of sapo")
+    means = [[(50 + 60 + seed) / 2 for seed in (1, 2, 3)], [(30 + seed + 40) / 2 for seed in (1, 2)]]
+    (own, low, high), (choice, *bounds) = map(by_hand, means)
+    assert rows(score)[0][1::2] == [
+        f"{own:.1f} [{low:.1f}, {high:.1f}]",
+        "{:.1f} [{:.1f}, {:.1f}]".format(choice, *bounds),
     ]
-    assert rows(nll)[0][4] == "1.500"
-    without = [run for run in runs if run.policy == "original"]
+    assert rows(score)[1][1:] == ["75.0 [75.0, 75.0]", "52.0 [49.5, 54.5]", "–"]
+    assert rows(nll)[0][3] == "1.500 [1.500, 1.500]"
+    without = [run for run in runs if run.policy == "sapo"]
     assert "Trained with x tested with" not in titles(sweep_page(without))
 
 
-def test_robustness_takes_the_worst_wording_of_each_task_in_the_direction_of_the_measure() -> None:
+def test_the_worst_wording_of_each_task_is_that_in_the_direction_of_the_measure() -> None:
     runs = [
         record(
             seed=seed,
@@ -249,11 +253,10 @@ def test_robustness_takes_the_worst_wording_of_each_task_in_the_direction_of_the
         )
         for seed in (1, 2)
     ]
-    page = sweep_page([*runs, record(seed=3)])
-    score, nll = tables(page, "Robustness to wording")
+    score, nll = tables(sweep_page([*runs, record(seed=3)]), "Trained with x tested with")
     # Mean over texts: 15 and 50, then 20 and 50. Worst: 10 and 40, then 20 and 40.
-    assert rows(score) == [["original", "2", "33.8", "32.5, 35.0, –", "27.5", "25.0, 30.0, –"]]
-    assert rows(nll)[0][4:] == ["4.250", "4.000, 4.500, –"]
+    assert [cell.split(" ")[0] for cell in rows(score)[0][2:]] == ["33.8", "27.5"]
+    assert [cell.split(" ")[0] for cell in rows(nll)[0][2:]] == ["3.625", "4.250"]
 
 
 def test_general_ability_shows_before_after_and_change() -> None:
@@ -263,8 +266,7 @@ def test_general_ability_shows_before_after_and_change() -> None:
 
     page = sweep_page([measured(1, 3.25), measured(2, 2.875), record(seed=3, ability=[])])
     (loss,) = tables(page, "General ability")
-    assert rows(loss)[0][3::2] == ["3.000, 3.000, –", "3.250, 2.875, –", "+0.250, -0.125, –"]
-    assert rows(loss)[0][2::2] == ["3.000", "3.062", "+0.062"]
+    assert [cell.split(" ")[0] for cell in rows(loss)[0][1:]] == ["3.000", "3.062", "+0.062"]
 
 
 def test_the_guard_is_shown_only_where_something_happened() -> None:
@@ -273,7 +275,7 @@ def test_the_guard_is_shown_only_where_something_happened() -> None:
     text = notes(page, "Forgetting guard")
     assert "demo/seq-lora-original-s1, 2-beta: after update 40 of 80 the loss on alpha had risen by 0.250" in text
     assert text.count("training continued") == 1
-    for title in ("Forgetting guard", "General ability", "Robustness to wording"):
+    for title in ("Forgetting guard", "General ability", "Trained with x tested with"):
         assert title not in titles(sweep_page([record(guard=[])]))
 
 

@@ -5,20 +5,20 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
 import pytest
 from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
+from report.making import make_selection as selection_of
 
 from sapo.core.errors import ModelError, RecordError
 from sapo.core.storage import write_json
-from sapo.core.types import Instruction, Losses, Rejection, Task
+from sapo.core.types import Instruction, Rejection, Task
 from sapo.integrations.testing import toy_task
 from sapo.runs.card import model_card
 from sapo.runs.lineage import earlier_tasks, lineage, stored_prompts
-from sapo.selection.selection import CandidateLoss, Choice, Selection
+from sapo.selection.selection import Choice, Selection
 from sapo.tasks.load import task_fingerprint
 
 HOSTILE = (
@@ -37,23 +37,12 @@ FORMAT_1 = {
 
 
 def make_selection(
-    task: Task, sums: Sequence[float], chosen: int, texts: Sequence[str] | None = None, **changes: Any
+    task: Task, losses: Sequence[float], chosen: int, texts: Sequence[str] | None = None, **changes: Any
 ) -> Selection:
-    """A selection on two rows of 1 and 3 tokens, so that losses are a quarter of the sums."""
-    texts = texts or [task.instruction, *(f"Candidate {i}." for i in range(1, len(sums)))]
-
-    def candidate(i: int, x: float) -> CandidateLoss:
-        losses, delta = Losses(np.array([0.25 * x, 0.75 * x]), np.array([1, 3]), np.array([0, 0])), (x - sums[0]) / 4
-        text, interval = Instruction(texts[i], "file" if i else "original"), (delta - 0.125, delta + 0.125)
-        status: Literal["chosen", "scored"] = "chosen" if i == chosen else "scored"
-        return CandidateLoss(text, losses, x / 4, delta, interval if i else None, status)
-
-    settings: dict[str, Any] = {
-        "task": task.name, "rule": "lowest", "sample": "first", "rows": (0, 1), "chosen": chosen, "tolerance": 1e-5,
-        "rejected": (), "seconds": 1.0, "tokens": 12, "route": "tree",
-        "candidates": tuple(candidate(i, x) for i, x in enumerate(sums)),
-    }  # fmt: skip
-    return Selection(**(settings | changes))
+    """A selection on two rows, whose intervals reach an eighth to either side."""
+    texts = texts or [task.instruction, *(f"Candidate {i}." for i in range(1, len(losses)))]
+    intervals = [None, *((loss - losses[0] - 0.125, loss - losses[0] + 0.125) for loss in losses[1:])]
+    return selection_of(losses, intervals, chosen=chosen, texts=texts, task=task.name, **changes)
 
 
 def make_lineage(*trained: Choice, **changes: Any) -> dict[str, Any]:
@@ -88,17 +77,17 @@ def cells(page: str, tag: str = "td") -> list[str]:
 
 def test_a_lineage_holds_everything_about_each_task() -> None:
     task = toy_task("first", rows=6)
-    selection = make_selection(task, [8.0, 6.0], chosen=1, rejected=(Rejection("no", "too short"),))
+    selection = make_selection(task, [2.0, 1.5], chosen=1, rejected=(Rejection("no", "too short"),))
     data = make_lineage(selected(task, selection), original(toy_task("second")))
     candidates = [
-        {"text": task.instruction, "origin": "original", "loss": 2.0, "nll_sum": 8.0, "tokens": 4, "delta": 0.0,
+        {"text": task.instruction, "origin": "original", "loss": 2.0, "nll_sum": 4.0, "tokens": 2, "delta": 0.0,
          "ci": None, "examples": 2, "status": "scored", "round": None},
-        {"text": "Candidate 1.", "origin": "file", "loss": 1.5, "nll_sum": 6.0, "tokens": 4, "delta": -0.5,
+        {"text": "Candidate 1.", "origin": "file", "loss": 1.5, "nll_sum": 3.0, "tokens": 2, "delta": -0.5,
          "ci": [-0.625, -0.375], "examples": 2, "status": "chosen", "round": None},
     ]  # fmt: skip
     selection_entry = {
-        "rule": "lowest", "sample": "first", "rows": 2, "chosen": 1, "tolerance": 1e-5, "strategy": "exhaustive",
-        "race": None, "route": "tree", "candidates": candidates, "rejected": [{"text": "no", "reason": "too short"}],
+        "rule": "lowest", "sample": "stratified", "rows": 2, "chosen": 1, "tolerance": 1e-5, "strategy": "exhaustive",
+        "race": None, "route": "plain", "candidates": candidates, "rejected": [{"text": "no", "reason": "too short"}],
     }  # fmt: skip
     first = {
         "task": "first", "instruction": "Candidate 1.", "origin": "file", "original_instruction": task.instruction,
@@ -198,16 +187,16 @@ def test_the_card_has_fingerprints_versions_and_prompts() -> None:
 @pytest.mark.parametrize(
     ("sums", "chosen", "trained", "rule", "sentence"),
     [
-        ([8.0, 6.0, 7.0], 1, 1, "lowest",
+        ([2.0, 1.5, 1.75], 1, 1, "lowest",
          "Lowest pre-update loss of 3 candidates: 1.500 nats per token, original 2.000."),
-        ([5.0, 6.0], 0, 0, "lowest",
+        ([1.25, 1.5], 0, 0, "lowest",
          "Lowest pre-update loss of 2 candidates: 1.250 nats per token; it is the original instruction."),
-        ([8.0, 6.0], 0, 0, "confident",
+        ([2.0, 1.5], 0, 0, "confident",
          "Chosen by the rule confident from 2 candidates: 2.000 nats per token, lowest 1.500; it is the original "
          "instruction."),
-        ([8.0, 6.0, 7.0], 2, 2, "confident",
+        ([2.0, 1.5, 1.75], 2, 2, "confident",
          "Chosen by the rule confident from 3 candidates: 1.750 nats per token, original 2.000, lowest 1.500."),
-        ([8.0, 6.0, 7.0], 1, 2, "lowest",
+        ([2.0, 1.5, 1.75], 1, 2, "lowest",
          "Not the rule's choice, but another of 3 candidates: 1.750 nats per token, original 2.000, lowest 1.500."),
     ],
 )  # fmt: skip
@@ -220,19 +209,11 @@ def test_the_card_says_how_the_instruction_was_chosen(
     assert f"<p>{sentence}</p>" in html.unescape(page)
 
 
-def test_the_card_ranks_all_candidates_by_loss() -> None:
+def test_the_card_says_where_all_candidates_are() -> None:
     task = toy_task()
-    long = "word " * 60
-    texts = [task.instruction, "Worst.", long]
     rejected = (Rejection("no", "too short"), Rejection("no!", "too short"))
-    selection = make_selection(task, [8.0, 9.0, 6.0], 2, texts, rejected=rejected)
+    selection = make_selection(task, [2.0, 2.25, 1.5], 2, rejected=rejected)
     page = rendered(model_card(make_lineage(selected(task, selection))))
-    rows = cells(page)
-    assert rows[:15] == [
-        *("1.5000", "-0.5000", "[-0.6250, -0.3750]", "trained", "word " * 31 + "wo..."),
-        *("2.0000", "–", "–", "original", task.instruction),
-        *("2.2500", "+0.2500", "[+0.1250, +0.3750]", "", "Worst."),
-    ]
     assert "on 2 training rows" in page and "and 2 rejected text(s) with reasons." in page
 
 
@@ -240,20 +221,18 @@ def test_hostile_texts_are_no_markup_in_the_card() -> None:
     task = replace(toy_task(), name=HOSTILE, instruction=HOSTILE, suffix=HOSTILE)
     texts = [HOSTILE, f"{HOSTILE} 1", f"{HOSTILE} 2"]
     data = make_lineage(
-        selected(task, make_selection(task, [8.0, 6.0, 7.0], 1, texts)),
+        selected(task, make_selection(task, [2.0, 1.5, 1.75], 1, texts)),
         base=HOSTILE, method=HOSTILE, policy=HOSTILE, state=HOSTILE, versions={HOSTILE: HOSTILE},
     )  # fmt: skip
     card = model_card(data)
     page = rendered(card)
     assert "<script" not in page and "<a " not in page and "\x1b" not in card and "\r" not in card
     assert page.count("<em>") == page.count("<strong>") == 0
-    assert page.count("<table>") == 2 and page.count("<tr>") == 4 + 5
+    assert page.count("<table>") == 1 and page.count("<tr>") == 5
     assert (page.count("<h1>"), page.count("<h2>")) == (1, 3)
     line = " ".join(VISIBLE.split())
     assert cells(page, "h2")[1] == line
-    found = cells(page)
-    assert [found[n] for n in (4, 9, 14)] == [f"{line} 1", f"{line} 2", line]
-    assert found[-2:] == [f"version of {line}", line]
+    assert cells(page)[-2:] == [f"version of {line}", line]
     blocks = cells(page, "code")
     # Markdown ends a line, and with it an indented block, at a carriage return too.
     assert VISIBLE.replace("\r", "\n") + " 1\n" in blocks and VISIBLE.replace("\r", "\n") + "\n" in blocks

@@ -91,8 +91,8 @@ def test_a_directory_of_another_version_is_refused_in_one_sentence(written: int 
     path.write_text(yaml.safe_dump({key: value for key, value in stored.items() if key != "format"} |
                                    ({} if written is None else {"format": written})))  # fmt: skip
     assert refused(tmp_path) == (
-        f"run_dir {tmp_path} was written by another version of sapo (format {written or 1}, not 3): `sapo report` "
-        "reads it, but it cannot be resumed; use another run_dir"
+        f"run_dir {tmp_path} was written by another version of sapo (format {written or 1}, not 3) and cannot "
+        "be resumed: use another run_dir"
     )
 
 

@@ -25,7 +25,7 @@ from sapo.models.render import Renderer
 from sapo.runs.card import model_card
 from sapo.runs.export import PROBES, Merged, export_merged
 from sapo.runs.lineage import lineage
-from sapo.runs.stage import Stage
+from sapo.runs.stage import load_stage
 from sapo.selection.selection import Choice
 
 NAMES = ("first", "second")
@@ -119,7 +119,7 @@ def test_a_merged_stage_says_what_stock_peft_says_answers_as_the_stage_does_and_
     stage = moved_stage(stage, tmp_path / "stage", base_model=str(moved))
     expected, texts = logits(with_peft(base, stage)), [row.input for row in toy_task().test]
     assert distance(expected, logits(plain(base))) > 0.1, "the adapter must matter here"
-    answers = {task: Stage.load(stage).generate(texts, task) for task in NAMES}
+    answers = {task: load_stage(stage).generate(texts, task) for task in NAMES}
     assert len({answer for each in answers.values() for answer in each}) > 1
     assert export_merged(stage, tmp_path / "out").confirmed
     shutil.rmtree(moved)
@@ -127,7 +127,7 @@ def test_a_merged_stage_says_what_stock_peft_says_answers_as_the_stage_does_and_
     model = plain(tmp_path / "out")
     assert distance(logits(model), expected) <= 1e-4
     assert {p.dtype for p in model.parameters()} == {torch.float32}
-    loaded = Stage.load(tmp_path / "out")
+    loaded = load_stage(tmp_path / "out")
     assert {task: loaded.generate(texts, task) for task in NAMES} == answers
     assert not isinstance(loaded.loaded.model, PeftModel)
 

@@ -15,9 +15,8 @@ from sapo.core.types import Task
 from sapo.integrations.testing import ListSource, toy_task
 from sapo.runs.config.schema import Config
 from sapo.runs.directory import RunDirectory
-from sapo.runs.forecast import estimate
 from sapo.runs.inputs import Gathering, Inputs
-from sapo.runs.prepare import prepare
+from sapo.runs.prepare import estimate, prepare
 from sapo.runs.prepare import read as read_inputs
 from sapo.sequence import run
 from sapo.tasks.builtin import builtin_task
@@ -116,12 +115,12 @@ def test_a_dry_run_asks_no_server_and_says_what_it_would_cost(
     monkeypatch.setenv("OPENAI_API_KEY", "none")
     config = configured(**SMALL, candidates={"sources": ["builtin", "openai"], "openai": SERVER, "count": 3})
     told = Told()
-    forecast = estimate(config, told)
+    ready, _ = estimate(config, told)
     (note,) = [note for note in told.notes if "paraphrases" in note]
     assert note.startswith(f"{TASK}: paraphrases not asked for yet: at most ")
     assert "requests to some-model at http://127.0.0.1:9/v1" in note and "tokens, never more than " in note
     # The plan counts as many candidates as there will be.
-    assert len(forecast.run.inputs.candidates[TASK]) == 1 + 3
+    assert len(ready.inputs.candidates[TASK]) == 1 + 3
     assert not config.run_dir.exists()
 
 

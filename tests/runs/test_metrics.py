@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 
 from sapo.core.errors import MetricError
 from sapo.core.types import Floats
-from sapo.runs.metrics import METRICS, matrix_metrics, metric_draws, percentile_interval, resample_matrices
+from sapo.runs.metrics import METRICS, metric_draws, percentile_interval, resample_matrices
 
 NAN = math.nan
 
@@ -16,8 +17,9 @@ NAN = math.nan
 EXAMPLE = np.array([[10.0, 20.0, 30.0], [50.0, 26.0, 34.0], [44.0, 60.0, 40.0], [48.0, 52.0, 80.0]])
 
 
-def values(matrix: Floats, *, higher_is_better: bool = True) -> dict[str, float]:
-    return matrix_metrics(matrix, higher_is_better=higher_is_better)
+def values(matrix: Floats, **options: Any) -> dict[str, float]:
+    """The metrics of one matrix."""
+    return {name: float(value[0]) for name, value in metric_draws(matrix[None], **options).items()}
 
 
 def by_hand(matrix: Floats, better: Callable[[float, float], bool]) -> dict[str, float]:
@@ -105,13 +107,12 @@ def test_scaling_scales_and_negation_swaps_direction() -> None:
 
 
 def test_one_task_defines_ap_and_la_alone() -> None:
-    assert matrix_metrics(np.array([[10.0], [70.0]])) == {"ap": 70.0, "la": 70.0}
-    assert list(metric_draws(np.array([[[10.0], [70.0]]]))) == ["ap", "la"]
+    assert values(np.array([[10.0], [70.0]])) == {"ap": 70.0, "la": 70.0}
 
 
 def test_results_follow_the_catalogue() -> None:
     names = [metric.name for metric in METRICS]
-    assert list(matrix_metrics(EXAMPLE)) == list(metric_draws(EXAMPLE[None])) == names
+    assert list(values(EXAMPLE)) == names
     assert len({metric.title for metric in METRICS}) == len(set(names)) == 7
     assert all(metric.definition and "arXiv" in metric.source for metric in METRICS)
 
@@ -133,7 +134,7 @@ def test_a_needed_cell_that_is_not_finite_is_named(stage: int, task: int, metric
     matrix = EXAMPLE.copy()
     matrix[stage, task - 1] = bad
     with pytest.raises(MetricError) as caught:
-        matrix_metrics(matrix)
+        values(matrix)
     message = str(caught.value)
     assert f"({metric}) needs R[{stage},{task}], the score at stage {stage} of task {task} of 3" in message
     assert ("missing (NaN)" if math.isnan(bad) else f"is {bad}") in message
@@ -152,10 +153,9 @@ def test_a_metric_that_is_left_out_needs_no_cells() -> None:
     diagonal[[1, 2, 3], [0, 1, 2]] = 50.0, 60.0, 80.0
     for matrix, name, expected in ((final, "ap", (48 + 52 + 80) / 3), (diagonal, "la", (50 + 60 + 80) / 3)):
         undefined = {metric.name: f"not {metric.name}" for metric in METRICS if metric.name != name}
-        assert matrix_metrics(matrix, undefined=undefined) == {name: pytest.approx(expected)}
-        assert list(metric_draws(matrix[None], undefined=undefined)) == [name]
+        assert values(matrix, undefined=undefined) == {name: pytest.approx(expected)}
         with pytest.raises(MetricError, match="missing"):
-            matrix_metrics(matrix)
+            values(matrix)
 
 
 def test_one_bad_draw_is_an_error() -> None:
@@ -168,7 +168,7 @@ def test_one_bad_draw_is_an_error() -> None:
 @pytest.mark.parametrize("shape", [(3, 3), (2, 3), (5, 3), (1, 0), (4,), (1, 4, 3)])
 def test_wrong_shape_is_an_error(shape: tuple[int, ...]) -> None:
     with pytest.raises(MetricError, match="shape"):
-        matrix_metrics(np.zeros(shape))
+        values(np.zeros(shape))
 
 
 def rows_of(seed: int, stages: int, rows: list[int]) -> list[list[Floats]]:
@@ -180,8 +180,9 @@ def test_resamples_are_paired_across_stages() -> None:
     cells = rows_of(0, 3, [40, 30])
     cells[2][0] = cells[1][0] + 5.0
     draws = resample_matrices(cells, draws=50, seed=1)
-    assert draws.shape == (50, 3, 2)
-    assert draws[:, 2, 0] - draws[:, 1, 0] == pytest.approx(np.full(50, 5.0))
+    assert draws.shape == (51, 3, 2)
+    assert draws[0] == pytest.approx(np.array([[rows.mean() for rows in stage] for stage in cells]))
+    assert draws[:, 2, 0] - draws[:, 1, 0] == pytest.approx(np.full(51, 5.0))
     assert draws[:, 1, 0].std() > 1.0
     assert np.abs(draws[:, 1, 1] - draws[:, 2, 1]).max() > 1.0
 
@@ -198,7 +199,7 @@ def test_resamples_are_paired_across_runs_and_independent_across_tasks() -> None
 
 def test_bootstrap_spread_is_the_standard_error_of_the_mean() -> None:
     cells = rows_of(3, 1, [200])
-    draws = resample_matrices(cells, draws=4000, seed=0)[:, 0, 0]
+    draws = resample_matrices(cells, draws=4000, seed=0)[1:, 0, 0]
     rows = cells[0][0]
     # The sd of 4000 draws has a relative error of about 1 / sqrt(8000), 1.1 %.
     assert draws.std() == pytest.approx(rows.std() / math.sqrt(200), rel=0.05)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 from peft import PeftModel
+from report.making import tables
 from rich.console import Console
 from small_runs import (
     SUFFIX,
-    Json,
     Told,
     adapters,
     cells,
@@ -31,11 +30,11 @@ from small_runs import (
 )
 from transformers import AutoModelForCausalLM
 
-from sapo.core.errors import ConfigError, RecordError, RenderError, SapoError
+from sapo.core.errors import ConfigError, RenderError, SapoError
 from sapo.core.types import Floats
 from sapo.integrations.testing import tiny_tokenizer
 from sapo.report.blocks import Table
-from sapo.report.differences import run_figure_differences
+from sapo.report.differences import run_differences
 from sapo.report.numbers import prompt_name
 from sapo.report.page import results_page
 from sapo.report.publish import print_report
@@ -179,6 +178,11 @@ def test_every_cell_is_that_of_its_text_on_the_reloaded_stage(policy: str, made:
                 else:
                     found = result.matrices["nll"][prompt][stage][TASKS.index(task)]
                 assert found == pytest.approx(by_text[text], abs=1e-4), (stage, task, prompt)
+            if stage == 2 and task != WATCH:
+                held = (result.robustness or {})[task]
+                for text, loss in zip(held.texts, held.nll, strict=True):
+                    by_hand = nll_by_hand(model, tiny_tokenizer(), text, SUFFIX, tasks[task].test)
+                    assert loss == pytest.approx(sum(by_hand) / 9, abs=1e-4)
 
 
 @pytest.mark.parametrize("policy", ["sapo", "original", "pure"])
@@ -323,82 +327,58 @@ def test_an_undefined_figure_says_why_and_a_default_run_has_its_spill(made: Made
 
 
 def blocks(title: str, *run_dirs: Path) -> list[Table]:
-    page = results_page([read_run(directory) for directory in run_dirs])
-    (section,) = [section for section in page.sections if section.title == title]
-    assert section.depth == "details"
-    return [block for block in section.blocks if isinstance(block, Table)]
+    return tables(results_page([read_run(directory) for directory in run_dirs]), title)
 
 
 @pytest.mark.parametrize("measure", ["primary", "nll"])
 def test_two_runs_are_compared_on_the_same_resampled_rows(measure: str, made: Made) -> None:
     first, other = made("original"), made("pure")
     before, after = (derived(config, result, measure) for config, result, _ in (first, other))
-    found = run_figure_differences(read_run(first[0].run_dir), read_run(other[0].run_dir), measure, OWN)
-    assert {*found} == {figure.name for figure in FIGURES}
+    names = [figure.name for figure in FIGURES]
+    found = run_differences(read_run(first[0].run_dir), read_run(other[0].run_dir), measure, OWN, names)
+    assert {*found} == {*names}
     for name, difference in found.items():
         value = [np.mean([pair[0] for pair in of[name].values()]) for of in (before, after)]
         draws = [np.mean([pair[1] for pair in of[name].values()], axis=0) for of in (before, after)]
         assert difference.value == pytest.approx(value[1] - value[0], abs=1e-6)
         assert difference.interval == pytest.approx(list(np.quantile(draws[1] - draws[0], [0.025, 0.975])), abs=1e-6)
     fewer = made(prompts=(OWN,))[0]
-    assert run_figure_differences(read_run(first[0].run_dir), read_run(fewer.run_dir), "nll", OWN) == {}
+    assert run_differences(read_run(first[0].run_dir), read_run(fewer.run_dir), "nll", OWN, names) == {}
 
 
 def test_the_page_shows_figures_by_task_and_the_grid(made: Made) -> None:
     config, result, _ = made()
-    _, nll, definitions = blocks("Beyond the training prompt", config.run_dir)
-    assert [row[0] for row in nll.rows] == [*TASKS, "mean"] and len(definitions.rows) == len(FIGURES)
+    _, nll = blocks("Beyond the training prompt", config.run_dir)
+    assert [row[0] for row in nll.rows] == [*TASKS, "mean"]
     for n, figure in enumerate(FIGURES, start=1):
         assert nll.columns[n] == figure.title
         for task, row in zip(TASKS, nll.rows, strict=False):
             assert row[n].startswith(f"{result.figures['nll'][figure.name]['tasks'][task]['value']:+.3f} [")
-        assert nll.rows[2][n].startswith(f"{result.figure('nll', figure.name)['value']:+.3f} [")
-    score, losses = blocks("Trained with x tested with", config.run_dir)
-    assert score.columns == ("trained with", "own", "original", "none", f'"{TEXT}"', "held-out paraphrases")
-    means = [np.mean([value or 0 for value in result.final("nll", p)]) for p in (OWN, ORIGINAL, NONE, TEXT)]
-    means.append(np.mean([np.mean(one.nll) for one in (result.robustness or {}).values()]))
-    assert losses.rows == (("sapo", *(f"{mean:.3f}" for mean in means)),)
+        assert nll.rows[2][n].startswith(f"{result.estimate('nll', OWN, figure.name)['value']:+.3f} [")
+    _, losses = blocks("Trained with x tested with", config.run_dir)
+    wordings = ("held-out paraphrases", "the worst of them")
+    assert losses.columns == ("task", "own", "original", "none", f'"{TEXT}"', *wordings)
+    held = [one.nll for one in (result.robustness or {}).values()]
+    columns = [[value or 0 for value in result.final("nll", p)] for p in (OWN, ORIGINAL, NONE, TEXT)]
+    columns += [[float(np.mean(one)) for one in held], [max(one) for one in held]]
+    for place, row in enumerate(losses.rows):
+        assert row[1:] == tuple(f"{[*column, np.mean(column)][place]:.3f}" for column in columns)
 
 
 def test_settings_and_their_differences_stand_on_the_page(made: Made) -> None:
     runs = [made("original"), made("pure")]
-    tables = blocks("Beyond the training prompt", *(config.run_dir for config, _, _ in runs))
-    settings, differences = tables[1], tables[3]
-    for (_, result, _), row in zip(runs, settings.rows, strict=True):
-        assert row[3].startswith(f"{result.figure('nll', 'conditionality')['value']:+.3f} [")
-    assert [row[:2] for row in differences.rows] == [("B", figure.title) for figure in FIGURES]
-    assert {row[-1] for row in differences.rows} <= {"higher", "lower", "too small to decide"}
+    directories = [config.run_dir for config, _, _ in runs]
+    main = blocks("Every metric", *directories)[0]
+    figures = main.rows[-2 * len(FIGURES) :]
+    for n, (_, result, _) in enumerate(runs):
+        value = result.estimate("nll", OWN, "conditionality")["value"]
+        assert figures[2 * 2 + n][3].startswith(f"{value:+.3f} [")
+    differences = blocks("Runs compared", *directories)[0]
+    assert [row[1] for row in differences.rows[-len(FIGURES) :]] == [figure.title for figure in FIGURES]
+    assert {row[4] for row in differences.rows[-len(FIGURES) :]} <= {"higher", "lower", "too small to decide"}
     file = io.StringIO()
-    print_report(Console(file=file, width=250), [config.run_dir for config, _, _ in runs], full=True)
+    print_report(Console(file=file, width=250), directories, full=True)
     assert "None" not in file.getvalue() and "nan" not in file.getvalue()
-
-
-def test_a_directory_of_the_second_format_is_reported_and_not_resumed(made: Made, tmp_path: Path) -> None:
-    config, result, _ = made(prompts=(OWN, ORIGINAL))
-    old = tmp_path / "run"
-    shutil.copytree(config.run_dir, old)
-    for path in old.glob("cells/*/*.own.json"):
-        path.rename(path.with_name(path.name.replace(".own.", ".selected.")))
-    assert [*old.glob("cells/*/*.selected.json")]
-    data = read(old / "results.json")
-    for measures in (data["matrices"], data["metrics_all"], data["watch"][WATCH]):
-        for of in measures.values():
-            of["selected"] = of.pop("own")
-    data |= {"format": 2, "test_prompt": "selected"}
-    data["config"]["evaluate"] = {"rows": 3, "max_new_tokens": 2, "test_prompt": "both"}
-    del data["figures"]
-    write(old / "results.json", data)
-    text = (old / "config.yaml").read_text().replace("format: 3", "format: 2")
-    (old / "config.yaml").write_text(text)
-    found = read_run(old)
-    assert found.result.matrices == result.matrices and found.result.config["evaluate"]["prompts"] == [OWN, ORIGINAL]
-    for now, then in zip(read_run(config.run_dir).test_rows("nll", OWN), found.test_rows("nll", OWN), strict=True):
-        np.testing.assert_array_equal(now, then)
-    assert "Every metric" in [section.title for section in results_page([found]).sections]
-    with pytest.raises(
-        RecordError, match=r"written by another version of sapo \(format 2, not 3\): `sapo report` reads"
-    ):
-        run(config.model_copy(update={"run_dir": old}))
 
 
 # Policies whose text is given.
@@ -462,25 +442,6 @@ def test_what_cannot_be_fixed_is_refused(model_dir: Path, bench: Path, tmp_path:
 
 
 # The configuration.
-
-
-@pytest.mark.parametrize(
-    ("old", "said"),
-    [
-        ({"test_prompt": "selected"}, "test_prompt became prompts: write prompts: [own]"),
-        ({"test_prompt": "both"}, "test_prompt became prompts: write prompts: [own, original]"),
-        ({"test_prompt": "original"}, "test_prompt became prompts: write prompts: [original]"),
-        ({"wordings": 3}, "wordings became prompts: write prompts: [own, wordings: 3]"),
-        (
-            {"test_prompt": "both", "wordings": 3, "rows": 5},
-            "test_prompt and wordings became prompts: write prompts: [own, original, wordings: 3]",
-        ),
-    ],
-)
-def test_the_earlier_keys_are_refused_with_what_to_write_instead(old: Json, said: str) -> None:
-    with pytest.raises(ConfigError) as refused:
-        make_config({"sequence": "demo", "run_dir": "r", "evaluate": old})
-    assert str(refused.value).splitlines()[1:] == [f"  evaluate: {said}"]
 
 
 def test_prompts_are_read_as_they_are_documented() -> None:

@@ -76,19 +76,6 @@ def test_json_comes_back_as_it_was_and_holds_nothing_that_was_not_measured(extra
     assert RunResult.from_json(json.loads(json.dumps(result.to_json()))) == result
 
 
-def test_a_line_of_the_first_format_is_read() -> None:
-    now = results(matrices={m: results()["matrices"][m] for m in ("primary", "nll")})
-    old = {key: value for key, value in now.items() if key not in ("metrics_all", "primary_metric", "matrix")}
-    old |= {"format": 1, "metrics": {m: now["metrics_all"][m] for m in ("primary", "nll")}, "model": "tiny"}
-    old |= {"test_prompt": "selected"}
-    old |= {key: {m: earlier(old[key][m]) for m in ("primary", "nll")} for key in ("matrices", "metrics")}
-    old["instructions"] = {task: {"text": "t", "origin": "file", "original": "o", "switches": None} for task in TASKS}
-    old |= {"ability": [{"stage": 0, "loss": 3.25, "share": 80.0}], "crossed": None, "guard": None}
-    read = RunResult.from_json(old)
-    assert read.metrics["ap"]["value"] == 28.0 and read.ability is not None and read.ability[0].loss == 3.25
-    assert read.instructions[TASKS[0]].losses is None and RunResult.from_json(read.to_json()) == read
-
-
 def earlier(by_prompt: dict[str, Any]) -> dict[str, Any]:
     return {{"own": "selected"}.get(prompt, prompt): value for prompt, value in by_prompt.items()}
 
@@ -140,7 +127,7 @@ def test_test_prompts_are_the_same_where_only_originals_were_trained_with() -> N
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format": 0}, "format 0: known are 1 to 3"),
+        ({"format": 0}, "format 0: known are 2 and 3"),
         ({"test_rows": dict.fromkeys(TASKS, "x")}, "test_rows.alpha: Input should be a valid integer"),
         ({"tasks": [*TASKS, "third"]}, "task third lacks"),
         ({"test_prompt": "neither"}, "needs a matrix and metrics for test prompt neither"),
@@ -168,13 +155,6 @@ def test_a_record_is_a_line_more_and_the_last_one_of_a_name_counts(tmp_path: Pat
         written = path.read_bytes()
     assert read_records(path) == (first, changed, third)
     assert [file.name for file in path.parent.iterdir()] == ["records.jsonl"]
-
-
-def test_of_several_lines_of_one_name_the_last_counts(tmp_path: Path) -> None:
-    path = tmp_path / "records.jsonl"
-    old, new, other = renamed("a"), seeded("a", 9), renamed("b")
-    path.write_text("".join(json.dumps(record.to_json()) + "\n" for record in (old, other, new)))
-    assert {record.name: record.seed for record in read_records(path)} == {"a": 9, "b": 7}
 
 
 @pytest.mark.parametrize("keep", [1, 40, -1])

@@ -15,7 +15,7 @@ from sapo.report.blocks import Table
 from sapo.report.forecast import dry_run_page
 from sapo.report.publish import print_report
 from sapo.runs.config.schema import Config
-from sapo.runs.forecast import estimate
+from sapo.runs.prepare import estimate
 from sapo.selection.selection import Selection
 from sapo.sequence import run
 from sapo.training.settings import MethodName
@@ -113,12 +113,12 @@ def test_controls_are_not_tried(small_model: Path, bench: Path, tmp_path: Path) 
 
 def test_a_dry_run_and_the_report_tell_of_trials(small_model: Path, bench: Path, tmp_path: Path) -> None:
     config = trial_config(small_model, bench, tmp_path)
-    forecast, listener = estimate(config, Told()), Told()
-    (work,) = (block for block in dry_run_page(config, forecast).sections[3].blocks if isinstance(block, Table))
+    (ready, speed), listener = estimate(config, Told()), Told()
+    (work,) = (block for block in dry_run_page(config, ready, speed).sections[3].blocks if isinstance(block, Table))
     # Two tasks: three candidates for one update each, and two of them for one more.
     assert work.rows[1][:2] == ("trying the leading candidates", "10 updates")
     run(config, listener)
-    for name, planned in forecast.run.plan.trials.items():
+    for name, planned in ready.plan.trials.items():
         (cost,) = (cost for label, (_, cost) in listener.work.items() if f"{name}: trying" in label)
         # Estimated from the original's prompts.
         assert planned.cost == pytest.approx(cost, rel=0.3)

@@ -18,7 +18,7 @@ from sapo.core.errors import ModelError
 from sapo.integrations.testing import tiny_model
 from sapo.runs.config.schema import Config
 from sapo.runs.prepare import prepare
-from sapo.runs.stage import Stage
+from sapo.runs.stage import load_stage
 from sapo.sequence import run
 from sapo.training.methods import make_method
 from sapo.training.methods.seq_lora import SeqLora
@@ -175,7 +175,7 @@ def test_a_stage_answers_as_its_run_was_tested_without_the_base(
     moved = Path(shutil.copytree(config.run_dir / "stages" / "1-review-sentiment", tmp_path / "moved"))
     lineage = json.loads((moved / "sapo.json").read_text())
     (moved / "sapo.json").write_text(json.dumps(lineage | {"base_model": "./nowhere"}))
-    stage = Stage.load(moved)
+    stage = load_stage(moved)
     tested = json.loads((config.run_dir / "cells" / "1" / "review-sentiment.original.json").read_text())["value"]
     (task,) = prepare(config).inputs.tasks
     assert stage.generate([row.input for row in task.test]) == tested["predictions"]

@@ -5,13 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 from pydantic import ValidationError
 
+from sapo.candidates.settings import CandidateSettings
 from sapo.core.errors import ConfigError, nearest
 from sapo.core.types import SourceName
+
+if TYPE_CHECKING:
+    from sapo.candidates.gather import Gathered
+    from sapo.core.progress import Reporter
+    from sapo.core.types import Task
+    from sapo.models.settings import ModelSettings
 
 DataDir = Annotated[Path | None, typer.Option(help="Directory with instructions.json and one folder per task.")]
 Given = Annotated[str | None, typer.Option(help="Instruction of the task; replaces the one that the data hold.")]
@@ -57,9 +64,31 @@ def checked_options() -> Iterator[None]:
         raise ConfigError(f"{option}{wrong['input']}: {wrong['msg']}") from error
 
 
-def source_names(source: Sequence[str], allowed: Sequence[SourceName]) -> tuple[SourceName, ...]:
-    """Return the sources that --source names, each once."""
-    unknown = [name for name in source if name not in allowed]
+def asked_sources(
+    source: list[str] | None, file: Path | None, allowed: Sequence[str] = get_args(SourceName), **more: Any
+) -> CandidateSettings:
+    """Return where candidates come from, by --source, each once, and --candidates; ``more`` are other settings."""
+    unknown = [name for name in source or () if name not in allowed]
     if unknown:
         raise ConfigError(f"--source {unknown[0]!r}: allowed: {', '.join(allowed)}.{nearest(unknown[0], allowed)}")
-    return tuple(name for wanted in dict.fromkeys(source) for name in allowed if name == wanted)
+    names = None if source is None else tuple(dict.fromkeys(source))
+    try:
+        return CandidateSettings.model_validate({"sources": names, "file": file, **more})
+    except ValidationError as error:
+        message = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise ConfigError(f"--source, --candidates: {message}") from error
+
+
+def gathered_from(
+    settings: CandidateSettings, task: Task, count: int | None, model: ModelSettings, seed: int, progress: Reporter
+) -> Gathered:
+    """Return a task's candidates, after notes on what asking for them costs; ``count`` None is all of them."""
+    from sapo.candidates.gather import gather, with_spare
+    from sapo.candidates.opening import open_sources
+
+    sources, _ = open_sources(settings, model, seed, progress.note)
+    wanted = count or settings.count
+    for cost in filter(None, (one.cost(task, with_spare(wanted)) for one in sources)):
+        progress.note(cost)
+    with progress.step(f"{task.name}: paraphrasing", wanted, wanted) as advance:
+        return gather(task, sources, count, advance)

@@ -5,17 +5,28 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, get_args
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sapo.candidates.settings import LocalSettings, ServerSettings
 from sapo.cli.app import again, app, console, demand_writable, one_process, working
-from sapo.cli.options import Columns, DataDir, Given, Subset, Suffix, checked_options, roles, source_names
+from sapo.cli.options import (
+    Columns,
+    DataDir,
+    Given,
+    Subset,
+    Suffix,
+    asked_sources,
+    checked_options,
+    gathered_from,
+    roles,
+)
 from sapo.core.errors import CandidateError, ConfigError
 
 if TYPE_CHECKING:
     from sapo.candidates.gather import Gathered
-    from sapo.core.types import SourceName, Task
+    from sapo.core.types import Task
 
 
 @app.command("paraphrase")
@@ -58,39 +69,35 @@ def paraphrase_command(
     The key of a server comes from the environment (OPENAI_API_KEY).
     """
     one_process("sapo paraphrase")
-    names = _names(source, candidates, server_model, base_url, model)
+    if base_url is not None and server_model is None:
+        raise ConfigError("--base-url is for --source openai, which needs --server-model")
+    if model is not None and "local" not in (source or ()):
+        raise ConfigError("--model is for --source local: add that")
     read = (candidates, None if task is None else Path(task))
     demand_writable(out, "--out", *read)
     if out.exists():
         raise ConfigError(f"--out {out} exists already: choose a file that does not exist yet, or delete it first")
     refused = out.with_name(f"{out.name.removesuffix('.jsonl')}.rejected.jsonl")
     demand_writable(refused, "--out", *read)
-    from sapo.candidates.gather import gather, with_spare
-    from sapo.candidates.opening import open_sources
-    from sapo.candidates.settings import CandidateSettings, LocalSettings, ServerSettings
     from sapo.models.settings import ModelSettings
     from sapo.report.candidates import gathered_page
     from sapo.report.terminal import show
 
+    with checked_options():
+        server = None
+        if server_model is not None:
+            server = ServerSettings(
+                model=server_model, base_url=base_url, temperature=temperature,
+                max_requests=max_requests, max_tokens=max_tokens,
+            )  # fmt: skip
+        local = LocalSettings(model=model, temperature=temperature)
+    asked = asked_sources(source, candidates, longest=longest, local=local, openai=server)
     with working(lambda: f"Replies that came in are kept. {again()}") as progress:
         loaded = _task(task, data_dir, instruction, suffix, column, subset)
         for note in loaded.notes:
             progress.note(note)
-        with checked_options():
-            server = None
-            if server_model is not None:
-                server = ServerSettings(
-                    model=server_model, base_url=base_url, temperature=temperature,
-                    max_requests=max_requests, max_tokens=max_tokens,
-                )  # fmt: skip
-            local = LocalSettings(model=model, temperature=temperature)
-            settings = CandidateSettings(sources=names, file=candidates, longest=longest, local=local, openai=server)
-        sources, _ = open_sources(settings, ModelSettings(), seed, progress.note)
-        for cost in filter(None, (s.cost(loaded, with_spare(count)) for s in sources)):
-            progress.note(cost)
         progress.plan(count)
-        with progress.step(f"{loaded.name}: paraphrasing", count, count) as advance:
-            gathered = gather(loaded, sources, count, advance)
+        gathered = gathered_from(asked, loaded, count, ModelSettings(), seed, progress)
     _write(out, refused, gathered)
     # Options by which a command that needs its data names the task again.
     named = ["--task", "YOUR_DATA" if task is None else task]
@@ -118,28 +125,6 @@ def _write(out: Path, refused: Path, gathered: Gathered) -> None:
             "Try another source: sapo paraphrase --help lists them"
         )
     write_text(out, _lines({"text": c.text, "origin": c.origin} for c in gathered.candidates[1:]))
-
-
-def _names(
-    source: list[str] | None, file: Path | None, server_model: str | None, base_url: str | None, model: str | None
-) -> tuple[SourceName, ...]:
-    """Return the sources asked for, each once, where all that they need is given, and nothing for others."""
-    from sapo.core.types import SourceName
-
-    asked: tuple[SourceName, ...] = source_names(
-        source or (["file"] if file is not None else ["builtin", "rules"]), get_args(SourceName)
-    )
-    for name, option, value, needed in (
-        ("file", "--candidates", file, True),
-        ("openai", "--server-model", server_model, True),
-        ("openai", "--base-url", base_url, False),
-        ("local", "--model", model, False),
-    ):
-        if value is not None and name not in asked:
-            raise ConfigError(f"{option} is for --source {name}: add that")
-        if needed and value is None and name in asked:
-            raise ConfigError(f"--source {name} needs {option}")
-    return asked
 
 
 def _task(

@@ -1,31 +1,29 @@
-"""What the command shows while it works: one bar for the whole run, notes and a race above it; and safe stops."""
+"""What the command shows while it works: one bar for the whole run, notes above it; and safe stops."""
 
 from __future__ import annotations
 
-import math
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from math import isfinite
 from typing import TYPE_CHECKING, Any, Self
 
 from rich.console import Console, Group, RenderableType
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.progress import TimeRemainingColumn as Remaining
-from rich.segment import Segments
-from rich.table import Table
+from rich.table import Table as RichTable
 from rich.text import Text
 
 from sapo.core.untrusted import plain
-from sapo.report.blocks import Table as Block
-from sapo.report.blocks import one_line
+from sapo.report.blocks import Table
 from sapo.report.terminal import show_block
 
 if TYPE_CHECKING:
     from sapo.core.types import Standing
 
-# Lines of the terminal that candidates do not get: around the table, the bar, and what was printed before.
+# Lines of the terminal that a table above the bar does not get: around it, the bar, and what was printed before.
 _OTHER_LINES = 8
 
 
@@ -42,7 +40,7 @@ class Stopped(KeyboardInterrupt):
 
 
 class _Bar(Progress):
-    """The bar, with room above it for the table of a race."""
+    """The bar, with room above it for a table."""
 
     above: RenderableType | None = None
 
@@ -50,7 +48,7 @@ class _Bar(Progress):
         yield from filter(None, (self.above,))
         yield from super().get_renderables()
 
-    def show(self, above: RenderableType | None) -> None:
+    def show(self, above: RenderableType) -> None:
         self.above = above
         self.refresh()
 
@@ -141,28 +139,24 @@ class Terminal:
 
     @contextmanager
     def race(self, texts: Sequence[str], rows: int) -> Iterator[Callable[[Standing], None]]:
-        """Show each standing as a table above the bar, or as a line where there is no terminal; one line at the end."""
+        """Show each standing next to the bar, or as a line where there is no terminal; one line at the end."""
         self._safe_point()
-        dropped: dict[int, int] = {}
         last: Standing | None = None
 
         def watch(standing: Standing) -> None:
-            nonlocal dropped, last
+            nonlocal last
             self._safe_point()
-            last, racing = standing, {standing.leader, *standing.racing}
-            # One that comes back was not dropped for good: its next round out counts.
-            dropped = {i: dropped.get(i, standing.round) for i in range(len(texts)) if i not in racing}
+            last, racing = standing, len({standing.leader, *standing.racing})
             if self._console.is_interactive:
-                table = _race_table(texts, rows, standing, dropped, self._console.height - _OTHER_LINES)
-                # Drawn once a round: the bar is drawn ten times a second, and must not take the processor.
-                self._bar.show(Segments(self._console.render(table)))
+                short = f"round {standing.round}: {racing} of {len(texts)} candidates, {_leader(standing)} leads"
+                self._bar.update(self._task, description=short)
             elif standing.racing:
-                self.note(f"{_round_line(texts, rows, standing)}; {_leader(standing)} leads")
+                self.note(
+                    f"round {standing.round}: {racing} of {len(texts)} candidates still racing, up to "
+                    f"{standing.counts.max()} of {rows} rows; {_doubt(standing)}; {_leader(standing)} leads"
+                )
 
-        try:
-            yield watch
-        finally:
-            self._bar.show(None)
+        yield watch
         if last is not None:
             # Not a safe point: the race is over, and what it found is about to be saved.
             self._print(_end_line(rows, last))
@@ -191,7 +185,7 @@ class Terminal:
         self._safe_point()
         if self._console.is_interactive:
             shown = sorted(rows, key=lambda row: row[1] != "at work")[: max(self._console.height - _OTHER_LINES, 1)]
-            table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+            table = RichTable(box=None, padding=(0, 2, 0, 0), pad_edge=False)
             for n, head in enumerate(columns):
                 table.add_column(head, justify="left" if n < 2 else "right", no_wrap=True)
             for row in shown:
@@ -208,39 +202,7 @@ class Terminal:
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Print a table of untrusted texts above the bar, of which the first column are names."""
-        show_block(self._console, Block(tuple(columns), tuple(map(tuple, rows)), title))
-
-
-def _race_table(
-    texts: Sequence[str], rows: int, standing: Standing, dropped: Mapping[int, int], room: int
-) -> RenderableType:
-    """Return the table after a round: those that race by rank, then those dropped, as far as there is room."""
-    order = sorted(range(len(texts)), key=lambda i: (i != standing.leader, standing.gap[i], i))
-    shown = sorted(order, key=dropped.__contains__)[: max(room, 1)]
-    table = Table(box=None, expand=True, padding=(0, 2, 0, 0), pad_edge=False)
-    for head in ("rank", "loss ± to leader", "rows", "status"):
-        table.add_column(head, justify="left" if head == "status" else "right", no_wrap=True)
-    table.add_column("candidate", no_wrap=True, overflow="ellipsis", ratio=1)
-    for i in shown:
-        doubt, status = f" ± {_digits((standing.high[i] - standing.low[i]) / 2)}", "racing"
-        if i == standing.leader:
-            doubt, status = "", "leads"
-        elif i in dropped:
-            status = f"dropped in round {dropped[i]}"
-        name = f"{i or 'original'}: {plain(one_line(texts[i][:1000]))}"
-        cells = (str(order.index(i) + 1), _digits(standing.loss[i]) + doubt, str(standing.counts[i]), status, name)
-        table.add_row(*map(Text, cells), style="bold" if status == "leads" else "dim" if i in dropped else "")
-    title = Text(_round_line(texts, rows, standing), no_wrap=True, overflow="ellipsis")
-    more = f"... and {len(texts) - len(shown)} more" if len(shown) < len(texts) else ""
-    return Group(title, table, Text(more))
-
-
-def _round_line(texts: Sequence[str], rows: int, standing: Standing) -> str:
-    racing = len({standing.leader, *standing.racing})
-    return (
-        f"round {standing.round}: {racing} of {len(texts)} candidates still racing, up to {standing.counts.max()} of "
-        f"{rows} rows; {_doubt(standing)}"
-    )
+        show_block(self._console, Table(tuple(columns), tuple(map(tuple, rows)), title))
 
 
 def _end_line(rows: int, last: Standing) -> str:
@@ -255,11 +217,5 @@ def _leader(standing: Standing) -> str:
 
 
 def _doubt(standing: Standing) -> str:
-    size = _digits(standing.tolerance) if standing.tolerance >= 1e-4 else "less than 0.0001"
-    return f"the choice could be off by {'any amount' if size == '?' else f'{size} nats per token'}"
-
-
-def _digits(value: float) -> str:
-    """Return a loss or difference in nats per token as it is shown; "?" where it is not known."""
-    # Adding 0.0 turns a negative zero into 0.
-    return f"{round(float(value), 4) + 0.0:.4f}" if math.isfinite(value) else "?"
+    size = f"{standing.tolerance:.4f}" if standing.tolerance >= 1e-4 else "less than 0.0001"
+    return f"the choice could be off by {f'{size} nats per token' if isfinite(standing.tolerance) else 'any amount'}"

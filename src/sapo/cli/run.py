@@ -68,15 +68,15 @@ def _forecast(settings: Config) -> None:
     from sapo.report.forecast import dry_run_page
     from sapo.report.numbers import duration
     from sapo.report.terminal import show
-    from sapo.runs.forecast import estimate
+    from sapo.runs.prepare import estimate
 
     runs = planned(settings) if settings.sweep is not None else ()
     first = runs[0].config if runs else settings
     with working() as progress:
-        forecast = estimate(first, progress)
-    show(console(), dry_run_page(first, forecast))
+        ready, speed = estimate(first, progress)
+    show(console(), dry_run_page(first, ready, speed))
     if runs:
-        whole = duration(forecast.seconds(forecast.run.plan.cost) * len(runs))
+        whole = duration(ready.plan.cost / speed * len(runs))
         say(f"This is the first of {len(runs)} runs. If all take as long: {whole}.", *(one.name for one in runs))
 
 

@@ -6,9 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 import typer
-from pydantic import ValidationError
 
-from sapo.candidates.settings import CandidateSettings
 from sapo.cli.app import again, app, console, demand_writable, say, working
 from sapo.cli.options import (
     Columns,
@@ -18,11 +16,12 @@ from sapo.cli.options import (
     Subset,
     Suffix,
     Train,
+    asked_sources,
     checked_options,
+    gathered_from,
     roles,
-    source_names,
 )
-from sapo.core.errors import CandidateError, ConfigError
+from sapo.core.errors import CandidateError
 from sapo.core.processes import Processes, join
 from sapo.core.types import Sample, SourceName, Strategy
 from sapo.models.settings import DeviceMap, ModelSettings, Quantization
@@ -34,9 +33,6 @@ if TYPE_CHECKING:
     from sapo.core.types import Task
     from sapo.models.load import LoadedModel
     from sapo.selection.selection import Selection
-
-# Paraphrases, where no file is given.
-_COUNT = 20
 
 
 @app.command("select")
@@ -89,6 +85,7 @@ def select_command(
     json_out: Annotated[Path | None, typer.Option("--json", help="Write the selection to this file.")] = None,
 ) -> None:
     """Score candidate instructions under a model and choose one; trains nothing."""
+    from sapo.candidates.checks import listed
     from sapo.core.storage import write_json
     from sapo.models.load import best_device, load_model
     from sapo.report.selections import selection_page
@@ -101,15 +98,22 @@ def select_command(
             examples=examples, rule=rule, sample=sample, strategy=strategy, delta=delta, epsilon=epsilon,
             budget=budget, cache=use_cache,
         )  # fmt: skip
-    asked = _asked(source, candidates)
+    asked = asked_sources(source, candidates, [name for name in get_args(SourceName) if name != "openai"])
+    base = ModelSettings(base=model, quantization=quantization, device_map=device_map)
 
     def read(progress: Reporter) -> tuple[Task, Gathered]:
         loaded = load_task(
             task, data_dir, instruction=instruction, suffix=suffix, columns=roles(column), train=train, subset=subset
         )
-        return loaded, _gather(
-            loaded, asked, ModelSettings(base=model, quantization=quantization, device_map=device_map), seed, progress
-        )
+        # Of a file that is the only source all candidates; of other sources, as many as a run takes.
+        count = None if asked.asked == ("file",) else asked.count
+        gathered = gathered_from(asked, loaded, count, base, seed, progress)
+        if len(gathered.candidates) == 1:
+            raise CandidateError(
+                f"task {loaded.name!r} has no valid candidate besides the original instruction "
+                f"({listed(gathered.rejected)}). Correct the texts, or have sapo paraphrase write others"
+            )
+        return loaded, gathered
 
     processes = join(None)
     kept = "Losses of finished rounds and candidates are kept" if use_cache else "Nothing is kept (--no-cache)"
@@ -128,35 +132,6 @@ def select_command(
             write_json(json_out, {"model": loaded.name, **selection.to_json()})
         show(console(), selection_page(selection))
         say(*([f"written to {json_out}"] if json_out is not None else []))
-
-
-def _asked(source: list[str] | None, file: Path | None) -> CandidateSettings:
-    """Return where candidates come from."""
-    names = None if source is None else source_names(source, tuple(n for n in get_args(SourceName) if n != "openai"))
-    try:
-        return CandidateSettings(sources=names, file=file)
-    except ValidationError as error:
-        raise ConfigError(
-            f"--source, --candidates: {error.errors()[0]['msg'].removeprefix('Value error, ')}"
-        ) from error
-
-
-def _gather(task: Task, asked: CandidateSettings, model: ModelSettings, seed: int, progress: Reporter) -> Gathered:
-    """Return all candidates of a file that is the only source; of other sources, as many as a run takes."""
-    from sapo.candidates.checks import listed
-    from sapo.candidates.gather import gather, with_spare
-    from sapo.candidates.opening import open_sources
-
-    sources, _ = open_sources(asked, model, seed, progress.note)
-    for cost in filter(None, (one.cost(task, with_spare(_COUNT)) for one in sources)):
-        progress.note(cost)
-    gathered = gather(task, sources, None if asked.asked == ("file",) else _COUNT)
-    if len(gathered.candidates) == 1:
-        raise CandidateError(
-            f"task {task.name!r} has no valid candidate besides the original instruction "
-            f"({listed(gathered.rejected)}). Correct the texts, or have sapo paraphrase write others"
-        )
-    return gathered
 
 
 def _score(
@@ -185,11 +160,10 @@ def _score(
         progress.note(f"note: {warning}")
     if settings.strategy == "racing" and not settings.races:
         progress.note("note: rule confident needs every loss: all candidates are scored on all rows (exhaustive)")
-    work = scoring(renderer, task, kept, len(rows), races=settings.races)
-    amount = " to ".join(dict.fromkeys(tokens(w.cost) for w in work))
+    amount = tokens(scoring(renderer, task, kept, len(rows)).cost)
     for note in cost_of_examples(renderer, task, kept):
         progress.note(note)
-    progress.note(f"scoring {len(kept)} candidates on up to {len(rows)} rows reads {amount} tokens")
+    progress.note(f"scoring {len(kept)} candidates on up to {len(rows)} rows reads up to {amount} tokens")
     progress.plan(len(rows) * len(kept))
     budget = None if settings.budget is None else settings.budget * epoch_cost(renderer, task)
     cache = None

@@ -30,7 +30,7 @@ def generate_command(
         raise ConfigError("give either --input TEXT or --file FILE")
     one_process("sapo generate")
     from sapo.models.load import UNCONFIRMED
-    from sapo.runs.stage import Stage
+    from sapo.runs.stage import load_stage
     from sapo.tasks.files import read_text
 
     lines = [text] if text is not None else read_text(file or Path()).rstrip("\n").split("\n")
@@ -38,7 +38,7 @@ def generate_command(
     if not inputs:
         raise ConfigError(f"{file or '--input'} holds no input: one per line is needed")
     with quiet_libraries():
-        stage = Stage.load(stage_dir, device_map)
+        stage = load_stage(stage_dir, device_map)
         if not stage.loaded.confirmed:
             Console(stderr=True).print(Text(f"note: {stage_dir}: {UNCONFIRMED}"))
         answers = iter(stage.generate(inputs, task))

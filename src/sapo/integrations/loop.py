@@ -119,7 +119,7 @@ class TaskSequence:
         work = {task.name: Work(n := 2 * len(task.test), n, n) for task in self._tested}
         # What scoring costs is known when candidates are.
         self._scoring: dict[str, Work] = {}
-        plan = Plan(self._scoring, {}, {}, work, {}, {})
+        plan = Plan(self._scoring, {}, work, {}, {})
         settings = SelectionSettings(
             examples=examples, strategy="racing" if policy in LOWEST else "exhaustive", budget=None, cache=False
         )

@@ -53,7 +53,7 @@ class Note:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """A text shown unchanged under a label; where it replaces another one, with what has changed."""
+    """A text shown unchanged under a label, and the one that it replaces."""
 
     label: str
     text: str

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -56,16 +55,6 @@ def gathered_page(task: Task, asked: Sequence[str], gathered: Gathered, out: Pat
 
 
 def _refused(rejected: tuple[Rejection, ...], file: Path | None) -> tuple[Block, ...]:
-    counts = Counter(_kind(r.reason) for r in rejected)
     more = [f"And {len(rejected) - _NAMED} more."] if len(rejected) > _NAMED else []
     more += [f"All of them with reasons: {file}."] if file else []
-    return (
-        Note(f"{'; '.join(f'{count} x {kind}' for kind, count in counts.most_common())}."),
-        rejections(rejected[:_NAMED]),
-        *([Note(" ".join(more))] if more else []),
-    )
-
-
-def _kind(reason: str) -> str:
-    """Return a reason without what differs from text to text."""
-    return reason.split(":")[0].split(" '")[0].split(" (")[0]
+    return (rejections(rejected[:_NAMED]), *([Note(" ".join(more))] if more else []))

@@ -7,17 +7,10 @@ from dataclasses import dataclass, field
 from typing import get_args
 
 from sapo.core.errors import RecordError
-from sapo.report.differences import (
-    Difference,
-    direction,
-    run_differences,
-    run_figure_differences,
-    spread,
-    unit_difference,
-)
-from sapo.report.numbers import Better, Figure, count
+from sapo.report.differences import TITLES, Difference, direction, run_differences, spread, unit_difference
+from sapo.report.numbers import Figure, count
 from sapo.report.runs import Run, shared_prompts
-from sapo.runs.metrics import FIGURES, METRICS
+from sapo.runs.metrics import METRICS
 from sapo.runs.prompts import ORIGINAL, Prompt
 from sapo.runs.results import MEASURES, RunResult
 from sapo.training.settings import MethodName, Policy
@@ -45,21 +38,11 @@ class Setting:
         return spread([None if run is None else of(run.result) for run in self.runs])
 
     def by_unit(self, measure: str, prompt: Prompt, name: str) -> Figure:
-        """Return a metric of every run, and the mean."""
+        """Return a metric or figure of every run, and the mean."""
         return self.over_units(lambda result: result.estimate(measure, prompt, name)["value"])
 
-    def figure_by_unit(self, measure: str, name: str) -> Figure:
-        """Return a figure of trained tasks of every run, each the mean over tasks, and the mean."""
-        return self.over_units(lambda result: result.figure(measure, name)["value"])
-
-    def figure(self, measure: str, name: str) -> Figure:
-        """Return such a figure, likewise as `metric`."""
-        if len(self.runs) == 1 and self.runs[0] is not None:
-            return self.runs[0].figure(measure, name)
-        return self.figure_by_unit(measure, name)
-
     def metric(self, measure: str, prompt: Prompt, name: str) -> Figure:
-        """Return a metric: of one unit with its interval over test rows, of several with the one over units."""
+        """Return the same: of one unit with its interval over test rows, of several with the one over units."""
         if len(self.runs) == 1 and self.runs[0] is not None:
             return self.runs[0].metric(measure, prompt, name)
         return self.by_unit(measure, prompt, name)
@@ -76,9 +59,7 @@ class Compared:
         label: of what is compared with it.
         measure: a measure of the results.
         prompt: how tasks were tested.
-        differences: by name of the metric.
-        figures: differences of the figures of trained tasks by name; with the main test prompt alone, as they rest on
-            all prompts.
+        differences: by name of the metric; with the main test prompt of the figures of trained tasks too.
     """
 
     axis: str
@@ -88,7 +69,6 @@ class Compared:
     measure: str
     prompt: Prompt
     differences: Mapping[str, Difference]
-    figures: Mapping[str, Difference] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -157,23 +137,22 @@ def arrange(runs: Sequence[Run]) -> Arranged:
     settings = tuple(Setting(letter(n), r.result.method, r.result.way, (r,)) for n, r in enumerate(runs))
     compared = tuple(
         Compared(
-            "run",
-            "",
-            "A",
-            letter(n),
-            measure,
-            prompt,
-            run_differences(runs[0], run, measure, prompt),
-            run_figure_differences(runs[0], run, measure, prompt) if prompt == prompts[0] else {},
+            "run", "", "A", letter(n), measure, prompt,
+            run_differences(runs[0], run, measure, prompt, _names(prompt, prompts)),
         )
         for n, run in enumerate(runs)
         if n
         for prompt in prompts
         for measure in MEASURES
-    )
+    )  # fmt: skip
     scope = PAIRED_ROWS if len(runs) > 1 else ROW_NOISE
     names = {letter(n): f"{letter(n)} ({run.name})" for n, run in enumerate(runs)}
     return Arranged(settings, (("", runs[0].result.seed),), prompts, compared, scope, names=names)
+
+
+def _names(prompt: Prompt, prompts: Sequence[Prompt]) -> tuple[str, ...]:
+    """Return what is compared with a test prompt: figures of trained tasks rest on all of them."""
+    return tuple(TITLES) if prompt == prompts[0] else tuple(metric.name for metric in METRICS)
 
 
 def letter(n: int) -> str:
@@ -204,8 +183,7 @@ def _sweep(given: Sequence[Run]) -> Arranged:
             base, *others = (setting(group, one) if axis == "policy" else setting(one, group) for one in labels)
             compared += [
                 Compared(axis, group if len(groups) > 1 else "", labels[0], label, measure, prompt,
-                         _differences(base, other, measure, prompt),
-                         _figure_differences(base, other, measure) if prompt == prompts[0] else {})
+                         _differences(base, other, measure, prompt, _names(prompt, prompts)))
                 for label, other in zip(labels[1:], others, strict=True)
                 if any(other.runs)
                 for prompt in seen
@@ -214,24 +192,16 @@ def _sweep(given: Sequence[Run]) -> Arranged:
     return Arranged(settings, units, prompts, tuple(compared), _scope(units), sweep=True)
 
 
-def _differences(base: Setting, other: Setting, measure: str, prompt: Prompt) -> dict[str, Difference]:
-    """Return the differences by name of the metric."""
-    better = {metric.name: direction(measure, metric.name) for metric in METRICS}
-    return _defined(base, other, better, lambda setting, name: setting.by_unit(measure, prompt, name))
-
-
-def _figure_differences(base: Setting, other: Setting, measure: str) -> dict[str, Difference]:
-    """Return the differences by name of the figure, of which no value is better than another."""
-    better = {figure.name: None for figure in FIGURES}
-    return _defined(base, other, better, lambda setting, name: setting.figure_by_unit(measure, name))
-
-
-def _defined(
-    base: Setting, other: Setting, better: Mapping[str, Better | None], of: Callable[[Setting, str], Figure]
+def _differences(
+    base: Setting, other: Setting, measure: str, prompt: Prompt, names: Sequence[str]
 ) -> dict[str, Difference]:
     """Return the differences by name; those that no pair of units defines are left out."""
-    found = {name: unit_difference(of(other, name).points, of(base, name).points, b) for name, b in better.items()}
-    return {name: difference for name, difference in found.items() if difference.count}
+    found = {}
+    for name in names:
+        ours, theirs = (setting.by_unit(measure, prompt, name).points for setting in (other, base))
+        if (difference := unit_difference(ours, theirs, direction(measure, name))).count:
+            found[name] = difference
+    return found
 
 
 def _comparable(given: Sequence[Run]) -> dict[tuple[str, str, Unit], Run]:

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy.stats import t
 
+from sapo.experiments.study.resampling import student
 from sapo.report.numbers import SCALES, Better, Figure
 from sapo.report.runs import Run
-from sapo.runs.metrics import FIGURES, METRICS, metric_draws, percentile_interval
+from sapo.runs.metrics import FIGURES, METRICS, Defined, percentile_interval
 from sapo.runs.prompts import Prompt
 from sapo.runs.results import NLL
 
@@ -19,6 +19,10 @@ Verdict = Literal[
     "better", "worse", "higher", "lower", "too small to decide", "not paired", "not comparable",
     "one unit: no interval", "no pair",
 ]  # fmt: skip
+# What tables call metrics, and figures of the trained tasks.
+NUMBERS: tuple[Defined, ...] = (*METRICS, *FIGURES)
+TITLES = {one.name: one.title for one in NUMBERS}
+_FIGURES = {figure.name for figure in FIGURES}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +38,11 @@ class Difference(Figure):
     either: int = 1
 
 
-def direction(measure: str, metric: str = "ap") -> Better:
-    """Return which values of a metric are good."""
-    return "lower" if metric == "forgetting_max" else SCALES[measure].better
+def direction(measure: str, name: str = "ap") -> Better | None:
+    """Return which values of a metric are good; of a figure none is."""
+    if name in _FIGURES:
+        return None
+    return "lower" if name == "forgetting_max" else SCALES[measure].better
 
 
 def verdict(bounds: tuple[float, float], better: Better | None) -> Verdict:
@@ -52,57 +58,29 @@ def verdict(bounds: tuple[float, float], better: Better | None) -> Verdict:
     return "better" if (low > 0) == (better == "higher") else "worse"
 
 
-def run_differences(first: Run, other: Run, measure: str, prompt: Prompt) -> dict[str, Difference]:
-    """Return by metric how far a run lies from the first one; undefined metrics are left out.
+def run_differences(
+    first: Run, other: Run, measure: str, prompt: Prompt, names: Sequence[str] = tuple(TITLES)
+) -> dict[str, Difference]:
+    """Return by name how far metrics and figures of a run lie from those of the first one; undefined ones are left out.
 
     Both runs are resampled with the first run's seed. `resample_matrices` then draws the same rows for both, so
-    that what makes a row hard for both cancels out.
-    """
-    values = {}
-    for metric in METRICS:
-        mine, theirs = (run.metric(measure, prompt, metric.name).value for run in (first, other))
-        if mine is not None and theirs is not None:
-            values[metric.name] = theirs - mine
-    obstacle = _obstacle(first, other, measure, prompt)
-    if obstacle is not None:
-        return {name: Difference(value, None, verdict=obstacle) for name, value in values.items()}
-    lacking = [metric.name for metric in METRICS if metric.name not in values]
-    before, after = (
-        metric_draws(
-            run.resampled(measure, prompt, first.result.seed),
-            higher_is_better=direction(measure) == "higher",
-            undefined=lacking,
-        )
-        for run in (first, other)
-    )
-    found = {}
-    for name, value in values.items():
-        bounds = percentile_interval(after[name] - before[name])
-        found[name] = Difference(value, bounds, verdict=verdict(bounds, direction(measure, name)))
-    return found
-
-
-def run_figure_differences(first: Run, other: Run, measure: str, prompt: Prompt) -> dict[str, Difference]:
-    """Return by name how far the figures of a run's trained tasks lie from those of the first one, likewise.
-
-    They rest on all test prompts, so those of runs with different ones are not compared.
+    that what makes a row hard for both cancels out. Figures rest on all test prompts, so those of runs with different
+    ones are not compared.
     """
     runs, values = (first, other), dict[str, float]()
-    for name in (figure.name for figure in FIGURES):
-        before, after = (run.figure(measure, name).value for run in runs)
-        if before is not None and after is not None:
-            values[name] = after - before
-    if not values or len({frozenset(run.result.matrices[measure]) for run in runs}) > 1:
-        return {}
+    alike = len({frozenset(run.result.matrices[measure]) for run in runs}) == 1
+    for name in names if alike else [metric.name for metric in METRICS if metric.name in names]:
+        mine, theirs = (run.metric(measure, prompt, name).value for run in runs)
+        if mine is not None and theirs is not None:
+            values[name] = theirs - mine
     obstacle = _obstacle(first, other, measure, prompt)
     if obstacle is not None:
         return {name: Difference(value, None, verdict=obstacle) for name, value in values.items()}
-    drawn = [run.figure_draws(measure, first.result.seed) for run in runs]
+    before, after = (run.draws(measure, prompt, first.result.seed, values) for run in runs)
     found = {}
     for name, value in values.items():
-        mine, theirs = (np.mean(list(of[name].values()), axis=0)[1:] for of in drawn)
-        bounds = percentile_interval(theirs - mine)
-        found[name] = Difference(value, bounds, verdict=verdict(bounds, None))
+        bounds = percentile_interval((after[name] - before[name])[1:])
+        found[name] = Difference(value, bounds, verdict=verdict(bounds, direction(measure, name)))
     return found
 
 
@@ -120,22 +98,11 @@ def _obstacle(first: Run, other: Run, measure: str, prompt: Prompt) -> Verdict |
     return None if all(np.array_equal(a, b) for a, b in zip(*weights, strict=True)) else "not comparable"
 
 
-def quantile(n: int) -> float:
-    """Return how many standard errors a 95 % Student t interval of n >= 2 values reaches to either side."""
-    return float(t.ppf(0.975, n - 1))
-
-
 def spread(points: Sequence[float | None]) -> Figure:
-    """Return the mean of the values with its interval: mean ± t(0.975, n - 1) * s / sqrt(n), s with n - 1."""
-    values = np.array([point for point in points if point is not None], dtype=np.float64)
-    n = len(values)
-    mean = float(values.mean()) if n else None
-    if mean is None or n == 1:
-        return Figure(mean, None, tuple(points))
-    # Of equal values the standard deviation is 0; rounding would make it a little more.
-    deviation = float(values.std(ddof=1)) if np.ptp(values) > 1e-12 else 0.0
-    half = quantile(n) * deviation / n**0.5
-    return Figure(mean, (mean - half, mean + half), tuple(points))
+    """Return the mean of the values with its Student t interval."""
+    known = [point for point in points if point is not None]
+    mean, interval = student(known) if known else (None, None)
+    return Figure(mean, interval, tuple(points))
 
 
 def unit_difference(

@@ -23,7 +23,7 @@ def to_html(page: Page) -> str:
         loader=PackageLoader("sapo.report", "page"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     # Markup in a text stays text: html=False, and nothing becomes a link.
-    markdown = MarkdownIt("commonmark", {"html": False}).enable(["table", "strikethrough"])
+    markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
     number = count(1)
 
     def shown(block: Block) -> Markup:

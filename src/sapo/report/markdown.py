@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shlex
-from difflib import SequenceMatcher
 
 from sapo.core.untrusted import plain
 from sapo.report.blocks import SHORT, Block, Command, Listing, Note, Page, Plot, Section, Style, one_line
@@ -15,8 +14,6 @@ _ESCAPES = str.maketrans(
 )
 # What would begin a list, a heading or a rule at the start of a paragraph.
 _BLOCK = re.compile(r"^(\d*)([-+=.)])")
-# Words from which texts are not compared, and how much they need to have in common for it.
-_MOST, _ALIKE = 2000, 0.35
 _MARKS: dict[Style, str] = {"": "", "strong": "**", "dim": ""}
 
 
@@ -41,8 +38,10 @@ def block_markdown(block: Block) -> str:
     if isinstance(block, Note):
         return _marked(inline(block.text), _MARKS[block.style])
     if isinstance(block, Listing):
-        changed = _changes(block.original, block.text) if block.original is not None else ""
-        return "\n\n".join(filter(None, (inline(block.label), fenced(block.text, "text"), changed)))
+        shown = [inline(block.label), fenced(block.text, "text")]
+        return "\n\n".join(
+            shown + (["It replaces:", fenced(block.original, "text")] if block.original is not None else [])
+        )
     if isinstance(block, Command):
         return f"{inline(block.purpose)}\n\n{fenced(shlex.join(map(plain, block.words)), 'sh')}"
     lines = [f"### {inline(block.title)}", ""] if block.title else []
@@ -60,20 +59,6 @@ def fenced(text: str, language: str) -> str:
     """Return a text as a code block whose fence is longer than any run of backticks in it."""
     fence = "`" * max([3, *(len(run) + 1 for run in re.findall("`+", text))])
     return f"{fence}{language}\n{plain(text)}\n{fence}"
-
-
-def _changes(original: str, text: str) -> str:
-    """Return what is new in a text and what it lost, word by word; the original itself where hardly a word is left."""
-    before, after = one_line(plain(original)).split(), one_line(plain(text)).split()
-    matcher = SequenceMatcher(None, before, after, autojunk=False)
-    if len(before) + len(after) > _MOST or matcher.ratio() < _ALIKE:
-        return f"It replaces:\n\n{fenced(original, 'text')}"
-    parts = []
-    for kind, a, b, c, d in matcher.get_opcodes():
-        kept = kind == "equal"
-        parts += ["" if kept else _marked(inline(" ".join(before[a:b])), "~~"),
-                  _marked(inline(" ".join(after[c:d])), "" if kept else "**")]  # fmt: skip
-    return f"Changed, ~~struck out~~ and **added**: {' '.join(filter(None, parts))}"
 
 
 def _row(texts: list[str]) -> str:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from sapo.experiments.study.resampling import quantile
 from sapo.report import details, remake
 from sapo.report.blocks import NOTHING, Block, Command, Note, Page, Section, Table
 from sapo.report.compare import Arranged, Compared, Setting, arrange, letter
-from sapo.report.differences import Difference, direction, quantile, verdict
+from sapo.report.differences import NUMBERS, TITLES, Difference, direction, verdict
 from sapo.report.numbers import (
     LOSS,
     SCALES,
@@ -23,20 +24,20 @@ from sapo.report.numbers import (
 )
 from sapo.report.plots import Range, curves, ranges
 from sapo.report.runs import Run
-from sapo.report.selections import clearly_better
-from sapo.runs.metrics import METRICS, percentile_interval
+from sapo.runs.metrics import FIGURES, METRICS, percentile_interval
 from sapo.runs.prompts import ORIGINAL, OWN, Prompt
 from sapo.runs.results import MEASURES, NLL, PRIMARY
-from sapo.selection.selection import Selection
 from sapo.training.policies import MIXTURES
 
-NAMES = {metric.name: metric.title for metric in METRICS}
 # Metrics that are drawn and spoken of first: how good the end is, and what was forgotten.
 HEADLINE = ("ap", "bwt_final")
-# Tasks up to which the first screen shows each one's instruction, and those of which it has room for the matrix;
-# settings up to which each that decides nothing is spoken of.
-_FEW, _ROOM, _FEW_SETTINGS = 3, 6, 3
+# Settings up to which each that decides nothing is spoken of.
+_FEW_SETTINGS = 3
 _MARKS = "*: right after training on that task; (...): not trained on that task yet."
+_WATCHED = (
+    "watch: never trained on, and always tested with its original instruction. general text: without any prompt; its "
+    "texts are no sample, so there is no interval."
+)
 _TESTED = (
     "Test prompt own: a task that was trained on is tested with the instruction it was trained with, others with their "
     "original one; original: every task with its original instruction; none: without any; a text in quotes: every task "
@@ -56,6 +57,19 @@ EQUAL = (
     "An interval of no width means that all units differ by exactly the same amount. Coarse scores of few test rows "
     "often do: it is not a sign of certainty."
 )
+_METRICS = (
+    "R[i,j]: the result on task j after training task i, 0 is zero-shot; N: number of tasks. AP: average performance "
+    "at the end. LA: learning accuracy, each task right after it was trained on. BWT: backward transfer, what later "
+    "training did to earlier tasks. FWT: forward transfer, what it did to tasks not trained on yet. Forgetting (max) "
+    "takes the best of noisy cells, so its interval lies a little high."
+)
+_BEYOND = (
+    "What a training does beyond its own prompt. R_q[i,j]: task j after stage i with test prompt q; s: the last stage "
+    "that tested it. Spill: the change that a training makes on other tasks, and on its own task with other "
+    "prompts. Conditionality: how much better the task is done with its own prompt than with held-out paraphrases (in "
+    "NLL, better is below 0). Recoverable: how much better the best of these does than the original: what they bring "
+    "back was hidden, not lost; as the best of noisy values it lies a little on the better side."
+)
 _OBSTACLES = {
     "too small to decide": "too small to decide: the interval contains 0, or only touches it.",
     "not paired": "not paired: the runs were tested on different rows, so the difference has no interval.",
@@ -74,12 +88,8 @@ def results_page(runs: Sequence[Run]) -> Page:
     sweep, alone = arranged.sweep, None if arranged.sweep else arranged.only
     if alone is not None:
         title, notes = f"Run {alone.name}", list(_outcome(alone, arranged.prompts[0]))
-        shown = _matrix if len(alone.result.tasks) <= _ROOM else _by_task
-        matrix = shown([alone], PRIMARY, arranged.prompts[0])
-        first = [
-            Section(matrix.title, (replace(matrix, title=""),), "screen"),
-            Section(f"Trained with (policy {alone.result.policy})", tuple(_trained(alone)), "screen"),
-        ]
+        table = _by_task(alone, arranged.prompts[0])
+        first = [Section(f"By task: {table.title}", (replace(table, title=""),), "screen")]
     else:
         title = f"{'Sweep' if sweep else 'Comparison'} of {count(len(arranged.runs), 'run')}"
         notes = [Note(text, "strong") for text in _said(arranged) or ["There is one setting: nothing to compare."]]
@@ -114,7 +124,8 @@ def _outcome(run: Run, prompt: Prompt) -> Iterator[Note]:
                 continue
             # Both on the same resamples of the test rows.
             draws = run.resampled(measure, prompt, run.result.seed)[:, :, 0]
-            change = Figure(after - before, percentile_interval(draws[:, 1] - draws[:, 0]))
+            changes = draws[:, 1] - draws[:, 0]
+            change = Figure(float(changes[0]), percentile_interval(changes[1:]))
             how = "" if _plain([run], prompt) else f" with test prompt {prompt_name(prompt)}"
             ends = (number(value, scale.decimals) for value in (before, after))
             text = f"On {tasks[0]}{how} the {what} is {' before training and '.join(ends)} after it; change"
@@ -131,48 +142,12 @@ def _outcome(run: Run, prompt: Prompt) -> Iterator[Note]:
         yield Note(f"{text}.", "strong")
 
 
-def _trained(run: Run) -> Iterator[Block]:
-    """Yield what the tasks were trained with, and how its loss before training compares with the original's."""
-    used, tasks = run.result.instructions, run.result.tasks
-    if any(one.mixture for one in used.values()):
-        yield Note("Tasks were trained with several paraphrases in turn.")
-        return
-    if len(tasks) <= _FEW:
-        rows = tuple(
-            (label, _gain(selection, used[task].text), used[task].text or "(none)")
-            for label, task, selection in zip(run.labels, tasks, run.selections or [None] * len(tasks), strict=True)
-        )
-        about = "loss: before training on the task, in nats per token, minus the original's."
-        yield Table(("task", "loss to original", "instruction"), rows, legend=(about,), text=(0, -1), clipped=True)
-        return
-    others = sum(used[task].text != used[task].original for task in tasks)
-    text = f"{others} of {count(len(tasks), 'task')} were trained with another instruction than the original."
-    known = [selection for selection in run.selections if selection is not None]
-    if known:
-        # By a trial, the original would have stayed if nothing were clearly better.
-        clear = sum(one.chosen > 0 if one.trial else one.chosen in clearly_better(one) for one in known)
-        which = "chosen by a trial" if any(one.trial for one in known) else "with the lowest loss before training"
-        text += (
-            f" In {clear} of {len(known)} the candidate {which} is clearly better than the original: its interval lies "
-            "below 0."
-        )
-    yield Note(text)
-
-
-def _gain(selection: Selection | None, text: str) -> str:
-    """Return the loss of an instruction minus the original's, where both were scored."""
-    found = (
-        None if selection is None else next((c for c in selection.candidates[1:] if c.instruction.text == text), None)
-    )
-    return NOTHING if found is None else estimate(Figure(found.delta, found.interval), LOSS, sign=True)
-
-
 def _said(arranged: Arranged) -> list[str]:
     """Return what can be said of each thing that is compared with its baseline, over all groups."""
     main = arranged.prompts[0]
     # Verdicts may differ with the other one, which the tables show.
     where = f" (test prompt {prompt_name(main)})" if len(arranged.prompts) > 1 else ""
-    metrics = " or ".join(NAMES[name] for name in HEADLINE)
+    metrics = " or ".join(TITLES[name] for name in HEADLINE)
     pairs: dict[tuple[str, str], dict[tuple[str, str], list[Difference]]] = {}
     for one in arranged.compared:
         if one.prompt == main:
@@ -201,7 +176,7 @@ def _said(arranged: Arranged) -> list[str]:
 def _over_groups(metric: str, measure: str, found: Sequence[Difference]) -> str:
     """Return what one metric says: its figures in one group, how many groups say what in several."""
     scale = SCALES[measure]
-    name = f"{NAMES[metric]} in {scale.short}"
+    name = f"{TITLES[metric]} in {scale.short}"
     if len(found) == 1:
         return f"{name} {estimate(found[0], scale.decimals, sign=True)} {scale.unit}, {found[0].verdict}"
     verdicts = [one.verdict if one.verdict in ("better", "worse") else "undecided" for one in found]
@@ -213,13 +188,14 @@ def _over_groups(metric: str, measure: str, found: Sequence[Difference]) -> str:
 
 
 def _curves(run: Run, prompt: Prompt) -> Iterator[Block]:
-    """Yield what became of each task as a figure."""
-    for measure, scale in SCALES.items() if len(run.result.tasks) > 1 else ():
-        rows = run.matrix(measure, prompt)
-        stages = [i for i, row in enumerate(rows) if any(value is not None for value in row)]
-        lines = {label: [rows[i][j] for i in stages] for j, label in enumerate(run.labels)}
-        title = "stage: tasks trained (0: zero-shot)"
-        yield curves(f"{scale.title} by stage", [str(i) for i in stages], title, scale.short, lines)
+    """Yield what became of each task, and of what is only tested, as a figure."""
+    for measure, scale in SCALES.items():
+        lines = run.columns(measure, prompt)
+        stages = [i for i in range(len(run.stages)) if any(values[i] is not None for values in lines.values())]
+        if len(stages) > 2:
+            seen = {label: [values[i] for i in stages] for label, values in lines.items()}
+            title = "stage: tasks trained (0: zero-shot)"
+            yield curves(f"{scale.title} by stage", [str(i) for i in stages], title, scale.short, seen)
 
 
 def _plain(runs: Sequence[Run], prompt: Prompt) -> bool:
@@ -227,33 +203,45 @@ def _plain(runs: Sequence[Run], prompt: Prompt) -> bool:
     return prompt in (OWN, ORIGINAL) and all(run.result.only_originals for run in runs)
 
 
-def _by_task(runs: Sequence[Run], measure: str, prompt: Prompt) -> Table:
-    """Return of each task of a run what a long matrix says of it."""
-    (run,), scale = runs, SCALES[measure]
-    matrix = run.matrix(measure, prompt)
-    rows = tuple(
-        (label, *(number(matrix[i][j], scale.decimals) for i in (0, j + 1, -1))) for j, label in enumerate(run.labels)
+def _by_task(run: Run, prompt: Prompt) -> Table:
+    """Return what became of each task, and what it was trained with."""
+    matrix, scale = run.matrix(PRIMARY, prompt), SCALES[PRIMARY]
+    rows = []
+    for j, (label, task) in enumerate(zip(run.labels, run.result.tasks, strict=True)):
+        used = run.result.instructions[task]
+        scores = (number(matrix[i][j], scale.decimals) for i in (0, j + 1, -1))
+        losses = used.losses or {}
+        change = losses[used.text] - losses[used.original] if {used.text, used.original} <= losses.keys() else None
+        text = f"({len(used.mixture)} paraphrases in turn)" if used.mixture else used.text or "(none)"
+        rows.append((label, *scores, number(change, LOSS, sign=True), text))
+    columns = ("task", "zero-shot", "trained", "at the end", "loss to original", "instruction")
+    about = (
+        "trained: right after the training on that task. loss to original: before that training, in nats per token, "
+        f"minus the original's. Policy {run.result.policy}."
     )
-    return Table(
-        ("tested on:", "zero-shot", "right after its training", "at the end"), rows, _title(runs, measure, prompt)
-    )
+    return Table(columns, tuple(rows), _title([run], PRIMARY, prompt), (about,), text=(0, -1), clipped=True)
 
 
 def _matrix(runs: Sequence[Run], measure: str, prompt: Prompt) -> Table:
-    """Return R with a row for each stage and run; all runs have the same tasks."""
-    several, scale, tasks = len(runs) > 1, SCALES[measure], runs[0].result.tasks
+    """Return R with a row for each stage and run, and what else is tested at every stage; runs have the same tasks."""
+    several, scale, tasks = len(runs) > 1, SCALES[measure], runs[0].labels
+    found = [run.columns(measure, prompt) for run in runs]
+    labels = tuple(dict.fromkeys(label for columns in found for label in columns))
     rows = []
     for i in range(len(tasks) + 1):
         above = ""
         for n, run in enumerate(runs):
-            values = run.matrix(measure, prompt)[i]
+            values = [found[n][label][i] if label in found[n] else None for label in labels]
             if any(value is not None for value in values):
                 head, above = "" if run.stages[i] == above else run.stages[i], run.stages[i]
-                shown = (_cell(number(value, scale.decimals), i, j) for j, value in enumerate(values, start=1))
+                texts = (number(value, scale.decimals) for value in values)
+                shown = (_cell(text, i, j) if j <= len(tasks) else f"{text} " for j, text in enumerate(texts, start=1))
                 rows.append((head, *([letter(n)] if several else []), *shown))
     # Rows name the tasks: columns need their numbers only.
-    columns = ("tested on:", *(["run"] if several else []), *map(str, range(1, len(tasks) + 1)))
-    return Table(columns, tuple(rows), _title(runs, measure, prompt), (_MARKS,), text=(0, 1) if several else (0,))
+    names = (*map(str, range(1, len(tasks) + 1)), *labels[len(tasks) :])
+    columns = ("tested on:", *(["run"] if several else []), *names)
+    legend = (_MARKS, *([_WATCHED] if len(labels) > len(tasks) else []))
+    return Table(columns, tuple(rows), _title(runs, measure, prompt), legend, text=(0, 1) if several else (0,))
 
 
 def _title(runs: Sequence[Run], measure: str, prompt: Prompt) -> str:
@@ -275,7 +263,7 @@ def _headline(arranged: Arranged) -> Table:
     figures = tuple(
         (s.name, *(_figure(s, measure, prompt, name) for measure, name in shown)) for s in arranged.settings
     )
-    columns = ("setting", *(f"{SCALES[measure].short} {NAMES[name]}" for measure, name in shown))
+    columns = ("setting", *(f"{SCALES[measure].short} {TITLES[name]}" for measure, name in shown))
     about = "AP: mean over tasks at the end" if end == "ap" else "LA: mean over tasks, each right after its training"
     legend = (
         f"{about}; BWT (final): what later training did to earlier tasks. Score: 0 to 100, higher is better; NLL: nats "
@@ -351,12 +339,10 @@ def _metrics(arranged: Arranged) -> Iterator[Block]:
     columns = (*heads, *(scale.short for scale in SCALES.values()))
     for prompt in arranged.prompts:
         rows = tuple(
-            (
-                *("" if n else metric.title, s.name)[: len(heads)],
-                *(_figure(s, m, prompt, metric.name) for m in MEASURES),
-            )
-            for metric in METRICS
-            if _defines(arranged, metric.name)
+            (*("" if n else one.title, s.name)[: len(heads)], *(_figure(s, m, prompt, one.name) for m in MEASURES))
+            for one in NUMBERS
+            if one in METRICS or prompt == main
+            if _defines(arranged, one.name)
             for n, s in enumerate(arranged.settings)
         )
         yield Table(
@@ -370,17 +356,15 @@ def _metrics(arranged: Arranged) -> Iterator[Block]:
     for measure, scale in SCALES.items() if len(runs) > 1 else ():
         drawn = [(s.name, s.metric(measure, main, end)) for s in arranged.settings]
         rings = [Range(name, figure, points=figure.points) for name, figure in drawn]
-        yield ranges(f"{NAMES[end]}: {scale.title}", rings, scale.title, caption=_rings(rings))
+        yield ranges(f"{TITLES[end]}: {scale.title}", rings, scale.title, caption=_rings(rings))
     if arranged.sweep:
         return
     tasks = runs[0].result.tasks
     for prompt in arranged.prompts:
-        seen = only is not None and prompt == main
-        if only is not None and not seen and len(tasks) == 1:
+        if only is not None and prompt != main and len(tasks) == 1:
             yield from _outcome(only, prompt)
         for measure in MEASURES:
-            if not seen or measure == NLL or len(tasks) > _ROOM:
-                yield _matrix(runs, measure, prompt)
+            yield _matrix(runs, measure, prompt)
     if only is not None:
         yield from _curves(only, main)
     sizes = ", ".join(f"{task} {runs[0].result.test_rows[task]}" for task in tasks)
@@ -413,7 +397,7 @@ def _drawn(known: Sequence[Compared]) -> Iterator[Block]:
         ]
         if rows:
             scale = SCALES[known[0].measure]
-            title = f"{NAMES[name]} in {scale.short}: difference to {known[0].base}"
+            title = f"{TITLES[name]} in {scale.short}: difference to {known[0].base}"
             sense = "above 0 is better" if scale.better == "higher" else "below 0 is better"
             yield ranges(title, rows, f"{scale.unit} ({sense})", 0.0, _rings(rows))
 
@@ -424,7 +408,7 @@ def _differences(known: Sequence[Compared], *, units: bool) -> Table:
     for one in known:
         for name, d in (one.differences or {NOTHING: Difference(None, None)}).items():
             figures = (number(d.value, scale.decimals, sign=True), interval(d.interval, scale.decimals, sign=True))
-            row = (one.name, NAMES.get(name, name), *figures, d.verdict)
+            row = (one.name, TITLES.get(name, name), *figures, d.verdict)
             rows.append((*row, *((f"{d.count} of {d.either}", listed(d.points, scale.decimals)) if units else ())))
     columns = (first.axis, "metric", "difference", "95 % interval", "verdict", *(("pairs", "each unit") * units))
     title = f"{scale.title}, test prompt: {prompt_name(first.prompt)}"
@@ -447,7 +431,7 @@ def _every_run(arranged: Arranged) -> Table:
 def _reading(arranged: Arranged) -> Iterator[Block]:
     """Yield what metrics, test prompts, differences and intervals mean."""
     units, results = len(arranged.units), [run.result for run in arranged.runs]
-    found = [d for one in arranged.compared for of in (one.differences, one.figures) for d in of.values()]
+    found = [d for one in arranged.compared for d in one.differences.values()]
     yield Note(_ORIGINAL if arranged.only_originals else _TESTED)
     if any(result.policy in MIXTURES for result in results):
         yield Note(_MIXED)
@@ -471,16 +455,14 @@ def _reading(arranged: Arranged) -> Iterator[Block]:
             f"{len(bounds) * 0.05:.1f} here, would still exclude 0 by chance. Decide which comparison counts before "
             "you look, and take the others as hints."
         )
-    rows = tuple(
+    rows = [
         (m.title, f"{direction(PRIMARY, m.name)}, {direction(NLL, m.name)}", m.definition, m.source)
         for m in METRICS
         if not _signed(m.name) or any(len(result.tasks) > 1 for result in results)
-    )
-    legend = (
-        "R[i,j]: the result on task j after training task i, 0 is zero-shot; N: number of tasks. AP: average "
-        "performance at the end. LA: learning accuracy, each task right after it was trained on. BWT: backward "
-        "transfer, what later training did to earlier tasks. FWT: forward transfer, what it did to tasks not trained "
-        "on yet. Forgetting (max) takes the best of noisy cells, so its interval lies a little high.",
-    )
+    ]
+    rows += [(f.title, NOTHING, f.definition, f.source) for f in FIGURES if _defines(arranged, f.name)]
+    legend = [_METRICS]
+    if any(_defines(arranged, figure.name) for figure in FIGURES):
+        legend.append(_BEYOND)
     columns = ("metric", "better: score, NLL", "definition", "source")
-    yield Table(columns, rows, "The metrics", legend, text=(0, 1, 2, 3))
+    yield Table(columns, tuple(rows), "The metrics", tuple(legend), text=(0, 1, 2, 3))

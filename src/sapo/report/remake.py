@@ -11,6 +11,7 @@ import yaml
 from sapo.experiments.study.records import StudyRecord
 from sapo.report.blocks import Block, Command, Listing, Note, Section, Table
 from sapo.report.runs import Run
+from sapo.runs.directory import decisive
 from sapo.training.policies import LOWEST
 
 # What a sweep varies, in the order in which a configuration names it.
@@ -67,11 +68,17 @@ def _again(runs: Sequence[Run]) -> tuple[Block, ...]:
 
 def _sweep_again(configs: Sequence[Mapping[str, Any]]) -> tuple[Block, ...]:
     merged: dict[str, Any] = {}
-    differing: dict[str, None] = {}
+    seen: dict[str, set[str]] = {}
     for config in configs:
-        _merge(merged, {key: value for key, value in config.items() if key not in _VARIED}, "", differing)
+        # What one run switches off, as None, is no value of another.
+        shared = {key: value for key, value in config.items() if key not in _VARIED and value not in (None, {})}
+        for key, value in shared.items():
+            merged[key] = {**merged.get(key, {}), **value} if isinstance(value, Mapping) else value
+        for key, value in decisive(shared).items():
+            seen.setdefault(key, set()).add(repr(value))
     if not merged:
         return (Note("The records hold no configuration."),)
+    differing = [key for key, values in seen.items() if len(values) > 1]
     for key in _VARIED:
         values = [config[key] for config in configs if key in config]
         several = [value for n, value in enumerate(values) if value not in values[:n]]
@@ -82,7 +89,7 @@ def _sweep_again(configs: Sequence[Mapping[str, Any]]) -> tuple[Block, ...]:
     rules = dict.fromkeys(c["selection"]["rule"] for c in configs if c.get("policy") in LOWEST and "selection" in c)
     if len(rules) > 1:
         merged.setdefault("sweep", {})["rule"] = list(rules)
-        differing.pop("selection.rule")
+        differing.remove("selection.rule")
     listing = Listing("sweep.yaml", _yaml(merged))
     if differing:
         text = (
@@ -95,20 +102,6 @@ def _sweep_again(configs: Sequence[Mapping[str, Any]]) -> tuple[Block, ...]:
         Command(("sapo", "run", "sweep.yaml"), "The sweep, from its first run on:"),
         listing,
     )
-
-
-def _merge(merged: dict[str, Any], config: Mapping[str, Any], where: str, differing: dict[str, None]) -> None:
-    """Add the settings of a configuration; name those that have another value already."""
-    for key, value in config.items():
-        known = merged.get(key)
-        # What one run switches off, as None, is no value of another.
-        if isinstance(value, Mapping) and value:
-            merged[key] = known if isinstance(known, dict) else {}
-            _merge(merged[key], value, f"{where}{key}.", differing)
-        elif known in (None, {}):
-            merged[key] = value
-        elif value not in (None, {}, known):
-            differing[f"{where}{key}"] = None
 
 
 def _yaml(config: Mapping[str, Any]) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from sapo.core.errors import RecordError
 from sapo.core.storage import read_json
@@ -13,9 +15,9 @@ from sapo.core.types import Floats
 from sapo.models.answers import Evaluation
 from sapo.report.numbers import Figure, prompt_name
 from sapo.runs.figures import Grid
-from sapo.runs.metrics import resample_matrices
+from sapo.runs.metrics import FIGURES, METRICS, metric_draws, resample_matrices
 from sapo.runs.prompts import ORIGINAL, OWN, Prompt, cell_name, instruction_of
-from sapo.runs.results import DRAWS, PRIMARY, RunResult, figures_of, fill, per_row
+from sapo.runs.results import DRAWS, NLL, PRIMARY, RunResult, figures_of, fill, per_row
 from sapo.selection.selection import Selection
 from sapo.tasks.inspection import Inspection
 
@@ -62,13 +64,19 @@ class Run:
         """Return a performance matrix, row 0 is zero-shot; None where the method defines no cell."""
         return self.result.matrices[measure][self.result.key(prompt) or prompt]
 
-    def metric(self, measure: str, prompt: Prompt, name: str) -> Figure:
-        """Return a metric, with its interval over test rows."""
-        return Figure.of(self.result.estimate(measure, prompt, name))
+    def columns(self, measure: str, prompt: Prompt) -> dict[str, list[float | None]]:
+        """Return what stages were tested on, a value for each: tasks, watch tasks and, as a loss, general text."""
+        found = {label: [row[j] for row in self.matrix(measure, prompt)] for j, label in enumerate(self.labels)}
+        key = self.result.key(prompt) or prompt
+        found |= {f"watch: {task}": list(of[measure][key]) for task, of in self.result.watch.items()}
+        if measure == NLL and self.result.ability:
+            losses = {at.stage: at.loss for at in self.result.ability}
+            found["general text"] = [losses.get(stage) for stage in range(len(self.stages))]
+        return found
 
-    def figure(self, measure: str, name: str) -> Figure:
-        """Return a figure of the trained tasks, their mean, likewise."""
-        return Figure.of(self.result.figure(measure, name))
+    def metric(self, measure: str, prompt: Prompt, name: str) -> Figure:
+        """Return a metric or figure, with its interval over test rows."""
+        return Figure.of(self.result.estimate(measure, prompt, name))
 
     def test_rows(self, measure: str, prompt: Prompt) -> tuple[list[list[Floats]], list[list[Floats]]]:
         """Return scores and weights of the test rows of every cell, by stage and task; NaN where there is no cell."""
@@ -84,12 +92,21 @@ class Run:
         )
 
     def resampled(self, measure: str, prompt: Prompt, seed: int) -> Floats:
-        """Return bootstrap resamples of a matrix over its test rows, shape [draws, stages + 1, tasks]."""
+        """Return a matrix and its bootstrap resamples over test rows, shape [1 + draws, stages + 1, tasks]."""
         scores, weights = self.test_rows(measure, prompt)
         return resample_matrices(scores, weights=weights, draws=DRAWS, seed=seed)
 
-    def figure_draws(self, measure: str, seed: int) -> dict[str, dict[str, Floats]]:
-        """Return what the trainings did beyond their own prompts, see `sapo.runs.figures`, resampled."""
+    def draws(self, measure: str, prompt: Prompt, seed: int, names: Collection[str]) -> dict[str, Floats]:
+        """Return metrics, and figures of the trained tasks, and their draws over test rows, shape [1 + draws]."""
+        lacking = [metric.name for metric in METRICS if metric.name not in names]
+        higher = measure != NLL
+        found = metric_draws(self.resampled(measure, prompt, seed), higher_is_better=higher, undefined=lacking)
+        if any(figure.name in names for figure in FIGURES):
+            of_tasks = self._figure_draws(measure, seed)
+            found |= {name: np.mean(list(of_tasks[name].values()), axis=0) for name in of_tasks if name in names}
+        return found
+
+    def _figure_draws(self, measure: str, seed: int) -> dict[str, dict[str, Floats]]:
         result, prompts = self.result, tuple(self.result.matrices[PRIMARY])
         texts = {task: (used.original, used.text) for task, used in result.instructions.items()}
         wordings = {task: one.texts for task, one in (result.robustness or {}).items()}
@@ -117,10 +134,7 @@ class Run:
             original, own = used.original, used.text if place < stage else used.original
         assert self.directory is not None
         name = cell_name(instruction_of(prompt, original, own), original, own)
-        folder = self.directory / "cells" / str(stage)
-        # Its name in directories of format 1 and 2.
-        earlier = folder / f"{task}.selected.json"
-        path = earlier if name == OWN and earlier.is_file() else folder / f"{task}.{name}.json"
+        path = self.directory / "cells" / str(stage) / f"{task}.{name}.json"
         return Evaluation.from_json(_read(path)["value"])
 
 

@@ -177,16 +177,11 @@ def subject(policy: str) -> str:
     return "chosen" if policy in LOWEST else "lowest, which this policy does not take,"
 
 
-def clearly_better(selection: Selection) -> list[int]:
-    """Return the candidates whose whole interval lies below the original's loss."""
-    return [i for i, c in enumerate(selection.candidates) if c.interval is not None and c.interval[1] < 0]
-
-
 def finding(selection: Selection, subject: str = "chosen") -> str:
     """Return in one sentence whether the candidate that the rule took is clearly better than the original."""
     if len(selection.candidates) == 1:
         return "There is no valid candidate besides the original, so it stays."
-    clear = clearly_better(selection)
+    clear = [i for i, c in enumerate(selection.candidates) if c.interval is not None and c.interval[1] < 0]
     taken = selection.candidates[selection.chosen]
     if selection.trial is not None and selection.chosen == 0:
         return "The original stays: after the trial, no candidate's mean loss over tasks is clearly lower."
@@ -194,11 +189,12 @@ def finding(selection: Selection, subject: str = "chosen") -> str:
         tried = next(one for one in selection.trial.tried if one.candidate == selection.chosen)
         lower = f"{number(tried.delta, LOSS, sign=True)} {interval(tried.interval, LOSS, sign=True)}"
         return f"After the trial the {subject} candidate's mean loss over tasks minus the original's is {lower}."
-    if selection.chosen == 0 and not clear:
-        return "The original stays: no candidate clearly beats it."
     if selection.chosen == 0:
-        # Only a difference within the tie tolerance can be clear and yet not win.
-        return "The original stays: what lies below it differs by no more than counts as a tie."
+        # A difference within the tie tolerance can be clear and yet not win.
+        beaten = (
+            "what lies below it differs by no more than counts as a tie" if clear else "no candidate clearly beats it"
+        )
+        return f"The original stays: {beaten}."
     if taken.interval is None:
         return f"The {subject} candidate has no interval, as there is one row: whether it is better is open."
     figures = f"{estimate(_to_original(taken), LOSS, sign=True)} nats/token"

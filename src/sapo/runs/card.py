@@ -21,8 +21,6 @@ from sapo.core.untrusted import plain
 from sapo.models.load import EMBEDDED
 
 _EMBEDDED_ORIGIN = "HuggingFaceTB/SmolLM2-135M-Instruct"
-# Characters of a candidate that a table shows; sapo.json holds it in full.
-_SHOWN = 160
 # How a prompt is laid out, by the layout of `sapo.json`.
 _ASKED = {
     "own": "The user turn is the instruction, a blank line, `Text:`, the input, and, after another blank line, the "
@@ -99,15 +97,9 @@ def _task(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _selection(instruction: str, found: Mapping[str, Any]) -> dict[str, Any]:
-    candidates, rows = found["candidates"], found["rows"]
-    ranked = []
-    for place, c in sorted(enumerate(candidates), key=lambda one: one[1]["loss"]):
-        text, scored = " ".join(c["text"].split()), c.get("examples", rows)
-        named = (("original", place == 0), ("trained", c["text"] == instruction), (f"on {scored} rows", scored < rows))
-        shown = text if len(text) <= _SHOWN else text[: _SHOWN - 3].rstrip() + "..."
-        ranked.append({**c, "place": place, "text": shown, "marks": [name for name, holds in named if holds]})
-    taken = [c["text"] for c in candidates].index(instruction)
-    return {**found, "ranked": ranked, "taken": taken, "loss": candidates[taken]["loss"], "lowest": ranked[0]["loss"]}
+    losses = [candidate["loss"] for candidate in found["candidates"]]
+    taken = [candidate["text"] for candidate in found["candidates"]].index(instruction)
+    return {**found, "taken": taken, "loss": losses[taken], "lowest": min(losses)}
 
 
 # An ampersand or backslash of the text must not join those that escape; the rest takes a backslash. Addresses of

@@ -38,7 +38,7 @@ from sapo.core.storage import fingerprint, read_json, undamaged, unwritable, wri
 
 Inputs = Mapping[str, str]
 
-# Of what is written here; config.yaml tells it, but for format 1. Format 2 had other names for test prompts.
+# Of what is written here; config.yaml tells it.
 FORMAT = 3
 # Settings that no result depends on.
 _MAY_CHANGE = ("keep", "selection.batch_tokens", "selection.cache", "train.checkpoint_every", "report_to")
@@ -278,8 +278,8 @@ class RunDirectory:
         found = stored.pop("format", 1)
         if found != FORMAT:
             raise RecordError(
-                f"run_dir {self.path} was written by another version of sapo (format {found}, not {FORMAT}): "
-                "`sapo report` reads it, but it cannot be resumed; use another run_dir"
+                f"run_dir {self.path} was written by another version of sapo (format {found}, not {FORMAT}) and cannot "
+                "be resumed: use another run_dir"
             )
         differs = differences(stored, self._config)
         if differs:
@@ -324,7 +324,7 @@ def differences(stored: Mapping[str, Any], config: Mapping[str, Any]) -> list[st
 
 def decisive(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings of a configuration that decide what comes out, by dotted key."""
-    return {key: value for key, value in _flat(dict(config)).items() if key not in (*_MAY_CHANGE, "run_dir")}
+    return {key: value for key, value in flat(dict(config)).items() if key not in (*_MAY_CHANGE, "run_dir")}
 
 
 def first_value(directory: Path, key: str, value: Any) -> Any:
@@ -334,7 +334,7 @@ def first_value(directory: Path, key: str, value: Any) -> Any:
         RecordError: if its configuration cannot be read.
     """
     path = directory / "config.yaml"
-    return _flat(_read_yaml(path)).get(key, value) if path.is_file() else value
+    return flat(_read_yaml(path)).get(key, value) if path.is_file() else value
 
 
 def _digest(path: Path) -> str:
@@ -353,7 +353,8 @@ def _read_yaml(path: Path) -> Any:
         raise RecordError(f"{path} cannot be read ({error}): choose another run_dir") from error
 
 
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+def flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Return the settings of a configuration by dotted key."""
     if not isinstance(value, dict):
         return {prefix: value}
-    return {k: v for key, inner in value.items() for k, v in _flat(inner, f"{prefix}.{key}".strip(".")).items()}
+    return {k: v for key, inner in value.items() for k, v in flat(inner, f"{prefix}.{key}".strip(".")).items()}

@@ -63,7 +63,7 @@ class Grid:
         scores, weights = ([[cell[n] for cell in row] for row in rows] for n in (0, 1))
         drawn = resample_matrices(scores, draws=draws, seed=seed, weights=weights)
         return {
-            (stage, name, prompt): np.append(np.average(rows[n][j][0], weights=rows[n][j][1]), drawn[:, n, j])
+            (stage, name, prompt): drawn[:, n, j]
             for n, (stage, prompt) in enumerate(keys)
             for j, name in enumerate(names)
             if (stage, name, prompt) in tested

@@ -22,7 +22,7 @@ from sapo.core.types import Floats
 
 
 @dataclass(frozen=True, slots=True)
-class MatrixMetric:
+class Defined:
     """What a number in a table is.
 
     Attributes:
@@ -30,13 +30,18 @@ class MatrixMetric:
         title: what tables print.
         definition: the formula, in the notation of this module.
         source: who defines or uses it so.
-        formula: from a batch of R and the sign of "better" to one value for each matrix.
     """
 
     name: str
     title: str
     definition: str
     source: str
+
+
+@dataclass(frozen=True, slots=True)
+class MatrixMetric(Defined):
+    """A number of a whole matrix; ``formula``: from a batch of R and the sign of "better" to one value for each."""
+
     formula: Callable[[Floats, float], Floats]
 
 
@@ -144,24 +149,15 @@ class TrainedCells:
 
 
 @dataclass(frozen=True, slots=True)
-class TaskFigure:
-    """What a number of one trained task is.
+class TaskFigure(Defined):
+    """A number of one trained task. R_q[i,j]: task j after stage i with test prompt q; s: its last tested stage.
 
     Attributes:
-        name: key in results.json.
-        title: what tables print.
-        definition: the formula. R_q[i,j] is the score of task j after stage i, tested with prompt q; s is the last
-            stage that tested task j.
-        source: who defines or uses it so.
         lacking: why it is undefined where it is.
         needs: the cells that there must be, some of each field.
         formula: from a batch of cells and the sign of "better" to one value for each draw.
     """
 
-    name: str
-    title: str
-    definition: str
-    source: str
     lacking: str
     needs: Callable[[TrainedCells], tuple[Floats, ...]]
     formula: Callable[[TrainedCells, float], Floats]
@@ -214,20 +210,6 @@ FIGURES: tuple[TaskFigure, ...] = (
 )
 
 
-def matrix_metrics(
-    matrix: Floats, *, higher_is_better: bool = True, undefined: Collection[str] = ()
-) -> dict[str, float]:
-    """Return every defined metric of one matrix by name, in its units; the arguments are those of `metric_draws`.
-
-    Raises:
-        MetricError: wrong shape, or a cell that a metric needs is NaN or infinite.
-    """
-    if np.ndim(matrix) != 2:
-        raise MetricError(f"A performance matrix has two axes, [N + 1, N]; this one has shape {np.shape(matrix)}.")
-    values = metric_draws(np.asarray(matrix)[None], higher_is_better=higher_is_better, undefined=undefined)
-    return {name: float(value[0]) for name, value in values.items()}
-
-
 def metric_draws(
     matrices: Floats, *, higher_is_better: bool = True, undefined: Collection[str] = ()
 ) -> dict[str, Floats]:
@@ -266,7 +248,7 @@ def resample_matrices(
     seed: int,
     weights: Sequence[Sequence[Floats]] | None = None,
 ) -> Floats:
-    """Return bootstrap resamples of R over test rows, shape [draws, stages + 1, tasks].
+    """Return R and its bootstrap resamples over test rows, shape [1 + draws, stages + 1, tasks]; R itself comes first.
 
     Each draw resamples the rows of a task once, for all stages alike (a multinomial bootstrap), so that
     differences between stages stay paired. The resample of task j depends on the seed, on j and on its number
@@ -288,7 +270,7 @@ def resample_matrices(
     tasks = len(cells[0])
     if weights is None:
         weights = [[np.ones(np.shape(rows)) for rows in stage] for stage in cells]
-    resampled = np.empty((draws, len(cells), tasks))
+    resampled = np.empty((1 + draws, len(cells), tasks))
     for j in range(tasks):
         scores = _stages_by_rows([stage[j] for stage in cells], f"scores of task {j + 1}")
         weight = _stages_by_rows([stage[j] for stage in weights], f"weights of task {j + 1}")
@@ -297,7 +279,8 @@ def resample_matrices(
         scores = np.where(np.isfinite(scores), scores, np.nan)
         rows = scores.shape[1]
         random = np.random.default_rng([seed, j])
-        counts = random.multinomial(rows, np.full(rows, 1 / rows), size=draws).astype(np.float64)
+        drawn = random.multinomial(rows, np.full(rows, 1 / rows), size=draws)
+        counts = np.vstack([np.ones(rows), drawn])
         for i in range(len(cells)):
             resampled[:, i, j] = counts @ (weight[i] * scores[i]) / (counts @ weight[i])
     return resampled

@@ -35,21 +35,21 @@ class Plan:
 
     Attributes:
         score: per task, at most; empty where the policy needs no losses.
-        least: the same, if every race is decided after its first round; equal to ``score`` where nobody races.
         train: per task.
         evaluate: per task and watch task, for one test.
         tests: how often each task and watch task is evaluated, at most.
         trainings: by the stage that the training leads to.
         trials: of each task's leading candidates; empty where nothing is tried.
+        tight: tasks whose races the budget ends after their first round.
     """
 
     score: Mapping[str, Work]
-    least: Mapping[str, Work]
     train: Mapping[str, Work]
     evaluate: Mapping[str, Work]
     tests: Mapping[str, int]
     trainings: Mapping[int, Work]
     trials: Mapping[str, Work] = field(default_factory=dict)
+    tight: tuple[str, ...] = ()
 
     @property
     def cost(self) -> float:
@@ -58,13 +58,19 @@ class Plan:
         return sum(w.cost for w in once) + sum(w.cost * self.tests[name] for name, w in self.evaluate.items())
 
     def notes(self, warmup: float) -> tuple[str, ...]:
-        """Return the tasks that would not be learned, one sentence each; ``warmup``: share of the updates."""
-        return tuple(
+        """Return what will not go well with these settings, one sentence each; ``warmup``: share of the updates."""
+        tight = (
+            f"{name}: selection.budget is spent with the first rows, and the choice will rest on these alone: raise "
+            "it, or score fewer candidates, unless the training is meant to be this short"
+            for name in self.tight
+        )
+        unlearned = (
             f"{name}: a single update, at which warm-up begins with learning rate 0: nothing would be learned. "
             "Set train.warmup to 0, or more epochs, or a smaller train.batch_size"
             for name, work in self.train.items()
             if work.units == 1 and warmup > 0
         )
+        return (*tight, *unlearned)
 
 
 def make_plan(
@@ -92,7 +98,7 @@ def make_plan(
     Raises:
         RenderError: if a prompt cannot be rendered: better now than after hours.
     """
-    score, least, once = {}, {}, {}
+    score, once, tight = {}, {}, list[str]()
     for task in tasks:
         encoded = _encode_all(renderer, task, candidates[task.name])
         tokens = sum(len(e.ids) for e in encoded) * train.epochs
@@ -100,11 +106,12 @@ def make_plan(
         once[task.name] = Work(updates, tokens, TRAINED * tokens)
         if selection is not None:
             rows = min(selection.examples, len(task.train))
-            least[task.name], whole = scoring(renderer, task, candidates[task.name], rows, races=selection.races)
-            most = float("inf")
+            score[task.name] = whole = scoring(renderer, task, candidates[task.name], rows)
             if selection.races and selection.budget is not None:
-                most = selection.budget * once[task.name].cost
-            score[task.name] = _within(most, least[task.name], whole)
+                least = scoring(renderer, task, candidates[task.name], min(FIRST, rows))
+                score[task.name] = _within(selection.budget * once[task.name].cost, least, whole)
+                if score[task.name] == least != whole:
+                    tight.append(task.name)
     _demand_room(renderer, (*tasks, *watch), prompts)
     evaluate = {task.name: _evaluation(renderer, task, max_new_tokens, device) for task in (*tasks, *watch)}
     # The second of these differs from the first only once the task has been trained on.
@@ -129,7 +136,7 @@ def make_plan(
                 count, others = len(candidates[task.name]), (*earlier, *watch)
                 # Alone, the original is not tried.
                 trials[task.name] = _trial(renderer, task, others, count, trial, train) if count > 1 else Work(0, 0, 0)
-    return Plan(score, least, once, evaluate, tests, by_stage, trials)
+    return Plan(score, once, evaluate, tests, by_stage, trials, tuple(tight))
 
 
 def _demand_room(renderer: Renderer, tasks: Sequence[Task], prompts: Sequence[Prompt]) -> None:
@@ -192,22 +199,15 @@ def _encode_all(renderer: Renderer, task: Task, candidates: Sequence[Instruction
         raise RenderError(f"task {task.name!r}, original instruction: {error}") from error
 
 
-def scoring(
-    renderer: Renderer, task: Task, candidates: Sequence[Instruction], rows: int, *, races: bool
-) -> tuple[Work, Work]:
-    """Return the least and the most work of scoring candidates: what their rows share once, the rest for each row.
-
-    The least is a race's first round; without a race, both are that of all rows.
-    """
+def scoring(renderer: Renderer, task: Task, candidates: Sequence[Instruction], rows: int) -> Work:
+    """Return the work of scoring all candidates on so many rows: what their rows share once, the rest for each row."""
     once = each = 0.0
     for candidate in candidates:
         sample = renderer.encode(candidate.text, task.suffix, task.train[:_SAMPLED])
         once += _shared(sample)
         each += _mean_length(sample) - _shared(sample)
-    least, most = (
-        Work(n * len(candidates), once + n * each, once + n * each) for n in (min(FIRST, rows) if races else rows, rows)
-    )
-    return least, most
+    cost = once + rows * each
+    return Work(rows * len(candidates), cost, cost)
 
 
 def _within(most: float, least: Work, whole: Work) -> Work:

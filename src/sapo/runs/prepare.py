@@ -8,6 +8,7 @@ All that can fail for a reason that the user can act on fails here, before hours
 from __future__ import annotations
 
 import gc
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -39,6 +40,9 @@ from sapo.training.methods import make_method
 from sapo.training.methods.seq_lora import SeqLora
 from sapo.training.policies import BY_LOSS, GIVEN, LOWEST, given_texts
 from sapo.training.schedule import schedule
+
+# Rows on which a model's speed is measured.
+_CALIBRATION_ROWS = 8
 
 
 @contextmanager
@@ -197,3 +201,26 @@ def _load_start(model: ModelSettings, method: SeqLora, processes: Processes) -> 
         quantization=model.quantization, device_map=model.device_map, attention=model.attention,
     )  # fmt: skip
     return replace(loaded, model=method.start(loaded.model))
+
+
+def estimate(config: Config, progress: Reporter) -> tuple[Run, float]:
+    """Return a run that is ready, and its model's speed in forward tokens per second, by scoring a few rows.
+
+    Nothing is written.
+
+    Raises:
+        SapoError: for whatever would stop the run.
+    """
+    run = prepare(config, progress, pays=False)
+    for note in run.notes:
+        progress.note(note)
+    task = run.inputs.tasks[0]
+    rows = run.renderer.encode(task.instruction, task.suffix, task.train[:_CALIBRATION_ROWS])
+    tokens = sum(len(e.ids) for e in rows)
+    scorer = run.model.scorer
+    with progress.step("measuring the model's speed", 1, 1):
+        scorer.plain(rows)
+        began = time.perf_counter()
+        scorer.plain(rows)
+        elapsed = time.perf_counter() - began
+    return run, tokens / elapsed

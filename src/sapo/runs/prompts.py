@@ -8,9 +8,6 @@ a text     this instruction, for every task; a held-out paraphrase is such a tex
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from sapo.core.storage import fingerprint
 
 Prompt = str
@@ -33,9 +30,3 @@ def short(prompt: Prompt) -> str:
 def cell_name(text: str, original: str, own: str) -> str:
     """Return what the file of a test is called: one test stands for all prompts of the same text."""
     return ORIGINAL if text == original else OWN if text == own else short(text or NONE)
-
-
-def renamed(evaluate: Mapping[str, Any]) -> list[Any]:
-    """Return what `evaluate.prompts` says in place of test_prompt and wordings, the keys of earlier versions."""
-    named = {"original": [ORIGINAL], "both": [OWN, ORIGINAL]}.get(str(evaluate.get("test_prompt")), [OWN])
-    return [*named, *([{"wordings": evaluate["wordings"]}] if evaluate.get("wordings") else [])]

@@ -19,8 +19,8 @@ from sapo.core.types import Floats, Instruction, Task
 from sapo.models.answers import Evaluation
 from sapo.models.text_metrics import TEXT_METRICS
 from sapo.runs.figures import Grid
-from sapo.runs.metrics import FIGURES, METRICS, matrix_metrics, metric_draws, percentile_interval, resample_matrices
-from sapo.runs.prompts import CROSSED, ORIGINAL, OWN, Prompt, renamed
+from sapo.runs.metrics import FIGURES, METRICS, metric_draws, percentile_interval, resample_matrices
+from sapo.runs.prompts import CROSSED, ORIGINAL, OWN, Prompt
 from sapo.selection.selection import Choice
 from sapo.tasks.load import data_fingerprint
 from sapo.training.guard import Alarm
@@ -158,7 +158,7 @@ class RunResult(_Value):
         test_data: fingerprint of the test rows by task.
         test_rows: their number by task.
         seconds: wall time by kind of step.
-        figures: measure -> name -> what the trainings did beyond their own prompts; earlier versions had none.
+        figures: measure -> name -> what the trainings did beyond their own prompts.
         robustness: by task, where paraphrases were held out for testing.
         crossed: where another policy's instructions were given for testing.
         ability: by stage, where it was measured.
@@ -280,15 +280,15 @@ class RunResult(_Value):
         same = {OWN: ORIGINAL, ORIGINAL: OWN} if self.only_originals else {}
         return next((one for one in (prompt, same.get(prompt)) if one in self.matrices[PRIMARY]), None)
 
-    def estimate(self, measure: str, prompt: Prompt, metric: str) -> Estimate:
-        """Return a metric; undefined where the run has none of that name or for that test prompt."""
-        found = self.metrics_all[measure].get(self.key(prompt) or prompt, {}).get(metric)
-        return found or Estimate(value=None, interval=None, reason="not recorded")
+    def estimate(self, measure: str, prompt: Prompt, name: str) -> Estimate:
+        """Return a metric, or the mean over tasks of one of `FIGURES`, which rest on all test prompts.
 
-    def figure(self, measure: str, name: str) -> Estimate:
-        """Return the mean over tasks of one of `FIGURES`; undefined where the run has none of that name."""
-        found = self.figures.get(measure, {}).get(name)
-        return found["mean"] if found else Estimate(value=None, interval=None, reason="not recorded")
+        It is undefined where the run has none of that name, or not for that test prompt.
+        """
+        if of_tasks := self.figures.get(measure, {}).get(name):
+            return of_tasks["mean"]
+        found = self.metrics_all[measure].get(self.key(prompt) or prompt, {}).get(name)
+        return found or Estimate(value=None, interval=None, reason="not recorded")
 
     def final(self, measure: str, prompt: Prompt) -> tuple[float | None, ...]:
         """Return for each task the value at the last stage that tested it; None where none after zero-shot did."""
@@ -309,12 +309,12 @@ class RunResult(_Value):
             ValueError: if it is something else, and what is wrong.
         """
         found = data.get("format", FORMAT) if isinstance(data, Mapping) else FORMAT
-        if not isinstance(found, int) or not 1 <= found <= FORMAT:
-            if isinstance(found, int) and found > FORMAT:
-                raise RecordError(f"it has format {found}, and this version of sapo reads {FORMAT}: use a newer one")
-            raise ValueError(f"it has format {found!r}: known are 1 to {FORMAT}")
+        if isinstance(found, int) and found > FORMAT:
+            raise RecordError(f"it has format {found}, and this version of sapo reads {FORMAT}: use a newer one")
+        if found not in (2, FORMAT):
+            raise ValueError(f"it has format {found!r}: known are 2 and {FORMAT}")
         try:
-            result = cls.model_validate(data if found == FORMAT else _from_earlier_format(data))
+            result = cls.model_validate(data if found == FORMAT else _from_format_2(data))
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"])) or "result"
@@ -325,39 +325,23 @@ class RunResult(_Value):
         return result
 
 
-def _from_earlier_format(data: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a result in the present format.
-
-    Format 1 held "primary" and "nll" alone, and no candidates; formats 1 and 2 called the prompt own "selected".
-    """
+def _from_format_2(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a result in the present format; format 2 called the test prompt own "selected"."""
     try:
-        by_prompt = data["metrics"] if "metrics_all" not in data else data["metrics_all"]
-        evaluate = data["config"].get("evaluate")
-        kept = {key: one for key, one in (evaluate or {}).items() if key not in ("test_prompt", "wordings")}
-        config = (
-            data["config"]
-            if evaluate is None
-            else {**data["config"], "evaluate": kept | {"prompts": renamed(evaluate)}}
-        )
-        return {
-            **data,
-            "test_prompt": _own(data["test_prompt"]),
-            "matrices": _by_own(data["matrices"]),
-            "metrics_all": _by_own(by_prompt),
-            "watch": {task: _by_own(measures) for task, measures in data["watch"].items()},
-            "instructions": {t: {"suffix": "", "losses": None, **one} for t, one in data["instructions"].items()},
-            "config": config,
-        }
+        named = {key: _with_own(data[key]) for key in ("test_prompt", "matrices", "metrics_all", "watch")}
+        evaluate = dict(data["config"].get("evaluate", {}))
+        prompts = {"original": [ORIGINAL], "both": [OWN, ORIGINAL]}.get(evaluate.pop("test_prompt", ""), [OWN])
+        wordings = evaluate.pop("wordings", 0)
+        evaluate["prompts"] = [*prompts, *([{"wordings": wordings}] if wordings else [])]
+        return {**data, **named, "config": {**data["config"], "evaluate": evaluate}}
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{type(error).__name__}: {error}") from error
 
 
-def _own(prompt: str) -> Prompt:
-    return OWN if prompt == "selected" else prompt
-
-
-def _by_own(measures: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    return {measure: {_own(prompt): one for prompt, one in of.items()} for measure, of in measures.items()}
+def _with_own(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {_with_own(key): _with_own(one) for key, one in value.items()}
+    return OWN if value == "selected" else value
 
 
 def run_result(
@@ -378,13 +362,14 @@ def run_result(
     by_name = {task.name: task for task in tasks}
     choices = {choice.task.name: choice for row in rows for choice in row.stage.choices}
     cells = {(row.stage.number, *key): cell for row in rows for key, cell in row.cells.items()}
-    crossed = {name: cell for row in rows for (name, prompt), cell in row.cells.items() if prompt == CROSSED}
+    # The last test of each task with each prompt.
+    last = {key: cell for row in rows for key, cell in row.cells.items()}
+    crossed = {name: cell for (name, prompt), cell in last.items() if prompt == CROSSED}
     wordings = {name: [one.text for one in found] for name, found in held_out.items()}
     worded = {
-        name: {text: row.cells[name, text] for text in texts}
-        for row in rows
+        name: [last[name, text] for text in texts]
         for name, texts in wordings.items()
-        if texts and all((name, text) in row.cells for text in texts)
+        if texts and all((name, text) in last for text in texts)
     }
     used = {name: _used(choice, config["policy"]) for name, choice in choices.items()}
     metrics = {task.name: task.metric for task in (*tasks, *watch)}
@@ -412,7 +397,7 @@ def run_result(
         seconds={**seconds, "total": sum(seconds.values())},
         robustness={
             name: Wordings(
-                texts=[*found], **{m: [value(cell, m, metrics[name]) for cell in found.values()] for m in MEASURES}
+                texts=wordings[name], **{m: [value(cell, m, metrics[name]) for cell in found] for m in MEASURES}
             )
             for name, found in worded.items()
         }
@@ -502,20 +487,21 @@ def fill(rows: Table) -> tuple[list[list[Floats]], list[list[Floats]]]:
     return [[scores for scores, _ in row] for row in complete], [[weights for _, weights in row] for row in complete]
 
 
-def _metrics(rows: Table, seed: int, undefined: Mapping[str, str], *, higher_is_better: bool) -> dict[str, Any]:
-    matrix = np.array(_means(rows), dtype=np.float64)
-    values = matrix_metrics(matrix, higher_is_better=higher_is_better, undefined=undefined)
+def _metrics(rows: Table, seed: int, undefined: Mapping[str, str], *, higher_is_better: bool) -> dict[str, Estimate]:
     scores, weights = fill(rows)
     resampled = resample_matrices(scores, weights=weights, draws=DRAWS, seed=seed)
-    draws = metric_draws(resampled, higher_is_better=higher_is_better, undefined=undefined)
+    found = metric_draws(resampled, higher_is_better=higher_is_better, undefined=undefined)
     return {
-        metric.name: {
-            "value": values.get(metric.name),
-            "interval": list(percentile_interval(draws[metric.name])) if metric.name in draws else None,
-            "reason": None if metric.name in values else undefined.get(metric.name, _ALONE),
-        }
+        metric.name: _estimate(found[metric.name])
+        if metric.name in found
+        else Estimate(value=None, interval=None, reason=undefined.get(metric.name, _ALONE))
         for metric in METRICS
     }
+
+
+def _estimate(values: Floats) -> Estimate:
+    """Return a value and its interval, from itself and its draws, shape [1 + draws]."""
+    return Estimate(value=float(values[0]), interval=list(percentile_interval(values[1:])), reason=None)
 
 
 def figures_of(
@@ -528,15 +514,11 @@ def figures_of(
 
 def summarised(draws: Mapping[str, Mapping[str, Floats]]) -> dict[str, ByTask]:
     """Return the figures that `figures_of` returned as values with intervals, by task and their mean."""
-
-    def estimate(values: Floats) -> Estimate:
-        return Estimate(value=float(values[0]), interval=list(percentile_interval(values[1:])), reason=None)
-
     lacking = {figure.name: Estimate(value=None, interval=None, reason=figure.lacking) for figure in FIGURES}
     return {
         name: ByTask(
-            mean=estimate(np.mean(list(of.values()), axis=0)) if of else lacking[name],
-            tasks={task: estimate(values) for task, values in of.items()},
+            mean=_estimate(np.mean(list(of.values()), axis=0)) if of else lacking[name],
+            tasks={task: _estimate(values) for task, values in of.items()},
         )
         for name, of in draws.items()
     }

@@ -116,8 +116,12 @@ class Run:
         return result
 
     def _write_environment(self, progress: Reporter) -> None:
-        """Record libraries, machine and the model's decisions; those of an earlier start are kept where they differ."""
+        """Record libraries, machine and the model's decisions; say which libraries differ from the last start's."""
         versions = library_versions()
+        then = self.directory.read("environment.json").get("versions") or {}
+        changed = [f"{n} {then[n]} then, {versions.get(n)} now" for n in then if then[n] != versions.get(n)]
+        if changed:
+            progress.note(f"resumed with other library versions: {'; '.join(changed)}")
         now = {
             "python": platform.python_version(),
             "platform": platform.platform(),
@@ -127,12 +131,4 @@ class Run:
             "notes": list(self.loaded.notes),
             "versions": versions,
         }
-        before = self.directory.read("environment.json")
-        earlier = list(before.pop("earlier", ()))
-        if before and before != now:
-            then = before.get("versions") or {}
-            changed = [f"{n} {then[n]} then, {versions.get(n)} now" for n in then if then[n] != versions.get(n)]
-            if changed:
-                progress.note(f"resumed with other library versions: {'; '.join(changed)}")
-            earlier.append(before)
-        self.directory.write("environment.json", now | ({"earlier": earlier} if earlier else {}))
+        self.directory.write("environment.json", now)

@@ -93,38 +93,6 @@ class Stage:
     def __repr__(self) -> str:
         return f"Stage({self.loaded.name}, trained on {', '.join(self.prompts)})"
 
-    @classmethod
-    def load(cls, directory: str | PathLike[str], device_map: DeviceMap | None = None) -> Stage:
-        """Return the stage in a directory that a run or `sapo export` wrote; its base is quantised as it was there.
-
-        Raises:
-            ModelError: if the directory is not a stage, or its base model cannot be loaded.
-            RecordError: if its `sapo.json` is damaged.
-        """
-        directory = Path(directory)
-        lineage = read_lineage(directory)
-        with undamaged(directory / LINEAGE, TAKE_AGAIN):
-            base, merged = lineage["base_model"], bool(lineage.get("merged"))
-            quantization = lineage.get("quantization")
-            limits = (int(lineage["max_length"]), int(lineage["max_new_tokens"]))
-            prompts = stored_prompts(lineage)
-            strange = [name for name in prompts if layout_of(lineage, name) != "own"]
-        if strange:
-            raise ModelError(
-                f"{directory} was trained on {strange[0]!r} with prompts of another layout, which are not made here: "
-                "load the model as its README.md says, and prompt it with the instruction and the layout named there"
-            )
-        # A merged stage is a whole model; it needs the one that it was made from no more.
-        try:
-            if merged:
-                loaded = load_model(str(directory), device_map=device_map)
-            else:
-                loaded = load_model(base, str(directory), quantization=quantization, device_map=device_map)
-        except ModelError as error:
-            where = f"{directory / LINEAGE} names the base model {base!r}, seen from {Path.cwd()}"
-            raise ModelError(f"{where}: {error}") from error
-        return cls(loaded, prompts, *limits)
-
     def generate(self, inputs: Sequence[str], task: str | None = None) -> list[str]:
         """Return the greedy answer to each input, prompted as the task was trained.
 
@@ -142,7 +110,7 @@ class Stage:
 
 
 def load_stage(directory: str | PathLike[str], device_map: DeviceMap | None = None) -> Stage:
-    """Return the stage in a directory that a run or `sapo export` wrote; ``generate`` asks it as it was trained.
+    """Return the stage in a directory that a run or `sapo export` wrote; its base is quantised as it was there.
 
     ``device_map`` "auto" spreads it over all GPUs.
 
@@ -150,4 +118,26 @@ def load_stage(directory: str | PathLike[str], device_map: DeviceMap | None = No
         ModelError: if it is not a stage, or its base model cannot be loaded.
         RecordError: if its `sapo.json` is damaged.
     """
-    return Stage.load(directory, device_map)
+    directory = Path(directory)
+    lineage = read_lineage(directory)
+    with undamaged(directory / LINEAGE, TAKE_AGAIN):
+        base, merged = lineage["base_model"], bool(lineage.get("merged"))
+        quantization = lineage.get("quantization")
+        limits = (int(lineage["max_length"]), int(lineage["max_new_tokens"]))
+        prompts = stored_prompts(lineage)
+        strange = [name for name in prompts if layout_of(lineage, name) != "own"]
+    if strange:
+        raise ModelError(
+            f"{directory} was trained on {strange[0]!r} with prompts of another layout, which are not made here: "
+            "load the model as its README.md says, and prompt it with the instruction and the layout named there"
+        )
+    # A merged stage is a whole model; it needs the one that it was made from no more.
+    try:
+        if merged:
+            loaded = load_model(str(directory), device_map=device_map)
+        else:
+            loaded = load_model(base, str(directory), quantization=quantization, device_map=device_map)
+    except ModelError as error:
+        where = f"{directory / LINEAGE} names the base model {base!r}, seen from {Path.cwd()}"
+        raise ModelError(f"{where}: {error}") from error
+    return Stage(loaded, prompts, *limits)

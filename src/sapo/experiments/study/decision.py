@@ -12,12 +12,11 @@ from itertools import product
 from typing import Literal, get_args
 
 import numpy as np
-from scipy.stats import t
 
 from sapo.core.types import Floats
 from sapo.experiments.study.blocks import Block, Outcome
 from sapo.experiments.study.prediction import PRIMARY
-from sapo.experiments.study.resampling import LEVEL, Measured
+from sapo.experiments.study.resampling import Measured, student
 
 Rule = Literal["lowest", "confident", "median", "random", "highest", "oracle"]
 RULES: tuple[Rule, ...] = get_args(Rule)
@@ -95,11 +94,8 @@ def _oracle(effects: Floats) -> float | None:
 
 
 def _over_transitions(values: Sequence[float | None], undefined: str) -> Measured:
-    known = np.array([value for value in values if value is not None])
-    if not len(known):
+    known = [value for value in values if value is not None]
+    if not known:
         return Measured(None, None, undefined)
-    mean = float(known.mean())
-    if len(known) == 1:
-        return Measured(mean, None, _ONE_TRANSITION)
-    half = float(t.ppf((1 + LEVEL) / 2, len(known) - 1)) * float(known.std(ddof=1)) / len(known) ** 0.5
-    return Measured(mean, (mean - half, mean + half))
+    mean, interval = student(known)
+    return Measured(mean, interval, _ONE_TRANSITION if interval is None else None)

@@ -219,6 +219,22 @@ def detectable(sizes: Sequence[int]) -> Detectable:
     return Detectable(critical, math.tanh(math.atanh(critical) + float(norm.ppf(POWER)) * math.sqrt(_FISHER / fisher)))
 
 
+def quantile(n: int) -> float:
+    """Return how many standard errors a 95 % Student t interval of n >= 2 values reaches to either side."""
+    return float(t.ppf((1 + LEVEL) / 2, n - 1))
+
+
+def student(values: Sequence[float]) -> tuple[float, tuple[float, float] | None]:
+    """Return the mean of some values and its interval, mean ± t(0.975, n - 1) * s / sqrt(n); None for one value."""
+    found, n = np.array(values, dtype=np.float64), len(values)
+    mean = float(found.mean())
+    if n == 1:
+        return mean, None
+    # Of equal values the standard deviation is 0; rounding would make it a little more.
+    half = quantile(n) * (float(found.std(ddof=1)) if np.ptp(found) > 1e-12 else 0.0) / n**0.5
+    return mean, (mean - half, mean + half)
+
+
 def holm(p: Sequence[float]) -> list[float]:
     """Return p-values adjusted so that the chance of any false finding among all stays below the level (Holm 1979)."""
     adjusted, highest = [0.0] * len(p), 0.0

@@ -15,7 +15,7 @@ from sapo.core.errors import nearest
 from sapo.core.settings import Local, NotNegative, Positive, Seed, Settings, names
 from sapo.core.types import Rule
 from sapo.models.settings import ModelSettings
-from sapo.runs.prompts import CROSSED, NONE, ORIGINAL, OWN, Prompt, renamed
+from sapo.runs.prompts import CROSSED, NONE, ORIGINAL, OWN, Prompt
 from sapo.selection.settings import SelectionSettings
 from sapo.tasks.own import DataSource
 from sapo.training.settings import (
@@ -102,17 +102,6 @@ class EvaluateConfig(Settings):
     max_new_tokens: Positive = 128
     prompts: Annotated[tuple[Prompt | HeldOut, ...], BeforeValidator(_prompts)] = (OWN,)
     general: bool = False
-
-    @model_validator(mode="before")
-    @classmethod
-    def _of_now(cls, given: Any) -> Any:
-        gone = [key for key in ("test_prompt", "wordings") if isinstance(given, Mapping) and key in given]
-        if gone:
-            instead = ", ".join(
-                one if isinstance(one, str) else f"wordings: {one['wordings']}" for one in renamed(given)
-            )
-            raise ValueError(f"{' and '.join(gone)} became prompts: write prompts: [{instead}]")
-        return given
 
     @property
     def texts(self) -> tuple[Prompt, ...]:

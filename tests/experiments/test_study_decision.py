@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pytest
 from scipy.stats import t
-from study_trainings import tables, training
+from study_trainings import TOKENS, tables, training
 
 from sapo.experiments.study.analysis import analyse
 from sapo.experiments.study.blocks import blocks_of
+from sapo.experiments.study.bound import bound, bounds, forgetting_sides, path_sides
 from sapo.experiments.study.decision import RULES, Gain, chosen, gains
+from sapo.experiments.study.records import StudyRecord
 from sapo.experiments.study.resampling import Sampling
 
 FEW = Sampling(draws=200, permutations=500)
@@ -68,7 +70,48 @@ def test_the_oracle_is_valued_on_seeds_that_did_not_choose_it() -> None:
     assert noise.interval is not None and noise.interval[0] < 0 < noise.interval[1]
 
 
-# Mediators
+# Bounds and mediators
+
+
+def moved(**mediators: float | None) -> StudyRecord:
+    standard = {"path": 1.5, "rate_sum": 2.0, "train_before": 1.0, "train_after": 0.75, "earlier_gradient": 0.5}
+    return training(mediators=standard | mediators)
+
+
+def test_both_sides_of_the_bounds_are_those_of_the_formulas() -> None:
+    assert path_sides(moved()) == pytest.approx((1.5, math.sqrt(2 * 2.0 * 0.25)))
+    assert path_sides(moved(train_after=1.5)) is None and path_sides(moved(path=None)) is None
+    # The effect on task a is -0.5: its loss rises by as much.
+    assert forgetting_sides(moved()) == pytest.approx((0.5, 0.75))
+    assert forgetting_sides(training(transition="b", effects={"b": -1.0})) is None
+    effects = {"b": -1.0, "a": -0.5, "c": 0.1}
+    data = training(transition="a>c>b", effects=effects).to_json()
+    data["losses"]["c"] = {"role": "earlier", "before": [4.0], "after": [1.0], "tokens": [15]}
+    tokens = sum(TOKENS)
+    sides = forgetting_sides(StudyRecord.from_json(data))
+    assert sides is not None and sides[0] == pytest.approx((0.5 * tokens - 3.0) / (tokens + 15))
+
+
+def test_bounds_count_what_keeps_them() -> None:
+    found = bound([(1.0, 2.0), (3.0, 2.0), None, (0.0, 0.0), (1.0, 1.0)])
+    assert (found.trainings, found.undefined, found.kept) == (4, 1, 0.75)
+    assert found.ratio == 1.0 and found.range == (0.5, 1.5)
+    nothing = bound([None])
+    assert (nothing.trainings, nothing.undefined, nothing.kept, nothing.ratio) == (0, 1, None, None)
+    whole = bounds(blocks_of([training(c, s) for c in (0, 1) for s in (1, 2)]))
+    # path 1 against sqrt(2 * 1 * 0.5) = 1; rise 0.5 against 1 * 1.
+    assert whole["path"].kept == 1.0 and whole["path"].ratio == pytest.approx(1.0)
+    assert whole["forgetting"].ratio == pytest.approx(0.5) and whole["forgetting"].trainings == 4
+
+
+def test_gradient_descent_keeps_the_bound_on_its_path() -> None:
+    curvature, x = np.array([1.0, 0.3, 0.05]), np.array([1.0, -2.0, 3.0])
+    rates, path, before = [0.5] * 40, 0.0, float(curvature @ x**2 / 2)
+    for rate in rates:
+        step = rate * curvature * x
+        path, x = path + float(np.linalg.norm(step)), x - step
+    record = moved(path=path, rate_sum=sum(rates), train_before=before, train_after=float(curvature @ x**2 / 2))
+    assert bound([path_sides(record)]).kept == 1.0
 
 
 def test_mediators_are_linked_to_the_loss_before_and_to_forgetting_after() -> None:

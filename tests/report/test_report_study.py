@@ -102,7 +102,13 @@ def test_decisions_list_every_transition(page: Page, found: Analysis) -> None:
     assert len(rows(table(page, "What choosing"))) == 24 and "more than 0.01 nats" in notes(page, "What choosing")
 
 
-def test_mediators_are_shown_by_arm(page: Page, found: Analysis) -> None:
+def test_bounds_and_mediators_are_shown_by_arm(page: Page, found: Analysis) -> None:
+    one = found.arms[0].bounds["path"]
+    assert one.kept is not None and one.ratio is not None and one.range is not None
+    assert rows(table(page, "Between", 1))[0] == [
+        "adamw", "path", "81", f"{100 * one.kept:.0f} %", f"{one.ratio:.2f}",
+        f"{one.range[0]:.2f} to {one.range[1]:.2f}", "0",
+    ]  # fmt: skip
     mediators = rows(table(page, "Between"))
     before, after = found.arms[0].mediations[0]
     assert mediators[0] == ["adamw", "first gradient", shown(before.rho, 2), shown(after.rho, 2)]

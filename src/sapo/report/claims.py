@@ -222,3 +222,24 @@ def mediators(found: Analysis) -> Table:
     )
     columns = ("arm", "in between", "with pre-update loss", "with earlier tasks")
     return Table(columns, rows, legend=legend, text=(0, 1))
+
+
+def bounds(found: Analysis) -> Table:
+    """Return how many trainings keep the bounds that may explain the claims."""
+    rows = []
+    for arm in found.arms:
+        for name, one in arm.bounds.items():
+            kept = NOTHING if one.kept is None else f"{100 * one.kept:.0f} %"
+            ratios = NOTHING if one.range is None else " to ".join(number(ratio, RATIO) for ratio in one.range)
+            counted = str(0 if one.kept is None else one.trainings)
+            rows.append((arm.name, name, counted, kept, number(one.ratio, RATIO), ratios, str(one.undefined)))
+    legend = (
+        "path: length of the parameters' path, against sqrt(2 * sum of learning rates * fall of the training loss), "
+        "which bounds it for full-batch gradient descent with small steps; not defined where the loss rose. Adam's "
+        "steps are not of that kind.",
+        "forgetting: rise of the earlier tasks' loss, against the norm of that loss's gradient * length of the path, "
+        "its bound to first order.",
+        "ratio: left side over right side; at most 1 where the bound is kept.",
+    )
+    columns = ("arm", "bound", "trainings", "kept by", "median ratio", "ratios", "not defined")
+    return Table(columns, tuple(rows), "Bounds", legend, text=(0, 1))

@@ -41,7 +41,7 @@ def study_page(records: Sequence[StudyRecord]) -> Page:
         Section(_CLAIMS[2], (claims.claim_2(found),)),
         Section(_CLAIMS[3], (*_power(found), *claims.claim_3(found))),
         Section("What choosing is worth", (*claims.gains(found),)),
-        Section("Between choice and effect", (claims.mediators(found),)),
+        Section("Between choice and effect", (claims.mediators(found), claims.bounds(found))),
         Section("Other indicators", (claims.indicators(found),)),
         Section("Every candidate", (_candidates(ordered),)),
         Section("Every training", (_every_training(ordered),)),

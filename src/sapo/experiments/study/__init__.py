@@ -6,6 +6,6 @@ candidates did is compared with what was known of them before.
 
 Comes in: a `StudyConfig`. Goes out: one record for each training (plan, run, training, indicators, records), and from
 records alone what they say (blocks, resampling, analysis) of claim 1 (components), claim 2 (correlation), claim 3
-(prediction) and the worth of a choice (decision).
+(prediction), the worth of a choice (decision) and the bounds that may explain it (bound).
 Must not know: how a page looks. The analysis must not know models: records may come from another machine.
 """

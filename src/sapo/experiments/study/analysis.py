@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from sapo.experiments.study.blocks import Block, blocks_of
+from sapo.experiments.study.bound import Bound, bounds
 from sapo.experiments.study.components import Spread, spread
 from sapo.experiments.study.correlation import Agreement, agreements
 from sapo.experiments.study.decision import Gain, gains
@@ -31,6 +32,7 @@ class Arm:
         predictions: claim 3, every indicator against forgetting and generalisation, p-values corrected for one
             another over all arms; but for the primary test.
         mediations: by mediator, pre-update loss against it and it against forgetting.
+        bounds: "path" and "forgetting".
     """
 
     name: str
@@ -40,6 +42,7 @@ class Arm:
     predictions: tuple[Association, ...]
     mediations: tuple[tuple[Association, Association], ...]
     gains: tuple[Gain, ...]
+    bounds: Mapping[str, Bound]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +95,7 @@ def _arm(blocks: Sequence[Block], sampling: Sampling) -> Arm:
         predictions=predictions(blocks, sampling),
         mediations=mediations(blocks, sampling),
         gains=gains(blocks),
+        bounds=bounds(blocks),
     )
 
 

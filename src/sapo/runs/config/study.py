@@ -14,7 +14,7 @@ from sapo.training.settings import LoraSettings, Optimiser, TrainSettings
 
 
 class SgdConfig(Settings):
-    """The arm sgd: plain gradient descent, neither warm-up nor decay nor clipping."""
+    """The arm sgd: plain gradient descent, neither warm-up nor decay nor clipping, for which the bound is stated."""
 
     learning_rate: Annotated[float, Field(gt=0, le=10)] = 0.1
 

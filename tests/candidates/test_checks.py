@@ -396,6 +396,19 @@ BINARY = "Answer 1 if the text is good, or 0 if it is bad."
 
 
 @pytest.mark.parametrize(
+    ("original", "text", "kept"),
+    [
+        # "a" is a word here and no label.
+        ("Read a talk and a list of 4 options. Which one continues it?", "Continue the talk: which option?", True),
+        ("Which option continues a talk? Answer A, B, C or D.", "Answer A, B, C or D: what continues it?", True),
+        ("Which option continues a talk? Answer A, B, C or D.", "Say what continues it: A, B or C.", False),
+    ],
+)
+def test_single_letters_are_labels_where_an_instruction_names_all_of_them(original: str, text: str, kept: bool) -> None:
+    assert Pool(task(original, "A", "B", "C", "D")).add([text], "file") == kept
+
+
+@pytest.mark.parametrize(
     ("label", "original", "text", "kept"),
     [
         ("positive", POSITIVE, "Say positive or negative.", True),

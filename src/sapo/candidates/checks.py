@@ -17,7 +17,7 @@ import regex
 from rapidfuzz import fuzz
 
 from sapo.candidates.language import changes_language
-from sapo.candidates.named import keeps, missing_numbers
+from sapo.candidates.named import keeps, missing_numbers, named
 from sapo.candidates.talk import chatty
 from sapo.core.types import Instruction, Origin, Rejection, Task
 from sapo.core.untrusted import folded
@@ -78,6 +78,7 @@ class Pool:
         self.kept = [Instruction(task.instruction, "original")]
         self.rejected: list[Rejection] = []
         self._task, self._original = task, task.instruction.strip()
+        self._labels = named(task.labels, self._original)
         # By its folded form, each text with what messages call it.
         self._seen = {folded(task.instruction): (self._original, "the original instruction")}
         self._judge = judge
@@ -131,13 +132,13 @@ class Pool:
             return None
         # A label may begin a sentence; whether it is spelled to the letter is a guess.
         original, bare = self._original.casefold(), text.casefold()
-        missing = [label for label in self._task.labels if not keeps(label.casefold(), original, bare)]
+        missing = [label for label in self._labels if not keeps(label.casefold(), original, bare)]
         return _lacks("label", missing)
 
     def _guess(self, text: str) -> str | None:
         """Return what is wrong with a text by all appearances, or None; cheap guesses first."""
         task, original = self._task, self._original
-        respelled = [label for label in task.labels if not keeps(label, original, text)]
+        respelled = [label for label in self._labels if not keeps(label, original, text)]
         return (
             _out_of_band(original, text)
             or chatty(original, text)

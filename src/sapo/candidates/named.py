@@ -36,6 +36,17 @@ _UNIT = regex.compile(
 )
 
 
+def named(labels: Sequence[str], original: str) -> tuple[str, ...]:
+    """Return the labels that an instruction may name: single letters only where it names all of them to the letter.
+
+    Elsewhere "a" and "I" are words of a sentence, as in "a small conversation" above the options A to D.
+    """
+    letters = [label for label in labels if len(label) == 1 and label.lower() != label.upper()]
+    if all(not keeps(letter, original, "") for letter in letters):
+        return tuple(labels)
+    return tuple(label for label in labels if label not in letters)
+
+
 def keeps(label: str, original: str, text: str) -> bool:
     """Whether ``text`` names ``label`` to the letter, as a whole word, wherever ``original`` does.
 

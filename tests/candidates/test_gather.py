@@ -112,6 +112,12 @@ def test_fewer_than_asked_for_is_a_note() -> None:
     assert gather(TASK, (told(VALID[:2]),), 3).notes == ("toy: only 2 of 3 paraphrases are usable", unread)
 
 
+def test_a_file_of_candidates_that_was_not_needed_is_named() -> None:
+    notes = gather(TASK, (told(VALID[:2], origin="rules"), told(VALID[2:], origin="file")), 2).notes
+    assert notes[-1] == "toy: the file of candidates was not needed: sources before it gave all 2"
+    assert not gather(TASK, (told(VALID[:2], origin="file"), told(VALID[2:], origin="rules")), 2).notes[1:]
+
+
 def test_progress_hears_every_text() -> None:
     heard: list[int] = []
     first, second = told(VALID[:1], BAD, origin="file"), told(VALID[1:3], origin="rules")

@@ -146,6 +146,11 @@ def test_check_says_what_would_be_trained_and_fails_where_it_is_wrong(
     outcome = command("check", "--config", config, "--rows", 4)
     assert outcome.code == 0 and "Thumbs up or down?" in outcome.out
     command("check").complains("give either --task TASK or --config FILE")
+    # What is not trained on is named.
+    rows = [{"input": f"film {n}", "output": ("good", "bad")[n % 2], "url": "u"} for n in range(9)]
+    (tmp_path / "mine.jsonl").write_text("\n".join(map(json.dumps, [*rows, {"input": "lost", "url": "u"}])))
+    outcome = command("check", "--task", tmp_path / "mine.jsonl", "--instruction", "Good or bad?", "--model", model_dir)
+    assert "columns that are not used: 'url'" in outcome.out and "cannot be used: 1 row, 1 train" in outcome.out
 
 
 def test_select_gives_what_the_library_gives(command: Command, model_dir: Path, tmp_path: Path) -> None:

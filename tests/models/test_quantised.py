@@ -24,13 +24,12 @@ from sapo.models.losses import Scorer
 from sapo.models.settings import Quantization
 from sapo.runs.config.schema import Config
 from sapo.runs.export import export_merged
-from sapo.runs.prepare import prepare
 from sapo.runs.stage import load_stage
 from sapo.sequence import run
 from sapo.training.finetune import finetune
 from sapo.training.methods import make_method
 from sapo.training.schedule import schedule
-from sapo.training.settings import LoraSettings, TrainSettings
+from sapo.training.settings import LoraSettings, MethodName
 
 with warnings.catch_warnings():
     # It compiles a function in a way that torch gives up.
@@ -170,11 +169,16 @@ def test_commands_load_it_quantised(small_model: Path, tmp_path: Path, capsys: p
 
 @pytest.mark.parametrize("method", ["full", "osf"])
 def test_methods_that_train_the_weights_refuse(
-    method: str, small_model: Path, configured: Callable[..., Config]
+    method: MethodName, small_model: Path, configured: Callable[..., Config]
 ) -> None:
     model = {"base": str(small_model), "device": "cpu", "quantization": "4bit"}
+    for changes in ({"method": method}, {"sweep": {"method": ["seq-lora", method]}}):
+        with pytest.raises(ConfigError, match=f"quantization 4bit: method {method} .* weights have no gradient"):
+            configured(model=model, **changes)
+    # Some models come quantised, which only the model itself tells.
+    loaded = load_model(str(small_model), device="cpu", quantization="4bit")
     with pytest.raises(ModelError, match=f"method {method} .* quantised weights have no gradient: leave model.quant"):
-        prepare(configured(model=model, method=method))
+        make_method(method, LoraSettings()).start(loaded.model)
 
 
 def test_a_missing_bitsandbytes_names_the_extra(small_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -82,10 +82,13 @@ def gather(
     """
     pool = Pool(task, judge)
     kept, spare = pool.kept[:1], list[Instruction]()
+    unread = ""
     for source in sources:
         missing = None if count is None else count + 1 - len(kept)
         if missing == 0:
-            break
+            if source.origin == "file":
+                unread = f"{task.name}: the file of candidates was not needed: sources before it gave all {count}"
+            continue
         before, wanted = len(pool.kept), None if missing is None else with_spare(missing)
         with closing(source.paraphrases(task, wanted or _PLENTY, advance)) as rounds:
             for texts in rounds:
@@ -99,7 +102,8 @@ def gather(
         picked = most_different([c.text for c in kept], [c.text for c in valid], missing)
         kept += [valid[i] for i in picked]
         spare += [c for i, c in enumerate(valid) if i not in picked]
-    return Gathered(tuple(kept), tuple(pool.rejected), tuple(spare), _notes(task, pool, len(kept) - 1, count))
+    notes = (*_notes(task, pool, len(kept) - 1, count), *filter(None, (unread,)))
+    return Gathered(tuple(kept), tuple(pool.rejected), tuple(spare), notes)
 
 
 def most_different(given: Sequence[str], texts: Sequence[str], count: int) -> list[int]:

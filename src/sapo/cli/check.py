@@ -40,7 +40,9 @@ def check_command(
     from sapo.models.fit import MAX_LENGTH, context_length
     from sapo.models.load import load_model
     from sapo.models.render import Renderer
+    from sapo.tasks.findings import warnings_of
     from sapo.tasks.holdout import hold_out
+    from sapo.tasks.inspection import inspect_rows
     from sapo.tasks.load import load_task
 
     with working() as progress:
@@ -54,7 +56,11 @@ def check_command(
             watched = [load_task(name, data_dir) for name in watch or ()]
             loaded = load_model(model, adapter)
             renderer = Renderer(loaded.tokenizer, min(MAX_LENGTH, context_length(loaded.model)))
-            found = {one.name: check_task(loaded, renderer, hold_out(one), watched, rows)}
+            one = hold_out(one)
+            found = {one.name: check_task(loaded, renderer, one, watched, rows)}
+            # What is not trained on is named here; a run says it by itself.
+            inspection = inspect_rows(one)
+            say(*one.notes, *(warnings_of(inspection)[-1:] if inspection.unused.rows else ()))
     for name, check in found.items():
         say(f"{name}:", str(check))
     if any(check.level == "error" for check in found.values()):

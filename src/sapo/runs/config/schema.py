@@ -213,6 +213,13 @@ class Config(Settings):
                 f"train.checkpoint_every {every} is not a multiple of guard.every {self.guard.every}: a checkpoint "
                 "must be a state that the guard has looked at"
             )
+        whole = {"full", "osf"} & set((self.sweep and self.sweep.method) or (self.method,))
+        if whole and self.model.quantization:
+            raise ValueError(
+                f"model.quantization {self.model.quantization}: method {min(whole)} trains the model's own "
+                "weights, and quantised weights have no gradient. Leave it out, or take methods that train an adapter, "
+                "such as seq-lora"
+            )
         asked = "fixed" in ((self.sweep and self.sweep.policy) or (self.policy,))
         if asked and self.fixed is None:
             raise ValueError(

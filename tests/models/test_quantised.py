@@ -29,7 +29,7 @@ from sapo.sequence import run
 from sapo.training.finetune import finetune
 from sapo.training.methods import make_method
 from sapo.training.schedule import schedule
-from sapo.training.settings import LoraSettings, MethodName
+from sapo.training.settings import LoraSettings, MethodName, TrainSettings
 
 with warnings.catch_warnings():
     # It compiles a function in a way that torch gives up.

@@ -242,6 +242,7 @@ def test_rows_that_hold_their_instruction_are_read_alike_from_a_file_and_in_memo
     selection = select(rows)
     assert "left out, as they cannot be used: 1 row" in str(selection)
     # A row that was left out stays a row of the data set, worded as the others.
+    assert "own layout" not in str(selection) and "this library's own layout" in str(select(path))
     assert len(selection.apply(rows)) == 9 and selection.instruction.text in str(selection.apply(rows)[-1])
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from os import PathLike, fspath
 from typing import Any
 
 from sapo.core.errors import DataError
 from sapo.core.types import Task
+from sapo.tasks.files import is_data
 from sapo.tasks.inplace import Rows
 from sapo.tasks.layouts import holds_instruction
 from sapo.tasks.library import in_memory
@@ -17,6 +19,10 @@ from sapo.tasks.own import own_source
 from sapo.tasks.raw import Broken
 
 _NAME = "rows"
+_LAYOUT = (
+    "from a path, rows that hold their instruction are scored in this library's own layout, as sapo run trains them; "
+    "for losses of the rows as they are laid out, load them and give the data set"
+)
 
 
 def given_task(
@@ -45,7 +51,10 @@ def given_task(
             raise DataError("instruction, suffix and columns are for other data: a task has its own")
         return data
     if isinstance(data, (str, PathLike)):
-        return load_task(fspath(data), instruction=instruction, suffix=suffix, columns=columns)
+        task = load_task(fspath(data), instruction=instruction, suffix=suffix, columns=columns)
+        # Only rows can tell an instruction that nobody gave.
+        held = instruction is None and columns is None and suffix is None and is_data(fspath(data))
+        return replace(task, notes=(*task.notes, f"{task.name}: {_LAYOUT}")) if held else task
     found = in_memory(_NAME, data)
     rows = [row for row in found.splits["train"] if not isinstance(row, Broken)]
     if columns is None and suffix is None and holds_instruction(rows, instruction):

@@ -17,7 +17,7 @@ from itertools import combinations
 from pathlib import Path
 
 import numpy as np
-from scipy.stats import ttest_rel
+from scipy.stats import spearmanr, ttest_rel
 
 from sapo.core.types import Floats
 from sapo.experiments.study.blocks import Block, blocks_of
@@ -48,6 +48,22 @@ def correlation(name: str, blocks: Sequence[Block], keep: Sequence[Sequence[int]
     least = detectable(found.candidates).critical
     undetectable = "-" if least is None else f"{least:.2f}"
     print(f"{name}: {rho}{interval}, p = {p}; by transition {by}; detectable from {undetectable} on")
+
+
+def partial(name: str, blocks: Sequence[Block], keep: Sequence[Sequence[int]]) -> None:
+    """Print mean rank correlations of loss and length with the effect, each also with the other one held fixed."""
+    found = []
+    for block, places in zip(blocks, keep, strict=True):
+        loss, length, effects = block.indicator(PRIMARY), block.indicator("length"), block.outcome("forgetting")
+        assert loss is not None and length is not None and effects is not None
+        x, z, y = (values[list(places)] for values in (loss, length, effects.mean(axis=1)))
+        xy, xz, zy = (float(spearmanr(*pair).statistic) for pair in ((x, y), (x, z), (z, y)))
+        scale = (1 - xz**2) ** 0.5
+        fixed = ((xy - xz * zy) / (scale * (1 - zy**2) ** 0.5), (zy - xz * xy) / (scale * (1 - xy**2) ** 0.5))
+        found.append((xz, xy, fixed[0], zy, fixed[1]))
+    both, *others = np.mean(found, axis=0)
+    print(f"{name}: loss with length {both:+.2f}; with the effect: loss {others[0]:+.2f}, {others[1]:+.2f} with length "
+          f"held fixed, length {others[2]:+.2f}, {others[3]:+.2f} with the loss held fixed")  # fmt: skip
 
 
 def agreement(block: Block, losses: dict[int, Floats], places: Sequence[int]) -> list[tuple[int, int, bool]]:
@@ -89,6 +105,7 @@ def main() -> None:
     sets = (("all", everything), ("without controls", good), ("original and controls", controls))
     for name, keep in sets:
         correlation(name, blocks, keep)
+        partial(name, blocks, keep)
     rng = np.random.default_rng(0)
     for name, keep in sets:
         pairs = []

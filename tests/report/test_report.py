@@ -35,10 +35,10 @@ from sapo.core.errors import DataError, RecordError
 from sapo.core.progress import Silent
 from sapo.core.storage import write_json
 from sapo.core.types import Example, Rejection
-from sapo.core.untrusted import plain
+from sapo.core.untrusted import one_line, plain
 from sapo.integrations.testing import tiny_tokenizer, toy_task
 from sapo.models.render import Renderer
-from sapo.report.blocks import Command, Listing, Note, Table, one_line
+from sapo.report.blocks import Command, Listing, Note, Table
 from sapo.report.differences import Verdict, run_differences, verdict
 from sapo.report.forecast import dry_run_page
 from sapo.report.markdown import to_markdown
@@ -426,6 +426,15 @@ def test_a_wide_matrix_is_split_and_no_number_cut() -> None:
         text = printed(page_of(matrix), width)
         assert max(map(len, text.split("\n"))) <= width and "…" not in text
         assert all(value in text.split() for row in values for value in row)
+
+
+def test_every_part_of_a_split_table_names_its_rows() -> None:
+    names = [f"candidate of row {n}" for n in range(1, 12)]
+    rows = tuple((str(n), "6.3098", "[-0.1909, -0.0039]", "out, round 9", name) for n, name in enumerate(names, 1))
+    ranked = Table(("rank", "loss", "interval", "", "candidate"), rows, text=(-2, -1), clipped=True)
+    for width in (44, 60, 120):
+        found = re.findall(r"^ *(\d+) .*(candidate of row \d+)", printed(page_of(ranked), width), re.MULTILINE)
+        assert found == [(str(n), name) for n, name in enumerate(names, 1)]
 
 
 def test_pages_of_commands_fit_their_terminal_and_cut_nothing() -> None:

@@ -16,9 +16,9 @@ from study_trainings import study, training
 
 from sapo.cli.stages import report_command
 from sapo.core.errors import ConfigError, RecordError
-from sapo.core.untrusted import plain
+from sapo.core.untrusted import one_line, plain
 from sapo.experiments.study.records import append_study
-from sapo.report.blocks import Command, Listing, Note, Page, Plot, Section, Table, one_line
+from sapo.report.blocks import Command, Listing, Note, Page, Plot, Section, Table
 from sapo.report.html import to_html
 from sapo.report.numbers import Figure
 from sapo.report.page import results_page
@@ -140,7 +140,9 @@ def test_any_letters_can_be_drawn() -> None:
             ranges(text, [Range(text, Figure(1.0, None), note=text)], text),
             scatter(text, {text: [(1.0, 2.0)]}, text, text),
         ):
-            to_svg(plot, "salt").encode()
+            drawn = Reader(to_svg(plot, "salt"))
+            assert drawn.tags[0][0] == "svg" and drawn.tags[0][1]["aria-label"] == one_line(plain(text))
+            assert any(one_line(plain(text), 44) in words for words in drawn.of("text"))
 
 
 # Numbers

@@ -15,7 +15,7 @@ from sapo.core.errors import DataError, RenderError
 from sapo.core.types import Example, Task, Unused
 from sapo.integrations.testing import tiny_tokenizer, toy_task
 from sapo.models.render import Renderer
-from sapo.tasks.findings import data_table, warnings_of
+from sapo.tasks.findings import data_table, unused_warning, warnings_of
 from sapo.tasks.inspection import (
     Inspection,
     LabelCount,
@@ -186,8 +186,18 @@ def test_every_flaw_is_a_sentence_with_what_to_do() -> None:
         assert sentence.startswith(f"review: {start}") and advice in sentence
 
 
+def test_of_the_reasons_of_unused_rows_no_single_one_is_hidden() -> None:
+    assert unused_warning(FLAWED) == warnings_of(FLAWED)[-1:]
+    for count in (1, 3, 4, 5, 9):
+        unused = tuple(Unused("train", n, f"reason {n}") for n in range(1, count + 1))
+        (warning,) = unused_warning(inspect_rows(task_of([], unused=unused)))
+        hidden = "and others" in warning
+        assert warning.count("reason ") == (3 if hidden else count) and hidden == (count > 4)
+
+
 def test_sound_rows_give_no_warning() -> None:
     task = toy_task()
+    assert unused_warning(inspect_rows(task)) == ()
     assert warnings_of(inspect_task(task, Renderer(tiny_tokenizer(), 512), range(4))) == ()
     # One of ten rows would need another label: not above the limit yet.
     labels = (LabelCount("yes", 50, 6, 5), LabelCount("no", 50, 4, 5))

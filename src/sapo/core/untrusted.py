@@ -39,3 +39,9 @@ def brief(text: str) -> str:
     """Return the beginning of a text as one quoted line."""
     line = " ".join(text[:_BRIEF].split())
     return repr(line if len(text) <= _BRIEF else f"{line}...")
+
+
+def one_line(text: str, most: int | None = None) -> str:
+    """Return the text with white space collapsed, and with "..." for its end if it is longer than ``most``."""
+    line = " ".join(text.split())
+    return line if most is None or len(line) <= most else line[: most - 3].rstrip() + "..."

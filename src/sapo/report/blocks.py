@@ -110,9 +110,3 @@ class Page:
 
 # Heading of the verdict.
 SHORT = "In short"
-
-
-def one_line(text: str, most: int | None = None) -> str:
-    """Return the text with white space collapsed, and with "..." for its end if it is longer than ``most``."""
-    line = " ".join(text.split())
-    return line if most is None or len(line) <= most else line[: most - 3].rstrip() + "..."

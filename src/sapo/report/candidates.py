@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sapo.core.types import Rejection, Task
-from sapo.report.blocks import Block, Command, Listing, Note, Page, Section, Table, one_line
+from sapo.core.untrusted import one_line
+from sapo.report.blocks import Block, Command, Listing, Note, Page, Section, Table
 from sapo.report.selections import rejections
 
 if TYPE_CHECKING:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sapo.report.blocks import NOTHING, Block, Note, Table, one_line
+from sapo.core.untrusted import one_line
+from sapo.report.blocks import NOTHING, Block, Note, Table
 from sapo.tasks.findings import data_table, warnings_of
 from sapo.tasks.inspection import Inspection, LabelCount
 

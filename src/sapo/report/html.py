@@ -8,8 +8,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markdown_it import MarkdownIt
 from markupsafe import Markup
 
-from sapo.core.untrusted import plain
-from sapo.report.blocks import SHORT, Block, Page, Plot, Section, Table, one_line
+from sapo.core.untrusted import one_line, plain
+from sapo.report.blocks import SHORT, Block, Page, Plot, Section, Table
 from sapo.report.markdown import block_markdown
 from sapo.report.plots import to_svg
 

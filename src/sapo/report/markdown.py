@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 import shlex
 
-from sapo.core.untrusted import plain
-from sapo.report.blocks import SHORT, Block, Command, Listing, Note, Page, Plot, Section, Style, one_line
+from sapo.core.untrusted import one_line, plain
+from sapo.report.blocks import SHORT, Block, Command, Listing, Note, Page, Plot, Section, Style
 
 # A backslash becomes an entity, so that none of a text can join the ones that escape.
 _ESCAPES = str.maketrans(

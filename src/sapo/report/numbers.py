@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from sapo.core.untrusted import one_line
 from sapo.experiments.study.resampling import Measured
-from sapo.report.blocks import NOTHING, one_line
+from sapo.report.blocks import NOTHING
 from sapo.runs.prompts import NAMED, Prompt, short
 from sapo.runs.results import NLL, PRIMARY, Estimate
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
-from sapo.core.untrusted import plain
+from sapo.core.untrusted import one_line, plain
 from sapo.experiments.study.resampling import Measured
-from sapo.report.blocks import Plot, one_line
+from sapo.report.blocks import Plot
 from sapo.report.numbers import Figure
 
 if TYPE_CHECKING:

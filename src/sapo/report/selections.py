@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from sapo.core.types import Rejection
-from sapo.report.blocks import NOTHING, Block, Command, Listing, Note, Page, Plot, Section, Table, one_line
+from sapo.core.untrusted import one_line
+from sapo.report.blocks import NOTHING, Block, Command, Listing, Note, Page, Plot, Section, Table
 from sapo.report.numbers import LOSS, Figure, duration, estimate, interval, number, tokens
 from sapo.report.plots import Range, ranges
 from sapo.selection.selection import CandidateLoss, Selection

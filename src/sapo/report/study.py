@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
+from sapo.core.untrusted import one_line
 from sapo.experiments.study.analysis import Analysis, analyse, compared, predicted
 from sapo.experiments.study.prediction import PRIMARY
 from sapo.experiments.study.records import StudyRecord
 from sapo.experiments.study.resampling import Measured
 from sapo.report import claims, remake
-from sapo.report.blocks import NOTHING, Note, Page, Section, Table, one_line
+from sapo.report.blocks import NOTHING, Note, Page, Section, Table
 from sapo.report.claims import RATIO, RHO, p_value
 from sapo.report.numbers import LOSS, NLL_DECIMALS, SCORE, count, duration, estimate, listed, number
 from sapo.report.page import EQUAL

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from sapo.core.errors import DataError
 from sapo.core.types import Example, Task
-from sapo.report.blocks import NOTHING, Block, Command, Listing, Note, Page, Section, Table, one_line
+from sapo.core.untrusted import one_line
+from sapo.report.blocks import NOTHING, Block, Command, Listing, Note, Page, Section, Table
 from sapo.report.data import data_blocks
 from sapo.tasks.benchmark import benchmark_names
 from sapo.tasks.builtin import BUILTIN

@@ -12,8 +12,8 @@ from rich.padding import Padding
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from sapo.core.untrusted import plain
-from sapo.report.blocks import Block, Command, Listing, Note, Page, Style, Table, one_line
+from sapo.core.untrusted import one_line, plain
+from sapo.report.blocks import Block, Command, Listing, Note, Page, Style, Table
 
 _STYLES: dict[Style, str] = {"": "", "strong": "bold", "dim": "dim"}
 # Columns of texts are readable down to this width. Blanks between two columns.
@@ -78,11 +78,11 @@ def _show_table(console: Console, table: Table) -> None:
 
 
 def _groups(table: Table, width: int) -> Iterator[list[int]]:
-    """Yield columns that fit the width together, each time after the texts that rows begin with: no number is cut."""
+    """Yield columns that fit the width together, each time after those that rows begin with: no number is cut."""
     columns = range(len(table.columns))
     whole = [_width(table, i) for i in columns]
     widths = [_GAP + (whole[i] if table.numeric(i) else min(whole[i], _NARROW)) for i in columns]
-    first = next((i for i in columns if table.numeric(i)), len(columns))
+    first = next((i for i in columns[1:] if table.numeric(i)), len(columns))
     group = list(columns[:first])
     for i in columns[first:]:
         if len(group) > first and sum(widths[j] for j in (*group, i)) > width:

@@ -14,7 +14,7 @@ from pydantic import PlainSerializer, PlainValidator, TypeAdapter
 from sapo.core.errors import CandidateError
 from sapo.core.storage import read_json, undamaged, write_json
 from sapo.core.types import Instruction, Losses, Rejection, Rule, Sample, Strategy, Task
-from sapo.core.untrusted import brief, plain
+from sapo.core.untrusted import brief, one_line, plain
 from sapo.tasks.inplace import Rows
 from sapo.tasks.layouts import exchange
 
@@ -203,7 +203,7 @@ class Selection:
                     "[{:+.4f}, {:+.4f}]".format(*one.interval) if one.interval else "",
                     *(f"{loss:.4f}" for loss in losses),
                     ", ".join(["original"] * original + ["chosen"] * (one.candidate == self.chosen)),
-                    _short(self.candidates[one.candidate].instruction.text),
+                    one_line(plain(self.candidates[one.candidate].instruction.text), _SHOWN),
                 )
             )
         return rows
@@ -324,14 +324,8 @@ def _line(rank: int, candidate: CandidateLoss, index: int) -> tuple[str, ...]:
         "[{:+.4f}, {:+.4f}]".format(*candidate.interval) if candidate.interval else "",
         f"{len(candidate.losses.nll):4}",
         ", ".join(marks) + (f" in round {candidate.round}" if candidate.round is not None else ""),
-        _short(candidate.instruction.text),
+        one_line(plain(candidate.instruction.text), _SHOWN),
     )
-
-
-def _short(text: str) -> str:
-    """Return a text as one line of bounded length."""
-    line = plain(" ".join(text.split()))
-    return line if len(line) <= _SHOWN else line[: _SHOWN - 3] + "..."
 
 
 def _aligned(rows: list[tuple[str, ...]]) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from sapo.core.untrusted import folded
+from sapo.core.untrusted import folded, one_line
 from sapo.tasks.inspection import Inspection
 
 _SKEWED = 0.1
@@ -43,15 +43,23 @@ def warnings_of(inspection: Inspection) -> tuple[str, ...]:
             "meant to count more than once"
         )
     found += [*_label_warnings(inspection), *_length_warnings(inspection)]
-    unused = inspection.unused
-    if unused.rows:
-        named = [f"{r.rows} {r.split} ({_short(r.reason)}; first: row {r.first[0]})" for r in unused.reasons[:_NAMED]]
-        others = "" if len(unused.reasons) <= _NAMED else ", and others"
-        found.append(
-            f"left out, as they cannot be used: {_count(unused.rows, 'row')}, {', '.join(named)}{others}; "
-            "correct them in the data, or leave them out"
-        )
-    return tuple(f"{_short(inspection.task)}: {sentence}" for sentence in found)
+    name = one_line(inspection.task, _SHOWN)
+    return (*(f"{name}: {sentence}" for sentence in found), *unused_warning(inspection))
+
+
+def unused_warning(inspection: Inspection) -> tuple[str, ...]:
+    """Return the one of these sentences that names the rows that cannot be used; none where all can."""
+    unused, reasons = inspection.unused, inspection.unused.reasons
+    if not unused.rows:
+        return ()
+    # One that is left over is named too.
+    shown = reasons if len(reasons) <= _NAMED + 1 else reasons[:_NAMED]
+    named = [f"{r.rows} {r.split} ({one_line(r.reason, _SHOWN)}; first: row {r.first[0]})" for r in shown]
+    others = "" if shown is reasons else ", and others"
+    return (
+        f"{one_line(inspection.task, _SHOWN)}: left out, as they cannot be used: {_count(unused.rows, 'row')}, "
+        f"{', '.join(named)}{others}; correct them in the data, or leave them out",
+    )
 
 
 def data_table(inspections: Sequence[Inspection]) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
@@ -79,7 +87,7 @@ def _row(inspection: Inspection, *, sized: bool) -> tuple[str, ...]:
 
 def _label_warnings(inspection: Inspection) -> Iterator[str]:
     outside, skew = inspection.outside, inspection.skew
-    names = ", ".join(repr(_short(x.label)) for x in inspection.labels[:_NAMED_LABELS])
+    names = ", ".join(repr(one_line(x.label, _SHOWN)) for x in inspection.labels[:_NAMED_LABELS])
     names += ", ..." if len(inspection.labels) > _NAMED_LABELS else ""
     for kind, count in (("training", outside.train), ("test", outside.test)):
         if count:
@@ -116,8 +124,3 @@ def _length_warnings(inspection: Inspection) -> Iterator[str]:
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def _short(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= _SHOWN else f"{line[: _SHOWN - 3]}..."

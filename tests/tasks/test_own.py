@@ -53,6 +53,15 @@ def test_a_piece_of_a_chat_template_in_the_instruction_is_noted(tmp_path: Path) 
     assert "chat templates" not in str(own(tmp_path / "m.json", ROWS, "Name the user: in `code`, or <b>.").notes)
 
 
+def test_control_characters_in_answers_are_noted(tmp_path: Path) -> None:
+    answers = ["yes\x07", "no\x1b[31m", "a\tb\nc\r\nd", "e\u200b", *"fgh"]
+    rows = [{"instruction": "Do.", "input": f"\x07{n}", "output": text} for n, text in enumerate(answers)]
+    task = own(tmp_path / "m.json", rows)
+    assert r"answers with control characters: 2, such as '\x07'; remove what is not meant" in task.notes
+    assert [row.answer for row in task.train] == answers
+    assert "control characters" not in str(own(tmp_path / "m.json", rows[2:]).notes)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [

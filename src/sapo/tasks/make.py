@@ -22,6 +22,8 @@ from sapo.tasks.raw import Raw
 from sapo.tasks.rows import Row, read_split, unused_keys
 
 _CHAT = re.compile(CHAT_PIECE, re.IGNORECASE | re.MULTILINE)
+# Characters of an answer that are hardly meant; line breaks and tabs are.
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
 
 
@@ -72,6 +74,9 @@ def make_task(name: str, source: DataSource, found: Raw) -> Task:
             f"the instruction holds {piece.group()!r}, as chat templates write it, and the model reads it as ordinary "
             "text: leave it out, the model's own template is applied"
         )
+    odd = [hit.group() for rows in examples.values() for row in rows if (hit := _CONTROL.search(row.answer))]
+    if odd:
+        notes.append(f"answers with control characters: {len(odd)}, such as {odd[0]!r}; remove what is not meant")
     return Task(
         name=name, instruction=text.strip(), suffix=source.suffix.strip(), labels=labels,
         metric=source.metric or metric,

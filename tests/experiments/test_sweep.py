@@ -90,10 +90,12 @@ def test_a_long_sequence_gets_a_name_that_a_folder_can_have_and_no_other_one_has
     swept: Callable[..., Config], tmp_path: Path
 ) -> None:
     tasks = [f"task-{n:02}-with-a-long-name" for n in range(10)]
-    names = [one.sequence for one in planned(swept({"sequence": [tasks, tasks[::-1], [*tasks[:-1], "x"]]}))]
+    lists = [tasks, tasks[::-1], [*tasks[:-1], "x"]]
+    names = [one.sequence for one in planned(swept({"sequence": lists}, sequence=tasks))]
     assert len(set(names)) == 3 and all(len(name) == 100 for name in names)
     assert names[0].startswith("task-00-with-a-long-name+task-01-") and names[0][:91] == names[2][:91]
-    others = planned(swept({"sequence": [["own/data"], "demo", [word * 20 for word in "一二三四五六七"]]}))
+    more = [["own/data"], "demo", [word * 20 for word in "一二三四五六七"]]
+    others = planned(swept({"sequence": more}, sequence="demo"))
     assert [one.name for one in others[:2]] == ["own-data/seq-lora-sapo-s42", "demo/seq-lora-sapo-s42"]
     (tmp_path / others[2].name).mkdir(parents=True)
 

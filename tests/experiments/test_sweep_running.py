@@ -26,7 +26,7 @@ def swept(small_model: Path, bench: Path, tmp_path: Path) -> Callable[..., Confi
     """Make the configuration of a sweep with the original instructions."""
 
     def make(sweep: Any, run_dir: str = "sweep", **changes: Any) -> Config:
-        changes = {"policy": "original", "train": {"epochs": 1}, **changes}
+        changes = {"train": {"epochs": 1}, **({} if "policy" in sweep else {"policy": "original"}), **changes}
         return configure(small_model, bench, tmp_path / run_dir, sweep=sweep, **changes)
 
     return make

@@ -66,11 +66,9 @@ def test_defaults_are_the_published_settings() -> None:
         {"method": "full", "full": {"learning_rate": "5e-6"}, "policy": "paft", "paft": {"steps": 9}},
         {"policy": "reselect", "reselect": {"every": 5, "k": 2, "rows": 7}},
         {"guard": {"every": 5, "rows": 9, "limit": 0.25, "action": "stop"}},
-        {"sweep": {"seed": [1, 2], "policy": ["paft"], "method": ["osf"], "sequence": ["demo", ["a", "b"]]}},
         {"evaluate": {"prompts": ["none", "own", "Say it.", {"wordings": 3}], "general": True}},
         {"evaluate": {"prompts": ["original", "wordings"]}, "policy": "pure"},
         {"policy": "fixed", "fixed": {"a": "Say a."}, "sequence": ["a", "b"]},
-        {"sweep": {"policy": ["original", "fixed"]}, "policy": "fixed", "fixed": "Say it in CAPITAL LETTERS."},
     ],
     ids=str,
 )
@@ -81,6 +79,29 @@ def test_a_resolved_configuration_can_be_written_and_read_back(changes: dict[str
     for section, values in changes.items():
         if isinstance(values, dict):
             assert set(values) <= set(config.plain()[section])
+
+
+def test_a_key_that_a_sweep_lists_values_of_is_not_given_besides(tmp_path: Path) -> None:
+    sweep = {"seed": [1, 2], "policy": ["paft", "sapo"], "method": ["osf"], "sequence": ["demo", ["a", "b"]]}
+    text = yaml.safe_dump({"sequence": ["a", "b"], "sweep": {**sweep, "rule": ["lowest", "trial"]}})
+    found = loaded(tmp_path, text).sweep
+    assert found is not None and found.sequence == ("demo", ("a", "b")) and found.policy == ("paft", "sapo")
+    # Also one of the values, or the default: on the command line it was meant to be the only one.
+    for override, key in (
+        ("policy=sapo", "policy"), ("seed=42", "seed"), ("method=seq-lora", "method"),
+        ("selection.rule=trial", "rule"),
+    ):  # fmt: skip
+        name, _, value = override.partition("=")
+        with pytest.raises(
+            ConfigError, match=rf"{name} = '?{value}'? is not used: sweep\.{key} lists .* leave {name} out"
+        ):
+            loaded(tmp_path, text, override)
+        assert loaded(tmp_path, text, override, f"sweep.{key}=null")
+    with pytest.raises(
+        ConfigError, match=r"sequence = \('a',\) is not used: sweep\.sequence .* one of its entries here"
+    ):
+        loaded(tmp_path, text, "sequence=[a]")
+    assert made(sweep={"policy": ["original", "fixed"]}, fixed="Say it in CAPITAL LETTERS.").sweep
 
 
 def test_what_is_switched_off_or_belongs_to_others_is_left_out() -> None:
@@ -138,6 +159,11 @@ def test_a_message_names_key_and_value_the_nearest_name_and_what_is_allowed(
     message = refused(**changes)
     assert len(message.splitlines()) == 2
     assert all(part in message for part in parts), message
+
+
+def test_another_number_is_no_misspelling() -> None:
+    for key, value, allowed in (("quantization", "3bit", "4bit, 8bit."), ("dtype", "float8", "float16.")):
+        assert refused(model={key: value}).endswith(allowed)
 
 
 # What the types alone would let through.

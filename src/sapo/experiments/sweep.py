@@ -130,14 +130,15 @@ def run_sweep(config: Config, progress: Reporter = SILENT, where: Where = here) 
         known = {record.name: record for record in read_records(records, progress.note)} if records.is_file() else {}
         open_ = _open(runs, known)
         progress.note(f"sweep of {len(runs)} runs, {len(runs) - len(open_)} of them finished, in {config.run_dir}")
-        _check(open_, loads=where is here)
-        followed = _Followed(progress, len(open_))
+        # The work of this process speaks for itself, and its models are loaded here.
+        followed = _Followed(progress, len(open_)) if where is here else None
+        _check(open_, loads=followed is not None)
 
         def begin(one: Planned) -> Callable[[Reporter], RunResult]:
             if _finished(one, known):
                 # It waited for its twin, which failed.
                 return partial(_as_recorded, known[one.name])
-            if where is here:
+            if followed is not None:
                 followed.begin(open_.index(one) + 1, one.name)
             return partial(run, one.config, shared=config.run_dir / "shared", crossed=_crossed(one, known))
 
@@ -145,7 +146,7 @@ def run_sweep(config: Config, progress: Reporter = SILENT, where: Where = here) 
         jobs = [
             Job(one.name, partial(begin, one), one.twin if _crosses(one) else "", partial(_far, one)) for one in open_
         ]
-        with where(followed if where is here else progress) as place:
+        with where(followed or progress) as place:
             for job, found in place.make("runs", jobs, stops=False):
                 if isinstance(found, SapoError):
                     failed[job.name] = str(found)

@@ -116,7 +116,10 @@ def _explain(config: type[BaseModel], item: Any) -> str:
         return f"{key}: missing"
     if item["type"] == "literal_error":
         allowed = [part.strip(" '") for part in item["ctx"]["expected"].replace(" or ", ", ").split(",")]
-        return f"{key} = {item['input']!r}: allowed: {', '.join(allowed)}.{nearest(str(item['input']), allowed)}"
+        # Another number is another setting: 3bit is no misspelling of 8bit.
+        given = str(item["input"])
+        near = [name for name in allowed if [*filter(str.isdigit, name)] == [*filter(str.isdigit, given)]]
+        return f"{key} = {item['input']!r}: allowed: {', '.join(allowed)}.{nearest(given, near)}"
     if item["type"].startswith("model_"):
         fields = _fields(config, location)
         return f"{key} = {item['input']!r}: must be a mapping with some of these keys: {', '.join(fields)}"

@@ -207,6 +207,14 @@ class Config(Settings):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Config:
+        for key, listed in self.sweep or ():
+            part, name = (self.selection, "selection.rule") if key == "rule" else (self, key)
+            given, needed = getattr(part, key), key == "sequence"
+            if listed and (given not in listed if needed else key in part.model_fields_set):
+                do = "give one of its entries here" if needed else f"leave {name} out"
+                raise ValueError(
+                    f"{name} = {given!r} is not used: sweep.{key} lists what is run. Change that, and {do}"
+                )
         every = self.train.checkpoint_every
         if self.guard is not None and every is not None and every % self.guard.every:
             raise ValueError(

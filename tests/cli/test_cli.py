@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 import pytest
+import small_runs
 import yaml
 from cli.outcome import Command
 
@@ -91,9 +92,13 @@ def test_select_prints_and_writes_every_candidate_with_its_loss(
     command: Command, model_dir: Path, tmp_path: Path
 ) -> None:
     target = tmp_path / "new" / "selection.json"
-    outcome = command("select", "--task", TASK, "--model", model_dir, "--examples", 6, "--seed", 1, "--json", target)
+    select = ("select", "--task", TASK, "--model", model_dir, "--examples", 6, "--seed", 1, "--json", target)
+    outcome = command(*select)
     assert outcome.code == 0 and str(target) in outcome.out
-    found = json.loads(target.read_text())
+    written = target.read_text()
+    command(*select, "--rule", "confident").complains(f"--json {target} exists already", "delete it first")
+    assert target.read_text() == written
+    found = json.loads(written)
     assert (found["task"], found["model"], found["rule"], found["examples"]) == (TASK, str(model_dir), "lowest", 6)
     candidates, given = found["candidates"], builtin_paraphrases(TASK)
     kept = [c["text"] for c in candidates if c["origin"] == "builtin"]
@@ -115,10 +120,14 @@ def test_select_takes_the_sources_it_is_told_to_and_scores_no_row_that_they_show
     shown = {i for i, row in enumerate(builtin_task(TASK).train) if any(row.input in text for text in texts)}
     select = ("select", "--task", TASK, "--model", model_dir, "--examples", 400, "--json", own)
     outcome = command(*select, "--candidates", found)
+    # Nothing is paraphrased: all texts are there.
+    assert f"{TASK}: gathering candidates" in outcome.err and "paraphrasing" not in outcome.err
     assert f"{TASK}: not scored, as candidates show them as examples: {len(shown)} rows" in outcome.err
     assert set(json.loads(own.read_text())["rows"]) == set(range(400)) - shown
+    own.unlink()
     command(*select, "--examples", 2, "--source", "rules")
     assert {c["origin"] for c in json.loads(own.read_text())["candidates"]} == {"original", "rules"}
+    own.unlink()
     command(*select, "--source", "openai").complains("allowed: file, builtin, rules, demonstrations, local.")
     command(*select, "--source", "rules", "--candidates", found).complains("sources (rules) lacks file")
 
@@ -153,6 +162,41 @@ def test_check_says_what_would_be_trained_and_fails_where_it_is_wrong(
     assert "columns that are not used: 'url'" in outcome.out and "cannot be used: 1 row, 1 train" in outcome.out
 
 
+def test_check_needs_no_run_directory_and_tells_what_would_stop_the_run(
+    command: Command, model_dir: Path, tmp_path: Path
+) -> None:
+    config = write_config(tmp_path, model_dir, run_dir=str(tmp_path / "run"))
+    assert command("run", config, "policy=original").code == 0
+    before = files(tmp_path / "run")
+    for changes, told in (({"seed": 3}, "seed: 42 then, 3 now"), ({"run_dir": str(config)}, "is a file")):
+        given = {"run_dir": str(tmp_path / "run"), "policy": "original", **changes}
+        config = write_config(tmp_path, model_dir, **given)
+        outcome = command("check", "--config", config, "--rows", 4)
+        assert outcome.code == 1 and "error   run_dir: " in outcome.out and told in outcome.out
+        assert outcome.out.count("error ") == 1 and f"{TASK}:" in outcome.out and "date-format:" in outcome.out
+        assert outcome.out.count("ok      answers: ") == 2
+    assert files(tmp_path / "run") == before
+    config = write_config(tmp_path, model_dir, run_dir=str(tmp_path / "run"), policy="original")
+    assert command("check", "--config", config, "--rows", 4).code == 0
+
+
+def test_check_names_the_watched_file_that_cannot_be_used_and_what_can(
+    command: Command, model_dir: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "empty.jsonl").write_text("")
+    (tmp_path / "wrong.jsonl").write_text('{"foo": "a", "bar": "b"}')
+    (tmp_path / "bare.jsonl").write_text('{"input": "a", "output": "b"}')
+    check = ("check", "--task", TASK, "--model", model_dir, "--watch")
+    for name, why in (
+        ("none.jsonl", "No such file or directory"), ("empty.jsonl", "has no rows"), ("wrong.jsonl", "'foo', 'bar'"),
+        ("bare.jsonl", "has no instruction of its own"), ("no-task", "there is no task"),
+    ):  # fmt: skip
+        given = name if name == "no-task" else tmp_path / name
+        command(*check, given).complains(
+            "error: --watch: ", str(given), why, "Allowed here: a task's name, or data that hold their instruction"
+        )
+
+
 def test_select_gives_what_the_library_gives(command: Command, model_dir: Path, tmp_path: Path) -> None:
     own = ["Is the review positive or negative?", "Which one: negative, or positive?", "It names no label."]
     (tmp_path / "own.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in own))
@@ -175,7 +219,9 @@ def test_select_gives_what_the_library_gives(command: Command, model_dir: Path, 
 # tasks
 
 
-def test_tasks_lists_all_and_shows_one_with_its_texts_and_prompt(command: Command, model_dir: Path) -> None:
+def test_tasks_lists_all_and_shows_one_with_its_texts_and_prompt(
+    command: Command, model_dir: Path, tmp_path: Path
+) -> None:
     outcome = command("tasks")
     assert (outcome.code, outcome.err) == (0, "") and all(name in outcome.out for name in (*BUILTIN, *SEQUENCES))
     task, outcome = builtin_task(TASK), command("tasks", TASK, "--show-prompt", "--model", model_dir)
@@ -184,6 +230,13 @@ def test_tasks_lists_all_and_shows_one_with_its_texts_and_prompt(command: Comman
     for part in ("<|im_start|>user", "Text:", task.train[0].input, "<|im_start|>assistant", "<|im_end|>"):
         assert part in outcome.out
     assert outcome.out.index(task.instruction) < outcome.out.index("<|im_start|>assistant")
+    # Cut as a run would cut it.
+    assert "were cut to fit" not in outcome.out
+    outcome = command("tasks", TASK, "--show-prompt", "--model", small_runs.save(tmp_path / "short", context=192))
+    assert (
+        "characters of the input's middle were cut to fit" in outcome.out
+        and task.train[0].input not in (outcome.out.split("The prompt as the model sees it")[1])
+    )
 
 
 # generate

@@ -46,7 +46,7 @@ def test_paraphrases_of_a_task_are_written_and_shown(command: Command) -> None:
     assert {row["origin"] for row in found} == {"builtin"}
     given = Path("found.jsonl").read_text()
     again = command("paraphrase", "--task", TASK, "--out", "found.jsonl")
-    again.complains("--out found.jsonl exists already: choose a file that does not exist yet, or delete it first")
+    again.complains("--out found.jsonl exists already: choose another one, or delete it first")
     assert Path("found.jsonl").read_text() == given
     # Nothing was rejected, so no file says so.
     assert not Path("found.rejected.jsonl").exists()

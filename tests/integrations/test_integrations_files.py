@@ -115,6 +115,9 @@ def test_the_command_takes_what_select_chose(
     text = found["candidates"][found["chosen"]]["text"]
     assert {row["instruction"] for row in read_json(out / "rows.json")} == {text}
     assert text in capsys.readouterr().out
+    assert command(*export, "--chosen", "Another one.") == 2
+    assert f"--out {out / 'rows.json'} exists already: choose another one" in capsys.readouterr().err
+    assert {row["instruction"] for row in read_json(out / "rows.json")} == {text}
     assert command(*export[:4], "Another one.", *export[5:], "--selection", str(chosen)) == 2
     assert "is of another task" in capsys.readouterr().err
     assert command(*export) == 2 and command(*export, "--chosen", " ") == 2

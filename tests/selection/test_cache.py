@@ -165,6 +165,7 @@ def test_the_command_takes_and_keeps_losses_unless_told_not_to(
             main()
         assert not done.value.code
         found = json.loads(out.read_text())
+        out.unlink()
         cached.append((found["cached"], len(list(cache_directory().glob("*.json")))))
         losses.append([c["nll_sum"] for c in found["candidates"]])
     assert cached == [(0, 0), (0, 2), (2, 2), (0, 2)]

@@ -76,6 +76,13 @@ def demand_writable(path: Path | None, option: str, *read: Path | None) -> None:
         raise ConfigError(f"{option} {path} is a file that this command reads: give another one")
 
 
+def demand_new(path: Path | None, option: str, *read: Path | None) -> None:
+    """Refuse likewise, and also a file that exists: what an earlier command wrote is not replaced."""
+    demand_writable(path, option, *read)
+    if path is not None and path.exists():
+        raise ConfigError(f"{option} {path} exists already: choose another one, or delete it first")
+
+
 def saved_in(run_dir: Path) -> str:
     """Return what the directory of a run or sweep holds, and how to resume."""
     if not run_dir.is_dir():

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sapo.cli.app import app, one_process, say, working
 from sapo.cli.options import Columns, DataDir, Given, Model, Subset, Suffix, Train, roles
-from sapo.core.errors import ConfigError
+from sapo.core.errors import ConfigError, DataError, RecordError
 
 if TYPE_CHECKING:
     from sapo.core.progress import Reporter
@@ -40,7 +41,7 @@ def check_command(
     from sapo.models.fit import MAX_LENGTH, context_length
     from sapo.models.load import load_model
     from sapo.models.render import Renderer
-    from sapo.tasks.findings import warnings_of
+    from sapo.tasks.findings import unused_warning
     from sapo.tasks.holdout import hold_out
     from sapo.tasks.inspection import inspect_rows
     from sapo.tasks.load import load_task
@@ -53,14 +54,20 @@ def check_command(
                 str(task), data_dir, instruction=instruction, suffix=suffix, columns=roles(column), train=train,
                 subset=subset,
             )  # fmt: skip
-            watched = [load_task(name, data_dir) for name in watch or ()]
+            try:
+                watched = [load_task(name, data_dir) for name in watch or ()]
+            except DataError as failure:
+                raise DataError(
+                    f"--watch: {str(failure).rstrip('.')}. Allowed here: a task's name, or data that hold their "
+                    "instruction in columns that are recognised (other options are for --task). For other data give "
+                    "--config, with tasks and watch"
+                ) from failure
             loaded = load_model(model, adapter)
             renderer = Renderer(loaded.tokenizer, min(MAX_LENGTH, context_length(loaded.model)))
             one = hold_out(one)
             found = {one.name: check_task(loaded, renderer, one, watched, rows)}
             # What is not trained on is named here; a run says it by itself.
-            inspection = inspect_rows(one)
-            say(*one.notes, *(warnings_of(inspection)[-1:] if inspection.unused.rows else ()))
+            say(*one.notes, *unused_warning(inspect_rows(one)))
     for name, check in found.items():
         say(f"{name}:", str(check))
     if any(check.level == "error" for check in found.values()):
@@ -68,18 +75,26 @@ def check_command(
 
 
 def _of_run(file: Path, rows: int, progress: Reporter) -> dict[str, Check]:
-    """Return the check of each task of a run, from the state before the first one."""
+    """Return the check of each task of a run, from the state before the first one, and what its directory lacks."""
     from sapo.experiments.sweep import planned
-    from sapo.integrations.check import check_task
+    from sapo.integrations.check import Check, check_task
+    from sapo.integrations.verdicts import error
     from sapo.runs.config.loading import load_config
     from sapo.runs.prepare import prepare
     from sapo.training.policies import GIVEN, given_texts
 
     settings = load_config(file)
     config = settings if settings.sweep is None else planned(settings)[0].config
-    run = prepare(config, progress, pays=False)
+    found = {}
+    try:
+        run = prepare(config, progress, pays=False)
+    except RecordError as reason:
+        found[str(config.run_dir)] = Check((error(str(reason), "run_dir"),), "", None, {}, {})
+        # Data and settings need none.
+        with TemporaryDirectory() as empty:
+            run = prepare(config.model_copy(update={"run_dir": Path(empty)}), progress, pays=False)
     tasks, watch = run.inputs.tasks, run.inputs.watch
     names = [task.name for task in tasks]
     texts = given_texts(config.policy, config.fixed, names) if config.policy in GIVEN else {}
     tasks = tuple(replace(task, instruction=texts.get(task.name, task.instruction)) for task in tasks)
-    return {task.name: check_task(run.loaded, run.renderer, task, watch, rows) for task in tasks}
+    return found | {task.name: check_task(run.loaded, run.renderer, task, watch, rows) for task in tasks}

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
-from sapo.cli.app import app, one_process, say
-from sapo.cli.options import Columns, DataDir, Given, Subset, Suffix, Train, roles
+from sapo.cli.app import app, demand_new, one_process, say
+from sapo.cli.options import Columns, DataDir, Given, Subset, Suffix, Train, renderer_of, roles
 from sapo.core.errors import ConfigError
-
-if TYPE_CHECKING:
-    from sapo.models.render import Encoder
 
 
 @app.command("export-data")
@@ -62,9 +59,8 @@ def export_data_command(
         raise ConfigError("--chosen is empty: give the instruction to train with")
     instructed = chosen(loaded, given)
     target = out / f"{loaded.name.replace('/', '-')}.{'jsonl' if form == 'axolotl' else 'json'}"
-    if target.exists() and Path(task).exists() and target.samefile(task):
-        raise ConfigError(f"--out {out}: {target} is the data that this command reads; give another directory")
-    files = export_data(loaded, instructed, form, out, None if model is None else _renderer(model))
+    demand_new(target, "--out", Path(task))
+    files = export_data(loaded, instructed, form, out, None if model is None else renderer_of(model))
     say(*loaded.notes, *warnings_of(inspect_rows(loaded)))
     say(*(f"written: {file}" for file in files), f"{len(loaded.train)} rows, trained with: {instructed.text}")
     if form == "axolotl":
@@ -74,11 +70,3 @@ def export_data_command(
             f"In LLaMA-Factory's YAML: dataset_dir: {out}, dataset: {files[0].stem}, mask_history: true, and no "
             "template, so that the model's own is taken"
         )
-
-
-def _renderer(model: str) -> Encoder:
-    from sapo.models.fit import MAX_LENGTH, configured_length
-    from sapo.models.load import load_config, load_tokenizer
-    from sapo.models.render import Renderer
-
-    return Renderer(load_tokenizer(model), min(MAX_LENGTH, configured_length(load_config(model))))

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from sapo.candidates.gather import Gathered
     from sapo.core.progress import Reporter
     from sapo.core.types import Task
+    from sapo.models.render import Renderer
     from sapo.models.settings import ModelSettings
 
 DataDir = Annotated[Path | None, typer.Option(help="Directory with instructions.json and one folder per task.")]
@@ -51,6 +52,15 @@ def roles(columns: list[str] | None) -> dict[str, tuple[str, ...]] | None:
     for role, _, name in pairs:
         found[role] = (*found.get(role, ()), name)
     return found or None
+
+
+def renderer_of(model: str) -> Renderer:
+    """Return what renders prompts as a run with the model does by default, without loading its weights."""
+    from sapo.models.fit import MAX_LENGTH, configured_length
+    from sapo.models.load import load_config, load_tokenizer
+    from sapo.models.render import Renderer
+
+    return Renderer(load_tokenizer(model), min(MAX_LENGTH, configured_length(load_config(model))))
 
 
 @contextmanager
@@ -90,5 +100,5 @@ def gathered_from(
     wanted = count or settings.count
     for cost in filter(None, (one.cost(task, with_spare(wanted)) for one in sources)):
         progress.note(cost)
-    with progress.step(f"{task.name}: paraphrasing", wanted, wanted) as advance:
+    with progress.step(f"{task.name}: gathering candidates", wanted, wanted) as advance:
         return gather(task, sources, count, advance)

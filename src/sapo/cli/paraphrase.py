@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sapo.candidates.settings import LocalSettings, ServerSettings
-from sapo.cli.app import again, app, console, demand_writable, one_process, working
+from sapo.cli.app import again, app, console, demand_new, demand_writable, one_process, working
 from sapo.cli.options import (
     Columns,
     DataDir,
@@ -74,9 +74,7 @@ def paraphrase_command(
     if model is not None and "local" not in (source or ()):
         raise ConfigError("--model is for --source local: add that")
     read = (candidates, None if task is None else Path(task))
-    demand_writable(out, "--out", *read)
-    if out.exists():
-        raise ConfigError(f"--out {out} exists already: choose a file that does not exist yet, or delete it first")
+    demand_new(out, "--out", *read)
     refused = out.with_name(f"{out.name.removesuffix('.jsonl')}.rejected.jsonl")
     demand_writable(refused, "--out", *read)
     from sapo.models.settings import ModelSettings

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 import typer
 
-from sapo.cli.app import again, app, console, demand_writable, say, working
+from sapo.cli.app import again, app, console, demand_new, say, working
 from sapo.cli.options import (
     Columns,
     DataDir,
@@ -92,7 +92,7 @@ def select_command(
     from sapo.report.terminal import show
     from sapo.tasks.load import load_task
 
-    demand_writable(json_out, "--json", candidates, Path(task))
+    demand_new(json_out, "--json", candidates, Path(task))
     with checked_options():
         settings = SelectionSettings(
             examples=examples, rule=rule, sample=sample, strategy=strategy, delta=delta, epsilon=epsilon,

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from sapo.cli.app import app, console, quiet_libraries
-from sapo.cli.options import Columns, DataDir, Given, Model, Subset, Train, roles
+from sapo.cli.options import Columns, DataDir, Given, Model, Subset, Train, renderer_of, roles
 from sapo.core.errors import ConfigError
 
 
@@ -40,10 +40,6 @@ def tasks_command(
     show(console(), task_page(task))
     if show_prompt:
         with quiet_libraries():
-            from sapo.models.fit import MAX_LENGTH
-            from sapo.models.load import load_tokenizer
-            from sapo.models.render import Renderer
-
-            renderer = Renderer(load_tokenizer(model), MAX_LENGTH)
+            renderer = renderer_of(model)
             encoded = renderer.encode(task.instruction, task.suffix, task.train[:1])[0]
         print_prompt(console(), renderer, encoded)

@@ -6,8 +6,9 @@
 Transitions, candidates and training are those of `examples/regime_study.yaml`; tasks are the built-in ones. A line
 holds, before the training and after each of the three, the loss on two halves of the earlier task's test rows and on
 the new task's own rows, KL to the start on 8 earlier rows, and the first-order interference: the gradient of the
-earlier loss at the start, times the update so far. Predictors see one half of the earlier rows, the outcome is the
-other half, so that no row predicts itself.
+earlier loss at the start, times the update so far; before and at the end also the mean loss on the own rows with up to
+four other wordings of the task, so that its distance to the loss with the own prompt says how conditional the training
+became. Predictors see one half of the earlier rows, the outcome is the other half, so that no row predicts itself.
 """
 
 from __future__ import annotations
@@ -32,14 +33,17 @@ from sapo.training.trainer import Extras
 TRANSITIONS = (("date-format", "count-letter"), ("extract-items", "date-format"), ("extract-items", "odd-one-out"))
 CANDIDATES = Path("examples/regime_candidates.json")
 SETTINGS = DEFAULTS | {"batch": 4, "updates": 16, "rate": 2e-3}
-HALF, LOOKS = 16, (4, 8, 16)
+HALF, LOOKS, WORDINGS, PARAPHRASES = 16, (4, 8, 16), 4, ("original", "paraphrase")
+CONDITIONAL = "other wordings minus own prompt, new task"
 
 
 class Looks(Way):
     """Tests a training after some of its updates."""
 
-    def __init__(self, laboratory: Laboratory, earlier: list[Encoded], own: list[Encoded]) -> None:
-        self.laboratory, self.earlier, self.own = laboratory, earlier, own
+    def __init__(
+        self, laboratory: Laboratory, earlier: list[Encoded], own: list[Encoded], others: list[list[Encoded]]
+    ) -> None:
+        self.laboratory, self.earlier, self.own, self.others = laboratory, earlier, own, others
         self.start = laboratory.weights()
         self.slope = gradient(laboratory.model, earlier[:HALF])
         self.found = [self.look(0)]
@@ -48,7 +52,8 @@ class Looks(Way):
         """Return what can be seen now."""
         loss = self.laboratory.scorer.on(self.laboratory.model)
         now = self.laboratory.weights()
-        return {
+        ends = {"wordings": float(np.mean([loss(x).per_token for x in self.others]))} if step in (0, LOOKS[-1]) else {}
+        return ends | {
             "step": step,
             "seen": loss(self.earlier[:HALF]).per_token,
             "held out": loss(self.earlier[HALF:]).per_token,
@@ -66,11 +71,14 @@ class Looks(Way):
         return False
 
 
-def train(laboratory: Laboratory, earlier: Task, task: Task, text: str, seed: int) -> list[dict[str, float]]:
+def train(
+    laboratory: Laboratory, earlier: Task, task: Task, text: str, wordings: list[str], seed: int
+) -> list[dict[str, float]]:
     """Train a task with an instruction from the present state, and return the looks."""
     rows = laboratory.renderer.encode(text, task.suffix, task.train[: SETTINGS["updates"] * SETTINGS["batch"]])
     old = laboratory.renderer.encode(earlier.instruction, earlier.suffix, earlier.test[: 2 * HALF])
-    looks = Looks(laboratory, old, laboratory.renderer.encode(text, task.suffix, task.test[:HALF]))
+    own, *others = [laboratory.renderer.encode(one, task.suffix, task.test[:HALF]) for one in (text, *wordings)]
+    looks = Looks(laboratory, old, own, others)
     size = SETTINGS["batch"]
     settings = TrainSettings(epochs=1, learning_rate=SETTINGS["rate"], batch_size=size, micro_batch_size=size)
     finetune(laboratory.model, rows, settings, seed, extras=Extras(watchers=(looks,)))
@@ -85,10 +93,12 @@ def make(out: Path, seed: int) -> None:
     for earlier, task in [(builtin_task(a), builtin_task(b)) for a, b in TRANSITIONS]:
         state, _ = laboratory.alone(earlier)
         entries = json.loads(CANDIDATES.read_text(encoding="utf-8"))[task.name]
-        for kind, text in [("original", task.instruction), *((entry["kind"], entry["text"]) for entry in entries)]:
+        texts = [("original", task.instruction), *((entry["kind"], entry["text"]) for entry in entries)]
+        for kind, text in texts:
             if (earlier.name, task.name, text, seed) not in known:
                 laboratory.put(state)
-                looks = train(laboratory, earlier, task, text, seed)
+                wordings = [t for k, t in texts if k in PARAPHRASES and t != text][:WORDINGS]
+                looks = train(laboratory, earlier, task, text, wordings, seed)
                 line = {"earlier": earlier.name, "task": task.name, "kind": kind, "text": text, "seed": seed}
                 with out.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(line | {"looks": looks}) + "\n")
@@ -104,11 +114,13 @@ def report(out: Path) -> None:
         "mean loss, own and earlier": lambda looks, k: (looks[k]["seen"] + looks[k]["own"]) / 2,
         "drift (KL) on earlier rows": lambda looks, k: looks[k]["drift"],
         "first-order interference": lambda looks, k: looks[k]["interference"],
+        CONDITIONAL: lambda looks, k: looks[k]["wordings"] - looks[k]["own"],
     }
+    ends = {"loss before the training": (0,), CONDITIONAL: (3,)}
     print("| seen | after updates | " + " | ".join(f"{a} > {b}" for a, b in TRANSITIONS) + " | mean | paraphrases |")
     print("|---|---:|" + "---:|" * (len(TRANSITIONS) + 2))
     for name, field in fields.items():
-        for k in (1, 2) if name != "loss before the training" else (0,):
+        for k in ends.get(name, (1, 2)):
             every = [rank(lines, pair, field, k, controls=True) for pair in TRANSITIONS]
             few = [rank(lines, pair, field, k, controls=False) for pair in TRANSITIONS]
             cells = " | ".join(f"{rho:+.2f}" for rho in (*every, np.nanmean(every), np.nanmean(few)))
@@ -118,9 +130,11 @@ def report(out: Path) -> None:
 def rank(lines: list[dict[str, Any]], pair: tuple[str, str], field: Any, k: int, *, controls: bool) -> float:
     """Return the rank correlation over candidates of one transition, of means over seeds."""
     kept = [line for line in lines if (line["earlier"], line["task"]) == pair]
+    if k == len(LOOKS):
+        kept = [line for line in kept if "wordings" in line["looks"][k]]
     by_text: dict[str, list[tuple[float, float]]] = {}
     for line in kept:
-        if controls or line["kind"] in ("original", "paraphrase"):
+        if controls or line["kind"] in PARAPHRASES:
             looks = line["looks"]
             rise = looks[-1]["held out"] - looks[0]["held out"]
             by_text.setdefault(line["text"], []).append((field(looks, k), rise))

@@ -226,7 +226,7 @@ def test_the_control_policies_do_not_claim_the_lowest_was_taken() -> None:
 def test_a_verdict_needs_an_interval_without_zero() -> None:
     assert [verdict((0.1, 0.2), "higher"), verdict((-0.2, -0.1), "lower")] == ["better"] * 2
     assert [verdict((0.1, 0.2), "lower"), verdict((-0.2, -0.1), "higher")] == ["worse"] * 2
-    for bounds in ((-0.1, 0.2), (0.0, 0.2), (-0.2, 0.0), (0.0, 0.0)):
+    for bounds in ((-0.1, 0.2), (0.0, 0.2), (-0.2, 0.0), (0.0, 0.0), (0.5, 0.5)):
         assert verdict(bounds, "higher") == verdict(bounds, "lower") == "too small to decide"
 
 

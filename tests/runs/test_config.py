@@ -45,7 +45,7 @@ def test_defaults_are_the_published_settings() -> None:
         # Stratified instead of the first rows, racing instead of exhaustive: the source explains both.
         "selection": {
             "examples": 250, "rule": "lowest", "sample": "stratified", "strategy": "racing", "delta": 0.05,
-            "epsilon": 0.01, "budget": 0.25, "batch_tokens": None, "cache": True,
+            "epsilon": 0.01, "budget": 0.1, "batch_tokens": None, "cache": True,
         },
         "train": {
             "rows": 1000, "epochs": 10.0, "learning_rate": 1e-4, "batch_size": 64, "micro_batch_size": 8,

@@ -48,10 +48,11 @@ def direction(measure: str, name: str = "ap") -> Better | None:
 def verdict(bounds: tuple[float, float], better: Better | None) -> Verdict:
     """Return what the interval of a difference says, where ``better`` values of the metric lie in that direction.
 
-    Without one, no value is better than another.
+    Without one, no value is better than another. An interval without width decides nothing: rows or units that all
+    differ by the same amount show a coarse measure, or too few of them, not certainty.
     """
     low, high = bounds
-    if low <= 0 <= high:
+    if low <= 0 <= high or low == high:
         return "too small to decide"
     if better is None:
         return "higher" if low > 0 else "lower"
@@ -113,8 +114,6 @@ def unit_difference(
     found = spread([None if a is None or b is None else a - b for a, b in pairs])
     said: Verdict = "one unit: no interval" if found.count else "no pair"
     if found.interval is not None:
-        low, high = found.interval
-        # Units that all differ by the same amount show no spread; that is a coarse measure, not certainty.
-        said = verdict(found.interval, better) if low < high else "too small to decide"
+        said = verdict(found.interval, better)
     either = sum(a is not None or b is not None for a, b in pairs)
     return Difference(found.value, found.interval, found.points, said, either)

@@ -50,7 +50,7 @@ class SelectionSettings(Settings):
     strategy: Strategy = "racing"
     delta: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
     epsilon: NotNegative = 0.01
-    budget: Annotated[float, Field(gt=0)] | None = 0.25
+    budget: Annotated[float, Field(gt=0)] | None = 0.1
     batch_tokens: Positive | None = None
     cache: bool = True
 

@@ -137,7 +137,7 @@ def test_check_says_what_would_be_trained_and_fails_where_it_is_wrong(
 ) -> None:
     outcome = command("check", "--task", TASK, "--model", model_dir, "--watch", "date-format", "--rows", 4)
     assert outcome.code == 0 and "ok      end of turn: every answer ends with '<|im_end|>'" in outcome.out
-    for name in ("train", "test", "date-format"):
+    for name in ("train", "test", "watch 1: date-format"):
         assert f"loss: of '{name}' before training: " in outcome.out
     # Of a template that leaves out the end of turn.
     endless = tmp_path / "endless"
@@ -148,13 +148,19 @@ def test_check_says_what_would_be_trained_and_fails_where_it_is_wrong(
     config = write_config(tmp_path, endless, watch=["odd-one-out"], run_dir=str(tmp_path / "run"))
     outcome = command("check", "--config", config, "--rows", 4)
     assert outcome.code == 1 and "error   end of turn: in 4 of 4 rows" in outcome.out
-    assert outcome.out.index(f"{TASK}:") < outcome.out.index("date-format:") and "loss: of 'odd-one-out'" in outcome.out
+    assert (
+        outcome.out.index(f"{TASK}:") < outcome.out.index("date-format:")
+        and "loss: of 'watch 1: odd-one-out'" in outcome.out
+    )
     config = write_config(
         tmp_path, model_dir, policy="fixed", fixed="Thumbs up or down?", run_dir=str(tmp_path / "run")
     )
     outcome = command("check", "--config", config, "--rows", 4)
     assert outcome.code == 0 and "Thumbs up or down?" in outcome.out
     command("check").complains("give either --task TASK or --config FILE")
+    command("check", "--config", config, "--watch", TASK, "--model", model_dir).complains(
+        "--watch, --model is not used beside --config"
+    )
     # What is not trained on is named.
     rows = [{"input": f"film {n}", "output": ("good", "bad")[n % 2], "url": "u"} for n in range(9)]
     (tmp_path / "mine.jsonl").write_text("\n".join(map(json.dumps, [*rows, {"input": "lost", "url": "u"}])))

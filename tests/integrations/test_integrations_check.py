@@ -421,8 +421,8 @@ def test_a_trainer_without_tokens_is_refused() -> None:
 
 def test_a_task_is_checked_as_it_would_be_trained(model_dir: Path) -> None:
     loaded = load_model(str(model_dir))
-    check = check_task(loaded, Renderer(loaded.tokenizer, 512), toy_task(rows=8), [toy_task("other", rows=4)])
-    assert problems(check) == {("warning", "loss")} and list(check.losses) == ["train", "test", "other"]
+    check = check_task(loaded, Renderer(loaded.tokenizer, 512), toy_task(rows=8), [toy_task("train", rows=4)])
+    assert problems(check) == {("warning", "loss")} and list(check.losses) == ["train", "test", "watch 1: train"]
     assert "worse than guessing (5.6): is it the model's own tokenizer?" in str(check)
     assert check.prompt.startswith("<|im_start|>user\nSay yes if")
     short = check_task(loaded, Renderer(loaded.tokenizer, 130), toy_task(rows=8))

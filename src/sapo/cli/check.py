@@ -37,6 +37,13 @@ def check_command(
     one_process("sapo check")
     if (task is None) == (config is None):
         raise ConfigError("give either --task TASK or --config FILE")
+    others = {
+        "--watch": watch, "--adapter": adapter, "--data-dir": data_dir, "--instruction": instruction,
+        "--suffix": suffix, "--column": column, "--train": train, "--subset": subset,
+        "--model": None if model == "embedded" else model,
+    }  # fmt: skip
+    if config is not None and (given := [option for option, value in others.items() if value is not None]):
+        raise ConfigError(f"{', '.join(given)} is not used beside --config: set it in {config}, or give --task")
     from sapo.integrations.check import check_task
     from sapo.models.fit import MAX_LENGTH, context_length
     from sapo.models.load import load_model

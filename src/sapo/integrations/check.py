@@ -138,7 +138,8 @@ def check(trainer: Any, watch: Sequence[Task] = (), rows: int = 64) -> Check:
 def check_task(loaded: LoadedModel, renderer: Encoder, task: Task, watch: Sequence[Task] = (), rows: int = 64) -> Check:
     """Return the same of a task as `sapo run` would train it, without a trainer."""
     sets = {"train": _encoded(renderer, task, task.train), "test": _encoded(renderer, task, task.test)}
-    sets |= {other.name: _encoded(renderer, other, other.test or other.train) for other in watch}
+    watched = {f"watch {number}: {other.name}": other for number, other in enumerate(watch, start=1)}
+    sets |= {name: _encoded(renderer, other, other.test or other.train) for name, other in watched.items()}
     return _checked(Training(loaded.model, _saved(loaded.tokenizer), sets, _base(loaded.model), {}, {}), rows)
 
 

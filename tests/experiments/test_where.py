@@ -21,6 +21,7 @@ from sapo.runs.directory import locked
 
 def work(value: Any, progress: Reporter) -> Any:
     """Give a value, fail with it, or be killed: the first time, or every time."""
+    progress.note("one file is not used")
     if isinstance(value, SapoError):
         raise value
     if value == "resources":
@@ -64,6 +65,13 @@ def test_jobs_give_values_or_errors_and_begin_when_the_one_before_them_is_known(
     assert job == bad and isinstance(found, DataError)
     assert isinstance(known["bad"], DataError) and str(known.pop("bad")) == "no rows"
     assert known == {"first": 1, "later": 2, "where": str(tmp_path), "3": 3}
+
+
+def test_what_workers_have_to_say_is_told_once() -> None:
+    told = Told()
+    with in_processes(("",), told) as place:
+        assert len(list(place.make("jobs", [given(1), given(2)]))) == 2
+    assert told.notes == ["1: one file is not used"]
 
 
 def test_a_worker_process_that_is_killed_is_told(tmp_path: Path) -> None:

@@ -289,7 +289,14 @@ def test_runs_that_cannot_be_compared_are_refused_with_both_named() -> None:
         (record(policy="sapo", metric="rouge_l"), r"score task alpha with different metrics \(.*rouge_l.*\)"),
         (record(policy="sapo", tasks=("beta", "alpha")), r"have different tasks \(.*beta, alpha.*\)"),
         (record(sequence="other", model="large"), "other/seq-lora-original-s1 have different models"),
-        (record(name="again"), "two different runs, demo/seq-lora-original-s1 and again"),
+        (record(name="again"), "two different runs, demo/seq-lora-original-s1 and again,.*not the same figures or"),
+        (
+            record(
+                policy="sapo",
+                config={**one.config, "policy": "sapo", "model": {"base": one.model, "quantization": "4bit"}},
+            ),
+            "different models",
+        ),
     ):
         with pytest.raises(RecordError, match=message) as caught:
             sweep_page([one, other])
@@ -312,6 +319,17 @@ def test_a_sweep_page_holds_a_configuration_that_makes_it_again() -> None:
     assert (config.sweep.method, config.sweep.seed) == (("seq-lora", "ewc"), (1, 2))
     odd = [r.model_copy(update={"config": {**r.config, "train": {"epochs": n}}}) for n, r in enumerate(runs[:2])]
     assert "differ in train.epochs too" in to_markdown(sweep_page(odd))
+    assert "Means mix settings: the runs differ in train.epochs too." in notes(sweep_page(odd), "Cost")
+    assert "Means mix" not in to_markdown(sweep_page(runs))
+
+
+def test_a_choice_that_the_budget_ended_is_told_on_the_first_screen() -> None:
+    run = record()
+    (task, used), *_ = run.instructions.items()
+    ended = {**run.instructions, task: used.model_copy(update={"tolerance": 0.0999, "losses": {used.text: 1.0}})}
+    page = sweep_page([run.model_copy(update={"instructions": ended}), record(seed=2)])
+    assert "selection.budget ended 1 of 1 choice: the lowest loss may lie up to 0.1 nats" in notes(page, "Cost")
+    assert "selection.budget ended" not in notes(sweep_page([run]), "Cost")
 
 
 # Files and the terminal

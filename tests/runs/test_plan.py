@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+from small_runs import read
 
 from sapo.core.types import Instruction
 from sapo.integrations.testing import tiny_tokenizer, toy_task
 from sapo.models.render import Renderer
+from sapo.runs.config.schema import Config
 from sapo.runs.plan import make_plan
+from sapo.sequence import run
 from sapo.training.schedule import schedule
 from sapo.training.settings import TrainSettings
 
@@ -34,3 +39,13 @@ def test_a_test_reads_each_row_twice_and_writes_batches_of_answers(
     work = made.evaluate[task.name]
     assert work.units == 16
     assert work.cost == pytest.approx(8 * 2 * len(row.ids) + steps * (batches * 32 + 8))
+
+
+def test_a_run_records_how_far_off_the_budget_left_a_choice(configured: Callable[..., Config], tmp_path: Path) -> None:
+    for budget, ended in ((1e-6, True), (None, False)):
+        selection = {"examples": 40, "budget": budget, "epsilon": 0.0, "cache": False}
+        train = {"rows": 40, "epochs": 1, "batch_size": 16}
+        config = configured(policy="sapo", selection=selection, train=train, run_dir=str(tmp_path / str(budget)))
+        (used,) = run(config).instructions.values()
+        race = read(config.run_dir / "selections" / "1-review-sentiment.json")["value"]["race"]
+        assert (race["end"] == "budget") == ended and used.tolerance == (race["tolerance"] if ended else None)

@@ -8,7 +8,9 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import signal
 import socket
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -20,7 +22,7 @@ from typing import Any, Generic, TypeVar
 import torch
 
 from sapo.core.errors import ConfigError, ProcessError, RecordError, SapoError, demand_extra
-from sapo.core.progress import SILENT, Reporter
+from sapo.core.progress import Reporter
 from sapo.runs.config.schema import ResourcesConfig
 
 T = TypeVar("T")
@@ -38,8 +40,8 @@ class Job(Generic[T]):
         begin: returns the work when its turn has come, for it may depend on what other jobs gave. The work takes a
             reporter; workers need one that can be pickled.
         after: name of a job that must have ended before, where that is one of the others.
-        far: returns how many trainings and tests of it are finished, or None before it begins. Workers say nothing
-            while they work, so it looks at files.
+        far: returns how many trainings and tests of it are finished, or None before it begins. Workers say what
+            they have to say at the end, so it looks at files.
     """
 
     name: str
@@ -75,7 +77,8 @@ class Place:
                 if stops and isinstance(found, SapoError):
                     return
             return
-        waiting, handed, ended = list(jobs), dict[Future[T | SapoError], Job[T]](), dict[str, str]()
+        waiting, ended, said = list(jobs), dict[str, str](), set[str]()
+        handed = dict[Future[tuple[T | SapoError, tuple[str, ...]]], Job[T]]()
         with self.progress.step(label, len(jobs), 0) as advance:
             while waiting or handed:
                 unfinished = {job.name for job in (*waiting, *handed.values())}
@@ -88,9 +91,14 @@ class Place:
                     if future.cancelled():
                         continue
                     try:
-                        found = future.result()
+                        found, notes = future.result()
                     except self.lost as error:
                         found = ProcessError(f"its worker died {1 + _RETRIES} times, at last: {_first_line(error)}")
+                        notes = ()
+                    for note in notes:
+                        if note not in said:
+                            said.add(note)
+                            self.progress.note(f"{job.name}: {note}")
                     ended[job.name] = "failed" if isinstance(found, SapoError) else "finished"
                     yield job, found
                     advance(1)
@@ -119,15 +127,27 @@ def _tried(work: Callable[[Reporter], T], progress: Reporter) -> T | SapoError:
         return error
 
 
-def _in_worker(directory: Path, work: Callable[[Reporter], T]) -> T | SapoError:
+class _Notes(Reporter):
+    """Keeps what a worker has to say: what is not used, how races ended."""
+
+    def __init__(self) -> None:
+        self.said = dict[str, None]()
+
+    def note(self, text: str) -> None:
+        self.said[text] = None
+
+
+def _in_worker(directory: Path, work: Callable[[Reporter], T]) -> tuple[T | SapoError, tuple[str, ...]]:
+    """Return what the work gave, and what it said."""
+    notes = _Notes()
     try:
         # Paths of a configuration are relative to where the command was started.
         os.chdir(directory)
     except OSError as error:
         return RecordError(
             f"a worker cannot enter {directory} ({error.strerror}): start the command in a directory that all share"
-        )
-    return _tried(work, SILENT)
+        ), ()
+    return _tried(work, notes), tuple(notes.said)
 
 
 # Opens a place whose jobs a reporter hears about.
@@ -193,7 +213,11 @@ def on_ray(address: str, wanted: ResourcesConfig, progress: Reporter) -> Iterato
         if port.isdigit():
             # Fails at once where nobody listens; Ray itself would try for minutes.
             socket.create_connection((host.strip("[]"), int(port)), timeout=_PATIENCE).close()
+        handler = signal.getsignal(signal.SIGTERM)
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        if threading.current_thread() is threading.main_thread():
+            # Ray's own handler would end the process with its stack, and no word of what is saved.
+            signal.signal(signal.SIGTERM, handler)
     except (OSError, ValueError, RuntimeError, RayError) as error:
         raise ConfigError(
             f"--ray {address}: no Ray cluster there ({_first_line(error)}). Start one (ray start --head), or give its "

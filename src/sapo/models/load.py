@@ -215,6 +215,11 @@ def load_model(
     try:
         model, report = AutoModelForCausalLM.from_pretrained(_source(name), output_loading_info=True, **options)
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
+        if attention is not None and isinstance(error, (ValueError, ImportError)):
+            raise ModelError(
+                f"model {name!r} with attention {attention!r}: {_first_line(error)} Leave attention out for what "
+                "transformers chooses, or take sdpa or eager; flash_attention_2 needs a GPU and the package flash-attn"
+            ) from error
         raise ModelError(_cannot_load("", name, _first_line(error))) from error
     if report["missing_keys"]:
         # transformers fills them with random numbers.

@@ -28,6 +28,12 @@ class ModelSettings(Settings):
     def _named(cls, given: Any) -> Any:
         return {"base": given} if isinstance(given, str) else given
 
+    @model_validator(mode="after")
+    def _one_place(self) -> ModelSettings:
+        if self.device is not None and self.device_map is not None:
+            raise ValueError(f"device {self.device} and device_map {self.device_map}: give only one of them")
+        return self
+
     def plain(self) -> dict[str, Any]:
         """Return it as YAML-ready values; how a large model is held is left out where it is held as usual."""
         data = self.model_dump(mode="json")

@@ -9,6 +9,7 @@ from typing import get_args
 from sapo.core.errors import RecordError
 from sapo.report.differences import TITLES, Difference, direction, run_differences, spread, unit_difference
 from sapo.report.numbers import Figure, count
+from sapo.report.remake import mixed
 from sapo.report.runs import Run, shared_prompts
 from sapo.runs.metrics import METRICS
 from sapo.runs.prompts import ORIGINAL, Prompt
@@ -215,9 +216,10 @@ def _comparable(given: Sequence[Run]) -> dict[tuple[str, str, Unit], Run]:
         result = run.result
         known = runs.setdefault((result.method, result.way, (result.sequence, result.seed)), run)
         if known.result != result:
+            differ = ", ".join(mixed([known.result.config, result.config])) or "figures or times"
             raise RecordError(
-                f"two different runs, {known.name} and {run.name}, have the same sequence, method, policy and seed: "
-                "report the sweeps one by one"
+                f"two different runs, {known.name} and {run.name}, have the same sequence, method, policy and seed, "
+                f"but not the same {differ}: report the sweeps one by one"
             )
     if not runs:
         raise RecordError("there is no finished run yet: start the sweep, or wait for its first run to end")

@@ -23,8 +23,8 @@ _SELECTED = (
     "paraphrases; rejected texts: unusable paraphrases."
 )
 _RACED = (
-    "Candidates race: most drop out before they were scored on all rows, so that scoring takes less than this, and "
-    "never more than selection.budget allows."
+    "Candidates race: most drop out before they were scored on all rows, so that scoring takes less than this. "
+    "selection.budget, if any, ends a race after its first rows."
 )
 _BOTH = "Own and original are two tests of a task once it is trained with another instruction than its original."
 

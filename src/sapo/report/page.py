@@ -307,6 +307,14 @@ def _cost_and_next(arranged: Arranged, alone: Run | None) -> Iterator[Block]:
             f"Model {results[0].model}. {len(results)} of {full} combinations have finished: method "
             f"{', '.join(methods)}; policy {', '.join(policies)}; {count(len(arranged.units), 'unit')}."
         )
+        if differing := remake.mixed([result.config for result in results]):
+            yield Note(f"Means mix settings: the runs differ in {', '.join(differing)} too.")
+    used = [one for result in results for one in result.instructions.values() if one.losses is not None]
+    if ended := [one.tolerance for one in used if one.tolerance is not None]:
+        yield Note(
+            f"selection.budget ended {len(ended)} of {count(len(used), 'choice')}: the lowest loss may lie up to "
+            f"{max(ended):.2g} nats per token below the chosen one's."
+        )
     if alone is None or alone.directory is None:
         return
     yield Command(("sapo", "report", alone.name, "OTHER_RUN"), "Compare, such as with policy=original:")

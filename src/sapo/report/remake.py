@@ -68,17 +68,12 @@ def _again(runs: Sequence[Run]) -> tuple[Block, ...]:
 
 def _sweep_again(configs: Sequence[Mapping[str, Any]]) -> tuple[Block, ...]:
     merged: dict[str, Any] = {}
-    seen: dict[str, set[str]] = {}
     for config in configs:
-        # What one run switches off, as None, is no value of another.
-        shared = {key: value for key, value in config.items() if key not in _VARIED and value not in (None, {})}
-        for key, value in shared.items():
+        for key, value in _shared(config).items():
             merged[key] = {**merged.get(key, {}), **value} if isinstance(value, Mapping) else value
-        for key, value in decisive(shared).items():
-            seen.setdefault(key, set()).add(repr(value))
     if not merged:
         return (Note("The records hold no configuration."),)
-    differing = [key for key, values in seen.items() if len(values) > 1]
+    differing = mixed(configs)
     for key in _VARIED:
         values = [config[key] for config in configs if key in config]
         several = [value for n, value in enumerate(values) if value not in values[:n]]
@@ -86,10 +81,8 @@ def _sweep_again(configs: Sequence[Mapping[str, Any]]) -> tuple[Block, ...]:
             merged[key] = several[0]
         elif several:
             merged.setdefault("sweep", {})[key] = several
-    rules = dict.fromkeys(c["selection"]["rule"] for c in configs if c.get("policy") in LOWEST and "selection" in c)
-    if len(rules) > 1:
-        merged.setdefault("sweep", {})["rule"] = list(rules)
-        differing.remove("selection.rule")
+    if len(rules := _rules(configs)) > 1:
+        merged.setdefault("sweep", {})["rule"] = rules
     listing = Listing("sweep.yaml", _yaml(merged))
     if differing:
         text = (
@@ -102,6 +95,26 @@ def _sweep_again(configs: Sequence[Mapping[str, Any]]) -> tuple[Block, ...]:
         Command(("sapo", "run", "sweep.yaml"), "The sweep, from its first run on:"),
         listing,
     )
+
+
+def mixed(configs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the settings, by dotted key, in which runs of sweeps differ besides what a sweep varies."""
+    seen: dict[str, set[str]] = {}
+    for config in configs:
+        for key, value in decisive(_shared(config)).items():
+            seen.setdefault(key, set()).add(repr(value))
+    varied = {"selection.rule"} if len(_rules(configs)) > 1 else set()
+    return [key for key, values in seen.items() if len(values) > 1 and key not in varied]
+
+
+def _shared(config: Mapping[str, Any]) -> dict[str, Any]:
+    # What one run switches off, as None, is no value of another.
+    return {key: value for key, value in config.items() if key not in _VARIED and value not in (None, {})}
+
+
+def _rules(configs: Sequence[Mapping[str, Any]]) -> list[str]:
+    found = (c["selection"]["rule"] for c in configs if c.get("policy") in LOWEST and "selection" in c)
+    return list(dict.fromkeys(found))
 
 
 def _yaml(config: Mapping[str, Any]) -> str:

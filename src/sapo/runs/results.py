@@ -91,6 +91,7 @@ class Used(_Value):
         losses: of every candidate by text, in nats per token; None where the policy needs none.
         mixture: the paraphrases that were trained with in turn, where the policy is a mixture.
         switches: number of changes during the training, where the policy chooses again.
+        tolerance: where the budget ended the race, how far below this one's loss the lowest may lie.
     """
 
     text: str
@@ -100,6 +101,7 @@ class Used(_Value):
     losses: Mapping[str, Number] | None
     mixture: Sequence[str] | None = None
     switches: int | None = None
+    tolerance: Number | None = None
 
 
 class Wordings(_Value):
@@ -246,8 +248,9 @@ class RunResult(_Value):
 
     @property
     def model(self) -> str:
-        """The base model as the configuration names it."""
-        return str(self.config["model"]["base"])
+        """The base model as the configuration names it, and how it is quantised, which makes it another model."""
+        model = self.config["model"]
+        return f"{model['base']} ({model['quantization']})" if model.get("quantization") else str(model["base"])
 
     @property
     def method(self) -> str:
@@ -410,6 +413,7 @@ def run_result(
 
 def _used(trained: Choice, policy: str) -> Used:
     selection = trained.selection
+    race = None if selection is None else selection.race
     return Used(
         text=trained.instruction.text,
         origin=trained.instruction.origin,
@@ -418,6 +422,7 @@ def _used(trained: Choice, policy: str) -> Used:
         losses=None if selection is None else {c.instruction.text: c.loss for c in selection.candidates},
         mixture=[paraphrase.text for paraphrase in trained.mixture] or None,
         switches=len(trained.switches) if policy == "reselect" else None,
+        tolerance=race.tolerance if race is not None and race.end == "budget" else None,
     )
 
 

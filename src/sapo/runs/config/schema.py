@@ -169,6 +169,12 @@ class ResourcesConfig(Settings):
     gpus: NotNegative | None = None
     memory: Annotated[float, Field(gt=0)] | None = None
 
+    @model_validator(mode="after")
+    def _whole(self) -> ResourcesConfig:
+        if self.gpus is not None and self.gpus > 1 and self.gpus % 1:
+            raise ValueError(f"gpus {self.gpus:g}: Ray gives shares of one GPU, or whole ones")
+        return self
+
 
 class Config(Settings):
     """One run: one sequence x method x policy x seed, in one run directory; or a sweep over several."""

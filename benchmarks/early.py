@@ -34,6 +34,8 @@ TRANSITIONS = (("date-format", "count-letter"), ("extract-items", "date-format")
 CANDIDATES = Path("examples/regime_candidates.json")
 SETTINGS = DEFAULTS | {"batch": 4, "updates": 16, "rate": 2e-3}
 HALF, LOOKS, WORDINGS, PARAPHRASES = 16, (4, 8, 16), 4, ("original", "paraphrase")
+# Candidates that a trial tries, as `selection.trial.leading`.
+LEADING = 4
 CONDITIONAL = "other wordings minus own prompt, new task"
 
 
@@ -125,6 +127,37 @@ def report(out: Path) -> None:
             few = [rank(lines, pair, field, k, controls=False) for pair in TRANSITIONS]
             cells = " | ".join(f"{rho:+.2f}" for rho in (*every, np.nanmean(every), np.nanmean(few)))
             print(f"| {name} | {(0, *LOOKS)[k]} | {cells} |")
+
+    print("\n| earlier loss at the end, paraphrases | " + " | ".join(f"{a} > {b}" for a, b in TRANSITIONS) + " |")
+    print("|---|" + "---:|" * len(TRANSITIONS))
+    found = [choices(lines, pair) for pair in TRANSITIONS]
+    for way in found[0]:
+        print(f"| {way} | " + " | ".join(f"{np.mean(of[way]):.2f}" for of in found) + " |")
+
+
+def choices(lines: list[dict[str, Any]], pair: tuple[str, str]) -> dict[str, list[float]]:
+    """Return the earlier loss at the end (held-out half) of what each way of choosing takes, for each complete seed."""
+    found: dict[str, list[float]] = {}
+    texts = len({line["text"] for line in lines if (line["earlier"], line["task"]) == pair})
+    for seed in sorted({line["seed"] for line in lines}):
+        of = [line for line in lines if (line["earlier"], line["task"], line["seed"]) == (*pair, seed)]
+        if len(of) < texts:
+            continue
+        by_loss = sorted((line for line in of if line["kind"] in PARAPHRASES), key=lambda line: line["looks"][0]["own"])
+        (original,) = (line for line in by_loss if line["kind"] == "original")
+        leading = [original, *[line for line in by_loss if line is not original][: LEADING - 1]]
+        after = {k: min(leading, key=lambda line: line["looks"][k]["seen"] + line["looks"][k]["own"]) for k in (1, 2)}
+        ends = {id(line): line["looks"][-1]["held out"] for line in by_loss}
+        for way, value in (
+            ("original", ends[id(original)]),
+            ("lowest loss", ends[id(by_loss[0])]),
+            (f"trial of {LEADING} for {LOOKS[0]} updates", ends[id(after[1])]),
+            (f"trial of {LEADING} for {LOOKS[1]} updates", ends[id(after[2])]),
+            ("mean of all", float(np.mean(list(ends.values())))),
+            ("best of all", min(ends.values())),
+        ):
+            found.setdefault(way, []).append(value)
+    return found
 
 
 def rank(lines: list[dict[str, Any]], pair: tuple[str, str], field: Any, k: int, *, controls: bool) -> float:

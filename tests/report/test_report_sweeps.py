@@ -351,6 +351,11 @@ def test_sweeps_are_reported_from_their_directories_or_files(tmp_path: Path, mon
     assert text == report(Path("sweep/records.jsonl"))
     assert text.startswith("Sweep of 6 runs") and "Everything: sweep/comparison.md" in text
     assert Path("sweep/comparison.md").read_text() == to_markdown(sweep_page(runs))
+    # What failed or was interrupted has no record.
+    for name in (runs[0].name, "demo/ewc-original-s1"):
+        (Path("sweep") / name).mkdir(parents=True)
+        (Path("sweep") / name / "config.yaml").touch()
+    assert "1 run did not finish (demo/ewc-original-s1); the same `sapo run` resumes." in report(Path("sweep"))
     assert report(Path("one"), Path("two.jsonl")).startswith("Sweep of 6 runs") and Path("one/comparison.md").is_file()
     with pytest.raises(RecordError, match=r"none\.jsonl cannot be read"):
         report(Path("none.jsonl"))

@@ -129,7 +129,8 @@ def select_command(
     if processes.first:
         # First what would be lost should nobody read on.
         if json_out is not None:
-            write_json(json_out, {"model": loaded.name, **selection.to_json()})
+            quantised = {} if quantization is None else {"quantization": quantization}
+            write_json(json_out, {"model": loaded.name, **quantised, **selection.to_json()})
         show(console(), selection_page(selection))
         say(*([f"written to {json_out}"] if json_out is not None else []))
 

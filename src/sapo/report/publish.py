@@ -10,15 +10,19 @@ from rich.console import Console
 
 from sapo.core.errors import RecordError, demand_extra
 from sapo.core.storage import undamaged, write_text
+from sapo.core.untrusted import one_line
 from sapo.experiments.study.records import STUDY, is_study, read_study
 from sapo.report.blocks import Note, Page
 from sapo.report.markdown import to_markdown
+from sapo.report.numbers import count
 from sapo.report.page import results_page
 from sapo.report.runs import Run, read_run
 from sapo.report.study import study_page
 from sapo.report.terminal import show
 from sapo.runs.records import RECORDS, read_records
 
+# Characters of the names of unfinished runs.
+_NAMES = 300
 _DAMAGED = "Delete the damaged file; the same `sapo run` command computes what is missing again."
 
 
@@ -83,8 +87,12 @@ def read_report(paths: Sequence[Path]) -> tuple[Page, Path]:
         # Several files of records in one folder keep a page each.
         alone = len(files) == 1 and files[0].name != RECORDS
         page = results_page(runs)
-        told = (Note(f"{note}. The same `sapo run` records that run again.", "strong") for note in notes)
-        page = replace(page, verdict=(*told, *page.verdict))
+        told = [f"{note}. The same `sapo run` records that run again." for note in notes]
+        begun = {f.parent.relative_to(file.parent) for file in files for f in file.parent.glob("*/*/config.yaml")}
+        if missing := sorted(begun.difference(Path(run.name) for run in runs)):
+            names = one_line(", ".join(map(str, missing)), _NAMES)
+            told.append(f"{count(len(missing), 'run')} did not finish ({names}); the same `sapo run` resumes.")
+        page = replace(page, verdict=(*(Note(text, "strong") for text in told), *page.verdict))
         return page, files[0].with_suffix(".md") if alone else files[0].parent / "comparison.md"
     with undamaged(Path(", ".join(map(str, paths))), _DAMAGED):
         page = results_page([read_run(path) for path in paths])

@@ -115,8 +115,8 @@ def test_a_dry_run_and_the_report_tell_of_trials(small_model: Path, bench: Path,
     config = trial_config(small_model, bench, tmp_path)
     (ready, speed), listener = estimate(config, Told()), Told()
     (work,) = (block for block in dry_run_page(config, ready, speed).sections[3].blocks if isinstance(block, Table))
-    # Two tasks: three candidates for one update each, and two of them for one more.
-    assert work.rows[1][:2] == ("trying the leading candidates", "10 updates")
+    # Two tasks: three candidates for two updates each.
+    assert work.rows[1][:2] == ("trying the leading candidates", "12 updates")
     run(config, listener)
     for name, planned in ready.plan.trials.items():
         (cost,) = (cost for label, (_, cost) in listener.work.items() if f"{name}: trying" in label)

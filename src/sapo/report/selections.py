@@ -114,7 +114,7 @@ def trial_table(selection: Selection) -> list[Block]:
         return []
     heads, *rows = selection.trial_table()
     title = (
-        f"Loss on each task after a trial of {selection.trial.tried[0].updates} updates, nats per answer token "
+        f"Loss on each task after a trial of {selection.trial.updates} updates, nats per answer token "
         f"({tokens(selection.trial.tokens)} tokens, one trained on counted three times)"
     )
     return [Table(heads, tuple(rows), title, text=(-2, -1))]

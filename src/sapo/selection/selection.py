@@ -80,14 +80,12 @@ class Tried:
 
     Attributes:
         candidate: index into ``Selection.candidates``.
-        updates: made before it was measured last; half as many where it was dropped.
-        losses: after them, by task, in nats per token; the new task first.
-        delta: their mean minus the original's after as many updates; negative is better than the original.
+        losses: after the updates, by task, in nats per token; the new task first.
+        delta: their mean minus the original's; negative is better than the original.
         interval: 95 % interval of ``delta``, simultaneous over all that were tried; None for the original.
     """
 
     candidate: int
-    updates: int
     losses: Mapping[str, float]
     delta: float
     interval: tuple[float, float] | None
@@ -95,11 +93,12 @@ class Tried:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """What training with each of the leading candidates for a few updates does, the original first, then by loss.
+    """What training with each of the leading candidates for ``updates`` does, the original first, then by loss.
 
     ``tokens`` is about its cost in forward tokens; a token that is trained on counts three. ``seconds`` are wall time.
     """
 
+    updates: int
     tried: tuple[Tried, ...]
     tokens: int
     seconds: float
@@ -184,7 +183,7 @@ class Selection:
         lines = [f"{scored}, loss in nats per answer token before training", *_aligned(rows)]
         if self.trial is not None:
             lines += [
-                f"tried for {self.trial.tried[0].updates} updates, loss afterwards", *_aligned(self.trial_table())
+                f"tried for {self.trial.updates} updates, loss afterwards", *_aligned(self.trial_table())
             ]  # fmt: skip
         return "\n".join([*lines, *(f"note: {plain(note)}" for note in self.notes)])
 
@@ -192,12 +191,11 @@ class Selection:
         """Return headings and a row for each candidate that was tried: losses after it, in nats per answer token."""
         tried = () if self.trial is None else self.trial.tried
         tasks = [plain(task) for one in tried[:1] for task in one.losses]
-        rows = [("updates", "mean", "to original", "95 % interval", *tasks, "", "candidate")]
+        rows = [("mean", "to original", "95 % interval", *tasks, "", "candidate")]
         for one in tried:
             original, losses = one.candidate == 0, one.losses.values()
             rows.append(
                 (
-                    str(one.updates),
                     f"{sum(losses) / len(losses):.4f}",
                     "" if original else f"{one.delta:+.4f}",
                     "[{:+.4f}, {:+.4f}]".format(*one.interval) if one.interval else "",

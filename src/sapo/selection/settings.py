@@ -14,13 +14,13 @@ class TrialSettings(Settings):
     """How the leading candidates are tried, for rule "trial"; see `sapo.training.trial`.
 
     Attributes:
-        updates: that each is trained for; the worse half only for half as many.
+        updates: that each is trained for.
         leading: candidates that are tried: the original, and those with the lowest losses.
         rows: that are measured of each task, at most.
         budget: most that a trial may cost, as a share of the cost of training; None for no limit.
     """
 
-    updates: Annotated[int, Field(ge=2)] = 8
+    updates: Positive = 8
     leading: Annotated[int, Field(ge=2)] = 4
     rows: Annotated[int, Field(ge=2)] = 64
     budget: Annotated[float, Field(gt=0)] | None = None

@@ -6,19 +6,17 @@ Each candidate c is trained with for K real updates, all from the same weights, 
 
 theta_c is the model after them. Tasks are the new one (held-out rows, prompted with c itself, so that an instruction
 with which nothing is learned cannot win) and earlier or watched ones (stored rows, with the instructions that they were
-trained with). The learning rate is at its peak: so few updates of a warm-up would change next to nothing. After half of
-the updates only the better half stays, the original always with it.
+trained with). The learning rate is at its peak: so few updates of a warm-up would change next to nothing. All make all
+updates: half of them rank the end far worse, and what they would drop is often the best (LOG.md, 2026-11-30).
 """
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from math import ceil
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -37,26 +35,22 @@ from sapo.tasks.sampling import selection_rows
 from sapo.training.finetune import finetune
 from sapo.training.methods.objective import Objective, put_back, trainable
 from sapo.training.settings import TrainSettings
-from sapo.training.trainer import Checkpoints, Extras
+from sapo.training.trainer import Extras
 
 # Forward tokens that training on a token costs: forward, and twice that backward.
 TRAINED = 3.0
 
 
-def extent(settings: TrialSettings, candidates: int, update: float, read: float, whole: float) -> tuple[int, int, Work]:
-    """Return how many candidates are tried, how many of them stay after half of the updates, and the work.
+def extent(settings: TrialSettings, candidates: int, update: float, read: float, whole: float) -> tuple[int, Work]:
+    """Return how many candidates are tried, and the work.
 
     A budget lets fewer candidates be tried, but two in any case. Costs are in forward tokens: that of an update, that
     of measuring once, and that of the whole training.
     """
-    half, most = settings.updates // 2, min(settings.leading, candidates)
-    for leading in range(most, 1, -1):
-        staying = max(2, leading - leading // 2)
-        steps = leading * half + staying * (settings.updates - half)
-        cost = steps * update + (leading + staying) * read
-        if settings.budget is None or cost <= settings.budget * whole:
-            break
-    return leading, staying, Work(steps, cost, cost)
+    leading, cost = min(settings.leading, candidates), settings.updates * update + read
+    while leading > 2 and settings.budget is not None and leading * cost > settings.budget * whole:
+        leading -= 1
+    return leading, Work(leading * settings.updates, leading * cost, leading * cost)
 
 
 def other_rows(
@@ -120,47 +114,34 @@ def try_leading(
     update = TRAINED * length * min(train.batch_size, len(taken))
     read = sum(len(e.ids) for rows in (own[0], *others.values()) for e in rows)
     whole = TRAINED * length * len(task.train) * train.epochs
-    count, staying, work = extent(settings, len(leaders), update, read, whole)
-    leaders, half, label = leaders[:count], settings.updates // 2, f"{task.name}: trying {count} candidates"
-
+    count, work = extent(settings, len(leaders), update, read, whole)
+    # Half an update less, for rounding up must not add one.
+    epochs = (settings.updates - 0.5) / ceil(len(taken) / train.batch_size)
+    ends: dict[int, dict[str, Losses]] = {}
     with (
         _restored(model) as restore,
-        tempfile.TemporaryDirectory() as scratch,
-        progress.step(label, count + staying, work.cost) as advance,
+        progress.step(f"{task.name}: trying {count} candidates", count, work.cost) as advance,
     ):
-        directory = Path(processes.once(lambda: scratch))
-
-        def after(candidate: int, updates: int) -> dict[str, Losses]:
-            """Train on up to so many updates, from the candidate's checkpoint where there is one, and measure."""
+        for i in leaders[:count]:
             restore()
-            # Half an update less, for rounding up must not add one.
-            epochs = (updates - 0.5) / ceil(len(taken) / train.batch_size)
             finetune(
-                model, training[candidate], train.model_copy(update={"epochs": epochs}), seed, processes=processes,
-                checkpoints=Checkpoints(directory / str(candidate), half), extras=Extras(objective), constant=True,
+                model, training[i], train.model_copy(update={"epochs": epochs}), seed, processes=processes,
+                extras=Extras(objective), constant=True,
             )  # fmt: skip
             now = scorer.on(model)
-            measured = {task.name: now(own[candidate])} | {name: now(rows) for name, rows in others.items()}
+            ends[i] = {task.name: now(own[i])} | {name: now(rows) for name, rows in others.items()}
             advance(1)
-            return measured
-
-        halfway = {i: after(i, half) for i in leaders}
-        best = sorted(leaders[1:], key=lambda i: sum(one.per_token for one in halfway[i].values()))
-        final = {i: after(i, settings.updates) for i in (0, *best[: staying - 1])}
-
-    ends = halfway | final
-    deltas, intervals = differences([*ends.values()], [(final if i in final else halfway)[0] for i in ends], seed)
-    allowed = [interval if i in final else None for i, interval in zip(ends, intervals, strict=True)]
+    deltas, intervals = differences([*ends.values()], seed)
     tried = tuple(
-        Tried(i, settings.updates if i in final else half, {k: v.per_token for k, v in now.items()}, delta, interval)
-        for (i, now), delta, interval in zip(ends.items(), deltas, intervals, strict=True)
+        Tried(i, {name: losses.per_token for name, losses in found.items()}, delta, interval)
+        for (i, found), delta, interval in zip(ends.items(), deltas, intervals, strict=True)
     )
-    trial = Trial(tried, round(work.cost), time.perf_counter() - began)
-    return selection.decided_by(trial, leaders[choose(deltas, allowed, "confident", TIE)])
+    trial = Trial(settings.updates, tried, round(work.cost), time.perf_counter() - began)
+    return selection.decided_by(trial, leaders[choose(deltas, intervals, "confident", TIE)])
 
 
 def differences(
-    losses: Sequence[Mapping[str, Losses]], originals: Sequence[Mapping[str, Losses]], seed: int
+    losses: Sequence[Mapping[str, Losses]], seed: int
 ) -> tuple[list[float], list[tuple[float, float] | None]]:
     """Return by how much the mean over tasks of each one's losses exceeds the original's, with simultaneous intervals.
 
@@ -168,13 +149,12 @@ def differences(
     the tokens of task s, and then shifted by their task's deviation from the mean over tasks: that sums to zero, and
     what spread is left is the spread of rows within tasks, since which tasks are measured is no matter of chance.
 
-    ``losses`` are of each candidate by task, the original first, and ``originals`` those of the original after as many
-    updates as each candidate.
+    ``losses`` are of each candidate by task, the original first.
     """
     # Per row of all tasks, its share of the mean over tasks of sums over tokens.
     shares = {name: one.tokens / one.tokens.sum() / len(losses[0]) for name, one in losses[0].items()}
-    rows = []
-    for now, then in zip(losses, originals, strict=True):
+    rows, then = [], losses[0]
+    for now in losses:
         rises = {name: now[name].per_token - then[name].per_token for name in shares}
         mean = sum(rises.values()) / len(rises)
         parts = (

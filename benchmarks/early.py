@@ -1,7 +1,7 @@
 """What a few updates tell of the end: candidates of the regime study, tested after 4, 8 and 16 of 16 updates.
 
     python -m benchmarks.early OUT.jsonl [--seed 1]     # trains what OUT.jsonl lacks, a line for each candidate
-    python -m benchmarks.early OUT.jsonl --report       # rank correlations with what is forgotten in the end
+    python -m benchmarks.early OUT.jsonl --report [--seed 1]    # rank correlations with what is forgotten in the end
 
 Transitions, candidates and training are those of `examples/regime_study.yaml`; tasks are the built-in ones. A line
 holds, before the training and after each of the three, the loss on two halves of the earlier task's test rows and on
@@ -107,9 +107,10 @@ def make(out: Path, seed: int) -> None:
                 print(earlier.name, task.name, kind, flush=True)
 
 
-def report(out: Path) -> None:
-    """Print how well each thing seen before the end goes with the rise of the earlier loss at the end."""
-    lines = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+def report(out: Path, seed: int) -> None:
+    """Print how well each thing seen before the end goes with the rise of the earlier loss at the end, for a seed."""
+    every = map(json.loads, out.read_text(encoding="utf-8").splitlines())
+    lines = [line for line in every if line["seed"] == seed]
     fields = {
         "loss before the training": lambda looks, k: looks[0]["own"],
         "rise on earlier rows": lambda looks, k: looks[k]["seen"] - looks[0]["seen"],
@@ -123,56 +124,45 @@ def report(out: Path) -> None:
     print("|---|---:|" + "---:|" * (len(TRANSITIONS) + 2))
     for name, field in fields.items():
         for k in ends.get(name, (1, 2)):
-            every = [rank(lines, pair, field, k, controls=True) for pair in TRANSITIONS]
-            few = [rank(lines, pair, field, k, controls=False) for pair in TRANSITIONS]
-            cells = " | ".join(f"{rho:+.2f}" for rho in (*every, np.nanmean(every), np.nanmean(few)))
+            both = [[rank(lines, pair, field, k, controls=on) for pair in TRANSITIONS] for on in (True, False)]
+            cells = " | ".join(f"{rho:+.2f}" for rho in (*both[0], *map(np.nanmean, both)))
             print(f"| {name} | {(0, *LOOKS)[k]} | {cells} |")
 
     print("\n| earlier loss at the end, paraphrases | " + " | ".join(f"{a} > {b}" for a, b in TRANSITIONS) + " |")
     print("|---|" + "---:|" * len(TRANSITIONS))
     found = [choices(lines, pair) for pair in TRANSITIONS]
     for way in found[0]:
-        print(f"| {way} | " + " | ".join(f"{np.mean(of[way]):.2f}" for of in found) + " |")
+        print(f"| {way} | " + " | ".join(f"{of[way]:.2f}" for of in found) + " |")
 
 
-def choices(lines: list[dict[str, Any]], pair: tuple[str, str]) -> dict[str, list[float]]:
-    """Return the earlier loss at the end (held-out half) of what each way of choosing takes, for each complete seed."""
-    found: dict[str, list[float]] = {}
-    texts = len({line["text"] for line in lines if (line["earlier"], line["task"]) == pair})
-    for seed in sorted({line["seed"] for line in lines}):
-        of = [line for line in lines if (line["earlier"], line["task"], line["seed"]) == (*pair, seed)]
-        if len(of) < texts:
-            continue
-        by_loss = sorted((line for line in of if line["kind"] in PARAPHRASES), key=lambda line: line["looks"][0]["own"])
-        (original,) = (line for line in by_loss if line["kind"] == "original")
-        leading = [original, *[line for line in by_loss if line is not original][: LEADING - 1]]
-        after = {k: min(leading, key=lambda line: line["looks"][k]["seen"] + line["looks"][k]["own"]) for k in (1, 2)}
-        ends = {id(line): line["looks"][-1]["held out"] for line in by_loss}
-        for way, value in (
-            ("original", ends[id(original)]),
-            ("lowest loss", ends[id(by_loss[0])]),
-            (f"trial of {LEADING} for {LOOKS[0]} updates", ends[id(after[1])]),
-            (f"trial of {LEADING} for {LOOKS[1]} updates", ends[id(after[2])]),
-            ("mean of all", float(np.mean(list(ends.values())))),
-            ("best of all", min(ends.values())),
-        ):
-            found.setdefault(way, []).append(value)
-    return found
+def choices(lines: list[dict[str, Any]], pair: tuple[str, str]) -> dict[str, float]:
+    """Return the earlier loss at the end (held-out half) of what each way of choosing takes; NaN without lines."""
+    of = [line for line in lines if (line["earlier"], line["task"]) == pair and line["kind"] in PARAPHRASES]
+    by_loss = sorted(of, key=lambda line: line["looks"][0]["own"])
+    original = [line for line in by_loss if line["kind"] == "original"]
+    leading = [*original, *[line for line in by_loss if line["kind"] != "original"][: LEADING - 1]]
+    after = {k: sorted(leading, key=lambda line: line["looks"][k]["seen"] + line["looks"][k]["own"]) for k in (1, 2)}
+    ends = [line["looks"][-1]["held out"] for line in of]
+    found = {
+        "original": original,
+        "lowest loss": by_loss,
+        f"trial of {LEADING} for {LOOKS[0]} updates": after[1],
+        f"trial of {LEADING} for {LOOKS[1]} updates": after[2],
+    }
+    taken = {way: ranked[0]["looks"][-1]["held out"] if ranked else float("nan") for way, ranked in found.items()}
+    return taken | {"mean of all": float(np.mean(ends or [np.nan])), "best of all": min(ends, default=float("nan"))}
 
 
 def rank(lines: list[dict[str, Any]], pair: tuple[str, str], field: Any, k: int, *, controls: bool) -> float:
-    """Return the rank correlation over candidates of one transition, of means over seeds."""
+    """Return the rank correlation over candidates of one transition."""
     kept = [line for line in lines if (line["earlier"], line["task"]) == pair]
     if k == len(LOOKS):
         kept = [line for line in kept if "wordings" in line["looks"][k]]
-    by_text: dict[str, list[tuple[float, float]]] = {}
-    for line in kept:
-        if controls or line["kind"] in PARAPHRASES:
-            looks = line["looks"]
-            rise = looks[-1]["held out"] - looks[0]["held out"]
-            by_text.setdefault(line["text"], []).append((field(looks, k), rise))
-    points = np.array([np.mean(found, axis=0) for found in by_text.values()])
-    return float(spearmanr(points[:, 0], points[:, 1]).statistic) if len(points) > 2 else float("nan")
+    kept = [line for line in kept if controls or line["kind"] in PARAPHRASES]
+    rises = [line["looks"][-1]["held out"] - line["looks"][0]["held out"] for line in kept]
+    if len(kept) < 3:
+        return float("nan")
+    return float(spearmanr([field(line["looks"], k) for line in kept], rises).statistic)
 
 
 def main() -> None:
@@ -184,7 +174,7 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     if given.report:
-        report(given.out)
+        report(given.out, given.seed)
     else:
         make(given.out, given.seed)
 

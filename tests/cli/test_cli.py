@@ -159,7 +159,7 @@ def test_check_says_what_would_be_trained_and_fails_where_it_is_wrong(
     assert outcome.code == 0 and "Thumbs up or down?" in outcome.out
     command("check").complains("give either --task TASK or --config FILE")
     command("check", "--config", config, "--watch", TASK, "--model", model_dir).complains(
-        "--watch, --model is not used beside --config"
+        "--watch, --model is not used with --config"
     )
     # What is not trained on is named.
     rows = [{"input": f"film {n}", "output": ("good", "bad")[n % 2], "url": "u"} for n in range(9)]

@@ -316,6 +316,21 @@ def test_a_sweep_page_holds_a_configuration_that_makes_it_again() -> None:
     runs = [run(m, p, s) for m in ("seq-lora", "ewc") for p in ("original", "sapo") for s in (1, 2)]
     config = make_config({**yaml.safe_load(listing(sweep_page(runs), "sweep.yaml")), "run_dir": "x"})
     assert config.sweep is not None and config.ewc is not None and config.ewc.weight == 2.0
+    # Two sequences and two rules of one policy.
+    both = [
+        r.model_copy(update={"sequence": name, "config": {**r.config, "sequence": tasks, "selection": {"rule": rule}}})
+        for r in runs
+        for name, tasks in (("demo", ["a", "b"]), ("back", ["b", "a"]))
+        for rule in (("lowest", "trial") if r.policy == "sapo" else ("lowest",))
+    ]
+    again = make_config({**yaml.safe_load(listing(sweep_page(both), "sweep.yaml")), "run_dir": "x"})
+    assert again.sweep is not None and again.sweep.rule == ("lowest", "trial")
+    assert set(again.sweep.sequence or ()) == {("a", "b"), ("b", "a")} and again.sequence in (
+        again.sweep.sequence or ()
+    )
+    tried = [r for r in both if r.way != "sapo"]
+    again = make_config({**yaml.safe_load(listing(sweep_page(tried), "sweep.yaml")), "run_dir": "x"})
+    assert again.selection.rule == "trial" and "Means mix" not in to_markdown(sweep_page(tried))
     assert (config.sweep.method, config.sweep.seed) == (("seq-lora", "ewc"), (1, 2))
     odd = [r.model_copy(update={"config": {**r.config, "train": {"epochs": n}}}) for n, r in enumerate(runs[:2])]
     assert "differ in train.epochs too" in to_markdown(sweep_page(odd))

@@ -43,7 +43,7 @@ def check_command(
         "--model": None if model == "embedded" else model,
     }  # fmt: skip
     if config is not None and (given := [option for option, value in others.items() if value is not None]):
-        raise ConfigError(f"{', '.join(given)} is not used beside --config: set it in {config}, or give --task")
+        raise ConfigError(f"{', '.join(given)} is not used with --config: set it in {config}, or give --task")
     from sapo.integrations.check import check_task
     from sapo.models.fit import MAX_LENGTH, context_length
     from sapo.models.load import load_model

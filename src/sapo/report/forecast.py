@@ -24,7 +24,7 @@ _SELECTED = (
 )
 _RACED = (
     "Candidates race: most drop out before they were scored on all rows, so that scoring takes less than this. "
-    "selection.budget, if any, ends a race after its first rows."
+    "selection.budget, if set, limits what follows the first round."
 )
 _BOTH = "Own and original are two tests of a task once it is trained with another instruction than its original."
 

@@ -71,7 +71,7 @@ _BEYOND = (
     "back was hidden, not lost; as the best of noisy values it lies a little on the better side."
 )
 _OBSTACLES = {
-    "too small to decide": "too small to decide: the interval contains 0, or only touches it.",
+    "too small to decide": "too small to decide: the interval contains 0, only touches it, or has no width.",
     "not paired": "not paired: the runs were tested on different rows, so the difference has no interval.",
     "not comparable": "not comparable: the runs use different metrics, or their models split the answers into "
     "different tokens, so the numbers have different units.",

@@ -88,15 +88,20 @@ def read_report(paths: Sequence[Path]) -> tuple[Page, Path]:
         alone = len(files) == 1 and files[0].name != RECORDS
         page = results_page(runs)
         told = [f"{note}. The same `sapo run` records that run again." for note in notes]
-        begun = {f.parent.relative_to(file.parent) for file in files for f in file.parent.glob("*/*/config.yaml")}
-        if missing := sorted(begun.difference(Path(run.name) for run in runs)):
-            names = one_line(", ".join(map(str, missing)), _NAMES)
+        if missing := [name for file in files if file.name == RECORDS for name in _unfinished(file)]:
+            names = one_line(", ".join(missing), _NAMES)
             told.append(f"{count(len(missing), 'run')} did not finish ({names}); the same `sapo run` resumes.")
         page = replace(page, verdict=(*(Note(text, "strong") for text in told), *page.verdict))
         return page, files[0].with_suffix(".md") if alone else files[0].parent / "comparison.md"
     with undamaged(Path(", ".join(map(str, paths))), _DAMAGED):
         page = results_page([read_run(path) for path in paths])
     return page, paths[0] / ("report.md" if len(paths) == 1 else "comparison.md")
+
+
+def _unfinished(records: Path) -> list[str]:
+    """Return the runs of a sweep that were begun and have no record."""
+    begun = (path.parent.relative_to(records.parent).as_posix() for path in records.parent.glob("*/*/config.yaml"))
+    return sorted(set(begun).difference(record.name for record in read_records(records)))
 
 
 def _kind(path: Path) -> str:

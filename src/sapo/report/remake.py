@@ -81,8 +81,13 @@ def _sweep_again(configs: Sequence[Mapping[str, Any]]) -> tuple[Block, ...]:
             merged[key] = several[0]
         elif several:
             merged.setdefault("sweep", {})[key] = several
+            if key == "sequence":
+                merged[key] = several[0]
     if len(rules := _rules(configs)) > 1:
         merged.setdefault("sweep", {})["rule"] = rules
+        merged["selection"].pop("rule")
+    elif rules:
+        merged["selection"]["rule"] = rules[0]
     listing = Listing("sweep.yaml", _yaml(merged))
     if differing:
         text = (
@@ -98,13 +103,15 @@ def _sweep_again(configs: Sequence[Mapping[str, Any]]) -> tuple[Block, ...]:
 
 
 def mixed(configs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the settings, by dotted key, in which runs of sweeps differ besides what a sweep varies."""
+    """Return the settings, by dotted key, in which runs of sweeps differ although a sweep does not vary them.
+
+    The rule of a choice is named with the policy, where it decides anything.
+    """
     seen: dict[str, set[str]] = {}
     for config in configs:
         for key, value in decisive(_shared(config)).items():
             seen.setdefault(key, set()).add(repr(value))
-    varied = {"selection.rule"} if len(_rules(configs)) > 1 else set()
-    return [key for key, values in seen.items() if len(values) > 1 and key not in varied]
+    return [key for key, values in seen.items() if len(values) > 1 and key != "selection.rule"]
 
 
 def _shared(config: Mapping[str, Any]) -> dict[str, Any]:

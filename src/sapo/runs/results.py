@@ -91,7 +91,7 @@ class Used(_Value):
         losses: of every candidate by text, in nats per token; None where the policy needs none.
         mixture: the paraphrases that were trained with in turn, where the policy is a mixture.
         switches: number of changes during the training, where the policy chooses again.
-        tolerance: where the budget ended the race, how far below this one's loss the lowest may lie.
+        tolerance: where the budget ended the race that chose, how far below this one's loss the lowest may lie.
     """
 
     text: str
@@ -413,7 +413,7 @@ def run_result(
 
 def _used(trained: Choice, policy: str) -> Used:
     selection = trained.selection
-    race = None if selection is None else selection.race
+    race, later = (None, False) if selection is None else (selection.race, selection.trial or trained.switches)
     return Used(
         text=trained.instruction.text,
         origin=trained.instruction.origin,
@@ -422,7 +422,7 @@ def _used(trained: Choice, policy: str) -> Used:
         losses=None if selection is None else {c.instruction.text: c.loss for c in selection.candidates},
         mixture=[paraphrase.text for paraphrase in trained.mixture] or None,
         switches=len(trained.switches) if policy == "reselect" else None,
-        tolerance=race.tolerance if race is not None and race.end == "budget" else None,
+        tolerance=None if race is None or race.end != "budget" or later else race.tolerance,
     )
 
 

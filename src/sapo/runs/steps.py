@@ -149,7 +149,9 @@ class Chooser:
             "selection settings": fingerprint([decisive, self.seed, list(rows)]),
         }
         if self.trainer is not None and training is not None:
-            inputs["trial"] = fingerprint([settings.trial.model_dump(mode="json"), self.trainer.tries(stage, training)])
+            tries = self.trainer.tries(stage, training)
+            # The first entry tells trials in which every candidate makes all updates from earlier ones.
+            inputs["trial"] = fingerprint(["whole", settings.trial.model_dump(mode="json"), tries])
 
         def scored() -> dict[str, Any]:
             model, cache = engine.model.bring(stage), None

@@ -7,7 +7,7 @@ Each candidate c is trained with for K real updates, all from the same weights, 
 theta_c is the model after them. Tasks are the new one (held-out rows, prompted with c itself, so that an instruction
 with which nothing is learned cannot win) and earlier or watched ones (stored rows, with the instructions that they were
 trained with). The learning rate is at its peak: so few updates of a warm-up would change next to nothing. All make all
-updates: half of them rank the end far worse, and what they would drop is often the best (LOG.md, 2026-11-30).
+updates: half of them rank the end far worse, and in one of three transitions would drop the best (LOG.md, 2026-11-30).
 """
 
 from __future__ import annotations

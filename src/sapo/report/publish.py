@@ -20,6 +20,7 @@ from sapo.report.runs import Run, read_run
 from sapo.report.study import study_page
 from sapo.report.terminal import show
 from sapo.runs.records import RECORDS, read_records
+from sapo.runs.results import RunResult
 
 # Characters of the names of unfinished runs.
 _NAMES = 300
@@ -83,12 +84,13 @@ def read_report(paths: Sequence[Path]) -> tuple[Page, Path]:
     if kinds[0] == "sweep":
         files = [path / RECORDS if path.is_dir() else path for path in paths]
         notes: list[str] = []
-        runs = [Run(record, versions=record.versions) for file in files for record in read_records(file, notes.append)]
+        known = {file: read_records(file, notes.append) for file in files}
+        runs = [Run(record, versions=record.versions) for records in known.values() for record in records]
         # Several files of records in one folder keep a page each.
         alone = len(files) == 1 and files[0].name != RECORDS
         page = results_page(runs)
         told = [f"{note}. The same `sapo run` records that run again." for note in notes]
-        if missing := [name for file in files if file.name == RECORDS for name in _unfinished(file)]:
+        if missing := [n for file in known if file.name == RECORDS for n in _unfinished(file.parent, known[file])]:
             names = one_line(", ".join(missing), _NAMES)
             told.append(f"{count(len(missing), 'run')} did not finish ({names}); the same `sapo run` resumes.")
         page = replace(page, verdict=(*(Note(text, "strong") for text in told), *page.verdict))
@@ -98,10 +100,10 @@ def read_report(paths: Sequence[Path]) -> tuple[Page, Path]:
     return page, paths[0] / ("report.md" if len(paths) == 1 else "comparison.md")
 
 
-def _unfinished(records: Path) -> list[str]:
+def _unfinished(directory: Path, records: Sequence[RunResult]) -> list[str]:
     """Return the runs of a sweep that were begun and have no record."""
-    begun = (path.parent.relative_to(records.parent).as_posix() for path in records.parent.glob("*/*/config.yaml"))
-    return sorted(set(begun).difference(record.name for record in read_records(records)))
+    begun = {path.parent.relative_to(directory).as_posix() for path in directory.glob("*/*/config.yaml")}
+    return sorted(begun.difference(record.name for record in records))
 
 
 def _kind(path: Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,12 @@ from sapo.core.progress import SILENT, Reporter
 from sapo.experiments.where import Job, Where, here, in_processes, on_ray, visible_gpus
 from sapo.runs.config.schema import ResourcesConfig
 from sapo.runs.directory import locked
+
+
+@pytest.fixture(autouse=True)
+def importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers of Ray begin without the paths that pytest adds, and take this file's functions by name."""
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
 
 
 def work(value: Any, progress: Reporter) -> Any:

@@ -1,6 +1,6 @@
 """Make a sweep and a study on a Ray cluster of two nodes, take workers and a node away, and compare the records.
 
-    pip install '.[ray]' && python benchmarks/cluster.py [--only sweep study]
+    pip install '.[ray]' && python -m benchmarks.cluster [--only sweep study]
 
 Two `ray start` on this machine, each with one CPU, a session and a working directory of its own; the
 tiny model. Equal means: every number of every record but wall times, and nothing computed before a kill is computed

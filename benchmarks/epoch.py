@@ -1,6 +1,6 @@
 """What choosing costs beside one epoch of training, both measured in one process on the embedded model.
 
-    python benchmarks/epoch.py PATH/SUPERNI [--only short long] [--trained 64]
+    python -m benchmarks.epoch PATH/SUPERNI [--only short long] [--trained 64]
 
 Choosing is that of `sapo run` with its defaults before one epoch of 1000 rows: 21 hand-written candidates, a race on up
 to 250 rows within `selection.budget`, all that a user waits for but loading the model. Training is an epoch with the

@@ -86,7 +86,8 @@ def test_the_checks_let_them_pass(name: str) -> None:
 def test_frames_say_what_the_input_is_and_how_the_answer_is_written(task: Task, said: str) -> None:
     told = [text for text in texts_of(task) if "The input is a text of" in text]
     words = [len(row.input.split()) for row in task.train]
-    assert told and all(f"a text of {min(words)} to {max(words)} words." in text and said in text for text in told)
+    length = f"{min(words)} to {max(words)}" if len({*words}) > 1 else words[0]
+    assert told and all(f"a text of {length} words." in text and said in text for text in told)
     assert sum(not examples(text) for text in told) == 2
 
 
@@ -112,8 +113,15 @@ def test_texts_keep_to_the_limit_and_rows_that_would_break_it_are_not_shown() ->
     assert {len(examples(text)) for text in texts_of(task, 180)} == {0, 1, 2}
     with pytest.raises(CandidateError, match=r"'toy' has no training row.*candidates.longest = 90 .*Raise that"):
         texts_of(task, 90)
-    with pytest.raises(CandidateError, match="it needs rows"):
+    with pytest.raises(CandidateError, match=r"has no training rows, of which .* give the task's data"):
         texts_of(replace(task, train=()))
+
+
+def test_a_rare_answer_is_shown_although_it_makes_no_label_and_lengths_are_said_plainly() -> None:
+    rows = tuple(Example(f"film {n}", "bad" if n % 8 == 0 else "good") for n in range(32))
+    texts = texts_of(replace(toy_task(), train=rows, labels=()))
+    assert all({answer for _, answer in examples(text)} == {"good", "bad"} for text in texts if len(examples(text)) > 1)
+    assert any("The input is a text of 2 words. The answer is a single word." in text for text in texts)
 
 
 def test_rows_that_are_tested_or_have_a_history_are_never_shown() -> None:

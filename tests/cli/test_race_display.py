@@ -48,7 +48,7 @@ def test_the_bar_tells_how_a_race_stands_and_a_line_how_it_ended() -> None:
         watch(standing(1, [0.2, 0.0, 0.3], [1, 0]))
         assert progress.description() == "round 1: 2 of 3 candidates, candidate 1 leads"
         watch(standing(2, [0.0, 0.1, 0.3], []))
-    assert "decided after 2 rounds, 8 of 250 rows: the original wins" in file.getvalue()
+    assert "decided after 2 rounds, 8 of 250 rows: the original wins the race" in file.getvalue()
 
 
 def test_a_round_is_one_line_where_there_is_no_terminal() -> None:
@@ -61,7 +61,7 @@ def test_a_round_is_one_line_where_there_is_no_terminal() -> None:
         f"round 1: 3 of 4 candidates still racing, up to 4 of 250 rows; {DOUBT.format('0.1200')}; candidate 3 leads",
         "round 2: 2 of 4 candidates still racing, up to 8 of 250 rows; the choice could be off by any amount; the "
         "original leads",
-        "decided after 3 rounds, 12 of 250 rows: the original wins; " + DOUBT.format("less than 0.0001"),
+        "decided after 3 rounds, 12 of 250 rows: the original wins the race; " + DOUBT.format("less than 0.0001"),
     ]
     undecided = lines(["a", "b"], [standing(2, [0.1, 0.0], [1, 0], 0.2)])[1]
     assert undecided == f"ended undecided after 2 rounds, 8 of 250 rows: candidate 1 leads; {DOUBT.format('0.2000')}"

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from sapo.core.errors import ConfigError
 from sapo.runs.config.loading import load_config, make_config
 from sapo.runs.config.schema import Config
+from sapo.runs.prepare import unread
 
 
 def made(**changes: Any) -> Config:
@@ -117,6 +118,29 @@ def test_what_is_switched_off_or_belongs_to_others_is_left_out() -> None:
     both = made(method="ewc", policy="paft", guard={}, evaluate={"general": True}).plain()
     assert set(both) - bare == {"ewc", "paft", "guard"}
     assert both["evaluate"]["general"] is True
+
+
+def test_what_no_run_reads_is_named() -> None:
+    assert unread(made()) == unread(made(selection={"rule": "trial", "trial": {"updates": 3}})) == ()
+    assert unread(made(ewc={"weight": 5}, method="ewc")) == ()
+    assert unread(made(ewc={"weight": 5}, paft={"steps": 2})) == (
+        "not used: ewc is for method ewc",
+        "not used: paft is for policy paft",
+    )
+    assert unread(made(policy="random", selection={"rule": "trial"})) == (
+        "not used: selection.rule trial is for policies sapo and reselect",
+    )
+    assert unread(made(selection={"trial": {"updates": 3}})) == (
+        "not used: selection.trial is for selection.rule trial",
+    )
+    assert unread(made(candidates={"longest": 100})) == ("not used: candidates.longest is for source demonstrations",)
+    assert unread(made(method="full", lora={"r": 4})) == (
+        "not used: lora is for methods that train an adapter, and osf",
+    )
+    # What one run of a sweep reads is used.
+    sweep = {"method": ["seq-lora", "ewc"], "policy": ["random", "sapo"], "rule": ["lowest", "trial"]}
+    assert unread(made(sweep=sweep, ewc={"weight": 5}, selection={"trial": {"updates": 3}})) == ()
+    assert unread(made(sweep=sweep, replay={"share": 0.1})) == ("not used: replay is for method replay",)
 
 
 def test_every_mistake_is_named_in_one_message() -> None:

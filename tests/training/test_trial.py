@@ -22,6 +22,7 @@ from sapo.integrations.testing import tiny_model, tiny_tokenizer, toy_task
 from sapo.models.ability import measure_ability
 from sapo.models.losses import Scorer
 from sapo.models.render import Renderer
+from sapo.report.selections import effort
 from sapo.selection.selection import Selection, Trial
 from sapo.selection.settings import TrialSettings
 from sapo.tasks.sampling import selection_rows
@@ -191,13 +192,20 @@ def test_differences_are_of_means_over_tasks_with_the_spread_within_tasks(seed: 
 
 def test_a_budget_lets_fewer_candidates_be_tried_but_two_in_any_case() -> None:
     def of(budget: float | None, candidates: int = 20) -> tuple[int, Work]:
-        # An update costs 10 tokens, measuring once 5, the training 1000.
-        return extent(TrialSettings(updates=8, leading=4, budget=budget), candidates, 10, 5, 1000)
+        # An update is 10 tokens and costs 30, measuring once 5, the training 3000.
+        return extent(TrialSettings(updates=8, leading=4, budget=budget), candidates, 30, 5, 3000)
 
     # Eight updates of each candidate, and a measurement.
-    assert of(None) == of(0.34) == (4, Work(32, 340, 340))
-    assert of(0.339) == of(0.255) == of(None, 3) == (3, Work(24, 255, 255))
-    assert of(0.254) == of(1e-6) == (2, Work(16, 170, 170))
+    assert of(None) == of(0.327) == (4, Work(32, 340, 980))
+    assert of(0.326) == of(0.2451) == of(None, 3) == (3, Work(24, 255, 735))
+    assert of(0.244) == of(1e-6) == (2, Work(16, 170, 490))
+
+
+def test_a_budget_that_lets_fewer_be_tried_is_told() -> None:
+    selection = choose(trainable_model(), trial={**TRIAL, "budget": 1e-6})
+    assert len(trial_of(selection).tried) == 2 < len(selection.candidates)
+    assert any("selection.trial.budget 1e-06 lets 2 of 4 candidates be tried" in note for note in selection.notes)
+    assert not any("budget" in note for note in choose(trainable_model()).notes)
 
 
 def test_the_cost_counts_a_trained_token_three_times() -> None:
@@ -228,19 +236,35 @@ def test_what_cannot_be_tried_is_refused() -> None:
         choose(trainable_model(), replace(TASK, train=TASK.train[:1]))
     with pytest.raises(DataError, match="watch, trial and train are for rule trial, not for rule lowest"):
         sapo.select(tiny_model(), tiny_tokenizer(), TASK, TEXTS, watch=[OTHER])
-    with pytest.raises(DataError, match="updates = 0"):
+    with pytest.raises(DataError, match="rule = 'tria'"):
+        sapo.select(tiny_model(), tiny_tokenizer(), TASK, TEXTS, rule="tria", trial=TRIAL)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match=r"trial.updates = 0"):
         choose(trainable_model(), trial={"updates": 0})
-    with pytest.raises(DataError, match="learning_rat = "):
+    with pytest.raises(
+        DataError, match=r"train.learning_rat: unknown. Did you mean 'learning_rate'\? Allowed: .*epochs"
+    ):
         choose(trainable_model(), train={"learning_rat": 0.1})
+    with pytest.raises(DataError, match=r"train.rows: a trial does not read it"):
+        choose(trainable_model(), train={"rows": 4})
+    with pytest.raises(DataError, match=r"trial = 3: allowed is a mapping with some of updates, leading"):
+        choose(trainable_model(), trial=3)
+    with pytest.raises(DataError, match="allowed is a list of tasks"):
+        choose(trainable_model(), watch=OTHER)
+    for twice in ([TASK], [OTHER, OTHER]):
+        with pytest.raises(DataError, match="the same rows would count twice"):
+            choose(trainable_model(), watch=twice)
 
 
 def test_it_survives_its_file_and_is_printed() -> None:
     selection = contested()
     assert Selection.from_json(json.loads(json.dumps(selection.to_json()))) == selection
     lines = [line for line in str(selection).splitlines() if not line.startswith("note: ")]
-    start = lines.index("tried for 4 updates, loss afterwards")
+    start = lines.index("tried for 4 updates, loss afterwards; intervals cover rows, not trainings")
     heads = ["mean", "to original", "95 % interval", "toy", "watch 1: other", "candidate"]
     assert [head.strip() for head in lines[start + 1].split("  ") if head.strip()] == heads
     original, _, chosen = (line.split("  ") for line in lines[start + 2 :])
     assert original[-1] == SAYS_NO.instruction and "original" in original
     assert chosen[-1] == QUICK and "chosen" in chosen
+    # What a race promises of its winner is not said of what a trial chose.
+    raced = effort(choose(trainable_model()))
+    assert raced.endswith("the trial chose among these.") and "confidence" not in raced

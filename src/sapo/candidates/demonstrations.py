@@ -52,23 +52,31 @@ def _texts(task: Task, longest: int) -> Sequence[str]:
 
 
 def _shown(task: Task, longest: int) -> Sequence[Example]:
-    """Return the rows to show: as many as most examples, each label in turn, none that a run tests."""
-    whole = hold_out(task) if task.train else task
+    """Return the rows to show: as many as most examples, each answer in turn, none that a run tests."""
+    if not task.train:
+        raise CandidateError(
+            f"task {task.name!r} has no training rows, of which source demonstrations shows some: give the task's data "
+            "(--task), or leave the source out"
+        )
+    whole = hold_out(task)
     tested, room = {row.input for row in whole.test}, longest - len(task.instruction)
-    groups: dict[str, list[Example]] = {}
-    for row in dict.fromkeys(whole.train):
-        if not row.history and row.input not in tested and len(as_example(row)) <= room:
-            groups.setdefault(row.answer if row.answer in task.labels else "", []).append(row)
-    if not groups:
+    rows = [
+        row
+        for row in dict.fromkeys(whole.train)
+        if not row.history and row.input not in tested and len(as_example(row)) <= room
+    ]
+    if not rows:
         raise CandidateError(
             f"task {task.name!r} has no training row to show as an example (source demonstrations): it needs rows "
             f"of one turn that are not tested, with at most {max(room, 0)} characters (candidates.longest = "
             f"{longest} without the instruction). Raise that, or leave the source out"
         )
-    for rows in groups.values():
-        Random(_SEED).shuffle(rows)
-        # First those of which as many as that have room.
-        rows.sort(key=lambda row: len(as_example(row)) > room // SHOTS[-1])
+    Random(_SEED).shuffle(rows)
+    # First those of which as many as that have room.
+    rows.sort(key=lambda row: len(as_example(row)) > room // SHOTS[-1])
+    groups: dict[str, list[Example]] = {}
+    for row in rows:
+        groups.setdefault(row.answer, []).append(row)
     by_turns = chain.from_iterable(zip_longest(*groups.values()))
     return [row for row in by_turns if row is not None][: SHOTS[-1]]
 
@@ -80,7 +88,7 @@ def _spelled_out(task: Task) -> tuple[Sequence[str], Mapping[str, str]]:
     kind, values = _form(task)
     slots = {
         "text": task.instruction.strip(),
-        "input": words.get("input", "").format(**_lengths(row.input for row in task.train)),
+        "input": words.get("input", "").format(words=_words(row.input for row in task.train)),
         "form": words.get(kind, "").format(**values),
     }
     return words["frames"], slots
@@ -98,10 +106,13 @@ def _form(task: Task) -> tuple[str, Mapping[str, object]]:
         return "shape", {"shape": shape}
     if task.metric == "list_f1":
         return "list", {}
-    return ("word", {}) if all(len(answer.split()) == 1 for answer in answers) else ("words", _lengths(answers))
+    return (
+        ("word", {}) if all(len(answer.split()) == 1 for answer in answers) else ("words", {"words": _words(answers)})
+    )
 
 
-def _lengths(texts: Iterable[str]) -> Mapping[str, object]:
-    """Return words of the shortest and of the longest text."""
-    words = [len(text.split()) for text in texts]
-    return {"least": min(words), "most": max(words)}
+def _words(texts: Iterable[str]) -> str:
+    """Return how many words the shortest and the longest text have."""
+    counts = [len(text.split()) for text in texts]
+    least, most = min(counts), max(counts)
+    return f"{least} word{'s' * (least != 1)}" if least == most else f"{least} to {most} words"

@@ -87,12 +87,14 @@ def _of_run(file: Path, rows: int, progress: Reporter) -> dict[str, Check]:
     from sapo.integrations.check import Check, check_task
     from sapo.integrations.verdicts import error
     from sapo.runs.config.loading import load_config
-    from sapo.runs.prepare import prepare
+    from sapo.runs.prepare import prepare, unread
     from sapo.training.policies import GIVEN, given_texts
 
     settings = load_config(file)
     config = settings if settings.sweep is None else planned(settings)[0].config
     found = {}
+    for note in unread(settings):
+        progress.note(note)
     try:
         run = prepare(config, progress, pays=False)
     except RecordError as reason:

@@ -209,7 +209,7 @@ def _end_line(rows: int, last: Standing) -> str:
     effort = f"after {last.round} round{'s' * (last.round > 1)}, {last.counts.max()} of {rows} rows"
     if last.racing:
         return f"ended undecided {effort}: {_leader(last)} leads; {_doubt(last)}"
-    return f"decided {effort}: {_leader(last)} wins; {_doubt(last)}"
+    return f"decided {effort}: {_leader(last)} wins the race; {_doubt(last)}"
 
 
 def _leader(standing: Standing) -> str:

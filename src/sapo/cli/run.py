@@ -68,11 +68,13 @@ def _forecast(settings: Config) -> None:
     from sapo.report.forecast import dry_run_page
     from sapo.report.numbers import duration
     from sapo.report.terminal import show
-    from sapo.runs.prepare import estimate
+    from sapo.runs.prepare import estimate, unread
 
     runs = planned(settings) if settings.sweep is not None else ()
     first = runs[0].config if runs else settings
     with working() as progress:
+        for note in unread(settings):
+            progress.note(note)
         ready, speed = estimate(first, progress)
     show(console(), dry_run_page(first, ready, speed))
     if runs:

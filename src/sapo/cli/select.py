@@ -66,7 +66,10 @@ def select_command(
     subset: Subset = None,
     examples: Annotated[int, typer.Option(min=1, help="Training rows to score on.")] = 250,
     rule: Annotated[
-        Literal["lowest", "confident"], typer.Option(help="lowest loss, or leave the original only with confidence.")
+        Literal["lowest", "confident"],
+        typer.Option(
+            help="lowest loss, or leave the original only with confidence. Rule trial trains: use `sapo run`, or Python."
+        ),
     ] = "lowest",
     strategy: Annotated[
         Strategy, typer.Option(help="Candidates race and are dropped when they cannot win; or all on all rows.")

@@ -65,7 +65,9 @@ def demand_extra(module: str, extra: str, what: str) -> None:
         ConfigError: naming the extra.
     """
     if importlib.util.find_spec(module) is None:
-        raise ConfigError(f"{what} needs {module}, which is not installed: pip install 'sapo-llm[{extra}]'")
+        raise ConfigError(
+            f"{what} needs {module}, which is not installed: in a checkout of SAPO, pip install '.[{extra}]'"
+        )
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str:

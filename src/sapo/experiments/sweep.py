@@ -26,7 +26,7 @@ from sapo.runs.config.loading import make_config
 from sapo.runs.config.schema import Config
 from sapo.runs.directory import RunDirectory, differences, locked
 from sapo.runs.lineage import library_versions
-from sapo.runs.prepare import prepare, read
+from sapo.runs.prepare import prepare, read, unread
 from sapo.runs.prompts import ORIGINAL, OWN
 from sapo.runs.records import RECORDS, append_record, read_records
 from sapo.runs.results import RunResult
@@ -129,6 +129,8 @@ def run_sweep(config: Config, progress: Reporter = SILENT, where: Where = here) 
     with locked(config.run_dir) if first else nullcontext():
         known = {record.name: record for record in read_records(records, progress.note)} if records.is_file() else {}
         open_ = _open(runs, known)
+        for note in unread(config):
+            progress.note(note)
         progress.note(f"sweep of {len(runs)} runs, {len(runs) - len(open_)} of them finished, in {config.run_dir}")
         # The work of this process speaks for itself, and its models are loaded here.
         followed = _Followed(progress, len(open_)) if where is here else None

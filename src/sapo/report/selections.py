@@ -130,6 +130,8 @@ def effort(selection: Selection) -> str:
         f"A race of {race.rounds} round{'s' * (race.rounds > 1)}: {selection.evaluations} of {all_losses} losses "
         f"({100 * selection.evaluations / all_losses:.0f} %) were needed. "
     )
+    if selection.trial is not None:
+        return f"{spent}It says which candidates were tried; the trial chose among these."
     if race.end == "budget":
         return (
             f"{spent}The budget ended it: on these {rows} rows the lowest loss may lie up to {race.tolerance:.2g} "

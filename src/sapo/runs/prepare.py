@@ -14,8 +14,10 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import get_args
 
 from sapo.candidates.opening import open_sources
+from sapo.candidates.settings import CandidateSettings
 from sapo.core.errors import ConfigError
 from sapo.core.processes import Processes, join
 from sapo.core.progress import SILENT, Reporter
@@ -24,7 +26,7 @@ from sapo.models.fit import context_length
 from sapo.models.load import LoadedModel, best_device, load_model
 from sapo.models.render import Renderer
 from sapo.models.settings import ModelSettings
-from sapo.runs.config.schema import Config
+from sapo.runs.config.schema import Config, SweepConfig
 from sapo.runs.directory import RunDirectory
 from sapo.runs.inputs import Gathering, Inputs, read_inputs
 from sapo.runs.lineage import earlier_tasks, library_versions, lineage
@@ -35,11 +37,12 @@ from sapo.runs.results import undefined
 from sapo.runs.run import Run
 from sapo.runs.steps import Chooser, Engine, Tester, Trainer
 from sapo.runs.tracking import Tracker
-from sapo.selection.settings import SelectionSettings
+from sapo.selection.settings import SelectionSettings, TrialSettings
 from sapo.training.methods import make_method
 from sapo.training.methods.seq_lora import SeqLora
 from sapo.training.policies import BY_LOSS, GIVEN, LOWEST, given_texts
 from sapo.training.schedule import schedule
+from sapo.training.settings import MethodName, Policy
 
 # Rows on which a model's speed is measured.
 _CALIBRATION_ROWS = 8
@@ -59,9 +62,36 @@ def prepared(config: Config, progress: Reporter = SILENT, shared: Path | None = 
     run = prepare(config, progress, shared)
     updates = {stage: work.units for stage, work in run.plan.trainings.items()}
     with run.directory:
+        # A sweep says it for all of its runs.
+        for note in () if shared is not None else unread(config):
+            progress.note(note)
         run.begin(progress)
         with run.tracker.opened(run.loaded.model, updates, first=run.directory.processes.first):
             yield run
+
+
+def unread(config: Config) -> tuple[str, ...]:
+    """Return what is set and read by none of the runs, one sentence each without a full stop."""
+    sweep = config.sweep or SweepConfig()
+    policies, methods = sweep.policy or (config.policy,), sweep.method or (config.method,)
+    selection, longest = config.selection, "demonstrations" in config.candidates.asked
+    by_loss = bool({*policies} & {*LOWEST})
+    tries = by_loss and "trial" in (sweep.rule or (selection.rule,))
+    readers = {
+        **{name.replace("-", "_"): f"method {name}" for name in get_args(MethodName) if name not in methods},
+        **{name: f"policy {name}" for name in get_args(Policy) if name not in policies},
+    }
+    changed = {key for key, value in config if value != Config.model_fields[key].get_default(call_default_factory=True)}
+    if {*methods} == {"full"}:
+        readers["lora"] = "methods that train an adapter, and osf"
+    found = [(key, readers[key]) for key in sorted(changed & {*readers})]
+    if selection.rule != "lowest" and not by_loss:
+        found.append((f"selection.rule {selection.rule}", f"policies {' and '.join(LOWEST)}"))
+    elif selection.trial != TrialSettings() and not tries:
+        found.append(("selection.trial", "selection.rule trial"))
+    if config.candidates.longest != CandidateSettings().longest and not longest:
+        found.append(("candidates.longest", "source demonstrations"))
+    return tuple(f"not used: {what} is for {reader}" for what, reader in found)
 
 
 def prepare(config: Config, progress: Reporter = SILENT, shared: Path | None = None, *, pays: bool = True) -> Run:

@@ -183,7 +183,8 @@ class Selection:
         lines = [f"{scored}, loss in nats per answer token before training", *_aligned(rows)]
         if self.trial is not None:
             lines += [
-                f"tried for {self.trial.updates} updates, loss afterwards", *_aligned(self.trial_table())
+                f"tried for {self.trial.updates} updates, loss afterwards; intervals cover rows, not trainings",
+                *_aligned(self.trial_table())
             ]  # fmt: skip
         return "\n".join([*lines, *(f"note: {plain(note)}" for note in self.notes)])
 

@@ -15,10 +15,11 @@ With strategy "racing", the default, a candidate that can no longer win is dropp
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 from torch import nn
@@ -27,8 +28,9 @@ from transformers import PreTrainedTokenizerBase
 from sapo.candidates.checks import Pool, listed
 from sapo.candidates.gather import Gathered, gather
 from sapo.candidates.opening import HAND_WRITTEN, RULES
-from sapo.core.errors import CandidateError, DataError, ModelError
+from sapo.core.errors import CandidateError, DataError, ModelError, nearest
 from sapo.core.progress import SILENT, Bar, Reporter
+from sapo.core.settings import Settings
 from sapo.core.types import Losses, Rule, Sample, Strategy, Task
 from sapo.models.fit import MAX_LENGTH, context_length
 from sapo.models.load import demand_readable_adapter
@@ -118,23 +120,25 @@ def select(
     _demand_loaded(model, tokenizer)
     if not isinstance(seed, int) or seed < 0:
         raise DataError(f"seed = {seed!r:.80}: allowed is a whole number, 0 or more")
-    if rule != "trial" and (watch or trial or train):
-        raise DataError(f"watch, trial and train are for rule trial, not for rule {rule}")
-    try:
+    with _named():
         settings = SelectionSettings(
             examples=examples, rule=rule, sample=sample, strategy=strategy, delta=delta, epsilon=epsilon,
-            trial=TrialSettings(**trial),
         )  # fmt: skip
-        training = TrainSettings(**train)
-    except ValidationError as error:
-        wrong = error.errors()[0]
-        raise DataError(f"{wrong['loc'][0]} = {wrong['input']!r:.80}: {wrong['msg']}") from error
+    if rule != "trial" and (watch or trial or train):
+        raise DataError(f"watch, trial and train are for rule trial, not for rule {rule}")
+    tries, training = _given("trial", trial, TrialSettings), _given("train", train, TrainSettings)
+    if unread := {"rows", "checkpoint_every"} & set(train):
+        raise DataError(f"train.{min(unread)}: a trial does not read it. Leave it out")
+    if not isinstance(watch, (list, tuple)):
+        raise DataError(f"watch = {watch!r:.80}: allowed is a list of tasks")
     reporter: Reporter = (Bar() if progress else SILENT) if isinstance(progress, bool) else progress
     task, encoder = _opened(model, tokenizer, data, instruction, suffix, columns, args, max_length, renderer)
     watched: dict[str, tuple[Task, str, Encoder]] = {}
     for number, one in enumerate(watch, start=1):
         own_args = None if isinstance(one, Task) else args
         other, its_encoder = _opened(model, tokenizer, one, None, None, None, own_args, max_length, renderer)
+        if other.train in (task.train, *(known.train for known, _, _ in watched.values())):
+            raise DataError(f"watch {number}, {other.name}: the same rows would count twice. Leave it out")
         watched[f"watch {number}: {other.name}"] = other, other.instruction, its_encoder
     gathered = candidates_of(task, candidates)
     kept, rejected = gathered.candidates, gathered.rejected
@@ -160,11 +164,36 @@ def select(
         from sapo.training.trial import other_rows, try_leading
 
         most = context_length(model)
-        others = other_rows(watched, settings.trial, seed, Renderer(tokenizer, most), most)
+        others = other_rows(watched, tries, seed, Renderer(tokenizer, most), most)
         selection = try_leading(
-            selection, model, scorer, encoder, task, others, settings.trial, training, seed=seed, progress=reporter
+            selection, model, scorer, encoder, task, others, tries, training, seed=seed, progress=reporter
         )
-    return replace(selection, notes=(*_notes(task, selection), *gathered.notes))
+    return replace(selection, notes=(*_notes(task, selection), *gathered.notes, *selection.notes))
+
+
+_Settings = TypeVar("_Settings", bound=Settings)
+
+
+def _given(name: str, given: Mapping[str, Any], kind: type[_Settings]) -> _Settings:
+    """Return settings of a kind; what is wrong with them is a DataError, as with other arguments."""
+    if not isinstance(given, Mapping):
+        raise DataError(f"{name} = {given!r:.80}: allowed is a mapping with some of {', '.join(kind.model_fields)}")
+    for key in given:
+        if key not in kind.model_fields:
+            allowed = ", ".join(kind.model_fields)
+            raise DataError(f"{name}.{key}: unknown.{nearest(str(key), kind.model_fields)} Allowed: {allowed}")
+    with _named(f"{name}."):
+        return kind(**given)
+
+
+@contextmanager
+def _named(prefix: str = "") -> Iterator[None]:
+    """Raise a DataError that names the first value that is not allowed."""
+    try:
+        yield
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        raise DataError(f"{prefix}{wrong['loc'][0]} = {wrong['input']!r:.80}: {wrong['msg']}") from error
 
 
 def _notes(task: Task, selection: Selection) -> tuple[str, ...]:

@@ -50,7 +50,8 @@ def extent(settings: TrialSettings, candidates: int, update: float, read: float,
     leading, cost = min(settings.leading, candidates), settings.updates * update + read
     while leading > 2 and settings.budget is not None and leading * cost > settings.budget * whole:
         leading -= 1
-    return leading, Work(leading * settings.updates, leading * cost, leading * cost)
+    tokens = settings.updates * update / TRAINED + read
+    return leading, Work(leading * settings.updates, leading * tokens, leading * cost)
 
 
 def other_rows(
@@ -115,6 +116,12 @@ def try_leading(
     read = sum(len(e.ids) for rows in (own[0], *others.values()) for e in rows)
     whole = TRAINED * length * len(task.train) * train.epochs
     count, work = extent(settings, len(leaders), update, read, whole)
+    notes = selection.notes
+    if count < len(leaders):
+        most = f"selection.trial.budget {settings.budget:g}"
+        fewer = f"{task.name}: {most} lets {count} of {len(leaders)} candidates be tried"
+        progress.note(fewer)
+        notes = (*notes, fewer)
     # Half an update less, for rounding up must not add one.
     epochs = (settings.updates - 0.5) / ceil(len(taken) / train.batch_size)
     ends: dict[int, dict[str, Losses]] = {}
@@ -137,7 +144,17 @@ def try_leading(
         for (i, found), delta, interval in zip(ends.items(), deltas, intervals, strict=True)
     )
     trial = Trial(settings.updates, tried, round(work.cost), time.perf_counter() - began)
-    return selection.decided_by(trial, leaders[choose(deltas, intervals, "confident", TIE)])
+    best = choose(deltas, intervals, "confident", TIE)
+    progress.note(_outcome(tried[best], count))
+    return replace(selection.decided_by(trial, leaders[best]), notes=notes)
+
+
+def _outcome(chosen: Tried, count: int) -> str:
+    """Return what a trial led to, as a line like those of a race."""
+    if chosen.interval is None:
+        return f"trial of {count} candidates: the original stays, as no other's mean loss over tasks is clearly lower"
+    found = "{:+.4f} [{:+.4f}, {:+.4f}] nats per token".format(chosen.delta, *chosen.interval)
+    return f"trial of {count} candidates: candidate {chosen.candidate} is chosen, mean loss over tasks {found}"
 
 
 def differences(

@@ -67,9 +67,7 @@ def select_command(
     examples: Annotated[int, typer.Option(min=1, help="Training rows to score on.")] = 250,
     rule: Annotated[
         Literal["lowest", "confident"],
-        typer.Option(
-            help="lowest loss, or leave the original only with confidence. Rule trial trains: use `sapo run`, or Python."
-        ),
+        typer.Option(help="lowest loss, or leave the original only with confidence. trial trains: see `sapo run`."),
     ] = "lowest",
     strategy: Annotated[
         Strategy, typer.Option(help="Candidates race and are dropped when they cannot win; or all on all rows.")

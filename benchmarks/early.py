@@ -1,7 +1,9 @@
 """What a few updates tell of the end: candidates of the regime study, tested after 4, 8 and 16 of 16 updates.
 
     python -m benchmarks.early OUT.jsonl [--seed 1]     # trains what OUT.jsonl lacks, a line for each candidate
-    python -m benchmarks.early OUT.jsonl --report [--seed 1]    # rank correlations with what is forgotten in the end
+    python -m benchmarks.early OUT.jsonl --report [--seed 1] [--seen 2]    # rank correlations with what is forgotten
+
+Of ``--seen``, what is seen before the end is that of a training with another seed: other rows' order, the same wording.
 
 Transitions, candidates and training are those of `examples/regime_study.yaml`; tasks are the built-in ones. A line
 holds, before the training and after each of the three, the loss on two halves of the earlier task's test rows and on
@@ -107,10 +109,15 @@ def make(out: Path, seed: int) -> None:
                 print(earlier.name, task.name, kind, flush=True)
 
 
-def report(out: Path, seed: int) -> None:
-    """Print how well each thing seen before the end goes with the rise of the earlier loss at the end, for a seed."""
-    every = map(json.loads, out.read_text(encoding="utf-8").splitlines())
-    lines = [line for line in every if line["seed"] == seed]
+def report(out: Path, seed: int, seen: int) -> None:
+    """Print how well each thing seen before the end, with a seed, goes with the rise of the earlier loss at the end."""
+    every = [*map(json.loads, out.read_text(encoding="utf-8").splitlines())]
+    known = {(line["earlier"], line["task"], line["text"]): line["looks"] for line in every if line["seed"] == seen}
+    lines = [
+        {**line, "looks": [*known[key][:-1], line["looks"][-1]]}
+        for line in every
+        if line["seed"] == seed and (key := (line["earlier"], line["task"], line["text"])) in known
+    ]
     fields = {
         "loss before the training": lambda looks, k: looks[0]["own"],
         "rise on earlier rows": lambda looks, k: looks[k]["seen"] - looks[0]["seen"],
@@ -171,10 +178,11 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--report", action="store_true")
+    parser.add_argument("--seen", type=int, help="the seed of what is seen before the end; by default --seed")
     given = parser.parse_args()
     torch.set_num_threads(1)
     if given.report:
-        report(given.out, given.seed)
+        report(given.out, given.seed, given.seed if given.seen is None else given.seen)
     else:
         make(given.out, given.seed)
 

@@ -50,6 +50,25 @@ def correlation(name: str, blocks: Sequence[Block], keep: Sequence[Sequence[int]
     print(f"{name}: {rho}{interval}, p = {p}; by transition {by}; detectable from {undetectable} on")
 
 
+def reproducible(name: str, blocks: Sequence[Block], keep: Sequence[Sequence[int]]) -> None:
+    """Print how much of the variance of one training's effect belongs to its wording, whatever the seed.
+
+    Of candidates x seeds, without the means of seeds: the variance between candidates over that and the rest's (the
+    intraclass correlation of a single training, two-way ANOVA).
+    """
+    shares = []
+    for block, places in zip(blocks, keep, strict=True):
+        effects = block.outcome("forgetting")
+        assert effects is not None
+        centred = effects[list(places)] - effects[list(places)].mean(axis=0)
+        rows, seeds = centred.shape
+        means = centred.mean(axis=1)
+        rest = float(((centred - means[:, None]) ** 2).sum() / ((rows - 1) * (seeds - 1)))
+        wording = max(float(means.var(ddof=1)) - rest / seeds, 0.0)
+        shares.append(f"{wording / (wording + rest):.2f} (sd {wording**0.5:.2f} and {rest**0.5:.2f})")
+    print(f"{name}, share of the variance of one training that is the wording's, by transition: {', '.join(shares)}")
+
+
 def partial(name: str, blocks: Sequence[Block], keep: Sequence[Sequence[int]]) -> None:
     """Print mean rank correlations of loss and length with the effect, each also with the other one held fixed."""
     found = []
@@ -105,6 +124,8 @@ def main() -> None:
     sets = (("all", everything), ("without controls", good), ("original and controls", controls))
     for name, keep in sets:
         correlation(name, blocks, keep)
+        if given.seeds is None or len(given.seeds) > 1:
+            reproducible(name, blocks, keep)
         partial(name, blocks, keep)
     rng = np.random.default_rng(0)
     for name, keep in sets:

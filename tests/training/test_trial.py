@@ -26,6 +26,8 @@ from sapo.report.selections import effort
 from sapo.selection.selection import Selection, Trial
 from sapo.selection.settings import TrialSettings
 from sapo.tasks.sampling import selection_rows
+from sapo.training.finetune import finetune
+from sapo.training.settings import TrainSettings
 from sapo.training.trial import differences, extent
 
 SEED = 42
@@ -36,7 +38,6 @@ TEXTS = (
 )
 TRAIN: Mapping[str, Any] = {"learning_rate": 1e-2, "batch_size": 4, "micro_batch_size": 2, "weight_decay": 0.1}
 TRIAL: Mapping[str, Any] = {"updates": 4, "leading": 4, "rows": 4}
-# Its other half is trained on, whole in every update.
 TASK = toy_task(rows=8)
 OTHER = replace(toy_task("other", rows=9), instruction="Another instruction.")
 
@@ -67,10 +68,15 @@ def encoded(task: Task, text: str, rows: Sequence[Example]) -> list[Encoded]:
 # What is measured.
 
 
-@pytest.mark.parametrize("updates", [1, 5])
+@pytest.mark.parametrize("updates", [1, 7])
 def test_a_plain_pytorch_loop_ends_with_the_same_losses_on_every_task(updates: int) -> None:
-    selection = choose(trainable_model(), watch=[OTHER], trial={**TRIAL, "updates": updates})
-    held = selection_rows(TASK, 4, "stratified", SEED + 1)
+    task = toy_task(rows=20)
+    selection = choose(trainable_model(), task, watch=[OTHER], trial={**TRIAL, "updates": updates})
+    orders = [torch.randperm(20, generator=torch.Generator().manual_seed(SEED + epoch)).tolist() for epoch in (0, 1)]
+    batches = [order[start : start + 4] for order in orders for start in range(0, 20, 4)][:updates]
+    # One update leaves 16 rows that come later; after seven, all rows have been seen.
+    later = [row for i, row in enumerate(task.train) if updates > 1 or i not in batches[0]]
+    measured = [later[i] for i in selection_rows(replace(task, train=tuple(later)), 4, "stratified", SEED + 1)]
     stored = [OTHER.train[i] for i in selection_rows(OTHER, 4, "stratified", SEED)]
     trial = trial_of(selection)
     for one in trial.tried:
@@ -78,17 +84,26 @@ def test_a_plain_pytorch_loop_ends_with_the_same_losses_on_every_task(updates: i
         model = trainable_model()
         parameters = [p for p in model.parameters() if p.requires_grad]
         optimiser = torch.optim.AdamW(parameters, lr=1e-2, weight_decay=0.1)
-        rows = encoded(TASK, text, [row for i, row in enumerate(TASK.train) if i not in held])
-        for _ in range(updates):
+        for batch in batches:
             optimiser.zero_grad()
-            token_mean(model, rows).backward()
+            token_mean(model, encoded(task, text, [task.train[i] for i in batch])).backward()
             nn.utils.clip_grad_norm_(parameters, 1.0)
             optimiser.step()
         with torch.no_grad():
-            own = float(token_mean(model, encoded(TASK, text, [TASK.train[i] for i in held])))
+            own = float(token_mean(model, encoded(task, text, measured)))
             others = float(token_mean(model, encoded(OTHER, OTHER.instruction, stored)))
         assert one.losses == pytest.approx({"toy": own, "watch 1: other": others}, rel=1e-4)
     assert trial.updates == updates and len(trial.tried) == 4
+
+
+def test_it_is_the_beginning_of_the_training_with_the_same_rows_in_the_same_order() -> None:
+    # With weights that hardly change, losses tell the rows of each update.
+    settings = TrainSettings(**{**TRAIN, "learning_rate": 1e-9, "weight_decay": 0.0, "warmup": 0.5, "epochs": 2})
+    rows = encoded(toy_task(rows=20), TEXTS[0], toy_task(rows=20).train)
+    whole = finetune(trainable_model(), rows, settings, SEED)
+    begun = finetune(trainable_model(), rows, settings, SEED, first=7)
+    assert begun.losses == pytest.approx(whole.losses[:7], rel=1e-5) and len(set(begun.losses)) == 7
+    assert set(begun.rates) == {1e-9} and len(set(whole.rates)) > 5
 
 
 def test_without_other_tasks_general_text_is_measured() -> None:
@@ -137,7 +152,7 @@ SAYS_NO = replace(
 
 def contested(**changes: Any) -> Selection:
     train = {**TRAIN, "learning_rate": 1e-3}
-    settings = {"trial": {"updates": 4, "leading": 3, "rows": 12}, "train": train, "watch": [OTHER], **changes}
+    settings = {"trial": {"updates": 6, "leading": 3, "rows": 12}, "train": train, "watch": [OTHER], **changes}
     return choose(trainable_model(), SAYS_NO, [QUICK, LOW], strategy="exhaustive", **settings)
 
 
@@ -210,17 +225,17 @@ def test_a_budget_that_lets_fewer_be_tried_is_told() -> None:
 
 def test_the_cost_counts_a_trained_token_three_times() -> None:
     selection = choose(trainable_model(), texts=TEXTS[:1], watch=[OTHER], trial={**TRIAL, "updates": 2})
-    held = selection_rows(TASK, 4, "stratified", SEED + 1)
-    taken = [row for i, row in enumerate(TASK.train) if i not in held]
+    # Two updates of four see all eight rows, so any of them are measured.
+    measured = [TASK.train[i] for i in selection_rows(TASK, 4, "stratified", SEED + 1)]
     stored = [OTHER.train[i] for i in selection_rows(OTHER, 4, "stratified", SEED)]
     texts = [c.instruction.text for c in selection.candidates]
-    trained = sum(len(e.ids) for text in texts for e in encoded(TASK, text, taken))
-    own = encoded(TASK, TASK.instruction, [TASK.train[i] for i in held])
+    trained = sum(len(e.ids) for text in texts for e in encoded(TASK, text, TASK.train))
+    own = encoded(TASK, TASK.instruction, measured)
     read = sum(len(e.ids) for e in own + encoded(OTHER, OTHER.instruction, stored))
     trial = trial_of(selection)
-    assert trial.tokens == 2 * 3 * trained + 2 * read and trial.seconds > 0
-    # A share of what training costs: ten epochs of twice as many rows as the trial takes.
-    share = (4 * 4 * 3 * trained / 2 + 4 * read) / (3 * 10 * trained)
+    assert trial.tokens == 3 * trained + 2 * read and trial.seconds > 0
+    # A share of what training costs, ten epochs: of four candidates, each for two epochs.
+    share = (4 * 2 * 3 * trained / 2 + 4 * read) / (10 * 3 * trained / 2)
     counts = [
         len(trial_of(choose(trainable_model(), watch=[OTHER], trial={**TRIAL, "budget": budget})).tried)
         for budget in (0.5 * share, 2 * share)
@@ -232,8 +247,8 @@ def test_what_cannot_be_tried_is_refused() -> None:
     frozen = tiny_model().requires_grad_(False)
     with pytest.raises(ModelError, match="no parameter of the model requires a gradient"):
         choose(frozen)
-    with pytest.raises(DataError, match="'toy' has one training row"):
-        choose(trainable_model(), replace(TASK, train=TASK.train[:1]))
+    # A single row is trained on and measured.
+    assert len(trial_of(choose(trainable_model(), replace(TASK, train=TASK.train[:1]))).tried) == 4
     with pytest.raises(DataError, match="watch, trial and train are for rule trial, not for rule lowest"):
         sapo.select(tiny_model(), tiny_tokenizer(), TASK, TEXTS, watch=[OTHER])
     with pytest.raises(DataError, match="rule = 'tria'"):
@@ -259,7 +274,7 @@ def test_it_survives_its_file_and_is_printed() -> None:
     selection = contested()
     assert Selection.from_json(json.loads(json.dumps(selection.to_json()))) == selection
     lines = [line for line in str(selection).splitlines() if not line.startswith("note: ")]
-    start = lines.index("tried for 4 updates, loss afterwards; intervals cover rows, not trainings")
+    start = lines.index("tried for 6 updates, loss afterwards; intervals cover rows, not trainings")
     heads = ["mean", "to original", "95 % interval", "toy", "watch 1: other", "candidate"]
     assert [head.strip() for head in lines[start + 1].split("  ") if head.strip()] == heads
     original, _, chosen = (line.split("  ") for line in lines[start + 2 :])

@@ -157,7 +157,7 @@ def _trial(
     length, *lengths = (
         _mean_length(renderer.encode(one.instruction, one.suffix, one.train[:_SAMPLED])) for one in (task, *others)
     )
-    rows = (min(settings.rows, len(task.train) // 2), *(min(settings.rows, len(one.train)) for one in others))
+    rows = (min(settings.rows, len(task.train)), *(min(settings.rows, len(one.train)) for one in others))
     general = sum(len(e.ids) for e in general_rows(renderer, renderer.max_length)) if not others else 0
     update = TRAINED * length * min(train.batch_size, len(task.train))
     read = sum(n * mean for n, mean in zip(rows, (length, *lengths), strict=True)) + general

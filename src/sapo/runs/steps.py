@@ -150,8 +150,8 @@ class Chooser:
         }
         if self.trainer is not None and training is not None:
             tries = self.trainer.tries(stage, training)
-            # The first entry tells trials in which every candidate makes all updates from earlier ones.
-            inputs["trial"] = fingerprint(["whole", settings.trial.model_dump(mode="json"), tries])
+            # The first entry tells trials that are the beginning of the training from earlier ones.
+            inputs["trial"] = fingerprint(["beginning", settings.trial.model_dump(mode="json"), tries])
 
         def scored() -> dict[str, Any]:
             model, cache = engine.model.bring(stage), None

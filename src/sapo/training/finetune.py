@@ -77,14 +77,14 @@ def finetune(
     extras: Extras | None = None,
     optimiser: Optimiser = "adamw",
     *,
-    constant: bool = False,
+    first: int | None = None,
 ) -> TrainingLog:
     """Train the model's trainable parameters on the examples, in place, and leave it in eval mode.
 
     Parameters to be trained have requires_grad; all others, and the global random state, stay as they are. Updates take
     the same rows however many processes train together. ``checkpoints`` are resumed from the last one there.
     ``optimiser`` "sgd" is plain gradient descent at a constant learning rate: no warm-up, decay or clipping.
-    ``constant``: the learning rate is at its peak in every update, without warm-up or decay.
+    ``first``: only so many updates are made, the first ones, at the peak learning rate: without warm-up or decay.
 
     Raises:
         TrainError: if a loss or a trained weight is not finite.
@@ -99,7 +99,9 @@ def finetune(
     with tempfile.TemporaryDirectory() as scratch, _kept_state(model):
         output = scratch if checkpoints is None else str(checkpoints.directory)
         arguments = _arguments(model, settings, seed, micro, ceil(settings.batch_size / together), output)
-        if constant or optimiser == "sgd":
+        if first is not None:
+            arguments.max_steps = first
+        if first is not None or optimiser == "sgd":
             arguments.lr_scheduler_type, arguments.warmup_steps = SchedulerType.CONSTANT, 0.0
         if optimiser == "sgd":
             arguments.optim, arguments.weight_decay, arguments.max_grad_norm = OptimizerNames.SGD, 0.0, 0.0

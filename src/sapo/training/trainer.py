@@ -200,6 +200,12 @@ class SupervisedTrainer(Trainer):
         return self._order
 
 
+def row_order(rows: int, seed: int, epoch: int) -> list[int]:
+    """Return the order in which an epoch, from 0, takes the rows."""
+    order: list[int] = torch.randperm(rows, generator=torch.Generator().manual_seed(seed + epoch)).tolist()
+    return order
+
+
 class UpdateSampler(Sampler[int]):
     """A new order in every epoch, laid out so that any number of processes make the same updates.
 
@@ -227,8 +233,7 @@ class UpdateSampler(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         rows = len(self._lengths)
-        generator = torch.Generator().manual_seed(self._seed + self.epoch)
-        order = torch.randperm(rows, generator=generator).tolist()
+        order = row_order(rows, self._seed, self.epoch)
         for start in range(0, rows, self._batch):
             update = order[start : start + self._batch]
             yield from sorted(update, key=lambda row: -self._lengths[row])

@@ -1,13 +1,16 @@
 """Choose by consequence: the leading candidates are tried, and what a few updates do to all tasks decides.
 
-Each candidate c is trained with for K real updates, all from the same weights, with the same rows, order and seeds:
+Each candidate c is trained with for the first K updates of the training itself (its rows, its order, its seeds), all
+from the same weights:
 
     objective(c) = 1 / S * sum over tasks s of L_s(theta_c)        [nats per supervised token]
 
-theta_c is the model after them. Tasks are the new one (held-out rows, prompted with c itself, so that an instruction
-with which nothing is learned cannot win) and earlier or watched ones (stored rows, with the instructions that they were
-trained with). The learning rate is at its peak: so few updates of a warm-up would change next to nothing. All make all
-updates: half of them rank the end far worse, and in one of three transitions would drop the best (LOG.md, 2026-11-30).
+theta_c is the model after them. Tasks are the new one (rows that come later, prompted with c itself, so that an
+instruction with which nothing is learned cannot win) and earlier or watched ones (stored rows, with the instructions
+that they were trained with). The learning rate is at its peak: so few updates of a warm-up would change next to
+nothing. Other rows or another order would tell less, as what is forgotten depends on them as much as on the wording.
+All make all updates: half of them rank the end far worse, and in one of three transitions would drop the best (LOG.md,
+2026-11-30).
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from sapo.core.errors import DataError, ModelError
+from sapo.core.errors import ModelError
 from sapo.core.processes import ALONE, Processes
 from sapo.core.progress import SILENT, Reporter, Work
 from sapo.core.types import Encoded, Example, Losses, Task
@@ -35,10 +38,12 @@ from sapo.tasks.sampling import selection_rows
 from sapo.training.finetune import finetune
 from sapo.training.methods.objective import Objective, put_back, trainable
 from sapo.training.settings import TrainSettings
-from sapo.training.trainer import Extras
+from sapo.training.trainer import Extras, row_order
 
 # Forward tokens that training on a token costs: forward, and twice that backward.
 TRAINED = 3.0
+# Where fewer rows of the task come later than the trial, others are measured too: a few tell nothing.
+_FEW = 8
 
 
 def extent(settings: TrialSettings, candidates: int, update: float, read: float, whole: float) -> tuple[int, Work]:
@@ -89,30 +94,26 @@ def try_leading(
 
     The original is left only for a candidate whose interval lies below zero. ``model`` is as it is trained, with
     requires_grad where it is; its weights, gradients and modes, and random states, are then as before to the bit, also
-    where an error is raised. ``others`` are stored rows of other tasks by name; some of the ``task``'s training rows
-    are held out of the trial, to be measured. ``train`` is the training that is tried, ``objective`` what it minimises
-    in place of the NLL; ``seed`` is that of rows, order, dropout and bootstrap.
+    where an error is raised. ``others`` are stored rows of other tasks by name. ``train`` is the training that is
+    tried, on the ``task``'s training rows, ``objective`` what it minimises in place of the NLL; ``seed`` is that of
+    rows, order, dropout and bootstrap.
 
     Raises:
-        DataError: if the task has a single training row.
         ModelError: if nothing of the model is trainable.
         TrainError: if a loss or a weight is not finite during a trial.
     """
     if len(selection.candidates) == 1:
         return selection
-    if len(task.train) < 2:
-        raise DataError(f"task {task.name!r} has one training row: rule trial trains on some and measures others")
     if not trainable(model):
         raise ModelError("rule trial: no parameter of the model requires a gradient. Give it as it is trained")
     began = time.perf_counter()
     leaders = [0, *(i for i in selection.ranked if i)][: settings.leading]
-    held, taken = _split(task, settings, train.batch_size, seed)
     own, training = (
         {i: renderer.encode(selection.candidates[i].instruction.text, task.suffix, rows) for i in leaders}
-        for rows in (held, taken)
+        for rows in (_measured(task, settings, train.batch_size, seed), task.train)
     )
-    length = sum(len(e.ids) for rows in training.values() for e in rows) / len(leaders) / len(taken)
-    update = TRAINED * length * min(train.batch_size, len(taken))
+    length = sum(len(e.ids) for rows in training.values() for e in rows) / len(leaders) / len(task.train)
+    update = TRAINED * length * min(train.batch_size, len(task.train))
     read = sum(len(e.ids) for rows in (own[0], *others.values()) for e in rows)
     whole = TRAINED * length * len(task.train) * train.epochs
     count, work = extent(settings, len(leaders), update, read, whole)
@@ -122,8 +123,7 @@ def try_leading(
         fewer = f"{task.name}: {most} lets {count} of {len(leaders)} candidates be tried"
         progress.note(fewer)
         notes = (*notes, fewer)
-    # Half an update less, for rounding up must not add one.
-    epochs = (settings.updates - 0.5) / ceil(len(taken) / train.batch_size)
+    updates = min(settings.updates, ceil(train.epochs * ceil(len(task.train) / train.batch_size)))
     ends: dict[int, dict[str, Losses]] = {}
     with (
         _restored(model) as restore,
@@ -131,10 +131,7 @@ def try_leading(
     ):
         for i in leaders[:count]:
             restore()
-            finetune(
-                model, training[i], train.model_copy(update={"epochs": epochs}), seed, processes=processes,
-                extras=Extras(objective), constant=True,
-            )  # fmt: skip
+            finetune(model, training[i], train, seed, processes=processes, extras=Extras(objective), first=updates)
             now = scorer.on(model)
             ends[i] = {task.name: now(own[i])} | {name: now(rows) for name, rows in others.items()}
             advance(1)
@@ -143,7 +140,7 @@ def try_leading(
         Tried(i, {name: losses.per_token for name, losses in found.items()}, delta, interval)
         for (i, found), delta, interval in zip(ends.items(), deltas, intervals, strict=True)
     )
-    trial = Trial(settings.updates, tried, round(work.cost), time.perf_counter() - began)
+    trial = Trial(updates, tried, round(work.cost), time.perf_counter() - began)
     best = choose(deltas, intervals, "confident", TIE)
     progress.note(_outcome(tried[best], count))
     return replace(selection.decided_by(trial, leaders[best]), notes=notes)
@@ -182,13 +179,13 @@ def differences(
     return compare(np.stack(rows), np.concatenate([*shares.values()]), seed)
 
 
-def _split(task: Task, settings: TrialSettings, batch: int, seed: int) -> tuple[list[Example], list[Example]]:
-    """Return training rows to measure, at most half of them, and others, as many as the updates take."""
+def _measured(task: Task, settings: TrialSettings, batch: int, seed: int) -> list[Example]:
+    """Return training rows to measure: of those that come later than the trial, or of all where these are few."""
+    begun = {*row_order(len(task.train), seed, 0)[: settings.updates * batch]}
+    later = tuple(row for i, row in enumerate(task.train) if i not in begun)
+    source = replace(task, train=later) if len(later) >= _FEW else task
     # Of another seed than the rows that candidates were scored on, or the same ones would be measured again.
-    held = set(selection_rows(task, min(settings.rows, len(task.train) // 2), "stratified", seed + 1))
-    rest = replace(task, train=tuple(row for i, row in enumerate(task.train) if i not in held))
-    taken = selection_rows(rest, settings.updates * batch, "stratified", seed)
-    return [task.train[i] for i in sorted(held)], [rest.train[i] for i in taken]
+    return [source.train[i] for i in sorted(selection_rows(source, settings.rows, "stratified", seed + 1))]
 
 
 @contextmanager

@@ -119,7 +119,7 @@ def test_a_missing_cluster_is_told_with_what_to_do(monkeypatch: pytest.MonkeyPat
     try:
         import ray  # noqa: F401
     except ImportError:
-        with pytest.raises(ConfigError, match=r"--ray needs ray, .*pip install 'sapo-llm\[ray\]'"):
+        with pytest.raises(ConfigError, match=r"--ray needs ray, .*pip install '\.\[ray\]'"):
             made(partial(on_ray, "auto", ResourcesConfig()), [])
         return
     with pytest.raises(ConfigError, match=r"no Ray cluster there.*ray start --head"):

@@ -183,7 +183,7 @@ def test_methods_that_train_the_weights_refuse(
 
 def test_a_missing_bitsandbytes_names_the_extra(small_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"8bit needs bitsandbytes.*pip install 'sapo-llm\[quantization\]'"):
+    with pytest.raises(ConfigError, match=r"8bit needs bitsandbytes.*pip install '\.\[quantization\]'"):
         load_model(str(small_model), device="cpu", quantization="8bit")
 
 

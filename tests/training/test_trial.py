@@ -206,14 +206,17 @@ def test_differences_are_of_means_over_tasks_with_the_spread_within_tasks(seed: 
 
 
 def test_a_budget_lets_fewer_candidates_be_tried_but_two_in_any_case() -> None:
-    def of(budget: float | None, candidates: int = 20) -> tuple[int, Work]:
-        # An update is 10 tokens and costs 30, measuring once 5, the training 3000.
-        return extent(TrialSettings(updates=8, leading=4, budget=budget), candidates, 30, 5, 3000)
+    def of(budget: float | None, candidates: int = 20, rows: int = 100) -> tuple[int, int, Work]:
+        # An update is 10 tokens and costs 30, measuring once 5, the training of 100 rows 3000.
+        settings = TrialSettings(updates=8, leading=4, budget=budget)
+        return extent(settings, TrainSettings(epochs=1, batch_size=1), rows, 10, candidates, 5)
 
     # Eight updates of each candidate, and a measurement.
-    assert of(None) == of(0.327) == (4, Work(32, 340, 980))
-    assert of(0.326) == of(0.2451) == of(None, 3) == (3, Work(24, 255, 735))
-    assert of(0.244) == of(1e-6) == (2, Work(16, 170, 490))
+    assert of(None) == of(0.327) == (4, 8, Work(32, 340, 980))
+    assert of(0.326) == of(0.2451) == of(None, 3) == (3, 8, Work(24, 255, 735))
+    assert of(0.244) == of(1e-6) == (2, 8, Work(16, 170, 490))
+    # A training of five updates: no more than these are made and counted.
+    assert of(None, rows=5) == (4, 5, Work(20, 220, 620))
 
 
 def test_a_budget_that_lets_fewer_be_tried_is_told() -> None:

@@ -159,9 +159,8 @@ def _trial(
     )
     rows = (min(settings.rows, len(task.train)), *(min(settings.rows, len(one.train)) for one in others))
     general = sum(len(e.ids) for e in general_rows(renderer, renderer.max_length)) if not others else 0
-    update = TRAINED * length * min(train.batch_size, len(task.train))
     read = sum(n * mean for n, mean in zip(rows, (length, *lengths), strict=True)) + general
-    return extent(settings, candidates, update, read, TRAINED * length * len(task.train) * train.epochs)[-1]
+    return extent(settings, train, len(task.train), length, candidates, read)[-1]
 
 
 def epoch_cost(renderer: Renderer, task: Task) -> float:

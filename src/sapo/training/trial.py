@@ -46,17 +46,21 @@ TRAINED = 3.0
 _FEW = 8
 
 
-def extent(settings: TrialSettings, candidates: int, update: float, read: float, whole: float) -> tuple[int, Work]:
-    """Return how many candidates are tried, and the work.
+def extent(
+    settings: TrialSettings, train: TrainSettings, rows: int, length: float, candidates: int, read: float
+) -> tuple[int, int, Work]:
+    """Return how many candidates are tried, for how many updates, and the work, in forward tokens.
 
-    A budget lets fewer candidates be tried, but two in any case. Costs are in forward tokens: that of an update, that
-    of measuring once, and that of the whole training.
+    A budget lets fewer candidates be tried, but two in any case. The training has so many ``rows``, of mean ``length``
+    in tokens; ``read``: tokens of measuring once.
     """
-    leading, cost = min(settings.leading, candidates), settings.updates * update + read
+    updates = min(settings.updates, ceil(train.epochs * ceil(rows / train.batch_size)))
+    trained = updates * length * min(train.batch_size, rows)
+    cost, whole = TRAINED * trained + read, TRAINED * length * rows * train.epochs
+    leading = min(settings.leading, candidates)
     while leading > 2 and settings.budget is not None and leading * cost > settings.budget * whole:
         leading -= 1
-    tokens = settings.updates * update / TRAINED + read
-    return leading, Work(leading * settings.updates, leading * tokens, leading * cost)
+    return leading, updates, Work(leading * updates, leading * (trained + read), leading * cost)
 
 
 def other_rows(
@@ -113,20 +117,17 @@ def try_leading(
         for rows in (_measured(task, settings, train.batch_size, seed), task.train)
     )
     length = sum(len(e.ids) for rows in training.values() for e in rows) / len(leaders) / len(task.train)
-    update = TRAINED * length * min(train.batch_size, len(task.train))
     read = sum(len(e.ids) for rows in (own[0], *others.values()) for e in rows)
-    whole = TRAINED * length * len(task.train) * train.epochs
-    count, work = extent(settings, len(leaders), update, read, whole)
+    count, updates, work = extent(settings, train, len(task.train), length, len(leaders), read)
     notes = selection.notes
     if count < len(leaders):
         most = f"selection.trial.budget {settings.budget:g}"
         fewer = f"{task.name}: {most} lets {count} of {len(leaders)} candidates be tried"
         progress.note(fewer)
         notes = (*notes, fewer)
-    updates = min(settings.updates, ceil(train.epochs * ceil(len(task.train) / train.batch_size)))
     ends: dict[int, dict[str, Losses]] = {}
     with (
-        _restored(model) as restore,
+        restored(model) as restore,
         progress.step(f"{task.name}: trying {count} candidates", count, work.cost) as advance,
     ):
         for i in leaders[:count]:
@@ -189,7 +190,7 @@ def _measured(task: Task, settings: TrialSettings, batch: int, seed: int) -> lis
 
 
 @contextmanager
-def _restored(model: Any) -> Iterator[Callable[[], None]]:
+def restored(model: Any) -> Iterator[Callable[[], None]]:
     """Yield what takes trained weights back to the present ones; in the end gradients and modes are put back too."""
     weights = {name: p.detach().to("cpu", copy=True) for name, p in trainable(model).items()}
     gradients = {name: p.grad for name, p in trainable(model).items()}

@@ -29,7 +29,7 @@ from small_runs import (
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import sapo.runs.steps
-from sapo.core.errors import RecordError, SapoError
+from sapo.core.errors import DataError, RecordError, SapoError
 from sapo.core.types import Example
 from sapo.integrations.testing import tiny_model, tiny_tokenizer
 from sapo.models.answers import Evaluation, evaluate
@@ -224,7 +224,9 @@ def test_a_finished_run_is_read_back_without_computing_anything(finished: Finish
     assert not listener.steps and sum(listener.spared) == pytest.approx(listener.planned[0])
 
 
-def test_a_stage_directory_alone_answers_as_its_run_was_tested(finished: Finished, tmp_path: Path) -> None:
+def test_a_stage_directory_alone_answers_as_its_run_was_tested(
+    finished: Finished, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     stage = Path(shutil.copytree(finished.run_dir / "stages" / f"2-{TASKS[1]}", tmp_path / "moved"))
     inputs = prepare(finished.config).inputs
     loaded = load_stage(stage)
@@ -238,6 +240,11 @@ def test_a_stage_directory_alone_answers_as_its_run_was_tested(finished: Finishe
     assert loaded.generate(rows) == loaded.generate(rows, TASKS[1])
     with pytest.raises(SapoError, match=f"not trained on '{TASKS[2]}'.*Its tasks: {TASKS[0]}, {TASKS[1]}"):
         loaded.generate(rows, TASKS[2])
+    with pytest.raises(DataError, match="input 2 holds half a character"):
+        loaded.generate(["x", "caf\udce9"])
+    assert not caplog.messages
+    loaded.generate(["x", "word " * 4000])
+    assert caplog.messages == ["1 of 2 inputs were too long and are cut in the middle"]
     entries = {entry["task"]: entry for entry in read(stage / "sapo.json")["tasks"]}
     assert {name: entries[name]["instruction"] for name in entries} == {n: selected(finished)[n] for n in TASKS[:2]}
     assert [entries[t.name]["suffix"] for t in inputs.tasks[:2]] == [t.suffix for t in inputs.tasks[:2]]

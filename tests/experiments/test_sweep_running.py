@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_runs import Told, adapters, command, configure, lasting, near, read, workers
+from small_runs import Told, adapters, command, configure, lasting, near, read, workers, write, write_bench
 
-from sapo.core.errors import RecordError, SweepError, TrainError
+from sapo.core.errors import DataError, RecordError, SweepError, TrainError
 from sapo.experiments.sweep import run_sweep
 from sapo.runs.config.schema import Config
 from sapo.runs.records import read_records
@@ -195,6 +195,24 @@ def test_an_unfinished_run_of_another_configuration_is_refused_before_any_other_
     with pytest.raises(RecordError, match=r"train\.epochs: 9\.0 then, 1\.0 now"):
         run_sweep(sweep)
     assert not (finished.run_dir / NAME / "seq-lora-original-s9").exists()
+
+
+def test_runs_are_not_added_to_those_of_other_data(small_model: Path, tmp_path: Path) -> None:
+    bench = write_bench(tmp_path / "bench")
+
+    def sweep(*seeds: int) -> Config:
+        changes: Any = {"sweep": {"seed": seeds}, "policy": "original", "train": {"epochs": 1, "rows": 4}}
+        return configure(small_model, bench, tmp_path / "sweep", **changes)
+
+    run_sweep(sweep(1))
+    # Not one of the rows that were drawn: another seed may draw it.
+    path = bench / "alpha" / "train.json"
+    lines = read(path)
+    write(path, [*lines[:-1], {**lines[-1], "label": "n" if lines[-1]["label"] == "y" else "y"}])
+    with pytest.raises(DataError, match=r"task 'alpha' is not as it was when .*-s1 was made"):
+        run_sweep(sweep(1, 2))
+    write(path, lines)
+    assert [one.seed for one in run_sweep(sweep(1, 2))] == [1, 2]
 
 
 # Pairs of runs that are made at different times.

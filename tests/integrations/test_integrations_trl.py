@@ -172,7 +172,9 @@ def trained_texts(made: Any) -> list[tuple[str, str]]:
     return seen
 
 
-def test_the_callback_refuses_rows_that_are_not_the_tasks(tmp_path: Path) -> None:
+def test_the_callback_refuses_rows_that_are_not_the_tasks_and_says_if_it_will_not_act(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     model, tokenizer, task = tiny_model(), tiny_tokenizer(), toy_task(rows=8)
     renderer, selection = Renderer(tokenizer, 512), sapo.select(model, tokenizer, task, PARAPHRASES)
     rows = trl.dataset(task, selection, tokenizer)
@@ -190,6 +192,12 @@ def test_the_callback_refuses_rows_that_are_not_the_tasks(tmp_path: Path) -> Non
             SapoCallback(task, selection, renderer, **more)
 
     others = trl.dataset(toy_task("other", rows=8), selection, tokenizer)
+    assert not caplog.messages
+    made = trainer(model, tokenizer, rows, tmp_path)
+    made.add_callback(SapoCallback(task, selection, renderer))
+    made.train()
+    assert caplog.messages == ["SapoCallback chooses again when a second epoch begins: this training has one, so it "
+                               "will not"]  # fmt: skip
     stopped("row 1 of the trainer's data is not a row of task 'toy'", others)
     settings = {"dataloader_num_workers": 1, "dataloader_persistent_workers": True}
     stopped("dataloader_persistent_workers = True", **settings)

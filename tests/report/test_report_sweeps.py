@@ -202,6 +202,9 @@ def test_the_page_counts_its_intervals_and_says_what_they_hold_for() -> None:
         assert "No clear difference to seq-lora (test prompt own) in AP or BWT (final), in score or NLL: ewc." in said
     assert "No clear difference to original" in verdict(crossed(0.0))
     assert "2 seeds of one sequence" in verdict(page) and "not other sequences" in verdict(page)
+    policies = ("original", "sapo", "random", "highest", "median")
+    alone = verdict(sweep_page([record(policy=p) for p in policies]))
+    assert "One unit, so nothing can be said against original: " in alone and "No clear" not in alone
     several = [record(seed=s, sequence=q) for s in (1, 2) for q in ("a", "b")]
     assert "2 sequences with 2 seeds" in verdict(sweep_page(several))
     assert "2 sequences with one seed each" in verdict(sweep_page(several[:2]))
@@ -272,6 +275,8 @@ def test_general_ability_shows_before_after_and_change() -> None:
 def test_the_guard_is_shown_only_where_something_happened() -> None:
     alarm = {"task": "2-beta", "step": 40, "watched": "alpha", "increase": 0.25, "low": 0.125, "updates": 80}
     page = sweep_page([record(guard=[alarm | {"back_to": 20}, alarm | {"back_to": None}]), record(seed=2, guard=[])])
+    assert "guard, demo/seq-lora-original-s1, 2-beta: training stopped and rolled back to update 20" in verdict(page)
+    assert verdict(page).count("Forgetting guard") == 1
     text = notes(page, "Forgetting guard")
     assert "demo/seq-lora-original-s1, 2-beta: after update 40 of 80 the loss on alpha had risen by 0.250" in text
     assert text.count("training continued") == 1
@@ -283,8 +288,14 @@ def test_the_guard_is_shown_only_where_something_happened() -> None:
 
 
 def test_runs_that_cannot_be_compared_are_refused_with_both_named() -> None:
-    one = record()
+    one = record(task_data={"alpha": "1"})
+    start = {m: {p: [[0.1, 0.0], *rows[1:]] for p, rows in found.items()} for m, found in one.matrices.items()}
     for other, message in (
+        (
+            record(policy="sapo", task_data={"alpha": "2"}),
+            "made with different data of task alpha.*delete its directory",
+        ),
+        (record(policy="sapo", matrices=start), r"before any training \(zero-shot loss on task alpha: 0\.000; 0\.100"),
         (record(policy="sapo", data="other"), "demo/seq-lora-sapo-s1 were tested on different rows of task alpha"),
         (record(policy="sapo", metric="rouge_l"), r"score task alpha with different metrics \(.*rouge_l.*\)"),
         (record(policy="sapo", tasks=("beta", "alpha")), r"have different tasks \(.*beta, alpha.*\)"),
@@ -377,6 +388,9 @@ def test_sweeps_are_reported_from_their_directories_or_files(tmp_path: Path, mon
     Path("sweep/records.jsonl").write_text("{\n")
     with pytest.raises(RecordError, match=r"sweep/records\.jsonl, line 1 is damaged"):
         report(Path("sweep"))
+    Path("rows.jsonl").write_text('{"input": "a", "output": "b"}\n')
+    with pytest.raises(RecordError, match=r"rows\.jsonl, line 1: it is no record of a run\. Give"):
+        report(Path("rows.jsonl"))
 
 
 def test_the_first_screen_of_a_large_sweep_is_short() -> None:

@@ -5,12 +5,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import yaml
 
 from sapo.core.errors import RecordError
+from sapo.core.storage import SCRATCH
 from sapo.runs.config.loading import load_config, make_config
 from sapo.runs.directory import RunDirectory
 
@@ -91,8 +92,8 @@ def test_a_directory_of_another_version_is_refused_in_one_sentence(written: int 
     path.write_text(yaml.safe_dump({key: value for key, value in stored.items() if key != "format"} |
                                    ({} if written is None else {"format": written})))  # fmt: skip
     assert refused(tmp_path) == (
-        f"run_dir {tmp_path} was written by another version of sapo (format {written or 1}, not 3) and cannot "
-        "be resumed: use another run_dir"
+        f"run_dir {tmp_path} was not written by this version of sapo (format {written or 'not named'}, not 3) and "
+        "cannot be resumed: use another run_dir"
     )
 
 
@@ -142,14 +143,38 @@ def test_the_lock_is_given_back_after_a_failure_inside_and_after_a_refused_confi
         assert directory.path == tmp_path
 
 
-def test_scratch_of_a_killed_process_is_swept_away(tmp_path: Path) -> None:
+def test_scratch_of_a_killed_process_is_swept_away_and_what_the_user_keeps_there_is_not(tmp_path: Path) -> None:
     with RunDirectory(tmp_path, CONFIG) as directory:
         directory.save("cells/0/task.json", {}, 1)
-    (tmp_path / "cells" / "0" / ".scratch").write_text("half")
-    (tmp_path / "stages" / ".scratch").mkdir(parents=True)
+    (tmp_path / "cells" / "0" / f"{SCRATCH}x").write_text("half")
+    (tmp_path / "stages" / f"{SCRATCH}y").mkdir(parents=True)
+    (tmp_path / ".git").mkdir()
+    (tmp_path / ".git" / "HEAD").write_text("ref: refs/heads/main")
+    (tmp_path / "stages" / ".gitignore").write_text("*")
     with RunDirectory(tmp_path, CONFIG) as directory:
         assert directory.reuse("cells/0/task.json", {}) == 1
-    assert not [p for p in tmp_path.rglob(".*") if p.name != ".lock"]
+    assert {p.name for p in tmp_path.rglob(".*")} == {".lock", ".git", ".gitignore"}
+    assert (tmp_path / ".git" / "HEAD").is_file()
+
+
+def test_a_process_killed_within_its_first_write_leaves_a_directory_that_can_be_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def killed(*args: object) -> NoReturn:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", killed)
+        # A killed process cleans nothing up.
+        patch.setattr(os, "unlink", lambda path: None)
+        with pytest.raises(Killed), RunDirectory(tmp_path, CONFIG):
+            pass
+    assert [p.name for p in tmp_path.glob(f"{SCRATCH}*")] and not (tmp_path / "config.yaml").exists()
+    with RunDirectory(tmp_path, CONFIG):
+        assert files(tmp_path) == {".lock", "config.yaml"}
 
 
 # Steps.

@@ -55,6 +55,23 @@ def test_a_disk_that_is_full_at_any_write_keeps_what_was_finished_and_the_run_is
     assert lasting(run(config)) == lasting(run(config_in(small_model, bench, tmp_path / "whole")))
 
 
+def test_a_disk_that_is_full_at_a_checkpoint_is_said_in_one_sentence(
+    small_model: Path, bench: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_room_in_torch(*args: object, **kwargs: object) -> NoReturn:
+        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0\nmore")
+
+    train = {"rows": 4, "epochs": 2, "checkpoint_every": 1}
+    config = configure(small_model, bench, tmp_path / "run", sequence=["alpha"], policy="original", train=train)
+    with monkeypatch.context() as patch:
+        patch.setattr("torch.save", no_room_in_torch)
+        with pytest.raises(
+            RecordError, match=r"unfinished/1-alpha cannot be written: \[enforce.*0\. What was finished"
+        ):
+            run(config)
+    run(config)
+
+
 def no_room_in_rust(*args: object, **kwargs: object) -> NoReturn:
     raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 

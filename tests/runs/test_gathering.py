@@ -85,7 +85,7 @@ def test_what_a_source_costs_is_told_before_it_is_asked_and_it_is_not_asked_agai
         assert len(dry(task, 1).candidates) > 1 and source.asked == [] and told.notes == []
         found = gathering(task, 1)
         assert told.notes == ["toy: asking for paraphrases: at most 3 requests"] and len(source.asked) == 1
-        inputs = Inputs((task,), (), {}, {}, {}, {}, {task.name: found})
+        inputs = Inputs((task,), (), {}, {}, {}, {}, {}, {task.name: found})
         gathering.save(inputs)
         assert gathering(task, 1) == dry(task, 1) == found and len(found.candidates) == 2
         with pytest.raises(RecordError, match=r"\(changed: instruction"):

@@ -18,6 +18,9 @@ from sapo.core.errors import RecordError
 
 T = TypeVar("T")
 
+# Names of what is being written begin with it; a process that is killed leaves it behind.
+SCRATCH = ".sapo-"
+
 
 def fingerprint(value: Any) -> str:
     """Return a short hash of a JSON value."""
@@ -34,7 +37,7 @@ def write_text(path: Path, text: str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", errors="surrogatepass", dir=path.parent, prefix=".", delete=False
+            "w", encoding="utf-8", errors="surrogatepass", dir=path.parent, prefix=SCRATCH, delete=False
         ) as scratch:
             try:
                 scratch.write(text)

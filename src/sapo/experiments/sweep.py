@@ -16,7 +16,7 @@ from functools import partial
 from itertools import product
 from typing import Any
 
-from sapo.core.errors import ConfigError, RecordError, SapoError, SweepError
+from sapo.core.errors import ConfigError, DataError, RecordError, SapoError, SweepError
 from sapo.core.processes import launched
 from sapo.core.progress import SILENT, Reporter
 from sapo.core.storage import fingerprint
@@ -134,7 +134,7 @@ def run_sweep(config: Config, progress: Reporter = SILENT, where: Where = here) 
         progress.note(f"sweep of {len(runs)} runs, {len(runs) - len(open_)} of them finished, in {config.run_dir}")
         # The work of this process speaks for itself, and its models are loaded here.
         followed = _Followed(progress, len(open_)) if where is here else None
-        _check(open_, loads=followed is not None)
+        _check(open_, known, loads=followed is not None)
 
         def begin(one: Planned) -> Callable[[Reporter], RunResult]:
             if _finished(one, known):
@@ -214,8 +214,8 @@ def _crossed(one: Planned, known: Mapping[str, RunResult]) -> dict[str, str]:
     return {task: used.text for task, used in known[one.twin].instructions.items()}
 
 
-def _check(runs: Sequence[Planned], *, loads: bool) -> None:
-    """Read and check what every run needs, before hours of work.
+def _check(runs: Sequence[Planned], known: Mapping[str, RunResult], *, loads: bool) -> None:
+    """Read and check what every run needs, before hours of work; data must be those of the ``known`` runs.
 
     ``loads``: each model is loaded too, once for a sequence. Where workers do the work, it would take a GPU from them.
     """
@@ -225,14 +225,25 @@ def _check(runs: Sequence[Planned], *, loads: bool) -> None:
         with_policy = (one.sequence, f"{one.config.policy} {one.config.selection.rule}")
         try:
             if loads and with_method not in done:
-                prepare(one.config, pays=False)
+                _demand_same(prepare(one.config, pays=False).inputs.data, known)
             elif with_policy not in done:
-                read(one.config, pays=False)
+                _demand_same(read(one.config, pays=False)[1].data, known)
             else:
                 RunDirectory(one.config.run_dir, one.config.plain()).check()
         except SapoError as error:
             raise type(error)(f"sweep, run {one.name}: {error}") from error
         done |= {with_method, with_policy}
+
+
+def _demand_same(data: Mapping[str, str], known: Mapping[str, RunResult]) -> None:
+    """Refuse to add runs to those made with other data."""
+    for record in known.values():
+        changed = [task for task, then in record.task_data.items() if data.get(task, then) != then]
+        if changed:
+            raise DataError(
+                f"task {changed[0]!r} is not as it was when {record.name} was made: put its data back to go on, or use "
+                "another run_dir"
+            )
 
 
 def _record(one: Planned, result: RunResult) -> RunResult:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from os import PathLike
@@ -26,6 +27,8 @@ from sapo.runs.lineage import LINEAGE, TAKE_AGAIN, earlier_tasks, library_versio
 from sapo.selection.selection import Choice, Chosen, Selection, chosen
 from sapo.tasks.layouts import LAYOUTS, is_taken_out
 from sapo.training.wording import Again, Leaders
+
+_log = logging.getLogger("sapo")
 
 # Where choices stand in the trainer's state, which goes into every checkpoint. Not the name of a class: those the
 # trainer would try to make again by itself.
@@ -230,6 +233,8 @@ class SapoCallback(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Begin with the first choice, or resume with those of the checkpoint that training is resumed from."""
         self._word_batches(args, kwargs["train_dataloader"])
+        if state.num_train_epochs <= 1:
+            _log.warning("SapoCallback chooses again when a second epoch begins: this training has one, so it will not")
         kept = state.stateful_callbacks.get(_KEPT) if state.global_step else None
         self._leaders.restore(kept or {"begin": asdict(self.selection.instruction), "choices": []})
         self._leaders.back(max(state.global_step, 1))

@@ -13,10 +13,13 @@ from sapo.report.remake import mixed
 from sapo.report.runs import Run, shared_prompts
 from sapo.runs.metrics import METRICS
 from sapo.runs.prompts import ORIGINAL, Prompt
-from sapo.runs.results import MEASURES, RunResult
+from sapo.runs.records import RECORDS
+from sapo.runs.results import MEASURES, NLL, RunResult
 from sapo.training.settings import MethodName, Policy
 
 Unit = tuple[str, int]
+# Nats per token between two number formats, at most; another model is further away.
+_SAME_START = 0.05
 ROW_NOISE = "[..]: 95 % intervals over the test rows. They do not cover other seeds."
 PAIRED_ROWS = (
     "Differences are paired: both runs are resampled on the same test rows. Their 95 % intervals cover these rows and "
@@ -231,7 +234,10 @@ def _comparable(given: Sequence[Run]) -> dict[tuple[str, str, Unit], Run]:
         else:
             other, why = first[result.sequence], _obstacle(first[result.sequence], result)
         if why:
-            raise RecordError(f"{other.name} and {result.name} {why}: they cannot be compared on one page")
+            raise RecordError(
+                f"{other.name} and {result.name} {why}: they cannot be compared on one page. Leave one of them out; of "
+                f"a sweep, delete its directory and its line in {RECORDS}"
+            )
     return runs
 
 
@@ -245,6 +251,16 @@ def _obstacle(first: RunResult, other: RunResult) -> str:
             return f"score task {task} with different metrics ({metrics[0]}; {metrics[1]})"
         if first.test_data[task] != other.test_data[task]:
             return f"were tested on different rows of task {task}"
+        mine, other_data = first.task_data.get(task), other.task_data.get(task)
+        if mine and other_data and mine != other_data:
+            return f"were made with different data of task {task}"
+        starts = [
+            {p: rows[0][first.tasks.index(task)] for p, rows in run.matrices[NLL].items()} for run in (first, other)
+        ]
+        for prompt, loss in starts[0].items():
+            then = starts[1].get(prompt)
+            if loss is not None and then is not None and abs(loss - then) > _SAME_START:
+                return f"differ before any training (zero-shot loss on task {task}: {loss:.3f}; {then:.3f})"
     return ""
 
 

@@ -39,6 +39,8 @@ _GRID = (
     "and their spread is what a user's own wording may cost. Choice of sapo: what that policy chose in the run with "
     "the same sequence, method and seed, tested with the run that was trained with the original instructions."
 )
+# Rollbacks that the screen names; the page has all.
+_STOPPED = 3
 _LOOKS = (
     "A look finds a rise where the 95 % interval of one task's increase lies above the limit as a whole. Many looks at "
     "many tasks find some by chance, which the limit is there to absorb."
@@ -229,6 +231,16 @@ def _alarms(runs: Sequence[Run]) -> Iterator[Block]:
             yield Note((f"{run.name}, " if len(runs) > 1 else "") + _alarm(alarm))
     if any(run.result.guard for run in runs):
         yield Note(_LOOKS, "dim")
+
+
+def stopped(runs: Sequence[Run]) -> Iterator[str]:
+    """Yield what the forgetting guard undid: figures at the end know nothing of it."""
+    found = [(run, alarm) for run in runs for alarm in run.result.guard or () if alarm.back_to is not None]
+    for run, alarm in found[:_STOPPED]:
+        where = f"{run.name}, {alarm.task}" if len(runs) > 1 else alarm.task
+        yield f"Forgetting guard, {where}: {ended(alarm.back_to or 0, alarm.updates)}."
+    if len(found) > _STOPPED:
+        yield f"Forgetting guard: {len(found) - _STOPPED} more trainings stopped and rolled back."
 
 
 def _alarm(alarm: Alarm) -> str:

@@ -96,6 +96,7 @@ def results_page(runs: Sequence[Run]) -> Page:
         first = [Section("Results", (_headline(arranged),), "screen")]
         if not sweep:
             first.append(Section("What differs", (details.differing(runs),), "screen"))
+    notes += [Note(text) for text in details.stopped(arranged.runs)]
     sections = [
         *first,
         Section("Cost and next step" if alone else "Cost", tuple(_cost_and_next(arranged, alone)), "screen"),
@@ -167,7 +168,9 @@ def _said(arranged: Arranged) -> list[str]:
         else:
             open_.setdefault(base, []).append(label)
     undecided = [
-        f"No clear difference to {base}{where} in {metrics}, in score or NLL: {', '.join(labels)}."
+        f"One unit, so nothing can be said against {base}: {', '.join(labels)}."
+        if arranged.sweep and len(arranged.units) == 1
+        else f"No clear difference to {base}{where} in {metrics}, in score or NLL: {', '.join(labels)}."
         for base, labels in open_.items()
     ]
     return [*said, *undecided, *undefined]

@@ -34,7 +34,7 @@ from safetensors import SafetensorError
 
 from sapo.core.errors import RecordError
 from sapo.core.processes import ALONE, Processes
-from sapo.core.storage import fingerprint, read_json, undamaged, unwritable, write_json, write_text
+from sapo.core.storage import SCRATCH, fingerprint, read_json, undamaged, unwritable, write_json, write_text
 
 Inputs = Mapping[str, str]
 
@@ -72,7 +72,7 @@ class RunDirectory:
         if self.path.exists() and not self.path.is_dir():
             raise RecordError(f"run_dir {self.path} is a file: choose a directory")
         try:
-            there = self.path.is_dir() and any(p.name != ".lock" for p in self.path.iterdir())
+            there = self.path.is_dir() and any(not p.name.startswith((".lock", SCRATCH)) for p in self.path.iterdir())
         except OSError as error:
             raise RecordError(f"run_dir {self.path} cannot be used: {error.strerror or error}") from error
         path = self.path / "config.yaml"
@@ -216,7 +216,7 @@ class RunDirectory:
         try:
             if first:
                 target.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=target.parent if first else None, prefix=".") as scratch:
+            with tempfile.TemporaryDirectory(dir=target.parent if first else None, prefix=SCRATCH) as scratch:
                 built = Path(scratch) / "stage"
                 built.mkdir()
                 write(built)
@@ -266,20 +266,20 @@ class RunDirectory:
 
     def _sweep(self) -> None:
         """Remove the scratch files of a process that was killed; nobody else writes here under the lock."""
-        for scratch in [*self.path.glob(".*"), *self.path.glob("*/.*"), *self.path.glob("cells/*/.*")]:
+        for scratch in [path for below in ("", "*/", "cells/*/") for path in self.path.glob(f"{below}{SCRATCH}*")]:
             if scratch.is_dir():
                 shutil.rmtree(scratch, ignore_errors=True)
-            elif scratch.name != ".lock":
+            else:
                 scratch.unlink(missing_ok=True)
 
     def _compare(self, stored: Any) -> None:
         if not isinstance(stored, dict):
             raise RecordError(f"{self.path / 'config.yaml'} is damaged: choose another run_dir")
-        found = stored.pop("format", 1)
+        found = stored.pop("format", "not named")
         if found != FORMAT:
             raise RecordError(
-                f"run_dir {self.path} was written by another version of sapo (format {found}, not {FORMAT}) and cannot "
-                "be resumed: use another run_dir"
+                f"run_dir {self.path} was not written by this version of sapo (format {found}, not {FORMAT}) and "
+                "cannot be resumed: use another run_dir"
             )
         differs = differences(stored, self._config)
         if differs:

@@ -20,7 +20,7 @@ from sapo.runs.directory import RunDirectory
 from sapo.selection.settings import SelectionSettings
 from sapo.tasks.holdout import hold_out
 from sapo.tasks.inspection import Inspection, drop_overlap, inspect_task
-from sapo.tasks.load import load_sequence
+from sapo.tasks.load import load_sequence, task_fingerprint
 from sapo.tasks.own import DataSource
 from sapo.tasks.sampling import held_rows_of, selection_rows, used_rows, without_shown
 
@@ -38,6 +38,7 @@ class Inputs:
     Attributes:
         tasks: of the sequence, with the rows that the run uses.
         watch: tasks that are only tested.
+        data: fingerprint of each task as it was given, before rows were drawn.
         dropped: per task, training rows left out because they are also tested.
         held_rows: per task, rows that are neither trained on nor tested; empty unless the policy needs them.
         candidates: per task, the original first.
@@ -47,6 +48,7 @@ class Inputs:
 
     tasks: tuple[Task, ...]
     watch: tuple[Task, ...]
+    data: Mapping[str, str]
     dropped: Mapping[str, int]
     held_rows: Mapping[str, tuple[Example, ...]]
     candidates: Mapping[str, tuple[Instruction, ...]]
@@ -143,6 +145,7 @@ def read_inputs(
     """
     tasks = load_sequence(sequence, data_dir, own)
     watched = load_sequence(watch, data_dir, own)
+    data = {task.name: task_fingerprint(task) for task in (*tasks, *watched)}
     both = sorted({t.name for t in tasks} & {t.name for t in watched})
     if both:
         raise ConfigError(f"watch: {', '.join(both)} is trained on in this sequence; watch other tasks")
@@ -160,7 +163,7 @@ def read_inputs(
     tasks = tuple(without_shown(task, gathered[task.name].candidates) for task in tasks)
     parts = {name: gathering.part(found) for name, found in gathered.items()}
     return Inputs(
-        tasks, watched, {task.name: rows for task, rows in apart}, held,
+        tasks, watched, data, {task.name: rows for task, rows in apart}, held,
         {name: candidates for name, (candidates, _) in parts.items()},
         {name: held_out for name, (_, held_out) in parts.items()},
         gathered,

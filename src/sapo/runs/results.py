@@ -168,6 +168,7 @@ class RunResult(_Value):
         name: of the run in its sweep, SEQUENCE/METHOD-POLICY-sSEED; empty outside.
         sequence: name of its sequence there.
         versions: of the libraries that it ran with, as a sweep records them.
+        task_data: fingerprint of each task as it was given, before rows were drawn.
     """
 
     tasks: Sequence[str]
@@ -189,6 +190,7 @@ class RunResult(_Value):
     name: str = ""
     sequence: str = ""
     versions: Mapping[str, str] = {}
+    task_data: Mapping[str, str] = {}
 
     def __repr__(self) -> str:
         how = f"{self.method}, {self.policy}, seed {self.seed}"

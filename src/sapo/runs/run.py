@@ -110,7 +110,8 @@ class Run:
     def finished(self, rows: Sequence[Row]) -> RunResult:
         """Return what all rows together say, and write it."""
         prompts, inputs = self.tester.prompts, self.inputs
-        result = run_result(rows, inputs.tasks, inputs.watch, prompts, self.config, self.undefined, inputs.held_out)
+        found = run_result(rows, inputs.tasks, inputs.watch, prompts, self.config, self.undefined, inputs.held_out)
+        result = found.model_copy(update={"task_data": inputs.data})
         self.tracker.finished(result.metrics_all)
         self.directory.write("results.json", result.to_json())
         return result

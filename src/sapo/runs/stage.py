@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
@@ -17,6 +18,9 @@ from sapo.models.load import LoadedModel, load_model
 from sapo.models.render import Renderer
 from sapo.models.settings import DeviceMap
 from sapo.runs.lineage import LINEAGE, TAKE_AGAIN, layout_of, read_lineage, stored_prompts
+from sapo.tasks.files import demand_whole
+
+_log = logging.getLogger("sapo")
 
 
 def apply(stage: str | PathLike[str], text: str, task: str | None = None) -> list[dict[str, str]]:
@@ -102,10 +106,16 @@ class Stage:
         """
         if isinstance(inputs, str) or not all(isinstance(text, str) for text in inputs):
             raise DataError(f"inputs = {inputs!r:.80}: allowed is a list of texts")
+        for number, text in enumerate(inputs, start=1):
+            demand_whole(text, f"input {number}")
         name = _named(self.prompts, task)
-        renderer = Renderer(self.loaded.tokenizer, min(self.max_length, context_length(self.loaded.model)))
+        length, tokenizer = min(self.max_length, context_length(self.loaded.model)), self.loaded.tokenizer
+        renderer = Renderer(tokenizer, length)
         instruction, suffix = self.prompts[name]
         rows = [Example(text, "") for text in inputs]
+        read = Renderer(tokenizer, length - self.max_new_tokens).encode(instruction, suffix, rows)
+        if cut := sum(row.cut > 0 for row in read):
+            _log.warning("%d of %d inputs were too long and are cut in the middle", cut, len(rows))
         return generated(self.loaded.model, renderer, instruction, suffix, rows, self.max_new_tokens)
 
 

@@ -13,12 +13,15 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch.nn.functional import cross_entropy
 from torch.utils.data import Sampler
 from transformers import Trainer
 from transformers.cache_utils import DynamicCache
 
+from sapo.core.errors import RecordError
+from sapo.core.storage import unwritable
 from sapo.core.types import Encoded
 from sapo.models.batches import pad, supervised_positions
 from sapo.training.methods.objective import Objective, Part, put_back, trainable
@@ -188,6 +191,13 @@ class SupervisedTrainer(Trainer):
             save_file(weights, Path(output_dir) / _WEIGHTS)
             states = [watcher.state() for watcher in self._extras.watchers]
             (Path(output_dir) / _WATCHERS).write_text(json.dumps(states), encoding="utf-8")
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Write a checkpoint; where the disk is full, torch and safetensors raise errors of their own."""
+        try:
+            super()._save_checkpoint(model, trial)
+        except (OSError, RuntimeError, SafetensorError) as error:
+            raise RecordError(unwritable(Path(self.args.output_dir), str(error).splitlines()[0])) from error
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Read back what `_save` wrote; Trainer's own would leave only the first of several adapters active."""

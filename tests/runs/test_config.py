@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from sapo.core.errors import ConfigError
-from sapo.runs.config.loading import load_config, make_config
+from sapo.runs.config.loading import load_config, load_study, make_config
 from sapo.runs.config.schema import Config
 from sapo.runs.prepare import unread
 
@@ -308,6 +308,14 @@ def test_settings_of_candidates_that_decide_nothing_are_not_part_of_a_run() -> N
     config = made(candidates={"sources": ["file", "demonstrations"], "file": "c.json", "check": False, "longest": 99})
     assert config.plain()["candidates"]["longest"] == 99 and config.plain()["candidates"]["check"] is False
     assert make_config(config.plain()) == config
+
+
+def test_a_configuration_of_the_other_command_is_named_as_such(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"has the key transitions: it is one for `sapo study`$"):
+        make_config({"transitions": [["a", "b"]], "run_dir": "out"})
+    (tmp_path / "run.yaml").write_text("sequence: demo\nseeds: [1]")
+    with pytest.raises(ConfigError, match=r"has the key sequence: it is one for `sapo run`$"):
+        load_study(tmp_path / "run.yaml")
 
 
 def test_missing_keys_are_named() -> None:

@@ -253,7 +253,7 @@ def _length(t: Training) -> Iterator[Verdict]:
             f"at max_length = {limit}, {cut} rows lose the end of an answer and {t.dropped} all of it: raise it"
         )
     elif longest <= context and not middle:
-        yield ok(f"the longest row has {longest} tokens, and {min(limit or context, context)} fit")
+        yield ok(f"the longest row has {longest} tokens; none is cut")
 
 
 def _rows(t: Training) -> Iterator[Verdict]:

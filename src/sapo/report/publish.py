@@ -38,7 +38,7 @@ def print_report(console: Console, paths: Sequence[Path], html: Path | None = No
 
     Raises:
         ConfigError: if a page with figures is asked for without matplotlib.
-        RecordError: if something cannot be read or compared, kinds are mixed, or a file cannot be written.
+        RecordError: if something cannot be read or compared, kinds are mixed, or the HTML file cannot be written.
     """
     if html is not None:
         demand_extra("matplotlib", "report", "--html")
@@ -49,9 +49,7 @@ def print_report(console: Console, paths: Sequence[Path], html: Path | None = No
     try:
         write_text(markdown, to_markdown(page))
     except RecordError as error:
-        # Records may lie where only others write.
-        if html is None:
-            raise
+        # Records may lie where only others write; what was asked for is on the screen.
         written = [f"No Markdown: {error}"]
     if html is not None:
         # It draws, which takes a moment that nobody else should wait for.

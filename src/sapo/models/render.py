@@ -96,13 +96,17 @@ class Renderer:
 
         The examples' answers are not used.
         """
+        return [e.ids for e in self.asked(instruction, suffix, examples, max_new_tokens)]
+
+    def asked(self, instruction: str, suffix: str, examples: Sequence[Example], max_new_tokens: int) -> list[Encoded]:
+        """Return the same with what was cut."""
 
         def whole(examples: Sequence[Example]) -> list[Encoded]:
             rows = self.token_ids([self._texts(instruction, e, suffix)[0] for e in examples])
             return [Encoded(tuple(ids), len(ids)) for ids in rows]
 
         limit = self.max_length - max_new_tokens
-        return [e.ids for e in _fitting(examples, limit, whole, "instruction and suffix")]
+        return _fitting(examples, limit, whole, "instruction and suffix")
 
     def stop_tokens(self) -> tuple[int, ...]:
         """Return the ids that end an answer: the first special token after it in its turn, and end of text."""

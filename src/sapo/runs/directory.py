@@ -72,7 +72,9 @@ class RunDirectory:
         if self.path.exists() and not self.path.is_dir():
             raise RecordError(f"run_dir {self.path} is a file: choose a directory")
         try:
-            there = self.path.is_dir() and any(not p.name.startswith((".lock", SCRATCH)) for p in self.path.iterdir())
+            there = self.path.is_dir() and any(
+                p.name != ".lock" and not p.name.startswith(SCRATCH) for p in self.path.iterdir()
+            )
         except OSError as error:
             raise RecordError(f"run_dir {self.path} cannot be used: {error.strerror or error}") from error
         path = self.path / "config.yaml"

@@ -109,12 +109,10 @@ class Stage:
         for number, text in enumerate(inputs, start=1):
             demand_whole(text, f"input {number}")
         name = _named(self.prompts, task)
-        length, tokenizer = min(self.max_length, context_length(self.loaded.model)), self.loaded.tokenizer
-        renderer = Renderer(tokenizer, length)
+        renderer = Renderer(self.loaded.tokenizer, min(self.max_length, context_length(self.loaded.model)))
         instruction, suffix = self.prompts[name]
         rows = [Example(text, "") for text in inputs]
-        read = Renderer(tokenizer, length - self.max_new_tokens).encode(instruction, suffix, rows)
-        if cut := sum(row.cut > 0 for row in read):
+        if cut := sum(row.cut > 0 for row in renderer.asked(instruction, suffix, rows, self.max_new_tokens)):
             _log.warning("%d of %d inputs were too long and are cut in the middle", cut, len(rows))
         return generated(self.loaded.model, renderer, instruction, suffix, rows, self.max_new_tokens)
 

@@ -197,7 +197,7 @@ class SupervisedTrainer(Trainer):
         try:
             super()._save_checkpoint(model, trial)
         except (OSError, RuntimeError, SafetensorError) as error:
-            raise RecordError(unwritable(Path(self.args.output_dir), str(error).splitlines()[0])) from error
+            raise RecordError(unwritable(Path(self.args.output_dir), str(error).partition("\n")[0])) from error
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Read back what `_save` wrote; Trainer's own would leave only the first of several adapters active."""

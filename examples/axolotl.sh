@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # axolotl: the marked lines choose the instruction and write token ids and labels, exactly what was scored.
 #   MODEL=path/or/hub-id bash examples/axolotl.sh reviews.jsonl "Is this review positive or negative?"
+# Before a second run delete selection.json and data/, which are not overwritten.
 set -euo pipefail
 rows=$1 instruction=$2
 

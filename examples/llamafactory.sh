@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # LLaMA-Factory: the marked lines choose the instruction and write the rows; the rest is an ordinary training.
 #   MODEL=path/or/hub-id bash examples/llamafactory.sh reviews.jsonl "Is this review positive or negative?"
+# Before a second run delete selection.json and data/, which are not overwritten.
 set -euo pipefail
 rows=$1 instruction=$2
 
@@ -17,7 +18,7 @@ finetuning_type: lora
 lora_target: all
 dataset_dir: data
 dataset: $(basename "${rows%.*}")
-mask_history: true   # of conversations, the last answer alone is trained on, as it alone is scored
+mask_history: true   # of conversations, only the last answer is trained on, as only it is scored
 # No template: the model's own chat template, as scored.
 output_dir: runs/llamafactory
 per_device_train_batch_size: 4

@@ -1,9 +1,9 @@
-"""A training loop of one's own over two tasks: choose before each, train as you like, test all after each.
+"""Your own training loop over two tasks: choose an instruction before each, train as you like, test all after each.
 
     python examples/loop.py
 
-Between the marks stands what SAPO adds; the rest is a plain PyTorch loop with LoRA. Run it again after an interruption
-and it resumes.
+What SAPO adds is between the marks; the rest is a plain PyTorch loop with LoRA, on rows that SAPO's renderer makes into
+tokens. Run it again after an interruption and it resumes.
 """
 
 from dataclasses import replace
@@ -19,7 +19,7 @@ ROWS, BATCH = 32, 4
 base, tokenizer = sapo.load_model("embedded")
 tasks = [sapo.load_task(name) for name in ("date-format", "count-letter")]
 tasks = [replace(task, train=task.train[:ROWS], test=task.test[:8]) for task in tasks]
-torch.manual_seed(0)  # the adapter begins with random weights: the same ones when the script is resumed
+torch.manual_seed(0)  # the same initial adapter when the script is resumed
 model = get_peft_model(base, LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"))
 
 # ---- SAPO ----

@@ -1,9 +1,9 @@
-"""A script around transformers' Trainer, and the lines that make it train with the instruction that fits best.
+"""A script around transformers' Trainer, and the lines that make it train with the lowest-loss instruction.
 
     python examples/trainer.py
 
-The embedded model learns to tell good reviews from bad ones: 64 rows. Without the lines between the marks, the rows are
-worded with the original instruction and it is the same script.
+The embedded model learns to tell good reviews from bad ones: 64 rows. Without the lines between the marks, the same
+script trains with the original instruction.
 """
 
 from dataclasses import replace

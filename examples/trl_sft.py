@@ -1,10 +1,10 @@
-"""An ordinary SFTTrainer + LoRA script, and the two lines that make it train with the instruction that fits best.
+"""An ordinary SFTTrainer + LoRA script, and the two lines that make it train with the lowest-loss instruction.
 
     pip install trl
     python examples/trl_sft.py
 
-The embedded model learns to tell good reviews from bad ones: 64 rows, under three minutes on two cores. Without the
-lines between the marks it is the same script.
+The embedded model learns to tell good reviews from bad ones: 64 rows, a minute on two idle cores. Without the lines
+between the marks, the same script trains with the original instruction.
 """
 
 from datasets import Dataset

@@ -1,7 +1,8 @@
-"""The documentation: its code runs, its configurations and commands are accepted, its pages build without a network."""
+"""The documentation: its code runs, what it names exists, its pages build without a network."""
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import shlex
@@ -26,9 +27,10 @@ from sapo.runs.config.study import StudyConfig
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
+PAGES = (*sorted(DOCS.glob("*.md")), ROOT / "README.md")
 # One page for each kind of reader.
 GUIDES = ("one-task.md", "sequence.md", "integrate.md", "research.md", "check.md", "scale.md")
-_FENCE = re.compile(r"^```(\w+)\n(.*?)^```", re.DOTALL | re.MULTILINE)
+_FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -94,7 +96,7 @@ def test_an_example_runs(example: str, desk: Path, capsys: pytest.CaptureFixture
 
 def test_configurations_are_accepted() -> None:
     checked = 0
-    for page in (*DOCS.glob("*.md"), ROOT / "README.md"):
+    for page in PAGES:
         for data in map(yaml.safe_load, blocks(page, "yaml")):
             if isinstance(data, dict) and "run_dir" in data:
                 config = StudyConfig.model_validate(data) if "transitions" in data else make_config(data)
@@ -104,13 +106,11 @@ def test_configurations_are_accepted() -> None:
 
 
 def commands() -> Iterator[tuple[str, list[str]]]:
-    for path in (*sorted(DOCS.glob("*.md")), ROOT / "README.md"):
-        for language in ("sh", "text", ""):
-            pattern = re.compile(rf"^```{language}\n(.*?)^```", re.DOTALL | re.MULTILINE)
-            for body in pattern.findall(path.read_text(encoding="utf-8")):
-                for line in body.splitlines():
-                    if line.startswith("sapo "):
-                        yield path.name, shlex.split(line, comments=True)[1:]
+    for page in PAGES:
+        for body in (*blocks(page, "sh"), *blocks(page, "")):
+            for line in body.splitlines():
+                if line.startswith("sapo "):
+                    yield page.name, shlex.split(line, comments=True)[1:]
 
 
 def test_commands_exist_with_all_their_options() -> None:
@@ -148,6 +148,31 @@ def test_the_site_builds_without_a_broken_link_and_loads_nothing_from_elsewhere(
     loaded = re.compile(r'<(?:script|link|img)[^>]+(?:src|href)="(https?:)?//', re.IGNORECASE)
     for page in tmp_path.rglob("*.html"):
         assert not loaded.search(page.read_text(encoding="utf-8")), page
+
+
+@pytest.mark.parametrize("page", ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "llms.txt"])
+def test_links_outside_the_site_lead_somewhere(page: str) -> None:
+    links = re.findall(r"\]\((?!https?:)([^)#]*)(?:#([^)]+))?\)", (ROOT / page).read_text(encoding="utf-8"))
+    for path, anchor in links:
+        text = (ROOT / (path or page)).read_text(encoding="utf-8")
+        headings = {
+            re.sub(r"[^\w -]", "", one.lower()).replace(" ", "-") for one in re.findall(r"^#+ (.+)", text, re.M)
+        }
+        assert not anchor or anchor in headings, f"{page}: {path}#{anchor}"
+
+
+def test_the_code_that_the_paper_is_matched_to_exists() -> None:
+    found = re.findall(r"`([\w/]+\.py)(?:: ([\w., ]+))?`", (DOCS / "paper.md").read_text(encoding="utf-8"))
+    assert len(found) > 10
+    for path, names in found:
+        text = (ROOT / "src" / "sapo" / path).read_text(encoding="utf-8")
+        nodes = [*ast.walk(ast.parse(text))]
+        there = {node.name for node in nodes if isinstance(node, (ast.ClassDef, ast.FunctionDef))}
+        there |= {
+            node.target.id for node in nodes if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
+        }
+        for name in names.replace(",", " ").replace(".", " ").split():
+            assert name in there, f"{path} has no {name}"
 
 
 def test_every_public_name_is_in_the_reference() -> None:

@@ -17,6 +17,7 @@ import torch
 import typer
 import yaml
 from datasets import Dataset
+from peft import LoraConfig, get_peft_model
 
 import sapo
 from sapo.cli.app import app
@@ -83,6 +84,17 @@ def test_the_code_of_the_readme_runs(desk: Path) -> None:
     assert names["dataset"][0] == {**row, "instruction": names["selection"].instruction.text}
     exec(own, names)
     assert names["selection"].task == "reviews" and len(names["selection"].candidates) == 2
+
+
+@pytest.mark.parametrize("page", ["candidates.md", "scoring.md"])
+def test_the_code_of_a_page_runs_with_what_it_speaks_of(page: str, desk: Path) -> None:
+    model = get_peft_model(tiny_model(seed=2, context=1024), LoraConfig(task_type="CAUSAL_LM"))
+    names: dict[str, Any] = {"model": model, "tokenizer": tiny_tokenizer(), "texts": ["Positive or negative?"]}
+    names["task"] = sapo.load_task("reviews.jsonl", instruction="Is this review positive or negative?")
+    names["earlier_task"] = sapo.load_task("tickets.jsonl", instruction="Billing or support?")
+    (body,) = blocks(DOCS / page, "python")
+    exec(body, names)
+    assert names["selection"].candidates and (names["selection"].trial is not None) == (page == "scoring.md")
 
 
 @pytest.mark.filterwarnings("ignore:'pin_memory'")

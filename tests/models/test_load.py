@@ -109,6 +109,7 @@ def test_what_is_decided_is_noted(saved: str, tmp_path: Path) -> None:
     loaded = load_model(str(save(tmp_path, chat_template=None)), dtype="bfloat16", device="cpu")
     assert loaded.model.dtype == torch.bfloat16 and "dtype bfloat16" in loaded.notes
     assert any("no chat template" in note for note in loaded.notes)
+    assert "float16: slow on most CPUs" in str(load_model(saved, dtype="float16", device="cpu").notes)
 
 
 @pytest.mark.parametrize(
@@ -186,11 +187,22 @@ def cut_off(weights: Path, size: int) -> None:
         (lambda folder: [path.unlink() for path in folder.glob("*token*")], "the tokenizer of model .* cannot be load"),
         (lambda folder: cut_off(folder / "model.safetensors", 1000), "cannot be loaded"),
         (lambda folder: (folder / "config.json").write_text("{not json"), "cannot be loaded"),
+        (lambda folder: (folder / "config.json").write_text("[]"), "cannot be loaded: TypeError: "),
+        (lambda folder: (folder / "tokenizer_config.json").write_text("[]"), "the tokenizer of .*: AttributeError: "),
         (of_another_shape, "cannot be loaded"),
         # Never filled with random numbers.
         (without_a_tensor, r"lm_head\.weight"),
     ],
-    ids=["no weights", "no tokenizer", "cut off", "no JSON", "another shape", "a tensor missing"],
+    ids=[
+        "no weights",
+        "no tokenizer",
+        "cut off",
+        "no JSON",
+        "list",
+        "list of a tokenizer",
+        "another shape",
+        "no tensor",
+    ],
 )
 def test_a_damaged_directory_is_an_error_that_says_so(
     damage: Callable[[Path], object], message: str, tmp_path: Path
@@ -244,15 +256,54 @@ def refused(saved: str, adapter: Path) -> str:
     return message
 
 
-def test_an_adapter_directory_that_is_missing_or_incomplete_is_an_error(saved: str, tmp_path: Path) -> None:
-    assert "adapter_config.json" in refused(saved, tmp_path / "nowhere")
-    assert "adapter_config.json" in refused(saved, tmp_path)
+def test_an_adapter_directory_that_is_missing_or_incomplete_is_an_error_before_the_model_is_read(
+    tmp_path: Path,
+) -> None:
+    assert "adapter_config.json" in refused("no such model", tmp_path / "nowhere")
+    assert "adapter_config.json" in refused("no such model", tmp_path)
     adapted(tiny_model()).save_pretrained(tmp_path)
-    weights = tmp_path / "adapter_model.safetensors"
-    cut_off(weights, 500)
-    refused(saved, tmp_path)
-    weights.unlink()
-    refused(saved, tmp_path)
+    (tmp_path / "adapter_model.safetensors").unlink()
+    assert "it has no adapter_model.safetensors." in refused("no such model", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "why"),
+    [
+        ("adapter_model.safetensors", b"cut off", ""),
+        ("adapter_model.bin", b"nothing of torch's", ""),
+        ("adapter_config.json", b"{not json", ""),
+        ("adapter_config.json", b"[]", "TypeError: "),
+        ("adapter_config.json", b"{}", "KeyError: 'peft_type'"),
+        ("tokenizer.json", b"{not json", "its tokenizer is damaged ("),
+        ("tokenizer_config.json", b"[]", "its tokenizer is damaged (AttributeError: "),
+        ("chat_template.jinja", b"\xff", "its tokenizer is damaged ("),
+    ],
+)
+def test_a_damaged_adapter_is_an_error_about_it(
+    file: str, content: bytes, why: str, saved: str, tmp_path: Path
+) -> None:
+    adapted(tiny_model()).save_pretrained(tmp_path)
+    if file == "adapter_model.bin":
+        (tmp_path / "adapter_model.safetensors").unlink()
+    if file.startswith("tokenizer"):
+        tiny_tokenizer().save_pretrained(tmp_path)
+    (tmp_path / file).write_bytes(content)
+    assert why in refused(saved, tmp_path)
+
+
+def test_an_adapter_is_found_by_a_variable_with_its_tokenizer_and_its_lineage(
+    saved: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ADAPTERS", str(tmp_path))
+    adapted(tiny_model()).save_pretrained(tmp_path / "one")
+    assert load_model(saved, "$ADAPTERS/one", device="cpu").confirmed
+    (tmp_path / "one" / "sapo.json").write_text('{"state": "another"}')
+    assert not load_model(saved, "$ADAPTERS/one", device="cpu").confirmed
+    tiny_tokenizer(chat_template="own").save_pretrained(tmp_path / "one")
+    assert load_tokenizer("$ADAPTERS/one").chat_template == "own"
+    assert load_model(saved, "$ADAPTERS/one", device="cpu").tokenizer.chat_template == "own"
+    with pytest.raises(ModelError, match=r"adapter '\$NOWHERE/one' names the environment variable \$NOWHERE, which is"):
+        load_model(saved, "$NOWHERE/one", device="cpu")
 
 
 @pytest.mark.parametrize("sizes", [{"hidden_size": 64}, {"num_hidden_layers": 1}, {"num_hidden_layers": 3}], ids=str)

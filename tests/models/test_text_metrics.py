@@ -74,7 +74,7 @@ def test_rouge_by_hand(prediction: str, answer: str, expected: float) -> None:
         ("Yes", "yes", 100.0), (" very \t good\n", "Very good.", 100.0), ("true。", "true .", 100.0),
         ("Ｙｅｓ．", "yes", 100.0), ("STRASSE", "straße", 100.0), ("cafe\u0301", "café", 100.0), ("yes..", "yes", 0.0),
         ("yes!", "yes", 0.0), ("verygood", "very good", 0.0), ("yes, it is", "yes", 0.0), ("cafe", "café", 0.0),
-        (".", "", 0.0), ("", "yes", 0.0),
+        (".", "", 0.0), ("", "yes", 0.0), ("1e3", "1,000.0", 100.0), ("1e99999999999999999999", "1e3", 0.0),
     ],
 )  # fmt: skip
 def test_exact_match(prediction: str, answer: str, expected: float) -> None:

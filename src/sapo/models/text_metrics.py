@@ -25,7 +25,7 @@ _WORD = regex.compile(
 )
 _NUMBER = regex.compile(
     r"(?P<before>[$€£¥])?\s*(?P<sign>[-+]?)\s*"
-    r"(?P<digits>(\d{1,3}(,\d{3})+|\d+)(\.\d+)?(e[-+]?\d+)?|\.\d+)\s*(?P<after>[%$€£¥])?",
+    r"(?P<digits>(\d{1,3}(,\d{3})+|\d+)(\.\d+)?(e[-+]?\d{1,9})?|\.\d+)\s*(?P<after>[%$€£¥])?",
     regex.IGNORECASE | regex.ASCII,
 )
 

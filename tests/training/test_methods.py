@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from assignments import LORA_METHODS, METHODS, WHOLE_METHODS, assignment, shake, trained
+from assignments import LORA_METHODS, METHODS, WHOLE_METHODS, assignment, second_task, shake, trained
 from peft import IA3Config, LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
@@ -272,6 +272,16 @@ def test_the_seed_alone_decides_new_parameters_and_the_global_random_state_stays
     assert torch.equal(new(1, 100), new(1, 200))
     assert not torch.equal(new(1, 100), new(2, 100))
     new(1, 100, stage=2, before=chains[name].root / "0")
+
+
+@each_lora_method
+@pytest.mark.parametrize("pattern", [r"model\.layers\.0\.self_attn\.q_proj", r".*0\.self_attn\.q_proj"])
+def test_a_pattern_means_the_same_layers_at_every_task(name: MethodName, pattern: str, tmp_path: Path) -> None:
+    learner = method(name, LORA.model_copy(update={"target_modules": pattern}))
+    model, task = second_task(learner, tmp_path, [encoded("first"), encoded("second")])
+    resumed = learner.prepare(learner.resume(learner.start(tiny_model()), tmp_path / "1"), task)
+    assert [len(trainable(each)) for each in (model, resumed)] == [2, 2]
+    assert all(".layers.0.self_attn.q_proj." in key for key in trainable(model))
 
 
 # Starting from what the user gives.

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig
+from peft import LoraConfig, PeftModel
 from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers.pytorch_utils import Conv1D
@@ -113,8 +113,9 @@ def unusual_features(config: LoraConfig) -> list[str]:
 
 
 def _layers(model: Any) -> Iterator[tuple[str, Any]]:
-    """Yield every layer with its path, one that carries an adapter as what it was before."""
-    for path, module in model.named_modules():
+    """Yield every layer with its path in the model without adapters, one that carries one as what it was before."""
+    inner = model.get_base_model() if isinstance(model, PeftModel) else model
+    for path, module in inner.named_modules():
         if ".base_layer" not in path and ".lora_" not in path:
             yield path, module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
 

@@ -14,6 +14,7 @@ from sapo.integrations.testing import tiny_model
 from sapo.models.losses import Scorer
 from sapo.training.finetune import finetune
 from sapo.training.settings import TrainSettings
+from sapo.training.trainer import Extras
 
 SETTINGS = TrainSettings(epochs=1, learning_rate=1e-2, batch_size=8, micro_batch_size=8, warmup=0.0)
 
@@ -36,6 +37,20 @@ def test_the_first_logged_loss_is_the_pre_update_loss_of_scoring(micro_batch_siz
     training = finetune(model, encoded, SETTINGS.model_copy(update={"micro_batch_size": micro_batch_size}), seed=0)
     assert training.losses[0] == pytest.approx(scored, rel=1e-5)
     assert training.losses[0] == pytest.approx(by_hand, rel=1e-5)
+
+
+def test_a_model_whose_own_loss_takes_nothing_more_is_trained_alike_and_with_the_objective() -> None:
+    """As some models with images say of themselves, which leaves them without the number of tokens of an update."""
+    found = []
+    for micro_batch_size in (8, 2):
+        model = partly_frozen()
+        model.accepts_loss_kwargs = False
+        settings = SETTINGS.model_copy(update={"micro_batch_size": micro_batch_size})
+        found.append(finetune(model, rows_of("one", 8), settings, seed=0, extras=Extras(lambda nll, part: 2 * nll)))
+    expected = finetune(partly_frozen(), rows_of("one", 8), SETTINGS, seed=0)
+    for training in found:
+        assert training.losses == pytest.approx(expected.losses, rel=1e-5)
+        assert training.objectives == pytest.approx([2 * loss for loss in expected.losses], rel=1e-5)
 
 
 def test_a_plain_pytorch_loop_reaches_the_same_weights() -> None:

@@ -103,6 +103,8 @@ class SupervisedTrainer(Trainer):
 
     def __init__(self, order: UpdateSampler, shares: bool, extras: Extras, **arguments: Any) -> None:
         super().__init__(**arguments)
+        # Whatever a model's own loss takes: ours needs the number of tokens of the whole update.
+        self.model_accepts_loss_kwargs = True
         self._order, self._shares, self._extras = order, shares, extras
 
     def compute_loss(
@@ -125,13 +127,12 @@ class SupervisedTrainer(Trainer):
         )
         total = cross_entropy(output.logits.float(), targets, reduction="sum")
         if num_items_in_batch is None:
-            loss = total / len(targets) / self.current_gradient_accumulation_steps
-        else:
-            loss = total / num_items_in_batch
-            if self._extras.objective is not None:
-                loss = self._minimised(self._extras.objective, loss, ids, keep, output.logits, num_items_in_batch)
-            # Data parallelism takes the mean of the processes' gradients: of sums over everyone's tokens, the sum.
-            loss = loss * self.accelerator.num_processes
+            raise ValueError("the number of supervised tokens of the update is not known")
+        loss = total / num_items_in_batch
+        if self._extras.objective is not None:
+            loss = self._minimised(self._extras.objective, loss, ids, keep, output.logits, num_items_in_batch)
+        # Data parallelism takes the mean of the processes' gradients: of sums over everyone's tokens, the sum.
+        loss = loss * self.accelerator.num_processes
         return (loss, output) if return_outputs else loss
 
     def _minimised(

@@ -68,11 +68,19 @@ def test_a_checkpoint_that_was_cut_off_is_not_gone_on_with(tmp_path: Path) -> No
     assert checkpoints.last() == str(tmp_path / "checkpoint-10")
 
 
-def test_a_damaged_checkpoint_is_an_error_that_names_it(tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_an_error_that_names_it_and_what_fails_later_is_not_its_fault(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, 2)
     with pytest.raises(KeyboardInterrupt):
         finetune(prepared("seq-lora", tmp_path)[1], TASKS[1], SETTINGS, 3, dying_after(5), checkpoints=checkpoints)
     last = Path(checkpoints.last() or "")
-    (last / "trained.safetensors").write_bytes(b"no weights")
-    with pytest.raises(TrainError, match=rf"cannot resume from checkpoint .*{last.name} \("):
-        finetune(prepared("seq-lora", tmp_path)[1], TASKS[1], SETTINGS, 3, checkpoints=checkpoints)
+
+    def fail(steps: int) -> None:
+        if steps == 1:
+            raise ValueError("something else")
+
+    with pytest.raises(ValueError, match="something else"):
+        finetune(prepared("seq-lora", tmp_path)[1], TASKS[1], SETTINGS, 3, fail, checkpoints=checkpoints)
+    for file in ("scheduler.pt", "trained.safetensors"):
+        (last / file).write_bytes((last / file).read_bytes()[:500])
+        with pytest.raises(TrainError, match=rf"cannot resume from checkpoint .*{last.name} \("):
+            finetune(prepared("seq-lora", tmp_path)[1], TASKS[1], SETTINGS, 3, checkpoints=checkpoints)

@@ -7,11 +7,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from assignments import partly_frozen, rows_of
 from scipy.stats import ttest_rel
 from small_runs import Told
 
 from sapo.core.types import Encoded, Losses
+from sapo.models.losses import Scorer
+from sapo.training.finetune import finetune
 from sapo.training.guard import Alarm, Guard, increase
+from sapo.training.settings import TrainSettings
+from sapo.training.trainer import Extras
 
 # The interval.
 
@@ -102,3 +107,28 @@ def test_a_loss_that_is_no_number_any_more_has_risen_most(broken: float) -> None
         again = guard_of(Rising(looks), told, stops=True)
         again.restore(model, guard.state())
         assert again.alarms == guard.alarms
+
+
+def test_what_broke_between_two_looks_is_undone_as_well() -> None:
+    model, told = partly_frozen(), Told()
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    watched = {"other": rows_of("two", 4)}
+    guard = Guard("2-b", Scorer(model), watched, 3, 0.1, 5, True, told.note)
+
+    class Breaking:
+        """Stands for an update that goes too far."""
+
+        def begin(self, model: Any) -> None: ...
+
+        def after(self, model: Any, step: int, last: bool) -> bool:
+            model.model.layers[0].self_attn.q_proj.weight.data *= float("nan")
+            return False
+
+        def state(self) -> Any: ...
+
+        def restore(self, model: Any, state: Any) -> None: ...
+
+    settings = TrainSettings(epochs=5, batch_size=8, learning_rate=1e-4, warmup=0.0)
+    log = finetune(model, rows_of("one", 8), settings, 0, extras=Extras(watchers=(Breaking(), guard)))
+    assert guard.back_to == 0 and log.steps == 3 and len(log.losses) == 1
+    assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())

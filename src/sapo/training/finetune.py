@@ -49,17 +49,17 @@ class TrainingLog:
 
 
 class _Looking(TrainerCallback):
-    """Tells after every update that it was made, and shows the model to the watchers."""
+    """Tells after every update that it was made, and shows the model to the watchers, one of which may have ended it."""
 
     def __init__(self, advance: Callable[[int], None], extras: Extras) -> None:
-        self._advance, self._watchers = advance, extras.watchers
+        self._advance, self._watchers, self.ended = advance, extras.watchers, False
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._advance(1)
         last = state.global_step >= state.max_steps
         for watcher in self._watchers:
             if watcher.after(kwargs["model"], state.global_step, last):
-                control.should_training_stop = True
+                control.should_training_stop = self.ended = True
                 # A checkpoint would be resumed after the end.
                 control.should_save = False
                 # Later ones would look at a model that is not trained further.
@@ -96,6 +96,7 @@ def finetune(
     # What fills an incomplete update up: a token of which nothing is supervised.
     blank = Encoded(encoded[0].ids[:1], 1)
     extras = extras or Extras()
+    looking = _Looking(advance, extras)
     with tempfile.TemporaryDirectory() as scratch, _kept_state(model):
         output = scratch if checkpoints is None else str(checkpoints.directory)
         arguments = _arguments(model, settings, seed, micro, ceil(settings.batch_size / together), output)
@@ -115,7 +116,7 @@ def finetune(
             args=arguments,
             train_dataset=[{"row": i, "encoded": e} for i, e in enumerate((*encoded, blank))],
             data_collator=_collate,
-            callbacks=[_Looking(advance, extras)],
+            callbacks=[looking],
         )
         trainer.remove_callback(PrinterCallback)
         if processes.rank > 0:
@@ -127,8 +128,11 @@ def finetune(
         # Takes autocast off again: the model must answer as its saved and reloaded self would.
         trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
     model.eval()
-    _demand_finite(model, trainer.state.log_history, settings)
     updates = [entry for entry in trainer.state.log_history if "loss" in entry]
+    if looking.ended:
+        # The weights are from before.
+        updates = [entry for entry in updates if np.isfinite(float(entry["loss"]))]
+    _demand_finite(model, updates, settings)
     objectives = tuple(float(entry["loss"]) for entry in updates)
     losses = tuple(float(entry.get(NLL, entry["loss"])) for entry in updates)
     norms = tuple(float(entry["grad_norm"]) for entry in updates)
@@ -178,17 +182,21 @@ def _train(trainer: SupervisedTrainer, checkpoint: str | None, advance: Callable
     if checkpoint is None:
         trainer.train()
         return
-    advance(int(Path(checkpoint).name.partition("-")[2]))
+    step = int(Path(checkpoint).name.partition("-")[2])
+    advance(step)
     try:
         trainer.train(resume_from_checkpoint=checkpoint)
-    except (OSError, KeyError, ValueError, EOFError, SafetensorError, pickle.UnpicklingError) as error:
+    except (OSError, KeyError, ValueError, EOFError, RuntimeError, SafetensorError, pickle.UnpicklingError) as error:
+        if trainer.state.global_step > step or isinstance(error, torch.OutOfMemoryError):
+            # It was read.
+            raise
         raise TrainError(
             f"cannot resume from checkpoint {checkpoint} ({error}): delete it to train this task again"
         ) from error
 
 
-def _demand_finite(model: Any, history: Sequence[dict[str, Any]], settings: TrainSettings) -> None:
-    broken = [entry["step"] for entry in history if "loss" in entry and not np.isfinite(float(entry["loss"]))]
+def _demand_finite(model: Any, updates: Sequence[dict[str, Any]], settings: TrainSettings) -> None:
+    broken = [entry["step"] for entry in updates if not np.isfinite(float(entry["loss"]))]
     sound = all(bool(torch.isfinite(p).all()) for p in model.parameters() if p.requires_grad)
     if broken or not sound:
         when = f"the loss is not finite from update {broken[0]} on" if broken else "a trained weight is not finite"

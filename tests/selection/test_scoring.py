@@ -88,7 +88,7 @@ def test_bounds_are_those_of_student_at_the_level_of_all_looks_with_variances_of
             differences = (nll[others, :k] - nll[s.leader, :k]) / 2
             variances, gap = differences.var(axis=1, ddof=1), differences[others.index(i)].mean()
             variance = ((k - 1) * variances[others.index(i)] + 8 * variances.mean()) / (k + 7)
-            reach = quantile(level, np.array([k - 1.0]))[0] * math.sqrt(variance * (1 / k - 1 / N))
+            reach = quantile(level, k - 1) * math.sqrt(variance * (1 / k - 1 / N))
             assert (s.gap[i], s.low[i], s.high[i]) == pytest.approx((gap, gap - reach, gap + reach))
             assert s.loss[i] == pytest.approx(nll[s.leader, : s.counts[s.leader]].mean() / 2 + gap)
         assert s.gap[s.leader] == s.low[s.leader] == s.high[s.leader] == 0
@@ -292,7 +292,7 @@ def test_intervals_after_a_race_rest_on_the_rows_shared_with_the_original() -> N
         tokens, d = original.losses.tokens[:k], c.losses.nll[:k] - original.losses.nll[:k]
         error = math.sqrt(k / (k - 1) * float(((d - d.sum() / tokens.sum() * tokens) ** 2).sum())) / tokens.sum()
         # Two-sided, for five candidates at once.
-        width = float(quantile(0.05 / 2 / 5, np.array([k - 1.0]))[0]) * error
+        width = quantile(0.05 / 2 / 5, k - 1) * error
         assert c.interval == pytest.approx((c.delta - width, c.delta + width))
 
 

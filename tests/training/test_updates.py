@@ -22,7 +22,7 @@ from sapo.models.losses import Scorer
 from sapo.models.render import Renderer
 from sapo.training.finetune import finetune
 from sapo.training.settings import TrainSettings
-from sapo.training.trainer import SupervisedTrainer, UpdateSampler
+from sapo.training.trainer import Extras, SupervisedTrainer, UpdateSampler
 
 often = settings(max_examples=50, deadline=None, derandomize=True, database=None)
 sizes = st.integers(1, 40)
@@ -131,7 +131,7 @@ def loss_of(model: Any, batch: list[Encoded], tokens: int, processes: int = 1) -
         num_processes = processes
 
     trainer = SupervisedTrainer.__new__(SupervisedTrainer)
-    trainer.accelerator = Alone()
+    trainer.accelerator, trainer._shares, trainer._extras = Alone(), False, Extras()
     ids, labels = pad([e.ids for e in batch], [e.prompt_length for e in batch])
     loss: torch.Tensor = trainer.compute_loss(model, {"input_ids": ids, "labels": labels}, num_items_in_batch=tokens)
     return loss

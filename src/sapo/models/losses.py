@@ -128,18 +128,16 @@ class Scorer:
 
     def plain(self, encoded: Sequence[Encoded]) -> Losses:
         """Return the same losses by the plain route, every row for itself: the reference for the other."""
-        return losses_of(encoded, self._plain(encoded))
-
-    def _plain(self, encoded: Sequence[Encoded]) -> Floats:
         alone = range(len(encoded))
-        return Scoring(self._runner, self._processes, encoded, lambda rows: False, alone).nll(alone)
+        scoring = Scoring(self._runner, self._processes, encoded, lambda rows: False, alone)
+        return losses_of(encoded, scoring.nll(alone))
 
     def side_by_side(self, pair: Sequence[Sequence[Encoded]]) -> list[Floats]:
         """Return the NLL sums of two candidates' examples, row k of both in the same batch of the plain route.
 
         Batches of other shapes round differently; here both candidates meet the same ones.
         """
-        together = self._plain([encoded for rows in zip(*pair, strict=True) for encoded in rows])
+        together = self.plain([encoded for rows in zip(*pair, strict=True) for encoded in rows]).nll
         return [together[0::2], together[1::2]]
 
     def layout_noise(self, scoring: Scoring, rows: Sequence[int]) -> float:
@@ -154,7 +152,7 @@ class Scorer:
         alone = self.on(self._runner.model)
         alone._runner.batch_tokens = 1
         encoded = [scoring.encoded[row] for row in rows]
-        moved = scoring.nll(rows) - alone._plain(encoded)
+        moved = scoring.nll(rows) - alone.plain(encoded).nll
         return 2 * float(np.sqrt((moved**2).sum())) / sum(e.supervised for e in encoded)
 
     def _shares_prefix(self, encoded: Sequence[Encoded]) -> bool:

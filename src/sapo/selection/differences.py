@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from sapo.core.types import Floats, Ints, Rule
-from sapo.selection.standings import quantile, standard_errors
+from sapo.selection.standings import quantile, standard_error
 
 # Two exact routes in float32 differ by less; half precision measures its own.
 TIE = 1e-5
@@ -83,7 +83,7 @@ def intervals_after_race(
         if k < 2:
             intervals.append(None)
             continue
-        error = standard_errors((losses[:k] - nll[0][:k])[None], tokens[:k])
-        width = float((quantile((1 - LEVEL) / 2 / (len(nll) - 1), np.array([k - 1.0])) * error)[0])
+        error = standard_error(losses[:k] - nll[0][:k], tokens[:k])
+        width = quantile((1 - LEVEL) / 2 / (len(nll) - 1), k - 1) * error
         intervals.append((delta - width, delta + width))
     return intervals

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from statistics import NormalDist
 
@@ -58,11 +59,11 @@ def _against(rival: int, rows: Rows, nll: Sequence[Floats], counts: Ints, level:
         found = rows.predict(np.stack([nll[i][:k] - nll[rival][:k] for i in others.tolist()]))
         now = counts[others] == k
         gap[others[now]] = found.mean[now]
-        reach[others[now]] = quantile(level, np.array([found.freedom])) * found.error[now]
+        reach[others[now]] = quantile(level, found.freedom) * found.error[now]
     return gap, reach
 
 
-def quantile(tail: float, freedom: Floats) -> Floats:
+def quantile(tail: float, freedom: float) -> float:
     """Return the t of Student that is exceeded with probability ``tail``, at most 0.5, for degrees of freedom.
 
     By the transformation of Wallace (1959): u = sqrt(nu * log(1 + t^2 / nu)) * (8 nu + 1) / (8 nu + 3) is nearly
@@ -70,16 +71,14 @@ def quantile(tail: float, freedom: Floats) -> Floats:
     """
     z = NormalDist().inv_cdf(1 - tail)
     scale = (8 * freedom + 1) / (8 * freedom + 3)
-    t: Floats = np.sqrt(freedom * np.expm1((z / scale) ** 2 / freedom))
-    return t
+    return math.sqrt(freedom * math.expm1((z / scale) ** 2 / freedom))
 
 
-def standard_errors(differences: Floats, tokens: Ints) -> Floats:
-    """Return the standard error of sum(d) / sum(tokens) for each row of differences [candidates, k].
+def standard_error(differences: Floats, tokens: Ints) -> float:
+    """Return the standard error of sum(d) / sum(tokens), for rows drawn from a large population.
 
-    For rows drawn from a large population, by linearisation of the ratio; needs two rows.
+    By linearisation of the ratio; needs two rows.
     """
-    k, total = differences.shape[1], float(tokens.sum())
-    ratio = differences.sum(axis=1, keepdims=True) / total
-    error: Floats = np.sqrt(((differences - ratio * tokens) ** 2).sum(axis=1) * k / (k - 1)) / total
-    return error
+    k, total = len(differences), float(tokens.sum())
+    residuals = differences - differences.sum() / total * tokens
+    return math.sqrt(float((residuals**2).sum()) * k / (k - 1)) / total

@@ -96,16 +96,13 @@ class SupervisedTrainer(Trainer):
     # again by the number of accumulated batches.
     loss_is_scaled_for_ga = True
 
-    _shares = False
-    _extras = Extras()
-    _nll: torch.Tensor | None = None
-    _part = 0
-
     def __init__(self, order: UpdateSampler, shares: bool, extras: Extras, **arguments: Any) -> None:
         super().__init__(**arguments)
         # Whatever a model's own loss takes: ours needs the number of tokens of the whole update.
         self.model_accepts_loss_kwargs = True
         self._order, self._shares, self._extras = order, shares, extras
+        self._nll: torch.Tensor | None = None
+        self._part = 0
 
     def compute_loss(
         self,

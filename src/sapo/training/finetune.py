@@ -49,7 +49,7 @@ class TrainingLog:
 
 
 class _Looking(TrainerCallback):
-    """Tells after every update that it was made, and shows the model to the watchers, one of which may have ended it."""
+    """Tells after every update that it was made, and shows the model to the watchers; any may have ``ended`` it."""
 
     def __init__(self, advance: Callable[[int], None], extras: Extras) -> None:
         self._advance, self._watchers, self.ended = advance, extras.watchers, False

@@ -17,11 +17,10 @@ from scipy.stats import t
 from sapo.core.types import Encoded, Losses, Task
 from sapo.models.losses import Scorer
 from sapo.models.render import Renderer
-from sapo.selection.standings import standard_errors
+from sapo.selection.differences import LEVEL
+from sapo.selection.standings import standard_error
 from sapo.tasks.sampling import selection_rows
 from sapo.training.settings import GuardSettings
-
-LEVEL = 0.95
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +54,7 @@ def increase(before: Losses, now: Losses) -> tuple[float, float]:
     """
     risen = now.nll - before.nll
     mean = float(risen.sum() / now.tokens.sum())
-    spread = float(standard_errors(risen[None], now.tokens)[0])
+    spread = standard_error(risen, now.tokens)
     return mean, float(mean - t.ppf((1 + LEVEL) / 2, len(risen) - 1) * spread)
 
 

@@ -32,8 +32,8 @@ from sapo.core.errors import CandidateError, DataError, ModelError, nearest
 from sapo.core.progress import SILENT, Bar, Reporter
 from sapo.core.settings import Settings
 from sapo.core.types import Losses, Rule, Sample, Strategy, Task
+from sapo.models.adapter import demand_readable_adapter
 from sapo.models.fit import MAX_LENGTH, context_length
-from sapo.models.load import demand_readable_adapter
 from sapo.models.losses import Scorer
 from sapo.models.render import Encoder, Renderer
 from sapo.selection.scoring import score_candidates

@@ -28,7 +28,6 @@ class SeqLora:
     """
 
     name = "seq-lora"
-    adapter = "default"
     order: Order = "sequence"
     whole = False
     remembers = False
@@ -67,7 +66,7 @@ class SeqLora:
         state is left alone.
         """
         if isinstance(model, PeftModel):
-            activate(model, [], self.adapter)
+            activate(model, [], "default")
             return model
         with torch.random.fork_rng():
             torch.manual_seed(training.seed)
@@ -79,7 +78,7 @@ class SeqLora:
 
     def finish(self, model: Any, training: Training, directory: Path) -> Any:
         """Write the stage's adapter and return the model in the state that the directory alone reproduces."""
-        save_adapter(model, self.adapter, directory)
+        save_adapter(model, "default", directory)
         return model
 
     def resume(self, model: Any, directory: Path) -> Any:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from adapted import adapted, snapshot
 from assignments import token_mean
+from small_runs import Told
 from torch import nn
 
 import sapo
@@ -247,9 +248,12 @@ def test_the_cost_counts_a_trained_token_three_times() -> None:
 
 
 def test_what_cannot_be_tried_is_refused() -> None:
-    frozen = tiny_model().requires_grad_(False)
+    told = Told()
     with pytest.raises(ModelError, match="no parameter of the model requires a gradient"):
-        choose(frozen)
+        choose(tiny_model().requires_grad_(False), progress=told)
+    with pytest.raises(DataError, match="'other' has no training rows"):
+        choose(trainable_model(), watch=[replace(OTHER, train=())], progress=told)
+    assert told.steps == [], "before anything is scored"
     # A single row is trained on and measured.
     assert len(trial_of(choose(trainable_model(), replace(TASK, train=TASK.train[:1]))).tried) == 4
     with pytest.raises(DataError, match="watch, trial and train are for rule trial, not for rule lowest"):

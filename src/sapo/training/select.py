@@ -154,17 +154,20 @@ def select(
         for candidate in kept:
             encoder.encode(candidate.text, task.suffix, longest)
     rows = selection_rows(task, settings.examples, sample, seed)
+    if rule == "trial":
+        # Takes seconds, with transformers' Trainer.
+        from sapo.training.trial import demand_trainable, other_rows, try_leading
+
+        # What cannot be tried is refused before anything is scored.
+        demand_trainable(model)
+        most = context_length(model)
+        others = other_rows(watched, tries, seed, Renderer(tokenizer, most), most)
     reporter.plan(len(rows) * len(kept))
     scorer = Scorer(model)
     selection = score_candidates(
         scorer, encoder, task, kept, rows, settings, seed=seed, rejected=rejected, progress=reporter
     )
     if rule == "trial":
-        # Takes seconds, with transformers' Trainer.
-        from sapo.training.trial import other_rows, try_leading
-
-        most = context_length(model)
-        others = other_rows(watched, tries, seed, Renderer(tokenizer, most), most)
         selection = try_leading(
             selection, model, scorer, encoder, task, others, tries, training, seed=seed, progress=reporter
         )

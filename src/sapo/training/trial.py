@@ -108,8 +108,7 @@ def try_leading(
     """
     if len(selection.candidates) == 1:
         return selection
-    if not trainable(model):
-        raise ModelError("rule trial: no parameter of the model requires a gradient. Give it as it is trained")
+    demand_trainable(model)
     began = time.perf_counter()
     leaders = [0, *(i for i in selection.ranked if i)][: settings.leading]
     own, training = (
@@ -145,6 +144,12 @@ def try_leading(
     best = choose(deltas, intervals, "confident", TIE)
     progress.note(_outcome(tried[best], count))
     return replace(selection.decided_by(trial, leaders[best]), notes=notes)
+
+
+def demand_trainable(model: Any) -> None:
+    """Refuse a model nothing of which is trained."""
+    if not trainable(model):
+        raise ModelError("rule trial: no parameter of the model requires a gradient. Give it as it is trained")
 
 
 def _outcome(chosen: Tried, count: int) -> str:

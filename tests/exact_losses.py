@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from assignments import nll_by_hand
+from transformers import MistralConfig, MistralForCausalLM
 
 from sapo.core.types import Encoded, Example, Floats
 from sapo.integrations.testing import tiny_tokenizer
@@ -31,6 +32,13 @@ def examples() -> tuple[Encoded, ...]:
         Example("and one", "no"),
     ]
     return tuple(Renderer(tiny_tokenizer(), 512).encode("Say yes or no to this.", "Be brief.", rows))
+
+
+def window_model() -> Any:
+    """A model whose cache cannot be shared: it sees sixteen tokens back."""
+    shape = dict.fromkeys(("num_hidden_layers", "num_key_value_heads"), 2) | {"num_attention_heads": 4}
+    config = MistralConfig(**shape, vocab_size=VOCABULARY, hidden_size=32, intermediate_size=64, sliding_window=16)
+    return MistralForCausalLM(config).eval()
 
 
 def by_hand(model: Any, rows: Sequence[Encoded]) -> Floats:

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 from adapted import adapted, both_adapted, snapshot
-from exact_losses import VOCABULARY, by_hand, close, examples
-from transformers import LlamaForCausalLM, MistralConfig, MistralForCausalLM
+from exact_losses import VOCABULARY, by_hand, close, examples, window_model
+from transformers import LlamaForCausalLM
 
 from sapo.core.types import Encoded
 from sapo.integrations.testing import tiny_model
@@ -96,14 +96,6 @@ def two_adapters() -> Any:
     model = both_adapted(tiny_model())
     model.set_requires_grad("new", True)
     return model
-
-
-def window_model() -> Any:
-    """A model whose cache cannot be shared."""
-    shape = dict.fromkeys(("num_hidden_layers", "num_key_value_heads"), 2) | {"num_attention_heads": 4}
-    return MistralForCausalLM(
-        MistralConfig(**shape, vocab_size=VOCABULARY, hidden_size=32, intermediate_size=64, sliding_window=16)
-    ).eval()
 
 
 TRACELESS: dict[str, tuple[Callable[[], Any], str]] = {

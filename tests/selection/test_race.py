@@ -211,23 +211,26 @@ def replayed(nll: Floats, tokens: Ints, groups: Ints, trials: int) -> tuple[floa
     return float(missed), float(best), spent / nll.size / trials
 
 
+def recorded(name: str) -> tuple[Floats, Ints, Ints]:
+    """Losses of a real model, tokens and labels."""
+    stored = np.load(MATRICES / f"{name}.npz")
+    return stored["nll"].astype(np.float64), stored["tokens"], stored["stratum"]
+
+
 # Of 0.05 plus two standard errors over 30 races.
 MOST_MISSED = 0.05 + 2 * math.sqrt(0.05 * 0.95 / 30)
 
 
 @pytest.mark.parametrize("name", ["task141.base", "task363.after-task141"])
 def test_races_on_real_losses_find_the_winner_with_a_small_share_of_the_evaluations(name: str) -> None:
-    stored = np.load(MATRICES / f"{name}.npz")
-    nll, tokens, groups = stored["nll"].astype(np.float64), stored["tokens"], stored["stratum"]
-    missed, best, spent = replayed(nll, tokens, groups, 15)
+    missed, best, spent = replayed(*recorded(name), 15)
     # All others are worse by far more than epsilon.
     assert missed == 0 and best == 1 and spent < 0.15
 
 
 @pytest.mark.parametrize("name", ["task141.base", "task363.after-task141"])
 def test_losses_of_another_exact_route_change_no_decision(name: str) -> None:
-    stored = np.load(MATRICES / f"{name}.npz")
-    nll, tokens, groups = stored["nll"].astype(np.float64), stored["tokens"], stored["stratum"]
+    nll, tokens, groups = recorded(name)
     noise = np.random.default_rng(3).uniform(-1e-5, 1e-5, nll.shape)
     for seed in range(5):
         order = np.random.default_rng(seed).permutation(N)
@@ -243,11 +246,10 @@ def test_losses_of_another_exact_route_change_no_decision(name: str) -> None:
 
 
 def test_the_promise_holds_where_real_gaps_are_shrunk_to_a_third() -> None:
-    stored = np.load(MATRICES / "task1510.base.npz")
-    nll, tokens = stored["nll"].astype(np.float64), stored["tokens"]
+    nll, tokens, groups = recorded("task1510.base")
     gaps = nll.sum(axis=1) / tokens.sum()
     gaps -= gaps.min()
-    missed, _, spent = replayed(nll - 0.7 * gaps[:, None] * tokens, tokens, stored["stratum"], 30)
+    missed, _, spent = replayed(nll - 0.7 * gaps[:, None] * tokens, tokens, groups, 30)
     assert missed <= MOST_MISSED and spent < 0.5
 
 

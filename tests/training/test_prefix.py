@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 from assignments import assignment, whole_rows
+from exact_losses import window_model
 from torch.optim.optimizer import register_optimizer_step_pre_hook
-from transformers import MistralConfig, MistralForCausalLM
 
 from sapo.core.types import Encoded, Example
 from sapo.integrations.testing import tiny_model, tiny_tokenizer, toy_task
@@ -88,12 +88,6 @@ def attention_dropout() -> Any:
     return model
 
 
-def sliding_window() -> Any:
-    shape = dict.fromkeys(("num_hidden_layers", "num_key_value_heads"), 2) | {"num_attention_heads": 4}
-    config = MistralConfig(**shape, vocab_size=258, hidden_size=32, intermediate_size=64, sliding_window=16)
-    return MistralForCausalLM(config)
-
-
 @pytest.mark.parametrize(
     ("make", "shares"),
     [
@@ -101,7 +95,7 @@ def sliding_window() -> Any:
         # A new adapter's second factor is 0: dropout in front of it changes nothing before the first update.
         (lambda: lora(tiny_model(), dropout=0.1), False),
         (attention_dropout, False),
-        (sliding_window, False),
+        (window_model, False),
     ],
     ids=["no dropout", "adapter dropout", "attention dropout", "sliding window"],
 )

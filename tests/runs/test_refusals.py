@@ -4,28 +4,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
-from small_runs import Told, read
+from small_runs import Told, configure, read, write, write_bench
 
 from sapo.core.errors import DataError, ModelError, RenderError, SapoError, TrainError
 from sapo.core.progress import SILENT
-from sapo.core.types import Example, Instruction
-from sapo.integrations.testing import tiny_model, tiny_tokenizer, toy_task
+from sapo.core.types import Example
+from sapo.integrations.testing import tiny_model, tiny_tokenizer
 from sapo.models.load import load_model
 from sapo.models.render import Renderer
 from sapo.runs.config.schema import Config
-from sapo.runs.plan import make_plan
 from sapo.runs.prepare import estimate, prepare
 from sapo.runs.stage import load_stage
-from sapo.selection.settings import SelectionSettings
 from sapo.sequence import run
 from sapo.tasks.load import data_task, load_task
 from sapo.tasks.own import DataSource
-from sapo.training.schedule import schedule
-from sapo.training.settings import TrainSettings
 
 ROWS = [{"review": f"text {i}", "stars": "good" if i % 2 else "bad"} for i in range(10)]
 MINE = {"data": "mine.jsonl", "instruction": "Say good or bad.", "columns": {"input": "review", "answer": "stars"}}
@@ -135,18 +132,46 @@ def test_a_task_name_cannot_leave_the_run_directory_or_hurt_a_terminal(name: str
         load_task(name, tmp_path)
 
 
-def test_what_does_not_fit_is_named_before_anything_is_trained() -> None:
+LONG = f"Say y or n for this one, {'long ' * 80}"
+RESELECT: dict[str, Any] = {"policy": "reselect", "reselect": {"rows": 4}}
+MUCH = {"max_new_tokens": 600}
+
+
+@pytest.mark.parametrize(
+    ("split", "answer", "changes", "message"),
+    [
+        ("train", 600, {}, "task 'alpha', candidate 'Say y or n for this one, long"),
+        ("test", 600, {}, "task 'alpha', test prompt 'Say y or n for this one, long"),
+        ("dev", 600, RESELECT, "task 'alpha', candidate 'Say y or n for this one, long"),
+        ("dev", 600, {**RESELECT, "data": {"drop_long": True}}, "'alpha': no row to choose again on is short enough"),
+        ("test", 1, {"evaluate": MUCH}, "test prompt 'Say y or n for this one, long.* at most 424 fit"),
+        # Trained with it, but tested with the original.
+        ("test", 1, {"evaluate": MUCH, "policy": "paft"}, None),
+        (
+            "test", 1, {"evaluate": {**MUCH, "prompts": ["own", {"wordings": 1}]}, "policy": "original"},
+            "test prompt 'Say y or n for this one, long.* at most 424 fit",
+        ),
+        ("train", 1100, {"sequence": ["beta"], "watch": ["alpha"], "guard": {}}, "instruction 'Say y or n for alpha"),
+        ("train", 1100, {"sequence": ["beta"], "watch": ["alpha"]}, None),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_is_named_before_anything_is_trained(
+    split: str, answer: int, changes: dict[str, Any], message: str | None, small_model: Path, tmp_path: Path
+) -> None:
+    bench = write_bench(tmp_path / "bench", dev=5)
+    write(bench / "alpha" / f"{split}.json", [{"sentence": f"{i}", "label": "y" * answer} for i in range(6)])
+    write(bench / "candidates.json", {task: [f"{LONG}{n}" for n in (1, 2)] for task in ("alpha", "beta")})
+    config = configure(
+        small_model, bench, tmp_path / "run", **{"policy": "random", "candidates": {"count": 1}} | changes
+    )
+    with pytest.raises(SapoError, match=message) if message else nullcontext():
+        prepare(config)
+
+
+def test_a_row_that_does_not_fit_is_named() -> None:
     rows = [Example("x", "short"), Example("x", "far too long " * 40)]
     with pytest.raises(RenderError, match="the row with the answer 'far too long far too long far too long f"):
         Renderer(tiny_tokenizer(), 200).encode("Do.", "", rows)
-    task = toy_task()
-    candidates = {task.name: [Instruction(task.instruction, "original"), Instruction("long " * 100, "file")]}
-    with pytest.raises(RenderError, match=r"task 'toy', candidate 1 \('long long"):
-        make_plan(
-            Renderer(tiny_tokenizer(), 300), [task], [], candidates,
-            SelectionSettings(examples=4), TrainSettings(), schedule("sequence", [task], 0, 4),
-            max_new_tokens=8, device="cpu",
-        )  # fmt: skip
 
 
 def test_a_huge_input_is_not_tokenised_over_and_over() -> None:

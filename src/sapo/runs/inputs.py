@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
@@ -17,6 +17,7 @@ from sapo.core.storage import fingerprint
 from sapo.core.types import Example, Instruction, Task
 from sapo.models.render import Renderer
 from sapo.runs.directory import RunDirectory
+from sapo.runs.prompts import Prompt, instruction_of
 from sapo.selection.settings import SelectionSettings
 from sapo.tasks.holdout import hold_out
 from sapo.tasks.inspection import Inspection, drop_overlap, inspect_task
@@ -67,8 +68,7 @@ class Inputs:
         """Return the same without the rows that are too long for the model though their input is cut."""
 
         def fits(task: Task, row: Example) -> bool:
-            texts = [c.text for c in self.candidates.get(task.name, ())] or [task.instruction]
-            longest = max(texts, key=len)
+            longest = max((*self._trained_with(task), *self._held_out(task)), key=len)
             # No token is shorter than a byte: most rows need not be tried.
             if len(f"{longest}{task.suffix}{row.answer}".encode()) + _TEMPLATE < renderer.max_length:
                 return True
@@ -90,7 +90,40 @@ class Inputs:
                 raise DataError(f"task {task.name!r}: {note}; no row is left")
             return replace(task, train=train, test=test, notes=(*task.notes, note))
 
-        return replace(self, tasks=tuple(map(kept, self.tasks)), watch=tuple(map(kept, self.watch)))
+        by_name = {task.name: task for task in self.tasks}
+        held = {name: tuple(row for row in rows if fits(by_name[name], row)) for name, rows in self.held_rows.items()}
+        if none := [name for name, rows in held.items() if not rows]:
+            raise DataError(f"task {none[0]!r}: no row to choose again on is short enough for max_length")
+        tasks, watch = (tuple(map(kept, tasks)) for tasks in (self.tasks, self.watch))
+        return replace(self, tasks=tasks, watch=watch, held_rows=held)
+
+    def demand_room(
+        self, renderer: Renderer, prompts: Sequence[Prompt], max_new_tokens: int, *, looks_back: bool
+    ) -> None:
+        """Refuse instructions that leave no room for the longest answer: better now than after hours of training.
+
+        ``prompts`` are those that every stage is tested with; ``looks_back``: losses of watch tasks are computed on
+        training rows too.
+
+        Raises:
+            RenderError: naming task and instruction.
+        """
+        for task in self.tasks:
+            rows = (*task.train, *self.held_rows.get(task.name, ()))
+            _demand_room(renderer, task, "candidate", self._trained_with(task), rows)
+        for task in self.watch if looks_back else ():
+            _demand_room(renderer, task, "instruction", [task.instruction], task.train)
+        for task in (*self.tasks, *self.watch):
+            own = self._trained_with(task)
+            asked = [instruction_of(prompt, task.instruction, text) for prompt in prompts for text in own]
+            texts = dict.fromkeys([*asked, *self._held_out(task)])
+            _demand_room(renderer, task, "test prompt", texts, task.test, max_new_tokens)
+
+    def _trained_with(self, task: Task) -> list[str]:
+        return [c.text for c in self.candidates.get(task.name, ())] or [task.instruction]
+
+    def _held_out(self, task: Task) -> list[str]:
+        return [one.text for one in self.held_out.get(task.name, ())]
 
     def inspected(self, renderer: Renderer, selection: SelectionSettings | None, seed: int) -> dict[str, Inspection]:
         """Return what the rows of every task hold; of watch tasks, the test rows alone.
@@ -120,6 +153,19 @@ class Inputs:
                 if len(rows) < held_rows
             ),
         )
+
+
+def _demand_room(
+    renderer: Renderer, task: Task, what: str, texts: Iterable[str], rows: Sequence[Example], new_tokens: int = 0
+) -> None:
+    """Refuse a text with which the longest answer of some rows, or so many new tokens, would not fit."""
+    longest = [max(rows, key=lambda row: len(row.answer))]
+    for text in texts:
+        try:
+            renderer.encode(text, task.suffix, longest)
+            renderer.prompts(text, task.suffix, longest, new_tokens)
+        except RenderError as error:
+            raise RenderError(f"task {task.name!r}, {what} {text[:60]!r}: {error}") from error
 
 
 def read_inputs(

@@ -11,13 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import ceil, sqrt
 
-from sapo.core.errors import RenderError
 from sapo.core.progress import Work
 from sapo.core.types import Encoded, Instruction, Task
 from sapo.models.ability import general_rows
 from sapo.models.answers import batch_rows
 from sapo.models.render import Renderer
-from sapo.runs.prompts import NAMED, ORIGINAL, OWN, Prompt
+from sapo.runs.prompts import ORIGINAL, OWN, Prompt
 from sapo.selection.race import FIRST
 from sapo.selection.settings import SelectionSettings, TrialSettings
 from sapo.training.schedule import Training
@@ -94,13 +93,10 @@ def make_plan(
     ``prompts`` are those that every stage is tested with, and ``wordings`` counts the held-out paraphrases that each
     task is tested with at the end; ``max_new_tokens`` limits the answers, and ``device`` is the kind of device that
     writes them; ``trial`` is None where nothing is tried.
-
-    Raises:
-        RenderError: if a prompt cannot be rendered: better now than after hours.
     """
     score, once, tight = {}, {}, list[str]()
     for task in tasks:
-        encoded = _encode_all(renderer, task, candidates[task.name])
+        encoded = renderer.encode(task.instruction, task.suffix, task.train)
         tokens = sum(len(e.ids) for e in encoded) * train.epochs
         updates = ceil(train.epochs * ceil(len(task.train) / train.batch_size))
         once[task.name] = Work(updates, tokens, TRAINED * tokens)
@@ -112,7 +108,6 @@ def make_plan(
                 score[task.name] = _within(selection.budget * once[task.name].cost, least, whole)
                 if score[task.name] == least != whole:
                     tight.append(task.name)
-    _demand_room(renderer, (*tasks, *watch), prompts)
     evaluate = {task.name: _evaluation(renderer, task, max_new_tokens, device) for task in (*tasks, *watch)}
     # The second of these differs from the first only once the task has been trained on.
     both = {OWN, ORIGINAL} <= set(prompts)
@@ -137,16 +132,6 @@ def make_plan(
                 # Alone, the original is not tried.
                 trials[task.name] = _trial(renderer, task, others, count, trial, train) if count > 1 else Work(0, 0, 0)
     return Plan(score, once, evaluate, tests, by_stage, trials, tuple(tight))
-
-
-def _demand_room(renderer: Renderer, tasks: Sequence[Task], prompts: Sequence[Prompt]) -> None:
-    """Refuse a test prompt of the user's that leaves no room for the longest answer."""
-    for text in (prompt for prompt in prompts if prompt not in NAMED):
-        for task in tasks:
-            try:
-                renderer.encode(text, task.suffix, [max(task.test, key=lambda row: len(row.answer))])
-            except RenderError as error:
-                raise RenderError(f"task {task.name!r}, test prompt {text[:60]!r}: {error}") from error
 
 
 def _trial(
@@ -183,20 +168,6 @@ def cost_of_examples(renderer: Renderer, task: Task, candidates: Sequence[Instru
         f"{task.name}: candidates of source demonstrations take up to {most:.0f} tokens a row, the original "
         f"{original:.0f}: in scoring, in training, and whenever the model is used with that instruction",
     )
-
-
-def _encode_all(renderer: Renderer, task: Task, candidates: Sequence[Instruction]) -> list[Encoded]:
-    """Return all training rows with the original; the longest answer must fit with every candidate."""
-    longest = max(task.train, key=lambda row: len(row.answer))
-    for number, candidate in enumerate(candidates):
-        try:
-            renderer.encode(candidate.text, task.suffix, [longest])
-        except RenderError as error:
-            raise RenderError(f"task {task.name!r}, candidate {number} ({candidate.text[:60]!r}): {error}") from error
-    try:
-        return renderer.encode(task.instruction, task.suffix, task.train)
-    except RenderError as error:
-        raise RenderError(f"task {task.name!r}, original instruction: {error}") from error
 
 
 def scoring(renderer: Renderer, task: Task, candidates: Sequence[Instruction], rows: int) -> Work:

@@ -40,7 +40,7 @@ from sapo.runs.tracking import Tracker
 from sapo.selection.settings import SelectionSettings, TrialSettings
 from sapo.training.methods import make_method
 from sapo.training.methods.seq_lora import SeqLora
-from sapo.training.policies import BY_LOSS, GIVEN, LOWEST, given_texts
+from sapo.training.policies import BY_LOSS, GIVEN, LOWEST, MIXTURES, given_texts
 from sapo.training.schedule import schedule
 from sapo.training.settings import MethodName, Policy
 
@@ -156,11 +156,15 @@ def _load(config: Config, gathering: Gathering, inputs: Inputs, tracker: Tracker
     selection = config.selection if policy in LOWEST else config.selection.exhaustive()
     scored = selection if policy in BY_LOSS else None
     tries = selection.rule == "trial" and policy in LOWEST
-    # Where every task is trained with its original, both prompts are the same text.
-    differing = tuple(p for p in evaluate.texts if (p, policy) != (OWN, "original") or ORIGINAL not in evaluate.texts)
+    # Where every task is tested with its original in any case, both prompts are the same text.
+    same = policy == "original" or policy in MIXTURES
+    prompts = tuple(dict.fromkeys(ORIGINAL if same and prompt == OWN else prompt for prompt in evaluate.texts))
+    looks_back = tries or config.guard is not None
+    inputs.demand_room(renderer, prompts, evaluate.max_new_tokens, looks_back=looks_back)
+    inspections = inputs.inspected(renderer, scored, seed)
     plan = make_plan(
         renderer, inputs.tasks, inputs.watch, inputs.candidates, scored, train, trainings,
-        prompts=differing, wordings=evaluate.wordings, max_new_tokens=evaluate.max_new_tokens,
+        prompts=prompts, wordings=evaluate.wordings, max_new_tokens=evaluate.max_new_tokens,
         device=loaded.model.device.type, trial=selection.trial if tries else None,
     )  # fmt: skip
     describe = partial(
@@ -187,7 +191,7 @@ def _load(config: Config, gathering: Gathering, inputs: Inputs, tracker: Tracker
         loaded=loaded,
         renderer=renderer,
         plan=plan,
-        inspections=inputs.inspected(renderer, scored, seed),
+        inspections=inspections,
         notes=_notes(config, loaded, renderer, inputs, plan, scored, processes.count),
         undefined=undefined(method.order),
         directory=directory,

@@ -129,7 +129,9 @@ def test_select_takes_the_sources_it_is_told_to_and_scores_no_row_that_they_show
     assert {c["origin"] for c in json.loads(own.read_text())["candidates"]} == {"original", "rules"}
     own.unlink()
     command(*select, "--source", "openai").complains("allowed: file, builtin, rules, demonstrations, local.")
-    command(*select, "--source", "rules", "--candidates", found).complains("sources (rules) lacks file")
+    command(*select, "--source", "rules", "--candidates", found).complains(
+        "--candidates is for --source file: add that"
+    )
 
 
 def test_check_says_what_would_be_trained_and_fails_where_it_is_wrong(
@@ -267,14 +269,14 @@ def test_generate_answers_a_file_line_by_line(
 
     def answer(self: Stage, inputs: list[str], task: str | None = None) -> list[str]:
         asked.append(list(inputs))
-        return [f"to {text}\nsecond line" for text in inputs]
+        return [f"to {text}\nsecond\rline" for text in inputs]
 
     monkeypatch.setattr(Stage, "generate", answer)
     (tmp_path / "inputs.txt").write_bytes("one\r\nzwei 北京\nthird\n".encode())
     outcome = command("generate", stage_of(runs[1]), "--file", tmp_path / "inputs.txt")
     assert (outcome.code, asked) == (0, [["one", "zwei 北京", "third"]])
-    assert outcome.out == "to one\\nsecond line\nto zwei 北京\\nsecond line\nto third\\nsecond line\n"
-    assert command("generate", stage_of(runs[1]), "--input", "x").out == "to x\nsecond line\n"
+    assert outcome.out == "".join(f"to {text}\\nsecond\\nline\n" for text in asked[0])
+    assert command("generate", stage_of(runs[1]), "--input", "x").out == "to x\nsecond\rline\n"
 
 
 # report

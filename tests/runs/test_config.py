@@ -322,6 +322,8 @@ def test_missing_keys_are_named() -> None:
     with pytest.raises(ConfigError) as caught:
         make_config({})
     assert str(caught.value).splitlines()[1:] == ["  sequence: missing", "  run_dir: missing"]
+    with pytest.raises(ConfigError, match="configuration = None: must be a mapping with some of these keys: model"):
+        make_config(None)  # type: ignore[arg-type]
 
 
 def test_a_checkpoint_must_be_a_state_that_the_guard_has_looked_at() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from small_runs import Told, configure, read, write, write_bench
 
-from sapo.core.errors import DataError, ModelError, RenderError, SapoError, TrainError
+from sapo.core.errors import ConfigError, DataError, ModelError, RenderError, SapoError, TrainError
 from sapo.core.progress import SILENT
 from sapo.core.types import Example
 from sapo.integrations.testing import tiny_model, tiny_tokenizer
@@ -221,6 +221,12 @@ def test_an_adapter_on_another_base_than_its_own_is_not_confirmed(configured: Co
     (stage / "sapo.json").write_text(json.dumps({**lineage, "base_model": "./gone"}))
     with pytest.raises(ModelError, match=r"sapo\.json names the base model './gone', seen from "):
         load_stage(stage)
+
+
+def test_a_sweep_is_not_taken_for_a_single_run(own: Configured, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"config has a sweep, and this makes a single run: give it to .* run_sweep"):
+        run(own(sweep={"seed": [1, 2]}))
+    assert not (tmp_path / "run").exists()
 
 
 # What is no mistake.

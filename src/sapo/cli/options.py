@@ -81,12 +81,17 @@ def asked_sources(
     unknown = [name for name in source or () if name not in allowed]
     if unknown:
         raise ConfigError(f"--source {unknown[0]!r}: allowed: {', '.join(allowed)}.{nearest(unknown[0], allowed)}")
+    named = source or ([] if file is None else ["file"])
+    for name, option, given in (("file", "--candidates", file), ("openai", "--server-model", more.get("openai"))):
+        if name in named and given is None:
+            raise ConfigError(f"--source {name} needs {option}")
+        if name not in named and given is not None:
+            raise ConfigError(f"{option} is for --source {name}: add that")
     names = None if source is None else tuple(dict.fromkeys(source))
     try:
         return CandidateSettings.model_validate({"sources": names, "file": file, **more})
     except ValidationError as error:
-        message = error.errors()[0]["msg"].removeprefix("Value error, ")
-        raise ConfigError(f"--source, --candidates: {message}") from error
+        raise ConfigError(f"--candidates {file}: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from error
 
 
 def gathered_from(

@@ -83,7 +83,7 @@ def paraphrase_command(
 
     with checked_options():
         server = None
-        if server_model is not None:
+        if server_model:
             server = ServerSettings(
                 model=server_model, base_url=base_url, temperature=temperature,
                 max_requests=max_requests, max_tokens=max_tokens,

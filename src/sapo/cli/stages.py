@@ -45,7 +45,7 @@ def generate_command(
     for line in lines:
         answer = next(answers) if line.strip() else ""
         # One line per input: an empty one, or an answer of several lines, must not shift the rest.
-        sys.stdout.write((answer if text is not None else answer.replace("\n", "\\n")) + "\n")
+        sys.stdout.write((answer if text is not None else "\\n".join(answer.splitlines())) + "\n")
 
 
 @app.command("export")

@@ -59,6 +59,11 @@ def prepared(config: Config, progress: Reporter = SILENT, shared: Path | None = 
     """
     if not isinstance(config, Config):
         raise ConfigError(f"config = {config!r:.80}: give what sapo.load_config returns")
+    if config.sweep is not None:
+        raise ConfigError(
+            "config has a sweep, and this makes a single run: give it to the command `sapo run` or to "
+            "sapo.experiments.sweep.run_sweep, or leave sweep out"
+        )
     run = prepare(config, progress, shared)
     updates = {stage: work.units for stage, work in run.plan.trainings.items()}
     with run.directory:

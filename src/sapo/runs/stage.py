@@ -104,14 +104,14 @@ class Stage:
             DataError: if the inputs are not a list of texts.
             ModelError: if the stage was not trained on ``task``; the last one is used where it is None.
         """
-        if isinstance(inputs, str) or not all(isinstance(text, str) for text in inputs):
+        rows = [Example(text, "") for text in inputs]
+        if isinstance(inputs, str) or not all(isinstance(row.input, str) for row in rows):
             raise DataError(f"inputs = {inputs!r:.80}: allowed is a list of texts")
-        for number, text in enumerate(inputs, start=1):
-            demand_whole(text, f"input {number}")
+        for number, row in enumerate(rows, start=1):
+            demand_whole(row.input, f"input {number}")
         name = _named(self.prompts, task)
         renderer = Renderer(self.loaded.tokenizer, min(self.max_length, context_length(self.loaded.model)))
         instruction, suffix = self.prompts[name]
-        rows = [Example(text, "") for text in inputs]
         if cut := sum(row.cut > 0 for row in renderer.asked(instruction, suffix, rows, self.max_new_tokens)):
             _log.warning("%d of %d inputs were too long and are cut in the middle", cut, len(rows))
         return generated(self.loaded.model, renderer, instruction, suffix, rows, self.max_new_tokens)

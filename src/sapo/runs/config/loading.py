@@ -80,7 +80,7 @@ def make_config(data: dict[str, Any]) -> Config:
 
 def _validated(model: type[_Model], data: dict[str, Any]) -> _Model:
     for key, kind, command in (("transitions", Config, "study"), ("sequence", StudyConfig, "run")):
-        if model is kind and key in data:
+        if model is kind and isinstance(data, dict) and key in data:
             raise ConfigError(f"the configuration has the key {key}: it is one for `sapo {command}`")
     try:
         return model.model_validate(data)

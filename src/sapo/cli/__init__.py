@@ -14,13 +14,12 @@ import sys
 
 from rich.console import Console
 
-from sapo.cli import check, data, paraphrase, run, select, stages, study, tasks
 from sapo.cli.app import app
 from sapo.core.errors import SapoError
 from sapo.core.processes import joined, leave
 
 # In the order in which help lists them.
-COMMANDS = (run, select, check, paraphrase, tasks, study, stages, data)
+from sapo.cli import run, select, check, paraphrase, tasks, study, stages, data  # noqa: F401 # isort: skip
 
 
 def main() -> None:

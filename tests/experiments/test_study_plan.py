@@ -102,8 +102,8 @@ def test_the_examples_are_studies_whose_candidates_are_all_taken(name: str, monk
     [
         ({"transitions": [["a", "b"], ["c"]]}, f"transitions: ['c'] {NO_TRANSITION}"),
         ({"transitions": [["a", "b", "a"]]}, f"transitions: ['a', 'b', 'a'] {NO_TRANSITION}"),
-        ({"transitions": [["a", "b"], ["b", "a"], ["a", "b"]]}, "transitions: one of them is listed twice"),
-        ({"seeds": [1, 2, 1]}, "seeds: one of them is listed twice"),
+        ({"transitions": [["a", "b"], ["b", "a"], ["a", "b"]]}, "transitions: ('a', 'b') is listed twice"),
+        ({"seeds": [1, 2, 1]}, "seeds: 1 is listed twice"),
         ({"arms": ["adam"]}, "arms.0 = 'adam': allowed: adamw, sgd. Did you mean 'adamw'?"),
         ({"max_length": 16}, "configuration: max_new_tokens 16 leaves no room in max_length 16"),
         # What a study decides itself.

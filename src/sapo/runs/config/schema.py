@@ -33,6 +33,13 @@ from sapo.training.settings import (
 )
 
 
+def once(value: Any) -> Any:
+    """Refuse a list that names something twice."""
+    if twice := [item for n, item in enumerate(value or ()) if item in value[:n]]:
+        raise ValueError(f"{twice[0]} is listed twice")
+    return value
+
+
 def _one_text(given: Any) -> Any:
     return (given,) if isinstance(given, str) else given
 
@@ -85,9 +92,7 @@ def _prompts(given: Any) -> Any:
     found = tuple(map(_prompt, given if isinstance(given, (list, tuple)) else [given]))
     if not found or isinstance(found[0], HeldOut):
         raise ValueError(f"the first test prompt is that of the main matrix: give {OWN}, {ORIGINAL}, {NONE} or a text")
-    names = ["wordings" if isinstance(one, HeldOut) else one for one in found]
-    if twice := [name for n, name in enumerate(names) if name in names[:n]]:
-        raise ValueError(f"{twice[0]} is listed twice")
+    once(["wordings" if isinstance(one, HeldOut) else one for one in found])
     return found
 
 
@@ -124,7 +129,7 @@ class WholeConfig(Settings):
 
 
 def _texts(given: Any) -> Any:
-    """Refuse what is neither a text nor a mapping of tasks to texts, likewise."""
+    """Refuse what is neither a text nor a mapping of tasks to texts, in one sentence too."""
     if given is None:
         return None
     texts = [given] if isinstance(given, str) else list(given.values()) if isinstance(given, Mapping) else [None]
@@ -150,13 +155,7 @@ class SweepConfig(Settings):
         | None
     ) = None
 
-    @field_validator("*")
-    @classmethod
-    def _once(cls, value: Any) -> Any:
-        twice = [item for n, item in enumerate(value or ()) if item in value[:n]]
-        if twice:
-            raise ValueError(f"{twice[0]} is listed twice")
-        return value
+    _once = field_validator("*")(once)
 
 
 class ResourcesConfig(Settings):

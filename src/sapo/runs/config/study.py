@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from sapo.candidates.settings import CandidateSettings
 from sapo.core.settings import Local, Positive, Seed, Settings
 from sapo.models.settings import ModelSettings
-from sapo.runs.config.schema import DataConfig, OwnTasks, ResourcesConfig
+from sapo.runs.config.schema import DataConfig, OwnTasks, ResourcesConfig, once
 from sapo.training.settings import LoraSettings, Optimiser, TrainSettings
 
 
@@ -54,16 +54,9 @@ class StudyConfig(Settings):
                 raise ValueError(
                     f"{list(transition)} is not a transition: give two or more different tasks, the studied one last"
                 )
-        if len(set(value)) < len(value):
-            raise ValueError("one of them is listed twice")
         return value
 
-    @field_validator("seeds", "arms")
-    @classmethod
-    def _once(cls, value: tuple[Any, ...]) -> tuple[Any, ...]:
-        if len(set(value)) < len(value):
-            raise ValueError("one of them is listed twice")
-        return value
+    _once = field_validator("transitions", "seeds", "arms")(once)
 
     @model_validator(mode="after")
     def _can_be_made(self) -> StudyConfig:

@@ -20,9 +20,10 @@ from sapo.report.page import results_page
 from sapo.report.runs import Run, read_run
 from sapo.report.terminal import show
 from sapo.runs.config.loading import make_config
+from sapo.runs.matrix import tabulate
 from sapo.runs.metrics import METRICS
 from sapo.runs.prompts import Prompt
-from sapo.runs.results import RunResult, tabulate
+from sapo.runs.results import RunResult
 from sapo.selection.selection import CandidateLoss, Selection
 
 TASKS = ("alpha", "beta", "gamma")

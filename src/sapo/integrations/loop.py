@@ -31,11 +31,12 @@ from sapo.models.fit import MAX_LENGTH, context_length
 from sapo.models.render import Renderer
 from sapo.runs.directory import RunDirectory, first_value
 from sapo.runs.lineage import library_versions
+from sapo.runs.matrix import Row, run_result
 from sapo.runs.metrics import METRICS
 from sapo.runs.model import Model
 from sapo.runs.plan import Plan
 from sapo.runs.prompts import ORIGINAL, OWN
-from sapo.runs.results import Row, RunResult, run_result
+from sapo.runs.results import RunResult
 from sapo.runs.steps import Chooser, Engine, Tester
 from sapo.selection.selection import Choice, Selection
 from sapo.selection.settings import SelectionSettings

@@ -15,9 +15,10 @@ from sapo.core.types import Floats
 from sapo.models.answers import Evaluation
 from sapo.report.numbers import Figure, prompt_name
 from sapo.runs.figures import Grid
+from sapo.runs.matrix import DRAWS, figures_of, fill, per_row
 from sapo.runs.metrics import FIGURES, METRICS, metric_draws, resample_matrices
 from sapo.runs.prompts import ORIGINAL, OWN, Prompt, cell_name, instruction_of
-from sapo.runs.results import DRAWS, NLL, PRIMARY, RunResult, figures_of, fill, per_row
+from sapo.runs.results import NLL, PRIMARY, RunResult
 from sapo.selection.selection import Selection
 from sapo.tasks.inspection import Inspection
 

@@ -65,7 +65,7 @@ class RunModel(Model):
         self._method, self._directory, self._lineage, self._processes = method, directory, lineage, processes
         self._scorer = Scorer(self.model, batch_tokens, processes)
         self.start = self.stage(0, "start", ())
-        self._now = self.start
+        self._now: Stage | None = self.start
         # The training that the model is prepared for, and the stage that it begins at.
         self._ready: tuple[Stage, str] | None = None
 
@@ -109,7 +109,7 @@ class RunModel(Model):
         if self._ready != (stage, training.name):
             self.model = self._method.prepare(self.bring(stage), training)
         # Until the next stage is saved, it is in none.
-        self._now, self._ready = Stage(-1, "", ""), None
+        self._now = self._ready = None
         return self.model
 
     def restored(self, stage: Stage, training: Training) -> None:

@@ -30,10 +30,10 @@ from sapo.runs.config.schema import Config, SweepConfig
 from sapo.runs.directory import RunDirectory
 from sapo.runs.inputs import Gathering, Inputs, read_inputs
 from sapo.runs.lineage import earlier_tasks, library_versions, lineage
+from sapo.runs.matrix import undefined
 from sapo.runs.model import RunModel
 from sapo.runs.plan import Plan, cost_of_examples, make_plan
 from sapo.runs.prompts import ORIGINAL, OWN
-from sapo.runs.results import undefined
 from sapo.runs.run import Run
 from sapo.runs.steps import Chooser, Engine, Tester, Trainer
 from sapo.runs.tracking import Tracker

@@ -20,9 +20,10 @@ from sapo.models.render import Renderer
 from sapo.runs.directory import RunDirectory
 from sapo.runs.inputs import Gathering, Inputs
 from sapo.runs.lineage import library_versions
+from sapo.runs.matrix import Row, run_result
 from sapo.runs.model import RunModel
 from sapo.runs.plan import Plan
-from sapo.runs.results import Row, RunResult, run_result
+from sapo.runs.results import RunResult
 from sapo.runs.steps import Chooser, Tester, Trainer
 from sapo.runs.tracking import Tracker
 from sapo.selection.selection import Choice
@@ -110,8 +111,9 @@ class Run:
     def finished(self, rows: Sequence[Row]) -> RunResult:
         """Return what all rows together say, and write it."""
         prompts, inputs = self.tester.prompts, self.inputs
-        found = run_result(rows, inputs.tasks, inputs.watch, prompts, self.config, self.undefined, inputs.held_out)
-        result = found.model_copy(update={"task_data": inputs.data})
+        result = run_result(
+            rows, inputs.tasks, inputs.watch, prompts, self.config, self.undefined, inputs.held_out, inputs.data
+        )
         self.tracker.finished(result.metrics_all)
         self.directory.write("results.json", result.to_json())
         return result

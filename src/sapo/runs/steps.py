@@ -30,10 +30,10 @@ from sapo.models.answers import Evaluation, evaluate
 from sapo.models.fit import context_length
 from sapo.models.render import Renderer
 from sapo.runs.directory import Inputs, RunDirectory
+from sapo.runs.matrix import Row
 from sapo.runs.model import Model, RunModel
 from sapo.runs.plan import Plan
 from sapo.runs.prompts import CROSSED, NONE, ORIGINAL, OWN, Prompt, cell_name, instruction_of
-from sapo.runs.results import Row
 from sapo.selection.cache import LossCache, cache_directory
 from sapo.selection.scoring import score_candidates
 from sapo.selection.selection import Choice, Selection
@@ -41,7 +41,7 @@ from sapo.selection.settings import SelectionSettings, TrialSettings
 from sapo.tasks.load import data_fingerprint
 from sapo.tasks.sampling import selection_rows
 from sapo.training.finetune import finetune
-from sapo.training.guard import Alarm, Guard, guard_over
+from sapo.training.guard import Alarm, guard_over
 from sapo.training.methods.seq_lora import SeqLora
 from sapo.training.policies import BY_LOSS, MIXTURES, choose_instruction, leading
 from sapo.training.schedule import Stage, Training
@@ -325,7 +325,12 @@ class Trainer:
         work = engine.plan.trainings[training.stage]
         training = replace(self._begun(before, training), rows=rewording.first())
         model = self.model.prepare(before, training)
-        guard = self._guard(name, before, work.units)
+        guard = None
+        if self.guard is not None:
+            guard = guard_over(
+                name, self._watched(before), self.guard, self.model.scorer, engine.renderer, work.units, self.seed,
+                engine.progress.note,
+            )  # fmt: skip
         extras = Extras(
             objective=self.method.objective(model, training),
             reword=rewording if rewording.changes else None,
@@ -406,14 +411,6 @@ class Trainer:
             decides = [every, [c.text for c in first], [[row.input, row.answer] for row in rows]]
             return Reselecting(self.model.scorer, leaders, every, decides)
         return None
-
-    def _guard(self, name: str, before: Stage, updates: int) -> Guard | None:
-        if self.guard is None:
-            return None
-        engine, watched = self.engine, self._watched(before)
-        return guard_over(
-            name, watched, self.guard, self.model.scorer, engine.renderer, updates, self.seed, engine.progress.note
-        )
 
     def _inputs(
         self, before: Stage, training: Training, chosen: Sequence[Choice], settings: TrainSettings, rewording: Rewording

@@ -68,6 +68,15 @@ def paraphrases_of(task: str) -> list[str]:
     ]
 
 
+def more_paraphrases_of(task: str) -> list[str]:
+    """Where three are to be candidates and two held out."""
+    return [
+        *paraphrases_of(task),
+        f"So is {task} a y here, or an n?",
+        f"Please choose between n and y when it comes to {task}.",
+    ]
+
+
 def rows_of(task: str, split: str, count: int) -> list[Json]:
     return [{"sentence": f"{task} {split} {i}", "label": "yn"[i % 2]} for i in range(count)]
 

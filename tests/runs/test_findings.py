@@ -21,11 +21,10 @@ from small_runs import (
     cells,
     configure,
     lasting,
+    more_paraphrases_of,
     nll_by_hand,
     original_of,
-    paraphrases_of,
     read,
-    save_model,
     watch_training,
     write,
     write_bench,
@@ -53,24 +52,13 @@ from sapo.sequence import run
 from sapo.training.settings import Policy
 
 TASKS = ("alpha", "beta")
-# Of those asked for, three are candidates and two held out.
-MORE = ("So is {task} a y here, or an n?", "Please choose between n and y when it comes to {task}.")
-
-
-@pytest.fixture(scope="module")
-def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_model(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Path:
     bench = write_bench(tmp_path_factory.mktemp("bench"))
-    write(bench / "candidates.json", {task: texts_of(task) for task in TASKS})
+    write(bench / "candidates.json", {task: more_paraphrases_of(task) for task in TASKS})
     return bench
-
-
-def texts_of(task: str) -> list[str]:
-    return [*paraphrases_of(task), *(text.format(task=task) for text in MORE)]
 
 
 def printed(*run_dirs: Path) -> str:
@@ -84,10 +72,10 @@ def tables(run_dir: Path, title: str) -> list[Table]:
 
 
 @pytest.fixture(scope="module")
-def parts(model_dir: Path, bench: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Config]:
+def parts(small_model: Path, bench: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Config]:
     root = tmp_path_factory.mktemp("parts")
     configs = {
-        method: configure(model_dir, bench, root / method, method=method, policy="original")
+        method: configure(small_model, bench, root / method, method=method, policy="original")
         for method in ("seq-lora", "multitask", "single")
     }
     for config in configs.values():
@@ -105,7 +93,9 @@ DEFINED = {
 
 
 @pytest.mark.parametrize("method", DEFINED)
-def test_only_cells_that_the_method_defines_are_tested(method: str, parts: dict[str, Config], model_dir: Path) -> None:
+def test_only_cells_that_the_method_defines_are_tested(
+    method: str, parts: dict[str, Config], small_model: Path
+) -> None:
     run_dir = parts[method].run_dir
     data = read(run_dir / "results.json")
     for measure, by_prompt in data["matrices"].items():
@@ -115,7 +105,7 @@ def test_only_cells_that_the_method_defines_are_tested(method: str, parts: dict[
     assert set(cells(run_dir)) == {f"{n}/{TASKS[j]}.original.json" for n, j in tested}
     for n, j in tested:
         names = {"multitask": "2-all", "single": f"{n}-{TASKS[j]}"}
-        model = AutoModelForCausalLM.from_pretrained(model_dir)
+        model = AutoModelForCausalLM.from_pretrained(small_model)
         model = PeftModel.from_pretrained(model, run_dir / "stages" / names[method]) if n else model
         task = prepare(parts[method]).inputs.tasks[j]
         by_hand = nll_by_hand(model, tiny_tokenizer(), task.instruction, SUFFIX, task.test)
@@ -142,17 +132,17 @@ def test_one_metric_is_defined_and_the_others_say_why_not(method: str, metric: s
 
 
 def test_multitask_trains_one_stage_on_rows_of_all_tasks_with_their_own_instructions(
-    parts: dict[str, Config], model_dir: Path, bench: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    parts: dict[str, Config], small_model: Path, bench: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (stage,) = (parts["multitask"].run_dir / "stages").iterdir()
     assert stage.name == "2-all" and [entry["task"] for entry in read(stage / "sapo.json")["tasks"]] == list(TASKS)
     told = Told()
     seen = watch_training(monkeypatch, told)
     # Mixtures draw for each task of its own.
-    data = run(configure(model_dir, bench, tmp_path / "run", method="multitask", policy="per-example"), told).data
+    data = run(configure(small_model, bench, tmp_path / "run", method="multitask", policy="per-example"), told).data
     for task in TASKS:
         mine = [(text, shown) for _, text, shown, _ in seen if shown.startswith(task)]
-        assert {text for text, _ in mine} == {*data["instructions"][task]["mixture"]} < {*texts_of(task)}
+        assert {text for text, _ in mine} == {*data["instructions"][task]["mixture"]} < {*more_paraphrases_of(task)}
         assert len({shown for _, shown in mine}) == 6
     assert len({shown.split()[0] for update, _, shown, _ in seen if update == 0}) == 2
 
@@ -203,14 +193,14 @@ Wording = Callable[..., Worded]
 
 
 @pytest.fixture(scope="module")
-def worded(model_dir: Path, bench: Path, tmp_path_factory: pytest.TempPathFactory) -> Wording:
+def worded(small_model: Path, bench: Path, tmp_path_factory: pytest.TempPathFactory) -> Wording:
     root, made = tmp_path_factory.mktemp("worded"), dict[str, Worded]()
 
     def make(policy: str, **changes: Any) -> Worded:
         name = f"{policy}-{changes}"
         if name not in made:
             prompts = {"prompts": ["own", {"wordings": 2}]}
-            config = configure(model_dir, bench, root / str(len(made)), policy=policy, evaluate=prompts, **changes)
+            config = configure(small_model, bench, root / str(len(made)), policy=policy, evaluate=prompts, **changes)
             told = Told()
             made[name] = Worded(config, run(config, told), told)
         return made[name]
@@ -272,20 +262,20 @@ def test_robustness_is_measured_in_each_tasks_last_state(worded: Wording, parts:
 
 
 @pytest.fixture(scope="module")
-def able(model_dir: Path, bench: Path, tmp_path_factory: pytest.TempPathFactory) -> Worded:
+def able(small_model: Path, bench: Path, tmp_path_factory: pytest.TempPathFactory) -> Worded:
     config = configure(
-        model_dir, bench, tmp_path_factory.mktemp("able") / "run", policy="original", evaluate={"general": True}
+        small_model, bench, tmp_path_factory.mktemp("able") / "run", policy="original", evaluate={"general": True}
     )
     told = Told()
     return Worded(config, run(config, told), told)
 
 
-def test_general_ability_is_that_of_every_reloaded_stage(able: Worded, model_dir: Path) -> None:
+def test_general_ability_is_that_of_every_reloaded_stage(able: Worded, small_model: Path) -> None:
     found = able.results.data["ability"]
     assert [stage["stage"] for stage in found] == [0, 1, 2]
     renderer = prepare(able.config).renderer
     for stage, name in enumerate((None, "1-alpha", "2-beta")):
-        model = AutoModelForCausalLM.from_pretrained(model_dir)
+        model = AutoModelForCausalLM.from_pretrained(small_model)
         if name:
             model = PeftModel.from_pretrained(model, able.config.run_dir / "stages" / name)
         again = measure_ability(model.eval(), renderer, Scorer(model), 1024)

@@ -18,11 +18,10 @@ from small_runs import (
     adapters,
     cells,
     configure,
+    more_paraphrases_of,
     nll_by_hand,
     original_of,
-    paraphrases_of,
     read,
-    save_model,
     taken_apart,
     watch_training,
     write,
@@ -51,20 +50,13 @@ from sapo.sequence import run
 
 TASKS, WATCH = ("alpha", "beta"), "gamma"
 TEXT = "Say anything."
-MORE = ("So is {task} a y here, or an n?", "Please choose between n and y when it comes to {task}.")
 PROMPTS: tuple[Any, ...] = (OWN, ORIGINAL, NONE, TEXT, {"wordings": 2})
-
-
-@pytest.fixture(scope="module")
-def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_model(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Path:
     bench = write_bench(tmp_path_factory.mktemp("bench"), tasks=(*TASKS, WATCH))
-    texts = {task: [*paraphrases_of(task), *(text.format(task=task) for text in MORE)] for task in TASKS}
-    write(bench / "candidates.json", texts)
+    write(bench / "candidates.json", {task: more_paraphrases_of(task) for task in TASKS})
     return bench
 
 
@@ -72,7 +64,7 @@ Made = Callable[..., tuple[Config, RunResult, Told]]
 
 
 @pytest.fixture(scope="module")
-def made(model_dir: Path, bench: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
+def made(small_model: Path, bench: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
     """Makes runs with all test prompts, each once."""
     root, known = tmp_path_factory.mktemp("made"), dict[str, tuple[Config, RunResult, Told]]()
 
@@ -81,7 +73,7 @@ def made(model_dir: Path, bench: Path, tmp_path_factory: pytest.TempPathFactory)
         if name not in known:
             evaluate = {"prompts": list(changes.pop("prompts", PROMPTS))}
             given = {"policy": policy, "evaluate": evaluate, "watch": [WATCH], **changes}
-            config = configure(model_dir, bench, root / str(len(known)), **given)
+            config = configure(small_model, bench, root / str(len(known)), **given)
             told = Told()
             known[name] = (config, run(config, told), told)
         return known[name]
@@ -159,12 +151,12 @@ def test_which_cells_are_other_tasks_and_other_prompts_by_hand() -> None:
 
 
 @pytest.mark.parametrize("policy", ["sapo", "original", "pure"])
-def test_every_cell_is_that_of_its_text_on_the_reloaded_stage(policy: str, made: Made, model_dir: Path) -> None:
+def test_every_cell_is_that_of_its_text_on_the_reloaded_stage(policy: str, made: Made, small_model: Path) -> None:
     config, result, _ = made(policy)
     inputs = prepare(config).inputs
     tasks = {task.name: task for task in (*inputs.tasks, *inputs.watch)}
     for stage, name in enumerate((None, "1-alpha", "2-beta")):
-        model = AutoModelForCausalLM.from_pretrained(model_dir)
+        model = AutoModelForCausalLM.from_pretrained(small_model)
         model = PeftModel.from_pretrained(model, config.run_dir / "stages" / name) if name else model
         for task in (*TASKS, WATCH):
             texts = {prompt: text_of(prompt, task, stage, result) for prompt in (OWN, ORIGINAL, NONE, TEXT)}
@@ -220,9 +212,9 @@ def test_the_first_prompt_is_that_of_the_main_matrix(made: Made) -> None:
 
 
 def test_a_test_prompt_that_leaves_no_room_is_refused_before_the_first_step(
-    model_dir: Path, bench: Path, tmp_path: Path
+    small_model: Path, bench: Path, tmp_path: Path
 ) -> None:
-    config = configure(model_dir, bench, tmp_path / "run", evaluate={"prompts": ["own", "long " * 2000]})
+    config = configure(small_model, bench, tmp_path / "run", evaluate={"prompts": ["own", "long " * 2000]})
     with pytest.raises(RenderError, match="task 'alpha', test prompt 'long long"):
         run(config)
     assert not (tmp_path / "run").exists()
@@ -396,9 +388,9 @@ def trained_with(patch: pytest.MonkeyPatch, config: Config) -> dict[str, set[str
 
 
 def test_pure_trains_without_an_instruction(
-    model_dir: Path, bench: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_model: Path, bench: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = configure(model_dir, bench, tmp_path / "run", policy="pure", evaluate={"prompts": ["own", "none"]})
+    config = configure(small_model, bench, tmp_path / "run", policy="pure", evaluate={"prompts": ["own", "none"]})
     assert trained_with(monkeypatch, config) == {task: {""} for task in TASKS}
     result = RunResult.from_json(read(config.run_dir / "results.json"))
     assert {(one.text, one.origin) for one in result.instructions.values()} == {("", "given")}
@@ -419,9 +411,14 @@ def test_pure_trains_without_an_instruction(
     ],
 )
 def test_fixed_trains_with_the_text_that_was_given(
-    fixed: Any, texts: Mapping[str, str], model_dir: Path, bench: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fixed: Any,
+    texts: Mapping[str, str],
+    small_model: Path,
+    bench: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    config = configure(model_dir, bench, tmp_path / "run", policy="fixed", fixed=fixed)
+    config = configure(small_model, bench, tmp_path / "run", policy="fixed", fixed=fixed)
     assert trained_with(monkeypatch, config) == {task: {text} for task, text in texts.items()}
     result = RunResult.from_json(read(config.run_dir / "results.json"))
     origins = {task: "given" if text != original_of(task) else "original" for task, text in texts.items()}
@@ -429,14 +426,14 @@ def test_fixed_trains_with_the_text_that_was_given(
     assert result.only_originals == (texts == {task: original_of(task) for task in TASKS})
 
 
-def test_what_cannot_be_fixed_is_refused(model_dir: Path, bench: Path, tmp_path: Path) -> None:
-    config = configure(model_dir, bench, tmp_path / "run", policy="fixed", fixed={"alfa": TEXT})
+def test_what_cannot_be_fixed_is_refused(small_model: Path, bench: Path, tmp_path: Path) -> None:
+    config = configure(small_model, bench, tmp_path / "run", policy="fixed", fixed={"alfa": TEXT})
     with pytest.raises(ConfigError, match=r"fixed: 'alfa' is not a task .*mean 'alpha'\? Allowed: alpha, beta"):
         run(config)
     for changes in ({"policy": "fixed"}, {"sweep": {"policy": ["original", "fixed"]}}):
         with pytest.raises(ConfigError, match="policy fixed needs its text: give fixed: "):
-            configure(model_dir, bench, tmp_path / "run", **changes)
-    long = configure(model_dir, bench, tmp_path / "run", policy="fixed", fixed="long " * 2000)
+            configure(small_model, bench, tmp_path / "run", **changes)
+    long = configure(small_model, bench, tmp_path / "run", policy="fixed", fixed="long " * 2000)
     with pytest.raises(SapoError, match="long long"):
         run(long)
 

@@ -50,14 +50,6 @@ def make(**changes: Any) -> RunResult:
     return RunResult.from_json(results(**changes))
 
 
-def renamed(name: str) -> RunResult:
-    return make(name=name)
-
-
-def seeded(name: str, seed: int) -> RunResult:
-    return make(name=name, config={**results()["config"], "seed": seed})
-
-
 EXTRAS: dict[str, Any] = {
     "crossed": {"by": "sapo", "primary": dict.fromkeys(TASKS, 50.0), "nll": dict.fromkeys(TASKS, 1.5)},
     "robustness": {TASKS[0]: {"texts": ["a", "b"], "primary": [1.0, 2.0], "nll": [5.0, 6.0]}},
@@ -147,7 +139,8 @@ def test_what_is_not_a_result_is_refused_with_the_reason(changes: dict[str, Any]
 
 def test_a_record_is_a_line_more_and_the_last_one_of_a_name_counts(tmp_path: Path) -> None:
     path = tmp_path / "sweep" / "records.jsonl"
-    first, second, third, changed = renamed("a"), renamed("b"), renamed("c"), seeded("b", 8)
+    first, second, third = make(name="a"), make(name="b"), make(name="c")
+    changed = make(name="b", config={**results()["config"], "seed": 8})
     written = b""
     for n, record in enumerate((first, second, third, changed), start=1):
         append_record(path, record)
@@ -160,29 +153,29 @@ def test_a_record_is_a_line_more_and_the_last_one_of_a_name_counts(tmp_path: Pat
 @pytest.mark.parametrize("keep", [1, 40, -1])
 def test_a_last_line_that_was_cut_off_is_told_and_makes_room_for_the_next(tmp_path: Path, keep: int) -> None:
     path, notes = tmp_path / "records.jsonl", list[str]()
-    append_record(path, renamed("a"))
+    append_record(path, make(name="a"))
     whole = path.read_bytes()
-    append_record(path, renamed("b"))
+    append_record(path, make(name="b"))
     # Not even a character need be whole: the names hold one of several bytes.
     line = path.read_bytes()[len(whole) :].rstrip(b"\n")
     path.write_bytes(whole + line[:keep])
-    assert read_records(path, notes.append) == (renamed("a"),)
+    assert read_records(path, notes.append) == (make(name="a"),)
     assert notes == [f"{path}: the last line was cut off while it was written, and is dropped"]
     page, _ = read_report([path])
     assert "cut off" in page.verdict[0].text and "`sapo run` records that run again" in page.verdict[0].text
-    append_record(path, renamed("b"))
+    append_record(path, make(name="b"))
     assert path.read_bytes() == whole + line + b"\n"
     # What lacks nothing but the line break is a record.
     path.write_bytes(whole + line)
-    assert read_records(path, notes.append) == (renamed("a"), renamed("b")) and len(notes) == 1
-    append_record(path, renamed("c"))
+    assert read_records(path, notes.append) == (make(name="a"), make(name="b")) and len(notes) == 1
+    append_record(path, make(name="c"))
     assert [record.name for record in read_records(path)] == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize("line", ["{", "[]", '{"format": 1}', '{"format": 0}', '{"format": "x"}', "NaN", "\udc80"])
 def test_a_damaged_line_is_an_error_that_names_file_and_line(tmp_path: Path, line: str) -> None:
     path = tmp_path / "records.jsonl"
-    append_record(path, renamed("a"))
+    append_record(path, make(name="a"))
     good = path.read_text(encoding="utf-8")
     path.write_text(f"{good}\n{line}\n{good}", encoding="utf-8", errors="surrogatepass")
     with pytest.raises(RecordError, match=r"records\.jsonl, line 3 is damaged .*Delete the line"):

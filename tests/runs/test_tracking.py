@@ -58,18 +58,14 @@ def test_tensorboard_holds_training_choices_matrix_and_metrics(small_model: Path
     data = run(config).to_json()
     (folder,) = {path.parent for path in (tmp_path / "run" / "tracking").rglob("events.*")}
     found = scalars(folder)
-    steps = [len(read(tmp_path / "run" / "training" / f"{n}-{t}.json")["value"]["losses"]) for n, t in
-             ((1, "alpha"), (2, "beta"))]  # fmt: skip
-    losses = [
-        loss
-        for n, t in ((1, "alpha"), (2, "beta"))
-        for loss in read(tmp_path / "run" / "training" / f"{n}-{t}.json")["value"]["losses"]
-    ]
+    first, second = (
+        read(tmp_path / "run" / "training" / f"{t}.json")["value"]["losses"] for t in ("1-alpha", "2-beta")
+    )
     # One axis through both trainings, from 1.
-    assert [step for step, _ in found["train/loss"]] == list(range(1, sum(steps) + 1))
-    assert [value for _, value in found["train/loss"]] == pytest.approx(losses, rel=1e-5)
+    assert [step for step, _ in found["train/loss"]] == list(range(1, len(first) + len(second) + 1))
+    assert [value for _, value in found["train/loss"]] == pytest.approx(first + second, rel=1e-5)
     assert {"train/learning_rate", "train/grad_norm"} <= set(found)
-    ends = [0, steps[0], sum(steps)]
+    ends = [0, len(first), len(first) + len(second)]
     for measure, key in (("primary", "score"), ("nll", "nll")):
         matrix = data["matrices"][measure]["own"]
         for j, task in enumerate(("alpha", "beta")):

@@ -389,7 +389,7 @@ def test_sweeps_are_reported_from_their_directories_or_files(tmp_path: Path, mon
     with pytest.raises(RecordError, match=r"sweep/records\.jsonl, line 1 is damaged"):
         report(Path("sweep"))
     Path("rows.jsonl").write_text('{"input": "a", "output": "b"}\n')
-    with pytest.raises(RecordError, match=r"rows\.jsonl, line 1: it is no record of a run\. Give"):
+    with pytest.raises(RecordError, match=r"rows\.jsonl, line 1: it is not a record of a run\. Give"):
         report(Path("rows.jsonl"))
 
 

@@ -9,6 +9,7 @@
     training/K-TASK.json  training losses
     cells/K/TASK.PROMPT.json   predictions and per-row scores of one cell of the matrix
     ability/K.json        general ability at stage K, where it was asked for
+    unfinished/K-TASK/    checkpoints of a training
     results.json          matrices and metrics
     report.md             the same for people
     tracked.json          trackers that were given the finished run
@@ -36,7 +37,8 @@ from sapo.core.errors import RecordError
 from sapo.core.processes import ALONE, Processes
 from sapo.core.storage import SCRATCH, fingerprint, read_json, undamaged, unwritable, write_json, write_text
 
-Inputs = Mapping[str, str]
+# What a step is computed from.
+Hashes = Mapping[str, str]
 
 # Of what is written here; config.yaml tells it.
 FORMAT = 3
@@ -104,7 +106,7 @@ class RunDirectory:
         self._held.close()
 
     def reuse(
-        self, name: str, inputs: Inputs, parse: Callable[[Any], Any] = lambda value: value, *, shared: bool = False
+        self, name: str, inputs: Hashes, parse: Callable[[Any], Any] = lambda value: value, *, shared: bool = False
     ) -> Any | None:
         """Return the value of a finished step, as ``parse`` reads it, or None if it is not finished.
 
@@ -123,12 +125,12 @@ class RunDirectory:
 
         return self.processes.once(find)
 
-    def _shared_path(self, name: str, inputs: Inputs) -> Path:
+    def _shared_path(self, name: str, inputs: Hashes) -> Path:
         kind = name.partition("/")[0]
         return (self._shared or self.path) / f"{kind}-{fingerprint(dict(inputs))}.json"
 
-    def find(self, name: str, inputs: Inputs, parse: Callable[[Any], Any] = lambda value: value) -> Any | None:
-        """Return the same in one process of a job, which tells the others what it found."""
+    def find(self, name: str, inputs: Hashes, parse: Callable[[Any], Any] = lambda value: value) -> Any | None:
+        """Return the same in the calling process alone, where ``shared`` steps are not looked for."""
         path = self.path / name
         if not path.is_file():
             return None
@@ -144,7 +146,7 @@ class RunDirectory:
         with undamaged(path, "Delete it to compute this step again."):
             return parse(stored["value"])
 
-    def save(self, name: str, inputs: Inputs, value: Any, *, shared: bool = False) -> None:
+    def save(self, name: str, inputs: Hashes, value: Any, *, shared: bool = False) -> None:
         """Write a finished step; with ``shared``, for the other runs of a sweep too."""
         step = {"inputs": dict(inputs), "value": value}
         if shared and self._shared is not None:
@@ -230,7 +232,7 @@ class RunDirectory:
         except SafetensorError as error:
             raise RecordError(unwritable(target, str(error))) from error
 
-    def unfinished(self, name: str, inputs: Inputs) -> Path:
+    def unfinished(self, name: str, inputs: Hashes) -> Path:
         """Return a directory for the unfinished state of a step; another one's is dropped.
 
         What is there was left by an earlier start with the same inputs.
@@ -250,7 +252,7 @@ class RunDirectory:
         """Delete the unfinished state of a step that is finished."""
         self.processes.once(lambda: shutil.rmtree(self.path / "unfinished" / name, ignore_errors=True))
 
-    def drop_others(self, folder: str, inputs: Inputs) -> None:
+    def drop_others(self, folder: str, inputs: Hashes) -> None:
         """Delete the steps in a folder that were computed from something else, where that will not come again."""
 
         def drop() -> None:

@@ -66,7 +66,8 @@ class Plan:
         unlearned = (
             f"{name}: a single update, at which warm-up begins with learning rate 0: nothing would be learned. "
             "Set train.warmup to 0, or more epochs, or a smaller train.batch_size"
-            for name, work in self.train.items()
+            # Of several tasks that are trained at once, one training makes all updates.
+            for name, work in zip(self.train, self.trainings.values(), strict=False)
             if work.units == 1 and warmup > 0
         )
         return (*tight, *unlearned)

@@ -12,7 +12,7 @@ RECORDS = "records.jsonl"
 def _named(data: object) -> RunResult:
     """Return the result of a line: in a sweep each has a name."""
     if isinstance(data, dict) and not {"format", "matrices"} & data.keys():
-        raise RecordError("it is no record of a run. Give a run's or a sweep's directory, or its records.jsonl")
+        raise RecordError("it is not a record of a run. Give a run's or a sweep's directory, or its records.jsonl")
     found = RunResult.from_json(data)
     if not found.name:
         raise ValueError("name: missing")

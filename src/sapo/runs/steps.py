@@ -29,7 +29,7 @@ from sapo.models.ability import general_texts, measure_ability
 from sapo.models.answers import Evaluation, evaluate
 from sapo.models.fit import context_length
 from sapo.models.render import Renderer
-from sapo.runs.directory import Inputs, RunDirectory
+from sapo.runs.directory import Hashes, RunDirectory
 from sapo.runs.matrix import Row
 from sapo.runs.model import Model, RunModel
 from sapo.runs.plan import Plan
@@ -86,7 +86,7 @@ class Engine:
     def once(
         self,
         path: str,
-        inputs: Inputs,
+        inputs: Hashes,
         stage: Stage,
         parse: Callable[[Any], T],
         compute: Callable[[], dict[str, Any]],
@@ -317,7 +317,7 @@ class Trainer:
         return stored[0]
 
     def _train(
-        self, before: Stage, training: Training, inputs: Inputs, settings: TrainSettings, rewording: Rewording,
+        self, before: Stage, training: Training, inputs: Hashes, settings: TrainSettings, rewording: Rewording,
         label: str, log: Log,
     ) -> dict[str, Any]:  # fmt: skip
         """Train, write the stage and the step, and return the step's value."""

@@ -29,7 +29,7 @@ from small_runs import (
 )
 from transformers import AutoModelForCausalLM
 
-from sapo.core.errors import ConfigError, RenderError, SapoError
+from sapo.core.errors import ConfigError, SapoError
 from sapo.core.types import Floats
 from sapo.integrations.testing import tiny_tokenizer
 from sapo.report.blocks import Table
@@ -209,15 +209,6 @@ def test_the_first_prompt_is_that_of_the_main_matrix(made: Made) -> None:
     _, result, _ = made(prompts=(NONE, OWN))
     assert result.test_prompt == NONE and result.matrix == result.matrices["primary"][NONE]
     assert result.matrices["nll"][NONE] != result.matrices["nll"][OWN]
-
-
-def test_a_test_prompt_that_leaves_no_room_is_refused_before_the_first_step(
-    small_model: Path, bench: Path, tmp_path: Path
-) -> None:
-    config = configure(small_model, bench, tmp_path / "run", evaluate={"prompts": ["own", "long " * 2000]})
-    with pytest.raises(RenderError, match="task 'alpha', test prompt 'long long"):
-        run(config)
-    assert not (tmp_path / "run").exists()
 
 
 # The figures of a run, by a second way: from the files, with resampled rows written out.

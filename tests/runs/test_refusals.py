@@ -144,6 +144,7 @@ MUCH = {"max_new_tokens": 600}
     [
         ("train", 600, {}, "task 'alpha', candidate 'Say y or n for this one, long"),
         ("test", 600, {}, "task 'alpha', test prompt 'Say y or n for this one, long"),
+        ("test", 1, {"evaluate": {"prompts": ["own", "long " * 2000]}}, "task 'alpha', test prompt 'long long"),
         ("dev", 600, RESELECT, "task 'alpha', candidate 'Say y or n for this one, long"),
         ("dev", 600, {**RESELECT, "data": {"drop_long": True}}, "'alpha': no row to choose again on is short enough"),
         ("test", 1, {"evaluate": MUCH}, "test prompt 'Say y or n for this one, long.* at most 424 fit"),
@@ -168,6 +169,7 @@ def test_what_does_not_fit_is_named_before_anything_is_trained(
     )
     with pytest.raises(SapoError, match=message) if message else nullcontext():
         prepare(config)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_row_that_does_not_fit_is_named() -> None:
@@ -226,7 +228,7 @@ def test_an_adapter_on_another_base_than_its_own_is_not_confirmed(configured: Co
 
 
 def test_a_sweep_is_not_taken_for_a_single_run(own: Configured, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"config has a sweep, and this makes a single run: give it to .* run_sweep"):
+    with pytest.raises(ConfigError, match=r"config has a sweep, and this makes a single run: give it to .*run_sweep"):
         run(own(sweep={"seed": [1, 2]}))
     assert not (tmp_path / "run").exists()
 

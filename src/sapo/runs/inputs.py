@@ -68,7 +68,7 @@ class Inputs:
         """Return the same without the rows that are too long for the model though their input is cut."""
 
         def fits(task: Task, row: Example) -> bool:
-            longest = max((*self._trained_with(task), *self._held_out(task)), key=len)
+            longest = max((*self._trained_with(task), *self._held_texts(task)), key=len)
             # No token is shorter than a byte: most rows need not be tried.
             if len(f"{longest}{task.suffix}{row.answer}".encode()) + _TEMPLATE < renderer.max_length:
                 return True
@@ -116,13 +116,13 @@ class Inputs:
         for task in (*self.tasks, *self.watch):
             own = self._trained_with(task)
             asked = [instruction_of(prompt, task.instruction, text) for prompt in prompts for text in own]
-            texts = dict.fromkeys([*asked, *self._held_out(task)])
+            texts = dict.fromkeys([*asked, *self._held_texts(task)])
             _demand_room(renderer, task, "test prompt", texts, task.test, max_new_tokens)
 
     def _trained_with(self, task: Task) -> list[str]:
         return [c.text for c in self.candidates.get(task.name, ())] or [task.instruction]
 
-    def _held_out(self, task: Task) -> list[str]:
+    def _held_texts(self, task: Task) -> list[str]:
         return [one.text for one in self.held_out.get(task.name, ())]
 
     def inspected(self, renderer: Renderer, selection: SelectionSettings | None, seed: int) -> dict[str, Inspection]:

@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 from sapo.candidates.checks import Pool
 from sapo.candidates.language import changes_language
 from sapo.candidates.opening import RULES
+from sapo.candidates.rules import rewrite
 from sapo.candidates.rules.rewrite import LANGUAGES, fill, rewrites
 from sapo.candidates.rules.sentences import sentences
+from sapo.core.errors import CandidateError
 from sapo.integrations.testing import toy_task
 
 REVIEW = (
@@ -181,6 +183,22 @@ def test_the_source_gives_all_of_them_in_rounds_of_those_wanted() -> None:
     assert told == [len(part) for part in rounds] and set(told[:-1]) == {20}
     assert RULES.origin == "rules" and RULES.cost(task, 20) == ""
     assert list(RULES.paraphrases(dataclasses.replace(task, instruction="!"), 20)) == []
+
+
+def test_a_long_instruction_is_compared_seldom_and_one_that_is_too_long_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    compared: list[str] = []
+    ratio = rewrite.fuzz.ratio
+
+    def counted(one: str, other: str, score_cutoff: float) -> float:
+        compared.append(one)
+        return ratio(one, other, score_cutoff=score_cutoff)
+
+    monkeypatch.setattr(rewrite.fuzz, "ratio", counted)
+    assert rewrites(" ".join([LONG, REVIEW, SUMMARY] * 5)) and len(compared) < 100
+    with pytest.raises(CandidateError, match="has 50001 characters, and rules rewrite at most 50000: shorten it"):
+        rewrites("a" * 50_001)
 
 
 @pytest.mark.parametrize("spoken", LANGUAGES)

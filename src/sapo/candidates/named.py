@@ -12,8 +12,8 @@ _LETTER = r"[[\p{L}\p{N}_]--[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}]]"
 # "A. dovish", "1) positive", "1: poor": a short label before a mark and the first word of what it marks.
 _SPACED = regex.compile(_LETTER, regex.VERSION1)
 _MARK = regex.compile(r"[.):、．]\s*(\p{L}+)")
-_EXPLAINS = regex.compile(r"\p{L}\s*\($")
-_BEHIND_A_WORD = regex.compile(r"\p{L}\s+$")
+_EXPLAINS = regex.compile(r"(?<=\p{L}\s*\()")
+_BEHIND_A_WORD = regex.compile(r"(?<=\p{L}\s+)")
 _MARK_LENGTH = 2
 
 # A number by itself, not the mark of an enumeration ("1)", "2.", "3:" before a word), not a stray footnote mark before
@@ -22,6 +22,8 @@ _NUMBER = regex.compile(
     rf"(?<!{_LETTER}|\d[.,])(\d+(?:[.,]\d+)*)(?!{_LETTER}|[):、．]|\.\s|\s+\p{{Lu}}\p{{Ll}})", regex.VERSION1
 )
 _DIGITS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
+# Characters before a number that tell what it counts.
+_LOOK_BACK = 80
 # A small number may only describe the input ("4 options") and go with that description. It bears on the task as an end
 # of a scale, behind a bound, or before a unit of what is to be written.
 _SCALE = regex.compile(r"[-–—~]\s*$|\b(?:to|through|and|bis|a|à|to the)\s+$|[到至]\s*$")
@@ -65,7 +67,10 @@ def missing_numbers(labels: Sequence[str], original: str, text: str) -> tuple[st
     wanted = dict.fromkeys(
         found.group(1)
         for found in _NUMBER.finditer(original)
-        if found.group(1) not in labels and _bears(found.group(1), original[: found.start()], original[found.end() :])
+        if found.group(1) not in labels
+        and _bears(
+            found.group(1), original[max(0, found.start() - _LOOK_BACK) : found.start()], original[found.end() :]
+        )
     )
     # As a mark of an enumeration, too, a number is named.
     there = set(regex.findall(r"\d+(?:[.,]\d+)*", text))
@@ -94,9 +99,9 @@ def _mentions(text: str, label: str) -> set[str]:
     for mention in word.finditer(text):
         after = _MARK.match(text, mention.end()) if len(label) <= _MARK_LENGTH else None
         # "good (4) or": in parentheses behind a word, a label explains that word and enumerates nothing.
-        explains = _EXPLAINS.search(text[: mention.start()])
+        explains = _EXPLAINS.match(text, mention.start())
         found.add(after.group(1) if after and not explains else "")
         # "yes or no. Read": behind a word, it may also end a sentence.
-        if after and _BEHIND_A_WORD.search(text[: mention.start()]):
+        if after and _BEHIND_A_WORD.match(text, mention.start()):
             found.add("")
     return found

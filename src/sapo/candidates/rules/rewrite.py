@@ -29,6 +29,7 @@ from sapo.candidates.checks import NEAR
 from sapo.candidates.language import language
 from sapo.candidates.named import keeps
 from sapo.candidates.rules.sentences import brittle, fixed, sentences
+from sapo.core.errors import CandidateError
 from sapo.core.untrusted import folded
 
 # By language: "whole" are frames for any instruction, "parts" those for an instruction of which it is plain what is
@@ -44,8 +45,9 @@ _VERBS = _EN["verbs"].replace(" ", "|")
 _EACH, _MOST = 3, 60
 # Number of wordings of one instruction, the original's own among them; in the first ones every known phrase changes.
 _WORDINGS, _THOROUGH = 18, 3
-# Comparing two texts takes time with the square of their length: from so many characters on, few are compared.
-_LONG, _FEW = 4000, 2
+# Comparing two texts takes time with the square of their length. From so many characters on, where a frame adds too
+# little to tell two rewrites apart, few frames and wordings are tried; of more than the last number, none.
+_LONG, _FEW_FRAMES, _FEW_WORDINGS, _LONGEST = 4000, 8, 4, 50_000
 # Labels that a frame may list; letters of "yes", which says nothing without its question.
 _LISTED, _NAMED = 12, 3
 
@@ -75,15 +77,24 @@ def rewrites(instruction: str, labels: Sequence[str] = ()) -> tuple[str, ...]:
 
     No two of them, nor one and the original, are nearly alike, and all keep the labels that the original names. The
     same instruction gives the same rewrites; one without letters and digits gives none.
+
+    Raises:
+        CandidateError: if the instruction is too long to be rewritten in reasonable time.
     """
     text = instruction.strip()
     if not any(character.isalnum() for character in text):
         return ()
     found, seen, tried = list[str](), [folded(text)], {text}
-    wordings = _WORDINGS if len(text) < _LONG else _FEW
-    for frames, variants in _ways(text, labels):
+    if len(text) > _LONGEST:
+        raise CandidateError(
+            f"the instruction has {len(text)} characters, and rules rewrite at most {_LONGEST}: shorten it, or give "
+            "candidates of your own (--candidates, candidates.file)"
+        )
+    long = len(text) >= _LONG
+    wordings = _FEW_WORDINGS if long else _WORDINGS
+    for frames, variants in _ways(text, labels, wordings):
         for rounds in range(_EACH):
-            for place, frame in enumerate(frames):
+            for place, frame in enumerate(frames[:_FEW_FRAMES] if long else frames):
                 # The wording moves on with the place, so that neighbours differ in words as well as in form.
                 for n in range(wordings if len(found) < _MOST else 0):
                     new = fill(frame, variants[(place + rounds + n) % len(variants)])
@@ -156,7 +167,9 @@ _PHRASE = regex.compile(
 )
 
 
-def _ways(text: str, labels: Sequence[str]) -> Iterator[tuple[Sequence[str], Sequence[Mapping[str, str]]]]:
+def _ways(
+    text: str, labels: Sequence[str], wordings: int
+) -> Iterator[tuple[Sequence[str], Sequence[Mapping[str, str]]]]:
     """Yield frames with the slots of each wording, the best way first."""
     tongue = language(text)
     named = 1 < len(labels) <= _LISTED and not any(keeps(label, text, "") for label in labels)
@@ -167,15 +180,15 @@ def _ways(text: str, labels: Sequence[str]) -> Iterator[tuple[Sequence[str], Seq
     if brittle(text):
         yield [f for f in whole if "{text}" in f or "{indented}" in f], [choices | _whole(text)]
     elif tongue == "zh":
-        texts = [_exchanged_chinese(text, n, labels) for n in range(_WORDINGS)]
+        texts = [_exchanged_chinese(text, n, labels) for n in range(wordings)]
         yield _ZH["parts"], [_chinese(one) for one in texts]
         yield whole, [_whole(one) for one in texts]
     elif tongue == "en":
         given, ask = _parts(text)
         if ask:
-            wordings = [[exchanged(part, n, labels) for part in (given, ask)] for n in range(_WORDINGS)]
-            yield _EN["parts"], [choices | _english(given, ask, choices.get("verdicts", "")) for given, ask in wordings]
-        yield whole, [choices | _whole(exchanged(text, n, labels)) for n in range(_WORDINGS)]
+            parts = [[exchanged(part, n, labels) for part in (given, ask)] for n in range(wordings)]
+            yield _EN["parts"], [choices | _english(given, ask, choices.get("verdicts", "")) for given, ask in parts]
+        yield whole, [choices | _whole(exchanged(text, n, labels)) for n in range(wordings)]
     else:
         yield whole, [choices | _whole(text)]
 

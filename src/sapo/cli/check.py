@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sapo.cli.app import app, one_process, say, working
-from sapo.cli.options import Columns, DataDir, Given, Model, Subset, Suffix, Train, roles
+from sapo.cli.options import Columns, DataDir, Given, Model, Overrides, Subset, Suffix, Train, roles
 from sapo.core.errors import ConfigError, DataError, RecordError
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 @app.command("check")
 def check_command(
+    overrides: Overrides = None,
     task: Annotated[str | None, typer.Option(help="As given to sapo select: a task's name, or your own data.")] = None,
     config: Annotated[Path | None, typer.Option(help="Or the configuration of sapo run: all of its tasks.")] = None,
     watch: Annotated[list[str] | None, typer.Option(help="A task that must not be lost, repeatable.")] = None,
@@ -37,6 +39,8 @@ def check_command(
     one_process("sapo check")
     if (task is None) == (config is None):
         raise ConfigError("give either --task TASK or --config FILE")
+    if task is not None and overrides:
+        raise ConfigError(f"{overrides[0]} is not used with --task: it changes what --config gives")
     others = {
         "--watch": watch, "--adapter": adapter, "--data-dir": data_dir, "--instruction": instruction,
         "--suffix": suffix, "--column": column, "--train": train, "--subset": subset,
@@ -55,7 +59,7 @@ def check_command(
 
     with working() as progress:
         if config is not None:
-            found = _of_run(config, rows, progress)
+            found = _of_run(config, overrides or (), rows, progress)
         else:
             one = load_task(
                 str(task), data_dir, instruction=instruction, suffix=suffix, columns=roles(column), train=train,
@@ -81,7 +85,7 @@ def check_command(
         raise typer.Exit(1)
 
 
-def _of_run(file: Path, rows: int, progress: Reporter) -> dict[str, Check]:
+def _of_run(file: Path, overrides: Sequence[str], rows: int, progress: Reporter) -> dict[str, Check]:
     """Return the check of each task of a run, from the state before the first one, and what its directory lacks."""
     from sapo.experiments.sweep import planned
     from sapo.integrations.check import Check, check_task
@@ -90,9 +94,12 @@ def _of_run(file: Path, rows: int, progress: Reporter) -> dict[str, Check]:
     from sapo.runs.prepare import prepare, unread
     from sapo.training.policies import GIVEN, given_texts
 
-    settings = load_config(file)
-    config = settings if settings.sweep is None else planned(settings)[0].config
+    config = settings = load_config(file, overrides)
     found = {}
+    if settings.sweep is not None:
+        first, *more = planned(settings)
+        config = first.config
+        progress.note(f"a sweep of {len(more) + 1} runs: only the first one, {first.name}, is checked")
     for note in unread(settings):
         progress.note(note)
     try:

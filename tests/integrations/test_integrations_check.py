@@ -397,6 +397,12 @@ def test_rows_that_are_tested_and_trained_on_are_counted() -> None:
     assert problems(check) == {("warning", "rows")} and "2 of 3 prompts of 'test' are trained on" in str(check)
 
 
+def test_rows_that_the_user_left_out_are_not_called_cut() -> None:
+    trainer = ours(SIDES, dataset_kwargs={"skip_prepare_dataset": True})
+    trainer.train_dataset = Dataset.from_list([row(tiny_tokenizer(), ASKED, YES)] * 9).select(range(4))
+    assert ("ok", "length") in {(v.level, v.about) for v in sapo.check(trainer).verdicts}
+
+
 def test_packed_rows_are_looked_at_one_by_one() -> None:
     rows = [sides(n) for n in range(9)]
     packed, plain = sapo.check(ours(rows, packing=True, max_length=128)), sapo.check(ours(rows))

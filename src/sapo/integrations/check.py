@@ -126,8 +126,10 @@ def check(trainer: Any, watch: Sequence[Task] = (), rows: int = 64) -> Check:
     renderer = Renderer(tokenizer, min(MAX_LENGTH, context_length(model)))
     sets |= {task.name: _encoded(renderer, task, task.test or task.train) for task in watch}
     packed = args.get("packing")
-    # SFTTrainer filters last, and the table behind its rows still holds those that it left out.
-    filtered = isinstance(data, Dataset) and args.get("max_length") is not None and not packed
+    # SFTTrainer filters last, and the table behind its rows still holds those that it left out; what it does not
+    # prepare was selected by somebody else.
+    prepared = not (args.get("dataset_kwargs") or {}).get("skip_prepare_dataset")
+    filtered = isinstance(data, Dataset) and args.get("max_length") is not None and prepared and not packed
     training = Training(
         model, _saved(tokenizer), sets, _base(model), first={} if packed else next(iter(data)), args=args,
         dropped=data.data.num_rows - len(data) if filtered else 0,

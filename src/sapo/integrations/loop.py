@@ -169,13 +169,12 @@ class TaskSequence:
             if number == 1:
                 self._directory.save("start.json", {}, {"state": stage.fingerprint})
                 self._test_all(stage)
-            else:
-                if self._trained(number - 1)["state"] != stage.fingerprint:
-                    raise RecordError(
-                        f"the model differs from the one tested after {self.tasks[number - 2].name!r}, the last "
-                        "finished task, in its weights or their dtype: pass the model that was saved then, or start "
-                        f"anew with a run_dir other than {self._directory.path}"
-                    )
+            elif self._trained(number - 1)["state"] != stage.fingerprint:
+                raise RecordError(
+                    f"the model differs from the one tested after {self.tasks[number - 2].name!r}, the last "
+                    "finished task, in its weights or their dtype: pass the model that was saved then, or start "
+                    f"anew with a run_dir other than {self._directory.path}"
+                )
             gathered = Gathered((Instruction(found.instruction, "original"),), ())
             if self._policy != "original":
                 gathered = candidates_of(found, candidates)

@@ -48,16 +48,11 @@ def error(status: int, message: str, **more: str) -> Act:
 
 GOOD = Act()
 RESET = Act(reset=True)
-HALF_JSON = Act(body=completion("Say yes or no.")[:40])
 # More is promised than comes: the connection breaks in the middle.
 TORN = Act(body=completion("Say yes or no.")[:40], promised=4000)
 NO_CHOICES = Act(body=completion())
-THREE_CHOICES = Act(body=completion("One yes or no.", "Two yes or no.", "Three yes or no."))
-NULL = Act(body=completion(None))
-BLANK = Act(body=completion(" \n "))
 CUT = Act(body=completion("Say yes or", finish="length"))
 THINKING = Act(body=completion("<think>Well,", finish="length"))
-NO_MESSAGE = Act(body=b'{"choices": [{"index": 0}]}')
 HTML = Act(body=b"<html><body>Welcome</body></html>", headers={"Content-Type": "text/html"})
 PLAIN_TYPE = Act(headers={"Content-Type": "text/plain"})
 HUGE = Act(body=completion("yes or no " * 100_000))

@@ -128,13 +128,9 @@ BUSY = "status 429: slow down. No more is asked for."
 @pytest.mark.parametrize(
     ("script", "texts", "requests", "note"),
     [
+        # All kinds of them are in test_asking.
         ([GOOD, bad.NO_CHOICES], [0, 2], 3, "0 choices instead of 1."),
-        ([GOOD, bad.THREE_CHOICES], [0, 2], 3, "3 choices instead of 1."),
-        ([GOOD, bad.HALF_JSON], [0, 2], 3, "not a chat completion."),
         ([GOOD, HTML], [0, 2], 3, "not a chat completion."),
-        ([GOOD, bad.NO_MESSAGE], [0, 2], 3, "not a chat completion."),
-        ([GOOD, bad.NULL], [0, 2], 3, "empty."),
-        ([GOOD, bad.BLANK], [0, 2], 3, "empty."),
         # What passes is tried three times.
         *(([one] * 2, [0, 1, 2], 5, "") for one in (error(429, "slow down"), error(503, "busy"), RESET, bad.TORN)),
         # A request that a working server cannot do; when a server is busy for long, others are spared.

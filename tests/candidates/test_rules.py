@@ -10,11 +10,11 @@ import pytest
 import regex
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rapidfuzz import fuzz
 
 from sapo.candidates.checks import Pool
 from sapo.candidates.language import changes_language
 from sapo.candidates.opening import RULES
-from sapo.candidates.rules import rewrite
 from sapo.candidates.rules.rewrite import LANGUAGES, fill, rewrites
 from sapo.candidates.rules.sentences import sentences
 from sapo.core.errors import CandidateError
@@ -189,13 +189,13 @@ def test_a_long_instruction_is_compared_seldom_and_one_that_is_too_long_is_refus
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     compared: list[str] = []
-    ratio = rewrite.fuzz.ratio
+    ratio = fuzz.ratio
 
     def counted(one: str, other: str, score_cutoff: float) -> float:
         compared.append(one)
-        return ratio(one, other, score_cutoff=score_cutoff)
+        return float(ratio(one, other, score_cutoff=score_cutoff))
 
-    monkeypatch.setattr(rewrite.fuzz, "ratio", counted)
+    monkeypatch.setattr(fuzz, "ratio", counted)
     assert rewrites(" ".join([LONG, REVIEW, SUMMARY] * 5)) and len(compared) < 100
     with pytest.raises(CandidateError, match="has 50001 characters, and rules rewrite at most 50000: shorten it"):
         rewrites("a" * 50_001)

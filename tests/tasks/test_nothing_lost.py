@@ -12,6 +12,7 @@ from unittest.mock import patch
 
 import datasets
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -26,6 +27,8 @@ from sapo.integrations.exports import export_data
 from sapo.integrations.testing import toy_task
 from sapo.integrations.trl import Rows
 from sapo.models.layout import turns_of
+from sapo.tasks.given import given_task
+from sapo.tasks.layouts import exchange
 from sapo.tasks.load import load_task
 
 # How a cell is spelled in JSON, and the text that is to come of it.
@@ -254,6 +257,52 @@ def test_files_in_memory_are_rows_of_one_split() -> None:
     assert Rows(ROWS.to_pandas(), "Sort:").task == Rows(ROWS, "Sort:").task
     with pytest.raises(DataError, match="rows in a DatasetDict: allowed are one split"):
         Rows(datasets.DatasetDict(train=ROWS), "Sort:")
+
+
+def test_rows_in_memory_keep_the_names_of_classes_and_the_width_of_numbers() -> None:
+    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["neg", "pos"])})
+    rows = datasets.Dataset.from_dict({"text": ["a", "b"], "label": [0, 1]}, features=features)
+    for data in (rows, rows.to_iterable_dataset()):
+        task = given_task(data, "Judge it.")
+        assert isinstance(task, Task) and [row.answer for row in task.train] == ["neg", "pos"]
+    values = [
+        np.float32(3.8),
+        [np.float64(0.1)],
+        np.int8(2),
+        np.bool_(True),
+        np.array([1.5, 3.8], np.float32),
+        np.datetime64("2020-01-02", "ns"),
+    ]
+    task = given_task([{"input": "a", "output": value} for value in values], "Judge it.")
+    assert isinstance(task, Task)
+    assert [row.answer for row in task.train] == ["3.8", "0.1", "2", "true", "1.5, 3.8", "2020-01-02T00:00:00"]
+
+
+def test_tables_of_pandas_are_read_or_refused_in_our_words() -> None:
+    frame = pd.DataFrame({"input": ["a", "b"], "output": pd.array(["x", None], "string"), 3: pd.NaT})
+    for data in (frame, frame.to_dict("records")):
+        task = given_task(data, "Do it.")
+        assert isinstance(task, Task) and task.train == (Example("a", "x"),)
+        assert [row.reason for row in task.unused] == ["'output' is missing"] and "'3'" not in str(task.notes)
+    mixed = {"input": ["a", "b"], "output": ["x", 3]}
+    mixed_rows = [dict(zip(mixed, row, strict=True)) for row in zip(*mixed.values(), strict=True)]
+    for wrong in (
+        pd.DataFrame(mixed),
+        pd.DataFrame([["a", "b", "c"]], columns=["input", "output", "input"]),
+        datasets.IterableDataset.from_generator(lambda: iter(mixed_rows)),
+    ):
+        with pytest.raises(DataError, match=r"rows cannot be loaded: .*all values of a column of one kind"):
+            given_task(wrong, "Do it.")
+    chats = pd.DataFrame([{"instruction": "Do it.", "input": "a", "output": "b", 0: "z"}])
+    assert exchange(chats, "Do it.", "Go.").to_dict("records") == [
+        {"instruction": "Go.", "input": "a", "output": "b", 0: "z"}
+    ]
+
+
+@pytest.mark.parametrize(("answer", "noted"), [(1, True), ("B", False), ("4", False)])
+def test_answers_that_may_count_the_choices_are_noted(answer: object, noted: bool, tmp_path: Path) -> None:
+    task = own(tmp_path / "t.jsonl", [{"question": "2+2?", "choices": ["3", "4"], "answer": answer}])
+    assert any("numbers in 'answer' (1 of 1 training rows) are learned as" in note for note in task.notes) == noted
 
 
 @pytest.mark.parametrize(

@@ -136,7 +136,11 @@ def exchange(data: Any, old: str, new: str) -> Any:
         return data.map(changed)
     if isinstance(data, DataFrame):
         rows = [changed(row) for row in data.to_dict("records")]
-        return data.assign(**{name: [row[name] for row in rows] for name in data.columns})
+        new: Any = data.copy()
+        # Not assign: a name of a column may be a number.
+        for name in data.columns:
+            new[name] = [row[name] for row in rows]
+        return new
     if isinstance(data, (list, tuple)):
         return [changed(row) for row in data]
     raise DataError(f"rows in a {type(data).__name__}: allowed are a Dataset, a DataFrame or a list of rows. {_WORD}")

@@ -80,18 +80,34 @@ def in_memory(where: str, data: Any) -> Raw:
                 raise DataError(f"row {number}: {quoted(row)} instead of columns: give one split of a data set")
         if not data:
             raise DataError("the data set has no rows")
-        numpys = (np.ndarray, np.generic)
-        plain = [{k: x.tolist() if isinstance(x, numpys) else x for k, x in row.items()} for row in data]
-        return Raw({"train": plain})
-    if isinstance(data, DataFrame):
-        data = Dataset.from_pandas(data, preserve_index=False)
-    elif isinstance(data, IterableDataset):
-        data = Dataset.from_list(list(data))
-    if not isinstance(data, Dataset):
+        return Raw({"train": [{str(key): _plain(value) for key, value in row.items()} for row in data]})
+    if not isinstance(data, (Dataset, DataFrame, IterableDataset)):
         raise DataError(
             f"rows in a {type(data).__name__}: allowed are one split of a Dataset, a DataFrame or a list of rows"
         )
-    return _load(where, lambda: data, "Give rows with texts.")
+
+    def table() -> Any:
+        if isinstance(data, DataFrame):
+            return Dataset.from_pandas(data, preserve_index=False)
+        # Its features hold the names of classes.
+        return data if isinstance(data, Dataset) else Dataset.from_list(list(data), features=data.features)
+
+    return _load(where, table, "Give rows with texts, all values of a column of one kind.")
+
+
+def _plain(value: Any) -> Any:
+    """Return a value of numpy or pandas as one of Python: a float as the shortest decimal of its own width."""
+    from pandas import NA, NaT, Timestamp
+
+    if isinstance(value, np.datetime64):
+        value = Timestamp(value)
+    if value is NA or value is NaT:
+        return None
+    if isinstance(value, (list, tuple)) or (isinstance(value, np.ndarray) and value.ndim):
+        return [_plain(member) for member in value]
+    if isinstance(value, np.floating):
+        return float(str(value))
+    return value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
 
 
 def _resolved(where: str, name: str, subset: str | None, advice: str) -> tuple[Raw, frozenset[str]]:

@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from sapo.core.errors import DataError
 from sapo.core.types import Example, Split, Task, Unused
@@ -18,7 +19,7 @@ from sapo.tasks.columns import Columns, find_columns
 from sapo.tasks.files import demand_whole, quoted
 from sapo.tasks.labels import labels_of, metric_of
 from sapo.tasks.own import DataSource, demand_settings
-from sapo.tasks.raw import Raw
+from sapo.tasks.raw import Broken, Raw
 from sapo.tasks.rows import Row, read_split, unused_keys
 
 _CHAT = re.compile(CHAT_PIECE, re.IGNORECASE | re.MULTILINE)
@@ -67,6 +68,12 @@ def make_task(name: str, source: DataSource, found: Raw) -> Task:
             f"lists in {columns.answer!r} ({listed} of {len(used['train'])} training rows) are learned as one answer, "
             "their members joined by commas"
         )
+    counted = sum(_counts_choices(row, columns) for row in found.splits["train"])
+    if counted:
+        notes.append(
+            f"numbers in {columns.answer!r} ({counted} of {len(found.splits['train'])} training rows) are learned as "
+            "numbers, while the prompt lists choices as A, B, ...: write letters, if they count the choices"
+        )
     metric, why = metric_of(labels, examples["train"], listed)
     metric_notes = [] if source.metric else [f"metric: {metric}, as {why}"]
     if piece := _CHAT.search(text):
@@ -83,6 +90,15 @@ def make_task(name: str, source: DataSource, found: Raw) -> Task:
         train=examples["train"], dev=examples.get("dev", ()), test=examples.get("test", ()),
         unused=tuple(unused), notes=(*notes, *text_notes, *label_notes, *metric_notes),
     )  # fmt: skip
+
+
+def _counts_choices(row: dict[str, Any] | Broken, columns: Columns) -> bool:
+    """Whether an answer is a number that is none of the choices, which stand in the prompt behind letters."""
+    if isinstance(row, Broken) or len(columns.input) < 2:
+        return False
+    choices = [str(choice) for name in columns.input if isinstance(row.get(name), list) for choice in row[name]]
+    answer = str(row.get(columns.answer or ""))
+    return bool(choices) and answer.isdecimal() and answer not in choices
 
 
 def _demand_name(name: str) -> None:

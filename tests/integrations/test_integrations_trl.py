@@ -155,6 +155,14 @@ def test_a_row_that_sft_trainer_would_cut_is_refused_before_any_is_scored() -> N
         sapo.select(tiny_model(), tokenizer, task, PARAPHRASES, 1, renderer=trl.SftRenderer(tokenizer, 200))
 
 
+def test_rows_with_their_own_instruction_are_limited_as_sft_trainer_limits_them() -> None:
+    rows = [{"prompt": "Answer.\n" + "word " * words, "completion": "yes"} for words in (5, 10, 1100)]
+    given = (tiny_model(), tiny_tokenizer(), rows, ["Answer yes."])
+    with pytest.raises(RenderError, match="max_length is 1024: SFTTrainer would cut it"):
+        sapo.score(*given, instruction="Answer.")
+    assert len(sapo.score(*given, instruction="Answer.", max_length=1_000_000)[0].nll) == 3
+
+
 def trained_texts(made: Any) -> list[tuple[str, str]]:
     """What every batch of a trainer holds, by spying on its collator."""
     tokenizer = tiny_tokenizer()

@@ -32,6 +32,7 @@ from sapo.core.errors import CandidateError, DataError, ModelError, nearest
 from sapo.core.progress import SILENT, Bar, Reporter
 from sapo.core.settings import Settings
 from sapo.core.types import Losses, Rule, Sample, Strategy, Task
+from sapo.models import sft
 from sapo.models.adapter import demand_readable_adapter
 from sapo.models.fit import MAX_LENGTH, context_length
 from sapo.models.losses import Scorer
@@ -72,7 +73,7 @@ def select(
     train: Mapping[str, Any] = MappingProxyType({}),
     sample: Sample = "stratified",
     seed: int = 42,
-    max_length: int = MAX_LENGTH,
+    max_length: int | None = None,
     renderer: Encoder | None = None,
     progress: Reporter | bool = False,
 ) -> Selection:
@@ -105,7 +106,8 @@ def select(
         train: of a trial: the training that is tried, by the keys of `sapo.training.settings.TrainSettings`.
         sample: "stratified" by label where there are labels, or the "first" rows, as published.
         seed: of the sample, of the race's order and of the bootstrap.
-        max_length: most tokens of prompt and answer; longer inputs are cut in the middle.
+        max_length: most tokens of prompt and answer, by default 1664; longer inputs are cut in the middle. Of rows that
+            hold the instruction, which are never cut, by default 1024, as SFTTrainer cuts there.
         renderer: makes tokens of rows as another trainer does, such as `sapo.integrations.trl.SftRenderer`, which has
             a limit of its own; by default `sapo.models.render.Renderer`.
         progress: True shows a bar; or a `sapo.core.progress.Reporter`, which hears how far scoring is.
@@ -220,7 +222,7 @@ def score(
     suffix: str | None = None,
     columns: Mapping[str, str | Sequence[str]] | None = None,
     args: Any = None,
-    max_length: int = MAX_LENGTH,
+    max_length: int | None = None,
     renderer: Encoder | None = None,
 ) -> tuple[Losses, ...]:
     """Return the exact losses of instructions on all training rows, in the order given; nothing is chosen.
@@ -247,16 +249,16 @@ def _opened(
     suffix: str | None,
     columns: Mapping[str, str | Sequence[str]] | None,
     args: Any,
-    max_length: int,
+    max_length: int | None,
     renderer: Encoder | None,
 ) -> tuple[Task, Encoder]:
     """Return the task, and what makes tokens of its rows."""
     opened = given_task(data, instruction, suffix, columns)
     if isinstance(opened, Rows):
-        return opened.task, renderer or opened.renderer(tokenizer, max_length, args=args)
+        return opened.task, renderer or opened.renderer(tokenizer, max_length or sft.MAX_LENGTH, args=args)
     if args is not None:
         raise DataError("args is for rows that hold the instruction themselves; other rows are laid out by the library")
-    return opened, renderer or Renderer(tokenizer, min(max_length, context_length(model)))
+    return opened, renderer or Renderer(tokenizer, min(max_length or MAX_LENGTH, context_length(model)))
 
 
 def candidates_of(task: Task, given: Sequence[str] | None) -> Gathered:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from rich import box
 from rich.cells import cell_len
@@ -16,8 +16,8 @@ from sapo.core.untrusted import one_line, plain
 from sapo.report.blocks import Block, Command, Listing, Note, Page, Style, Table
 
 _STYLES: dict[Style, str] = {"": "", "strong": "bold", "dim": "dim"}
-# Columns of texts are readable down to this width. Blanks between two columns.
-_NARROW, _GAP = 12, 2
+# Columns of texts are readable down to this width. Longer words may be broken. Blanks between two columns.
+_NARROW, _WORD, _GAP = 12, 26, 2
 
 
 def show(console: Console, page: Page, *, full: bool = True) -> None:
@@ -58,41 +58,77 @@ def _show_table(console: Console, table: Table) -> None:
     if table.title:
         console.print()
         console.print(_text(table.title, "strong"))
-    for group in _groups(table, console.width):
+    whole = [_width(table, i) for i in range(len(table.columns))]
+    least = _least(table, whole, console.width)
+    for group in _groups(table, least, console.width):
+        widths = _widths(group, whole, least, console.width)
         rich = RichTable(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, _GAP - 1, 0, 0))
-        for i in group:
-            numeric = table.numeric(i)
+        for i, width in zip(group, widths, strict=True):
             rich.add_column(
                 _text(table.columns[i], "strong"),
-                justify="right" if numeric else "left", no_wrap=numeric, overflow="fold",
+                justify="right" if table.numeric(i) else "left", width=width, overflow="fold",
             )  # fmt: skip
-        room = console.width - sum(_GAP + _width(table, i) for i in group[:-1])
         for n, row in enumerate(table.rows):
             cells = [one_line(row[i]) for i in group]
             if table.clipped and group[-1] == len(table.columns) - 1:
-                cells[-1] = one_line(row[-1], max(room, _NARROW))
+                cells[-1] = _clipped(row[-1], widths[-1])
             rich.add_row(*(_text(cell, "strong" if n in table.bold else "") for cell in cells))
         console.print(rich)
     for sentence in table.legend:
         console.print(_text(sentence, "dim"))
 
 
-def _groups(table: Table, width: int) -> Iterator[list[int]]:
+def _clipped(text: str, width: int) -> str:
+    """Return as much of a text as one line holds."""
+    lines = (one_line(plain(text), most) for most in range(width, 2, -1))
+    return next((line for line in lines if cell_len(line) <= width), "")
+
+
+def _least(table: Table, whole: Sequence[int], width: int) -> list[int]:
+    """Return how narrow columns may be: numbers stay whole, and so do the words of texts where there is room."""
+    first, last = _first(table), len(whole) - 1
+    # Of a text that is clipped a few words say nothing.
+    words = [whole[i] if table.clipped and i == last else _width(table, i, words=True) for i in range(len(whole))]
+    for longest in (_WORD, _NARROW):
+        least = [
+            whole[i] if table.numeric(i) else min(whole[i], max(_NARROW, min(longest, words[i])))
+            for i in range(len(whole))
+        ]
+        if sum(_GAP + one for one in least[:first]) + max(least[first:], default=-_GAP) <= width:
+            break
+    return least
+
+
+def _first(table: Table) -> int:
+    """Return the place of the column that ends what rows begin with: the first one of numbers behind another one."""
+    return next((i for i in range(1, len(table.columns)) if table.numeric(i)), len(table.columns))
+
+
+def _groups(table: Table, least: Sequence[int], width: int) -> Iterator[list[int]]:
     """Yield columns that fit the width together, each time after those that rows begin with: no number is cut."""
-    columns = range(len(table.columns))
-    whole = [_width(table, i) for i in columns]
-    widths = [_GAP + (whole[i] if table.numeric(i) else min(whole[i], _NARROW)) for i in columns]
-    first = next((i for i in columns[1:] if table.numeric(i)), len(columns))
-    group = list(columns[:first])
-    for i in columns[first:]:
-        if len(group) > first and sum(widths[j] for j in (*group, i)) > width:
+    first = _first(table)
+    group = list(range(first))
+    for i in range(first, len(least)):
+        if len(group) > first and _together([least[j] for j in (*group, i)]) > width:
             yield group
-            group = list(columns[:first])
+            group = list(range(first))
         group.append(i)
     yield group
 
 
-def _width(table: Table, column: int) -> int:
-    """Return how wide a column is if no cell of it is broken; a heading may be."""
+def _widths(group: Sequence[int], whole: Sequence[int], least: Sequence[int], width: int) -> list[int]:
+    """Return how wide columns are: those that are not whole get an equal share, and the last one what is left."""
+    shared = ([min(whole[i], max(least[i], share)) for i in group] for share in range(width, 0, -1))
+    widths = next((found for found in shared if _together(found) <= width), [least[i] for i in group])
+    left = max(0, width - _together(widths))
+    return [*widths[:-1], min(whole[group[-1]], widths[-1] + left)]
+
+
+def _together(widths: Sequence[int]) -> int:
+    return sum(widths) + _GAP * (len(widths) - 1)
+
+
+def _width(table: Table, column: int, *, words: bool = False) -> int:
+    """Return how wide a column is if no cell of it is broken, or no word; a heading may be broken where it is."""
     texts = [*table.columns[column].split("\n"), *(one_line(row[column]) for row in table.rows)]
-    return max(cell_len(plain(text)) for text in texts)
+    return max(cell_len(plain(part)) for text in texts for part in (text.split() if words else [text]))

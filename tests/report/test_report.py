@@ -226,7 +226,16 @@ def test_the_control_policies_do_not_claim_the_lowest_was_taken() -> None:
 def test_a_verdict_needs_an_interval_without_zero() -> None:
     assert [verdict((0.1, 0.2), "higher"), verdict((-0.2, -0.1), "lower")] == ["better"] * 2
     assert [verdict((0.1, 0.2), "lower"), verdict((-0.2, -0.1), "higher")] == ["worse"] * 2
-    for bounds in ((-0.1, 0.2), (0.0, 0.2), (-0.2, 0.0), (0.0, 0.0), (0.5, 0.5)):
+    # Of sums that are equal, rounding makes a little more or less.
+    for bounds in (
+        (-0.1, 0.2),
+        (0.0, 0.2),
+        (-0.2, 0.0),
+        (0.0, 0.0),
+        (0.5, 0.5),
+        (100 / 3, 100 / 3 + 1e-13),
+        (1e-14, 1),
+    ):
         assert verdict(bounds, "higher") == verdict(bounds, "lower") == "too small to decide"
 
 
@@ -285,6 +294,17 @@ def test_verdicts_respect_the_direction_of_every_metric() -> None:
         assert (loss[metric].value or 0) < 0 and loss[metric].verdict == "better"
     back = run_differences(other, first, "nll", "own")
     assert {back[m].verdict for m in ("ap", "bwt_final", "forgetting_max")} == {"worse"}
+
+
+def test_figures_that_rest_on_other_watch_tasks_are_not_compared() -> None:
+    def watching(name: str, task: str) -> Run:
+        spill = {"spill_tasks": {"mean": {"value": 1.0, "interval": None, "reason": None}, "tasks": {}}}
+        run = write_run(Path(name), watch=(task,))
+        return replace(run, result=run.result.model_copy(update={"figures": {"primary": spill, "nll": spill}}))
+
+    first, same, other = watching("a", "x"), watching("b", "x"), watching("c", "y")
+    assert "spill_tasks" in run_differences(first, same, "nll", "own")
+    assert {*run_differences(first, other, "nll", "own")} == {metric.name for metric in METRICS}
 
 
 def test_runs_that_cannot_be_paired_get_no_interval() -> None:
@@ -435,6 +455,16 @@ def test_every_part_of_a_split_table_names_its_rows() -> None:
     for width in (44, 60, 120):
         found = re.findall(r"^ *(\d+) .*(candidate of row \d+)", printed(page_of(ranked), width), re.MULTILINE)
         assert found == [(str(n), name) for n, name in enumerate(names, 1)]
+
+
+def test_words_stay_whole_where_there_is_room_and_a_clipped_text_takes_one_line() -> None:
+    table = Table(
+        ("task", "loss", "text"), (("extract-items>odd-one-out", "6.25", "北京 " * 40),), text=(0, 2), clipped=True
+    )
+    for width in (80, 30):
+        text = printed(page_of(table), width)
+        assert text.count("...") == 1 and len([line for line in text.splitlines() if "北京" in line]) == 1
+        assert ("extract-items>odd-one-out" in text) == (width == 80)
 
 
 def test_pages_of_commands_fit_their_terminal_and_cut_nothing() -> None:

@@ -14,7 +14,7 @@ from sapo.report.runs import Run, shared_prompts
 from sapo.runs.metrics import METRICS
 from sapo.runs.prompts import ORIGINAL, Prompt
 from sapo.runs.records import RECORDS
-from sapo.runs.results import MEASURES, NLL, RunResult
+from sapo.runs.results import MEASURES, NLL, PRIMARY, RunResult
 from sapo.training.settings import MethodName, Policy
 
 Unit = tuple[str, int]
@@ -116,6 +116,10 @@ class Arranged:
     def only_originals(self) -> bool:
         """Whether no run was trained or tested with another instruction than the originals."""
         return self.prompts == (ORIGINAL,) and all(run.result.only_originals for run in self.runs)
+
+    def defines(self, name: str) -> bool:
+        """Whether any run has a value of a metric or figure."""
+        return any(r.metric(PRIMARY, prompt, name).value is not None for r in self.runs for prompt in self.prompts)
 
 
 def _by_unit(settings: Sequence[Setting]) -> list[Run]:

@@ -23,6 +23,8 @@ Verdict = Literal[
 NUMBERS: tuple[Defined, ...] = (*METRICS, *FIGURES)
 TITLES = {one.name: one.title for one in NUMBERS}
 _FIGURES = {figure.name for figure in FIGURES}
+# Means over tasks that are the same differ by so much, whatever the unit.
+_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,11 @@ def direction(measure: str, name: str = "ap") -> Better | None:
     return "lower" if name == "forgetting_max" else SCALES[measure].better
 
 
+def signed(metric: str) -> bool:
+    """Whether a metric is a difference of cells."""
+    return metric not in ("ap", "la")
+
+
 def verdict(bounds: tuple[float, float], better: Better | None) -> Verdict:
     """Return what the interval of a difference says, where ``better`` values of the metric lie in that direction.
 
@@ -52,11 +59,16 @@ def verdict(bounds: tuple[float, float], better: Better | None) -> Verdict:
     differ by the same amount show a coarse measure, or too few of them, not certainty.
     """
     low, high = bounds
-    if low <= 0 <= high or low == high:
+    if (low <= _ROUNDING and high >= -_ROUNDING) or flat(bounds):
         return "too small to decide"
     if better is None:
         return "higher" if low > 0 else "lower"
     return "better" if (low > 0) == (better == "higher") else "worse"
+
+
+def flat(bounds: tuple[float, float]) -> bool:
+    """Whether an interval has no width."""
+    return bounds[1] - bounds[0] <= _ROUNDING
 
 
 def run_differences(
@@ -65,11 +77,11 @@ def run_differences(
     """Return by name how far metrics and figures of a run lie from those of the first one; undefined ones are left out.
 
     Both runs are resampled with the first run's seed. `resample_matrices` then draws the same rows for both, so
-    that what makes a row hard for both cancels out. Figures rest on all test prompts, so those of runs with different
-    ones are not compared.
+    that what makes a row hard for both cancels out. Figures rest on all test prompts and watch tasks, so those of runs
+    with different ones are not compared.
     """
     runs, values = (first, other), dict[str, float]()
-    alike = len({frozenset(run.result.matrices[measure]) for run in runs}) == 1
+    alike = len({(frozenset(run.result.matrices[measure]), frozenset(run.result.watch)) for run in runs}) == 1
     for name in names if alike else [metric.name for metric in METRICS if metric.name in names]:
         mine, theirs = (run.metric(measure, prompt, name).value for run in runs)
         if mine is not None and theirs is not None:

@@ -5,77 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from sapo.experiments.study.resampling import quantile
 from sapo.report import details, remake
 from sapo.report.blocks import NOTHING, Block, Command, Note, Page, Section, Table
 from sapo.report.compare import Arranged, Compared, Setting, arrange, letter
-from sapo.report.differences import NUMBERS, TITLES, Difference, direction, verdict
-from sapo.report.numbers import (
-    LOSS,
-    SCALES,
-    Figure,
-    count,
-    duration,
-    estimate,
-    interval,
-    listed,
-    number,
-    prompt_name,
-)
+from sapo.report.differences import NUMBERS, TITLES, Difference, signed
+from sapo.report.findings import HEADLINE, outcome, said
+from sapo.report.numbers import LOSS, SCALES, count, duration, estimate, interval, listed, number, prompt_name
 from sapo.report.plots import Range, curves, ranges
-from sapo.report.runs import Run
-from sapo.runs.metrics import FIGURES, METRICS, percentile_interval
-from sapo.runs.prompts import ORIGINAL, OWN, Prompt
+from sapo.report.reading import reading
+from sapo.report.runs import Run, only_originals
+from sapo.runs.metrics import METRICS
+from sapo.runs.prompts import Prompt
 from sapo.runs.results import MEASURES, NLL, PRIMARY
-from sapo.training.policies import MIXTURES
 
-# Metrics that are drawn and spoken of first: how good the end is, and what was forgotten.
-HEADLINE = ("ap", "bwt_final")
-# Settings up to which each that decides nothing is spoken of.
-_FEW_SETTINGS = 3
 _MARKS = "*: right after training on that task; (...): not trained on that task yet."
 _WATCHED = (
     "watch: never trained on, and always tested with its original instruction. general text: without any prompt; its "
     "texts are no sample, so there is no interval."
 )
-_TESTED = (
-    "Test prompt own: a task that was trained on is tested with the instruction it was trained with, others with their "
-    "original one; original: every task with its original instruction; none: without any; a text in quotes: every task "
-    "with this instruction."
-)
-_MIXED = (
-    "Tasks were trained with several paraphrases in turn and have no instruction of their own: they are tested with "
-    "the original one."
-)
-_ORIGINAL = "All tasks are trained and tested with their original instructions."
-_PAIRED_UNITS = (
-    "difference: mean over the units in which both have a value, with its 95 % Student t interval. pairs: how many "
-    "these are, of the units in which at least one of the two has one. each unit: the differences themselves, in the "
-    "order of the units (–: no pair)."
-)
-EQUAL = (
-    "An interval of no width means that all units differ by exactly the same amount. Coarse scores of few test rows "
-    "often do: it is not a sign of certainty."
-)
-_METRICS = (
-    "R[i,j]: the result on task j after training task i, 0 is zero-shot; N: number of tasks. AP: average performance "
-    "at the end. LA: learning accuracy, each task right after it was trained on. BWT: backward transfer, what later "
-    "training did to earlier tasks. FWT: forward transfer, what it did to tasks not trained on yet. Forgetting (max) "
-    "takes the best of noisy cells, so its interval lies a little high."
-)
-_BEYOND = (
-    "What a training does beyond its own prompt. R_q[i,j]: task j after stage i with test prompt q; s: the last stage "
-    "that tested it. Spill: the change that a training makes on other tasks, and on its own task with other "
-    "prompts. Conditionality: how much better the task is done with its own prompt than with held-out paraphrases (in "
-    "NLL, better is below 0). Recoverable: how much better the best of these does than the original: what they bring "
-    "back was hidden, not lost; as the best of noisy values it lies a little on the better side."
-)
-_OBSTACLES = {
-    "too small to decide": "too small to decide: the interval contains 0, only touches it, or has no width.",
-    "not paired": "not paired: the runs were tested on different rows, so the difference has no interval.",
-    "not comparable": "not comparable: the runs use different metrics, or their models split the answers into "
-    "different tokens, so the numbers have different units.",
-}
 
 
 def results_page(runs: Sequence[Run]) -> Page:
@@ -87,12 +34,12 @@ def results_page(runs: Sequence[Run]) -> Page:
     arranged = arrange(runs)
     sweep, alone = arranged.sweep, None if arranged.sweep else arranged.only
     if alone is not None:
-        title, notes = f"Run {alone.name}", list(_outcome(alone, arranged.prompts[0]))
+        title, notes = f"Run {alone.name}", list(outcome(alone, arranged.prompts[0]))
         table = _by_task(alone, arranged.prompts[0])
         first = [Section(f"By task: {table.title}", (replace(table, title=""),), "screen")]
     else:
         title = f"{'Sweep' if sweep else 'Comparison'} of {count(len(arranged.runs), 'run')}"
-        notes = [Note(text, "strong") for text in _said(arranged) or ["There is one setting: nothing to compare."]]
+        notes = [Note(text, "strong") for text in said(arranged) or ["There is one setting: nothing to compare."]]
         first = [Section("Results", (_headline(arranged),), "screen")]
         if not sweep:
             first.append(Section("What differs", (details.differing(runs),), "screen"))
@@ -105,89 +52,10 @@ def results_page(runs: Sequence[Run]) -> Page:
         *_comparisons(arranged),
         *details.sections(arranged),
         *([Section("Every run", (_every_run(arranged),))] if sweep else []),
-        Section("How to read this", tuple(_reading(arranged))),
+        Section("How to read this", tuple(reading(arranged))),
         *remake.of_runs(arranged.runs),
     ]
     return Page(title, tuple(sections), (*notes, Note(arranged.scope)))
-
-
-# What was found, in sentences.
-
-
-def _outcome(run: Run, prompt: Prompt) -> Iterator[Note]:
-    """Yield what a sequence ends with and what became of its earlier tasks, or what training on one task changed."""
-    tasks = run.result.tasks
-    for measure, scale in SCALES.items():
-        what = scale.title.replace("Score", "score")
-        if len(tasks) == 1:
-            (before,), (after,) = run.matrix(measure, prompt)
-            if before is None or after is None:
-                continue
-            # Both on the same resamples of the test rows.
-            draws = run.resampled(measure, prompt, run.result.seed)[:, :, 0]
-            changes = draws[:, 1] - draws[:, 0]
-            change = Figure(float(changes[0]), percentile_interval(changes[1:]))
-            how = "" if _plain([run], prompt) else f" with test prompt {prompt_name(prompt)}"
-            ends = (number(value, scale.decimals) for value in (before, after))
-            text = f"On {tasks[0]}{how} the {what} is {' before training and '.join(ends)} after it; change"
-        else:
-            end, change = (run.metric(measure, prompt, name) for name in HEADLINE)
-            if end.value is None:
-                reason = run.result.estimate(measure, prompt, HEADLINE[0])["reason"]
-                yield Note(f"There is no mean {scale.short} over all tasks after the last one: {reason}.", "strong")
-                continue
-            text = f"After {len(tasks)} tasks the mean {what} is {estimate(end, scale.decimals)}"
-            text += "" if change.value is None else "; earlier tasks changed by"
-        if change.value is not None and change.interval is not None:
-            text += f" {estimate(change, scale.decimals, sign=True)}: {verdict(change.interval, scale.better)}"
-        yield Note(f"{text}.", "strong")
-
-
-def _said(arranged: Arranged) -> list[str]:
-    """Return what can be said of each thing that is compared with its baseline, over all groups."""
-    main = arranged.prompts[0]
-    # Verdicts may differ with the other one, which the tables show.
-    where = f" (test prompt {prompt_name(main)})" if len(arranged.prompts) > 1 else ""
-    metrics = " or ".join(TITLES[name] for name in HEADLINE)
-    pairs: dict[tuple[str, str], dict[tuple[str, str], list[Difference]]] = {}
-    for one in arranged.compared:
-        if one.prompt == main:
-            known = pairs.setdefault((one.base, one.label), {})
-            for name in HEADLINE:
-                known.setdefault((name, one.measure), []).extend(filter(None, (one.differences.get(name),)))
-    said, open_, undefined = [], dict[str, list[str]](), []
-    for (base, label), known in pairs.items():
-        found = [(key, several) for key, several in known.items() if several]
-        subject = f"{arranged.names.get(label, label)} against {arranged.names.get(base, base)}{where}"
-        decided = any(d.verdict in ("better", "worse") for _, several in found for d in several)
-        grouped = any(len(several) > 1 for _, several in found)
-        if not found:
-            undefined.append(f"{subject}: not both define {metrics}.")
-        elif decided or not (grouped or len(pairs) > _FEW_SETTINGS):
-            said.append(f"{subject}: {'; '.join(_over_groups(*key, several) for key, several in found)}.")
-        else:
-            open_.setdefault(base, []).append(label)
-    undecided = [
-        f"One unit, so nothing can be said against {base}: {', '.join(labels)}."
-        if arranged.sweep and len(arranged.units) == 1
-        else f"No clear difference to {base}{where} in {metrics}, in score or NLL: {', '.join(labels)}."
-        for base, labels in open_.items()
-    ]
-    return [*said, *undecided, *undefined]
-
-
-def _over_groups(metric: str, measure: str, found: Sequence[Difference]) -> str:
-    """Return what one metric says: its figures in one group, how many groups say what in several."""
-    scale = SCALES[measure]
-    name = f"{TITLES[metric]} in {scale.short}"
-    if len(found) == 1:
-        return f"{name} {estimate(found[0], scale.decimals, sign=True)} {scale.unit}, {found[0].verdict}"
-    verdicts = [one.verdict if one.verdict in ("better", "worse") else "undecided" for one in found]
-    counts = (f"{kind} in {verdicts.count(kind)}" for kind in ("better", "worse", "undecided") if kind in verdicts)
-    return f"{name} {', '.join(counts)} of {len(verdicts)} groups"
-
-
-# Tables.
 
 
 def _curves(run: Run, prompt: Prompt) -> Iterator[Block]:
@@ -199,11 +67,6 @@ def _curves(run: Run, prompt: Prompt) -> Iterator[Block]:
             seen = {label: [values[i] for i in stages] for label, values in lines.items()}
             title = "stage: tasks trained (0: zero-shot)"
             yield curves(f"{scale.title} by stage", [str(i) for i in stages], title, scale.short, seen)
-
-
-def _plain(runs: Sequence[Run], prompt: Prompt) -> bool:
-    """Whether tasks were trained with their original instructions alone, and are tested with them."""
-    return prompt in (OWN, ORIGINAL) and all(run.result.only_originals for run in runs)
 
 
 def _by_task(run: Run, prompt: Prompt) -> Table:
@@ -248,7 +111,7 @@ def _matrix(runs: Sequence[Run], measure: str, prompt: Prompt) -> Table:
 
 
 def _title(runs: Sequence[Run], measure: str, prompt: Prompt) -> str:
-    how = "" if _plain(runs, prompt) else f", test prompt: {prompt_name(prompt)}"
+    how = "" if only_originals(runs, prompt) else f", test prompt: {prompt_name(prompt)}"
     kinds = ", ".join(dict.fromkeys(runs[0].result.primary_metrics[task] for task in runs[0].result.tasks))
     return SCALES[measure].title.replace("Score (", f"Score ({kinds}, ") + how
 
@@ -262,7 +125,7 @@ def _headline(arranged: Arranged) -> Table:
     prompt, end = arranged.prompts[0], _end(arranged)
     over = f"over the {len(arranged.units)} units" if len(arranged.units) > 1 else "over test rows"
     how = "" if arranged.only_originals else f" Test prompt: {prompt_name(prompt)}."
-    shown = [(PRIMARY, end), (NLL, end), *([(NLL, "bwt_final")] if _defines(arranged, "bwt_final") else [])]
+    shown = [(PRIMARY, end), (NLL, end), *([(NLL, "bwt_final")] if arranged.defines("bwt_final") else [])]
     figures = tuple(
         (s.name, *(_figure(s, measure, prompt, name) for measure, name in shown)) for s in arranged.settings
     )
@@ -277,22 +140,13 @@ def _headline(arranged: Arranged) -> Table:
 
 def _end(arranged: Arranged) -> str:
     """Return the metric of how good the end is, or where no method defines it, of how well tasks are learned."""
-    return "ap" if _defines(arranged, "ap") else "la"
-
-
-def _defines(arranged: Arranged, name: str) -> bool:
-    return any(r.metric(PRIMARY, prompt, name).value is not None for r in arranged.runs for prompt in arranged.prompts)
+    return "ap" if arranged.defines("ap") else "la"
 
 
 def _figure(setting: Setting, measure: str, prompt: Prompt, name: str) -> str:
     found = setting.metric(measure, prompt, name)
     few = f" ({found.count})" if 0 < found.count < sum(run is not None for run in setting.runs) else ""
-    return estimate(found, SCALES[measure].decimals, sign=_signed(name)) + few
-
-
-def _signed(metric: str) -> bool:
-    """Whether a metric is a difference of cells."""
-    return metric not in ("ap", "la")
+    return estimate(found, SCALES[measure].decimals, sign=signed(name)) + few
 
 
 def _cost_and_next(arranged: Arranged, alone: Run | None) -> Iterator[Block]:
@@ -353,7 +207,7 @@ def _metrics(arranged: Arranged) -> Iterator[Block]:
             (*("" if n else one.title, s.name)[: len(heads)], *(_figure(s, m, prompt, one.name) for m in MEASURES))
             for one in NUMBERS
             if one in METRICS or prompt == main
-            if _defines(arranged, one.name)
+            if arranged.defines(one.name)
             for n, s in enumerate(arranged.settings)
         )
         yield Table(
@@ -373,7 +227,7 @@ def _metrics(arranged: Arranged) -> Iterator[Block]:
     tasks = runs[0].result.tasks
     for prompt in arranged.prompts:
         if only is not None and prompt != main and len(tasks) == 1:
-            yield from _outcome(only, prompt)
+            yield from outcome(only, prompt)
         for measure in MEASURES:
             yield _matrix(runs, measure, prompt)
     if only is not None:
@@ -437,43 +291,3 @@ def _every_run(arranged: Arranged) -> Table:
         "do not tell settings apart: paired differences over units do. Steps that runs share are counted for each.",
     )
     return Table(("run", "score AP", "NLL AP", "wall time"), tuple(rows), legend=legend)
-
-
-def _reading(arranged: Arranged) -> Iterator[Block]:
-    """Yield what metrics, test prompts, differences and intervals mean."""
-    units, results = len(arranged.units), [run.result for run in arranged.runs]
-    found = [d for one in arranged.compared for d in one.differences.values()]
-    yield Note(_ORIGINAL if arranged.only_originals else _TESTED)
-    if any(result.policy in MIXTURES for result in results):
-        yield Note(_MIXED)
-    if any(None in s.runs or s.metric(PRIMARY, arranged.prompts[0], "ap").value is None for s in arranged.settings):
-        yield Note(f"{NOTHING}: not defined for the method. (n): defined for n of the runs only.")
-    if found and arranged.sweep:
-        yield Note(_PAIRED_UNITS)
-    yield from (Note(text) for kind, text in _OBSTACLES.items() if any(d.verdict == kind for d in found))
-    bounds = [d.interval for d in found if d.interval is not None]
-    if any(low == high for low, high in bounds):
-        yield Note(EQUAL)
-    if units > 1:
-        yield Note(
-            f"Intervals over units are Student t intervals: mean ± {quantile(units):.2f} standard errors with {units} "
-            "units, 1.96 with very many. Few units make wide intervals: too small to decide does not mean that there "
-            "is no difference."
-        )
-    if bounds:
-        yield Note(
-            f"This page holds {len(bounds)} intervals of differences. If nothing differed, about 5 % of them, "
-            f"{len(bounds) * 0.05:.1f} here, would still exclude 0 by chance. Decide which comparison counts before "
-            "you look, and take the others as hints."
-        )
-    rows = [
-        (m.title, f"{direction(PRIMARY, m.name)}, {direction(NLL, m.name)}", m.definition, m.source)
-        for m in METRICS
-        if not _signed(m.name) or any(len(result.tasks) > 1 for result in results)
-    ]
-    rows += [(f.title, NOTHING, f.definition, f.source) for f in FIGURES if _defines(arranged, f.name)]
-    legend = [_METRICS]
-    if any(_defines(arranged, figure.name) for figure in FIGURES):
-        legend.append(_BEYOND)
-    columns = ("metric", "better: score, NLL", "definition", "source")
-    yield Table(columns, tuple(rows), "The metrics", tuple(legend), text=(0, 1, 2, 3))

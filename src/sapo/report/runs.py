@@ -180,6 +180,11 @@ def _lacking(directory: Path) -> str:
     return "is not a run directory (no config.yaml, no results.json): give the run_dir of a finished `sapo run`"
 
 
+def only_originals(runs: Sequence[Run], prompt: Prompt) -> bool:
+    """Whether tasks were trained with their original instructions alone, and are tested with them."""
+    return prompt in (OWN, ORIGINAL) and all(run.result.only_originals for run in runs)
+
+
 def shared_prompts(runs: Sequence[Run]) -> tuple[Prompt, ...]:
     """Return the test prompts that all runs have results for, the main one first.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 
 from sapo.core.untrusted import one_line
@@ -13,8 +12,9 @@ from sapo.experiments.study.resampling import Measured
 from sapo.report import claims, remake
 from sapo.report.blocks import NOTHING, Note, Page, Section, Table
 from sapo.report.claims import RATIO, RHO, p_value
+from sapo.report.differences import flat
 from sapo.report.numbers import LOSS, NLL_DECIMALS, SCORE, count, duration, estimate, listed, number
-from sapo.report.page import EQUAL
+from sapo.report.reading import EQUAL
 
 # Characters of a candidate that a table shows.
 _SHOWN = 56
@@ -189,7 +189,7 @@ def _reading(found: Analysis) -> Iterator[Note]:
         *(test.rho for arm in found.arms for test in arm.predictions),
         *(gain.mean for arm in found.arms for gain in arm.gains if gain.by_transition.count(0.0) < len(arm.blocks)),
     ]
-    if any(figure.interval is not None and math.isclose(*figure.interval, abs_tol=1e-12) for figure in figures):
+    if any(figure.interval is not None and flat(figure.interval) for figure in figures):
         yield Note(EQUAL)
 
 

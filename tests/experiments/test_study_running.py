@@ -14,12 +14,15 @@ import pytest
 from small_runs import Told, configure, near, plain_config, read, workers, write, write_bench
 
 from sapo.core.errors import DataError, RecordError
+from sapo.experiments.study.plan import state_config, transitions
 from sapo.experiments.study.records import STUDY, StudyRecord, append_study, read_study
 from sapo.experiments.study.run import run_study, study_fingerprint
 from sapo.experiments.where import Where, on_ray
 from sapo.runs.config.schema import ResourcesConfig
 from sapo.runs.config.study import StudyConfig
+from sapo.runs.prepare import read as inputs_of
 from sapo.sequence import run
+from sapo.tasks.load import task_fingerprint
 
 TASKS = ("alpha", "beta", "gamma")
 
@@ -160,6 +163,8 @@ def test_another_configuration_is_refused_and_changes_nothing(copy: Callable[...
     for change in changes:
         with pytest.raises(RecordError, match="another configuration"):
             run_study(copy(**change))
+    with pytest.raises(RecordError, match=r"\n  lean: False then, True now\n"):
+        run_study(copy(lean=True))
     often = copy().train.model_copy(update={"checkpoint_every": 1})
     assert run_study(copy(train=often)) == read_study(path) and path.read_bytes() == before
 
@@ -192,6 +197,31 @@ def test_data_that_have_changed_are_told_even_if_nothing_is_missing(
             run_study(copy())
     finally:
         file.write_text(whole, encoding="utf-8")
+
+
+def test_records_of_earlier_versions_hold_the_rows_that_were_used(copy: Callable[..., StudyConfig]) -> None:
+    path, config = copy().run_dir / STUDY, copy()
+    _, given = inputs_of(state_config(config, transitions(config)[0]))
+    used = {task.name: task_fingerprint(task) for task in (*given.tasks, *given.watch)}
+    before = [replace(record, data=used) for record in read_study(path)]
+    assert all(record.data == given.data != used for record in read_study(path))
+    path.unlink()
+    for record in before:
+        append_study(path, record)
+    assert run_study(config) == tuple(before)
+
+
+def test_a_study_that_leaves_out_long_rows_is_resumed(small_model: Path, tmp_path: Path) -> None:
+    own = write_bench(tmp_path / "own", tasks=TASKS)
+    index = read(own / "instructions.json")
+    write(own / "instructions.json", {name: {**one, "labels": []} for name, one in index.items()})
+    rows = read(own / "gamma" / "test.json")
+    write(own / "gamma" / "test.json", [{**rows[0], "label": "y" * 400}, *rows[1:]])
+    changes: dict[str, Any] = {"max_length": 120, "data": {"drop_long": True}, "rows": 4, "lean": True, "scores": False}
+    config = StudyConfig.model_validate(plain_study(small_model, own, tmp_path / "study", **changes))
+    records = run_study(config, told := Told())
+    assert any("left out, as instruction, suffix and answer are too long" in note for note in told.notes)
+    assert run_study(config) == records
 
 
 def test_what_the_last_transition_lacks_is_told_before_the_first_is_trained(

@@ -79,7 +79,8 @@ class StudyRecord:
         losses: by task, of all tasks that were tested.
         scores: by task, of those that were generated for.
         config: the study's configuration, without its run_dir.
-        data: fingerprint of what was used of each tested task: rows, instruction, suffix, labels.
+        data: fingerprint of each tested task as it was given, before rows were drawn; earlier versions recorded that of
+            the rows that were used.
     """
 
     study: str

@@ -91,10 +91,15 @@ def _known(config: StudyConfig, progress: Reporter) -> dict[tuple[str, Trial], S
     path = config.run_dir / STUDY
     found = read_study(path, progress.note) if path.is_file() else ()
     now = config.plain()
-    for record in found:
-        shared = {name: now["tasks"][name] for name in record.config.get("tasks", {}) if name in now["tasks"]}
-        then = {"tasks": {name: record.config["tasks"][name] for name in shared}}
-        differs = differences(_settled(record.config) | then, _settled(now) | {"tasks": shared})
+    # Of many records few differ in what they were made with.
+    for record in {(one.study, fingerprint(one.config)): one for one in found}.values():
+        names = record.config.get("tasks", {}).keys() & now["tasks"].keys()
+        # What is switched off is left out of a configuration.
+        before, today = (
+            {"lean": False} | _settled(config) | {"tasks": {name: config["tasks"][name] for name in names}}
+            for config in (record.config, now)
+        )
+        differs = differences(before, today)
         if not differs and record.study != study_fingerprint(config):
             differs = ["  the version of sapo that it was made with"]
         if differs:
@@ -118,10 +123,11 @@ def _open(config: StudyConfig, known: Mapping[tuple[str, Trial], StudyRecord], p
             _, given = read(state_config(config, transition), pays=False)
         except SapoError as error:
             raise type(error)(f"transition {transition.name}: {error}") from error
-        data = {task.name: task_fingerprint(task) for task in (*given.tasks, *given.watch)}
+        # Records of earlier versions hold what the rows that are used are, not the whole task.
+        used = {task.name: task_fingerprint(task) for task in (*given.tasks, *given.watch)}
         ours = [record for (name, _), record in known.items() if name == transition.name]
-        changed = [task for record in ours for task, then in record.data.items() if data.get(task, then) != then]
-        if changed:
+        then = {(task, data) for record in ours for task, data in record.data.items() if task in used}
+        if changed := sorted(task for task, data in then if data not in (given.data[task], used[task])):
             raise RecordError(
                 f"task {changed[0]!r} is not as it was when trainings of {transition.name} were recorded in "
                 f"{config.run_dir / STUDY} (its rows, instruction, suffix or labels): put it back as it was, or use "

@@ -126,7 +126,7 @@ def train(
             "mediators": mediators, "losses": losses, "scores": scores or None,
             "seconds": time.perf_counter() - began,
             "config": {key: value for key, value in config.plain().items() if key != "run_dir"},
-            "data": {name: task_fingerprint(one) for name, one in ground.tested.items()},
+            "data": dict(run.inputs.data),
             "versions": {library: version for library, version in library_versions().items() if version},
         }
     )  # fmt: skip

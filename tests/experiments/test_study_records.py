@@ -44,8 +44,6 @@ def test_effects_are_changes_of_token_weighted_losses_higher_is_better() -> None
     assert record.mean_effect("unseen") == 1.0
     assert record.effect("b", "score") == 80.0 and record.effect("a", "score") == -5.0
     assert record.effect("u", "score") is None and record.effect("nothing") is None
-    # Not the mean of those that happen to have scores.
-    assert record.mean_effect("earlier", "score") is None and record.mean_effect("own", "score") == 80.0
     alone = training(transition="b", effects={"b": -1.0})
     assert alone.mean_effect("earlier") is None and alone.mean_effect("unseen") is None
 

@@ -45,7 +45,6 @@ class Association:
         p: two-sided, by permutation; None where nothing is defined.
         adjusted: p after Holm's correction among all secondary tests; None where p stands alone.
         critical: least |rho| with p < 0.05, by permutation; None if no order reaches it.
-        exact: whether p is of all orders.
     """
 
     arm: str
@@ -57,7 +56,6 @@ class Association:
     p: float | None
     adjusted: float | None
     critical: float | None
-    exact: bool
 
 
 def associate(
@@ -76,11 +74,11 @@ def associate(
     ]
     sizes = tuple(len(a) for a, _ in used)
     if not used:
-        return Association(arm, x, y, Measured(None, None, _UNDEFINED), by_transition, (), None, None, None, False)
+        return Association(arm, x, y, Measured(None, None, _UNDEFINED), by_transition, (), None, None, None)
     parts = [Part(len(a), len(a) - 1, _statistic(a, b)) for a, b in used]
     (rho,) = estimates(parts, sampling, _UNDEFINED)
     test = permutation_test(used, [part.weight for part in parts], sampling)
-    return Association(arm, x, y, rho, by_transition, sizes, test.p, None, test.critical, test.exact)
+    return Association(arm, x, y, rho, by_transition, sizes, test.p, None, test.critical)
 
 
 def predictions(blocks: Sequence[Block], sampling: Sampling) -> tuple[Association, ...]:

@@ -134,11 +134,10 @@ class StudyRecord:
             before, after = (-self.losses[task].loss(when) for when in ("before", "after"))
         return after if task == self.task else after - before
 
-    def mean_effect(self, role: Role, measure: Measure = "nll") -> float | None:
-        """Return the mean of `effect` over the tasks of a role, each with the same weight; None without any."""
-        found = [self.effect(task, measure) for task in self.tasks(role)]
-        known = [effect for effect in found if effect is not None]
-        return sum(known) / len(known) if known and len(known) == len(found) else None
+    def mean_effect(self, role: Role) -> float | None:
+        """Return the mean effect over the tasks of a role, in nats per token, all with one weight; None without any."""
+        found = [effect for task in self.tasks(role) if (effect := self.effect(task)) is not None]
+        return sum(found) / len(found) if found else None
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as JSON values."""

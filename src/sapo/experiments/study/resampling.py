@@ -134,7 +134,7 @@ def weighted(values: Floats, weights: Floats) -> Floats:
 
 @dataclass(frozen=True, slots=True)
 class Permuted:
-    """A two-sided permutation test of a weighted mean of rank correlations, over all orders where it is exact.
+    """A two-sided permutation test of a weighted mean of rank correlations.
 
     ``p`` is the share of orders whose statistic is at least as far from 0, ``critical`` the least absolute value with
     p < 0.05; None where even the farthest one does not reach it.
@@ -142,7 +142,6 @@ class Permuted:
 
     p: float
     critical: float | None
-    exact: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +197,7 @@ def permutation_test(pairs: Sequence[tuple[Floats, Floats]], weights: Sequence[f
         return np.asarray((len(values) - np.searchsorted(values, value - _EQUAL) + own) / (len(values) + own))
 
     reached = values[p(values) < ALPHA]
-    return Permuted(float(p(abs(observed))), float(reached[0]) if len(reached) else None, exact)
+    return Permuted(float(p(abs(observed))), float(reached[0]) if len(reached) else None)
 
 
 def detectable(sizes: Sequence[int]) -> Detectable:

@@ -18,12 +18,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from scipy.stats import t, ttest_1samp
+from scipy.stats import ttest_1samp
 
 from sapo.core.progress import Reporter
-from sapo.core.types import Floats, Losses
+from sapo.core.types import Losses
 from sapo.experiments.sweep import planned
 from sapo.models.fit import context_length
+from sapo.report.differences import spread
+from sapo.report.numbers import estimate
 from sapo.runs.config.loading import load_config
 from sapo.runs.config.schema import Config
 from sapo.runs.lineage import library_versions
@@ -103,12 +105,11 @@ def report(trial: Path, orders: Path) -> None:
     units = sorted(set.intersection(*map(set, ways.values())))
     if len(units) < 2:
         raise SystemExit(f"{len(units)} sequences and seeds are in both files: two are needed")
-    print(f"{len(units)} units; " + ", ".join(f"{way} {values(of, units).mean():.3f}" for way, of in ways.items()))
+    means = (f"{way} {np.mean([of[unit] for unit in units]):.3f}" for way, of in ways.items())
+    print(f"{len(units)} units; {', '.join(means)}")
     for a, b in (("sapo (trial)", "original"), ("orders", "original"), ("sapo (trial)", "orders")):
-        found = values(ways[a], units) - values(ways[b], units)
-        half = t.ppf(0.975, len(found) - 1) * found.std(ddof=1) / len(found) ** 0.5
-        mean, p = found.mean(), ttest_1samp(found, 0).pvalue
-        print(f"{a} minus {b}: {mean:+.3f} [{mean - half:+.3f}, {mean + half:+.3f}], p = {p:.3f}")
+        found = spread([ways[a][unit] - ways[b][unit] for unit in units])
+        print(f"{a} minus {b}: {estimate(found, 3, sign=True)}, p = {ttest_1samp(found.points, 0).pvalue:.3f}")
 
 
 def ap(records: Sequence[RunResult]) -> dict[tuple[str, int], float]:
@@ -119,11 +120,6 @@ def ap(records: Sequence[RunResult]) -> dict[tuple[str, int], float]:
         assert value is not None
         found[one.sequence, one.seed] = value
     return found
-
-
-def values(of: dict[tuple[str, int], float], units: Sequence[tuple[str, int]]) -> Floats:
-    """Return the values of these units."""
-    return np.array([of[unit] for unit in units])
 
 
 def main() -> None:

@@ -21,6 +21,7 @@ from scipy.stats import spearmanr, ttest_rel
 
 from sapo.core.types import Floats
 from sapo.experiments.study.blocks import Block, blocks_of
+from sapo.experiments.study.components import moments
 from sapo.experiments.study.prediction import PRIMARY, associate
 from sapo.experiments.study.records import read_study
 from sapo.experiments.study.resampling import Sampling, detectable
@@ -60,11 +61,8 @@ def reproducible(name: str, blocks: Sequence[Block], keep: Sequence[Sequence[int
     for block, places in zip(blocks, keep, strict=True):
         effects = block.outcome("forgetting")
         assert effects is not None
-        centred = effects[list(places)] - effects[list(places)].mean(axis=0)
-        rows, seeds = centred.shape
-        means = centred.mean(axis=1)
-        rest = float(((centred - means[:, None]) ** 2).sum() / ((rows - 1) * (seeds - 1)))
-        wording = max(float(means.var(ddof=1)) - rest / seeds, 0.0)
+        between, _, rest, _ = moments(effects[list(places)])
+        wording = max(between, 0.0)
         shares.append(f"{wording / (wording + rest):.2f} (sd {wording**0.5:.2f} and {rest**0.5:.2f})")
     print(f"{name}, share of the variance of one training that is the wording's, by transition: {', '.join(shares)}")
 

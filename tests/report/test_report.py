@@ -401,6 +401,7 @@ def test_hostile_texts_are_no_markup_in_a_terminal() -> None:
         text = printed(page_of(*hostile_blocks()), 600, terminal=terminal)
         bare = re.sub(r"\x1b\[[\d;]*m", "", text)
         assert "\x1b" not in bare and "\u202e" not in bare and bare.count("[bold red]x[/] | `c`") == 10
+        assert "It replaces:\n    Name the odd word of these" in bare
         # Colour codes that the text asked for would be red, which nothing here is.
         assert "\\x1b[31m" in bare and not re.search(r"\x1b\[[\d;]*31m", text)
 

@@ -15,7 +15,7 @@ from study_trainings import study, tables, training
 from sapo.experiments.study.analysis import Analysis, analyse
 from sapo.experiments.study.records import StudyRecord, append_study
 from sapo.experiments.study.resampling import Measured
-from sapo.report.blocks import Note, Page, Table
+from sapo.report.blocks import Note, Page, Plot, Table
 from sapo.report.claims import p_value
 from sapo.report.markdown import to_markdown
 from sapo.report.publish import print_report
@@ -168,6 +168,12 @@ def test_small_studies_have_a_page_without_nan_and_with_reasons(case: str) -> No
         if isinstance(block, Table) and block.title.startswith("Standard") and "–" in str(block.rows):
             assert any(sentence.startswith("–: ") for sentence in block.legend)
     to_markdown(page)
+
+
+def test_without_the_original_there_is_no_gain_to_draw() -> None:
+    for case, drawn in (("no original", 0), ("constant", 4)):
+        blocks = section(study_page(SMALL[case]), "What choosing").blocks
+        assert sum(isinstance(block, Plot) for block in blocks) == drawn
 
 
 def test_without_any_chance_to_detect_something_the_page_says_so() -> None:

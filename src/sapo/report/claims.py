@@ -190,7 +190,8 @@ def gains(found: Analysis) -> Iterator[Block]:
                 if gain.outcome == outcome and gain.mean.value is not None
             ]
             title = f"Effect on {NAMES[outcome]}, minus the original's; arm {arm.name}"
-            yield ranges(title, drawn, "nats per token (above 0: better)", 0.0, "Rings: the single transitions.")
+            if drawn:
+                yield ranges(title, drawn, "nats per token (above 0: better)", 0.0, "Rings: the single transitions.")
     yield Note(
         "In nats per token, higher is better. Rules choose by pre-update loss: the lowest; confident: the lowest if it "
         f"lies more than {MARGIN:g} nats per token below the original's, else the original; the median; the "

@@ -42,6 +42,9 @@ def show_block(console: Console, block: Block) -> None:
     elif isinstance(block, Listing):
         console.print(_text(block.label))
         console.print(Padding(_text(block.text), (0, 0, 0, 4)))
+        if block.original is not None:
+            console.print("It replaces:")
+            console.print(Padding(_text(block.original), (0, 0, 0, 4)))
     elif isinstance(block, Command):
         purpose, words = _text(block.purpose), Text(f"  {shlex.join(map(plain, block.words))}", style="cyan")
         together = purpose.cell_len + words.cell_len <= console.width

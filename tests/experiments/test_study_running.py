@@ -11,13 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_runs import Told, configure, near, plain_config, read, workers, write, write_bench
+from small_runs import Told, command, configure, near, plain_config, read, workers, write, write_bench
 
 from sapo.core.errors import DataError, RecordError
 from sapo.experiments.study.plan import state_config, transitions
 from sapo.experiments.study.records import STUDY, StudyRecord, append_study, read_study
-from sapo.experiments.study.run import run_study, study_fingerprint
+from sapo.experiments.study.run import planned, run_study, study_fingerprint
 from sapo.experiments.where import Where, on_ray
+from sapo.report.blocks import Table
+from sapo.report.forecast import study_dry_run_page
+from sapo.report.numbers import duration
 from sapo.runs.config.schema import ResourcesConfig
 from sapo.runs.config.study import StudyConfig
 from sapo.runs.prepare import read as inputs_of
@@ -151,6 +154,28 @@ def test_more_seeds_arms_and_transitions_may_be_asked_for_later(copy: Callable[.
     assert all(lasting(more)[name] == value for name, value in lasting(first).items())
     assert len(more) == 8 + 2 + 4 and len(told.of(", training ")) == 6
     assert {record.transition for record in more} == {"alpha>beta", "beta>alpha"}
+
+
+def test_a_dry_run_names_what_is_missing_and_writes_nothing(
+    copy: Callable[..., StudyConfig],
+    study: Callable[..., StudyConfig],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    config = copy(seeds=(1, 2, 3), transitions=(("alpha", "beta"), ("beta", "alpha")))
+    seconds = [record.seconds for record in read_study(config.run_dir / STUDY)]
+    (table, _), _ = (part.blocks for part in study_dry_run_page(config, *planned(config)).sections)
+    assert isinstance(table, Table)
+    each = sum(seconds) / 8
+    assert table.rows == (
+        ("alpha>beta", "8", "4", duration(4 * each)), ("beta>alpha", "0", "12", duration(12 * each)),
+        ("total", "8", "16", duration(16 * each)),
+    )  # fmt: skip
+    write(tmp_path / "study.yaml", study().model_dump(mode="json"))
+    assert command("study", tmp_path / "study.yaml", "--dry-run") == 0
+    said = capsys.readouterr().out
+    assert "alpha>beta         0              2            –" in said and "No training is recorded yet" in said
+    assert not study().run_dir.exists()
 
 
 def test_another_configuration_is_refused_and_changes_nothing(copy: Callable[..., StudyConfig]) -> None:

@@ -4,22 +4,38 @@ from __future__ import annotations
 
 import shlex
 from functools import partial
+from typing import Annotated
+
+import typer
 
 from sapo.cli.app import again, app, console, one_process, say, working
 from sapo.cli.options import Configuration, Overrides, Ray
 
 
 @app.command("study")
-def study_command(config: Configuration, overrides: Overrides = None, ray: Ray = None) -> None:
+def study_command(
+    config: Configuration,
+    overrides: Overrides = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be trained; write nothing.")] = False,
+    ray: Ray = None,
+) -> None:
     """Test the method's claims on your model and tasks: train from one state with every candidate and seed."""
     from sapo.runs.config.loading import load_study
 
     one_process("sapo study")
     settings = load_study(config, overrides or [])
     from sapo.experiments.study.records import STUDY
-    from sapo.experiments.study.run import run_study
+    from sapo.experiments.study.run import planned, run_study
     from sapo.experiments.where import on_ray
+    from sapo.report.forecast import study_dry_run_page
     from sapo.report.publish import print_report
+    from sapo.report.terminal import show
+
+    if dry_run:
+        with working() as progress:
+            records, lacking = planned(settings, progress)
+        show(console(), study_dry_run_page(settings, records, lacking))
+        return
 
     def saved() -> str:
         file = settings.run_dir / STUDY

@@ -1,16 +1,19 @@
-"""The page of a dry run: what a run would do, and how long it would take."""
+"""The pages of dry runs: what a run or a study would do, and how long it would take."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sapo.core.progress import Work
+from sapo.experiments.study.plan import Transition, transitions
+from sapo.experiments.study.records import StudyRecord
 from sapo.report.blocks import NOTHING, Block, Note, Page, Section, Table
 from sapo.report.data import data_blocks
 from sapo.report.numbers import duration, tokens
 from sapo.runs.config.schema import Config
+from sapo.runs.config.study import StudyConfig
 from sapo.runs.prompts import ORIGINAL, OWN
 from sapo.training.policies import BY_LOSS
 
@@ -40,6 +43,28 @@ def dry_run_page(config: Config, run: Run, speed: float) -> Page:
         Section("Tasks, in order", (_tasks(config, run),)),
         Section("Data", data_blocks(tuple(run.inspections.values()))),
         Section("Work and time", tuple(_work(config, run, speed))),
+        Section("Next", (Note(start),)),
+    )
+    return Page("Dry run: nothing was trained and nothing was written", sections)
+
+
+def study_dry_run_page(config: StudyConfig, records: Sequence[StudyRecord], lacking: Mapping[Transition, int]) -> Page:
+    """Return what a study would train, next to what is recorded; ``lacking`` are the trainings still to be made."""
+    each = sum(record.seconds for record in records) / len(records) if records else None
+    rows = [
+        (one.name, str(sum(record.transition == one.name for record in records)), lacking.get(one, 0))
+        for one in transitions(config)
+    ]
+    rows.append(("total", str(len(records)), sum(lacking.values())))
+    timed = tuple((*row, str(n), NOTHING if each is None else duration(n * each)) for *row, n in rows)
+    columns = ("transition", "recorded", "to be trained", "time, about")
+    about = "Of one process: the mean wall time of the recorded trainings; making the states is not counted."
+    untimed = "No training is recorded yet: after the first one, the same command estimates the time."
+    start = f"Start it with the same command without --dry-run; records are in {config.run_dir}."
+    sections = (
+        Section(
+            "Trainings", (Table(columns, timed, bold=frozenset({len(timed) - 1})), Note(about if records else untimed))
+        ),
         Section("Next", (Note(start),)),
     )
     return Page("Dry run: nothing was trained and nothing was written", sections)

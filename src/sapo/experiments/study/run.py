@@ -57,6 +57,16 @@ def run_study(config: StudyConfig, progress: Reporter = SILENT, where: Where | N
     return tuple(known.values())
 
 
+def planned(config: StudyConfig, progress: Reporter = SILENT) -> tuple[tuple[StudyRecord, ...], dict[Transition, int]]:
+    """Return what is recorded, and how many trainings transitions lack; nothing is computed or written.
+
+    Raises:
+        SapoError: for what would stop the study before its first training.
+    """
+    known = _known(config, progress)
+    return tuple(known.values()), _open(config, known, progress)
+
+
 def _trainings(
     config: StudyConfig, transition: Transition, known: Container[tuple[str, Trial]], place: Place
 ) -> Iterator[StudyRecord]:
@@ -112,12 +122,14 @@ def _known(config: StudyConfig, progress: Reporter) -> dict[tuple[str, Trial], S
     return {_key(record): record for record in found}
 
 
-def _open(config: StudyConfig, known: Mapping[tuple[str, Trial], StudyRecord], progress: Reporter) -> list[Transition]:
-    """Return the transitions that lack trainings, after reading what all need, before hours of work with the first.
+def _open(
+    config: StudyConfig, known: Mapping[tuple[str, Trial], StudyRecord], progress: Reporter
+) -> dict[Transition, int]:
+    """Return how many trainings transitions lack, those that lack some, after reading what all need.
 
     A transition that could not be begun, or whose recorded trainings had other data, is an error.
     """
-    found, missing = [], 0
+    found = dict[Transition, int]()
     for transition in transitions(config):
         try:
             _, given = read(state_config(config, transition), pays=False)
@@ -135,11 +147,10 @@ def _open(config: StudyConfig, known: Mapping[tuple[str, Trial], StudyRecord], p
             )
         # The original is one more than the candidates asked for. There may be fewer, which only the sources can tell.
         count = min(1 + config.candidates.count, len(given.candidates[transition.task]))
-        if lacking := [trial for trial in trials(config, count) if (transition.name, trial) not in known]:
-            found.append(transition)
-            missing += len(lacking)
+        if lacking := sum((transition.name, trial) not in known for trial in trials(config, count)):
+            found[transition] = lacking
     if found:
-        progress.note(f"{missing} trainings to make, {len(known)} recorded in {config.run_dir / STUDY}")
+        progress.note(f"{sum(found.values())} trainings to make, {len(known)} recorded in {config.run_dir / STUDY}")
     return found
 
 

@@ -188,7 +188,7 @@ def test_another_configuration_is_refused_and_changes_nothing(copy: Callable[...
     for change in changes:
         with pytest.raises(RecordError, match="another configuration"):
             run_study(copy(**change))
-    with pytest.raises(RecordError, match=r"\n  lean: False then, True now\n"):
+    with pytest.raises(RecordError, match=r"\n  lean: not set then, True now\n"):
         run_study(copy(lean=True))
     often = copy().train.model_copy(update={"checkpoint_every": 1})
     assert run_study(copy(train=often)) == read_study(path) and path.read_bytes() == before

@@ -56,7 +56,7 @@ def test_another_configuration_is_refused_naming_every_key_with_both_values(tmp_
         tmp_path / "run", {"seed": 7, "train": {"epochs": 2.5, "rows": None}, "watch": ["a", "b"], "new": "x"}
     )
     assert [line.strip() for line in said.splitlines()[1:-1]] == [
-        "new: None then, 'x' now",
+        "new: not set then, 'x' now",
         "seed: 42 then, 7 now",
         "train.epochs: 1.0 then, 2.5 now",
         "watch: ['a'] then, ['a', 'b'] now",

@@ -320,7 +320,8 @@ def differences(stored: Mapping[str, Any], config: Mapping[str, Any]) -> list[st
     # As it would come back from a file: YAML does not keep every character.
     before, now = decisive(stored), decisive(yaml.safe_load(_to_yaml(config)))
     return [
-        f"  {key}: {before.get(key)!r} then, {now.get(key)!r} now"
+        f"  {key}: {repr(before[key]) if key in before else 'not set'} then, "
+        f"{repr(now[key]) if key in now else 'not set'} now"
         for key in sorted({*before, *now})
         if before.get(key) != now.get(key)
     ]

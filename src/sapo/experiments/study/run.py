@@ -104,9 +104,8 @@ def _known(config: StudyConfig, progress: Reporter) -> dict[tuple[str, Trial], S
     # Of many records few differ in what they were made with.
     for record in {(one.study, fingerprint(one.config)): one for one in found}.values():
         names = record.config.get("tasks", {}).keys() & now["tasks"].keys()
-        # What is switched off is left out of a configuration.
         before, today = (
-            {"lean": False} | _settled(config) | {"tasks": {name: config["tasks"][name] for name in names}}
+            _settled(config) | {"tasks": {name: config["tasks"][name] for name in names}}
             for config in (record.config, now)
         )
         differs = differences(before, today)

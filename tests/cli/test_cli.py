@@ -129,9 +129,6 @@ def test_select_takes_the_sources_it_is_told_to_and_scores_no_row_that_they_show
     assert {c["origin"] for c in json.loads(own.read_text())["candidates"]} == {"original", "rules"}
     own.unlink()
     command(*select, "--source", "openai").complains("allowed: file, builtin, rules, demonstrations, local.")
-    command(*select, "--source", "rules", "--candidates", found).complains(
-        "--candidates is for --source file: add that"
-    )
 
 
 def test_check_says_what_would_be_trained_and_fails_where_it_is_wrong(

@@ -161,7 +161,7 @@ def test_a_wrong_option_is_named(command: Command) -> None:
         (("--candidates", "~nobody-by-this-name/c"), ("--candidates ~nobody-by-this-name/c: '~nobody",)),
         (("--server-model", "m"), ("--server-model is for --source openai: add that",)),
         (("--source", "openai"), ("--source openai needs --server-model",)),
-        (("--source", "openai", "--server-model", ""), ("--source openai needs --server-model",)),
+        (("--base-url", "http://x", "--server-model", ""), ("--server-model is empty",)),
         (("--base-url", "http://x"), ("--base-url is for --source openai, which needs --server-model",)),
         (("--model", "embedded"), ("--model is for --source local: add that",)),
         (("--candidates", "none.json"), ("candidates file", "none.json", "No such file")),

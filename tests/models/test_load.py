@@ -259,8 +259,8 @@ def refused(saved: str, adapter: Path) -> str:
 def test_an_adapter_directory_that_is_missing_or_incomplete_is_an_error_before_the_model_is_read(
     tmp_path: Path,
 ) -> None:
-    assert "adapter_config.json" in refused("no such model", tmp_path / "nowhere")
-    assert "adapter_config.json" in refused("no such model", tmp_path)
+    assert "neither a directory nor a hub id" in refused("no such model", tmp_path / "nowhere")
+    assert "it has no adapter_config.json and no adapter_model.safetensors." in refused("no such model", tmp_path)
     adapted(tiny_model()).save_pretrained(tmp_path)
     (tmp_path / "adapter_model.safetensors").unlink()
     assert "it has no adapter_model.safetensors." in refused("no such model", tmp_path)

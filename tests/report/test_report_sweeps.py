@@ -15,9 +15,11 @@ from rich.console import Console
 
 from sapo.core.errors import RecordError
 from sapo.report.blocks import Page
+from sapo.report.compare import arrange
 from sapo.report.differences import spread, unit_difference
 from sapo.report.markdown import to_markdown
 from sapo.report.publish import print_report
+from sapo.report.runs import Run
 from sapo.runs.config.loading import make_config
 from sapo.runs.records import append_record
 from sapo.runs.results import RunResult
@@ -243,6 +245,21 @@ def test_what_is_trained_with_stands_against_what_is_tested_with() -> None:
     assert rows(nll)[0][3] == "1.500 [1.500, 1.500]"
     without = [run for run in runs if run.policy == "sapo"]
     assert "Trained with x tested with" not in titles(sweep_page(without))
+
+
+def test_figures_of_sweeps_that_rest_on_other_watch_tasks_are_not_compared() -> None:
+    def compared(watched: str) -> bool:
+        runs = []
+        for policy, task in (("original", "x"), ("sapo", watched)):
+            for seed in (1, 2):
+                spill = {"spill_tasks": {"mean": {"value": float(seed), "interval": None, "reason": None}, "tasks": {}}}
+                watch = {task: {measure: {"own": [0.0]} for measure in ("primary", "nll")}}
+                figures = {"primary": spill, "nll": spill}
+                runs.append(record(policy=policy, seed=seed, watch=watch, figures=figures))
+        found = arrange([Run(one) for one in runs])
+        return any("spill_tasks" in one.differences for one in found.compared)
+
+    assert compared("x") and not compared("y")
 
 
 def test_the_worst_wording_of_each_task_is_that_in_the_direction_of_the_measure() -> None:

@@ -108,10 +108,11 @@ def test_a_lineage_begins_with_the_tasks_that_the_run_started_from() -> None:
     assert [entry["task"] for entry in data["tasks"]] == ["old", "new"] and data["tasks"][0] == OLD
 
 
-def test_the_entries_of_a_stage_can_be_handed_to_the_next_run(tmp_path: Path) -> None:
+def test_the_entries_of_a_stage_can_be_handed_to_the_next_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert earlier_tasks(tmp_path) == []
     write_json(tmp_path / "sapo.json", FORMAT_1)
-    assert earlier_tasks(tmp_path) == [OLD]
+    monkeypatch.setenv("STAGES", str(tmp_path))
+    assert earlier_tasks(tmp_path) == earlier_tasks("$STAGES") == [OLD]
     write_json(tmp_path / "sapo.json", {"tasks": [{}]})
     with pytest.raises(RecordError, match=r"sapo\.json is damaged"):
         earlier_tasks(tmp_path)

@@ -148,6 +148,7 @@ MUCH = {"max_new_tokens": 600}
         ("dev", 600, RESELECT, "task 'alpha', candidate 'Say y or n for this one, long"),
         ("dev", 600, {**RESELECT, "data": {"drop_long": True}}, "'alpha': no row to choose again on is short enough"),
         ("test", 1, {"evaluate": MUCH}, "test prompt 'Say y or n for this one, long.* at most 424 fit"),
+        ("test", 800, {"evaluate": {"prompts": ["own", "long " * 60]}, "data": {"drop_long": True}}, "no row is left"),
         # Trained with it, but tested with the original.
         ("test", 1, {"evaluate": MUCH, "policy": "paft"}, None),
         (

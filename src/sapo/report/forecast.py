@@ -55,7 +55,7 @@ def study_dry_run_page(config: StudyConfig, records: Sequence[StudyRecord], lack
         (one.name, str(sum(record.transition == one.name for record in records)), lacking.get(one, 0))
         for one in transitions(config)
     ]
-    rows.append(("total", str(len(records)), sum(lacking.values())))
+    rows.append(("total", str(sum(int(row[1]) for row in rows)), sum(lacking.values())))
     timed = tuple((*row, str(n), NOTHING if each is None else duration(n * each)) for *row, n in rows)
     columns = ("transition", "recorded", "to be trained", "time, about")
     about = "Of one process: the mean wall time of the recorded trainings; making the states is not counted."

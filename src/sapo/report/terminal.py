@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 
 from rich import box
-from rich.cells import cell_len
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table as RichTable
@@ -69,7 +69,7 @@ def _show_table(console: Console, table: Table) -> None:
         for i, width in zip(group, widths, strict=True):
             rich.add_column(
                 _text(table.columns[i], "strong"),
-                justify="right" if table.numeric(i) else "left", width=width, overflow="fold",
+                justify="right" if table.numeric(i) else "left", width=width, no_wrap=table.numeric(i), overflow="fold",
             )  # fmt: skip
         for n, row in enumerate(table.rows):
             cells = [one_line(row[i]) for i in group]
@@ -83,8 +83,8 @@ def _show_table(console: Console, table: Table) -> None:
 
 def _clipped(text: str, width: int) -> str:
     """Return as much of a text as one line holds."""
-    lines = (one_line(plain(text), most) for most in range(width, 2, -1))
-    return next((line for line in lines if cell_len(line) <= width), "")
+    line = one_line(plain(text))
+    return line if cell_len(line) <= width else set_cell_size(line, max(width - 3, 0)).rstrip() + "..."[:width]
 
 
 def _least(table: Table, whole: Sequence[int], width: int) -> list[int]:
@@ -134,4 +134,5 @@ def _together(widths: Sequence[int]) -> int:
 def _width(table: Table, column: int, *, words: bool = False) -> int:
     """Return how wide a column is if no cell of it is broken, or no word; a heading may be broken where it is."""
     texts = [*table.columns[column].split("\n"), *(one_line(row[column]) for row in table.rows)]
-    return max(cell_len(plain(part)) for text in texts for part in (text.split() if words else [text]))
+    parts = (part for text in texts for part in (text.split() if words else [text]))
+    return max((cell_len(plain(part)) for part in parts), default=0)

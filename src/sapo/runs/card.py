@@ -18,7 +18,7 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from jinja2 import Template
 
 from sapo.core.untrusted import plain
-from sapo.models.load import EMBEDDED
+from sapo.models.settings import EMBEDDED
 
 _EMBEDDED_ORIGIN = "HuggingFaceTB/SmolLM2-135M-Instruct"
 # How a prompt is laid out, by the layout of `sapo.json`.

@@ -23,8 +23,9 @@ from sapo.core.storage import undamaged, write_json, write_text
 from sapo.core.types import Example
 from sapo.models.fingerprint import state_fingerprint
 from sapo.models.fit import context_length
-from sapo.models.load import EMBEDDED, LoadedModel, load_config, load_model
+from sapo.models.load import LoadedModel, load_config, load_model
 from sapo.models.render import Renderer
+from sapo.models.settings import EMBEDDED
 from sapo.runs.card import model_card
 from sapo.runs.lineage import LINEAGE, TAKE_AGAIN, read_lineage, stored_prompts
 

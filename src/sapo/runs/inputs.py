@@ -64,11 +64,14 @@ class Inputs:
                 candidates[name] += (Instruction(text, "given"),)
         return replace(self, candidates=candidates)
 
-    def fitting(self, renderer: Renderer) -> Inputs:
-        """Return the same without the rows that are too long for the model though their input is cut."""
+    def fitting(self, renderer: Renderer, prompts: Sequence[Prompt]) -> Inputs:
+        """Return the same without the rows that are too long for the model though their input is cut.
 
-        def fits(task: Task, row: Example) -> bool:
-            longest = max((*self._trained_with(task), *self._held_texts(task)), key=len)
+        ``prompts`` are those that every stage is tested with.
+        """
+
+        def fits(task: Task, row: Example, texts: Sequence[str]) -> bool:
+            longest = max(texts, key=len)
             # No token is shorter than a byte: most rows need not be tried.
             if len(f"{longest}{task.suffix}{row.answer}".encode()) + _TEMPLATE < renderer.max_length:
                 return True
@@ -79,7 +82,8 @@ class Inputs:
             return True
 
         def kept(task: Task) -> Task:
-            train, test = (tuple(row for row in rows if fits(task, row)) for rows in (task.train, task.test))
+            train = tuple(row for row in task.train if fits(task, row, self._trained_with(task)))
+            test = tuple(row for row in task.test if fits(task, row, self._tested_with(task, prompts)))
             lost = {"train": len(task.train) - len(train), "test": len(task.test) - len(test)}
             if not any(lost.values()):
                 return task
@@ -91,7 +95,10 @@ class Inputs:
             return replace(task, train=train, test=test, notes=(*task.notes, note))
 
         by_name = {task.name: task for task in self.tasks}
-        held = {name: tuple(row for row in rows if fits(by_name[name], row)) for name, rows in self.held_rows.items()}
+        held = {
+            name: tuple(row for row in rows if fits(by_name[name], row, self._trained_with(by_name[name])))
+            for name, rows in self.held_rows.items()
+        }
         if none := [name for name, rows in held.items() if not rows]:
             raise DataError(f"task {none[0]!r}: no row to choose again on is short enough for max_length")
         tasks, watch = (tuple(map(kept, tasks)) for tasks in (self.tasks, self.watch))
@@ -114,16 +121,15 @@ class Inputs:
         for task in self.watch if looks_back else ():
             _demand_room(renderer, task, "instruction", [task.instruction], task.train)
         for task in (*self.tasks, *self.watch):
-            own = self._trained_with(task)
-            asked = [instruction_of(prompt, task.instruction, text) for prompt in prompts for text in own]
-            texts = dict.fromkeys([*asked, *self._held_texts(task)])
-            _demand_room(renderer, task, "test prompt", texts, task.test, max_new_tokens)
+            _demand_room(renderer, task, "test prompt", self._tested_with(task, prompts), task.test, max_new_tokens)
 
     def _trained_with(self, task: Task) -> list[str]:
         return [c.text for c in self.candidates.get(task.name, ())] or [task.instruction]
 
-    def _held_texts(self, task: Task) -> list[str]:
-        return [one.text for one in self.held_out.get(task.name, ())]
+    def _tested_with(self, task: Task, prompts: Sequence[Prompt]) -> list[str]:
+        own, held = self._trained_with(task), [one.text for one in self.held_out.get(task.name, ())]
+        asked = [instruction_of(prompt, task.instruction, text) for prompt in prompts for text in own]
+        return [*dict.fromkeys([*asked, *held])]
 
     def inspected(self, renderer: Renderer, selection: SelectionSettings | None, seed: int) -> dict[str, Inspection]:
         """Return what the rows of every task hold; of watch tasks, the test rows alone.
@@ -163,7 +169,8 @@ def _demand_room(
     for text in texts:
         try:
             renderer.encode(text, task.suffix, longest)
-            renderer.prompts(text, task.suffix, longest, new_tokens)
+            if new_tokens:
+                renderer.prompts(text, task.suffix, longest, new_tokens)
         except RenderError as error:
             raise RenderError(f"task {task.name!r}, {what} {text[:60]!r}: {error}") from error
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
-from os import PathLike
+from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
 from sapo.core.errors import ModelError
+from sapo.core.settings import expanded
 from sapo.core.storage import read_json, undamaged
 from sapo.models.settings import Quantization
 from sapo.selection.selection import Choice, Selection
@@ -148,7 +149,7 @@ def earlier_tasks(*directories: str | PathLike[str] | None) -> list[dict[str, An
     Raises:
         ModelError, RecordError: as `read_lineage`, and if its `sapo.json` is damaged.
     """
-    for directory in (Path(one).expanduser() for one in directories if one is not None):
+    for directory in (Path(expanded(fspath(one))) for one in directories if one is not None):
         if (directory / LINEAGE).is_file():
             found = read_lineage(directory)
             with undamaged(directory / LINEAGE, TAKE_AGAIN):

@@ -156,7 +156,7 @@ def _load(config: Config, gathering: Gathering, inputs: Inputs, tracker: Tracker
     renderer = Renderer(loaded.tokenizer, min(config.max_length, context_length(loaded.model)))
     template = renderer.fingerprint()
     if config.data.drop_long:
-        inputs = inputs.fitting(renderer)
+        inputs = inputs.fitting(renderer, evaluate.texts)
     trainings = schedule(method.order, inputs.tasks, seed, train.batch_size)
     selection = config.selection if policy in LOWEST else config.selection.exhaustive()
     scored = selection if policy in BY_LOSS else None

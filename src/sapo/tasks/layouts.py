@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
+
 from sapo.core.errors import DataError
 from sapo.core.types import Task
 from sapo.models.layout import TAKEN_OUT, Side
@@ -120,6 +122,8 @@ def exchange(data: Any, old: str, new: str) -> Any:
     from pandas import DataFrame
 
     def changed(row: Any) -> dict[str, Any]:
+        # What was read from Parquet holds arrays.
+        row = {name: list(value) if isinstance(value, (tuple, np.ndarray)) else value for name, value in row.items()}
         # A row without an answer is left out where it is read, and stays here.
         where = _asking(row) or _asking({"output": None, "completion": None, **row})
         if where is None:
@@ -136,11 +140,11 @@ def exchange(data: Any, old: str, new: str) -> Any:
         return data.map(changed)
     if isinstance(data, DataFrame):
         rows = [changed(row) for row in data.to_dict("records")]
-        new: Any = data.copy()
+        table: Any = data.copy()
         # Not assign: a name of a column may be a number.
         for name in data.columns:
-            new[name] = [row[name] for row in rows]
-        return new
+            table[name] = [row[name] for row in rows]
+        return table
     if isinstance(data, (list, tuple)):
         return [changed(row) for row in data]
     raise DataError(f"rows in a {type(data).__name__}: allowed are a Dataset, a DataFrame or a list of rows. {_WORD}")

@@ -90,7 +90,10 @@ def in_memory(where: str, data: Any) -> Raw:
         if isinstance(data, DataFrame):
             return Dataset.from_pandas(data, preserve_index=False)
         # Its features hold the names of classes.
-        return data if isinstance(data, Dataset) else Dataset.from_list(list(data), features=data.features)
+        if isinstance(data, Dataset):
+            return data
+        rows = list(data)
+        return Dataset.from_list(rows, features=data.features if rows else None)
 
     return _load(where, table, "Give rows with texts, all values of a column of one kind.")
 

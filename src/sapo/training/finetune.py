@@ -49,10 +49,16 @@ class TrainingLog:
 
 
 class _Looking(TrainerCallback):
-    """Tells after every update that it was made, and shows the model to the watchers; any may have ``ended`` it."""
+    """Tells after every update that it was made, and shows the model to the watchers; any may have ``ended`` it.
+
+    ``begun``: whether an update was begun, so that what a checkpoint holds was read.
+    """
 
     def __init__(self, advance: Callable[[int], None], extras: Extras) -> None:
-        self._advance, self._watchers, self.ended = advance, extras.watchers, False
+        self._advance, self._watchers, self.begun, self.ended = advance, extras.watchers, False, False
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.begun = True
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._advance(1)
@@ -124,7 +130,7 @@ def finetune(
             torch.manual_seed(seed + processes.rank)
         for watcher in extras.watchers:
             watcher.begin(model)
-        _train(trainer, None if checkpoints is None else processes.once(checkpoints.last), advance)
+        _train(trainer, None if checkpoints is None else processes.once(checkpoints.last), advance, looking)
         # Takes autocast off again: the model must answer as its saved and reloaded self would.
         trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
     model.eval()
@@ -178,17 +184,17 @@ def _arguments(
     return arguments
 
 
-def _train(trainer: SupervisedTrainer, checkpoint: str | None, advance: Callable[[int], None]) -> None:
+def _train(
+    trainer: SupervisedTrainer, checkpoint: str | None, advance: Callable[[int], None], looking: _Looking
+) -> None:
     if checkpoint is None:
         trainer.train()
         return
-    step = int(Path(checkpoint).name.partition("-")[2])
-    advance(step)
+    advance(int(Path(checkpoint).name.partition("-")[2]))
     try:
         trainer.train(resume_from_checkpoint=checkpoint)
     except (OSError, KeyError, ValueError, EOFError, RuntimeError, SafetensorError, pickle.UnpicklingError) as error:
-        if trainer.state.global_step > step or isinstance(error, torch.OutOfMemoryError):
-            # It was read.
+        if looking.begun or isinstance(error, torch.OutOfMemoryError):
             raise
         raise TrainError(
             f"cannot resume from checkpoint {checkpoint} ({error}): delete it to train this task again"

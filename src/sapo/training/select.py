@@ -254,11 +254,14 @@ def _opened(
 ) -> tuple[Task, Encoder]:
     """Return the task, and what makes tokens of its rows."""
     opened = given_task(data, instruction, suffix, columns)
+    limit = max_length
+    if limit is None:
+        limit = sft.MAX_LENGTH if isinstance(opened, Rows) else MAX_LENGTH
     if isinstance(opened, Rows):
-        return opened.task, renderer or opened.renderer(tokenizer, max_length or sft.MAX_LENGTH, args=args)
+        return opened.task, renderer or opened.renderer(tokenizer, limit, args=args)
     if args is not None:
         raise DataError("args is for rows that hold the instruction themselves; other rows are laid out by the library")
-    return opened, renderer or Renderer(tokenizer, min(max_length or MAX_LENGTH, context_length(model)))
+    return opened, renderer or Renderer(tokenizer, min(limit, context_length(model)))
 
 
 def candidates_of(task: Task, given: Sequence[str] | None) -> Gathered:

@@ -87,8 +87,8 @@ def rewrites(instruction: str, labels: Sequence[str] = ()) -> tuple[str, ...]:
     found, seen, tried = list[str](), [folded(text)], {text}
     if len(text) > _LONGEST:
         raise CandidateError(
-            f"the instruction has {len(text)} characters, and rules rewrite at most {_LONGEST}: shorten it, or give "
-            "candidates of your own (--candidates, candidates.file)"
+            f"the instruction has {len(text)} characters, and rules rewrite at most {_LONGEST}: shorten it, or leave "
+            "the source rules out and give candidates of your own"
         )
     long = len(text) >= _LONG
     wordings = _FEW_WORDINGS if long else _WORDINGS

@@ -105,8 +105,7 @@ def _known(config: StudyConfig, progress: Reporter) -> dict[tuple[str, Trial], S
     for record in {(one.study, fingerprint(one.config)): one for one in found}.values():
         names = record.config.get("tasks", {}).keys() & now["tasks"].keys()
         before, today = (
-            _settled(config) | {"tasks": {name: config["tasks"][name] for name in names}}
-            for config in (record.config, now)
+            _settled(one) | {"tasks": {name: one["tasks"][name] for name in names}} for one in (record.config, now)
         )
         differs = differences(before, today)
         if not differs and record.study != study_fingerprint(config):

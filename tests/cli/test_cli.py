@@ -147,6 +147,7 @@ def test_check_says_what_would_be_trained_and_fails_where_it_is_wrong(
     config = write_config(tmp_path, endless, watch=["odd-one-out"], run_dir=str(tmp_path / "run"))
     outcome = command("check", "--config", config, "--rows", 4)
     assert outcome.code == 1 and "error   end of turn: in 4 of 4 rows" in outcome.out
+    assert "policy sapo chooses the instruction later: the original one is checked" in outcome.err
     assert (
         outcome.out.index(f"{TASK}:") < outcome.out.index("date-format:")
         and "loss: of 'watch 1: odd-one-out'" in outcome.out

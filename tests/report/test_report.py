@@ -157,6 +157,8 @@ def test_the_first_screen_holds_verdict_matrix_cost_and_next_step() -> None:
     for part in ("After 3 tasks the mean score", "zero-shot", "loss to original", "without loading", "other seeds"):
         assert part in text, part
     assert "Compare, such as with policy=original:  sapo report a OTHER_RUN\n" in text
+    plain = results_page([write_run(Path("b"), policy="original")])
+    assert "Compare, such as with policy=sapo:  sapo report b OTHER_RUN\n" in printed(plain, 80, full=False)
     assert "Every metric" not in text and "Every metric" in printed(page) and "config.yaml" not in printed(page)
 
 

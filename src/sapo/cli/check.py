@@ -109,6 +109,8 @@ def _of_run(file: Path, overrides: Sequence[str], rows: int, progress: Reporter)
         # Data and settings need none.
         with TemporaryDirectory() as empty:
             run = prepare(config.model_copy(update={"run_dir": Path(empty)}), progress, pays=False)
+    if config.policy not in ("original", *GIVEN):
+        progress.note(f"policy {config.policy} chooses the instruction later: the original one is checked")
     tasks, watch = run.inputs.tasks, run.inputs.watch
     names = [task.name for task in tasks]
     texts = given_texts(config.policy, config.fixed, names) if config.policy in GIVEN else {}

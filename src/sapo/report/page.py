@@ -174,7 +174,8 @@ def _cost_and_next(arranged: Arranged, alone: Run | None) -> Iterator[Block]:
         )
     if alone is None or alone.directory is None:
         return
-    yield Command(("sapo", "report", alone.name, "OTHER_RUN"), "Compare, such as with policy=original:")
+    other = "sapo" if alone.result.policy == "original" else "original"
+    yield Command(("sapo", "report", alone.name, "OTHER_RUN"), f"Compare, such as with policy={other}:")
     tasks = alone.result.tasks
     stage = alone.directory / "stages" / f"{len(tasks)}-{'all' if alone.result.method == 'multitask' else tasks[-1]}"
     if stage.is_dir():

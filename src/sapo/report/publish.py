@@ -44,7 +44,7 @@ def print_report(console: Console, paths: Sequence[Path], html: Path | None = No
         demand_extra("matplotlib", "report", "--html")
     page, markdown = read_report(paths)
     show(console, page, full=full)
-    more = "" if full else ", or --full here, or --html OUT.html"
+    more = "" if full else ", or sapo report with --full or --html OUT.html"
     written = [f"Everything: {markdown}{more}"]
     try:
         write_text(markdown, to_markdown(page))

@@ -198,7 +198,8 @@ def _named(prefix: str = "") -> Iterator[None]:
         yield
     except ValidationError as error:
         wrong = error.errors()[0]
-        raise DataError(f"{prefix}{wrong['loc'][0]} = {wrong['input']!r:.80}: {wrong['msg']}") from error
+        message = wrong["msg"].removeprefix("Value error, ")
+        raise DataError(f"{prefix}{wrong['loc'][0]} = {wrong['input']!r:.80}: {message}") from error
 
 
 def _notes(task: Task, selection: Selection) -> tuple[str, ...]:

@@ -68,30 +68,10 @@ def test_json_comes_back_as_it_was_and_holds_nothing_that_was_not_measured(extra
     assert RunResult.from_json(json.loads(json.dumps(result.to_json()))) == result
 
 
-def earlier(by_prompt: dict[str, Any]) -> dict[str, Any]:
-    return {{"own": "selected"}.get(prompt, prompt): value for prompt, value in by_prompt.items()}
-
-
-@pytest.mark.parametrize(
-    ("evaluate", "prompts"),
-    [
-        ({"rows": 5, "test_prompt": "selected"}, ["own"]),
-        ({"rows": 5, "test_prompt": "both", "wordings": 2}, ["own", "original", {"wordings": 2}]),
-        ({"rows": 5, "test_prompt": "original", "wordings": 0}, ["original"]),
-    ],
-)
-def test_a_result_of_the_second_format_is_read(evaluate: dict[str, Any], prompts: list[Any]) -> None:
-    now = results(config={**results()["config"], "evaluate": {"rows": 5, "prompts": prompts}})
-    old = {**now, "format": 2, "test_prompt": "selected", "config": {**now["config"], "evaluate": evaluate}}
-    old |= {key: {m: earlier(of) for m, of in now[key].items()} for key in ("matrices", "metrics_all")}
-    old["watch"] = {task: {m: earlier(of) for m, of in found.items()} for task, found in now["watch"].items()}
-    assert old["watch"]["other"]["nll"].keys() == {"selected", "original"}
-    assert RunResult.from_json(old) == RunResult.from_json(now)
-
-
 def test_the_committed_sweeps_are_read() -> None:
     folder = Path(__file__).parents[2] / "results"
-    assert [len(read_records(folder / f"{name}.jsonl")) for name in ("grid", "policies", "seeds")] == [30, 45, 6]
+    sizes = {"grid": 30, "policies": 45, "seeds": 6, "regime_policies": 57, "regime_trial": 30, "regime_orders": 20}
+    assert {name: len(read_records(folder / f"{name}.jsonl")) for name in sizes} == sizes
 
 
 def test_the_last_stage_that_tested_a_task_counts() -> None:
@@ -119,7 +99,7 @@ def test_test_prompts_are_the_same_where_only_originals_were_trained_with() -> N
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format": 0}, "format 0: known are 2 and 3"),
+        ({"format": 0}, "format 0: known is 3"),
         ({"test_rows": dict.fromkeys(TASKS, "x")}, "test_rows.alpha: Input should be a valid integer"),
         ({"tasks": [*TASKS, "third"]}, "task third lacks"),
         ({"test_prompt": "neither"}, "needs a matrix and metrics for test prompt neither"),

@@ -278,10 +278,10 @@ class RunResult(_Value):
         found = data.get("format", FORMAT) if isinstance(data, Mapping) else FORMAT
         if isinstance(found, int) and found > FORMAT:
             raise RecordError(f"it has format {found}, and this version of sapo reads {FORMAT}: use a newer one")
-        if found not in (2, FORMAT):
-            raise ValueError(f"it has format {found!r}: known are 2 and {FORMAT}")
+        if found != FORMAT:
+            raise ValueError(f"it has format {found!r}: known is {FORMAT}")
         try:
-            result = cls.model_validate(data if found == FORMAT else _from_format_2(data))
+            result = cls.model_validate(data)
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"])) or "result"
@@ -290,22 +290,3 @@ class RunResult(_Value):
         if missing := [task for task in result.tasks if task not in result.instructions]:
             raise ValueError(f"task {missing[0]} lacks its instruction")
         return result
-
-
-def _from_format_2(data: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a result in the present format; format 2 called the test prompt own "selected"."""
-    try:
-        named = {key: _with_own(data[key]) for key in ("test_prompt", "matrices", "metrics_all", "watch")}
-        evaluate = dict(data["config"].get("evaluate", {}))
-        prompts = {"original": [ORIGINAL], "both": [OWN, ORIGINAL]}.get(evaluate.pop("test_prompt", ""), [OWN])
-        wordings = evaluate.pop("wordings", 0)
-        evaluate["prompts"] = [*prompts, *([{"wordings": wordings}] if wordings else [])]
-        return {**data, **named, "config": {**data["config"], "evaluate": evaluate}}
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{type(error).__name__}: {error}") from error
-
-
-def _with_own(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {_with_own(key): _with_own(one) for key, one in value.items()}
-    return OWN if value == "selected" else value

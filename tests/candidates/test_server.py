@@ -286,6 +286,8 @@ def interrupted_at(server: FaultyServer, requests: int, again_after: float | Non
             time.sleep(again_after)
             os.kill(os.getpid(), signal.SIGINT)
 
+    # A shell lets what it starts in the background ignore it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     threading.Thread(target=press, daemon=True).start()
 
 

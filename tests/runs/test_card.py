@@ -113,6 +113,8 @@ def test_the_entries_of_a_stage_can_be_handed_to_the_next_run(tmp_path: Path, mo
     write_json(tmp_path / "sapo.json", FORMAT_1)
     monkeypatch.setenv("STAGES", str(tmp_path))
     assert earlier_tasks(tmp_path) == earlier_tasks("$STAGES") == [OLD]
+    with pytest.raises(ModelError, match=r"environment variable \$NOWHERE, which is not set"):
+        earlier_tasks("$NOWHERE/one")
     write_json(tmp_path / "sapo.json", {"tasks": [{}]})
     with pytest.raises(RecordError, match=r"sapo\.json is damaged"):
         earlier_tasks(tmp_path)

@@ -301,8 +301,10 @@ def test_tables_of_pandas_are_read_or_refused_in_our_words() -> None:
         {"instruction": "Go.", "input": "a", "output": "b", 0: "z"}
     ]
     turns = np.array([{"role": "user", "content": "Do it."}, {"role": "assistant", "content": "b"}])
-    told = exchange(pd.DataFrame({"messages": [turns]}), "Do it.", "Go.")["messages"][0]
-    assert told == [{"role": "user", "content": "Go."}, {"role": "assistant", "content": "b"}]
+    frame = pd.DataFrame({"messages": [turns], "vector": [np.ones(2)], "n": pd.array([None], "Int64")})
+    changed = exchange(frame, "Do it.", "Go.")
+    assert isinstance(changed["vector"][0], np.ndarray) and changed["n"].dtype == "Int64"
+    assert changed["messages"][0] == [{"role": "user", "content": "Go."}, {"role": "assistant", "content": "b"}]
 
 
 @pytest.mark.parametrize(("answer", "noted"), [(1, True), ("B", False), ("4", False)])

@@ -195,7 +195,6 @@ def load_model(
     chosen = dtype or best_dtype(device)
     notes = [f"device {device}", f"dtype {chosen}" + ("" if dtype else f" (default on {device})")]
     if device.startswith("cpu") and chosen == "float16":
-        # Measured on a CPU with AVX-512: 3.6 times as slow as float32.
         notes[1] += ": slow on most CPUs, float32 is faster and exact"
     options: dict[str, Any] = {"dtype": DTYPES[chosen], "attn_implementation": attention}
     if quantization is not None:

@@ -70,20 +70,24 @@ class Inputs:
         ``prompts`` are those that every stage is tested with.
         """
 
-        def fits(task: Task, row: Example, texts: Sequence[str]) -> bool:
+        def fit(task: Task, texts: Sequence[str], rows: Sequence[Example]) -> tuple[Example, ...]:
             longest = max(texts, key=len)
-            # No token is shorter than a byte: most rows need not be tried.
-            if len(f"{longest}{task.suffix}{row.answer}".encode()) + _TEMPLATE < renderer.max_length:
+
+            def fits(row: Example) -> bool:
+                # No token is shorter than a byte: most rows need not be tried.
+                if len(f"{longest}{task.suffix}{row.answer}".encode()) + _TEMPLATE < renderer.max_length:
+                    return True
+                try:
+                    renderer.encode(longest, task.suffix, [row])
+                except RenderError:
+                    return False
                 return True
-            try:
-                renderer.encode(longest, task.suffix, [row])
-            except RenderError:
-                return False
-            return True
+
+            return tuple(filter(fits, rows))
 
         def kept(task: Task) -> Task:
-            train = tuple(row for row in task.train if fits(task, row, self._trained_with(task)))
-            test = tuple(row for row in task.test if fits(task, row, self._tested_with(task, prompts)))
+            train = fit(task, self._trained_with(task), task.train)
+            test = fit(task, self._tested_with(task, prompts), task.test)
             lost = {"train": len(task.train) - len(train), "test": len(task.test) - len(test)}
             if not any(lost.values()):
                 return task
@@ -96,8 +100,7 @@ class Inputs:
 
         by_name = {task.name: task for task in self.tasks}
         held = {
-            name: tuple(row for row in rows if fits(by_name[name], row, self._trained_with(by_name[name])))
-            for name, rows in self.held_rows.items()
+            name: fit(by_name[name], self._trained_with(by_name[name]), rows) for name, rows in self.held_rows.items()
         }
         if none := [name for name, rows in held.items() if not rows]:
             raise DataError(f"task {none[0]!r}: no row to choose again on is short enough for max_length")

@@ -149,7 +149,11 @@ def earlier_tasks(*directories: str | PathLike[str] | None) -> list[dict[str, An
     Raises:
         ModelError, RecordError: as `read_lineage`, and if its `sapo.json` is damaged.
     """
-    for directory in (Path(expanded(fspath(one))) for one in directories if one is not None):
+    try:
+        folders = [Path(expanded(fspath(one))) for one in directories if one is not None]
+    except ValueError as error:
+        raise ModelError(str(error)) from error
+    for directory in folders:
         if (directory / LINEAGE).is_file():
             found = read_lineage(directory)
             with undamaged(directory / LINEAGE, TAKE_AGAIN):

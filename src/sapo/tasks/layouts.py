@@ -24,6 +24,7 @@ INSTRUCTION = "instruction"
 # How rows are asked; "own" is this library's way.
 LAYOUTS = ("own", "system", "alpaca", "other")
 _KNOWN = "instruction and output; messages; conversations; prompt and completion; text"
+_TURNS = ("messages", "conversations", "prompt")
 # By the column in which the instruction stands: what holds what. All of a text may be asked until it is parted.
 _COLUMNS: Mapping[str, Columns] = MappingProxyType(
     {
@@ -122,8 +123,9 @@ def exchange(data: Any, old: str, new: str) -> Any:
     from pandas import DataFrame
 
     def changed(row: Any) -> dict[str, Any]:
-        # What was read from Parquet holds arrays.
-        row = {name: list(value) if isinstance(value, (tuple, np.ndarray)) else value for name, value in row.items()}
+        # What pandas reads from Parquet holds turns in arrays.
+        turns = {name: row[name] for name in _TURNS if isinstance(row.get(name), (tuple, np.ndarray))}
+        row = {**row, **{name: list(value) for name, value in turns.items()}}
         # A row without an answer is left out where it is read, and stays here.
         where = _asking(row) or _asking({"output": None, "completion": None, **row})
         if where is None:
@@ -139,11 +141,13 @@ def exchange(data: Any, old: str, new: str) -> Any:
     if isinstance(data, (Dataset, DatasetDict, IterableDataset)):
         return data.map(changed)
     if isinstance(data, DataFrame):
-        rows = [changed(row) for row in data.to_dict("records")]
+        before = data.to_dict("records")
+        rows = [changed(row) for row in before]
         table: Any = data.copy()
-        # Not assign: a name of a column may be a number.
+        # Other columns keep their types.
         for name in data.columns:
-            table[name] = [row[name] for row in rows]
+            if any(row[name] is not then[name] for row, then in zip(rows, before, strict=True)):
+                table[name] = [row[name] for row in rows]
         return table
     if isinstance(data, (list, tuple)):
         return [changed(row) for row in data]

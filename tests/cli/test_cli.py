@@ -207,6 +207,12 @@ def test_check_names_the_watched_file_that_cannot_be_used_and_what_can(
         )
 
 
+def test_select_tells_a_misspelled_model_before_it_gathers(command: Command) -> None:
+    outcome = command("select", "--task", TASK, "--model", "./no-model")
+    outcome.complains("error: model directory './no-model' does not exist")
+    assert "gathering" not in outcome.err
+
+
 def test_select_gives_what_the_library_gives(command: Command, model_dir: Path, tmp_path: Path) -> None:
     own = ["Is the review positive or negative?", "Which one: negative, or positive?", "It names no label."]
     (tmp_path / "own.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in own))

@@ -140,7 +140,7 @@ def test_a_missing_directory_is_named(load: Callable[[str], Any], name: str) -> 
         load(name)
 
 
-@pytest.mark.parametrize("name", ["no/such-model", "no-such-model", "no/such/model"])
+@pytest.mark.parametrize("name", ["no/such-model", "no-such-model", "no/such/model", "", " "])
 def test_a_name_that_is_neither_directory_nor_reachable_says_what_is_allowed(name: str) -> None:
     with pytest.raises(ModelError, match=f"model '{name}' cannot be loaded: .*Allowed: 'embedded', a directory"):
         load_model(name, device="cpu")

@@ -90,6 +90,11 @@ def test_built_in_tasks_are_found_beside_a_benchmark_and_misspelt_ones_are_not(t
         load_task("date-formats")
     with pytest.raises(DataError, match="no task 'date-format/'"):
         load_task("date-format/")
+    with pytest.raises(DataError, match=r"'demo' is a sequence, not a task.*`sequence: demo`.*give data_dir"):
+        load_task("demo")
+    for name in ("", " "):
+        with pytest.raises(DataError, match="no task is named.*give data_dir"):
+            load_task(name)
 
 
 def test_instruction_and_suffix_can_be_replaced(tmp_path: Path) -> None:

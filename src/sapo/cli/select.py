@@ -88,7 +88,7 @@ def select_command(
     """Score candidate instructions under a model and choose one; trains nothing."""
     from sapo.candidates.checks import listed
     from sapo.core.storage import write_json
-    from sapo.models.load import best_device, load_model
+    from sapo.models.load import best_device, load_config, load_model
     from sapo.report.selections import selection_page
     from sapo.report.terminal import show
     from sapo.tasks.load import load_task
@@ -103,6 +103,8 @@ def select_command(
     base = ModelSettings(base=model, quantization=quantization, device_map=device_map)
 
     def read(progress: Reporter) -> tuple[Task, Gathered]:
+        # A name that is no model's is told before candidates are gathered, which may take minutes.
+        load_config(model)
         loaded = load_task(
             task, data_dir, instruction=instruction, suffix=suffix, columns=roles(column), train=train, subset=subset
         )

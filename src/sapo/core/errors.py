@@ -74,3 +74,12 @@ def nearest(name: str, allowed: Iterable[str]) -> str:
     """Return ``" Did you mean 'x'?"`` for the closest allowed name, or ``""`` where none is close."""
     close = difflib.get_close_matches(name, list(allowed), n=1)
     return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error says."""
+    lines = str(error).strip().splitlines()
+    if not lines or isinstance(error, (KeyError, TypeError, AttributeError)):
+        # What these say is about the library's own code.
+        return ": ".join([type(error).__name__, *lines[:1]])
+    return lines[0]

@@ -21,7 +21,7 @@ from typing import Any, Generic, TypeVar
 
 import torch
 
-from sapo.core.errors import ConfigError, ProcessError, RecordError, SapoError, demand_extra
+from sapo.core.errors import ConfigError, ProcessError, RecordError, SapoError, demand_extra, first_line
 from sapo.core.progress import Reporter
 from sapo.runs.config.schema import ResourcesConfig
 
@@ -93,7 +93,7 @@ class Place:
                     try:
                         found, notes = future.result()
                     except self.lost as error:
-                        found = ProcessError(f"its worker died {1 + _RETRIES} times, at last: {_first_line(error)}")
+                        found = ProcessError(f"its worker died {1 + _RETRIES} times, at last: {first_line(error)}")
                         notes = ()
                     for note in notes:
                         if note not in said:
@@ -220,7 +220,7 @@ def on_ray(address: str, wanted: ResourcesConfig, progress: Reporter) -> Iterato
             signal.signal(signal.SIGTERM, handler)
     except (OSError, ValueError, RuntimeError, RayError) as error:
         raise ConfigError(
-            f"--ray {address}: no Ray cluster there ({_first_line(error)}). Start one (ray start --head), or give its "
+            f"--ray {address}: no Ray cluster there ({first_line(error)}). Start one (ray start --head), or give its "
             "address; where it asks for a token, set RAY_AUTH_MODE=token"
         ) from error
     try:
@@ -237,7 +237,7 @@ def on_ray(address: str, wanted: ResourcesConfig, progress: Reporter) -> Iterato
         # A mistake of the program, with where it was made.
         raise
     except RayError as error:
-        raise ProcessError(f"Ray: {_first_line(error)}. {_AGAIN}") from error
+        raise ProcessError(f"Ray: {first_line(error)}. {_AGAIN}") from error
     finally:
         ray.shutdown()
 
@@ -245,7 +245,3 @@ def on_ray(address: str, wanted: ResourcesConfig, progress: Reporter) -> Iterato
 def _listed(resources: Mapping[str, float]) -> str:
     units = {"CPU": ("CPUs", 1), "GPU": ("GPUs", 1), "memory": ("GB of memory", 1e9)}
     return ", ".join(f"{amount / units[kind][1]:g} {units[kind][0]}" for kind, amount in resources.items() if amount)
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().split("\n")[0]

@@ -7,11 +7,11 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from sapo.core.errors import ModelError
+from sapo.core.errors import ModelError, first_line
 from sapo.core.settings import expanded
 from sapo.core.storage import read_json
 from sapo.models.fingerprint import state_fingerprint
-from sapo.models.hub import first_line, unreachable
+from sapo.models.hub import unreachable
 from sapo.models.settings import EMBEDDED
 
 UNCONFIRMED = (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from sapo.core.errors import first_line
+
 # Seconds in which the hub must answer.
 _PATIENCE = 10
 
@@ -29,12 +31,3 @@ def unreachable(name: str, file: str) -> str | None:
             f"({first_line(error)})."
         )
     return None
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of what an error says."""
-    lines = str(error).strip().splitlines()
-    if not lines or isinstance(error, (KeyError, TypeError, AttributeError)):
-        # What these say is about the library's own code.
-        return ": ".join([type(error).__name__, *lines[:1]])
-    return lines[0]

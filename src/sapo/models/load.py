@@ -24,11 +24,11 @@ from typing import Any, get_args
 import torch
 from platformdirs import user_cache_path
 
-from sapo.core.errors import ModelError, demand_extra
+from sapo.core.errors import ModelError, demand_extra, first_line
 from sapo.core.processes import launched
 from sapo.core.settings import expanded
 from sapo.models.adapter import UNCONFIRMED, adapter_source, is_recorded, tokenizer_of, with_adapter
-from sapo.models.hub import first_line, unreachable
+from sapo.models.hub import unreachable
 from sapo.models.settings import EMBEDDED, DeviceMap, Quantization
 
 _log = logging.getLogger("sapo")
@@ -309,6 +309,8 @@ def _source(name: str, *, tokenizer: bool = False) -> str:
     """Return the directory or hub id of a model, or of its tokenizer, which the folder of an adapter may hold too."""
     if name == EMBEDDED:
         return str(embedded_model_dir())
+    if not name.strip():
+        raise ModelError(_cannot_load("", name, "no model is named."))
     try:
         name = expanded(name)
     except ValueError as error:

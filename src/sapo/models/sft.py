@@ -13,7 +13,7 @@ from typing import Any
 
 from jinja2 import TemplateError
 
-from sapo.core.errors import ModelError, RenderError
+from sapo.core.errors import ModelError, RenderError, first_line
 from sapo.core.types import Encoded, Example
 from sapo.models.layout import Side, messages, plain_prompt, turns_of
 from sapo.models.load import load_tokenizer
@@ -109,7 +109,7 @@ class SftRenderer:
         # A template refuses roles that it does not know; a base model has none.
         except (TemplateError, ValueError) as error:
             raise RenderError(
-                f"the tokenizer's chat template cannot render these messages ({str(error).splitlines()[0]}): give the "
+                f"the tokenizer's chat template cannot render these messages ({first_line(error)}): give the "
                 "tokenizer a chat_template that can, or rows without the turns that it refuses"
             ) from error
 

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from sapo.core.errors import ModelError, RecordError
+from sapo.core.errors import ModelError, RecordError, first_line
 from sapo.core.storage import undamaged, write_json, write_text
 from sapo.core.types import Example
 from sapo.models.fingerprint import state_fingerprint
@@ -133,8 +133,9 @@ def _new_directory(out: Path, stage_dir: Path) -> Iterator[Path]:
     except (OSError, SafetensorError) as error:
         raise RecordError(f"{out} cannot be written: {error}. Nothing was left there") from error
     except _LIBRARY_ERRORS as error:
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ModelError(f"{stage_dir} cannot be merged by the libraries here ({line}), {_INSTEAD}") from error
+        raise ModelError(
+            f"{stage_dir} cannot be merged by the libraries here ({first_line(error)}), {_INSTEAD}"
+        ) from error
 
 
 def _refuse_quantised(base: str, quantization: str | None) -> None:

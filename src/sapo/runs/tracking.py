@@ -14,7 +14,7 @@ from typing import Any
 from transformers import TrainerControl, TrainerState, TrainingArguments
 from transformers.integrations import get_reporting_integration_callbacks
 
-from sapo.core.errors import ConfigError
+from sapo.core.errors import ConfigError, first_line
 from sapo.core.storage import read_json, write_json
 from sapo.core.types import Task
 from sapo.models.answers import Evaluation
@@ -48,7 +48,7 @@ class Tracker:
             try:
                 self._callbacks += [make() for make in get_reporting_integration_callbacks([name])]
             except (ValueError, RuntimeError, ImportError) as error:
-                raise ConfigError(f"report_to = {name}: {str(error).splitlines()[0]}") from error
+                raise ConfigError(f"report_to = {name}: {first_line(error)}") from error
         self._arguments: TrainingArguments | None = None
         self._updates: Mapping[int, int] = {}
 

@@ -62,6 +62,8 @@ def load_task(
     if not (data_dir is None or isinstance(data_dir, (str, PathLike))):
         raise DataError(f"data_dir = {data_dir!r:.60}: must be a path")
     name, data_dir = os.fspath(name), Path(data_dir) if data_dir is not None else None
+    if not name.strip():
+        return _named(name, None)
     own = {"columns": columns, "labels": labels, "metric": metric, "train": train, "test": test, "subset": subset}
     texts = {"instruction": instruction, "suffix": "" if suffix is None else suffix}
     source = own_source({"data": name, **texts, **own, "columns": columns or {}})
@@ -93,8 +95,11 @@ def _named(name: str, data_dir: Path | None) -> Task:
         return builtin_task(name)
     if data_dir is not None:
         return make_task(name, *benchmark_source(data_dir, name))
+    what = "no task is named." if not name.strip() else f"there is no task {name!r}.{nearest(name, BUILTIN)}"
+    if name in SEQUENCES:
+        what = f"{name!r} is a sequence, not a task: in a configuration `sequence: {name}`."
     raise DataError(
-        f"there is no task {name!r}.{nearest(name, BUILTIN)} Built-in tasks: {', '.join(BUILTIN)}. "
+        f"{what} Built-in tasks: {', '.join(BUILTIN)}. "
         f"For another task give data_dir, a directory with instructions.json; or your own data: a file "
         f"({', '.join(ENDINGS)}), a directory, or a hub id owner/name."
     )

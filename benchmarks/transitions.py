@@ -1,0 +1,192 @@
+"""Does choosing the instruction keep more of what was learned before? Over many transitions from one task to another.
+
+    python -m benchmarks.transitions OUT.jsonl --data-dir PATH/SUPERNI --screen     # which transitions forget
+    python -m benchmarks.transitions OUT.jsonl --data-dir PATH/SUPERNI --seeds 2 3 4 # trains what OUT.jsonl lacks
+    python -m benchmarks.transitions OUT.jsonl --report
+
+Training is that of `examples/regime_policies.yaml`. To screen, each of 19 tasks of at most 265 tokens a row (built-in
+and SuperNI) is trained after another one, drawn at random, with the original instructions and seed 1; transitions that
+raise the earlier loss by 0.2 nats per token are kept. In each of these, with other seeds, rule trial chooses among 20
+paraphrases, from the state that knows the first task. The original, the leading four, the choice and a random
+paraphrase are then trained with to the end, and both tasks are tested on 64 rows: the second one with its training
+instruction, the first one with its original.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.stats import ttest_1samp
+
+import sapo
+from benchmarks.forgetting import DEFAULTS, SEED, Laboratory
+from sapo.core.types import Task
+from sapo.report.differences import spread
+from sapo.report.numbers import estimate
+from sapo.selection.settings import TrialSettings
+from sapo.tasks.builtin import BUILTIN
+from sapo.tasks.load import load_task
+from sapo.training.finetune import finetune
+from sapo.training.settings import TrainSettings
+from sapo.training.trial import other_rows, try_leading
+
+SUPERNI = (
+    "task024_cosmosqa_answer_generation", "task1310_amazonreview_rating_classification",
+    "task1343_amazon_us_reviews_rating", "task141_odd-man-out_classification_category",
+    "task1510_evalution_relation_extraction", "task195_sentiment140_classification", "task273_europarl_classification",
+    "task360_spolin_yesand_response_generation", "task363_sst2_polarity_classification",
+    "task589_amazonfood_summary_text_generation", "task611_mutual_multi_turn_dialogue",
+    "task618_amazonreview_summary_text_generation",
+)  # fmt: skip
+# The transitions with which the rule trial was made.
+SEEN = {("date-format", "count-letter"), ("extract-items", "date-format"), ("extract-items", "odd-one-out")}
+ROWS, TESTED, KEPT, LENGTH = 64, 64, 0.2, 1024
+TRAIN = TrainSettings(epochs=1, learning_rate=2e-3, batch_size=4, micro_batch_size=4)
+WAYS = ("lowest", "trial", "random")
+
+
+def draws() -> Iterator[tuple[str, str]]:
+    """Yield a transition into each task, three times; none twice, and none of those seen before."""
+    chance, names, known = random.Random(0), (*BUILTIN, *SUPERNI), set(SEEN)
+    for second in names * 3:
+        found = (chance.choice([name for name in names if name != second]), second)
+        if found not in known:
+            known.add(found)
+            yield found
+
+
+class Bench:
+    """The model in a state that knows one task."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self.laboratory = Laboratory(DEFAULTS | {"batch": 4, "updates": 16, "rate": 2e-3}, TESTED, 1)
+        self.data_dir = data_dir
+
+    def task(self, name: str) -> Task:
+        """Return a task with the rows that are trained on."""
+        task = load_task(name, self.data_dir)
+        return replace(task, train=task.train[:ROWS])
+
+    def losses(self, first: Task, second: Task, text: str) -> list[float]:
+        """Return the losses of the first task and, with an instruction, of the second one, in nats per token."""
+        laboratory = self.laboratory
+        pairs = ((first, first.instruction), (second, text))
+        scorer = laboratory.scorer.on(laboratory.model)
+        return [
+            scorer(laboratory.renderer.encode(with_, task.suffix, task.test[:TESTED])).per_token
+            for task, with_ in pairs
+        ]
+
+    def train(self, first: Task, second: Task, text: str, seed: int) -> list[float]:
+        """Return the losses after training the second task from the state that knows the first one."""
+        self.laboratory.put(self.laboratory.alone(first, seed)[0])
+        rows = self.laboratory.renderer.encode(text, second.suffix, second.train)
+        finetune(self.laboratory.model, rows, TRAIN, seed)
+        self.laboratory.model.eval()
+        return self.losses(first, second, text)
+
+    def screen(self, names: tuple[str, str]) -> dict[str, Any]:
+        """Return by how much training the second task raises the loss of the first one."""
+        first, second = map(self.task, names)
+        self.laboratory.put(self.laboratory.alone(first, SEED)[0])
+        before = self.losses(first, second, second.instruction)
+        return {"before": before, "after": self.train(first, second, second.instruction, SEED)}
+
+    def unit(self, names: tuple[str, str], seed: int) -> dict[str, Any]:
+        """Return what each way takes, what the trial saw, and the losses at the end of all that were trained with."""
+        first, second = map(self.task, names)
+        self.laboratory.put(self.laboratory.alone(first, seed)[0])
+        laboratory, chance = self.laboratory, random.Random(f"{names} {seed}")
+        model, renderer = laboratory.model, laboratory.renderer
+        lowest = sapo.select(model, laboratory.tokenizer, second, examples=ROWS, seed=seed)
+        settings = TrialSettings(rows=32)
+        others = other_rows({first.name: (first, first.instruction, renderer)}, settings, seed, renderer, LENGTH)
+        tried = try_leading(
+            lowest, model, laboratory.scorer, renderer, second, others, settings, TRAIN, seed=seed
+        )  # fmt: skip
+        assert tried.trial is not None
+        ways = {"lowest": lowest.chosen, "trial": tried.chosen, "random": chance.randrange(1, len(tried.candidates))}
+        texts = [candidate.instruction.text for candidate in tried.candidates]
+        trained = {0, *ways.values(), *(one.candidate for one in tried.trial.tried)}
+        return {
+            "ways": ways,
+            "before": [candidate.loss for candidate in tried.candidates],
+            "tried": [asdict(one) for one in tried.trial.tried],
+            "ends": {i: self.train(first, second, texts[i], seed) for i in sorted(trained)},
+        }
+
+
+def report(lines: list[dict[str, Any]]) -> None:
+    """Print AP in nats of each way minus the original, paired, over transitions (means over seeds)."""
+    units: dict[tuple[str, str], list[dict[str, float]]] = {}
+    for line in lines:
+        if "ends" in line:
+            ends = {int(i): np.array(found) for i, found in line["ends"].items()}
+            taken = {way: ends[line["ways"][way]] for way in WAYS}
+            tried = [ends[one["candidate"]] for one in line["tried"]]
+            taken["best of the tried"] = min(tried, key=np.mean)
+            found = {way: (end - ends[0]).mean() for way, end in taken.items()}
+            found |= {
+                f"{way}, {what}": (taken[way] - ends[0])[n] for way in WAYS for n, what in enumerate(("earlier", "own"))
+            }
+            units.setdefault((line["first"], line["second"]), []).append(found)
+    print(f"{len(units)} transitions, {sum(map(len, units.values()))} units; minus the original, nats per token")
+    for name in next(iter(units.values()))[0]:
+        points = [float(np.mean([one[name] for one in several])) for several in units.values()]
+        low = sum(point < 0 for point in points)
+        p = ttest_1samp(points, 0).pvalue
+        print(f"{name}: {estimate(spread(points), 3, sign=True)}, p = {p:.3f}, below 0 in {low}")
+    for (first, second), several in units.items():
+        means = (f"{way} {np.mean([one[way] for one in several]):+.3f}" for way in (*WAYS, "best of the tried"))
+        print(f"{first} > {second}: {', '.join(means)}")
+
+
+def main() -> None:
+    """Do what the command line asks for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--data-dir", type=Path)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[])
+    parser.add_argument("--screen", action="store_true")
+    parser.add_argument("--report", action="store_true")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    lines = (
+        [json.loads(line) for line in given.out.read_text(encoding="utf-8").splitlines()] if given.out.exists() else []
+    )
+    if given.report:
+        report(lines)
+        return
+    bench = Bench(given.data_dir)
+
+    def add(names: tuple[str, str], seed: int, found: dict[str, Any]) -> None:
+        line = {"first": names[0], "second": names[1], "seed": seed, **found}
+        lines.append(line)
+        with given.out.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        print(*names, seed, flush=True)
+
+    def rises() -> dict[tuple[str, str], float]:
+        return {(o["first"], o["second"]): o["after"][0] - o["before"][0] for o in lines if "after" in o}
+
+    if given.screen:
+        for names in draws():
+            kept = {second for (_, second), rise in rises().items() if rise >= KEPT}
+            if names not in rises() and names[1] not in kept:
+                add(names, SEED, bench.screen(names))
+    for seed in given.seeds:
+        for names in [names for names, rise in rises().items() if rise >= KEPT]:
+            if not any((o["first"], o["second"], o["seed"]) == (*names, seed) for o in lines):
+                add(names, seed, bench.unit(names, seed))
+
+
+if __name__ == "__main__":
+    main()

@@ -81,7 +81,7 @@ class Laboratory:
         self.model = method.prepare(start, Training(1, 2, "", (), False, (), (), SEED, settings["batch"]))
         self.scorer = Scorer(self.model)
         self.start = self.weights()
-        self.states: dict[tuple[str, int], tuple[dict[str, torch.Tensor], dict[str, Any]]] = {}
+        self.states: dict[str, tuple[dict[str, torch.Tensor], dict[str, Any]]] = {}
 
     def weights(self) -> dict[str, torch.Tensor]:
         """Return a copy of what is trained."""
@@ -120,17 +120,17 @@ class Laboratory:
         finetune(self.model, encoded, settings, seed, extras=Extras(watchers=(way,) if way else ()))
         return {"seconds": round(time.perf_counter() - began, 1), "way": way.losses if way else []}
 
-    def alone(self, task: Task, seed: int = SEED) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    def alone(self, task: Task) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         """Return the state after training a task from the start, and its results."""
-        if (task.name, seed) not in self.states:
+        if task.name not in self.states:
             self.put(self.start)
             before = self.test(task, answers=False)
-            trained = self.train(task, seed)
-            self.states[task.name, seed] = (
+            trained = self.train(task, SEED)
+            self.states[task.name] = (
                 self.weights(),
                 {"before": before, "after": self.test(task), "seconds": trained["seconds"]},
             )
-        return self.states[task.name, seed]
+        return self.states[task.name]
 
     def pair(self, first: Task, second: Task) -> dict[str, Any]:
         """Return what training the second task does to the first one."""
@@ -141,7 +141,7 @@ class Laboratory:
         return {
             **self.settings, "first": first.name, "second": second.name, "learned": learned, "second_before": before,
             "second_after": self.test(second), "first_after": self.test(first), "first_on_the_way": trained["way"],
-            "seconds": trained["seconds"], "second_alone": self.states.get((second.name, SEED), (None, None))[1],
+            "seconds": trained["seconds"], "second_alone": self.states.get(second.name, (None, None))[1],
         }  # fmt: skip
 
 

@@ -1,15 +1,16 @@
 """Does choosing the instruction keep more of what was learned before? Over many transitions from one task to another.
 
     python -m benchmarks.transitions OUT.jsonl --data-dir PATH/SUPERNI --screen     # which transitions forget
-    python -m benchmarks.transitions OUT.jsonl --data-dir PATH/SUPERNI --seeds 2 3 4 # trains what OUT.jsonl lacks
+    python -m benchmarks.transitions OUT.jsonl --data-dir PATH/SUPERNI --seeds 2 3  # trains what OUT.jsonl lacks
     python -m benchmarks.transitions OUT.jsonl --report
 
 Training is that of `examples/regime_policies.yaml`. To screen, each of 19 tasks of at most 265 tokens a row (built-in
 and SuperNI) is trained after another one, drawn at random, with the original instructions and seed 1; transitions that
-raise the earlier loss by 0.2 nats per token are kept. In each of these, with other seeds, rule trial chooses among 20
-paraphrases, from the state that knows the first task. The original, the leading four, the choice and a random
-paraphrase are then trained with to the end, and both tasks are tested on 64 rows: the second one with its training
-instruction, the first one with its original.
+raise the earlier loss by 0.2 nats per token are kept. In each of these, with other seeds, from the state that knows the
+first task, the rules trial and lowest choose among 20 paraphrases, and lowest also among texts with demonstrations (of
+rows that are not trained on). The original, the four that were tried, what was chosen and a random paraphrase are then
+trained with to the end, and both tasks are tested on 32 rows: the second one with its training instruction, the first
+one with its original.
 """
 
 from __future__ import annotations
@@ -28,9 +29,12 @@ from scipy.stats import ttest_1samp
 
 import sapo
 from benchmarks.forgetting import DEFAULTS, SEED, Laboratory
+from sapo.candidates.demonstrations import demonstrations
+from sapo.candidates.gather import gather
 from sapo.core.types import Task
 from sapo.report.differences import spread
 from sapo.report.numbers import estimate
+from sapo.selection.selection import Selection
 from sapo.selection.settings import TrialSettings
 from sapo.tasks.builtin import BUILTIN
 from sapo.tasks.load import load_task
@@ -48,9 +52,9 @@ SUPERNI = (
 )  # fmt: skip
 # The transitions with which the rule trial was made.
 SEEN = {("date-format", "count-letter"), ("extract-items", "date-format"), ("extract-items", "odd-one-out")}
-ROWS, TESTED, KEPT, LENGTH = 64, 64, 0.2, 1024
+ROWS, TESTED, KEPT, LENGTH, LONGEST = 64, 32, 0.2, 1024, 2000
 TRAIN = TrainSettings(epochs=1, learning_rate=2e-3, batch_size=4, micro_batch_size=4)
-WAYS = ("lowest", "trial", "random")
+WAYS = ("trial", "lowest", "shown", "random")
 
 
 def draws() -> Iterator[tuple[str, str]]:
@@ -69,11 +73,20 @@ class Bench:
     def __init__(self, data_dir: Path) -> None:
         self.laboratory = Laboratory(DEFAULTS | {"batch": 4, "updates": 16, "rate": 2e-3}, TESTED, 1)
         self.data_dir = data_dir
+        self.states: dict[tuple[str, int], dict[str, torch.Tensor]] = {}
 
-    def task(self, name: str) -> Task:
-        """Return a task with the rows that are trained on."""
+    def task(self, name: str, rows: slice = slice(ROWS)) -> Task:
+        """Return a task with the rows that are trained on, or others."""
         task = load_task(name, self.data_dir)
-        return replace(task, train=task.train[:ROWS])
+        return replace(task, train=task.train[rows])
+
+    def put(self, first: Task, seed: int) -> None:
+        """Bring the model into the state that knows a task."""
+        if (first.name, seed) not in self.states:
+            self.laboratory.put(self.laboratory.start)
+            self.laboratory.train(first, seed)
+            self.states[first.name, seed] = self.laboratory.weights()
+        self.laboratory.put(self.states[first.name, seed])
 
     def losses(self, first: Task, second: Task, text: str) -> list[float]:
         """Return the losses of the first task and, with an instruction, of the second one, in nats per token."""
@@ -87,7 +100,7 @@ class Bench:
 
     def train(self, first: Task, second: Task, text: str, seed: int) -> list[float]:
         """Return the losses after training the second task from the state that knows the first one."""
-        self.laboratory.put(self.laboratory.alone(first, seed)[0])
+        self.put(first, seed)
         rows = self.laboratory.renderer.encode(text, second.suffix, second.train)
         finetune(self.laboratory.model, rows, TRAIN, seed)
         self.laboratory.model.eval()
@@ -96,31 +109,39 @@ class Bench:
     def screen(self, names: tuple[str, str]) -> dict[str, Any]:
         """Return by how much training the second task raises the loss of the first one."""
         first, second = map(self.task, names)
-        self.laboratory.put(self.laboratory.alone(first, SEED)[0])
+        self.put(first, SEED)
         before = self.losses(first, second, second.instruction)
         return {"before": before, "after": self.train(first, second, second.instruction, SEED)}
 
     def unit(self, names: tuple[str, str], seed: int) -> dict[str, Any]:
         """Return what each way takes, what the trial saw, and the losses at the end of all that were trained with."""
         first, second = map(self.task, names)
-        self.laboratory.put(self.laboratory.alone(first, seed)[0])
-        laboratory, chance = self.laboratory, random.Random(f"{names} {seed}")
+        laboratory, chance, settings = self.laboratory, random.Random(f"{names} {seed}"), TrialSettings(rows=32)
         model, renderer = laboratory.model, laboratory.renderer
-        lowest = sapo.select(model, laboratory.tokenizer, second, examples=ROWS, seed=seed)
-        settings = TrialSettings(rows=32)
+
+        def lowest(texts: list[str] | None) -> Selection:
+            return sapo.select(model, laboratory.tokenizer, second, texts, ROWS, seed=seed)
+
+        self.put(first, seed)
+        frames = gather(self.task(names[1], slice(ROWS, 2 * ROWS)), (demonstrations(LONGEST),), None)
+        shown = lowest([one.text for one in frames.candidates[1:]])
+        found = lowest(None)
         others = other_rows({first.name: (first, first.instruction, renderer)}, settings, seed, renderer, LENGTH)
-        tried = try_leading(
-            lowest, model, laboratory.scorer, renderer, second, others, settings, TRAIN, seed=seed
-        )  # fmt: skip
+        tried = try_leading(found, model, laboratory.scorer, renderer, second, others, settings, TRAIN, seed=seed)
         assert tried.trial is not None
-        ways = {"lowest": lowest.chosen, "trial": tried.chosen, "random": chance.randrange(1, len(tried.candidates))}
-        texts = [candidate.instruction.text for candidate in tried.candidates]
-        trained = {0, *ways.values(), *(one.candidate for one in tried.trial.tried)}
+        texts = [one.instruction.text for one in found.candidates]
+        ways = {
+            "trial": texts[tried.chosen], "lowest": texts[found.chosen], "shown": shown.instruction.text,
+            "random": chance.choice(texts[1:]),
+        }  # fmt: skip
+        trained = [texts[0], *(texts[one.candidate] for one in tried.trial.tried), *ways.values()]
         return {
             "ways": ways,
-            "before": [candidate.loss for candidate in tried.candidates],
-            "tried": [asdict(one) for one in tried.trial.tried],
-            "ends": {i: self.train(first, second, texts[i], seed) for i in sorted(trained)},
+            "before": [asdict(one.instruction) | {"loss": one.loss} for one in (*found.candidates, *shown.candidates)],
+            "tried": [asdict(one) | {"text": texts[one.candidate]} for one in tried.trial.tried],
+            "ends": [
+                {"text": text, "losses": self.train(first, second, text, seed)} for text in dict.fromkeys(trained)
+            ],
         }
 
 
@@ -129,13 +150,15 @@ def report(lines: list[dict[str, Any]]) -> None:
     units: dict[tuple[str, str], list[dict[str, float]]] = {}
     for line in lines:
         if "ends" in line:
-            ends = {int(i): np.array(found) for i, found in line["ends"].items()}
+            ends = {one["text"]: np.array(one["losses"]) for one in line["ends"]}
+            original = ends[line["tried"][0]["text"]]
             taken = {way: ends[line["ways"][way]] for way in WAYS}
-            tried = [ends[one["candidate"]] for one in line["tried"]]
-            taken["best of the tried"] = min(tried, key=np.mean)
-            found = {way: (end - ends[0]).mean() for way, end in taken.items()}
+            taken["best of the tried"] = min((ends[one["text"]] for one in line["tried"]), key=np.mean)
+            found = {way: (end - original).mean() for way, end in taken.items()}
             found |= {
-                f"{way}, {what}": (taken[way] - ends[0])[n] for way in WAYS for n, what in enumerate(("earlier", "own"))
+                f"{way}, {what}": (taken[way] - original)[n]
+                for way in WAYS
+                for n, what in enumerate(("earlier", "own"))
             }
             units.setdefault((line["first"], line["second"]), []).append(found)
     print(f"{len(units)} transitions, {sum(map(len, units.values()))} units; minus the original, nats per token")

@@ -145,6 +145,8 @@ def test_an_adapter_of_another_trainer_carries_its_instruction(small_model: Path
     describe(adapter, model, loaded.tokenizer, task, selection)
     # Stock peft still loads it, and what is asked is what was scored.
     PeftModel.from_pretrained(sapo.load_model(str(small_model)).model, adapter)
+    with pytest.raises(DataError, match=r"text = \['a'\]: allowed is a text"):
+        sapo.apply(adapter, ["a"])  # type: ignore[arg-type]
     asked = sapo.apply(adapter, "the input")
     assert asked == [{"role": "user", "content": f"{selection.instruction.text}\n\nText:\nthe input\n\nSay it."}]
     prompt = loaded.tokenizer.apply_chat_template(asked, add_generation_prompt=True, tokenize=True, return_dict=True)

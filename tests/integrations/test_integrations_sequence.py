@@ -94,6 +94,19 @@ def test_a_loop_that_was_interrupted_is_resumed_with_the_model_that_was_left(tas
         sequence(base, max_new_tokens=3)
 
 
+def test_a_model_that_is_not_the_one_of_the_start_is_refused_and_nothing_is_lost(
+    tasks: list[Task], tmp_path: Path
+) -> None:
+    seq = sapo.TaskSequence(tmp_path / "s", tiny_model(), tiny_tokenizer(), tasks, policy="original", max_new_tokens=2)
+    seq.before("one")
+    # As where a cell of a notebook is run twice, after the training.
+    with pytest.raises(RecordError, match="differs from the one tested at the start"):
+        seq.before("one", model=tiny_model(seed=3))
+    seq.after("one", tiny_model(seed=3))
+    seq.before("two")
+    assert seq.after("two", tiny_model(seed=4)) is not None
+
+
 def test_results_of_an_open_sequence_have_no_metrics_yet(tasks: list[Task], tmp_path: Path) -> None:
     seq = sapo.TaskSequence(tmp_path / "s", tiny_model(), tiny_tokenizer(), tasks, policy="original", max_new_tokens=2)
     with pytest.raises(RecordError, match="no tests of stage 0"):
@@ -140,8 +153,9 @@ def test_calls_out_of_order_are_refused(tasks: list[Task], tmp_path: Path) -> No
         sapo.TaskSequence(tmp_path / "t", tiny_model(), tiny_tokenizer(), [tasks[0], tasks[0]])
     with pytest.raises(DataError, match=r"policy = 'spao': allowed: .*sapo"):
         sapo.TaskSequence(tmp_path / "t", tiny_model(), tiny_tokenizer(), tasks, policy="spao")  # type: ignore[arg-type]
-    with pytest.raises(DataError, match="examples = 0"):
-        sapo.TaskSequence(tmp_path / "t", tiny_model(), tiny_tokenizer(), tasks, examples=0)
+    for name, value in (("examples", 0), ("rows", 2.5), ("max_new_tokens", "2"), ("seed", -1)):
+        with pytest.raises(DataError, match=f"{name} = {value!r}: allowed is a whole number"):
+            sapo.TaskSequence(tmp_path / "t", tiny_model(), tiny_tokenizer(), tasks, **{name: value})  # type: ignore[arg-type]
     for wrong in (tasks[0], "rows.jsonl", ["rows.jsonl"]):
         with pytest.raises(DataError, match=r"give a list of what sapo\.load_task returns"):
             sapo.TaskSequence(tmp_path / "t", tiny_model(), tiny_tokenizer(), wrong)  # type: ignore[arg-type]

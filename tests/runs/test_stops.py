@@ -18,6 +18,7 @@ import yaml
 from rich.console import Console
 from small_runs import command
 
+from sapo.cli.app import saved_in
 from sapo.cli.progress import Stopped, Terminal
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -69,7 +70,7 @@ def test_the_first_signal_is_told_at_once_and_stops_at_the_end_of_the_batch(
         with progress.step("scoring", 3, 3.0) as advance:
             advance(1)
             send(number)
-            assert "stopping after the current step; send the signal again to stop at once" in capfd.readouterr().err
+            assert "stopping after the current batch; send the signal again to stop at once" in capfd.readouterr().err
             reached.append("the rest of the batch")
             progress.note("notes go through")
             advance(1)
@@ -185,12 +186,19 @@ def test_a_run_that_is_stopped_says_what_is_saved_and_how_to_resume_it(small_mod
     job.terminate()
     assert forked.ended([job], 60) == (128 + signal.SIGTERM,)
     said = log.read_text()
-    assert "Traceback" not in said and "stopping after the current step" in said
+    assert "Traceback" not in said and "stopping after the current batch" in said
     last = " ".join(said.rstrip().splitlines()[-1].split())
     assert last.startswith(f"interrupted. Saved in {run_dir}: 1 selections, 0 trained tasks, 1 test results. The step")
     assert last.endswith(f"sapo run config.yaml {shlex.quote(f'run_dir={run_dir}')}")
     assert not (run_dir / "results.json").exists()
     assert not [path for path in run_dir.rglob(".*") if path.name != ".lock"]
+
+
+def test_a_training_that_left_a_checkpoint_is_said_to_go_on_from_it(tmp_path: Path) -> None:
+    assert "The step in progress was discarded. To resume" in saved_in(tmp_path)
+    (tmp_path / "run" / "unfinished" / "1-a" / "checkpoint-2").mkdir(parents=True)
+    for directory in (tmp_path, tmp_path / "run"):
+        assert "The training in progress goes on from its last checkpoint. To resume" in saved_in(directory)
 
 
 @pytest.mark.parametrize(

@@ -140,6 +140,7 @@ def test_an_unusual_text_of_the_users_own_is_scored_and_noted() -> None:
         ({"candidates": ()}, "none were given"),
         ({"candidates": {"a": 1}}, "allowed is a list of texts"),
         ({"seed": -1}, "seed = -1: allowed is"),
+        ({"max_length": "512"}, "max_length = '512': allowed is a whole number, 1 or more"),
         ({"data": PLAIN, "instruction": " "}, "instruction = ' ': allowed is"),
         ({"tokenizer": None}, "tokenizer = None: give the model's tokenizer"),
     ],

@@ -93,7 +93,7 @@ def test_built_in_tasks_are_found_beside_a_benchmark_and_misspelt_ones_are_not(t
     with pytest.raises(DataError, match=r"'demo' is a sequence, not a task.*`sequence: demo`.*give data_dir"):
         load_task("demo")
     for name in ("", " "):
-        with pytest.raises(DataError, match="no task is named.*give data_dir"):
+        with pytest.raises(DataError, match=r"no task is named.*give data_dir"):
             load_task(name)
 
 

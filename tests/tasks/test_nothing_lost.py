@@ -307,6 +307,28 @@ def test_tables_of_pandas_are_read_or_refused_in_our_words() -> None:
     assert changed["messages"][0] == [{"role": "user", "content": "Go."}, {"role": "assistant", "content": "b"}]
 
 
+def test_messages_in_parts_are_read_and_exchanged_like_texts() -> None:
+    def turn(role: str, *parts: str) -> dict[str, Any]:
+        return {"role": role, "content": [{"type": "text", "text": part} for part in parts]}
+
+    row = {"messages": [turn("system", "Sort."), turn("user", "a", "b"), turn("assistant", "12")]}
+    (plain,) = exchange([row], "Sort.", "Order.")
+    assert plain["messages"] == [turn("system", "Order."), *row["messages"][1:]]
+    found = Rows([row, row])
+    assert found.task.train[0].answer == "12" and found.task.instruction == "Sort."
+    assert found.completions("Order.")[0] == {
+        "prompt": [{"role": "system", "content": "Order."}, {"role": "user", "content": "ab"}],
+        "completion": [{"role": "assistant", "content": "12"}],
+    }
+
+
+@pytest.mark.parametrize("end", [" ", "\n", "\t "])
+def test_instructions_that_differ_at_their_ends_only_count_as_one(end: str) -> None:
+    rows = [{"instruction": f"Sort.{end * (n % 2)}", "input": f"{n}", "output": "a"} for n in range(4)]
+    assert Rows(rows).task.instruction == "Sort."
+    assert [row["instruction"] for row in exchange(rows, "Sort.", "Order.")] == ["Order.", f"Order.{end}"] * 2
+
+
 @pytest.mark.parametrize(("answer", "noted"), [(1, True), ("B", False), ("4", False)])
 def test_answers_that_may_count_the_choices_are_noted(answer: object, noted: bool, tmp_path: Path) -> None:
     task = own(tmp_path / "t.jsonl", [{"question": "2+2?", "choices": ["3", "4"], "answer": answer}])

@@ -14,7 +14,7 @@ from small_runs import Told
 from sapo.core.types import Encoded, Losses
 from sapo.models.losses import Scorer
 from sapo.training.finetune import finetune
-from sapo.training.guard import Alarm, Guard, increase
+from sapo.training.guard import Alarm, Guard, increase, stopped
 from sapo.training.settings import TrainSettings
 from sapo.training.trainer import Extras
 
@@ -84,7 +84,7 @@ def test_it_looks_every_so_many_updates_and_after_the_last_one_and_names_the_tas
     assert [guard.after(model, step, step == 5) for step in range(1, 6)] == [False] * 5
     assert [(a.step, a.back_to, a.watched) for a in guard.alarms] == [(4, None, "task 1"), (5, None, "task 0")]
     assert [a.increase for a in guard.alarms] == pytest.approx([0.3, 0.5], abs=1e-4)
-    assert guard.back_to is None
+    assert stopped(guard.alarms) is None
     assert told.notes == [
         "forgetting guard: after update 4 of 5 the loss on task 1 is +0.300 nats per token above that before this task "
         "(95 % interval from +0.300; limit 0.1); training continues (guard.action: warn)",
@@ -130,5 +130,5 @@ def test_what_broke_between_two_looks_is_undone_as_well() -> None:
 
     settings = TrainSettings(epochs=5, batch_size=8, learning_rate=1e-4, warmup=0.0)
     log = finetune(model, rows_of("one", 8), settings, 0, extras=Extras(watchers=(Breaking(), guard)))
-    assert guard.back_to == 0 and log.steps == 3 and len(log.losses) == 1
+    assert stopped(guard.alarms) == (0, guard.updates) and log.steps == 3 and len(log.losses) == 1
     assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())

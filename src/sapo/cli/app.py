@@ -91,7 +91,10 @@ def saved_in(run_dir: Path) -> str:
     if not (run_dir / "config.yaml").exists():
         kinds = {"*/*/results.json": "finished runs, and the finished steps of others"}
     counts = [f"{len(list(run_dir.glob(pattern)))} {what}" for pattern, what in kinds.items()]
-    return f"Saved in {run_dir}: {', '.join(counts)}. The step in progress was discarded. {again()}"
+    lost = "The step in progress was discarded"
+    if any(run_dir.glob("**/unfinished/*/checkpoint-*")):
+        lost = "The training in progress goes on from its last checkpoint"
+    return f"Saved in {run_dir}: {', '.join(counts)}. {lost}. {again()}"
 
 
 def again() -> str:

@@ -106,7 +106,7 @@ class Terminal:
         self._asked = number
         # Printing from a handler could wait for a lock that the interrupted code holds; writing does not.
         with suppress(OSError):
-            os.write(2, b"\nstopping after the current step; send the signal again to stop at once\n")
+            os.write(2, b"\nstopping after the current batch; send the signal again to stop at once\n")
 
     def _safe_point(self) -> None:
         if self._asked is not None:

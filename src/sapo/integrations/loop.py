@@ -94,9 +94,10 @@ class TaskSequence:
         progress: Reporter = SILENT,
     ) -> None:
         _demand(tasks, policy)
-        for name, value in (("examples", examples), ("rows", rows), ("max_new_tokens", max_new_tokens)):
-            if value is not None and value < 1:
-                raise DataError(f"{name} = {value}: allowed is a positive number")
+        numbers = {"examples": examples, "max_new_tokens": max_new_tokens, "max_length": max_length, "seed": seed}
+        for name, value in (numbers if rows is None else numbers | {"rows": rows}).items():
+            if not isinstance(value, int) or value < (name != "seed"):
+                raise DataError(f"{name} = {value!r:.80}: allowed is a whole number, {int(name != 'seed')} or more")
         self.tasks = tuple(hold_out(task) for task in tasks)
         self._tested = tuple(used_rows(task, None, rows, seed) for task in self.tasks)
         # The model's name is recorded, not compared: its weights are, and one that was saved has another name.
@@ -166,15 +167,18 @@ class TaskSequence:
         stage = self._model.stage(number - 1, self._name(number - 1), self._choices(number - 1))
         with self._directory:
             self._directory.write("environment.json", {"versions": library_versions()})
-            if number == 1:
+            if number == 1 and self._directory.find("start.json", {}) is None:
                 self._directory.save("start.json", {}, {"state": stage.fingerprint})
-                self._test_all(stage)
-            elif self._trained(number - 1)["state"] != stage.fingerprint:
-                raise RecordError(
-                    f"the model differs from the one tested after {self.tasks[number - 2].name!r}, the last "
-                    "finished task, in its weights or their dtype: pass the model that was saved then, or start "
-                    f"anew with a run_dir other than {self._directory.path}"
+            if self._trained(number - 1)["state"] != stage.fingerprint:
+                last = (
+                    f"after {self.tasks[number - 2].name!r}, the last finished task" if number > 1 else "at the start"
                 )
+                raise RecordError(
+                    f"the model differs from the one tested {last}, in its weights or their dtype: pass the model as "
+                    f"it was then, or start anew with a run_dir other than {self._directory.path}"
+                )
+            if number == 1:
+                self._test_all(stage)
             gathered = Gathered((Instruction(found.instruction, "original"),), ())
             if self._policy != "original":
                 gathered = candidates_of(found, candidates)

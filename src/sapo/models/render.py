@@ -237,5 +237,7 @@ def _fitting(
             try:
                 rows[n] = fit(example, limit, lambda e: whole([e])[0], parts)
             except RenderError as error:
-                raise RenderError(f"the row with the answer {example.answer[:40]!r}: {error}") from error
+                raise RenderError(
+                    f"the row with the input {example.input[:40]!r} and the answer {example.answer[:40]!r}: {error}"
+                ) from error
     return rows

@@ -153,7 +153,8 @@ def arrange(runs: Sequence[Run]) -> Arranged:
         for prompt in prompts
         for measure in MEASURES
     )  # fmt: skip
-    scope = PAIRED_ROWS if len(runs) > 1 else ROW_NOISE
+    paired = any(d.interval is not None for one in compared for d in one.differences.values())
+    scope = PAIRED_ROWS if paired else ROW_NOISE
     names = {letter(n): f"{letter(n)} ({run.name})" for n, run in enumerate(runs)}
     return Arranged(settings, (("", runs[0].result.seed),), prompts, compared, scope, names=names)
 

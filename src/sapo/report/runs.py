@@ -175,6 +175,8 @@ def _lacking(directory: Path) -> str:
     resume = "start the same `sapo run` command again to resume it"
     if (directory / "config.yaml").is_file():
         return f"is an unfinished run (it has no results.json yet): {resume}"
+    if (directory / "states").is_dir():
+        return "is a study of which no training has finished: start the same `sapo study` command again to resume it"
     if (directory / "shared").is_dir():
         return f"is a sweep of which no run has finished: {resume}"
     return "is not a run directory (no config.yaml, no results.json): give the run_dir of a finished `sapo run`"

@@ -19,6 +19,7 @@ from jinja2 import Template
 
 from sapo.core.untrusted import plain
 from sapo.models.settings import EMBEDDED
+from sapo.training.guard import ended
 
 _EMBEDDED_ORIGIN = "HuggingFaceTB/SmolLM2-135M-Instruct"
 # How a prompt is laid out, by the layout of `sapo.json`.
@@ -91,6 +92,8 @@ def _task(entry: Mapping[str, Any]) -> dict[str, Any]:
     texts += [("Original instruction", original if original != instruction else "")]
     asked = _ASKED[entry.get("layout", "own")] if instruction else _ASKED_PURE
     found = {**entry, "texts": [t for t in texts if t[1]], "asked": asked}
+    if entry.get("stopped") is not None:
+        found["stopped"] = ended(*entry["stopped"])
     if entry.get("selection") is not None:
         found["selection"] = _selection(instruction, entry["selection"])
     return found

@@ -83,6 +83,7 @@ def _entry(trained: Choice) -> dict[str, Any]:
         "selection": None if trained.selection is None else _summary(trained.selection),
         **({"mixture": [p.text for p in trained.mixture]} if trained.mixture else {}),
         **({"switches": [list(s) for s in trained.switches]} if trained.switches else {}),
+        **({"stopped": list(trained.stopped)} if trained.stopped else {}),
     }
 
 

@@ -35,7 +35,10 @@ def apply(stage: str | PathLike[str], text: str, task: str | None = None) -> lis
     Raises:
         ModelError: if there is no stage, it was not trained on the task, or its prompts cannot be made from here.
         RecordError: if its `sapo.json` is damaged.
+        DataError: if ``text`` is no text.
     """
+    if not isinstance(text, str):
+        raise DataError(f"text = {text!r:.80}: allowed is a text; ask once for each input")
     directory = Path(stage)
     if not directory.is_dir():
         directory = _downloaded(str(stage))

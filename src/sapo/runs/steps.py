@@ -41,7 +41,7 @@ from sapo.selection.settings import SelectionSettings, TrialSettings
 from sapo.tasks.load import data_fingerprint
 from sapo.tasks.sampling import selection_rows
 from sapo.training.finetune import finetune
-from sapo.training.guard import Alarm, guard_over
+from sapo.training.guard import Alarm, guard_over, stopped
 from sapo.training.methods.seq_lora import SeqLora
 from sapo.training.policies import BY_LOSS, MIXTURES, choose_instruction, leading
 from sapo.training.schedule import Stage, Training
@@ -346,9 +346,12 @@ class Trainer:
                 model, training.rows, settings, self.seed, advance, engine.processes, checkpoints, extras
             )
         seconds = time.perf_counter() - began
-        finished = rewording.finished(None if guard is None else guard.back_to)
-        # Rows are remembered as they were worded last.
-        worded = replace(training, rows=rewording.last(ceil(settings.epochs) - 1, work.units))
+        alarms = [] if guard is None else guard.alarms
+        kept = stopped(alarms)
+        finished = [replace(c, stopped=kept) for c in rewording.finished(kept and kept[0])]
+        # Rows are remembered as they were worded last, but for those of a training that was taken back whole.
+        last = rewording.last(ceil(settings.epochs) - 1, work.units) if all(c.learned for c in finished) else ()
+        worded = replace(training, rows=last)
         state = self.model.save(worded, fingerprint(dict(inputs)), (*before.choices, *finished))
         value = {
             "steps": learned.steps,
@@ -358,7 +361,7 @@ class Trainer:
             "state": state,
             "files": directory.stage_files(name),
             "instructions": [{"text": c.instruction.text, "switches": list(c.switches)} for c in finished],
-            "alarms": [] if guard is None else [asdict(alarm) for alarm in guard.alarms],
+            "alarms": [asdict(alarm) for alarm in alarms],
         }
         directory.save(f"training/{name}.json", inputs, value)
         directory.finish(name)
@@ -395,8 +398,8 @@ class Trainer:
         return [self.method.settings(), decisive, training.stage, training.stages, own, watched, history]
 
     def _watched(self, before: Stage) -> list[tuple[Task, str]]:
-        """Return earlier tasks with the instructions that they were trained with, and watch tasks with their own."""
-        earlier = [(choice.task, choice.instruction.text) for choice in before.choices]
+        """Return earlier tasks with the instructions that they learned with, and watch tasks with their own."""
+        earlier = [(choice.task, choice.instruction.text) for choice in before.choices if choice.learned]
         return earlier + [(task, task.instruction) for task in self.watch]
 
     def _worded(self, choice: Choice, epoch: int) -> Worded | None:
@@ -450,13 +453,12 @@ def _stage_from_json(
     training: Training, chosen: Sequence[Choice], before: Stage, history: str, value: Any
 ) -> tuple[Stage, dict[str, str]]:
     """Return the stage that a training led to, and its files, as they were recorded."""
-    finished = tuple(
-        replace(c, instruction=_named(c, e["text"]), switches=tuple((int(s), str(text)) for s, text in e["switches"]))
-        for c, e in zip(chosen, value["instructions"], strict=True)
-    )
     alarms = tuple(Alarm(**{"task": training.name, **alarm}) for alarm in value["alarms"])
-    choices = (*before.choices, *finished)
-    stage = Stage(training.stage, training.name, value["state"], history, choices, alarms, value["seconds"])
+    choices = list(before.choices)
+    for c, e in zip(chosen, value["instructions"], strict=True):
+        switches = tuple((int(step), str(text)) for step, text in e["switches"])
+        choices.append(replace(c, instruction=_named(c, e["text"]), switches=switches, stopped=stopped(alarms)))
+    stage = Stage(training.stage, training.name, value["state"], history, tuple(choices), alarms, value["seconds"])
     return stage, dict(value["files"])
 
 

@@ -304,6 +304,7 @@ class Choice:
         selection: all candidates' losses, where the policy needed them.
         mixture: the paraphrases that it was trained with in turn, where the policy is a mixture.
         switches: (updates made, instruction chosen then), where it was chosen again while it was trained.
+        stopped: (updates that were kept, updates planned), where the guard ended its training.
     """
 
     task: Task
@@ -311,6 +312,12 @@ class Choice:
     selection: Selection | None = None
     mixture: tuple[Instruction, ...] = ()
     switches: tuple[tuple[int, str], ...] = ()
+    stopped: tuple[int, int] | None = None
+
+    @property
+    def learned(self) -> bool:
+        """Whether anything of its training was kept."""
+        return self.stopped is None or self.stopped[0] > 0
 
 
 def _line(rank: int, candidate: CandidateLoss, index: int) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from sapo.tasks.labels import metric_of, recognised_labels
 from sapo.tasks.layouts import INSTRUCTION, layout_of, reworded, sides
 from sapo.tasks.library import in_memory
 from sapo.tasks.raw import Broken
-from sapo.tasks.rows import Row, read_split
+from sapo.tasks.rows import Row, content_of, read_split
 
 # Changes what is trained on, as some names of columns mean that do.
 _NOT_SCORED = "chat_template_kwargs"
@@ -66,6 +66,9 @@ class Rows:
             ((commonest, count),) = Counter(one.reason for one in unused).most_common(1)
             raise DataError(f"no row can be used, most often ({count} rows) because {commonest}")
         told = {said.instruction if where == INSTRUCTION else said.system for *_, said in used["train"]}
+        if len(told) > 1:
+            # Those that differ at their ends only count as one.
+            told = {text.strip() for text in told}
         original = _shared(told) if instruction is None else instruction
         if not isinstance(original, str) or not original.strip():
             raise DataError(f"instruction = {original!r:.80}: pass the text that every row contains")
@@ -124,7 +127,7 @@ def _example(what: str, row: Mapping[str, Any], said: Row, where: str, original:
     open_ = reworded(row, where, original, TAKEN_OUT)
     if open_ is None:
         raise DataError(f"{what} does not hold the instruction {quoted(original)}")
-    prompt, completion = sides(open_, where)
+    prompt, completion = map(_as_texts, sides(open_, where))
     if isinstance(prompt, str) != isinstance(completion, str):
         raise DataError(f"{what}: of prompt and completion one is a text, the other messages")
     # All of a text was read as the answer.
@@ -132,6 +135,13 @@ def _example(what: str, row: Mapping[str, Any], said: Row, where: str, original:
     if not answer.strip():
         raise DataError(f"{what}: nothing follows the instruction, so there is nothing to learn")
     return Example(json.dumps([prompt, completion], ensure_ascii=False), answer)
+
+
+def _as_texts(side: Side) -> Side:
+    """Return messages whose contents are texts: parts are joined, as where rows are read."""
+    if isinstance(side, str):
+        return side
+    return [turn | {"content": content_of(turn["content"], n)} for n, turn in enumerate(side, start=1)]
 
 
 def _taken_out(instruction: str, suffix: str, example: Example) -> tuple[Side, Side]:

@@ -105,11 +105,21 @@ def reworded(row: Mapping[str, Any], where: str, old: str, new: str) -> dict[str
     changed = [dict(turn) for turn in value or ()]
     for turn in changed:
         key, role = ("value", "from") if turn.get("from") is not None else ("content", "role")
-        if isinstance(text := turn.get(key), str) and old in text:
-            turn[key] = text.replace(old, new, 1)
+        if (replaced := _replaced(turn.get(key), old, new)) is not None:
+            turn[key] = replaced
             return {**row, where: changed}
         if ROLE_NAMES.get(turn.get(role, "")) == "user":
             return None
+    return None
+
+
+def _replaced(content: Any, old: str, new: str) -> Any:
+    """Return a message's text, or its parts, with the first ``old`` replaced; None if it stands in none of them."""
+    if isinstance(content, str):
+        return content.replace(old, new, 1) if old in content else None
+    for n, part in enumerate(content if isinstance(content, list) else ()):
+        if isinstance(part, dict) and (text := _replaced(part.get("text"), old, new)) is not None:
+            return [*content[:n], {**part, "text": text}, *content[n + 1 :]]
     return None
 
 

@@ -269,10 +269,15 @@ def _message(message: Mapping[str, Any], number: int) -> Turn:
     if message.get("tool_calls"):
         raise UnusableError(f"message {number} calls a tool")
     content = next((message[key] for key in ("content", "value") if message.get(key) is not None), None)
-    return role, _content(content, number)
+    return role, content_of(content, number)
 
 
-def _content(content: Any, number: int) -> str:
+def content_of(content: Any, number: int) -> str:
+    """Return the text of a message's content, which may stand in parts.
+
+    Raises:
+        UnusableError: if it is something else, or a part is.
+    """
     if isinstance(content, str):
         return content
     if not isinstance(content, list):

@@ -110,11 +110,6 @@ class Guard:
                         parameter.copy_(self._good[1][name])
         return self.stops
 
-    @property
-    def back_to(self) -> int | None:
-        """Updates after which the weights were that training ended with; None where it was not ended."""
-        return self.alarms[-1].back_to if self.alarms else None
-
     def state(self) -> Any:
         """Return what rose so far."""
         return {"alarms": [asdict(alarm) for alarm in self.alarms], "good": self._good[0]}
@@ -156,6 +151,11 @@ def guard_over(
             tell(f"forgetting guard: {task.name} is not watched: it has a single training row")
     stops = settings.action == "stop"
     return Guard(name, scorer, watched, settings.every, settings.limit, updates, stops, tell) if watched else None
+
+
+def stopped(alarms: Sequence[Alarm]) -> tuple[int, int] | None:
+    """Return how many updates of how many were kept, where the last alarm ended the training."""
+    return (alarms[-1].back_to, alarms[-1].updates) if alarms and alarms[-1].back_to is not None else None
 
 
 def sentence(alarm: Alarm, limit: float) -> str:

@@ -120,8 +120,9 @@ def select(
         RenderError: if a prompt does not fit; a renderer that is given is tried with the four longest rows first.
     """
     _demand_loaded(model, tokenizer)
-    if not isinstance(seed, int) or seed < 0:
-        raise DataError(f"seed = {seed!r:.80}: allowed is a whole number, 0 or more")
+    for name, value, least in (("seed", seed, 0), ("max_length", 1 if max_length is None else max_length, 1)):
+        if not isinstance(value, int) or value < least:
+            raise DataError(f"{name} = {value!r:.80}: allowed is a whole number, {least} or more")
     with _named():
         settings = SelectionSettings(
             examples=examples, rule=rule, sample=sample, strategy=strategy, delta=delta, epsilon=epsilon,

@@ -53,7 +53,9 @@ class Ewc(SeqLora):
         found = diagonal_fisher(model, [training.rows[i] for i in rows], self._own.labels, training.seed)
         if training.before is not None:
             earlier = load_file(training.before / _FISHER, device=str(model.device))
-            found = {name: self._own.gamma * earlier[name] + f for name, f in found.items()}
+            # A training that was taken back has no rows: nothing is added, and nothing fades.
+            gamma = self._own.gamma if training.rows else 1.0
+            found = {name: gamma * earlier[name] + f for name, f in found.items()}
         save_file({name: f.cpu().contiguous() for name, f in found.items()}, directory / _FISHER)
         return model
 
@@ -63,8 +65,8 @@ def diagonal_fisher(
 ) -> dict[str, torch.Tensor]:
     """Return the mean over rows of the squared gradient of each row's NLL, summed over its supervised tokens.
 
-    Of every trainable parameter, by name, shaped like it. Squares are taken row by row: the square of a batch's
-    gradient is another quantity. The model is left in eval mode, without gradients.
+    Of every trainable parameter, by name, shaped like it; zeros where there are no rows. Squares are taken row by row:
+    the square of a batch's gradient is another quantity. The model is left in eval mode, without gradients.
     """
     model.eval()
     weights = trainable(model)
@@ -78,4 +80,4 @@ def diagonal_fisher(
         nll = cross_entropy(logits, gold if labels == "gold" else drawn, reduction="sum")
         for name, gradient in zip(weights, torch.autograd.grad(nll, list(weights.values())), strict=True):
             total[name] += gradient**2
-    return {name: value / len(rows) for name, value in total.items()}
+    return {name: value / max(len(rows), 1) for name, value in total.items()}

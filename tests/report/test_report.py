@@ -233,12 +233,12 @@ def test_a_verdict_needs_an_interval_without_zero() -> None:
         (-0.1, 0.2),
         (0.0, 0.2),
         (-0.2, 0.0),
-        (0.0, 0.0),
         (0.5, 0.5),
         (100 / 3, 100 / 3 + 1e-13),
         (1e-14, 1),
     ):
         assert verdict(bounds, "higher") == verdict(bounds, "lower") == "too small to decide"
+    assert verdict((0.0, 0.0), "higher") == verdict((-1e-13, 1e-13), None) == "the same"
 
 
 @pytest.mark.parametrize("measure", ["primary", "nll"])

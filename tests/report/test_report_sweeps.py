@@ -72,7 +72,7 @@ def test_differences_are_paired_by_unit_and_judged_by_direction() -> None:
     assert unit_difference([1.0, 0.0], [0.0, 1.0], "higher").verdict == "too small to decide"
     assert unit_difference([1.0, None], [0.0, 1.0], "higher").verdict == "one unit: no interval"
     assert unit_difference([1.0, None], [None, 1.0], "higher").verdict == "no pair"
-    assert unit_difference([1.0, 2.0], [1.0, 2.0], "higher").verdict == "too small to decide"
+    assert unit_difference([1.0, 2.0], [1.0, 2.0], "higher").verdict == "the same"
     # Without any spread nothing is decided: a coarse measure can differ by the same amount by chance.
     assert unit_difference([2.0, 3.0], [1.0, 2.0], "higher").verdict == "too small to decide"
     assert unit_difference([2.0, 3.0], [1.0, 2.01], "higher").verdict == "better"
@@ -126,9 +126,9 @@ def test_one_unit_has_values_with_test_row_noise_and_no_paired_interval() -> Non
 
 
 def test_equal_differences_have_an_interval_of_no_width_and_a_warning() -> None:
-    for difference, interval in ((0.0, "[0.0, 0.0]"), (2.0, "[+2.0, +2.0]")):
+    for difference, shown in ((0.0, ["[0.0, 0.0]", "the same"]), (2.0, ["[+2.0, +2.0]", "too small to decide"])):
         page = sweep_page(three_seeds((difference,) * 3))
-        assert rows(tables(page, "Policies compared")[0])[0][3:5] == [interval, "too small to decide"]
+        assert rows(tables(page, "Policies compared")[0])[0][3:5] == shown
         assert "not a sign of certainty" in notes(page, "How to read")
     assert "not a sign of certainty" not in notes(sweep_page(three_seeds()), "How to read")
 

@@ -16,7 +16,7 @@ from sapo.runs.prompts import Prompt
 from sapo.runs.results import NLL
 
 Verdict = Literal[
-    "better", "worse", "higher", "lower", "too small to decide", "not paired", "not comparable",
+    "better", "worse", "higher", "lower", "the same", "too small to decide", "not paired", "not comparable",
     "one unit: no interval", "no pair",
 ]  # fmt: skip
 # What tables call metrics, and figures of the trained tasks.
@@ -55,10 +55,12 @@ def signed(metric: str) -> bool:
 def verdict(bounds: tuple[float, float], better: Better | None) -> Verdict:
     """Return what the interval of a difference says, where ``better`` values of the metric lie in that direction.
 
-    Without one, no value is better than another. An interval without width decides nothing: rows or units that all
-    differ by the same amount show a coarse measure, or too few of them, not certainty.
+    Without one, no value is better than another. "The same": no row or unit differs at all. Another interval without
+    width decides nothing: rows or units that all differ by the same amount show a coarse measure, or too few of them.
     """
     low, high = bounds
+    if flat(bounds) and abs(low) <= _ROUNDING:
+        return "the same"
     if (low <= _ROUNDING and high >= -_ROUNDING) or flat(bounds):
         return "too small to decide"
     if better is None:

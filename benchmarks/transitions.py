@@ -2,15 +2,15 @@
 
     python -m benchmarks.transitions OUT.jsonl --data-dir PATH/SUPERNI --screen     # which transitions forget
     python -m benchmarks.transitions OUT.jsonl --data-dir PATH/SUPERNI --seeds 2 3  # trains what OUT.jsonl lacks
-    python -m benchmarks.transitions OUT.jsonl --report
+    python -m benchmarks.transitions OUT.jsonl --report --seeds 2 3
 
 Training is that of `examples/regime_policies.yaml`. To screen, each of 19 tasks of at most 265 tokens a row (built-in
 and SuperNI) is trained after another one, drawn at random, with the original instructions and seed 1; transitions that
-raise the earlier loss by 0.2 nats per token are kept. In each of these, with other seeds, from the state that knows the
-first task, the rules trial and lowest choose among 20 paraphrases, and lowest also among texts with demonstrations (of
-rows that are not trained on). The original, the four that were tried, what was chosen and a random paraphrase are then
-trained with to the end, and both tasks are tested on 32 rows: the second one with its training instruction, the first
-one with its original.
+raise the earlier loss by 0.2 nats per token are kept, up to three are drawn for a task. In each of these, with other
+seeds, from the state that knows the first task, the rules trial and lowest choose among 20 paraphrases; "shown" is the
+text of lowest loss among those with demonstrations (of rows that are not trained on). The four that were tried, the
+original among them, what was chosen and a random paraphrase are then trained with to the end, and both tasks are tested
+on 32 rows: the second one with its training instruction, the first one with its original.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from benchmarks.forgetting import DEFAULTS, SEED, Laboratory
 from sapo.candidates.demonstrations import demonstrations
 from sapo.candidates.gather import gather
 from sapo.core.types import Task
+from sapo.experiments.study.resampling import holm
 from sapo.report.differences import spread
 from sapo.report.numbers import estimate
 from sapo.selection.selection import Selection
@@ -54,7 +55,8 @@ SUPERNI = (
 SEEN = {("date-format", "count-letter"), ("extract-items", "date-format"), ("extract-items", "odd-one-out")}
 ROWS, TESTED, KEPT, LENGTH, LONGEST = 64, 32, 0.2, 1024, 2000
 TRAIN = TrainSettings(epochs=1, learning_rate=2e-3, batch_size=4, micro_batch_size=4)
-WAYS = ("trial", "lowest", "shown", "random")
+TESTED_WAYS = ("trial", "lowest", "shown")
+WAYS, BEST = (*TESTED_WAYS, "random"), "best of the tried"
 
 
 def draws() -> Iterator[tuple[str, str]]:
@@ -125,13 +127,14 @@ class Bench:
         self.put(first, seed)
         frames = gather(self.task(names[1], slice(ROWS, 2 * ROWS)), (demonstrations(LONGEST),), None)
         shown = lowest([one.text for one in frames.candidates[1:]])
+        best = shown.candidates[next(i for i in shown.ranked if i)]
         found = lowest(None)
         others = other_rows({first.name: (first, first.instruction, renderer)}, settings, seed, renderer, LENGTH)
         tried = try_leading(found, model, laboratory.scorer, renderer, second, others, settings, TRAIN, seed=seed)
         assert tried.trial is not None
         texts = [one.instruction.text for one in found.candidates]
         ways = {
-            "trial": texts[tried.chosen], "lowest": texts[found.chosen], "shown": shown.instruction.text,
+            "trial": texts[tried.chosen], "lowest": texts[found.chosen], "shown": best.instruction.text,
             "random": chance.choice(texts[1:]),
         }  # fmt: skip
         trained = [texts[0], *(texts[one.candidate] for one in tried.trial.tried), *ways.values()]
@@ -145,31 +148,45 @@ class Bench:
         }
 
 
-def report(lines: list[dict[str, Any]]) -> None:
-    """Print AP in nats of each way minus the original, paired, over transitions (means over seeds)."""
-    units: dict[tuple[str, str], list[dict[str, float]]] = {}
-    for line in lines:
-        if "ends" in line:
-            ends = {one["text"]: np.array(one["losses"]) for one in line["ends"]}
-            original = ends[line["tried"][0]["text"]]
-            taken = {way: ends[line["ways"][way]] for way in WAYS}
-            taken["best of the tried"] = min((ends[one["text"]] for one in line["tried"]), key=np.mean)
-            found = {way: (end - original).mean() for way, end in taken.items()}
-            found |= {
-                f"{way}, {what}": (taken[way] - original)[n]
-                for way in WAYS
-                for n, what in enumerate(("earlier", "own"))
-            }
-            units.setdefault((line["first"], line["second"]), []).append(found)
-    print(f"{len(units)} transitions, {sum(map(len, units.values()))} units; minus the original, nats per token")
-    for name in next(iter(units.values()))[0]:
-        points = [float(np.mean([one[name] for one in several])) for several in units.values()]
-        low = sum(point < 0 for point in points)
-        p = ttest_1samp(points, 0).pvalue
-        print(f"{name}: {estimate(spread(points), 3, sign=True)}, p = {p:.3f}, below 0 in {low}")
-    for (first, second), several in units.items():
-        means = (f"{way} {np.mean([one[way] for one in several]):+.3f}" for way in (*WAYS, "best of the tried"))
-        print(f"{first} > {second}: {', '.join(means)}")
+def report(lines: list[dict[str, Any]], seeds: list[int]) -> None:
+    """Print AP in nats of each way minus the original, paired, over transitions (means over seeds).
+
+    Three comparisons are tested (p after Holm), and only where all units are there.
+    """
+    kept = [(one["first"], one["second"]) for one in lines if "after" in one and rise(one) >= KEPT]
+    made = {(one["first"], one["second"], one["seed"]): one for one in lines if "ends" in one}
+    missing = [(*names, seed) for names in kept for seed in seeds if (*names, seed) not in made]
+    if missing or not kept:
+        raise SystemExit(f"{len(missing)} units are missing, the first one {missing[:1]}: nothing is tested yet")
+    units = {names: [differences(made[*names, seed]) for seed in seeds] for names in kept}
+    points = {
+        name: [float(np.mean([one[name] for one in several])) for several in units.values()]
+        for name in units[kept[0]][0]
+    }
+    p = {name: float(ttest_1samp(of, 0).pvalue) for name, of in points.items()}
+    adjusted = dict(zip(TESTED_WAYS, holm([p[way] for way in TESTED_WAYS]), strict=True))
+    print(f"{len(kept)} transitions x {len(seeds)} seeds; minus the original, nats per token")
+    for name, of in points.items():
+        after = f" ({adjusted[name]:.3f} after Holm)" if name in adjusted else ""
+        below = sum(point < 0 for point in of)
+        print(f"{name}: {estimate(spread(of), 3, sign=True)}, p = {p[name]:.3f}{after}, below 0 in {below}")
+    for n, (first, second) in enumerate(kept):
+        print(f"{first} > {second}: {', '.join(f'{way} {points[way][n]:+.3f}' for way in (*WAYS, BEST))}")
+
+
+def rise(line: dict[str, Any]) -> float:
+    """Return by how much the loss of the first task rose."""
+    return float(line["after"][0] - line["before"][0])
+
+
+def differences(line: dict[str, Any]) -> dict[str, float]:
+    """Return AP of each way in one unit minus that of the original, and the same of each task."""
+    ends = {one["text"]: np.array(one["losses"]) for one in line["ends"]}
+    original = ends[line["tried"][0]["text"]]
+    taken = {way: ends[line["ways"][way]] - original for way in WAYS}
+    best = min((ends[one["text"]] for one in line["tried"]), key=np.mean) - original
+    found = {way: float(end.mean()) for way, end in taken.items()} | {BEST: float(best.mean())}
+    return found | {f"{way}, {of}": float(taken[way][n]) for way in WAYS for n, of in enumerate(("earlier", "own"))}
 
 
 def main() -> None:
@@ -186,7 +203,7 @@ def main() -> None:
         [json.loads(line) for line in given.out.read_text(encoding="utf-8").splitlines()] if given.out.exists() else []
     )
     if given.report:
-        report(lines)
+        report(lines, given.seeds)
         return
     bench = Bench(given.data_dir)
 
@@ -198,15 +215,15 @@ def main() -> None:
         print(*names, seed, flush=True)
 
     def rises() -> dict[tuple[str, str], float]:
-        return {(o["first"], o["second"]): o["after"][0] - o["before"][0] for o in lines if "after" in o}
+        return {(o["first"], o["second"]): rise(o) for o in lines if "after" in o}
 
     if given.screen:
         for names in draws():
-            kept = {second for (_, second), rise in rises().items() if rise >= KEPT}
+            kept = {second for (_, second), found in rises().items() if found >= KEPT}
             if names not in rises() and names[1] not in kept:
                 add(names, SEED, bench.screen(names))
     for seed in given.seeds:
-        for names in [names for names, rise in rises().items() if rise >= KEPT]:
+        for names in [names for names, found in rises().items() if found >= KEPT]:
             if not any((o["first"], o["second"], o["seed"]) == (*names, seed) for o in lines):
                 add(names, seed, bench.unit(names, seed))
 

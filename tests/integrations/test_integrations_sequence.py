@@ -95,10 +95,15 @@ def test_a_loop_that_was_interrupted_is_resumed_with_the_model_that_was_left(tas
 
 
 def test_a_model_that_is_not_the_one_of_the_start_is_refused_and_nothing_is_lost(
-    tasks: list[Task], tmp_path: Path
+    tasks: list[Task], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seq = sapo.TaskSequence(tmp_path / "s", tiny_model(), tiny_tokenizer(), tasks, policy="original", max_new_tokens=2)
-    seq.before("one")
+    monkeypatch.setattr(seq, "_test_all", lambda stage: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        seq.before("one", model=tiny_model(seed=5))
+    monkeypatch.undo()
+    # Nothing was tested: any model may begin.
+    seq.before("one", model=tiny_model())
     # As where a cell of a notebook is run twice, after the training.
     with pytest.raises(RecordError, match="differs from the one tested at the start"):
         seq.before("one", model=tiny_model(seed=3))

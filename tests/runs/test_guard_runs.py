@@ -194,8 +194,15 @@ def test_a_watch_task_is_looked_at_from_the_first_task_on_and_as_an_earlier_one(
     ("method", "memory"), [("replay", "replay.json"), ("ewc", "fisher.safetensors"), ("seq-lora", None)]
 )
 def test_a_task_that_was_taken_back_whole_is_told_and_neither_remembered_nor_watched(
-    method: str, memory: str | None, small_model: Path, tmp_path: Path
+    method: str, memory: str | None, small_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    watched: list[list[str]] = []
+
+    def seen(name: str, tasks: Any, *rest: Any) -> Any:
+        watched.append([task.name for task, _ in tasks])
+        return guard_over(name, tasks, *rest)
+
+    monkeypatch.setattr(sapo.runs.steps, "guard_over", seen)
     bench = other_answers(write_bench(tmp_path / "bench", tasks=("alpha", "beta", "gamma")))
     guard = {"limit": 0.0, "action": "stop", "every": 5}
     changes: Any = {"method": method, "sequence": ["alpha", "beta", "gamma"], "ewc": {"gamma": 0.5}}
@@ -204,7 +211,7 @@ def test_a_task_that_was_taken_back_whole_is_told_and_neither_remembered_nor_wat
     config = guarded(small_model, bench, tmp_path / "run", guard=guard, **changes)
     data = run(config).to_json()
     first = next(alarm for alarm in data["guard"] if alarm["task"] == "2-beta")
-    assert first["back_to"] == 0 and {alarm["watched"] for alarm in data["guard"]} == {"alpha"}
+    assert first["back_to"] == 0 and watched == [[], ["alpha"], ["alpha"]]
     one, two = (config.run_dir / "stages" / name for name in ("1-alpha", "2-beta"))
     assert same_weights(stage_weights(config.run_dir, "1-alpha"), stage_weights(config.run_dir, "2-beta"))
     assert memory is None or (one / memory).read_bytes() == (two / memory).read_bytes()
@@ -212,6 +219,19 @@ def test_a_task_that_was_taken_back_whole_is_told_and_neither_remembered_nor_wat
     assert (two / "README.md").read_text().count("rolled back to before this task: nothing was learned") == 1
     # Read back, the third training knows as much.
     assert read(config.run_dir / "stages" / "3-gamma" / "sapo.json")["tasks"][1]["stopped"] == [0, UPDATES]
+
+
+def test_a_first_task_that_was_taken_back_leaves_nothing_to_replay(
+    free: Free, small_model: Path, tmp_path: Path
+) -> None:
+    bench = other_answers(write_bench(tmp_path / "bench", tasks=("alpha", "beta", "gamma")))
+    config = guarded(
+        small_model, bench, tmp_path / "run", sequence=["beta", "gamma"], watch=["alpha"], method="replay",
+        model={"adapter": str(free.config.run_dir / "stages" / "1-alpha")},
+        guard={"limit": FIRST, "action": "stop"},
+    )  # fmt: skip
+    assert run(config).to_json()["guard"][0]["back_to"] == 0
+    assert read(config.run_dir / "stages" / "1-beta" / "replay.json") == {"seen": 0, "rows": []}
 
 
 # What is looked at.

@@ -194,11 +194,13 @@ def test_a_run_that_is_stopped_says_what_is_saved_and_how_to_resume_it(small_mod
     assert not [path for path in run_dir.rglob(".*") if path.name != ".lock"]
 
 
-def test_a_training_that_left_a_checkpoint_is_said_to_go_on_from_it(tmp_path: Path) -> None:
+def test_trainings_that_left_checkpoints_are_said_to_resume_from_them(tmp_path: Path) -> None:
     assert "The step in progress was discarded. To resume" in saved_in(tmp_path)
     (tmp_path / "run" / "unfinished" / "1-a" / "checkpoint-2").mkdir(parents=True)
     for directory in (tmp_path, tmp_path / "run"):
-        assert "The training in progress goes on from its last checkpoint. To resume" in saved_in(directory)
+        assert "Trainings resume from their last checkpoint; other steps in progress were discarded. To" in saved_in(
+            directory
+        )
 
 
 @pytest.mark.parametrize(

@@ -314,6 +314,11 @@ def test_messages_in_parts_are_read_and_exchanged_like_texts() -> None:
     row = {"messages": [turn("system", "Sort."), turn("user", "a", "b"), turn("assistant", "12")]}
     (plain,) = exchange([row], "Sort.", "Order.")
     assert plain["messages"] == [turn("system", "Order."), *row["messages"][1:]]
+    in_arrays = pd.DataFrame({"messages": [[{**one, "content": np.array(one["content"])} for one in row["messages"]]]})
+    assert exchange(in_arrays, "Sort.", "Order.")["messages"][0][0] == turn("system", "Order.")
+    split = {"messages": [turn("system", "So", "rt."), *row["messages"][1:]]}
+    assert exchange([split], "Sort.", "Order.")[0]["messages"][0] == turn("system", "Order.")
+    assert Rows([split]).task.instruction == "Sort."
     found = Rows([row, row])
     assert found.task.train[0].answer == "12" and found.task.instruction == "Sort."
     assert found.completions("Order.")[0] == {
@@ -325,7 +330,7 @@ def test_messages_in_parts_are_read_and_exchanged_like_texts() -> None:
 @pytest.mark.parametrize("end", [" ", "\n", "\t "])
 def test_instructions_that_differ_at_their_ends_only_count_as_one(end: str) -> None:
     rows = [{"instruction": f"Sort.{end * (n % 2)}", "input": f"{n}", "output": "a"} for n in range(4)]
-    assert Rows(rows).task.instruction == "Sort."
+    assert (Rows(rows).task.instruction, Rows(rows).layout) == ("Sort.", "alpaca")
     assert [row["instruction"] for row in exchange(rows, "Sort.", "Order.")] == ["Order.", f"Order.{end}"] * 2
 
 

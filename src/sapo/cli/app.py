@@ -93,7 +93,7 @@ def saved_in(run_dir: Path) -> str:
     counts = [f"{len(list(run_dir.glob(pattern)))} {what}" for pattern, what in kinds.items()]
     lost = "The step in progress was discarded"
     if any(run_dir.glob("**/unfinished/*/checkpoint-*")):
-        lost = "The training in progress goes on from its last checkpoint"
+        lost = "Trainings resume from their last checkpoint; other steps in progress were discarded"
     return f"Saved in {run_dir}: {', '.join(counts)}. {lost}. {again()}"
 
 

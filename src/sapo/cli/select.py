@@ -103,11 +103,11 @@ def select_command(
     base = ModelSettings(base=model, quantization=quantization, device_map=device_map)
 
     def read(progress: Reporter) -> tuple[Task, Gathered]:
-        # A name that is no model's is told before candidates are gathered, which may take minutes.
-        load_config(model)
         loaded = load_task(
             task, data_dir, instruction=instruction, suffix=suffix, columns=roles(column), train=train, subset=subset
         )
+        # A name that is no model's is told before candidates are gathered, which may take minutes.
+        load_config(model)
         # Of a file that is the only source all candidates; of other sources, as many as a run takes.
         count = None if asked.asked == ("file",) else asked.count
         gathered = gathered_from(asked, loaded, count, base, seed, progress)

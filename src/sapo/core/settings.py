@@ -80,7 +80,7 @@ class Settings(BaseModel):
         if switch and not isinstance(value, bool):
             raise ValueError(f"{value!r} is neither true nor false")
         if isinstance(value, bool) and not switch:
-            raise ValueError(f"{str(value).lower()} is none of the values allowed here")
+            raise ValueError(f"{str(value).lower()} is not allowed here; docs/config.md says what is")
         if _holds_nul(value):
             raise ValueError("holds a NUL character")
         return value

@@ -163,13 +163,16 @@ class TaskSequence:
             RecordError: if the model is not the one that the last finished task left.
             SapoError: as `sapo.select`.
         """
+        last_given = self._model.model
         found, number = self._next(task, model), len(self.done) + 1
         stage = self._model.stage(number - 1, self._name(number - 1), self._choices(number - 1))
         with self._directory:
             self._directory.write("environment.json", {"versions": library_versions()})
-            if number == 1 and self._directory.find("start.json", {}) is None:
+            if number == 1 and not any(self._directory.path.glob("cells/0/*.json")):
+                # Nothing was tested yet.
                 self._directory.save("start.json", {}, {"state": stage.fingerprint})
             if self._trained(number - 1)["state"] != stage.fingerprint:
+                self._model.model = last_given
                 last = (
                     f"after {self.tasks[number - 2].name!r}, the last finished task" if number > 1 else "at the start"
                 )

@@ -55,8 +55,8 @@ def signed(metric: str) -> bool:
 def verdict(bounds: tuple[float, float], better: Better | None) -> Verdict:
     """Return what the interval of a difference says, where ``better`` values of the metric lie in that direction.
 
-    Without one, no value is better than another. "The same": no row or unit differs at all. Another interval without
-    width decides nothing: rows or units that all differ by the same amount show a coarse measure, or too few of them.
+    Without one, no value is better than another. "The same": no draw of the rows, or no unit, differs at all. Another
+    interval without width decides nothing: a coarse measure, or too few rows or units, often differ by one amount.
     """
     low, high = bounds
     if flat(bounds) and abs(low) <= _ROUNDING:

@@ -45,6 +45,7 @@ _BEYOND = (
     "back was hidden, not lost; as the best of noisy values it lies a little on the better side."
 )
 _OBSTACLES = {
+    "the same": "the same: no unit, and no draw of the test rows, differs. Coarse scores of few rows often do not.",
     "too small to decide": "too small to decide: the interval contains 0, only touches it, or has no width.",
     "not paired": "not paired: the runs were tested on different rows, so the difference has no interval.",
     "not comparable": "not comparable: the runs use different metrics, or their models split the answers into "

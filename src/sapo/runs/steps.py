@@ -427,7 +427,7 @@ class Trainer:
         if rewording.changes:
             inputs["wording"] = fingerprint([self.policy, self.paft.steps, rewording.decides])
         if self.guard is not None:
-            earlier = [[choice.task.name, choice.instruction.text] for choice in before.choices]
+            earlier = [[choice.task.name, choice.instruction.text] for choice in before.choices if choice.learned]
             watch = [data_fingerprint(task.train) for task in self.watch]
             inputs["guard"] = fingerprint([self.guard.model_dump(mode="json"), watch, earlier])
         if self.method.remembers:

@@ -116,7 +116,8 @@ def _shared(told: Set[str]) -> str:
 
 def _layout(where: str, instruction: str, rows: Sequence[Row]) -> str:
     """Return how rows are asked, so that other inputs can be: by one turn of the user, and which instruction where."""
-    asked = {(row.system, row.instruction, row.example.history) for row in rows}
+    asked = {(row.system.strip(), row.instruction.strip(), row.example.history) for row in rows}
+    instruction = instruction.strip()
     if where == INSTRUCTION:
         return "alpaca" if asked == {("", instruction, ())} else "other"
     return "system" if asked == {(instruction, "", ())} else "other"
@@ -141,7 +142,10 @@ def _as_texts(side: Side) -> Side:
     """Return messages whose contents are texts: parts are joined, as where rows are read."""
     if isinstance(side, str):
         return side
-    return [turn | {"content": content_of(turn["content"], n)} for n, turn in enumerate(side, start=1)]
+    return [
+        turn | {"content": content_of(turn["content"], n)} if isinstance(turn["content"], list) else turn
+        for n, turn in enumerate(side, start=1)
+    ]
 
 
 def _taken_out(instruction: str, suffix: str, example: Example) -> tuple[Side, Side]:

@@ -114,13 +114,20 @@ def reworded(row: Mapping[str, Any], where: str, old: str, new: str) -> dict[str
 
 
 def _replaced(content: Any, old: str, new: str) -> Any:
-    """Return a message's text, or its parts, with the first ``old`` replaced; None if it stands in none of them."""
+    """Return a message's text, or its parts, with the first ``old`` replaced; None if it does not stand there."""
     if isinstance(content, str):
         return content.replace(old, new, 1) if old in content else None
-    for n, part in enumerate(content if isinstance(content, list) else ()):
+    if not isinstance(content, (list, tuple, np.ndarray)):
+        return None
+    parts = list(content)
+    for n, part in enumerate(parts):
         if isinstance(part, dict) and (text := _replaced(part.get("text"), old, new)) is not None:
-            return [*content[:n], {**part, "text": text}, *content[n + 1 :]]
-    return None
+            return [*parts[:n], {**part, "text": text}, *parts[n + 1 :]]
+    # It may go on from one part to the next.
+    texts = [part.get("text") for part in parts if isinstance(part, dict) and part.get("type") == "text"]
+    if len(texts) < len(parts) or (text := _replaced("".join(map(str, texts)), old, new)) is None:
+        return None
+    return [{"type": "text", "text": text}]
 
 
 def exchange(data: Any, old: str, new: str) -> Any:

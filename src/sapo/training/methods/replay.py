@@ -33,10 +33,10 @@ class Replay(SeqLora):
     _own: ReplaySettings
 
     def objective(self, model: Any, training: Training) -> Objective | None:
-        """Return the mixture; at the first task there is nothing to replay."""
-        if training.before is None:
+        """Return the mixture; where nothing was learned before, there is nothing to replay."""
+        buffer = [] if training.before is None else _read(training.before / _BUFFER)[1]
+        if not buffer:
             return None
-        _, buffer = _read(training.before / _BUFFER)
         share = self._own.share
         # At least one, so that a share of 0 is a mixture like any other.
         count = min(len(buffer), max(1, round(share * training.batch_size)))

@@ -1,6 +1,7 @@
-"""Does the lower loss before training forget less? The secondary questions of `examples/regime_study.yaml`.
+"""Does the lower loss before training forget less? The secondary questions of two studies in examples/.
 
-    python benchmarks/regime.py results/regime_study.jsonl results/regime_states [--candidates FILE]
+    python benchmarks/regime.py results/regime_study.jsonl results/regime_states
+    python benchmarks/regime.py results/regime_paraphrases.jsonl results/regime_paraphrases_states
 
 Rank correlations of pre-update loss with the effect on earlier tasks (below 0: lower loss, less forgotten), for all
 candidates, without the controls, and for the controls with the original. Then pairs of candidates of one transition
@@ -31,7 +32,8 @@ def kinds(block: Block, file: Path) -> list[str]:
     """Return the kind of each candidate of a transition: original, paraphrase, or which control."""
     entries = json.loads(file.read_text(encoding="utf-8"))[block.first.task]
     known = {entry["text"].strip(): entry["kind"] for entry in entries}
-    return [known.get(row[0].text, "original") for row in block.records]
+    places = zip(block.candidates, block.records, strict=True)
+    return [known.get(row[0].text, "paraphrase" if n else "original") for n, row in places]
 
 
 def correlation(name: str, blocks: Sequence[Block], keep: Sequence[Sequence[int]]) -> None:
@@ -132,7 +134,9 @@ def main() -> None:
             text = block.records[n][0].text[:40].replace("\n", "/")
             print(f"  {losses[n]:.3f}  earlier {each}  own {own[n].mean():+.3f}  {kind[n]}: {text}")
     print()
-    sets = (("all", everything), ("without controls", good), ("original and controls", controls))
+    sets = [("all", everything)]
+    if everything != good:
+        sets += [("without controls", good), ("original and controls", controls)]
     for name, keep in sets:
         correlation(name, blocks, keep)
         if given.seeds is None or len(given.seeds) > 1:

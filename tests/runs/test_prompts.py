@@ -358,7 +358,12 @@ def test_settings_and_their_differences_stand_on_the_page(made: Made) -> None:
         assert figures[2 * 2 + n][3].startswith(f"{value:+.3f} [")
     differences = blocks("Runs compared", *directories)[0]
     assert [row[1] for row in differences.rows[-len(FIGURES) :]] == [figure.title for figure in FIGURES]
-    assert {row[4] for row in differences.rows[-len(FIGURES) :]} <= {"higher", "lower", "too small to decide"}
+    assert {row[4] for row in differences.rows[-len(FIGURES) :]} <= {
+        "higher",
+        "lower",
+        "the same",
+        "too small to decide",
+    }
     file = io.StringIO()
     print_report(Console(file=file, width=250), directories, full=True)
     assert "None" not in file.getvalue() and "nan" not in file.getvalue()

@@ -76,6 +76,12 @@ def nearest(name: str, allowed: Iterable[str]) -> str:
     return f" Did you mean {close[0]!r}?" if close else ""
 
 
+def demand_number(name: str, value: object, least: int = 1) -> None:
+    """Refuse an argument that is no whole number, or a smaller one than ``least``."""
+    if not isinstance(value, int) or value < least:
+        raise DataError(f"{name} = {value!r:.80}: allowed is a whole number, {least} or more")
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of what an error says."""
     lines = str(error).strip().splitlines()

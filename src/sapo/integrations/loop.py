@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from sapo.candidates.gather import Gathered
-from sapo.core.errors import DataError, RecordError, nearest
+from sapo.core.errors import DataError, RecordError, demand_number, nearest
 from sapo.core.progress import SILENT, Reporter, Work
 from sapo.core.types import Instruction, Task
 from sapo.models.fit import MAX_LENGTH, context_length
@@ -94,10 +94,10 @@ class TaskSequence:
         progress: Reporter = SILENT,
     ) -> None:
         _demand(tasks, policy)
-        numbers = {"examples": examples, "max_new_tokens": max_new_tokens, "max_length": max_length, "seed": seed}
+        numbers = {"examples": examples, "max_new_tokens": max_new_tokens, "max_length": max_length}
         for name, value in (numbers if rows is None else numbers | {"rows": rows}).items():
-            if not isinstance(value, int) or value < (name != "seed"):
-                raise DataError(f"{name} = {value!r:.80}: allowed is a whole number, {int(name != 'seed')} or more")
+            demand_number(name, value)
+        demand_number("seed", seed, 0)
         self.tasks = tuple(hold_out(task) for task in tasks)
         self._tested = tuple(used_rows(task, None, rows, seed) for task in self.tasks)
         # The model's name is recorded, not compared: its weights are, and one that was saved has another name.

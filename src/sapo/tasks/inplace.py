@@ -143,7 +143,7 @@ def _as_texts(side: Side) -> Side:
     if isinstance(side, str):
         return side
     return [
-        turn | {"content": content_of(turn["content"], n)} if isinstance(turn["content"], list) else turn
+        turn | {"content": content_of(turn["content"], n)} if isinstance(turn.get("content"), list) else turn
         for n, turn in enumerate(side, start=1)
     ]
 

@@ -28,7 +28,7 @@ from transformers import PreTrainedTokenizerBase
 from sapo.candidates.checks import Pool, listed
 from sapo.candidates.gather import Gathered, gather
 from sapo.candidates.opening import HAND_WRITTEN, RULES
-from sapo.core.errors import CandidateError, DataError, ModelError, nearest
+from sapo.core.errors import CandidateError, DataError, ModelError, demand_number, nearest
 from sapo.core.progress import SILENT, Bar, Reporter
 from sapo.core.settings import Settings
 from sapo.core.types import Losses, Rule, Sample, Strategy, Task
@@ -120,9 +120,9 @@ def select(
         RenderError: if a prompt does not fit; a renderer that is given is tried with the four longest rows first.
     """
     _demand_loaded(model, tokenizer)
-    for name, value, least in (("seed", seed, 0), ("max_length", 1 if max_length is None else max_length, 1)):
-        if not isinstance(value, int) or value < least:
-            raise DataError(f"{name} = {value!r:.80}: allowed is a whole number, {least} or more")
+    demand_number("seed", seed, 0)
+    if max_length is not None:
+        demand_number("max_length", max_length)
     with _named():
         settings = SelectionSettings(
             examples=examples, rule=rule, sample=sample, strategy=strategy, delta=delta, epsilon=epsilon,

@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
 # LLaMA-Factory: the marked lines choose the instruction and write the rows; the rest is an ordinary training.
 #   MODEL=path/or/hub-id bash examples/llamafactory.sh reviews.jsonl "Is this review positive or negative?"
-# Before a second run delete selection.json and data/, which are not overwritten.
+# SAPO=path/to/.venv/bin/sapo names SAPO's command where the trainer has an environment of its own, as it needs other
+# versions of transformers and peft. Before a second run delete selection.json and data/, which are not overwritten.
 set -euo pipefail
+sapo=${SAPO:-sapo}
 rows=$1 instruction=$2
 
 # ---- SAPO ----
-sapo select --model "$MODEL" --task "$rows" --instruction "$instruction" --json selection.json
-sapo export-data --task "$rows" --instruction "$instruction" --selection selection.json --format llamafactory --out data
+"$sapo" select --model "$MODEL" --task "$rows" --instruction "$instruction" --json selection.json
+"$sapo" export-data --task "$rows" --instruction "$instruction" --selection selection.json --format llamafactory --out data
 # --------------
 
 cat > train.yaml <<YAML

@@ -30,7 +30,7 @@ def run(
 
     Args:
         config: of one run, not of a sweep.
-        progress: hears about every step.
+        progress: is told every step.
         shared: where the runs of a sweep leave for each other what they compute at the start.
         crossed: instructions by task, another run's, that each task's last stage is tested with too.
 

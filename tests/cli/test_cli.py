@@ -1,5 +1,6 @@
 """The command line as users meet it: what it prints, what it writes, and how it fails."""
 
+import errno
 import json
 import os
 import shutil
@@ -351,6 +352,17 @@ def test_every_command_exits_with_130_when_interrupted(
     monkeypatch.setattr("sapo.runs.stage.load_model", interrupted)
     assert command("select", "--task", TASK, "--model", model_dir).code == 130
     assert command("generate", stage_of(runs[0]), "--input", "x").code == 130
+
+
+def test_a_full_disk_under_what_is_printed_is_an_error_and_no_traceback(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(text: str) -> NoReturn:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("sys.stdout.write", full)
+    outcome = command("tasks")
+    assert outcome.code == 2 and "error: [Errno 28] No space left on device" in outcome.err
 
 
 # What is imported.

@@ -196,7 +196,7 @@ class Client:
             self._tell(f"{self.name}: {why}." + (" No more is asked for." if any(a.last for a in answers) else ""))
 
     def _answer(self, request: Request) -> Answer:
-        """Return how a request ended; its text is kept before anybody hears of it."""
+        """Return how a request ended; its text is kept before anybody is told."""
         try:
             answer = self._asked(request)
         except _NoMoreError as error:

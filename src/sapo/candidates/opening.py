@@ -49,7 +49,7 @@ def open_sources(
         settings: which sources, and where they are.
         model: writes for "local" where the settings name no other.
         seed: of what language models reply.
-        tell: hears what the user should know while a server is asked.
+        tell: is told what the user should know while a server is asked.
 
     Raises:
         CandidateError: if the server's URL is not one, or its key is missing.

@@ -7,6 +7,7 @@ loaded.
 
 from __future__ import annotations
 
+import errno
 import io
 import logging
 import os
@@ -33,7 +34,9 @@ def main() -> None:
     rank = int(os.environ.get("RANK", "0"))
     try:
         app()
-    except SapoError as error:
+    except (SapoError, OSError) as error:
+        if isinstance(error, OSError) and error.errno != errno.ENOSPC:
+            raise
         # Before the processes join, all of them find the same mistakes, and one of them says so.
         if rank == 0 or joined():
             errors = Console(stderr=True)

@@ -30,13 +30,13 @@ class Work:
 
 
 class Reporter(Protocol):
-    """Hears about steps and notes. Costs are in forward tokens, so that steps of different kinds add up.
+    """Is told steps and notes. Costs are in forward tokens, so that steps of different kinds add up.
 
     What a class that inherits from it leaves out says nothing.
     """
 
     def plan(self, cost: float) -> None:
-        """Hear the cost of the whole run, before its first step."""
+        """Take the cost of the whole run, before its first step."""
         return
 
     def step(self, label: str, units: int, cost: float) -> AbstractContextManager[Callable[[int], None]]:
@@ -54,19 +54,19 @@ class Reporter(Protocol):
         return nullcontext(lambda standing: None)
 
     def reused(self, label: str, cost: float) -> None:
-        """Hear that a step was found finished."""
+        """Take that a step was found finished."""
         return
 
     def note(self, text: str) -> None:
-        """Hear something the user should know; ``text`` is plain, never markup."""
+        """Take something the user should know; ``text`` is plain, never markup."""
         return
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """Hear a table of plain texts; a heading may be broken where it holds a line break."""
+        """Take a table of plain texts; a heading may be broken where it holds a line break."""
         return
 
     def board(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """Hear how far work is that is done elsewhere, a row for each piece; it replaces the board of before."""
+        """Take how far work done elsewhere is, a row for each piece; it replaces the board of before."""
         return
 
 

@@ -55,7 +55,7 @@ class Place:
     """Where jobs are made.
 
     Attributes:
-        progress: hears how many jobs of workers have ended.
+        progress: is told how many jobs of workers have ended.
         submit: hands work to a worker; None where there is only this process, whose work speaks for itself.
         lost: what a future raises whose worker died too often; that ends its job alone.
     """
@@ -150,7 +150,7 @@ def _in_worker(directory: Path, work: Callable[[Reporter], T]) -> tuple[T | Sapo
     return _tried(work, notes), tuple(notes.said)
 
 
-# Opens a place whose jobs a reporter hears about.
+# Opens a place whose jobs a reporter is told of.
 Where = Callable[[Reporter], AbstractContextManager[Place]]
 
 

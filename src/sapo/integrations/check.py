@@ -75,7 +75,7 @@ class Check:
         return "\n".join(plain(str(v)) for v in self.verdicts)
 
     def after(self, model: Any = None) -> Check:
-        """Return what changed since this check, row by row; its own `after` tells of the next step.
+        """Return what changed since this check, row by row; its own `after` compares with it in turn.
 
         ``model`` is in its present state; by default it is the one that was checked.
         """

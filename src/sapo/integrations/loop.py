@@ -8,7 +8,7 @@
         model = train(model, task, instruction)
         model.save_pretrained(f"runs/models/{task.name}")
         seq.after(task, model)                  # all tasks are tested
-    seq.results.metrics["bwt"]                  # and: sapo report runs/mine
+    seq.results.metrics["bwt_final"]            # and: sapo report runs/mine
 
 The steps are those of `sapo run`, with the training left to the caller, and so is the directory, but for stages: models
 are the loop's own to keep, each in a directory of its own and before `after` is called, so that an interruption at any
@@ -71,7 +71,7 @@ class TaskSequence:
         max_new_tokens: longest answer.
         max_length: most tokens of prompt and answer.
         seed: of rows, of races and of the policy random.
-        progress: hears about every step: an entered `sapo.cli.progress.Terminal` shows a bar.
+        progress: is told every step; `sapo.core.progress.Bar()` shows a bar for each.
 
     Raises:
         DataError: if two tasks have one name, or one cannot be tested, or a setting is not allowed.

@@ -174,7 +174,7 @@ class SapoCallback(TrainerCallback):
         held_out: rows that are not trained on; by default the task's dev rows. Those that are training rows too are
             left out.
         count: how many of the candidates, the lowest losses first, are compared again.
-        log: ``trainer.log``, where trackers are to hear of choices too.
+        log: ``trainer.log`` sends choices to trackers too.
 
     Attributes:
         selection: as it was given.

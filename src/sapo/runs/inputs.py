@@ -237,7 +237,7 @@ class Gathering:
         file: of candidates, where there is one among the sources.
         count: candidates wanted, the original not among them.
         wordings: paraphrases wanted for testing only.
-        progress: hears what sources cost and where candidates come from.
+        progress: is told what sources cost and where candidates come from.
         pays: whether sources that cost time or money are asked. If not, texts of the original's length stand in for
             what they would give.
     """

@@ -24,7 +24,7 @@ _log = logging.getLogger("sapo")
 
 
 def apply(stage: str | PathLike[str], text: str, task: str | None = None) -> list[dict[str, str]]:
-    """Return the messages that a trained stage or adapter is asked with, for any runtime and its chat template.
+    """Return the messages to prompt a trained stage or adapter with, for any runtime and its chat template.
 
     Args:
         stage: directory with a `sapo.json`: a stage of a run, an exported model, an adapter of another trainer that

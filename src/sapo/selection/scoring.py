@@ -42,7 +42,7 @@ def score_candidates(
     ``rows`` are indices of training rows; those that a candidate shows as an example are left out. ``seed`` is that of
     the race's order and of the bootstrap; ``budget`` the most that a race may cost, in forward tokens, None for no
     limit. Losses that ``cache`` knows are taken from there.
-    The step that ``progress`` hears of has this ``label`` and ``work``; by default one that names the task, and the
+    The step that ``progress`` is told has this ``label`` and ``work``; by default one that names the task, and the
     number of losses.
 
     Raises:

@@ -110,7 +110,7 @@ def select(
             hold the instruction, which are never cut, by default 1024, as SFTTrainer cuts there.
         renderer: makes tokens of rows as another trainer does, such as `sapo.integrations.trl.SftRenderer`, which has
             a limit of its own; by default `sapo.models.render.Renderer`.
-        progress: True shows a bar; or a `sapo.core.progress.Reporter`, which hears how far scoring is.
+        progress: True shows a bar; or a `sapo.core.progress.Reporter`, which is told how far scoring is.
 
     Raises:
         CandidateError: if no candidate is left besides the original.

@@ -140,8 +140,9 @@ def test_one_task_is_reported_as_before_and_after_with_the_change_paired() -> No
     page = results_page([run])
     (before,), (after,) = run.result.matrices["primary"]["own"]
     assert before is not None and after is not None
-    scores, _ = run.test_rows("primary", "own")
-    rise = scores[1][0] - scores[0][0]
+    (first,), (last,) = run.test_rows("primary", "own")
+    assert first is not None and last is not None
+    rise = last[0] - first[0]
     counts = np.random.default_rng([42, 0]).multinomial(ROWS, np.full(ROWS, 1 / ROWS), size=2000)
     low, high = np.quantile([float((c * rise).sum() / ROWS) for c in counts], [0.025, 0.975])
     change = f"{after - before:+.1f} [{low:+.1f}, {high:+.1f}]"

@@ -131,11 +131,11 @@ def test_an_unusual_text_of_the_users_own_is_scored_and_noted() -> None:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"examples": 0}, "examples = 0: Input should be greater than 0"),
+        ({"examples": 0}, "examples = 0: input should be greater than 0"),
         ({"examples": "many"}, "examples = 'many': .* integer"),
-        ({"delta": 0.5}, r"delta = 0\.5: Input should be less than 0\.5"),
-        ({"epsilon": math.inf}, "epsilon = inf: Input should be a finite number"),
-        ({"rule": "best"}, "rule = 'best': Input should be 'lowest', 'confident' or 'trial'"),
+        ({"delta": 0.5}, r"delta = 0\.5: input should be less than 0\.5"),
+        ({"epsilon": math.inf}, "epsilon = inf: input should be a finite number"),
+        ({"rule": "best"}, "rule = 'best': allowed: lowest, confident, trial"),
         ({"candidates": ("Say something.", " ")}, r"'toy'.*'Say something\.'.*lacks the label 'yes', 'no'.*empty"),
         ({"candidates": ()}, "none were given"),
         ({"candidates": {"a": 1}}, "allowed is a list of texts"),

@@ -241,7 +241,7 @@ ROWS = datasets.Dataset.from_dict({"prompt": ["Sort: a"], "completion": ["b"]})
         ({"columns": ["input"]}, r"columns = \['input'\]: must be a mapping"),
         ({"columns": {"input": 3}}, r"columns\.input = 3: must be a text"),
         ({"labels": "yes"}, "labels = 'yes': must be a list"),
-        ({"test": "$NOT_SET_HERE/t.csv"}, r"test = .* names the environment variable \$NOT_SET_HERE, which is not set"),
+        ({"test": "$NOT_SET_HERE/t.csv"}, r"test: .* names the environment variable \$NOT_SET_HERE, which is not set"),
         ({"name": "date-format", "instruction": 3}, "instruction = 3: must be a text"),
         ({"name": "date-format", "data_dir": 3}, "data_dir = 3: must be a path"),
     ],
@@ -250,6 +250,12 @@ def test_what_is_no_data_is_refused_in_our_words(given: dict[str, Any], words: s
     path = dump(tmp_path / "t.jsonl", [{"input": "a", "output": "b"}])
     with pytest.raises(DataError, match=words):
         load_task(**{"name": path, "instruction": "Do it.", **given})
+
+
+def test_of_two_columns_for_a_system_message_the_first_known_name_is_one(tmp_path: Path) -> None:
+    rows = [{"input": "a", "output": "b", "system_prompt": "Not this.", "system": "This."}]
+    task = load_task(dump(tmp_path / "t.jsonl", rows))
+    assert task.instruction == "This." and any("system_prompt" in note for note in task.notes)
 
 
 def test_files_in_memory_are_rows_of_one_split() -> None:

@@ -91,7 +91,7 @@ def test_a_broken_file_is_an_error_that_says_where(name: str, content: str, mess
     ("data", "message"),
     [
         ("m.csv", "No such file"), ("m.parquet", "No such file"), ("a/b/c", "No such file"), (".", "any data files"),
-        ("a\0b.jsonl", "data = .*: holds a NUL character"),
+        ("a\0b.jsonl", "data: holds a NUL character"),
     ],
 )  # fmt: skip
 def test_missing_data_are_named(data: str, message: str, tmp_path: Path) -> None:

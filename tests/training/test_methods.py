@@ -299,9 +299,10 @@ LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_
 def test_targets_that_cannot_carry_lora_are_refused_with_the_models_linear_layers(
     name: MethodName, targets: tuple[str, ...], message: str, tmp_path: Path
 ) -> None:
-    for model in (tiny_model(), users_adapter(tmp_path)):
+    absent = method(name, LORA.model_copy(update={"target_modules": targets}))
+    for model in (tiny_model(), *(() if absent.continues else (users_adapter(tmp_path),))):
         with pytest.raises(ModelError, match=message) as error:
-            method(name, LORA.model_copy(update={"target_modules": targets})).start(model)
+            absent.start(model)
         if targets[0] == "c_attn":
             assert all(layer in str(error.value) for layer in LINEAR) and "base_layer" not in str(error.value)
 
@@ -348,6 +349,16 @@ def test_an_adapter_is_either_refused_or_continued_and_resumed_exactly(
     resumed = logits(learner.resume(again, tmp_path / "stage").eval())
     for found in (logits(model), logits(reloaded(tmp_path / "stage")), resumed):
         assert distance(found, said) <= 1e-4
+
+
+@each_lora_method
+def test_settings_of_the_adapter_are_not_asked_of_a_model_that_is_given_one(name: MethodName, tmp_path: Path) -> None:
+    model, absent = users_adapter(tmp_path), method(name, LORA.model_copy(update={"target_modules": ("c_attn",)}))
+    if absent.continues:
+        assert absent.start(model) is model
+    else:
+        with pytest.raises(ModelError, match="c_attn"):
+            absent.start(model)
 
 
 @each_start

@@ -263,9 +263,11 @@ def test_what_cannot_be_tried_is_refused() -> None:
     with pytest.raises(DataError, match=r"trial.updates = 0"):
         choose(trainable_model(), trial={"updates": 0})
     with pytest.raises(
-        DataError, match=r"train.learning_rat: unknown. Did you mean 'learning_rate'\? Allowed: .*epochs"
+        DataError, match=r"train.learning_rat: unknown key. Did you mean 'learning_rate'\? Allowed here: .*epochs"
     ):
         choose(trainable_model(), train={"learning_rat": 0.1})
+    with pytest.raises(DataError, match=r"^train: .*micro_batch_size"):
+        choose(trainable_model(), train={"batch_size": 3, "micro_batch_size": 2})
     with pytest.raises(DataError, match=r"train.rows: a trial does not read it"):
         choose(trainable_model(), train={"rows": 4})
     with pytest.raises(DataError, match=r"trial = 3: allowed is a mapping with some of updates, leading"):

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from math import ceil
-from typing import Any
 
 import numpy as np
-from pydantic import TypeAdapter
 from rapidfuzz import fuzz, process
 
 from sapo.candidates.checks import Judge, Pool
 from sapo.candidates.source import Advance, Source, unheard
+from sapo.core.storage import Stored
 from sapo.core.types import Instruction, Rejection, Task
 from sapo.core.untrusted import folded
 
@@ -24,7 +23,7 @@ _SPARE = 1.5
 
 
 @dataclass(frozen=True, slots=True)
-class Gathered:
+class Gathered(Stored):
     """What became of a task's instruction.
 
     Attributes:
@@ -38,19 +37,6 @@ class Gathered:
     rejected: tuple[Rejection, ...]
     spare: tuple[Instruction, ...] = ()
     notes: tuple[str, ...] = ()
-
-    def to_json(self) -> dict[str, Any]:
-        """Return what was gathered as JSON values."""
-        data: dict[str, Any] = _ADAPTER.dump_python(self, mode="json")
-        return data
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Gathered:
-        """Return what `to_json` took apart."""
-        return _ADAPTER.validate_python(value)
-
-
-_ADAPTER = TypeAdapter(Gathered)
 
 
 def with_spare(missing: int) -> int:

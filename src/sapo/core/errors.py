@@ -42,10 +42,6 @@ class TrainError(SapoError):
     """Training that diverged."""
 
 
-class MetricError(SapoError):
-    """A metric asked of a matrix that lacks the cells for it."""
-
-
 class SweepError(SapoError):
     """A sweep some of whose runs failed; the others were finished."""
 

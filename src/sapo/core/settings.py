@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
+from sapo.core.errors import nearest
+
 # What a value must be, by pydantic's name of the error.
-KINDS: Mapping[str, str] = MappingProxyType({
+_KINDS: Mapping[str, str] = MappingProxyType({
     "tuple_type": "a list",
     "path_type": "a path",
     "string_type": "a text",
     "int_type": "a whole number",
     "dict_type": "a mapping",
 })  # fmt: skip
+# Parts of a place that are pydantic's own: a mapping's key, and a branch of what may be a text or a list.
+_BRANCHES = ("[key]", "str")
 _VARIABLE = re.compile(r"\$(\w+|\{[^}]*\})")
 
 
@@ -84,3 +88,48 @@ class Settings(BaseModel):
         if _holds_nul(value):
             raise ValueError("holds a NUL character")
         return value
+
+
+def explained(model: type[BaseModel], item: Any, name: str = "") -> str:
+    """Return one line for one error of pydantic's: key, value and what is allowed; ``name`` is that of the whole."""
+    location = item["loc"]
+    key = (
+        ".".join([*filter(None, [name]), *(str(part) for part in location if part not in _BRANCHES)]) or "configuration"
+    )
+    if item["type"] == "extra_forbidden":
+        fields = _fields(model, location[:-1])
+        return f"{key}: unknown key.{nearest(str(location[-1]), fields)} Allowed here: {', '.join(fields)}"
+    if item["type"] == "missing":
+        return f"{key}: missing"
+    if item["type"] == "literal_error":
+        allowed = [part.strip(" '") for part in item["ctx"]["expected"].replace(" or ", ", ").split(",")]
+        # Another number is another setting: 3bit is no misspelling of 8bit.
+        given = str(item["input"])
+        near = [name for name in allowed if [*filter(str.isdigit, name)] == [*filter(str.isdigit, given)]]
+        return f"{key} = {item['input']!r:.200}: allowed: {', '.join(allowed)}.{nearest(given, near)}"
+    if item["type"].startswith("model_"):
+        fields = _fields(model, location)
+        return f"{key} = {item['input']!r:.200}: must be a mapping with some of these keys: {', '.join(fields)}"
+    if item["type"] == "too_short":
+        return f"{key} is an empty list: give at least one entry, or leave it out"
+    if item["type"] in _KINDS:
+        return f"{key} = {item['input']!r:.200}: must be {_KINDS[item['type']]}"
+    message = str(item["msg"]).removeprefix("Value error, ")
+    if item["type"] == "value_error":
+        return f"{key}: {message}"
+    return f"{key} = {item['input']!r:.200}: {message[0].lower()}{message[1:]}"
+
+
+def _fields(model: type[BaseModel], location: Sequence[str | int]) -> list[str]:
+    parts = iter(location)
+    for part in parts:
+        inner = model.model_fields[str(part)].annotation
+        if get_origin(inner) is dict and next(parts, None) is not None:
+            # One level down: the user's name of the thing.
+            inner = get_args(inner)[1]
+        # A part that may be left out.
+        inner = next((one for one in get_args(inner) if isinstance(one, type) and issubclass(one, BaseModel)), inner)
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            return []
+        model = inner
+    return list(model.model_fields)

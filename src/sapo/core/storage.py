@@ -10,9 +10,12 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from io import FileIO
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Self, TypeVar
+
+from pydantic import TypeAdapter
 
 from sapo.core.errors import RecordError
 
@@ -82,6 +85,31 @@ def read_json(path: Path, advice: str = "Delete it to compute this step again.")
         return json.loads(path.read_text(encoding="utf-8", errors="surrogatepass"))
     except (OSError, ValueError, RecursionError) as error:
         raise RecordError(f"{path} cannot be read ({error}). {advice}") from error
+
+
+# How a kind of value becomes JSON values and is read back, made once.
+adapter: Callable[[Any], TypeAdapter[Any]] = cache(TypeAdapter)
+
+
+class Stored:
+    """A frozen value that becomes JSON values and back; floats survive exactly."""
+
+    __slots__ = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the value as JSON values."""
+        values: dict[str, Any] = adapter(type(self)).dump_python(self, mode="json")
+        return values
+
+    @classmethod
+    def from_json(cls, values: Any) -> Self:
+        """Return what `to_json` took apart.
+
+        Raises:
+            ValueError: if it is something else.
+        """
+        found: Self = adapter(cls).validate_python(values)
+        return found
 
 
 @dataclass(frozen=True, slots=True)

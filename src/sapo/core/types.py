@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import partial
+from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import PlainSerializer, PlainValidator
 
+from sapo.core.storage import Stored
 from sapo.core.untrusted import brief
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
+# Stored as lists. Told their type, pydantic leaves NaN as it is, which no file may hold; else it would become null.
+Floats = Annotated[
+    NDArray[np.float64],
+    PlainValidator(partial(np.asarray, dtype=np.float64)),
+    PlainSerializer(np.ndarray.tolist, return_type=list[float]),
+]
+Ints = Annotated[
+    NDArray[np.int64],
+    PlainValidator(partial(np.asarray, dtype=np.int64)),
+    PlainSerializer(np.ndarray.tolist, return_type=list[int]),
+]
 
 # "unchecked" are the texts of a file that are taken as they are, see `sapo.candidates.settings`.
 Origin = Literal["original", "builtin", "file", "unchecked", "given", "rules", "demonstrations", "local", "openai"]
@@ -122,7 +133,7 @@ class Encoded:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Losses:
+class Losses(Stored):
     """Negative log-likelihood of one candidate, example by example.
 
     Attributes:
@@ -146,15 +157,6 @@ class Losses:
     def __eq__(self, other: object) -> bool:
         """Whether all values are equal: arrays have no single truth of their own."""
         return isinstance(other, Losses) and self.to_json() == other.to_json()
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the losses as JSON values; floats survive exactly."""
-        return {"nll": self.nll.tolist(), "tokens": self.tokens.tolist(), "cut": self.cut.tolist()}
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Losses:
-        """Return what `to_json` took apart."""
-        return cls(np.array(value["nll"], np.float64), *(np.array(value[k], np.int64) for k in ("tokens", "cut")))
 
 
 Rule = Literal["lowest", "confident", "trial"]

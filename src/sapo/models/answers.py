@@ -6,7 +6,7 @@ are less so.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import takewhile
@@ -18,6 +18,7 @@ from peft import PeftModel
 from transformers import GenerationConfig
 
 from sapo.core.processes import ALONE, Processes
+from sapo.core.storage import Stored
 from sapo.core.types import Example, Floats, Losses, Task
 from sapo.models.losses import Scorer
 from sapo.models.passes import untouched
@@ -30,7 +31,7 @@ _BATCH_TOKENS_ACCELERATOR = 32768
 
 
 @dataclass(frozen=True, slots=True)
-class Evaluation:
+class Evaluation(Stored):
     """One cell of the performance matrix, row by row.
 
     Attributes:
@@ -40,20 +41,6 @@ class Evaluation:
     predictions: tuple[str, ...]
     scores: dict[str, Floats]
     losses: Losses
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the cell as JSON values; floats survive exactly."""
-        return {
-            "predictions": list(self.predictions),
-            "scores": {metric: scores.tolist() for metric, scores in self.scores.items()},
-            "losses": self.losses.to_json(),
-        }
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Evaluation:
-        """Return what `to_json` took apart."""
-        scores = {metric: np.array(scores, dtype=np.float64) for metric, scores in value["scores"].items()}
-        return cls(tuple(value["predictions"]), scores, Losses.from_json(value["losses"]))
 
 
 def evaluate(

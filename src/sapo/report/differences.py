@@ -113,7 +113,7 @@ def _obstacle(first: Run, other: Run, measure: str, prompt: Prompt) -> Verdict |
     if measure != NLL:
         return None
     # Models that split the answers differently have another unit: nats per another kind of token.
-    weights = [run.test_rows(NLL, prompt)[1][0] for run in (first, other)]
+    weights = [[cell[1] for cell in run.test_rows(NLL, prompt)[0] if cell] for run in (first, other)]
     return None if all(np.array_equal(a, b) for a, b in zip(*weights, strict=True)) else "not comparable"
 
 

@@ -89,7 +89,7 @@ def _work(config: Config, run: Run, speed: float) -> Iterator[Block]:
     # Each row counts twice in the plan: it is answered, and its loss is computed.
     once = {name: replace(work, units=work.units // 2) for name, work in plan.evaluate.items()}
     testing = [work for name, work in once.items() for _ in range(plan.tests[name])]
-    stages = f"testing, {len(run.inputs.tasks) + 1} stages"
+    stages = f"testing, {len(run.schedule) + 1} stages"
     kinds: tuple[tuple[str, Collection[Work], str], ...] = (
         ("scoring candidates", plan.score.values(), "row x candidate"),
         *([("trying the leading candidates", trials.values(), "updates")] if trials else []),

@@ -15,8 +15,8 @@ from sapo.core.types import Floats
 from sapo.models.answers import Evaluation
 from sapo.report.numbers import Figure, prompt_name
 from sapo.runs.figures import Grid
-from sapo.runs.matrix import DRAWS, figures_of, fill, per_row
-from sapo.runs.metrics import FIGURES, METRICS, metric_draws, resample_matrices
+from sapo.runs.matrix import DRAWS, figures_of, per_row
+from sapo.runs.metrics import FIGURES, METRICS, Table, metric_draws, resample_matrices
 from sapo.runs.prompts import ORIGINAL, OWN, Prompt, cell_name, instruction_of
 from sapo.runs.results import NLL, PRIMARY, RunResult
 from sapo.selection.selection import Selection
@@ -79,23 +79,20 @@ class Run:
         """Return a metric or figure, with its interval over test rows."""
         return Figure.of(self.result.estimate(measure, prompt, name))
 
-    def test_rows(self, measure: str, prompt: Prompt) -> tuple[list[list[Floats]], list[list[Floats]]]:
-        """Return scores and weights of the test rows of every cell, by stage and task; NaN where there is no cell."""
+    def test_rows(self, measure: str, prompt: Prompt) -> Table:
+        """Return scores and weights of the test rows of every cell."""
 
         def rows(stage: int, task: str) -> tuple[Floats, Floats]:
             return per_row(self._cell(stage, task, prompt), measure, self.result.primary_metrics[task])
 
-        return fill(
-            [
-                [None if value is None else rows(i, task) for task, value in zip(self.result.tasks, row, strict=True)]
-                for i, row in enumerate(self.matrix(measure, prompt))
-            ]
-        )
+        return [
+            [None if value is None else rows(i, task) for task, value in zip(self.result.tasks, row, strict=True)]
+            for i, row in enumerate(self.matrix(measure, prompt))
+        ]
 
     def resampled(self, measure: str, prompt: Prompt, seed: int) -> Floats:
         """Return a matrix and its bootstrap resamples over test rows, shape [1 + draws, stages + 1, tasks]."""
-        scores, weights = self.test_rows(measure, prompt)
-        return resample_matrices(scores, weights=weights, draws=DRAWS, seed=seed)
+        return resample_matrices(self.test_rows(measure, prompt), draws=DRAWS, seed=seed)
 
     def draws(self, measure: str, prompt: Prompt, seed: int, names: Collection[str]) -> dict[str, Floats]:
         """Return metrics, and figures of the trained tasks, and their draws over test rows, shape [1 + draws]."""

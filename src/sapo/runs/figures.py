@@ -58,10 +58,8 @@ class Grid:
         """Return the mean of every cell over its test rows and over each resample of them, shape [1 + draws]."""
         names = (*self.tasks, *self.watch)
         keys = dict.fromkeys((stage, prompt) for stage, _, prompt in tested if prompt != CROSSED)
-        empty = {name: (np.full_like(rows[0], np.nan), rows[1]) for (_, name, _), rows in tested.items()}
-        rows = [[tested.get((stage, name, prompt), empty[name]) for name in names] for stage, prompt in keys]
-        scores, weights = ([[cell[n] for cell in row] for row in rows] for n in (0, 1))
-        drawn = resample_matrices(scores, draws=draws, seed=seed, weights=weights)
+        rows = [[tested.get((stage, name, prompt)) for name in names] for stage, prompt in keys]
+        drawn = resample_matrices(rows, draws=draws, seed=seed)
         return {
             (stage, name, prompt): drawn[:, n, j]
             for n, (stage, prompt) in enumerate(keys)

@@ -16,7 +16,7 @@ from sapo.core.types import Floats, Instruction, Task
 from sapo.models.answers import Evaluation
 from sapo.models.text_metrics import TEXT_METRICS
 from sapo.runs.figures import Grid
-from sapo.runs.metrics import FIGURES, METRICS, metric_draws, percentile_interval, resample_matrices
+from sapo.runs.metrics import FIGURES, METRICS, Table, metric_draws, percentile_interval, resample_matrices
 from sapo.runs.prompts import CROSSED, Prompt
 from sapo.runs.results import MEASURES, NLL, PRIMARY, Ability, ByTask, Crossed, Estimate, RunResult, Used, Wordings
 from sapo.selection.selection import Choice
@@ -27,8 +27,6 @@ DRAWS = 2000
 _ALONE = "needs at least two tasks; the sequence has one"
 # (stage, task name, test prompt) -> evaluation
 Cells = Mapping[tuple[int, str, Prompt], Evaluation]
-# By stage and task: scores and weights of the test rows, see `per_row`; None where there was no test.
-Table = Sequence[Sequence[tuple[Floats, Floats] | None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,18 +175,8 @@ def _means(rows: Table) -> list[list[float | None]]:
     return [[None if cell is None else _mean(cell) for cell in row] for row in rows]
 
 
-def fill(rows: Table) -> tuple[list[list[Floats]], list[list[Floats]]]:
-    """Return scores and weights of all cells, those that were not evaluated as NaN: row 0 tells how many rows."""
-    complete = [
-        [cell or (np.full_like(zero[0], np.nan), zero[1]) for cell, zero in zip(row, rows[0], strict=True) if zero]
-        for row in rows
-    ]
-    return [[scores for scores, _ in row] for row in complete], [[weights for _, weights in row] for row in complete]
-
-
 def _metrics(rows: Table, seed: int, undefined: Mapping[str, str], *, higher_is_better: bool) -> dict[str, Estimate]:
-    scores, weights = fill(rows)
-    resampled = resample_matrices(scores, weights=weights, draws=DRAWS, seed=seed)
+    resampled = resample_matrices(rows, draws=DRAWS, seed=seed)
     found = metric_draws(resampled, higher_is_better=higher_is_better, undefined=undefined)
     return {
         metric.name: _estimate(found[metric.name])

@@ -17,8 +17,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sapo.core.errors import MetricError
 from sapo.core.types import Floats
+
+# By stage and task: scores and weights of the test rows; None where there was no test.
+Table = Sequence[Sequence[tuple[Floats, Floats] | None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,34 +222,17 @@ def metric_draws(
     its draws lie a little above its point value.
 
     Args:
-        matrices: a batch of R, shape [draws, N + 1, N].
+        matrices: a batch of R, shape [draws, N + 1, N]; a metric that needs a cell that is NaN is NaN.
         higher_is_better: False for losses, see the module's docstring.
         undefined: names of metrics to leave out.
-
-    Raises:
-        MetricError: wrong shape, or a cell that a metric needs is NaN or infinite in any draw.
     """
-    batch = np.asarray(matrices, dtype=np.float64)
-    if batch.ndim != 3 or batch.shape[1] != batch.shape[2] + 1 or batch.shape[2] == 0:
-        raise MetricError(
-            f"A performance matrix of N >= 1 tasks has shape [N + 1, N], row 0 is zero-shot; found "
-            f"{batch.shape[1:]}. Give a row per stage, a column per task, and NaN for a missing cell."
-        )
-    alone = batch.shape[2] == 1
+    alone = matrices.shape[2] == 1
     defined = [m for m in METRICS if m.name not in undefined and not (alone and m.name not in ("ap", "la"))]
-    for metric in defined:
-        _require_cells(metric, batch)
     sign = 1.0 if higher_is_better else -1.0
-    return {metric.name: metric.formula(batch, sign) for metric in defined}
+    return {metric.name: metric.formula(matrices, sign) for metric in defined}
 
 
-def resample_matrices(
-    cells: Sequence[Sequence[Floats]],
-    *,
-    draws: int,
-    seed: int,
-    weights: Sequence[Sequence[Floats]] | None = None,
-) -> Floats:
+def resample_matrices(cells: Table, *, draws: int, seed: int) -> Floats:
     """Return R and its bootstrap resamples over test rows, shape [1 + draws, stages + 1, tasks]; R itself comes first.
 
     Each draw resamples the rows of a task once, for all stages alike (a multinomial bootstrap), so that
@@ -256,33 +241,20 @@ def resample_matrices(
     models: it is test-row noise and holds no seed noise. Memory: 16 bytes x draws x rows of the largest task.
 
     Args:
-        cells: ``cells[i][j]`` holds the score of each test row of task j after stage i, shape [rows_j], the
-            same rows in every stage. A row that is not finite makes its cell NaN in every draw.
+        cells: the same test rows of a task in every stage. A cell is the weighted mean of its rows: the sum of the NLL
+            over the sum of the tokens is that of the rows' nats *per token* with the rows' tokens as weights.
         draws: number of resamples.
         seed: not negative.
-        weights: positive weight of each row, shaped like cells; a cell is the weighted mean of its rows. None
-            weighs all rows alike. The sum of the NLL over the sum of the tokens is the weighted mean of the
-            rows' nats *per token* with the rows' tokens as weights.
-
-    Raises:
-        MetricError: a task without rows, unequal numbers of rows between stages, or a weight that is not positive.
     """
-    tasks = len(cells[0])
-    if weights is None:
-        weights = [[np.ones(np.shape(rows)) for rows in stage] for stage in cells]
-    resampled = np.empty((1 + draws, len(cells), tasks))
-    for j in range(tasks):
-        scores = _stages_by_rows([stage[j] for stage in cells], f"scores of task {j + 1}")
-        weight = _stages_by_rows([stage[j] for stage in weights], f"weights of task {j + 1}")
-        if weight.shape != scores.shape or not (np.isfinite(weight) & (weight > 0)).all():
-            raise MetricError(f"The weights of task {j + 1} must be positive numbers, one for each row.")
-        scores = np.where(np.isfinite(scores), scores, np.nan)
-        rows = scores.shape[1]
-        random = np.random.default_rng([seed, j])
-        drawn = random.multinomial(rows, np.full(rows, 1 / rows), size=draws)
+    resampled = np.full((1 + draws, len(cells), len(cells[0])), np.nan)
+    for j, column in enumerate(zip(*cells, strict=True)):
+        rows = next(len(cell[0]) for cell in column if cell is not None)
+        drawn = np.random.default_rng([seed, j]).multinomial(rows, np.full(rows, 1 / rows), size=draws)
         counts = np.vstack([np.ones(rows), drawn])
-        for i in range(len(cells)):
-            resampled[:, i, j] = counts @ (weight[i] * scores[i]) / (counts @ weight[i])
+        for i, cell in enumerate(column):
+            if cell is not None:
+                scores, weights = cell
+                resampled[:, i, j] = counts @ (weights * scores) / (counts @ weights)
     return resampled
 
 
@@ -291,36 +263,6 @@ def percentile_interval(draws: Floats) -> tuple[float, float]:
 
     Of draws made by `resample_matrices` it is conditional on the trained
     models: it shows test-row noise and no seed noise.
-
-    Raises:
-        MetricError: no draws, or a draw that is not finite.
     """
-    if np.ndim(draws) != 1 or not np.size(draws) or not np.isfinite(draws).all():
-        raise MetricError(f"An interval needs finite draws, shape [draws]; found shape {np.shape(draws)}.")
     low, high = np.quantile(draws, [0.025, 0.975])
     return float(low), float(high)
-
-
-def _require_cells(metric: MatrixMetric, batch: Floats) -> None:
-    """Raise for the first cell that is not finite and that the metric needs.
-
-    The formula itself tells what it needs: NaN in a needed cell, and nowhere else, makes its value NaN.
-    """
-    for i, column in np.argwhere(~np.isfinite(batch).all(axis=0)):
-        probe = np.zeros((1, *batch.shape[1:]))
-        probe[0, i, column] = np.nan
-        if np.isnan(metric.formula(probe, 1.0)[0]):
-            found = batch[:, i, column][~np.isfinite(batch[:, i, column])][0]
-            raise MetricError(
-                f"{metric.title} ({metric.name}) needs R[{i},{column + 1}], the score at stage {i} "
-                f"of task {column + 1} of {batch.shape[2]} (tasks counted from 1, stage 0 is zero-shot), "
-                f"but it is {'missing (NaN)' if np.isnan(found) else found}. Evaluate that task there."
-            )
-
-
-def _stages_by_rows(stages: Sequence[Floats], what: str) -> Floats:
-    """Stack the row vectors of one task, shape [stages + 1, rows]."""
-    shapes = [np.shape(rows) for rows in stages]
-    if len(set(shapes)) != 1 or len(shapes[0]) != 1 or shapes[0] == (0,):
-        raise MetricError(f"The {what} need the same test rows in every stage, at least one; found shapes {shapes}.")
-    return np.asarray(stages, dtype=np.float64)

@@ -197,7 +197,7 @@ def _load(config: Config, gathering: Gathering, inputs: Inputs, tracker: Tracker
         renderer=renderer,
         plan=plan,
         inspections=inspections,
-        notes=_notes(config, loaded, renderer, inputs, plan, scored, processes.count),
+        notes=_notes(config, method, loaded, renderer, inputs, plan, scored, processes.count),
         undefined=undefined(method.order),
         directory=directory,
         gathering=gathering,
@@ -210,7 +210,7 @@ def _load(config: Config, gathering: Gathering, inputs: Inputs, tracker: Tracker
 
 
 def _notes(
-    config: Config, loaded: LoadedModel, renderer: Renderer, inputs: Inputs, plan: Plan,
+    config: Config, method: SeqLora, loaded: LoadedModel, renderer: Renderer, inputs: Inputs, plan: Plan,
     scored: SelectionSettings | None, processes: int,
 ) -> tuple[str, ...]:  # fmt: skip
     """Return what the user should know before the run starts; ``scored`` is None where the policy needs no losses."""
@@ -225,7 +225,7 @@ def _notes(
     if config.selection.strategy == "racing" and scored is not None and not scored.races:
         why = "selection.rule confident" if config.policy in LOWEST else f"policy {config.policy}"
         notes.append(f"{why} needs every loss: all candidates are scored on all selection rows (exhaustive)")
-    if config.model.adapter and config.method == "seq-lora":
+    if config.model.adapter and method.continues:
         notes.append("the adapter's own r, alpha, dropout and modules hold, not lora.*")
     notes += [note for task in inputs.tasks for note in cost_of_examples(renderer, task, inputs.candidates[task.name])]
     return (*notes, *inputs.notes(config.evaluate.wordings, config.reselect.rows), *plan.notes(config.train.warmup))

@@ -7,12 +7,10 @@ from dataclasses import dataclass, replace
 from html import escape
 from os import PathLike
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-from pydantic import PlainSerializer, PlainValidator, TypeAdapter
+from typing import Any, Literal
 
 from sapo.core.errors import CandidateError
-from sapo.core.storage import read_json, undamaged, write_json
+from sapo.core.storage import Stored, adapter, read_json, undamaged, write_json
 from sapo.core.types import Instruction, Losses, Rejection, Rule, Sample, Strategy, Task
 from sapo.core.untrusted import brief, one_line, plain
 from sapo.tasks.inplace import Rows
@@ -44,7 +42,7 @@ class CandidateLoss:
     """
 
     instruction: Instruction
-    losses: Annotated[Losses, PlainValidator(Losses.from_json), PlainSerializer(Losses.to_json)]
+    losses: Losses
     loss: float
     delta: float
     interval: tuple[float, float] | None
@@ -105,7 +103,7 @@ class Trial:
 
 
 @dataclass(frozen=True, slots=True)
-class Selection:
+class Selection(Stored):
     """Candidates with their losses, and the chosen one.
 
     Attributes:
@@ -271,7 +269,7 @@ class Selection:
 
     def to_json(self) -> dict[str, Any]:
         """Return the selection as JSON values, with every candidate's loss on every example."""
-        data: dict[str, Any] = _ADAPTER.dump_python(self, mode="json")
+        data = Stored.to_json(self)
         for one, candidate in zip(data["candidates"], self.candidates, strict=True):
             nll, tokens = candidate.losses.nll, candidate.losses.tokens
             one |= one.pop("instruction") | {"ci": one.pop("interval"), "nll_sum": float(nll.sum())}
@@ -288,10 +286,10 @@ class Selection:
             {**one, "instruction": Instruction(one["text"], one["origin"]), "interval": one["ci"]}
             for one in value["candidates"]
         ]
-        return _ADAPTER.validate_python({**value, "candidates": candidates, "tokens": value["forward_tokens"]})
-
-
-_ADAPTER = TypeAdapter(Selection)
+        found: Selection = adapter(cls).validate_python(
+            {**value, "candidates": candidates, "tokens": value["forward_tokens"]}
+        )
+        return found
 
 
 @dataclass(frozen=True, slots=True)

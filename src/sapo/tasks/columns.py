@@ -243,7 +243,8 @@ def _beside(free: Sequence[str], found: Mapping[str, Sequence[str]]) -> dict[str
     """Return the columns with a system message and earlier turns."""
     lower = {name.lower(): name for name in free if name not in {n for names in found.values() for n in names}}
     roles = (("system", SYSTEM), *(() if "messages" in found else (("history", HISTORY),)))
-    return {role: (lower[name],) for role, names in roles if role not in found for name in names if name in lower}
+    there = {role: [lower[name] for name in names if name in lower] for role, names in roles if role not in found}
+    return {role: (names[0],) for role, names in there.items() if names}
 
 
 def _complete(found: Mapping[str, Sequence[str]]) -> bool:

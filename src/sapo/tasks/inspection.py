@@ -12,10 +12,8 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
-from pydantic import TypeAdapter
-
 from sapo.core.errors import DataError, RenderError
-from sapo.core.storage import fingerprint
+from sapo.core.storage import Stored, fingerprint
 from sapo.core.types import Encoded, Example, Split, Task, Unused
 from sapo.core.untrusted import folded
 from sapo.models.render import Renderer
@@ -75,7 +73,7 @@ class Lengths:
 
 
 @dataclass(frozen=True, slots=True)
-class Inspection:
+class Inspection(Stored):
     """What a task's rows hold.
 
     Attributes:
@@ -128,16 +126,7 @@ class Inspection:
 
     def to_json(self) -> dict[str, Any]:
         """Return the inspection as JSON values; of the unused rows only the first ones stand one by one."""
-        data: dict[str, Any] = _ADAPTER.dump_python(self, mode="json")
-        return {**data, "skew": self.skew}
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Inspection:
-        """Return what `to_json` took apart."""
-        return _ADAPTER.validate_python(value)
-
-
-_ADAPTER = TypeAdapter(Inspection)
+        return {**Stored.to_json(self), "skew": self.skew}
 
 
 def inspect_task(task: Task, renderer: Renderer, selection_rows: Sequence[int] = (), dropped: int = 0) -> Inspection:

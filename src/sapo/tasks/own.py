@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field, ValidationError
 
 from sapo.core.errors import DataError, nearest
-from sapo.core.settings import KINDS, Settings, expanded
+from sapo.core.settings import Settings, expanded, explained
 from sapo.models.text_metrics import TEXT_METRICS
 from sapo.tasks import library
 from sapo.tasks.files import ENDINGS, demand_whole, is_data, named_files
@@ -65,11 +65,7 @@ def own_source(given: Mapping[str, Any]) -> DataSource:
     try:
         return DataSource.model_validate(given)
     except ValidationError as error:
-        (wrong, *_) = error.errors()
-        must = KINDS.get(wrong["type"])
-        why = f"must be {must}" if must else str(wrong["msg"]).removeprefix("Value error, ")
-        place = ".".join(map(str, wrong["loc"][:2]))
-        raise DataError(f"{given['data']}: {place} = {wrong['input']!r:.60}: {why}") from error
+        raise DataError(f"{given['data']}: {explained(DataSource, error.errors()[0])}") from error
 
 
 def own_splits(source: DataSource) -> Raw:

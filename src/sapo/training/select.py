@@ -28,9 +28,9 @@ from transformers import PreTrainedTokenizerBase
 from sapo.candidates.checks import Pool, listed
 from sapo.candidates.gather import Gathered, gather
 from sapo.candidates.opening import HAND_WRITTEN, RULES
-from sapo.core.errors import CandidateError, DataError, ModelError, demand_number, nearest
+from sapo.core.errors import CandidateError, DataError, ModelError, demand_number
 from sapo.core.progress import SILENT, Bar, Reporter
-from sapo.core.settings import Settings
+from sapo.core.settings import Settings, explained
 from sapo.core.types import Losses, Rule, Sample, Strategy, Task
 from sapo.models import sft
 from sapo.models.adapter import demand_readable_adapter
@@ -121,9 +121,7 @@ def select(
     """
     _demand_loaded(model, tokenizer)
     demand_number("seed", seed, 0)
-    if max_length is not None:
-        demand_number("max_length", max_length)
-    with _named():
+    with _named(SelectionSettings):
         settings = SelectionSettings(
             examples=examples, rule=rule, sample=sample, strategy=strategy, delta=delta, epsilon=epsilon,
         )  # fmt: skip
@@ -184,23 +182,17 @@ def _given(name: str, given: Mapping[str, Any], kind: type[_Settings]) -> _Setti
     """Return settings of a kind; what is wrong with them is a DataError, as with other arguments."""
     if not isinstance(given, Mapping):
         raise DataError(f"{name} = {given!r:.80}: allowed is a mapping with some of {', '.join(kind.model_fields)}")
-    for key in given:
-        if key not in kind.model_fields:
-            allowed = ", ".join(kind.model_fields)
-            raise DataError(f"{name}.{key}: unknown.{nearest(str(key), kind.model_fields)} Allowed: {allowed}")
-    with _named(f"{name}."):
-        return kind(**given)
+    with _named(kind, name):
+        return kind.model_validate(given)
 
 
 @contextmanager
-def _named(prefix: str = "") -> Iterator[None]:
+def _named(kind: type[Settings], name: str = "") -> Iterator[None]:
     """Raise a DataError that names the first value that is not allowed."""
     try:
         yield
     except ValidationError as error:
-        wrong = error.errors()[0]
-        message = wrong["msg"].removeprefix("Value error, ")
-        raise DataError(f"{prefix}{wrong['loc'][0]} = {wrong['input']!r:.80}: {message}") from error
+        raise DataError(explained(kind, error.errors()[0], name)) from error
 
 
 def _notes(task: Task, selection: Selection) -> tuple[str, ...]:
@@ -255,6 +247,8 @@ def _opened(
     renderer: Encoder | None,
 ) -> tuple[Task, Encoder]:
     """Return the task, and what makes tokens of its rows."""
+    if max_length is not None:
+        demand_number("max_length", max_length)
     opened = given_task(data, instruction, suffix, columns)
     limit = max_length
     if limit is None:

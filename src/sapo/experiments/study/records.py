@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, ValidationError
 
 from sapo.core.errors import RecordError
-from sapo.core.storage import Lines
+from sapo.core.storage import Lines, Stored, adapter
 from sapo.training.settings import Optimiser
 
 FORMAT: Literal[1] = 1
@@ -59,7 +59,7 @@ class ScoreChange:
 
 
 @dataclass(frozen=True, slots=True)
-class StudyRecord:
+class StudyRecord(Stored):
     """What one training of a study did; the attributes are the keys of its line.
 
     Attributes:
@@ -139,11 +139,6 @@ class StudyRecord:
         found = [effect for task in self.tasks(role) if (effect := self.effect(task)) is not None]
         return sum(found) / len(found) if found else None
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the record as JSON values."""
-        values: dict[str, Any] = _ADAPTER.dump_python(self, mode="json")
-        return values
-
     @classmethod
     def from_json(cls, data: Any) -> StudyRecord:
         """Return the record that `to_json` wrote; unknown keys are ignored.
@@ -158,7 +153,8 @@ class StudyRecord:
         if found != FORMAT:
             raise ValueError(f"it has format {found!r}, but this version of sapo reads {FORMAT} only")
         try:
-            return _ADAPTER.validate_python(data)
+            record: StudyRecord = adapter(cls).validate_python(data)
+            return record
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"])) or "record"
@@ -177,7 +173,6 @@ def is_study(path: Path) -> bool:
     return isinstance(first, dict) and "study" in first
 
 
-_ADAPTER = TypeAdapter(StudyRecord)
 _LINES = Lines(
     parse=StudyRecord.from_json,
     dump=StudyRecord.to_json,

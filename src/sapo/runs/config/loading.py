@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from sapo.core.errors import ConfigError, nearest
-from sapo.core.settings import KINDS
+from sapo.core.errors import ConfigError
+from sapo.core.settings import explained
 from sapo.runs.config.schema import Config
 from sapo.runs.config.study import StudyConfig
 
@@ -87,7 +87,7 @@ def _validated(model: type[_Model], data: dict[str, Any]) -> _Model:
     except ValidationError as error:
         # A list that only what is wrong with its entries makes too short is not.
         items = [item for item in error.errors() if item["type"] != "too_short" or not item["input"]]
-        lines = dict.fromkeys(_explain(model, item) for item in items)
+        lines = dict.fromkeys(explained(model, item) for item in items)
         raise ConfigError("the configuration cannot be run:\n" + "\n".join(f"  {line}" for line in lines)) from error
 
 
@@ -106,47 +106,3 @@ def _apply(data: dict[str, Any], override: str) -> None:
         data[last] = yaml.load(value, _Strict)  # noqa: S506 - a SafeLoader
     except _NOT_YAML as error:
         raise ConfigError(f"override {override!r}: the value is not YAML: {error}") from error
-
-
-def _explain(config: type[BaseModel], item: Any) -> str:
-    """Return one line for one pydantic error: key, value and what is allowed."""
-    location = item["loc"]
-    key = ".".join(str(part) for part in location if part != "[key]") or "configuration"
-    if item["type"] == "extra_forbidden":
-        fields = _fields(config, location[:-1])
-        return f"{key}: unknown key.{nearest(str(location[-1]), fields)} Allowed here: {', '.join(fields)}"
-    if item["type"] == "missing":
-        return f"{key}: missing"
-    if item["type"] == "literal_error":
-        allowed = [part.strip(" '") for part in item["ctx"]["expected"].replace(" or ", ", ").split(",")]
-        # Another number is another setting: 3bit is no misspelling of 8bit.
-        given = str(item["input"])
-        near = [name for name in allowed if [*filter(str.isdigit, name)] == [*filter(str.isdigit, given)]]
-        return f"{key} = {item['input']!r}: allowed: {', '.join(allowed)}.{nearest(given, near)}"
-    if item["type"].startswith("model_"):
-        fields = _fields(config, location)
-        return f"{key} = {item['input']!r}: must be a mapping with some of these keys: {', '.join(fields)}"
-    if item["type"] == "too_short":
-        return f"{key} is an empty list: give at least one entry, or leave it out"
-    if item["type"] in KINDS:
-        return f"{key} = {item['input']!r}: must be {KINDS[item['type']]}"
-    message = str(item["msg"]).removeprefix("Value error, ")
-    if item["type"] == "value_error":
-        return f"{key}: {message}"
-    return f"{key} = {item['input']!r}: {message[0].lower()}{message[1:]}"
-
-
-def _fields(config: type[BaseModel], location: Sequence[str | int]) -> list[str]:
-    model = config
-    parts = iter(location)
-    for part in parts:
-        inner = model.model_fields[str(part)].annotation
-        if get_origin(inner) is dict and next(parts, None) is not None:
-            # One level down: the user's name of the thing.
-            inner = get_args(inner)[1]
-        # A part that may be left out.
-        inner = next((one for one in get_args(inner) if isinstance(one, type) and issubclass(one, BaseModel)), inner)
-        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
-            return []
-        model = inner
-    return list(model.model_fields)

@@ -24,6 +24,7 @@ class IncLora(SeqLora):
     """A stage directory holds the concatenation of all adapters so far, and `increment/`, the task's own."""
 
     name = "inc-lora"
+    continues = False
 
     def start(self, model: Any) -> Any:
         """As for seq-lora; the user's adapter becomes the frozen past."""

@@ -25,12 +25,14 @@ class SeqLora:
         order: in which tasks are trained.
         whole: whether a stage directory holds a model of its own instead of an adapter.
         remembers: whether it holds more of the past than weights.
+        continues: whether the user's adapter is trained further, with its own settings instead of ``lora``.
     """
 
     name = "seq-lora"
     order: Order = "sequence"
     whole = False
     remembers = False
+    continues = True
 
     def __init__(self, lora: LoraSettings, own: Settings | None = None) -> None:
         self._lora, self._own = lora, own
@@ -54,6 +56,8 @@ class SeqLora:
             raise ModelError(
                 f"method {self.name} cannot continue from an adapter whose loading changes the base: {how}"
             )
+        if isinstance(model, PeftModel) and self.continues:
+            return model
         widest = smallest_dimension(model, self._targets(model))
         if self._lora.r > widest:
             raise ModelError(f"lora.r = {self._lora.r}: allowed is at most {widest}, the width of the target layers")

@@ -8,7 +8,7 @@ from exact_losses import by_hand
 
 from sapo.core.types import Encoded
 from sapo.integrations.testing import tiny_model, tiny_tokenizer, toy_task
-from sapo.models.ability import general_texts, measure_ability
+from sapo.models.ability import general_rows, general_texts
 from sapo.models.losses import Scorer
 from sapo.models.render import Renderer
 
@@ -17,7 +17,8 @@ CONTEXT = 640
 
 def measured(model: Any, max_length: int = CONTEXT, scorer: Scorer | None = None, **options: Any) -> float:
     # A limit that no text would fit: it must not matter.
-    return measure_ability(model, Renderer(tiny_tokenizer(), 32), scorer or Scorer(model), max_length, **options)
+    rows = general_rows(Renderer(tiny_tokenizer(), 32), max_length)
+    return (scorer or Scorer(model)).on(model)(rows, **options).per_token
 
 
 def model_for_all() -> Any:

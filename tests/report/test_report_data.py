@@ -22,7 +22,7 @@ INSPECTION = Inspection(
     overlap=5, dropped=0, labels=(LabelCount("yes", 100, 20, 25), LabelCount("no", 298, 20, 75)),
     unused=UnusedRows(
         9, (Reason("train", "the answer is empty", 7, (3, 8, 9, 12, 20)), Reason("test", "no text", 1, (4,))), ()
-    ), lengths=Lengths(10_000, 91, 2.5, 4, 2),
+    ), lengths=Lengths(10_000, 91, 4, 2),
 )  # fmt: skip
 
 

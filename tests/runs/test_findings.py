@@ -35,7 +35,7 @@ from sapo.candidates.gather import Gathered
 from sapo.core.progress import SILENT
 from sapo.core.types import Instruction
 from sapo.integrations.testing import tiny_tokenizer
-from sapo.models.ability import measure_ability
+from sapo.models.ability import general_rows
 from sapo.models.losses import Scorer
 from sapo.report.blocks import Table
 from sapo.report.page import results_page
@@ -278,7 +278,7 @@ def test_general_ability_is_that_of_every_reloaded_stage(able: Worded, small_mod
         model = AutoModelForCausalLM.from_pretrained(small_model)
         if name:
             model = PeftModel.from_pretrained(model, able.config.run_dir / "stages" / name)
-        again = measure_ability(model.eval(), renderer, Scorer(model), 1024)
+        again = Scorer(model.eval())(general_rows(renderer, 1024)).per_token
         assert found[stage]["loss"] == pytest.approx(again, abs=1e-4)
     assert len({stage["loss"] for stage in found}) == 3
 

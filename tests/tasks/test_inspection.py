@@ -136,14 +136,13 @@ def test_lengths_equal_those_of_every_row_rendered_on_its_own() -> None:
     assert found.lengths == Lengths(
         tokens=sum(len(e.ids) for e in each),
         longest=max(len(e.ids) for e in each),
-        answer_tokens=sum(e.supervised for e in each) / 300,
         cut=sum(e.cut > 0 for e in each),
         cut_test=sum(e.cut > 0 for e in tested),
     )
     assert found.lengths is not None and 0 < found.lengths.cut < 300 and 0 < found.lengths.cut_test < 8
     assert (found.selected, found.dropped) == (4, 7)
     assert replace(found, lengths=None) == inspect_rows(task, range(4), 7)
-    assert inspect_task(task_of([], test), renderer).lengths == Lengths(0, 0, 0.0, 0, found.lengths.cut_test)
+    assert inspect_task(task_of([], test), renderer).lengths == Lengths(0, 0, 0, found.lengths.cut_test)
 
 
 def test_a_row_that_cannot_be_rendered_is_named_with_its_task() -> None:
@@ -159,7 +158,7 @@ FLAWED = Inspection(
         2, (Reason("train", "the answer is empty", 2, (3, 8)),),
         (Unused("train", 3, "the answer is empty"), Unused("train", 8, "the answer is empty")),
     ),
-    lengths=Lengths(1030, 90, 2.5, 6, 1),
+    lengths=Lengths(1030, 90, 6, 1),
 )  # fmt: skip
 
 

@@ -20,7 +20,7 @@ from sapo.core.errors import DataError, ModelError, TrainError
 from sapo.core.progress import Work
 from sapo.core.types import Encoded, Example, Losses, Task
 from sapo.integrations.testing import tiny_model, tiny_tokenizer, toy_task
-from sapo.models.ability import measure_ability
+from sapo.models.ability import general_rows
 from sapo.models.losses import Scorer
 from sapo.models.render import Renderer
 from sapo.report.selections import effort
@@ -112,7 +112,7 @@ def test_without_other_tasks_general_text_is_measured() -> None:
     train = {**TRAIN, "learning_rate": 1e-9, "weight_decay": 0.0}
     trial = trial_of(choose(trainable_model(), trial={**TRIAL, "updates": 2, "leading": 2}, train=train))
     model = trainable_model()
-    general = measure_ability(model, Renderer(tiny_tokenizer(), 512), Scorer(model), 512)
+    general = Scorer(model)(general_rows(Renderer(tiny_tokenizer(), 512), 512)).per_token
     assert [list(one.losses) for one in trial.tried] == [["toy", "general text"]] * 2
     assert [one.losses["general text"] for one in trial.tried] == pytest.approx([general] * 2, rel=1e-5)
 

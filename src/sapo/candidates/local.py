@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils.memory import clear_device_cache
 from transformers import LogitsProcessor
 
 from sapo.candidates.asking import messages, most_requests, question, rounds
@@ -78,9 +78,7 @@ class Local(Source):
         finally:
             if writer is not None:
                 del writer
-                gc.collect()
-                if torch.cuda.is_available():
-                    torch.cuda.empty_cache()
+                clear_device_cache(garbage_collection=True)
 
     def _find(self, task: Task, indices: Sequence[int]) -> dict[int, str | None]:
         """Return the texts that are kept, None for the others."""

@@ -38,7 +38,6 @@ def export_data_command(
     if model is not None and form != "axolotl":
         raise ConfigError(f"--model {model}: {form} takes texts and makes tokens itself; leave it out")
     one_process("sapo export-data")
-    from sapo.core.storage import read_json, undamaged
     from sapo.integrations.exports import export_data
     from sapo.selection.selection import Chosen, Selection, chosen
     from sapo.tasks.findings import warnings_of
@@ -52,9 +51,7 @@ def export_data_command(
     if selection is not None:
         if not selection.is_file():
             raise ConfigError(f"--selection {selection} does not exist: write it with sapo select --json {selection}")
-        again = "Write it again with sapo select --json."
-        with undamaged(selection, again):
-            given = Selection.from_json(read_json(selection, again))
+        given = Selection.load(selection)
     if text is not None and not text.strip():
         raise ConfigError("--chosen is empty: give the instruction to train with")
     instructed = chosen(loaded, given)

@@ -8,6 +8,10 @@ import regex
 
 # Characters of a text in a message or a value's repr.
 _BRIEF = 60
+# An ampersand or backslash of the text must not join those that escape; the rest takes a backslash. Addresses of
+# web pages would become links by themselves.
+_ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "\\": "&#92;"}
+_MARKUP = regex.compile(r"[&<>\\`*_\[\]|~#$!@]|:(?=//)|(?<=www)\.", regex.IGNORECASE)
 _INVISIBLE = regex.compile(r"\p{Default_Ignorable_Code_Point}")
 
 
@@ -45,3 +49,8 @@ def one_line(text: str, most: int | None = None) -> str:
     """Return the text with white space collapsed, and with "..." for its end if it is longer than ``most``."""
     line = " ".join(text.split())
     return line if most is None or len(line) <= most else line[: most - 3].rstrip() + "..."
+
+
+def inline_markdown(text: str) -> str:
+    """Return a text as one line of Markdown that is nothing but text, also in a table."""
+    return str(_MARKUP.sub(lambda found: _ENTITIES.get(found.group(), f"\\{found.group()}"), plain(one_line(text))))

@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 import yaml
 
 from sapo.core.errors import DataError
-from sapo.core.storage import read_json, write_text
+from sapo.core.storage import read_json, write_json, write_text
 from sapo.core.types import Example, Task
 from sapo.models.batches import labelled
 from sapo.models.layout import messages, turns_of
@@ -69,8 +69,8 @@ def _llamafactory(task: Task, text: str, name: str, directory: Path) -> tuple[Pa
     entry = {"file_name": rows.name, "formatting": "alpaca", "columns": columns}
     if known.get(name, entry) != entry or (rows.exists() and name not in known):
         raise DataError(_another(name, rows if rows.exists() else index))
-    _write(rows, [_alpaca(text, task.suffix, row) for row in task.train])
-    _write(index, {**known, name: entry})
+    write_json(rows, [_alpaca(text, task.suffix, row) for row in task.train])
+    write_json(index, {**known, name: entry})
     return rows, index
 
 
@@ -125,7 +125,3 @@ def _marked(instruction: str, suffix: str, row: Example) -> list[dict[str, Any]]
     """Return a row as messages that say whether they are trained on: the answer alone is."""
     *earlier, answer = messages(instruction, suffix, row)
     return [*({**message, "train": False} for message in earlier), {**answer, "train": True}]
-
-
-def _write(path: Path, value: Any) -> None:
-    write_text(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n")

@@ -103,7 +103,7 @@ class Scorer:
 
         The handle speaks of the model's state now: release it before the model changes.
         """
-        return Scoring(self._runner, self._processes, encoded, self._shares_prefix, first_of_its_kind(encoded))
+        return Scoring(self, encoded)
 
     def join(self, asked: Sequence[tuple[Scoring, Sequence[int]]], advance: Callable[[int], None]) -> bool:
         """Compute rows of several candidates in common batches, so that each handle knows its own.
@@ -128,9 +128,7 @@ class Scorer:
 
     def plain(self, encoded: Sequence[Encoded]) -> Losses:
         """Return the same losses by the plain route, every row for itself: the reference for the other."""
-        alone = range(len(encoded))
-        scoring = Scoring(self._runner, self._processes, encoded, lambda rows: False, alone)
-        return losses_of(encoded, scoring.nll(alone))
+        return losses_of(encoded, Scoring(self, encoded, alone=True).nll(range(len(encoded))))
 
     def side_by_side(self, pair: Sequence[Sequence[Encoded]]) -> list[Floats]:
         """Return the NLL sums of two candidates' examples, row k of both in the same batch of the plain route.
@@ -179,21 +177,19 @@ class Scoring:
     What all examples begin with goes through the model once, and is kept for later rounds as far as the scorer
     has room. It is the same in every round, so a loss does not depend on the rows it is computed with.
 
+    Args:
+        alone: no prefix is shared, and equal examples are computed each for itself.
+
     Attributes:
         encoded: the examples.
         tokens: that went through the model so far, those of other processes included.
     """
 
-    def __init__(
-        self,
-        runner: Runner,
-        processes: Processes,
-        encoded: Sequence[Encoded],
-        shares_prefix: Callable[[Sequence[Encoded]], bool],
-        first: Sequence[int],
-    ) -> None:
-        self._runner, self._processes = runner, processes
-        self.encoded, self._shares_prefix, self._first = encoded, shares_prefix, first
+    def __init__(self, scorer: Scorer, encoded: Sequence[Encoded], *, alone: bool = False) -> None:
+        self._runner, self._processes = scorer._runner, scorer._processes
+        self._shares_prefix = (lambda _: False) if alone else scorer._shares_prefix
+        self.encoded = encoded
+        self._first: Sequence[int] = range(len(encoded)) if alone else first_of_its_kind(encoded)
         self._known: dict[int, float] = {}
         self.tokens = 0
 

@@ -58,13 +58,6 @@ class Kept:
         return bool(others)
 
 
-def empty_cache(device: torch.device) -> None:
-    """Give what an accelerator's allocator holds in reserve back to it, in larger pieces."""
-    empty = {"cuda": torch.cuda.empty_cache, "mps": torch.mps.empty_cache, "xpu": torch.xpu.empty_cache}
-    if device.type in empty:
-        empty[device.type]()
-
-
 def peak_memory() -> int | None:
     """Return the most bytes in use at one time, or None where the system does not tell.
 

@@ -7,11 +7,12 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from accelerate.utils.memory import clear_device_cache
 
 from sapo.core.errors import ScoreError
 from sapo.core.types import Encoded, Floats
 from sapo.models.batches import batch_size, longest_first, width
-from sapo.models.memory import KEPT_BYTES, KEPT_BYTES_ACCELERATOR, Kept, empty_cache
+from sapo.models.memory import KEPT_BYTES, KEPT_BYTES_ACCELERATOR, Kept
 from sapo.models.passes import Prefix, losses_of_batch, losses_of_long_row, prefix_of, row_sums
 
 T = TypeVar("T")
@@ -94,7 +95,7 @@ class Runner:
     def _make_room(self, used: Prefix | None) -> bool:
         """Free what only later calls need, and return whether that may have helped."""
         freed = self.kept.only(used)
-        empty_cache(self.model.device)
+        clear_device_cache()
         return freed
 
     def _too_large(self, what: str) -> ScoreError:

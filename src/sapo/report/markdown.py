@@ -5,13 +5,9 @@ from __future__ import annotations
 import re
 import shlex
 
-from sapo.core.untrusted import one_line, plain
+from sapo.core.untrusted import inline_markdown, plain
 from sapo.report.blocks import SHORT, Block, Command, Listing, Note, Page, Plot, Section, Style
 
-# A backslash becomes an entity, so that none of a text can join the ones that escape.
-_ESCAPES = str.maketrans(
-    {"&": "&amp;", "<": "&lt;", ">": "&gt;", "\\": "&#92;"} | {character: f"\\{character}" for character in "`*_[]|~#$"}
-)
 # What would begin a list, a heading or a rule at the start of a paragraph.
 _BLOCK = re.compile(r"^(\d*)([-+=.)])")
 _MARKS: dict[Style, str] = {"": "", "strong": "**", "dim": ""}
@@ -28,7 +24,7 @@ def to_markdown(page: Page) -> str:
 
 def inline(text: str) -> str:
     """Return a text as one escaped line."""
-    return _BLOCK.sub(r"\1\\\2", _escaped(text))
+    return _BLOCK.sub(r"\1\\\2", inline_markdown(text))
 
 
 def block_markdown(block: Block) -> str:
@@ -48,7 +44,7 @@ def block_markdown(block: Block) -> str:
     lines.append(_row([inline(title) for title in block.columns]))
     lines.append(_row(["---:" if block.numeric(i) else ":---" for i in range(len(block.columns))]))
     lines += [
-        _row([_marked(_escaped(text), "**" if n in block.bold else "") for text in row])
+        _row([_marked(inline_markdown(text), "**" if n in block.bold else "") for text in row])
         for n, row in enumerate(block.rows)
     ]
     lines += ["", *(f"- {inline(sentence)}" for sentence in block.legend)] if block.legend else []
@@ -63,10 +59,6 @@ def fenced(text: str, language: str) -> str:
 
 def _row(texts: list[str]) -> str:
     return "| " + " | ".join(texts) + " |"
-
-
-def _escaped(text: str) -> str:
-    return one_line(plain(text)).translate(_ESCAPES)
 
 
 def _marked(text: str, mark: str) -> str:

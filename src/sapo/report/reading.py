@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from sapo.experiments.study.resampling import quantile
 from sapo.report.blocks import NOTHING, Block, Note, Table
 from sapo.report.compare import Arranged
 from sapo.report.differences import direction, flat, signed
 from sapo.runs.metrics import FIGURES, METRICS
 from sapo.runs.results import NLL, PRIMARY
+from sapo.selection.differences import LEVEL
+from sapo.selection.standings import quantile
 from sapo.training.policies import MIXTURES
 
 _TESTED = (
@@ -69,8 +70,9 @@ def reading(arranged: Arranged) -> Iterator[Block]:
     if any(map(flat, bounds)):
         yield Note(EQUAL)
     if units > 1:
+        reach = quantile((1 - LEVEL) / 2, units - 1)
         yield Note(
-            f"Intervals over units are Student t intervals: mean ± {quantile(units):.2f} standard errors with {units} "
+            f"Intervals over units are Student t intervals: mean ± {reach:.2f} standard errors with {units} "
             "units, 1.96 with very many. Few units make wide intervals: too small to decide does not mean that there "
             "is no difference."
         )

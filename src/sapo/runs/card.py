@@ -17,7 +17,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from jinja2 import Template
 
-from sapo.core.untrusted import plain
+from sapo.core.untrusted import inline_markdown, plain
 from sapo.models.settings import EMBEDDED
 from sapo.training.guard import ended
 
@@ -57,7 +57,7 @@ def model_card(data: Mapping[str, Any]) -> str:
     facts += [(f"data of {entry['task']}", entry.get("data")) for entry in data["tasks"]]
     facts += [(f"version of {library}", found) for library, found in data.get("versions", {}).items()]
     card = _template().render(
-        card_data=metadata.to_yaml(), library_name=metadata.library_name, inline=_inline, block=_block,
+        card_data=metadata.to_yaml(), library_name=metadata.library_name, inline=inline_markdown, block=_block,
         literal=json.dumps(base).replace("`", "\\x60"), base_model=base, method=data["method"], policy=data["policy"],
         embedded=base == EMBEDDED, merged=merged, quantization=quantization, merge=data.get("merge"), layouts=layouts,
         tasks=[_task(entry) for entry in data["tasks"]], facts=facts,
@@ -103,18 +103,6 @@ def _selection(instruction: str, found: Mapping[str, Any]) -> dict[str, Any]:
     losses = [candidate["loss"] for candidate in found["candidates"]]
     taken = [candidate["text"] for candidate in found["candidates"]].index(instruction)
     return {**found, "taken": taken, "loss": losses[taken], "lowest": min(losses)}
-
-
-# An ampersand or backslash of the text must not join those that escape; the rest takes a backslash. Addresses of
-# web pages would become links by themselves.
-_ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "\\": "&#92;"}
-_MARKUP = re.compile(r"[&<>\\`*_\[\]|~#$!@]|:(?=//)|(?<=www)\.", re.IGNORECASE)
-
-
-def _inline(text: str) -> str:
-    """Return a text as one line that is nothing but text, also in a table."""
-    line = plain(" ".join(text.split()))
-    return _MARKUP.sub(lambda found: _ENTITIES.get(found.group(), f"\\{found.group()}"), line)
 
 
 def _block(text: str) -> str:

@@ -15,8 +15,10 @@ from sapo.core.progress import Work
 from sapo.core.types import Encoded, Instruction, Task
 from sapo.models.ability import general_rows
 from sapo.models.answers import batch_rows
+from sapo.models.batches import common_prefix
 from sapo.models.render import Renderer
 from sapo.runs.prompts import ORIGINAL, OWN, Prompt
+from sapo.selection.measuring import row_costs
 from sapo.selection.race import FIRST
 from sapo.selection.settings import SelectionSettings, TrialSettings
 from sapo.training.schedule import Training
@@ -173,12 +175,8 @@ def cost_of_examples(renderer: Renderer, task: Task, candidates: Sequence[Instru
 
 def scoring(renderer: Renderer, task: Task, candidates: Sequence[Instruction], rows: int) -> Work:
     """Return the work of scoring all candidates on so many rows: what their rows share once, the rest for each row."""
-    once = each = 0.0
-    for candidate in candidates:
-        sample = renderer.encode(candidate.text, task.suffix, task.train[:_SAMPLED])
-        once += _shared(sample)
-        each += _mean_length(sample) - _shared(sample)
-    cost = once + rows * each
+    each, once = row_costs(renderer, task, candidates, task.train[:_SAMPLED])
+    cost = once + rows * sum(each)
     return Work(rows * len(candidates), cost, cost)
 
 
@@ -199,7 +197,7 @@ def _evaluation(renderer: Renderer, task: Task, max_new_tokens: int, device: str
     """
     sample = renderer.encode(task.instruction, task.suffix, task.test[:_SAMPLED])
     rows, mean, longest = len(task.test), _mean_length(sample), max(e.supervised for e in sample)
-    reading = rows * (2 * mean - _shared(sample))
+    reading = rows * (2 * mean - common_prefix(sample))
     steps = min(sqrt(longest * max_new_tokens), max_new_tokens)
     batches = ceil(rows / batch_rows(ceil(mean) + max_new_tokens, device))
     return Work(2 * rows, reading + rows * steps, reading + steps * (batches * _STEP + rows))
@@ -207,8 +205,3 @@ def _evaluation(renderer: Renderer, task: Task, max_new_tokens: int, device: str
 
 def _mean_length(encoded: Sequence[Encoded]) -> float:
     return sum(len(e.ids) for e in encoded) / len(encoded)
-
-
-def _shared(encoded: Sequence[Encoded]) -> int:
-    columns = zip(*(e.ids for e in encoded), strict=False)
-    return next((i for i, column in enumerate(columns) if len(set(column)) > 1), 0)

@@ -148,9 +148,8 @@ def read(
 def _load(config: Config, gathering: Gathering, inputs: Inputs, tracker: Tracker, progress: Reporter) -> Run:
     directory, processes = gathering.directory, gathering.directory.processes
     policy, seed, train, evaluate = config.policy, config.seed, config.train, config.evaluate
-    method = make_method(
-        config.method, config.lora, o_lora=config.o_lora, ewc=config.ewc, replay=config.replay, lwf=config.lwf
-    )
+    own = {"o-lora": config.o_lora, "ewc": config.ewc, "replay": config.replay, "lwf": config.lwf}
+    method = make_method(config.method, config.lora, own.get(config.method))
     start = partial(_load_start, config.model, method, processes)
     loaded = start()
     renderer = Renderer(loaded.tokenizer, min(config.max_length, context_length(loaded.model)))
@@ -158,7 +157,9 @@ def _load(config: Config, gathering: Gathering, inputs: Inputs, tracker: Tracker
     if config.data.drop_long:
         inputs = inputs.fitting(renderer, evaluate.texts)
     trainings = schedule(method.order, inputs.tasks, seed, train.batch_size)
-    selection = config.selection if policy in LOWEST else config.selection.exhaustive()
+    selection = config.selection
+    if policy not in LOWEST:
+        selection = selection.model_copy(update={"strategy": "exhaustive"})
     scored = selection if policy in BY_LOSS else None
     tries = selection.rule == "trial" and policy in LOWEST
     # Where every task is tested with its original in any case, both prompts are the same text.

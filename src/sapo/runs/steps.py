@@ -25,7 +25,7 @@ from sapo.core.processes import ALONE, Processes
 from sapo.core.progress import SILENT, Reporter
 from sapo.core.storage import fingerprint, unwritable
 from sapo.core.types import Example, Instruction, Rejection, Task
-from sapo.models.ability import general_texts, measure_ability
+from sapo.models.ability import general_rows, general_texts
 from sapo.models.answers import Evaluation, evaluate
 from sapo.models.fit import context_length
 from sapo.models.render import Renderer
@@ -254,7 +254,9 @@ class Tester:
         def measured() -> dict[str, Any]:
             model, began = engine.model.bring(stage), time.perf_counter()
             with engine.progress.step(label, len(texts), 0) as advance:
-                found = measure_ability(model, engine.renderer, engine.model.scorer, context_length(model), advance)
+                # On a copy: texts share no prefix, and a first call here would decide against it for all others.
+                scorer = engine.model.scorer.on(model)
+                found = scorer(general_rows(engine.renderer, context_length(model)), advance).per_token
             return {"loss": found, "seconds": time.perf_counter() - began}
 
         inputs = {"model": stage.fingerprint, "texts": fingerprint(list(texts.items()))}

@@ -8,14 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from sapo.core.errors import ScoreError
-from sapo.core.types import Encoded, Floats, Instruction, Ints, Losses, Task
+from sapo.core.types import Encoded, Example, Floats, Instruction, Ints, Losses, Task
 from sapo.models.batches import common_prefix, width
 from sapo.models.losses import COMMON, Scorer, Scoring
 from sapo.models.render import Encoder
 from sapo.selection.cache import Found, LossCache
 
 # Rows from which the cost of a candidate's row is estimated.
-_SAMPLED = 8
+SAMPLED = 8
 
 
 class Measuring:
@@ -98,7 +98,7 @@ class Measuring:
         """Return how far a loss moves with the layout of batches alone, in nats per token; 0 in float32."""
         scoring, encoded = self._opened(0)
         before = scoring.tokens
-        found = self._scorer.layout_noise(scoring, range(min(_SAMPLED, len(encoded))))
+        found = self._scorer.layout_noise(scoring, range(min(SAMPLED, len(encoded))))
         self.spent += scoring.tokens - before
         return found
 
@@ -113,16 +113,6 @@ class Measuring:
     def losses(self, nll: Sequence[Floats]) -> list[Losses]:
         """Return the losses of all candidates as values."""
         return [Losses(x, self.tokens[: len(x)], cut) for x, cut in zip(nll, self._cut, strict=True)]
-
-    def costs(self) -> tuple[list[float], int]:
-        """Return about how many forward tokens one row of each candidate costs, and what all their beginnings do."""
-        costs, beginnings = [], 0
-        for candidate in self._candidates:
-            sample = self._renderer.encode(candidate.text, self._task.suffix, self._examples[:_SAMPLED])
-            shared = common_prefix(sample)
-            costs.append(sum(len(e.ids) for e in sample) / len(sample) - shared)
-            beginnings += shared
-        return costs, beginnings
 
     def release(self) -> None:
         """Let go of what is kept for further rounds."""
@@ -154,3 +144,16 @@ class Measuring:
                 f"loss {nll[bad[0]]} on training row {self._order[places[int(bad[0])]]} ({bad.size} such rows). The "
                 "model's weights or its number format are broken: try dtype float32, or an earlier stage."
             )
+
+
+def row_costs(
+    renderer: Encoder, task: Task, candidates: Sequence[Instruction], sample: Sequence[Example]
+) -> tuple[list[float], int]:
+    """Return about how many forward tokens one row of each candidate costs, and what all their beginnings do."""
+    costs, beginnings = [], 0
+    for candidate in candidates:
+        encoded = renderer.encode(candidate.text, task.suffix, sample)
+        shared = common_prefix(encoded)
+        costs.append(sum(len(e.ids) for e in encoded) / len(encoded) - shared)
+        beginnings += shared
+    return costs, beginnings

@@ -14,7 +14,7 @@ from sapo.models.memory import peak_memory
 from sapo.models.render import Encoder
 from sapo.selection.cache import LossCache
 from sapo.selection.differences import TIE, choose, compare, intervals_after_race
-from sapo.selection.measuring import Measuring
+from sapo.selection.measuring import SAMPLED, Measuring, row_costs
 from sapo.selection.race import Finish, race, round_sizes
 from sapo.selection.selection import CandidateLoss, Race, Selection, Status
 from sapo.selection.settings import SelectionSettings
@@ -60,7 +60,7 @@ def score_candidates(
         progress.race([c.text for c in candidates], len(order)) as watch,
     ):
         found = Measuring(scorer, renderer, task, candidates, order, cache, advance)
-        costs, beginnings = found.costs()
+        costs, beginnings = row_costs(renderer, task, candidates, [task.train[i] for i in order[:SAMPLED]])
         try:
             noise = found.noise()
             epsilon = settings.epsilon + noise

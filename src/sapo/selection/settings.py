@@ -58,7 +58,3 @@ class SelectionSettings(Settings):
     def races(self) -> bool:
         """Whether candidates race."""
         return self.strategy == "racing" and self.rule != "confident"
-
-    def exhaustive(self) -> SelectionSettings:
-        """Return the same, with every candidate on every row."""
-        return self.model_copy(update={"strategy": "exhaustive"})

@@ -60,14 +60,12 @@ class Lengths:
     Attributes:
         tokens: of all training rows, prompt and answer.
         longest: tokens of the longest training row.
-        answer_tokens: mean supervised tokens of a training row; 0 without training rows.
         cut: training inputs longer than max_length, cut in the middle.
         cut_test: test inputs likewise.
     """
 
     tokens: int
     longest: int
-    answer_tokens: float
     cut: int
     cut_test: int
 
@@ -173,14 +171,13 @@ def drop_overlap(task: Task) -> tuple[Task, int]:
 
 
 def _lengths(task: Task, renderer: Renderer) -> Lengths:
-    total = longest = supervised = cut = 0
+    total = longest = cut = 0
     for encoded in _encoded(task, renderer, "train", task.train):
         total += len(encoded.ids)
         longest = max(longest, len(encoded.ids))
-        supervised += encoded.supervised
         cut += encoded.cut > 0
     cut_test = sum(encoded.cut > 0 for encoded in _encoded(task, renderer, "test", task.test))
-    return Lengths(total, longest, supervised / max(len(task.train), 1), cut, cut_test)
+    return Lengths(total, longest, cut, cut_test)
 
 
 def _encoded(task: Task, renderer: Renderer, split: Split, rows: Sequence[Example]) -> Iterator[Encoded]:

@@ -12,13 +12,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.stats import t
 
 from sapo.core.types import Encoded, Losses, Task
 from sapo.models.losses import Scorer
 from sapo.models.render import Renderer
 from sapo.selection.differences import LEVEL
-from sapo.selection.standings import standard_error
+from sapo.selection.standings import quantile, standard_error
 from sapo.tasks.sampling import selection_rows
 from sapo.training.settings import GuardSettings
 
@@ -55,7 +54,7 @@ def increase(before: Losses, now: Losses) -> tuple[float, float]:
     risen = now.nll - before.nll
     mean = float(risen.sum() / now.tokens.sum())
     spread = standard_error(risen, now.tokens)
-    return mean, float(mean - t.ppf((1 + LEVEL) / 2, len(risen) - 1) * spread)
+    return mean, float(mean - quantile((1 - LEVEL) / 2, len(risen) - 1) * spread)
 
 
 @dataclass(slots=True)

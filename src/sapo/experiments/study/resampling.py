@@ -16,11 +16,12 @@ from dataclasses import dataclass
 from itertools import permutations as orders
 
 import numpy as np
-from scipy.stats import norm, rankdata, t
+from scipy.stats import norm, rankdata
 
 from sapo.core.types import Floats, Ints
+from sapo.selection.differences import LEVEL
+from sapo.selection.standings import quantile
 
-LEVEL = 0.95
 # Degrees of freedom below which a bootstrap of candidates repeats the same few values.
 _LEAST = 4
 # Share of the resamples that must define a figure.
@@ -211,16 +212,11 @@ def detectable(sizes: Sequence[int]) -> Detectable:
     freedom, fisher = sum(n - 1 for n in sizes) - 1, sum(n - 3 for n in sizes)
     if freedom < 1:
         return Detectable(None, None)
-    quantile = float(t.ppf(1 - ALPHA / 2, freedom))
-    critical = quantile / math.sqrt(freedom + quantile**2)
+    bound = quantile(ALPHA / 2, freedom)
+    critical = bound / math.sqrt(freedom + bound**2)
     if fisher < 1:
         return Detectable(critical, None)
     return Detectable(critical, math.tanh(math.atanh(critical) + float(norm.ppf(POWER)) * math.sqrt(_FISHER / fisher)))
-
-
-def quantile(n: int) -> float:
-    """Return how many standard errors a 95 % Student t interval of n >= 2 values reaches to either side."""
-    return float(t.ppf((1 + LEVEL) / 2, n - 1))
 
 
 def student(values: Sequence[float]) -> tuple[float, tuple[float, float] | None]:
@@ -230,7 +226,7 @@ def student(values: Sequence[float]) -> tuple[float, tuple[float, float] | None]
     if n == 1:
         return mean, None
     # Of equal values the standard deviation is 0; rounding would make it a little more.
-    half = quantile(n) * (float(found.std(ddof=1)) if np.ptp(found) > 1e-12 else 0.0) / n**0.5
+    half = quantile((1 - LEVEL) / 2, n - 1) * (float(found.std(ddof=1)) if np.ptp(found) > 1e-12 else 0.0) / n**0.5
     return mean, (mean - half, mean + half)
 
 

@@ -30,7 +30,7 @@ class Ewc(SeqLora):
 
     name = "ewc"
     remembers = True
-    _own: EwcSettings
+    _own: EwcSettings = EwcSettings()
 
     def objective(self, model: Any, training: Training) -> Objective | None:
         """Return the NLL plus the penalty; at the first task nothing is held."""

@@ -26,7 +26,7 @@ class Lwf(SeqLora):
     """
 
     name = "lwf"
-    _own: LwfSettings
+    _own: LwfSettings = LwfSettings()
 
     def objective(self, model: Any, training: Training) -> Objective | None:
         """Return the NLL plus the distance to the prepared model, which is the teacher."""

@@ -21,7 +21,7 @@ class OLora(IncLora):
     """Adds lambda * sum over modules of sum |A_old A_new^T|, A_old the stacked A of all earlier tasks (section 3.2)."""
 
     name = "o-lora"
-    _own: OLoraSettings
+    _own: OLoraSettings = OLoraSettings()
 
     def objective(self, model: Any, training: Training) -> Objective | None:
         """Return the NLL plus the penalty; where no layer has old directions there is nothing to keep away from."""

@@ -30,7 +30,7 @@ class Replay(SeqLora):
 
     name = "replay"
     remembers = True
-    _own: ReplaySettings
+    _own: ReplaySettings = ReplaySettings()
 
     def objective(self, model: Any, training: Training) -> Objective | None:
         """Return the mixture; where nothing was learned before, there is nothing to replay."""

@@ -32,10 +32,13 @@ class SeqLora:
     order: Order = "sequence"
     whole = False
     remembers = False
+    _own: Settings | None = None
     continues = True
 
     def __init__(self, lora: LoraSettings, own: Settings | None = None) -> None:
-        self._lora, self._own = lora, own
+        self._lora = lora
+        if own is not None:
+            self._own = own
 
     def settings(self) -> dict[str, Any]:
         """Return everything that decides what this method does, for fingerprints."""

@@ -53,7 +53,7 @@ class Notes(Reporter):
 def best_order(run: Run, before: Stage, training: Training, choice: Choice, config: Config) -> int:
     """Return the seed of the order that the trial chooses for a training from the stage before."""
     settings, seeds = config.selection.trial, [config.seed + more for more in ORDERS]
-    renderer, model = run.renderer, run.model.prepare(before, training)
+    renderer, model = run.engine.renderer, run.model.prepare(before, training)
     watched = {one.task.name: (one.task, one.instruction.text, renderer) for one in before.choices}
     others = other_rows(watched, settings, config.seed, renderer, context_length(model))
     own = renderer.encode(choice.instruction.text, choice.task.suffix, choice.task.train)

@@ -108,11 +108,11 @@ def finished(small_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Fin
 
 
 def selected(finished: Finished) -> dict[str, str]:
-    return {name: entry["text"] for name, entry in finished.results.data["instructions"].items()}
+    return {name: entry["text"] for name, entry in finished.results.to_json()["instructions"].items()}
 
 
 def test_a_paraphrase_wins_on_every_task_so_that_the_tests_below_can_fail(finished: Finished) -> None:
-    entries = finished.results.data["instructions"]
+    entries = finished.results.to_json()["instructions"]
     assert [entries[name]["origin"] for name in TASKS] == ["builtin"] * 3
     assert all(entries[name]["text"] in builtin_paraphrases(name) for name in TASKS)
 
@@ -143,7 +143,7 @@ def test_candidates_are_scored_in_the_state_before_their_task(
     assert (gathered[0]["text"], len(places), places) == (task.instruction, 3, sorted(places))
     assert stored["chosen"] == int(np.argmin(losses))
     assert selected(finished)[task.name] == stored["candidates"][int(np.argmin(losses))]["text"]
-    recorded = finished.results.data["instructions"][task.name]["losses"]
+    recorded = finished.results.to_json()["instructions"][task.name]["losses"]
     assert recorded == {c["text"]: c["loss"] for c in stored["candidates"]}
 
 
@@ -162,7 +162,7 @@ def test_each_task_is_trained_once_in_order_on_its_own_rows_with_the_chosen_inst
 def test_matrices_are_means_of_the_recorded_cells_and_of_losses_sums_over_sums(
     metric: str, prompt: str, finished: Finished
 ) -> None:
-    data = finished.results.data
+    data = finished.results.to_json()
     primary = data["primary_metrics"]
     assert primary == {TASKS[0]: "exact_match", TASKS[1]: "list_f1", TASKS[2]: "exact_match", WATCH: "exact_match"}
     assert data["primary_metric"] == "mixed" and WATCH not in data["tasks"] and WATCH not in data["instructions"]
@@ -187,7 +187,7 @@ def test_matrices_are_means_of_the_recorded_cells_and_of_losses_sums_over_sums(
 def test_the_main_matrix_and_metrics_are_those_of_the_primary_metric_and_the_chosen_instruction(
     finished: Finished,
 ) -> None:
-    data = finished.results.data
+    data = finished.results.to_json()
     assert data["test_prompt"] == "own"
     assert finished.results.matrix == data["matrices"]["primary"]["own"] != data["matrices"]["primary"]["original"]
     assert finished.results.metrics == data["metrics_all"]["primary"]["own"]
@@ -440,7 +440,7 @@ def test_a_run_starts_from_the_users_adapter_and_its_stage_contains_it(
     config = configure(
         small_model, bench, tmp_path / "run", sequence=["alpha"], method=method, model={"adapter": str(adapter)},
     )  # fmt: skip
-    instruction = run(config).data["instructions"]["alpha"]["text"]
+    instruction = run(config).to_json()["instructions"]["alpha"]["text"]
     tokenizer = AutoTokenizer.from_pretrained(small_model)
     task = prepare(config).inputs.tasks[0]
     start, stage = stock(small_model, adapter), config.run_dir / "stages" / "1-alpha"

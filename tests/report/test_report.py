@@ -538,11 +538,14 @@ def test_a_dry_run_adds_up_to_the_plan_and_names_cut_inputs(model_dir: Path) -> 
     # Of 20 built-in paraphrases two are kept.
     assert rows(tasks_table)[0] == ["1 date-format", "8", "4", "4", "3", "0"]
     assert rows(data_table)[0][:3] == ["date-format", "8", "4"]
-    assert work.rows[-1][-1] == duration(ready.plan.cost / 100)
+    assert work.rows[-1][-1] == duration(ready.engine.plan.cost / 100)
     assert [row[1] for row in work.rows[:3]] == ["12 row x candidate", "1 updates", "8 rows, each answered and scored"]
     text = " ".join(printed(page).split())
     for part in ("nothing was written", "measured 100 tokens/s on a few rows", "without --dry-run"):
         assert part in text
+    for method, stages in (("seq-lora", 3), ("multitask", 2)):
+        both = make_config({**config.plain(), "sequence": ["date-format", "review-sentiment"], "method": method})
+        assert f"testing, {stages} stages" in printed(dry_run_page(both, prepare(both), 100.0))
     both = config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"prompts": ("own", "original")})})
     inspection = ready.inspections["date-format"]
     assert inspection.lengths is not None

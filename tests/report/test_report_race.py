@@ -95,7 +95,7 @@ def test_a_dry_run_shows_the_most_that_scoring_takes(model_dir: Path, tmp_path: 
             }
         )  # fmt: skip
         setup = prepare(config)
-        (most,) = setup.plan.score.values()
+        (most,) = setup.engine.plan.score.values()
         return most, words(dry_run_page(config, setup, 1000.0)), setup.notes
 
     most, text, _ = dry(strategy="racing", budget=None)

@@ -139,7 +139,9 @@ def test_multitask_trains_one_stage_on_rows_of_all_tasks_with_their_own_instruct
     told = Told()
     seen = watch_training(monkeypatch, told)
     # Mixtures draw for each task of its own.
-    data = run(configure(small_model, bench, tmp_path / "run", method="multitask", policy="per-example"), told).data
+    data = run(
+        configure(small_model, bench, tmp_path / "run", method="multitask", policy="per-example"), told
+    ).to_json()
     for task in TASKS:
         mine = [(text, shown) for _, text, shown, _ in seen if shown.startswith(task)]
         assert {text for text, _ in mine} == {*data["instructions"][task]["mixture"]} < {*more_paraphrases_of(task)}
@@ -217,11 +219,11 @@ def test_held_out_paraphrases_are_never_candidates_and_the_same_for_all_policies
         one = worded(policy, **changes)
         setup = prepare(one.config)
         for task in TASKS:
-            held = one.results.data["robustness"][task]["texts"]
+            held = one.results.to_json()["robustness"][task]["texts"]
             candidates = [c.text for c in setup.inputs.candidates[task]]
             assert len(held) == 2 and len(candidates) == 4 and not set(held) & set(candidates)
             assert {*held, *candidates} == {original_of(task), *read(one.config.candidates.file or Path())[task]}
-            entry = one.results.data["instructions"][task]
+            entry = one.results.to_json()["instructions"][task]
             assert entry["text"] in candidates and not set(entry.get("mixture", [])) & set(held)
             assert not set(entry["losses"] or {}) & set(held)
             texts[task].append(held)
@@ -249,7 +251,7 @@ def test_robustness_is_measured_in_each_tasks_last_state(worded: Wording, parts:
     for method, stages in (("single", (1, 2)), ("multitask", (2, 2))):
         one = worded("original", method=method)
         held = [name for name in cells(one.config.run_dir) if "text-" in name]
-        texts = {task: one.results.data["robustness"][task]["texts"] for task in TASKS}
+        texts = {task: one.results.to_json()["robustness"][task]["texts"] for task in TASKS}
         assert sorted(held) == sorted(
             f"{stage}/{task}.{short(text)}.json"
             for stage, task in zip(stages, TASKS, strict=True)
@@ -271,9 +273,9 @@ def able(small_model: Path, bench: Path, tmp_path_factory: pytest.TempPathFactor
 
 
 def test_general_ability_is_that_of_every_reloaded_stage(able: Worded, small_model: Path) -> None:
-    found = able.results.data["ability"]
+    found = able.results.to_json()["ability"]
     assert [stage["stage"] for stage in found] == [0, 1, 2]
-    renderer = prepare(able.config).renderer
+    renderer = prepare(able.config).engine.renderer
     for stage, name in enumerate((None, "1-alpha", "2-beta")):
         model = AutoModelForCausalLM.from_pretrained(small_model)
         if name:
@@ -291,4 +293,4 @@ def test_measuring_ability_changes_nothing_else(able: Worded, parts: dict[str, C
 
 def test_the_page_shows_ability_at_every_stage(able: Worded) -> None:
     matrix = next(table for table in tables(able.config.run_dir, "Every metric") if table.columns[-1] == "general text")
-    assert [row[-1].strip() for row in matrix.rows] == [f"{at['loss']:.3f}" for at in able.results.data["ability"]]
+    assert [row[-1].strip() for row in matrix.rows] == [f"{at['loss']:.3f}" for at in able.results.to_json()["ability"]]

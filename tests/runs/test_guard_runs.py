@@ -263,7 +263,7 @@ def test_stored_rows_are_training_rows_with_the_instruction_of_their_task_and_ne
 
     def looks(*watched: tuple[Task, str]) -> bool:
         guard = guard_over(
-            "2-b", watched, GuardSettings(rows=4), scorer, found.renderer, 9, 4, told.note,  # type: ignore[arg-type]
+            "2-b", watched, GuardSettings(rows=4), scorer, found.engine.renderer, 9, 4, told.note,  # type: ignore[arg-type]
         )  # fmt: skip
         if guard is not None:
             guard.begin(tiny_model())

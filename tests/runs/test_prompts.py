@@ -193,7 +193,7 @@ def test_each_text_is_tested_once_in_a_file_that_is_named_after_it(policy: str, 
             expected |= {f"{stage}/{task}.{name}.json": text for text, name in names.items()}
     assert {name: found["instruction"] for name, found in cells(config.run_dir).items()} == expected
     assert len(told.of("testing")) == len(expected)
-    assert sum(prepare(config).plan.tests.values()) >= len(expected)
+    assert sum(prepare(config).engine.plan.tests.values()) >= len(expected)
 
 
 def test_test_prompts_change_no_training_and_what_both_test_is_the_same(made: Made) -> None:

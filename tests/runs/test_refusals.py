@@ -215,6 +215,10 @@ def test_an_adapter_on_another_base_than_its_own_is_not_confirmed(configured: Co
     config = configured()
     run(config)
     stage = config.run_dir / "stages" / "1-review-sentiment"
+    model = {"base": config.model.base, "device": "cpu", "adapter": str(stage)}
+    for method, continues in (("ewc", True), ("inc-lora", False)):
+        notes = prepare(configured(method=method, model=model, run_dir=str(tmp_path / method))).notes
+        assert any("the adapter's own r, alpha, dropout and modules hold" in note for note in notes) == continues
     assert load_model(config.model.base, str(stage), device="cpu").confirmed
     tiny_model(seed=5).save_pretrained(tmp_path / "other")
     tiny_tokenizer().save_pretrained(tmp_path / "other")

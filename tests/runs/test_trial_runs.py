@@ -118,7 +118,7 @@ def test_a_dry_run_and_the_report_tell_of_trials(small_model: Path, bench: Path,
     # Two tasks: three candidates for two updates each.
     assert work.rows[1][:2] == ("trying the leading candidates", "12 updates")
     run(config, listener)
-    for name, planned in ready.plan.trials.items():
+    for name, planned in ready.engine.plan.trials.items():
         (cost,) = (cost for label, (_, cost) in listener.work.items() if f"{name}: trying" in label)
         # Estimated from the original's prompts.
         assert planned.cost == pytest.approx(cost, rel=0.3)

@@ -221,6 +221,8 @@ def test_every_kind_of_table_gives_the_same_losses(tmp_path: Path) -> None:
     exact = sapo.score(tiny_model(), tiny_tokenizer(), PLAIN, [OLD, *NEW], instruction=OLD)
     encoded = Renderer(tiny_tokenizer(), 512).encode(OLD, "", task.train)
     assert exact[0].tokens.tolist() == [row.supervised for row in encoded]
+    with pytest.raises(DataError, match="max_length = '512'"):
+        sapo.score(tiny_model(), tiny_tokenizer(), PLAIN, [OLD], instruction=OLD, max_length="512")  # type: ignore[arg-type]
     for losses, candidate in zip(exact, found[0].candidates, strict=True):
         assert losses.per_token == pytest.approx(candidate.losses.per_token, rel=1e-6)
 

@@ -78,7 +78,7 @@ def _forecast(settings: Config) -> None:
         ready, speed = estimate(first, progress)
     show(console(), dry_run_page(first, ready, speed))
     if runs:
-        whole = duration(ready.plan.cost / speed * len(runs))
+        whole = duration(ready.engine.plan.cost / speed * len(runs))
         say(f"This is the first of {len(runs)} runs. If all take as long: {whole}.", *(one.name for one in runs))
 
 

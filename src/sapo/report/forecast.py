@@ -85,7 +85,7 @@ def _tasks(config: Config, run: Run) -> Table:
 
 
 def _work(config: Config, run: Run, speed: float) -> Iterator[Block]:
-    plan, trials = run.plan, run.plan.trials
+    plan, trials = run.engine.plan, run.engine.plan.trials
     # Each row counts twice in the plan: it is answered, and its loss is computed.
     once = {name: replace(work, units=work.units // 2) for name, work in plan.evaluate.items()}
     testing = [work for name, work in once.items() for _ in range(plan.tests[name])]

@@ -9,7 +9,6 @@ from typing import Any
 from safetensors import SafetensorError
 
 from sapo.core.errors import RecordError, TrainError
-from sapo.core.processes import Processes
 from sapo.core.storage import write_json, write_text
 from sapo.models.fingerprint import state_fingerprint
 from sapo.models.load import LoadedModel
@@ -58,12 +57,11 @@ class RunModel(Model):
         directory: RunDirectory,
         lineage: Lineage,
         batch_tokens: int | None,
-        processes: Processes,
     ) -> None:
         super().__init__(loaded.model)
         self._tokenizer, self._fresh = loaded.tokenizer, fresh
-        self._method, self._directory, self._lineage, self._processes = method, directory, lineage, processes
-        self._scorer = Scorer(self.model, batch_tokens, processes)
+        self._method, self._directory, self._lineage = method, directory, lineage
+        self._scorer = Scorer(self.model, batch_tokens, directory.processes)
         self.start = self.stage(0, "start", ())
         self._now: Stage | None = self.start
         # The training that the model is prepared for, and the stage that it begins at.
@@ -131,7 +129,7 @@ class RunModel(Model):
             write_text(directory / "README.md", model_card(data))
 
         self._directory.save_stage(training.name, write)
-        if len(set(self._processes.gather(after))) > 1:
+        if len(set(self._directory.processes.gather(after))) > 1:
             raise TrainError(
                 f"stage {training.name}: the processes ended with different weights; run it in one process"
             )

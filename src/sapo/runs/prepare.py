@@ -30,7 +30,6 @@ from sapo.runs.config.schema import Config, SweepConfig
 from sapo.runs.directory import RunDirectory
 from sapo.runs.inputs import Gathering, Inputs, read_inputs
 from sapo.runs.lineage import earlier_tasks, library_versions, lineage
-from sapo.runs.matrix import undefined
 from sapo.runs.model import RunModel
 from sapo.runs.plan import Plan, cost_of_examples, make_plan
 from sapo.runs.prompts import ORIGINAL, OWN
@@ -65,13 +64,14 @@ def prepared(config: Config, progress: Reporter = SILENT, shared: Path | None = 
             "sapo.experiments.sweep.run_sweep, or leave sweep out"
         )
     run = prepare(config, progress, shared)
-    updates = {stage: work.units for stage, work in run.plan.trainings.items()}
-    with run.directory:
+    updates = {stage: work.units for stage, work in run.engine.plan.trainings.items()}
+    directory = run.engine.directory
+    with directory:
         # A sweep says it for all of its runs.
         for note in () if shared is not None else unread(config):
             progress.note(note)
         run.begin(progress)
-        with run.tracker.opened(run.loaded.model, updates, first=run.directory.processes.first):
+        with run.tracker.opened(run.loaded.model, updates, first=directory.processes.first):
             yield run
 
 
@@ -180,8 +180,8 @@ def _load(config: Config, gathering: Gathering, inputs: Inputs, tracker: Tracker
         template=template, versions=library_versions(config.model.quantization), quantization=config.model.quantization,
         earlier=earlier_tasks(config.model.adapter, config.model.base), whole=method.whole,
     )  # fmt: skip
-    model = RunModel(loaded, lambda: start().model, method, directory, describe, selection.batch_tokens, processes)
-    engine = Engine(directory, model, renderer, plan, progress, processes)
+    model = RunModel(loaded, lambda: start().model, method, directory, describe, selection.batch_tokens)
+    engine = Engine(directory, model, renderer, plan, progress)
     # Weights of the model itself often need another rate than an adapter.
     own_rate = {"full": config.full.learning_rate, "osf": config.osf.learning_rate}.get(config.method)
     trainer = Trainer(
@@ -195,12 +195,9 @@ def _load(config: Config, gathering: Gathering, inputs: Inputs, tracker: Tracker
         inputs=inputs,
         schedule=trainings,
         loaded=loaded,
-        renderer=renderer,
-        plan=plan,
+        engine=engine,
         inspections=inspections,
         notes=_notes(config, method, loaded, renderer, inputs, plan, scored, processes.count),
-        undefined=undefined(method.order),
-        directory=directory,
         gathering=gathering,
         model=model,
         chooser=Chooser(engine, policy, selection, seed, trainer if tries else None),
@@ -255,7 +252,7 @@ def estimate(config: Config, progress: Reporter) -> tuple[Run, float]:
     for note in run.notes:
         progress.note(note)
     task = run.inputs.tasks[0]
-    rows = run.renderer.encode(task.instruction, task.suffix, task.train[:_CALIBRATION_ROWS])
+    rows = run.engine.renderer.encode(task.instruction, task.suffix, task.train[:_CALIBRATION_ROWS])
     tokens = sum(len(e.ids) for e in rows)
     scorer = run.model.scorer
     with progress.step("measuring the model's speed", 1, 1):

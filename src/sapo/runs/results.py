@@ -206,11 +206,6 @@ class RunResult(_Value):
         return self.metrics_all[PRIMARY][self.test_prompt]
 
     @property
-    def data(self) -> dict[str, Any]:
-        """What `results.json` holds."""
-        return self.to_json()
-
-    @property
     def model(self) -> str:
         """The base model as the configuration names it, and how it is quantised, which makes it another model."""
         model = self.config["model"]

@@ -16,15 +16,12 @@ import torch
 from sapo.core.progress import Reporter
 from sapo.core.types import Task
 from sapo.models.load import LoadedModel
-from sapo.models.render import Renderer
-from sapo.runs.directory import RunDirectory
 from sapo.runs.inputs import Gathering, Inputs
 from sapo.runs.lineage import library_versions
-from sapo.runs.matrix import Row, run_result
+from sapo.runs.matrix import Row, run_result, undefined
 from sapo.runs.model import RunModel
-from sapo.runs.plan import Plan
 from sapo.runs.results import RunResult
-from sapo.runs.steps import Chooser, Tester, Trainer
+from sapo.runs.steps import Chooser, Engine, Tester, Trainer
 from sapo.runs.tracking import Tracker
 from sapo.selection.selection import Choice
 from sapo.tasks.findings import data_table, warnings_of
@@ -41,7 +38,6 @@ class Run:
         loaded: the model as it was loaded, with its notes.
         inspections: what the rows of every task hold.
         notes: what the user should know before it starts, one sentence each.
-        undefined: metrics that lack their cells, by name, with the reason.
         chooser, trainer, tester: its three steps.
         tracker: takes figures for the user's experiment tracker.
     """
@@ -50,12 +46,9 @@ class Run:
     inputs: Inputs
     schedule: tuple[Training, ...]
     loaded: LoadedModel
-    renderer: Renderer
-    plan: Plan
+    engine: Engine
     inspections: Mapping[str, Inspection]
     notes: tuple[str, ...]
-    undefined: Mapping[str, str]
-    directory: RunDirectory
     gathering: Gathering
     model: RunModel
     chooser: Chooser
@@ -77,9 +70,9 @@ class Run:
         for inspection in inspections:
             for warning in warnings_of(inspection):
                 progress.note(f"note: {warning}")
-        progress.plan(self.plan.cost)
+        progress.plan(self.engine.plan.cost)
         self._write_environment(progress)
-        self.directory.write_first("data.json", {"tasks": [one.to_json() for one in inspections]})
+        self.engine.directory.write_first("data.json", {"tasks": [one.to_json() for one in inspections]})
         self.gathering.save(self.inputs)
 
     def choose(self, before: Stage, training: Training, task: Task) -> Choice:
@@ -111,27 +104,28 @@ class Run:
     def finished(self, rows: Sequence[Row]) -> RunResult:
         """Return what all rows together say, and write it."""
         prompts, inputs = self.tester.prompts, self.inputs
+        lacking = undefined(self.trainer.method.order)
         result = run_result(
-            rows, inputs.tasks, inputs.watch, prompts, self.config, self.undefined, inputs.held_out, inputs.data
+            rows, inputs.tasks, inputs.watch, prompts, self.config, lacking, inputs.held_out, inputs.data
         )
         self.tracker.finished(result.metrics_all)
-        self.directory.write("results.json", result.to_json())
+        self.engine.directory.write("results.json", result.to_json())
         return result
 
     def _write_environment(self, progress: Reporter) -> None:
         """Record libraries, machine and the model's decisions; say which libraries differ from the last start's."""
         versions = library_versions()
-        then = self.directory.read("environment.json").get("versions") or {}
+        then = self.engine.directory.read("environment.json").get("versions") or {}
         changed = [f"{n} {then[n]} then, {versions.get(n)} now" for n in then if then[n] != versions.get(n)]
         if changed:
             progress.note(f"resumed with other library versions: {'; '.join(changed)}")
         now = {
             "python": platform.python_version(),
             "platform": platform.platform(),
-            "processes": self.directory.processes.count,
+            "processes": self.engine.directory.processes.count,
             "threads": torch.get_num_threads(),
             "model": self.loaded.name,
             "notes": list(self.loaded.notes),
             "versions": versions,
         }
-        self.directory.write("environment.json", now)
+        self.engine.directory.write("environment.json", now)

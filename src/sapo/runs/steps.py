@@ -21,7 +21,6 @@ from typing import Any, TypeVar
 import numpy as np
 
 from sapo.core.errors import RecordError, ScoreError, TrainError
-from sapo.core.processes import ALONE, Processes
 from sapo.core.progress import SILENT, Reporter
 from sapo.core.storage import fingerprint, unwritable
 from sapo.core.types import Example, Instruction, Rejection, Task
@@ -72,7 +71,6 @@ class Engine:
     renderer: Renderer
     plan: Plan
     progress: Reporter = SILENT
-    processes: Processes = ALONE
 
     def inputs(self, stage: Stage, task: Task, rows: Sequence[Example]) -> dict[str, str]:
         """Return fingerprints of what every step depends on."""
@@ -156,7 +154,7 @@ class Chooser:
         def scored() -> dict[str, Any]:
             model, cache = engine.model.bring(stage), None
             if settings.cache:
-                cache = LossCache(cache_directory(), stage.fingerprint, model.device.type, engine.processes)
+                cache = LossCache(cache_directory(), stage.fingerprint, model.device.type, engine.directory.processes)
             budget = None if settings.budget is None else settings.budget * engine.plan.train[task.name].cost
             selection = score_candidates(
                 engine.model.scorer, engine.renderer, task, candidates, rows, settings,
@@ -233,7 +231,7 @@ class Tester:
             with engine.progress.step(label, work.units, work.cost) as advance:
                 cell = evaluate(
                     model, engine.renderer, task, instruction, task.test, self.max_new_tokens, advance,
-                    engine.model.scorer, engine.processes,
+                    engine.model.scorer, engine.directory.processes,
                 )  # fmt: skip
             if not np.isfinite(cell.losses.nll).all():
                 row = int(np.flatnonzero(~np.isfinite(cell.losses.nll))[0])
@@ -345,7 +343,7 @@ class Trainer:
         began = time.perf_counter()
         with engine.progress.step(label, work.units, work.cost) as advance, self._explained(training):
             learned = finetune(
-                model, training.rows, settings, self.seed, advance, engine.processes, checkpoints, extras
+                model, training.rows, settings, self.seed, advance, engine.directory.processes, checkpoints, extras
             )
         seconds = time.perf_counter() - began
         alarms = [] if guard is None else guard.alarms
@@ -385,7 +383,7 @@ class Trainer:
         with self._explained(begun):
             selection = try_leading(
                 selection, model, self.model.scorer, engine.renderer, task, others, settings, self.settings,
-                seed=self.seed, objective=self.method.objective(model, begun), processes=engine.processes,
+                seed=self.seed, objective=self.method.objective(model, begun), processes=engine.directory.processes,
                 progress=engine.progress,
             )  # fmt: skip
         self.model.restored(before, training)

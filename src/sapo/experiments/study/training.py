@@ -78,7 +78,7 @@ def train(
     The transition was begun before, in this process or in another one with the same run_dir, or that is an error.
     """
     ground = _ground(config, transition, progress, writes=False)
-    run, task, renderer = ground.run, ground.tested[transition.task], ground.run.renderer
+    run, task, renderer = ground.run, ground.tested[transition.task], ground.run.engine.renderer
     candidate = run.inputs.candidates[task.name][trial.candidate]
     encoded = renderer.encode(candidate.text, task.suffix, task.train)
     model = run.model.prepare(ground.stage, replace(run.schedule[-1], rows=encoded))
@@ -87,7 +87,7 @@ def train(
         settings = settings.model_copy(update={"learning_rate": config.sgd.learning_rate})
     began = time.perf_counter()
     travel, loss_before = Travel(), None if config.lean else scorer(encoded).per_token
-    work = run.plan.train[task.name]
+    work = run.engine.plan.train[task.name]
     with progress.step(label, work.units, work.cost) as advance:
         training = finetune(
             model, encoded, settings, trial.seed, advance, extras=Extras(watchers=(travel,)), optimiser=trial.arm
@@ -147,7 +147,7 @@ def _ground(config: StudyConfig, transition: Transition, progress: Reporter, *, 
     if not writes and not (own.run_dir / MEASURED).is_file():
         raise RecordError(f"{own.run_dir / MEASURED} does not exist here: all workers must share run_dir")
     run = prepare(own, progress)
-    directory, task = run.directory, run.inputs.tasks[-1]
+    directory, task = run.engine.directory, run.inputs.tasks[-1]
     tested = {one.name: one for one in (*run.inputs.tasks, *run.inputs.watch)}
     with directory if writes else nullcontext():
         if writes:
@@ -180,7 +180,7 @@ def _measure(
 ) -> dict[str, Any]:
     """Return what is measured in a state before anything is trained from it, as JSON."""
     task, model = tested[transition.task], run.model.prepare(stage, run.schedule[-1])
-    scorer, renderer, candidates = run.model.scorer, run.renderer, run.inputs.candidates[task.name]
+    scorer, renderer, candidates = run.model.scorer, run.engine.renderer, run.inputs.candidates[task.name]
     before, scores, found, by_row = {}, {}, [], []
     with progress.step(f"{transition.name}: before training", len(tested), 0) as advance:
         for name, one in tested.items():
@@ -208,5 +208,5 @@ def _measure(
 
 def _score(run: Run, model: Any, task: Task, text: str, max_new_tokens: int) -> float:
     """Return the mean score of a task's test rows with an instruction, 0 to 100."""
-    found = evaluate(model, run.renderer, task, text, task.test, max_new_tokens, scorer=run.model.scorer)
+    found = evaluate(model, run.engine.renderer, task, text, task.test, max_new_tokens, scorer=run.model.scorer)
     return float(found.scores[task.metric].mean())

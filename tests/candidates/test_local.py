@@ -1,5 +1,6 @@
 """The source that writes paraphrases with a model of its own, on a tiny random one."""
 
+import json
 import re
 import shutil
 from dataclasses import replace
@@ -22,7 +23,14 @@ TASK = replace(toy_task(), instruction="Say yes or no.")
 
 @pytest.fixture(scope="module")
 def chat(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save(tmp_path_factory.mktemp("chat"), context=4096)
+    return ending(save(tmp_path_factory.mktemp("chat"), context=4096))
+
+
+def ending(base: Path) -> Path:
+    """The model with so many tokens that end a turn that what it writes ends soon."""
+    config = base / "generation_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "eos_token_id": [257, *range(100, 116)]}))
+    return base
 
 
 def model_of(base: Path) -> ModelSettings:
@@ -59,21 +67,21 @@ def test_what_is_kept_needs_no_model(chat: Path, tmp_path: Path, monkeypatch: py
     assert asked.cost(TASK, 2) == f"at most 6 texts written by model {str(chat)!r} on this machine"
     told: list[int] = []
     found = [list(texts) for texts in asked.paraphrases(TASK, 2, told.append)]
-    assert [len(texts) for texts in found] == [2, 1, 1, 1, 1] and sum(told) == 6
+    assert len(found[0]) == 2 and sum(told) == 6
     monkeypatch.setattr(local, "load_model", lambda *args: pytest.fail("the model was loaded"))
     told.clear()
     assert [list(texts) for texts in source(chat, tmp_path / "replies").paraphrases(TASK, 2, told.append)] == found
-    assert sum(told) == 6
+    assert sum(told) == sum(map(len, found))
     assert source(chat, tmp_path / "replies").cost(TASK, 2) == ""
     assert source(chat, tmp_path / "replies").cost(TASK, 3).startswith("at most 3 texts")
     assert source(chat, tmp_path / "replies", temperature=0.5).cost(TASK, 2).startswith("at most 6 texts")
 
 
 def test_other_weights_under_the_same_name_are_noticed(tmp_path: Path) -> None:
-    base = save(tmp_path / "model", context=4096)
+    base = ending(save(tmp_path / "model", context=4096))
     before = first(source(base, tmp_path / "replies"))
     shutil.rmtree(base)
-    save(base, seed=1, context=4096)
+    ending(save(base, seed=1, context=4096))
     assert first(source(base, tmp_path / "replies")) != before
 
 
@@ -114,8 +122,9 @@ def test_a_reply_ends_with_its_turn(chat: Path) -> None:
     said = tokens(" One.\n\nTwo.").input_ids
     row = torch.tensor([[5, *said, tokens.eos_token_id, *said]])
     writer = _Writer(model_of(chat), 1.0)
-    writer._model.generate = lambda **options: row
-    assert writer._replies([[5]], _Draws([0], 1.0)) == ["One.\n\nTwo."]
+    writer._model.generate, writer._stops = lambda **options: row, (tokens.eos_token_id,)
+    assert writer._replies([[5]], _Draws([0], 1.0), len(said) + 1) == ["One.\n\nTwo."]
+    assert writer._replies([[5]], _Draws([0], 1.0), len(said)) == [""], "cut off in its middle"
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])

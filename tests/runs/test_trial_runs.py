@@ -54,7 +54,8 @@ def test_a_trial_leaves_the_run_as_if_the_choice_had_been_known(
     chosen = {one.task: one.instruction for one in found}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            "sapo.runs.steps.choose_instruction", lambda policy, candidates, selection, seed: chosen[selection.task]
+            "sapo.runs.steps.choose_instruction",
+            lambda policy, candidates, selection, seed, place: chosen[selection.task],
         )
         result = run(known)
     assert adapters(tmp_path / "known") == adapters(tmp_path / "tried")

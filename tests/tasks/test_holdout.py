@@ -52,6 +52,8 @@ def test_test_rows_of_its_own_are_kept_and_the_smaller_half_of_two_inputs_is_the
     assert hold_out(toy_task()) == toy_task()
     uneven = hold_out(task(*[Example("a", str(i)) for i in range(9)], Example("b", "b")))
     assert uneven.test == (Example("b", "b"),)
+    alike = hold_out(task(*[Example(f"{'Rr'[i % 2]}eview {i // 2}{' ' * (i % 2)}", "c") for i in range(20)]))
+    assert not {row.input.strip().casefold() for row in alike.test} & {row.input.casefold() for row in alike.train}
     even = hold_out(task(*[Example("ab"[i % 2], "c") for i in range(10)]))
     assert (len(even.train), len(even.test)) == (5, 5)
 

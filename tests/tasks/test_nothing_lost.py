@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -256,6 +257,71 @@ def test_of_two_columns_for_a_system_message_the_first_known_name_is_one(tmp_pat
     rows = [{"input": "a", "output": "b", "system_prompt": "Not this.", "system": "This."}]
     task = load_task(dump(tmp_path / "t.jsonl", rows))
     assert task.instruction == "This." and any("system_prompt" in note for note in task.notes)
+
+
+ASKED = [{"instruction": "Sort.", "question": f"a{n}", "response": "b"} for n in range(3)]
+
+
+def test_an_input_beside_an_instruction_is_used_or_asked_for(tmp_path: Path) -> None:
+    found = load_task(dump(tmp_path / "t.jsonl", ASKED))
+    assert found.instruction == "Sort." and [row.input for row in found.train] == ["a0", "a1", "a2"]
+    pairs = [{"instruction": "Same?", "premise": "a", "hypothesis": "b", "label": "yes"}] * 2
+    assert load_task(dump(tmp_path / "p.jsonl", pairs)).instruction == "Same?"
+    # No known pair: nothing that is called like an input is left out without a word.
+    odd = [{"instruction": "Sort.", "text": "a", "output": "b"}]
+    with pytest.raises(DataError, match=r"'text' \(1 values\) is called like an input.*input=text.*ignore=text"):
+        load_task(dump(tmp_path / "o.jsonl", odd))
+    assert load_task(tmp_path / "o.jsonl", columns={"ignore": "text"}).train[0].input == ""
+    with pytest.raises(DataError, match="'question' is called like an input"):
+        given_task([{"instruction": "Sort.", "question": "a", "output": "b"}])
+
+
+def test_a_text_beside_its_answer_is_an_input_also_in_memory() -> None:
+    task = given_task([{"text": "Sort. b a", "label": "x"}] * 2, "Sort.")
+    assert isinstance(task, Task) and (task.train[0].input, task.train[0].answer) == ("Sort. b a", "x")
+    assert any("2 of 2 inputs hold the instruction already" in note for note in task.notes)
+
+
+@pytest.mark.parametrize("answer", [5, True, ["a", "b"]])
+def test_answers_in_memory_that_are_no_texts_are_read_as_in_files(answer: Any, tmp_path: Path) -> None:
+    rows = [{"prompt": "Sort. x", "completion": answer}, {"prompt": "Sort. y", "completion": "c"}]
+    alpaca = [{"instruction": "Sort.", "input": "x", "output": answer}]
+    for known in (rows, alpaca):
+        found = Rows(known, "Sort.").task.train[0]
+        assert found.answer == load_task(dump(tmp_path / "t.jsonl", known), instruction="Sort.").train[0].answer
+        assert json.loads(found.input)[1] in (found.answer, [{"role": "assistant", "content": found.answer}])
+
+
+def test_rows_that_do_not_hold_the_instruction_are_told_the_way_out() -> None:
+    rows = [{"prompt": "x", "completion": "y"}]
+    with pytest.raises(DataError, match=r"does not hold the instruction.*columns=\{'input': 'prompt'"):
+        given_task(rows, "Sort.")
+    found = given_task(rows, "Sort.", columns={"input": "prompt", "answer": "completion"})
+    assert isinstance(found, Task) and found.train[0].input == "x"
+
+
+def test_a_stray_quote_joins_no_rows_even_where_another_row_does_not_fit(tmp_path: Path) -> None:
+    path = tmp_path / "t.tsv"
+    path.write_text('input\toutput\n"Loved it\tyes\nThe TV is 32"\tno\nshort row\n')
+    task = load_task(path, instruction="Good?")
+    assert [(row.input, row.answer) for row in task.train] == [('"Loved it', "yes"), ('The TV is 32"', "no")]
+    assert [one.row for one in task.unused] == [3]
+    path.write_text('input\toutput\n"two\nlines"\tyes\n')
+    assert load_task(path, instruction="Good?").train[0].input == "two\nlines"
+
+
+def test_right_answers_of_a_natural_instructions_file_without_its_definition_are_alternatives(tmp_path: Path) -> None:
+    path = tmp_path / "t.json"
+    path.write_text(json.dumps({"Instances": [{"input": "q", "output": ["paris", "Paris, France"]}]}))
+    (row,) = load_task(path, instruction="Where?").train
+    assert (row.answer, row.references) == ("paris", ("Paris, France",))
+
+
+def test_an_empty_input_is_one_whatever_the_case_of_its_column_and_the_kind_of_nothing(tmp_path: Path) -> None:
+    rows = [{"Instruction": "Sort.", "Input": text, "Output": "b"} for text in ("a", None)]
+    assert [row.input for row in load_task(dump(tmp_path / "t.jsonl", rows)).train] == ["a", ""]
+    nothing = [{"instruction": "Sort.", "input": text, "output": "b"} for text in ("a", math.nan)]
+    assert len(Rows(nothing).task.train) == 2
 
 
 def test_files_in_memory_are_rows_of_one_split() -> None:

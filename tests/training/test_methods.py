@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -349,6 +349,22 @@ def test_an_adapter_is_either_refused_or_continued_and_resumed_exactly(
     resumed = logits(learner.resume(again, tmp_path / "stage").eval())
     for found in (logits(model), logits(reloaded(tmp_path / "stage")), resumed):
         assert distance(found, said) <= 1e-4
+
+
+@pytest.mark.parametrize("name", ["inc-lora", "o-lora"])
+def test_each_tasks_adapter_begins_elsewhere_under_one_seed(name: MethodName, tmp_path: Path) -> None:
+    learner, drawn = method(name), []
+    model = learner.start(tiny_model())
+    for place in range(2):
+        training = replace(task_at(place), seed=7)
+        model = learner.prepare(model, training)
+        drawn.append({n: p.detach().clone() for n, p in model.named_parameters() if "lora_A.increment" in n})
+        model = learner.finish(model, training, tmp_path / str(place))
+    assert drawn[0].keys() == drawn[1].keys() and len(drawn[0]) > 1
+    for key, old in drawn[0].items():
+        # Of independent directions the cosines are small.
+        cosine = torch.nn.functional.cosine_similarity(old.flatten(), drawn[1][key].flatten(), dim=0)
+        assert abs(float(cosine)) < 0.5
 
 
 @each_lora_method

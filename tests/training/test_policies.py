@@ -34,13 +34,13 @@ def selection(losses: Sequence[float], chosen: int = 0) -> Selection:
 
 
 def chosen_text(policy: Policy, losses: Sequence[float], chosen: int = 0) -> str:
-    return choose_instruction(policy, instructions(len(losses)), selection(losses, chosen), 0).text
+    return choose_instruction(policy, instructions(len(losses)), selection(losses, chosen), 0, 1).text
 
 
 def test_the_original_and_mixtures_take_the_first_candidate_however_bad_and_need_no_losses() -> None:
     for policy in ("original", *MIXTURES):
         assert chosen_text(policy, [9.0, 1.0, 2.0], chosen=1) == "0"
-        assert choose_instruction(policy, instructions(3), None, 0) == Instruction("0", "original")
+        assert choose_instruction(policy, instructions(3), None, 0, 1) == Instruction("0", "original")
 
 
 @pytest.mark.parametrize("policy", ["sapo", "reselect"])
@@ -65,13 +65,19 @@ def test_controls_take_the_highest_and_the_middle_loss(losses: list[float], high
     assert (chosen_text("highest", losses), chosen_text("median", losses)) == (highest, median)
 
 
-def test_random_reaches_every_paraphrase_never_the_original_and_depends_on_the_seed_alone() -> None:
+def test_random_reaches_every_paraphrase_never_the_original_and_depends_on_seed_and_place_alone() -> None:
     drawn = []
     for noise, losses in ((1, None), (2, selection([1.0] * 4))):
         np.random.seed(noise)
-        drawn.append([choose_instruction("random", instructions(4), losses, seed).text for seed in range(100)])
+        drawn.append([choose_instruction("random", instructions(4), losses, seed, 1).text for seed in range(100)])
     assert drawn[0] == drawn[1] and set(drawn[0]) == {"1", "2", "3"}
-    assert {choose_instruction("random", instructions(2), None, seed).text for seed in range(20)} == {"1"}
+    assert {choose_instruction("random", instructions(2), None, seed, 1).text for seed in range(20)} == {"1"}
+    # Each task of a sequence has a draw of its own, under neighbouring seeds too.
+    runs = {
+        seed: [choose_instruction("random", instructions(21), None, seed, place).text for place in range(1, 4)]
+        for seed in range(1, 7)
+    }
+    assert all(len(set(texts)) > 1 for texts in runs.values()) and len(set(map(tuple, runs.values()))) == 6
 
 
 def test_policies_by_loss_need_a_selection_and_the_others_do_not() -> None:
@@ -79,9 +85,9 @@ def test_policies_by_loss_need_a_selection_and_the_others_do_not() -> None:
     for policy in get_args(Policy):
         if policy in BY_LOSS:
             with pytest.raises(ValueError, match=f"policy {policy} needs a selection"):
-                choose_instruction(policy, instructions(3), None, 0)
+                choose_instruction(policy, instructions(3), None, 0, 1)
         else:
-            assert choose_instruction(policy, instructions(3), None, 0) in instructions(3)
+            assert choose_instruction(policy, instructions(3), None, 0, 1) in instructions(3)
 
 
 def test_leading_candidates_are_the_chosen_one_and_then_the_lowest_losses() -> None:

@@ -17,7 +17,7 @@ from sapo.candidates.source import Advance, Rounds, Source, unheard
 from sapo.core.errors import CandidateError, RenderError
 from sapo.core.storage import fingerprint
 from sapo.core.types import Example, Origin, Task
-from sapo.models.answers import batches, continued, greedy
+from sapo.models.answers import batches, continued, greedy, stop_tokens
 from sapo.models.fit import context_length
 from sapo.models.load import load_model
 from sapo.models.render import Renderer
@@ -113,7 +113,7 @@ class _Writer:
                 "(candidates.local.model, --model of sapo paraphrase)"
             )
         self._renderer = Renderer(self._tokenizer, _UNCUT)
-        self._stops = self._renderer.stop_tokens()
+        self._stops = stop_tokens(self._model, self._renderer)
 
     def write(self, task: Task, indices: Sequence[int], seed: int) -> Iterator[tuple[int, str]]:
         """Yield (index, text) as texts get ready; what a request gives does not depend on the others."""
@@ -131,7 +131,7 @@ class _Writer:
             for numbers in batches([prompts[index] for index in indices], room, self._model.device.type):
                 batch = [indices[number] for number in numbers]
                 draws = _Draws([int(fingerprint([seed, index]), 16) for index in batch], self._temperature)
-                yield from zip(batch, self._replies([prompts[index] for index in batch], draws), strict=True)
+                yield from zip(batch, self._replies([prompts[index] for index in batch], draws, room), strict=True)
 
     def _prompt(self, task: Task, index: int, seed: int) -> Sequence[int]:
         asked = question(task, index, seed)
@@ -140,9 +140,10 @@ class _Writer:
         except RenderError as error:
             raise CandidateError(f"model {self._base!r} cannot be asked for paraphrases: {error}") from error
 
-    def _replies(self, prompts: Sequence[Sequence[int]], draws: _Draws) -> list[str]:
+    def _replies(self, prompts: Sequence[Sequence[int]], draws: _Draws, room: int) -> list[str]:
+        """Return texts; empty where one did not end in time."""
         found = continued(self._model, prompts, self._stops, logits_processor=[draws])
-        return [text_of(self._renderer.decode(ids)) for ids in found]
+        return [text_of(self._renderer.decode(ids)) if len(ids) < room else "" for ids in found]
 
 
 class _Draws(LogitsProcessor):

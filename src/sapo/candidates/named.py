@@ -16,11 +16,14 @@ _EXPLAINS = regex.compile(r"(?<=\p{L}\s*\()")
 _BEHIND_A_WORD = regex.compile(r"(?<=\p{L}\s+)")
 _MARK_LENGTH = 2
 
-# A number by itself, not the mark of an enumeration ("1)", "2.", "3:" before a word), not a stray footnote mark before
-# the capital that begins a sentence ("1 In short"), not part of a word.
+# A number by itself, not the mark of an enumeration ("1)", "2.", "3:" where a line or sentence begins), not a stray
+# footnote mark before the capital that begins a sentence ("1 In short"), not part of a word.
 _NUMBER = regex.compile(
-    rf"(?<!{_LETTER}|\d[.,])(\d+(?:[.,]\d+)*)(?!{_LETTER}|[):、．]|\.\s|\s+\p{{Lu}}\p{{Ll}})", regex.VERSION1
+    rf"(?<!{_LETTER}|\d[.,])(\d++(?:[.,]\d++)*+)"
+    rf"(?!{_LETTER}|(?<=(?:^|\n|[.:;!?]\s)\(?\d{{1,2}})(?:[):、．]|\.\s)|\s+\p{{Lu}}\p{{Ll}})",
+    regex.VERSION1,
 )
+_THOUSANDS = regex.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 _DIGITS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
 # Characters before a number that tell what it counts.
 _LOOK_BACK = 80
@@ -73,9 +76,9 @@ def missing_numbers(labels: Sequence[str], original: str, text: str) -> tuple[st
         )
     )
     # As a mark of an enumeration, too, a number is named.
-    there = set(regex.findall(r"\d+(?:[.,]\d+)*", text))
+    there = {_THOUSANDS.sub("", number) for number in regex.findall(r"\d+(?:[.,]\d+)*", text)}
     there |= {str(_DIGITS.index(word)) for word in regex.findall(r"\p{L}+", text.casefold()) if word in _DIGITS}
-    return tuple(n for n in wanted if n not in there)
+    return tuple(n for n in wanted if _THOUSANDS.sub("", n) not in there)
 
 
 def _bears(number: str, before: str, after: str) -> bool:

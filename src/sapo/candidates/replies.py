@@ -61,8 +61,9 @@ def reply_of(body: bytes) -> Reply:
         return Reply("", tokens, f"{len(completion.choices)} choices instead of 1")
     choice = completion.choices[0]
     text = text_of(choice.message.content)
-    if not text and choice.finish_reason == "length":
-        return Reply("", tokens, "cut off before its text began", thinking=True)
+    if choice.finish_reason == "length":
+        begun = "before its text ended" if text else "before its text began"
+        return Reply("", tokens, f"cut off {begun}", thinking=not text)
     return Reply(text, tokens, "" if text else "empty")
 
 

@@ -175,8 +175,10 @@ def _before(name: str, losses: Losses, guessing: float) -> Verdict:
 def _together(model: Any, batch: Any, alone: Losses) -> Verdict:
     """Return whether rows of a batch see each other: the loss of the batch against the rows' own."""
     tensors = {name: x.to(model.device) if isinstance(x, torch.Tensor) else x for name, x in batch.items()}
+    # Mixtures of experts add a loss of their routers.
+    routed = {"output_router_logits": False} if model.config.to_dict().get("output_router_logits") else {}
     with untouched(model):
-        loss = float(model(**tensors).loss)
+        loss = float(model(**tensors, **routed).loss)
     shown = f"two rows have {loss:.4f} nats/token together and {alone.per_token:.4f} alone"
     # Not >, as a loss that is not a number must not pass.
     if abs(loss - alone.per_token) <= (10 * EXACT if model.dtype == torch.float32 else 0.05):

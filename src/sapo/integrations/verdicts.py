@@ -252,6 +252,11 @@ def _length(t: Training) -> Iterator[Verdict]:
         yield level(
             f"at max_length = {limit}, {cut} rows lose the end of an answer and {t.dropped} all of it: raise it"
         )
+    elif t.args.get("truncation_mode") == "keep_end" and any(map(t.is_long, rows)):
+        yield warning(
+            f"{sum(map(t.is_long, rows))} rows have {limit} tokens, and truncation_mode = keep_end cuts the beginning, "
+            "with the instruction, of longer ones: raise max_length"
+        )
     elif longest <= context and not middle:
         yield ok(f"the longest row has {longest} tokens; none is cut")
 
@@ -280,6 +285,8 @@ def _reasoning(t: Training) -> Iterator[Verdict]:
         yield error(f"in {twice} of {len(texts)} rows an empty <think> block occurs twice: remove it from the answers")
     elif empty:
         yield warning(f"in {empty} of {len(texts)} rows an empty <think> block is learned, reasoning may go: {quiet}")
+    elif all(re.search(f"{_EMPTY}$", t.text(row.ids[: row.spans[-1][0]])) for row in t.learned):
+        yield ok(f"{len(texts)} rows are asked not to reason: ask so at inference (enable_thinking=False)")
     elif not any(re.search(r"<think>\s*[^\s<]", text) for text in texts):
         yield warning(f"the model can reason, and none of {len(texts)} rows does, reasoning may go: {quiet}")
 

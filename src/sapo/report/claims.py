@@ -236,8 +236,8 @@ def bounds(found: Analysis) -> Table:
             rows.append((arm.name, name, counted, kept, number(one.ratio, RATIO), ratios, str(one.undefined)))
     legend = (
         "path: length of the parameters' path, against sqrt(2 * sum of learning rates * fall of the training loss), "
-        "which bounds it for full-batch gradient descent with small steps; not defined where the loss rose. Adam's "
-        "steps are not of that kind.",
+        "which bounds it for full-batch gradient descent with small steps; not defined where the loss rose, or "
+        "where lean left its parts out. Adam's steps are not of that kind.",
         "forgetting: rise of the earlier tasks' loss, against the norm of that loss's gradient * length of the path, "
         "its bound to first order.",
         "ratio: left side over right side; at most 1 where the bound is kept.",

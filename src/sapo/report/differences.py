@@ -75,7 +75,10 @@ def flat(bounds: tuple[float, float]) -> bool:
 
 def pairable(runs: Sequence[Run], names: Sequence[str]) -> list[str]:
     """Return the names without the figures where runs differ in test prompts or watch tasks: figures rest on all."""
-    alike = len({(frozenset(run.result.matrices[NLL]), frozenset(run.result.watch)) for run in runs}) == 1
+    # Watch tasks with their data, where these are recorded.
+    watched = [{task: run.result.task_data.get(task) for task in run.result.watch} for run in runs]
+    prompts = {frozenset(run.result.matrices[NLL]) for run in runs}
+    alike = len(prompts) == 1 and all(one == watched[0] for one in watched)
     return [name for name in names if alike or name not in _FIGURES]
 
 

@@ -135,6 +135,8 @@ def _headline(arranged: Arranged) -> Table:
         f"{about}; BWT (final): what later training did to earlier tasks. Score: 0 to 100, higher is better; NLL: nats "
         f"per token, lower is better. [..]: 95 % interval {over}.{how}"
     )
+    if any(run is None for setting in arranged.settings for run in setting.runs):
+        legend += " (n): over n of the units."
     return Table(columns, figures, legend=(legend,))
 
 
@@ -145,7 +147,7 @@ def _end(arranged: Arranged) -> str:
 
 def _figure(setting: Setting, measure: str, prompt: Prompt, name: str) -> str:
     found = setting.metric(measure, prompt, name)
-    few = f" ({found.count})" if 0 < found.count < sum(run is not None for run in setting.runs) else ""
+    few = f" ({found.count})" if 0 < found.count < len(setting.runs) else ""
     return estimate(found, SCALES[measure].decimals, sign=signed(name)) + few
 
 

@@ -58,8 +58,10 @@ def reading(arranged: Arranged) -> Iterator[Block]:
     """Yield what metrics, test prompts, differences and intervals mean."""
     units, results = len(arranged.units), [run.result for run in arranged.runs]
     found = [d for one in arranged.compared for d in one.differences.values()]
-    yield Note(_ORIGINAL if arranged.only_originals else _TESTED)
-    if any(result.policy in MIXTURES for result in results):
+    mixed = any(result.policy in MIXTURES for result in results)
+    if not (mixed and arranged.only_originals):
+        yield Note(_ORIGINAL if arranged.only_originals else _TESTED)
+    if mixed:
         yield Note(_MIXED)
     if any(None in s.runs or s.metric(PRIMARY, arranged.prompts[0], "ap").value is None for s in arranged.settings):
         yield Note(f"{NOTHING}: not defined for the method. (n): defined for n of the runs only.")

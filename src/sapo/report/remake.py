@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 
@@ -13,6 +13,7 @@ from sapo.report.blocks import Block, Command, Listing, Note, Section, Table
 from sapo.report.runs import Run
 from sapo.runs.directory import decisive
 from sapo.training.policies import LOWEST
+from sapo.training.settings import MethodName
 
 # What a sweep varies, in the order in which a configuration names it.
 _VARIED = ("sequence", "method", "policy", "seed")
@@ -59,6 +60,9 @@ def _again(runs: Sequence[Run]) -> tuple[Block, ...]:
     ]
     for run in runs:
         path = (run.directory or Path()) / "config.yaml"
+        if run.result.method not in get_args(MethodName):
+            blocks.append(Note(f"Run {run.name} was made by {run.result.method}: start that program again."))
+            continue
         blocks.append(Command(("sapo", "run", str(path), "run_dir=NEW_DIRECTORY"), f"Run {run.name}:"))
         if path.is_file():
             text = path.read_text(encoding="utf-8", errors="replace").rstrip("\n")

@@ -197,7 +197,7 @@ def finding(selection: Selection, subject: str = "chosen") -> str:
         beaten = (
             "what lies below it differs by no more than counts as a tie" if clear else "no candidate clearly beats it"
         )
-        return f"The original stays: {beaten}."
+        return f"The original {'stays' if subject == 'chosen' else 'has the lowest loss'}: {beaten}."
     if taken.interval is None:
         return f"The {subject} candidate has no interval, as there is one row: whether it is better is open."
     figures = f"{estimate(_to_original(taken), LOSS, sign=True)} nats/token"

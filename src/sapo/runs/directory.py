@@ -225,6 +225,9 @@ class RunDirectory:
                 built.mkdir()
                 write(built)
                 if first:
+                    for path in filter(Path.is_file, built.rglob("*")):
+                        with path.open("rb") as file:
+                            os.fsync(file.fileno())
                     shutil.rmtree(target, ignore_errors=True)
                     os.rename(built, target)
         except OSError as error:
@@ -266,7 +269,16 @@ class RunDirectory:
 
     def drop_stage(self, name: str) -> None:
         """Delete a stage's adapter."""
-        self.processes.once(lambda: shutil.rmtree(self.stage_directory(name), ignore_errors=True))
+
+        def drop() -> None:
+            target = self.stage_directory(name)
+            if target.exists():
+                # Under another name at once: half a stage would count as damaged.
+                gone = Path(tempfile.mkdtemp(dir=target.parent, prefix=SCRATCH))
+                os.rename(target, gone / "stage")
+                shutil.rmtree(gone, ignore_errors=True)
+
+        self.processes.once(drop)
 
     def _sweep(self) -> None:
         """Remove the scratch files of a process that was killed; nobody else writes here under the lock."""

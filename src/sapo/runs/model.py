@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 
 from sapo.core.errors import RecordError, TrainError
@@ -95,6 +96,8 @@ class RunModel(Model):
             raise RecordError(f"{missing} is missing, {afresh}")
         try:
             self.model = self._method.resume(self.model, directory)
+        except torch.OutOfMemoryError:
+            raise
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             raise RecordError(f"{directory} cannot be loaded ({error}), {afresh}") from error
         if state_fingerprint(self.model) != stage.fingerprint:

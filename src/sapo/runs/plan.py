@@ -129,7 +129,7 @@ def make_plan(
     trials = {}
     if trial is not None:
         for training in trainings:
-            earlier = () if training.apart else tasks[: training.stage - 1]
+            earlier = () if training.apart or len(training.tasks) > 1 else tasks[: training.stage - 1]
             for task in training.tasks:
                 count, others = len(candidates[task.name]), (*earlier, *watch)
                 # Alone, the original is not tried.

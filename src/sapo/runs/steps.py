@@ -131,7 +131,7 @@ class Chooser:
         selection = None
         if self.policy in BY_LOSS:
             selection = self._select(stage, place, task, candidates, rejected, training)
-        instruction = choose_instruction(self.policy, candidates, selection, self.seed)
+        instruction = choose_instruction(self.policy, candidates, selection, self.seed, place)
         return Choice(task, instruction, selection, tuple(candidates[1:]) if self.policy in MIXTURES else ())
 
     def _select(
@@ -308,6 +308,8 @@ class Trainer:
         stored: tuple[Stage, dict[str, str]] | None = directory.reuse(path, inputs, parse)
         if stored is not None:
             self.engine.progress.reused(label, work.cost)
+            # The process may have ended between the record and this.
+            directory.finish(name)
             last = training.stage == training.stages
             directory.demand_stage(name, path, stored[1], dropped=not self.keeps_all and not last)
         else:
@@ -350,7 +352,8 @@ class Trainer:
         kept = stopped(alarms)
         finished = [replace(c, stopped=kept) for c in rewording.finished(kept and kept[0])]
         # Rows are remembered as they were worded last, but for those of a training that was taken back whole.
-        last = rewording.last(ceil(settings.epochs) - 1, work.units) if all(c.learned for c in finished) else ()
+        done, an_epoch = kept[0] if kept else work.units, ceil(len(training.rows) / settings.batch_size)
+        last = rewording.last((done - 1) // an_epoch, done) if all(c.learned for c in finished) else ()
         worded = replace(training, rows=last)
         state = self.model.save(worded, fingerprint(dict(inputs)), (*before.choices, *finished))
         value = {

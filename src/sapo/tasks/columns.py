@@ -23,6 +23,9 @@ COLUMNS = (
     ("question", "response"), ("problem", "solution"), ("problem", "answer"), ("input", "target"),
     ("source", "target"), ("inputs", "targets"), ("input", "label"), ("prompt", "answer"), ("text", "answer"),
 )  # fmt: skip
+# Names that an input has; "source" more often tells where a row is from.
+ANSWERS = frozenset(target for _, target in COLUMNS) | {"response"}
+INPUTS = frozenset(source for source, _ in COLUMNS) - {"source"}
 ROLES = ("input", "answer", "instruction", "system", "history", "messages", "ignore")
 # These may be several columns.
 _SEVERAL = ("input", "ignore")
@@ -135,12 +138,20 @@ def find_columns(where: str, splits: Iterable[Rows], named: Mapping[str, str | S
     used = {name for names in found.values() for name in names}
     unused = {name: count for name, count in there.items() if count and name not in used}
     _demand_meanings(where, unused, texts)
+    for name, count in unused.items() if not found.keys() & {"input", "messages"} else ():
+        if name.lower() in INPUTS:
+            raise DataError(
+                f"{where}: the column {name!r} ({count} values) is called like an input, and would not be used: say "
+                f"that it is one, columns: {{input: {name}}} (--column input={name}){_IGNORE.format(column=name)}"
+            )
     single = {role: names[0] for role, names in found.items() if role not in _SEVERAL}
     recognised = {role: " + ".join(map(repr, found[role])) for role in ROLES if role in found and role not in given}
     return Columns(
         input=found.get("input", ()),
         **{role: single.get(role) for role in ("answer", "instruction", "system", "history", "messages")},
-        input_may_lack="instruction" in found and found.get("input") == ("input",) and "input" not in given,
+        input_may_lack=found.keys() >= {"instruction", "input"}
+        and [name.lower() for name in found["input"]] == ["input"]
+        and "input" not in given,
         recognised=_sentence("columns recognised", (f"{role} = {names}" for role, names in recognised.items())),
         unused=_sentence("columns that are not used", (f"{name!r} ({n} values)" for name, n in unused.items())),
     )
@@ -204,6 +215,9 @@ def _recognise(free: Sequence[str], named: Mapping[str, Sequence[str]]) -> dict[
     lower = {name.lower(): name for name in reversed(free)}
     if "messages" in named:
         return {}
+    found: dict[str, tuple[str, ...]] = {}
+    if "instruction" in lower and "instruction" not in named:
+        found["instruction"] = (lower["instruction"],)
     if not named.keys() & {"input", "answer"}:
         messages = [lower[name] for name in MESSAGES if name in lower]
         if messages:
@@ -211,13 +225,10 @@ def _recognise(free: Sequence[str], named: Mapping[str, Sequence[str]]) -> dict[
         for inputs, answers in _LAYOUTS:
             answer = next((name for name in answers if name in lower), None)
             if answer is not None and all(name in lower for name in inputs):
-                return {"input": tuple(lower[name] for name in inputs), "answer": (lower[answer],)}
-    found: dict[str, tuple[str, ...]] = {}
-    if "instruction" in lower and "instruction" not in named:
-        found["instruction"] = (lower["instruction"],)
+                return found | {"input": tuple(lower[name] for name in inputs), "answer": (lower[answer],)}
     pair = _pair(lower, named)
     target = next((name for name in ("output", "response") if name in lower), None)
-    if target is not None and "answer" not in named and (found or "instruction" in named):
+    if pair is None and target is not None and "answer" not in named and (found or "instruction" in named):
         # Alpaca's layout, where the input is optional.
         pair = ("input", target)
     if pair is not None:

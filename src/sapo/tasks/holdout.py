@@ -8,6 +8,7 @@ from random import Random
 
 from sapo.core.errors import DataError
 from sapo.core.types import Task
+from sapo.tasks.inspection import asked_key
 from sapo.tasks.sampling import shares_of
 
 SHARE = 0.2
@@ -19,8 +20,9 @@ _SEED = 0
 def hold_out(task: Task) -> Task:
     """Return the task with test rows: its own, or else a fifth of its training rows, at least 1, at most 500.
 
-    Labels keep their shares. Rows with the same history and input stay on one side, or the test would ask what
-    was trained; so the held-out rows can be a few less than a fifth, and more where one input is the most common.
+    Labels keep their shares. Rows with the same history and input, apart from case and white space, stay on one side,
+    or the test would ask what was trained; so the held-out rows can be a few less than a fifth, and more where one
+    input is the most common.
 
     Raises:
         DataError: if the training rows have fewer than two different inputs.
@@ -30,9 +32,9 @@ def hold_out(task: Task) -> Task:
     if task.test:
         return task
     # Rows that ask the same, by their indices.
-    asked: dict[tuple[object, str], list[int]] = {}
+    asked: dict[str, list[int]] = {}
     for i, row in enumerate(task.train):
-        asked.setdefault((row.history, row.input), []).append(i)
+        asked.setdefault(asked_key(row), []).append(i)
     groups = list(asked.values())
     if len(groups) < 2:
         raise DataError(

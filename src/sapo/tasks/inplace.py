@@ -11,7 +11,7 @@ from sapo.core.errors import DataError
 from sapo.core.types import Example, Split, Task, Unused
 from sapo.models.layout import TAKEN_OUT, Side
 from sapo.models.sft import MAX_LENGTH, SftRenderer, prompt_and_completion
-from sapo.tasks.columns import Columns, holds, meaning_of
+from sapo.tasks.columns import INPUTS, Columns, holds, meaning_of
 from sapo.tasks.files import quoted
 from sapo.tasks.labels import metric_of, recognised_labels
 from sapo.tasks.layouts import INSTRUCTION, layout_of, reworded, sides
@@ -96,10 +96,14 @@ class Rows:
 def _unused_columns(rows: Sequence[Mapping[str, Any]], columns: Columns) -> list[str]:
     """Return a note that names the columns with values that are neither asked nor answered; some are refused."""
     held = Counter(name for row in rows for name, value in row.items() if holds(value) and name not in columns.used)
+    asked = any(holds(row.get(name)) for row in rows for name in columns.input)
     for name in held:
         if (kind := meaning_of(name)) is not None or name == _NOT_SCORED:
             raise DataError(f"the column {name!r} is {kind or 'not scored'}, and would not be used: remove the column, "
                             "or the rows")  # fmt: skip
+        if columns.input_may_lack and not asked and name.lower() in INPUTS:
+            raise DataError(f"the column {name!r} is called like an input, and would not be used: rename it input, or "
+                            "remove it")  # fmt: skip
     named = ", ".join(f"{name!r} ({count} values)" for name, count in held.items())
     return [f"columns that are not used: {named}"] if named else []
 
@@ -127,15 +131,19 @@ def _example(what: str, row: Mapping[str, Any], said: Row, where: str, original:
     """Return a row as an example: what is asked as JSON, with the instruction taken out, and the answer."""
     open_ = reworded(row, where, original, TAKEN_OUT)
     if open_ is None:
-        raise DataError(f"{what} does not hold the instruction {quoted(original)}")
-    prompt, completion = map(_as_texts, sides(open_, where))
+        raise DataError(
+            f"{what} does not hold the instruction {quoted(original)}: have it in every row; or, for the library to "
+            "put it in front of each, say which columns hold what, such as columns={'input': 'prompt', 'answer': "
+            "'completion'} or columns={'messages': 'messages'}"
+        )
+    prompt, completion = map(_as_texts, sides(open_, where, said.example.answer))
     if isinstance(prompt, str) != isinstance(completion, str):
         raise DataError(f"{what}: of prompt and completion one is a text, the other messages")
     # All of a text was read as the answer.
     answer = completion if where == "text" and isinstance(completion, str) else said.example.answer
     if not answer.strip():
         raise DataError(f"{what}: nothing follows the instruction, so there is nothing to learn")
-    return Example(json.dumps([prompt, completion], ensure_ascii=False), answer)
+    return Example(json.dumps([prompt, completion], ensure_ascii=False, default=str), answer)
 
 
 def _as_texts(side: Side) -> Side:

@@ -138,7 +138,7 @@ def inspect_task(task: Task, renderer: Renderer, selection_rows: Sequence[int] =
 
 def inspect_rows(task: Task, selection_rows: Sequence[int] = (), dropped: int = 0) -> Inspection:
     """Return what `inspect_task` does, without lengths."""
-    keys = [_key(row) for row in task.train]
+    keys = [asked_key(row) for row in task.train]
     trained = set(keys)
     duplicates, conflicts = _repeats(task.train, keys)
     return Inspection(
@@ -147,7 +147,7 @@ def inspect_rows(task: Task, selection_rows: Sequence[int] = (), dropped: int = 
         selected=len(selection_rows),
         duplicates=duplicates,
         conflicts=conflicts,
-        overlap=sum(_key(row) in trained for row in task.test),
+        overlap=sum(asked_key(row) in trained for row in task.test),
         dropped=dropped,
         labels=_labels(task, selection_rows),
         unused=UnusedRows(len(task.unused), _reasons(task.unused), task.unused[:KEPT]),
@@ -160,8 +160,8 @@ def drop_overlap(task: Task) -> tuple[Task, int]:
     Raises:
         DataError: if no training row would be left.
     """
-    tested = {_key(row) for row in task.test}
-    kept = tuple(row for row in task.train if _key(row) not in tested)
+    tested = {asked_key(row) for row in task.test}
+    kept = tuple(row for row in task.train if asked_key(row) not in tested)
     if task.train and not kept:
         raise DataError(
             f"task {task.name!r}: data.drop_overlap would leave out all {len(task.train)} training rows, as every "
@@ -219,6 +219,6 @@ def _reasons(unused: Sequence[Unused]) -> tuple[Reason, ...]:
     return tuple(Reason(*kind, count, tuple(numbers[kind])) for kind, count in counts)
 
 
-def _key(row: Example) -> str:
-    """Return a hash that is equal for equal history and input."""
+def asked_key(row: Example) -> str:
+    """Return a hash that is equal for equal history and input, apart from case and white space."""
     return fingerprint([folded(text) for text in (*chain.from_iterable(row.history), row.input)])

@@ -16,7 +16,7 @@ import numpy as np
 from sapo.core.errors import DataError
 from sapo.core.types import Task
 from sapo.models.layout import TAKEN_OUT, Side
-from sapo.tasks.columns import Columns
+from sapo.tasks.columns import ANSWERS, Columns, holds
 from sapo.tasks.files import quoted
 from sapo.tasks.rows import ROLE_NAMES, text_of
 
@@ -64,7 +64,10 @@ def holds_instruction(rows: Sequence[Mapping[str, Any]], instruction: str | None
     found = {name for row in rows if (name := _asking(row)) is not None}
     if found != {"text"}:
         return bool(found)
-    return instruction is not None and all(instruction in f"{row.get('text') or instruction}" for row in rows)
+    # Where an answer stands apart, a text is the input, as in a file.
+    apart = any(holds(value) and name.lower() in ANSWERS for row in rows for name, value in row.items())
+    told = instruction is not None and all(instruction in f"{row.get('text') or instruction}" for row in rows)
+    return told and not apart
 
 
 def is_taken_out(task: Task) -> bool:
@@ -72,21 +75,29 @@ def is_taken_out(task: Task) -> bool:
     return bool(task.train) and TAKEN_OUT in task.train[0].input
 
 
-def sides(row: Mapping[str, Any], where: str) -> tuple[Side, Side]:
+def sides(row: Mapping[str, Any], where: str, said: str = "") -> tuple[Side, Side]:
     """Return what a row that can be used asks and answers, as trainers lay it out; of a conversation, the last turn.
+
+    ``said`` is the answer as it is read, for one that is neither a text nor messages.
 
     An alpaca row asks its instruction and, on the next line, its input; what its column system holds comes first.
     """
     if where == INSTRUCTION:
-        system, *asked, answer = (
-            "" if row.get(name) is None else text_of(row[name], name)
-            for name in ("system", INSTRUCTION, "input", "output")
+        system, *asked = (
+            "" if row.get(name) is None else text_of(row[name], name) for name in ("system", INSTRUCTION, "input")
         )
-        turns = [("system", system), ("user", "\n".join(filter(None, asked))), ("assistant", answer)]
+        answer = row["output"]
+        turns = [
+            ("system", system),
+            ("user", "\n".join(filter(None, asked))),
+            ("assistant", answer if isinstance(answer, str) else said),
+        ]
         *prompt, last = [{"role": role, "content": text} for role, text in turns if text or role != "system"]
         return prompt, [last]
     if where == "prompt":
-        return _turns(row["prompt"]), _turns(row["completion"])
+        answer = row["completion"]
+        told = isinstance(answer, list) and all(isinstance(turn, Mapping) for turn in answer)
+        return _turns(row["prompt"]), _turns(answer) if told or isinstance(answer, str) else said
     if where == "text":
         before, mark, after = row["text"].partition(TAKEN_OUT)
         return before + mark, after

@@ -104,8 +104,10 @@ def _plain(value: Any) -> Any:
 
     if isinstance(value, np.datetime64):
         value = Timestamp(value)
-    if value is NA or value is NaT:
+    if value is NA or value is NaT or (isinstance(value, (float, np.floating)) and np.isnan(value)):
         return None
+    if isinstance(value, Mapping):
+        return {key: _plain(member) for key, member in value.items()}
     if isinstance(value, (list, tuple)) or (isinstance(value, np.ndarray) and value.ndim):
         return [_plain(member) for member in value]
     if isinstance(value, np.floating):

@@ -50,9 +50,7 @@ def make_task(name: str, source: DataSource, found: Raw) -> Task:
         notes.append("keys of messages that are not used: " + ", ".join(f"{k!r} ({n})" for k, n in keys.items()))
     demanded = {"train": source.data, **({} if source.test is None else {"test": source.test})}
     for split in (split for split in SPLITS if split in found.splits):
-        # In Natural-Instructions, which define their task, a list of answers holds answers that are all right.
-        alternatives = found.instruction is not None
-        used[split], left_out = read_split(split, found.splits[split], columns, alternatives=alternatives)
+        used[split], left_out = read_split(split, found.splits[split], columns, alternatives=found.alternatives)
         unused += left_out
         if left_out and not used[split]:
             ((commonest, _),) = Counter(row.reason for row in left_out).most_common(1)
@@ -81,6 +79,14 @@ def make_task(name: str, source: DataSource, found: Raw) -> Task:
             f"the instruction holds {piece.group()!r}, as chat templates write it, and the model reads it as ordinary "
             "text: leave it out, the model's own template is applied"
         )
+    if text.strip():
+        first = [row.history[0][0] if row.history else row.input for row in examples["train"]]
+        inside = sum(text.strip() in one for one in first)
+        if 2 * inside > len(first):
+            notes.append(
+                f"{inside} of {len(first)} inputs hold the instruction already, and it is put in front of them once "
+                "more: take it out of them; or, with sapo.select, load the rows and give them as they are"
+            )
     odd = [hit.group() for rows in examples.values() for row in rows if (hit := _CONTROL.search(row.answer))]
     if odd:
         notes.append(f"answers with control characters: {len(odd)}, such as {odd[0]!r}; remove what is not meant")

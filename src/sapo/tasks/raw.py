@@ -26,12 +26,14 @@ class Raw:
         instruction: a text that the data set as a whole gives as its instruction.
         classes: column -> the names of its classes, where the data declare them.
         notes: what was decided about its files, one sentence each.
+        alternatives: whether a list of answers holds answers that are all right, as in Natural-Instructions.
     """
 
     splits: Mapping[str, Rows]
     instruction: str | None = None
     classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    alternatives: bool = False
 
 
 class UnusableError(Exception):

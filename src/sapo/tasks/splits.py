@@ -20,7 +20,7 @@ SPLIT_NAMES: Mapping[str, Split] = MappingProxyType(
         "test": "test", "testing": "test",
     }
 )  # fmt: skip
-_ADVICE = "name the split or file with the training rows with train (train: in a configuration, --train)"
+_ADVICE = "name the split with the training rows with train (train: in a configuration, --train)"
 
 
 def split_word(file: Path) -> str:

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -49,7 +50,8 @@ def joined(where: str, tables: Mapping[str, Sequence[Raw]], notes: tuple[str, ..
         for column, names in raw.classes.items():
             classes[column] = tuple(dict.fromkeys((*classes.get(column, ()), *names)))
     splits = {name: [row for raw in parts for row in raw.splits["train"]] for name, parts in tables.items()}
-    return Raw(splits, next(iter(definitions), None), classes, notes)
+    alternatives = all(raw.alternatives for raw in every)
+    return Raw(splits, next(iter(definitions), None), classes, notes, alternatives)
 
 
 def arrow_table(where: str, table: Any, features: Mapping[str, Any]) -> Raw:
@@ -93,19 +95,20 @@ def _json(path: Path) -> Raw:
         if isinstance(error, json.JSONDecodeError) and error.msg == "Extra data":
             return _lines(path)
         raise DataError(f"{path} is not JSON: {error}" if text.strip() else f"{path} has no rows") from error
-    definition = None
+    definition, alternatives = None, False
     if isinstance(parsed, dict) and isinstance(parsed.get("Instances"), list):
         value = parsed.get("Definition")
         parts = value if isinstance(value, list) else [] if value is None else [value]
         if any(kind_of(part) != "a text" for part in parts):
             raise DataError(f"{path}: the Definition must be a text or a list of texts, not {kind_of(value)}")
-        definition, parsed = "\n".join(parts) or None, parsed["Instances"]
+        definition, parsed, alternatives = "\n".join(parts) or None, parsed["Instances"], True
     if not isinstance(parsed, list):
         raise DataError(
             f"{path} holds {kind_of(parsed)}: allowed is a list of objects, or a task of "
             "Natural-Instructions with Definition and Instances"
         )
-    return Raw({"train": _objects(path, "row", enumerate(parsed, start=1))}, definition)
+    rows = _objects(path, "row", enumerate(parsed, start=1))
+    return Raw({"train": rows}, definition, alternatives=alternatives)
 
 
 def _lines(path: Path) -> Raw:
@@ -140,11 +143,12 @@ def _tab_separated(path: Path) -> Raw:
         raise DataError(f"{path} has no rows: its first line names the columns, the rows follow")
     header, *rows = [[_unquoted(cell) for cell in line.split("\t")] for line in lines]
     if any(len(cells) != len(header) for cells in rows) and '"' in text:
-        # A cell in quotes may go over several lines, as spreadsheets write them.
-        try:
-            return _separated(path, text, "\t")
-        except DataError:
-            pass
+        # A cell in quotes may go over several lines, as spreadsheets write them: then all rows fit. Else a stray quote
+        # would join rows.
+        with suppress(DataError):
+            first, *quoted = _cells(path, text, "\t")
+            if all(len(cells) == len(first) for cells in quoted):
+                header, rows = first, quoted
     names = _header(str(path), header)
     return Raw({"train": [_separated_row(names, cells) for cells in rows]})
 
@@ -156,6 +160,13 @@ def _unquoted(cell: str) -> str:
 
 
 def _separated(path: Path, text: str, delimiter: str) -> Raw:
+    first, *rows = _cells(path, text, delimiter)
+    header = _header(str(path), first)
+    return Raw({"train": [_separated_row(header, cells) for cells in rows]})
+
+
+def _cells(path: Path, text: str, delimiter: str) -> list[list[str]]:
+    """Return the cells of the lines that are not empty, of which there is one at least."""
     # No cell is longer than the file; the limit is the whole process's, so it is put back.
     limit = csv.field_size_limit(max(csv.field_size_limit(), len(text)))
     # Strict: otherwise one quote too few silently swallows all rows behind it.
@@ -171,8 +182,7 @@ def _separated(path: Path, text: str, delimiter: str) -> Raw:
         csv.field_size_limit(limit)
     if not lines:
         raise DataError(f"{path} has no rows: its first line names the columns, the rows follow")
-    header = _header(str(path), lines[0])
-    return Raw({"train": [_separated_row(header, cells) for cells in lines[1:]]})
+    return lines
 
 
 def _separated_row(header: list[str], cells: list[str]) -> dict[str, Any] | Broken:

@@ -57,6 +57,10 @@ class _Looking(TrainerCallback):
     def __init__(self, advance: Callable[[int], None], extras: Extras) -> None:
         self._advance, self._watchers, self.begun, self.ended = advance, extras.watchers, False, False
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """A checkpoint brings its own interval: the one that is asked for now holds."""
+        state.save_steps = args.save_steps
+
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.begun = True
 

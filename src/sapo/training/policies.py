@@ -45,7 +45,7 @@ def given_texts(policy: Policy, fixed: str | Mapping[str, str] | None, tasks: Se
 
 
 def choose_instruction(
-    policy: Policy, candidates: Sequence[Instruction], selection: Selection | None, seed: int
+    policy: Policy, candidates: Sequence[Instruction], selection: Selection | None, seed: int, place: int
 ) -> Instruction:
     """Return the instruction to train with, or to begin training with, and to test with.
 
@@ -57,13 +57,14 @@ def choose_instruction(
         candidates: the original first.
         selection: their losses; needed by the policies in `BY_LOSS` only.
         seed: of the random draw.
+        place: of the task in its sequence; each task's draw is another one.
     """
     if policy == "original" or policy in MIXTURES or len(candidates) == 1:
         return candidates[0]
     if policy in GIVEN:
         return candidates[-1]
     if policy == "random":
-        return candidates[1 + int(np.random.default_rng(seed).integers(len(candidates) - 1))]
+        return candidates[1 + int(np.random.default_rng([seed, place]).integers(len(candidates) - 1))]
     if selection is None:
         raise ValueError(f"policy {policy} needs a selection")
     if policy in LOWEST:

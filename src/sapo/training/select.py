@@ -249,6 +249,9 @@ def _opened(
     """Return the task, and what makes tokens of its rows."""
     if max_length is not None:
         demand_number("max_length", max_length)
+    settings = {"renderer": renderer, "args": args, "max_length": max_length}
+    if len(given := [name for name, value in settings.items() if value is not None]) > 1:
+        raise DataError(f"{' and '.join(given)}: give {given[0]} alone, which has what the others say")
     opened = given_task(data, instruction, suffix, columns)
     limit = max_length
     if limit is None:

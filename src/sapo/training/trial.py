@@ -34,7 +34,7 @@ from sapo.models.render import Encoder, Renderer
 from sapo.selection.differences import TIE, choose, compare
 from sapo.selection.selection import Selection, Trial, Tried
 from sapo.selection.settings import TrialSettings
-from sapo.tasks.sampling import selection_rows
+from sapo.tasks.sampling import selection_rows, without_shown
 from sapo.training.finetune import finetune
 from sapo.training.methods.objective import Objective, put_back, trainable
 from sapo.training.settings import TrainSettings
@@ -109,6 +109,7 @@ def try_leading(
     if len(selection.candidates) == 1:
         return selection
     demand_trainable(model)
+    task = without_shown(task, [candidate.instruction for candidate in selection.candidates])
     began = time.perf_counter()
     leaders = [0, *(i for i in selection.ranked if i)][: settings.leading]
     own, training = (

@@ -29,7 +29,7 @@ PRIMARY = "pre_update"
 INDICATORS = (PRIMARY, "answer_only", "example_mean", "pmi", "gradient_norm", "length", "edit")
 MEDIATORS = ("first_gradient", "path", "displacement", "drift", "train_before", "train_after")
 OUTCOMES: tuple[Outcome, ...] = ("forgetting", "generalisation")
-_UNDEFINED = "no transition has two candidates or more that differ in both"
+_UNDEFINED = "no transition has two candidates or more that differ in both, or lean left it out"
 
 
 @dataclass(frozen=True, slots=True)

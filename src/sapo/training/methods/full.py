@@ -55,4 +55,6 @@ class Full(SeqLora):
 
     def resume(self, model: Any, directory: Path) -> Any:
         """Load the model that the directory holds."""
-        return AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).to(model.device).eval()
+        attention = model.config._attn_implementation
+        again = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32, attn_implementation=attention)
+        return again.to(model.device).eval()

@@ -41,7 +41,8 @@ class IncLora(SeqLora):
     def prepare(self, model: Any, training: Training) -> Any:
         """Add the task's adapter; only it is trainable."""
         with torch.random.fork_rng():
-            torch.manual_seed(training.seed)
+            # Another one for each task: the same A would begin along the old ones.
+            torch.manual_seed((training.seed + 1_000_003 * (training.stage - 1)) % 2**63)
             if not isinstance(model, PeftModel):
                 return get_peft_model(model, self._config(model), adapter_name=NEW)
             model.add_adapter(NEW, self._config(model))

@@ -30,6 +30,9 @@ def standing(number: int, rows: Rows, nll: Sequence[Floats], level: float, epsil
             leader, (gap, reach) = 0, original
     low = gap - reach
     rivals = [int(i) for i in np.argsort(low, kind="stable") if low[i] < -epsilon and counts[i] < rows.count]
+    if not rivals and counts[0] < counts[leader] and low[0] <= epsilon:
+        # It may be as good as the leader: on as many rows it will show, and then it wins.
+        rivals = [0]
     return Standing(
         round=number,
         counts=counts,

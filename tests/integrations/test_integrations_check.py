@@ -289,6 +289,14 @@ def test_the_prompt_to_send_is_told_to_the_letter() -> None:
     quiet = [{**side, "chat_template_kwargs": {"enable_thinking": False}} for side in SIDES]
     told = sapo.check(ours(quiet, template=THINKS))
     assert told.prompt == asked + EMPTY and "made with chat_template_kwargs={'enable_thinking': False}" in str(told)
+    assert "4 rows are asked not to reason" in str(told)
+
+
+def test_prompts_that_lose_their_beginning_are_told() -> None:
+    with pytest.warns(FutureWarning, match="keep_end"):
+        trainer = ours(SIDES, max_length=51, truncation_mode="keep_end")
+    told = str(sapo.check(trainer))
+    assert "4 rows have 51 tokens, and truncation_mode = keep_end cuts the beginning" in told
 
 
 def test_losses_before_are_those_of_the_tokens_that_are_trained() -> None:

@@ -47,7 +47,7 @@ from sapo.report.page import results_page
 from sapo.report.prompt import print_prompt, token_texts
 from sapo.report.publish import print_report, read_report
 from sapo.report.runs import Run, read_run, shared_prompts
-from sapo.report.selections import finding, ranking, selection_page
+from sapo.report.selections import finding, ranking, selection_page, subject
 from sapo.report.tasks import task_page, tasks_page
 from sapo.runs.config.loading import make_config
 from sapo.runs.metrics import METRICS
@@ -201,6 +201,9 @@ def test_the_finding_says_whether_the_winner_is_clear() -> None:
     ]
     for losses, intervals, chosen, sentence in cases:
         assert sentence in finding(make_selection(losses, intervals, chosen=chosen))
+    # Of a policy that trains with another one, nothing stays.
+    lowest = make_selection([2, 2.5], [None, (0.4, 0.6)], chosen=0)
+    assert finding(lowest, subject("highest")).startswith("The original has the lowest loss: ")
 
 
 def test_a_selection_is_printed_with_its_caveats() -> None:

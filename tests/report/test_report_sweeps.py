@@ -94,6 +94,14 @@ def test_results_show_mean_and_interval_over_units() -> None:
     assert [t.title for t in tables(page, "Every metric")] == ["Test prompt: own", "Test prompt: original"]
 
 
+def test_a_mean_over_fewer_units_than_the_others_says_so() -> None:
+    whole = tables(sweep_page(three_seeds()), "Results")[0]
+    found = tables(sweep_page(three_seeds()[:-1]), "Results")[0]
+    assert not any("(2)" in cell for row in rows(whole) for cell in row) and "(n): over n" not in whole.legend[0]
+    (fewer,) = [row for row in rows(found) if any("(2)" in cell for cell in row)]
+    assert all(cell.endswith(" (2)") for cell in fewer[1:]) and "(n): over n of the units" in found.legend[0]
+
+
 def test_policies_are_compared_by_unit_with_every_point_shown() -> None:
     page = sweep_page(three_seeds())
     score, nll, *_ = tables(page, "Policies compared")

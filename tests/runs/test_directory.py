@@ -246,3 +246,10 @@ def test_a_stage_appears_whole_replaces_an_older_one_and_can_be_dropped(opened: 
     for _ in range(2):
         opened.drop_stage("1-a")
     assert files(opened.path / "stages") == {"2-b/adapter"}
+    # Killed while it is dropped, it is gone and not damaged.
+    then = opened.stage_files("2-b")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("shutil.rmtree", lambda *paths, **options: interrupted(opened.path))
+        with pytest.raises(KeyboardInterrupt):
+            opened.drop_stage("2-b")
+    opened.demand_stage("2-b", "training/2-b.json", then, dropped=True)

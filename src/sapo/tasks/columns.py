@@ -23,8 +23,8 @@ COLUMNS = (
     ("question", "response"), ("problem", "solution"), ("problem", "answer"), ("input", "target"),
     ("source", "target"), ("inputs", "targets"), ("input", "label"), ("prompt", "answer"), ("text", "answer"),
 )  # fmt: skip
-# Names that an input has; "source" more often tells where a row is from.
-ANSWERS = frozenset(target for _, target in COLUMNS) | {"response"}
+ANSWERS = frozenset(target for _, target in COLUMNS)
+# "source" more often tells where a row is from.
 INPUTS = frozenset(source for source, _ in COLUMNS) - {"source"}
 ROLES = ("input", "answer", "instruction", "system", "history", "messages", "ignore")
 # These may be several columns.
@@ -138,12 +138,13 @@ def find_columns(where: str, splits: Iterable[Rows], named: Mapping[str, str | S
     used = {name for names in found.values() for name in names}
     unused = {name: count for name, count in there.items() if count and name not in used}
     _demand_meanings(where, unused, texts)
-    for name, count in unused.items() if not found.keys() & {"input", "messages"} else ():
-        if name.lower() in INPUTS:
-            raise DataError(
-                f"{where}: the column {name!r} ({count} values) is called like an input, and would not be used: say "
-                f"that it is one, columns: {{input: {name}}} (--column input={name}){_IGNORE.format(column=name)}"
-            )
+    lost = [name for name in unused if name.lower() in INPUTS]
+    if lost and not found.keys() & {"input", "messages"}:
+        raise DataError(
+            f"{where}: the column {lost[0]!r} ({unused[lost[0]]} values) is called like an input, and would not be "
+            f"used: say that it is one, columns: {{input: {lost[0]}}} (--column input={lost[0]})"
+            f"{_IGNORE.format(column=lost[0])}"
+        )
     single = {role: names[0] for role, names in found.items() if role not in _SEVERAL}
     recognised = {role: " + ".join(map(repr, found[role])) for role in ROLES if role in found and role not in given}
     return Columns(

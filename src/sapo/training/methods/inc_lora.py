@@ -42,7 +42,7 @@ class IncLora(SeqLora):
         """Add the task's adapter; only it is trainable."""
         with torch.random.fork_rng():
             # Another one for each task: the same A would begin along the old ones.
-            torch.manual_seed((training.seed + 1_000_003 * (training.stage - 1)) % 2**63)
+            torch.manual_seed(training.seed + 1_000_003 * (training.stage - 1))
             if not isinstance(model, PeftModel):
                 return get_peft_model(model, self._config(model), adapter_name=NEW)
             model.add_adapter(NEW, self._config(model))

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from small_runs import Told, command, configure, near, plain_config, read, workers, write, write_bench
 
-from sapo.core.errors import DataError, RecordError
+from sapo.core.errors import DataError, RecordError, SweepError, TrainError
 from sapo.experiments.study.plan import state_config, transitions
 from sapo.experiments.study.records import STUDY, StudyRecord, append_study, read_study
 from sapo.experiments.study.run import planned, run_study, study_fingerprint
@@ -26,6 +26,7 @@ from sapo.runs.config.study import StudyConfig
 from sapo.runs.prepare import read as inputs_of
 from sapo.sequence import run
 from sapo.tasks.load import task_fingerprint
+from sapo.training.finetune import finetune
 
 TASKS = ("alpha", "beta", "gamma")
 
@@ -145,6 +146,27 @@ def copy(made: tuple[StudyConfig, Path], tmp_path: Path) -> Callable[..., StudyC
     """The configuration of a finished study that a test may spoil."""
     shutil.copytree(made[1], tmp_path / "copy")
     return lambda **changes: made[0].model_copy(update={"run_dir": tmp_path / "copy", **changes})
+
+
+def test_a_training_that_diverges_does_not_keep_the_others_from_being_made(
+    study: Callable[..., StudyConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def diverges(*args: Any, **options: Any) -> Any:
+        if options["optimiser"] == "sgd":
+            raise TrainError("training diverged: by agreement")
+        return finetune(*args, **options)
+
+    monkeypatch.setattr("sapo.experiments.study.training.finetune", diverges)
+    config, told = study(arms=["adamw", "sgd"], lean=True, scores=False), Told()
+    with pytest.raises(SweepError) as caught:
+        run_study(config, told)
+    names = [f"alpha>beta/sgd-c{candidate}-s1" for candidate in range(2)]
+    assert str(caught.value).startswith(f"2 of 4 trainings failed ({', '.join(names)}); the others are finished. ")
+    for name in names:
+        hint = "Arm sgd has sgd.learning_rate of its own"
+        assert f"FAILED {name}: training diverged: by agreement. {hint}" in told.notes
+    records = read_study(config.run_dir / STUDY)
+    assert [record.name for record in records] == [f"alpha>beta/adamw-c{candidate}-s1" for candidate in range(2)]
 
 
 def test_more_seeds_arms_and_transitions_may_be_asked_for_later(copy: Callable[..., StudyConfig]) -> None:

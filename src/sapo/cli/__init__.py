@@ -16,7 +16,7 @@ import sys
 from rich.console import Console
 
 from sapo.cli.app import app
-from sapo.core.errors import SapoError
+from sapo.core.errors import SapoError, SweepError, ToldError
 from sapo.core.processes import joined, leave
 
 # In the order in which help lists them.
@@ -38,7 +38,7 @@ def main() -> None:
         if isinstance(error, OSError) and error.errno != errno.ENOSPC:
             raise
         # Before the processes join, all of them find the same mistakes, and one of them says so.
-        if rank == 0 or joined():
+        if rank == 0 or (joined() and not isinstance(error, (SweepError, ToldError))):
             errors = Console(stderr=True)
             who = "" if rank == 0 else f"process {rank}: "
             errors.print(f"{who}error: ", style="bold red", end="")

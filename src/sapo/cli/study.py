@@ -10,6 +10,7 @@ import typer
 
 from sapo.cli.app import again, app, console, one_process, say, working
 from sapo.cli.options import Configuration, Overrides, Ray
+from sapo.core.errors import SweepError
 
 
 @app.command("study")
@@ -42,7 +43,15 @@ def study_command(
         count = len(file.read_text(encoding="utf-8").splitlines()) if file.is_file() else 0
         return f"Saved in {settings.run_dir}: {count} trainings, and the finished steps of the states. {again()}"
 
+    failed = None
     with working(saved) as progress:
-        run_study(settings, progress, None if ray is None else partial(on_ray, ray, settings.resources))
-    print_report(console(), [settings.run_dir])
-    say(f"With figures: {shlex.join(['sapo', 'report', str(settings.run_dir), '--html', 'report.html'])}")
+        try:
+            run_study(settings, progress, None if ray is None else partial(on_ray, ray, settings.resources))
+        except SweepError as error:
+            failed = error
+    if failed is None or (settings.run_dir / STUDY).is_file():
+        print_report(console(), [settings.run_dir])
+        say(f"With figures: {shlex.join(['sapo', 'report', str(settings.run_dir), '--html', 'report.html'])}")
+    if failed is not None:
+        # Below the table, where it is seen.
+        raise failed

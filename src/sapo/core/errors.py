@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+
+# Failures that are named.
+_LISTED = 5
 
 
 class SapoError(Exception):
@@ -43,11 +46,21 @@ class TrainError(SapoError):
 
 
 class SweepError(SapoError):
-    """A sweep some of whose runs failed; the others were finished."""
+    """A sweep some of whose runs failed, or a study some of whose trainings did; the others were finished."""
+
+    def __init__(self, failed: Mapping[str, str], count: int, what: str) -> None:
+        (name, why), names = next(iter(failed.items())), list(failed)
+        listed = ", ".join([*names[:_LISTED], *([f"{len(names) - _LISTED} more"] if len(names) > _LISTED else [])])
+        others = "; the others are finished" if len(failed) < count else ""
+        super().__init__(f"{len(failed)} of {count} {what} failed ({listed}){others}. {name}: {why}")
 
 
 class ProcessError(SapoError):
     """Another process of the same job ended, so that this one cannot continue."""
+
+
+class ToldError(SapoError):
+    """What the first process of a job raised and tells, in the others."""
 
 
 class RecordError(SapoError):

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
 
-from sapo.core.errors import ConfigError, SapoError
+from sapo.core.errors import ConfigError, SapoError, ToldError
 
 T = TypeVar("T")
 
@@ -58,7 +58,7 @@ class Processes:
         """Return what ``act`` gives in the first process, in all of them.
 
         Raises:
-            SapoError: in the first process, as ``act`` did; the others then end quietly.
+            SapoError: as ``act`` did; ToldError in the other processes.
         """
         found: T = self.gather(self.together(lambda: act() if self.first else None))[0]  # type: ignore[assignment]
         return found
@@ -67,7 +67,7 @@ class Processes:
         """Return what ``act`` gives in this process, once it has succeeded in all of them.
 
         Raises:
-            SapoError: in the first process, if ``act`` raised one anywhere; the others then end quietly.
+            SapoError: in the first process, if ``act`` raised one anywhere; ToldError in the others.
         """
         if self.count == 1:
             return act()
@@ -80,9 +80,9 @@ class Processes:
         failed = [(rank, found) for rank, found in enumerate(self.gather(failure)) if found is not None]
         if not failed:
             return result  # type: ignore[no-any-return]
-        if not self.first:
-            raise SystemExit(2)
         rank, reason = failed[0]
+        if not self.first:
+            raise ToldError(str(reason))
         raise reason if rank == 0 else type(reason)(f"process {rank}: {reason}")
 
     def device(self, wanted: str) -> str:

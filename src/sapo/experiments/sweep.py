@@ -149,20 +149,16 @@ def run_sweep(config: Config, progress: Reporter = SILENT, where: Where = here) 
             Job(one.name, partial(begin, one), one.twin if _crosses(one) else "", partial(_far, one)) for one in open_
         ]
         with where(followed or progress) as place:
-            for job, found in place.make("runs", jobs, stops=False):
+            for job, found in place.make("runs", jobs):
                 if isinstance(found, SapoError):
                     failed[job.name] = str(found)
-                    progress.note(f"FAILED {job.name}: {found}")
                     continue
                 record = _record(by_name[job.name], found)
                 if first and record != known.get(job.name):
                     append_record(records, record)
                 known[job.name] = record
     if failed:
-        name, why = next(iter(failed.items()))
-        raise SweepError(
-            f"{len(failed)} of {len(runs)} runs failed ({', '.join(failed)}); the others are finished. {name}: {why}"
-        )
+        raise SweepError(failed, len(runs), "runs")
     return tuple(known[one.name] for one in runs)
 
 

@@ -26,6 +26,7 @@ from sapo.core.progress import Reporter
 from sapo.runs.config.schema import ResourcesConfig
 
 T = TypeVar("T")
+U = TypeVar("U")
 # Seconds within which a cluster must answer, those between two looks at jobs that workers make, and how often a job is
 # begun again whose worker was killed.
 _PATIENCE, _LOOK, _RETRIES = 20, 2, 3
@@ -64,18 +65,14 @@ class Place:
     submit: Callable[..., Future[Any]] | None = None
     lost: tuple[type[Exception], ...] = ()
 
-    def make(self, label: str, jobs: Sequence[Job[T]], *, stops: bool = True) -> Iterator[tuple[Job[T], T | SapoError]]:
+    def make(self, label: str, jobs: Sequence[Job[T]]) -> Iterator[tuple[Job[T], T | SapoError]]:
         """Yield each job with what it gave, or the error that ended it, as they end.
 
-        ``label`` is that of all jobs together; they begin in the order given, and with ``stops`` none begins after an
-        error.
+        ``label`` is that of all jobs together; they begin in the order given.
         """
         if self.submit is None:
             for job in jobs:
-                found = _tried(job.begin(), self.progress)
-                yield job, found
-                if stops and isinstance(found, SapoError):
-                    return
+                yield job, self._told(job, _tried(job.begin(), self.progress))
             return
         waiting, ended, said = list(jobs), dict[str, str](), set[str]()
         handed = dict[Future[tuple[T | SapoError, tuple[str, ...]]], Job[T]]()
@@ -88,8 +85,6 @@ class Place:
                 self._show(jobs, ended)
                 for future in wait(handed, _LOOK, FIRST_COMPLETED).done:
                     job = handed.pop(future)
-                    if future.cancelled():
-                        continue
                     try:
                         found, notes = future.result()
                     except self.lost as error:
@@ -100,13 +95,15 @@ class Place:
                             said.add(note)
                             self.progress.note(f"{job.name}: {note}")
                     ended[job.name] = "failed" if isinstance(found, SapoError) else "finished"
-                    yield job, found
+                    yield job, self._told(job, found)
                     advance(1)
-                    if stops and isinstance(found, SapoError):
-                        waiting.clear()
-                        for other in handed:
-                            other.cancel()
             self._show(jobs, ended)
+
+    def _told(self, job: Job[T], found: U) -> U:
+        """Say at once what failed."""
+        if isinstance(found, SapoError):
+            self.progress.note(f"FAILED {job.name}: {found}")
+        return found
 
     def _show(self, jobs: Sequence[Job[T]], ended: Mapping[str, str]) -> None:
         """Report how far all jobs are that can be looked at."""

@@ -114,7 +114,7 @@ class StudyRecord(Stored):
     @property
     def name(self) -> str:
         """What tells this training from the others of its study."""
-        return f"{self.transition}/{self.arm}-c{self.candidate}-s{self.seed}"
+        return training_name(self.transition, self.arm, self.candidate, self.seed)
 
     def tasks(self, role: Role) -> tuple[str, ...]:
         """Return the tested tasks of a role, sorted."""
@@ -159,6 +159,11 @@ class StudyRecord(Stored):
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"])) or "record"
             raise ValueError(f"{where}: {first['msg']}") from error
+
+
+def training_name(transition: str, arm: str, candidate: int, seed: int) -> str:
+    """Return what tells a training from the others of its study."""
+    return f"{transition}/{arm}-c{candidate}-s{seed}"
 
 
 def is_study(path: Path) -> bool:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
-from sapo.core.errors import RecordError, SapoError
+from sapo.core.errors import RecordError, SapoError, SweepError
 from sapo.core.progress import SILENT, Reporter
 from sapo.core.storage import fingerprint
 from sapo.experiments.study.blocks import blocks_of
 from sapo.experiments.study.plan import Transition, Trial, state_config, transitions, trials
-from sapo.experiments.study.records import STUDY, StudyRecord, append_study, read_study
+from sapo.experiments.study.records import STUDY, StudyRecord, append_study, read_study, training_name
 from sapo.experiments.study.training import begin, forget, train
 from sapo.experiments.where import Job, Place, Where, here, in_processes, visible_gpus
 from sapo.runs.config.study import StudyConfig
@@ -23,7 +23,6 @@ from sapo.runs.directory import decisive, differences, locked
 from sapo.runs.prepare import read
 from sapo.tasks.load import task_fingerprint
 
-T = TypeVar("T")
 # More of these may be asked for later: what was recorded stays true. The first seed makes the states.
 _MAY_GROW = ("transitions", "seeds", "arms", "tasks")
 
@@ -34,7 +33,8 @@ def run_study(config: StudyConfig, progress: Reporter = SILENT, where: Where | N
     They are made ``where`` it says; by default in a process for each GPU that this one sees, or in this one.
 
     Raises:
-        SapoError: for anything a user can act on.
+        SweepError: if trainings failed; the others are recorded.
+        SapoError: for anything else that a user can act on.
     """
     gpus = visible_gpus(config.model.device) if where is None and config.model.device_map is None else ()
     if len(gpus) > 1:
@@ -45,15 +45,21 @@ def run_study(config: StudyConfig, progress: Reporter = SILENT, where: Where | N
         open_ = _open(config, known, progress)
         if not open_:
             return tuple(known.values())
+        failed: dict[str, str] = {}
         try:
             with (where or here)(progress) as place:
                 for transition in open_:
-                    for record in _trainings(config, transition, known, place):
-                        _demand_alike(config, [*known.values(), record])
-                        known[_key(record)] = record
-                        append_study(config.run_dir / STUDY, record)
+                    for name, found in _trainings(config, transition, known, place):
+                        if isinstance(found, SapoError):
+                            failed[name] = str(found)
+                            continue
+                        _demand_alike(config, [*known.values(), found])
+                        known[_key(found)] = found
+                        append_study(config.run_dir / STUDY, found)
         finally:
             forget()
+    if failed:
+        raise SweepError(failed, len(failed) + len(known), "trainings")
     return tuple(known.values())
 
 
@@ -69,10 +75,13 @@ def planned(config: StudyConfig, progress: Reporter = SILENT) -> tuple[tuple[Stu
 
 def _trainings(
     config: StudyConfig, transition: Transition, known: Container[tuple[str, Trial]], place: Place
-) -> Iterator[StudyRecord]:
-    """Yield the records of a transition's trainings that are not known yet, as they end."""
+) -> Iterator[tuple[str, StudyRecord | SapoError]]:
+    """Yield the records of a transition's trainings that are not known yet, as they end, or what they failed with."""
     state = Job(transition.name, lambda: partial(begin, config, transition))
-    (count,) = _made(place, f"{transition.name}: its state, and what is measured in it", [state])
+    ((_, count),) = place.make(f"{transition.name}: its state, and what is measured in it", [state])
+    if isinstance(count, SapoError):
+        yield transition.name, count
+        return
     missing = [trial for trial in trials(config, count) if (transition.name, trial) not in known]
     study = study_fingerprint(config)
 
@@ -80,20 +89,11 @@ def _trainings(
         label = f"{transition.name}, training {number} of {len(missing)}"
         return partial(train, config, transition, trial, study, label)
 
-    jobs = [Job(str(trial), partial(work, number, trial)) for number, trial in enumerate(missing, start=1)]
-    yield from _made(place, f"{transition.name}: trainings", jobs)
-
-
-def _made(place: Place, label: str, jobs: Sequence[Job[T]]) -> Iterator[T]:
-    """Yield what jobs give; the first error is raised after what others have finished."""
-    error: SapoError | None = None
-    for _, found in place.make(label, jobs):
-        if not isinstance(found, SapoError):
-            yield found
-        elif error is None:
-            error = found
-    if error is not None:
-        raise error
+    jobs = [
+        Job(training_name(transition.name, trial.arm, trial.candidate, trial.seed), partial(work, number, trial))
+        for number, trial in enumerate(missing, start=1)
+    ]
+    yield from ((job.name, found) for job, found in place.make(f"{transition.name}: trainings", jobs))
 
 
 def _known(config: StudyConfig, progress: Reporter) -> dict[tuple[str, Trial], StudyRecord]:

@@ -10,7 +10,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sapo.core.errors import RecordError
+from sapo.core.errors import RecordError, TrainError
 from sapo.core.progress import Reporter
 from sapo.core.storage import fingerprint
 from sapo.core.types import Instruction, Losses, Task
@@ -88,10 +88,13 @@ def train(
     began = time.perf_counter()
     travel, loss_before = Travel(), None if config.lean else scorer(encoded).per_token
     work = run.engine.plan.train[task.name]
-    with progress.step(label, work.units, work.cost) as advance:
-        training = finetune(
-            model, encoded, settings, trial.seed, advance, extras=Extras(watchers=(travel,)), optimiser=trial.arm
-        )
+    try:
+        with progress.step(label, work.units, work.cost) as advance:
+            training = finetune(
+                model, encoded, settings, trial.seed, advance, extras=Extras(watchers=(travel,)), optimiser=trial.arm
+            )
+    except TrainError as error:
+        raise TrainError(f"{error}{'. Arm sgd has sgd.learning_rate of its own' * (trial.arm == 'sgd')}") from error
     losses, scores, before = {}, {}, ground.measured
     for name, one in ground.tested.items():
         text = candidate.text if name == task.name else one.instruction

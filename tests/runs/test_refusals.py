@@ -146,7 +146,7 @@ MUCH = {"max_new_tokens": 600}
         ("test", 600, {}, "task 'alpha', test prompt 'Say y or n for this one, long"),
         ("test", 1, {"evaluate": {"prompts": ["own", "long " * 2000]}}, "task 'alpha', test prompt 'long long"),
         ("dev", 600, RESELECT, "task 'alpha', candidate 'Say y or n for this one, long"),
-        ("dev", 600, {**RESELECT, "data": {"drop_long": True}}, "'alpha': no row to choose again on is short enough"),
+        ("dev", 1100, {**RESELECT, "data": {"drop_long": True}}, "'alpha': no row to choose again on is short enough"),
         ("test", 1, {"evaluate": MUCH}, "test prompt 'Say y or n for this one, long.* at most 424 fit"),
         ("test", 800, {"evaluate": {"prompts": ["own", "long " * 60]}, "data": {"drop_long": True}}, "no row is left"),
         # Trained with it, but tested with the original.
@@ -171,6 +171,32 @@ def test_what_does_not_fit_is_named_before_anything_is_trained(
     with pytest.raises(SapoError, match=message) if message else nullcontext():
         prepare(config)
     assert not (tmp_path / "run").exists()
+
+
+def test_long_rows_are_dropped_alike_for_every_policy_and_then_candidates_that_leave_them_no_room(
+    small_model: Path, tmp_path: Path
+) -> None:
+    bench = write_bench(tmp_path / "bench", tasks=("alpha",))
+    lengths = {"train": (1, 150, 600, 1, 1, 1), "test": (1, 150, 600)}
+    for split, answers in lengths.items():
+        rows = [{"sentence": f"{split} {i}", "label": "y" * answer} for i, answer in enumerate(answers)]
+        write(bench / "alpha" / f"{split}.json", rows)
+    write(bench / "candidates.json", {"alpha": [f"Say y or n for this, {'long ' * 60}", "Say y or n, please."]})
+    found = {}
+    for policy in ("original", "sapo", "random"):
+        changes = {"policy": policy, "sequence": ["alpha"], "candidates": {"count": 2}, "evaluate": {"rows": None}}
+        config = configure(
+            small_model, bench, tmp_path / policy, max_length=420, data={"drop_long": True}, train={"rows": None},
+            **changes,
+        )  # fmt: skip
+        found[policy] = prepare(config)
+    for ready in found.values():
+        (task,) = ready.inputs.tasks
+        assert [len(row.answer) for row in (*task.train, *task.test)] == [1, 150, 1, 1, 1, 1, 150]
+        assert any(": 1 train rows, 1 test rows" in note for note in ready.notes)
+    for policy in ("sapo", "random"):
+        assert [c.text for c in found[policy].inputs.candidates["alpha"]][1:] == ["Say y or n, please."]
+        assert any("too long for max_length with the longest answer: 1 candidates" in n for n in found[policy].notes)
 
 
 def test_a_row_that_does_not_fit_is_named() -> None:

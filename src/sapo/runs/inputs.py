@@ -17,7 +17,7 @@ from sapo.core.storage import fingerprint
 from sapo.core.types import Example, Instruction, Task
 from sapo.models.render import Renderer
 from sapo.runs.directory import RunDirectory
-from sapo.runs.prompts import Prompt, instruction_of
+from sapo.runs.prompts import OWN, Prompt, instruction_of
 from sapo.selection.settings import SelectionSettings
 from sapo.tasks.holdout import hold_out
 from sapo.tasks.inspection import Inspection, drop_overlap, inspect_task
@@ -64,13 +64,14 @@ class Inputs:
                 candidates[name] += (Instruction(text, "given"),)
         return replace(self, candidates=candidates)
 
-    def fitting(self, renderer: Renderer, prompts: Sequence[Prompt]) -> Inputs:
-        """Return the same without the rows that are too long for the model though their input is cut.
+    def fitting(self, renderer: Renderer, prompts: Sequence[Prompt], max_new_tokens: int) -> Inputs:
+        """Return the same without the rows, and then without the candidates, that are too long though inputs are cut.
 
-        ``prompts`` are those that every stage is tested with.
+        Which rows stay depends on the original and on the texts among ``prompts`` alone, so runs with other policies
+        have the same ones. ``prompts`` are those that every stage is tested with.
         """
 
-        def fit(task: Task, texts: Sequence[str], rows: Sequence[Example]) -> tuple[Example, ...]:
+        def fit(task: Task, texts: Iterable[str], rows: Sequence[Example]) -> tuple[Example, ...]:
             longest = max(texts, key=len)
 
             def fits(row: Example) -> bool:
@@ -86,8 +87,8 @@ class Inputs:
             return tuple(filter(fits, rows))
 
         def kept(task: Task) -> Task:
-            train = fit(task, self._trained_with(task), task.train)
-            test = fit(task, self._tested_with(task, prompts), task.test)
+            texts = [instruction_of(prompt, task.instruction, task.instruction) for prompt in prompts]
+            train, test = fit(task, [task.instruction], task.train), fit(task, texts, task.test)
             lost = {"train": len(task.train) - len(train), "test": len(task.test) - len(test)}
             if not any(lost.values()):
                 return task
@@ -98,14 +99,36 @@ class Inputs:
                 raise DataError(f"task {task.name!r}: {note}; no row is left")
             return replace(task, train=train, test=test, notes=(*task.notes, note))
 
-        by_name = {task.name: task for task in self.tasks}
+        def has_room(task: Task, text: str, *, trained: bool) -> bool:
+            try:
+                if trained:
+                    _demand_room(renderer, task, "candidate", [text], (*task.train, *held.get(task.name, ())))
+                if not trained or OWN in prompts:
+                    _demand_room(renderer, task, "test prompt", [text], task.test, max_new_tokens)
+            except RenderError:
+                return False
+            return True
+
+        tasks, watch = (tuple(map(kept, tasks)) for tasks in (self.tasks, self.watch))
         held = {
-            name: fit(by_name[name], self._trained_with(by_name[name]), rows) for name, rows in self.held_rows.items()
+            task.name: fit(task, [task.instruction], self.held_rows[task.name])
+            for task in tasks
+            if task.name in self.held_rows
         }
         if none := [name for name, rows in held.items() if not rows]:
             raise DataError(f"task {none[0]!r}: no row to choose again on is short enough for max_length")
-        tasks, watch = (tuple(map(kept, tasks)) for tasks in (self.tasks, self.watch))
-        return replace(self, tasks=tasks, watch=watch, held_rows=held)
+        candidates, held_out, noted = {}, {}, []
+        for task in tasks:
+            # The original stays, and so does a text of the user's: whoever wrote it is told that it is too long.
+            original, *others = self.candidates[task.name]
+            stay = [one for one in others if one.origin == "given" or has_room(task, one.text, trained=True)]
+            rest = [one for one in self.held_out[task.name] if has_room(task, one.text, trained=False)]
+            candidates[task.name], held_out[task.name] = (original, *stay), tuple(rest)
+            if lost := len(others) - len(stay) + len(self.held_out[task.name]) - len(rest):
+                note = f"left out, as they are too long for max_length with the longest answer: {lost} candidates"
+                task = replace(task, notes=(*task.notes, note))
+            noted.append(task)
+        return replace(self, tasks=tuple(noted), watch=watch, held_rows=held, candidates=candidates, held_out=held_out)
 
     def demand_room(
         self, renderer: Renderer, prompts: Sequence[Prompt], max_new_tokens: int, *, looks_back: bool

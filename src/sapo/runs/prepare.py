@@ -155,7 +155,7 @@ def _load(config: Config, gathering: Gathering, inputs: Inputs, tracker: Tracker
     renderer = Renderer(loaded.tokenizer, min(config.max_length, context_length(loaded.model)))
     template = renderer.fingerprint()
     if config.data.drop_long:
-        inputs = inputs.fitting(renderer, evaluate.texts)
+        inputs = inputs.fitting(renderer, evaluate.texts, evaluate.max_new_tokens)
     trainings = schedule(method.order, inputs.tasks, seed, train.batch_size)
     selection = config.selection
     if policy not in LOWEST:

@@ -76,6 +76,15 @@ def test_defaults_are_those_of_a_run_but_for_what_a_study_has_of_its_own(made: C
     }  # fmt: skip
 
 
+def test_what_no_training_reads_is_named(made: Callable[..., StudyConfig]) -> None:
+    assert study().unread == made().unread == ()
+    own = {"own": {"data": "own.csv"}, "other": {"data": "other.csv"}, "a": {"data": "a.csv"}}
+    assert made(tasks=own, unseen=["other"], sgd={"learning_rate": 1.0}).unread == (
+        "not used: tasks.own is in no transition and not in unseen",
+        "not used: sgd is for arm sgd",
+    )
+
+
 def test_a_resolved_study_can_be_written_and_read_back(made: Callable[..., StudyConfig]) -> None:
     config, default = made(**FULL), made()
     assert made(**config.plain()) == config == study()

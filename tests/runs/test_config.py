@@ -124,14 +124,14 @@ def test_what_no_run_reads_is_named() -> None:
     assert unread(made()) == unread(made(selection={"rule": "trial", "trial": {"updates": 3}})) == ()
     assert unread(made(ewc={"weight": 5}, method="ewc")) == ()
     assert unread(made(ewc={"weight": 5}, paft={"steps": 2})) == (
-        "not used: ewc is for method ewc",
         "not used: paft is for policy paft",
+        "not used: ewc is for method ewc",
     )
     assert unread(made(policy="random", selection={"rule": "trial"})) == (
-        "not used: selection.rule trial is for policies sapo and reselect",
+        "not used: selection.rule is for policies sapo and reselect",
     )
     assert unread(made(selection={"trial": {"updates": 3}})) == (
-        "not used: selection.trial is for selection.rule trial",
+        "not used: selection.trial is for policies sapo and reselect with selection.rule trial",
     )
     assert unread(made(candidates={"longest": 100})) == ("not used: candidates.longest is for source demonstrations",)
     assert unread(made(method="full", lora={"r": 4})) == (
@@ -141,6 +141,27 @@ def test_what_no_run_reads_is_named() -> None:
     sweep = {"method": ["seq-lora", "ewc"], "policy": ["random", "sapo"], "rule": ["lowest", "trial"]}
     assert unread(made(sweep=sweep, ewc={"weight": 5}, selection={"trial": {"updates": 3}})) == ()
     assert unread(made(sweep=sweep, replay={"share": 0.1})) == ("not used: replay is for method replay",)
+    # What is of no use together is named together, and a part instead of all that it holds.
+    original = made(
+        policy="original",
+        candidates={"count": 5, "longest": 9},
+        selection={"delta": 0.1, "examples": 5, "batch_tokens": 9},
+    )
+    assert unread(original) == (
+        "not used: candidates is for policies that choose among candidates, and for wordings",
+        "not used: candidates.longest is for source demonstrations",
+        "not used: selection.examples is for policies sapo, highest, median, reselect",
+        "not used: selection.delta is for races of policies sapo and reselect",
+    )
+    assert unread(made(policy="original", candidates={"count": 5}, evaluate={"prompts": ["own", "wordings"]})) == ()
+    race = {"delta": 0.1, "epsilon": 0.1}
+    for changes in ({"strategy": "exhaustive"}, {"rule": "confident"}):
+        assert unread(made(selection={**race, **changes})) == (
+            "not used: selection.delta, selection.epsilon are for races of policies sapo and reselect",
+        )
+    assert unread(made(method="osf", lora={"r": 4, "target_modules": ["q_proj"]})) == (
+        "not used: lora.r is for methods that train an adapter",
+    )
 
 
 def test_every_mistake_is_named_in_one_message() -> None:

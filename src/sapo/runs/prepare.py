@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import get_args
 
 from sapo.candidates.opening import open_sources
-from sapo.candidates.settings import CandidateSettings
 from sapo.core.errors import ConfigError
 from sapo.core.processes import Processes, join
 from sapo.core.progress import SILENT, Reporter
+from sapo.core.settings import Settings
 from sapo.models.answers import teaches_to_stop
 from sapo.models.fit import context_length
 from sapo.models.load import LoadedModel, best_device, load_model
@@ -36,7 +36,7 @@ from sapo.runs.prompts import ORIGINAL, OWN
 from sapo.runs.run import Run
 from sapo.runs.steps import Chooser, Engine, Tester, Trainer
 from sapo.runs.tracking import Tracker
-from sapo.selection.settings import SelectionSettings, TrialSettings
+from sapo.selection.settings import SelectionSettings
 from sapo.training.methods import make_method
 from sapo.training.methods.seq_lora import SeqLora
 from sapo.training.policies import BY_LOSS, GIVEN, LOWEST, MIXTURES, given_texts
@@ -76,27 +76,52 @@ def prepared(config: Config, progress: Reporter = SILENT, shared: Path | None = 
 
 
 def unread(config: Config) -> tuple[str, ...]:
-    """Return what is set and read by none of the runs, one sentence each without a full stop."""
-    sweep = config.sweep or SweepConfig()
-    policies, methods = sweep.policy or (config.policy,), sweep.method or (config.method,)
-    selection, longest = config.selection, "demonstrations" in config.candidates.asked
-    by_loss = bool({*policies} & {*LOWEST})
-    tries = by_loss and "trial" in (sweep.rule or (selection.rule,))
-    readers = {
-        **{name.replace("-", "_"): f"method {name}" for name in get_args(MethodName) if name not in methods},
-        **{name: f"policy {name}" for name in get_args(Policy) if name not in policies},
+    """Return what is set and read by none of the runs, one sentence for each reader, without a full stop."""
+    sweep, selection = config.sweep or SweepConfig(), config.selection
+    policies, methods = {*(sweep.policy or (config.policy,))}, {*(sweep.method or (config.method,))}
+    lowest, rules = policies & {*LOWEST}, {*(sweep.rule or (selection.rule,))}
+    races = lowest and selection.strategy == "racing" and rules - {"confident"}
+    both, by_loss = f"policies {' and '.join(LOWEST)}", f"policies {', '.join(BY_LOSS)}"
+    # What is set -> whether a run reads it, and what does.
+    readers: dict[str, tuple[object, str]] = {
+        **{name.replace("-", "_"): (name in methods, f"method {name}") for name in get_args(MethodName)},
+        **{name: (name in policies, f"policy {name}") for name in get_args(Policy)},
+        "lora": (methods != {"full"}, "methods that train an adapter, and osf"),
+        **{
+            f"lora.{key}": (methods == {"full"} or methods - {"full", "osf"}, "methods that train an adapter")
+            for key in ("r", "alpha", "dropout")
+        },
+        "candidates": (gathers(config, policies), "policies that choose among candidates, and for wordings"),
+        "candidates.longest": ("demonstrations" in config.candidates.asked, "source demonstrations"),
+        "selection.rule": (lowest, both),
+        "selection.strategy": (lowest, both),
+        "selection.trial": (lowest and "trial" in rules, f"{both} with selection.rule trial"),
+        **{f"selection.{key}": (races, f"races of {both}") for key in ("delta", "epsilon", "budget")},
+        **{f"selection.{key}": (policies & {*BY_LOSS}, by_loss) for key in ("examples", "sample", "cache")},
     }
-    changed = {key for key, value in config if value != Config.model_fields[key].get_default(call_default_factory=True)}
-    if {*methods} == {"full"}:
-        readers["lora"] = "methods that train an adapter, and osf"
-    found = [(key, readers[key]) for key in sorted(changed & {*readers})]
-    if selection.rule != "lowest" and not by_loss:
-        found.append((f"selection.rule {selection.rule}", f"policies {' and '.join(LOWEST)}"))
-    elif selection.trial != TrialSettings() and not tries:
-        found.append(("selection.trial", "selection.rule trial"))
-    if config.candidates.longest != CandidateSettings().longest and not longest:
-        found.append(("candidates.longest", "source demonstrations"))
-    return tuple(f"not used: {what} is for {reader}" for what, reader in found)
+    found = dict[str, list[str]]()
+    for key in _changed(config):
+        read, reader = readers.get(key, (True, ""))
+        if not read:
+            found.setdefault(reader, []).append(key)
+    return tuple(
+        f"not used: {', '.join(keys)} {'is' if len(keys) == 1 else 'are'} for {reader}"
+        for reader, keys in found.items()
+    )
+
+
+def _changed(settings: Settings, prefix: str = "") -> Iterator[str]:
+    """Yield the keys whose values are not the defaults, a part before its own."""
+    for key, value in settings:
+        if value != type(settings).model_fields[key].get_default(call_default_factory=True):
+            yield f"{prefix}{key}"
+            if isinstance(value, Settings):
+                yield from _changed(value, f"{prefix}{key}.")
+
+
+def gathers(config: Config, policies: Collection[Policy]) -> bool:
+    """Whether one of the policies, or a test, needs candidates."""
+    return bool({*policies} - {"original", *GIVEN}) or config.evaluate.wordings > 0
 
 
 def prepare(config: Config, progress: Reporter = SILENT, shared: Path | None = None, *, pays: bool = True) -> Run:
@@ -128,7 +153,7 @@ def read(
     directory = RunDirectory(config.run_dir, plain, processes, shared)
     # Before the model is loaded, and without leaving anything behind should the configuration be wrong.
     directory.check()
-    asks = config.policy not in ("original", *GIVEN) or config.evaluate.wordings > 0
+    asks = gathers(config, [config.policy])
     sources, judge = open_sources(config.candidates, config.model, config.seed, progress.note) if asks else ((), None)
     file, count = config.candidates.file if asks else None, config.candidates.count
     gathering = Gathering(directory, sources, judge, file, count, config.evaluate.wordings, progress, pays)

@@ -128,6 +128,8 @@ def _open(
     A transition that could not be begun, or whose recorded trainings had other data, is an error.
     """
     found = dict[Transition, int]()
+    for note in config.unread:
+        progress.note(note)
     for transition in transitions(config):
         try:
             _, given = read(state_config(config, transition), pays=False)

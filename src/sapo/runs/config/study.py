@@ -64,6 +64,15 @@ class StudyConfig(Settings):
             raise ValueError(f"max_new_tokens {self.max_new_tokens} leaves no room in max_length {self.max_length}")
         return self
 
+    @property
+    def unread(self) -> tuple[str, ...]:
+        """What is set and read by no training, one sentence each without a full stop."""
+        unused = sorted({*self.tasks} - {*self.unseen}.union(*self.transitions))
+        found = [f"not used: tasks.{name} is in no transition and not in unseen" for name in unused]
+        if self.sgd != SgdConfig() and "sgd" not in self.arms:
+            found.append("not used: sgd is for arm sgd")
+        return tuple(found)
+
     def plain(self) -> dict[str, Any]:
         """Return the resolved configuration as YAML-ready values; what is switched off is left out."""
         parts = {"candidates": self.candidates.plain(), "model": self.model.plain()}

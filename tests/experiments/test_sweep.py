@@ -69,7 +69,7 @@ def test_rules_are_compared_where_the_lowest_loss_is_wanted(swept: Callable[...,
     runs = planned(swept({"rule": ["trial", "lowest"], "policy": ["original", "sapo"]}))
     assert [(one.name, one.config.selection.rule) for one in runs] == [
         (f"{NAME}/seq-lora-sapo-trial-s42", "trial"),
-        (f"{NAME}/seq-lora-sapo-lowest-s42", "lowest"),
+        (f"{NAME}/seq-lora-sapo-s42", "lowest"),
         (f"{NAME}/seq-lora-original-s42", "lowest"),
     ]
     assert {one.twin for one in runs} == {runs[0].name}

@@ -95,6 +95,20 @@ def test_a_sweep_that_is_interrupted_in_its_third_run_makes_only_what_is_missing
     assert adapters(single.run_dir) == adapters(third)
 
 
+def test_a_rule_that_is_added_later_leaves_what_is_finished_and_the_page_holds_both(
+    swept: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changes = {"selection": {"trial": {"updates": 1, "rows": 2}}}
+    run_sweep(swept({"policy": ["sapo"]}, **changes))
+    trained = count_trainings(monkeypatch)
+    config = swept({"policy": ["sapo"], "rule": ["lowest", "trial"]}, **changes)
+    assert [one.name.rsplit("/")[-1] for one in run_sweep(config)] == ["seq-lora-sapo-s42", "seq-lora-sapo-trial-s42"]
+    # The two tasks of the second run alone; trials do not count.
+    assert len(trained) == 2
+    command("report", config.run_dir)
+    assert "sapo (trial)" in capsys.readouterr().out
+
+
 def test_a_finished_sweep_trains_and_loads_nothing(finished: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sapo.runs.prepare.load_model", no_model)
     before = {p: p.read_bytes() for p in finished.run_dir.rglob("*") if p.is_file()}

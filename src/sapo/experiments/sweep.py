@@ -1,6 +1,6 @@
 """Runs side by side: every combination of methods, policies, seeds and sequences, each in a run directory of its own.
 
-    RUN_DIR/SEQUENCE/METHOD-POLICY-sSEED/   the runs; METHOD-POLICY-RULE-sSEED where rules are compared
+    RUN_DIR/SEQUENCE/METHOD-POLICY-sSEED/   the runs; METHOD-POLICY-RULE-sSEED where the rule is not lowest
     RUN_DIR/shared/                         what is the same at their start: zero-shot rows, first selections
     RUN_DIR/records.jsonl                   one line for each finished run, enough to make all tables again
 
@@ -78,7 +78,8 @@ def planned(config: Config) -> tuple[Planned, ...]:
         )
     policies = sorted(sweep.policy or (config.policy,), key=lambda policy: policy != "sapo")
     # A rule makes a difference only where the lowest loss is wanted.
-    ways = [(policy, rule) for policy in policies for rule in (sweep.rule if policy in LOWEST else None) or (None,)]
+    rules = sweep.rule or (config.selection.rule,)
+    ways = [(policy, rule) for policy in policies for rule in (rules if policy in LOWEST else (None,))]
     if sweep.rule and all(rule is None for _, rule in ways):
         raise ConfigError(
             f"sweep.rule compares rules of the policies {', '.join(LOWEST)}: none of them is in the sweep"
@@ -90,9 +91,12 @@ def planned(config: Config) -> tuple[Planned, ...]:
 
 
 def _planned(config: Config, named: tuple[str, Any], seed: int, method: str, way: tuple[str, str | None]) -> Planned:
-    (sequence, tasks), (policy, rule), rules = named, way, config.sweep.rule if config.sweep else None
+    (sequence, tasks), (policy, rule) = named, way
+    first = ((config.sweep and config.sweep.rule) or (config.selection.rule,))[0]
+    # The usual rule is not named, so that another one can be added to a sweep later.
     name, twin = (
-        f"{sequence}/{'-'.join(filter(None, (method, *one)))}-s{seed}" for one in (way, ("sapo", *(rules or ())[:1]))
+        f"{sequence}/{'-'.join(part for part in (method, *one) if part not in (None, 'lowest'))}-s{seed}"
+        for one in (way, ("sapo", first))
     )
     data = config.model_dump()
     own: dict[str, Any] = {"sequence": tasks, "seed": seed, "method": method, "policy": policy, "sweep": None}

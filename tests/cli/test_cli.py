@@ -164,7 +164,7 @@ def test_check_says_what_would_be_trained_and_fails_where_it_is_wrong(
     command("check", "--task", TASK, "seed=1").complains("seed=1 is not used with --task")
     command("check").complains("give either --task TASK or --config FILE")
     command("check", "--config", config, "--watch", TASK, "--model", model_dir).complains(
-        "--watch, --model is not used with --config"
+        "--watch is for --task; with --config, set it in "
     )
     # What is not trained on is named.
     rows = [{"input": f"film {n}", "output": ("good", "bad")[n % 2], "url": "u"} for n in range(9)]
@@ -319,7 +319,11 @@ def test_mistakes_are_named_with_what_is_allowed(
         (("run", config, "trian.epochs=1", "policy=best"), ("trian: unknown key", "policy = 'best'")),
         ((*select, "--delta", "0.5"), ("--delta 0.5: Input should be less than 0.5",)),
         (("tasks", "[bold]x[/]"), ("'[bold]x[/]'",)),
-        (("tasks", "--show-prompt"), ("--show-prompt needs the name of a task",)),
+        (("tasks", "--show-prompt"), ("--show-prompt is for a task: name it",)),
+        (("tasks", "--instruction", "Do."), ("--instruction is for a task: name it",)),
+        (("tasks", TASK, "--model", model_dir), ("--model is for --show-prompt: add that",)),
+        ((*select, "--strategy", "exhaustive", "--epsilon", "0"), ("--epsilon is for races: --strategy racing",)),
+        ((*select, "--rule", "confident", "--budget", "1"), ("--budget is for races: --strategy racing with",)),
         (("generate", stage), ("either --input TEXT or --file FILE",)),
         (("generate", tmp_path, "--input", "x"), ("is not a stage directory", str(tmp_path))),
         (("generate", stage, "--file", tmp_path / "empty.txt"), ("holds no input",)),

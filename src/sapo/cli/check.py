@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sapo.cli.app import app, one_process, say, working
-from sapo.cli.options import Columns, DataDir, Given, Model, Overrides, Subset, Suffix, Train, roles
+from sapo.cli.options import Columns, DataDir, Given, Model, Overrides, Subset, Suffix, Train, demand_read, roles
 from sapo.core.errors import ConfigError, DataError, RecordError
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 @app.command("check")
 def check_command(
+    context: typer.Context,
     overrides: Overrides = None,
     task: Annotated[str | None, typer.Option(help="As given to sapo select: a task's name, or your own data.")] = None,
     config: Annotated[Path | None, typer.Option(help="Or the configuration of sapo run: all of its tasks.")] = None,
@@ -41,13 +42,8 @@ def check_command(
         raise ConfigError("give either --task TASK or --config FILE")
     if task is not None and overrides:
         raise ConfigError(f"{overrides[0]} is not used with --task: it changes what --config gives")
-    others = {
-        "--watch": watch, "--adapter": adapter, "--data-dir": data_dir, "--instruction": instruction,
-        "--suffix": suffix, "--column": column, "--train": train, "--subset": subset,
-        "--model": None if model == "embedded" else model,
-    }  # fmt: skip
-    if config is not None and (given := [option for option, value in others.items() if value is not None]):
-        raise ConfigError(f"{', '.join(given)} is not used with --config: set it in {config}, or give --task")
+    of_task = ("watch", "model", "adapter", "data_dir", "instruction", "suffix", "column", "train", "subset")
+    demand_read(context, dict.fromkeys(of_task, (task, f"--task; with --config, set it in {config}")))
     from sapo.integrations.check import check_task
     from sapo.models.fit import MAX_LENGTH, context_length
     from sapo.models.load import load_model

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
@@ -61,6 +61,14 @@ def renderer_of(model: str) -> Renderer:
     from sapo.models.render import Renderer
 
     return Renderer(load_tokenizer(model), min(MAX_LENGTH, configured_length(load_config(model))))
+
+
+def demand_read(context: typer.Context, readers: Mapping[str, tuple[object, str]]) -> None:
+    """Refuse an option that was given though nothing reads it; by parameter: whether something does, and what would."""
+    for name, (is_read, reader) in readers.items():
+        source = context.get_parameter_source(name)
+        if not is_read and source is not None and source.name == "COMMANDLINE":
+            raise ConfigError(f"--{name.replace('_', '-')} is for {reader}")
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from sapo.cli.options import (
     Suffix,
     asked_sources,
     checked_options,
+    demand_read,
     gathered_from,
     roles,
 )
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 @app.command("paraphrase")
 def paraphrase_command(
+    context: typer.Context,
     out: Annotated[Path, typer.Option(help="JSON lines to write: text, origin. Rejected texts go to a second file.")],
     task: Annotated[
         str | None, typer.Option(help="A task's name, or your own data as for select; not needed with --instruction.")
@@ -71,10 +73,21 @@ def paraphrase_command(
     one_process("sapo paraphrase")
     if server_model == "":
         raise ConfigError("--server-model is empty: give the model's name on the server")
-    if base_url is not None and server_model is None:
-        raise ConfigError("--base-url is for --source openai, which needs --server-model")
-    if model is not None and "local" not in (source or ()):
-        raise ConfigError("--model is for --source local: add that")
+    local, server, shown = (name in (source or ()) for name in ("local", "openai", "demonstrations"))
+    demand_read(
+        context,
+        {
+            "model": (local, "--source local: add that"),
+            **dict.fromkeys(
+                ("server_model", "base_url", "max_requests", "max_tokens"), (server, "--source openai: add that")
+            ),
+            "temperature": (local or server, "--source local or openai: add one of them"),
+            "longest": (shown, "--source demonstrations: add that"),
+            "data_dir": (task, "--task: add that"),
+            "column": (task, "--task: add that"),
+            "subset": (task, "--task: add that"),
+        },
+    )
     read = (candidates, None if task is None else Path(task))
     demand_new(out, "--out", *read)
     refused = out.with_name(f"{out.name.removesuffix('.jsonl')}.rejected.jsonl")
@@ -84,14 +97,14 @@ def paraphrase_command(
     from sapo.report.terminal import show
 
     with checked_options():
-        server = None
+        openai = None
         if server_model is not None:
-            server = ServerSettings(
+            openai = ServerSettings(
                 model=server_model, base_url=base_url, temperature=temperature,
                 max_requests=max_requests, max_tokens=max_tokens,
             )  # fmt: skip
-        local = LocalSettings(model=model, temperature=temperature)
-    asked = asked_sources(source, candidates, longest=longest, local=local, openai=server)
+        own = LocalSettings(model=model, temperature=temperature)
+    asked = asked_sources(source, candidates, longest=longest, local=own, openai=openai)
     with working(lambda: f"Replies that came in are kept. {again()}") as progress:
         loaded = _task(task, data_dir, instruction, suffix, column, subset)
         for note in loaded.notes:

@@ -18,6 +18,7 @@ from sapo.cli.options import (
     Train,
     asked_sources,
     checked_options,
+    demand_read,
     gathered_from,
     roles,
 )
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 @app.command("select")
 def select_command(
+    context: typer.Context,
     task: Annotated[
         str,
         typer.Option(help="A task's name; or your own data: a JSON, JSONL, CSV or Parquet file, directory, hub id."),
@@ -99,6 +101,8 @@ def select_command(
             examples=examples, rule=rule, sample=sample, strategy=strategy, delta=delta, epsilon=epsilon,
             budget=budget, cache=use_cache,
         )  # fmt: skip
+    race = (settings.races, "races: --strategy racing with --rule lowest")
+    demand_read(context, dict.fromkeys(("delta", "epsilon", "budget"), race))
     asked = asked_sources(source, candidates, [name for name in get_args(SourceName) if name != "openai"])
     base = ModelSettings(base=model, quantization=quantization, device_map=device_map)
 

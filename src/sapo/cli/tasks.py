@@ -7,12 +7,12 @@ from typing import Annotated
 import typer
 
 from sapo.cli.app import app, console, quiet_libraries
-from sapo.cli.options import Columns, DataDir, Given, Model, Subset, Train, renderer_of, roles
-from sapo.core.errors import ConfigError
+from sapo.cli.options import Columns, DataDir, Given, Model, Subset, Train, demand_read, renderer_of, roles
 
 
 @app.command("tasks")
 def tasks_command(
+    context: typer.Context,
     name: Annotated[str | None, typer.Argument(help="Show one task.")] = None,
     data_dir: DataDir = None,
     show_prompt: Annotated[
@@ -30,9 +30,9 @@ def tasks_command(
     from sapo.report.terminal import show
     from sapo.tasks.load import load_task
 
+    of_task = dict.fromkeys(("show_prompt", "instruction", "column", "train", "subset"), (name, "a task: name it"))
+    demand_read(context, {**of_task, "model": (show_prompt, "--show-prompt: add that")})
     if name is None:
-        if show_prompt:
-            raise ConfigError("--show-prompt needs the name of a task")
         show(console(), tasks_page(data_dir))
         return
     with quiet_libraries():

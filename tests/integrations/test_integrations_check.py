@@ -290,6 +290,7 @@ def test_the_prompt_to_send_is_told_to_the_letter() -> None:
     told = sapo.check(ours(quiet, template=THINKS))
     assert told.prompt == asked + EMPTY and "made with chat_template_kwargs={'enable_thinking': False}" in str(told)
     assert "4 rows are asked not to reason" in str(told)
+    assert f"{EMPTY!r}"[1:] + ", with which the chat template asks" in str(told)
 
 
 def test_prompts_that_lose_their_beginning_are_told() -> None:

@@ -200,7 +200,8 @@ def _mask(t: Training) -> Iterator[Verdict]:
         worst = next((found for found in wrong if found.level == "error"), wrong[0])
         yield replace(worst, text=f"in {len(wrong)} of {len(texts)} rows {worst.text}")
     elif t.tails:
-        yield ok(f"in every row it begins right behind {t.tails[0]!r}, with which the chat template asks")
+        met = max((tail for tail in t.tails if any(tail in text for text in texts)), key=len)
+        yield ok(f"in every row it begins right behind {met!r}, with which the chat template asks")
 
 
 def _misplaced(t: Training, learned: str, skipped: Sequence[str]) -> Verdict:

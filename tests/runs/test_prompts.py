@@ -205,6 +205,14 @@ def test_test_prompts_change_no_training_and_what_both_test_is_the_same(made: Ma
     assert main.metrics == result.metrics
 
 
+def test_a_text_that_is_a_watch_tasks_own_instruction_is_tested_once_and_found(made: Made) -> None:
+    config, result, _ = made(prompts=(OWN, original_of(WATCH)))
+    assert len([*config.run_dir.glob(f"cells/2/{WATCH}.*.json")]) == 1
+    # As where two runs are compared.
+    drawn = read_run(config.run_dir).draws("nll", OWN, 0, ["spill_tasks"])["spill_tasks"]
+    assert drawn[0] == pytest.approx(result.figures["nll"]["spill_tasks"]["mean"]["value"])
+
+
 def test_the_first_prompt_is_that_of_the_main_matrix(made: Made) -> None:
     _, result, _ = made(prompts=(NONE, OWN))
     assert result.test_prompt == NONE and result.matrix == result.matrices["primary"][NONE]

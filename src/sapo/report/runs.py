@@ -132,7 +132,11 @@ class Run:
             original, own = used.original, used.text if place < stage else used.original
         assert self.directory is not None
         name = cell_name(instruction_of(prompt, original, own), original, own)
-        path = self.directory / "cells" / str(stage) / f"{task}.{name}.json"
+        cells = self.directory / "cells" / str(stage)
+        path = cells / f"{task}.{name}.json"
+        if task not in self.result.instructions and not path.exists():
+            # A text that is the watch task's instruction was tested once, as the original.
+            path = cells / f"{task}.{ORIGINAL}.json"
         return Evaluation.from_json(_read(path)["value"])
 
 

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import shutil
 from collections.abc import Callable
+from fnmatch import fnmatch
 from importlib.machinery import ModuleSpec
 from os.path import expanduser
 from pathlib import Path
@@ -144,6 +145,32 @@ def test_a_missing_directory_is_named(load: Callable[[str], Any], name: str) -> 
 def test_a_name_that_is_neither_directory_nor_reachable_says_what_is_allowed(name: str) -> None:
     with pytest.raises(ModelError, match=f"model '{name}' cannot be loaded: .*Allowed: 'embedded', a directory"):
         load_model(name, device="cpu")
+
+
+def test_an_adapter_of_the_hub_is_read_like_one_that_was_downloaded(
+    saved: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapted(tiny_model()).save_pretrained(tmp_path)
+    (tmp_path / "chat_template.jinja").write_text("{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}")
+    (tmp_path / "sapo.json").write_text(json.dumps({"state": "another"}))
+    asked = []
+
+    def download(name: str, allow_patterns: list[str]) -> str:
+        files = [path.name for path in tmp_path.iterdir()]
+        asked.append((name, {file for file in files if any(fnmatch(file, one) for one in allow_patterns)}))
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", lambda url, timeout: None)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    loaded = load_model(saved, "org/adapter", device="cpu")
+    read = {"adapter_config.json", "adapter_model.safetensors", "chat_template.jinja", "sapo.json"}
+    assert asked == [("org/adapter", read)]
+    assert "the chat template is the one of adapter org/adapter, not its base's" in loaded.notes
+    assert (
+        loaded.adapter == tmp_path
+        and not loaded.confirmed
+        and torch.equal(logits(loaded.model), logits(adapted(tiny_model())))
+    )
 
 
 def test_a_hub_that_does_not_answer_is_asked_once(saved: str, monkeypatch: pytest.MonkeyPatch) -> None:

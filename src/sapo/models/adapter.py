@@ -14,32 +14,43 @@ from sapo.models.fingerprint import state_fingerprint
 from sapo.models.hub import unreachable
 from sapo.models.settings import EMBEDDED
 
+# What is read of an adapter: not the checkpoints and states of optimisers that may lie beside it.
+_FILES = ["adapter_*", "*token*", "vocab*", "merges.txt", "*.jinja", "sapo.json"]
 UNCONFIRMED = (
     "NOT confirmed that it was trained on this model: its sapo.json records another state of base and adapter. "
     "Another base, dtype or library version would explain it"
 )
 
 
-def adapter_source(adapter: str) -> str:
-    """Return the directory or hub id of an adapter; what it lacks is an error before a model is loaded for it."""
+def adapter_folder(adapter: str) -> Path:
+    """Return the directory of an adapter, downloaded where it is a hub id.
+
+    Raises:
+        ModelError: if it lacks something, before a model is loaded for it.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
     try:
-        adapter = expanded(adapter)
+        folder = Path(expanded(adapter))
     except ValueError as error:
         raise ModelError(f"adapter {error}") from error
-    folder = Path(adapter)
     if not folder.is_dir():
         if (why := unreachable(adapter, "adapter_config.json")) is not None:
             raise ModelError(_cannot_add(adapter, why))
-        return adapter
+        try:
+            folder = Path(snapshot_download(adapter, allow_patterns=_FILES))
+        except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+            raise ModelError(_cannot_add(adapter, first_line(error))) from error
     # A directory never means a hub id, even if peft would look there for what it lacks.
     files = {"adapter_config.json": "adapter_config.json", "adapter_model.safetensors": "adapter_model.*"}
     missing = [name for name, pattern in files.items() if not any(folder.glob(pattern))]
     if missing:
         raise ModelError(_cannot_add(adapter, f"it has no {' and no '.join(missing)}."))
-    return str(folder)
+    return folder
 
 
-def with_adapter(model: Any, adapter: str) -> Any:
+def with_adapter(model: Any, folder: Path, adapter: str) -> Any:
     """Return the model with an adapter, unmerged and active; every weight of it must find its place."""
     from peft import PeftModel, get_peft_model_state_dict
     from peft.utils import load_peft_weights
@@ -50,9 +61,9 @@ def with_adapter(model: Any, adapter: str) -> Any:
             warnings.filterwarnings("ignore", "Found missing adapter keys", UserWarning)
             # peft looks for the base that the adapter names, which may be elsewhere; `tokenizer_of` names it.
             warnings.filterwarnings("ignore", "Unable to fetch remote file|Could not find a config file", UserWarning)
-            loaded = PeftModel.from_pretrained(model, adapter)
+            loaded = PeftModel.from_pretrained(model, folder)
             wanted = set(get_peft_model_state_dict(loaded))
-        given = set(load_peft_weights(adapter, device="cpu"))
+        given = set(load_peft_weights(folder, device="cpu"))
     except Exception as error:
         raise ModelError(_cannot_add(adapter, _mismatch(error))) from error
     if given != wanted:
@@ -62,13 +73,11 @@ def with_adapter(model: Any, adapter: str) -> Any:
     return loaded
 
 
-def tokenizer_of(tokenizer: Any, name: str, adapter: str) -> tuple[Any, list[str]]:
+def tokenizer_of(tokenizer: Any, name: str, folder: Path, adapter: str) -> tuple[Any, list[str]]:
     """Return the tokenizer that an adapter was trained with, and what its folder says of that and of its base."""
     from transformers import AutoTokenizer
 
-    folder, notes = Path(adapter), list[str]()
-    if not folder.is_dir():
-        return tokenizer, notes
+    notes = list[str]()
     base = read_json(folder / "adapter_config.json", "").get("base_model_name_or_path")
     if base and name != EMBEDDED and Path(str(base)).name != Path(name).name:
         notes.append(f"adapter {adapter} names another base model, {base}: what it does on {name} is not known")

@@ -27,7 +27,7 @@ from platformdirs import user_cache_path
 from sapo.core.errors import ModelError, demand_extra, first_line
 from sapo.core.processes import launched
 from sapo.core.settings import expanded
-from sapo.models.adapter import UNCONFIRMED, adapter_source, is_recorded, tokenizer_of, with_adapter
+from sapo.models.adapter import UNCONFIRMED, adapter_folder, is_recorded, tokenizer_of, with_adapter
 from sapo.models.hub import unreachable
 from sapo.models.settings import EMBEDDED, DeviceMap, Quantization
 
@@ -47,6 +47,7 @@ class LoadedModel:
         name: what the user called it: "embedded", a directory or a hub id.
         notes: decisions taken for the user (dtype, device), one sentence each, to be printed.
         confirmed: false where an adapter's own lineage records another state of base and adapter.
+        adapter: the directory of the adapter, where there is one.
     """
 
     model: Any
@@ -54,6 +55,7 @@ class LoadedModel:
     name: str
     notes: tuple[str, ...]
     confirmed: bool = True
+    adapter: Path | None = None
 
     def __repr__(self) -> str:
         return f"LoadedModel({self.name}: {type(self.model).__name__}, {', '.join(self.notes)})"
@@ -182,7 +184,8 @@ def load_model(
     """
     from transformers import AutoModelForCausalLM
 
-    name, adapter = fspath(name), None if adapter is None else adapter_source(fspath(adapter))
+    name, adapter = fspath(name), None if adapter is None else fspath(adapter)
+    folder = None if adapter is None else adapter_folder(adapter)
     if dtype is not None and dtype not in DTYPES:
         raise ModelError(f"dtype {dtype!r}: allowed: {', '.join(DTYPES)}")
     if device_map is not None:
@@ -235,16 +238,16 @@ def load_model(
                 "device_map auto to use several GPUs."
             ) from error
     confirmed = True
-    if adapter is not None:
-        model = with_adapter(model, adapter)
-        tokenizer, told = tokenizer_of(tokenizer, name, adapter)
+    if adapter is not None and folder is not None:
+        model = with_adapter(model, folder, adapter)
+        tokenizer, told = tokenizer_of(tokenizer, name, folder, adapter)
         notes += [f"adapter {adapter}", *told]
-        confirmed = is_recorded(model, Path(adapter) / "sapo.json")
+        confirmed = is_recorded(model, folder / "sapo.json")
         if not confirmed:
             notes.append(f"adapter {adapter}: {UNCONFIRMED}")
     if not tokenizer.chat_template:
         notes.append("no chat template: the plain layout is used (user turn, blank line, 'Answer:')")
-    return LoadedModel(model.eval(), tokenizer, name, tuple(notes), confirmed)
+    return LoadedModel(model.eval(), tokenizer, name, tuple(notes), confirmed, folder)
 
 
 def quantised(model: Any) -> bool:

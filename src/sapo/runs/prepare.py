@@ -203,7 +203,7 @@ def _load(config: Config, gathering: Gathering, inputs: Inputs, tracker: Tracker
         base=loaded.name, method=method.name, policy=policy,
         limits={"max_length": config.max_length, "max_new_tokens": evaluate.max_new_tokens},
         template=template, versions=library_versions(config.model.quantization), quantization=config.model.quantization,
-        earlier=earlier_tasks(config.model.adapter, config.model.base), whole=method.whole,
+        earlier=earlier_tasks(loaded.adapter, config.model.base), whole=method.whole,
     )  # fmt: skip
     model = RunModel(loaded, lambda: start().model, method, directory, describe, selection.batch_tokens)
     engine = Engine(directory, model, renderer, plan, progress)

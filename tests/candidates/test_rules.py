@@ -201,12 +201,40 @@ def test_a_long_instruction_is_compared_seldom_and_one_that_is_too_long_is_refus
         rewrites("a" * 50_001)
 
 
+@pytest.mark.parametrize(
+    ("instruction", "labels", "kept"),
+    [
+        # Permissions, other words of the same letters, questions: a synonym at the wrong place would turn the meaning.
+        ("Translate the sentence. The answer does not have to be in English.", (), "does not have to be"),
+        ("Read the passage and answer the multiple choice question.", (), "multiple choice question"),
+        ("Describe the picture without using the letter e.", (), "without using"),
+        ("Extract the dates from the letter. Write the city on top of the list.", (), "on top of the list"),
+        ("Compare the two sentences with one another and say whether they agree.", (), "one another"),
+        ("Summarize the news article in short sentences.", (), "in short sentences"),
+        ("Read the email. Should the reply be formal? Answer yes or no.", ("yes", "no"), "Should the reply be formal"),
+        ("Answer the question. If the text could not be read, answer unknown.", (), "could not be read"),
+        ("Find a new title for each of the news articles.", (), "for each of the"),
+        ("Read the two words and combine them by adding a hyphen.", (), "by adding"),
+        ("请回答下面的问题，不需要解释理由。", (), "不需要解释"),
+        ("请判断用户要不要退货，并给出理由。", (), "要不要"),
+        ("请完成下面的选择题，只写出答案。", (), "选择题"),
+        ("请完成下面的判断题，只写出答案。", (), "判断题"),
+        # What is asked stands in every one, not only what is given and the labels.
+        ("You are given two numbers. Decide whether the first or the second is larger.", ("first", "second"), "larger"),
+        ("Given a tweet, decide whether the author is serious or joking.", ("serious", "joking"), "author"),
+    ],
+)
+def test_no_rewrite_turns_or_drops_what_is_asked(instruction: str, labels: tuple[str, ...], kept: str) -> None:
+    found = rewrites(instruction, labels)
+    assert len(found) > 20 and all(kept.casefold() in text.casefold() for text in found)
+
+
 @pytest.mark.parametrize("spoken", LANGUAGES)
 def test_frames_are_unique_and_hold_the_instruction(spoken: str) -> None:
     frames = [*LANGUAGES[spoken].get("parts", ()), *LANGUAGES[spoken]["whole"]]
     assert len(set(frames)) == len(frames)
     content = ("{text}", "{lines}", "{bullets}", "{numbers}", "{stars}", "{paragraphs}", "{cited}", "{indented}")
-    asks = ("{ask}", "{Ask}", "{bare}", "{first}", "{First}", "{verdicts}")
+    asks = ("{ask}", "{Ask}", "{bare}", "{first}", "{First}")
     assert all(any(slot in frame for slot in (*content, *asks)) for frame in frames)
 
 

@@ -434,6 +434,8 @@ def test_source_and_judge_share_their_limits_and_nothing_passes_unjudged(client:
     with FaultyServer(judged("yes", "yes")) as server:
         asked = client(server, max_requests=2)
         assert ServerJudge(asked)(toy_task(), TEXTS) == [None, None, "was not judged (max_requests=2 is reached)"]
+        # Nothing at all is judged any more, and what was found before is not lost for that.
+        assert ServerJudge(asked)(toy_task(), TEXTS[2:]) == ["was not judged (max_requests=2 is reached)"]
         with pytest.raises(CandidateError, match="max_requests=2 is reached"):
             first(Server(asked, 0), 1)
 

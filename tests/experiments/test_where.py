@@ -71,6 +71,11 @@ def test_jobs_give_values_or_errors_and_begin_when_the_one_before_them_is_known(
     assert known == {"first": 1, "later": 2, "where": str(tmp_path), "3": 3}
 
 
+def test_a_failure_holds_nothing_of_what_failed() -> None:
+    found = made(here, [given(DataError("no rows"), "bad")])["bad"]
+    assert isinstance(found, DataError) and found.__traceback__ is None and found.__context__ is None
+
+
 def test_what_workers_have_to_say_is_told_once() -> None:
     told = Told()
     with in_processes(("",), told) as place:

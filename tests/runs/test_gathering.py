@@ -20,6 +20,7 @@ from sapo.runs.prepare import estimate, prepare
 from sapo.runs.prepare import read as read_inputs
 from sapo.sequence import run
 from sapo.tasks.builtin import builtin_task
+from sapo.tasks.sampling import shown_rows
 
 TASK = "review-sentiment"
 OWN = (
@@ -43,6 +44,23 @@ def own(tmp_path: Path) -> Path:
     """A file of candidates."""
     write(tmp_path / "own.json", OWN)
     return tmp_path / "own.json"
+
+
+def test_candidates_that_show_rows_are_the_same_for_all_seeds_and_use_no_row_twice(configured: Configured) -> None:
+    found = []
+    for seed in (1, 2):
+        config = configured(
+            policy="reselect", reselect={"rows": 4}, seed=seed, run_dir=f"run-{seed}", train={"rows": 8},
+            candidates={"sources": ["demonstrations"], "count": 4}, evaluate={"prompts": ["own", {"wordings": 2}]},
+        )  # fmt: skip
+        _, inputs = read_inputs(config)
+        found.append(inputs)
+        (task,), candidates = inputs.tasks, (*inputs.candidates[TASK], *inputs.held_out[TASK])
+        assert not shown_rows(task, candidates)
+        assert inputs.held_rows[TASK] and not shown_rows(replace(task, train=inputs.held_rows[TASK]), candidates)
+    one, other = found
+    assert (one.candidates, one.held_out) == (other.candidates, other.held_out) and one.tasks != other.tasks
+    assert len(one.candidates[TASK]) == 5 and len(one.held_out[TASK]) == 2
 
 
 def test_candidates_are_recorded_before_the_first_step_and_taken_from_there(configured: Configured, own: Path) -> None:
@@ -139,13 +157,13 @@ def test_the_original_policy_asks_nobody(
 
 def test_rows_that_demonstrations_show_are_left_out_of_the_run_and_their_cost_is_told(configured: Configured) -> None:
     shows = {"sources": ["demonstrations"], "longest": 250, "count": 9}
-    train = {"rows": 12, "epochs": 1, "batch_size": 4}
+    train = {"rows": 400, "epochs": 1, "batch_size": 4}
     before = prepare(configured(train=train)).inputs.tasks[0].train
-    ready = prepare(configured(policy="sapo", train=train, candidates=shows))
+    ready = prepare(configured(policy="sapo", train=train, candidates=shows, selection={"examples": 400}))
     (task,), texts = ready.inputs.tasks, [c.text for c in ready.inputs.candidates[TASK]]
     shown = [row for row in before if any(row.input in text for text in texts)]
     assert 0 < len(shown) <= 5 and task.train == tuple(row for row in before if row not in shown)
-    assert ready.inspections[TASK].rows["train"] == ready.inspections[TASK].selected == 12 - len(shown)
+    assert ready.inspections[TASK].rows["train"] == ready.inspections[TASK].selected == 400 - len(shown)
     said = f"{TASK}: neither scored nor trained on, as candidates show them as examples: {len(shown)} training rows"
     # A token of the tiny tokenizer is a byte, and only the instruction differs from the original's rows.
     rows = [len(row.ids) for row in ready.engine.renderer.encode(task.instruction, task.suffix, task.train)]

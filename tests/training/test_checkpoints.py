@@ -78,8 +78,15 @@ def test_a_damaged_checkpoint_is_an_error_that_names_it_and_what_fails_later_is_
         if steps == 1:
             raise ValueError("something else")
 
+    def full(steps: int) -> None:
+        raise torch.OutOfMemoryError("the fake is full")
+
     with pytest.raises(ValueError, match="something else"):
         finetune(prepared("seq-lora", tmp_path)[1], TASKS[1], SETTINGS, 3, fail, checkpoints=checkpoints)
+    with pytest.raises(
+        TrainError, match=r"does not fit the memory \(the fake is full\): lower train\.micro_batch_size"
+    ):
+        finetune(prepared("seq-lora", tmp_path)[1], TASKS[1], SETTINGS, 3, full, checkpoints=checkpoints)
     for file in ("scheduler.pt", "trained.safetensors"):
         (last / file).write_bytes((last / file).read_bytes()[:500])
         with pytest.raises(TrainError, match=rf"cannot resume from checkpoint .*{last.name} \("):

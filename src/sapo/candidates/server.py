@@ -61,10 +61,10 @@ class ServerJudge:
         """Return a reason against each text, None where it is judged to be the same; in doubt there is a reason.
 
         Raises:
-            CandidateError: if the server refuses, or nothing at all comes of asking it.
+            CandidateError: if the server refuses.
         """
         requests = [self._client.request(judging(task, text), _WORD, 0.0, 0, 0) for text in texts]
-        return [self._against(answer) for answer in self._client.ask(requests, f"judgement for task {task.name!r}")]
+        return [self._against(answer) for answer in self._client.ask(requests, "judgement", anything=True)]
 
     def _against(self, answer: Answer) -> str | None:
         word = answer.text.strip(" \n.!*\"'").casefold()

@@ -19,8 +19,8 @@ class ServerSettings(Settings):
         temperature: of sampling.
         timeout: seconds without a sign of life from the server.
         concurrency: requests at a time.
-        max_requests: over all tasks, attempts included that came to nothing.
-        max_tokens: over all tasks, of prompts and replies together.
+        max_requests: of a run, over all its tasks, attempts included that came to nothing.
+        max_tokens: likewise, of prompts and replies together.
     """
 
     model: Annotated[str, Field(min_length=1)]

@@ -121,7 +121,8 @@ def _tried(work: Callable[[Reporter], T], progress: Reporter) -> T | SapoError:
     try:
         return work(progress)
     except SapoError as error:
-        return error
+        # Its traceback would hold the model that failed while the next one is loaded.
+        return type(error)(str(error))
 
 
 class _Notes(Reporter):

@@ -235,11 +235,18 @@ def read_inputs(
         )
     split = [hold_out(task) for task in tasks]
     apart = [drop_overlap(task) if drop else (task, 0) for task in split]
+    # Of all rows, so that candidates that show or describe them are the same whatever the seed.
+    gathered = {task.name: gathering(task, number) for number, (task, _) in enumerate(apart, start=1)}
     held = {t.name: held_rows_of(t, train_rows, held_rows, seed) for t, _ in apart} if held_rows is not None else {}
-    tasks = tuple(used_rows(task, train_rows, test_rows, seed) for task, _ in apart)
+    tasks = tuple(
+        without_shown(used_rows(task, train_rows, test_rows, seed), gathered[task.name].candidates) for task, _ in apart
+    )
+    held = {
+        name: without_shown(replace(task, train=held[name]), gathered[name].candidates).train
+        for task, _ in apart
+        if (name := task.name) in held
+    }
     watched = tuple(used_rows(hold_out(task), train_rows, test_rows, seed) for task in watched)
-    gathered = {task.name: gathering(task, number) for number, task in enumerate(tasks, start=1)}
-    tasks = tuple(without_shown(task, gathered[task.name].candidates) for task in tasks)
     parts = {name: gathering.part(found) for name, found in gathered.items()}
     return Inputs(
         tasks, watched, data, {task.name: rows for task, rows in apart}, held,

@@ -177,7 +177,7 @@ class Selection(Stored):
         """Return the candidates as a ranked table, the chosen one marked, and those that were tried as another one."""
         heads = ("rank", "loss", "to original", "95 % interval", "rows", "", "candidate")
         rows = [heads, *(_line(rank, self.candidates[i], i) for rank, i in enumerate(self.ranked, start=1))]
-        scored = f"{self.task}: {len(self.candidates)} candidates on {len(self.rows)} training rows"
+        scored = f"{plain(self.task)}: {len(self.candidates)} candidates on {len(self.rows)} training rows"
         lines = [f"{scored}, loss in nats per answer token before training", *_aligned(rows)]
         if self.trial is not None:
             lines += [

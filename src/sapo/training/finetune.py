@@ -24,7 +24,7 @@ from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import SaveStrategy, SchedulerType
 from transformers.training_args import OptimizerNames
 
-from sapo.core.errors import TrainError
+from sapo.core.errors import TrainError, first_line
 from sapo.core.processes import ALONE, Processes
 from sapo.core.types import Encoded
 from sapo.models.batches import pad
@@ -191,14 +191,17 @@ def _arguments(
 def _train(
     trainer: SupervisedTrainer, checkpoint: str | None, advance: Callable[[int], None], looking: _Looking
 ) -> None:
-    if checkpoint is None:
-        trainer.train()
-        return
-    advance(int(Path(checkpoint).name.partition("-")[2]))
     try:
+        if checkpoint is not None:
+            advance(int(Path(checkpoint).name.partition("-")[2]))
         trainer.train(resume_from_checkpoint=checkpoint)
+    except torch.OutOfMemoryError as error:
+        raise TrainError(
+            f"training does not fit the memory ({first_line(error)}): lower train.micro_batch_size (now "
+            f"{trainer.args.per_device_train_batch_size}) or max_length"
+        ) from error
     except (OSError, KeyError, ValueError, EOFError, RuntimeError, SafetensorError, pickle.UnpicklingError) as error:
-        if looking.begun or isinstance(error, torch.OutOfMemoryError):
+        if looking.begun or checkpoint is None:
             raise
         raise TrainError(
             f"cannot resume from checkpoint {checkpoint} ({error}): delete it to train this task again"

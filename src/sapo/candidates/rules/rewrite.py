@@ -12,7 +12,6 @@ whose slots are filled, and a frame with any other empty slot does not apply. Th
     first, First, rest        its first sentence, in Chinese without its mark, and all others; ``rest*``, and ``rules*``
                               where none of them leans on the first, are lists of the latter
     choices, and with , / *   the labels, where the instruction names all of them: "A or B", or a list
-    verdicts                  the same, where the labels alone say what is asked for
 """
 
 from __future__ import annotations
@@ -48,8 +47,8 @@ _WORDINGS, _THOROUGH = 18, 3
 # Comparing two texts takes time with the square of their length. From so many characters on, where a frame adds too
 # little to tell two rewrites apart, few frames and wordings are tried; of more than the last number, none.
 _LONG, _FEW_FRAMES, _FEW_WORDINGS, _LONGEST = 4000, 8, 4, 50_000
-# Labels that a frame may list; letters of "yes", which says nothing without its question.
-_LISTED, _NAMED = 12, 3
+# Labels that a frame may list.
+_LISTED = 12
 
 _OPTION, _SLOT = regex.compile(r"\[([^\]]*)\]"), regex.compile(r"\{([^}]*)\}")
 _TASK = (
@@ -167,6 +166,10 @@ _PHRASE = regex.compile(
 )
 
 
+# Not a part of what kinds of questions are called.
+_PHRASE_ZH = regex.compile(rf"(?:{_either(_ZH['phrases'])})(?!题)")
+
+
 def _ways(
     text: str, labels: Sequence[str], wordings: int
 ) -> Iterator[tuple[Sequence[str], Sequence[Mapping[str, str]]]]:
@@ -187,7 +190,7 @@ def _ways(
         given, ask = _parts(text)
         if ask:
             parts = [[exchanged(part, n, labels) for part in (given, ask)] for n in range(wordings)]
-            yield _EN["parts"], [choices | _english(given, ask, choices.get("verdicts", "")) for given, ask in parts]
+            yield _EN["parts"], [choices | _english(given, ask) for given, ask in parts]
         yield whole, [choices | _whole(exchanged(text, n, labels)) for n in range(wordings)]
     else:
         yield whole, [choices | _whole(text)]
@@ -206,7 +209,7 @@ def _parts(text: str) -> tuple[str, str]:
     return given, command["ask"][:1].lower() + command["ask"][1:] if command else ask
 
 
-def _english(given: str, ask: str, verdicts: str) -> dict[str, str]:
+def _english(given: str, ask: str) -> dict[str, str]:
     ask += "" if ask.rstrip("\"'”’)").endswith((".", "?", "!", ":", "…")) else "."
     first, *rest = sentences(ask)
     lines = "\n".join(f"- {sentence}" for sentence in rest)
@@ -223,7 +226,6 @@ def _english(given: str, ask: str, verdicts: str) -> dict[str, str]:
         "Ask": ask[:1].upper() + ask[1:],
         # What is given need not be said again where every word of it comes back.
         "bare": ask[:1].upper() + ask[1:] if _stems(given) <= _stems(ask) else "",
-        "verdicts": "" if rest else verdicts,
     }
 
 
@@ -249,13 +251,11 @@ def _whole(text: str) -> dict[str, str]:
 
 def _choices(labels: Sequence[str]) -> dict[str, str]:
     either = " or ".join((", ".join(labels[:-1]), labels[-1]))
-    telling = all(x.islower() and len(x) > _NAMED and x not in ("true", "false", "none") for x in labels)
     return {
         "choices": either,
         "choices,": ", ".join(labels),
         "choices/": " / ".join(labels),
         "choices*": "\n".join(f"- {label}" for label in labels),
-        "verdicts": either if telling else "",
     }
 
 
@@ -279,7 +279,5 @@ def _exchanged_chinese(text: str, wording: int, labels: Sequence[str]) -> str:
     for n in range(0, len(pieces) if wording else 0, 2):
         # "A.支持": what a mark stands in front of is an answer's text.
         kept = _MARKED.split(pieces[n])
-        pieces[n] = "".join(
-            regex.sub(_either(_ZH["phrases"]), other, piece) if k % 2 == 0 else piece for k, piece in enumerate(kept)
-        )
+        pieces[n] = "".join(_PHRASE_ZH.sub(other, piece) if k % 2 == 0 else piece for k, piece in enumerate(kept))
     return "".join(pieces)

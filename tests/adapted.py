@@ -55,6 +55,8 @@ def snapshot(model: Any) -> dict[str, Any]:
         "modes": {name: module.training for name, module in model.named_modules()},
         "config": model.config.to_dict(),
         "generation": model.generation_config.to_dict(),
+        # Such as those by which accelerate knows a model that it prepared.
+        "attributes": {(name, key) for name, module in model.named_modules() for key in vars(module)},
         "hooks": sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()),
         "adapters": (repr(getattr(model, "active_adapter", None)), sorted(getattr(model, "peft_config", ()))),
     }

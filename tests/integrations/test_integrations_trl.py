@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import pickle
+import threading
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,7 @@ from sapo.core.storage import read_json
 from sapo.core.types import Encoded, Losses
 from sapo.integrations import trl
 from sapo.integrations.testing import CHAT_TEMPLATE, tiny_model, tiny_tokenizer, toy_task
-from sapo.integrations.trainer import SapoCallback, describe
+from sapo.integrations.trainer import SapoCallback, describe, tokenized
 from sapo.models.losses import Scorer
 from sapo.models.render import Renderer
 from sapo.tasks.layouts import exchange
@@ -210,6 +213,7 @@ def test_the_callback_refuses_rows_that_are_not_the_tasks_and_says_if_it_will_no
     settings = {"dataloader_num_workers": 1, "dataloader_persistent_workers": True}
     stopped("dataloader_persistent_workers = True", **settings)
     stopped("the trainer has two SapoCallbacks", callbacks=2)
+    stopped("a stream, in which epochs cannot be told", rows.to_iterable_dataset(), max_steps=4)
     refused(r"give what sapo\.select returned", selection="a text")
     refused("has no dev rows that are not trained on", task=replace(task, labels=(), metric="rouge_l", dev=()))
     refused("has no rows in held_out that are not trained on", held_out=task.train)
@@ -218,6 +222,22 @@ def test_the_callback_refuses_rows_that_are_not_the_tasks_and_says_if_it_will_no
     own = trl.Rows([ALPACA]).task.train
     refused(r"rows of Rows are held out by Rows\(held_out=\.\.\.\)", held_out=own)
     refused("of another task", task=replace(task, instruction="Is it long?"))
+
+
+def test_workers_that_load_data_get_the_callback_without_where_its_figures_go() -> None:
+    task, tokenizer = toy_task(rows=8), tiny_tokenizer()
+    renderer, lock = Renderer(tokenizer, 512), threading.Lock()
+    selection = sapo.select(tiny_model(), tokenizer, task, PARAPHRASES, renderer=renderer)
+    # As a trainer's own method, it holds what cannot be pickled.
+    made = SapoCallback(task, selection, renderer, log=partial(print, lock))
+    (row, *_) = tokenized(task, selection, renderer)
+    assert pickle.loads(pickle.dumps(made)).reworded(row) == made.reworded(row)  # noqa: S301
+
+
+def test_a_template_that_sft_trainer_would_set_is_refused() -> None:
+    arguments = sft.SFTConfig(use_cpu=True, bf16=False, chat_template_path="some/model")
+    with pytest.raises(RenderError, match="chat_template_path = some/model of SFTConfig: it gives the tokenizer"):
+        trl.SftRenderer(tiny_tokenizer(), args=arguments)
 
 
 class KilledError(Exception):

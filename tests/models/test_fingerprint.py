@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -85,8 +88,41 @@ UNSEEN: dict[str, Callable[[Any], object]] = {
     "gradients": lambda model: model.requires_grad_(False),
     "the cache": lambda model: setattr(model.config, "use_cache", False),
     "its name": lambda model: setattr(model.config, "_name_or_path", "elsewhere"),
+    "ids that a trainer aligns with the tokenizer": lambda model: vars(model.config).update(
+        pad_token_id=3, bos_token_id=4, eos_token_id=[5]
+    ),
     "dropout of the adapter": lambda model: setattr(model.peft_config["default"], "lora_dropout", 0.7),
 }
+
+
+def test_what_an_adapter_is_called_and_the_order_of_a_set_are_not_part_of_the_state() -> None:
+    one, other, more = (
+        get_peft_model(
+            tiny_model(),
+            LoraConfig(target_modules=["v_proj", "q_proj"], exclude_modules=["k_proj", "o_proj"], r=2),
+            adapter_name=name,
+        )
+        for name in ("default", "reviews", "q_proj2")
+    )
+    for model in (other, more):
+        model.load_state_dict(dict(zip(model.state_dict(), one.state_dict().values(), strict=True)))
+        assert state_fingerprint(model) == state_fingerprint(one)
+    program = (
+        "from sapo.integrations.testing import tiny_model\n"
+        "from sapo.models.fingerprint import state_fingerprint\n"
+        "from peft import LoraConfig, get_peft_model\n"
+        "import torch; torch.manual_seed(0)\n"
+        "lora = LoraConfig(target_modules=['q_proj'], exclude_modules=['k_proj', 'o_proj', 'up_proj', 'x'], r=2)\n"
+        "print(state_fingerprint(get_peft_model(tiny_model(), lora, adapter_name='a')))"
+    )
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, check=True,
+            env={**os.environ, "PYTHONHASHSEED": str(seed)},
+        ).stdout
+        for seed in (1, 2)
+    }  # fmt: skip
+    assert len(found) == 1
 
 
 @pytest.mark.parametrize("what", UNSEEN)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from adapted import adapted, snapshot
 from assignments import token_mean
 from small_runs import Told
@@ -26,6 +27,7 @@ from sapo.models.render import Renderer
 from sapo.report.selections import effort
 from sapo.selection.selection import Selection, Trial
 from sapo.selection.settings import TrialSettings
+from sapo.tasks.inplace import Rows
 from sapo.tasks.sampling import selection_rows
 from sapo.training.finetune import finetune
 from sapo.training.settings import TrainSettings
@@ -52,7 +54,7 @@ def trainable_model() -> Any:
     return model
 
 
-def choose(model: Any, task: Task = TASK, texts: Sequence[str] = TEXTS, **changes: Any) -> Selection:
+def choose(model: Any, task: Any = TASK, texts: Sequence[str] = TEXTS, **changes: Any) -> Selection:
     settings: dict[str, Any] = {"trial": TRIAL, "train": TRAIN, "seed": SEED, **changes}
     return sapo.select(model, tiny_tokenizer(), task, texts, rule="trial", **settings)
 
@@ -131,6 +133,23 @@ def test_the_model_and_all_random_states_are_as_before_to_the_bit() -> None:
     # And a second trial finds the same to the bit.
     again = choose(model, watch=[OTHER])
     assert trial_of(again).tried == trial_of(selection).tried
+
+
+def test_nor_does_a_trainer_of_the_users_notice_whose_precision_is_another_one() -> None:
+    """Accelerate keeps the precision for all trainers of a process, and leaves autocast around a prepared model."""
+    alone = choose(trainable_model(), watch=[OTHER])
+    accelerator = Accelerator(mixed_precision="bf16", cpu=True)
+    model = accelerator.prepare_model(trainable_model())
+    before, forward = snapshot(model), model.forward
+    probe = torch.arange(40)[None]
+    rounded = model(input_ids=probe).logits
+    selection = choose(model, watch=[OTHER])
+    # The trial and the losses are those of the weights as they are, and will be once they are saved and loaded.
+    assert trial_of(selection).tried == trial_of(alone).tried
+    assert [c.loss for c in selection.candidates] == [c.loss for c in alone.candidates]
+    assert snapshot(model) == before and model.forward == forward
+    assert accelerator.mixed_precision == "bf16" and torch.equal(model(input_ids=probe).logits, rounded)
+    assert not torch.equal(trainable_model()(input_ids=probe).logits, rounded)
 
 
 def test_also_where_a_trial_raises() -> None:
@@ -277,6 +296,25 @@ def test_what_cannot_be_tried_is_refused() -> None:
     for twice in ([TASK], [OTHER, OTHER]):
         with pytest.raises(DataError, match="the same rows would count twice"):
             choose(trainable_model(), watch=twice)
+
+
+def test_several_processes_would_share_out_its_updates(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(DataError, match="several processes would share out its updates: choose in one, before them"):
+        choose(trainable_model())
+
+
+def test_watched_tasks_have_the_layout_of_their_own_rows() -> None:
+    rows = Rows([{"prompt": f"Good?\n{i} films", "completion": ("yes", "no")[i % 2]} for i in range(8)], "Good?")
+    found = [
+        choose(trainable_model(), data, ["Is it good?"], watch=[OTHER], **more)
+        for data, more in (
+            (rows.dataset, {"instruction": "Good?"}),
+            (rows.task, {"renderer": rows.renderer(tiny_tokenizer())}),
+        )
+    ]
+    assert trial_of(found[0]).tried == trial_of(found[1]).tried
 
 
 def test_it_survives_its_file_and_is_printed() -> None:

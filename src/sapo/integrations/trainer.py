@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import asdict, dataclass
 from os import PathLike
 from pathlib import Path
@@ -212,6 +212,10 @@ class SapoCallback(TrainerCallback):
         self._now = self._training(begin)
         self._first = {e.ids: n for n, e in enumerate(self._now)}
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out where figures go, often a trainer's method: workers that load data only word rows."""
+        return {**vars(self), "_log": None}
+
     @property
     def instruction(self) -> Instruction:
         """What is trained with now; after training, what the model was trained with last.
@@ -285,6 +289,8 @@ class SapoCallback(TrainerCallback):
         inner = vars(loader).get("base_dataloader", loader)
         if isinstance(inner.collate_fn, _Worded):
             raise DataError("the trainer has two SapoCallbacks: both would word the same rows")
+        if not isinstance(inner.dataset, Sized):
+            raise DataError("the trainer's data are a stream, in which epochs cannot be told: give it a whole data set")
         demand_scored(args)
         scored = self._training(self._leaders.begin)
         for number, features in enumerate(loader.dataset, start=1):

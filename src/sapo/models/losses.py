@@ -35,7 +35,6 @@ from sapo.core.processes import ALONE, Processes, in_proportion
 from sapo.core.types import Encoded, Floats, Losses
 from sapo.models.batches import common_prefix, first_of_its_kind, longest_first, losses_of, width
 from sapo.models.load import quantised
-from sapo.models.memory import reset_peak_memory
 from sapo.models.passes import Prefix, untouched
 from sapo.models.runner import BATCH_TOKENS, Runner
 
@@ -66,7 +65,6 @@ class Scorer:
         self.common = model.device.type not in BATCH_TOKENS if common is None else common
         self._processes = processes
         self._shares: bool | None = None
-        reset_peak_memory()
 
     def on(self, model: Any) -> Scorer:
         """Return a scorer for another state of the same model that keeps the decision about routes."""

@@ -61,7 +61,7 @@ class Kept:
 def peak_memory() -> int | None:
     """Return the most bytes in use at one time, or None where the system does not tell.
 
-    On CUDA, bytes allocated on this process's devices since a scorer was made; elsewhere the largest resident
+    On CUDA, bytes allocated on this process's devices since `reset_peak_memory`; elsewhere the largest resident
     memory of this process since it began, everything included.
     """
     if torch.cuda.is_initialized():

@@ -18,13 +18,45 @@ from sapo.models.batches import pad, supervised_positions, width
 _PRECISE = 1 << 22
 
 
+# What accelerate leaves on a model that it prepares: autocast around the forward, and a mark not to do that again.
+_PREPARED = ("forward", "_original_forward", "_is_accelerate_prepared")
+
+
+@contextmanager
+def unprepared(model: Any) -> Iterator[None]:
+    """Run a block with the forward of before accelerate prepared the model, then put back what there was.
+
+    After a Trainer with bf16 or fp16, a model in memory would round where the same weights, saved and loaded, do not.
+    """
+    held = {name: value for name, value in vars(model).items() if name in _PREPARED}
+    own = {"forward": held.get("_original_forward", held.get("forward"))} if "forward" in held else {}
+    try:
+        _put(model, own)
+        yield
+    finally:
+        _put(model, held)
+
+
+def _put(model: Any, values: dict[str, Any]) -> None:
+    for name in _PREPARED:
+        vars(model).pop(name, None)
+    vars(model).update(values)
+
+
 @contextmanager
 def untouched(model: Any) -> Iterator[None]:
-    """Run a block in eval mode without gradients, then put every module's mode back as it was.
+    """Run a block in eval mode, without gradients and autocast of accelerate's, then put all of that back.
 
     Adapters are never switched, so nothing else needs restoring (peft's `disable_adapter` would make frozen
     adapters trainable on exit).
     """
+    with unprepared(model), evaluating(model):
+        yield
+
+
+@contextmanager
+def evaluating(model: Any) -> Iterator[None]:
+    """Run a block in eval mode without gradients, then put every module's mode back as it was."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

@@ -8,20 +8,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from copy import deepcopy
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from jinja2 import TemplateError
 
-from sapo.core.errors import ModelError, RenderError, first_line
+from sapo.core.errors import RenderError, first_line
 from sapo.core.types import Encoded, Example
 from sapo.models.layout import Side, messages, plain_prompt, turns_of
-from sapo.models.load import load_tokenizer
 
 # SFTConfig's own.
 MAX_LENGTH = 1024
 # What SFTTrainer does to rows after they were scored, by the field of its SFTConfig that asks for it.
 _CHANGES = {
+    "chat_template_path": "it gives the tokenizer another template, and may give it tokens too",
     "assistant_only_loss": "it trains on every turn of the assistant, where the last one is scored",
     "packing": "it joins and cuts rows",
     "padding_free": "it joins the rows of a batch",
@@ -53,7 +52,7 @@ class SftRenderer:
     Args:
         tokenizer: of the model.
         max_length: of SFTConfig; None: none.
-        args: the trainer's SFTConfig, in place of ``max_length``: its chat template and end of text are used too.
+        args: the trainer's SFTConfig, in place of ``max_length``: its end of text is used too.
         layout: how a row is asked and answered; by default in the library's own words.
     """
 
@@ -134,17 +133,10 @@ def template_variables(tokenizer: Any) -> dict[str, Any]:
 
 
 def _as_configured(tokenizer: Any, args: Any) -> Any:
-    """Return a copy of a tokenizer with the chat template and end of text that SFTTrainer gives it."""
+    """Return a copy of a tokenizer with the end of text that SFTTrainer gives it."""
     own = deepcopy(tokenizer)
     if args.eos_token is not None:
         if tokenizer.convert_tokens_to_ids(args.eos_token) in (None, tokenizer.unk_token_id):
             raise RenderError(f"eos_token = {args.eos_token!r} of SFTConfig: the vocabulary has no such token")
         own.eos_token = args.eos_token
-    if args.chat_template_path is not None:
-        path = Path(args.chat_template_path)
-        try:
-            template = path.read_text(encoding="utf-8") if path.is_file() else load_tokenizer(str(path)).chat_template
-        except (OSError, UnicodeError, ModelError) as error:
-            raise RenderError(f"chat_template_path = {args.chat_template_path} of SFTConfig: {error}") from error
-        own.chat_template = template
     return own

@@ -10,7 +10,7 @@ from sapo.core.errors import DataError
 from sapo.core.progress import SILENT, Reporter, Work
 from sapo.core.types import Instruction, Ints, Rejection, Task
 from sapo.models.losses import Scorer
-from sapo.models.memory import peak_memory
+from sapo.models.memory import peak_memory, reset_peak_memory
 from sapo.models.render import Encoder
 from sapo.selection.cache import LossCache
 from sapo.selection.differences import TIE, choose, compare, intervals_after_race
@@ -59,6 +59,7 @@ def score_candidates(
         progress.step(label or f"{task.name}: scoring {len(candidates)} candidates", work.units, work.cost) as advance,
         progress.race([c.text for c in candidates], len(order)) as watch,
     ):
+        reset_peak_memory()
         found = Measuring(scorer, renderer, task, candidates, order, cache, advance)
         costs, beginnings = row_costs(renderer, task, candidates, [task.train[i] for i in order[:SAMPLED]])
         try:

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate.state import AcceleratorState, GradientState, PartialState
 from safetensors import SafetensorError
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import SaveStrategy, SchedulerType
@@ -28,6 +29,7 @@ from sapo.core.errors import TrainError, first_line
 from sapo.core.processes import ALONE, Processes
 from sapo.core.types import Encoded
 from sapo.models.batches import pad
+from sapo.models.passes import unprepared
 from sapo.training.prefix import can_share
 from sapo.training.settings import Optimiser, TrainSettings
 from sapo.training.trainer import NLL, Checkpoints, Extras, SupervisedTrainer, UpdateSampler
@@ -135,8 +137,6 @@ def finetune(
         for watcher in extras.watchers:
             watcher.begin(model)
         _train(trainer, None if checkpoints is None else processes.once(checkpoints.last), advance, looking)
-        # Takes autocast off again: the model must answer as its saved and reloaded self would.
-        trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
     model.eval()
     updates = [entry for entry in trainer.state.log_history if "loss" in entry]
     if looking.ended:
@@ -221,15 +221,23 @@ def _demand_finite(model: Any, updates: Sequence[dict[str, Any]], settings: Trai
 
 @contextmanager
 def _kept_state(model: Any) -> Iterator[None]:
-    """Put back what Trainer changes besides the weights: random states of torch, numpy and Python, use_cache."""
+    """Put back what Trainer changes besides the weights.
+
+    That is the random states of torch, numpy and Python, use_cache, autocast around the forward, and what accelerate
+    keeps for all trainers of a process: the precision of one that the user has already made.
+    """
     python, legacy_numpy = random.getstate(), np.random.get_state()
+    shared = [(one._shared_state, dict(one._shared_state)) for one in (PartialState, AcceleratorState, GradientState)]
     use_cache = model.config.use_cache
     kind = model.device.type
     devices = [] if kind == "cpu" else [model.device]
     try:
-        with torch.random.fork_rng(devices, device_type=kind if devices else "cuda"):
+        with torch.random.fork_rng(devices, device_type=kind if devices else "cuda"), unprepared(model):
             yield
     finally:
+        for now, before in shared:
+            now.clear()
+            now.update(before)
         model.config.use_cache = use_cache
         random.setstate(python)
         np.random.set_state(legacy_numpy)

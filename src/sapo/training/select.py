@@ -29,6 +29,7 @@ from sapo.candidates.checks import Pool, listed
 from sapo.candidates.gather import Gathered, gather
 from sapo.candidates.opening import HAND_WRITTEN, RULES
 from sapo.core.errors import CandidateError, DataError, ModelError, demand_number
+from sapo.core.processes import launched
 from sapo.core.progress import SILENT, Bar, Reporter
 from sapo.core.settings import Settings, explained
 from sapo.core.types import Losses, Rule, Sample, Strategy, Task
@@ -44,6 +45,7 @@ from sapo.tasks.findings import warnings_of
 from sapo.tasks.given import given_task
 from sapo.tasks.inplace import Rows
 from sapo.tasks.inspection import inspect_rows
+from sapo.tasks.layouts import is_taken_out
 from sapo.tasks.sampling import selection_rows
 from sapo.training.settings import TrainSettings
 
@@ -137,7 +139,10 @@ def select(
     watched: dict[str, tuple[Task, str, Encoder]] = {}
     for number, one in enumerate(watch, start=1):
         own_args = None if isinstance(one, Task) else args
-        other, its_encoder = _opened(model, tokenizer, one, None, None, None, own_args, max_length, renderer)
+        other, its_encoder = _opened(model, tokenizer, one, None, None, None, own_args, max_length, None)
+        # Rows that hold their instruction have a layout that a renderer of others cannot read, and the other way round.
+        if renderer is not None and is_taken_out(other) == is_taken_out(task):
+            its_encoder = renderer
         if other.train in (task.train, *(known.train for known, _, _ in watched.values())):
             raise DataError(f"watch {number}, {other.name}: the same rows would count twice. Leave it out")
         watched[f"watch {number}: {other.name}"] = other, other.instruction, its_encoder
@@ -160,6 +165,8 @@ def select(
         from sapo.training.trial import demand_trainable, other_rows, try_leading
 
         # What cannot be tried is refused before anything is scored.
+        if launched().count > 1:
+            raise DataError("rule trial: several processes would share out its updates: choose in one, before them")
         demand_trainable(model)
         most = context_length(model)
         others = other_rows(watched, tries, seed, Renderer(tokenizer, most), most)

@@ -40,7 +40,11 @@ class Ewc(SeqLora):
         anchor = copies(model)
 
         def held(loss: torch.Tensor, part: Part) -> torch.Tensor:
-            pulls = [(fisher[name] * (p - anchor[name]) ** 2).sum() for name, p in trainable(part.model).items()]
+            # Layers may lie on several devices.
+            pulls = [
+                (fisher[name].to(p.device) * (p - anchor[name]) ** 2).sum().to(loss.device)
+                for name, p in trainable(part.model).items()
+            ]
             return loss + self._own.weight / 2 / part.parts * torch.stack(pulls).sum()
 
         return held
@@ -55,7 +59,7 @@ class Ewc(SeqLora):
             earlier = load_file(training.before / _FISHER, device=str(model.device))
             # A training that was taken back has no rows: nothing is added, and nothing fades.
             gamma = self._own.gamma if training.rows else 1.0
-            found = {name: gamma * earlier[name] + f for name, f in found.items()}
+            found = {name: gamma * earlier[name].to(f.device) + f for name, f in found.items()}
         save_file({name: f.cpu().contiguous() for name, f in found.items()}, directory / _FISHER)
         return model
 

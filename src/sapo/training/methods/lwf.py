@@ -12,7 +12,7 @@ import torch
 from torch.func import functional_call
 from torch.nn.functional import kl_div, log_softmax
 
-from sapo.models.passes import untouched
+from sapo.models.passes import evaluating
 from sapo.training.methods.objective import Objective, Part, copies
 from sapo.training.methods.seq_lora import SeqLora
 from sapo.training.schedule import Training
@@ -34,7 +34,7 @@ class Lwf(SeqLora):
 
         def distilled(loss: torch.Tensor, part: Part) -> torch.Tensor:
             inputs = {"input_ids": part.ids, "use_cache": False, "logits_to_keep": part.keep}
-            with untouched(part.model):
+            with evaluating(part.model):
                 taught = functional_call(part.model, teacher, kwargs=inputs).logits
             distance = divergence(taught, part.logits, temperature)
             return loss + weight * temperature**2 * distance / part.tokens

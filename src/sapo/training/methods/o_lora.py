@@ -40,5 +40,5 @@ class OLora(IncLora):
             if PAST in layer.r and NEW in layer.r:
                 old, new = down_up(layer, PAST)[0], down_up(layer, NEW)[0]
                 products.append((old.detach() @ new.T).abs())
-        total = torch.stack([product.sum() for product in products]).sum()
+        total = torch.stack([product.sum().to(model.device) for product in products]).sum()
         return total / sum(product.numel() for product in products) if self._own.normalise else total

@@ -290,6 +290,8 @@ def test_a_run_that_is_interrupted_at_every_step_ends_as_if_it_had_not_been(
     assert len(told.computed) == 1 and found_by(config) == found_by(whole)
     expected = {name: found for name, found in adapters(whole.run_dir).items() if name.startswith("stages/2-beta/")}
     assert expected and adapters(config.run_dir) == expected
+    # Nothing that was dropped is missed by whoever keeps all stages from now on.
+    assert found_by(config) == lasting(run(config.model_copy(update={"keep": "all"})))
     # It is resumed from the stage that is left. What was tested with a dropped one cannot be tested again.
     (config.run_dir / "results.json").unlink()
     shutil.rmtree(config.run_dir / "cells" / "2")
@@ -400,7 +402,7 @@ def test_a_finished_run_whose_stage_was_damaged_or_lost_does_not_pass_for_finish
     stage, (change, said) = done.run_dir / "stages" / "2-beta", DAMAGE[what]
     before = stage_weights(done.run_dir, "2-beta")
     change(stage)
-    with pytest.raises(RecordError, match=rf"2-beta{said}.*Put it back unchanged, or delete \S+2-beta\.json to train"):
+    with pytest.raises(RecordError, match=rf"2-beta{said}.*Put it back unchanged, or delete \S+2-beta\.json, and what"):
         run(done)
     (done.run_dir / "training" / "2-beta.json").unlink()
     shutil.rmtree(done.run_dir / "cells" / "2")

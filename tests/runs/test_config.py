@@ -395,6 +395,7 @@ def test_the_short_form_of_the_model_takes_nested_overrides(tmp_path: Path) -> N
         ("train.epoch=1", r"train\.epoch: unknown key\. Did you mean 'epochs'\?"),
         ("trian.epochs=1", r"trian: unknown key\. Did you mean 'train'\?"),
         ("train..epochs=1", "unknown key"),
+        ("fixed=Sort by priority #1 first", "YAML takes what follows ' #' for a comment. Put the value in quotes"),
         (".seed=1", "unknown key"),
     ],
 )

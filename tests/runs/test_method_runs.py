@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from small_runs import Told, adapters, cells, configure, read, rows_of, write, write_bench
+from adapted import adapted
+from small_runs import Told, adapters, cell, cells, configure, read, rows_of, write, write_bench
 
 from sapo.core.errors import RecordError
+from sapo.integrations.testing import tiny_model, tiny_tokenizer
+from sapo.models.load import load_model
 from sapo.runs.config.schema import Config
+from sapo.runs.prepare import prepare
+from sapo.runs.stage import load_stage
 from sapo.sequence import run
 
 TASKS = ("alpha", "beta")
@@ -103,3 +110,42 @@ def test_a_run_that_was_stopped_between_two_tasks_remembers_the_first(
     path.write_bytes(path.read_bytes() + b" ")
     with pytest.raises(RecordError, match=f"{MEMORY} was changed since"):
         run(config)
+
+
+def test_a_stage_keeps_the_template_that_it_was_trained_with_and_all_may_read_it(
+    small_model: Path, bench: Path, tmp_path: Path
+) -> None:
+    """The run starts from an adapter whose folder brings another chat template than its base's."""
+    template = "{% for m in messages %}[{{ m.role }}]{{ m.content }}</s>{% endfor %}[assistant]"
+    adapted(tiny_model()).save_pretrained(tmp_path / "mine")
+    tiny_tokenizer(chat_template=template).save_pretrained(tmp_path / "mine")
+    config = configure(
+        small_model, bench, tmp_path / "run", policy="original", sequence=["alpha"],
+        model={"base": str(small_model), "device": "cpu", "adapter": str(tmp_path / "mine")},
+    )  # fmt: skip
+    run(config)
+    stage = config.run_dir / "stages" / "1-alpha"
+    found = load_stage(stage)
+    assert found.loaded.tokenizer.chat_template == template != tiny_tokenizer().chat_template
+    tested = cell(config.run_dir, 1, "alpha", "original")["predictions"]
+    (task,) = prepare(config).inputs.tasks
+    assert found.generate([row.input for row in task.test]) == tested
+    assert all(path.stat().st_mode & 0o044 == 0o044 for path in stage.iterdir())
+    assert 'tokenizer = AutoTokenizer.from_pretrained("FOLDER")' in (stage / "README.md").read_text()
+
+
+def test_one_model_is_in_memory_where_each_task_begins_with_a_fresh_one(
+    small_model: Path, bench: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, alive = list[Any](), list[int]()
+
+    def counted(*args: Any, **options: Any) -> Any:
+        gc.collect()
+        alive.append(sum(known() is not None for known in made))
+        loaded = load_model(*args, **options)
+        made.append(weakref.ref(loaded.model))
+        return loaded
+
+    monkeypatch.setattr("sapo.runs.prepare.load_model", counted)
+    run(configure(small_model, bench, tmp_path / "run", method="single", policy="original"))
+    assert alive == [0, 0]

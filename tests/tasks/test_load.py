@@ -38,6 +38,13 @@ def benchmark(folder: Path, *names: str) -> Path:
     return folder
 
 
+def test_a_key_that_a_benchmark_does_not_have_is_refused(tmp_path: Path) -> None:
+    benchmark(tmp_path, "FO")
+    dump(tmp_path / "instructions.json", {"FO": {**ENTRY, "metric": "exact_match"}})
+    with pytest.raises(DataError, match=r"task 'FO': metric is no key of a benchmark's task\. Allowed: instruction, "):
+        load_task("FO", tmp_path)
+
+
 def test_a_benchmark_task_is_read_from_its_folder(tmp_path: Path) -> None:
     assert benchmark_names(benchmark(tmp_path / "many", "FO", "FOMC", "A")) == ("FO", "FOMC", "A")
     assert load_task("FO", tmp_path / "many").train[0].input == "FO a"

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -176,6 +177,40 @@ def test_a_cell_gives_the_same_text_whatever_door_it_comes_through(
             for task in (*(load_task(str(p), instruction="Do it.") for p in (file, folder.parent)), hub(folder.parent)):
                 assert task.train == wanted
                 assert any(note.startswith("columns that are not used: 'id'") for note in task.notes)
+
+
+def test_decimals_are_the_shortest_text_that_means_them(tmp_path: Path) -> None:
+    given = ["0", "0.0000001", "12.5", "100", "-3.10", "12345678901234567890.5"]
+    table = pa.table({"input": ["a"] * 6, "output": pa.array(map(Decimal, given), pa.decimal128(38, 18))})
+    pq.write_table(table, tmp_path / "d.parquet")
+    task = load_task(str(tmp_path / "d.parquet"), instruction="Do it.")
+    shown = ["0", "0.0000001", "12.5", "100", "-3.1", "12345678901234567890.5"]
+    assert [row.answer for row in task.train] == shown
+
+
+@pytest.mark.parametrize(
+    ("told", "text", "answers"),
+    [
+        ('quotechar: "\'"', "text,label\n'a, b','yes'\nc,'no'\n", ["yes", "no"]),
+        ("sep: '|'", "text|label\na|yes\nb|no\n", ["yes", "no"]),
+        ("names: [text, label]", "a,yes\nb,no\n", ["yes", "no"]),
+        # The usual ones are read here, as the file spells them.
+        ("sep: ','", "text,label\na,007\nb,1.50\n", ["007", "1.50"]),
+    ],
+)
+def test_files_are_read_as_their_description_asks(
+    told: str, text: str, answers: list[str], tmp_path: Path, hub: Callable[[Path], Task]
+) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / "train.csv").write_text(text)
+    (folder / "README.md").write_text(
+        f"---\nconfigs:\n- config_name: default\n  data_files: train.csv\n  {told}\n---\n"
+    )
+    for task in (load_task(str(folder), instruction="Do it."), hub(folder)):
+        assert [row.answer for row in task.train] == answers
+        key, usual = told.split(":")[0], answers[0] == "007"
+        assert any(note.startswith(f"read by datasets, as the description sets {key}") for note in task.notes) != usual
 
 
 @pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])

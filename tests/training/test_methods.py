@@ -284,21 +284,16 @@ def test_a_pattern_means_the_same_layers_at_every_task(name: MethodName, pattern
     assert all(".layers.0.self_attn.q_proj." in key for key in trainable(model))
 
 
-def test_a_whole_model_is_resumed_where_and_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    learner, model, seen = method("full"), tiny_model(), list[Any]()
-    model.save_pretrained(tmp_path)
+@pytest.mark.parametrize("name", WHOLE_METHODS)
+def test_a_whole_model_is_resumed_in_place(name: MethodName, tmp_path: Path) -> None:
+    learner, model, stored = method(name), tiny_model(), tiny_model(seed=3)
+    stored.save_pretrained(tmp_path)
     model.set_attn_implementation("eager")
-    model.hf_device_map = {"": "cpu"}
-    load = AutoModelForCausalLM.from_pretrained
-
-    def loaded(*args: Any, **options: Any) -> Any:
-        seen.append(options["device_map"])
-        return load(*args, **options)
-
-    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", loaded)
-    resumed = learner.resume(model, tmp_path)
-    assert resumed.config._attn_implementation == "eager" and seen == [{"": "cpu"}]
-    assert state_fingerprint(resumed) == state_fingerprint(model)
+    for prepare in (lambda: model, lambda: learner.prepare(model, task_at(0))):
+        resumed = learner.resume(prepare(), tmp_path)
+        # Its devices and its attention are those that it had.
+        assert resumed is model and resumed.config._attn_implementation == "eager"
+        assert state_fingerprint(resumed) == state_fingerprint(stored)
 
 
 # Starting from what the user gives.

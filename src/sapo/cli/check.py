@@ -111,4 +111,5 @@ def _of_run(file: Path, overrides: Sequence[str], rows: int, progress: Reporter)
     names = [task.name for task in tasks]
     texts = given_texts(config.policy, config.fixed, names) if config.policy in GIVEN else {}
     tasks = tuple(replace(task, instruction=texts.get(task.name, task.instruction)) for task in tasks)
-    return found | {task.name: check_task(run.loaded, run.engine.renderer, task, watch, rows) for task in tasks}
+    loaded = replace(run.loaded, model=run.model.model)
+    return found | {task.name: check_task(loaded, run.engine.renderer, task, watch, rows) for task in tasks}

@@ -17,6 +17,7 @@ from sapo.cli.options import (
     Given,
     Subset,
     Suffix,
+    Train,
     asked_sources,
     checked_options,
     demand_read,
@@ -49,6 +50,7 @@ def paraphrase_command(
     instruction: Given = None,
     suffix: Suffix = None,
     column: Columns = None,
+    train: Train = None,
     subset: Subset = None,
     candidates: Annotated[Path | None, typer.Option(help="For --source file: JSON list, JSONL, or by task.")] = None,
     model: Annotated[
@@ -85,6 +87,7 @@ def paraphrase_command(
             "longest": (shown, "--source demonstrations: add that"),
             "data_dir": (task, "--task: add that"),
             "column": (task, "--task: add that"),
+            "train": (task, "--task: add that"),
             "subset": (task, "--task: add that"),
         },
     )
@@ -106,7 +109,7 @@ def paraphrase_command(
         own = LocalSettings(model=model, temperature=temperature)
     asked = asked_sources(source, candidates, longest=longest, local=own, openai=openai)
     with working(lambda: f"Replies that came in are kept. {again()}") as progress:
-        loaded = _task(task, data_dir, instruction, suffix, column, subset)
+        loaded = _task(task, data_dir, instruction, suffix, column, train, subset)
         for note in loaded.notes:
             progress.note(note)
         progress.plan(count)
@@ -142,14 +145,16 @@ def _write(out: Path, refused: Path, gathered: Gathered) -> None:
 
 def _task(
     task: str | None, data_dir: Path | None, instruction: str | None, suffix: str | None,
-    column: list[str] | None, subset: str | None,
+    column: list[str] | None, train: str | None, subset: str | None,
 ) -> Task:  # fmt: skip
     """Return the task; one without rows where there is but an instruction."""
     from sapo.core.types import Task
     from sapo.tasks.load import load_task
 
     if task is not None:
-        return load_task(task, data_dir, instruction=instruction, suffix=suffix, columns=roles(column), subset=subset)
+        return load_task(
+            task, data_dir, instruction=instruction, suffix=suffix, columns=roles(column), train=train, subset=subset
+        )
     if instruction is None or not instruction.strip():
         raise ConfigError("pass --task or --instruction: the instruction to paraphrase")
     return Task("instruction", instruction.strip(), (suffix or "").strip(), (), "rouge_l", (), (), ())

@@ -59,7 +59,8 @@ def model_card(data: Mapping[str, Any]) -> str:
     card = _template().render(
         card_data=metadata.to_yaml(), library_name=metadata.library_name, inline=inline_markdown, block=_block,
         literal=json.dumps(base).replace("`", "\\x60"), base_model=base, method=data["method"], policy=data["policy"],
-        embedded=base == EMBEDDED, merged=merged, quantization=quantization, merge=data.get("merge"), layouts=layouts,
+        embedded=base == EMBEDDED, merged=merged, quantization=quantization,
+        tokenizer=bool(data.get("tokenizer")), merge=data.get("merge"), layouts=layouts,
         tasks=[_task(entry) for entry in data["tasks"]], facts=facts,
         commands=commands if merged or quantization else [*commands, "sapo export FOLDER --merge OUT"],
     )  # fmt: skip

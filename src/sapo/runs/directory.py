@@ -205,7 +205,8 @@ class RunDirectory:
                 what = directory / file if directory.is_dir() else directory
                 why = "was changed since" if file in found else "is missing"
                 raise RecordError(
-                    f"{what} {why}. Put it back unchanged, or delete {self.path / step} to train that task again."
+                    f"{what} {why}. Put it back unchanged, or delete {self.path / step}, and what was computed "
+                    "from it (cells, selections and training of this stage and later ones), to train that task again."
                 )
 
     def save_stage(self, name: str, write: Callable[[Path], None]) -> None:
@@ -226,6 +227,8 @@ class RunDirectory:
                 write(built)
                 if first:
                     for path in filter(Path.is_file, built.rglob("*")):
+                        # safetensors writes for the owner alone.
+                        path.chmod(0o644)
                         with path.open("rb") as file:
                             os.fsync(file.fileno())
                     shutil.rmtree(target, ignore_errors=True)

@@ -45,13 +45,14 @@ def lineage(
     quantization: Quantization | None = None,
     earlier: Sequence[Mapping[str, Any]] = (),
     whole: bool = False,
+    tokenizer: bool = False,
 ) -> dict[str, Any]:
     """Return the content of `sapo.json`.
 
     ``state`` is the fingerprint of the resulting weights, ``template`` that of the rendering; ``limits`` are
     `max_length` and `max_new_tokens`, ``quantization`` that of the base. ``earlier`` are the task entries of the stage
     that the run itself started from, in any earlier format. ``whole``: the folder holds a model of its own
-    instead of an adapter.
+    instead of an adapter; ``tokenizer``: it holds the tokenizer.
     """
     return {
         "format": FORMAT,
@@ -64,6 +65,7 @@ def lineage(
         "template": template,
         "versions": dict(versions),
         **({"merged": True} if whole else {}),
+        **({"tokenizer": True} if tokenizer else {}),
         "tasks": [*map(dict, earlier), *map(_entry, trained)],
     }
 

@@ -62,7 +62,8 @@ class RunModel(Model):
         super().__init__(loaded.model)
         self._tokenizer, self._fresh = loaded.tokenizer, fresh
         self._method, self._directory, self._lineage = method, directory, lineage
-        self._scorer = Scorer(self.model, batch_tokens, directory.processes)
+        self._batch_tokens = batch_tokens
+        self._scorer: Scorer | None = None
         self.start = self.stage(0, "start", ())
         self._now: Stage | None = self.start
         # The training that the model is prepared for, and the stage that it begins at.
@@ -71,6 +72,8 @@ class RunModel(Model):
     @property
     def scorer(self) -> Scorer:
         """The scorer of the model in its present stage."""
+        if self._scorer is None:
+            self._scorer = Scorer(self.model, self._batch_tokens, self._directory.processes)
         self._scorer = self._scorer.on(self.model)
         return self._scorer
 
@@ -84,6 +87,8 @@ class RunModel(Model):
             return self.model
         self._ready = None
         if stage == self.start:
+            # The model of before must not be in memory with the next one.
+            self.model = self._scorer = None
             self.model, self._now = self._fresh(), stage
             return self.model
         directory = self._directory.stage_directory(stage.name)
@@ -125,8 +130,8 @@ class RunModel(Model):
             nonlocal after
             self.model = self._method.finish(self.model, training, directory)
             after = state_fingerprint(self.model)
-            if self._method.whole:
-                self._tokenizer.save_pretrained(directory)
+            # Its chat template may be that of the adapter which the run started from, not its base's.
+            self._tokenizer.save_pretrained(directory)
             data = self._lineage(choices, after)
             write_json(directory / "sapo.json", data)
             write_text(directory / "README.md", model_card(data))

@@ -71,7 +71,7 @@ def prepared(config: Config, progress: Reporter = SILENT, shared: Path | None = 
         for note in () if shared is not None else unread(config):
             progress.note(note)
         run.begin(progress)
-        with run.tracker.opened(run.loaded.model, updates, first=directory.processes.first):
+        with run.tracker.opened(lambda: run.model.model, updates, first=directory.processes.first):
             yield run
 
 
@@ -203,7 +203,7 @@ def _load(config: Config, gathering: Gathering, inputs: Inputs, tracker: Tracker
         base=loaded.name, method=method.name, policy=policy,
         limits={"max_length": config.max_length, "max_new_tokens": evaluate.max_new_tokens},
         template=template, versions=library_versions(config.model.quantization), quantization=config.model.quantization,
-        earlier=earlier_tasks(loaded.adapter, config.model.base), whole=method.whole,
+        earlier=earlier_tasks(loaded.adapter, config.model.base), whole=method.whole, tokenizer=True,
     )  # fmt: skip
     model = RunModel(loaded, lambda: start().model, method, directory, describe, selection.batch_tokens)
     engine = Engine(directory, model, renderer, plan, progress)
@@ -219,7 +219,8 @@ def _load(config: Config, gathering: Gathering, inputs: Inputs, tracker: Tracker
         config=config.plain(),
         inputs=inputs,
         schedule=trainings,
-        loaded=loaded,
+        # Without the model itself, which a later stage may replace.
+        loaded=replace(loaded, model=None),
         engine=engine,
         inspections=inspections,
         notes=_notes(config, method, loaded, renderer, inputs, plan, scored, processes.count),

@@ -35,7 +35,7 @@ class Run:
 
     Attributes:
         config: as plain values, for what is written.
-        loaded: the model as it was loaded, with its notes.
+        loaded: what the model is called, its tokenizer and notes; the model itself is in ``model``.
         inspections: what the rows of every task hold.
         notes: what the user should know before it starts, one sentence each.
         chooser, trainer, tester: its three steps.

@@ -311,7 +311,7 @@ class Trainer:
             # The process may have ended between the record and this.
             directory.finish(name)
             last = training.stage == training.stages
-            directory.demand_stage(name, path, stored[1], dropped=not self.keeps_all and not last)
+            directory.demand_stage(name, path, stored[1], dropped=not last)
         else:
             stored = parse(self._train(before, training, inputs, settings, rewording, label, log))
         if before.number > 0 and not self.keeps_all:

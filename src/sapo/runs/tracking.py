@@ -53,10 +53,11 @@ class Tracker:
         self._updates: Mapping[int, int] = {}
 
     @contextmanager
-    def opened(self, model: Any, updates: Mapping[int, int], *, first: bool) -> Iterator[None]:
+    def opened(self, model: Callable[[], Any], updates: Mapping[int, int], *, first: bool) -> Iterator[None]:
         """Open the trackers for a run, and close them at the end.
 
-        ``updates`` are those of each training, by its stage; ``first``: this is the process that speaks.
+        ``model`` gives the present one; ``updates`` are those of each training, by its stage; ``first``: this is the
+        process that speaks.
         """
         if not first or not self._callbacks:
             self._callbacks = []
@@ -67,12 +68,12 @@ class Tracker:
             output_dir=str(self._run_dir / FOLDER), run_name=self._run_dir.name, report_to=[], use_cpu=True
         )
         for callback in self._callbacks:
-            callback.on_train_begin(arguments, TrainerState(), TrainerControl(), model=model)
+            callback.on_train_begin(arguments, TrainerState(), TrainerControl(), model=model())
         try:
             yield
         finally:
             for callback in self._callbacks:
-                callback.on_train_end(arguments, TrainerState(), TrainerControl(), model=model)
+                callback.on_train_end(arguments, TrainerState(), TrainerControl(), model=model())
         write_json(self._run_dir / TOLD, self._told)
 
     def training(self, stage: int) -> Callable[[Mapping[str, Any], int], None]:

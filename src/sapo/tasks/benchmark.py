@@ -40,11 +40,12 @@ def benchmark_source(data_dir: Path, name: str) -> tuple[DataSource, Raw]:
     }
     documented = all(isinstance(row, dict) and row.keys() >= {"sentence", "label"} for row in rows["train"])
     columns = {"input": "sentence", "answer": "label"} if documented else {}
-    texts = {
-        "instruction": entry.get("instruction"),
-        "suffix": entry.get("suffix"),
-        "labels": entry.get("labels") or (),
-    }
+    if unknown := sorted(entry.keys() - {"instruction", "suffix", "labels"}):
+        raise DataError(
+            f"{data_dir / 'instructions.json'}: task {name!r}: {unknown[0]} is no key of a benchmark's task. Allowed: "
+            "instruction, suffix, labels; for others give the task as your own data"
+        )
+    texts = {"instruction": None, "suffix": None, **entry, "labels": entry.get("labels") or ()}
     place = {"data": str(data_dir / name), "test": str(there["test"])}
     return own_source({**place, "columns": columns, "metric": "rouge_l", **texts}), Raw(rows)
 

@@ -6,7 +6,7 @@ The library is imported inside functions: it takes longer to load than most file
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -21,6 +21,8 @@ from sapo.tasks.tables import arrow_table, joined, read_table, with_class_names
 
 # Characters of the library's own message that are passed on.
 _SHOWN = 400
+# What a description says of a data set besides how its files are read.
+_PLACE = frozenset({"name", "version", "data_dir", "data_files", "description", "features"})
 
 
 def saved(path: Path) -> Raw:
@@ -127,12 +129,19 @@ def _resolved(where: str, name: str, subset: str | None, advice: str) -> tuple[R
         found = builder.config.data_files or {}
         urls = {str(split): [str(url) for url in files] for split, files in found.items()}
         endings = {split: [_ending(url) for url in files] for split, files in urls.items()}
-        plain = isinstance(builder, (Csv, Json, Parquet)) and all(e in ENDINGS for es in endings.values() for e in es)
+        kinds = {ending for there in endings.values() for ending in there}
+        plain = (
+            isinstance(builder, (Csv, Json, Parquet)) and kinds <= {*ENDINGS} and not _options(builder.config, kinds)
+        )
         manager = DownloadManager()
         paths = {split: manager.download_and_extract(files) for split, files in found.items()} if plain else {}
     read = frozenset(url for files in urls.values() for url in files)
     if not paths:
-        return _load(where, lambda: load_dataset(name, subset), advice), read
+        loaded = _load(where, lambda: load_dataset(name, subset), advice)
+        if isinstance(builder, (Csv, Json, Parquet)) and (told := _options(builder.config, kinds)):
+            note = f"read by datasets, as the description sets {', '.join(told)}: it decides what is a number"
+            loaded = replace(loaded, notes=(*loaded.notes, note))
+        return loaded, read
     tables = {
         str(split): [read_table(Path(path), ending) for path, ending in zip(there, endings[str(split)], strict=True)]
         for split, there in paths.items()
@@ -140,6 +149,12 @@ def _resolved(where: str, name: str, subset: str | None, advice: str) -> tuple[R
     # What a description says of classes stands in no file.
     declared = {} if builder.info.features is None else builder.info.features.to_dict()
     return with_class_names(joined(where, tables), declared), read
+
+
+def _options(config: Any, endings: Collection[str]) -> tuple[str, ...]:
+    """Return how a description asks for its files to be read, where that is not the usual way."""
+    usual = {**vars(type(config)()), **({"sep": "\t"} if {*endings} == {".tsv"} else {})}
+    return tuple(sorted(key for key, value in vars(config).items() if key not in _PLACE and value != usual.get(key)))
 
 
 def _ending(url: str) -> str:

@@ -274,6 +274,8 @@ def _spelled(value: Any, kind: Any) -> Any:
     if types.is_floating(kind):
         # The shortest decimal of the column's own width, spelled as everywhere: 16777216.0, not 1.6777216e+07.
         return Number(float(str(np.dtype(kind.to_pandas_dtype()).type(value))))
+    if types.is_decimal(kind):
+        return Number(format(value.normalize(), "f"))
     return Number(value) if types.is_integer(kind) else value
 
 

@@ -102,6 +102,11 @@ def _apply(data: dict[str, Any], override: str) -> None:
         data = data.setdefault(parent, {})
         if not isinstance(data, dict):
             raise ConfigError(f"override {override!r}: {parent!r} is a single value and has no keys")
+    if " #" in value and not value.lstrip().startswith(("'", '"')):
+        raise ConfigError(
+            f"override {override!r}: YAML takes what follows ' #' for a comment. Put the value in quotes of its own: "
+            f"{key}='\"...\"'"
+        )
     try:
         data[last] = yaml.load(value, _Strict)  # noqa: S506 - a SafeLoader
     except _NOT_YAML as error:

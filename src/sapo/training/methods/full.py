@@ -54,10 +54,7 @@ class Full(SeqLora):
         return model
 
     def resume(self, model: Any, directory: Path) -> Any:
-        """Load the model that the directory holds onto the devices that it was on."""
-        # Where layers are spread over several, transformers says so here.
-        places = vars(model).get("hf_device_map")
-        again = AutoModelForCausalLM.from_pretrained(
-            directory, dtype=torch.float32, attn_implementation=model.config._attn_implementation, device_map=places
-        )
-        return (again if places else again.to(model.device)).eval()
+        """Put the weights that the directory holds into the model, wherever its layers are."""
+        model = model.merge_and_unload() if isinstance(model, PeftModel) else model
+        model.load_state_dict(AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).state_dict())
+        return model.eval()

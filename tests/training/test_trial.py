@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from adapted import adapted, snapshot
 from assignments import token_mean
 from small_runs import Told
@@ -135,6 +136,15 @@ def test_the_model_and_all_random_states_are_as_before_to_the_bit() -> None:
     assert trial_of(again).tried == trial_of(selection).tried
 
 
+@pytest.fixture
+def no_accelerator() -> Iterator[None]:
+    """Nothing is left of the accelerators of other tests, nor of this one's."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.mark.usefixtures("no_accelerator")
 def test_nor_does_a_trainer_of_the_users_notice_whose_precision_is_another_one() -> None:
     """Accelerate keeps the precision for all trainers of a process, and leaves autocast around a prepared model."""
     alone = choose(trainable_model(), watch=[OTHER])

@@ -105,7 +105,7 @@ def pages(runs: int, folder: Path) -> dict[str, Callable[[], object]]:
     from sapo.report.publish import print_report
 
     real = [json.loads(line) for line in RECORDS.read_text(encoding="utf-8").splitlines()]
-    by_policy = {r["policy"]: r for r in real if r["sequence"] == real[0]["sequence"]}
+    by_policy = {r["config"]["policy"]: r for r in real if r["sequence"] == real[0]["sequence"]}
     methods = ("seq-lora", "inc-lora", "o-lora", "ewc", "replay", "lwf", "osf", "full", "multitask", "single")
     folder = folder / "sweep"
     folder.mkdir()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib.resources import files
 
 import pytest
 from rapidfuzz import fuzz
@@ -14,7 +16,7 @@ from sapo.candidates.opening import HAND_WRITTEN
 from sapo.core.types import Origin
 from sapo.core.untrusted import folded
 from sapo.integrations.testing import ListSource, toy_task
-from sapo.tasks.builtin import BUILTIN, builtin_paraphrases
+from sapo.tasks.builtin import BUILTIN, builtin_paraphrases, builtin_task
 
 TASK = toy_task()
 VALID = (
@@ -127,10 +129,14 @@ def test_progress_hears_every_text() -> None:
 
 def test_the_library_has_candidates_for_its_own_tasks_and_for_published_ones() -> None:
     for name in BUILTIN:
-        assert [*HAND_WRITTEN.paraphrases(replace(TASK, name=name), 3)] == [builtin_paraphrases(name)]
-    (texts,) = HAND_WRITTEN.paraphrases(replace(TASK, name="FOMC"), 3)
-    assert len(set(texts)) == 20
-    assert [*HAND_WRITTEN.paraphrases(TASK, 3)] == []
+        task = builtin_task(name)
+        assert [*HAND_WRITTEN.paraphrases(replace(task, name="other"), 3)] == [builtin_paraphrases(name)]
+        # Another instruction has other paraphrases, though the task may be called the same.
+        assert [*HAND_WRITTEN.paraphrases(replace(task, instruction="Write a poem."), 3)] == []
+    room = files("sapo.candidates")
+    index, texts = (json.loads(room.joinpath(f"{name}.json").read_text()) for name in ("hand_written", "published"))
+    assert sorted(index.values()) == sorted([*BUILTIN, *texts])
+    assert all(len(set(several)) == 20 for several in texts.values())
 
 
 # Which ones are kept.

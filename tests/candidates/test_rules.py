@@ -219,6 +219,10 @@ def test_a_long_instruction_is_compared_seldom_and_one_that_is_too_long_is_refus
         ("请判断用户要不要退货，并给出理由。", (), "要不要"),
         ("请完成下面的选择题，只写出答案。", (), "选择题"),
         ("请完成下面的判断题，只写出答案。", (), "判断题"),
+        ("请用50字以下概括这篇文章的内容。", (), "50字以下"),
+        ("Read the text and count the verbs in a sentence.", (), "in a sentence"),
+        ("Read the letter and extract the given name of its author.", (), "the given name"),
+        ("Read the beginning of the text and predict the following word.", (), "the following word"),
         # What is asked stands in every one, not only what is given and the labels.
         ("You are given two numbers. Decide whether the first or the second is larger.", ("first", "second"), "larger"),
         ("Given a tweet, decide whether the author is serious or joking.", ("serious", "joking"), "author"),

@@ -78,6 +78,7 @@ def make_stage(stage: Path, base: Path, config: Any = None, dtype: Any = torch.f
         base=str(base), method="seq-lora", policy="original", template="0123456789abcdef", versions={"torch": "2.9"},
         trained=[Choice(toy_task(name), Instruction(f"Task {name}: yes or no?", "file")) for name in NAMES],
         state="unknown" if config else state_fingerprint(model), limits={"max_length": 200, "max_new_tokens": 5},
+        dtype=str(dtype).removeprefix("torch."),
     )  # fmt: skip
     write_json(stage / "sapo.json", data)
     write_text(stage / "README.md", model_card(data))
@@ -155,7 +156,8 @@ def test_a_merged_directory_is_whole_and_readable_by_all(merged: tuple[Merged, P
     before, after = read_json(stage / "sapo.json"), read_json(out / "sapo.json")
     merge = {"state": before["state"], "dtype": "float32", "difference": measured.difference, "scale": measured.scale}
     merge |= {"prompts": 4, "confirmed": True}
-    assert after == before | {"state": state_fingerprint(plain(out)), "merged": True, "merge": merge}
+    changed = {"dtype": "float32", "state": state_fingerprint(plain(out)), "merged": True, "merge": merge}
+    assert after == before | changed
     assert after["state"] != before["state"] and files["README.md"].read_text() == model_card(after)
 
 

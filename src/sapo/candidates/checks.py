@@ -84,6 +84,8 @@ class Pool:
         self._judge = judge
         self._meaning: Meaning | None = None
         self._unusual: list[Rejection] = []
+        # Of the data, by text: many candidates are held against them.
+        self._words: dict[str, str] = {}
 
     def add(self, texts: Sequence[str], origin: Origin) -> int:
         """Check texts and return how many of them passed."""
@@ -147,7 +149,7 @@ class Pool:
             or (f"spells the label {', '.join(map(repr, respelled))} otherwise" if respelled else None)
             or _lacks("number", missing_numbers(task.labels, original, text))
             or _repeats_suffix(original, task.suffix, text)
-            or _leak(task, text)
+            or _leak(task, text, self._words)
             or self._drift(text)
         )
 
@@ -234,8 +236,8 @@ def _repeats_suffix(original: str, suffix: str, text: str) -> str | None:
     return "repeats the suffix" if repeated else None
 
 
-def _leak(task: Task, text: str) -> str | None:
-    """Return which answer or input of the data a text gives away, or None."""
+def _leak(task: Task, text: str, words: dict[str, str]) -> str | None:
+    """Return which answer or input of the data a text gives away, or None; ``words`` keeps those of the data."""
     ours, known = _spaced(text), _spaced(f"{task.instruction}\n{task.suffix}")
     for example in (*task.train, *task.dev, *task.test):
         for kind, value in (("an answer", example.answer), ("an input", example.input)):
@@ -243,7 +245,9 @@ def _leak(task: Task, text: str) -> str | None:
             telling = len(value) >= _LEAKED_CHARACTERS or len(value.split()) >= _LEAKED_WORDS
             if value in task.labels or len(value) > 2 * len(text) or not telling:
                 continue
-            if (found := _spaced(value)) in ours and found not in known:
+            if (found := words.get(value)) is None:
+                found = words[value] = _spaced(value)
+            if found in ours and found not in known:
                 return f"holds {kind} of the data: {value.strip()[:60]!r}"
     return None
 

@@ -25,7 +25,7 @@ from sapo.candidates.kept import Kept
 from sapo.candidates.replies import reply_of
 from sapo.candidates.settings import ServerSettings
 from sapo.candidates.source import Advance, unheard
-from sapo.core.errors import CandidateError
+from sapo.core.errors import CandidateError, first_line
 from sapo.core.untrusted import plain
 
 _OFFICIAL = "https://api.openai.com/v1"
@@ -91,6 +91,14 @@ class Client:
         self._url = settings.base_url or os.environ.get("OPENAI_BASE_URL") or _OFFICIAL
         self.name = f"{plain(settings.model)} at {_shown_url(self._url)}"
         self._key, self._kept = _key(self._url), Kept(directory)
+        try:
+            transport = openai.DefaultHttpxClient(event_hooks={"request": [self._attempted]})
+        except (ValueError, ImportError) as error:
+            # It opens the environment's proxies.
+            raise CandidateError(
+                f"{self.name}: the proxy settings of the environment (ALL_PROXY, HTTPS_PROXY, HTTP_PROXY) cannot be "
+                f"used: {first_line(error)}. Unset them, add the server's host to NO_PROXY, or name an http:// proxy"
+            ) from error
         self._client = openai.OpenAI(
             api_key=self._key or _NO_KEY,
             base_url=self._url,
@@ -98,7 +106,7 @@ class Client:
             max_retries=_RETRIES,
             # No connection outlives its request, so that none is left open when the last one is done.
             default_headers={"Connection": "close"},
-            http_client=openai.DefaultHttpxClient(event_hooks={"request": [self._attempted]}),
+            http_client=transport,
         )
         self._budget = _Budget(settings.max_requests, settings.max_tokens)
         self._refused: set[str] = set()

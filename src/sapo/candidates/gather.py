@@ -72,7 +72,7 @@ def gather(
     for source in sources:
         missing = None if count is None else count + 1 - len(kept)
         if missing == 0:
-            if source.origin == "file":
+            if source.origin in ("file", "unchecked"):
                 unread = f"{task.name}: the file of candidates was not needed: sources before it gave all {count}"
             continue
         before, wanted = len(pool.kept), None if missing is None else with_spare(missing)

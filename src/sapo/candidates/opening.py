@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from functools import cache
 from importlib.resources import files
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sapo.candidates.demonstrations import demonstrations
 from sapo.candidates.files import candidates_file
@@ -16,7 +16,9 @@ from sapo.candidates.rules.rewrite import rewrites
 from sapo.candidates.settings import CandidateSettings
 from sapo.candidates.source import Ready, Source
 from sapo.core.errors import demand_extra
+from sapo.core.storage import fingerprint
 from sapo.core.types import Origin, Task
+from sapo.core.untrusted import folded
 from sapo.models.settings import ModelSettings
 from sapo.tasks.builtin import BUILTIN, builtin_paraphrases
 
@@ -25,16 +27,18 @@ if TYPE_CHECKING:
 
 
 def _hand_written(task: Task) -> tuple[str, ...]:
-    return builtin_paraphrases(task.name) if task.name in BUILTIN else _published().get(task.name, ())
+    # By what they rewrite, whatever the task is called: under its name may stand another instruction.
+    name = _read("hand_written").get(fingerprint(folded(task.instruction)), "")
+    return builtin_paraphrases(name) if name in BUILTIN else tuple(_read("published").get(name, ()))
 
 
 @cache
-def _published() -> dict[str, tuple[str, ...]]:
-    content = files("sapo.candidates").joinpath("published.json").read_text(encoding="utf-8")
-    return {task: tuple(texts) for task, texts in json.loads(content).items()}
+def _read(name: str) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(files("sapo.candidates").joinpath(f"{name}.json").read_text(encoding="utf-8"))
+    return content
 
 
-# 20 texts for each built-in task and each of the published sequences.
+# 20 texts for the instruction of each built-in task and of each in the published sequences.
 HAND_WRITTEN: Source = Ready("builtin", _hand_written)
 # Rewrites of the instruction, most varied first: nothing is loaded, asked for or paid for.
 RULES: Source = Ready("rules", lambda task: rewrites(task.instruction, task.labels), parted=True)

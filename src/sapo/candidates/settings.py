@@ -96,6 +96,8 @@ class CandidateSettings(Settings):
             raise ValueError("check is false, which is for the texts of a file, but no file is given (candidates.file)")
         if self.judge and self.openai is None:
             raise ValueError("judge is true, but no server's model is named (candidates.openai.model)")
+        if self.judge and not {"rules", "local", "openai", *(["file"] if self.check else [])} & {*self.asked}:
+            raise ValueError(f"judge is true, but texts of {', '.join(self.asked)} are not judged: leave it out")
         if ("openai" in self.asked or self.judge) != (self.openai is not None):
             raise ValueError(
                 "sources has openai, but no server's model is named (candidates.openai.model)"

@@ -23,6 +23,10 @@ from sapo.core.processes import joined, leave
 from sapo.cli import run, select, check, paraphrase, tasks, study, stages, data  # noqa: F401 # isort: skip
 
 
+# Errors of the disk and its rights, which name the path; others are faults of ours.
+_OF_PATHS = (errno.ENOSPC, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG)
+
+
 def main() -> None:
     """Run the command line: exit 0 on success, 1 if a check fails, 2 for the user's mistakes, 130 when interrupted."""
     for stream in (sys.stdout, sys.stderr):
@@ -31,11 +35,12 @@ def main() -> None:
             stream.reconfigure(errors="replace")
     # Imported, it warns that it lacks a fast path, which `sapo.models.load` switches off.
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
-    rank = int(os.environ.get("RANK", "0"))
+    # As `launched` reads it: a rank among one process is left over from elsewhere.
+    rank = int(os.environ.get("RANK", "0")) if os.environ.get("WORLD_SIZE", "1") != "1" else 0
     try:
         app()
     except (SapoError, OSError) as error:
-        if isinstance(error, OSError) and error.errno != errno.ENOSPC:
+        if isinstance(error, OSError) and error.errno not in _OF_PATHS:
             raise
         # Before the processes join, all of them find the same mistakes, and one of them says so.
         if rank == 0 or (joined() and not isinstance(error, (SweepError, ToldError))):

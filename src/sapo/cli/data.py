@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -39,9 +40,9 @@ def export_data_command(
         raise ConfigError(f"--model {model}: {form} takes texts and makes tokens itself; leave it out")
     one_process("sapo export-data")
     from sapo.integrations.exports import export_data
-    from sapo.selection.selection import Chosen, Selection, chosen
+    from sapo.selection.selection import Chosen, Selection, trained
     from sapo.tasks.findings import warnings_of
-    from sapo.tasks.inspection import inspect_rows
+    from sapo.tasks.inspection import inspect_rows, inspect_task
     from sapo.tasks.load import load_task
 
     given: Chosen = text or ""
@@ -54,12 +55,16 @@ def export_data_command(
         given = Selection.load(selection)
     if text is not None and not text.strip():
         raise ConfigError("--chosen is empty: give the instruction to train with")
-    instructed = chosen(loaded, given)
+    loaded, instructed = trained(loaded, given)
     target = out / f"{loaded.name.replace('/', '-')}.{'jsonl' if form == 'axolotl' else 'json'}"
     demand_new(target, "--out", Path(task))
-    files = export_data(loaded, instructed, form, out, None if model is None else renderer_of(model))
-    say(*loaded.notes, *warnings_of(inspect_rows(loaded)))
-    say(*(f"written: {file}" for file in files), f"{len(loaded.train)} rows, trained with: {instructed.text}")
+    renderer = None if model is None else renderer_of(model)
+    files = export_data(loaded, instructed, form, out, renderer)
+    found = inspect_rows(loaded)
+    if renderer is not None:
+        found = inspect_task(replace(loaded, instruction=instructed), renderer)
+    say(*loaded.notes, *warnings_of(found))
+    say(*(f"written: {file}" for file in files), f"{len(loaded.train)} rows, trained with: {instructed}")
     if form == "axolotl":
         say(f"Into axolotl's YAML: what {files[1]} holds")
     else:

@@ -84,6 +84,7 @@ def paraphrase_command(
                 ("server_model", "base_url", "max_requests", "max_tokens"), (server, "--source openai: add that")
             ),
             "temperature": (local or server, "--source local or openai: add one of them"),
+            "seed": (local or server, "--source local or openai: add one of them"),
             "longest": (shown, "--source demonstrations: add that"),
             "data_dir": (task, "--task: add that"),
             "column": (task, "--task: add that"),

@@ -35,6 +35,8 @@ def run_command(
         one_process("sapo run --ray")
         if settings.sweep is None:
             raise ConfigError("--ray shares out the runs of a sweep, and this configuration is a single run")
+    if dry_run and ray is not None:
+        raise ConfigError("--ray trains, and --dry-run only plans: leave one of them out")
     if dry_run:
         one_process("sapo run --dry-run")
         _forecast(settings)

@@ -168,8 +168,6 @@ def _score(
         progress.note(f"note: {warning}")
     if settings.strategy == "racing" and not settings.races:
         progress.note("note: rule confident needs every loss: all candidates are scored on all rows (exhaustive)")
-    if settings.budget is not None and not settings.races:
-        progress.note("note: --budget is not used: it ends races, and all candidates are scored on all rows")
     amount = tokens(scoring(renderer, task, kept, len(rows)).cost)
     for note in cost_of_examples(renderer, task, kept):
         progress.note(note)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import shlex
 from functools import partial
 from typing import Annotated
 
 import typer
 
-from sapo.cli.app import again, app, console, one_process, say, working
+from sapo.cli.app import again, app, console, one_process, working
 from sapo.cli.options import Configuration, Overrides, Ray
-from sapo.core.errors import SweepError
+from sapo.core.errors import ConfigError, SweepError
 
 
 @app.command("study")
@@ -32,6 +31,8 @@ def study_command(
     from sapo.report.publish import print_report
     from sapo.report.terminal import show
 
+    if dry_run and ray is not None:
+        raise ConfigError("--ray trains, and --dry-run only plans: leave one of them out")
     if dry_run:
         with working() as progress:
             records, lacking = planned(settings, progress)
@@ -51,7 +52,6 @@ def study_command(
             failed = error
     if failed is None or (settings.run_dir / STUDY).is_file():
         print_report(console(), [settings.run_dir])
-        say(f"With figures: {shlex.join(['sapo', 'report', str(settings.run_dir), '--html', 'report.html'])}")
     if failed is not None:
         # Below the table, where it is seen.
         raise failed

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -29,6 +29,15 @@ def fingerprint(value: Any) -> str:
     """Return a short hash of a JSON value."""
     text = json.dumps(value, ensure_ascii=False, sort_keys=True)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def folder_name(parts: Sequence[str], joint: str, longest: int) -> str:
+    """Return a name for a folder, of at most so many bytes; one that is cut ends in a hash of all parts."""
+    name = joint.join(part.replace("/", "-") for part in parts)
+    whole = name.encode("utf-8", "replace")
+    if len(whole) <= longest:
+        return name
+    return f"{whole[: longest - 9].decode(errors='ignore')}-{fingerprint(list(parts))[:8]}"
 
 
 def write_text(path: Path, text: str) -> None:

@@ -16,11 +16,12 @@ from functools import partial
 from itertools import product
 from typing import Any
 
-from sapo.core.errors import ConfigError, DataError, RecordError, SapoError, SweepError
+from sapo.core.errors import ConfigError, DataError, RecordError, SapoError, SweepError, nearest
 from sapo.core.processes import launched
 from sapo.core.progress import SILENT, Reporter
-from sapo.core.storage import fingerprint
+from sapo.core.storage import folder_name
 from sapo.core.types import Standing
+from sapo.experiments.study.records import STUDY
 from sapo.experiments.where import Job, Where, here
 from sapo.runs.config.loading import make_config
 from sapo.runs.config.schema import Config
@@ -69,7 +70,12 @@ def planned(config: Config) -> tuple[Planned, ...]:
     twice = [name for n, name in enumerate(names) if name in names[:n]]
     if twice:
         raise ConfigError(f"sweep.sequence: two sequences are both called {twice[0]}")
-    tasks = [SEQUENCES.get(s, (s,)) if isinstance(s, str) else tuple(s) for s in sequences]
+    tasks = [_tasks(sequence) for sequence in sequences]
+    known = {*config.watch}.union(*tasks)
+    if unused := [name for name in config.tasks if name not in known]:
+        raise ConfigError(f"tasks: {', '.join(unused)} is neither in a sequence nor in watch: leave it out")
+    if isinstance(config.fixed, dict) and (strange := [name for name in config.fixed if name not in known]):
+        raise ConfigError(f"fixed: {strange[0]!r} is not a task of a sequence.{nearest(strange[0], known)}")
     same = next((n for n in range(len(tasks)) if tasks[n] in tasks[:n]), None)
     if same is not None:
         raise ConfigError(
@@ -100,21 +106,24 @@ def _planned(config: Config, named: tuple[str, Any], seed: int, method: str, way
     )
     data = config.model_dump()
     own: dict[str, Any] = {"sequence": tasks, "seed": seed, "method": method, "policy": policy, "sweep": None}
+    # What only other sequences need is not this run's.
+    mine = {*_tasks(tasks), *config.watch}
+    own["tasks"] = {name: task for name, task in data["tasks"].items() if name in mine}
     if policy != "fixed":
         own["fixed"] = None
+    elif isinstance(config.fixed, dict):
+        own["fixed"] = {name: text for name, text in config.fixed.items() if name in mine}
     if rule is not None:
         own["selection"] = data["selection"] | {"rule": rule}
     return Planned(name, sequence, make_config({**data, **own, "run_dir": config.run_dir / name}), twin)
 
 
+def _tasks(sequence: str | tuple[str, ...]) -> tuple[str, ...]:
+    return SEQUENCES.get(sequence, (sequence,)) if isinstance(sequence, str) else sequence
+
+
 def _name(sequence: str | tuple[str, ...]) -> str:
-    if isinstance(sequence, str):
-        return sequence
-    name = "+".join(task.replace("/", "-") for task in sequence)
-    whole = name.encode("utf-8", "replace")
-    if len(whole) <= _LONGEST:
-        return name
-    return f"{whole[: _LONGEST - 9].decode(errors='ignore')}-{fingerprint(list(sequence))[:8]}"
+    return sequence if isinstance(sequence, str) else folder_name(sequence, "+", _LONGEST)
 
 
 def run_sweep(config: Config, progress: Reporter = SILENT, where: Where = here) -> tuple[RunResult, ...]:
@@ -127,8 +136,9 @@ def run_sweep(config: Config, progress: Reporter = SILENT, where: Where = here) 
         SapoError: for what would stop any of them, before the first one.
     """
     runs, records, first = planned(config), config.run_dir / RECORDS, launched().first
-    if (config.run_dir / "config.yaml").exists():
-        raise RecordError(f"run_dir {config.run_dir} holds a single run: choose another one for a sweep")
+    for file, what in (("config.yaml", "a single run"), (STUDY, "a study")):
+        if (config.run_dir / file).exists():
+            raise RecordError(f"run_dir {config.run_dir} holds {what}: choose another one for a sweep")
     failed: dict[str, str] = {}
     with locked(config.run_dir) if first else nullcontext():
         known = {record.name: record for record in read_records(records, progress.note)} if records.is_file() else {}
@@ -217,7 +227,8 @@ def _crossed(one: Planned, known: Mapping[str, RunResult]) -> dict[str, str]:
 def _check(runs: Sequence[Planned], known: Mapping[str, RunResult], *, loads: bool) -> None:
     """Read and check what every run needs, before hours of work; data must be those of the ``known`` runs.
 
-    ``loads``: each model is loaded too, once for a sequence. Where workers do the work, it would take a GPU from them.
+    ``loads``: the model is loaded too, once for a sequence and method, and the texts of that run are held against its
+    room. Where workers do the work, it would take a GPU from them.
     """
     done: set[tuple[str, str]] = set()
     for one in runs:

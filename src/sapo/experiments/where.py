@@ -75,6 +75,7 @@ class Place:
                 yield job, self._told(job, _tried(job.begin(), self.progress))
             return
         waiting, ended, said = list(jobs), dict[str, str](), set[str]()
+        far = dict[str, tuple[int, int]]()
         handed = dict[Future[tuple[T | SapoError, tuple[str, ...]]], Job[T]]()
         with self.progress.step(label, len(jobs), 0) as advance:
             while waiting or handed:
@@ -82,7 +83,9 @@ class Place:
                 for job in [job for job in waiting if job.after not in unfinished]:
                     waiting.remove(job)
                     handed[self.submit(_in_worker, Path.cwd(), job.begin())] = job
-                self._show(jobs, ended)
+                for job in handed.values():
+                    self._look(job, far)
+                self._show(jobs, ended, far)
                 for future in wait(handed, _LOOK, FIRST_COMPLETED).done:
                     job = handed.pop(future)
                     try:
@@ -95,9 +98,10 @@ class Place:
                             said.add(note)
                             self.progress.note(f"{job.name}: {note}")
                     ended[job.name] = "failed" if isinstance(found, SapoError) else "finished"
+                    self._look(job, far)
                     yield job, self._told(job, found)
                     advance(1)
-            self._show(jobs, ended)
+            self._show(jobs, ended, far)
 
     def _told(self, job: Job[T], found: U) -> U:
         """Say at once what failed."""
@@ -105,14 +109,17 @@ class Place:
             self.progress.note(f"FAILED {job.name}: {found}")
         return found
 
-    def _show(self, jobs: Sequence[Job[T]], ended: Mapping[str, str]) -> None:
+    def _look(self, job: Job[T], far: dict[str, tuple[int, int]]) -> None:
+        if job.far is not None and (found := job.far()) is not None:
+            far[job.name] = found
+
+    def _show(self, jobs: Sequence[Job[T]], ended: Mapping[str, str], far: Mapping[str, tuple[int, int]]) -> None:
         """Report how far all jobs are that can be looked at."""
-        rows = []
-        for job in jobs:
-            if job.far is not None:
-                found = job.far()
-                state = ended.get(job.name) or ("waiting" if found is None else "at work")
-                rows.append((job.name, state, *map(str, found or (0, 0))))
+        rows = [
+            (job.name, ended.get(job.name) or ("at work" if job.name in far else "waiting"),
+             *map(str, far.get(job.name, (0, 0))))
+            for job in jobs if job.far is not None
+        ]  # fmt: skip
         if rows:
             self.progress.board(("run", "state", "trainings", "tests"), rows)
 

@@ -19,7 +19,7 @@ from sapo.core.types import Example, Task
 from sapo.models.batches import labelled
 from sapo.models.layout import messages, turns_of
 from sapo.models.render import Encoder
-from sapo.selection.selection import Chosen, chosen
+from sapo.selection.selection import Chosen, trained
 
 Format = Literal["llamafactory", "axolotl"]
 FORMATS: tuple[str, ...] = get_args(Format)
@@ -30,8 +30,8 @@ def export_data(
 ) -> tuple[Path, ...]:
     """Write a task's training rows for another trainer and return the files.
 
-    The text that its chat template gets is that of `sapo.models.render`: instruction, blank line, "Text:",
-    input, suffix.
+    Rows that candidates show as examples are left out. The text that its chat template gets is that of
+    `sapo.models.render`: instruction, blank line, "Text:", input, suffix.
     What such an export wrote there before is replaced; entries of other data sets in a `dataset_info.json` stay.
 
     Args:
@@ -48,7 +48,7 @@ def export_data(
             not one, or another data set of this name is there.
         RecordError: if a file cannot be written.
     """
-    directory, text = Path(directory), chosen(task, selection).text
+    directory, (task, text) = Path(directory), trained(task, selection)
     name = task.name.replace("/", "-")
     if form == "llamafactory":
         if renderer is not None:

@@ -23,6 +23,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from sapo.candidates.checks import listed
 from sapo.candidates.gather import Gathered
 from sapo.core.errors import DataError, RecordError, demand_number, nearest
 from sapo.core.progress import SILENT, Reporter, Work
@@ -45,7 +46,7 @@ from sapo.tasks.load import task_fingerprint
 from sapo.tasks.sampling import used_rows
 from sapo.training.policies import BY_LOSS, LOWEST
 from sapo.training.schedule import Stage
-from sapo.training.select import candidates_of
+from sapo.training.select import candidates_of, demand_candidates
 from sapo.training.settings import Policy
 
 _POLICIES = ("sapo", "original", "random", "highest", "median")
@@ -188,6 +189,10 @@ class TaskSequence:
             kept, rejected = gathered.candidates, gathered.rejected
             for note in gathered.notes:
                 self._progress.note(note)
+            if candidates is not None and self._policy != "original":
+                demand_candidates(found, gathered)
+                if rejected:
+                    self._progress.note(f"rejected texts: {listed(rejected)}")
             if self._policy in BY_LOSS:
                 total = len(kept) * min(self._examples, len(found.train))
                 self._scoring[found.name] = Work(total, total, total)

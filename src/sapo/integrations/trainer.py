@@ -24,7 +24,7 @@ from sapo.models.render import Encoder, Renderer
 from sapo.models.sft import demand_scored
 from sapo.runs.card import model_card
 from sapo.runs.lineage import LINEAGE, TAKE_AGAIN, earlier_tasks, library_versions, lineage, read_lineage
-from sapo.selection.selection import Choice, Chosen, Selection, chosen
+from sapo.selection.selection import Choice, Chosen, Selection, chosen, trained
 from sapo.tasks.layouts import LAYOUTS, is_taken_out
 from sapo.training.wording import Again, Leaders
 
@@ -38,6 +38,8 @@ _KEPT = "sapo"
 def tokenized(task: Task, selection: Chosen, renderer: Encoder) -> Any:
     """Return a task's training rows as a `datasets.Dataset` of input_ids and labels, prompts not supervised.
 
+    Rows that candidates show as examples are left out.
+
     Args:
         task: its rows and suffix.
         selection: the chosen instruction, or a text.
@@ -49,7 +51,7 @@ def tokenized(task: Task, selection: Chosen, renderer: Encoder) -> Any:
     """
     from datasets import Dataset
 
-    text = chosen(task, selection).text
+    task, text = trained(task, selection)
     return Dataset.from_list([labelled(e) for e in renderer.encode(text, task.suffix, task.train)])
 
 
@@ -256,10 +258,12 @@ class SapoCallback(TrainerCallback):
         choice = self._leaders.choose(Scorer(kwargs["model"], processes=processes), state.global_step, epoch)
         self._word()
         state.stateful_callbacks[_KEPT] = self._leaders.to_json()
+        # A checkpoint of a training with other candidates may have brought another one.
+        texts = [candidate.instruction.text for candidate in self.selection.candidates]
         figures = {
             "sapo_loss": choice.losses[choice.instruction.text],
             "sapo_lowest_loss": min(choice.losses.values()),
-            "sapo_candidate": float(list(choice.losses).index(choice.instruction.text)),
+            "sapo_candidate": float(texts.index(choice.instruction.text) if choice.instruction.text in texts else -1),
         }
         if self._log is not None:
             self._log(figures)

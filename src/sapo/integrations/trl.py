@@ -17,7 +17,7 @@ from typing import Any
 
 from sapo.core.types import Task
 from sapo.models.sft import SftRenderer, own_sides, prompt_and_completion, template_variables
-from sapo.selection.selection import Chosen, chosen
+from sapo.selection.selection import Chosen, trained
 from sapo.tasks.inplace import Rows
 
 __all__ = ["Rows", "SftRenderer", "dataset"]
@@ -26,8 +26,9 @@ __all__ = ["Rows", "SftRenderer", "dataset"]
 def dataset(task: Task, selection: Chosen, tokenizer: Any = None) -> Any:
     """Return a task's training rows with an instruction, as a `datasets.Dataset` of prompts and completions.
 
-    SFTTrainer makes other tokens than our `Renderer` of texts that spell special tokens, and drops or cuts
-    what is longer than its `max_length`: choose with ``renderer=SftRenderer(tokenizer)``, which does as it does.
+    Rows that candidates show as examples are left out. SFTTrainer makes other tokens than our `Renderer` of texts that
+    spell special tokens, and drops or cuts what is longer than its `max_length`: choose with
+    ``renderer=SftRenderer(tokenizer)``, which does as it does.
 
     Args:
         task: its rows, and its suffix.
@@ -41,7 +42,7 @@ def dataset(task: Task, selection: Chosen, tokenizer: Any = None) -> Any:
     """
     from datasets import Dataset
 
-    text = chosen(task, selection).text
+    task, text = trained(task, selection)
     layout = partial(own_sides, chat=tokenizer is None or bool(tokenizer.chat_template))
     told = template_variables(tokenizer)
     return Dataset.from_list([prompt_and_completion(*layout(text, task.suffix, row), told) for row in task.train])

@@ -26,8 +26,11 @@ def general_texts() -> Mapping[str, str]:
 def general_rows(renderer: Renderer, max_length: int) -> list[Encoded]:
     """Return the texts as rows to score, without a template: the first token is context, all others are supervised.
 
+    The first one is the token that begins a text, where the tokenizer sets one: such models are at a loss without it.
+
     Their loss depends on the tokenizer: it compares stages of one model, not models. ``max_length`` is what the model
     was made for, not the renderer's limit, so that the loss does not depend on a user's setting; the rest of a longer
     text is cut.
     """
-    return [Encoded(tuple(ids[:max_length]), 1) for ids in renderer.token_ids(list(general_texts().values()))]
+    texts = [renderer.beginning + text for text in general_texts().values()]
+    return [Encoded(tuple(ids[:max_length]), 1) for ids in renderer.token_ids(texts)]

@@ -14,13 +14,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils.memory import clear_device_cache
 from peft import PeftModel
 from transformers import GenerationConfig
 
+from sapo.core.errors import ScoreError
 from sapo.core.processes import ALONE, Processes
 from sapo.core.storage import Stored
 from sapo.core.types import Example, Floats, Losses, Task
 from sapo.models.losses import Scorer
+from sapo.models.memory import unless_out_of_memory
 from sapo.models.passes import untouched
 from sapo.models.render import Renderer
 from sapo.models.text_metrics import TEXT_METRICS
@@ -89,11 +92,31 @@ def generate(
     answered: list[tuple[int, str]] = []
     with untouched(model), greedy(model, max_new_tokens, stops):
         for batch in batches([prompts[i] for i in mine], max_new_tokens, model.device.type):
-            found = continued(model, [prompts[mine[n]] for n in batch], stops)
+            found = _answers(model, [prompts[mine[n]] for n in batch], stops)
             answered += [(mine[n], renderer.decode(ids)) for n, ids in zip(batch, found, strict=True)]
             told(len(batch))
     everyones = dict(pair for part in processes.gather(answered) for pair in part)
     return [everyones[i] for i in range(len(prompts))]
+
+
+def _answers(model: Any, prompts: Sequence[Sequence[int]], stops: Sequence[int]) -> list[list[int]]:
+    """Return the ids written after each prompt; in halves where memory runs out.
+
+    Raises:
+        ScoreError: if one prompt alone does not fit the memory.
+    """
+    found = unless_out_of_memory(lambda: continued(model, prompts, stops))
+    if found is not None:
+        return found
+    clear_device_cache()
+    if len(prompts) == 1:
+        raise ScoreError(
+            f"the answer to a prompt of {len(prompts[0])} tokens does not fit the memory of the device "
+            f"{str(model.device)!r} next to the model ({model.dtype}). Lower max_length or evaluate.max_new_tokens, or "
+            "take a smaller model or a smaller dtype."
+        )
+    half = len(prompts) // 2
+    return _answers(model, prompts[:half], stops) + _answers(model, prompts[half:], stops)
 
 
 def stop_tokens(model: Any, renderer: Renderer) -> tuple[int, ...]:

@@ -128,7 +128,8 @@ def best_device() -> str:
 
 def best_dtype(device: str) -> str:
     """Return bfloat16 on a GPU that has it, float32 elsewhere: on CPUs bfloat16 is often several times slower."""
-    return "bfloat16" if device.startswith("cuda") and torch.cuda.is_bf16_supported() else "float32"
+    has = device.startswith("cuda") and torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bfloat16" if has else "float32"
 
 
 def load_tokenizer(name: str) -> Any:

@@ -3,17 +3,39 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 from weakref import WeakKeyDictionary
 
 import torch
+from accelerate.utils.memory import should_reduce_batch_size
 
 from sapo.models.passes import Prefix
+
+T = TypeVar("T")
 
 # Most bytes of keys and values kept between calls. One candidate takes 45 KiB per prefix token with 135M
 # parameters in float32, 128 KiB with 8B in bfloat16: so some twenty candidates of 500 tokens.
 KEPT_BYTES = {"cpu": 512 << 20}
 KEPT_BYTES_ACCELERATOR = 2 << 30
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out; only CUDA's allocator has an exception of its own."""
+    return isinstance(error, torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and should_reduce_batch_size(error)
+    )
+
+
+def unless_out_of_memory(act: Callable[[], T]) -> T | None:
+    """Return what ``act`` gives, or None where memory ran out; what it held is free again by then."""
+    try:
+        return act()
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        return None
 
 
 class Kept:

@@ -118,12 +118,17 @@ def prefix_of(model: Any, ids: Sequence[int]) -> Prefix | None:
         return None
     given = torch.tensor([ids], device=model.device)
     cache = model(input_ids=given, use_cache=True, logits_to_keep=1).get("past_key_values")
-    if not isinstance(cache, DynamicCache):
-        return None
+    layers = shareable(cache)
+    return None if layers is None else Prefix(layers)
+
+
+def shareable(cache: Any) -> list[Any] | None:
+    """Return a cache's layers if rows can share their keys and values, else None."""
     # A layer without keys of its own borrows another one's.
-    if any(type(layer) is not DynamicLayer or layer.keys is None for layer in cache.layers):
-        return None
-    return Prefix(cache.layers)
+    sound = isinstance(cache, DynamicCache) and all(
+        type(layer) is DynamicLayer and layer.keys is not None for layer in cache.layers
+    )
+    return list(cache.layers) if sound else None
 
 
 def losses_of_batch(model: Any, rows: Sequence[Encoded], prefix: Prefix | None) -> torch.Tensor:

@@ -127,7 +127,8 @@ class Renderer:
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of generated ids, without special tokens or surrounding blanks."""
-        return str(self._tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
+        options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
+        return str(self._tokenizer.decode(list(ids), **options)).strip()
 
     def text(self, ids: Sequence[int]) -> str:
         """Return the text of tokens, special tokens included, for display."""
@@ -138,7 +139,7 @@ class Renderer:
         turns = [self._hide(turn) for turn in turns_of(instruction, example, suffix)]
         reply = None if answer is None else self._hide(answer)
         if not self._chat:
-            prompt = self._bos() + plain_prompt(turns)
+            prompt = self.beginning + plain_prompt(turns)
             return prompt, "" if reply is None else f" {reply}{self._tokenizer.eos_token}"
         messages = [{"role": ROLES[n % 2], "content": turn} for n, turn in enumerate(turns)]
         prompt = self._template(messages, add_generation_prompt=True)
@@ -179,10 +180,12 @@ class Renderer:
         except jinja2.TemplateError as error:
             raise RenderError(f"the model's chat template fails on a user turn and its answer: {error}") from error
 
-    def _bos(self) -> str:
+    @property
+    def beginning(self) -> str:
+        """What the tokenizer puts in front of a text; of a chat, the template does."""
         ids = self._tokenizer("x").input_ids
         starts = self._tokenizer.bos_token_id is not None and ids[:1] == [self._tokenizer.bos_token_id]
-        return self._tokenizer.bos_token if starts else ""
+        return str(self._tokenizer.bos_token) if starts else ""
 
     def _encode_pairs(self, pairs: Sequence[tuple[str, str]]) -> list[Encoded]:
         prompts = self.token_ids([prompt for prompt, _ in pairs])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,10 +12,8 @@ from accelerate.utils.memory import clear_device_cache
 from sapo.core.errors import ScoreError
 from sapo.core.types import Encoded, Floats
 from sapo.models.batches import batch_size, longest_first, width
-from sapo.models.memory import KEPT_BYTES, KEPT_BYTES_ACCELERATOR, Kept
+from sapo.models.memory import KEPT_BYTES, KEPT_BYTES_ACCELERATOR, Kept, unless_out_of_memory
 from sapo.models.passes import Prefix, losses_of_batch, losses_of_long_row, prefix_of, row_sums
-
-T = TypeVar("T")
 
 # Most tokens of a batch, padding included. On a CPU measured (benchmarks/batches.py), elsewhere a first guess.
 BATCH_TOKENS = {"cpu": 1024}
@@ -49,7 +47,7 @@ class Runner:
             ScoreError: if they do not fit the memory.
         """
         while True:
-            found = _unless_out_of_memory(lambda: (prefix_of(self.model, ids),))
+            found = unless_out_of_memory(lambda: (prefix_of(self.model, ids),))
             if found is not None:
                 return found[0]
             if not self._make_room(None):
@@ -72,7 +70,7 @@ class Runner:
         while left:
             size = batch_size([rows[i] for i in left], skip, self.batch_tokens, labels)
             batch = [rows[i] for i in left[:size]]
-            values = _unless_out_of_memory(lambda: self._pass(batch, prefix, labels))  # noqa: B023
+            values = unless_out_of_memory(lambda: self._pass(batch, prefix, labels))  # noqa: B023
             if values is None:
                 if not self._make_room(prefix):
                     if size == 1:
@@ -103,11 +101,3 @@ class Runner:
             f"{what} not fit the memory of the device {str(self.model.device)!r} next to the model "
             f"({self.model.dtype}). Lower max_length, or take a smaller model or a smaller dtype."
         )
-
-
-def _unless_out_of_memory(act: Callable[[], T]) -> T | None:
-    """Return what ``act`` gives, or None where memory ran out; what it held is free again by then."""
-    try:
-        return act()
-    except torch.OutOfMemoryError:
-        return None

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 
 from sapo.experiments.study.analysis import Analysis, Arm, compared, predicted
 from sapo.experiments.study.blocks import Outcome
-from sapo.experiments.study.decision import MARGIN
 from sapo.experiments.study.prediction import PRIMARY
 from sapo.experiments.study.resampling import Measured
 from sapo.report.blocks import NOTHING, Block, Note, Table
@@ -193,11 +192,10 @@ def gains(found: Analysis) -> Iterator[Block]:
             if drawn:
                 yield ranges(title, drawn, "nats per token (above 0: better)", 0.0, "Rings: the single transitions.")
     yield Note(
-        "In nats per token, higher is better. Rules choose by pre-update loss: the lowest; confident: the lowest if it "
-        f"lies more than {MARGIN:g} nats per token below the original's, else the original; the median; the "
-        "highest. random: mean over the paraphrases. oracle: best effect on the other seeds, valued on the seed left "
-        "out: what knowing the effects would be worth. mean: over transitions, with its 95 % Student t interval; too "
-        f"small to decide: it contains 0. {EACH}",
+        "In nats per token, higher is better. Rules choose by pre-update loss: the lowest; the median; the highest. "
+        "random: mean over the paraphrases. oracle: best effect on the other seeds, valued on the seed left out: what "
+        "knowing the effects would be worth. mean: over transitions, with its 95 % Student t interval; too small to "
+        f"decide: it contains 0. {EACH}",
         "dim",
     )
 

@@ -206,7 +206,9 @@ def _differences(
 ) -> dict[str, Difference]:
     """Return the differences by name; those that no pair of units defines are left out."""
     found = {}
-    for name in pairable([run for run in (*base.runs, *other.runs) if run is not None], names):
+    for pair in zip(base.runs, other.runs, strict=True):
+        names = pairable([run for run in pair if run is not None], names)
+    for name in names:
         ours, theirs = (setting.by_unit(measure, prompt, name).points for setting in (other, base))
         if (difference := unit_difference(ours, theirs, direction(measure, name))).count:
             found[name] = difference

@@ -19,6 +19,7 @@ from sapo.runs.metrics import FIGURES
 from sapo.runs.prompts import ORIGINAL, OWN, Prompt
 from sapo.runs.results import MEASURES, NLL, RunResult
 from sapo.training.guard import Alarm, ended
+from sapo.training.policies import LOWEST
 
 ByTask = Callable[[RunResult], Mapping[str, float]]
 Over = Callable[[Sequence[float]], float]
@@ -29,7 +30,7 @@ _CONTROLS = {
     "median": "the candidate with the median pre-update loss, as a control",
     "per-example": "a paraphrase drawn for every row in every epoch; tested with the original",
     "paft": "a paraphrase drawn for every few updates; tested with the original",
-    "reselect": "the candidate with the lowest pre-update loss, chosen again during the training",
+    "reselect": ", chosen again during the training",
     "pure": "no instruction",
     "fixed": "a text that was given",
 }
@@ -102,7 +103,9 @@ def _candidates(run: Run) -> Iterator[Block]:
 def _instructions(runs: Sequence[Run]) -> Iterator[Block]:
     first = runs[0].result
     if len(runs) == 1:
-        rule = RULES[first.config["selection"]["rule"]] if first.policy == "sapo" else _CONTROLS.get(first.policy, "")
+        rule = _CONTROLS.get(first.policy, "")
+        if first.policy in LOWEST:
+            rule = f"{RULES[first.config['selection']['rule']]}{rule}"
         yield Note(f"Policy {first.policy}{': ' if rule else ''}{rule}.")
     for label, task in zip(runs[0].labels, first.tasks, strict=True):
         by: dict[str, list[int]] = {}

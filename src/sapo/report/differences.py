@@ -23,6 +23,8 @@ Verdict = Literal[
 NUMBERS: tuple[Defined, ...] = (*METRICS, *FIGURES)
 TITLES = {one.name: one.title for one in NUMBERS}
 _FIGURES = {figure.name for figure in FIGURES}
+# Those among them that rest on held-out paraphrases.
+_OF_WORDINGS = {"conditionality", "recoverable"}
 # Means over tasks that are the same differ by so much, whatever the unit.
 _ROUNDING = 1e-9
 
@@ -74,12 +76,16 @@ def flat(bounds: tuple[float, float]) -> bool:
 
 
 def pairable(runs: Sequence[Run], names: Sequence[str]) -> list[str]:
-    """Return the names without the figures where runs differ in test prompts or watch tasks: figures rest on all."""
+    """Return the names without the figures that rest on prompts or watch tasks in which the runs differ."""
     # Watch tasks with their data, where these are recorded.
     watched = [{task: run.result.task_data.get(task) for task in run.result.watch} for run in runs]
     prompts = {frozenset(run.result.matrices[NLL]) for run in runs}
-    alike = len(prompts) == 1 and all(one == watched[0] for one in watched)
-    return [name for name in names if alike or name not in _FIGURES]
+    alike = len(prompts) <= 1 and all(one == watched[0] for one in watched)
+    held_out = [{task: one.texts for task, one in (run.result.robustness or {}).items()} for run in runs]
+    differing = set() if alike else _FIGURES
+    if any(texts != held_out[0] for texts in held_out):
+        differing = differing | _OF_WORDINGS
+    return [name for name in names if name not in differing]
 
 
 def run_differences(

@@ -53,39 +53,43 @@ def said(arranged: Arranged) -> list[str]:
     # Verdicts may differ with the other one, which the tables show.
     where = f" (test prompt {prompt_name(main)})" if len(arranged.prompts) > 1 else ""
     metrics = " or ".join(TITLES[name] for name in HEADLINE)
-    pairs: dict[tuple[str, str], dict[tuple[str, str], list[Difference]]] = {}
+    pairs: dict[tuple[str, str], dict[tuple[str, str], list[tuple[str, Difference]]]] = {}
     for one in arranged.compared:
         if one.prompt == main:
             known = pairs.setdefault((one.base, one.label), {})
             for name in HEADLINE:
-                known.setdefault((name, one.measure), []).extend(filter(None, (one.differences.get(name),)))
+                if (difference := one.differences.get(name)) is not None:
+                    known.setdefault((name, one.measure), []).append((one.group, difference))
     said, open_, undefined = [], dict[str, list[str]](), []
     for (base, label), known in pairs.items():
-        found = [(key, several) for key, several in known.items() if several]
-        subject = f"{arranged.names.get(label, label)} against {arranged.names.get(base, base)}{where}"
-        decided = any(d.verdict in ("better", "worse") for _, several in found for d in several)
-        grouped = any(len(several) > 1 for _, several in found)
-        if not found:
+        name, baseline = (arranged.names.get(one, one) for one in (label, base))
+        subject = f"{name} against {baseline}{where}"
+        verdicts = {d.verdict for several in known.values() for _, d in several}
+        decided = bool(verdicts & {"better", "worse"})
+        grouped = any(len(several) > 1 for several in known.values())
+        if not known:
             undefined.append(f"{subject}: not both define {metrics}.")
         elif decided or not (grouped or len(pairs) > _FEW_SETTINGS):
-            said.append(f"{subject}: {'; '.join(_over_groups(*key, several) for key, several in found)}.")
+            said.append(f"{subject}: {'; '.join(_over_groups(*key, several) for key, several in known.items())}.")
         else:
-            open_.setdefault(base, []).append(label)
-    undecided = [
-        f"One unit, so nothing can be said against {base}: {', '.join(labels)}."
-        if arranged.sweep and len(arranged.units) == 1
-        else f"No clear difference to {base}{where} in {metrics}, in score or NLL: {', '.join(labels)}."
-        for base, labels in open_.items()
-    ]
+            why = f"No clear difference to {baseline}{where} in {metrics}, in score or NLL"
+            if verdicts == {"one unit: no interval"}:
+                why = f"One unit, so nothing can be said against {baseline}"
+            elif verdicts <= {"one unit: no interval", "not paired", "not comparable"}:
+                why = f"Without an interval, so nothing can be said against {baseline}"
+            open_.setdefault(why, []).append(name)
+    undecided = [f"{why}: {', '.join(names)}." for why, names in open_.items()]
     return [*said, *undecided, *undefined]
 
 
-def _over_groups(metric: str, measure: str, found: Sequence[Difference]) -> str:
+def _over_groups(metric: str, measure: str, found: Sequence[tuple[str, Difference]]) -> str:
     """Return what one metric says: its figures in one group, how many groups say what in several."""
     scale = SCALES[measure]
     name = f"{TITLES[metric]} in {scale.short}"
     if len(found) == 1:
-        return f"{name} {estimate(found[0], scale.decimals, sign=True)} {scale.unit}, {found[0].verdict}"
-    verdicts = [one.verdict if one.verdict in ("better", "worse") else "undecided" for one in found]
+        ((group, one),) = found
+        where = f" ({group})" if group else ""
+        return f"{name} {estimate(one, scale.decimals, sign=True)} {scale.unit}, {one.verdict}{where}"
+    verdicts = [one.verdict if one.verdict in ("better", "worse") else "undecided" for _, one in found]
     counts = (f"{kind} in {verdicts.count(kind)}" for kind in ("better", "worse", "undecided") if kind in verdicts)
     return f"{name} {', '.join(counts)} of {len(verdicts)} groups"

@@ -75,7 +75,9 @@ def _by_task(run: Run, prompt: Prompt) -> Table:
     rows = []
     for j, (label, task) in enumerate(zip(run.labels, run.result.tasks, strict=True)):
         used = run.result.instructions[task]
-        scores = (number(matrix[i][j], scale.decimals) for i in (0, j + 1, -1))
+        # Trained alone, a task has no end of a sequence.
+        end = None if run.result.method == "single" else matrix[-1][j]
+        scores = (number(value, scale.decimals) for value in (matrix[0][j], matrix[run.trained_at(j + 1)][j], end))
         losses = used.losses or {}
         change = losses[used.text] - losses[used.original] if {used.text, used.original} <= losses.keys() else None
         text = f"({len(used.mixture)} paraphrases in turn)" if used.mixture else used.text or "(none)"
@@ -101,7 +103,10 @@ def _matrix(runs: Sequence[Run], measure: str, prompt: Prompt) -> Table:
             if any(value is not None for value in values):
                 head, above = "" if run.stages[i] == above else run.stages[i], run.stages[i]
                 texts = (number(value, scale.decimals) for value in values)
-                shown = (_cell(text, i, j) if j <= len(tasks) else f"{text} " for j, text in enumerate(texts, start=1))
+                shown = (
+                    _cell(text, i, run.trained_at(j)) if j <= len(tasks) else f"{text} "
+                    for j, text in enumerate(texts, start=1)
+                )  # fmt: skip
                 rows.append((head, *([letter(n)] if several else []), *shown))
     # Rows name the tasks: columns need their numbers only.
     names = (*map(str, range(1, len(tasks) + 1)), *labels[len(tasks) :])
@@ -116,8 +121,8 @@ def _title(runs: Sequence[Run], measure: str, prompt: Prompt) -> str:
     return SCALES[measure].title.replace("Score (", f"Score ({kinds}, ") + how
 
 
-def _cell(text: str, stage: int, task: int) -> str:
-    return f"{text}*" if stage == task else f"({text})" if stage < task else f"{text} "
+def _cell(text: str, stage: int, trained_at: int) -> str:
+    return f"{text}*" if stage == trained_at else f"({text})" if stage < trained_at else f"{text} "
 
 
 def _headline(arranged: Arranged) -> Table:
@@ -277,7 +282,8 @@ def _differences(known: Sequence[Compared], *, units: bool) -> Table:
         for name, d in (one.differences or {NOTHING: Difference(None, None)}).items():
             figures = (number(d.value, scale.decimals, sign=True), interval(d.interval, scale.decimals, sign=True))
             row = (one.name, TITLES.get(name, name), *figures, d.verdict)
-            rows.append((*row, *((f"{d.count} of {d.either}", listed(d.points, scale.decimals)) if units else ())))
+            pairs = f"{d.count} of {d.either}" if d.count else NOTHING
+            rows.append((*row, *((pairs, listed(d.points, scale.decimals)) if units else ())))
     columns = (first.axis, "metric", "difference", "95 % interval", "verdict", *(("pairs", "each unit") * units))
     title = f"{scale.title}, test prompt: {prompt_name(first.prompt)}"
     return Table(columns, tuple(rows), title, text=(0, 1, 4, 6) if units else (0, 1, 4))

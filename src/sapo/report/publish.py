@@ -90,7 +90,10 @@ def read_report(paths: Sequence[Path]) -> tuple[Page, Path]:
         told = [f"{note}. The same `sapo run` records that run again." for note in notes]
         if missing := [n for file in known if file.name == RECORDS for n in _unfinished(file.parent, known[file])]:
             names = one_line(", ".join(missing), _NAMES)
-            told.append(f"{count(len(missing), 'run')} did not finish ({names}); the same `sapo run` resumes.")
+            told.append(
+                f"{count(len(missing), 'run')} without a result yet ({names}): at work now, or resumed by the same "
+                "`sapo run`."
+            )
         page = replace(page, verdict=(*(Note(text, "strong") for text in told), *page.verdict))
         return page, files[0].with_suffix(".md") if alone else files[0].parent / "comparison.md"
     with undamaged(Path(", ".join(map(str, paths))), _DAMAGED):

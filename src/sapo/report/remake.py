@@ -27,9 +27,11 @@ def of_runs(runs: Sequence[Run]) -> tuple[Section, ...]:
 
 
 def of_study(records: Sequence[StudyRecord]) -> tuple[Section, ...]:
-    """Return the sections of a study. It may have grown: its largest configuration makes all of it."""
-    grows = ("transitions", "seeds", "arms", "unseen")
-    config = max((r.config for r in records), key=lambda c: (sum(len(c.get(key, ())) for key in grows), _yaml(c)))
+    """Return the sections of a study. It may have grown: what was ever asked for makes all of it."""
+    config = dict(records[0].config)
+    for key in ("transitions", "seeds", "arms"):
+        config[key] = list({repr(one): one for record in records for one in record.config.get(key, ())}.values())
+    config["tasks"] = {name: task for record in records for name, task in record.config.get("tasks", {}).items()}
     blocks = (
         Note("Save the configuration as study.yaml."),
         Command(("sapo", "study", "study.yaml"), "The study, from its first training on:"),

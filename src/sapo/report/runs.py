@@ -61,6 +61,10 @@ class Run:
         how = {"multitask": "after all tasks at once", "single": "after {} alone"}
         return ("zero-shot", *(how.get(self.result.method, "after {}").format(label) for label in self.labels))
 
+    def trained_at(self, place: int) -> int:
+        """Return the stage right after the training on the task at a place, from 1."""
+        return len(self.result.tasks) if self.result.method == "multitask" else place
+
     def matrix(self, measure: str, prompt: Prompt) -> Sequence[Sequence[float | None]]:
         """Return a performance matrix, row 0 is zero-shot; None where the method defines no cell."""
         return self.result.matrices[measure][self.result.key(prompt) or prompt]
@@ -211,6 +215,4 @@ def shared_prompts(runs: Sequence[Run]) -> tuple[Prompt, ...]:
 
 
 def _read(path: Path) -> Any:
-    if not path.is_file():
-        raise RecordError(f"{path} is missing. {AGAIN}")
-    return read_json(path)
+    return read_json(path, AGAIN)

@@ -68,7 +68,14 @@ class RunDirectory:
 
     def check(self) -> None:
         """Refuse a directory that this run cannot use; writes nothing, so that a mistake leaves nothing behind."""
-        self.processes.once(self._check)
+        self.processes.once(self._free)
+
+    def _free(self) -> None:
+        self._check()
+        if (self.path / "config.yaml").exists():
+            # Before hours of gathering and loading: whoever works here has the lock.
+            with locked(self.path):
+                pass
 
     def _check(self) -> None:
         if self.path.exists() and not self.path.is_dir():

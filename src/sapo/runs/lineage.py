@@ -42,6 +42,7 @@ def lineage(
     limits: Mapping[str, int],
     template: str | None,
     versions: Mapping[str, str | None],
+    dtype: str | None = None,
     quantization: Quantization | None = None,
     earlier: Sequence[Mapping[str, Any]] = (),
     whole: bool = False,
@@ -50,13 +51,15 @@ def lineage(
     """Return the content of `sapo.json`.
 
     ``state`` is the fingerprint of the resulting weights, ``template`` that of the rendering; ``limits`` are
-    `max_length` and `max_new_tokens`, ``quantization`` that of the base. ``earlier`` are the task entries of the stage
+    `max_length` and `max_new_tokens`, ``dtype`` and ``quantization`` those of the base as it was trained and tested.
+    ``earlier`` are the task entries of the stage
     that the run itself started from, in any earlier format. ``whole``: the folder holds a model of its own
     instead of an adapter; ``tokenizer``: it holds the tokenizer.
     """
     return {
         "format": FORMAT,
         "base_model": base,
+        **({"dtype": dtype} if dtype else {}),
         **({"quantization": quantization} if quantization else {}),
         "method": method,
         "policy": policy,

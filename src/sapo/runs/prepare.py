@@ -16,6 +16,8 @@ from functools import partial
 from pathlib import Path
 from typing import get_args
 
+import torch
+
 from sapo.candidates.opening import open_sources
 from sapo.core.errors import ConfigError
 from sapo.core.processes import Processes, join
@@ -37,6 +39,7 @@ from sapo.runs.run import Run
 from sapo.runs.steps import Chooser, Engine, Tester, Trainer
 from sapo.runs.tracking import Tracker
 from sapo.selection.settings import SelectionSettings
+from sapo.training.finetune import demand_first_gpu
 from sapo.training.methods import make_method
 from sapo.training.methods.seq_lora import SeqLora
 from sapo.training.policies import BY_LOSS, GIVEN, LOWEST, MIXTURES, given_texts
@@ -92,6 +95,7 @@ def unread(config: Config) -> tuple[str, ...]:
             for key in ("r", "alpha", "dropout")
         },
         "candidates": (gathers(config, policies), "policies that choose among candidates, and for wordings"),
+        "candidates.local": ("local" in config.candidates.asked, "source local"),
         "candidates.longest": ("demonstrations" in config.candidates.asked, "source demonstrations"),
         "selection.rule": (lowest, both),
         "selection.strategy": (lowest, both),
@@ -203,6 +207,8 @@ def _load(config: Config, gathering: Gathering, inputs: Inputs, tracker: Tracker
         base=loaded.name, method=method.name, policy=policy,
         limits={"max_length": config.max_length, "max_new_tokens": evaluate.max_new_tokens},
         template=template, versions=library_versions(config.model.quantization), quantization=config.model.quantization,
+        # Quantised weights have that of their layers, and the rest is float32.
+        dtype=None if config.model.quantization else str(loaded.model.dtype).removeprefix("torch."),
         earlier=earlier_tasks(loaded.adapter, config.model.base), whole=method.whole, tokenizer=True,
     )  # fmt: skip
     model = RunModel(loaded, lambda: start().model, method, directory, describe, selection.batch_tokens)
@@ -257,6 +263,9 @@ def _notes(
 
 def _load_start(model: ModelSettings, method: SeqLora, processes: Processes) -> LoadedModel:
     device = None if model.device_map else processes.device(model.device or best_device())
+    if device is not None and processes.count == 1:
+        # Before hours of scoring.
+        demand_first_gpu(torch.device(device))
     # Methods that train the weights themselves need all digits of them.
     dtype = model.dtype or ("float32" if method.whole else None)
     loaded = load_model(

@@ -121,7 +121,7 @@ class Stage:
 
 
 def load_stage(directory: str | PathLike[str], device_map: DeviceMap | None = None) -> Stage:
-    """Return the stage in a directory that a run or `sapo export` wrote; its base is quantised as it was there.
+    """Return the stage in a directory that a run or `sapo export` wrote, in the number format of its training.
 
     ``device_map`` "auto" spreads it over all GPUs.
 
@@ -133,7 +133,7 @@ def load_stage(directory: str | PathLike[str], device_map: DeviceMap | None = No
     lineage = read_lineage(directory)
     with undamaged(directory / LINEAGE, TAKE_AGAIN):
         base, merged = lineage["base_model"], bool(lineage.get("merged"))
-        quantization = lineage.get("quantization")
+        quantization, dtype = lineage.get("quantization"), lineage.get("dtype")
         limits = (int(lineage["max_length"]), int(lineage["max_new_tokens"]))
         prompts = stored_prompts(lineage)
         strange = [name for name in prompts if layout_of(lineage, name) != "own"]
@@ -145,9 +145,9 @@ def load_stage(directory: str | PathLike[str], device_map: DeviceMap | None = No
     # A merged stage is a whole model; it needs the one that it was made from no more.
     try:
         if merged:
-            loaded = load_model(str(directory), device_map=device_map)
+            loaded = load_model(str(directory), dtype=dtype, device_map=device_map)
         else:
-            loaded = load_model(base, str(directory), quantization=quantization, device_map=device_map)
+            loaded = load_model(base, str(directory), dtype, quantization=quantization, device_map=device_map)
     except ModelError as error:
         where = f"{directory / LINEAGE} names the base model {base!r}, seen from {Path.cwd()}"
         raise ModelError(f"{where}: {error}") from error

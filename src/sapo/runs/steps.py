@@ -257,7 +257,8 @@ class Tester:
                 found = scorer(general_rows(engine.renderer, context_length(model)), advance).per_token
             return {"loss": found, "seconds": time.perf_counter() - began}
 
-        inputs = {"model": stage.fingerprint, "texts": fingerprint(list(texts.items()))}
+        given = [engine.renderer.beginning, *texts.items()] if engine.renderer.beginning else list(texts.items())
+        inputs = {"model": stage.fingerprint, "texts": fingerprint(given)}
         path = f"ability/{stage.number}.json"
         return engine.once(path, inputs, stage, lambda v: (float(v["loss"]), v["seconds"]), measured, label, 0)
 

@@ -2,7 +2,7 @@
 
 A candidate's losses depend on the model's state and on the token ids alone, which hold data, template,
 instruction, suffix and length limit. So these are the key, and nothing that is found under it can be stale.
-What could move the last digits (device, library version, number of processes) is in the key too.
+What could move the last digits (device, library versions, number of processes) is in the key too.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import peft
 import torch
+import transformers
 from platformdirs import user_cache_path
 
 from sapo.core.errors import RecordError
@@ -49,7 +51,8 @@ class LossCache:
 
     def __init__(self, directory: Path, state: str, device: str, processes: Processes = ALONE) -> None:
         self._directory = directory
-        self._state = f"1 {state} {device} {torch.__version__} {processes.count}"
+        versions = f"{torch.__version__} {transformers.__version__} {peft.__version__}"
+        self._state = f"2 {state} {device} {versions} {processes.count}"
         self._processes = processes
 
     def find(self, encoded: Sequence[Encoded]) -> Found | None:

@@ -15,6 +15,7 @@ from sapo.core.types import Instruction, Losses, Rejection, Rule, Sample, Strate
 from sapo.core.untrusted import brief, one_line, plain
 from sapo.tasks.inplace import Rows
 from sapo.tasks.layouts import exchange
+from sapo.tasks.sampling import without_shown
 
 Status = Literal["chosen", "scored", "dropped"]
 RaceEnd = Literal["decided", "budget", "all rows"]
@@ -358,6 +359,18 @@ def chosen(task: Task, given: Chosen) -> Instruction:
     if not isinstance(instruction, Instruction) or not instruction.text.strip():
         raise CandidateError(f"selection = {given!r:.80}: give what sapo.select returned, or the text to train with")
     return instruction
+
+
+def trained(task: Task, given: Chosen) -> tuple[Task, str]:
+    """Return the task without the training rows that its candidates show as examples, and the text to train with.
+
+    Raises:
+        CandidateError: as `chosen`.
+        DataError: if no row is left.
+    """
+    instruction = chosen(task, given)
+    shown = [one.instruction for one in given.candidates] if isinstance(given, Selection) else [instruction]
+    return without_shown(task, shown), instruction.text
 
 
 # What a caller has of the instruction to train with.

@@ -158,14 +158,19 @@ def find_columns(where: str, splits: Iterable[Rows], named: Mapping[str, str | S
     )
 
 
-def meaning_of(column: str) -> str | None:
-    """Return the known meaning of a column's name that is not one of the roles, None where it has none."""
+def meaning_of(column: str, texts: Set[str]) -> str | None:
+    """Return the known meaning of a column that is not one of the roles, None where it has none.
+
+    ``texts`` are the columns that hold something else than yes or no: a label that does not is a preference.
+    """
+    if column.lower() == "label" and column not in texts:
+        return "a preference"
     return next((kind for kind, (_, names) in _MEANINGS.items() if column.lower() in names), None)
 
 
-def _lost(column: str) -> str:
+def _lost(column: str, texts: Set[str]) -> str:
     """Return what would be lost with a column that has a meaning, and what to do; "" for any other."""
-    kind = meaning_of(column)
+    kind = meaning_of(column, texts)
     return f"is {kind}, and would not be used: {_MEANINGS[kind][0].format(column=column)}" if kind else ""
 
 
@@ -203,11 +208,9 @@ def _demand_named(where: str, there: Mapping[str, int], named: Mapping[str, Sequ
 
 
 def _demand_meanings(where: str, unused: Mapping[str, int], texts: Set[str]) -> None:
-    """Refuse data of which a column that changes what its rows mean would be lost; ``texts`` are not only yes or no."""
+    """Refuse data of which a column that changes what its rows mean would be lost; ``texts`` as in `meaning_of`."""
     for column, count in unused.items():
-        judged = column.lower() == "label" and column not in texts
-        lost = _lost("preference" if judged else column)
-        if lost:
+        if lost := _lost(column, texts):
             raise DataError(f"{where}: the column {column!r} ({count} values) {lost}{_IGNORE.format(column=column)}")
 
 
@@ -239,7 +242,7 @@ def _recognise(free: Sequence[str], named: Mapping[str, Sequence[str]]) -> dict[
 
 def _pair(lower: Mapping[str, str], named: Mapping[str, Sequence[str]]) -> tuple[str, str] | None:
     """Return the first known pair that is there; a named column first looks for its usual partner."""
-    own = {role: [name.lower() for name in names] for role, names in named.items()}
+    own = {role: [name.lower() for name in names] for role, names in named.items() if role in ("input", "answer")}
     for source, target in COLUMNS:
         if all(own.get(role, [name]) == [name] for role, name in (("input", source), ("answer", target))) and all(
             name in lower or [name] in own.values() for name in (source, target)
@@ -268,7 +271,7 @@ def _unrecognised(
 ) -> str:
     pairs = "; ".join(" and ".join(map(repr, pair)) for pair in COLUMNS)
     lacking = " and ".join(role for role in ("input", "answer") if role not in found)
-    meant = [f" The column {name!r} {lost}." for name in there if there[name] and (lost := _lost(name))]
+    meant = [f" The column {name!r} {lost}." for name in there if there[name] and (lost := _lost(name, there.keys()))]
     lost = "".join(f" {n} rows cannot be read: {reason}." for reason, n in broken.most_common(1))
     return (
         f"{where}: no {lacking} column is recognised among {_listed(list(there))}.{lost}{''.join(meant)} "

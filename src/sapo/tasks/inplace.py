@@ -65,13 +65,12 @@ class Rows:
         if not used["train"]:
             ((commonest, count),) = Counter(one.reason for one in unused).most_common(1)
             raise DataError(f"no row can be used, most often ({count} rows) because {commonest}")
-        told = {said.instruction if where == INSTRUCTION else said.system for *_, said in used["train"]}
-        if len(told) > 1:
-            # Those that differ at their ends only count as one.
-            told = {text.strip() for text in told}
+        # Candidates have no white space at their ends: that of the rows stays, for all of them alike.
+        told = {(said.instruction if where == INSTRUCTION else said.system).strip() for *_, said in used["train"]}
         original = _shared(told) if instruction is None else instruction
         if not isinstance(original, str) or not original.strip():
             raise DataError(f"instruction = {original!r:.80}: pass the text that every row contains")
+        original = original.strip()
         examples = {split: tuple(_example(*row, where, original) for row in rows) for split, rows in used.items()}
         train = examples["train"]
         self.layout = _layout(where, original, [said for *_, said in used["train"]])
@@ -97,8 +96,9 @@ def _unused_columns(rows: Sequence[Mapping[str, Any]], columns: Columns) -> list
     """Return a note that names the columns with values that are neither asked nor answered; some are refused."""
     held = Counter(name for row in rows for name, value in row.items() if holds(value) and name not in columns.used)
     asked = any(holds(row.get(name)) for row in rows for name in columns.input)
+    texts = {name for row in rows for name in held if holds(row.get(name)) and not isinstance(row[name], bool)}
     for name in held:
-        if (kind := meaning_of(name)) is not None or name == _NOT_SCORED:
+        if (kind := meaning_of(name, texts)) is not None or name == _NOT_SCORED:
             raise DataError(f"the column {name!r} is {kind or 'not scored'}, and would not be used: remove the column, "
                             "or the rows")  # fmt: skip
         if columns.input_may_lack and not asked and name.lower() in INPUTS:

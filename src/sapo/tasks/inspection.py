@@ -6,6 +6,7 @@ against those of all training rows, lengths in tokens, and the rows that cannot 
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ from sapo.core.errors import DataError, RenderError
 from sapo.core.storage import Stored, fingerprint
 from sapo.core.types import Encoded, Example, Split, Task, Unused
 from sapo.core.untrusted import folded
+from sapo.models.layout import TAKEN_OUT
 from sapo.models.render import Renderer
 
 # Unused rows and reasons that are kept one by one; all are counted.
@@ -221,4 +223,6 @@ def _reasons(unused: Sequence[Unused]) -> tuple[Reason, ...]:
 
 def asked_key(row: Example) -> str:
     """Return a hash that is equal for equal history and input, apart from case and white space."""
-    return fingerprint([folded(text) for text in (*chain.from_iterable(row.history), row.input)])
+    # A row of a layout of its own holds its answer beside what it asks.
+    asked = json.dumps(json.loads(row.input)[0]) if TAKEN_OUT in row.input else row.input
+    return fingerprint([folded(text) for text in (*chain.from_iterable(row.history), asked)])

@@ -156,6 +156,9 @@ def exchange(data: Any, old: str, new: str) -> Any:
         row = {**row, **{name: list(value) for name, value in turns.items()}}
         # A row without an answer is left out where it is read, and stays here.
         where = _asking(row) or _asking({"output": None, "completion": None, **row})
+        # So is one in which nobody asks anything.
+        if not holds(row[where]) if where else any(name in row and not holds(row[name]) for name in _COLUMNS):
+            return dict(row)
         if where is None:
             raise DataError(f"no known layout: {quoted(row)}. Known: {_KNOWN}. {_WORD}")
         found = reworded(row, where, old, new)

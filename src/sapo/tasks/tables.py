@@ -76,9 +76,12 @@ def with_class_names(raw: Raw, features: Mapping[str, Any]) -> Raw:
     def named(row: dict[str, Any] | Broken) -> dict[str, Any] | Broken:
         if isinstance(row, Broken):
             return row
-        return {key: _class_name(cell, kinds[key]) if key in kinds else cell for key, cell in row.items()}
+        return {key: _class_name(cell, kinds[key]) if key in numbered else cell for key, cell in row.items()}
 
-    if not kinds:
+    every = [row for rows in raw.splits.values() for row in rows if not isinstance(row, Broken)]
+    # As a whole: the number of one class may be the name of another.
+    numbered = {column for column, names in kinds.items() if not all(_is_named(r.get(column), names) for r in every)}
+    if not numbered:
         return raw
     splits = {split: [named(row) for row in rows] for split, rows in raw.splits.items()}
     # An answer of a list of classes may be several names: those are not labels.
@@ -238,11 +241,17 @@ def _class_names(feature: Any) -> tuple[str, ...]:
     return _class_names(feature.get("feature"))
 
 
+def _is_named(value: Any, names: tuple[str, ...]) -> bool:
+    """Whether a cell without value, or with the name of a class; separated files have no numbers, only texts."""
+    if isinstance(value, list):
+        return all(_is_named(member, names) for member in value)
+    return not value or (value in names and not isinstance(value, Number))
+
+
 def _class_name(value: Any, names: tuple[str, ...]) -> Any:
     if isinstance(value, list):
         return [_class_name(member, names) for member in value]
-    number = isinstance(value, Number) or (isinstance(value, str) and value not in names)
-    if not number or not value.removeprefix("-").isdecimal():
+    if not isinstance(value, str) or not value.removeprefix("-").isdecimal():
         return value
     return names[int(value)] if 0 <= int(value) < len(names) else None
 

@@ -29,6 +29,7 @@ from sapo.core.errors import TrainError, first_line
 from sapo.core.processes import ALONE, Processes
 from sapo.core.types import Encoded
 from sapo.models.batches import pad
+from sapo.models.memory import is_out_of_memory
 from sapo.models.passes import unprepared
 from sapo.training.prefix import can_share
 from sapo.training.settings import Optimiser, TrainSettings
@@ -56,12 +57,17 @@ class _Looking(TrainerCallback):
     ``begun``: whether an update was begun, so that what a checkpoint holds was read.
     """
 
-    def __init__(self, advance: Callable[[int], None], extras: Extras) -> None:
-        self._advance, self._watchers, self.begun, self.ended = advance, extras.watchers, False, False
+    def __init__(self, advance: Callable[[int], None], extras: Extras, order: UpdateSampler) -> None:
+        self._advance, self._watchers, self._order = advance, extras.watchers, order
+        self.begun = self.ended = False
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """A checkpoint brings its own interval: the one that is asked for now holds."""
         state.save_steps = args.save_steps
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Of several processes, Trainer and accelerate do not reach the order of an epoch that is resumed."""
+        self._order.set_epoch(int(round(state.epoch or 0, 6)))
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.begun = True
@@ -69,6 +75,8 @@ class _Looking(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._advance(1)
         last = state.global_step >= state.max_steps
+        # From a checkpoint of the end Trainer would make one update more.
+        control.should_save &= not last
         for watcher in self._watchers:
             if watcher.after(kwargs["model"], state.global_step, last):
                 control.should_training_stop = self.ended = True
@@ -99,8 +107,11 @@ def finetune(
     ``first``: only so many updates are made, the first ones, at the peak learning rate: without warm-up or decay.
 
     Raises:
-        TrainError: if a loss or a trained weight is not finite.
+        TrainError: if a loss or a trained weight is not finite, memory runs out, or the model is on another than the
+            first GPU that this process sees.
     """
+    if processes.count == 1:
+        demand_first_gpu(model.device)
     micro = min(settings.micro_batch_size, ceil(settings.batch_size / processes.count), len(encoded))
     together = micro * processes.count
     round_size = 1 if processes.count == 1 else together
@@ -108,7 +119,7 @@ def finetune(
     # What fills an incomplete update up: a token of which nothing is supervised.
     blank = Encoded(encoded[0].ids[:1], 1)
     extras = extras or Extras()
-    looking = _Looking(advance, extras)
+    looking = _Looking(advance, extras, order)
     with tempfile.TemporaryDirectory() as scratch, _kept_state(model):
         output = scratch if checkpoints is None else str(checkpoints.directory)
         arguments = _arguments(model, settings, seed, micro, ceil(settings.batch_size / together), output)
@@ -150,6 +161,15 @@ def finetune(
     return TrainingLog(int(trainer.state.global_step), losses, objectives, norms, rates)
 
 
+def demand_first_gpu(device: torch.device) -> None:
+    """Refuse a GPU to which Trainer, in one process, would not keep."""
+    if device.type == "cuda" and device.index:
+        raise TrainError(
+            f"device {device}: one process trains on the first GPU that it sees. Set CUDA_VISIBLE_DEVICES="
+            f"{device.index} in the environment, and the device to cuda"
+        )
+
+
 def _arguments(
     model: Any, settings: TrainSettings, seed: int, micro: int, accumulated: int, output: str
 ) -> TrainingArguments:
@@ -182,6 +202,8 @@ def _arguments(
         bf16=kind == "cuda" and model.dtype == torch.bfloat16,
         fp16=kind == "cuda" and model.dtype == torch.float16,
     )
+    # `accelerate launch` may ask for another one than that of the weights, which losses are computed in.
+    arguments.mixed_precision = "bf16" if arguments.bf16 else "fp16" if arguments.fp16 else "no"
     # Trainer would spread one process over all visible GPUs and multiply the batch by their number.
     if arguments.n_gpu > 1:
         arguments._n_gpu = 1
@@ -195,12 +217,12 @@ def _train(
         if checkpoint is not None:
             advance(int(Path(checkpoint).name.partition("-")[2]))
         trainer.train(resume_from_checkpoint=checkpoint)
-    except torch.OutOfMemoryError as error:
-        raise TrainError(
-            f"training does not fit the memory ({first_line(error)}): lower train.micro_batch_size (now "
-            f"{trainer.args.per_device_train_batch_size}) or max_length"
-        ) from error
     except (OSError, KeyError, ValueError, EOFError, RuntimeError, SafetensorError, pickle.UnpicklingError) as error:
+        if is_out_of_memory(error):
+            raise TrainError(
+                f"training does not fit the memory ({first_line(error)}): lower train.micro_batch_size (now "
+                f"{trainer.args.per_device_train_batch_size}) or max_length"
+            ) from error
         if looking.begun or checkpoint is None:
             raise
         raise TrainError(
@@ -228,7 +250,9 @@ def _kept_state(model: Any) -> Iterator[None]:
     """
     python, legacy_numpy = random.getstate(), np.random.get_state()
     shared = [(one._shared_state, dict(one._shared_state)) for one in (PartialState, AcceleratorState, GradientState)]
-    use_cache = model.config.use_cache
+    # Of models with parts, only the configuration of their text may have it.
+    configured = vars(model.config)
+    use_cache = {key: configured[key] for key in ("use_cache",) if key in configured}
     kind = model.device.type
     devices = [] if kind == "cpu" else [model.device]
     try:
@@ -238,7 +262,8 @@ def _kept_state(model: Any) -> Iterator[None]:
         for now, before in shared:
             now.clear()
             now.update(before)
-        model.config.use_cache = use_cache
+        configured.pop("use_cache", None)
+        configured |= use_cache
         random.setstate(python)
         np.random.set_state(legacy_numpy)
 

@@ -12,9 +12,10 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers.cache_utils import DynamicCache, DynamicLayer
+from transformers.cache_utils import DynamicCache
 
 from sapo.core.types import Encoded
+from sapo.models.passes import shareable
 
 # Share of a batch's tokens from which on leaving them out is worth a pass of its own and attention with a mask.
 WORTH = 0.1
@@ -38,10 +39,10 @@ def columns_to_share(ids: torch.Tensor, keep: torch.Tensor) -> int:
 
 def shared_beginning(decoder: Any, ids: torch.Tensor, rows: int) -> DynamicCache | None:
     """Return keys and values of ids [length] for ``rows`` rows, or None if the model has none that can be shared."""
-    cache = decoder(input_ids=ids[None], use_cache=True).get("past_key_values")
-    if not isinstance(cache, DynamicCache) or any(type(layer) is not DynamicLayer for layer in cache.layers):
+    layers = shareable(decoder(input_ids=ids[None], use_cache=True).get("past_key_values"))
+    if layers is None:
         return None
-    views = [tuple(x.expand(rows, -1, -1, -1) for x in (layer.keys, layer.values)) for layer in cache.layers]
+    views = [tuple(x.expand(rows, -1, -1, -1) for x in (layer.keys, layer.values)) for layer in layers]
     return DynamicCache(views)
 
 

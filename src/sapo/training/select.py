@@ -148,10 +148,7 @@ def select(
         watched[f"watch {number}: {other.name}"] = other, other.instruction, its_encoder
     gathered = candidates_of(task, candidates)
     kept, rejected = gathered.candidates, gathered.rejected
-    if len(kept) == 1:
-        raise CandidateError(
-            f"task {task.name!r} has no candidate besides the original instruction ({listed(rejected)})"
-        )
+    demand_candidates(task, gathered)
     for note in gathered.notes:
         reporter.note(note)
     if not isinstance(encoder, Renderer):
@@ -279,6 +276,14 @@ def candidates_of(task: Task, given: Sequence[str] | None) -> Gathered:
     pool = Pool(task)
     pool.add(given, "given")
     return Gathered(tuple(pool.kept), tuple(pool.rejected), notes=pool.notes)
+
+
+def demand_candidates(task: Task, gathered: Gathered) -> None:
+    """Refuse to choose where there is nothing to choose from."""
+    if len(gathered.candidates) == 1:
+        raise CandidateError(
+            f"task {task.name!r} has no candidate besides the original instruction ({listed(gathered.rejected)})"
+        )
 
 
 def _demand_loaded(model: Any, tokenizer: Any) -> None:

@@ -112,11 +112,12 @@ def try_leading(
     task = without_shown(task, [candidate.instruction for candidate in selection.candidates])
     began = time.perf_counter()
     leaders = [0, *(i for i in selection.ranked if i)][: settings.leading]
-    own, training = (
+    begun = row_order(len(task.train), seed, 0)[: settings.updates * train.batch_size]
+    own, taken = (
         {i: renderer.encode(selection.candidates[i].instruction.text, task.suffix, rows) for i in leaders}
-        for rows in (_measured(task, settings, train.batch_size, seed), task.train)
+        for rows in (_measured(task, begun, settings.rows, seed), [task.train[place] for place in begun])
     )
-    length = sum(len(e.ids) for rows in training.values() for e in rows) / len(leaders) / len(task.train)
+    length = sum(len(e.ids) for rows in taken.values() for e in rows) / len(leaders) / len(begun)
     read = sum(len(e.ids) for rows in (own[0], *others.values()) for e in rows)
     count, updates, work = extent(settings, train, len(task.train), length, len(leaders), read)
     notes = selection.notes
@@ -132,7 +133,10 @@ def try_leading(
     ):
         for i in leaders[:count]:
             restore()
-            finetune(model, training[i], train, seed, processes=processes, extras=Extras(objective), first=updates)
+            # In the places of rows that no trial comes to stands any other one.
+            known = dict(zip(begun, taken[i], strict=True))
+            rows = [known.get(place, taken[i][0]) for place in range(len(task.train))]
+            finetune(model, rows, train, seed, processes=processes, extras=Extras(objective), first=updates)
             now = scorer.on(model)
             ends[i] = {task.name: now(own[i])} | {name: now(rows) for name, rows in others.items()}
             advance(1)
@@ -186,13 +190,13 @@ def differences(
     return compare(np.stack(rows), np.concatenate([*shares.values()]), seed)
 
 
-def _measured(task: Task, settings: TrialSettings, batch: int, seed: int) -> list[Example]:
-    """Return training rows to measure: of those that come later than the trial, or of all where these are few."""
-    begun = {*row_order(len(task.train), seed, 0)[: settings.updates * batch]}
-    later = tuple(row for i, row in enumerate(task.train) if i not in begun)
+def _measured(task: Task, begun: Sequence[int], count: int, seed: int) -> list[Example]:
+    """Return training rows to measure: of those with which no trial has ``begun``, or of all where these are few."""
+    places = {*begun}
+    later = tuple(row for i, row in enumerate(task.train) if i not in places)
     source = replace(task, train=later) if len(later) >= _FEW else task
     # Of another seed than the rows that candidates were scored on, or the same ones would be measured again.
-    return [source.train[i] for i in sorted(selection_rows(source, settings.rows, "stratified", seed + 1))]
+    return [source.train[i] for i in sorted(selection_rows(source, count, "stratified", seed + 1))]
 
 
 @contextmanager

@@ -158,16 +158,16 @@ def _either(phrases: Mapping[str, object]) -> str:
     return "|".join(map(regex.escape, sorted(phrases, key=len, reverse=True)))
 
 
-# Not a part of a longer word; nor before an adverb that would come to split an infinitive.
+# Not a part of a longer word; nor before an adverb that would come to split an infinitive; a given name is a name.
 _PHRASE = regex.compile(
     rf"(?:(?:^|(?<=[.!?]\s))(?P<opening>{_either(_EN['openings'])})|\b(?P<article>an? )?(?<![-/’'])(?P<phrase>"
-    rf"{_either(_EN['phrases'])}))\b(?![-/’']| (?:never|nevertheless|always|also|still)\b)",
+    rf"{_either(_EN['phrases'])}))\b(?![-/’']| (?:never|nevertheless|always|also|still|names?)\b)",
     regex.I,
 )
 
 
-# Not a part of what kinds of questions are called.
-_PHRASE_ZH = regex.compile(rf"(?:{_either(_ZH['phrases'])})(?!题)")
+# Not a part of what kinds of questions are called, nor of a limit: behind a number or a unit, 以下 is "at most".
+_PHRASE_ZH = regex.compile(rf"(?!(?<=[\d字词句个人岁元分条行])以下)(?:{_either(_ZH['phrases'])})(?!题)")
 
 
 def _ways(

@@ -18,11 +18,9 @@ from sapo.experiments.study.blocks import Block, Outcome
 from sapo.experiments.study.prediction import PRIMARY
 from sapo.experiments.study.resampling import Measured, student
 
-Rule = Literal["lowest", "confident", "median", "random", "highest", "oracle"]
+Rule = Literal["lowest", "median", "random", "highest", "oracle"]
 RULES: tuple[Rule, ...] = get_args(Rule)
 VALUED: tuple[Outcome | Literal["sum"], ...] = ("in_task", "forgetting", "generalisation", "sum")
-# Nats per token that the lowest loss must lie below the original's, for rule "confident".
-MARGIN = 0.01
 _ONE_SEED = "one seed: what is best on it cannot be valued on another one"
 _NO_ORIGINAL = "no transition has the original and another candidate with pre-update losses and such effects"
 _ONE_TRANSITION = "one transition: no interval"
@@ -61,8 +59,7 @@ def chosen(losses: Floats, rule: Rule) -> int:
         return int(ranked[-1])
     if rule == "median":
         return int(ranked[(len(ranked) - 1) // 2])
-    lowest = int(ranked[0])
-    return 0 if rule == "confident" and not losses[lowest] < losses[0] - MARGIN else lowest
+    return int(ranked[0])
 
 
 def _gain(block: Block, rule: Rule, outcome: Outcome | Literal["sum"]) -> float | None:

@@ -6,10 +6,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from sapo.core.errors import ConfigError
+from sapo.core.storage import folder_name
 from sapo.runs.config.loading import make_config
 from sapo.runs.config.schema import Config
 from sapo.runs.config.study import StudyConfig
 from sapo.training.settings import Optimiser
+
+# Bytes of a transition's name, which becomes that of a folder.
+_LONGEST = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +42,7 @@ def transitions(config: StudyConfig) -> tuple[Transition, ...]:
     """Return the transitions of a study in order; two of one name are an error."""
     found = tuple(
         Transition(
-            ">".join(name.replace("/", "-") for name in tasks),
+            folder_name(tasks, ">", _LONGEST),
             tasks[:-1],
             tasks[-1],
             tuple(name for name in config.unseen if name not in tasks),

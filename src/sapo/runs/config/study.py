@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 
-from sapo.candidates.settings import CandidateSettings
+from sapo.candidates.settings import CandidateSettings, LocalSettings
 from sapo.core.settings import Local, Positive, Seed, Settings
 from sapo.models.settings import ModelSettings
 from sapo.runs.config.schema import DataConfig, OwnTasks, ResourcesConfig, once
@@ -71,6 +71,10 @@ class StudyConfig(Settings):
         found = [f"not used: tasks.{name} is in no transition and not in unseen" for name in unused]
         if self.sgd != SgdConfig() and "sgd" not in self.arms:
             found.append("not used: sgd is for arm sgd")
+        if self.candidates.local != LocalSettings() and "local" not in self.candidates.asked:
+            found.append("not used: candidates.local is for source local")
+        if "max_new_tokens" in self.model_fields_set and not self.scores:
+            found.append("not used: max_new_tokens is for scores")
         return tuple(found)
 
     def plain(self) -> dict[str, Any]:

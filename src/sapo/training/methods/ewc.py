@@ -82,6 +82,9 @@ def diagonal_fisher(
         logits = model(input_ids=ids.to(model.device), use_cache=False, logits_to_keep=keep).logits.float()
         drawn = torch.multinomial(logits.detach().softmax(-1), 1, generator=generator)[:, 0]
         nll = cross_entropy(logits, gold if labels == "gold" else drawn, reduction="sum")
-        for name, gradient in zip(weights, torch.autograd.grad(nll, list(weights.values())), strict=True):
-            total[name] += gradient**2
+        # Text goes through no vision tower.
+        gradients = torch.autograd.grad(nll, list(weights.values()), allow_unused=True)
+        for name, gradient in zip(weights, gradients, strict=True):
+            if gradient is not None:
+                total[name] += gradient**2
     return {name: value / max(len(rows), 1) for name, value in total.items()}

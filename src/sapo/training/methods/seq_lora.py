@@ -51,16 +51,17 @@ class SeqLora:
         Raises:
             ModelError: if this method cannot continue from that adapter, or the target modules do not exist.
         """
-        if isinstance(model, PeftModel) and not isinstance(model.peft_config["default"], LoraConfig):
-            kind = model.peft_config["default"].peft_type.value
-            raise ModelError(f"method {self.name} cannot continue from a {kind} adapter: allowed is LoRA")
-        if isinstance(model, PeftModel) and model.peft_config["default"].init_lora_weights not in SAFE_INIT:
-            how = model.peft_config["default"].init_lora_weights
-            raise ModelError(
-                f"method {self.name} cannot continue from an adapter whose loading changes the base: {how}"
-            )
-        if isinstance(model, PeftModel) and self.continues:
-            return model
+        if isinstance(model, PeftModel):
+            own = model.peft_config["default"]
+            if not isinstance(own, LoraConfig):
+                kind = own.peft_type.value
+                raise ModelError(f"method {self.name} cannot continue from a {kind} adapter: allowed is LoRA")
+            if (how := own.init_lora_weights) not in SAFE_INIT:
+                raise ModelError(
+                    f"method {self.name} cannot continue from an adapter whose loading changes the base: {how}"
+                )
+            if self.continues:
+                return model
         widest = smallest_dimension(model, self._targets(model))
         if self._lora.r > widest:
             raise ModelError(f"lora.r = {self._lora.r}: allowed is at most {widest}, the width of the target layers")

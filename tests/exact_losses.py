@@ -72,3 +72,30 @@ class Watch:
     def passes(self, encoded: Sequence[Encoded]) -> int:
         """How often exactly the tokens went through that all these examples begin with."""
         return self.inputs.count(torch.Size((1, common_prefix(encoded))))
+
+
+# Of CUDA; other devices raise a plain RuntimeError.
+MEMORY = torch.OutOfMemoryError
+
+
+class Cramped:
+    """Makes a model run out of memory where more than ``most`` tokens go in at once, or ``times`` times."""
+
+    def __init__(self, model: Any, most: int, times: int = 1 << 30, error: type[Exception] = MEMORY) -> None:
+        self.most, self.times, self.error = most, times, error
+        self.failed: list[torch.Size] = []
+        self.passed: list[torch.Size] = []
+        self._hook = model.get_input_embeddings().register_forward_pre_hook(self._check)
+
+    def _check(self, module: Any, args: Any) -> None:
+        shape = args[0].shape
+        if shape.numel() > self.most and len(self.failed) < self.times:
+            self.failed.append(shape)
+            raise self.error("MPS backend out of memory: the fake is full")
+        self.passed.append(shape)
+
+    def __enter__(self) -> Cramped:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._hook.remove()

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 from exact_losses import by_hand
+from tokenizers.processors import TemplateProcessing
 
 from sapo.core.types import Encoded
 from sapo.integrations.testing import tiny_model, tiny_tokenizer, toy_task
@@ -39,6 +40,17 @@ def test_the_loss_is_the_sum_over_all_tokens_and_not_a_mean_of_means(most: int) 
     assert measured(model, most) == pytest.approx(nll.sum() / tokens.sum(), rel=1e-6)
     if most == CONTEXT:
         assert nll.sum() / tokens.sum() != pytest.approx((nll / tokens).mean(), rel=1e-6)
+
+
+def test_the_first_token_is_the_one_that_a_tokenizer_puts_in_front_of_a_text() -> None:
+    tokenizer = tiny_tokenizer()
+    plain = general_rows(Renderer(tokenizer, 32), CONTEXT)
+    tokenizer.add_special_tokens({"bos_token": "<|im_start|>"})
+    start = TemplateProcessing(single="<|im_start|> $A", special_tokens=[("<|im_start|>", tokenizer.bos_token_id)])
+    tokenizer.backend_tokenizer.post_processor = start
+    rows = general_rows(Renderer(tokenizer, 32), CONTEXT)
+    assert [row.ids for row in rows] == [(tokenizer.bos_token_id, *row.ids)[:CONTEXT] for row in plain]
+    assert {row.prompt_length for row in rows} == {1}
 
 
 @pytest.mark.parametrize("decided", [False, True])

@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 import torch
 from adapted import adapted, snapshot
+from exact_losses import MEMORY, Cramped
 from transformers import GenerationConfig
 
+from sapo.core.errors import ScoreError
 from sapo.core.types import Example
 from sapo.integrations.testing import tiny_model, tiny_tokenizer, toy_task
 from sapo.models.answers import evaluate, generate
@@ -92,6 +94,25 @@ def test_a_padded_batch_says_what_every_prompt_says_alone(adapter: bool) -> None
     assert len(set(found)) > 1, "all alike would prove little"
     if adapter:
         assert found != answers(tiny_model(), INPUTS * 2, 12)
+
+
+@pytest.mark.parametrize("error", [MEMORY, RuntimeError], ids=["cuda", "mps"])
+def test_rows_are_answered_in_halves_where_memory_runs_out_and_one_that_does_not_fit_is_an_error(
+    error: type[Exception],
+) -> None:
+    model, longest = (
+        tiny_model().train(),
+        max(map(len, renderer().prompts(INSTRUCTION, TASK.suffix, asked(*INPUTS), 12))),
+    )
+    whole = answers(model, INPUTS, 12)
+    with Cramped(model, longest, error=error) as cramped:
+        assert answers(model, INPUTS, 12) == whole and len(cramped.failed) >= 2
+    with (
+        Cramped(model, longest - 1, error=error),
+        pytest.raises(ScoreError, match=rf"a prompt of {longest} tokens does not fit .*'cpu'.*Lower max_length"),
+    ):
+        answers(model, INPUTS, 12)
+    assert model.training
 
 
 # The answer is what was generated, wherever the suffix occurs.

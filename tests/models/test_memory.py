@@ -5,12 +5,11 @@ from __future__ import annotations
 import resource
 import subprocess
 import sys
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from exact_losses import Watch, by_hand, close, examples
+from exact_losses import Cramped, Watch, by_hand, close, examples
 
 import sapo
 from sapo.core.errors import ScoreError
@@ -29,29 +28,6 @@ def test_no_batch_of_several_rows_exceeds_batch_tokens(batch_tokens: int) -> Non
     assert sum(rows for rows, _ in watch.inputs) == len(examples())
     assert all(rows == 1 or rows * length <= batch_tokens for rows, length in watch.inputs)
     assert max(rows for rows, _ in watch.inputs) > 1 or batch_tokens < 200
-
-
-class Cramped:
-    """Makes a model run out of memory where more than ``most`` tokens go in at once, or ``times`` times."""
-
-    def __init__(self, model: Any, most: int, times: int = 1 << 30) -> None:
-        self.most, self.times = most, times
-        self.failed: list[torch.Size] = []
-        self.passed: list[torch.Size] = []
-        self._hook = model.get_input_embeddings().register_forward_pre_hook(self._check)
-
-    def _check(self, module: Any, args: Any) -> None:
-        shape = args[0].shape
-        if shape.numel() > self.most and len(self.failed) < self.times:
-            self.failed.append(shape)
-            raise torch.OutOfMemoryError("the fake is full")
-        self.passed.append(shape)
-
-    def __enter__(self) -> Cramped:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._hook.remove()
 
 
 @pytest.mark.parametrize("route", ["shared prefix", "plain"])

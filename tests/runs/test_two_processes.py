@@ -10,6 +10,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -20,6 +21,7 @@ import pytest
 import torch.distributed.run
 import yaml
 from safetensors.torch import load_file
+from small_runs import Told
 
 import sapo
 from sapo.core.processes import leave
@@ -275,6 +277,30 @@ def test_every_method_has_the_weights_of_one_process(folder: Path) -> None:
     assert len({tuple(losses) for losses in last}) == len(METHODS)
     buffers = [read(folder / d / "replay" / "stages" / "2-other" / "replay.json") for d in ("one", "several")]
     assert buffers[0] == buffers[1] and len(buffers[0]["rows"]) == 5
+
+
+def interrupted(settings: Sequence[str], after: int) -> None:
+    """Stop in the first training after so many updates, in each process, and start again."""
+    config = sapo.load_config(Path("config.yaml"), settings)
+    with suppress(KeyboardInterrupt):
+        sapo.run(config, Told("training", after))
+    sapo.run(config)
+    leave()
+
+
+def test_a_training_that_is_resumed_in_an_epoch_takes_the_rows_that_it_lacks(folder: Path) -> None:
+    # Epochs of three updates; the fifth is the second of the second one, and its checkpoint is not written any more.
+    settings = [
+        "policy=original", "train.epochs=4", "train.warmup=0", "train.checkpoint_every=1", "evaluate.max_new_tokens=1",
+        "lora.dropout=0.1",
+    ]  # fmt: skip
+    parts, whole = (
+        launch(folder, run, interrupted, [*settings, f"run_dir={run}"], after) for run, after in (("p", 5), ("w", 999))
+    )
+    assert parts.codes == whole.codes == (0, 0), parts.err + whole.err
+    found, expected = (job.step("training/1-mine.json") for job in (parts, whole))
+    assert found["losses"] == expected["losses"] and len(found["losses"]) == 12
+    assert found["state"] == expected["state"]
 
 
 WEIGHTS = ("adapter_model.safetensors", "model.safetensors", "fisher.safetensors")

@@ -55,6 +55,16 @@ def test_going_on_from_a_checkpoint_ends_bit_equal(method: MethodName, tmp_path:
     assert any(not torch.equal(tensor, before[name]) for name, tensor in resumed.state_dict().items())
 
 
+def test_the_last_update_leaves_no_checkpoint_from_which_one_more_would_be_made(tmp_path: Path) -> None:
+    settings = SETTINGS.model_copy(update={"epochs": 1.5})
+    checkpoints = Checkpoints(tmp_path, 2)
+    for _ in range(2):
+        log = finetune(prepared("seq-lora", tmp_path)[1], TASKS[1], settings, 3, checkpoints=checkpoints)
+        # 1.5 epochs of three updates each.
+        assert log.steps == len(log.losses) == 5
+        assert Path(checkpoints.last() or "").name == "checkpoint-4"
+
+
 def test_a_checkpoint_that_was_cut_off_is_not_gone_on_with(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, 2)
     assert checkpoints.last() is None

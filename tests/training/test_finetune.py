@@ -10,9 +10,10 @@ from assignments import partly_frozen, rows_of, token_mean, tokens_of
 from torch import nn
 from transformers import TrainingArguments
 
+from sapo.core.errors import TrainError
 from sapo.integrations.testing import tiny_model
 from sapo.models.losses import Scorer
-from sapo.training.finetune import finetune
+from sapo.training.finetune import demand_first_gpu, finetune
 from sapo.training.settings import TrainSettings
 from sapo.training.trainer import Extras
 
@@ -155,6 +156,20 @@ def test_mixed_precision_is_off_again_when_training_is_over(monkeypatch: pytest.
     with torch.no_grad():
         same = torch.equal(model(input_ids=ids).logits, fresh(input_ids=ids).logits)
     assert same
+
+
+def test_what_accelerate_was_asked_for_does_not_change_the_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = finetune(partly_frozen(), rows_of("one", 8), SETTINGS, seed=0)
+    # As `accelerate launch --mixed_precision bf16` sets it.
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    assert finetune(partly_frozen(), rows_of("one", 8), SETTINGS, seed=0) == expected
+
+
+def test_in_one_process_only_the_first_gpu_is_trained_on() -> None:
+    demand_first_gpu(torch.device("cuda"))
+    demand_first_gpu(torch.device("cuda:0"))
+    with pytest.raises(TrainError, match=r"device cuda:1: .*Set CUDA_VISIBLE_DEVICES=1 in the environment"):
+        demand_first_gpu(torch.device("cuda:1"))
 
 
 @pytest.mark.parametrize(("epochs", "batch_size", "updates"), [(0.1, 2, 1), (0.5, 2, 2), (1.5, 2, 6), (3, 16, 3)])

@@ -7,7 +7,8 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
@@ -81,6 +82,8 @@ class FaultyServer:
     def __init__(self, script: Sequence[Act] = (), refuses: Sequence[str] = ()) -> None:
         self.script, self.refuses = list(script), list(refuses)
         self.requests: list[Seen] = []
+        # Requests at work, and the most of them at a time.
+        self._now = self.most = 0
         self._lock = threading.Lock()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._server.daemon_threads, self._server.block_on_close = True, False
@@ -114,6 +117,16 @@ class FaultyServer:
         refused = next((name for name in self.refuses if name in seen.body), None)
         return error(400, f"Unsupported parameter: '{refused}'", param=refused) if refused else act
 
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """Count a request as long as it is answered."""
+        with self._lock:
+            self._now += 1
+            self.most = max(self.most, self._now)
+        yield
+        with self._lock:
+            self._now -= 1
+
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         server = self
 
@@ -122,7 +135,8 @@ class FaultyServer:
                 sent = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 seen = Seen(self.path, {name.lower(): value for name, value in self.headers.items()}, sent)
                 act = server.act(seen)
-                time.sleep(act.delay)
+                with server.working():
+                    time.sleep(act.delay)
                 try:
                     self._do(act, seen)
                 except OSError:

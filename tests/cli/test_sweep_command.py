@@ -86,3 +86,5 @@ def test_ray_is_for_sweeps(written: Path, capsys: pytest.CaptureFixture[str]) ->
     single.write_text(yaml.safe_dump({k: v for k, v in yaml.safe_load(written.read_text()).items() if k != "sweep"}))
     assert command("run", single, "--ray", "auto") == 2
     assert "--ray shares out the runs of a sweep" in capsys.readouterr().err
+    assert command("run", written, "--ray", "auto", "--dry-run") == 2
+    assert "--ray trains, and --dry-run only plans" in capsys.readouterr().err

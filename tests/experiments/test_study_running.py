@@ -200,6 +200,15 @@ def test_a_dry_run_names_what_is_missing_and_writes_nothing(
     assert not study().run_dir.exists()
 
 
+@pytest.mark.parametrize(("file", "what"), [("config.yaml", "a single run"), ("records.jsonl", "a sweep")])
+def test_a_study_does_not_share_a_directory(file: str, what: str, study: Callable[..., StudyConfig]) -> None:
+    config = study()
+    config.run_dir.mkdir(parents=True)
+    (config.run_dir / file).touch()
+    with pytest.raises(RecordError, match=f"holds {what}: choose another one for a study"):
+        run_study(config)
+
+
 def test_another_configuration_is_refused_and_changes_nothing(copy: Callable[..., StudyConfig]) -> None:
     path = copy().run_dir / STUDY
     before = path.read_bytes()

@@ -100,6 +100,20 @@ def test_a_long_sequence_gets_a_name_that_a_folder_can_have_and_no_other_one_has
     (tmp_path / others[2].name).mkdir(parents=True)
 
 
+def test_each_run_gets_the_tasks_and_texts_of_its_own_sequence(swept: Callable[..., Config], tmp_path: Path) -> None:
+    tasks = {name: {"data": f"{name}.csv", "instruction": "Do it."} for name in ("a", "b", "c", "w")}
+    fixed = {"a": "Do a.", "c": "Do c."}
+    sweep = {"sequence": [["a", "b"], ["b", "c"]], "policy": ["fixed"]}
+    runs = planned(swept(sweep, sequence=["a", "b"], tasks=tasks, watch=["w"], fixed=fixed))
+    assert [[*one.config.tasks] for one in runs] == [["a", "b", "w"], ["b", "c", "w"]]
+    assert [one.config.fixed for one in runs] == [{"a": "Do a."}, {"c": "Do c."}]
+    for wrong, message in (
+        ({"tasks": tasks}, "tasks: w is neither in a"), ({"fixed": {"d": "x"}}, "fixed: 'd' is not a")
+    ):  # fmt: skip
+        with pytest.raises(ConfigError, match=message):
+            planned(swept(sweep, **{"sequence": ["a", "b"], "fixed": fixed, **wrong}))
+
+
 def test_two_sequences_of_one_name_are_refused(swept: Callable[..., Config]) -> None:
     with pytest.raises(ConfigError, match=r"sweep\.sequence: two sequences are both called alpha\+beta"):
         planned(swept({"sequence": [["alpha+beta"], ["alpha", "beta"]]}))

@@ -183,6 +183,10 @@ def test_a_sweep_and_a_run_do_not_share_a_directory(finished: Config, tmp_path: 
     with pytest.raises(RecordError, match="holds a sweep: choose another one for a single run"):
         run(single)
     one = finished.run_dir / NAME / "seq-lora-original-s1"
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study" / "study.jsonl").touch()
+    with pytest.raises(RecordError, match="holds a study: choose another one for a sweep"):
+        run_sweep(finished.model_copy(update={"run_dir": tmp_path / "study"}))
     with pytest.raises(RecordError, match="holds a single run: choose another one for a sweep"):
         run_sweep(finished.model_copy(update={"run_dir": one}))
     assert not (one / "records.jsonl").exists() and not (one / "shared").exists()

@@ -24,6 +24,7 @@ from sapo.models.layout import turns_of
 from sapo.models.render import Renderer
 from sapo.runs.stage import load_stage
 from sapo.tasks.layouts import layout_of, reworded, sides
+from sapo.tasks.sampling import as_example
 
 TEXT = "Many words: yes. Few words: no."
 
@@ -70,6 +71,15 @@ def test_rows_of_token_ids_are_what_is_scored(tmp_path: Path) -> None:
         assert row["labels"] == [-100] * start + row["input_ids"][start:] and len(row["labels"]) > start
     with pytest.raises(DataError, match="llamafactory takes texts"):
         export_data(task, TEXT, "llamafactory", tmp_path, renderer)
+
+
+def test_rows_that_an_instruction_shows_are_not_trained_on(tmp_path: Path) -> None:
+    task = toy_task("toy", rows=4)
+    text = f"{TEXT}\n\n{as_example(task.train[1])}"
+    rows, _ = export_data(task, text, "llamafactory", tmp_path)
+    found, left = read_json(rows), [row.input for row in task.train if row != task.train[1]]
+    assert len(found) == len(left) == 3 and all(map(lambda row, text: text in row["input"], found, left))
+    assert len(tokenized(task, text, Renderer(tiny_tokenizer(), 512))) == len(dataset(task, text)) == 3
 
 
 def test_other_data_sets_of_a_dataset_info_stay(tmp_path: Path) -> None:
@@ -125,12 +135,18 @@ def test_the_command_takes_what_select_chose(
     own = ("export-data", *about, "--format", "axolotl", "--chosen", "Say y or n, please.")
     assert command(*own, "--out", str(out), "--model", str(small_model)) == 0
     assert set(json.loads((out / "rows.jsonl").read_text().split("\n")[0])) == {"input_ids", "attention_mask", "labels"}
+    with data.open("a") as file:
+        file.write(json.dumps({"input": "word " * 400, "output": "y"}) + "\n")
+    assert command(*own, "--out", str(tmp_path / "cut"), "--model", str(small_model)) == 0
+    told = capsys.readouterr()
+    assert "cut in the middle, as longer than max_length: 1 training input" in told.out
+    assert "write it with sapo select --json" in told.err
     assert command(*export, "--chosen", "x", "--model", str(small_model)) == 2
     before = data.read_bytes()
     assert command(*own, "--out", str(tmp_path)) == 2 and data.read_bytes() == before
     chosen.write_text("{}")
     assert command(*export, "--selection", str(chosen)) == 2
-    assert "sapo select --json" in capsys.readouterr().err
+    assert "selection.json is damaged" in capsys.readouterr().err
 
 
 def test_an_adapter_of_another_trainer_carries_its_instruction(small_model: Path, tmp_path: Path) -> None:

@@ -9,10 +9,11 @@ import pytest
 from small_runs import Told, configure, read, save, save_model
 
 import sapo
-from sapo.core.errors import DataError, RecordError
+from sapo.core.errors import CandidateError, DataError, RecordError
 from sapo.core.types import Task
 from sapo.integrations.testing import tiny_model, tiny_tokenizer, toy_task
 from sapo.sequence import run
+from sapo.training.settings import Policy
 
 PARAPHRASES = ["Are there many words or few?", "Many words: yes. Few words: no."]
 
@@ -110,6 +111,18 @@ def test_a_model_that_is_not_the_one_of_the_start_is_refused_and_nothing_is_lost
     seq.after("one", tiny_model(seed=3))
     seq.before("two")
     assert seq.after("two", tiny_model(seed=4)) is not None
+
+
+@pytest.mark.parametrize("policy", ["random", "sapo"])
+def test_paraphrases_that_are_rejected_are_told(policy: Policy, tasks: list[Task], tmp_path: Path) -> None:
+    told = Told()
+    seq = sapo.TaskSequence(
+        tmp_path / "s", tiny_model(), tiny_tokenizer(), tasks, policy=policy, max_new_tokens=2, progress=told
+    )
+    with pytest.raises(CandidateError, match=r"no candidate besides the original instruction \('It names none"):
+        seq.before("one", ["It names none of them."])
+    seq.before("one", [*PARAPHRASES, "It names none of them."])
+    assert any(n.startswith("rejected texts: ") and "'It names none of them.': lacks" in n for n in told.notes)
 
 
 def test_results_of_an_open_sequence_have_no_metrics_yet(tasks: list[Task], tmp_path: Path) -> None:

@@ -312,7 +312,10 @@ def test_the_callback_chooses_anew_at_every_epoch_and_training_follows(undisturb
         assert all(text in words for words, _ in rows)
         # The same rows with the same answers in every epoch.
         assert sorted(answer for _, answer in rows) == sorted(answer for _, answer in seen[:8])
-    assert [entry["sapo_loss"] for entry in made.state.log_history if "sapo_loss" in entry] == [0.0, 0.0]
+    logged = [entry for entry in made.state.log_history if "sapo_loss" in entry]
+    assert [entry["sapo_loss"] for entry in logged] == [0.0, 0.0]
+    candidates = [candidate.instruction.text for candidate in callback.selection.candidates]
+    assert [entry["sapo_candidate"] for entry in logged] == [candidates.index(text) for text in texts[1:]]
 
 
 @pytest.mark.parametrize("step", [4, 11])

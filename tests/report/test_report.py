@@ -39,7 +39,7 @@ from sapo.core.untrusted import one_line, plain
 from sapo.integrations.testing import tiny_tokenizer, toy_task
 from sapo.models.render import Renderer
 from sapo.report.blocks import Command, Listing, Note, Table
-from sapo.report.differences import Verdict, run_differences, verdict
+from sapo.report.differences import Verdict, pairable, run_differences, verdict
 from sapo.report.forecast import dry_run_page
 from sapo.report.markdown import to_markdown
 from sapo.report.numbers import duration, interval, number, tokens
@@ -50,9 +50,9 @@ from sapo.report.runs import Run, read_run, shared_prompts
 from sapo.report.selections import finding, ranking, selection_page, subject
 from sapo.report.tasks import task_page, tasks_page
 from sapo.runs.config.loading import make_config
-from sapo.runs.metrics import METRICS
+from sapo.runs.metrics import FIGURES, METRICS
 from sapo.runs.prepare import estimate, prepare
-from sapo.runs.results import RunResult
+from sapo.runs.results import RunResult, Wordings
 from sapo.tasks.inspection import inspect_rows
 
 
@@ -226,6 +226,30 @@ def test_the_control_policies_do_not_claim_the_lowest_was_taken() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("rule", "said"), [("lowest", "the candidate with the lowest loss"), ("confident", "the original, unless a cand")]
+)
+def test_choosing_again_begins_with_what_the_rule_chooses(rule: str, said: str) -> None:
+    run = write_run(Path("a"))
+    config = {**run.result.config, "policy": "reselect", "selection": {"rule": rule}}
+    page = results_page([replace(run, result=run.result.model_copy(update={"config": config}))])
+    told = notes(page, "Instructions")
+    assert f"Policy reselect: {said}" in told and ", chosen again during the training." in told
+
+
+def test_what_is_trained_at_once_or_alone_is_marked_as_such() -> None:
+    run, rows_by = write_run(Path("a")), dict[str, list[list[str]]]()
+    for method in ("seq-lora", "multitask", "single"):
+        result = run.result.model_copy(update={"config": {**run.result.config, "method": method}})
+        page = results_page([replace(run, result=result)])
+        rows_by[method] = [row[2:4] for row in rows(tables(page, "By task")[0])]
+        starred = [sum("*" in cell for cell in row) for row in rows(tables(page, "Every metric")[-2])]
+        assert starred == ([0, 0, 0, 3] if method == "multitask" else [0, 1, 1, 1])
+    assert [end for _, end in rows_by["seq-lora"]] == [own for own, _ in rows_by["multitask"]]
+    assert [own for own, _ in rows_by["single"]] == [own for own, _ in rows_by["seq-lora"]]
+    assert {end for _, end in rows_by["single"]} == {"–"}
+
+
 # Comparison
 
 
@@ -311,6 +335,12 @@ def test_figures_that_rest_on_other_watch_tasks_are_not_compared() -> None:
     first, same, other = watching("a", "x"), watching("b", "x"), watching("c", "y")
     assert "spill_tasks" in run_differences(first, same, "nll", "own")
     assert {*run_differences(first, other, "nll", "own")} == {metric.name for metric in METRICS}
+    # Two of them rest on the paraphrases that were held out.
+    texts = {"alpha": Wordings(texts=("x",), primary=(1.0,), nll=(1.0,))}
+    held = replace(same, result=same.result.model_copy(update={"robustness": texts}))
+    names = [figure.name for figure in FIGURES]
+    assert pairable([first, same], names) == pairable([held, held], names) == names
+    assert pairable([first, held], names) == ["spill_tasks", "spill_prompts"]
 
 
 def test_runs_that_cannot_be_paired_get_no_interval() -> None:
@@ -326,6 +356,9 @@ def test_runs_that_cannot_be_paired_get_no_interval() -> None:
         found = run_differences(first, other, measure, "own")
         assert {(d.verdict, d.interval) for d in found.values()} == {(expected, None)}
         assert f"{expected}: the runs" in notes(results_page([first, other]), "How to read")
+    many = [write_run(Path(f"m{n}"), data=f"other {n}", better=25) for n in range(4)]
+    summary = said(results_page([first, *many]))
+    assert "Without an interval, so nothing can be said against A (a): B (m0), C (m1), D (m2), E (m3)." in summary
 
 
 def test_the_comparison_shows_every_run_its_difference_and_the_caveat() -> None:

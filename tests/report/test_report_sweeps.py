@@ -215,6 +215,15 @@ def test_the_page_counts_its_intervals_and_says_what_they_hold_for() -> None:
     policies = ("original", "sapo", "random", "highest", "median")
     alone = verdict(sweep_page([record(policy=p) for p in policies]))
     assert "One unit, so nothing can be said against original: " in alone and "No clear" not in alone
+    # Of a second unit one run alone has ended.
+    unfinished = verdict(sweep_page([*(record(policy=p) for p in policies), record(seed=2)]))
+    assert "One unit, so nothing can be said against original: " in unfinished and "No clear" not in unfinished
+    # Only one method defines it: the group is named.
+    forgets = [
+        record(m, p, s, values={"ap": 50.0 + s, **({"bwt_final": s + (9.0 + s) * (p == "sapo")} if m == "seq-lora" else {})})
+        for m in ("seq-lora", "multitask") for p in ("original", "sapo") for s in (1, 2)
+    ]  # fmt: skip
+    assert "BWT (final) in score +10.5 [+4.1, +16.9] points, better (seq-lora)" in verdict(sweep_page(forgets))
     several = [record(seed=s, sequence=q) for s in (1, 2) for q in ("a", "b")]
     assert "2 sequences with 2 seeds" in verdict(sweep_page(several))
     assert "2 sequences with one seed each" in verdict(sweep_page(several[:2]))

@@ -123,6 +123,7 @@ def test_what_is_switched_off_or_belongs_to_others_is_left_out() -> None:
 def test_what_no_run_reads_is_named() -> None:
     assert unread(made()) == unread(made(selection={"rule": "trial", "trial": {"updates": 3}})) == ()
     assert unread(made(ewc={"weight": 5}, method="ewc")) == ()
+    assert unread(made(candidates={"local": {"model": "m"}})) == ("not used: candidates.local is for source local",)
     assert unread(made(ewc={"weight": 5}, paft={"steps": 2})) == (
         "not used: paft is for policy paft",
         "not used: ewc is for method ewc",
@@ -306,6 +307,11 @@ def test_sources_are_asked_in_the_order_given(candidates: dict[str, Any], asked:
         ({"search": {"rounds": 3}}, ["candidates.search: unknown key"]),
         ({"check": False}, ["check is false, which is for the texts of a file, but no file is given"]),
         ({"judge": True}, ["judge is true, but no server's model is named (candidates.openai.model)"]),
+        (
+            {"judge": True, "openai": SERVER, "sources": ["builtin", "demonstrations"]},
+            ["judge is true, but texts of builtin, demonstrations are not judged"],
+        ),
+        ({"judge": True, "openai": SERVER, "file": "c.json", "check": False}, ["texts of file are not judged"]),
     ],
 )
 def test_sources_that_cannot_be_asked_are_refused(candidates: dict[str, Any], parts: list[str]) -> None:

@@ -120,17 +120,19 @@ def test_another_process_is_refused_while_a_run_directory_is_open(tmp_path: Path
         "from sapo.core.errors import RecordError\n"
         "from sapo.runs.directory import RunDirectory\n"
         "try:\n"
+        "    if sys.argv[2:]: RunDirectory(Path(sys.argv[1]), {'seed': 1}).check()\n"
         "    with RunDirectory(Path(sys.argv[1]), {'seed': 1}): print('opened')\n"
         "except RecordError as error: print(error)\n"
     )
 
-    def other() -> str:
+    def other(*checks: str) -> str:
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-        call = [sys.executable, "-c", program, str(tmp_path)]
+        call = [sys.executable, "-c", program, str(tmp_path), *checks]
         return subprocess.run(call, capture_output=True, text=True, check=True, timeout=60, env=environment).stdout
 
     with RunDirectory(tmp_path, {"seed": 1}):
-        assert "in use by another process" in other()
+        # Before its model is loaded, too.
+        assert "in use by another process" in other("check")
         assert files(tmp_path) == {".lock", "config.yaml"}
     assert other() == "opened\n"
 

@@ -172,6 +172,13 @@ def test_a_base_in_half_precision_is_merged_in_float32(tmp_path: Path) -> None:
     assert distance(logits(plain(tmp_path / "out")), logits(exact)) <= 1e-4
 
 
+def test_a_stage_is_loaded_in_the_number_format_of_its_training(tmp_path: Path) -> None:
+    base = make_base(tmp_path / "base")
+    for dtype in (torch.bfloat16, torch.float32):
+        found = load_stage(make_stage(tmp_path / str(dtype), base, dtype=dtype)).loaded
+        assert found.model.dtype == dtype and found.confirmed
+
+
 def test_the_code_on_a_card_loads_the_model(merged: tuple[Merged, Path], stage: Path, base: Path) -> None:
     for folder in (stage, merged[1]):
         (code,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)

@@ -119,6 +119,16 @@ def test_a_directory_that_cannot_be_written_keeps_nothing_and_is_no_error(
     assert (tmp_path / "taken").read_text() == "a file"
 
 
+@pytest.mark.parametrize("library", ["torch", "transformers", "peft"])
+def test_another_version_of_a_library_computes_anew(
+    library: str, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened(directory).keep(ROWS, FOUND)
+    assert same(opened(directory).find(ROWS))
+    monkeypatch.setattr(f"{library}.__version__", "0.0.1")
+    assert opened(directory).find(ROWS) is None
+
+
 def test_beyond_the_limit_the_older_half_goes(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sapo.selection.cache, "_MOST", 10)
     states = [f"state {n}" for n in range(11)]

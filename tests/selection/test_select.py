@@ -29,6 +29,7 @@ from sapo.models.render import Renderer
 from sapo.selection.selection import Selection
 from sapo.tasks.given import given_task
 from sapo.tasks.inplace import Rows
+from sapo.tasks.inspection import inspect_rows
 from sapo.tasks.layouts import exchange
 from sapo.tasks.load import load_task
 from sapo.tasks.sampling import selection_rows
@@ -247,6 +248,18 @@ def test_rows_that_hold_their_instruction_are_read_alike_from_a_file_and_in_memo
     # A row that was left out stays a row of the data set, worded as the others.
     assert "own layout" not in str(selection) and "this library's own layout" in str(select(path))
     assert len(selection.apply(rows)) == 9 and selection.instruction.text in str(selection.apply(rows)[-1])
+    # So does one in which nobody asks anything.
+    empty: list[dict[str, Any]] = [{"messages": None}, {"messages": []}]
+    for nothing in [{"instruction": None, "output": "no"}] if kind == "alpaca" else empty:
+        assert selection.apply([*rows, nothing])[-1] == nothing
+
+
+def test_rows_in_memory_that_ask_the_same_are_found_as_in_a_file() -> None:
+    rows = [LAYOUTS["messages"](OLD, {**PLAIN[0], "label": answer}) for answer in ("yes", "no", "yes")]
+    found = given_task(rows)
+    assert isinstance(found, Rows)
+    inspection = inspect_rows(found.task)
+    assert (inspection.duplicates, inspection.conflicts) == (1, 3)
 
 
 def test_a_selection_is_printed_ranked_and_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -28,7 +28,7 @@ from sapo.core.untrusted import visible
 from sapo.integrations.exports import export_data
 from sapo.integrations.testing import toy_task
 from sapo.integrations.trl import Rows
-from sapo.models.layout import turns_of
+from sapo.models.layout import TAKEN_OUT, turns_of
 from sapo.tasks.given import given_task
 from sapo.tasks.layouts import exchange
 from sapo.tasks.load import load_task
@@ -211,6 +211,19 @@ def test_files_are_read_as_their_description_asks(
         assert [row.answer for row in task.train] == answers
         key, usual = told.split(":")[0], answers[0] == "007"
         assert any(note.startswith(f"read by datasets, as the description sets {key}") for note in task.notes) != usual
+
+
+@pytest.mark.parametrize(("cells", "labels"), [("01234", "12345"), ("12345", "12345"), ("1212", "23")])
+def test_the_number_of_one_class_may_be_the_name_of_another(cells: str, labels: str, tmp_path: Path) -> None:
+    """Cells of a CSV are texts: numbers unless all of them are names; of names alone nothing tells them apart."""
+    names = "".join(f"          '{n}': '{name}'\n" for n, name in enumerate("12345"))
+    (tmp_path / "README.md").write_text(
+        "---\ndataset_info:\n  features:\n  - name: text\n    dtype: string\n  - name: label\n    dtype:\n"
+        f"      class_label:\n        names:\n{names}---\n"
+    )
+    (tmp_path / "train.csv").write_text("text,label\n" + "".join(f"t{n},{cell}\n" for n, cell in enumerate(cells)))
+    expected = cells if set(cells) <= set("12345") else labels
+    assert [row.answer for row in load_task(str(tmp_path), instruction="Do it.").train] == list(expected)
 
 
 @pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
@@ -439,6 +452,13 @@ def test_instructions_that_differ_at_their_ends_only_count_as_one(end: str) -> N
     rows = [{"instruction": f"Sort.{end * (n % 2)}", "input": f"{n}", "output": "a"} for n in range(4)]
     assert (Rows(rows).task.instruction, Rows(rows).layout) == ("Sort.", "alpaca")
     assert [row["instruction"] for row in exchange(rows, "Sort.", "Order.")] == ["Order.", f"Order.{end}"] * 2
+    # Candidates have no white space at their ends, so the original has none either.
+    turns = (("system", f"Sort.{end}"), ("user", "ab"), ("assistant", "1"))
+    talk = {"messages": [{"role": role, "content": text} for role, text in turns]}
+    for found in (Rows([talk] * 2), Rows([{"prompt": f"Sort.{end}ab", "completion": "1"}] * 2, f"Sort.{end}")):
+        assert found.task.instruction == "Sort."
+        (asked, _) = json.loads(found.task.train[0].input)
+        assert f"{TAKEN_OUT}{end}" in (asked if isinstance(asked, str) else asked[0]["content"])
 
 
 @pytest.mark.parametrize(("answer", "noted"), [(1, True), ("B", False), ("4", False)])
@@ -453,6 +473,7 @@ def test_answers_that_may_count_the_choices_are_noted(answer: object, noted: boo
         ({"images": ["x.png"]}, "the column 'images' is media, and would not be used"),
         ({"context": "a lake"}, "the column 'context' is a part of the input"),
         ({"weight": 0.5}, "the column 'weight' is a mark of what is learned"),
+        ({"label": False}, "the column 'label' is a preference"),
     ],
 )
 def test_rows_of_trl_refuse_what_would_be_lost_and_name_the_rest(more: dict[str, Any], words: str) -> None:
@@ -503,6 +524,12 @@ def test_a_column_with_a_meaning_is_refused_unless_it_is_said_to_be_unused(
     with pytest.raises(DataError, match=words):
         own(tmp_path / "t.jsonl", rows)
     assert [row.answer for row in own(tmp_path / "t.jsonl", columns={"ignore": [column]}).train] == ["c"] * 3
+
+
+def test_a_column_that_is_not_used_is_no_half_of_a_pair(tmp_path: Path) -> None:
+    rows = [{"question": f"q{n}", "prompt": f"p{n}", "answer": "a"} for n in range(2)]
+    found = own(tmp_path / "t.jsonl", rows, columns={"ignore": ["question"]})
+    assert [row.input for row in found.train] == ["p0", "p1"]
 
 
 def test_quotes_in_a_tsv_merge_no_rows(tmp_path: Path) -> None:

@@ -19,7 +19,6 @@ from sapo.models.render import Renderer
 from sapo.selection.differences import LEVEL
 from sapo.selection.standings import quantile, standard_error
 from sapo.tasks.sampling import selection_rows
-from sapo.training.methods.objective import copies, put_back
 from sapo.training.settings import GuardSettings
 
 
@@ -104,7 +103,10 @@ class Guard:
         self.alarms.append(alarm)
         self.tell(sentence(alarm, self.limit))
         if self.stops:
-            put_back(model, self._good[1])
+            with torch.no_grad():
+                for name, parameter in model.named_parameters():
+                    if name in self._good[1]:
+                        parameter.copy_(self._good[1][name])
         return self.stops
 
     def state(self) -> Any:
@@ -118,7 +120,7 @@ class Guard:
 
     def _keep(self, model: Any, step: int) -> None:
         if self.stops:
-            self._good = step, copies(model)
+            self._good = step, {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
 
 
 def guard_over(

@@ -1,7 +1,5 @@
 """Models with LoRA adapters that do something, and all that a computation could disturb."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """What methods are told about a training, in tests that leave most of it as it is."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path

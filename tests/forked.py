@@ -1,7 +1,5 @@
 """Processes of tests, forked from one that has imported the libraries, which takes a new process seven seconds."""
 
-from __future__ import annotations
-
 import gc
 import multiprocessing
 import os

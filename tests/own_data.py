@@ -1,7 +1,5 @@
 """A user's own data: written to a file, and loaded as the task "own"."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Runs of about a second: the tiny model on tasks of a benchmark folder, and what such runs leave behind."""
 
-from __future__ import annotations
-
 import json
 import pickle
 import sys

@@ -1,7 +1,5 @@
 """Trainings of a study whose effects are given, for tests of its statistics and of its page."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

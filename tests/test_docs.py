@@ -1,7 +1,5 @@
 """The documentation: its code runs, what it names exists, its pages build without a network."""
 
-from __future__ import annotations
-
 import ast
 import json
 import re

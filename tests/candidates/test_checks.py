@@ -1,7 +1,5 @@
 """Which texts are rejected next to an original instruction, with which reason, and which are not."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Candidates that show rows: what they hold, how long they are, and that these rows are used for nothing else."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections import Counter

@@ -1,7 +1,5 @@
 """Candidates that are read from a file."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Sources asked in order, and which of the valid texts are kept."""
 
-from __future__ import annotations
-
 import json
 import random
 from collections.abc import Sequence

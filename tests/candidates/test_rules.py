@@ -1,7 +1,5 @@
 """Paraphrases by rules: what they keep, how they differ, and that no text whatever upsets them."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from importlib.resources import files

@@ -1,7 +1,5 @@
 """Commands in this process."""
 
-from __future__ import annotations
-
 import pytest
 import small_runs
 from cli.outcome import Command, Outcome

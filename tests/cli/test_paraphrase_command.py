@@ -1,7 +1,5 @@
 """`sapo paraphrase`: what it prints and writes, and how it fails."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

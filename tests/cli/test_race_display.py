@@ -1,7 +1,5 @@
 """A race as the user sees it: next to the bar, or lines where there is no terminal."""
 
-from __future__ import annotations
-
 import io
 import math
 import os

@@ -1,7 +1,5 @@
 """`sapo run` with a sweep: what it prints, its exit codes, and a dry run."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Errors that several rooms raise."""
 
-from __future__ import annotations
-
 import pytest
 
 from sapo.core.errors import ConfigError, demand_extra, first_line

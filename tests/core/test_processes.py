@@ -1,7 +1,5 @@
 """Processes of one job, each looked at from within one process: shares, progress, what one decides for all."""
 
-from __future__ import annotations
-
 import sys
 import threading
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """What a notebook shows of a value: one short line, however many rows it holds."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

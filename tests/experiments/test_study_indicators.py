@@ -1,7 +1,5 @@
 """What is measured of a candidate: against plain passes over prompts spelled out by hand, and recorded parameters."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import replace

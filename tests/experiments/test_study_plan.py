@@ -1,7 +1,5 @@
 """What a study consists of, in which order, and how each training of it is done."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

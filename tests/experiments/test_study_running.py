@@ -1,7 +1,5 @@
 """Studies that are made, interrupted, resumed, handed to workers, and what they refuse."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Callable
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Sweeps: which runs there are, that each is the run it would be by itself, and what is computed once for all."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Sweeps that are interrupted, fail in part, are resumed or handed to workers, and what they refuse."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Where jobs are made: in this process, in others, on Ray; what comes back, what an error and a killed worker do."""
 
-from __future__ import annotations
-
 import os
 import signal
 import sys

@@ -1,7 +1,5 @@
 """The runs whose values are recorded: each of a second or less, on a tiny model and two tasks of a few rows."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial

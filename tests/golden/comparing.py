@@ -1,7 +1,5 @@
 """Values on disk: written with seven digits, and held against what is found."""
 
-from __future__ import annotations
-
 import json
 import math
 import platform

@@ -4,8 +4,6 @@ What is returned has a form of its own, that of the recorded values. Times, vers
 out: they differ between machines, or may be computed in another way.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Iterable, Mapping

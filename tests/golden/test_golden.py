@@ -5,8 +5,6 @@ is not recorded: before values are committed, hold them against other instructio
 ATEN_CPU_CAPABILITY=default MKL_ENABLE_INSTRUCTIONS=SSE4_2 ONEDNN_MAX_CPU_ISA=SSE41.
 """
 
-from __future__ import annotations
-
 import json
 import signal
 import time

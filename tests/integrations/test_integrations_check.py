@@ -1,7 +1,5 @@
 """What people asked of their trainings in public threads, each with the smallest input that shows it."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What travels: data for other trainers, instructions beside adapters, messages for any runtime."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`SapoCallback` in two real processes against one."""
 
-from __future__ import annotations
-
 import json
 import os
 from dataclasses import replace

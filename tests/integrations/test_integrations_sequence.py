@@ -1,7 +1,5 @@
 """A loop of one's own gets the numbers of `sapo run`, survives interruptions, and its report."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """TRL's real SFTTrainer trains on the tokens that are scored here, and its loss is the pre-update loss."""
 
-from __future__ import annotations
-
 import pickle
 import threading
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Losses against one-example full-logits passes, on several architectures, with and without adapters."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator
 from functools import cache

@@ -1,7 +1,5 @@
 """What the fingerprint of a model's state tells apart: everything that its outputs depend on, and nothing else."""
 
-from __future__ import annotations
-
 import copy
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """Single cases worked out by hand; scoring leaves no trace in model or process, and adapters count as they are."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import Any

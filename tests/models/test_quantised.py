@@ -1,7 +1,5 @@
 """Models in 4 and 8 bit: what is loaded, exact losses on it, LoRA on top. By bitsandbytes itself, on the CPU."""
 
-from __future__ import annotations
-
 import json
 import warnings
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """The renderer: exact ids by hand, and invariants that hold for any text and any template."""
 
-from __future__ import annotations
-
 from datetime import datetime
 from functools import partial
 from types import SimpleNamespace

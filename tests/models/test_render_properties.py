@@ -1,7 +1,5 @@
 """Whatever the texts are: nothing of them is lost unseen, none of them ends a turn, and the length limit holds."""
 
-from __future__ import annotations
-
 from functools import cache
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Rounds: what all rows of a candidate begin with is kept, equal rows are computed once, candidates share batches."""
 
-from __future__ import annotations
-
 import gc
 from functools import cache
 from typing import Any

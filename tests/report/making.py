@@ -1,7 +1,5 @@
 """Run directories and results made for tests of the report, and what its pages hold."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

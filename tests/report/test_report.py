@@ -1,7 +1,5 @@
 """Pages of runs, comparisons, selections, tasks, prompts and dry runs, against the numbers that they rest on."""
 
-from __future__ import annotations
-
 import html
 import io
 import json

@@ -1,7 +1,5 @@
 """HTML reports in a real browser, from disk: nothing is asked of a network, nothing runs, nothing sticks out."""
 
-from __future__ import annotations
-
 import re
 import shutil
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """HTML reports: texts escaped, numbers all there, nothing loaded, always the same; and what the CLI refuses."""
 
-from __future__ import annotations
-
 import html
 import io
 import re

@@ -1,7 +1,5 @@
 """What people are shown of a race: after a selection, in a dry run, and on a stage's model card."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from typing import Any

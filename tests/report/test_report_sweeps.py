@@ -1,7 +1,5 @@
 """The page of a sweep: statistics over units against independent computations, pairing, and what is refused."""
 
-from __future__ import annotations
-
 import io
 import math
 import random
@@ -220,7 +218,7 @@ def test_the_page_counts_its_intervals_and_says_what_they_hold_for() -> None:
     assert "One unit, so nothing can be said against original: " in unfinished and "No clear" not in unfinished
     # Only one method defines it: the group is named.
     forgets = [
-        record(m, p, s, values={"ap": 50.0 + s, **({"bwt_final": s + (9.0 + s) * (p == "sapo")} if m == "seq-lora" else {})})
+        record(m, p, s, values={"ap": 50 + s, "bwt_final": s + (9 + s) * (p == "sapo") if m == "seq-lora" else None})
         for m in ("seq-lora", "multitask") for p in ("original", "sapo") for s in (1, 2)
     ]  # fmt: skip
     assert "BWT (final) in score +10.5 [+4.1, +16.9] points, better (seq-lora)" in verdict(sweep_page(forgets))

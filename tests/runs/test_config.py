@@ -1,7 +1,5 @@
 """The configuration: published defaults, one message that names everything that is wrong, and any file at all."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any, get_args
 

@@ -1,7 +1,5 @@
 """What only some runs hold: a part of the matrix, other wordings, general ability; in results.json and in reports."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """A disk that fills up while a run writes: one message, everything finished is kept, and the run can be resumed."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable
 from itertools import pairwise

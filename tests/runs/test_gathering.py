@@ -1,7 +1,5 @@
 """Candidates of a run: recorded before its first step, taken again when it is resumed."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Methods as whole runs: how many updates they make, what each task alone is, and how they are resumed."""
 
-from __future__ import annotations
-
 import gc
 import weakref
 from pathlib import Path

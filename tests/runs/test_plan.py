@@ -1,7 +1,5 @@
 """What a run is planned to cost, against counts by hand."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Test prompts: every cell is that of the text that it names; what is made of them is what a second way finds."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Callable, Mapping
 from pathlib import Path

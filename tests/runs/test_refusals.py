@@ -1,7 +1,5 @@
 """Mistakes and attacks: each is one clear error before anything is lost; and what only looks like a mistake is none."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext

@@ -1,7 +1,5 @@
 """The policy that chooses again: against losses computed by hand in the stage that it looked at."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass

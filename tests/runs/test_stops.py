@@ -1,7 +1,5 @@
 """Ctrl-C and SIGTERM: the work stops where nothing is lost, says so, and is resumed by the same command."""
 
-from __future__ import annotations
-
 import io
 import os
 import shlex

@@ -1,7 +1,5 @@
 """What reaches a real TensorBoard, and what other trackers would be told."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Runs whose choices are by a trial: what is trained afterwards, what is tried, and how they are resumed."""
 
-from __future__ import annotations
-
 from io import StringIO
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Two real processes on one job against one process, and against themselves after a kill."""
 
-from __future__ import annotations
-
 import csv
 import json
 import os

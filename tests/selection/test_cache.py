@@ -1,7 +1,5 @@
 """Losses computed earlier: found exactly as they were, never for anything else, and never in anyone's way."""
 
-from __future__ import annotations
-
 import json
 import os
 import sys

@@ -1,7 +1,5 @@
 """The choice by its rules, and intervals of differences against a slow loop and by their coverage."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

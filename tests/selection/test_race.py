@@ -1,7 +1,5 @@
 """The race without a model: tables, a Monte Carlo of its boundary, a second implementation, real losses replayed."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from functools import partial

@@ -1,7 +1,5 @@
 """The course of a race: round by round on losses made by hand, then with a tiny model against exhaustive scoring."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """`sapo.select`: the losses that it rests on, any kind of data in, a table, the same data with the choice out."""
 
-from __future__ import annotations
-
 import builtins
 import json
 import math

@@ -1,7 +1,5 @@
 """The built-in tasks: their answers are derived again from the inputs, without the generators."""
 
-from __future__ import annotations
-
 import hashlib
 import itertools
 import json

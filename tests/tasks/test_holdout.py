@@ -1,7 +1,5 @@
 """Own tasks among the others: names, settings, rows held out for testing, and selection rows drawn by hand."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from dataclasses import replace

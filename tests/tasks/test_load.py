@@ -1,7 +1,5 @@
 """Where tasks come from: exact names, errors that name everything, fingerprints that see every row."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from pathlib import Path

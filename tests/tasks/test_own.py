@@ -1,7 +1,5 @@
 """A user's own rows: every kind of file, columns, conversations, and the one instruction of the task."""
 
-from __future__ import annotations
-
 import csv
 import json
 from pathlib import Path

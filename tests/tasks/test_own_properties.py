@@ -1,7 +1,5 @@
 """Whatever rows are written to a file: a task in which no text is lost and every row is accounted for, or one error."""
 
-from __future__ import annotations
-
 import csv
 import json
 from collections.abc import Mapping

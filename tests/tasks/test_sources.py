@@ -1,7 +1,5 @@
 """A user's own data as tasks: directories and hub ids, splits, labels, held-out rows, and their place in a sequence."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Elastic weight consolidation: the Fisher matrix against brute force, the penalty by hand."""
 
-from __future__ import annotations
-
 from itertools import combinations
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """What methods add to the loss: alike for all of them, then the overlap of o-lora and the teacher of lwf by hand."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Training with a common beginning computed once, against training on whole rows."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Replay: a buffer that every row is in with the same probability, and an update's loss by stock libraries."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from dataclasses import replace

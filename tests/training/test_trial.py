@@ -1,7 +1,5 @@
 """Choose by consequence: a trial against a plain training loop, what it leaves alone, and what it chooses."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace

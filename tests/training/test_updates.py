@@ -1,7 +1,5 @@
 """Which rows an update takes, however many processes deal them out, and what fills an update up without changing it."""
 
-from __future__ import annotations
-
 from collections import Counter
 from dataclasses import dataclass
 from math import ceil

@@ -1,7 +1,5 @@
 """Methods whose stages are whole models: full fine-tuning, and the frozen directions of osf by SVD."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable

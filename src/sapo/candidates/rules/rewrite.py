@@ -33,11 +33,20 @@ from sapo.core.untrusted import folded
 
 # By language: "whole" are frames for any instruction, "parts" those for an instruction of which it is plain what is
 # given or asked; neighbours differ in style and length. "phrases" mean the same wherever instructions use them,
-# "openings" at the beginning of a sentence; "verbs" begin commands.
+# "openings" at the beginning of a sentence, in English with each of the words in place of "{}"; "verbs" begin commands.
 LANGUAGES: Mapping[str, Any] = json.loads(
     files("sapo.candidates.rules").joinpath("languages.json").read_text(encoding="utf-8")
 )
 _EN, _ZH = LANGUAGES["en"], LANGUAGES["zh"]
+_KNOWN: Mapping[str, Mapping[str, list[str]]] = {
+    kind: {
+        phrase.format(word): [other.format(word) for other in others]
+        for group in _EN[kind]
+        for word in group["words"]
+        for phrase, others in group["phrases"].items()
+    }
+    for kind in ("openings", "phrases")
+}
 _VERBS = _EN["verbs"].replace(" ", "|")
 
 # Rewrites of one frame, and of all of them, at most.
@@ -143,7 +152,7 @@ class _Exchange:
         if found.isupper():
             return str(match.group())
         self._count += 1
-        choices: list[str] = _EN["phrases" if match["phrase"] else "openings"][found.casefold()]
+        choices = _KNOWN["phrases" if match["phrase"] else "openings"][found.casefold()]
         # Later wordings let phrases go different ways, and leave some as they are.
         place = self._wording - 1 if self._wording <= _THOROUGH else self._wording * (len(found) % 3 + 1) + self._count
         number = place % (len(choices) + (self._wording > _THOROUGH))
@@ -160,8 +169,8 @@ def _either(phrases: Mapping[str, object]) -> str:
 
 # Not a part of a longer word; nor before an adverb that would come to split an infinitive; a given name is a name.
 _PHRASE = regex.compile(
-    rf"(?:(?:^|(?<=[.!?]\s))(?P<opening>{_either(_EN['openings'])})|\b(?P<article>an? )?(?<![-/’'])(?P<phrase>"
-    rf"{_either(_EN['phrases'])}))\b(?![-/’']| (?:never|nevertheless|always|also|still|names?)\b)",
+    rf"(?:(?:^|(?<=[.!?]\s))(?P<opening>{_either(_KNOWN['openings'])})|\b(?P<article>an? )?(?<![-/’'])(?P<phrase>"
+    rf"{_either(_KNOWN['phrases'])}))\b(?![-/’']| (?:never|nevertheless|always|also|still|names?)\b)",
     regex.I,
 )
 

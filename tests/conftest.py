@@ -32,6 +32,8 @@ def no_loss_cache_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Itera
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sapo.selection.cache.user_cache_path", lambda name: directory)
         patch.setattr("sapo.candidates.kept.user_cache_path", lambda name: directory)
+        # What tests write need not survive a power cut.
+        patch.setattr("os.fsync", lambda file: None)
         yield
 
 

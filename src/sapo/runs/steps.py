@@ -257,8 +257,8 @@ class Tester:
                 found = scorer(general_rows(engine.renderer, context_length(model)), advance).per_token
             return {"loss": found, "seconds": time.perf_counter() - began}
 
-        given = [engine.renderer.beginning, *texts.items()] if engine.renderer.beginning else list(texts.items())
-        inputs = {"model": stage.fingerprint, "texts": fingerprint(given)}
+        beginning = [engine.renderer.beginning] if engine.renderer.beginning else []
+        inputs = {"model": stage.fingerprint, "texts": fingerprint([*beginning, *texts.items()])}
         path = f"ability/{stage.number}.json"
         return engine.once(path, inputs, stage, lambda v: (float(v["loss"]), v["seconds"]), measured, label, 0)
 
@@ -398,6 +398,9 @@ class Trainer:
         decisive = self.settings.model_dump(mode="json", exclude={"checkpoint_every"})
         own = [data_fingerprint(task.train) for task in training.tasks]
         watched = [[data_fingerprint(task.train), task.suffix, text] for task, text in self._watched(before)]
+        if not watched and self.engine.renderer.beginning:
+            # Then general text is measured, and begins with it.
+            watched = [[self.engine.renderer.beginning]]
         history = before.history if self.method.remembers else ""
         return [self.method.settings(), decisive, training.stage, training.stages, own, watched, history]
 

@@ -76,12 +76,10 @@ def test_defaults_are_those_of_a_run_but_for_what_a_study_has_of_its_own(made: C
 
 def test_what_no_training_reads_is_named(made: Callable[..., StudyConfig]) -> None:
     assert study().unread == made().unread == ()
-    assert made(candidates={"local": {"model": "m"}}, max_new_tokens=3).unread == (
-        "not used: candidates.local is for source local", "not used: max_new_tokens is for scores",
-    )  # fmt: skip
+    assert made(candidates={"local": {"model": "m"}}).unread == ("not used: candidates.local is for source local",)
     long = [f"task{n}_with_a_long_name_indeed_for_a_folder" for n in range(8)]
     names = [one.name for one in transitions(made(transitions=[long, long[:7]]))]
-    assert [len(name) for name in names] == [200, 200] and names[0] != names[1]
+    assert [len(name) for name in names] == [255, 255] and names[0] != names[1]
     own = {"own": {"data": "own.csv"}, "other": {"data": "other.csv"}, "a": {"data": "a.csv"}}
     assert made(tasks=own, unseen=["other"], sgd={"learning_rate": 1.0}).unread == (
         "not used: tasks.own is in no transition and not in unseen",

@@ -106,7 +106,8 @@ def test_each_run_gets_the_tasks_and_texts_of_its_own_sequence(swept: Callable[.
     assert [[*one.config.tasks] for one in runs] == [["a", "b", "w"], ["b", "c", "w"]]
     assert [one.config.fixed for one in runs] == [{"a": "Do a."}, {"c": "Do c."}]
     for wrong, message in (
-        ({"tasks": tasks}, "tasks: w is neither in a"), ({"fixed": {"d": "x"}}, "fixed: 'd' is not a")
+        ({"tasks": tasks}, "tasks: w is neither in a"), ({"fixed": {"d": "x"}}, "fixed: 'd' is not a"),
+        ({"fixed": {"a": "x"}}, r"fixed names no task of sequence b\+c"),
     ):  # fmt: skip
         with pytest.raises(ConfigError, match=message):
             planned(swept(sweep, **{"sequence": ["a", "b"], "fixed": fixed, **wrong}))

@@ -118,9 +118,9 @@ def test_another_process_is_refused_while_a_run_directory_is_open(tmp_path: Path
     program = (
         "import sys; from pathlib import Path\n"
         "from sapo.core.errors import RecordError\n"
-        "from sapo.runs.directory import RunDirectory\n"
+        "from sapo.runs.directory import RunDirectory, demand_free\n"
         "try:\n"
-        "    if sys.argv[2:]: RunDirectory(Path(sys.argv[1]), {'seed': 1}).check()\n"
+        "    if sys.argv[2:]: RunDirectory(Path(sys.argv[1]), {'seed': 1}).check(); demand_free(Path(sys.argv[1]))\n"
         "    with RunDirectory(Path(sys.argv[1]), {'seed': 1}): print('opened')\n"
         "except RecordError as error: print(error)\n"
     )

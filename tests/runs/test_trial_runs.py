@@ -9,6 +9,7 @@ from rich.console import Console
 from small_runs import Json, Told, adapters, cells, configure, lasting, read, write, write_bench
 
 from sapo.core.errors import RecordError
+from sapo.models.render import Renderer
 from sapo.report.blocks import Table
 from sapo.report.forecast import dry_run_page
 from sapo.report.publish import print_report
@@ -97,11 +98,16 @@ def test_an_interrupted_run_is_resumed_with_the_choices_that_were_made(small_mod
 
 @pytest.mark.parametrize("method", ["multitask", "single"])
 def test_tasks_that_are_trained_at_once_or_alone_are_tried_from_the_start(
-    method: MethodName, small_model: Path, bench: Path, tmp_path: Path
+    method: MethodName, small_model: Path, bench: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run(trial_config(small_model, bench, tmp_path, method=method))
+    config = trial_config(small_model, bench, tmp_path, method=method)
+    run(config)
     found = [list(one.trial.tried[0].losses) for one in selections(tmp_path) if one.trial is not None]
     assert found == [["alpha", "general text"], ["beta", "general text"]]
+    # General text begins with what the tokenizer puts in front of texts.
+    monkeypatch.setattr(Renderer, "beginning", "<|im_start|>")
+    with pytest.raises(RecordError, match="changed: trial"):
+        run(config)
 
 
 def test_controls_are_not_tried(small_model: Path, bench: Path, tmp_path: Path) -> None:

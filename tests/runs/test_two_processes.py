@@ -18,6 +18,7 @@ import forked
 import pytest
 import torch.distributed.run
 import yaml
+from parts import gemma
 from safetensors.torch import load_file
 from small_runs import Told
 
@@ -299,6 +300,24 @@ def test_a_training_that_is_resumed_in_an_epoch_takes_the_rows_that_it_lacks(fol
     found, expected = (job.step("training/1-mine.json") for job in (parts, whole))
     assert found["losses"] == expected["losses"] and len(found["losses"]) == 12
     assert found["state"] == expected["state"]
+
+
+def test_a_model_with_parts_that_no_text_reaches_has_the_weights_of_one_process(folder: Path) -> None:
+    gemma().save_pretrained(folder / "gemma")
+    tiny_tokenizer().save_pretrained(folder / "gemma")
+    settings = [
+        "policy=original", "sequence=[mine]", "model.base=gemma", "train.epochs=2", "evaluate.max_new_tokens=1",
+        "method=seq-lora",
+    ]  # fmt: skip
+    job = launch(folder, "parts", several, {"seq-lora": settings}, "parts")
+    assert job.codes == (0, 0), job.err
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        several({"seq-lora": settings}, "whole")
+    stage = "seq-lora/stages/1-mine/adapter_model.safetensors"
+    found, expected = (load_file(folder / run / stage) for run in ("parts", "whole"))
+    assert max(float((found[key] - expected[key]).abs().max()) for key in expected) < TOLERANCE
+    assert any("vision_tower" in key for key in expected)
 
 
 WEIGHTS = ("adapter_model.safetensors", "model.safetensors", "fisher.safetensors")

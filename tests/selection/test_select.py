@@ -247,13 +247,21 @@ def test_rows_that_hold_their_instruction_are_read_alike_from_a_file_and_in_memo
     assert "own layout" not in str(selection) and "this library's own layout" in str(select(path))
     assert len(selection.apply(rows)) == 9 and selection.instruction.text in str(selection.apply(rows)[-1])
     # So does one in which nobody asks anything.
-    empty: list[dict[str, Any]] = [{"messages": None}, {"messages": []}]
+    empty: list[dict[str, Any]] = [{"messages": None, "id": 7}, {"messages": []}]
     for nothing in [{"instruction": None, "output": "no"}] if kind == "alpaca" else empty:
         assert selection.apply([*rows, nothing])[-1] == nothing
+        assert len(selection.apply(pd.DataFrame([*rows, nothing], dtype=object))) == 10
+    for something in ({"question": "q", "answer": "a", "prompt": ""}, {"instruction": "", "input": "x", "output": "y"}):
+        with pytest.raises(DataError, match=r"no known layout|does not hold the instruction"):
+            selection.apply([*rows, something])
 
 
 def test_rows_in_memory_that_ask_the_same_are_found_as_in_a_file() -> None:
-    rows = [LAYOUTS["messages"](OLD, {**PLAIN[0], "label": answer}) for answer in ("yes", "no", "yes")]
+    asked = ("Ärger", "ärger", "ÄRGER")
+    rows = [
+        LAYOUTS["messages"](OLD, {"text": text, "label": answer})
+        for text, answer in zip(asked, ("yes", "no", "yes"), strict=True)
+    ]
     found = given_task(rows)
     assert isinstance(found, Rows)
     inspection = inspect_rows(found.task)

@@ -166,10 +166,10 @@ def test_what_accelerate_was_asked_for_does_not_change_the_precision(monkeypatch
 
 
 def test_in_one_process_only_the_first_gpu_is_trained_on() -> None:
-    demand_first_gpu(torch.device("cuda"))
-    demand_first_gpu(torch.device("cuda:0"))
+    for device in ("cuda", "cuda:0", "cpu", "mps:0", "no device"):
+        demand_first_gpu(device)
     with pytest.raises(TrainError, match=r"device cuda:1: .*Set CUDA_VISIBLE_DEVICES=1 in the environment"):
-        demand_first_gpu(torch.device("cuda:1"))
+        demand_first_gpu("cuda:1")
 
 
 @pytest.mark.parametrize(("epochs", "batch_size", "updates"), [(0.1, 2, 1), (0.5, 2, 2), (1.5, 2, 6), (3, 16, 3)])

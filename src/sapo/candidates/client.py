@@ -97,7 +97,7 @@ class Client:
             # It opens the environment's proxies.
             raise CandidateError(
                 f"{self.name}: the proxy settings of the environment (ALL_PROXY, HTTPS_PROXY, HTTP_PROXY) cannot be "
-                f"used: {first_line(error)}. Unset them, add the server's host to NO_PROXY, or name an http:// proxy"
+                f"used: {first_line(error)}. Unset them, or name an http:// proxy"
             ) from error
         self._client = openai.OpenAI(
             api_key=self._key or _NO_KEY,

@@ -42,7 +42,7 @@ def export_data_command(
     from sapo.integrations.exports import export_data
     from sapo.selection.selection import Chosen, Selection, trained
     from sapo.tasks.findings import warnings_of
-    from sapo.tasks.inspection import inspect_rows, inspect_task
+    from sapo.tasks.inspection import inspect_rows, lengths_of
     from sapo.tasks.load import load_task
 
     given: Chosen = text or ""
@@ -59,10 +59,11 @@ def export_data_command(
     target = out / f"{loaded.name.replace('/', '-')}.{'jsonl' if form == 'axolotl' else 'json'}"
     demand_new(target, "--out", Path(task))
     renderer = None if model is None else renderer_of(model)
-    files = export_data(loaded, instructed, form, out, renderer)
     found = inspect_rows(loaded)
     if renderer is not None:
-        found = inspect_task(replace(loaded, instruction=instructed), renderer)
+        # Only training rows are written.
+        found = replace(found, lengths=lengths_of(replace(loaded, instruction=instructed, test=()), renderer))
+    files = export_data(loaded, instructed, form, out, renderer)
     say(*loaded.notes, *warnings_of(found))
     say(*(f"written: {file}" for file in files), f"{len(loaded.train)} rows, trained with: {instructed}")
     if form == "axolotl":

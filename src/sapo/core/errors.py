@@ -42,7 +42,7 @@ class ScoreError(SapoError):
 
 
 class TrainError(SapoError):
-    """Training that diverged."""
+    """Training that diverged, or cannot be done on this device."""
 
 
 class SweepError(SapoError):

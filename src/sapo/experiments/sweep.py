@@ -71,11 +71,15 @@ def planned(config: Config) -> tuple[Planned, ...]:
     if twice:
         raise ConfigError(f"sweep.sequence: two sequences are both called {twice[0]}")
     tasks = [_tasks(sequence) for sequence in sequences]
-    known = {*config.watch}.union(*tasks)
-    if unused := [name for name in config.tasks if name not in known]:
+    known = set[str]().union(*tasks)
+    if unused := [name for name in config.tasks if name not in known.union(config.watch)]:
         raise ConfigError(f"tasks: {', '.join(unused)} is neither in a sequence nor in watch: leave it out")
-    if isinstance(config.fixed, dict) and (strange := [name for name in config.fixed if name not in known]):
-        raise ConfigError(f"fixed: {strange[0]!r} is not a task of a sequence.{nearest(strange[0], known)}")
+    if isinstance(config.fixed, dict):
+        if strange := [name for name in config.fixed if name not in known]:
+            raise ConfigError(f"fixed: {strange[0]!r} is not a task of a sequence.{nearest(strange[0], known)}")
+        for name, of in zip(names, tasks, strict=True):
+            if not config.fixed.keys() & of:
+                raise ConfigError(f"fixed names no task of sequence {name}: give a text for one, or sweep it apart")
     same = next((n for n in range(len(tasks)) if tasks[n] in tasks[:n]), None)
     if same is not None:
         raise ConfigError(

@@ -166,6 +166,11 @@ class TaskSequence:
         """
         last_given = self._model.model
         found, number = self._next(task, model), len(self.done) + 1
+        gathered = Gathered((Instruction(found.instruction, "original"),), ())
+        if self._policy != "original":
+            gathered = candidates_of(found, candidates)
+            if candidates:
+                demand_candidates(found, gathered)
         stage = self._model.stage(number - 1, self._name(number - 1), self._choices(number - 1))
         with self._directory:
             self._directory.write("environment.json", {"versions": library_versions()})
@@ -183,16 +188,11 @@ class TaskSequence:
                 )
             if number == 1:
                 self._test_all(stage)
-            gathered = Gathered((Instruction(found.instruction, "original"),), ())
-            if self._policy != "original":
-                gathered = candidates_of(found, candidates)
             kept, rejected = gathered.candidates, gathered.rejected
             for note in gathered.notes:
                 self._progress.note(note)
-            if candidates is not None and self._policy != "original":
-                demand_candidates(found, gathered)
-                if rejected:
-                    self._progress.note(f"rejected texts: {listed(rejected)}")
+            if candidates and rejected:
+                self._progress.note(f"rejected texts: {listed(rejected)}")
             if self._policy in BY_LOSS:
                 total = len(kept) * min(self._examples, len(found.train))
                 self._scoring[found.name] = Work(total, total, total)

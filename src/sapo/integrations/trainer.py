@@ -19,6 +19,7 @@ from sapo.models.batches import labelled
 from sapo.models.fingerprint import state_fingerprint
 from sapo.models.fit import MAX_LENGTH, context_length
 from sapo.models.layout import TAKEN_OUT
+from sapo.models.load import quantised
 from sapo.models.losses import Scorer
 from sapo.models.render import Encoder, Renderer
 from sapo.models.sft import demand_scored
@@ -118,6 +119,7 @@ def describe(
         limits={"max_length": max_length, "max_new_tokens": max_new_tokens},
         template=_template(tokenizer, min(max_length, context_length(model))),
         versions=library_versions(),
+        dtype=None if quantised(model) else str(model.dtype).removeprefix("torch."),
         earlier=earlier,
         whole=whole,
     )

@@ -85,38 +85,42 @@ def generate(
     advance: Callable[[int], None] = lambda rows: None,
     processes: Processes = ALONE,
 ) -> list[str]:
-    """Return the greedy answer to each row, decoded from the generated tokens alone, in order."""
+    """Return the greedy answer to each row, decoded from the generated tokens alone, in order.
+
+    Raises:
+        ScoreError: if the answer to one row alone does not fit the memory.
+    """
     prompts, stops = renderer.prompts(instruction, suffix, rows, max_new_tokens), stop_tokens(model, renderer)
     mine = processes.share(sorted(range(len(prompts)), key=lambda i: -len(prompts[i])))
     told = processes.telling(advance, len(prompts))
     answered: list[tuple[int, str]] = []
+    # Where memory runs out, batches are halved from then on.
+    most = len(prompts)
     with untouched(model), greedy(model, max_new_tokens, stops):
         for batch in batches([prompts[i] for i in mine], max_new_tokens, model.device.type):
-            found = _answers(model, [prompts[mine[n]] for n in batch], stops)
-            answered += [(mine[n], renderer.decode(ids)) for n, ids in zip(batch, found, strict=True)]
-            told(len(batch))
+            while batch:
+                part = batch[:most]
+                found = unless_out_of_memory(lambda: continued(model, [prompts[mine[n]] for n in part], stops))  # noqa: B023
+                if found is None:
+                    clear_device_cache()
+                    most = _halved(model, part, prompts[mine[part[0]]])
+                    continue
+                answered += [(mine[n], renderer.decode(ids)) for n, ids in zip(part, found, strict=True)]
+                told(len(part))
+                batch = batch[most:]
     everyones = dict(pair for part in processes.gather(answered) for pair in part)
     return [everyones[i] for i in range(len(prompts))]
 
 
-def _answers(model: Any, prompts: Sequence[Sequence[int]], stops: Sequence[int]) -> list[list[int]]:
-    """Return the ids written after each prompt; in halves where memory runs out.
-
-    Raises:
-        ScoreError: if one prompt alone does not fit the memory.
-    """
-    found = unless_out_of_memory(lambda: continued(model, prompts, stops))
-    if found is not None:
-        return found
-    clear_device_cache()
-    if len(prompts) == 1:
+def _halved(model: Any, batch: Sequence[int], prompt: Sequence[int]) -> int:
+    """Return half the size of a batch for which memory did not suffice; refuse a single prompt."""
+    if len(batch) == 1:
         raise ScoreError(
-            f"the answer to a prompt of {len(prompts[0])} tokens does not fit the memory of the device "
+            f"the answer to a prompt of {len(prompt)} tokens does not fit the memory of the device "
             f"{str(model.device)!r} next to the model ({model.dtype}). Lower max_length or evaluate.max_new_tokens, or "
             "take a smaller model or a smaller dtype."
         )
-    half = len(prompts) // 2
-    return _answers(model, prompts[:half], stops) + _answers(model, prompts[half:], stops)
+    return len(batch) // 2
 
 
 def stop_tokens(model: Any, renderer: Renderer) -> tuple[int, ...]:

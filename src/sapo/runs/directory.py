@@ -68,14 +68,7 @@ class RunDirectory:
 
     def check(self) -> None:
         """Refuse a directory that this run cannot use; writes nothing, so that a mistake leaves nothing behind."""
-        self.processes.once(self._free)
-
-    def _free(self) -> None:
-        self._check()
-        if (self.path / "config.yaml").exists():
-            # Before hours of gathering and loading: whoever works here has the lock.
-            with locked(self.path):
-                pass
+        self.processes.once(self._check)
 
     def _check(self) -> None:
         if self.path.exists() and not self.path.is_dir():
@@ -335,6 +328,17 @@ def locked(run_dir: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def demand_free(run_dir: Path) -> None:
+    """Refuse a directory in which another process works.
+
+    Raises:
+        RecordError: if one does.
+    """
+    if (run_dir / "config.yaml").exists():
+        with locked(run_dir):
+            pass
 
 
 def differences(stored: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:

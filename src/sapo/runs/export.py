@@ -23,7 +23,7 @@ from sapo.core.storage import undamaged, write_json, write_text
 from sapo.core.types import Example
 from sapo.models.fingerprint import state_fingerprint
 from sapo.models.fit import context_length
-from sapo.models.load import load_config, load_model
+from sapo.models.load import LoadedModel, load_config, load_model
 from sapo.models.render import Renderer
 from sapo.models.settings import EMBEDDED
 from sapo.runs.card import model_card
@@ -73,16 +73,14 @@ def export_merged(stage_dir: Path, out: Path) -> Merged:
     with undamaged(stage_dir / LINEAGE, TAKE_AGAIN):
         base, state, merged = str(lineage["base_model"]), str(lineage["state"]), bool(lineage.get("merged"))
         prompts, limit = list(stored_prompts(lineage).values()), int(lineage["max_length"])
-        quantization, dtype = lineage.get("quantization"), str(lineage.get("dtype") or _DTYPE)
+        quantization, dtype = lineage.get("quantization"), lineage.get("dtype")
         # The card is written last, after minutes of work: what it needs must be there now.
         model_card(lineage)
     if merged:
         raise ModelError(f"{stage_dir} is merged already: copy it, or use it unchanged")
     with _new_directory(out, stage_dir) as built:
         _refuse_quantised(base, quantization)
-        # One model at a time: they may be large.
-        confirmed = load_model(base, str(stage_dir), dtype, "cpu").confirmed
-        loaded = load_model(base, str(stage_dir), _DTYPE, "cpu")
+        loaded, confirmed = _load(base, stage_dir, dtype)
         renderer = Renderer(loaded.tokenizer, min(limit, context_length(loaded.model)))
         rows = [e.ids for prompt in prompts[-TASKS:] for e in renderer.encode(*prompt, PROBES)]
         expected = _logits(loaded.model, rows)
@@ -159,6 +157,21 @@ def _refuse_quantised(base: str, quantization: str | None) -> None:
                 "merged into it exactly. Use the stage directory itself with this base, or train on the model that "
                 "it was quantised from"
             )
+
+
+def _load(base: str, stage_dir: Path, dtype: str | None) -> tuple[LoadedModel, bool]:
+    """Return base and adapter in float32, and whether in the number format of their training they are those of the run.
+
+    Earlier versions did not record it.
+    """
+    loaded = load_model(base, str(stage_dir), _DTYPE, "cpu")
+    if loaded.confirmed:
+        return loaded, True
+    # One model at a time: they may be large.
+    del loaded
+    formats = ("bfloat16", "float16") if dtype is None else (dtype,)
+    confirmed = any(load_model(base, str(stage_dir), one, "cpu").confirmed for one in formats if one != _DTYPE)
+    return load_model(base, str(stage_dir), _DTYPE, "cpu"), confirmed
 
 
 def _logits(model: Any, rows: Sequence[Sequence[int]]) -> list[torch.Tensor]:

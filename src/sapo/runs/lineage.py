@@ -52,9 +52,8 @@ def lineage(
 
     ``state`` is the fingerprint of the resulting weights, ``template`` that of the rendering; ``limits`` are
     `max_length` and `max_new_tokens`, ``dtype`` and ``quantization`` those of the base as it was trained and tested.
-    ``earlier`` are the task entries of the stage
-    that the run itself started from, in any earlier format. ``whole``: the folder holds a model of its own
-    instead of an adapter; ``tokenizer``: it holds the tokenizer.
+    ``earlier`` are the task entries of the stage that the run itself started from, in any earlier format. ``whole``:
+    the folder holds a model of its own instead of an adapter; ``tokenizer``: it holds the tokenizer.
     """
     return {
         "format": FORMAT,

@@ -16,8 +16,6 @@ from functools import partial
 from pathlib import Path
 from typing import get_args
 
-import torch
-
 from sapo.candidates.opening import open_sources
 from sapo.core.errors import ConfigError
 from sapo.core.processes import Processes, join
@@ -29,7 +27,7 @@ from sapo.models.load import LoadedModel, best_device, load_model
 from sapo.models.render import Renderer
 from sapo.models.settings import ModelSettings
 from sapo.runs.config.schema import Config, SweepConfig
-from sapo.runs.directory import RunDirectory
+from sapo.runs.directory import RunDirectory, demand_free
 from sapo.runs.inputs import Gathering, Inputs, read_inputs
 from sapo.runs.lineage import earlier_tasks, library_versions, lineage
 from sapo.runs.model import RunModel
@@ -66,6 +64,8 @@ def prepared(config: Config, progress: Reporter = SILENT, shared: Path | None = 
             "config has a sweep, and this makes a single run: give it to the command `sapo run` or to "
             "sapo.experiments.sweep.run_sweep, or leave sweep out"
         )
+    # Before hours of gathering, and a second model in memory.
+    join(config.model.device).once(lambda: demand_free(config.run_dir))
     run = prepare(config, progress, shared)
     updates = {stage: work.units for stage, work in run.engine.plan.trainings.items()}
     directory = run.engine.directory
@@ -265,7 +265,7 @@ def _load_start(model: ModelSettings, method: SeqLora, processes: Processes) -> 
     device = None if model.device_map else processes.device(model.device or best_device())
     if device is not None and processes.count == 1:
         # Before hours of scoring.
-        demand_first_gpu(torch.device(device))
+        demand_first_gpu(device)
     # Methods that train the weights themselves need all digits of them.
     dtype = model.dtype or ("float32" if method.whole else None)
     loaded = load_model(

@@ -135,7 +135,7 @@ def inspect_task(task: Task, renderer: Renderer, selection_rows: Sequence[int] =
     The task has the rows that a run uses: one that is only tested comes without training rows. ``selection_rows`` are
     indices among them, and ``dropped`` is how many of them `drop_overlap` has left out.
     """
-    return replace(inspect_rows(task, selection_rows, dropped), lengths=_lengths(task, renderer))
+    return replace(inspect_rows(task, selection_rows, dropped), lengths=lengths_of(task, renderer))
 
 
 def inspect_rows(task: Task, selection_rows: Sequence[int] = (), dropped: int = 0) -> Inspection:
@@ -172,7 +172,8 @@ def drop_overlap(task: Task) -> tuple[Task, int]:
     return replace(task, train=kept), len(task.train) - len(kept)
 
 
-def _lengths(task: Task, renderer: Renderer) -> Lengths:
+def lengths_of(task: Task, renderer: Renderer) -> Lengths:
+    """Return how long the rows of a task are with its instruction, in tokens."""
     total = longest = cut = 0
     for encoded in _encoded(task, renderer, "train", task.train):
         total += len(encoded.ids)
@@ -187,7 +188,7 @@ def _encoded(task: Task, renderer: Renderer, split: Split, rows: Sequence[Exampl
         try:
             yield from renderer.encode(task.instruction, task.suffix, rows[start : start + _CHUNK])
         except RenderError as error:
-            raise RenderError(f"task {task.name!r}, {split} rows, original instruction: {error}") from error
+            raise RenderError(f"task {task.name!r}, {split} rows, with its instruction: {error}") from error
 
 
 def _repeats(rows: Sequence[Example], keys: Sequence[str]) -> tuple[int, int]:
@@ -224,5 +225,5 @@ def _reasons(unused: Sequence[Unused]) -> tuple[Reason, ...]:
 def asked_key(row: Example) -> str:
     """Return a hash that is equal for equal history and input, apart from case and white space."""
     # A row of a layout of its own holds its answer beside what it asks.
-    asked = json.dumps(json.loads(row.input)[0]) if TAKEN_OUT in row.input else row.input
+    asked = json.dumps(json.loads(row.input)[0], ensure_ascii=False) if TAKEN_OUT in row.input else row.input
     return fingerprint([folded(text) for text in (*chain.from_iterable(row.history), asked)])

@@ -8,6 +8,7 @@ instruction counts as the answer. What a row says, and whether it can be used, i
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from math import isnan
 from types import MappingProxyType
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy as np
 from sapo.core.errors import DataError
 from sapo.core.types import Task
 from sapo.models.layout import TAKEN_OUT, Side
-from sapo.tasks.columns import ANSWERS, Columns, holds
+from sapo.tasks.columns import ANSWERS, INPUTS, Columns, holds
 from sapo.tasks.files import quoted
 from sapo.tasks.rows import ROLE_NAMES, text_of
 
@@ -157,7 +158,9 @@ def exchange(data: Any, old: str, new: str) -> Any:
         # A row without an answer is left out where it is read, and stays here.
         where = _asking(row) or _asking({"output": None, "completion": None, **row})
         # So is one in which nobody asks anything.
-        if not holds(row[where]) if where else any(name in row and not holds(row[name]) for name in _COLUMNS):
+        if any(name in row for name in (INSTRUCTION, *_TURNS)) and not any(
+            name.lower() in (INSTRUCTION, *_TURNS, *INPUTS) and _asks(value) for name, value in row.items()
+        ):
             return dict(row)
         if where is None:
             raise DataError(f"no known layout: {quoted(row)}. Known: {_KNOWN}. {_WORD}")
@@ -183,6 +186,10 @@ def exchange(data: Any, old: str, new: str) -> Any:
     if isinstance(data, (list, tuple)):
         return [changed(row) for row in data]
     raise DataError(f"rows in a {type(data).__name__}: allowed are a Dataset, a DataFrame or a list of rows. {_WORD}")
+
+
+def _asks(value: Any) -> bool:
+    return holds(value) and not (isinstance(value, float) and isnan(value))
 
 
 def _asking(row: Mapping[str, Any]) -> str | None:

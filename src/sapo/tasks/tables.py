@@ -78,11 +78,11 @@ def with_class_names(raw: Raw, features: Mapping[str, Any]) -> Raw:
             return row
         return {key: _class_name(cell, kinds[key]) if key in numbered else cell for key, cell in row.items()}
 
+    if not kinds:
+        return raw
     every = [row for rows in raw.splits.values() for row in rows if not isinstance(row, Broken)]
     # As a whole: the number of one class may be the name of another.
     numbered = {column for column, names in kinds.items() if not all(_is_named(r.get(column), names) for r in every)}
-    if not numbered:
-        return raw
     splits = {split: [named(row) for row in rows] for split, rows in raw.splits.items()}
     # An answer of a list of classes may be several names: those are not labels.
     single = {column: names for column, names in kinds.items() if "names" in features[column]}

@@ -111,7 +111,7 @@ def finetune(
             first GPU that this process sees.
     """
     if processes.count == 1:
-        demand_first_gpu(model.device)
+        demand_first_gpu(str(model.device))
     micro = min(settings.micro_batch_size, ceil(settings.batch_size / processes.count), len(encoded))
     together = micro * processes.count
     round_size = 1 if processes.count == 1 else together
@@ -161,12 +161,13 @@ def finetune(
     return TrainingLog(int(trainer.state.global_step), losses, objectives, norms, rates)
 
 
-def demand_first_gpu(device: torch.device) -> None:
+def demand_first_gpu(device: str) -> None:
     """Refuse a GPU to which Trainer, in one process, would not keep."""
-    if device.type == "cuda" and device.index:
+    kind, _, index = device.partition(":")
+    if kind == "cuda" and index not in ("", "0"):
         raise TrainError(
-            f"device {device}: one process trains on the first GPU that it sees. Set CUDA_VISIBLE_DEVICES="
-            f"{device.index} in the environment, and the device to cuda"
+            f"device {device}: one process trains on the first GPU that it sees. Set CUDA_VISIBLE_DEVICES={index} in "
+            "the environment, and the device to cuda"
         )
 
 
@@ -198,7 +199,8 @@ def _arguments(
         dataloader_pin_memory=kind == "cuda",
         seed=seed,
         use_cpu=kind == "cpu",
-        ddp_find_unused_parameters=False,
+        # A model with parts for images has weights that no text reaches.
+        ddp_find_unused_parameters=model.config.get_text_config() is not model.config,
         bf16=kind == "cuda" and model.dtype == torch.bfloat16,
         fp16=kind == "cuda" and model.dtype == torch.float16,
     )

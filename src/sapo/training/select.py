@@ -119,6 +119,7 @@ def select(
         DataError: if the data cannot be used or have no rows, or a setting is not allowed.
         ModelError: if the model is not a loaded model.
         ScoreError: if a loss is not finite, or a row does not fit the memory.
+        TrainError: if a trial diverges, or its model is on another than the first GPU.
         RenderError: if a prompt does not fit; a renderer that is given is tried with the four longest rows first.
     """
     _demand_loaded(model, tokenizer)
@@ -159,12 +160,14 @@ def select(
     rows = selection_rows(task, settings.examples, sample, seed)
     if rule == "trial":
         # Takes seconds, with transformers' Trainer.
+        from sapo.training.finetune import demand_first_gpu
         from sapo.training.trial import demand_trainable, other_rows, try_leading
 
         # What cannot be tried is refused before anything is scored.
         if launched().count > 1:
             raise DataError("rule trial: several processes would share out its updates: choose in one, before them")
         demand_trainable(model)
+        demand_first_gpu(str(model.device))
         most = context_length(model)
         others = other_rows(watched, tries, seed, Renderer(tokenizer, most), most)
     reporter.plan(len(rows) * len(kept))

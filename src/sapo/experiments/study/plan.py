@@ -13,7 +13,7 @@ from sapo.runs.config.study import StudyConfig
 from sapo.training.settings import Optimiser
 
 # Bytes of a transition's name, which becomes that of a folder.
-_LONGEST = 200
+_LONGEST = 255
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,8 +73,6 @@ class StudyConfig(Settings):
             found.append("not used: sgd is for arm sgd")
         if self.candidates.local != LocalSettings() and "local" not in self.candidates.asked:
             found.append("not used: candidates.local is for source local")
-        if "max_new_tokens" in self.model_fields_set and not self.scores:
-            found.append("not used: max_new_tokens is for scores")
         return tuple(found)
 
     def plain(self) -> dict[str, Any]:

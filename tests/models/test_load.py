@@ -294,6 +294,8 @@ def test_an_adapter_directory_that_is_missing_or_incomplete_is_an_error_before_t
     adapted(tiny_model()).save_pretrained(tmp_path)
     (tmp_path / "adapter_model.safetensors").unlink()
     assert "it has no adapter_model.safetensors." in refused("no such model", tmp_path)
+    with pytest.raises(ModelError, match="holds an adapter, not a model"):
+        load_model(str(tmp_path), device="cpu")
 
 
 @pytest.mark.parametrize(

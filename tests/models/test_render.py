@@ -225,6 +225,13 @@ def counted(r: Renderer, patch: pytest.MonkeyPatch) -> list[int]:
     return read
 
 
+def test_a_huge_input_is_not_tokenised_over_and_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    r, huge = renderer(300), "x" * 200_000
+    read = counted(r, monkeypatch)
+    assert len(r.prompts("Do it.", "", [Example(huge, "")], 8)[0]) == 300 - 8
+    assert sum(read) < 2 * len(huge)
+
+
 def test_a_long_conversation_takes_little_longer_than_what_is_left_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     r = renderer()
     read = counted(r, monkeypatch)

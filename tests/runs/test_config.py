@@ -26,6 +26,9 @@ def refused(**changes: Any) -> str:
     return str(caught.value)
 
 
+SERVER = {"model": "some-model"}
+
+
 def loaded(folder: Path, text: str, *overrides: str) -> Config:
     path = folder / "mine.yaml"
     path.write_text(text, encoding="utf-8")
@@ -68,6 +71,9 @@ def test_defaults_are_the_published_settings() -> None:
         {"evaluate": {"prompts": ["none", "own", "Say it.", {"wordings": 3}], "general": True}},
         {"evaluate": {"prompts": ["original", "wordings"]}, "policy": "pure"},
         {"policy": "fixed", "fixed": {"a": "Say a."}, "sequence": ["a", "b"]},
+        {"candidates": {"sources": ["rules"], "openai": {"model": "m"}, "judge": True}},
+        {"candidates": {"sources": ["file", "demonstrations"], "file": "c.json", "check": False, "longest": 99}},
+        {"selection": {"rule": "trial", "trial": {"updates": 3}}},
     ],
     ids=str,
 )
@@ -195,6 +201,45 @@ def test_every_mistake_is_named_in_one_message() -> None:
         ({"sweep": {"policy": ["spo"]}}, ["sweep.policy.0 = 'spo': allowed: original, sapo,", "Did you mean 'sapo'?"]),
         ({"o-lora": {"weight": 1}}, ["o-lora: unknown key.", "o_lora"]),
         ({"method": "o_lora"}, ["method = 'o_lora': allowed: seq-lora,", "Did you mean 'o-lora'?"]),
+        ({"candidates": {"sources": []}}, ["candidates: sources is empty"]),
+        (
+            {"candidates": {"sources": ["builtin", "rule"]}},
+            ["sources.1 = 'rule': allowed: file, builtin, rules, demonstrations, local, openai.", "mean 'rules'?"],
+        ),
+        ({"candidates": {"sources": "rules"}}, ["candidates.sources = 'rules'"]),
+        ({"candidates": {"sources": ["rules", "builtin", "rules"]}}, ["candidates: sources names rules twice"]),
+        ({"candidates": {"sources": ["file"]}}, ["sources has file, but no file is given (candidates.file)"]),
+        (
+            {"candidates": {"sources": ["builtin", "rules"], "file": "c.json"}},
+            ["file c.json is given, but sources (builtin, rules) lacks file"],
+        ),
+        (
+            {"candidates": {"sources": ["openai"]}},
+            ["sources has openai, but no server's model is named (candidates.openai.model)"],
+        ),
+        ({"candidates": {"openai": SERVER}}, ["openai is given, but sources (builtin, rules) lacks openai"]),
+        ({"candidates": {"sources": ["openai"], "openai": {}}}, ["candidates.openai.model: missing"]),
+        ({"candidates": {"openai": {**SERVER, "api_key": "k"}}}, ["candidates.openai.api_key: unknown key"]),
+        ({"candidates": {"openai": {**SERVER, "base_url": "localhost:80"}}}, ["candidates.openai.base_url"]),
+        ({"candidates": {"search": {"rounds": 3}}}, ["candidates.search: unknown key"]),
+        ({"candidates": {"check": False}}, ["check is false, which is for the texts of a file, but no file is given"]),
+        ({"candidates": {"judge": True}}, ["judge is true, but no server's model is named (candidates.openai.model)"]),
+        (
+            {"candidates": {"judge": True, "openai": SERVER, "sources": ["builtin", "demonstrations"]}},
+            ["judge is true, but texts of builtin, demonstrations are not judged"],
+        ),
+        (
+            {"candidates": {"judge": True, "openai": SERVER, "file": "c.json", "check": False}},
+            ["texts of file are not judged"],
+        ),
+        (
+            {"train": {"batch_size": 10, "micro_batch_size": 4}},
+            ["train: batch_size 10 is not a multiple of micro_batch_size 4"],
+        ),
+        (
+            {"guard": {"every": 4}, "train": {"checkpoint_every": 6}},
+            ["train.checkpoint_every 6 is not a multiple of guard.every 4"],
+        ),
     ],
 )
 def test_a_message_names_key_and_value_the_nearest_name_and_what_is_allowed(
@@ -206,8 +251,8 @@ def test_a_message_names_key_and_value_the_nearest_name_and_what_is_allowed(
 
 
 def test_another_number_is_no_misspelling() -> None:
-    for key, value, allowed in (("quantization", "3bit", "4bit, 8bit."), ("dtype", "float8", "float16.")):
-        assert refused(model={key: value}).endswith(allowed)
+    for key, value in (("quantization", "3bit"), ("dtype", "float8")):
+        assert "Did you mean" not in refused(model={key: value})
 
 
 # What the types alone would let through.
@@ -219,25 +264,14 @@ IMPOSSIBLE: dict[str, tuple[Any, ...]] = {
     "lora.target_modules": ([], "", ["q_proj", 3]),
     "evaluate.max_new_tokens": (0, 1664),
     "evaluate.prompts": (
-        [],
-        3,
-        None,
-        "",
-        " ",
-        "wordings",
-        ["wordings", "own"],
-        ["own", "own"],
-        ["own", {"wordings": 0}],
-        ["own", {"wordings": 101}],
-        ["own", {"wordings": True}],
-        ["own", {"rows": 3}],
-        ["own", "wordings", {"wordings": 3}],
-        ["own", ["original"]],
+        [], 3, None, "", " ", "wordings", ["wordings", "own"], ["own", "own"], ["own", {"wordings": 0}],
+        ["own", {"wordings": 101}], ["own", {"wordings": True}], ["own", {"rows": 3}],
+        ["own", "wordings", {"wordings": 3}], ["own", ["original"]],
     ),
     "fixed": (3, "", " ", {}, {"a": ""}, {"a": 3}, ["a"]),
     "sweep.seed": ([], 3, [-1], [2**31], True),
     "sweep.sequence": ([], [[]], [3], ["demo", ""]),
-}
+}  # fmt: skip
 
 
 def changed(key: str, value: Any) -> dict[str, Any]:
@@ -252,15 +286,12 @@ def test_an_impossible_value_is_refused_with_its_key(key: str) -> None:
         assert key.rpartition(".")[2] in message and len(message.splitlines()) == 2, message
 
 
-def test_batches_must_consist_of_whole_micro_batches() -> None:
-    message = refused(train={"batch_size": 10, "micro_batch_size": 4})
-    assert "train: batch_size 10 is not a multiple of micro_batch_size 4" in message
+def test_numbers_that_go_together_are_accepted() -> None:
     assert made(train={"batch_size": 12, "micro_batch_size": 4}).train.batch_size == 12
     # A batch smaller than the default micro-batch is one micro-batch.
     assert made(train={"batch_size": 3}).train.batch_size == 3
-
-
-SERVER = {"model": "some-model"}
+    assert made(guard={"every": 4}, train={"checkpoint_every": 8}).guard is not None
+    assert made(train={"checkpoint_every": 6}).guard is None
 
 
 @pytest.mark.parametrize(
@@ -279,58 +310,6 @@ def test_sources_are_asked_in_the_order_given(candidates: dict[str, Any], asked:
     assert make_config(config.plain()) == config
 
 
-@pytest.mark.parametrize(
-    ("candidates", "parts"),
-    [
-        ({"sources": []}, ["candidates: sources is empty"]),
-        (
-            {"sources": ["builtin", "rule"]},
-            [
-                "sources.1 = 'rule': allowed: file, builtin, rules, demonstrations, local, openai.",
-                "Did you mean 'rules'?",
-            ],
-        ),
-        ({"sources": "rules"}, ["candidates.sources = 'rules'"]),
-        ({"sources": ["rules", "builtin", "rules"]}, ["candidates: sources names rules twice"]),
-        ({"sources": ["file"]}, ["sources has file, but no file is given (candidates.file)"]),
-        (
-            {"sources": ["builtin", "rules"], "file": "c.json"},
-            ["file c.json is given, but sources (builtin, rules) lacks file"],
-        ),
-        ({"sources": ["openai"]}, ["sources has openai, but no server's model is named (candidates.openai.model)"]),
-        ({"openai": SERVER}, ["openai is given, but sources (builtin, rules) lacks openai"]),
-        ({"sources": ["openai"], "openai": {}}, ["candidates.openai.model: missing"]),
-        ({"sources": ["openai"], "openai": {**SERVER, "api_key": "k"}}, ["candidates.openai.api_key: unknown key"]),
-        ({"sources": ["openai"], "openai": {**SERVER, "base_url": "localhost:80"}}, ["candidates.openai.base_url"]),
-        ({"search": {"rounds": 3}}, ["candidates.search: unknown key"]),
-        ({"check": False}, ["check is false, which is for the texts of a file, but no file is given"]),
-        ({"judge": True}, ["judge is true, but no server's model is named (candidates.openai.model)"]),
-        (
-            {"judge": True, "openai": SERVER, "sources": ["builtin", "demonstrations"]},
-            ["judge is true, but texts of builtin, demonstrations are not judged"],
-        ),
-        ({"judge": True, "openai": SERVER, "file": "c.json", "check": False}, ["texts of file are not judged"]),
-    ],
-)
-def test_sources_that_cannot_be_asked_are_refused(candidates: dict[str, Any], parts: list[str]) -> None:
-    message = refused(candidates=candidates)
-    assert len(message.splitlines()) == 2
-    assert all(part in message for part in parts), message
-
-
-def test_a_server_may_judge_without_being_a_source_and_is_recorded_only_where_it_does() -> None:
-    config = made(candidates={"sources": ["rules"], "openai": SERVER, "judge": True})
-    assert config.plain()["candidates"]["judge"] is True and make_config(config.plain()) == config
-    assert "judge" not in made().plain()["candidates"]
-
-
-def test_settings_of_candidates_that_decide_nothing_are_not_part_of_a_run() -> None:
-    assert not {"check", "longest"} & set(made().plain()["candidates"])
-    config = made(candidates={"sources": ["file", "demonstrations"], "file": "c.json", "check": False, "longest": 99})
-    assert config.plain()["candidates"]["longest"] == 99 and config.plain()["candidates"]["check"] is False
-    assert make_config(config.plain()) == config
-
-
 def test_a_configuration_of_the_other_command_is_named_as_such(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"has the key transitions: it is one for `sapo study`$"):
         make_config({"transitions": [["a", "b"]], "run_dir": "out"})
@@ -345,13 +324,6 @@ def test_missing_keys_are_named() -> None:
     assert str(caught.value).splitlines()[1:] == ["  sequence: missing", "  run_dir: missing"]
     with pytest.raises(ConfigError, match="configuration = None: must be a mapping with some of these keys: model"):
         make_config(None)  # type: ignore[arg-type]
-
-
-def test_a_checkpoint_must_be_a_state_that_the_guard_has_looked_at() -> None:
-    message = refused(guard={"every": 4}, train={"checkpoint_every": 6})
-    assert "train.checkpoint_every 6 is not a multiple of guard.every 4" in message
-    assert made(guard={"every": 4}, train={"checkpoint_every": 8}).guard is not None
-    assert made(train={"checkpoint_every": 6}).guard is None
 
 
 @pytest.mark.parametrize("text", ["5e-5", "'5e-5'", "0.00005", "5.0e-05"])

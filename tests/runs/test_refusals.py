@@ -203,36 +203,7 @@ def test_a_row_that_does_not_fit_is_named() -> None:
         Renderer(tiny_tokenizer(), 200).encode("Do.", "", rows)
 
 
-def test_a_huge_input_is_not_tokenised_over_and_over() -> None:
-    seen: list[int] = []
-
-    class Counting(Renderer):
-        def token_ids(self, texts: Sequence[str]) -> list[list[int]]:
-            seen.extend(map(len, texts))
-            return super().token_ids(texts)
-
-    huge = "x" * 200_000
-    renderer = Counting(tiny_tokenizer(), 300)
-    seen.clear()
-    assert len(renderer.prompts("Do it.", "", [Example(huge, "")], 8)[0]) == 300 - 8
-    assert sum(seen) < 2 * len(huge)
-
-
 # Models and stages.
-
-
-def test_a_directory_that_is_not_an_adapter_is_never_looked_up_on_a_hub(
-    model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def online(*args: Any, **kwargs: Any) -> Any:
-        raise AssertionError("peft was asked")
-
-    monkeypatch.setattr("peft.PeftModel.from_pretrained", online)
-    with pytest.raises(ModelError, match=r"no adapter_config\.json and no adapter_model\.safetensors"):
-        load_model(str(model_dir), str(tmp_path), device="cpu")
-    (tmp_path / "adapter_config.json").write_text("{}")
-    with pytest.raises(ModelError, match="holds an adapter, not a model"):
-        load_model(str(tmp_path), device="cpu")
 
 
 def test_an_adapter_on_another_base_than_its_own_is_not_confirmed(configured: Configured, tmp_path: Path) -> None:

@@ -131,9 +131,3 @@ def test_a_dry_run_and_the_report_tell_of_trials(small_model: Path, bench: Path,
     page = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert page.count("Loss on each task after a trial of 2 updates") == 2
     assert page.count("after the trial") >= 2 and "Policy sapo: the original, unless after a few updates" in page
-
-
-def test_only_a_run_by_trial_records_its_settings(small_model: Path, bench: Path, tmp_path: Path) -> None:
-    trial = trial_config(small_model, bench, tmp_path).plain()["selection"]
-    assert trial["trial"] == {"updates": 2, "leading": 3, "rows": 4, "budget": None}
-    assert "trial" not in configure(small_model, bench, tmp_path).plain()["selection"]

@@ -124,7 +124,9 @@ def test_select_takes_the_sources_it_is_told_to_and_scores_no_row_that_they_show
     # Nothing is paraphrased: all texts are there.
     assert f"{TASK}: gathering candidates" in outcome.err and "paraphrasing" not in outcome.err
     assert f"{TASK}: not scored, as candidates show them as examples: {len(shown)} rows" in outcome.err
-    assert set(json.loads(own.read_text())["rows"]) == set(range(400)) - shown
+    selected = json.loads(own.read_text())
+    assert set(selected["rows"]) == set(range(400)) - shown
+    assert [(c["text"], c["origin"]) for c in selected["candidates"][1:]] == [(text, "file") for text in texts]
     own.unlink()
     command(*select, "--examples", 2, "--source", "rules")
     assert {c["origin"] for c in json.loads(own.read_text())["candidates"]} == {"original", "rules"}

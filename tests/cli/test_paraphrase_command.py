@@ -116,18 +116,6 @@ def test_markup_and_broken_characters_are_shown_as_they_are_and_written_whole(co
     assert not {"\x1b", "\u202e", "\ud83d"} & set(outcome.out)
 
 
-def test_the_written_file_can_be_given_to_select(command: Command, model_dir: Path) -> None:
-    assert command("paraphrase", "--task", TASK, "--count", 4, "--out", "found.jsonl").code == 0
-    outcome = command(
-        "select", "--task", TASK, "--candidates", "found.jsonl", "--model", model_dir, "--examples", 2,
-        "--json", "chosen.json",
-    )  # fmt: skip
-    assert outcome.code == 0
-    candidates = json.loads(Path("chosen.json").read_text())["candidates"]
-    assert [c["text"] for c in candidates[1:]] == [row["text"] for row in lines("found.jsonl")]
-    assert {c["origin"] for c in candidates[1:]} == {"file"}
-
-
 def test_a_server_is_asked_no_more_often_than_was_said_first(command: Command) -> None:
     def ask(server: FaultyServer, *arguments: object) -> Outcome:
         return command(

@@ -11,11 +11,10 @@ from typing import Any
 import pytest
 from small_runs import Told
 
-from sapo.core.errors import ConfigError, DataError, ProcessError, RecordError, SapoError
+from sapo.core.errors import ConfigError, DataError, ProcessError, SapoError
 from sapo.core.progress import SILENT, Reporter
 from sapo.experiments.where import Job, Where, here, in_processes, on_ray, visible_gpus
 from sapo.runs.config.schema import ResourcesConfig
-from sapo.runs.directory import locked
 
 
 @pytest.fixture(autouse=True)
@@ -136,12 +135,3 @@ def test_gpus_are_shared_out_only_where_the_configuration_leaves_the_device_open
     assert visible_gpus("cpu") == visible_gpus("cuda:1") == ()
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,GPU-7f")
     assert visible_gpus(None) == ("5", "GPU-7f")
-
-
-def test_one_process_at_a_time_holds_a_directory(tmp_path: Path) -> None:
-    one = tmp_path / "new" / "one"
-    with locked(one), pytest.raises(RecordError, match="in use by another process: wait for it"), locked(one):
-        pass
-    (tmp_path / "file").touch()
-    with pytest.raises(RecordError, match=r"file cannot be used: "), locked(tmp_path / "file"):
-        pass

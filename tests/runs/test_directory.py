@@ -132,7 +132,7 @@ def test_another_process_is_refused_while_a_run_directory_is_open(tmp_path: Path
 
     with RunDirectory(tmp_path, {"seed": 1}):
         # Before its model is loaded, too.
-        assert "in use by another process" in other("check")
+        assert "in use by another process: wait for it" in other("check")
         assert files(tmp_path) == {".lock", "config.yaml"}
     assert other() == "opened\n"
 

@@ -65,7 +65,7 @@ def test_candidates_are_recorded_before_the_first_step_and_taken_from_there(conf
     write(own, {TASK: [OWN[0], "It names none of them.", *OWN[1:]], "date-format": ["The date,\x07 please."]})
     config = configured(**SMALL, sequence=[TASK, "date-format"], candidates={"file": str(own), "count": 2})
     with pytest.raises(KeyboardInterrupt):
-        run(config, Told("stage 0"))
+        run(config, told := Told("stage 0"))
     assert not (config.run_dir / "cells").exists() and not (config.run_dir / "selections").exists()
     found = recorded(config)
     assert found["task"] == TASK
@@ -78,9 +78,12 @@ def test_candidates_are_recorded_before_the_first_step_and_taken_from_there(conf
     assert [c["origin"] for c in second["candidates"]] == ["original"]
     (note,) = second["notes"]
     assert note == "date-format: no valid paraphrase, so there is only the original instruction (1 rejected)"
+    assert note in told.notes
     # What a file held that is gone is recorded; what comes back is whole.
     own.unlink()
-    losses = run(config).instructions[TASK].losses
+    results = run(config)
+    assert results.instructions["date-format"].origin == "original"
+    losses = results.instructions[TASK].losses
     assert losses is not None and list(losses) == [c["text"] for c in found["candidates"]]
     again = read_inputs(config)[1].gathered[TASK]
     assert {"task": TASK, **again.to_json()} == recorded(config) == found
@@ -169,16 +172,3 @@ def test_rows_that_demonstrations_show_are_left_out_of_the_run_and_their_cost_is
     usual, most = sum(rows) / len(rows), max(map(len, texts)) - len(task.instruction)
     cost = f"{TASK}: candidates of source demonstrations take up to {usual + most:.0f} tokens a row, the original "
     assert said in ready.notes and any(note.startswith(f"{cost}{usual:.0f}: ") for note in ready.notes)
-
-
-@pytest.mark.parametrize("policy", ["sapo", "random"])
-def test_a_run_without_a_valid_paraphrase_takes_the_original_and_says_so(
-    policy: str, configured: Configured, own: Path
-) -> None:
-    write(own, ["Is it positive\x07 or negative?", "What does the review say?"])
-    config, told = configured(**{**SMALL, "policy": policy}, candidates={"file": str(own)}), Told()
-    found = run(config, told).instructions[TASK]
-    assert (found.text, found.origin) == (builtin_task(TASK).instruction, "original")
-    (note,) = [note for note in told.notes if "no valid paraphrase" in note]
-    assert note == f"{TASK}: no valid paraphrase, so there is only the original instruction (2 rejected)"
-    assert len(recorded(config)["rejected"]) == 2

@@ -181,17 +181,6 @@ def test_every_pair_of_columns_is_recognised_in_json_and_jsonl(source: str, targ
     assert read_rows(lines) == expected
 
 
-def test_a_file_is_a_task_with_training_rows_only(tmp_path: Path) -> None:
-    path = dump(tmp_path / "mine.json", rows("a", "b"))
-    task = load_task(str(path), instruction="Do {it}.")
-    assert (task.name, task.instruction, task.suffix, task.labels) == ("mine", "Do {it}.", "", ())
-    assert task.train == (Example("a", "a!"), Example("b", "b!")) and task.dev == task.test == ()
-    assert load_task(str(path), instruction="Do.", suffix="So.").suffix == "So."
-    for instruction, message in ((None, "has no instruction of its own"), ("", "given is empty"), ("  ", "is empty")):
-        with pytest.raises(DataError, match=rf"mine\.json.*{message}"):
-            load_task(str(path), instruction=instruction)
-
-
 def test_text_is_read_without_its_mark_and_with_one_kind_of_line_end(tmp_path: Path) -> None:
     (tmp_path / "t").write_bytes(b"\xef\xbb\xbfa\r\nb\rc\n\r\n")
     assert read_text(tmp_path / "t") == "a\nb\nc\n\n"

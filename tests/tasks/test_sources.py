@@ -232,6 +232,7 @@ def test_given_labels_and_metric_are_kept_and_answers_outside_are_named(tmp_path
         ({"instruction": "\ud800"}, "the instruction holds half a character"),
         ({"suffix": "\ud800"}, "the suffix holds half a character"),
         ({"instruction": " "}, "the instruction given is empty"),
+        ({"instruction": ""}, "given is empty"),
     ],
 )
 def test_settings_that_cannot_be_used_are_refused(changes: dict[str, Any], message: str, tmp_path: Path) -> None:

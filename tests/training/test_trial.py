@@ -287,23 +287,27 @@ def test_what_cannot_be_tried_is_refused() -> None:
         sapo.select(tiny_model(), tiny_tokenizer(), TASK, TEXTS, watch=[OTHER])
     with pytest.raises(DataError, match="rule = 'tria'"):
         sapo.select(tiny_model(), tiny_tokenizer(), TASK, TEXTS, rule="tria", trial=TRIAL)  # type: ignore[arg-type]
-    with pytest.raises(DataError, match=r"trial.updates = 0"):
-        choose(trainable_model(), trial={"updates": 0})
-    with pytest.raises(
-        DataError, match=r"train.learning_rat: unknown key. Did you mean 'learning_rate'\? Allowed here: .*epochs"
-    ):
-        choose(trainable_model(), train={"learning_rat": 0.1})
-    with pytest.raises(DataError, match=r"^train: .*micro_batch_size"):
-        choose(trainable_model(), train={"batch_size": 3, "micro_batch_size": 2})
-    with pytest.raises(DataError, match=r"train.rows: a trial does not read it"):
-        choose(trainable_model(), train={"rows": 4})
-    with pytest.raises(DataError, match=r"trial = 3: allowed is a mapping with some of updates, leading"):
-        choose(trainable_model(), trial=3)
-    with pytest.raises(DataError, match="allowed is a list of tasks"):
-        choose(trainable_model(), watch=OTHER)
-    for twice in ([TASK], [OTHER, OTHER]):
-        with pytest.raises(DataError, match="the same rows would count twice"):
-            choose(trainable_model(), watch=twice)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"trial": {"updates": 0}}, r"trial.updates = 0"),
+        (
+            {"train": {"learning_rat": 0.1}},
+            r"train.learning_rat: unknown key. Did you mean 'learning_rate'\? Allowed here: .*epochs",
+        ),
+        ({"train": {"batch_size": 3, "micro_batch_size": 2}}, r"^train: .*micro_batch_size"),
+        ({"train": {"rows": 4}}, r"train.rows: a trial does not read it"),
+        ({"trial": 3}, r"trial = 3: allowed is a mapping with some of updates, leading"),
+        ({"watch": OTHER}, "allowed is a list of tasks"),
+        ({"watch": [TASK]}, "the same rows would count twice"),
+        ({"watch": [OTHER, OTHER]}, "the same rows would count twice"),
+    ],
+)
+def test_settings_of_a_trial_that_cannot_be_used_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        choose(trainable_model(), **changes)
 
 
 def test_several_processes_would_share_out_its_updates(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,5 @@
 """Processes of one job, each looked at from within one process: shares, progress, what one decides for all."""
 
-import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -10,8 +9,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_runs import command
 
-from sapo.cli import main
 from sapo.core.errors import ConfigError, DataError, SapoError
 from sapo.core.processes import ALONE, Processes, is_lost, join, launched, leave
 
@@ -100,13 +99,10 @@ def test_a_launcher_that_shares_out_the_weights_is_refused(
 def test_commands_that_several_processes_would_only_repeat_are_refused(
     arguments: tuple[str, ...],
     launch: Callable[..., None],
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     launch(RANK="0", WORLD_SIZE="2")
-    monkeypatch.setattr(sys, "argv", ["sapo", *arguments])
-    with pytest.raises(SystemExit, match="2"):
-        main()
+    assert command(*arguments) == 2
     assert f"sapo {arguments[0]} works in one process: start it without torchrun" in capsys.readouterr().err
 
 

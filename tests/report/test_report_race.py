@@ -1,6 +1,7 @@
 """What people are shown of a race: after a selection, in a dry run, and on a stage's model card."""
 
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ TEXTS = ("Reply yes if it is long and no if it is short.", "Many words? yes. Few
 ROWS = 40
 
 
+@cache
 def raced(budget: float | None = None) -> Selection:
     """A race of the original and four others, of whom some are dropped before all rows were seen."""
     train = tuple(Example(f"row {i} has {'words ' * (i % 7)}", ("yes", "no")[i % 2]) for i in range(ROWS))

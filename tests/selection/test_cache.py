@@ -2,7 +2,6 @@
 
 import json
 import os
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from small_runs import command
 
 import sapo.selection.cache
-from sapo.cli import main
 from sapo.core.processes import Processes
 from sapo.core.types import Encoded
 from sapo.runs.config.schema import Config
@@ -161,17 +160,12 @@ def test_runs_share_losses_before_any_training_unless_that_is_switched_off(
     assert cache_directory().exists() == cache
 
 
-def test_the_command_takes_and_keeps_losses_unless_told_not_to(
-    model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_command_takes_and_keeps_losses_unless_told_not_to(model_dir: Path, tmp_path: Path) -> None:
     cached, losses, given, out = [], [], tmp_path / "given.json", tmp_path / "out.json"
     given.write_text(json.dumps({"odd-one-out": ["Which word is the odd one out?"]}))
     for options in (["--no-cache"], [], ["--cache"], ["--no-cache"]):
-        arguments = ["--task", "odd-one-out", "--model", str(model_dir), "--examples", "2", "--json", str(out)]
-        monkeypatch.setattr(sys, "argv", ["sapo", "select", *arguments, "--candidates", str(given), *options])
-        with pytest.raises(SystemExit) as done:
-            main()
-        assert not done.value.code
+        about = ("--task", "odd-one-out", "--model", model_dir, "--examples", 2, "--candidates", given)
+        assert command("select", *about, "--json", out, *options) == 0
         found = json.loads(out.read_text())
         out.unlink()
         cached.append((found["cached"], len(list(cache_directory().glob("*.json")))))

@@ -58,7 +58,6 @@ SECTIONS = {
     "rate": "exact scoring, tokenisation not included, against matrix products measured in between",
     "race": "a selection by racing against the naive route, extrapolated",
     "memory": "peak of each route in a process of its own, model and libraries before it, in MiB",
-    "growth": "exact scoring by candidates and rows (short task), tokenisation not included",
     "processes": "exact scoring by processes of one thread each (short task, twice the rows)",
 }
 TASKS = {
@@ -331,20 +330,6 @@ def race(bench: Bench, whole: Work, sample: Work, *, exhaustive: bool) -> list[R
     return records
 
 
-def growth(bench: Bench, work: Work, candidates: Sequence[int], sizes: Sequence[int]) -> list[Record]:
-    """Time exact scoring of so many candidates on so many rows."""
-    encoded, scorer = work.encoded(bench.renderer), Scorer(bench.model)
-    parts = {(c, n): [rows[:n] for rows in encoded[:c]] for c in candidates for n in sizes}
-    found = in_turn(bench.rounds, {f"{c} x {n}": partial(scored, scorer, part) for (c, n), part in parts.items()})
-    return [
-        {
-            "candidates_x_rows": name, "seconds": timing.median, "s_per_loss": timing.median / (c * n),
-            "tokens_per_loss": timing.value / (c * n), "us_per_token": 1e6 * timing.median / timing.value,
-        }
-        for (c, n), (name, timing) in zip(parts, found.items(), strict=True)
-    ]  # fmt: skip
-
-
 def elsewhere(given: argparse.Namespace, kind: str, part: str, *launcher: str) -> Record:
     """Return what this script prints as a worker in a fresh process."""
     job = [sys.executable, *launcher, __file__, str(given.data_dir), "--worker", part, "--tasks", kind]
@@ -453,9 +438,6 @@ def measure(section: str, given: argparse.Namespace, bench: Bench) -> list[Recor
         case "memory":
             pairs = product(given.tasks, ("naive", "exact"))
             return [{"task": kind, "way": route} | elsewhere(given, kind, route) for kind, route in pairs]
-        case "growth":
-            most = work("short", max(given.growth_candidates), max(given.growth_rows))
-            return growth(bench, most, given.growth_candidates, given.growth_rows)
         case _:
             return processes(given)
 
@@ -502,8 +484,6 @@ def arguments() -> argparse.Namespace:
     add("--selection", type=int, nargs=2, default=[21, 250], metavar=("CANDIDATES", "ROWS"))
     add("--race-tasks", nargs="+", choices=TASKS, default=["short"], help="others take many minutes")
     add("--exhaustive", action="store_true", help="also a selection without racing")
-    add("--growth-candidates", type=int, nargs="+", default=[1, 2, 4])
-    add("--growth-rows", type=int, nargs="+", default=[16, 32, 64])
     add("--processes", type=int, default=2)
     add("--threads", type=int, help="of torch")
     add("--worker", choices=("naive", "exact", "share"), help=argparse.SUPPRESS)

@@ -130,14 +130,12 @@ class Lines(Generic[T]):
         dump: returns a record as JSON values.
         key: tells records apart; of several with one key the last one counts.
         advice: what to do about a damaged line.
-        separators: as `json.dumps` takes them.
     """
 
     parse: Callable[[Any], T]
     dump: Callable[[T], Any]
     key: Callable[[T], Any]
     advice: str
-    separators: tuple[str, str] = (", ", ": ")
 
     def read(self, path: Path, note: Callable[[str], None] = lambda text: None) -> tuple[T, ...]:
         """Return the records of a file in its order.
@@ -181,7 +179,7 @@ class Lines(Generic[T]):
         Raises:
             RecordError: if the file cannot be written; it then holds what it held before.
         """
-        values = json.dumps(self.dump(record), ensure_ascii=False, allow_nan=False, separators=self.separators)
+        values = json.dumps(self.dump(record), ensure_ascii=False, allow_nan=False)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("a+b", buffering=0) as file:

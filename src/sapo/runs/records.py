@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 from sapo.core.errors import RecordError
 from sapo.core.storage import Lines
 from sapo.runs.results import RunResult
@@ -26,5 +29,14 @@ _LINES = Lines(
     advice="Delete the line: the same `sapo run` command records that run again.",
 )
 append_record = _LINES.append
-# The results in a sweep's `records.jsonl`, the last one of each run, in the order of the file.
-read_records = _LINES.read
+
+
+def read_records(path: Path, note: Callable[[str], None] = lambda text: None) -> tuple[RunResult, ...]:
+    """Return the results in a sweep's `records.jsonl`, the last one of each run, in the order of the file.
+
+    ``note`` is told of a last line that was cut off, which is ignored.
+
+    Raises:
+        RecordError: if the file cannot be read or a line is damaged, naming both.
+    """
+    return _LINES.read(path, note)

@@ -183,6 +183,5 @@ _LINES = Lines(
     dump=StudyRecord.to_json,
     key=lambda record: (record.study, record.name),
     advice="Delete the line: the same `sapo study` command records that training again.",
-    separators=(",", ":"),
 )
 read_study, append_study = _LINES.read, _LINES.append

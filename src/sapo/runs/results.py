@@ -121,7 +121,7 @@ class RunResult(_Value):
         watch: task -> measure -> test prompt -> one value for each stage.
         test_data: fingerprint of the test rows by task.
         test_rows: their number by task.
-        seconds: wall time by kind of step.
+        seconds: wall time by kind of step; of a training that was resumed from a checkpoint, since then.
         figures: measure -> name -> what the trainings did beyond their own prompts.
         robustness: by task, where paraphrases were held out for testing.
         crossed: where another policy's instructions were given for testing.

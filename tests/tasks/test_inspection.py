@@ -147,7 +147,7 @@ def test_lengths_equal_those_of_every_row_rendered_on_its_own() -> None:
 
 def test_a_row_that_cannot_be_rendered_is_named_with_its_task() -> None:
     task = task_of([Example("x", "yes")], [Example("x", "long " * 500)])
-    with pytest.raises(RenderError, match=r"task 'toy', test rows, original instruction: .* at most 400 fit"):
+    with pytest.raises(RenderError, match=r"task 'toy', test rows, with its instruction: .* at most 400 fit"):
         inspect_task(task, Renderer(tiny_tokenizer(), 400))
 
 

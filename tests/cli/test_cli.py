@@ -365,13 +365,13 @@ def test_what_the_disk_refuses_is_an_error_and_no_traceback(
     number: int, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(text: str) -> NoReturn:
-        raise OSError(number, "Refused", "/root/x")
+        raise OSError(number, "Refused", "some/file")
 
     monkeypatch.setattr("sys.stdout.write", refuse)
     # A rank that is left over from elsewhere silences nothing.
     monkeypatch.setenv("RANK", "1")
     outcome = command("tasks")
-    assert outcome.code == 2 and f"error: [Errno {number}] Refused: '/root/x'" in outcome.err
+    assert outcome.code == 2 and f"error: [Errno {number}] Refused: 'some/file'" in outcome.err
 
 
 # What is imported.

@@ -21,11 +21,10 @@ from sapo.core.processes import launched
 from sapo.core.progress import SILENT, Reporter
 from sapo.core.storage import folder_name
 from sapo.core.types import Standing
-from sapo.experiments.study.records import STUDY
 from sapo.experiments.where import Job, Where, here
 from sapo.runs.config.loading import make_config
 from sapo.runs.config.schema import Config
-from sapo.runs.directory import RunDirectory, differences, locked
+from sapo.runs.directory import RunDirectory, demand_own, differences, locked
 from sapo.runs.lineage import library_versions
 from sapo.runs.prepare import prepare, read, unread
 from sapo.runs.prompts import ORIGINAL, OWN
@@ -140,9 +139,7 @@ def run_sweep(config: Config, progress: Reporter = SILENT, where: Where = here) 
         SapoError: for what would stop any of them, before the first one.
     """
     runs, records, first = planned(config), config.run_dir / RECORDS, launched().first
-    for file, what in (("config.yaml", "a single run"), (STUDY, "a study")):
-        if (config.run_dir / file).exists():
-            raise RecordError(f"run_dir {config.run_dir} holds {what}: choose another one for a sweep")
+    demand_own(config.run_dir, "a sweep")
     failed: dict[str, str] = {}
     with locked(config.run_dir) if first else nullcontext():
         known = {record.name: record for record in read_records(records, progress.note)} if records.is_file() else {}

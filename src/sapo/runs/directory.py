@@ -27,6 +27,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import yaml
@@ -42,6 +43,10 @@ Hashes = Mapping[str, str]
 
 # Of what is written here; config.yaml tells it.
 FORMAT = 3
+# What tells what a directory holds.
+_KINDS: Mapping[str, str] = MappingProxyType({
+    "config.yaml": "a single run", "shared": "a sweep", "records.jsonl": "a sweep", "study.jsonl": "a study",
+})  # fmt: skip
 # Settings that no result depends on.
 _MAY_CHANGE = ("keep", "selection.batch_tokens", "selection.cache", "train.checkpoint_every", "report_to")
 
@@ -80,8 +85,7 @@ class RunDirectory:
         except OSError as error:
             raise RecordError(f"run_dir {self.path} cannot be used: {error.strerror or error}") from error
         path = self.path / "config.yaml"
-        if there and not path.exists() and (self.path / "shared").is_dir():
-            raise RecordError(f"run_dir {self.path} holds a sweep: choose another one for a single run")
+        demand_own(self.path, "a single run")
         if there and not path.exists():
             raise RecordError(f"run_dir {self.path} is not empty and not a run directory: choose another one")
         if path.exists():
@@ -328,6 +332,17 @@ def locked(run_dir: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def demand_own(run_dir: Path, kind: str) -> None:
+    """Refuse a directory that holds something else than ``kind``: what is there could no longer be reported.
+
+    Raises:
+        RecordError: naming what it holds.
+    """
+    for file, what in _KINDS.items():
+        if what != kind and (run_dir / file).exists():
+            raise RecordError(f"run_dir {run_dir} holds {what}: choose another one for {kind}")
 
 
 def demand_free(run_dir: Path) -> None:

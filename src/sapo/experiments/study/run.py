@@ -19,9 +19,8 @@ from sapo.experiments.study.records import STUDY, StudyRecord, append_study, rea
 from sapo.experiments.study.training import begin, forget, train
 from sapo.experiments.where import Job, Place, Where, here, in_processes, visible_gpus
 from sapo.runs.config.study import StudyConfig
-from sapo.runs.directory import decisive, differences, locked
+from sapo.runs.directory import decisive, demand_own, differences, locked
 from sapo.runs.prepare import read
-from sapo.runs.records import RECORDS
 from sapo.tasks.load import task_fingerprint
 
 # More of these may be asked for later: what was recorded stays true. The first seed makes the states.
@@ -41,9 +40,7 @@ def run_study(config: StudyConfig, progress: Reporter = SILENT, where: Where | N
     if len(gpus) > 1:
         progress.note(f"{len(gpus)} processes, one for each GPU")
         where = partial(in_processes, gpus)
-    for file, what in (("config.yaml", "a single run"), (RECORDS, "a sweep")):
-        if (config.run_dir / file).exists():
-            raise RecordError(f"run_dir {config.run_dir} holds {what}: choose another one for a study")
+    demand_own(config.run_dir, "a study")
     with locked(config.run_dir):
         known = _known(config, progress)
         open_ = _open(config, known, progress)

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from sapo.core.errors import DataError, nearest
-from sapo.tasks.files import read_json
+from sapo.tasks.files import Raw, parse_json, read_text
 from sapo.tasks.own import DataSource, own_source
-from sapo.tasks.raw import Raw
 from sapo.tasks.tables import read_table
 
 
@@ -54,7 +53,10 @@ def _index(data_dir: Path) -> dict[str, Any]:
     path = data_dir / "instructions.json"
     if not path.is_file():
         raise DataError(f"data_dir {data_dir} has no instructions.json: give a directory with it and the task folders")
-    index = read_json(path)
+    try:
+        index = parse_json(read_text(path))
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path} is not JSON: {error}") from error
     if not isinstance(index, dict) or not all(isinstance(entry, dict) for entry in index.values()):
         raise DataError(f"{path} must map task names to objects with instruction, suffix and labels")
     return index

@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Any
 
 from sapo.core.errors import DataError, nearest
-from sapo.tasks.raw import Broken, Rows
+from sapo.tasks.files import Broken, Rows
 
 # Names of the input and answer columns that are recognised, first match wins.
 COLUMNS = (
@@ -29,18 +29,21 @@ INPUTS = frozenset(source for source, _ in COLUMNS) - {"source"}
 ROLES = ("input", "answer", "instruction", "system", "history", "messages", "ignore")
 # These may be several columns.
 _SEVERAL = ("input", "ignore")
-MESSAGES = ("messages", "conversations", "conversation")
-SYSTEM = ("system", "system_prompt")
-HISTORY = ("history",)
+_MESSAGES = ("messages", "conversations", "conversation")
+# Columns beside all others, the first known name of each.
+_BESIDE = (("system", ("system", "system_prompt")), ("history", ("history",)))
 # Layouts whose input is several columns: all of them there, with one of the answers.
-_LAYOUTS: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
-    (("context", "question"), ("answers", "answer")),
-    (("passage", "question"), ("answers", "answer")),
-    (("question", "choices"), ("answer",)),
-    (("premise", "hypothesis"), ("label", "answer")),
-    (("sentence1", "sentence2"), ("label", "answer")),
-    (("question1", "question2"), ("label", "answer")),
-)
+_LAYOUTS: tuple[tuple[tuple[str, ...], str], ...] = (
+    (("context", "question"), "answers"), (("context", "question"), "answer"),
+    (("passage", "question"), "answers"), (("passage", "question"), "answer"),
+    (("question", "choices"), "answer"),
+    (("premise", "hypothesis"), "label"), (("premise", "hypothesis"), "answer"),
+    (("sentence1", "sentence2"), "label"), (("sentence1", "sentence2"), "answer"),
+    (("question1", "question2"), "label"), (("question1", "question2"), "answer"),
+)  # fmt: skip
+_PAIRS = tuple(((source,), target) for source, target in COLUMNS)
+# Alpaca's layout, where the input is optional.
+_ALPACA = ((("input",), "output"), (("input",), "response"))
 # Names of columns that change what a row means: refused unless the user says what they are.
 _PLACE = (
     "it belongs to the input: name all of it, such as columns: {{input: [{column}, ...]}} (--column input={column})"
@@ -51,7 +54,7 @@ _MEANINGS: Mapping[str, tuple[str, tuple[str, ...]]] = MappingProxyType({
         "background", "evidence", "choices", "options", "table", "premise", "hypothesis", "sentence1",
         "sentence2", "question1", "question2", "text2", "text_b", "text_pair", "sentence_b",
     )),
-    "earlier turns": ("messages hold all turns: put them there", HISTORY),
+    "earlier turns": ("messages hold all turns: put them there", ("history",)),
     "tools": ("tools are not put into prompts here", ("tools", "functions", "tool_calls", "function_call")),
     "media": ("only text is used", ("image", "images", "audio", "audios", "video", "videos")),
     "reasoning": (
@@ -82,8 +85,7 @@ class Columns:
         answer, instruction, system, history, messages: names of columns; either messages, or answer with input or
             instruction.
         input_may_lack: an input cell without value counts as an empty input, as in Alpaca's layout.
-        recognised: what was found, not named by the user, in one sentence, or ().
-        unused: the columns that are not used, with their number of values, likewise.
+        notes: what was found, not named by the user, and the columns that are not used, with their number of values.
     """
 
     input: tuple[str, ...] = ()
@@ -93,8 +95,7 @@ class Columns:
     history: str | None = None
     messages: str | None = None
     input_may_lack: bool = False
-    recognised: tuple[str, ...] = ()
-    unused: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def used(self) -> tuple[str | None, ...]:
@@ -126,35 +127,42 @@ def find_columns(where: str, splits: Iterable[Rows], named: Mapping[str, str | S
     _demand_named(where, there, given)
     taken = {name for names in given.values() for name in names}
     free = [name for name in there if name not in taken]
-    found = dict(given)
     for pool in ([name for name in free if there[name]], free):
         # A column without a single value is taken only where nothing else fits.
         found = {**_recognise(pool, given), **given}
-        if _complete(found):
+        if "messages" in found or ("answer" in found and found.keys() & {"input", "instruction"}):
             break
     else:
         raise DataError(_unrecognised(where, there, found, broken))
-    found |= _beside([name for name in free if there[name]], found)
     used = {name for names in found.values() for name in names}
     unused = {name: count for name, count in there.items() if count and name not in used}
-    _demand_meanings(where, unused, texts)
-    lost = [name for name in unused if name.lower() in INPUTS]
-    if lost and not found.keys() & {"input", "messages"}:
+    lower = {name.lower(): name for name in unused}
+    for role, known in _BESIDE:
+        beside = next((lower[name] for name in known if name in lower), None)
+        if beside is not None and role not in found and not (role == "history" and "messages" in found):
+            found[role] = (beside,)
+            del unused[beside]
+    for column, count in unused.items():
+        if lost := _lost(column, texts):
+            raise DataError(f"{where}: the column {column!r} ({count} values) {lost}{_IGNORE.format(column=column)}")
+    called = [name for name in unused if name.lower() in INPUTS]
+    if called and not found.keys() & {"input", "messages"}:
         raise DataError(
-            f"{where}: the column {lost[0]!r} ({unused[lost[0]]} values) is called like an input, and would not be "
-            f"used: say that it is one, columns: {{input: {lost[0]}}} (--column input={lost[0]})"
-            f"{_IGNORE.format(column=lost[0])}"
+            f"{where}: the column {called[0]!r} ({unused[called[0]]} values) is called like an input, and would not be "
+            f"used: say that it is one, columns: {{input: {called[0]}}} (--column input={called[0]})"
+            f"{_IGNORE.format(column=called[0])}"
         )
-    single = {role: names[0] for role, names in found.items() if role not in _SEVERAL}
     recognised = {role: " + ".join(map(repr, found[role])) for role in ROLES if role in found and role not in given}
     return Columns(
         input=found.get("input", ()),
-        **{role: single.get(role) for role in ("answer", "instruction", "system", "history", "messages")},
+        **{role: found[role][0] for role in found.keys() - {*_SEVERAL}},
         input_may_lack=found.keys() >= {"instruction", "input"}
         and [name.lower() for name in found["input"]] == ["input"]
         and "input" not in given,
-        recognised=_sentence("columns recognised", (f"{role} = {names}" for role, names in recognised.items())),
-        unused=_sentence("columns that are not used", (f"{name!r} ({n} values)" for name, n in unused.items())),
+        notes=(
+            *_sentence("columns recognised", (f"{role} = {names}" for role, names in recognised.items())),
+            *_sentence("columns that are not used", (f"{name!r} ({n} values)" for name, n in unused.items())),
+        ),
     )
 
 
@@ -185,6 +193,7 @@ def holds(value: Any) -> bool:
 
 
 def _demand_named(where: str, there: Mapping[str, int], named: Mapping[str, Sequence[str]]) -> None:
+    roles: dict[str, str] = {}
     for role, names in named.items():
         if role not in ROLES:
             raise DataError(
@@ -198,20 +207,13 @@ def _demand_named(where: str, there: Mapping[str, int], named: Mapping[str, Sequ
                     f"columns: {where} has no column {name!r} for {role}.{nearest(name, there)} "
                     f"It has: {_listed(list(there))}"
                 )
-    every = [(name, role) for role, names in named.items() for name in names]
-    for number, (name, role) in enumerate(every):
-        others = [other for column, other in every[:number] if column == name]
-        if others:
-            raise DataError(f"{where}: the column {name!r} is named as {others[0]} and as {role}: name two columns")
+            if before := roles.get(name):
+                raise DataError(
+                    f"{where}: the column {name!r} is named as {roles[name]} and as {role}: name two columns"
+                )
+            roles[name] = role
     if "messages" in named and named.keys() & {"input", "answer"}:
         raise DataError("columns: messages hold input and answer already: name either messages, or input and answer")
-
-
-def _demand_meanings(where: str, unused: Mapping[str, int], texts: Set[str]) -> None:
-    """Refuse data of which a column that changes what its rows mean would be lost; ``texts`` as in `meaning_of`."""
-    for column, count in unused.items():
-        if lost := _lost(column, texts):
-            raise DataError(f"{where}: the column {column!r} ({count} values) {lost}{_IGNORE.format(column=column)}")
 
 
 def _recognise(free: Sequence[str], named: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
@@ -222,48 +224,32 @@ def _recognise(free: Sequence[str], named: Mapping[str, Sequence[str]]) -> dict[
     found: dict[str, tuple[str, ...]] = {}
     if "instruction" in lower and "instruction" not in named:
         found["instruction"] = (lower["instruction"],)
+    layouts = _PAIRS
     if not named.keys() & {"input", "answer"}:
-        messages = [lower[name] for name in MESSAGES if name in lower]
-        if messages:
-            return {"messages": (messages[0],)}
-        for inputs, answers in _LAYOUTS:
-            answer = next((name for name in answers if name in lower), None)
-            if answer is not None and all(name in lower for name in inputs):
-                return found | {"input": tuple(lower[name] for name in inputs), "answer": (lower[answer],)}
-    pair = _pair(lower, named)
-    target = next((name for name in ("output", "response") if name in lower), None)
-    if pair is None and target is not None and "answer" not in named and (found or "instruction" in named):
-        # Alpaca's layout, where the input is optional.
-        pair = ("input", target)
-    if pair is not None:
-        found |= {role: (lower[name],) for role, name in zip(("input", "answer"), pair, strict=True) if name in lower}
+        if talk := next((lower[name] for name in _MESSAGES if name in lower), None):
+            return {"messages": (talk,)}
+        layouts = (*_LAYOUTS, *_PAIRS)
+
+    def fits(role: str, names: Sequence[str], *, usual: bool) -> bool:
+        """Whether columns are there, or others are named for them; ``usual``: only those themselves."""
+        if role in named:
+            return not usual or [name.lower() for name in named[role]] == [*names]
+        return all(name in lower for name in names)
+
+    # A named column first looks for its usual partner.
+    fitting = [
+        (inputs, answer)
+        for usual in (True, False)
+        for inputs, answer in layouts
+        if fits("input", inputs, usual=usual) and fits("answer", (answer,), usual=usual)
+    ]
+    if "answer" not in named and (found or "instruction" in named):
+        fitting += [(inputs, answer) for inputs, answer in _ALPACA if answer in lower]
+    for inputs, answer in fitting[:1]:
+        roles = {"input": inputs, "answer": (answer,)}
+        there = {role: tuple(lower[n] for n in names if n in lower) for role, names in roles.items()}
+        found |= {role: names for role, names in there.items() if names}
     return found
-
-
-def _pair(lower: Mapping[str, str], named: Mapping[str, Sequence[str]]) -> tuple[str, str] | None:
-    """Return the first known pair that is there; a named column first looks for its usual partner."""
-    own = {role: [name.lower() for name in names] for role, names in named.items() if role in ("input", "answer")}
-    for source, target in COLUMNS:
-        if all(own.get(role, [name]) == [name] for role, name in (("input", source), ("answer", target))) and all(
-            name in lower or [name] in own.values() for name in (source, target)
-        ):
-            return source, target
-    for source, target in COLUMNS:
-        if ("input" in named or source in lower) and ("answer" in named or target in lower):
-            return source, target
-    return None
-
-
-def _beside(free: Sequence[str], found: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
-    """Return the columns with a system message and earlier turns."""
-    lower = {name.lower(): name for name in free if name not in {n for names in found.values() for n in names}}
-    roles = (("system", SYSTEM), *(() if "messages" in found else (("history", HISTORY),)))
-    there = {role: [lower[name] for name in names if name in lower] for role, names in roles if role not in found}
-    return {role: (names[0],) for role, names in there.items() if names}
-
-
-def _complete(found: Mapping[str, Sequence[str]]) -> bool:
-    return "messages" in found or ("answer" in found and ("input" in found or "instruction" in found))
 
 
 def _unrecognised(
@@ -277,7 +263,7 @@ def _unrecognised(
         f"{where}: no {lacking} column is recognised among {_listed(list(there))}.{lost}{''.join(meant)} "
         "Name them with columns: input=COLUMN and answer=COLUMN (--column on the command line). "
         f"Recognised: {pairs}; 'instruction' and 'output'; "
-        f"{' or '.join(map(repr, MESSAGES))}. The first line of a CSV or TSV file must name the columns."
+        f"{' or '.join(map(repr, _MESSAGES))}. The first line of a CSV or TSV file must name the columns."
     )
 
 

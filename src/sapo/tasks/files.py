@@ -1,4 +1,4 @@
-"""Reading text and JSON files, numbers as they are spelled."""
+"""Data as they are found, before it is known which columns matter; reading text and JSON, numbers as spelled."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import codecs
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,35 @@ class Number(str):
     """A number as its file spells it: 1.10 stays 1.10."""
 
     __slots__ = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """Stands for a row that could not be read; the reason is one clause."""
+
+    reason: str
+
+
+Rows = Sequence[dict[str, Any] | Broken]
+
+
+@dataclass(frozen=True, slots=True)
+class Raw:
+    """A data set before its columns are known.
+
+    Attributes:
+        splits: rows by the split's own name, in the order found; later by what they are used for.
+        instruction: a text that the data set as a whole gives as its instruction.
+        classes: column -> the names of its classes, where the data declare them.
+        notes: what was decided about its files, one sentence each.
+        alternatives: whether a list of answers holds answers that are all right, as in Natural-Instructions.
+    """
+
+    splits: Mapping[str, Rows]
+    instruction: str | None = None
+    classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    alternatives: bool = False
 
 
 def is_data(name: str) -> bool:
@@ -88,18 +118,6 @@ def read_verbatim(path: Path) -> str:
         return content[mark:].decode("utf-8")
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8: byte {mark + error.start} cannot be read. Convert it first.") from error
-
-
-def read_json(path: Path) -> Any:
-    """Return a parsed JSON file.
-
-    Raises:
-        DataError: as `read_text`, and if it is not JSON.
-    """
-    try:
-        return parse_json(read_text(path))
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path} is not JSON: {error}") from error
 
 
 def json_lines(path: Path, text: str) -> list[tuple[int, Any]]:

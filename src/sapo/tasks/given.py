@@ -9,14 +9,13 @@ from typing import Any
 
 from sapo.core.errors import DataError
 from sapo.core.types import Task
-from sapo.tasks.files import is_data
+from sapo.tasks.files import Broken, is_data
 from sapo.tasks.inplace import Rows
 from sapo.tasks.layouts import holds_instruction
 from sapo.tasks.library import in_memory
 from sapo.tasks.load import load_task
 from sapo.tasks.make import make_task
 from sapo.tasks.own import own_source
-from sapo.tasks.raw import Broken
 
 _NAME = "rows"
 _LAYOUT = (

@@ -12,11 +12,10 @@ from sapo.core.types import Example, Split, Task, Unused
 from sapo.models.layout import TAKEN_OUT, Side
 from sapo.models.sft import MAX_LENGTH, SftRenderer, prompt_and_completion
 from sapo.tasks.columns import INPUTS, Columns, holds, meaning_of
-from sapo.tasks.files import quoted
+from sapo.tasks.files import Broken, quoted
 from sapo.tasks.labels import metric_of, recognised_labels
 from sapo.tasks.layouts import INSTRUCTION, layout_of, reworded, sides
 from sapo.tasks.library import in_memory
-from sapo.tasks.raw import Broken
 from sapo.tasks.rows import Row, content_of, read_split
 
 # Changes what is trained on, as some names of columns mean that do.

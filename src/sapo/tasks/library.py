@@ -15,8 +15,7 @@ from typing import Any
 import numpy as np
 
 from sapo.core.errors import DataError
-from sapo.tasks.files import ENDINGS, named_files, quoted
-from sapo.tasks.raw import Raw
+from sapo.tasks.files import ENDINGS, Raw, named_files, quoted
 from sapo.tasks.tables import arrow_table, joined, read_table, with_class_names
 
 # Characters of the library's own message that are passed on.

@@ -16,10 +16,9 @@ from sapo.core.types import Example, Split, Task, Unused
 from sapo.core.untrusted import visible
 from sapo.models.layout import CHAT_PIECE
 from sapo.tasks.columns import Columns, find_columns
-from sapo.tasks.files import demand_whole, quoted
+from sapo.tasks.files import Broken, Raw, demand_whole, quoted
 from sapo.tasks.labels import labels_of, metric_of
 from sapo.tasks.own import DataSource, demand_settings
-from sapo.tasks.raw import Broken, Raw
 from sapo.tasks.rows import Row, read_split, unused_keys
 
 _CHAT = re.compile(CHAT_PIECE, re.IGNORECASE | re.MULTILINE)
@@ -44,7 +43,7 @@ def make_task(name: str, source: DataSource, found: Raw) -> Task:
     columns = find_columns(source.data, found.splits.values(), source.columns)
     used: dict[Split, list[Row]] = {}
     unused: list[Unused] = []
-    notes = [*found.notes, *columns.recognised, *columns.unused]
+    notes = [*found.notes, *columns.notes]
     keys = sum((unused_keys(rows, columns) for rows in found.splits.values()), Counter[str]())
     if keys:
         notes.append("keys of messages that are not used: " + ", ".join(f"{k!r} ({n})" for k, n in keys.items()))

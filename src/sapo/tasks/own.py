@@ -4,23 +4,33 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, ValidationError
 
 from sapo.core.errors import DataError, nearest
 from sapo.core.settings import Settings, expanded, explained
+from sapo.core.types import Split
 from sapo.models.text_metrics import TEXT_METRICS
 from sapo.tasks import library
-from sapo.tasks.files import ENDINGS, demand_whole, is_data, named_files
-from sapo.tasks.raw import Raw
-from sapo.tasks.splits import SPLIT_NAMES, assign, split_word
+from sapo.tasks.files import ENDINGS, Raw, Rows, demand_whole, is_data, named_files
 from sapo.tasks.tables import joined, read_table
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _SHARD = re.compile(r"[-_.]?\d+(-of-\d+)?$")
+# What a split may be called, by what it is used for.
+_SPLITS: Mapping[str, Split] = MappingProxyType(
+    {
+        "train": "train", "training": "train",
+        "validation": "dev", "valid": "dev", "val": "dev", "dev": "dev", "eval": "dev", "evaluation": "dev",
+        "test": "test", "testing": "test",
+    }
+)  # fmt: skip
+_ADVICE = "name the split with the training rows with train (train: in a configuration, --train)"
 
 
 def _place(text: str) -> str:
@@ -69,14 +79,32 @@ def own_source(given: Mapping[str, Any]) -> DataSource:
 
 
 def own_splits(source: DataSource) -> Raw:
-    """Return the rows of a user's own data by what they are used for.
+    """Return the rows of a user's own data by what they are used for: train, and dev and test where there are any.
 
     Raises:
-        DataError: if the data cannot be read or hold no training rows.
+        DataError: if the data cannot be read, no split holds the training rows, or a name is not the one of a split.
     """
-    found, test = _find(source.data, source.subset), source.test
+    data, train, test = source.data, source.train, source.test
+    found = _find(data, source.subset)
     other = _find(test, None) if test is not None and test not in found.splits and is_data(test) else None
-    return assign(source.data, found, source.train, test, other)
+    for role, name in (("train", train), ("test", test if other is None else None)):
+        if name is not None and name not in found.splits:
+            no_file = ", and there is no such file" if role == "test" else ""
+            raise DataError(
+                f"{role}: {data} has no split {name!r}{no_file}.{nearest(name, found.splits)} "
+                f"Its splits: {_listed(found.splits)}"
+            )
+    if other is None:
+        rows, notes = _by_use(data, found.splits, train, test)
+        return replace(found, splits=rows, notes=(*found.notes, *notes))
+    if other.instruction is not None and other.instruction != found.instruction:
+        raise DataError(f"test: the Definition of {test} is not the one of {data}: one task has one instruction")
+    rows, notes = _by_use(data, found.splits, train, None, elsewhere=True)
+    named = [name for name in other.splits if _SPLITS.get(name.lower()) == "test"]
+    if len(other.splits) > 1 and len(named) != 1:
+        raise DataError(f"test: {test} has the splits {_listed(other.splits)}: give the file with the test rows")
+    rows["test"] = other.splits[(named or list(other.splits))[0]]
+    return replace(found, splits=rows, notes=(*found.notes, *other.notes, *notes))
 
 
 def demand_settings(source: DataSource) -> None:
@@ -135,10 +163,10 @@ def _directory(path: Path, subset: str | None) -> Raw:
         return library.directory(path, subset, files)
     found: dict[str, list[Path]] = {}
     for file in files:
-        found.setdefault(split_word(file.relative_to(path)), []).append(file)
+        found.setdefault(_split_word(file.relative_to(path)), []).append(file)
     unnamed = found.pop("", [])
     notes = [f"files that are not read, as they end otherwise: {named_files(path, others)}"] if others else []
-    if unnamed and "train" not in {SPLIT_NAMES[name] for name in found}:
+    if unnamed and "train" not in {_SPLITS[name] for name in found}:
         found = {"train": unnamed, **found}
         if len(files) > 1:
             notes.append(f"training rows: {named_files(path, unnamed)}")
@@ -159,3 +187,56 @@ def _demand_shards(path: Path, found: Mapping[str, list[Path]]) -> None:
         for parts in tables.values():
             if len({file.suffix.lower() for file in parts}) > 1:
                 raise DataError(f"{path} holds {named_files(path, parts)}: one file per split. Remove or rename one.")
+
+
+def _split_word(file: Path) -> str:
+    """Return the word for a split that a file's name, or a folder's above it, holds; "" where none does.
+
+    Raises:
+        DataError: if it holds words for two splits.
+    """
+    for part in (file.stem, *reversed(file.parent.parts)):
+        words = [word for word in re.split(r"[^a-z]+", part.lower()) if word in _SPLITS]
+        if len({_SPLITS[word] for word in words}) > 1:
+            raise DataError(f"the name of {file} holds two splits ({' and '.join(words)}): rename it, or give it alone")
+        if words:
+            return words[0]
+    return ""
+
+
+def _by_use(
+    data: str, splits: Mapping[str, Rows], train: str | None, test: str | None, *, elsewhere: bool = False
+) -> tuple[dict[str, Rows], tuple[str, ...]]:
+    """Return the rows by what they are used for, and what was decided; ``elsewhere``: other data hold the test rows."""
+    named: dict[str, Split] = {name: use for name, use in ((train, "train"), (test, "test")) if name in splits}  # type: ignore[misc]
+    asked = {*named.values(), *(("test",) if elsewhere else ())}
+    taken: dict[Split, str] = {}
+    for name in splits:
+        split = named.get(name) or _SPLITS.get(name.lower())
+        if split is None or (split in asked and name not in named):
+            continue
+        if split in taken:
+            raise DataError(f"{data} has two {split} splits, {taken[split]!r} and {name!r}: remove one of them")
+        taken[split] = name
+    notes = []
+    only = next(iter(splits))
+    if len(splits) == 1 and only != test and only.lower() not in _SPLITS:
+        taken = {"train": only}
+        notes.append(f"the only split, {only!r}, is taken as training rows")
+    if "train" not in taken:
+        tested = f", and {test!r} is for testing" if test in splits else ""
+        raise DataError(
+            f"{data} has no training rows: its splits are {_listed(splits)}{tested}. Rows for testing are not trained "
+            f"on unless you say so: {_ADVICE}"
+        )
+    if not splits[taken["train"]]:
+        raise DataError(f"{data} has no training rows: the split {taken['train']!r} is empty")
+    notes += [f"the split {name!r} is empty" for name in taken.values() if not splits[name]]
+    left = [f"{name!r} ({len(splits[name])} rows)" for name in splits if name not in taken.values()]
+    if left:
+        notes.append(f"splits that are not used: {', '.join(left)}")
+    return {split: splits[name] for split, name in taken.items()}, tuple(notes)
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(map(repr, names))

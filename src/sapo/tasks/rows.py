@@ -15,8 +15,7 @@ from typing import Any, Literal, TypeGuard
 from sapo.core.types import Example, Split, Unused
 from sapo.core.untrusted import visible
 from sapo.tasks.columns import Columns
-from sapo.tasks.files import HALF_CHARACTER, Number
-from sapo.tasks.raw import Broken, Rows, UnusableError
+from sapo.tasks.files import HALF_CHARACTER, Broken, Number, Rows
 
 # Columns whose lists hold several right answers.
 ALTERNATIVES = ("answers", "references", "targets", "aliases")
@@ -36,6 +35,10 @@ ROLE_NAMES: Mapping[str, Role] = MappingProxyType(
         "developer": "system",
     }
 )  # fmt: skip
+
+
+class UnusableError(Exception):
+    """A row that cannot be used; the text is the reason, one clause. No public function lets it out."""
 
 
 @dataclass(frozen=True, slots=True)

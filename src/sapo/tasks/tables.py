@@ -15,8 +15,18 @@ from typing import Any
 import numpy as np
 
 from sapo.core.errors import DataError
-from sapo.tasks.files import ENDINGS, Number, json_lines, kind_of, parse_json, read_text, read_verbatim
-from sapo.tasks.raw import Broken, Raw, Rows
+from sapo.tasks.files import (
+    ENDINGS,
+    Broken,
+    Number,
+    Raw,
+    Rows,
+    json_lines,
+    kind_of,
+    parse_json,
+    read_text,
+    read_verbatim,
+)
 
 
 def read_table(path: Path, ending: str | None = None) -> Raw:

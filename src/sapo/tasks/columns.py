@@ -208,9 +208,7 @@ def _demand_named(where: str, there: Mapping[str, int], named: Mapping[str, Sequ
                     f"It has: {_listed(list(there))}"
                 )
             if before := roles.get(name):
-                raise DataError(
-                    f"{where}: the column {name!r} is named as {roles[name]} and as {role}: name two columns"
-                )
+                raise DataError(f"{where}: the column {name!r} is named as {before} and as {role}: name two columns")
             roles[name] = role
     if "messages" in named and named.keys() & {"input", "answer"}:
         raise DataError("columns: messages hold input and answer already: name either messages, or input and answer")

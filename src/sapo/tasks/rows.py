@@ -84,8 +84,9 @@ def read_row(row: dict[str, Any] | Broken, columns: Columns, *, alternatives: bo
     system, example = converse([*asked, *answered])
     if not visible(example.answer).strip():
         raise UnusableError("the answer is empty")
-    before = [] if columns.system is None or row.get(columns.system) is None else [_text(row, columns.system)]
-    instruction = "" if columns.instruction is None else _text(row, columns.instruction)
+    said = None if columns.system is None else row.get(columns.system)
+    before = [] if said is None else [text_of(said, columns.system or "")]
+    instruction = "" if columns.instruction is None else text_of(row.get(columns.instruction), columns.instruction)
     if talks:
         before, instruction = [*before, instruction], ""
     read = Row(
@@ -106,10 +107,13 @@ def _asked(row: Mapping[str, Any], columns: Columns) -> list[Turn]:
     if columns.messages is not None:
         return read_messages(row.get(columns.messages), columns.messages)
     earlier = _history(row, columns.history)
-    prompt = row.get(columns.input[0]) if len(columns.input) == 1 else None
-    return earlier + (
-        read_messages(prompt, columns.input[0]) if is_messages(prompt) else [("user", _input(row, columns))]
-    )
+    if len(columns.input) > 1:
+        # Each with its name, one below the other.
+        return [*earlier, ("user", "\n\n".join(f"{name}: {_part(row.get(name), name)}" for name in columns.input))]
+    column, value = next(((name, row.get(name)) for name in columns.input), ("", ""))
+    if is_messages(value):
+        return earlier + read_messages(value, column)
+    return [*earlier, ("user", "" if columns.input_may_lack and value is None else text_of(value, column))]
 
 
 def _answered(row: Mapping[str, Any], columns: Columns, alternatives: bool) -> tuple[list[Turn], tuple[str, ...], bool]:
@@ -121,7 +125,12 @@ def _answered(row: Mapping[str, Any], columns: Columns, alternatives: bool) -> t
     column = columns.answer or ""
     value = row.get(columns.messages or column)
     if is_messages(value):
-        demand_learned(value[-1], len(value))
+        for key, mark in ((key, value[-1].get(key)) for key in _MARKS):
+            if str(mark).lower() in ("0", "0.0", "false"):
+                why = f"message {len(value)}, its answer, is marked as not to be learned ({key}: {mark})"
+                raise UnusableError(why)
+            if mark is not None and str(mark).lower() not in ("1", "1.0", "true"):
+                raise UnusableError(f"message {len(value)} has {key}: {mark}, and all answers count alike here")
         for key in _REASONING:
             if value[-1].get(key):
                 why = f"message {len(value)} keeps its reasoning apart from its content ({key}): put it there"
@@ -130,7 +139,7 @@ def _answered(row: Mapping[str, Any], columns: Columns, alternatives: bool) -> t
     if isinstance(value, dict) and isinstance(value.get("text"), list):
         value, alternatives = value["text"], True
     if not isinstance(value, list):
-        return [("assistant", _text(row, column))], (), False
+        return [("assistant", text_of(value, column))], (), False
     texts = [text for text in (text_of(member, column) for member in value) if text.strip()]
     if not texts:
         raise UnusableError("the answer is empty")
@@ -140,22 +149,12 @@ def _answered(row: Mapping[str, Any], columns: Columns, alternatives: bool) -> t
     return [("assistant", answer)], tuple(others), False
 
 
-def _input(row: Mapping[str, Any], columns: Columns) -> str:
-    """Return what the model is asked; of several columns each with its name, one below the other."""
-    if not columns.input or (columns.input_may_lack and row.get(columns.input[0]) is None):
-        return ""
-    if len(columns.input) == 1:
-        return _text(row, columns.input[0])
-    return "\n\n".join(f"{name}: {_part(row, name)}" for name in columns.input)
-
-
-def _part(row: Mapping[str, Any], column: str) -> str:
+def _part(value: Any, column: str) -> str:
     """Return a cell of the input; of a list, such as choices, each member with a letter in a line of its own."""
-    value = row.get(column)
     if not isinstance(value, list):
-        return _text(row, column)
-    letters = (ascii_uppercase[n] if n < len(ascii_uppercase) else str(n + 1) for n in range(len(value)))
-    return "\n".join(["", *(f"{letter}. {text_of(v, column)}" for letter, v in zip(letters, value, strict=True))])
+        return text_of(value, column)
+    letters = [*ascii_uppercase, *map(str, range(len(ascii_uppercase) + 1, len(value) + 1))]
+    return "".join(f"\n{letter}. {text_of(member, column)}" for letter, member in zip(letters, value, strict=False))
 
 
 def _history(row: Mapping[str, Any], column: str | None) -> list[Turn]:
@@ -168,10 +167,6 @@ def _history(row: Mapping[str, Any], column: str | None) -> list[Turn]:
     if not isinstance(value, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in value):
         raise UnusableError(f"{column!r} is not a list of pairs, what the user said and the reply")
     return [(role, text_of(text, column)) for pair in value for role, text in zip(_TURNS, pair, strict=True)]
-
-
-def _text(row: Mapping[str, Any], column: str) -> str:
-    return text_of(row.get(column), column)
 
 
 def text_of(value: Any, column: str) -> str:
@@ -216,19 +211,18 @@ def read_messages(value: Any, column: str) -> list[Turn]:
     if not is_messages(value):
         found = "an empty list" if value == [] else type(value).__name__
         raise UnusableError(f"{column!r} is {found}: allowed is a list of messages")
-    return [_message(message, number) for number, message in enumerate(value, start=1)]
-
-
-def demand_learned(message: Mapping[str, Any], number: int) -> None:
-    """Refuse an answer that is marked as not to be learned."""
-    for key in _MARKS:
-        mark = message.get(key)
-        if mark is None:
-            continue
-        if str(mark).lower() in ("0", "0.0", "false"):
-            raise UnusableError(f"message {number}, its answer, is marked as not to be learned ({key}: {mark})")
-        if str(mark).lower() not in ("1", "1.0", "true"):
-            raise UnusableError(f"message {number} has {key}: {mark}, and all answers count alike here")
+    turns = []
+    for number, message in enumerate(value, start=1):
+        # In a table of Arrow, every message has the keys of all, most of them empty.
+        name = next((message[key] for key in ("role", "from") if message.get(key) is not None), None)
+        role = ROLE_NAMES.get(name) if isinstance(name, str) else None
+        if role is None:
+            raise UnusableError(f"message {number} is by {name!r}: allowed are {', '.join(ROLE_NAMES)}")
+        if message.get("tool_calls"):
+            raise UnusableError(f"message {number} calls a tool")
+        content = next((message[key] for key in ("content", "value") if message.get(key) is not None), None)
+        turns.append((role, content_of(content, number)))
+    return turns
 
 
 def unused_keys(rows: Rows, columns: Columns) -> Counter[str]:
@@ -261,18 +255,6 @@ def converse(messages: Sequence[Turn]) -> tuple[str, Example]:
         raise UnusableError("it does not end with an assistant message")
     *earlier, question, answer = [text for _, text in turns]
     return system, Example(question, answer, tuple(zip(earlier[::2], earlier[1::2], strict=True)))
-
-
-def _message(message: Mapping[str, Any], number: int) -> Turn:
-    # In a table of Arrow, every message has the keys of all, most of them empty.
-    name = next((message[key] for key in ("role", "from") if message.get(key) is not None), None)
-    role = ROLE_NAMES.get(name) if isinstance(name, str) else None
-    if role is None:
-        raise UnusableError(f"message {number} is by {name!r}: allowed are {', '.join(ROLE_NAMES)}")
-    if message.get("tool_calls"):
-        raise UnusableError(f"message {number} calls a tool")
-    content = next((message[key] for key in ("content", "value") if message.get(key) is not None), None)
-    return role, content_of(content, number)
 
 
 def content_of(content: Any, number: int) -> str:

@@ -80,20 +80,20 @@ def with_class_names(raw: Raw, features: Mapping[str, Any]) -> Raw:
 
     Columns whose classes are known already stay as they are.
     """
-    new = {column: feature for column, feature in features.items() if column not in raw.classes}
-    kinds = {column: names for column, feature in new.items() if (names := _class_names(feature))}
+    known = {column: _class_names(feature) for column, feature in features.items() if column not in raw.classes}
+    kinds = {column: names for column, names in known.items() if names}
+    if not kinds:
+        return raw
+    every = [row for rows in raw.splits.values() for row in rows if not isinstance(row, Broken)]
+    # As a whole: the number of one class may be the name of another.
+    numbered = {column for column, names in kinds.items() if not all(_is_named(r.get(column), names) for r in every)}
 
     def named(row: dict[str, Any] | Broken) -> dict[str, Any] | Broken:
         if isinstance(row, Broken):
             return row
         return {key: _class_name(cell, kinds[key]) if key in numbered else cell for key, cell in row.items()}
 
-    if not kinds:
-        return raw
-    every = [row for rows in raw.splits.values() for row in rows if not isinstance(row, Broken)]
-    # As a whole: the number of one class may be the name of another.
-    numbered = {column for column, names in kinds.items() if not all(_is_named(r.get(column), names) for r in every)}
-    splits = {split: [named(row) for row in rows] for split, rows in raw.splits.items()}
+    splits = {split: list(map(named, rows)) for split, rows in raw.splits.items()}
     # An answer of a list of classes may be several names: those are not labels.
     single = {column: names for column, names in kinds.items() if "names" in features[column]}
     return replace(raw, splits=splits, classes={**raw.classes, **single})
@@ -142,7 +142,7 @@ def _comma_separated(path: Path) -> Raw:
     header = text.lstrip().partition("\n")[0]
     # Spreadsheets of many countries write semicolons; with commas such a file would have one column.
     other = [mark for mark in ";\t" if mark in header and "," not in header]
-    return _separated(path, text, other[0] if other else ",")
+    return _with_header(path, _cells(path, text, other[0] if other else ","))
 
 
 def _tab_separated(path: Path) -> Raw:
@@ -151,19 +151,16 @@ def _tab_separated(path: Path) -> Raw:
     A cell that begins and ends with a quote, and whose quotes within are doubled, is taken out of them.
     """
     text = read_verbatim(path)
-    lines = [line for line in read_text(path).split("\n") if line.strip()]
-    if not lines:
-        raise DataError(f"{path} has no rows: its first line names the columns, the rows follow")
-    header, *rows = [[_unquoted(cell) for cell in line.split("\t")] for line in lines]
-    if any(len(cells) != len(header) for cells in rows) and '"' in text:
+    lines = [line.split("\t") for line in read_text(path).split("\n") if line.strip()]
+    found = [[_unquoted(cell) for cell in cells] for cells in lines]
+    if any(len(cells) != len(found[0]) for cells in found) and '"' in text:
         # A cell in quotes may go over several lines, as spreadsheets write them: then all rows fit. Else a stray quote
         # would join rows.
         with suppress(DataError):
-            first, *quoted = _cells(path, text, "\t")
-            if all(len(cells) == len(first) for cells in quoted):
-                header, rows = first, quoted
-    names = _header(str(path), header)
-    return Raw({"train": [_separated_row(names, cells) for cells in rows]})
+            quoted = _cells(path, text, "\t")
+            if all(len(cells) == len(quoted[0]) for cells in quoted):
+                found = quoted
+    return _with_header(path, found)
 
 
 def _unquoted(cell: str) -> str:
@@ -172,20 +169,14 @@ def _unquoted(cell: str) -> str:
     return inside.replace('""', '"') if quoted else cell
 
 
-def _separated(path: Path, text: str, delimiter: str) -> Raw:
-    first, *rows = _cells(path, text, delimiter)
-    header = _header(str(path), first)
-    return Raw({"train": [_separated_row(header, cells) for cells in rows]})
-
-
 def _cells(path: Path, text: str, delimiter: str) -> list[list[str]]:
-    """Return the cells of the lines that are not empty, of which there is one at least."""
+    """Return the cells of the lines that are not empty."""
     # No cell is longer than the file; the limit is the whole process's, so it is put back.
     limit = csv.field_size_limit(max(csv.field_size_limit(), len(text)))
     # Strict: otherwise one quote too few silently swallows all rows behind it.
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
-        lines = [cells for cells in reader if cells]
+        return [cells for cells in reader if cells]
     except csv.Error as error:
         raise DataError(
             f"{path}, line {reader.line_num}: {error}. A cell that holds a quote is itself in quotes, and each quote "
@@ -193,22 +184,28 @@ def _cells(path: Path, text: str, delimiter: str) -> list[list[str]]:
         ) from error
     finally:
         csv.field_size_limit(limit)
+
+
+def _with_header(path: Path, lines: list[list[str]]) -> Raw:
+    """Return the rows below a header; a column without a name, as pandas writes for its index, is called by its place.
+
+    A row is broken where cells beyond the header hold something.
+    """
     if not lines:
         raise DataError(f"{path} has no rows: its first line names the columns, the rows follow")
-    return lines
-
-
-def _separated_row(header: list[str], cells: list[str]) -> dict[str, Any] | Broken:
-    if any(cells[len(header) :]):
-        return Broken(f"it has {len(cells)} cells where the header has {len(header)}")
-    return dict(zip(header, cells, strict=False))
-
-
-def _header(where: str, cells: list[str]) -> list[str]:
-    """Return the names of columns; one without a name, as pandas writes for its index, is called by its place."""
-    names = [name.strip() or f"column {place}" for place, name in enumerate(cells, start=1)]
-    _demand_distinct(where, names)
-    return names
+    header = [name.strip() or f"column {place}" for place, name in enumerate(lines[0], start=1)]
+    _demand_distinct(str(path), header)
+    reason = "it has {} cells where the header has {}"
+    return Raw(
+        {
+            "train": [
+                Broken(reason.format(len(cells), len(header)))
+                if any(cells[len(header) :])
+                else dict(zip(header, cells, strict=False))
+                for cells in lines[1:]
+            ]
+        }
+    )
 
 
 def _demand_distinct(where: str, names: list[str]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from sapo.core.untrusted import folded, one_line
 from sapo.tasks.inspection import Inspection
@@ -20,31 +20,61 @@ def warnings_of(inspection: Inspection) -> tuple[str, ...]:
 
     The sentences quote labels and reasons from the data.
     """
-    train, test = inspection.rows["train"], inspection.rows["test"]
-    found = []
-    if inspection.overlap:
-        found.append(
-            f"{inspection.overlap} of {test} test rows have inputs that are also trained on: set "
-            "data.drop_overlap: true to leave those training rows out"
-        )
-    if inspection.dropped:
-        found.append(
+    rows, outside, skew, lengths = inspection.rows, inspection.outside, inspection.skew, inspection.lengths
+    names = ", ".join(repr(one_line(x.label, _SHOWN)) for x in inspection.labels[:_NAMED_LABELS])
+    names += ", ..." if len(inspection.labels) > _NAMED_LABELS else ""
+    beyond = f"answers are not among the labels {names}: correct the answers, or add the missing labels"
+    similar: dict[str, list[str]] = {}
+    for label in inspection.labels:
+        similar.setdefault(folded(label.label), []).append(label.label)
+    cut = ((lengths.cut, "training input"), (lengths.cut_test, "test input")) if lengths else ()
+    found = (
+        (
+            inspection.overlap,
+            f"{inspection.overlap} of {rows['test']} test rows have inputs that are also trained on: set "
+            "data.drop_overlap: true to leave those training rows out",
+        ),
+        (
+            inspection.dropped,
             f"left out, as their inputs are also test inputs: {_count(inspection.dropped, 'training row')}; set "
-            "data.drop_overlap: false to train on them"
-        )
-    if inspection.conflicts:
-        found.append(
-            f"{inspection.conflicts} of {train} training rows have an input that also occurs with another answer: "
-            "correct the answers, or keep one row of each input"
-        )
-    if inspection.duplicates:
-        found.append(
-            f"{inspection.duplicates} of {train} training rows repeat an earlier row: remove them, unless they are "
-            "meant to count more than once"
-        )
-    found += [*_label_warnings(inspection), *_length_warnings(inspection)]
+            "data.drop_overlap: false to train on them",
+        ),
+        (
+            inspection.conflicts,
+            f"{inspection.conflicts} of {rows['train']} training rows have an input that also occurs with another "
+            "answer: correct the answers, or keep one row of each input",
+        ),
+        (
+            inspection.duplicates,
+            f"{inspection.duplicates} of {rows['train']} training rows repeat an earlier row: remove them, unless they "
+            "are meant to count more than once",
+        ),
+        (outside.train, f"{outside.train} of {rows['train']} training {beyond}"),
+        (outside.test, f"{outside.test} of {rows['test']} test {beyond}"),
+        *(
+            (
+                len(spellings) > 1,
+                "labels that differ in case, white space or invisible characters only: "
+                f"{', '.join(map(repr, spellings))}; they count as different answers: write them alike",
+            )
+            for spellings in similar.values()
+        ),
+        (
+            skew is not None and skew > _SKEWED,
+            f"the labels of the {inspection.selected} selection rows are not those of all training rows (skew "
+            f"{skew or 0:.2f}): set selection.sample: stratified, or raise selection.examples",
+        ),
+        *(
+            (
+                count,
+                f"cut in the middle, as longer than max_length: {_count(count, what)}; raise max_length if the model's "
+                "context allows it, or shorten them",
+            )
+            for count, what in cut
+        ),
+    )
     name = one_line(inspection.task, _SHOWN)
-    return (*(f"{name}: {sentence}" for sentence in found), *unused_warning(inspection))
+    return (*(f"{name}: {sentence}" for occurs, sentence in found if occurs), *unused_warning(inspection))
 
 
 def unused_warning(inspection: Inspection) -> tuple[str, ...]:
@@ -83,43 +113,6 @@ def _row(inspection: Inspection, *, sized: bool) -> tuple[str, ...]:
         texts += [f"{lengths.tokens / train:.0f}", str(lengths.longest), cut] if train else [_NOTHING, _NOTHING, cut]
     texts += [str(inspection.duplicates), str(inspection.overlap)] if train else [_NOTHING, _NOTHING]
     return (*texts, _NOTHING if skew is None else f"{skew:.2f}", str(inspection.unused.rows))
-
-
-def _label_warnings(inspection: Inspection) -> Iterator[str]:
-    outside, skew = inspection.outside, inspection.skew
-    names = ", ".join(repr(one_line(x.label, _SHOWN)) for x in inspection.labels[:_NAMED_LABELS])
-    names += ", ..." if len(inspection.labels) > _NAMED_LABELS else ""
-    for kind, count in (("training", outside.train), ("test", outside.test)):
-        if count:
-            yield (
-                f"{count} of {inspection.rows['train' if kind == 'training' else 'test']} {kind} answers are not "
-                f"among the labels {names}: correct the answers, or add the missing labels"
-            )
-    similar: dict[str, list[str]] = {}
-    for label in inspection.labels:
-        similar.setdefault(folded(label.label), []).append(label.label)
-    for spellings in similar.values():
-        if len(spellings) > 1:
-            yield (
-                "labels that differ in case, white space or invisible characters only: "
-                f"{', '.join(map(repr, spellings))}; they count as different answers: write them alike"
-            )
-    if skew is not None and skew > _SKEWED:
-        yield (
-            f"the labels of the {inspection.selected} selection rows are not those of all training rows (skew "
-            f"{skew:.2f}): set selection.sample: stratified, or raise selection.examples"
-        )
-
-
-def _length_warnings(inspection: Inspection) -> Iterator[str]:
-    if inspection.lengths is None:
-        return
-    for kind, count in (("training", inspection.lengths.cut), ("test", inspection.lengths.cut_test)):
-        if count:
-            yield (
-                f"cut in the middle, as longer than max_length: {_count(count, f'{kind} input')}; raise max_length if "
-                "the model's context allows it, or shorten them"
-            )
 
 
 def _count(number: int, noun: str) -> str:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sapo.core.errors import DataError
-from sapo.core.types import Example, Split, Task, Unused
+from sapo.core.types import Example, Split, Task
 from sapo.models.layout import TAKEN_OUT, Side
 from sapo.models.sft import MAX_LENGTH, SftRenderer, prompt_and_completion
 from sapo.tasks.columns import INPUTS, Columns, holds, meaning_of
@@ -53,26 +53,36 @@ class Rows:
         every = [row for rows in parts.values() for row in rows if not isinstance(row, Broken)]
         where, columns = layout_of(every)
         notes = _unused_columns(every, columns)
-        used: dict[Split, list[tuple[str, Any, Row]]] = {}
-        unused: list[Unused] = []
-        for split, rows in parts.items():
-            read, left = read_split(split, rows, columns)
-            unused += left
-            numbers = {one.row for one in left}
-            kept = [(f"{split} row {n}", row) for n, row in enumerate(rows, start=1) if n not in numbers]
-            used[split] = [(*one, said) for one, said in zip(kept, read, strict=True)]
-        if not used["train"]:
+        read = {split: read_split(split, rows, columns) for split, rows in parts.items()}
+        unused = [row for _, left in read.values() for row in left]
+        said = list(read["train"][0].values())
+        if not said:
             ((commonest, count),) = Counter(one.reason for one in unused).most_common(1)
             raise DataError(f"no row can be used, most often ({count} rows) because {commonest}")
-        # Candidates have no white space at their ends: that of the rows stays, for all of them alike.
-        told = {(said.instruction if where == INSTRUCTION else said.system).strip() for *_, said in used["train"]}
-        original = _shared(told) if instruction is None else instruction
-        if not isinstance(original, str) or not original.strip():
-            raise DataError(f"instruction = {original!r:.80}: pass the text that every row contains")
-        original = original.strip()
-        examples = {split: tuple(_example(*row, where, original) for row in rows) for split, rows in used.items()}
+        if instruction is None:
+            # The column of that name, or the system message. Candidates have no white space at their ends: that of the
+            # rows stays, for all of them alike.
+            told = {(row.instruction if where == INSTRUCTION else row.system).strip() for row in said}
+            if len(told) > 1 or told == {""}:
+                raise DataError(
+                    "the rows have no instruction in common (neither one system message nor one text in the column "
+                    "instruction): pass the text that every row contains as instruction=..."
+                )
+            (instruction,) = told
+        if not isinstance(instruction, str) or not instruction.strip():
+            raise DataError(f"instruction = {instruction!r:.80}: pass the text that every row contains")
+        original = instruction.strip()
+        examples = {
+            split: tuple(
+                _example(f"{split} row {n}", parts[split][n - 1], row, where, original) for n, row in used.items()
+            )
+            for split, (used, _) in read.items()
+        }
         train = examples["train"]
-        self.layout = _layout(where, original, [said for *_, said in used["train"]])
+        asked = {(row.system.strip(), row.instruction.strip(), row.example.history) for row in said}
+        # How rows are asked, so that other inputs can be: by one turn of the user, and which instruction where.
+        usual = ("alpaca", ("", original, ())) if where == INSTRUCTION else ("system", (original, "", ()))
+        self.layout = usual[0] if asked == {usual[1]} else "other"
         labels = recognised_labels(train)
         metric, why = metric_of(labels, train)
         notes.append(f"metric: {metric}, as {why}")
@@ -105,25 +115,6 @@ def _unused_columns(rows: Sequence[Mapping[str, Any]], columns: Columns) -> list
                             "remove it")  # fmt: skip
     named = ", ".join(f"{name!r} ({count} values)" for name, count in held.items())
     return [f"columns that are not used: {named}"] if named else []
-
-
-def _shared(told: Set[str]) -> str:
-    """Return the instruction that all rows have: the column of that name, or the system message."""
-    if len(told) == 1 and (text := next(iter(told))):
-        return text
-    raise DataError(
-        "the rows have no instruction in common (neither one system message nor one text in the column instruction): "
-        "pass the text that every row contains as instruction=..."
-    )
-
-
-def _layout(where: str, instruction: str, rows: Sequence[Row]) -> str:
-    """Return how rows are asked, so that other inputs can be: by one turn of the user, and which instruction where."""
-    asked = {(row.system.strip(), row.instruction.strip(), row.example.history) for row in rows}
-    instruction = instruction.strip()
-    if where == INSTRUCTION:
-        return "alpaca" if asked == {("", instruction, ())} else "other"
-    return "system" if asked == {(instruction, "", ())} else "other"
 
 
 def _example(what: str, row: Mapping[str, Any], said: Row, where: str, original: str) -> Example:

@@ -213,13 +213,11 @@ def _labels(task: Task, selection_rows: Sequence[int]) -> tuple[LabelCount, ...]
 
 
 def _reasons(unused: Sequence[Unused]) -> tuple[Reason, ...]:
-    counts = Counter((row.split, row.reason) for row in unused).most_common(KEPT)
-    numbers: dict[tuple[Split, str], list[int]] = {kind: [] for kind, _ in counts}
+    numbers: dict[tuple[Split, str], list[int]] = {}
     for row in unused:
-        first = numbers.get((row.split, row.reason))
-        if first is not None and len(first) < _FIRST:
-            first.append(row.row)
-    return tuple(Reason(*kind, count, tuple(numbers[kind])) for kind, count in counts)
+        numbers.setdefault((row.split, row.reason), []).append(row.row)
+    commonest = sorted(numbers.items(), key=lambda kind: -len(kind[1]))[:KEPT]
+    return tuple(Reason(*kind, len(rows), tuple(rows[:_FIRST])) for kind, rows in commonest)
 
 
 def asked_key(row: Example) -> str:

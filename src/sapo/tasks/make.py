@@ -49,7 +49,8 @@ def make_task(name: str, source: DataSource, found: Raw) -> Task:
         notes.append("keys of messages that are not used: " + ", ".join(f"{k!r} ({n})" for k, n in keys.items()))
     demanded = {"train": source.data, **({} if source.test is None else {"test": source.test})}
     for split in (split for split in SPLITS if split in found.splits):
-        used[split], left_out = read_split(split, found.splits[split], columns, alternatives=found.alternatives)
+        read, left_out = read_split(split, found.splits[split], columns, alternatives=found.alternatives)
+        used[split] = list(read.values())
         unused += left_out
         if left_out and not used[split]:
             ((commonest, _),) = Counter(row.reason for row in left_out).most_common(1)

@@ -60,12 +60,12 @@ class Row:
 
 def read_split(
     split: Split, rows: Rows, columns: Columns, *, alternatives: bool = False
-) -> tuple[list[Row], list[Unused]]:
-    """Return the rows of a split that can be used, and the others with reasons; see `read_row`."""
-    used, unused = [], []
+) -> tuple[dict[int, Row], list[Unused]]:
+    """Return the rows of a split that can be used, by their number from 1, and the others with reasons."""
+    used, unused = {}, []
     for number, row in enumerate(rows, start=1):
         try:
-            used.append(read_row(row, columns, alternatives=alternatives))
+            used[number] = read_row(row, columns, alternatives=alternatives)
         except UnusableError as reason:
             unused.append(Unused(split, number, str(reason)))
     return used, unused

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 from transformers import TrainerCallback
 
 import sapo
@@ -368,8 +368,9 @@ def test_a_callback_tells_its_choices_beside_the_adapter(undisturbed: Trained, t
 def test_rows_in_a_list_are_as_good_and_other_kinds_are_told() -> None:
     row = {"prompt": "Say it. x", "completion": " y"}
     rows = trl.Rows([row], "Say it.")
-    assert rows.task == trl.Rows(Dataset.from_list([row]), "Say it.").task
-    for wrong in (None, 5, iter([row])):
+    dataset = Dataset.from_list([row])
+    assert rows.task == trl.Rows(dataset, "Say it.").task == trl.Rows(dataset.to_pandas(), "Say it.").task
+    for wrong in (None, 5, iter([row]), DatasetDict(train=dataset)):
         with pytest.raises(DataError, match="allowed are one split of a"):
             trl.Rows(wrong, "Say it.")
     with pytest.raises(DataError, match="instruction = 5: pass the text"):

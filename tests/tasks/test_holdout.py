@@ -14,7 +14,7 @@ from sapo.core.types import Example, Task
 from sapo.integrations.testing import toy_task
 from sapo.tasks.builtin import BUILTIN
 from sapo.tasks.holdout import hold_out
-from sapo.tasks.load import data_task, load_sequence, load_task
+from sapo.tasks.load import load_sequence, load_task
 from sapo.tasks.own import DataSource
 from sapo.tasks.sampling import selection_rows
 
@@ -54,13 +54,6 @@ def test_test_rows_of_its_own_are_kept_and_the_smaller_half_of_two_inputs_is_the
     assert not {row.input.strip().casefold() for row in alike.test} & {row.input.casefold() for row in alike.train}
     even = hold_out(task(*[Example("ab"[i % 2], "c") for i in range(10)]))
     assert (len(even.train), len(even.test)) == (5, 5)
-
-
-@pytest.mark.parametrize("name", ["", ".", "..", ".x", "a/b", "a\\b", "a\0b", "\ud800"])
-def test_a_name_that_is_no_files_name_is_refused(name: str, tmp_path: Path) -> None:
-    source = DataSource(data=str(dump(tmp_path / "m.json")), instruction="Do.")
-    with pytest.raises(DataError, match=r"name is also a file's name|name holds half a character"):
-        data_task(name, source)
 
 
 def test_a_name_that_looks_like_data_is_own_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -287,6 +287,7 @@ ROWS = datasets.Dataset.from_dict({"prompt": ["Sort: a"], "completion": ["b"]})
     [
         ({"name": ROWS}, "task = Dataset: allowed is a task's name, or where .* rows in memory too"),
         ({"name": None}, "task = NoneType"),
+        ({"name": "a\0b.jsonl"}, "data: holds a NUL character"),
         ({"columns": ["input"]}, r"columns = \['input'\]: must be a mapping"),
         ({"columns": {"input": 3}}, r"columns\.input = 3: must be a text"),
         ({"labels": "yes"}, "labels = 'yes': must be a list"),
@@ -327,7 +328,6 @@ def test_an_input_beside_an_instruction_is_used_or_asked_for(tmp_path: Path) -> 
 def test_a_text_beside_its_answer_is_an_input_also_in_memory() -> None:
     task = given_task([{"text": "Sort. b a", "label": "x"}] * 2, "Sort.")
     assert isinstance(task, Task) and (task.train[0].input, task.train[0].answer) == ("Sort. b a", "x")
-    assert any("2 of 2 inputs hold the instruction already" in note for note in task.notes)
 
 
 @pytest.mark.parametrize("answer", [5, True, ["a", "b"]])
@@ -348,14 +348,13 @@ def test_rows_that_do_not_hold_the_instruction_are_told_the_way_out() -> None:
     assert isinstance(found, Task) and found.train[0].input == "x"
 
 
-def test_a_stray_quote_joins_no_rows_even_where_another_row_does_not_fit(tmp_path: Path) -> None:
-    path = tmp_path / "t.tsv"
-    path.write_text('input\toutput\n"Loved it\tyes\nThe TV is 32"\tno\nshort row\n')
-    task = load_task(path, instruction="Good?")
-    assert [(row.input, row.answer) for row in task.train] == [('"Loved it', "yes"), ('The TV is 32"', "no")]
-    assert [one.row for one in task.unused] == [3]
-    path.write_text('input\toutput\n"two\nlines"\tyes\n')
-    assert load_task(path, instruction="Good?").train[0].input == "two\nlines"
+def test_quotes_in_a_tsv_merge_no_rows(tmp_path: Path) -> None:
+    text = 'input\toutput\nfine\tyes\n"Loved it\tyes\nThe TV is 32"\tno\n"a ""b"" c"\tno\n'
+    inputs = ["fine", '"Loved it', 'The TV is 32"', 'a "b" c']
+    for more, unused in (("", []), ("short row\n", [5])):
+        task = own(tmp_path / "t.tsv", text + more)
+        assert [row.input for row in task.train] == inputs and [one.row for one in task.unused] == unused
+    assert own(tmp_path / "t.tsv", 'input\toutput\n"two\nlines"\tyes\n').train[0].input == "two\nlines"
 
 
 def test_right_answers_of_a_natural_instructions_file_without_its_definition_are_alternatives(tmp_path: Path) -> None:
@@ -370,13 +369,6 @@ def test_an_empty_input_is_one_whatever_the_case_of_its_column_and_the_kind_of_n
     assert [row.input for row in load_task(dump(tmp_path / "t.jsonl", rows)).train] == ["a", ""]
     nothing = [{"instruction": "Sort.", "input": text, "output": "b"} for text in ("a", math.nan)]
     assert len(Rows(nothing).task.train) == 2
-
-
-def test_files_in_memory_are_rows_of_one_split() -> None:
-    assert len(Rows(ROWS, "Sort:").task.train) == 1
-    assert Rows(ROWS.to_pandas(), "Sort:").task == Rows(ROWS, "Sort:").task
-    with pytest.raises(DataError, match="rows in a DatasetDict: allowed are one split"):
-        Rows(datasets.DatasetDict(train=ROWS), "Sort:")
 
 
 def test_rows_in_memory_keep_the_names_of_classes_and_the_width_of_numbers() -> None:
@@ -461,12 +453,6 @@ def test_instructions_that_differ_at_their_ends_only_count_as_one(end: str) -> N
         assert f"{TAKEN_OUT}{end}" in (asked if isinstance(asked, str) else asked[0]["content"])
 
 
-@pytest.mark.parametrize(("answer", "noted"), [(1, True), ("B", False), ("4", False)])
-def test_answers_that_may_count_the_choices_are_noted(answer: object, noted: bool, tmp_path: Path) -> None:
-    task = own(tmp_path / "t.jsonl", [{"question": "2+2?", "choices": ["3", "4"], "answer": answer}])
-    assert any("numbers in 'answer' (1 of 1 training rows) are learned as" in note for note in task.notes) == noted
-
-
 @pytest.mark.parametrize(
     ("more", "words"),
     [
@@ -530,12 +516,6 @@ def test_a_column_that_is_not_used_is_no_half_of_a_pair(tmp_path: Path) -> None:
     rows = [{"question": f"q{n}", "prompt": f"p{n}", "answer": "a"} for n in range(2)]
     found = own(tmp_path / "t.jsonl", rows, columns={"ignore": ["question"]})
     assert [row.input for row in found.train] == ["p0", "p1"]
-
-
-def test_quotes_in_a_tsv_merge_no_rows(tmp_path: Path) -> None:
-    text = 'text\tlabel\nfine\tyes\n"Loved it\tyes\nThe TV is 32"\tno\n"a ""b"" c"\tno\n'
-    task = own(tmp_path / "t.tsv", text)
-    assert [row.input for row in task.train] == ["fine", '"Loved it', 'The TV is 32"', 'a "b" c']
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,6 @@ from own_data import own
 
 from sapo.core.errors import DataError
 from sapo.core.types import Example, Unused
-from sapo.tasks.load import load_task
 
 ROWS: list[dict[str, Any]] = [{"input": 'a, "b"\nc\r\nd', "output": "x"}, {"input": "", "output": "ü\t;"}]
 USED = (Example('a, "b"\nc\r\nd', "x"), Example("", "ü\t;"))
@@ -31,7 +30,7 @@ def test_every_kind_of_file_gives_the_same_rows(tmp_path: Path) -> None:
     pq.write_table(pa.Table.from_pylist(ROWS), tmp_path / "m.parquet")
     tasks = [
         own(tmp_path / "m.json", ROWS),
-        own(tmp_path / "m.jsonl", lines + "\n"),
+        own(tmp_path / "m.jsonl", f"\ufeff{lines}\n"),
         own(tmp_path / "n.json", lines),
         own(tmp_path / "w.jsonl", lines.replace("\n", "\r\n")),
         own(write_table(tmp_path / "m.csv", ROWS, ",")),
@@ -44,20 +43,36 @@ def test_every_kind_of_file_gives_the_same_rows(tmp_path: Path) -> None:
     assert {t.instruction for t in tasks} == {"Do."}
 
 
-def test_a_piece_of_a_chat_template_in_the_instruction_is_noted(tmp_path: Path) -> None:
-    for text, piece in (("Do it.<|im_end|>", "<|im_end|>"), ("[INST] Do it.", "[INST]"), ("Go.\nUser: x", "User:")):
-        notes = own(tmp_path / "m.json", ROWS, text).notes
-        assert any(f"the instruction holds {piece!r}, as chat templates write it" in note for note in notes)
-    assert "chat templates" not in str(own(tmp_path / "m.json", ROWS, "Name the user: in `code`, or <b>.").notes)
+ANSWERS = ["yes\x07", "no\x1b[31m", "a\tb\nc\r\nd", "e\u200b", *"fgh"]
+ODD = [{"instruction": "Do.", "input": f"\x07{n}", "output": text} for n, text in enumerate(ANSWERS)]
+CHOICES = {"question": "2+2?", "choices": ["3", "4"]}
 
 
-def test_control_characters_in_answers_are_noted(tmp_path: Path) -> None:
-    answers = ["yes\x07", "no\x1b[31m", "a\tb\nc\r\nd", "e\u200b", *"fgh"]
-    rows = [{"instruction": "Do.", "input": f"\x07{n}", "output": text} for n, text in enumerate(answers)]
-    task = own(tmp_path / "m.json", rows)
-    assert r"answers with control characters: 2, such as '\x07'; remove what is not meant" in task.notes
-    assert [row.answer for row in task.train] == answers
-    assert "control characters" not in str(own(tmp_path / "m.json", rows[2:]).notes)
+@pytest.mark.parametrize(
+    ("rows", "instruction", "note"),
+    [
+        (ROWS, "Do it.<|im_end|>", "the instruction holds '<|im_end|>', as chat templates write it"),
+        (ROWS, "[INST] Do it.", "the instruction holds '[INST]', as chat templates write it"),
+        (ROWS, "Go.\nUser: x", "the instruction holds 'User:', as chat templates write it"),
+        (ROWS, "Name the user: in `code`, or <b>.", ""),
+        (ODD, "Do.", r"answers with control characters: 2, such as '\x07'; remove what is not meant"),
+        (ODD[2:], "Do.", ""),
+        ([{**CHOICES, "answer": 1}], "Do.", "numbers in 'answer' (1 of 1 training rows) are learned as"),
+        ([{**CHOICES, "answer": "B"}], "Do.", ""),
+        ([{**CHOICES, "answer": "4"}], "Do.", ""),
+        ([{"input": "Do. b a", "output": "x"}] * 2, "Do.", "2 of 2 inputs hold the instruction already"),
+    ],
+)
+def test_what_is_hardly_meant_is_noted_and_kept(rows: Any, instruction: str, note: str, tmp_path: Path) -> None:
+    task = own(tmp_path / "m.json", rows, instruction)
+    assert any(one.startswith(note) for one in task.notes)
+    kinds = ("chat templates", "control characters", "learned as numbers", "hold the instruction already")
+    assert any(kind in str(task.notes) for kind in kinds) == bool(note)
+    answers = [row.get("output", row.get("answer")) for row in rows]
+    assert [row.answer for row in task.train] == list(map(str, answers))
+
+
+LATIN = "input,output\nschön,b".encode("latin-1")
 
 
 @pytest.mark.parametrize(
@@ -77,32 +92,20 @@ def test_control_characters_in_answers_are_noted(tmp_path: Path) -> None:
         ("m.csv", "good,1\nbad,2\n", r"among 'good', '1'\..*first line of a CSV"),
         ("m.csv", "text|label\n1,5|yes\n", "no row can be read: it has 2 cells where the header has 1 .*otherwise"),
         ("m.parquet", "PAR1", r"m\.parquet: it is not a readable Parquet file"),
+        *((name, None, "No such file") for name in ("m.csv", "m.parquet", "a/b/c")),
+        (".", None, "any data files"),
+        ("m.csv", LATIN, r"m\.csv is not UTF-8: byte 16"),
+        ("m.csv", b"\xef\xbb\xbf" + LATIN, r"m\.csv is not UTF-8: byte 19"),
         ("m.xlsx", "PK", r"the ending '\.xlsx' is not known\. Allowed: \.jsonl, \.json, \.csv, \.tsv, \.parquet"),
     ],
 )
-def test_a_broken_file_is_an_error_that_says_where(name: str, content: str, message: str, tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_read_is_an_error_that_says_where(
+    name: str, content: str | bytes | None, message: str, tmp_path: Path
+) -> None:
+    if isinstance(content, bytes):
+        (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=f"(?s){message}"):
-        own(tmp_path / name, content)
-
-
-@pytest.mark.parametrize(
-    ("data", "message"),
-    [
-        ("m.csv", "No such file"), ("m.parquet", "No such file"), ("a/b/c", "No such file"), (".", "any data files"),
-        ("a\0b.jsonl", "data: holds a NUL character"),
-    ],
-)  # fmt: skip
-def test_missing_data_are_named(data: str, message: str, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=message):
-        load_task(str(tmp_path / data), instruction="Do.")
-
-
-@pytest.mark.parametrize(("mark", "place"), [(b"", 16), (b"\xef\xbb\xbf", 19)], ids=["plain", "byte order mark"])
-def test_bytes_that_are_not_utf_8_are_named_with_their_place(mark: bytes, place: int, tmp_path: Path) -> None:
-    path = tmp_path / "latin.csv"
-    path.write_bytes(mark + "input,output\nschön,b".encode("latin-1"))
-    with pytest.raises(DataError, match=rf"latin\.csv is not UTF-8: byte {place}"):
-        own(path)
+        own(tmp_path / name, content if isinstance(content, str) else None)
 
 
 def test_a_huge_cell_goes_through_and_the_limit_of_the_csv_module_stays(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ _LAYOUTS: tuple[tuple[tuple[str, ...], str], ...] = (
     (("sentence1", "sentence2"), "label"), (("sentence1", "sentence2"), "answer"),
     (("question1", "question2"), "label"), (("question1", "question2"), "answer"),
 )  # fmt: skip
-_PAIRS = tuple(((source,), target) for source, target in COLUMNS)
+_PAIRS: tuple[tuple[tuple[str, ...], str], ...] = tuple(((source,), target) for source, target in COLUMNS)
 # Alpaca's layout, where the input is optional.
 _ALPACA = ((("input",), "output"), (("input",), "response"))
 # Names of columns that change what a row means: refused unless the user says what they are.

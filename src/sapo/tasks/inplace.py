@@ -49,7 +49,7 @@ class Rows:
     ) -> None:
         self.dataset = dataset
         given: dict[Split, Any] = {"train": dataset} if held_out is None else {"train": dataset, "dev": held_out}
-        parts = {split: in_memory(name, data).splits["train"] for split, data in given.items()}
+        parts: dict[Split, Any] = {split: in_memory(name, data).splits["train"] for split, data in given.items()}
         every = [row for rows in parts.values() for row in rows if not isinstance(row, Broken)]
         where, columns = layout_of(every)
         notes = _unused_columns(every, columns)

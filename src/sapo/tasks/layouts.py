@@ -159,7 +159,10 @@ def exchange(data: Any, old: str, new: str) -> Any:
         where = _asking(row) or _asking({"output": None, "completion": None, **row})
         # So is one in which nobody asks anything.
         if any(name in row for name in (INSTRUCTION, *_TURNS)) and not any(
-            name.lower() in (INSTRUCTION, *_TURNS, *INPUTS) and _asks(value) for name, value in row.items()
+            name.lower() in (INSTRUCTION, *_TURNS, *INPUTS)
+            and holds(value)
+            and not (isinstance(value, float) and isnan(value))
+            for name, value in row.items()
         ):
             return dict(row)
         if where is None:
@@ -186,10 +189,6 @@ def exchange(data: Any, old: str, new: str) -> Any:
     if isinstance(data, (list, tuple)):
         return [changed(row) for row in data]
     raise DataError(f"rows in a {type(data).__name__}: allowed are a Dataset, a DataFrame or a list of rows. {_WORD}")
-
-
-def _asks(value: Any) -> bool:
-    return holds(value) and not (isinstance(value, float) and isnan(value))
 
 
 def _asking(row: Mapping[str, Any]) -> str | None:

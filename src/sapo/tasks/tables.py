@@ -69,9 +69,19 @@ def arrow_table(where: str, table: Any, features: Mapping[str, Any]) -> Raw:
 
     ``features`` are those of the datasets library by column, in their JSON form.
     """
+    from pyarrow import ArrowException
+
     _demand_distinct(where, table.column_names)
-    columns = [_column(where, name, table[name]) for name in table.column_names]
-    rows = [dict(zip(table.column_names, cells, strict=True)) for cells in zip(*columns, strict=True)]
+    columns: dict[str, list[Any]] = {}
+    for name in table.column_names:
+        try:
+            columns[name] = [_spelled(value, table[name].type) for value in table[name].to_pylist()]
+        except (ArrowException, ValueError, OverflowError) as error:
+            # Python holds no year beyond 9999.
+            raise DataError(
+                f"{where}: a value of column {name!r} cannot be read ({error}): leave the column out"
+            ) from error
+    rows = [dict(zip(columns, cells, strict=True)) for cells in zip(*columns.values(), strict=True)]
     return with_class_names(Raw({"train": rows}), features)
 
 
@@ -261,18 +271,6 @@ def _class_name(value: Any, names: tuple[str, ...]) -> Any:
     if not isinstance(value, str) or not value.removeprefix("-").isdecimal():
         return value
     return names[int(value)] if 0 <= int(value) < len(names) else None
-
-
-def _column(where: str, name: str, column: Any) -> list[Any]:
-    from pyarrow import ArrowException
-
-    try:
-        return [_spelled(value, column.type) for value in column.to_pylist()]
-    except (ArrowException, ValueError, OverflowError) as error:
-        # Python holds no year beyond 9999.
-        raise DataError(
-            f"{where}: a value of column {name!r} cannot be read ({error}): leave the column out"
-        ) from error
 
 
 def _spelled(value: Any, kind: Any) -> Any:

@@ -15,7 +15,7 @@ from sapo.models.render import Renderer
 from sapo.report.blocks import Note, Page, Table
 from sapo.report.data import data_blocks
 from sapo.report.tasks import task_page
-from sapo.tasks.inspection import Inspection, LabelCount, Lengths, Reason, UnusedRows, inspect_rows, inspect_task
+from sapo.tasks.inspection import Inspection, LabelCount, Lengths, Reason, UnusedRows, inspect_rows, lengths_of
 
 INSPECTION = Inspection(
     task="review-sentiment", rows={"train": 400, "dev": 0, "test": 100}, selected=40, duplicates=12, conflicts=3,
@@ -66,7 +66,7 @@ def test_what_deserves_attention_is_said_and_so_is_that_nothing_does() -> None:
     notes = [block.text for block in data_blocks([INSPECTION]) if isinstance(block, Note)]
     assert len(notes) == 8 and all(note.startswith("review-sentiment: ") for note in notes)
     assert any("data.drop_overlap: true to leave those training rows out." in note for note in notes)
-    sound = inspect_task(toy_task(), Renderer(tiny_tokenizer(), 512), range(4))
+    sound = inspect_rows(toy_task(), range(4), lengths=lengths_of(toy_task(), Renderer(tiny_tokenizer(), 512)))
     notes = [block.text for block in data_blocks([sound]) if isinstance(block, Note)]
     assert notes == ["No warnings."]
 

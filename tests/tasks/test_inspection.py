@@ -24,7 +24,7 @@ from sapo.tasks.inspection import (
     UnusedRows,
     drop_overlap,
     inspect_rows,
-    inspect_task,
+    lengths_of,
 )
 
 often = settings(max_examples=40, deadline=None, derandomize=True, database=None)
@@ -127,10 +127,10 @@ def test_unused_rows_are_grouped_and_only_the_first_kept() -> None:
 
 
 def test_lengths_equal_those_of_every_row_rendered_on_its_own() -> None:
-    train = [Example("word " * (n % 13), "yes" if n % 2 else "no") for n in range(300)]
+    train = [Example("word " * (n % 13), "yes" if n % 2 else "no") for n in range(260)]
     test = [Example("word " * 2 * n, "yes") for n in range(8)]
     task, renderer = task_of(train, test), Renderer(tiny_tokenizer(), 150)
-    found = inspect_task(task, renderer, range(4), dropped=7)
+    found = inspect_rows(task, range(4), 7, lengths_of(task, renderer))
     each = [renderer.encode(task.instruction, task.suffix, [row])[0] for row in train]
     tested = [renderer.encode(task.instruction, task.suffix, [row])[0] for row in test]
     assert found.lengths == Lengths(
@@ -139,16 +139,16 @@ def test_lengths_equal_those_of_every_row_rendered_on_its_own() -> None:
         cut=sum(e.cut > 0 for e in each),
         cut_test=sum(e.cut > 0 for e in tested),
     )
-    assert found.lengths is not None and 0 < found.lengths.cut < 300 and 0 < found.lengths.cut_test < 8
+    assert found.lengths is not None and 0 < found.lengths.cut < 260 and 0 < found.lengths.cut_test < 8
     assert (found.selected, found.dropped) == (4, 7)
     assert replace(found, lengths=None) == inspect_rows(task, range(4), 7)
-    assert inspect_task(task_of([], test), renderer).lengths == Lengths(0, 0, 0, found.lengths.cut_test)
+    assert lengths_of(task_of([], test), renderer) == Lengths(0, 0, 0, found.lengths.cut_test)
 
 
 def test_a_row_that_cannot_be_rendered_is_named_with_its_task() -> None:
     task = task_of([Example("x", "yes")], [Example("x", "long " * 500)])
     with pytest.raises(RenderError, match=r"task 'toy', test rows, with its instruction: .* at most 400 fit"):
-        inspect_task(task, Renderer(tiny_tokenizer(), 400))
+        lengths_of(task, Renderer(tiny_tokenizer(), 400))
 
 
 FLAWED = Inspection(
@@ -197,7 +197,7 @@ def test_of_the_reasons_of_unused_rows_no_single_one_is_hidden() -> None:
 def test_sound_rows_give_no_warning() -> None:
     task = toy_task()
     assert unused_warning(inspect_rows(task)) == ()
-    assert warnings_of(inspect_task(task, Renderer(tiny_tokenizer(), 512), range(4))) == ()
+    assert warnings_of(inspect_rows(task, range(4), lengths=lengths_of(task, Renderer(tiny_tokenizer(), 512)))) == ()
     # One of ten rows would need another label: not above the limit yet.
     labels = (LabelCount("yes", 50, 6, 5), LabelCount("no", 50, 4, 5))
     slight = replace(inspect_rows(task), rows={"train": 100, "dev": 0, "test": 10}, selected=10, labels=labels)
@@ -205,7 +205,9 @@ def test_sound_rows_give_no_warning() -> None:
 
 
 def test_the_table_has_a_row_per_task_and_shows_what_it_does_not_know() -> None:
-    columns, table = data_table([FLAWED, inspect_task(task_of([], toy_task().test), Renderer(tiny_tokenizer(), 512))])
+    tested = task_of([], toy_task().test)
+    lengths = lengths_of(tested, Renderer(tiny_tokenizer(), 512))
+    columns, table = data_table([FLAWED, inspect_rows(tested, lengths=lengths)])
     assert columns == (
         "task", "train", "test", "tokens\n/row", "longest", "cut", "dupli-\ncates", "over-\nlap", "skew", "unused",
     )  # fmt: skip

@@ -453,24 +453,6 @@ def test_instructions_that_differ_at_their_ends_only_count_as_one(end: str) -> N
         assert f"{TAKEN_OUT}{end}" in (asked if isinstance(asked, str) else asked[0]["content"])
 
 
-@pytest.mark.parametrize(
-    ("more", "words"),
-    [
-        ({"images": ["x.png"]}, "the column 'images' is media, and would not be used"),
-        ({"context": "a lake"}, "the column 'context' is a part of the input"),
-        ({"weight": 0.5}, "the column 'weight' is a mark of what is learned"),
-        ({"label": False}, "the column 'label' is a preference"),
-    ],
-)
-def test_rows_of_trl_refuse_what_would_be_lost_and_name_the_rest(more: dict[str, Any], words: str) -> None:
-    asked = [{"role": "system", "content": "Sort."}, {"role": "user", "content": "a"}]
-    row = {"prompt": asked, "completion": [{"role": "assistant", "content": "12"}]}
-    task = Rows([{**row, "id": 7}] * 2).task
-    assert task.notes[0] == "columns that are not used: 'id' (2 values)" and task.metric == "exact_match"
-    with pytest.raises(DataError, match=words):
-        Rows([row, {**row, **more}])
-
-
 def test_alpaca_asks_its_instruction_last_and_its_system_message_first(tmp_path: Path) -> None:
     rows = [{"instruction": f"Q{n}", "output": "a", "history": [["h", "r"]], "system": f"S{n}"} for n in range(2)]
     found = own(tmp_path / "t.json", rows).train
@@ -506,10 +488,15 @@ def test_files_that_are_not_read_are_named(tmp_path: Path) -> None:
 def test_a_column_with_a_meaning_is_refused_unless_it_is_said_to_be_unused(
     tmp_path: Path, column: str, value: object, words: str
 ) -> None:
-    rows = [{"prompt": f"p{n}", "completion": "c", column: value} for n in range(3)]
-    with pytest.raises(DataError, match=words):
-        own(tmp_path / "t.jsonl", rows)
-    assert [row.answer for row in own(tmp_path / "t.jsonl", columns={"ignore": [column]}).train] == ["c"] * 3
+    rows = [{"prompt": f"Sort. {n}", "completion": "c", "id": 7} for n in range(3)]
+    told = rf"the column '{column}' (\(1 values\) )?is {words}, and would not be used: "
+    for read in (lambda rows: own(tmp_path / "t.jsonl", rows), lambda rows: Rows(rows, "Sort.").task):
+        with pytest.raises(DataError, match=told):
+            read([*rows, {**rows[0], column: value}])
+        task = read(rows)
+        assert "columns that are not used: 'id' (3 values)" in task.notes and task.metric == "exact_match"
+    ignored = own(tmp_path / "t.jsonl", [{**row, column: value} for row in rows], columns={"ignore": [column]})
+    assert [row.answer for row in ignored.train] == ["c"] * 3
 
 
 def test_a_column_that_is_not_used_is_no_half_of_a_pair(tmp_path: Path) -> None:

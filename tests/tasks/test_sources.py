@@ -1,7 +1,7 @@
 """A user's own data as tasks: directories and hub ids, splits, labels, held-out rows, and their place in a sequence."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -39,9 +39,24 @@ def dump(path: Path, *texts: str) -> Path:
     return own_data.dump(path, rows(*texts))
 
 
-def script(name: str, subset: str | None) -> Any:
-    """Return what stands for a data set that is not made of files that are read here."""
-    return SimpleNamespace(config=SimpleNamespace(data_files=None), info=SimpleNamespace(features=None))
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], list[Any]]:
+    """Let the library load something that is not made of files, or fail so; returns what it is asked for."""
+    asked: list[Any] = []
+    script = SimpleNamespace(config=SimpleNamespace(data_files=None), info=SimpleNamespace(features=None))
+
+    def holds(outcome: Any) -> list[Any]:
+        def load(name: str, subset: str | None) -> Any:
+            asked.append((name, subset))
+            if isinstance(outcome, Exception):
+                raise outcome from OSError("the cause")
+            return outcome
+
+        monkeypatch.setattr("datasets.load_dataset_builder", lambda name, subset: script)
+        monkeypatch.setattr("datasets.load_dataset", load)
+        return asked
+
+    return holds
 
 
 def inputs(task: Task) -> list[list[str]]:
@@ -91,41 +106,22 @@ def test_what_the_datasets_library_wrote_is_read(tmp_path: Path, capfd: pytest.C
 
 
 @pytest.mark.usefixtures("bars_as_before")
-def test_a_hub_id_is_loaded_by_the_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_id_is_loaded_by_the_library(hub: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from datasets import Dataset, DatasetDict
 
-    asked: list[Any] = []
-
-    def load(name: str, subset: str | None) -> Any:
-        asked.append((name, subset))
-        return DatasetDict(train=Dataset.from_list(rows("a")), unsupervised=Dataset.from_list(rows("b")))
-
-    monkeypatch.setattr("datasets.load_dataset_builder", script)
-    monkeypatch.setattr("datasets.load_dataset", load)
+    part = Dataset.from_list(rows("a"))
+    asked = hub(DatasetDict(train=part, unsupervised=part))
     monkeypatch.chdir(tmp_path)
     task = load_task("owner/na.me", instruction="Do.", subset="en")
     assert asked == [("owner/na.me", "en")]
     assert task.name == "na.me" and inputs(task) == [["a"], [], []]
     assert "splits that are not used: 'unsupervised' (1 rows)" in task.notes
-
-
-def test_failures_of_the_hub_are_explained(monkeypatch: pytest.MonkeyPatch) -> None:
-    from datasets import Dataset, DatasetDict
-
-    part = Dataset.from_list(rows("a"))
     for outcome, message in (
         (KeyError("features"), r"owner/name \(hub\) cannot be loaded: .*the cause\. .*download it where"),
         (DatasetDict(), "has no rows"),
         (DatasetDict(train=part.select([]), test=part), "has no training rows: the split 'train' is empty"),
     ):
-
-        def load(name: str, subset: str | None, outcome: Any = outcome) -> Any:
-            if isinstance(outcome, Exception):
-                raise outcome from OSError("the cause")
-            return outcome
-
-        monkeypatch.setattr("datasets.load_dataset_builder", script)
-        monkeypatch.setattr("datasets.load_dataset", load)
+        hub(outcome)
         with pytest.raises(DataError, match=message):
             own("owner/name")
 

@@ -59,10 +59,9 @@ def export_data_command(
     target = out / f"{loaded.name.replace('/', '-')}.{'jsonl' if form == 'axolotl' else 'json'}"
     demand_new(target, "--out", Path(task))
     renderer = None if model is None else renderer_of(model)
-    found = inspect_rows(loaded)
-    if renderer is not None:
-        # Only training rows are written.
-        found = replace(found, lengths=lengths_of(replace(loaded, instruction=instructed, test=()), renderer))
+    # Only training rows are written.
+    written = replace(loaded, instruction=instructed, test=())
+    found = inspect_rows(loaded, lengths=None if renderer is None else lengths_of(written, renderer))
     files = export_data(loaded, instructed, form, out, renderer)
     say(*loaded.notes, *warnings_of(found))
     say(*(f"written: {file}" for file in files), f"{len(loaded.train)} rows, trained with: {instructed}")

@@ -20,7 +20,7 @@ from sapo.runs.directory import RunDirectory
 from sapo.runs.prompts import OWN, Prompt, instruction_of
 from sapo.selection.settings import SelectionSettings
 from sapo.tasks.holdout import hold_out
-from sapo.tasks.inspection import Inspection, drop_overlap, inspect_task
+from sapo.tasks.inspection import Inspection, drop_overlap, inspect_rows, lengths_of
 from sapo.tasks.load import load_sequence, task_fingerprint
 from sapo.tasks.own import DataSource
 from sapo.tasks.sampling import held_rows_of, selection_rows, used_rows, without_shown
@@ -165,8 +165,9 @@ class Inputs:
         found = {}
         for task in self.tasks:
             rows = () if selection is None else selection_rows(task, selection.examples, selection.sample, seed)
-            found[task.name] = inspect_task(task, renderer, rows, self.dropped[task.name])
-        return found | {task.name: inspect_task(replace(task, train=()), renderer) for task in self.watch}
+            found[task.name] = inspect_rows(task, rows, self.dropped[task.name], lengths_of(task, renderer))
+        watched = [replace(task, train=()) for task in self.watch]
+        return found | {task.name: inspect_rows(task, lengths=lengths_of(task, renderer)) for task in watched}
 
     def notes(self, wordings: int, held_rows: int) -> tuple[str, ...]:
         """Return what was decided about data and candidates, and where there are fewer than were asked for."""

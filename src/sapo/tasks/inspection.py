@@ -129,17 +129,15 @@ class Inspection(Stored):
         return {**Stored.to_json(self), "skew": self.skew}
 
 
-def inspect_task(task: Task, renderer: Renderer, selection_rows: Sequence[int] = (), dropped: int = 0) -> Inspection:
-    """Return what the rows of a task hold, with their lengths in tokens.
+def inspect_rows(
+    task: Task, selection_rows: Sequence[int] = (), dropped: int = 0, lengths: Lengths | None = None
+) -> Inspection:
+    """Return what the rows of a task hold.
 
     The task has the rows that a run uses: one that is only tested comes without training rows. ``selection_rows`` are
-    indices among them, and ``dropped`` is how many of them `drop_overlap` has left out.
+    indices among them, ``dropped`` is how many of them `drop_overlap` has left out, and ``lengths`` is what
+    `lengths_of` returns.
     """
-    return replace(inspect_rows(task, selection_rows, dropped), lengths=lengths_of(task, renderer))
-
-
-def inspect_rows(task: Task, selection_rows: Sequence[int] = (), dropped: int = 0) -> Inspection:
-    """Return what `inspect_task` does, without lengths."""
     keys = [asked_key(row) for row in task.train]
     trained = set(keys)
     duplicates, conflicts = _repeats(task.train, keys)
@@ -153,6 +151,7 @@ def inspect_rows(task: Task, selection_rows: Sequence[int] = (), dropped: int = 
         dropped=dropped,
         labels=_labels(task, selection_rows),
         unused=UnusedRows(len(task.unused), _reasons(task.unused), task.unused[:KEPT]),
+        lengths=lengths,
     )
 
 

@@ -1,4 +1,7 @@
-"""What one row says: an example from its columns, or the last assistant turn of a conversation."""
+"""What one row says: an example from its columns, or the last assistant turn of a conversation.
+
+Where a row cannot be used, every function here raises an `UnusableError`; `read_split` catches it.
+"""
 
 from __future__ import annotations
 
@@ -65,18 +68,14 @@ def read_split(
     used, unused = {}, []
     for number, row in enumerate(rows, start=1):
         try:
-            used[number] = read_row(row, columns, alternatives=alternatives)
+            used[number] = read_row(row, columns, alternatives)
         except UnusableError as reason:
             unused.append(Unused(split, number, str(reason)))
     return used, unused
 
 
-def read_row(row: dict[str, Any] | Broken, columns: Columns, *, alternatives: bool = False) -> Row:
-    """Return what a row says; ``alternatives``: the answers of a list are all right.
-
-    Raises:
-        UnusableError: with the reason why it cannot be used.
-    """
+def read_row(row: dict[str, Any] | Broken, columns: Columns, alternatives: bool) -> Row:
+    """Return what a row says; ``alternatives``: the answers of a list are all right."""
     if isinstance(row, Broken):
         raise UnusableError(row.reason)
     talks = [name for name in (columns.messages, columns.answer, *columns.input) if name and is_messages(row.get(name))]
@@ -170,11 +169,7 @@ def _history(row: Mapping[str, Any], column: str | None) -> list[Turn]:
 
 
 def text_of(value: Any, column: str) -> str:
-    """Return the text of a cell, or of a member of its list, as a file spells it.
-
-    Raises:
-        UnusableError: if it has none.
-    """
+    """Return the text of a cell, or of a member of its list, as a file spells it."""
     if isinstance(value, Number):
         if value in _NO_NUMBERS:
             raise UnusableError(f"{column!r} is {value}, not a number")
@@ -201,11 +196,7 @@ def is_messages(value: Any) -> TypeGuard[list[dict[str, Any]]]:
 
 
 def read_messages(value: Any, column: str) -> list[Turn]:
-    """Return the messages of a cell as (role, text).
-
-    Raises:
-        UnusableError: if it holds no messages, or one that is not plain text by a known role.
-    """
+    """Return the messages of a cell as (role, text)."""
     if value is None:
         raise UnusableError(f"{column!r} is missing")
     if not is_messages(value):
@@ -238,11 +229,7 @@ def unused_keys(rows: Rows, columns: Columns) -> Counter[str]:
 
 
 def converse(messages: Sequence[Turn]) -> tuple[str, Example]:
-    """Return the system message of a conversation, "" where there is none, and its turns with the answer.
-
-    Raises:
-        UnusableError: if it is not an optional system message, then user and assistant in turns, the assistant last.
-    """
+    """Return the system message of a conversation, "" where there is none, and its turns with the answer."""
     first, *_ = messages
     system = first[1] if first[0] == "system" else ""
     turns = messages[1:] if first[0] == "system" else messages
@@ -258,11 +245,7 @@ def converse(messages: Sequence[Turn]) -> tuple[str, Example]:
 
 
 def content_of(content: Any, number: int) -> str:
-    """Return the text of a message's content, which may stand in parts.
-
-    Raises:
-        UnusableError: if it is something else, or a part is.
-    """
+    """Return the text of a message's content, which may stand in parts."""
     if isinstance(content, str):
         return content
     if not isinstance(content, list):

@@ -21,11 +21,7 @@ def benchmark_names(data_dir: Path) -> tuple[str, ...]:
 
 
 def benchmark_source(data_dir: Path, name: str) -> tuple[DataSource, Raw]:
-    """Return what a benchmark says of a task by exact name, and its rows; ROUGE-L is the metric, as published.
-
-    Raises:
-        DataError: if the directory has no such task, or its files cannot be read.
-    """
+    """Return what a benchmark says of a task by exact name, and its rows; ROUGE-L is the metric, as published."""
     index = _index(data_dir)
     if name not in index:
         raise DataError(f"{data_dir} has no task {name!r}.{nearest(name, index)} It has: {', '.join(index)}")

@@ -104,12 +104,7 @@ class Columns:
 
 
 def find_columns(where: str, splits: Iterable[Rows], named: Mapping[str, str | Sequence[str]]) -> Columns:
-    """Return the columns of all rows together, the named roles (role -> columns) as named, the others recognised.
-
-    Raises:
-        DataError: if a named column is not there, no input and answer can be recognised, or a column would be lost
-            whose name has a meaning.
-    """
+    """Return the columns of all rows together, the named roles (role -> columns) as named, the others recognised."""
     there: Counter[str] = Counter()
     texts: set[str] = set()
     broken: Counter[str] = Counter()

@@ -54,11 +54,7 @@ def directory(path: Path, subset: str | None, files: Sequence[Path]) -> Raw:
 
 
 def hub(name: str, subset: str | None) -> Raw:
-    """Return a data set of the hub; code that a data set brings along is never run.
-
-    Raises:
-        DataError: if there is none of this name, or the hub cannot be reached.
-    """
+    """Return a data set of the hub; code that a data set brings along is never run."""
     advice = (
         "There is no such file or directory here either. Without a network, download it where there is one "
         f"(hf download {name} --repo-type dataset --local-dir DIR) and give the directory, or give a file."
@@ -67,11 +63,7 @@ def hub(name: str, subset: str | None) -> Raw:
 
 
 def in_memory(where: str, data: Any) -> Raw:
-    """Return rows of a list, a `datasets.Dataset`, an IterableDataset or a pandas DataFrame, spelled as from a file.
-
-    Raises:
-        DataError: if they are something else than one table of rows, or there are none.
-    """
+    """Return rows of a list, a `datasets.Dataset`, an IterableDataset or a pandas DataFrame, spelled as from a file."""
     from datasets import Dataset, IterableDataset
     from pandas import DataFrame
 

@@ -32,9 +32,6 @@ def make_task(name: str, source: DataSource, found: Raw) -> Task:
 
     It has no test rows where the data have none, see `sapo.tasks.holdout.hold_out`. Its notes name every decision that
     was taken.
-
-    Raises:
-        DataError: if no row can be used, or there is no one instruction.
     """
     _demand_name(name)
     demand_settings(source)

@@ -67,11 +67,7 @@ class DataSource(Settings):
 
 
 def own_source(given: Mapping[str, Any]) -> DataSource:
-    """Return where own data are and what they mean.
-
-    Raises:
-        DataError: naming the setting that is not allowed.
-    """
+    """Return where own data are and what they mean."""
     try:
         return DataSource.model_validate(given)
     except ValidationError as error:
@@ -79,11 +75,7 @@ def own_source(given: Mapping[str, Any]) -> DataSource:
 
 
 def own_splits(source: DataSource) -> Raw:
-    """Return the rows of a user's own data by what they are used for: train, and dev and test where there are any.
-
-    Raises:
-        DataError: if the data cannot be read, no split holds the training rows, or a name is not the one of a split.
-    """
+    """Return the rows of a user's own data by what they are used for: train, and dev and test where there are any."""
     data, train, test = source.data, source.train, source.test
     found = _find(data, source.subset)
     other = _find(test, None) if test is not None and test not in found.splits and is_data(test) else None
@@ -190,11 +182,7 @@ def _demand_shards(path: Path, found: Mapping[str, list[Path]]) -> None:
 
 
 def _split_word(file: Path) -> str:
-    """Return the word for a split that a file's name, or a folder's above it, holds; "" where none does.
-
-    Raises:
-        DataError: if it holds words for two splits.
-    """
+    """Return the word for a split that a file's name, or a folder's above it, holds; "" where none does."""
     for part in (file.stem, *reversed(file.parent.parts)):
         words = [word for word in re.split(r"[^a-z]+", part.lower()) if word in _SPLITS]
         if len({_SPLITS[word] for word in words}) > 1:

@@ -33,9 +33,6 @@ def read_table(path: Path, ending: str | None = None) -> Raw:
     """Return the rows of a file as the split "train"; rows of a table that do not fit its header are `Broken`.
 
     ``ending`` tells the kind of a file whose name does not.
-
-    Raises:
-        DataError: if the file is missing, empty, of another kind, or damaged.
     """
     reader = _READERS.get(ending or path.suffix.lower())
     if reader is None:

@@ -13,10 +13,11 @@ from small_runs import command
 
 import sapo.selection.cache
 from sapo.core.processes import Processes
+from sapo.core.storage import cache_directory
 from sapo.core.types import Encoded
 from sapo.runs.config.schema import Config
 from sapo.runs.prepare import prepared
-from sapo.selection.cache import Found, LossCache, cache_directory
+from sapo.selection.cache import Found, LossCache
 
 ROWS = [Encoded((5, 6, 7, 8), 2), Encoded((9, 6, 7), 1)]
 # Floats without a short decimal form, one of them tiny and one huge.
@@ -157,7 +158,7 @@ def test_runs_share_losses_before_any_training_unless_that_is_switched_off(
     assert one is not None and other is not None and (one.cached, other.cached) == (0, 4 if cache else 0)
     assert [c.loss for c in one.candidates] == pytest.approx([c.loss for c in other.candidates], abs=1e-6)
     assert found[0].instruction != found[1].instruction
-    assert cache_directory().exists() == cache
+    assert cache_directory("losses").exists() == cache
 
 
 def test_the_command_takes_and_keeps_losses_unless_told_not_to(model_dir: Path, tmp_path: Path) -> None:
@@ -168,7 +169,7 @@ def test_the_command_takes_and_keeps_losses_unless_told_not_to(model_dir: Path, 
         assert command("select", *about, "--json", out, *options) == 0
         found = json.loads(out.read_text())
         out.unlink()
-        cached.append((found["cached"], len(list(cache_directory().glob("*.json")))))
+        cached.append((found["cached"], len(list(cache_directory("losses").glob("*.json")))))
         losses.append([c["nll_sum"] for c in found["candidates"]])
     assert cached == [(0, 0), (0, 2), (2, 2), (0, 2)]
     assert losses[1] == losses[2] and losses[0] == pytest.approx(losses[1], abs=1e-5)

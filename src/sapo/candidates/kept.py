@@ -11,17 +11,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from platformdirs import user_cache_path
-
 from sapo.core.errors import RecordError
 from sapo.core.storage import fingerprint, read_json, write_json
 
 _FORMAT = 1
-
-
-def replies_directory() -> Path:
-    """Return where replies are kept; it may be deleted at any time, at the price of asking again."""
-    return user_cache_path("sapo") / "replies"
 
 
 class Kept:

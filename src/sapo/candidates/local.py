@@ -37,7 +37,7 @@ class Local(Source):
         model: which one, without adapters.
         temperature: of sampling.
         seed: of styles and sampling.
-        directory: where replies are kept, see `sapo.candidates.kept.replies_directory`.
+        directory: where replies are kept.
     """
 
     origin: Origin = "local"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, NonNegativeInt, ValidationError
+from pydantic import BaseModel, Field, NonNegativeInt, ValidationError
 
 # No instruction is longer; of a longer reply this much is enough to see what it was.
 _LONGEST, _SHOWN = 20_000, 2_000
@@ -56,7 +56,8 @@ def reply_of(body: bytes) -> Reply:
         completion = _Completion.model_validate_json(body)
     except ValidationError:
         return Reply("", None, "not a chat completion")
-    tokens = _tokens(completion.usage)
+    usage = completion.usage
+    tokens = usage.prompt_tokens + usage.completion_tokens if isinstance(usage, _Usage) else None
     if len(completion.choices) != 1:
         return Reply("", tokens, f"{len(completion.choices)} choices instead of 1")
     choice = completion.choices[0]
@@ -85,15 +86,8 @@ class _Completion(BaseModel):
     """The little that is needed of a chat completion: servers differ in all the rest."""
 
     choices: list[_Choice]
-    usage: Any = None
-
-
-def _tokens(usage: Any) -> int | None:
-    try:
-        counted = _Usage.model_validate(usage)
-    except ValidationError:
-        return None
-    return counted.prompt_tokens + counted.completion_tokens
+    # A server that counts otherwise does not count.
+    usage: Annotated[_Usage | Any, Field(union_mode="left_to_right")] = None
 
 
 def _without_reasoning(text: str) -> str:

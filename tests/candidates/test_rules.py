@@ -170,7 +170,7 @@ def test_any_text_gives_texts(instruction: str, labels: list[str]) -> None:
     found = rewrites(instruction, labels)
     assert all(text.strip() for text in found)
     assert len(set(found)) == len(found)
-    assert found == rewrites(instruction, labels) == rewrites(f" {instruction}\n", labels)
+    assert found == rewrites(f" {instruction}\n", labels)
 
 
 def test_the_source_gives_all_of_them_in_rounds_of_those_wanted() -> None:

@@ -22,8 +22,7 @@ from urllib.parse import urlsplit
 import openai
 
 from sapo.candidates.asking import Question, messages
-from sapo.candidates.kept import Kept
-from sapo.candidates.replies import reply_of
+from sapo.candidates.replies import Kept, reply_of
 from sapo.candidates.settings import ServerSettings
 from sapo.candidates.source import Advance, unheard
 from sapo.core.errors import CandidateError, first_line

@@ -1,12 +1,21 @@
-"""From what a language model replied to the text of a candidate; whether that is a good one is not asked here."""
+"""From what a language model replied to the text of a candidate, kept on disk so that nothing is paid for twice.
+
+Whether the text makes a good candidate is not asked here.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, NonNegativeInt, ValidationError
+
+from sapo.core.errors import RecordError
+from sapo.core.storage import fingerprint, read_json, write_json
 
 # No instruction is longer; of a longer reply this much is enough to see what it was.
 _LONGEST, _SHOWN = 20_000, 2_000
@@ -66,6 +75,33 @@ def reply_of(body: bytes) -> Reply:
         begun = "before its text ended" if text else "before its text began"
         return Reply("", tokens, f"cut off {begun}", thinking=not text)
     return Reply(text, tokens, "" if text else "empty")
+
+
+class Kept:
+    """Texts by the request that brought them; threads may share it. A directory that cannot be used keeps nothing.
+
+    One file a request. Its name is the hash of everything the reply depends on, the number of the request among it, so
+    twenty equal requests stay twenty. A key is never part of it.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def find(self, request: Mapping[str, Any]) -> str | None:
+        """Return the text that this request brought, or None where it is not known or its file is damaged."""
+        with suppress(RecordError, KeyError, TypeError):
+            text = read_json(self._path(request))["text"]
+            return text if isinstance(text, str) else None
+        return None
+
+    def keep(self, request: Mapping[str, Any], text: str) -> None:
+        """Keep a text; where that is not possible, nothing is lost but the chance to have it for nothing later."""
+        with suppress(RecordError):
+            write_json(self._path(request), {"text": text})
+
+    def _path(self, request: Mapping[str, Any]) -> Path:
+        # The number of this format of files.
+        return self._directory / f"{fingerprint([1, dict(request)])}.json"
 
 
 class _Message(BaseModel):

@@ -56,8 +56,7 @@ class Finish:
 
     Attributes:
         nll: per candidate, in race order, as many as were scored.
-        end: "decided" when nobody could still be better by more than epsilon, "all rows" when that took every
-            row for those that raced to the end, "budget" when that was spent.
+        end: see `sapo.selection.selection.Race`.
     """
 
     standings: tuple[Standing, ...]

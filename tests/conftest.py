@@ -30,8 +30,7 @@ def no_loss_cache_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Itera
     """Keep what session and module fixtures compute out of the user's cache, and what is there out of them."""
     directory = tmp_path_factory.mktemp("losses")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sapo.selection.cache.user_cache_path", lambda name: directory)
-        patch.setattr("sapo.candidates.kept.user_cache_path", lambda name: directory)
+        patch.setattr("sapo.core.storage.user_cache_path", lambda name: directory)
         # What tests write need not survive a power cut.
         patch.setattr("os.fsync", lambda file: None)
         yield
@@ -41,8 +40,7 @@ def no_loss_cache_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Itera
 def own_loss_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Keep losses and replies of one test from serving another one, or the user."""
     directory = tmp_path_factory.mktemp("losses")
-    monkeypatch.setattr("sapo.selection.cache.user_cache_path", lambda name: directory)
-    monkeypatch.setattr("sapo.candidates.kept.user_cache_path", lambda name: directory)
+    monkeypatch.setattr("sapo.core.storage.user_cache_path", lambda name: directory)
     return directory
 
 

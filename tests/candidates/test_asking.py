@@ -8,8 +8,7 @@ import pytest
 from faulty_server import completion as body_of
 
 from sapo.candidates.asking import messages, most_requests, question, rounds, style
-from sapo.candidates.kept import Kept
-from sapo.candidates.replies import reply_of, text_of
+from sapo.candidates.replies import Kept, reply_of, text_of
 from sapo.core.types import Task
 from sapo.integrations.testing import toy_task
 

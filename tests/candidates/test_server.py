@@ -1,28 +1,23 @@
 """The source and the judge that ask a server, against a server that does everything wrong."""
 
-import importlib.util
 import logging
 import os
 import signal
-import sys
 import threading
 import time
 import traceback
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import faulty_server as bad
-import forked
 import openai
 import pytest
 import torch
 from faulty_server import GOOD, HTML, RESET, THINKING, Act, FaultyServer, completion, error
+from transformers.utils.import_utils import is_serve_available
 
 from sapo.candidates.asking import Question
 from sapo.candidates.client import Client
@@ -240,14 +235,13 @@ def test_twenty_equal_requests_stay_twenty(client: Callable[..., Client]) -> Non
             assert len(server.requests) == 20
 
 
-@pytest.mark.parametrize("change", [{"model": "other"}, {"temperature": 0.5}, {"seed": 1}])
-def test_other_settings_are_other_requests(make: Callable[..., Server], change: dict[str, Any]) -> None:
+def test_other_settings_are_other_requests(make: Callable[..., Server]) -> None:
+    changes: list[dict[str, Any]] = [{}, {"model": "other"}, {"temperature": 0.5}, {"seed": 1}]
     with FaultyServer() as server:
-        first(make(server), 2)
-        first(make(server), 2)
-        assert len(server.requests) == 2
-        first(make(server, **change), 2)
-        assert len(server.requests) == 4
+        for number, change in enumerate(changes, start=1):
+            for _ in range(2):
+                first(make(server, **change), 2)
+                assert len(server.requests) == 2 * number
 
 
 def test_requests_have_a_limit_over_all_tasks(make: Callable[..., Server], notes: list[str]) -> None:
@@ -449,8 +443,6 @@ def test_source_and_judge_share_their_limits_and_nothing_passes_unjudged(client:
 
 # A real server, `transformers serve`; its model always says the same.
 
-_NEEDED = [name for name in ("fastapi", "uvicorn") if importlib.util.find_spec(name) is None]
-_START = 120.0
 # No letter stands in it twice: each has the next one.
 SAID = "Judge this"
 
@@ -470,41 +462,22 @@ def save_talker(directory: Path) -> None:
     tokenizer.save_pretrained(directory)
 
 
-def serve(model: Path, port: str) -> None:
-    from transformers.cli.transformers import main
-
-    options = ["--device", "cpu", "--dtype", "float32", "--host", "127.0.0.1", "--port", port]
-    sys.argv = ["transformers", "serve", str(model), *options]
-    main()
-
-
 @contextmanager
-def serving(model: Path, directory: Path) -> Iterator[str]:
-    """Run `transformers serve` for a model directory, yield its URL once it answers, and stop it in any case."""
-    port = str(forked.free_port())
-    process = forked.start(serve, model, port, directory=directory, name="server")
+def serving(model: Path) -> Iterator[str]:
+    """Serve a model from a thread, yield the URL once it answers, and stop in any case."""
+    from transformers.cli.serve import Serve
+
+    served = Serve(str(model), device="cpu", dtype="float32", host="127.0.0.1", port=0, non_blocking=True)
     try:
-        wait_for(f"http://127.0.0.1:{port}/health", process, directory / "server.err")
-        yield f"http://127.0.0.1:{port}/v1"
+        while not served.server.started:
+            assert served._thread.is_alive()
+            time.sleep(0.01)
+        yield f"http://127.0.0.1:{served.server.servers[0].sockets[0].getsockname()[1]}/v1"
     finally:
-        process.terminate()
-        forked.ended([process], 10.0)
+        served.kill_server()
 
 
-def wait_for(url: str, process: BaseProcess, log: Path) -> None:
-    deadline = time.monotonic() + _START
-    while time.monotonic() < deadline:
-        assert process.is_alive(), log.read_text()[-2000:]
-        try:
-            with urllib.request.urlopen(url, timeout=2) as response:
-                if response.status == 200:
-                    return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.2)
-    pytest.fail(f"not ready after {_START} s: {log.read_text()[-2000:]}")
-
-
-@pytest.mark.skipif(bool(_NEEDED), reason=f"`transformers serve` needs {' and '.join(_NEEDED)}")
+@pytest.mark.skipif(not is_serve_available(), reason="`transformers serve` needs fastapi and uvicorn")
 def test_paraphrases_of_a_real_server(tmp_path: Path, notes: list[str]) -> None:
     model = tmp_path / "model"
     save_talker(model)
@@ -513,7 +486,7 @@ def test_paraphrases_of_a_real_server(tmp_path: Path, notes: list[str]) -> None:
         settings = ServerSettings(base_url=url, model=str(model), temperature=0.7, timeout=120.0, concurrency=2)
         return Server(Client(settings, tmp_path / "replies", notes.append), 0)
 
-    with serving(model, tmp_path) as url:
+    with serving(model) as url:
         texts = list(next(source(url).paraphrases(toy_task(), 4)))
     assert texts == [SAID] * 4 and notes == []
     # The server is gone, and is not needed.

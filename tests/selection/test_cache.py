@@ -8,15 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from small_runs import command
 
 import sapo.selection.cache
 from sapo.core.processes import Processes
+from sapo.core.storage import cache_directory
 from sapo.core.types import Encoded
 from sapo.runs.config.schema import Config
 from sapo.runs.prepare import prepared
-from sapo.selection.cache import Found, LossCache, cache_directory
+from sapo.selection.cache import Found, LossCache
 
 ROWS = [Encoded((5, 6, 7, 8), 2), Encoded((9, 6, 7), 1)]
 # Floats without a short decimal form, one of them tiny and one huge.
@@ -75,10 +75,13 @@ def test_another_state_device_library_or_number_of_processes_is_not_found(
     opened(directory).keep(ROWS, FOUND)
     assert opened(directory, "another").find(ROWS) is None
     assert opened(directory, device="cuda").find(ROWS) is None
+    for library in ("torch", "transformers", "peft"):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"{library}.__version__", "0.0.1")
+            assert opened(directory).find(ROWS) is None
+    assert same(opened(directory).find(ROWS))
     monkeypatch.setattr(Processes, "gather", lambda self, value: [value, value])
     assert LossCache(directory, "state", "cpu", Processes(0, 2)).find(ROWS) is None
-    monkeypatch.setattr(torch, "__version__", "1.0")
-    assert opened(directory).find(ROWS) is None
 
 
 @pytest.mark.parametrize(
@@ -116,16 +119,6 @@ def test_a_directory_that_cannot_be_written_keeps_nothing_and_is_no_error(
     assert (tmp_path / "taken").read_text() == "a file"
 
 
-@pytest.mark.parametrize("library", ["torch", "transformers", "peft"])
-def test_another_version_of_a_library_computes_anew(
-    library: str, directory: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    opened(directory).keep(ROWS, FOUND)
-    assert same(opened(directory).find(ROWS))
-    monkeypatch.setattr(f"{library}.__version__", "0.0.1")
-    assert opened(directory).find(ROWS) is None
-
-
 def test_beyond_the_limit_the_older_half_goes(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sapo.selection.cache, "_MOST", 10)
     states = [f"state {n}" for n in range(11)]
@@ -157,7 +150,7 @@ def test_runs_share_losses_before_any_training_unless_that_is_switched_off(
     assert one is not None and other is not None and (one.cached, other.cached) == (0, 4 if cache else 0)
     assert [c.loss for c in one.candidates] == pytest.approx([c.loss for c in other.candidates], abs=1e-6)
     assert found[0].instruction != found[1].instruction
-    assert cache_directory().exists() == cache
+    assert cache_directory("losses").exists() == cache
 
 
 def test_the_command_takes_and_keeps_losses_unless_told_not_to(model_dir: Path, tmp_path: Path) -> None:
@@ -168,7 +161,7 @@ def test_the_command_takes_and_keeps_losses_unless_told_not_to(model_dir: Path, 
         assert command("select", *about, "--json", out, *options) == 0
         found = json.loads(out.read_text())
         out.unlink()
-        cached.append((found["cached"], len(list(cache_directory().glob("*.json")))))
+        cached.append((found["cached"], len(list(cache_directory("losses").glob("*.json")))))
         losses.append([c["nll_sum"] for c in found["candidates"]])
     assert cached == [(0, 0), (0, 2), (2, 2), (0, 2)]
     assert losses[1] == losses[2] and losses[0] == pytest.approx(losses[1], abs=1e-5)

@@ -254,7 +254,7 @@ def same(one: Selection, other: Selection) -> bool:
 
 
 def test_losses_of_a_race_are_those_of_exhaustive_scoring_on_the_same_rows() -> None:
-    some, every = raced().selection, scored(strategy="exhaustive").selection
+    some, every = raced().selection, raced(strategy="exhaustive").selection
     assert (some.strategy, every.strategy, every.rows) == ("racing", "exhaustive", ROWS)
     assert tuple(sorted(some.rows)) == ROWS != some.rows
     place = [ROWS.index(row) for row in some.rows]

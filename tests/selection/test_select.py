@@ -280,11 +280,9 @@ def test_a_selection_is_printed_ranked_and_kept(tmp_path: Path, capsys: pytest.C
     ("data", "settings", "message"),
     [
         (PLAIN, {}, "instruction"),
-        (DatasetDict(train=Dataset.from_list(PLAIN)), {"instruction": OLD}, "rows in a DatasetDict: allowed are one"),
         (5, {}, "rows in a int"),
         ([], {"instruction": OLD}, "no"),
         ([5], {"instruction": OLD}, "row 1"),
-        (laid_out("prompt", OLD), {"instruction": "Something else."}, "row 1 does not hold the instruction"),
         (PLAIN, {"instruction": OLD, "columns": {"input": "txt"}}, "txt"),
     ],
 )  # fmt: skip

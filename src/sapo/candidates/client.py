@@ -12,6 +12,7 @@ import re
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
@@ -21,8 +22,7 @@ from urllib.parse import urlsplit
 import openai
 
 from sapo.candidates.asking import Question, messages
-from sapo.candidates.kept import Kept
-from sapo.candidates.replies import reply_of
+from sapo.candidates.replies import Kept, reply_of
 from sapo.candidates.settings import ServerSettings
 from sapo.candidates.source import Advance, unheard
 from sapo.core.errors import CandidateError, first_line
@@ -33,8 +33,6 @@ _OFFICIAL = "https://api.openai.com/v1"
 _NO_KEY = "none"
 # A key of fewer characters is a placeholder, and may be a word that a paraphrase holds.
 _SECRET = 12
-# The client's own default: a request that fails is repeated so often, with growing waits or as the server asks.
-_RETRIES = 2
 # Tokens more for the reply of a model that thinks first. Others would only ramble in them.
 _THINKING = 4096
 # Seeds that every server takes.
@@ -76,7 +74,7 @@ class Client:
 
     Args:
         settings: which server, and how much; its limits hold for all tasks together.
-        directory: where replies are kept, see `sapo.candidates.kept.replies_directory`.
+        directory: where replies are kept.
         tell: is given notes for the user, one sentence each.
 
     Attributes:
@@ -103,7 +101,6 @@ class Client:
             api_key=self._key or _NO_KEY,
             base_url=self._url,
             timeout=settings.timeout,
-            max_retries=_RETRIES,
             # No connection outlives its request, so that none is left open when the last one is done.
             default_headers={"Connection": "close"},
             http_client=transport,
@@ -243,7 +240,7 @@ class Client:
                 used = guess if reply.tokens is None else reply.tokens
             except openai.APITimeoutError:
                 # Replies that nobody waited for may be billed all the same.
-                used = most * (1 + _RETRIES)
+                used = most * (1 + self._client.max_retries)
                 raise
             except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
                 named = next((name for name in _OPTIONAL if name in sent and _names(error, name)), None)
@@ -337,16 +334,12 @@ def _key(url: str) -> str:
 
 def _shown_url(url: str) -> str:
     """Return a URL as it may be shown: without user, password and query."""
-    try:
+    with suppress(ValueError):
         parts = urlsplit(url)
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        host, port = None, None
-    if not host or parts.scheme not in ("http", "https"):
-        raise CandidateError(f"base_url {plain(url)!r} is not a URL such as http://localhost:8000/v1")
-    # An IPv6 address.
-    name = f"[{host}]" if ":" in host else host
-    return plain(f"{parts.scheme}://{name}" + (f":{port}" if port else "") + parts.path)
+        # Asking for the port checks it.
+        if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
+            return plain(f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}")
+    raise CandidateError(f"base_url {plain(url)!r} is not a URL such as http://localhost:8000/v1")
 
 
 def _rounded(tokens: int) -> str:

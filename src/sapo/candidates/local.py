@@ -11,8 +11,7 @@ from accelerate.utils.memory import clear_device_cache
 from transformers import LogitsProcessor
 
 from sapo.candidates.asking import messages, most_requests, question, rounds
-from sapo.candidates.kept import Kept
-from sapo.candidates.replies import text_of
+from sapo.candidates.replies import Kept, text_of
 from sapo.candidates.source import Advance, Rounds, Source, unheard
 from sapo.core.errors import CandidateError, RenderError
 from sapo.core.storage import fingerprint
@@ -37,7 +36,7 @@ class Local(Source):
         model: which one, without adapters.
         temperature: of sampling.
         seed: of styles and sampling.
-        directory: where replies are kept, see `sapo.candidates.kept.replies_directory`.
+        directory: where replies are kept.
     """
 
     origin: Origin = "local"
@@ -118,8 +117,8 @@ class _Writer:
     def write(self, task: Task, indices: Sequence[int], seed: int) -> Iterator[tuple[int, str]]:
         """Yield (index, text) as texts get ready; what a request gives does not depend on the others."""
         room = 2 * len(self._tokenizer(task.instruction, add_special_tokens=False).input_ids) + 64
-        prompts = {index: self._prompt(task, index, seed) for index in indices}
-        longest = max(map(len, prompts.values())) + room
+        prompts = [self._prompt(task, index, seed) for index in indices]
+        longest = max(map(len, prompts)) + room
         context = context_length(self._model)
         if longest > context:
             raise CandidateError(
@@ -128,10 +127,10 @@ class _Writer:
                 "have another model paraphrase, or shorten the instruction"
             )
         with torch.no_grad(), greedy(self._model, room, self._stops):
-            for numbers in batches([prompts[index] for index in indices], room, self._model.device.type):
-                batch = [indices[number] for number in numbers]
-                draws = _Draws([int(fingerprint([seed, index]), 16) for index in batch], self._temperature)
-                yield from zip(batch, self._replies([prompts[index] for index in batch], draws, room), strict=True)
+            for batch in batches(prompts, room, self._model.device.type):
+                draws = _Draws([int(fingerprint([seed, indices[n]]), 16) for n in batch], self._temperature)
+                texts = self._replies([prompts[n] for n in batch], draws, room)
+                yield from zip([indices[n] for n in batch], texts, strict=True)
 
     def _prompt(self, task: Task, index: int, seed: int) -> Sequence[int]:
         asked = question(task, index, seed)

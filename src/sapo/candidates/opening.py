@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from sapo.candidates.demonstrations import demonstrations
 from sapo.candidates.files import candidates_file
-from sapo.candidates.kept import replies_directory
 from sapo.candidates.local import Local
 from sapo.candidates.rules.rewrite import rewrites
 from sapo.candidates.settings import CandidateSettings
 from sapo.candidates.source import Ready, Source
 from sapo.core.errors import demand_extra
-from sapo.core.storage import fingerprint
+from sapo.core.storage import cache_directory, fingerprint
 from sapo.core.types import Origin, Task
 from sapo.core.untrusted import folded
 from sapo.models.settings import ModelSettings
@@ -58,7 +57,7 @@ def open_sources(
     Raises:
         CandidateError: if the server's URL is not one, or its key is missing.
     """
-    local, replies = settings.local, replies_directory()
+    local, replies = settings.local, cache_directory("replies")
     writer = model.model_copy(update={"base": local.model or model.base, "adapter": None})
     opened: dict[str, Source] = {
         "builtin": HAND_WRITTEN, "rules": RULES, "demonstrations": demonstrations(settings.longest),

@@ -1,12 +1,21 @@
-"""From what a language model replied to the text of a candidate; whether that is a good one is not asked here."""
+"""From what a language model replied to the text of a candidate, kept on disk so that nothing is paid for twice.
+
+Whether the text makes a good candidate is not asked here.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
-from pydantic import BaseModel, NonNegativeInt, ValidationError
+from pydantic import BaseModel, Field, NonNegativeInt, ValidationError
+
+from sapo.core.errors import RecordError
+from sapo.core.storage import fingerprint, read_json, write_json
 
 # No instruction is longer; of a longer reply this much is enough to see what it was.
 _LONGEST, _SHOWN = 20_000, 2_000
@@ -56,7 +65,8 @@ def reply_of(body: bytes) -> Reply:
         completion = _Completion.model_validate_json(body)
     except ValidationError:
         return Reply("", None, "not a chat completion")
-    tokens = _tokens(completion.usage)
+    usage = completion.usage
+    tokens = usage.prompt_tokens + usage.completion_tokens if isinstance(usage, _Usage) else None
     if len(completion.choices) != 1:
         return Reply("", tokens, f"{len(completion.choices)} choices instead of 1")
     choice = completion.choices[0]
@@ -65,6 +75,33 @@ def reply_of(body: bytes) -> Reply:
         begun = "before its text ended" if text else "before its text began"
         return Reply("", tokens, f"cut off {begun}", thinking=not text)
     return Reply(text, tokens, "" if text else "empty")
+
+
+class Kept:
+    """Texts by the request that brought them; threads may share it. A directory that cannot be used keeps nothing.
+
+    One file a request. Its name is the hash of everything the reply depends on, the number of the request among it, so
+    twenty equal requests stay twenty. A key is never part of it.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def find(self, request: Mapping[str, Any]) -> str | None:
+        """Return the text that this request brought, or None where it is not known or its file is damaged."""
+        with suppress(RecordError, KeyError, TypeError):
+            text = read_json(self._path(request))["text"]
+            return text if isinstance(text, str) else None
+        return None
+
+    def keep(self, request: Mapping[str, Any], text: str) -> None:
+        """Keep a text; where that is not possible, nothing is lost but the chance to have it for nothing later."""
+        with suppress(RecordError):
+            write_json(self._path(request), {"text": text})
+
+    def _path(self, request: Mapping[str, Any]) -> Path:
+        # The number of this format of files.
+        return self._directory / f"{fingerprint([1, dict(request)])}.json"
 
 
 class _Message(BaseModel):
@@ -85,15 +122,8 @@ class _Completion(BaseModel):
     """The little that is needed of a chat completion: servers differ in all the rest."""
 
     choices: list[_Choice]
-    usage: Any = None
-
-
-def _tokens(usage: Any) -> int | None:
-    try:
-        counted = _Usage.model_validate(usage)
-    except ValidationError:
-        return None
-    return counted.prompt_tokens + counted.completion_tokens
+    # A server that counts otherwise does not count.
+    usage: Annotated[_Usage | Any, Field(union_mode="left_to_right")] = None
 
 
 def _without_reasoning(text: str) -> str:

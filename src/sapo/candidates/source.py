@@ -57,7 +57,8 @@ class Ready(Source):
     def paraphrases(self, task: Task, wanted: int, advance: Advance = unheard) -> Rounds:
         """Yield all of them, or nothing where there are none."""
         texts = self._texts(task)
-        for start in range(0, len(texts), wanted if self._parted else len(texts) or 1):
-            part = texts[start : start + wanted] if self._parted else texts
+        size = wanted if self._parted else max(len(texts), 1)
+        for start in range(0, len(texts), size):
+            part = texts[start : start + size]
             advance(len(part))
             yield part

@@ -147,13 +147,14 @@ def _score(
     processes: Processes, progress: Reporter,
 ) -> Selection:  # fmt: skip
     """Return the selection, after notes on what the data hold and what scoring takes."""
+    from sapo.core.storage import cache_directory
     from sapo.models.fingerprint import state_fingerprint
     from sapo.models.fit import MAX_LENGTH, context_length
     from sapo.models.losses import Scorer
     from sapo.models.render import Renderer
     from sapo.report.numbers import tokens
     from sapo.runs.plan import cost_of_examples, epoch_cost, scoring
-    from sapo.selection.cache import LossCache, cache_directory
+    from sapo.selection.cache import LossCache
     from sapo.selection.scoring import score_candidates
     from sapo.tasks.findings import data_table, warnings_of
     from sapo.tasks.inspection import inspect_rows
@@ -176,7 +177,7 @@ def _score(
     budget = None if settings.budget is None else settings.budget * epoch_cost(renderer, task)
     cache = None
     if settings.cache:
-        cache = LossCache(cache_directory(), state_fingerprint(model), model.device.type, processes)
+        cache = LossCache(cache_directory("losses"), state_fingerprint(model), model.device.type, processes)
     return score_candidates(
         Scorer(model, processes=processes), renderer, task, kept, rows, settings,
         seed=seed, budget=budget, rejected=gathered.rejected, cache=cache, progress=progress,

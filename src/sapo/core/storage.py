@@ -15,6 +15,7 @@ from io import FileIO
 from pathlib import Path
 from typing import Any, Generic, Self, TypeVar
 
+from platformdirs import user_cache_path
 from pydantic import TypeAdapter
 
 from sapo.core.errors import RecordError
@@ -29,6 +30,11 @@ def fingerprint(value: Any) -> str:
     """Return a short hash of a JSON value."""
     text = json.dumps(value, ensure_ascii=False, sort_keys=True)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def cache_directory(kind: str) -> Path:
+    """Return where files of a kind are kept for later runs; it may be deleted at any time, at the price of its work."""
+    return user_cache_path("sapo") / kind
 
 
 def folder_name(parts: Sequence[str], joint: str, longest: int) -> str:

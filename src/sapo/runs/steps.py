@@ -22,7 +22,7 @@ import numpy as np
 
 from sapo.core.errors import RecordError, ScoreError, TrainError
 from sapo.core.progress import SILENT, Reporter
-from sapo.core.storage import fingerprint, unwritable
+from sapo.core.storage import cache_directory, fingerprint, unwritable
 from sapo.core.types import Example, Instruction, Rejection, Task
 from sapo.models.ability import general_rows, general_texts
 from sapo.models.answers import Evaluation, evaluate
@@ -33,7 +33,7 @@ from sapo.runs.matrix import Row
 from sapo.runs.model import Model, RunModel
 from sapo.runs.plan import Plan
 from sapo.runs.prompts import CROSSED, NONE, ORIGINAL, OWN, Prompt, cell_name, instruction_of
-from sapo.selection.cache import LossCache, cache_directory
+from sapo.selection.cache import LossCache
 from sapo.selection.scoring import score_candidates
 from sapo.selection.selection import Choice, Selection
 from sapo.selection.settings import SelectionSettings, TrialSettings
@@ -154,7 +154,9 @@ class Chooser:
         def scored() -> dict[str, Any]:
             model, cache = engine.model.bring(stage), None
             if settings.cache:
-                cache = LossCache(cache_directory(), stage.fingerprint, model.device.type, engine.directory.processes)
+                cache = LossCache(
+                    cache_directory("losses"), stage.fingerprint, model.device.type, engine.directory.processes
+                )
             budget = None if settings.budget is None else settings.budget * engine.plan.train[task.name].cost
             selection = score_candidates(
                 engine.model.scorer, engine.renderer, task, candidates, rows, settings,

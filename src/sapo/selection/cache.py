@@ -17,11 +17,10 @@ import numpy as np
 import peft
 import torch
 import transformers
-from platformdirs import user_cache_path
 
 from sapo.core.errors import RecordError
 from sapo.core.processes import ALONE, Processes
-from sapo.core.storage import read_json, write_json
+from sapo.core.storage import Stored, read_json, write_json
 from sapo.core.types import Encoded, Floats
 
 # Of a few kilobytes each. The oldest half goes when there are more.
@@ -29,17 +28,12 @@ _MOST = 20_000
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class Found(Stored):
     """One candidate's losses by example, in nats, what they had cost, and by which route of `sapo.models.losses`."""
 
     nll: Floats
     seconds: float
     route: str
-
-
-def cache_directory() -> Path:
-    """Return where losses are kept; it may be deleted at any time."""
-    return user_cache_path("sapo") / "losses"
 
 
 class LossCache:
@@ -71,23 +65,17 @@ class LossCache:
 
     def _read(self, path: Path, examples: int) -> Found | None:
         try:
-            stored = read_json(path)
-            found = Found(np.array(stored["nll"], dtype=np.float64), float(stored["seconds"]), str(stored["route"]))
-        except (RecordError, KeyError, TypeError, ValueError):
+            found = Found.from_json(read_json(path))
+        except (RecordError, ValueError):
             return None
         sound = found.nll.shape == (examples,) and np.isfinite([*found.nll, found.seconds]).all()
         return found if sound else None
 
     def _write(self, path: Path, found: Found) -> None:
         with suppress(RecordError, OSError):
-            if not path.parent.is_dir() or len(list(path.parent.iterdir())) > _MOST:
-                _halve(path.parent)
-            write_json(path, {"nll": found.nll.tolist(), "seconds": found.seconds, "route": found.route})
-
-
-def _halve(directory: Path) -> None:
-    """Delete the older half of the files."""
-    directory.mkdir(parents=True, exist_ok=True)
-    files = sorted(directory.iterdir(), key=lambda path: path.stat().st_mtime)
-    for path in files[: len(files) // 2]:
-        path.unlink(missing_ok=True)
+            files = list(self._directory.glob("*"))
+            if len(files) > _MOST:
+                files.sort(key=lambda file: file.stat().st_mtime)
+                for old in files[: len(files) // 2]:
+                    old.unlink(missing_ok=True)
+            write_json(path, found.to_json())

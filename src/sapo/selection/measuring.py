@@ -40,10 +40,10 @@ class Measuring:
         self._scorer, self._renderer, self._task, self._candidates = scorer, renderer, task, candidates
         self._order, self._cache, self._advance = order, cache, advance
         self._examples = [task.train[i] for i in order]
-        self._open: dict[int, tuple[Scoring, list[Encoded]]] = {}
+        self._open: dict[int, Scoring] = {}
         self._computed: set[int] = set()
         self._cut: list[Ints] = [np.zeros(0, dtype=np.int64)] * len(candidates)
-        self.tokens = np.array([e.supervised for e in self._opened(0)[1]], dtype=np.int64)
+        self.tokens = np.array([e.supervised for e in self._opened(0).encoded], dtype=np.int64)
         self.spent, self.seconds = 0, 0.0
         self.routes: set[str] = set()
 
@@ -62,7 +62,7 @@ class Measuring:
         if not self._scorer.common:
             return {}
         new = {c: places for c, places in wanted.items() if self._found(self._rows(c, places)) is None}
-        asked = [(self._opened(candidate)[0], places) for candidate, places in new.items()]
+        asked = [(self._opened(candidate), places) for candidate, places in new.items()]
         began, before = time.perf_counter(), sum(scoring.tokens for scoring, _ in asked)
         if not self._scorer.join(asked, self._advance):
             return {}
@@ -71,8 +71,7 @@ class Measuring:
 
     def _measured(self, candidate: int, places: range, joined: float | None) -> Floats:
         """Return one candidate's NLL sums; ``joined``: the time that common batches took for it, if it was in them."""
-        scoring, encoded = self._opened(candidate)
-        wanted = self._rows(candidate, places)
+        scoring, wanted = self._opened(candidate), self._rows(candidate, places)
         found = self._found(wanted)
         if found is None:
             began = time.perf_counter()
@@ -89,16 +88,16 @@ class Measuring:
             self._advance(len(wanted))
         self.seconds += found.seconds
         self.routes.add(found.route)
-        self._cut[candidate] = np.array([e.cut for e in encoded[: places.stop]], dtype=np.int64)
+        self._cut[candidate] = np.array([e.cut for e in scoring.encoded[: places.stop]], dtype=np.int64)
         if places.stop == len(self._order):
-            self._close(candidate)
+            self._open.pop(candidate).release()
         return found.nll
 
     def noise(self) -> float:
         """Return how far a loss moves with the layout of batches alone, in nats per token; 0 in float32."""
-        scoring, encoded = self._opened(0)
+        scoring = self._opened(0)
         before = scoring.tokens
-        found = self._scorer.layout_noise(scoring, range(min(SAMPLED, len(encoded))))
+        found = self._scorer.layout_noise(scoring, range(min(SAMPLED, len(scoring.encoded))))
         self.spent += scoring.tokens - before
         return found
 
@@ -116,25 +115,20 @@ class Measuring:
 
     def release(self) -> None:
         """Let go of what is kept for further rounds."""
-        for candidate in list(self._open):
-            self._close(candidate)
+        while self._open:
+            self._open.popitem()[1].release()
 
-    def _rows(self, candidate: int, places: range) -> list[Encoded]:
-        encoded = self._opened(candidate)[1]
-        return [encoded[p] for p in places]
+    def _rows(self, candidate: int, places: range) -> Sequence[Encoded]:
+        return self._opened(candidate).encoded[places.start : places.stop]
 
     def _found(self, rows: Sequence[Encoded]) -> Found | None:
         return None if self._cache is None else self._cache.find(rows)
 
-    def _opened(self, candidate: int) -> tuple[Scoring, list[Encoded]]:
+    def _opened(self, candidate: int) -> Scoring:
         if candidate not in self._open:
             text = self._candidates[candidate].text
-            encoded = self._renderer.encode(text, self._task.suffix, self._examples)
-            self._open[candidate] = self._scorer.open(encoded), encoded
+            self._open[candidate] = self._scorer.open(self._renderer.encode(text, self._task.suffix, self._examples))
         return self._open[candidate]
-
-    def _close(self, candidate: int) -> None:
-        self._open.pop(candidate)[0].release()
 
     def _demand_finite(self, nll: Floats, candidate: int, places: range) -> None:
         bad = np.flatnonzero(~np.isfinite(nll))

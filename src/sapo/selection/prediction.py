@@ -42,7 +42,7 @@ class Prediction:
 class Rows:
     """The rows of a race: what is known of them before any loss is.
 
-    ``tokens`` are the supervised tokens of each row, in race order; ``groups`` its label, as numbers from 0.
+    ``tokens`` are the supervised tokens of each row, in race order; ``groups`` its label, as a number.
     """
 
     def __init__(self, tokens: Ints, groups: Ints) -> None:

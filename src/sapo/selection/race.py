@@ -56,8 +56,7 @@ class Finish:
 
     Attributes:
         nll: per candidate, in race order, as many as were scored.
-        end: "decided" when nobody could still be better by more than epsilon, "all rows" when that took every
-            row for those that raced to the end, "budget" when that was spent.
+        end: see `sapo.selection.selection.Race`.
     """
 
     standings: tuple[Standing, ...]
@@ -90,7 +89,7 @@ def race(
         sizes: rows that candidates have been scored on after each round, see `round_sizes`.
         costs: what one row of each candidate costs.
         tokens: supervised tokens of each row, in race order, which must be random.
-        groups: the label of each row, as numbers from 0; rows of one label have losses alike.
+        groups: the label of each row, as a number; rows of one label have losses alike.
         delta: bound on the probability that the winner is worse than the best by more than ``epsilon``.
         epsilon: tolerance, in nats per token.
         budget: most that scoring may cost, in the unit of ``costs``; None for no limit. The first round is always

@@ -8,7 +8,7 @@ import numpy as np
 
 from sapo.core.errors import DataError
 from sapo.core.progress import SILENT, Reporter, Work
-from sapo.core.types import Instruction, Ints, Rejection, Task
+from sapo.core.types import Instruction, Rejection, Task
 from sapo.models.losses import Scorer
 from sapo.models.memory import peak_memory, reset_peak_memory
 from sapo.models.render import Encoder
@@ -52,9 +52,12 @@ def score_candidates(
     """
     rows = _unseen(task, candidates, rows, progress)
     raced = settings.races
-    order = race_order(tuple(rows), seed) if raced else tuple(rows)
+    # In random order, the first k rows are a simple random sample of all.
+    order = tuple(np.random.default_rng(seed).permutation(rows).tolist()) if raced else rows
     total = len(order) * len(candidates)
     work = work or Work(total, total, total)
+    # Answers outside the labels are 0, as are all of a task without labels.
+    numbers = {label: n for n, label in enumerate(task.labels, start=1)}
     with (
         progress.step(label or f"{task.name}: scoring {len(candidates)} candidates", work.units, work.cost) as advance,
         progress.race([c.text for c in candidates], len(order)) as watch,
@@ -70,7 +73,7 @@ def score_candidates(
                 round_sizes(len(order)) if raced else [len(order)],
                 costs,
                 found.tokens,
-                label_groups(task, order),
+                np.array([numbers.get(task.train[i].answer, 0) for i in order]),
                 delta=settings.delta,
                 epsilon=epsilon,
                 confirm=found.confirm if raced and noise else None,
@@ -91,7 +94,7 @@ def score_candidates(
         chosen = choose(values, intervals, settings.rule, tolerance)
     told = []
     for i, candidate in enumerate(candidates):
-        status, left = _status(i, chosen, finish, raced=raced)
+        status, left = _status(i, chosen, finish)
         gap = (float(last.low[i]), float(last.high[i])) if raced else None
         told.append(CandidateLoss(candidate, losses[i], values[i], deltas[i], intervals[i], status, left, gap))
     facts = Race(settings.delta, epsilon, last.tolerance, len(finish.standings), finish.end, budget)
@@ -101,18 +104,6 @@ def score_candidates(
         seconds=found.seconds, tokens=found.spent, route=" and ".join(sorted(found.routes)), cached=found.cached,
         peak_memory=peak_memory(),
     )  # fmt: skip
-
-
-def race_order(rows: tuple[int, ...], seed: int) -> tuple[int, ...]:
-    """Return the rows in a random order, so that the first k of them are a simple random sample of all."""
-    return tuple(int(i) for i in np.random.default_rng(seed).permutation(rows))
-
-
-def label_groups(task: Task, rows: tuple[int, ...]) -> Ints:
-    """Return the label of each row as a number; answers outside the labels, and tasks without labels, are 0."""
-    number = {label: n for n, label in enumerate(task.labels, start=1)}
-    found = [number.get(task.train[i].answer, 0) for i in rows]
-    return np.unique(found, return_inverse=True)[1].astype(np.int64)
 
 
 def _unseen(task: Task, candidates: Sequence[Instruction], rows: Sequence[int], progress: Reporter) -> tuple[int, ...]:
@@ -128,12 +119,12 @@ def _unseen(task: Task, candidates: Sequence[Instruction], rows: Sequence[int], 
     return kept
 
 
-def _status(i: int, chosen: int, finish: Finish, *, raced: bool) -> tuple[Status, int | None]:
+def _status(i: int, chosen: int, finish: Finish) -> tuple[Status, int | None]:
     """Return what became of a candidate, and the last round in which it was scored where it was dropped."""
     if i == chosen:
         return "chosen", None
     rows, last = len(finish.nll[i]), finish.last
     # Ended by the budget, a race may leave some behind that were still in it.
-    if not raced or rows == last.counts.max() or i in last.racing:
+    if rows == last.counts.max() or i in last.racing:
         return "scored", None
     return "dropped", next(s.round for s in finish.standings if s.counts[i] == rows)

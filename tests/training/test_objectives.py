@@ -36,9 +36,9 @@ from sapo.training.methods.ewc import Ewc
 from sapo.training.methods.inc_lora import IncLora
 from sapo.training.methods.lwf import Lwf, divergence
 from sapo.training.methods.o_lora import OLora
-from sapo.training.methods.objective import trainable
 from sapo.training.methods.replay import Replay
 from sapo.training.methods.seq_lora import SeqLora
+from sapo.training.objective import trainable
 from sapo.training.schedule import Training
 from sapo.training.settings import EwcSettings, LoraSettings, LwfSettings, MethodName, OLoraSettings, ReplaySettings
 

@@ -119,36 +119,25 @@ class SupervisedTrainer(Trainer):
         )
         loss = cross_entropy(output.logits.float(), targets, reduction="sum") / num_items_in_batch
         if self._extras.objective is not None:
-            loss = self._minimised(self._extras.objective, loss, ids, keep, output.logits, num_items_in_batch)
+            # This pass's part of the NLL, for the log.
+            self._nll = loss.detach() + (0 if self._nll is None else self._nll)
+            processes, passes = self.accelerator.num_processes, self.current_gradient_accumulation_steps
+            part = Part(
+                model=self.accelerator.unwrap_model(self.model),
+                ids=ids,
+                keep=keep,
+                logits=output.logits,
+                tokens=num_items_in_batch,
+                step=self.state.global_step,
+                number=self._part * processes + self.accelerator.process_index,
+                parts=passes * processes,
+            )
+            self._part = (self._part + 1) % passes
+            # As the model itself, whatever else an objective computes runs in the format of the training.
+            with self.accelerator.autocast():
+                loss = self._extras.objective(loss, part)
         # Data parallelism takes the mean of the processes' gradients: of sums over everyone's tokens, the sum.
         return loss * self.accelerator.num_processes
-
-    def _minimised(
-        self,
-        objective: Objective,
-        nll: torch.Tensor,
-        ids: torch.Tensor,
-        keep: torch.Tensor,
-        logits: torch.Tensor,
-        tokens: torch.Tensor | int,
-    ) -> torch.Tensor:
-        """Return this pass's part of the objective, and keep its part of the NLL for the log."""
-        self._nll = nll.detach() + (0 if self._nll is None else self._nll)
-        processes, passes = self.accelerator.num_processes, self.current_gradient_accumulation_steps
-        part = Part(
-            model=self.accelerator.unwrap_model(self.model),
-            ids=ids,
-            keep=keep,
-            logits=logits,
-            tokens=tokens,
-            step=self.state.global_step,
-            number=self._part * processes + self.accelerator.process_index,
-            parts=passes * processes,
-        )
-        self._part = (self._part + 1) % passes
-        # As the model itself, whatever else an objective computes runs in the format of the training.
-        with self.accelerator.autocast():
-            return objective(nll, part)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log the NLL with the objective, where they differ."""

@@ -34,6 +34,13 @@ def both_adapted(model: Any, **changes: Any) -> Any:
     return model
 
 
+def logits(model: Any, ids: torch.Tensor | None = None) -> torch.Tensor:
+    """What a model says after each of these tokens, in the mode that it is in."""
+    with torch.no_grad():
+        found: torch.Tensor = model(input_ids=torch.arange(40)[None] if ids is None else ids, use_cache=False).logits
+    return found
+
+
 def process_state() -> dict[str, Any]:
     """Random states and modes of the process."""
     return {

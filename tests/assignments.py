@@ -13,8 +13,8 @@ from sapo.models.batches import pad, supervised_positions
 from sapo.models.render import Renderer
 from sapo.training.finetune import TrainingLog, finetune
 from sapo.training.methods import make_method
-from sapo.training.methods.objective import Objective, Part, trainable
 from sapo.training.methods.seq_lora import SeqLora
+from sapo.training.objective import Objective, Part, trainable
 from sapo.training.schedule import Training
 from sapo.training.settings import LoraSettings, MethodName, TrainSettings
 from sapo.training.trainer import Checkpoints, Extras

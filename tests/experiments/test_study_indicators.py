@@ -28,8 +28,8 @@ from sapo.integrations.testing import CHAT_TEMPLATE, tiny_model, tiny_tokenizer,
 from sapo.models.losses import Scorer
 from sapo.models.render import Renderer
 from sapo.training.finetune import TrainingLog, finetune
-from sapo.training.methods.objective import copies
 from sapo.training.methods.seq_lora import SeqLora
+from sapo.training.objective import copies
 from sapo.training.settings import LoraSettings, Optimiser, TrainSettings
 from sapo.training.trainer import Checkpoints, Extras
 

@@ -26,11 +26,6 @@ def model_for_all() -> Any:
     return tiny_model(context=1024)
 
 
-@pytest.fixture(scope="module")
-def ability() -> float:
-    return measured(model_for_all())
-
-
 @pytest.mark.parametrize("most", [CONTEXT, 100], ids=["whole", "cut"])
 def test_the_loss_is_the_sum_over_all_tokens_and_not_a_mean_of_means(most: int) -> None:
     model, tokenizer = model_for_all(), tiny_tokenizer()
@@ -53,19 +48,14 @@ def test_the_first_token_is_the_one_that_a_tokenizer_puts_in_front_of_a_text() -
     assert {row.prompt_length for row in rows} == {1}
 
 
-@pytest.mark.parametrize("decided", [False, True])
-def test_neither_the_scorers_model_nor_its_decision_about_routes_matters(decided: bool, ability: float) -> None:
-    model = model_for_all()
-    scorer = Scorer(model)
-    rows = Renderer(tiny_tokenizer(), 512).encode("Do it.", "", toy_task().train[:4])
-    if decided:
-        scorer(rows)
-    assert measured(model, scorer=scorer) == pytest.approx(ability, rel=1e-6)
-    assert scorer.route == ("shared prefix" if decided else "undecided")
-    told: list[int] = []
-    other = Scorer(tiny_model(seed=1, context=1024))
-    assert measured(model, scorer=other, advance=told.append) == pytest.approx(ability, rel=1e-6)
+def test_neither_the_scorers_model_nor_its_decision_about_routes_matters() -> None:
+    model, told = model_for_all(), list[int]()
+    expected = pytest.approx(measured(model, 100), rel=1e-6)
+    other, decided = Scorer(tiny_model(seed=1, context=1024)), Scorer(model)
+    assert measured(model, 100, other, advance=told.append) == expected and other.route == "undecided"
     assert sum(told) == len(general_texts()) and len(told) > 1
+    decided(Renderer(tiny_tokenizer(), 512).encode("Do it.", "", toy_task().train[:4]))
+    assert measured(model, 100, decided) == expected and decided.route == "shared prefix"
 
 
 # The texts.
@@ -77,11 +67,3 @@ def test_texts_are_many_different_and_of_even_length() -> None:
     assert all(40 <= len(text.split()) <= 140 for text in texts)
     sentences = [s.strip() for t in texts for s in t.replace("\n", ". ").split(". ") if len(s.split()) > 4]
     assert len(set(sentences)) == len(sentences), "no sentence stands in two texts"
-
-
-def test_the_code_in_the_texts_is_right() -> None:
-    _, _, rest = general_texts()["code"].partition("\n\n")
-    code, _, _ = rest.partition("\n\n")
-    names: dict[str, Any] = {}
-    exec(code, names)
-    assert names["count_words"]("the cat and the dog") == {"the": 2, "cat": 1, "and": 1, "dog": 1}

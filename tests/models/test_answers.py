@@ -100,10 +100,8 @@ def test_a_padded_batch_says_what_every_prompt_says_alone(adapter: bool) -> None
 def test_rows_are_answered_in_halves_where_memory_runs_out_and_one_that_does_not_fit_is_an_error(
     error: type[Exception],
 ) -> None:
-    model, longest = (
-        tiny_model().train(),
-        max(map(len, renderer().prompts(INSTRUCTION, TASK.suffix, asked(*INPUTS), 12))),
-    )
+    model = tiny_model().train()
+    longest = max(map(len, renderer().prompts(INSTRUCTION, TASK.suffix, asked(*INPUTS), 12)))
     whole = answers(model, INPUTS, 12)
     with Cramped(model, longest, error=error) as cramped:
         assert answers(model, INPUTS, 12) == whole and len(cramped.failed) >= 2
@@ -193,9 +191,8 @@ def test_scores_are_those_of_the_text_metrics() -> None:
     assert evaluation.scores["list_f1"].tolist() == pytest.approx([100.0, 0.0, 100.0, 200 / 3, 100.0, 200 / 3])
 
 
-@pytest.mark.parametrize("adapter", [False, True], ids=["plain", "peft"])
-def test_losses_are_the_teacher_forced_nll_of_the_true_answers(adapter: bool) -> None:
-    model = adapted(tiny_model()) if adapter else tiny_model()
+def test_losses_are_the_teacher_forced_nll_of_the_true_answers() -> None:
+    model = adapted(tiny_model())
     rows = [Example(text, "yes" * (i + 1)) for i, text in enumerate(INPUTS)]
     told: list[int] = []
     evaluation = evaluate(model, renderer(), TASK, INSTRUCTION, rows, 4, told.append)

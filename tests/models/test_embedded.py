@@ -6,18 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-import sapo
-from sapo.models.fingerprint import state_fingerprint
+from sapo.models.fit import MAX_LENGTH
 from sapo.models.layout import user_turn
-from sapo.models.load import LoadedModel, load_model
-from sapo.tasks.builtin import builtin_paraphrases, builtin_task
+from sapo.models.load import load_model
+from sapo.models.losses import Scorer
+from sapo.models.render import Renderer
+from sapo.tasks.builtin import builtin_task
 
 pytestmark = pytest.mark.embedded
-
-
-@pytest.fixture(scope="module")
-def embedded() -> LoadedModel:
-    return load_model("embedded", device="cpu", dtype="float32")
 
 
 def one_at_a_time(model: Any, tokenizer: Any, user: str, answer: str) -> tuple[float, int]:
@@ -33,25 +29,14 @@ def one_at_a_time(model: Any, tokenizer: Any, user: str, answer: str) -> tuple[f
     return -float(logs[start - 1 : -1].gather(1, targets[:, None]).sum()), len(targets)
 
 
-def test_losses_equal_one_example_at_a_time_on_the_real_model(embedded: LoadedModel) -> None:
-    task = builtin_task("date-format")
-    before = state_fingerprint(embedded.model)
-    selection = sapo.select(
-        embedded.model, embedded.tokenizer, task, builtin_paraphrases("date-format")[:1], examples=2, sample="first"
-    )
-    assert state_fingerprint(embedded.model) == before
-    assert selection.route == "shared prefix"
-    for candidate in selection.candidates:
-        expected = [
-            one_at_a_time(
-                embedded.model,
-                embedded.tokenizer,
-                user_turn(candidate.instruction.text, task.train[i].input, task.suffix),
-                task.train[i].answer,
-            )
-            for i in selection.rows
-        ]
-        np.testing.assert_allclose(candidate.losses.nll, [nll for nll, _ in expected], atol=1e-4)
-        assert candidate.losses.tokens.tolist() == [tokens for _, tokens in expected]
-        loss = sum(nll for nll, _ in expected) / sum(tokens for _, tokens in expected)
-        assert candidate.losses.per_token == pytest.approx(loss, abs=1e-5)
+def test_losses_equal_one_example_at_a_time_on_the_real_model() -> None:
+    model, tokenizer = load_model("embedded", device="cpu", dtype="float32")
+    task, scorer = builtin_task("date-format"), Scorer(model)
+    rows = task.train[:2]
+    losses = scorer(Renderer(tokenizer, MAX_LENGTH).encode(task.instruction, task.suffix, rows))
+    assert scorer.route == "shared prefix"
+    expected = [
+        one_at_a_time(model, tokenizer, user_turn(task.instruction, row.input, task.suffix), row.answer) for row in rows
+    ]
+    np.testing.assert_allclose(losses.nll, [nll for nll, _ in expected], atol=1e-4)
+    assert losses.tokens.tolist() == [tokens for _, tokens in expected]

@@ -154,14 +154,16 @@ def test_a_run_trains_adapters_on_the_quantised_base_and_its_stages_say_so(
 
 
 def test_commands_load_it_quantised(small_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    target = tmp_path / "selection.json"
+    target, texts = tmp_path / "selection.json", ["Is this a good or a bad review?", "positive or negative?"]
+    (tmp_path / "texts.json").write_text(json.dumps(texts))
     select = "select --task review-sentiment --examples 4 --strategy exhaustive --quantization 4bit --device-map auto"
-    assert command(*select.split(), "--model", small_model, "--json", target) == 0
+    given = ("--candidates", tmp_path / "texts.json", "--model", small_model, "--json", target)
+    assert command(*select.split(), *given) == 0
     told = capsys.readouterr().err
     assert "quantization 4bit of the linear layers" in told and "device_map auto: " in told
     found = json.loads(target.read_text())["candidates"]
     model, tokenizer = load_model(str(small_model), quantization="4bit", device_map="auto")
-    other = sapo.select(model, tokenizer, sapo.load_task("review-sentiment"), examples=4, strategy="exhaustive")
+    other = sapo.select(model, tokenizer, sapo.load_task("review-sentiment"), texts, 4, strategy="exhaustive")
     assert [c["loss"] for c in found] == pytest.approx([c.loss for c in other.candidates], rel=1e-5)
 
 

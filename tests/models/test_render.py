@@ -14,7 +14,6 @@ from sapo.core.types import Encoded, Example
 from sapo.integrations.testing import CHAT_TEMPLATE, tiny_tokenizer
 from sapo.models.render import Renderer
 
-MARK = "\n[...]\n"
 # Ids of the tiny tokenizer, worked out by hand: a printable ASCII character is its code point minus 33, the blank
 # is 220, the line feed 198, and the two special tokens follow the 256 bytes.
 BLANK, LINE_FEED, TURN, END = 220, 198, 256, 257
@@ -199,11 +198,9 @@ def test_decoding_generated_ids_leaves_out_special_tokens_and_outer_blanks() -> 
 
 # What goes first when a conversation is too long.
 
-HISTORY = (("u1", "a1"), ("u2", "a2"))
 
-
-def row(r: Renderer, example: Example, instruction: str = "Do.") -> Encoded:
-    return r.encode(instruction, "S.", [example])[0]
+def row(r: Renderer, example: Example) -> Encoded:
+    return r.encode("Do.", "S.", [example])[0]
 
 
 def test_an_exchange_without_text_that_is_dropped_is_counted_too() -> None:

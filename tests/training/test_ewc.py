@@ -15,8 +15,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from sapo.core.types import Encoded
 from sapo.integrations.testing import tiny_model
 from sapo.training.methods.ewc import Ewc, diagonal_fisher
-from sapo.training.methods.objective import trainable
 from sapo.training.methods.seq_lora import SeqLora
+from sapo.training.objective import trainable
 from sapo.training.settings import EwcSettings
 
 TASKS = [rows_of(name, count, f"Instruction {name}.") for name, count in (("one", 5), ("two", 7))]

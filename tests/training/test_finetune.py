@@ -58,14 +58,9 @@ def test_a_plain_pytorch_loop_reaches_the_same_weights() -> None:
     encoded = rows_of("one", 6)
     steps, warm, peak, limit = 10, 2, 5e-3, 0.5
     settings = TrainSettings(
-        epochs=steps,
-        learning_rate=peak,
-        batch_size=6,
-        micro_batch_size=3,
-        warmup=warm / steps,
-        weight_decay=0.1,
+        epochs=steps, learning_rate=peak, batch_size=6, micro_batch_size=3, warmup=warm / steps, weight_decay=0.1,
         max_grad_norm=limit,
-    )
+    )  # fmt: skip
     model = partly_frozen()
     training = finetune(model, encoded, settings, seed=0)
 

@@ -77,9 +77,8 @@ def test_an_updates_loss_is_the_mixture_of_new_and_old_rows_by_stock_libraries(t
     assert len(buffer) == 2 and abs(new - old) > 0.01
     for micro in (7, 2):
         model = learner.prepare(learner.resume(tiny_model(), tmp_path / "1"), task)
-        training = trained(
-            learner, model, task, TRAIN.model_copy(update={"epochs": 1, "batch_size": 7, "micro_batch_size": micro})
-        )
+        settings = TRAIN.model_copy(update={"epochs": 1, "batch_size": 7, "micro_batch_size": micro})
+        training = trained(learner, model, task, settings)
         assert training.losses == pytest.approx([new], rel=1e-5)
         assert training.objectives == pytest.approx([0.7 * new + 0.3 * old], rel=1e-5)
 

@@ -39,7 +39,7 @@ TEXTS = (
     "Many? yes. Few? no.",
 )
 TRAIN: Mapping[str, Any] = {"learning_rate": 1e-2, "batch_size": 4, "micro_batch_size": 2, "weight_decay": 0.1}
-TRIAL: Mapping[str, Any] = {"updates": 4, "leading": 4, "rows": 4}
+TRIAL: Mapping[str, Any] = {"updates": 2, "leading": 4, "rows": 4}
 TASK = toy_task(rows=8)
 OTHER = replace(toy_task("other", rows=9), instruction="Another instruction.")
 
@@ -58,6 +58,11 @@ def choose(model: Any, task: Any = TASK, texts: Sequence[str] = TEXTS, **changes
     return sapo.select(model, tiny_tokenizer(), task, texts, rule="trial", **settings)
 
 
+@pytest.fixture(scope="module")
+def tried() -> Selection:
+    return choose(trainable_model(), watch=[OTHER])
+
+
 def trial_of(selection: Selection) -> Trial:
     assert selection.trial is not None
     return selection.trial
@@ -70,13 +75,13 @@ def encoded(task: Task, text: str, rows: Sequence[Example]) -> list[Encoded]:
 # What is measured.
 
 
-@pytest.mark.parametrize("updates", [1, 7])
+@pytest.mark.parametrize("updates", [1, 4])
 def test_a_plain_pytorch_loop_ends_with_the_same_losses_on_every_task(updates: int) -> None:
-    task = toy_task(rows=20)
-    selection = choose(trainable_model(), task, watch=[OTHER], trial={**TRIAL, "updates": updates})
-    orders = [torch.randperm(20, generator=torch.Generator().manual_seed(SEED + epoch)).tolist() for epoch in (0, 1)]
-    batches = [order[start : start + 4] for order in orders for start in range(0, 20, 4)][:updates]
-    # One update leaves 16 rows that come later; after seven, all rows have been seen.
+    task = toy_task(rows=12)
+    selection = choose(trainable_model(), task, TEXTS[:1], watch=[OTHER], trial={**TRIAL, "updates": updates})
+    orders = [torch.randperm(12, generator=torch.Generator().manual_seed(SEED + epoch)).tolist() for epoch in (0, 1)]
+    batches = [order[start : start + 4] for order in orders for start in range(0, 12, 4)][:updates]
+    # One update leaves 8 rows that come later; after four, all rows have been seen.
     later = [row for i, row in enumerate(task.train) if updates > 1 or i not in batches[0]]
     measured = [later[i] for i in selection_rows(replace(task, train=tuple(later)), 4, "stratified", SEED + 1)]
     stored = [OTHER.train[i] for i in selection_rows(OTHER, 4, "stratified", SEED)]
@@ -95,25 +100,25 @@ def test_a_plain_pytorch_loop_ends_with_the_same_losses_on_every_task(updates: i
             own = float(token_mean(model, encoded(task, text, measured)))
             others = float(token_mean(model, encoded(OTHER, OTHER.instruction, stored)))
         assert one.losses == pytest.approx({"toy": own, "watch 1: other": others}, rel=1e-4)
-    assert trial.updates == updates and len(trial.tried) == 4
+    assert trial.updates == updates and len(trial.tried) == 2
 
 
 def test_it_is_the_beginning_of_the_training_with_the_same_rows_in_the_same_order() -> None:
     # With weights that hardly change, losses tell the rows of each update.
     settings = TrainSettings(**{**TRAIN, "learning_rate": 1e-9, "weight_decay": 0.0, "warmup": 0.5, "epochs": 2})
-    rows = encoded(toy_task(rows=20), TEXTS[0], toy_task(rows=20).train)
+    rows = encoded(toy_task(rows=12), TEXTS[0], toy_task(rows=12).train)
     whole = finetune(trainable_model(), rows, settings, SEED)
-    begun = finetune(trainable_model(), rows, settings, SEED, first=7)
-    assert begun.losses == pytest.approx(whole.losses[:7], rel=1e-5) and len(set(begun.losses)) == 7
-    assert set(begun.rates) == {1e-9} and len(set(whole.rates)) > 5
+    begun = finetune(trainable_model(), rows, settings, SEED, first=4)
+    assert begun.losses == pytest.approx(whole.losses[:4], rel=1e-5) and len(set(begun.losses)) == 4
+    assert set(begun.rates) == {1e-9} and len(set(whole.rates)) > 3
 
 
-def test_without_other_tasks_general_text_is_measured() -> None:
+def test_without_other_tasks_general_text_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sapo.models.ability.general_texts", lambda: {"one": "A crow found a loaf.", "two": "Ice is."})
     # An update of next to nothing: the loss on general text is what it was.
     train = {**TRAIN, "learning_rate": 1e-9, "weight_decay": 0.0}
-    trial = trial_of(choose(trainable_model(), trial={**TRIAL, "updates": 2, "leading": 2}, train=train))
-    model = trainable_model()
-    general = Scorer(model)(general_rows(Renderer(tiny_tokenizer(), 512), 512)).per_token
+    trial = trial_of(choose(trainable_model(), trial={**TRIAL, "updates": 1, "leading": 2}, train=train))
+    general = Scorer(trainable_model())(general_rows(Renderer(tiny_tokenizer(), 512), 512)).per_token
     assert [list(one.losses) for one in trial.tried] == [["toy", "general text"]] * 2
     assert [one.losses["general text"] for one in trial.tried] == pytest.approx([general] * 2, rel=1e-5)
 
@@ -121,7 +126,7 @@ def test_without_other_tasks_general_text_is_measured() -> None:
 # What is left alone.
 
 
-def test_the_model_and_all_random_states_are_as_before_to_the_bit() -> None:
+def test_the_model_and_all_random_states_are_as_before_to_the_bit(tried: Selection) -> None:
     model = trainable_model()
     gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     before = snapshot(model)
@@ -130,8 +135,7 @@ def test_the_model_and_all_random_states_are_as_before_to_the_bit() -> None:
     now = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     assert now.keys() == gradients.keys() and all(torch.equal(now[name], gradients[name]) for name in now)
     # And a second trial finds the same to the bit.
-    again = choose(model, watch=[OTHER])
-    assert trial_of(again).tried == trial_of(selection).tried
+    assert trial_of(tried).tried == trial_of(selection).tried
 
 
 @pytest.fixture
@@ -143,9 +147,8 @@ def no_accelerator() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("no_accelerator")
-def test_nor_does_a_trainer_of_the_users_notice_whose_precision_is_another_one() -> None:
+def test_nor_does_a_trainer_of_the_users_notice_whose_precision_is_another_one(tried: Selection) -> None:
     """Accelerate keeps the precision for all trainers of a process, and leaves autocast around a prepared model."""
-    alone = choose(trainable_model(), watch=[OTHER])
     accelerator = Accelerator(mixed_precision="bf16", cpu=True)
     model = accelerator.prepare_model(trainable_model())
     before, forward = snapshot(model), model.forward
@@ -153,8 +156,8 @@ def test_nor_does_a_trainer_of_the_users_notice_whose_precision_is_another_one()
     rounded = model(input_ids=probe).logits
     selection = choose(model, watch=[OTHER])
     # The trial and the losses are those of the weights as they are, and will be once they are saved and loaded.
-    assert trial_of(selection).tried == trial_of(alone).tried
-    assert [c.loss for c in selection.candidates] == [c.loss for c in alone.candidates]
+    assert trial_of(selection).tried == trial_of(tried).tried
+    assert [c.loss for c in selection.candidates] == [c.loss for c in tried.candidates]
     assert snapshot(model) == before and model.forward == forward
     assert accelerator.mixed_precision == "bf16" and torch.equal(model(input_ids=probe).logits, rounded)
     assert not torch.equal(trainable_model()(input_ids=probe).logits, rounded)
@@ -178,16 +181,17 @@ SAYS_NO = replace(
 )
 
 
-def contested(**changes: Any) -> Selection:
-    train = {**TRAIN, "learning_rate": 1e-3}
-    settings = {"trial": {"updates": 6, "leading": 3, "rows": 12}, "train": train, "watch": [OTHER], **changes}
-    return choose(trainable_model(), SAYS_NO, [QUICK, LOW], strategy="exhaustive", **settings)
+@pytest.fixture(scope="module")
+def contested() -> Selection:
+    trial, train = {"updates": 6, "leading": 3, "rows": 12}, {**TRAIN, "learning_rate": 1e-3}
+    texts = [QUICK, LOW]
+    return choose(trainable_model(), SAYS_NO, texts, strategy="exhaustive", trial=trial, train=train, watch=[OTHER])
 
 
-def test_the_candidate_of_the_lowest_loss_loses_to_one_that_a_trial_finds_better() -> None:
+def test_the_candidate_of_the_lowest_loss_loses_to_one_that_a_trial_finds_better(contested: Selection) -> None:
     by_loss = sapo.select(trainable_model(), tiny_tokenizer(), SAYS_NO, [QUICK, LOW], strategy="exhaustive")
+    selection = contested
     assert by_loss.instruction.text == LOW
-    selection = contested()
     assert selection.instruction.text == QUICK
     assert [c.losses for c in selection.candidates] == [c.losses for c in by_loss.candidates]
     assert [c.status for c in selection.candidates] == ["scored", "chosen", "scored"]
@@ -247,15 +251,15 @@ def test_a_budget_lets_fewer_candidates_be_tried_but_two_in_any_case() -> None:
     assert of(None, rows=5) == (4, 5, Work(20, 220, 620))
 
 
-def test_a_budget_that_lets_fewer_be_tried_is_told() -> None:
-    selection = choose(trainable_model(), trial={**TRIAL, "budget": 1e-6})
+def test_a_budget_that_lets_fewer_be_tried_is_told(tried: Selection) -> None:
+    selection = choose(trainable_model(), watch=[OTHER], trial={**TRIAL, "budget": 1e-6})
     assert len(trial_of(selection).tried) == 2 < len(selection.candidates)
     assert any("selection.trial.budget 1e-06 lets 2 of 4 candidates be tried" in note for note in selection.notes)
-    assert not any("budget" in note for note in choose(trainable_model()).notes)
+    assert not any("budget" in note for note in tried.notes)
 
 
 def test_the_cost_counts_a_trained_token_three_times() -> None:
-    selection = choose(trainable_model(), texts=TEXTS[:1], watch=[OTHER], trial={**TRIAL, "updates": 2})
+    selection = choose(trainable_model(), texts=TEXTS[:1], watch=[OTHER])
     # Two updates of four see all eight rows, so any of them are measured.
     measured = [TASK.train[i] for i in selection_rows(TASK, 4, "stratified", SEED + 1)]
     stored = [OTHER.train[i] for i in selection_rows(OTHER, 4, "stratified", SEED)]
@@ -265,13 +269,9 @@ def test_the_cost_counts_a_trained_token_three_times() -> None:
     read = sum(len(e.ids) for e in own + encoded(OTHER, OTHER.instruction, stored))
     trial = trial_of(selection)
     assert trial.tokens == 3 * trained + 2 * read and trial.seconds > 0
-    # A share of what training costs, ten epochs: of four candidates, each for two epochs.
-    share = (4 * 2 * 3 * trained / 2 + 4 * read) / (10 * 3 * trained / 2)
-    counts = [
-        len(trial_of(choose(trainable_model(), watch=[OTHER], trial={**TRIAL, "budget": budget})).tried)
-        for budget in (0.5 * share, 2 * share)
-    ]
-    assert counts == [2, 4]
+    # A share of what training costs, ten epochs: of three candidates and a half, each for two updates, an epoch.
+    budget = 3.5 * (3 * trained / 2 + read) / (10 * 3 * trained / 2)
+    assert len(trial_of(choose(trainable_model(), watch=[OTHER], trial={**TRIAL, "budget": budget})).tried) == 3
 
 
 def test_what_cannot_be_tried_is_refused() -> None:
@@ -282,7 +282,8 @@ def test_what_cannot_be_tried_is_refused() -> None:
         choose(trainable_model(), watch=[replace(OTHER, train=())], progress=told)
     assert told.steps == [], "before anything is scored"
     # A single row is trained on and measured.
-    assert len(trial_of(choose(trainable_model(), replace(TASK, train=TASK.train[:1]))).tried) == 4
+    single = choose(trainable_model(), replace(TASK, train=TASK.train[:1]), TEXTS[:1], watch=[OTHER])
+    assert len(trial_of(single).tried) == 2
     with pytest.raises(DataError, match="watch, trial and train are for rule trial, not for rule lowest"):
         sapo.select(tiny_model(), tiny_tokenizer(), TASK, TEXTS, watch=[OTHER])
     with pytest.raises(DataError, match="rule = 'tria'"):
@@ -320,7 +321,7 @@ def test_several_processes_would_share_out_its_updates(monkeypatch: pytest.Monke
 def test_watched_tasks_have_the_layout_of_their_own_rows() -> None:
     rows = Rows([{"prompt": f"Good?\n{i} films", "completion": ("yes", "no")[i % 2]} for i in range(8)], "Good?")
     found = [
-        choose(trainable_model(), data, ["Is it good?"], watch=[OTHER], **more)
+        choose(trainable_model(), data, ["Is it good?"], watch=[OTHER], trial={"updates": 1, "rows": 2}, **more)
         for data, more in (
             (rows.dataset, {"instruction": "Good?"}),
             (rows.task, {"renderer": rows.renderer(tiny_tokenizer())}),
@@ -329,8 +330,8 @@ def test_watched_tasks_have_the_layout_of_their_own_rows() -> None:
     assert trial_of(found[0]).tried == trial_of(found[1]).tried
 
 
-def test_it_survives_its_file_and_is_printed() -> None:
-    selection = contested()
+def test_it_survives_its_file_and_is_printed(tried: Selection, contested: Selection) -> None:
+    selection = contested
     assert Selection.from_json(json.loads(json.dumps(selection.to_json()))) == selection
     lines = [line for line in str(selection).splitlines() if not line.startswith("note: ")]
     start = lines.index("tried for 6 updates, loss afterwards; intervals cover rows, not trainings")
@@ -340,5 +341,5 @@ def test_it_survives_its_file_and_is_printed() -> None:
     assert original[-1] == SAYS_NO.instruction and "original" in original
     assert chosen[-1] == QUICK and "chosen" in chosen
     # What a race promises of its winner is not said of what a trial chose.
-    raced = effort(choose(trainable_model()))
+    raced = effort(tried)
     assert raced.endswith("the trial chose among these.") and "confidence" not in raced

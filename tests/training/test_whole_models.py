@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from assignments import WHOLE_METHODS, assignment, nll_by_hand, rows_of, trained
+from assignments import WHOLE_METHODS, assignment, rows_of, trained
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -27,7 +27,6 @@ TARGETS = ("q_proj", "v_proj", "down_proj")
 LORA = LoraSettings(r=3, alpha=5, dropout=0.2, target_modules=TARGETS)
 TRAIN = TrainSettings(epochs=3, learning_rate=2e-3, batch_size=4, micro_batch_size=4, warmup=0.0)
 TASKS = [rows_of(name, 8, f"Instruction {name}.") for name in ("one", "two", "three")]
-each_whole = pytest.mark.parametrize("name", WHOLE_METHODS)
 
 
 def method(name: MethodName, targets: tuple[str, ...] = TARGETS) -> SeqLora:
@@ -44,22 +43,14 @@ def train(learner: SeqLora, model: Any, task: Training, settings: TrainSettings 
     return model
 
 
-def logits(model: Any) -> torch.Tensor:
-    with torch.no_grad():
-        found: torch.Tensor = model.eval()(input_ids=torch.tensor([row.ids[:60] for row in TASKS[0]])).logits
-    return found
-
-
 def tensors(model: Any) -> dict[str, torch.Tensor]:
     return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
 
-@each_whole
+@pytest.mark.parametrize("name", WHOLE_METHODS)
 def test_models_that_cannot_be_trained_are_refused_with_what_to_do(name: MethodName) -> None:
     config = LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM")
-    with pytest.raises(
-        ModelError, match=rf"method {name} .* cannot continue from an adapter: merge it first \(sapo exp"
-    ):
+    with pytest.raises(ModelError, match=rf"method {name} .* cannot continue from an adapter: merge it first \(sapo"):
         method(name).start(get_peft_model(tiny_model(), config))
     with pytest.raises(ModelError, match=f"method {name} needs model.dtype float32, not bfloat16: small updates"):
         method(name).start(tiny_model().to(torch.bfloat16))
@@ -120,20 +111,6 @@ def test_only_target_modules_train_and_change(tmp_path: Path) -> None:
     assert changed == {name for name in before if any(f".{target}." in name for target in TARGETS)}
 
 
-def test_gradients_leave_the_frozen_directions_out() -> None:
-    learner, task = method("osf"), task_at(1)
-    model = learner.prepare(learner.start(tiny_model()), task)
-    nll_by_hand(model, task.rows[:2]).backward()
-    for layer in osf_layers(model).values():
-        weight = layer.base_layer.weight.detach()
-        u, _, v = torch.linalg.svd(weight, full_matrices=False)
-        frozen = min(weight.shape) * 2 // 4
-        given = {key: p.grad for key, p in layer.osf_svd_params["default"].items()}
-        for gradient, directions in ((given["U_low"], u[:, :frozen]), (given["V_low"].T, v[:frozen].T)):
-            assert float(gradient.norm()) > 1e-2
-            assert float((directions.T @ gradient).norm()) < 1e-4 * float(gradient.norm())
-
-
 def leaks(name: MethodName, folder: Path) -> tuple[float, float]:
     """How much of the change of a training lies inside the strongest directions, and how much touches them at all.
 
@@ -164,11 +141,10 @@ def test_adam_steps_leave_the_frozen_directions_as_they_were(tmp_path: Path) -> 
     assert inside > 0.3 and touching > 0.6
 
 
-@each_whole
 def test_a_stage_answers_as_its_run_was_tested_without_the_base(
-    name: MethodName, configured: Callable[..., Config], tmp_path: Path
+    configured: Callable[..., Config], tmp_path: Path
 ) -> None:
-    config = configured(method=name)
+    config = configured(method="osf")
     run(config)
     moved = Path(shutil.copytree(config.run_dir / "stages" / "1-review-sentiment", tmp_path / "moved"))
     lineage = json.loads((moved / "sapo.json").read_text())

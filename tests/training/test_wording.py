@@ -69,16 +69,6 @@ def seen_in(policy: Policy, seed: int = 0) -> list[Seen]:
     return seen
 
 
-@pytest.fixture(scope="module")
-def by_example() -> list[Seen]:
-    return seen_in("per-example")
-
-
-@pytest.fixture(scope="module")
-def by_period() -> list[Seen]:
-    return seen_in("paft")
-
-
 def table(seen: Sequence[Seen]) -> Any:
     """Number of the text of each row [rows] in each epoch [epochs]."""
     place = {row.input: i for i, row in enumerate(task_of().train)}
@@ -91,15 +81,16 @@ def table(seen: Sequence[Seen]) -> Any:
     return found
 
 
-def test_per_example_trains_on_what_is_drawn_for_that_row_in_that_epoch(by_example: list[Seen]) -> None:
-    found = table(by_example)
+def test_per_example_trains_on_what_is_drawn_for_that_row_in_that_epoch() -> None:
+    found = table(seen_in("per-example"))
     expected = [
         [int(np.random.default_rng([0, epoch, row]).integers(4)) for row in range(ROWS)] for epoch in range(EPOCHS)
     ]
     assert found.tolist() == expected
 
 
-def test_paft_keeps_one_text_for_exactly_so_many_updates_across_the_ends_of_epochs(by_period: list[Seen]) -> None:
+def test_paft_keeps_one_text_for_exactly_so_many_updates_across_the_ends_of_epochs() -> None:
+    by_period = seen_in("paft")
     # Updates 2 and 3 are the last of one epoch and the first of the next.
     texts = [TEXTS[int(np.random.default_rng([0, update // 2]).integers(4))] for update in range(EPOCHS * UPDATES)]
     assert {(update, text) for update, text, _, _ in by_period} == set(enumerate(texts))

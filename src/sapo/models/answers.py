@@ -125,10 +125,9 @@ def _halved(model: Any, batch: Sequence[int], prompt: Sequence[int]) -> int:
 
 def stop_tokens(model: Any, renderer: Renderer) -> tuple[int, ...]:
     """Return the ids that end an answer: those of the chat template, and the model's own."""
-    own = getattr(model, "generation_config", None)
-    given = [] if own is None or own.eos_token_id is None else own.eos_token_id
-    ids = given if isinstance(given, list) else [given]
-    return tuple(dict.fromkeys((*renderer.stop_tokens(), *ids)))
+    own = model.generation_config.eos_token_id
+    ids = own if isinstance(own, list) else [own]
+    return tuple(dict.fromkeys(i for i in (*renderer.stop_tokens(), *ids) if i is not None))
 
 
 def teaches_to_stop(model: Any, renderer: Renderer) -> bool:

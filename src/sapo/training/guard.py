@@ -19,6 +19,7 @@ from sapo.models.render import Renderer
 from sapo.selection.differences import LEVEL
 from sapo.selection.standings import quantile, standard_error
 from sapo.tasks.sampling import selection_rows
+from sapo.training.objective import copies, put_back
 from sapo.training.settings import GuardSettings
 
 
@@ -103,10 +104,7 @@ class Guard:
         self.alarms.append(alarm)
         self.tell(sentence(alarm, self.limit))
         if self.stops:
-            with torch.no_grad():
-                for name, parameter in model.named_parameters():
-                    if name in self._good[1]:
-                        parameter.copy_(self._good[1][name])
+            put_back(model, self._good[1])
         return self.stops
 
     def state(self) -> Any:
@@ -120,7 +118,7 @@ class Guard:
 
     def _keep(self, model: Any, step: int) -> None:
         if self.stops:
-            self._good = step, {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
+            self._good = step, copies(model)
 
 
 def guard_over(

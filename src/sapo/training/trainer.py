@@ -24,7 +24,7 @@ from sapo.core.errors import RecordError
 from sapo.core.storage import unwritable
 from sapo.core.types import Encoded
 from sapo.models.batches import pad, supervised_positions
-from sapo.training.methods.objective import Objective, Part, put_back, trainable
+from sapo.training.objective import Objective, Part, put_back, trainable
 from sapo.training.prefix import columns_to_share, shared_beginning
 
 
@@ -105,11 +105,7 @@ class SupervisedTrainer(Trainer):
         self._part = 0
 
     def compute_loss(
-        self,
-        model: Any,
-        inputs: dict[str, torch.Tensor],
-        return_outputs: bool = False,
-        num_items_in_batch: torch.Tensor | int | None = None,
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """Return the NLL of this batch's supervised tokens over the number in the whole update, or the objective."""
         ids, labels = inputs["input_ids"], inputs["labels"]
@@ -118,46 +114,30 @@ class SupervisedTrainer(Trainer):
         keep, targets = supervised_positions(labels)
         skip = columns_to_share(ids, keep) if self._shares else 0
         past = self._beginning(model, ids[0, :skip], len(ids)) if skip else None
-        skip = 0 if past is None else skip
         output = model(
             input_ids=ids[:, skip:], past_key_values=past, use_cache=past is not None, logits_to_keep=keep[:, skip:]
         )
-        total = cross_entropy(output.logits.float(), targets, reduction="sum")
-        if num_items_in_batch is None:
-            raise ValueError("the number of supervised tokens of the update is not known")
-        loss = total / num_items_in_batch
+        loss = cross_entropy(output.logits.float(), targets, reduction="sum") / num_items_in_batch
         if self._extras.objective is not None:
-            loss = self._minimised(self._extras.objective, loss, ids, keep, output.logits, num_items_in_batch)
+            # This pass's part of the NLL, for the log.
+            self._nll = loss.detach() + (0 if self._nll is None else self._nll)
+            processes, passes = self.accelerator.num_processes, self.current_gradient_accumulation_steps
+            part = Part(
+                model=self.accelerator.unwrap_model(self.model),
+                ids=ids,
+                keep=keep,
+                logits=output.logits,
+                tokens=num_items_in_batch,
+                step=self.state.global_step,
+                number=self._part * processes + self.accelerator.process_index,
+                parts=passes * processes,
+            )
+            self._part = (self._part + 1) % passes
+            # As the model itself, whatever else an objective computes runs in the format of the training.
+            with self.accelerator.autocast():
+                loss = self._extras.objective(loss, part)
         # Data parallelism takes the mean of the processes' gradients: of sums over everyone's tokens, the sum.
-        loss = loss * self.accelerator.num_processes
-        return (loss, output) if return_outputs else loss
-
-    def _minimised(
-        self,
-        objective: Objective,
-        nll: torch.Tensor,
-        ids: torch.Tensor,
-        keep: torch.Tensor,
-        logits: torch.Tensor,
-        tokens: torch.Tensor | int,
-    ) -> torch.Tensor:
-        """Return this pass's part of the objective, and keep its part of the NLL for the log."""
-        self._nll = nll.detach() + (0 if self._nll is None else self._nll)
-        processes, passes = self.accelerator.num_processes, self.current_gradient_accumulation_steps
-        part = Part(
-            model=self.accelerator.unwrap_model(self.model),
-            ids=ids,
-            keep=keep,
-            logits=logits,
-            tokens=tokens,
-            step=self.state.global_step,
-            number=self._part * processes + self.accelerator.process_index,
-            parts=passes * processes,
-        )
-        self._part = (self._part + 1) % passes
-        # As the model itself, whatever else an objective computes runs in the format of the training.
-        with self.accelerator.autocast():
-            return objective(nll, part)
+        return loss * self.accelerator.num_processes
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log the NLL with the objective, where they differ."""

@@ -36,7 +36,7 @@ from sapo.selection.selection import Selection, Trial, Tried
 from sapo.selection.settings import TrialSettings
 from sapo.tasks.sampling import selection_rows, without_shown
 from sapo.training.finetune import finetune
-from sapo.training.methods.objective import Objective, put_back, trainable
+from sapo.training.objective import Objective, put_back, trainable
 from sapo.training.settings import TrainSettings
 from sapo.training.trainer import Extras, row_order
 

@@ -21,7 +21,7 @@ from sapo.models.losses import Scorer
 from sapo.models.passes import untouched
 from sapo.models.render import Renderer
 from sapo.training.methods.lwf import divergence
-from sapo.training.methods.objective import copies, trainable
+from sapo.training.objective import copies, trainable
 
 # Rows that go through the model at once.
 _BATCH = 4

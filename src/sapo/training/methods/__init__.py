@@ -9,9 +9,8 @@ from sapo.training.methods.inc_lora import IncLora
 from sapo.training.methods.lwf import Lwf
 from sapo.training.methods.o_lora import OLora
 from sapo.training.methods.osf import Osf
-from sapo.training.methods.reference import Multitask, Single
 from sapo.training.methods.replay import Replay
-from sapo.training.methods.seq_lora import SeqLora
+from sapo.training.methods.seq_lora import Multitask, SeqLora, Single
 from sapo.training.settings import LoraSettings, MethodName
 
 _METHODS = {method.name: method for method in (SeqLora, IncLora, OLora, Ewc, Replay, Lwf, Osf, Full, Multitask, Single)}

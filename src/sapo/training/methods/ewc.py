@@ -17,8 +17,8 @@ from torch.nn.functional import cross_entropy
 
 from sapo.core.types import Encoded
 from sapo.models.batches import pad, supervised_positions
-from sapo.training.methods.objective import Objective, Part, copies, trainable
 from sapo.training.methods.seq_lora import SeqLora
+from sapo.training.objective import Objective, Part, copies, trainable
 from sapo.training.schedule import Training
 from sapo.training.settings import EwcSettings
 

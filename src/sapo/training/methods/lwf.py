@@ -13,8 +13,8 @@ from torch.func import functional_call
 from torch.nn.functional import kl_div, log_softmax
 
 from sapo.models.passes import evaluating
-from sapo.training.methods.objective import Objective, Part, copies
 from sapo.training.methods.seq_lora import SeqLora
+from sapo.training.objective import Objective, Part, copies
 from sapo.training.schedule import Training
 from sapo.training.settings import LwfSettings
 

@@ -12,7 +12,7 @@ from peft import PeftModel
 
 from sapo.training.methods.adapters import down_up, lora_layers
 from sapo.training.methods.inc_lora import NEW, PAST, IncLora
-from sapo.training.methods.objective import Objective, Part
+from sapo.training.objective import Objective, Part
 from sapo.training.schedule import Training
 from sapo.training.settings import OLoraSettings
 

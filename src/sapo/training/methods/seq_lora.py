@@ -1,4 +1,7 @@
-"""Sequential LoRA: one adapter, trained on task after task. The baseline that other methods are diffs of."""
+"""Sequential LoRA: one adapter, trained on task after task. The baseline that other methods are diffs of.
+
+And what a sequence is compared with: all tasks at once, and each task alone.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from sapo.core.errors import ModelError
 from sapo.core.settings import Settings
 from sapo.training.methods.adapters import SAFE_INIT, activate, save_adapter, smallest_dimension, targets_of
-from sapo.training.methods.objective import Objective
+from sapo.training.objective import Objective
 from sapo.training.schedule import Order, Training
 from sapo.training.settings import LoraSettings
 
@@ -106,3 +109,23 @@ class SeqLora:
             target_modules=list(self._targets(model)),
             task_type="CAUSAL_LM",
         )
+
+
+class Multitask(SeqLora):
+    """As many updates as the sequence would take, on the rows of all tasks mixed; only the final row is defined.
+
+    What a sequence could reach if nothing had to be remembered.
+    """
+
+    name = "multitask"
+    order: Order = "joint"
+
+
+class Single(SeqLora):
+    """One model for each task, from the start; only the diagonal of the performance matrix is defined.
+
+    What a task reaches if nothing was learned before it.
+    """
+
+    name = "single"
+    order: Order = "apart"

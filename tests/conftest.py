@@ -1,8 +1,10 @@
 """One thread for torch: the models are tiny, and threads of parallel test processes would fight."""
 
 import gc
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +15,8 @@ from sapo.runs.config.loading import make_config
 from sapo.runs.config.schema import Config
 
 torch.set_num_threads(1)
+# The same for tokenizers.
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -33,6 +37,10 @@ def no_loss_cache_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Itera
         patch.setattr("sapo.core.storage.user_cache_path", lambda name: directory)
         # What tests write need not survive a power cut.
         patch.setattr("os.fsync", lambda file: None)
+        # Of a tiny training, these take the most time: garbage that Python collects by itself, and a card that ours
+        # replaces.
+        patch.setattr("accelerate.utils.memory.gc", SimpleNamespace(collect=lambda: 0))
+        patch.setattr("peft.PeftModel.create_or_update_model_card", lambda self, output_dir: None)
         yield
 
 

@@ -1,8 +1,5 @@
 """Files are written whole or not at all, and values come back from them to the last bit."""
 
-import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -143,32 +140,3 @@ def test_a_line_that_cannot_be_added_leaves_the_file_as_it_was(
     assert path.read_bytes() == before
     LINES.append(path, {"n": 3})
     assert LINES.read(path) == ({"n": 1}, {"n": 3})
-
-
-def test_whatever_a_kill_leaves_the_lines_before_it_are_there(tmp_path: Path) -> None:
-    """A process that adds long lines is killed; a second one goes on where it was."""
-    path, torn = tmp_path / "lines.jsonl", list[str]()
-    code = (
-        "import itertools, pathlib, sys, test_storage as t\n"
-        "for n in itertools.count(int(sys.argv[2])):\n"
-        "    t.LINES.append(pathlib.Path(sys.argv[1]), {'n': n, 'long': 'x' * 4_000_000})\n"
-        "    print(n, flush=True)\n"
-    )
-    reached = -1
-    for lines in (1, 2):
-        command = [sys.executable, "-c", code, str(path), str(reached + 1)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parent, text=True) as process:
-            assert process.stdout is not None
-            for _ in range(lines):
-                reached = int(process.stdout.readline())
-            process.send_signal(signal.SIGKILL)
-            reached = max([reached, *map(int, process.stdout.read().split())])
-        found = [record["n"] for record in LINES.read(path, torn.append)]
-        # One more may be there whole, which was not told any more.
-        assert found in (list(range(reached + 1)), list(range(reached + 2)))
-        reached = found[-1]
-    with path.open("ab") as file:
-        file.truncate(path.stat().st_size - 5)
-    assert len(LINES.read(path, torn.append)) == reached and "was cut off" in torn[-1]
-    LINES.append(path, {"n": reached})
-    assert LINES.read(path, torn.append)[-1] == {"n": reached}

@@ -207,16 +207,10 @@ def test_the_card_says_how_the_instruction_was_chosen(
     sums: list[float], chosen: int, trained: int, rule: str, sentence: str
 ) -> None:
     task = toy_task()
-    selection = make_selection(task, sums, chosen, rule=rule)
+    rejected = (Rejection("no", "too short"), Rejection("no!", "too short"))
+    selection = make_selection(task, sums, chosen, rule=rule, rejected=rejected)
     page = rendered(model_card(make_lineage(selected(task, selection, trained))))
     assert f"<p>{sentence}</p>" in html.unescape(page)
-
-
-def test_the_card_says_where_all_candidates_are() -> None:
-    task = toy_task()
-    rejected = (Rejection("no", "too short"), Rejection("no!", "too short"))
-    selection = make_selection(task, [2.0, 2.25, 1.5], 2, rejected=rejected)
-    page = rendered(model_card(make_lineage(selected(task, selection))))
     assert "on 2 training rows" in page and "and 2 rejected text(s) with reasons." in page
 
 

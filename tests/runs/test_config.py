@@ -187,20 +187,15 @@ def test_every_mistake_is_named_in_one_message() -> None:
     [
         ({"polcy": "sapo"}, ["polcy: unknown key.", "Did you mean 'policy'?", "run_dir"]),
         ({"policy": "spo"}, ["policy = 'spo': allowed: original, sapo, ", "Did you mean 'sapo'?"]),
-        ({"train": {"learning-rate": 1}}, ["train.learning-rate: unknown key.", "Did you mean 'learning_rate'?"]),
-        ({"run-dir": "x"}, ["run-dir: unknown key.", "Did you mean 'run_dir'?"]),
         ({"train": {"lr": 1}}, ["train.lr: unknown key.", "Allowed here: rows, epochs, learning_rate,"]),
         ({"model": {"dtype": "floot32"}}, ["model.dtype = 'floot32': allowed: ", "Did you mean 'float32'?"]),
         ({"train": 3}, ["train = 3: ", "rows, epochs, learning_rate"]),
-        ({"model": 3}, ["model = 3: ", "base, adapter, dtype, device"]),
         ({"guard": True}, ["guard"]),
         (
             {"sweep": {"seeds": [1]}},
             ["sweep.seeds: unknown key. Did you mean 'seed'?", "policy, rule, method, sequence"],
         ),
         ({"sweep": {"policy": ["spo"]}}, ["sweep.policy.0 = 'spo': allowed: original, sapo,", "Did you mean 'sapo'?"]),
-        ({"o-lora": {"weight": 1}}, ["o-lora: unknown key.", "o_lora"]),
-        ({"method": "o_lora"}, ["method = 'o_lora': allowed: seq-lora,", "Did you mean 'o-lora'?"]),
         ({"candidates": {"sources": []}}, ["candidates: sources is empty"]),
         (
             {"candidates": {"sources": ["builtin", "rule"]}},
@@ -219,9 +214,7 @@ def test_every_mistake_is_named_in_one_message() -> None:
         ),
         ({"candidates": {"openai": SERVER}}, ["openai is given, but sources (builtin, rules) lacks openai"]),
         ({"candidates": {"sources": ["openai"], "openai": {}}}, ["candidates.openai.model: missing"]),
-        ({"candidates": {"openai": {**SERVER, "api_key": "k"}}}, ["candidates.openai.api_key: unknown key"]),
         ({"candidates": {"openai": {**SERVER, "base_url": "localhost:80"}}}, ["candidates.openai.base_url"]),
-        ({"candidates": {"search": {"rounds": 3}}}, ["candidates.search: unknown key"]),
         ({"candidates": {"check": False}}, ["check is false, which is for the texts of a file, but no file is given"]),
         ({"candidates": {"judge": True}}, ["judge is true, but no server's model is named (candidates.openai.model)"]),
         (

@@ -1,8 +1,6 @@
 """The run directory: other owners, other configurations, damaged steps, stages that are written whole."""
 
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
@@ -13,7 +11,7 @@ import yaml
 from sapo.core.errors import RecordError
 from sapo.core.storage import SCRATCH
 from sapo.runs.config.loading import load_config, make_config
-from sapo.runs.directory import RunDirectory
+from sapo.runs.directory import RunDirectory, demand_free
 
 CONFIG: dict[str, Any] = {"seed": 42, "train": {"epochs": 1.0, "rows": None}, "watch": ["a"], "run_dir": "anywhere"}
 
@@ -114,27 +112,17 @@ def test_a_place_that_holds_something_else_is_refused_and_left_alone(tmp_path: P
 # One process at a time.
 
 
-def test_another_process_is_refused_while_a_run_directory_is_open(tmp_path: Path) -> None:
-    program = (
-        "import sys; from pathlib import Path\n"
-        "from sapo.core.errors import RecordError\n"
-        "from sapo.runs.directory import RunDirectory, demand_free\n"
-        "try:\n"
-        "    if sys.argv[2:]: RunDirectory(Path(sys.argv[1]), {'seed': 1}).check(); demand_free(Path(sys.argv[1]))\n"
-        "    with RunDirectory(Path(sys.argv[1]), {'seed': 1}): print('opened')\n"
-        "except RecordError as error: print(error)\n"
-    )
-
-    def other(*checks: str) -> str:
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-        call = [sys.executable, "-c", program, str(tmp_path), *checks]
-        return subprocess.run(call, capture_output=True, text=True, check=True, timeout=60, env=environment).stdout
-
-    with RunDirectory(tmp_path, {"seed": 1}):
+def test_a_run_directory_that_is_open_is_refused_until_it_is_closed(tmp_path: Path) -> None:
+    # The lock belongs to the open file, so a second opening in this process is refused as another process is.
+    with RunDirectory(tmp_path, CONFIG):
+        assert "in use by another process: wait for it" in refused(tmp_path)
+        RunDirectory(tmp_path, CONFIG).check()
         # Before its model is loaded, too.
-        assert "in use by another process: wait for it" in other("check")
+        with pytest.raises(RecordError, match="in use by another process"):
+            demand_free(tmp_path)
         assert files(tmp_path) == {".lock", "config.yaml"}
-    assert other() == "opened\n"
+    with RunDirectory(tmp_path, CONFIG):
+        pass
 
 
 def test_the_lock_is_given_back_after_a_failure_inside_and_after_a_refused_configuration(tmp_path: Path) -> None:

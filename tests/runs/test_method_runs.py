@@ -73,9 +73,6 @@ def test_each_task_alone_is_a_run_of_that_task(small_model: Path, bench: Path, t
         # It knows of no other task.
         entries = read(tmp_path / "single" / "stages" / f"{number}-{name}" / "sapo.json")["tasks"]
         assert [entry["task"] for entry in entries] == [name]
-    # The premise: after the first task, the second would become something else.
-    run(method_config(small_model, bench, tmp_path / "sequence", policy="sapo"))
-    assert adapters(tmp_path / "sequence") != found
 
 
 # Interruption.
@@ -99,10 +96,9 @@ def test_a_run_that_was_stopped_between_two_tasks_remembers_the_first(
     assert cells(tmp_path / "parts") == cells(tmp_path / "whole")
     assert [p.name for p in (config.run_dir / "stages").iterdir()] == ["2-beta"]
     assert f"stages/2-beta/{MEMORY}" in adapters(tmp_path / "parts")
-    # The premise: the first task's memory is part of what the second one became.
-    last = "stages/2-beta/adapter_model.safetensors"
-    run(method_config(small_model, bench, tmp_path / "plain"))
-    assert adapters(tmp_path / "plain")[last] != adapters(tmp_path / "whole")[last]
+    # The premise: the first task's memory is part of what the second one learned.
+    second = read(tmp_path / "whole" / "training" / "2-beta.json")["value"]
+    assert second["objectives"] != second["losses"]
     # And one that was changed is noticed.
     path = config.run_dir / "stages" / "2-beta" / MEMORY
     path.write_bytes(path.read_bytes() + b" ")

@@ -43,7 +43,13 @@ def test_a_run_records_how_far_off_the_budget_left_a_choice(configured: Callable
     for budget, ended in ((1e-6, True), (None, False)):
         selection = {"examples": 40, "budget": budget, "epsilon": 0.0, "cache": False}
         train = {"rows": 40, "epochs": 1, "batch_size": 16}
-        config = configured(policy="sapo", selection=selection, train=train, run_dir=str(tmp_path / str(budget)))
+        config = configured(
+            policy="sapo",
+            candidates={"count": 2},
+            selection=selection,
+            train=train,
+            run_dir=str(tmp_path / str(budget)),
+        )
         (used,) = run(config).instructions.values()
         race = read(config.run_dir / "selections" / "1-review-sentiment.json")["value"]["race"]
         assert (race["end"] == "budget") == ended and used.tolerance == (race["tolerance"] if ended else None)

@@ -20,7 +20,6 @@ from small_runs import (
     nll_by_hand,
     original_of,
     read,
-    taken_apart,
     watch_training,
     write,
     write_bench,
@@ -39,7 +38,6 @@ from sapo.report.runs import read_run
 from sapo.runs.card import model_card
 from sapo.runs.config.loading import make_config
 from sapo.runs.config.schema import Config
-from sapo.runs.figures import Grid
 from sapo.runs.metrics import FIGURES, TrainedCells
 from sapo.runs.prepare import prepare
 from sapo.runs.prompts import NONE, ORIGINAL, OWN, short
@@ -115,40 +113,10 @@ def test_a_figure_without_its_cells_is_undefined(field: str, names: set[str]) ->
     assert {figure.name for figure in FIGURES if figure.of(TrainedCells(**given)) is None} == names
 
 
-def test_which_cells_are_other_tasks_and_other_prompts_by_hand() -> None:
-    # By stage: the task alpha with own and none, beta, the watch task.
-    values = [
-        {"alpha": (10, 5), "beta": (20, 8), "gamma": (50, 40)},
-        {"alpha": (90, 30), "beta": (26, 10), "gamma": (44, 42)},
-        {"alpha": (70, 20), "beta": (95, 60), "gamma": (41, 43)},
-    ]
-    one = np.ones(1)
-    tested = {
-        (stage, task, prompt): (one * value, one)
-        for stage, row in enumerate(values)
-        for task, pair in row.items()
-        for prompt, value in zip((OWN, NONE), pair, strict=True)
-    }
-    tested |= {(2, "alpha", text): (one * value, one) for text, value in (("w1", 60), ("w2", 64))}
-    texts = {"alpha": ("the original", "chosen"), "beta": ("its original", "its original")}
-    grid = Grid(TASKS, [WATCH], (OWN, NONE), texts, {"alpha": ["w1", "w2"], "beta": ["w3"]})
-    found = grid.figures(tested, higher_is_better=True, draws=3, seed=1)
-    # One test row: every resample is the row itself.
-    expected: dict[str, dict[str, float]] = {
-        "spill_tasks": {"alpha": (6 + 2 - 6 + 2) / 4, "beta": (-20 - 10 - 3 + 1) / 4},
-        "spill_prompts": {"alpha": 25, "beta": 50},
-        "conditionality": {"alpha": 70 - 62},
-        "recoverable": {},
-    }
-    assert {name: {t: list(v) for t, v in of.items()} for name, of in found.items()} == {
-        name: {task: [value] * 4 for task, value in of.items()} for name, of in expected.items()
-    }
-
-
 # The cells of a run.
 
 
-@pytest.mark.parametrize("policy", ["sapo", "original", "pure"])
+@pytest.mark.parametrize("policy", ["sapo", "pure"])
 def test_every_cell_is_that_of_its_text_on_the_reloaded_stage(policy: str, made: Made, small_model: Path) -> None:
     config, result, _ = made(policy)
     inputs = prepare(config).inputs
@@ -204,15 +172,15 @@ def test_test_prompts_change_no_training_and_what_both_test_is_the_same(made: Ma
 
 
 def test_a_text_that_is_a_watch_tasks_own_instruction_is_tested_once_and_found(made: Made) -> None:
-    config, result, _ = made(prompts=(OWN, original_of(WATCH)))
-    assert len([*config.run_dir.glob(f"cells/2/{WATCH}.*.json")]) == 1
+    config, result, _ = made(prompts=(NONE, OWN, original_of(WATCH)))
+    assert len([*config.run_dir.glob(f"cells/2/{WATCH}.*.json")]) == 2
     # As where two runs are compared.
     drawn = read_run(config.run_dir).draws("nll", OWN, 0, ["spill_tasks"])["spill_tasks"]
     assert drawn[0] == pytest.approx(result.figures["nll"]["spill_tasks"]["mean"]["value"])
 
 
 def test_the_first_prompt_is_that_of_the_main_matrix(made: Made) -> None:
-    _, result, _ = made(prompts=(NONE, OWN))
+    _, result, _ = made(prompts=(NONE, OWN, original_of(WATCH)))
     assert result.test_prompt == NONE and result.matrix == result.matrices["primary"][NONE]
     assert result.matrices["nll"][NONE] != result.matrices["nll"][OWN]
 
@@ -458,11 +426,6 @@ def test_prompts_are_read_as_they_are_documented() -> None:
 def test_a_word_that_was_hardly_meant_as_an_instruction_is_refused(word: str) -> None:
     with pytest.raises(ConfigError, match=f"'{word}' is not a test prompt.*llowed: own, original, none, wordings"):
         make_config({"sequence": "demo", "run_dir": "r", "evaluate": {"prompts": ["own", word]}})
-
-
-def test_a_row_without_an_instruction_is_taken_apart_as_one() -> None:
-    row = f"<|im_start|>user\nshown\n\n{SUFFIX}<|im_end|>\n<|im_start|>assistant\ny<|im_end|>"
-    assert taken_apart(row) == ("", "shown", "y")
 
 
 def test_prompts_that_begin_alike_have_columns_of_their_own_and_spaces_at_the_ends_make_no_other_prompt() -> None:

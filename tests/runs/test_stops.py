@@ -5,19 +5,17 @@ import os
 import shlex
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import forked
 import pytest
-import yaml
 from rich.console import Console
-from small_runs import command
+from small_runs import command, write
 
 from sapo.cli.app import saved_in
 from sapo.cli.progress import Stopped, Terminal
+from sapo.training.finetune import finetune
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 every_signal = pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
@@ -158,34 +156,36 @@ def test_outside_the_main_thread_signals_stay_whose_they_were() -> None:
     assert seen == [before]
 
 
-# A real run in a process of its own.
+# A real run.
 
 
 CONFIG: Mapping[str, Any] = {
     "sequence": ["date-format"],
     "candidates": {"count": 2},
     "selection": {"examples": 4},
-    # Long enough to be in the middle of it.
-    "train": {"rows": 4, "epochs": 200, "batch_size": 4, "micro_batch_size": 4},
+    "train": {"rows": 4, "epochs": 2, "batch_size": 4, "micro_batch_size": 4},
     "evaluate": {"rows": 2, "max_new_tokens": 2},
 }
 
 
-def test_a_run_that_is_stopped_says_what_is_saved_and_how_to_resume_it(small_model: Path, tmp_path: Path) -> None:
-    model = {"base": str(small_model), "device": "cpu"}
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"model": model, **CONFIG}))
-    run_dir, log = tmp_path / "my run", tmp_path / "job.err"
-    arguments = ("run", "config.yaml", f"run_dir={run_dir}")
-    job = forked.start(forked.command, *arguments, directory=tmp_path, name="job")
-    deadline = time.monotonic() + 120
-    while "training" not in log.read_text():
-        assert job.is_alive() and time.monotonic() < deadline, log.read_text()
-        time.sleep(0.01)
-    job.terminate()
-    assert forked.ended([job], 60) == (128 + signal.SIGTERM,)
-    said = log.read_text()
+def test_a_run_that_is_stopped_says_what_is_saved_and_how_to_resume_it(
+    small_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def signalled(model: Any, rows: Any, settings: Any, seed: int, advance: Callable[[int], None], *rest: Any) -> Any:
+        def after_an_update(updates: int) -> None:
+            send(signal.SIGTERM)
+            advance(updates)
+
+        return finetune(model, rows, settings, seed, after_an_update, *rest)
+
+    monkeypatch.setattr("sapo.runs.steps.finetune", signalled)
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "config.yaml", {"model": {"base": str(small_model), "device": "cpu"}, **CONFIG})
+    run_dir = tmp_path / "my run"
+    assert command("run", "config.yaml", f"run_dir={run_dir}") == 128 + signal.SIGTERM
+    said = capfd.readouterr().err
     assert "Traceback" not in said and "stopping after the current batch" in said
-    last = " ".join(said.rstrip().splitlines()[-1].split())
+    last = " ".join(said[said.index("interrupted.") :].split())
     assert last.startswith(f"interrupted. Saved in {run_dir}: 1 selections, 0 trained tasks, 1 test results. The step")
     assert last.endswith(f"sapo run config.yaml {shlex.quote(f'run_dir={run_dir}')}")
     assert not (run_dir / "results.json").exists()

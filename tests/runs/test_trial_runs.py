@@ -27,10 +27,16 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_bench(tmp_path_factory.mktemp("trials"), train=12, tasks=("alpha", "beta", "gamma"))
 
 
+@pytest.fixture(autouse=True)
+def short_general_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is no other task, most of a trial's time would go by in reading."""
+    monkeypatch.setattr("sapo.models.ability.general_texts", lambda: {"short": "The kettle sang before anyone woke."})
+
+
 def trial_config(small_model: Path, bench: Path, run_dir: Path, **changes: Any) -> Config:
-    trial: Json = {"rule": "trial", "trial": {"updates": 2, "leading": 3, "rows": 4}, **changes.pop("selection", {})}
+    trial: Json = {"rule": "trial", "trial": {"updates": 2, "leading": 2, "rows": 4}, **changes.pop("selection", {})}
     return configure(
-        small_model, bench, run_dir, selection=trial, lora={"dropout": 0.2}, **{"train": {"rows": 12}, **changes}
+        small_model, bench, run_dir, selection=trial, lora={"dropout": 0.2}, train={"rows": 12, "epochs": 1}, **changes
     )
 
 
@@ -45,7 +51,7 @@ def test_a_trial_leaves_the_run_as_if_the_choice_had_been_known(
     """A run that is given the instructions that a trial chose, and tries nothing, ends with the same weights."""
     tried = run(trial_config(small_model, bench, tmp_path / "tried", method=method, evaluate={"rows": 1}))
     found = selections(tmp_path / "tried")
-    assert all(one.trial is not None and len(one.trial.tried) == 3 for one in found)
+    assert all(one.trial is not None and len(one.trial.tried) == 2 for one in found)
     # To train the same without a trial: the same files as it wrote, with the rule to take the lowest.
     known = trial_config(
         small_model, bench, tmp_path / "known", method=method, evaluate={"rows": 1}, selection={"rule": "lowest"}
@@ -120,8 +126,8 @@ def test_a_dry_run_and_the_report_tell_of_trials(small_model: Path, bench: Path,
     config = trial_config(small_model, bench, tmp_path)
     (ready, speed), listener = estimate(config, Told()), Told()
     (work,) = (block for block in dry_run_page(config, ready, speed).sections[3].blocks if isinstance(block, Table))
-    # Two tasks: three candidates for two updates each.
-    assert work.rows[1][:2] == ("trying the leading candidates", "12 updates")
+    # Two tasks: two candidates for two updates each.
+    assert work.rows[1][:2] == ("trying the leading candidates", "8 updates")
     run(config, listener)
     for name, planned in ready.engine.plan.trials.items():
         (cost,) = (cost for label, (_, cost) in listener.work.items() if f"{name}: trying" in label)

@@ -1,7 +1,6 @@
 """Two real processes on one job against one process, and against themselves after a kill."""
 
 import csv
-import json
 import os
 import shutil
 import signal
@@ -17,14 +16,13 @@ from typing import Any
 import forked
 import pytest
 import torch.distributed.run
-import yaml
 from parts import gemma
 from safetensors.torch import load_file
-from small_runs import Told
+from small_runs import Told, read, save, write
 
 import sapo
 from sapo.core.processes import leave
-from sapo.integrations.testing import tiny_model, tiny_tokenizer
+from sapo.integrations.testing import tiny_tokenizer
 
 TOLERANCE = 1e-5
 PATIENCE = 120
@@ -40,7 +38,7 @@ CONFIG: Mapping[str, Any] = {
     "tasks": {"mine": MINE}, "candidates": {"file": "candidates.json"},
     "selection": {"examples": SELECTION, "strategy": "exhaustive"},
     "lora": {"r": 4, "alpha": 8, "dropout": 0.0, "target_modules": ["q_proj", "v_proj", "o_proj", "down_proj"]},
-    "train": {"rows": None, "epochs": 12, "batch_size": 8, "micro_batch_size": 4, "learning_rate": 0.03},
+    "train": {"rows": None, "epochs": 6, "batch_size": 8, "micro_batch_size": 4, "learning_rate": 0.03},
     "evaluate": {"max_new_tokens": 4, "prompts": ["own", "original"]},
 }  # fmt: skip
 PARAPHRASES = ["Is it good, bad or fair enough?", "good, bad, fair enough?"]
@@ -59,37 +57,27 @@ class Job:
         return read(self.directory / name)["value"]
 
 
-def read(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Model, own CSV, a benchmark whose one task has a single row, candidates, and a configuration."""
     root = tmp_path_factory.mktemp("two")
-    tiny_model(seed=2).save_pretrained(root / "model")
-    tiny_tokenizer().save_pretrained(root / "model")
+    save(root / "model", seed=2)
     for name, rows in (("train", ROWS), ("test", TESTED)):
         with (root / f"{name}.csv").open("w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(["review", "stars"])
             writer.writerows([f"{name} {i} " + "word " * (i % 5), ANSWERS[i % 3]] for i in range(rows))
-    (root / "bench" / "single").mkdir(parents=True)
-    for split in ("train", "test"):
-        (root / "bench" / "single" / f"{split}.json").write_text(json.dumps([{"input": split, "output": "y"}]))
-    (root / "bench" / "other").mkdir()
     for split, count in (("train", 7), ("test", 2)):
         other = [{"input": f"{split} {i}" + " word" * (i % 4), "output": "xyz"[: 1 + i % 3]} for i in range(count)]
-        (root / "bench" / "other" / f"{split}.json").write_text(json.dumps(other))
+        write(root / "bench" / "other" / f"{split}.json", other)
+        write(root / "bench" / "single" / f"{split}.json", [{"input": split, "output": "y"}])
     index = {
         "single": {"instruction": "Say y.", "suffix": "One letter."},
         "other": {"instruction": "Say x, y and z.", "suffix": "Letters."},
     }
-    (root / "bench" / "instructions.json").write_text(json.dumps(index))
-    (root / "candidates.json").write_text(
-        json.dumps({"mine": PARAPHRASES, "train": PARAPHRASES, "single": ["The word to say is y.", "It is y!"]})
-    )
-    (root / "config.yaml").write_text(yaml.safe_dump(dict(CONFIG)))
+    write(root / "bench" / "instructions.json", index)
+    write(root / "candidates.json", {"mine": PARAPHRASES, "single": ["The word to say is y.", "It is y!"]})
+    write(root / "config.yaml", CONFIG)
     return root
 
 
@@ -172,7 +160,7 @@ def test_training_losses_are_those_of_one_process(alone: Path, both: Job) -> Non
     for name, updates in (("1-mine", 3), ("2-single", 1)):
         expected, found = read(alone / "training" / f"{name}.json")["value"], both.step(f"training/{name}.json")
         assert found["losses"] == pytest.approx(expected["losses"], abs=TOLERANCE)
-        assert found["steps"] == len(found["losses"]) == 12 * updates
+        assert found["steps"] == len(found["losses"]) == 6 * updates
         # The premise: something was learned on the way.
         assert found["losses"][-1] < found["losses"][0] / 2
 
@@ -208,14 +196,12 @@ def test_a_mistake_is_printed_once_and_ends_the_job(folder: Path) -> None:
     assert not job.directory.exists()
 
 
-JOIN = """
+TOLD = """
 import os
-from sapo.core.processes import join, launched, leave
-processes = join("cpu")
-assert processes == launched()
+from sapo.core.processes import launched
+job, where = launched(), all(name in os.environ for name in ("LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"))
 # Both write to one file: a line in one piece.
-os.write(1, f"{processes.gather(processes.rank)}\\n".encode())
-leave()
+os.write(1, f"{job.rank} of {job.count}, {where}\\n".encode())
 """
 
 
@@ -224,12 +210,12 @@ def torchrun(*arguments: str) -> None:
     torch.distributed.run.main()
 
 
-def test_torchrun_starts_processes_that_find_each_other(folder: Path) -> None:
-    (folder / "join.py").write_text(JOIN)
+def test_torchrun_tells_processes_what_jobs_are_started_with_here(folder: Path) -> None:
+    (folder / "told.py").write_text(TOLD)
     path = os.pathsep.join(filter(None, sys.path))
-    job = forked.start(torchrun, "join.py", directory=folder, name="joined", PYTHONPATH=path)
-    assert forked.ended([job]) == (0,), (folder / "joined.err").read_text()
-    assert (folder / "joined.out").read_text().splitlines() == ["[0, 1]"] * 2
+    job = forked.start(torchrun, "told.py", directory=folder, name="told", PYTHONPATH=path)
+    assert forked.ended([job]) == (0,), (folder / "told.err").read_text()
+    assert sorted((folder / "told.out").read_text().splitlines()) == ["0 of 2, True", "1 of 2, True"]
 
 
 # Methods that add something to the loss, and those that train other weights than an adapter's. 21 rows, then 7.
@@ -237,90 +223,77 @@ METHODS: Mapping[str, Sequence[str]] = {
     "o-lora": [], "ewc": ["ewc.weight=100"], "replay": ["replay.buffer=5", "replay.share=0.5"], "lwf": [], "osf": [],
     "full": [],
 }  # fmt: skip
+PLAIN = (
+    "policy=original", "train.epochs=2", "train.warmup=0", "train.learning_rate=0.005", "evaluate.rows=2",
+    "evaluate.max_new_tokens=1", "evaluate.prompts=original",
+)  # fmt: skip
+CASES: Mapping[str, Sequence[str]] = {
+    **{method: ["sequence=[mine,other]", f"method={method}", *own] for method, own in METHODS.items()},
+    # A model with parts that no text reaches.
+    "gemma": ["sequence=[mine]", "model.base=gemma"],
+}
+WEIGHTS = ("adapter_model.safetensors", "model.safetensors", "fisher.safetensors")
 
 
-def several(methods: Mapping[str, Sequence[str]], run: str) -> None:
-    """Train with each method, in a directory of its own."""
-    for method, settings in methods.items():
-        sapo.run(sapo.load_config(Path("config.yaml"), [f"run_dir={run}/{method}", *settings]))
+def several(run: str) -> None:
+    """Train in each way, in a directory of its own."""
+    for name, settings in CASES.items():
+        sapo.run(sapo.load_config(Path("config.yaml"), [f"run_dir={run}/{name}", *PLAIN, *settings]))
     leave()
 
 
-def test_every_method_has_the_weights_of_one_process(folder: Path) -> None:
-    plain = [
-        "policy=original", "sequence=[mine,other]", "train.epochs=2", "train.warmup=0", "train.learning_rate=0.005",
-        "evaluate.max_new_tokens=1", "evaluate.prompts=original",
-    ]  # fmt: skip
-    settings = {method: [*plain, f"method={method}", *own] for method, own in METHODS.items()}
-    job = launch(folder, "several", several, settings, "several")
+def test_every_method_and_model_has_the_weights_of_one_process(folder: Path) -> None:
+    gemma().save_pretrained(folder / "gemma")
+    tiny_tokenizer().save_pretrained(folder / "gemma")
+    job = launch(folder, "several", several, "several")
     assert job.codes == (0, 0), job.err
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        several(settings, "one")
-    last = []
-    for method in settings:
-        runs = (folder / "one" / method, job.directory / method)
+        several("one")
+    last = {}
+    for name in CASES:
+        runs = (folder / "one" / name, job.directory / name)
         found = [{p.relative_to(run): p for p in run.rglob("*") if p.name in WEIGHTS} for run in runs]
-        assert found[0].keys() == found[1].keys() and len(found[0]) >= 2
-        for name, path in found[0].items():
-            one, other = load_file(path), load_file(found[1][name])
+        assert found[0].keys() == found[1].keys() and found[0]
+        for file, path in found[0].items():
+            one, other = load_file(path), load_file(found[1][file])
             assert one.keys() == other.keys()
-            assert max(float((one[key] - other[key]).abs().max()) for key in one) < TOLERANCE, f"{method}: {name}"
-        for task in ("1-mine", "2-other"):
-            values = [read(run / "training" / f"{task}.json")["value"] for run in runs]
+            assert max(float((one[key] - other[key]).abs().max()) for key in one) < TOLERANCE, f"{name}: {file}"
+            # The premise of the model.
+            assert any("vision_tower" in key for key in one) == (name == "gemma")
+        for step in sorted((runs[0] / "training").iterdir()):
+            values = [read(run / "training" / step.name)["value"] for run in runs]
             for kind in ("losses", "objectives"):
-                assert values[1][kind] == pytest.approx(values[0][kind], abs=TOLERANCE), f"{method}: {kind}"
-        # The premise: what a method adds to the loss takes part.
-        assert (values[0]["losses"] != values[0]["objectives"]) == (method in ("o-lora", "ewc", "replay", "lwf"))
-        last.append(values[0]["losses"])
-    assert len({tuple(losses) for losses in last}) == len(METHODS)
+                assert values[1][kind] == pytest.approx(values[0][kind], abs=TOLERANCE), f"{name}: {kind}"
+        # The premise of the methods: what one adds to the loss takes part.
+        assert (values[0]["losses"] != values[0]["objectives"]) == (name in ("o-lora", "ewc", "replay", "lwf"))
+        last[name] = tuple(values[0]["losses"])
+    assert len({last[name] for name in METHODS}) == len(METHODS)
     buffers = [read(folder / d / "replay" / "stages" / "2-other" / "replay.json") for d in ("one", "several")]
     assert buffers[0] == buffers[1] and len(buffers[0]["rows"]) == 5
 
 
-def interrupted(settings: Sequence[str], after: int) -> None:
-    """Stop in the first training after so many updates, in each process, and start again."""
-    config = sapo.load_config(Path("config.yaml"), settings)
+def interrupted() -> None:
+    """Train once without a stop, and once with one after five updates, in each process."""
+    # Epochs of three updates; the fifth is the second of the second one, and its checkpoint is not written any more.
+    settings = [
+        *PLAIN, "sequence=[mine]", "train.epochs=3", "train.checkpoint_every=1", "lora.dropout=0.1",
+    ]  # fmt: skip
+    whole, parts = (sapo.load_config(Path("config.yaml"), [*settings, f"run_dir={run}"]) for run in ("whole", "parts"))
+    sapo.run(whole)
     with suppress(KeyboardInterrupt):
-        sapo.run(config, Told("training", after))
-    sapo.run(config)
+        sapo.run(parts, Told("training", 5))
+    assert (parts.run_dir / "unfinished" / "1-mine" / "checkpoint-4").is_dir()
+    sapo.run(parts)
     leave()
 
 
 def test_a_training_that_is_resumed_in_an_epoch_takes_the_rows_that_it_lacks(folder: Path) -> None:
-    # Epochs of three updates; the fifth is the second of the second one, and its checkpoint is not written any more.
-    settings = [
-        "policy=original", "train.epochs=4", "train.warmup=0", "train.checkpoint_every=1", "evaluate.max_new_tokens=1",
-        "lora.dropout=0.1",
-    ]  # fmt: skip
-    parts, whole = (
-        launch(folder, run, interrupted, [*settings, f"run_dir={run}"], after) for run, after in (("p", 5), ("w", 999))
-    )
-    assert parts.codes == whole.codes == (0, 0), parts.err + whole.err
-    found, expected = (job.step("training/1-mine.json") for job in (parts, whole))
-    assert found["losses"] == expected["losses"] and len(found["losses"]) == 12
-    assert found["state"] == expected["state"]
-
-
-def test_a_model_with_parts_that_no_text_reaches_has_the_weights_of_one_process(folder: Path) -> None:
-    gemma().save_pretrained(folder / "gemma")
-    tiny_tokenizer().save_pretrained(folder / "gemma")
-    settings = [
-        "policy=original", "sequence=[mine]", "model.base=gemma", "train.epochs=2", "evaluate.max_new_tokens=1",
-        "method=seq-lora",
-    ]  # fmt: skip
-    job = launch(folder, "parts", several, {"seq-lora": settings}, "parts")
+    job = launch(folder, "interrupted", interrupted)
     assert job.codes == (0, 0), job.err
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        several({"seq-lora": settings}, "whole")
-    stage = "seq-lora/stages/1-mine/adapter_model.safetensors"
-    found, expected = (load_file(folder / run / stage) for run in ("parts", "whole"))
-    assert max(float((found[key] - expected[key]).abs().max()) for key in expected) < TOLERANCE
-    assert any("vision_tower" in key for key in expected)
-
-
-WEIGHTS = ("adapter_model.safetensors", "model.safetensors", "fisher.safetensors")
+    found, expected = (read(folder / run / "training" / "1-mine.json")["value"] for run in ("parts", "whole"))
+    assert found["losses"] == expected["losses"] and len(found["losses"]) == 9
+    assert found["state"] == expected["state"]
 
 
 def test_a_killed_process_ends_the_job_and_the_same_command_resumes_it(folder: Path, both: Job) -> None:

@@ -14,9 +14,8 @@ from sapo.core.storage import read_json
 from sapo.core.types import Floats
 from sapo.models.answers import Evaluation
 from sapo.report.numbers import Figure, prompt_name
-from sapo.runs.figures import Grid
-from sapo.runs.matrix import DRAWS, figures_of, per_row
-from sapo.runs.metrics import FIGURES, METRICS, Table, metric_draws, resample_matrices
+from sapo.runs.figures import Grid, per_row
+from sapo.runs.metrics import DRAWS, FIGURES, METRICS, Table, metric_draws, resample_matrices
 from sapo.runs.prompts import ORIGINAL, OWN, Prompt, cell_name, instruction_of
 from sapo.runs.results import NLL, PRIMARY, RunResult
 from sapo.selection.selection import Selection
@@ -125,8 +124,8 @@ class Run:
         for task, held in wordings.items():
             last = max(stage for stage, name, _ in cells if name == task)
             cells |= {(last, task, text): self._cell(last, task, text) for text in held}
-        grid = Grid(result.tasks, [*result.watch], prompts, texts, wordings)
-        return figures_of(cells, grid, result.primary_metrics, measure, seed)
+        grid = Grid(result.tasks, [*result.watch], result.primary_metrics, prompts, texts, wordings)
+        return grid.figures(cells, measure, seed)
 
     def _cell(self, stage: int, task: str, prompt: Prompt) -> Evaluation:
         # Of a watch task no instruction is known: the original and its own are the same.

@@ -96,14 +96,11 @@ def _task(entry: Mapping[str, Any]) -> dict[str, Any]:
     if entry.get("stopped") is not None:
         found["stopped"] = ended(*entry["stopped"])
     if entry.get("selection") is not None:
-        found["selection"] = _selection(instruction, entry["selection"])
+        candidates = entry["selection"]["candidates"]
+        losses = [candidate["loss"] for candidate in candidates]
+        taken = [candidate["text"] for candidate in candidates].index(instruction)
+        found["selection"] = {**entry["selection"], "taken": taken, "loss": losses[taken], "lowest": min(losses)}
     return found
-
-
-def _selection(instruction: str, found: Mapping[str, Any]) -> dict[str, Any]:
-    losses = [candidate["loss"] for candidate in found["candidates"]]
-    taken = [candidate["text"] for candidate in found["candidates"]].index(instruction)
-    return {**found, "taken": taken, "loss": losses[taken], "lowest": min(losses)}
 
 
 def _block(text: str) -> str:

@@ -8,11 +8,24 @@ from dataclasses import dataclass
 import numpy as np
 
 from sapo.core.types import Floats
-from sapo.runs.metrics import FIGURES, TrainedCells, resample_matrices
+from sapo.models.answers import Evaluation
+from sapo.runs.metrics import DRAWS, FIGURES, TrainedCells, resample_matrices
 from sapo.runs.prompts import CROSSED, ORIGINAL, Prompt, instruction_of
+from sapo.runs.results import NLL, PRIMARY
 
-# By stage, task and test prompt: scores and weights of the test rows.
-Tested = Mapping[tuple[int, str, Prompt], tuple[Floats, Floats]]
+# By stage, task and test prompt.
+Cells = Mapping[tuple[int, str, Prompt], Evaluation]
+
+
+def per_row(cell: Evaluation, measure: str, metric: str) -> tuple[Floats, Floats]:
+    """Return scores and weights of the test rows, whose weighted mean is the cell's value; ``metric`` is the task's.
+
+    A loss is the mean over tokens, so each row's NLL per token weighs as much as it has tokens.
+    """
+    if measure == NLL:
+        return cell.losses.nll / cell.losses.tokens, cell.losses.tokens.astype(np.float64)
+    scores = cell.scores[metric if measure == PRIMARY else measure]
+    return scores, np.ones(len(scores))
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +35,7 @@ class Grid:
     Attributes:
         tasks: of the sequence, in order.
         watch: tasks that are only tested.
+        metrics: primary metric by task.
         prompts: the test prompts that are one text for a task.
         texts: the original and the own instruction of each task that was trained on.
         wordings: the held-out paraphrases of each task.
@@ -29,17 +43,18 @@ class Grid:
 
     tasks: Sequence[str]
     watch: Sequence[str]
+    metrics: Mapping[str, str]
     prompts: Sequence[Prompt]
     texts: Mapping[str, tuple[str, str]]
     wordings: Mapping[str, Sequence[str]]
 
-    def figures(self, tested: Tested, *, higher_is_better: bool, draws: int, seed: int) -> dict[str, dict[str, Floats]]:
-        """Return by name each of `FIGURES` of every trained task that has it, shape [1 + draws]: first its value.
+    def figures(self, cells: Cells, measure: str, seed: int) -> dict[str, dict[str, Floats]]:
+        """Return by name each of `FIGURES` of every trained task that has it, shape [1 + `DRAWS`]: first its value.
 
         Test rows are resampled as for the matrix metrics: all cells of a task are paired, and so are two runs that were
         tested on the same rows.
         """
-        at = self._resampled(tested, draws, seed)
+        at = self._resampled(cells, measure, seed)
         trained = {name: self._trained_at(at, name) for name in self.tasks}
         found: dict[str, dict[str, Floats]] = {figure.name: {} for figure in FIGURES}
         for name, stage in trained.items():
@@ -47,19 +62,20 @@ class Grid:
                 continue
             # A task that the same training learns is no other task.
             others = [other for other in (*self.tasks, *self.watch) if trained.get(other) != stage]
-            cells = self._cells(at, name, stage, others, trained, 1 + draws)
+            of_task = self._of_task(at, name, stage, others, trained)
             for figure in FIGURES:
-                values = figure.of(cells, higher_is_better=higher_is_better)
+                values = figure.of(of_task, higher_is_better=measure != NLL)
                 if values is not None:
                     found[figure.name][name] = values
         return found
 
-    def _resampled(self, tested: Tested, draws: int, seed: int) -> dict[tuple[int, str, Prompt], Floats]:
-        """Return the mean of every cell over its test rows and over each resample of them, shape [1 + draws]."""
+    def _resampled(self, cells: Cells, measure: str, seed: int) -> dict[tuple[int, str, Prompt], Floats]:
+        """Return the mean of every cell over its test rows and over each resample of them, shape [1 + `DRAWS`]."""
         names = (*self.tasks, *self.watch)
+        tested = {key: per_row(cell, measure, self.metrics[key[1]]) for key, cell in cells.items()}
         keys = dict.fromkeys((stage, prompt) for stage, _, prompt in tested if prompt != CROSSED)
         rows = [[tested.get((stage, name, prompt)) for name in names] for stage, prompt in keys]
-        drawn = resample_matrices(rows, draws=draws, seed=seed)
+        drawn = resample_matrices(rows, draws=DRAWS, seed=seed)
         return {
             (stage, name, prompt): drawn[:, n, j]
             for n, (stage, prompt) in enumerate(keys)
@@ -73,9 +89,9 @@ class Grid:
         stages = [i for i, task, prompt in at if task == name and prompt == self.prompts[0] and i >= place]
         return min(stages) if stages and name in self.texts else None
 
-    def _cells(
+    def _of_task(
         self, at: Mapping[tuple[int, str, Prompt], Floats], name: str, stage: int, others: Sequence[str],
-        trained: Mapping[str, int | None], draws: int,
+        trained: Mapping[str, int | None],
     ) -> TrainedCells:  # fmt: skip
         stages = sorted(i for i, task, prompt in at if task == name and prompt == self.prompts[0])
         before, last = max(i for i in stages if i < stage), stages[-1]
@@ -96,7 +112,7 @@ class Grid:
             }
 
         def column(several: Sequence[Floats]) -> Floats:
-            return np.stack(several, axis=-1) if several else np.empty((draws, 0))
+            return np.stack(several, axis=-1) if several else np.empty((1 + DRAWS, 0))
 
         original, own = self.texts[name]
         final = {text(name, prompt, last): at[last, name, prompt] for prompt in self.prompts}

@@ -238,15 +238,15 @@ def read_inputs(
     apart = [drop_overlap(task) if drop else (task, 0) for task in split]
     # Of all rows, so that candidates that show or describe them are the same whatever the seed.
     gathered = {task.name: gathering(task, number) for number, (task, _) in enumerate(apart, start=1)}
-    held = {t.name: held_rows_of(t, train_rows, held_rows, seed) for t, _ in apart} if held_rows is not None else {}
-    tasks = tuple(
-        without_shown(used_rows(task, train_rows, test_rows, seed), gathered[task.name].candidates) for task, _ in apart
-    )
-    held = {
-        name: without_shown(replace(task, train=held[name]), gathered[name].candidates).train
-        for task, _ in apart
-        if (name := task.name) in held
-    }
+
+    def unshown(task: Task) -> Task:
+        return without_shown(task, gathered[task.name].candidates)
+
+    held = {}
+    if held_rows is not None:
+        given = [(task, held_rows_of(task, train_rows, held_rows, seed)) for task, _ in apart]
+        held = {task.name: unshown(replace(task, train=rows)).train for task, rows in given}
+    tasks = tuple(unshown(used_rows(task, train_rows, test_rows, seed)) for task, _ in apart)
     watched = tuple(used_rows(hold_out(task), train_rows, test_rows, seed) for task in watched)
     parts = {name: gathering.part(found) for name, found in gathered.items()}
     return Inputs(

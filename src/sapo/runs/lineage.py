@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from os import PathLike, fspath
 from pathlib import Path
@@ -22,6 +23,7 @@ TAKE_AGAIN = "Take the directory from where it was written again."
 _LIBRARIES = ("sapo-llm", "torch", "transformers", "peft", "accelerate", "tokenizers", "numpy")
 
 
+@cache
 def library_versions(quantization: Quantization | None = None) -> dict[str, str | None]:
     """Return the versions of this package and of the libraries that numbers depend on; None: not installed."""
     libraries = (*_LIBRARIES, *(["bitsandbytes"] if quantization else []))

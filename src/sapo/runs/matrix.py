@@ -15,18 +15,15 @@ import numpy as np
 from sapo.core.types import Floats, Instruction, Task
 from sapo.models.answers import Evaluation
 from sapo.models.text_metrics import TEXT_METRICS
-from sapo.runs.figures import Grid
-from sapo.runs.metrics import FIGURES, METRICS, Table, metric_draws, percentile_interval, resample_matrices
+from sapo.runs.figures import Cells, Grid, per_row
+from sapo.runs.metrics import DRAWS, FIGURES, METRICS, Table, metric_draws, percentile_interval, resample_matrices
 from sapo.runs.prompts import CROSSED, Prompt
 from sapo.runs.results import MEASURES, NLL, PRIMARY, Ability, ByTask, Crossed, Estimate, RunResult, Used, Wordings
 from sapo.selection.selection import Choice
 from sapo.tasks.load import data_fingerprint
 from sapo.training.schedule import Order, Stage
 
-DRAWS = 2000
 _ALONE = "needs at least two tasks; the sequence has one"
-# (stage, task name, test prompt) -> evaluation
-Cells = Mapping[tuple[int, str, Prompt], Evaluation]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +67,7 @@ def run_result(
     wordings = {name: [one.text for one in found] for name, found in held_out.items() if found}
     used = {name: _used(choice, config["policy"]) for name, choice in choices.items()}
     texts = {name: (one.original, one.text) for name, one in used.items()}
-    grid = Grid(names, [task.name for task in watch], prompts, texts, wordings)
+    grid = Grid(names, [task.name for task in watch], metrics, prompts, texts, wordings)
     seconds = {
         "scoring": sum(c.selection.seconds for c in choices.values() if c.selection is not None),
         "training": sum(row.stage.seconds for row in rows),
@@ -86,7 +83,7 @@ def run_result(
         test_prompt=prompts[0],
         **tabulate(cells, tasks, watch, prompts, config["seed"], undefined),
         instructions=used,
-        figures={m: summarised(figures_of(cells, grid, metrics, m, config["seed"])) for m in MEASURES},
+        figures={m: _summarised(grid.figures(cells, m, config["seed"])) for m in MEASURES},
         test_data={task.name: data_fingerprint(task.test) for task in tasks},
         test_rows={task.name: len(task.test) for task in tasks},
         config=config,
@@ -118,17 +115,6 @@ def _used(trained: Choice, policy: str) -> Used:
         switches=len(trained.switches) if policy == "reselect" else None,
         tolerance=None if race is None or race.end != "budget" or later else race.tolerance,
     )
-
-
-def per_row(cell: Evaluation, measure: str, metric: str) -> tuple[Floats, Floats]:
-    """Return scores and weights of the test rows, whose weighted mean is the cell's value; ``metric`` is the task's.
-
-    A loss is the mean over tokens, so each row's NLL per token weighs as much as it has tokens.
-    """
-    if measure == NLL:
-        return cell.losses.nll / cell.losses.tokens, cell.losses.tokens.astype(np.float64)
-    scores = cell.scores[metric if measure == PRIMARY else measure]
-    return scores, np.ones(len(scores))
 
 
 def _mean(cell: tuple[Floats, Floats]) -> float:
@@ -191,16 +177,8 @@ def _estimate(values: Floats) -> Estimate:
     return Estimate(value=float(values[0]), interval=list(percentile_interval(values[1:])), reason=None)
 
 
-def figures_of(
-    cells: Cells, grid: Grid, metrics: Mapping[str, str], measure: str, seed: int
-) -> dict[str, dict[str, Floats]]:
-    """Return what `Grid.figures` finds in some cells, scored by each task's metric."""
-    tested = {key: per_row(cell, measure, metrics[key[1]]) for key, cell in cells.items()}
-    return grid.figures(tested, higher_is_better=measure != NLL, draws=DRAWS, seed=seed)
-
-
-def summarised(draws: Mapping[str, Mapping[str, Floats]]) -> dict[str, ByTask]:
-    """Return the figures that `figures_of` returned as values with intervals, by task and their mean."""
+def _summarised(draws: Mapping[str, Mapping[str, Floats]]) -> dict[str, ByTask]:
+    """Return what `Grid.figures` found as values with intervals, by task and their mean."""
     lacking = {figure.name: Estimate(value=None, interval=None, reason=figure.lacking) for figure in FIGURES}
     return {
         name: ByTask(

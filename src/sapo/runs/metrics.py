@@ -19,6 +19,8 @@ import numpy as np
 
 from sapo.core.types import Floats
 
+# Resamples of the test rows that intervals are made of.
+DRAWS = 2000
 # By stage and task: scores and weights of the test rows; None where there was no test.
 Table = Sequence[Sequence[tuple[Floats, Floats] | None]]
 

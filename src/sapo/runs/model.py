@@ -94,11 +94,9 @@ class RunModel(Model):
         directory = self._directory.stage_directory(stage.name)
         again = self._directory.path / "training" / f"{stage.name}.json"
         afresh = f"and a step after it is not finished. Delete {again} to train that task again."
-        # A large model is written in several files.
-        stem = "model" if self._method.whole else "adapter_model"
-        if not any(directory.glob(f"{stem}*.safetensors")):
-            missing = directory / f"{stem}.safetensors" if directory.is_dir() else directory
-            raise RecordError(f"{missing} is missing, {afresh}")
+        # Whether it holds what was written was looked at when its training was read back.
+        if not directory.is_dir():
+            raise RecordError(f"{directory} is missing, {afresh}")
         try:
             self.model = self._method.resume(self.model, directory)
         except torch.OutOfMemoryError:

@@ -462,7 +462,7 @@ def _stage_from_json(
     training: Training, chosen: Sequence[Choice], before: Stage, history: str, value: Any
 ) -> tuple[Stage, dict[str, str]]:
     """Return the stage that a training led to, and its files, as they were recorded."""
-    alarms = tuple(Alarm(**{"task": training.name, **alarm}) for alarm in value["alarms"])
+    alarms = tuple(Alarm(**alarm) for alarm in value["alarms"])
     choices = list(before.choices)
     for c, e in zip(chosen, value["instructions"], strict=True):
         switches = tuple((int(step), str(text)) for step, text in e["switches"])

@@ -6,7 +6,7 @@ Defaults are the published settings (SAPO, arXiv 2606.01967) unless a comment sa
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
@@ -48,6 +48,11 @@ def _only_data(given: Any) -> Any:
     return {"data": given} if isinstance(given, str) else given
 
 
+# The name of a sequence, or its tasks in order.
+TaskNames = Annotated[str | tuple[str, ...], BeforeValidator(names)]
+_Entry = TypeVar("_Entry")
+# A list with at least one entry.
+Some = Annotated[tuple[_Entry, ...], Field(min_length=1)]
 # The user's own tasks by name; a text alone is where the rows are.
 OwnTasks = dict[str, Annotated[DataSource, BeforeValidator(_only_data)]]
 
@@ -68,8 +73,6 @@ class HeldOut(Settings):
 def _prompt(given: Any) -> Any:
     if given == "wordings":
         return HeldOut()
-    if isinstance(given, HeldOut):
-        return given
     if isinstance(given, Mapping) and set(given) == {"wordings"}:
         number = given["wordings"]
         if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= 100:
@@ -143,17 +146,11 @@ def _texts(given: Any) -> Any:
 class SweepConfig(Settings):
     """Runs side by side: every combination of these; what is left out stays unchanged."""
 
-    seed: Annotated[tuple[Seed, ...], Field(min_length=1)] | None = None
-    policy: Annotated[tuple[Policy, ...], Field(min_length=1)] | None = None
-    rule: Annotated[tuple[Rule, ...], Field(min_length=1)] | None = None
-    method: Annotated[tuple[MethodName, ...], Field(min_length=1)] | None = None
-    sequence: (
-        Annotated[
-            tuple[Annotated[str | tuple[str, ...], BeforeValidator(names)], ...],
-            Field(min_length=1),
-        ]
-        | None
-    ) = None
+    seed: Some[Seed] | None = None
+    policy: Some[Policy] | None = None
+    rule: Some[Rule] | None = None
+    method: Some[MethodName] | None = None
+    sequence: Some[TaskNames] | None = None
 
     _once = field_validator("*")(once)
 
@@ -179,7 +176,7 @@ class Config(Settings):
     """One run: one sequence x method x policy x seed, in one run directory; or a sweep over several."""
 
     model: ModelSettings = ModelSettings()
-    sequence: Annotated[str | tuple[str, ...], BeforeValidator(names)]
+    sequence: TaskNames
     watch: tuple[str, ...] = ()
     data_dir: Local | None = None
     tasks: OwnTasks = Field(default_factory=dict)

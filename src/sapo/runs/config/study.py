@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from sapo.candidates.settings import CandidateSettings, LocalSettings
 from sapo.core.settings import Local, Positive, Seed, Settings
 from sapo.models.settings import ModelSettings
-from sapo.runs.config.schema import DataConfig, OwnTasks, ResourcesConfig, once
+from sapo.runs.config.schema import DataConfig, OwnTasks, ResourcesConfig, Some, once
 from sapo.training.settings import LoraSettings, Optimiser, TrainSettings
 
 
@@ -24,14 +24,14 @@ class StudyConfig(Settings):
 
     model: ModelSettings = ModelSettings()
     # Each a list of at least two tasks; the last one is trained with every candidate.
-    transitions: Annotated[tuple[tuple[str, ...], ...], Field(min_length=1)]
+    transitions: Some[tuple[str, ...]]
     unseen: tuple[str, ...] = ()
     data_dir: Local | None = None
     tasks: OwnTasks = Field(default_factory=dict)
     data: DataConfig = DataConfig()
     candidates: CandidateSettings = CandidateSettings(count=8)
-    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (1, 2, 3)
-    arms: Annotated[tuple[Optimiser, ...], Field(min_length=1)] = ("adamw",)
+    seeds: Some[Seed] = (1, 2, 3)
+    arms: Some[Optimiser] = ("adamw",)
     sgd: SgdConfig = SgdConfig()
     # Selection rows that indicators are measured on, and test rows of each task whose losses are the outcomes.
     examples: Positive = 100

@@ -36,11 +36,11 @@ def hostile_page() -> Page:
         ranges(HOSTILE, drawn, HOSTILE, 0.0, HOSTILE), ranges(HOSTILE, [Range("b", Figure(1.0, (1.0, 1.0)))], "x"),
         scatter(HOSTILE, {HOSTILE: [(1.0, 2.0)], "b": [(1.0, 2.0)]}, HOSTILE, HOSTILE),
         Table((HOSTILE, "number"), ((HOSTILE, "1.5"), ("b", "2.5")), HOSTILE, (HOSTILE,), bold=frozenset({0})),
-        Table((HOSTILE, "number"), ((HOSTILE, "1.5"),) * 40, HOSTILE), Note(HOSTILE, "strong"), Note(HOSTILE, "dim"),
+        Table((HOSTILE, "number"), ((HOSTILE, "1.5"),) * 40, HOSTILE), Note(HOSTILE, "bold"), Note(HOSTILE, "dim"),
         Listing(HOSTILE, HOSTILE, "the original"), Command(("sapo", HOSTILE), HOSTILE),
     )  # fmt: skip
     sections = (Section(HOSTILE, blocks), Section("reference", (Note("x"),), "reference"))
-    return Page(HOSTILE, sections, (Note(HOSTILE, "strong"),))
+    return Page(HOSTILE, sections, (Note(HOSTILE, "bold"),))
 
 
 def every_page(directory: Path) -> dict[str, Page]:

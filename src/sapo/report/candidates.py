@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sapo.core.types import Rejection, Task
+from sapo.core.types import Task
 from sapo.core.untrusted import one_line
 from sapo.report.blocks import Block, Command, Listing, Note, Page, Section, Table
 from sapo.report.selections import rejections
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _SHOWN, _NAMED = 90, 12
 
 
-def gathered_page(task: Task, asked: Sequence[str], gathered: Gathered, out: Path, refused: Path | None) -> Page:
+def gathered_page(task: Task, asked: Sequence[str], gathered: Gathered, out: Path, refused: Path) -> Page:
     """Return the page of candidates that nothing has scored yet.
 
     Args:
@@ -26,7 +26,7 @@ def gathered_page(task: Task, asked: Sequence[str], gathered: Gathered, out: Pat
         asked: options by which a command with data names it again.
         gathered: its candidates.
         out: where they were written.
-        refused: where the rejected texts were written; None without any.
+        refused: where the rejected texts were written, if there were any.
     """
     paraphrases = gathered.candidates[1:]
     rows = tuple(
@@ -41,8 +41,10 @@ def gathered_page(task: Task, asked: Sequence[str], gathered: Gathered, out: Pat
         Section("Original instruction", (Listing(f"{len(task.instruction)} characters:", task.instruction),)),
         Section(f"Valid paraphrases: {len(paraphrases)}", tuple(found)),
     ]
-    if gathered.rejected:
-        sections.append(Section(f"Rejected texts: {len(gathered.rejected)}", _refused(gathered.rejected, refused)))
+    if count := len(gathered.rejected):
+        more = f"And {count - _NAMED} more. " * (count > _NAMED) + f"All of them with reasons: {refused}."
+        named = (rejections(gathered.rejected[:_NAMED]), Note(more))
+        sections.append(Section(f"Rejected texts: {count}", named))
     following = (
         Note(f"Written to {out}, one JSON object a line: text, origin."),
         Command(
@@ -53,9 +55,3 @@ def gathered_page(task: Task, asked: Sequence[str], gathered: Gathered, out: Pat
     sections.append(Section("Next", following))
     whose = f"the instruction of {task.name}" if task.train else "your instruction"
     return Page(f"Paraphrases of {whose}", tuple(sections))
-
-
-def _refused(rejected: tuple[Rejection, ...], file: Path | None) -> tuple[Block, ...]:
-    more = [f"And {len(rejected) - _NAMED} more."] if len(rejected) > _NAMED else []
-    more += [f"All of them with reasons: {file}."] if file else []
-    return (rejections(rejected[:_NAMED]), *([Note(" ".join(more))] if more else []))

@@ -65,7 +65,7 @@ def selection_page(selection: Selection) -> Page:
         Section("Chosen instruction", (Listing(f"From: {chosen.origin}. In full:", chosen.text),)),
         Section("Next", following),
     )
-    verdict = (Note(finding(selection), "strong"), Note(OPTIMISTIC))
+    verdict = (Note(finding(selection), "bold"), Note(OPTIMISTIC))
     return Page(f"Which instruction fits the model now: {selection.task}", sections, verdict)
 
 

@@ -1,10 +1,8 @@
 """Pages of runs, comparisons, selections, tasks, prompts and dry runs, against the numbers that they rest on."""
 
 import html
-import io
 import json
 import re
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,15 +17,16 @@ from report.making import (
     listing,
     make_selection,
     notes,
+    on_console,
     page_of,
     printed,
     record,
+    report,
     rows,
     tables,
     write_run,
 )
 from report.making import verdict as said
-from rich.console import Console
 
 from sapo.core.errors import DataError, RecordError
 from sapo.core.progress import Silent
@@ -42,22 +41,15 @@ from sapo.report.forecast import dry_run_page
 from sapo.report.markdown import to_markdown
 from sapo.report.numbers import duration, interval, number, tokens
 from sapo.report.page import results_page
-from sapo.report.prompt import print_prompt, token_texts
-from sapo.report.publish import print_report, read_report
+from sapo.report.publish import read_report
 from sapo.report.runs import Run, read_run, shared_prompts
 from sapo.report.selections import finding, ranking, selection_page, subject
-from sapo.report.tasks import task_page, tasks_page
+from sapo.report.tasks import print_prompt, task_page, tasks_page, token_texts
 from sapo.runs.config.loading import make_config
 from sapo.runs.metrics import FIGURES, METRICS
 from sapo.runs.prepare import estimate, prepare
 from sapo.runs.results import RunResult, Wordings
 from sapo.tasks.inspection import inspect_rows
-
-
-def shown(printer: Callable[[Console], None], width: int = 100) -> str:
-    file = io.StringIO()
-    printer(Console(file=file, width=width))
-    return file.getvalue()
 
 
 @pytest.fixture(autouse=True)
@@ -372,7 +364,7 @@ def test_the_comparison_shows_every_run_its_difference_and_the_caveat() -> None:
     differ = {row[0]: row[1:] for row in rows(tables(page, "What differs")[0])}
     assert differ["policy"] == ["sapo", "original", "sapo"] and "method" not in differ
     assert [row[1] for row in tables(page, "Every metric")[0].rows[:3]] == ["A", "B", "C"]
-    text = shown(lambda c: print_report(c, [Path("a"), Path("b"), Path("c")]))
+    text = report("a", "b", "c")
     assert "a/comparison.md" in text and "B (b) against A (a)" in Path("a/comparison.md").read_text()
 
 
@@ -510,7 +502,7 @@ def test_pages_of_commands_fit_their_terminal_and_cut_nothing() -> None:
     renderer = Renderer(tiny_tokenizer(), 512)
     encoded = renderer.encode("Say it. " * 20, "", [Example("x", "yes")])[0]
     pages = (selection_page(losses), tasks_page(None), task_page(toy_task()))
-    for text in (*(printed(page, 80) for page in pages), shown(lambda c: print_prompt(c, renderer, encoded), 80)):
+    for text in (*(printed(page, 80) for page in pages), on_console(lambda c: print_prompt(c, renderer, encoded), 80)):
         lines = [line for line in text.split("\n") if not line.startswith("  sapo ")]
         assert max(map(len, lines)) <= 80 and "…" not in text and "\x1b" not in text
 
@@ -549,7 +541,7 @@ def test_the_tasks_of_a_directory_are_listed_also_a_broken_one() -> None:
 def test_the_prompt_marks_every_supervised_token() -> None:
     renderer = Renderer(tiny_tokenizer(), 512)
     encoded = renderer.encode("Say [bold]北京[/bold] naïve.", "End.", [Example("some input", "ok é")])[0]
-    text = shown(lambda c: print_prompt(c, renderer, encoded))
+    text = on_console(lambda c: print_prompt(c, renderer, encoded))
     assert "<|im_start|>user\nSay [bold]北京[/bold] naïve.\n\nText:\nsome input\n\nEnd.<|im_end|>\n" in text
     assert "assistant\n[o][k][ ][é]x2[<|im_end|>][\\n]\n" in text
     assert f"{encoded.prompt_length} prompt tokens, {encoded.supervised} supervised tokens" in " ".join(text.split())

@@ -82,13 +82,9 @@ def paraphrase_command(
             **dict.fromkeys(
                 ("server_model", "base_url", "max_requests", "max_tokens"), (server, "--source openai: add that")
             ),
-            "temperature": (local or server, "--source local or openai: add one of them"),
-            "seed": (local or server, "--source local or openai: add one of them"),
+            **dict.fromkeys(("temperature", "seed"), (local or server, "--source local or openai: add one of them")),
             "longest": (shown, "--source demonstrations: add that"),
-            "data_dir": (task, "--task: add that"),
-            "column": (task, "--task: add that"),
-            "train": (task, "--task: add that"),
-            "subset": (task, "--task: add that"),
+            **dict.fromkeys(("data_dir", "column", "train", "subset"), (task, "--task: add that")),
         },
     )
     read = (candidates, None if task is None else Path(task))
@@ -97,7 +93,7 @@ def paraphrase_command(
     demand_writable(refused, "--out", *read)
     from sapo.core.types import Task
     from sapo.models.settings import ModelSettings
-    from sapo.report.candidates import gathered_page
+    from sapo.report.selections import gathered_page
     from sapo.report.terminal import show
     from sapo.tasks.load import load_task
 

@@ -154,7 +154,7 @@ def test_the_first_screen_holds_verdict_matrix_cost_and_next_step() -> None:
 
 
 def test_the_first_screen_has_a_line_for_each_of_many_tasks() -> None:
-    run = write_run(Path("b"), names=tuple("uvwxyzabcdefghi"))
+    run = write_run(Path("b"), names=tuple("uvwxyzabcdefghi"), prompts=("own",), watch=())
     page = results_page([run])
     text = printed(page, 80, full=False)
     assert len(text.splitlines()) <= 24 + 15 and max(map(len, text.splitlines())) <= 80
@@ -334,7 +334,8 @@ def test_figures_that_rest_on_other_watch_tasks_are_not_compared() -> None:
 
 
 def test_runs_that_cannot_be_paired_get_no_interval() -> None:
-    first = write_run(Path("a"))
+    few: dict[str, Any] = {"prompts": ("own",), "watch": ()}
+    first = write_run(Path("a"), **few)
     cases: list[tuple[dict[str, Any], str, Verdict]] = [
         ({"data": "other rows"}, "primary", "not paired"),
         ({"data": "other rows", "rows": 5}, "nll", "not paired"),
@@ -342,11 +343,11 @@ def test_runs_that_cannot_be_paired_get_no_interval() -> None:
         ({"metric": "rouge_l"}, "primary", "not comparable"),
     ]
     for n, (changes, measure, expected) in enumerate(cases):
-        other = write_run(Path(f"b{n}"), better=25, **changes)
+        other = write_run(Path(f"b{n}"), better=25, **few, **changes)
         found = run_differences(first, other, measure, "own")
         assert {(d.verdict, d.interval) for d in found.values()} == {(expected, None)}
         assert f"{expected}: the runs" in notes(results_page([first, other]), "How to read")
-    many = [write_run(Path(f"m{n}"), data=f"other {n}", better=25) for n in range(4)]
+    many = [write_run(Path(f"m{n}"), data=f"other {n}", better=25, **few) for n in range(4)]
     summary = said(results_page([first, *many]))
     assert "Without an interval, so nothing can be said against A (a): B (m0), C (m1), D (m2), E (m3)." in summary
 

@@ -85,8 +85,8 @@ def claim_1(found: Analysis) -> Iterator[Block]:
             "ratio: standard deviation of the effect on one other task at a time, over that of the effect on the task "
             "itself. Losses of different tasks may have different scales."
         )
-        columns, title = ("arm", "of", "ratio", "verdict"), "Other tasks over the task itself"
-        yield _table(columns, ratios, RATIO, title, (about,), text=(0, 1, 3), sign=False)
+        titles, title = ("arm", "of", "ratio", "verdict"), "Other tasks over the task itself"
+        yield _table(titles, ratios, RATIO, title, (about,), text=(0, 1, 3), sign=False)
 
 
 def claim_2(found: Analysis) -> Table:
@@ -142,13 +142,13 @@ def indicators(found: Analysis) -> Table:
 
 
 def _tests(found: Analysis, legend: tuple[str, ...], *, primary: bool) -> Table:
-    rows = (
-        (
+    rows: Iterable[Sequence[str | Measured]] = (
+        [
             test.arm, NAMES.get(test.x, test.x), NAMES[test.y], test.rho, p_value(test.p),
             "primary" if test == found.primary else p_value(test.adjusted), number(test.critical, RHO),
             # A verdict is on the claim, which speaks of the pre-update loss alone.
             *([predicted(test)] if primary else []), listed(test.by_transition, RHO),
-        )
+        ]
         for arm in found.arms
         for test in arm.predictions
         if (test.x == PRIMARY) == primary

@@ -247,14 +247,7 @@ def test_a_verdict_needs_an_interval_without_zero() -> None:
     assert [verdict((0.1, 0.2), "higher"), verdict((-0.2, -0.1), "lower")] == ["better"] * 2
     assert [verdict((0.1, 0.2), "lower"), verdict((-0.2, -0.1), "higher")] == ["worse"] * 2
     # Of sums that are equal, rounding makes a little more or less.
-    for bounds in (
-        (-0.1, 0.2),
-        (0.0, 0.2),
-        (-0.2, 0.0),
-        (0.5, 0.5),
-        (100 / 3, 100 / 3 + 1e-13),
-        (1e-14, 1),
-    ):
+    for bounds in ((-0.1, 0.2), (0.0, 0.2), (-0.2, 0.0), (0.5, 0.5), (100 / 3, 100 / 3 + 1e-13), (1e-14, 1)):
         assert verdict(bounds, "higher") == verdict(bounds, "lower") == "too small to decide"
     assert verdict((0.0, 0.0), "higher") == verdict((-1e-13, 1e-13), None) == "the same"
 

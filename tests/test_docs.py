@@ -7,22 +7,26 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import typer
+import typer.cli
 import yaml
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
+from typer.testing import CliRunner
 
 import sapo
 from sapo.cli.app import app
+from sapo.core.types import Task
 from sapo.integrations.testing import tiny_model, tiny_tokenizer
 from sapo.models.load import LoadedModel
 from sapo.runs.config.loading import make_config
 from sapo.runs.config.study import StudyConfig
+from sapo.tasks.builtin import builtin_task
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -42,11 +46,11 @@ def rows(path: Path, pairs: list[tuple[str, str]]) -> None:
 
 @pytest.fixture
 def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A directory with the files that the guides speak of, in which the embedded model is a tiny one."""
+    """A directory with the files that the guides speak of; models, built-in tasks and sets of candidates are tiny."""
     monkeypatch.chdir(tmp_path)
-    good, bad = [f"I loved number {i}." for i in range(20)], [f"Never buy number {i}." for i in range(20)]
+    good, bad = [f"I loved number {i}." for i in range(12)], [f"Never buy number {i}." for i in range(12)]
     rows(tmp_path / "reviews.jsonl", [(t, "positive") for t in good] + [(t, "negative") for t in bad])
-    invoices, errors = [f"Invoice {i} is wrong." for i in range(20)], [f"Error {i} again." for i in range(20)]
+    invoices, errors = [f"Invoice {i} is wrong." for i in range(12)], [f"Error {i} again." for i in range(12)]
     rows(tmp_path / "tickets.jsonl", [(t, "billing") for t in invoices] + [(t, "support") for t in errors])
     (tmp_path / "records.jsonl").write_bytes((ROOT / "results" / "seeds.jsonl").read_bytes())
 
@@ -54,7 +58,13 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         model = tiny_model(seed=2, context=1024)
         return LoadedModel(model, tiny_tokenizer(), name, ())
 
+    def short(name: str) -> Task:
+        task = builtin_task(name)
+        return replace(task, train=task.train[:12], test=task.test[:4])
+
     monkeypatch.setattr("sapo.models.load.load_model", tiny)
+    monkeypatch.setattr("sapo.tasks.load.builtin_task", short)
+    monkeypatch.setattr("sapo.training.select._COUNT", 4)
     return tmp_path
 
 
@@ -138,10 +148,8 @@ def test_commands_exist_with_all_their_options() -> None:
 
 
 def test_the_page_of_the_command_line_is_what_help_says() -> None:
-    made = subprocess.run(
-        [sys.executable, "-m", "typer", "sapo.cli", "utils", "docs", "--name", "sapo", "--title", "Command line"],
-        capture_output=True, text=True, check=True, cwd=ROOT,
-    ).stdout  # fmt: skip
+    asked = ["sapo.cli", "utils", "docs", "--name", "sapo", "--title", "Command line"]
+    made = CliRunner().invoke(typer.cli.app, asked).output
     assert (DOCS / "cli.md").read_text(encoding="utf-8").strip() == made.strip(), "make docs writes it again"
 
 

@@ -114,18 +114,22 @@ def test_select_prints_and_writes_every_candidate_with_its_loss(
 def test_select_takes_the_sources_it_is_told_to_and_scores_no_row_that_they_show(
     command: Command, model_dir: Path, tmp_path: Path
 ) -> None:
-    found, own = tmp_path / "found.jsonl", tmp_path / "selection.json"
+    found, own, data = tmp_path / "found.jsonl", tmp_path / "selection.json", tmp_path / "films.jsonl"
+    inputs = [f"Film {n} is {('good', 'bad')[n % 2]}." for n in range(30)]
+    rows = [{"input": text, "output": ("yes", "no")[n % 2]} for n, text in enumerate(inputs)]
+    data.write_text("\n".join(map(json.dumps, rows)))
+    task = ("--task", data, "--instruction", "Say yes if the film is good, and no if it is bad.")
     asked = ("--source", "demonstrations", "--longest", 250)
-    assert command("paraphrase", "--task", TASK, *asked, "--count", 9, "--out", found).code == 0
+    assert command("paraphrase", *task, *asked, "--count", 5, "--out", found).code == 0
     texts = [json.loads(line)["text"] for line in found.read_text().splitlines()]
-    shown = {i for i, row in enumerate(builtin_task(TASK).train) if any(row.input in text for text in texts)}
-    select = ("select", "--task", TASK, "--model", model_dir, "--examples", 400, "--json", own)
+    shown = {i for i, text in enumerate(inputs) if any(text in one for one in texts)}
+    select = ("select", *task, "--model", model_dir, "--json", own)
     outcome = command(*select, "--candidates", found)
     # Nothing is paraphrased: all texts are there.
-    assert f"{TASK}: gathering candidates" in outcome.err and "paraphrasing" not in outcome.err
-    assert f"{TASK}: not scored, as candidates show them as examples: {len(shown)} rows" in outcome.err
+    assert "films: gathering candidates" in outcome.err and "paraphrasing" not in outcome.err
+    assert f"films: not scored, as candidates show them as examples: {len(shown)} rows" in outcome.err
     selected = json.loads(own.read_text())
-    assert set(selected["rows"]) == set(range(400)) - shown
+    assert shown and set(selected["rows"]) == set(range(30)) - shown
     assert [(c["text"], c["origin"]) for c in selected["candidates"][1:]] == [(text, "file") for text in texts]
     own.unlink()
     command(*select, "--examples", 2, "--source", "rules")
@@ -158,10 +162,8 @@ def test_check_says_what_would_be_trained_and_fails_where_it_is_wrong(
     config = write_config(
         tmp_path, model_dir, policy="fixed", fixed="Thumbs up or down?", run_dir=str(tmp_path / "run")
     )
-    outcome = command("check", "--config", config, "--rows", 4)
-    assert outcome.code == 0 and "Thumbs up or down?" in outcome.out
     outcome = command("check", "--config", config, "--rows", 4, "fixed=Up or down?", "sweep.seed=[7, 8]")
-    assert outcome.code == 0 and "Up or down?" in outcome.out
+    assert outcome.code == 0 and "Up or down?" in outcome.out and "Thumbs" not in outcome.out
     assert "a sweep of 2 runs: only the first one, " in outcome.err and "-fixed-s7, is checked" in outcome.err
     command("check", "--task", TASK, "seed=1").complains("seed=1 is not used with --task")
     command("check").complains("give either --task TASK or --config FILE")
@@ -176,21 +178,17 @@ def test_check_says_what_would_be_trained_and_fails_where_it_is_wrong(
 
 
 def test_check_needs_no_run_directory_and_tells_what_would_stop_the_run(
-    command: Command, model_dir: Path, tmp_path: Path
+    command: Command, runs: tuple[Path, Path]
 ) -> None:
-    config = write_config(tmp_path, model_dir, run_dir=str(tmp_path / "run"))
-    assert command("run", config, "policy=original").code == 0
-    before = files(tmp_path / "run")
-    for changes, told in (({"seed": 3}, "seed: 42 then, 3 now"), ({"run_dir": str(config)}, "is a file")):
-        given = {"run_dir": str(tmp_path / "run"), "policy": "original", **changes}
-        config = write_config(tmp_path, model_dir, **given)
-        outcome = command("check", "--config", config, "--rows", 4)
+    config, before = runs[0].parent / "small.yaml", files(runs[0])
+    check = ("check", "--config", config, "--rows", 4, "policy=original")
+    for run_dir, seed, told in ((runs[0], 3, "seed: 42 then, 3 now"), (config, 42, "is a file")):
+        outcome = command(*check, f"run_dir={run_dir}", f"seed={seed}")
         assert outcome.code == 1 and "error   run_dir: " in outcome.out and told in outcome.out
         assert outcome.out.count("error ") == 1 and f"{TASK}:" in outcome.out and "date-format:" in outcome.out
         assert outcome.out.count("ok      answers: ") == 2
-    assert files(tmp_path / "run") == before
-    config = write_config(tmp_path, model_dir, run_dir=str(tmp_path / "run"), policy="original")
-    assert command("check", "--config", config, "--rows", 4).code == 0
+    assert command(*check, f"run_dir={runs[0]}").code == 0
+    assert files(runs[0]) == before
 
 
 def test_check_names_the_watched_file_that_cannot_be_used_and_what_can(
@@ -377,23 +375,21 @@ def test_what_the_disk_refuses_is_an_error_and_no_traceback(
 # What is imported.
 
 
-def python(program: str, *arguments: str) -> str:
-    """Run a program in a fresh interpreter and return its output."""
+LIGHT = """
+import sys
+from sapo.cli import main
+for sys.argv in (["sapo", "run", "--help"], ["sapo", "tasks"]):
+    try:
+        main()
+    except SystemExit as stopped:
+        print("code", stopped.code, sorted({"torch", "transformers", "peft"} & set(sys.modules)))
+"""
+
+
+def test_light_commands_answer_without_loading_torch() -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    done = subprocess.run(
-        [sys.executable, "-c", program, *arguments], capture_output=True, text=True, timeout=60, env=environment
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-HEAVY = "print('HEAVY', sorted({'torch', 'transformers', 'peft'} & set(sys.modules)))"
-
-
-@pytest.mark.parametrize("arguments", [("run", "--help"), ("tasks",)], ids=str)
-def test_light_commands_answer_without_loading_torch(arguments: tuple[str, ...]) -> None:
-    program = f"import sys\nfrom sapo.cli import main\ntry: main()\nexcept SystemExit: {HEAVY}"
-    assert python(program, *arguments).endswith("HEAVY []\n")
+    done = subprocess.run([sys.executable, "-c", LIGHT], capture_output=True, text=True, timeout=60, env=environment)
+    assert done.stdout.count("code 0 []\n") == 2, done.stderr
 
 
 def test_every_public_name_can_be_imported_and_no_other() -> None:

@@ -8,18 +8,13 @@ from sapo.cli.app import demand_new, demand_writable
 from sapo.core.errors import ConfigError
 
 
-def test_a_new_file_and_an_own_old_one_may_be_written(tmp_path: Path) -> None:
-    demand_writable(None, "--out")
-    demand_writable(tmp_path / "deep" / "new.jsonl", "--out", tmp_path / "none")
-    (tmp_path / "old.jsonl").write_text("old")
-    demand_writable(tmp_path / "old.jsonl", "--out", None, Path("review-sentiment"))
-
-
-def test_a_file_that_must_be_new_is_refused_where_it_exists_or_could_not_be_written(tmp_path: Path) -> None:
-    demand_new(None, "--out")
-    demand_new(tmp_path / "deep" / "new.jsonl", "--out")
+def test_a_new_file_may_be_written_and_an_old_one_where_it_need_not_be_new(tmp_path: Path) -> None:
+    for demand in (demand_writable, demand_new):
+        demand(None, "--out")
+        demand(tmp_path / "deep" / "new.jsonl", "--out", tmp_path / "none")
     old = tmp_path / "old.jsonl"
     old.write_text("old")
+    demand_writable(old, "--out", None, Path("review-sentiment"))
     with pytest.raises(ConfigError, match=r"--json .*old\.jsonl exists already: choose another one, or delete it"):
         demand_new(old, "--json")
     for out, message in ((tmp_path, "cannot be written"), (old, "is a file that this command reads")):

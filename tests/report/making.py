@@ -1,7 +1,7 @@
 """Run directories and results made for tests of the report, and what its pages hold."""
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from sapo.integrations.testing import toy_task
 from sapo.models.answers import Evaluation
 from sapo.report.blocks import Listing, Note, Page, Section, Table
 from sapo.report.page import results_page
+from sapo.report.publish import print_report
 from sapo.report.runs import Run, read_run
 from sapo.report.terminal import show
 from sapo.runs.config.loading import make_config
@@ -65,11 +66,20 @@ def verdict(page: Page) -> str:
     return " ".join(note.text for note in page.verdict)
 
 
-def printed(page: Page, width: int = 100, *, full: bool = True, terminal: bool = False) -> str:
+def on_console(printer: Callable[[Console], None], width: int = 100, *, terminal: bool = False) -> str:
     file = io.StringIO()
-    console = Console(file=file, width=width, force_terminal=terminal, color_system="standard" if terminal else None)
-    show(console, page, full=full)
+    printer(Console(file=file, width=width, force_terminal=terminal, color_system="standard" if terminal else None))
     return file.getvalue()
+
+
+def printed(page: Page, width: int = 100, *, full: bool = True, terminal: bool = False) -> str:
+    return on_console(lambda console: show(console, page, full=full), width, terminal=terminal)
+
+
+def report(*paths: str | Path, html: str | None = None) -> str:
+    """What is printed of runs, sweeps or studies on a wide terminal."""
+    html_file = None if html is None else Path(html)
+    return on_console(lambda console: print_report(console, [Path(path) for path in paths], html_file), 200)
 
 
 def page_of(*blocks: Any) -> Page:

@@ -1,10 +1,8 @@
 """Pages of runs, comparisons, selections, tasks, prompts and dry runs, against the numbers that they rest on."""
 
 import html
-import io
 import json
 import re
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,15 +17,16 @@ from report.making import (
     listing,
     make_selection,
     notes,
+    on_console,
     page_of,
     printed,
     record,
+    report,
     rows,
     tables,
     write_run,
 )
 from report.making import verdict as said
-from rich.console import Console
 
 from sapo.core.errors import DataError, RecordError
 from sapo.core.progress import Silent
@@ -42,22 +41,15 @@ from sapo.report.forecast import dry_run_page
 from sapo.report.markdown import to_markdown
 from sapo.report.numbers import duration, interval, number, tokens
 from sapo.report.page import results_page
-from sapo.report.prompt import print_prompt, token_texts
-from sapo.report.publish import print_report, read_report
+from sapo.report.publish import read_report
 from sapo.report.runs import Run, read_run, shared_prompts
 from sapo.report.selections import finding, ranking, selection_page, subject
-from sapo.report.tasks import task_page, tasks_page
+from sapo.report.tasks import print_prompt, task_page, tasks_page, token_texts
 from sapo.runs.config.loading import make_config
 from sapo.runs.metrics import FIGURES, METRICS
 from sapo.runs.prepare import estimate, prepare
 from sapo.runs.results import RunResult, Wordings
 from sapo.tasks.inspection import inspect_rows
-
-
-def shown(printer: Callable[[Console], None], width: int = 100) -> str:
-    file = io.StringIO()
-    printer(Console(file=file, width=width))
-    return file.getvalue()
 
 
 @pytest.fixture(autouse=True)
@@ -162,7 +154,7 @@ def test_the_first_screen_holds_verdict_matrix_cost_and_next_step() -> None:
 
 
 def test_the_first_screen_has_a_line_for_each_of_many_tasks() -> None:
-    run = write_run(Path("b"), names=tuple("uvwxyzabcdefghi"))
+    run = write_run(Path("b"), names=tuple("uvwxyzabcdefghi"), prompts=("own",), watch=())
     page = results_page([run])
     text = printed(page, 80, full=False)
     assert len(text.splitlines()) <= 24 + 15 and max(map(len, text.splitlines())) <= 80
@@ -255,14 +247,7 @@ def test_a_verdict_needs_an_interval_without_zero() -> None:
     assert [verdict((0.1, 0.2), "higher"), verdict((-0.2, -0.1), "lower")] == ["better"] * 2
     assert [verdict((0.1, 0.2), "lower"), verdict((-0.2, -0.1), "higher")] == ["worse"] * 2
     # Of sums that are equal, rounding makes a little more or less.
-    for bounds in (
-        (-0.1, 0.2),
-        (0.0, 0.2),
-        (-0.2, 0.0),
-        (0.5, 0.5),
-        (100 / 3, 100 / 3 + 1e-13),
-        (1e-14, 1),
-    ):
+    for bounds in ((-0.1, 0.2), (0.0, 0.2), (-0.2, 0.0), (0.5, 0.5), (100 / 3, 100 / 3 + 1e-13), (1e-14, 1)):
         assert verdict(bounds, "higher") == verdict(bounds, "lower") == "too small to decide"
     assert verdict((0.0, 0.0), "higher") == verdict((-1e-13, 1e-13), None) == "the same"
 
@@ -342,7 +327,8 @@ def test_figures_that_rest_on_other_watch_tasks_are_not_compared() -> None:
 
 
 def test_runs_that_cannot_be_paired_get_no_interval() -> None:
-    first = write_run(Path("a"))
+    few: dict[str, Any] = {"prompts": ("own",), "watch": ()}
+    first = write_run(Path("a"), **few)
     cases: list[tuple[dict[str, Any], str, Verdict]] = [
         ({"data": "other rows"}, "primary", "not paired"),
         ({"data": "other rows", "rows": 5}, "nll", "not paired"),
@@ -350,11 +336,11 @@ def test_runs_that_cannot_be_paired_get_no_interval() -> None:
         ({"metric": "rouge_l"}, "primary", "not comparable"),
     ]
     for n, (changes, measure, expected) in enumerate(cases):
-        other = write_run(Path(f"b{n}"), better=25, **changes)
+        other = write_run(Path(f"b{n}"), better=25, **few, **changes)
         found = run_differences(first, other, measure, "own")
         assert {(d.verdict, d.interval) for d in found.values()} == {(expected, None)}
         assert f"{expected}: the runs" in notes(results_page([first, other]), "How to read")
-    many = [write_run(Path(f"m{n}"), data=f"other {n}", better=25) for n in range(4)]
+    many = [write_run(Path(f"m{n}"), data=f"other {n}", better=25, **few) for n in range(4)]
     summary = said(results_page([first, *many]))
     assert "Without an interval, so nothing can be said against A (a): B (m0), C (m1), D (m2), E (m3)." in summary
 
@@ -372,7 +358,7 @@ def test_the_comparison_shows_every_run_its_difference_and_the_caveat() -> None:
     differ = {row[0]: row[1:] for row in rows(tables(page, "What differs")[0])}
     assert differ["policy"] == ["sapo", "original", "sapo"] and "method" not in differ
     assert [row[1] for row in tables(page, "Every metric")[0].rows[:3]] == ["A", "B", "C"]
-    text = shown(lambda c: print_report(c, [Path("a"), Path("b"), Path("c")]))
+    text = report("a", "b", "c")
     assert "a/comparison.md" in text and "B (b) against A (a)" in Path("a/comparison.md").read_text()
 
 
@@ -510,7 +496,7 @@ def test_pages_of_commands_fit_their_terminal_and_cut_nothing() -> None:
     renderer = Renderer(tiny_tokenizer(), 512)
     encoded = renderer.encode("Say it. " * 20, "", [Example("x", "yes")])[0]
     pages = (selection_page(losses), tasks_page(None), task_page(toy_task()))
-    for text in (*(printed(page, 80) for page in pages), shown(lambda c: print_prompt(c, renderer, encoded), 80)):
+    for text in (*(printed(page, 80) for page in pages), on_console(lambda c: print_prompt(c, renderer, encoded), 80)):
         lines = [line for line in text.split("\n") if not line.startswith("  sapo ")]
         assert max(map(len, lines)) <= 80 and "…" not in text and "\x1b" not in text
 
@@ -549,7 +535,7 @@ def test_the_tasks_of_a_directory_are_listed_also_a_broken_one() -> None:
 def test_the_prompt_marks_every_supervised_token() -> None:
     renderer = Renderer(tiny_tokenizer(), 512)
     encoded = renderer.encode("Say [bold]北京[/bold] naïve.", "End.", [Example("some input", "ok é")])[0]
-    text = shown(lambda c: print_prompt(c, renderer, encoded))
+    text = on_console(lambda c: print_prompt(c, renderer, encoded))
     assert "<|im_start|>user\nSay [bold]北京[/bold] naïve.\n\nText:\nsome input\n\nEnd.<|im_end|>\n" in text
     assert "assistant\n[o][k][ ][é]x2[<|im_end|>][\\n]\n" in text
     assert f"{encoded.prompt_length} prompt tokens, {encoded.supervised} supervised tokens" in " ".join(text.split())

@@ -1,6 +1,5 @@
 """The page of a sweep: statistics over units against independent computations, pairing, and what is refused."""
 
-import io
 import math
 import random
 from collections.abc import Sequence
@@ -8,15 +7,13 @@ from pathlib import Path
 
 import pytest
 import yaml
-from report.making import listing, notes, printed, record, rows, sweep_page, tables, titles, verdict
-from rich.console import Console
+from report.making import listing, notes, printed, record, report, rows, sweep_page, tables, titles, verdict
 
 from sapo.core.errors import RecordError
 from sapo.report.blocks import Page
 from sapo.report.compare import arrange
 from sapo.report.differences import spread, unit_difference
 from sapo.report.markdown import to_markdown
-from sapo.report.publish import print_report
 from sapo.report.runs import Run
 from sapo.runs.config.loading import make_config
 from sapo.runs.records import append_record
@@ -393,36 +390,30 @@ def test_a_choice_that_the_budget_ended_is_told_on_the_first_screen() -> None:
 # Files and the terminal
 
 
-def report(*paths: Path) -> str:
-    file = io.StringIO()
-    print_report(Console(file=file, width=200), paths)
-    return file.getvalue()
-
-
 def test_sweeps_are_reported_from_their_directories_or_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     runs = three_seeds()
     for path, several in (("sweep/records.jsonl", runs), ("one/records.jsonl", runs[:3]), ("two.jsonl", runs[2:])):
         for run in several:
             append_record(Path(path), run)
-    text = report(Path("sweep"))
-    assert text == report(Path("sweep/records.jsonl"))
+    text = report("sweep")
+    assert text == report("sweep/records.jsonl")
     assert text.startswith("Sweep of 6 runs") and "Everything: sweep/comparison.md" in text
     assert Path("sweep/comparison.md").read_text() == to_markdown(sweep_page(runs))
     # What failed or was interrupted has no record.
     for name in (runs[0].name, "demo/ewc-original-s1"):
         (Path("sweep") / name).mkdir(parents=True)
         (Path("sweep") / name / "config.yaml").touch()
-    assert "1 run without a result yet (demo/ewc-original-s1): at work now, or resumed by" in report(Path("sweep"))
-    assert report(Path("one"), Path("two.jsonl")).startswith("Sweep of 6 runs") and Path("one/comparison.md").is_file()
+    assert "1 run without a result yet (demo/ewc-original-s1): at work now, or resumed by" in report("sweep")
+    assert report("one", "two.jsonl").startswith("Sweep of 6 runs") and Path("one/comparison.md").is_file()
     with pytest.raises(RecordError, match=r"none\.jsonl cannot be read"):
-        report(Path("none.jsonl"))
+        report("none.jsonl")
     Path("sweep/records.jsonl").write_text("{\n")
     with pytest.raises(RecordError, match=r"sweep/records\.jsonl, line 1 is damaged"):
-        report(Path("sweep"))
+        report("sweep")
     Path("rows.jsonl").write_text('{"input": "a", "output": "b"}\n')
     with pytest.raises(RecordError, match=r"rows\.jsonl, line 1: it is not a record of a run\. Give"):
-        report(Path("rows.jsonl"))
+        report("rows.jsonl")
 
 
 def test_the_first_screen_of_a_large_sweep_is_short() -> None:

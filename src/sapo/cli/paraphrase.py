@@ -28,7 +28,6 @@ from sapo.core.errors import CandidateError, ConfigError
 
 if TYPE_CHECKING:
     from sapo.candidates.gather import Gathered
-    from sapo.core.types import Task
 
 
 @app.command("paraphrase")
@@ -83,22 +82,20 @@ def paraphrase_command(
             **dict.fromkeys(
                 ("server_model", "base_url", "max_requests", "max_tokens"), (server, "--source openai: add that")
             ),
-            "temperature": (local or server, "--source local or openai: add one of them"),
-            "seed": (local or server, "--source local or openai: add one of them"),
+            **dict.fromkeys(("temperature", "seed"), (local or server, "--source local or openai: add one of them")),
             "longest": (shown, "--source demonstrations: add that"),
-            "data_dir": (task, "--task: add that"),
-            "column": (task, "--task: add that"),
-            "train": (task, "--task: add that"),
-            "subset": (task, "--task: add that"),
+            **dict.fromkeys(("data_dir", "column", "train", "subset"), (task, "--task: add that")),
         },
     )
     read = (candidates, None if task is None else Path(task))
     demand_new(out, "--out", *read)
     refused = out.with_name(f"{out.name.removesuffix('.jsonl')}.rejected.jsonl")
     demand_writable(refused, "--out", *read)
+    from sapo.core.types import Task
     from sapo.models.settings import ModelSettings
-    from sapo.report.candidates import gathered_page
+    from sapo.report.selections import gathered_page
     from sapo.report.terminal import show
+    from sapo.tasks.load import load_task
 
     with checked_options():
         openai = None
@@ -110,7 +107,15 @@ def paraphrase_command(
         own = LocalSettings(model=model, temperature=temperature)
     asked = asked_sources(source, candidates, longest=longest, local=own, openai=openai)
     with working(lambda: f"Replies that came in are kept. {again()}") as progress:
-        loaded = _task(task, data_dir, instruction, suffix, column, train, subset)
+        if task is not None:
+            loaded = load_task(
+                task, data_dir, instruction=instruction, suffix=suffix, columns=roles(column), train=train,
+                subset=subset,
+            )  # fmt: skip
+        elif instruction is None or not instruction.strip():
+            raise ConfigError("pass --task or --instruction: the instruction to paraphrase")
+        else:
+            loaded = Task("instruction", instruction.strip(), (suffix or "").strip(), (), "rouge_l", (), (), ())
         for note in loaded.notes:
             progress.note(note)
         progress.plan(count)
@@ -120,7 +125,7 @@ def paraphrase_command(
     named = ["--task", "YOUR_DATA" if task is None else task]
     named += [] if data_dir is None else ["--data-dir", str(data_dir)]
     named += [] if instruction is None else ["--instruction", instruction]
-    show(console(), gathered_page(loaded, named, gathered, out, refused if gathered.rejected else None))
+    show(console(), gathered_page(loaded, named, gathered, out, refused))
 
 
 def _write(out: Path, refused: Path, gathered: Gathered) -> None:
@@ -142,23 +147,6 @@ def _write(out: Path, refused: Path, gathered: Gathered) -> None:
             "Try another source: sapo paraphrase --help lists them"
         )
     write_text(out, _lines({"text": c.text, "origin": c.origin} for c in gathered.candidates[1:]))
-
-
-def _task(
-    task: str | None, data_dir: Path | None, instruction: str | None, suffix: str | None,
-    column: list[str] | None, train: str | None, subset: str | None,
-) -> Task:  # fmt: skip
-    """Return the task; one without rows where there is but an instruction."""
-    from sapo.core.types import Task
-    from sapo.tasks.load import load_task
-
-    if task is not None:
-        return load_task(
-            task, data_dir, instruction=instruction, suffix=suffix, columns=roles(column), train=train, subset=subset
-        )
-    if instruction is None or not instruction.strip():
-        raise ConfigError("pass --task or --instruction: the instruction to paraphrase")
-    return Task("instruction", instruction.strip(), (suffix or "").strip(), (), "rouge_l", (), (), ())
 
 
 def _lines(rows: Iterable[dict[str, str]]) -> str:

@@ -25,8 +25,7 @@ def tasks_command(
     subset: Subset = None,
 ) -> None:
     """List tasks and sequences, or show one task (or your own data) and how the model sees it."""
-    from sapo.report.prompt import print_prompt
-    from sapo.report.tasks import task_page, tasks_page
+    from sapo.report.tasks import print_prompt, task_page, tasks_page
     from sapo.report.terminal import show
     from sapo.tasks.load import load_task
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-Style = Literal["", "strong", "dim"]
+# As a terminal knows them.
+Style = Literal["", "bold", "dim"]
 NOTHING = "–"
 
 
@@ -107,6 +108,7 @@ class Page:
     sections: tuple[Section, ...]
     verdict: tuple[Note, ...] = ()
 
-
-# Heading of the verdict.
-SHORT = "In short"
+    @property
+    def parts(self) -> tuple[Section, ...]:
+        """All sections, the verdict first, where there is one."""
+        return (*([Section("In short", self.verdict, "screen")] if self.verdict else []), *self.sections)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from sapo.experiments.study.analysis import Analysis, Arm, compared, predicted
 from sapo.experiments.study.blocks import Outcome
@@ -27,21 +27,24 @@ _OUTCOMES: tuple[Outcome, ...] = ("forgetting", "generalisation")
 EACH = "each transition: in the order of its arm in the table of trainings (–: not defined)."
 
 
-class _Reasons:
-    """Makes texts of figures, and remembers why some have no value or interval."""
-
-    def __init__(self) -> None:
-        self._found: dict[str, None] = {}
-
-    def figure(self, found: Measured, digits: int, *, sign: bool = False) -> str:
-        """Return a value with its 95 % interval."""
-        if found.reason:
-            self._found[found.reason] = None
-        return estimate(found, digits, sign=sign)
-
-    def legend(self) -> tuple[str, ...]:
-        """Return one sentence with all reasons, or nothing."""
-        return (f"{NOTHING}: {'; or '.join(self._found)}.",) if self._found else ()
+def _table(
+    columns: Sequence[str],
+    rows: Iterable[Sequence[str | Measured]],
+    digits: int,
+    title: str = "",
+    legend: Sequence[str] = (),
+    *,
+    text: tuple[int, ...] = (0, 1),
+    sign: bool = True,
+) -> Table:
+    """Return a table of texts, and of figures with their intervals; it tells why some have no value or interval."""
+    given = [tuple(row) for row in rows]
+    reasons = [cell.reason for row in given for cell in row if isinstance(cell, Measured) and cell.reason]
+    shown = (
+        tuple(cell if isinstance(cell, str) else estimate(cell, digits, sign=sign) for cell in row) for row in given
+    )
+    why = [f"{NOTHING}: {'; or '.join(dict.fromkeys(reasons))}."] if reasons else []
+    return Table(tuple(columns), tuple(shown), title, (*legend, *why), text)
 
 
 def p_value(p: float | None) -> str:
@@ -55,12 +58,10 @@ def claim_1(found: Analysis) -> Iterator[Block]:
         spreads = [(arm.name, one) for arm in found.arms for one in arm.spreads if one.measure == measure]
         if not spreads:
             continue
-        reasons = _Reasons()
-        rows = tuple(
+        rows = (
             (
-                arm, NAMES[one.tasks], str(one.transitions), reasons.figure(one.candidates, digits),
-                number(one.seeds.value, digits), reasons.figure(one.residual, digits),
-                reasons.figure(one.within, digits), ", ".join(one.negative) or "none",
+                arm, NAMES[one.tasks], str(one.transitions), one.candidates, number(one.seeds.value, digits),
+                one.residual, one.within, ", ".join(one.negative) or "none",
             )
             for arm, spread in spreads
             for one in spread.components
@@ -70,47 +71,45 @@ def claim_1(found: Analysis) -> Iterator[Block]:
             "candidates, seeds: what these add, for all of the others alike. residual: what neither explains. within "
             "seed: between candidates of one seed, residual and all.",
             "below 0: components whose unbiased estimate of the variance is below 0; they count as 0.",
-            *reasons.legend(),
         )
-        yield Table(columns, rows, f"Standard deviations, in {unit}", legend, text=(0, 1, -1))
-        reasons, lines = _Reasons(), list[tuple[str, ...]]()
-        for arm, one in spreads:
-            says = compared(one.ratio, 1.0, "above")
-            lines.append((arm, "what candidates add", reasons.figure(one.ratio, RATIO), says))
-            lines.append((arm, "within seed", reasons.figure(one.ratio_within, RATIO), "–, holds noise"))
-        legend = (
+        yield _table(columns, rows, digits, f"Standard deviations, in {unit}", legend, text=(0, 1, -1), sign=False)
+        ratios = (
+            row
+            for arm, one in spreads
+            for row in (
+                (arm, "what candidates add", one.ratio, compared(one.ratio, 1.0, "above")),
+                (arm, "within seed", one.ratio_within, "–, holds noise"),
+            )
+        )
+        about = (
             "ratio: standard deviation of the effect on one other task at a time, over that of the effect on the task "
-            "itself. Losses of different tasks may have different scales.",
-            *reasons.legend(),
+            "itself. Losses of different tasks may have different scales."
         )
-        titles = ("arm", "of", "ratio", "verdict")
-        yield Table(titles, tuple(lines), "Other tasks over the task itself", legend, text=(0, 1, 3))
+        titles, title = ("arm", "of", "ratio", "verdict"), "Other tasks over the task itself"
+        yield _table(titles, ratios, RATIO, title, (about,), text=(0, 1, 3), sign=False)
 
 
 def claim_2(found: Analysis) -> Table:
     """Return how far effects on pairs of other tasks agree."""
-    reasons = _Reasons()
-    rows = tuple(
+    rows = [
         (
-            arm.name, one.group, str(one.pairs), reasons.figure(one.across, RHO, sign=True),
-            reasons.figure(one.same, RHO, sign=True), compared(one.across, 0.0, "above"),
+            arm.name, one.group, str(one.pairs), one.across, one.same, compared(one.across, 0.0, "above"),
             listed(one.by_transition, RHO),
         )
         for arm in found.arms
         for one in arm.agreements
         if one.pairs
-    )  # fmt: skip
-    legend = (
+    ]  # fmt: skip
+    legend: tuple[str, ...] = (
         "Mean correlation over candidates of the effects on two tasks other than the trained one. different seeds: the "
         "two effects are of trainings with different seeds; noise weakens it. same seed: of one training, whose noise "
         "both effects share: an upper reading, which alone shows nothing. The verdict is on the former.",
         f"{EACH} Where there is one seed, of the same training.",
-        *reasons.legend(),
     )
     if not rows:
         legend = ("No transition has two tasks other than the trained one to compare.",)
     columns = ("arm", "pairs of tasks", "pairs", "different seeds", "same seed", "verdict", "each transition")
-    return Table(columns, rows, legend=legend, text=(0, 1, -2, -1))
+    return _table(columns, rows, RHO, legend=legend, text=(0, 1, -2, -1))
 
 
 def claim_3(found: Analysis) -> Iterator[Block]:
@@ -143,20 +142,20 @@ def indicators(found: Analysis) -> Table:
 
 
 def _tests(found: Analysis, legend: tuple[str, ...], *, primary: bool) -> Table:
-    reasons, rows = _Reasons(), list[tuple[str, ...]]()
-    for test in (test for arm in found.arms for test in arm.predictions if (test.x == PRIMARY) == primary):
-        adjusted = "primary" if test == found.primary else p_value(test.adjusted)
-        rows.append(
-            (
-                test.arm, NAMES.get(test.x, test.x), NAMES[test.y], reasons.figure(test.rho, RHO, sign=True),
-                p_value(test.p), adjusted, number(test.critical, RHO),
-                # A verdict is on the claim, which speaks of the pre-update loss alone.
-                *([predicted(test)] if primary else []), listed(test.by_transition, RHO),
-            )
-        )  # fmt: skip
+    rows: Iterable[Sequence[str | Measured]] = (
+        [
+            test.arm, NAMES.get(test.x, test.x), NAMES[test.y], test.rho, p_value(test.p),
+            "primary" if test == found.primary else p_value(test.adjusted), number(test.critical, RHO),
+            # A verdict is on the claim, which speaks of the pre-update loss alone.
+            *([predicted(test)] if primary else []), listed(test.by_transition, RHO),
+        ]
+        for arm in found.arms
+        for test in arm.predictions
+        if (test.x == PRIMARY) == primary
+    )  # fmt: skip
     titles = ("arm", "indicator", "effect on", "rho", "p", "adjusted p", "needed")
     columns = (*titles, *(["verdict"] if primary else []), "each transition")
-    return Table(columns, tuple(rows), legend=(*legend, *reasons.legend()), text=(0, 1, 2, *range(7, len(columns))))
+    return _table(columns, rows, RHO, legend=legend, text=(0, 1, 2, *range(7, len(columns))))
 
 
 def _points(arm: Arm, outcome: Outcome) -> dict[str, list[tuple[float, float]]]:
@@ -173,15 +172,14 @@ def _points(arm: Arm, outcome: Outcome) -> dict[str, list[tuple[float, float]]]:
 def gains(found: Analysis) -> Iterator[Block]:
     """Yield what choosing is worth, for each arm."""
     for arm in found.arms:
-        reasons = _Reasons()
-        rows = tuple(
-            (NAMES[gain.outcome], gain.rule, reasons.figure(gain.mean, NLL_DECIMALS, sign=True),
-             gain_verdict(gain.mean), listed(gain.by_transition, NLL_DECIMALS))
+        rows = (
+            (NAMES[gain.outcome], gain.rule, gain.mean, gain_verdict(gain.mean),
+             listed(gain.by_transition, NLL_DECIMALS))
             for gain in arm.gains
         )  # fmt: skip
         columns = ("effect on", "rule", "mean", "verdict", "each transition")
         title = f"Arm {arm.name}: effect minus that of the original"
-        yield Table(columns, rows, title, reasons.legend(), text=(0, 1, 3, 4))
+        yield _table(columns, rows, NLL_DECIMALS, title, text=(0, 1, 3, 4))
         for outcome in dict.fromkeys(gain.outcome for gain in arm.gains):
             drawn = [
                 Range(gain.rule, gain.mean, gain.by_transition, gain_verdict(gain.mean))
@@ -207,20 +205,15 @@ def gain_verdict(mean: Measured) -> str:
 
 def mediators(found: Analysis) -> Table:
     """Return how what happens in a training goes with the loss before it and the effect after it."""
-    reasons = _Reasons()
-    rows = tuple(
-        (arm.name, NAMES[before.y],
-         *(reasons.figure(one.rho, RHO, sign=True) for one in (before, after)))
-        for arm in found.arms
-        for before, after in arm.mediations
-    )  # fmt: skip
-    legend = (
+    rows = (
+        (arm.name, NAMES[before.y], before.rho, after.rho) for arm in found.arms for before, after in arm.mediations
+    )
+    about = (
         "Rank correlations as for claim 3, of what happens in a training with the pre-update loss before it, and with "
-        "the effect on earlier tasks after it. Hints at a reason: not tested, and not corrected for their number.",
-        *reasons.legend(),
+        "the effect on earlier tasks after it. Hints at a reason: not tested, and not corrected for their number."
     )
     columns = ("arm", "in between", "with pre-update loss", "with earlier tasks")
-    return Table(columns, rows, legend=legend, text=(0, 1))
+    return _table(columns, rows, RHO, legend=(about,))
 
 
 def bounds(found: Analysis) -> Table:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import get_args
 
@@ -37,13 +37,9 @@ class Setting:
     policy: str
     runs: tuple[Run | None, ...]
 
-    def over_units(self, of: Callable[[RunResult], float | None]) -> Figure:
-        """Return a value of every run, and their mean."""
-        return spread([None if run is None else of(run.result) for run in self.runs])
-
     def by_unit(self, measure: str, prompt: Prompt, name: str) -> Figure:
         """Return a metric or figure of every run, and the mean."""
-        return self.over_units(lambda result: result.estimate(measure, prompt, name)["value"])
+        return spread([None if run is None else run.metric(measure, prompt, name).value for run in self.runs])
 
     def metric(self, measure: str, prompt: Prompt, name: str) -> Figure:
         """Return the same: of one unit with its interval over test rows, of several with the one over units."""

@@ -34,7 +34,7 @@ def data_blocks(inspections: Sequence[Inspection]) -> tuple[Block, ...]:
     broken, rows = data_table(inspections)
     columns = tuple(column.replace("-\n", "").replace("\n", "") for column in broken)
     legend = "; ".join(f"{column}: {_LEGEND[column]}" for column in columns if column in _LEGEND) + "."
-    warnings = [Note(f"{text}.", "strong") for i in inspections for text in warnings_of(i)]
+    warnings = [Note(f"{text}.", "bold") for i in inspections for text in warnings_of(i)]
     unused = [i for i in inspections if i.unused.rows]
     return (
         Table(columns, rows, legend=(legend,)),

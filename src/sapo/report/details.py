@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,18 +10,17 @@ import numpy as np
 from sapo.report.blocks import NOTHING, Block, Listing, Note, Section, Table
 from sapo.report.compare import Arranged, letter
 from sapo.report.data import data_blocks
+from sapo.report.differences import spread
 from sapo.report.numbers import NLL_DECIMALS, SCALES, Figure, count, estimate, number, prompt_name
 from sapo.report.runs import Run
 from sapo.report.selections import OPTIMISTIC, RULES, cuts, effort, finding, legend, ranking, subject, trial_table
 from sapo.runs.directory import flat
 from sapo.runs.metrics import FIGURES
 from sapo.runs.prompts import ORIGINAL, OWN, Prompt
-from sapo.runs.results import MEASURES, NLL, RunResult
+from sapo.runs.results import MEASURES, NLL, Ability
 from sapo.training.guard import Alarm, ended
 from sapo.training.policies import LOWEST
 
-ByTask = Callable[[RunResult], Mapping[str, float]]
-Over = Callable[[Sequence[float]], float]
 _CONTROLS = {
     "original": "every task's original instruction",
     "random": "a paraphrase drawn at random, as a control",
@@ -145,30 +143,23 @@ def _ability(arranged: Arranged) -> Iterator[Block]:
     """Yield the loss on general text before and after by setting; of runs of directories it is in the matrices."""
     if not any(run.result.ability for run in arranged.runs):
         return
-    rows = tuple(
-        (
-            s.name,
-            *(estimate(s.over_units(one), NLL_DECIMALS, sign=one is _change) for one in (_before, _after, _change)),
+    rows = []
+    for setting in arranged.settings:
+        before, after, change = (
+            spread(values)
+            for values in zip(*(_general(run.result.ability if run else None) for run in setting.runs), strict=True)
         )
-        for s in arranged.settings
-    )
+        ends = (estimate(figure, NLL_DECIMALS) for figure in (before, after))
+        rows.append((setting.name, *ends, estimate(change, NLL_DECIMALS, sign=True)))
     title = "Loss on general text (nats per token, lower is better)"
-    yield Table(("setting", "before", "after", "change"), rows, title)
+    yield Table(("setting", "before", "after", "change"), tuple(rows), title)
 
 
-def _before(run: RunResult) -> float | None:
-    """Return general ability before training."""
-    return next((at.loss for at in run.ability or () if at.stage == 0), None)
-
-
-def _after(run: RunResult) -> float | None:
-    """Return general ability at the last stage."""
-    return max(((at.stage, at.loss) for at in run.ability or () if at.stage > 0), default=(0, None))[1]
-
-
-def _change(run: RunResult) -> float | None:
-    before, after = _before(run), _after(run)
-    return None if before is None or after is None else after - before
+def _general(ability: Sequence[Ability] | None) -> tuple[float | None, float | None, float | None]:
+    """Return general ability before training and at the last stage, and the change."""
+    losses = {at.stage: at.loss for at in ability or ()}
+    before, after = losses.get(0), losses[max(losses)] if max(losses, default=0) > 0 else None
+    return before, after, None if before is None or after is None else after - before
 
 
 def _grid(arranged: Arranged) -> Iterator[Block]:
@@ -176,56 +167,46 @@ def _grid(arranged: Arranged) -> Iterator[Block]:
 
     Of one run by task, else the mean over tasks by setting.
     """
-    results = [run.result for run in arranged.runs]
+    only = arranged.only
     for measure, scale in SCALES.items():
-        columns: dict[str, ByTask] = {
-            prompt_name(prompt): partial(_last, measure=measure, prompt=prompt) for prompt in arranged.prompts
-        }
-        if any(result.robustness for result in results):
-            columns["held-out paraphrases"] = partial(_worded, measure=measure, over=np.mean)
-            columns["the worst of them"] = partial(_worded, measure=measure, over=max if measure == NLL else min)
-        if any(result.crossed for result in results):
-            columns["choice of sapo"] = partial(_crossed, measure=measure)
+        found = [[_tested(run, measure, arranged.prompts) for run in setting.runs] for setting in arranged.settings]
+        known = [one for several in found for one in several if one]
+        columns = [name for name in known[0] if any(one[name] for one in known)]
         if {*columns} <= {OWN, ORIGINAL}:
             return
-        if arranged.only is not None:
-            values = [of(arranged.only.result) for of in columns.values()]
-            rows: list[tuple[str, ...]] = [
-                (task, *(number(of.get(task), scale.decimals) for of in values)) for task in arranged.only.result.tasks
+        rows: list[tuple[str, ...]] = []
+        if only is not None:
+            ((one,),) = found
+            rows += [
+                (task, *(number(one[name].get(task), scale.decimals) for name in columns)) for task in only.result.tasks
             ]
-            rows.append(("mean", *(number(_mean(of), scale.decimals) for of in values)))
+            rows.append(("mean", *(number(_mean(one[name]), scale.decimals) for name in columns)))
         else:
-            means = [partial(_mean_of, of=of) for of in columns.values()]
-            rows = [
-                (
-                    s.name if arranged.sweep else f"{s.name}, {s.policy}",
-                    *(estimate(s.over_units(mean), scale.decimals) for mean in means),
-                )
-                for s in arranged.settings
-            ]
-        yield Table(("task" if arranged.only else "trained with", *columns), tuple(rows), scale.title)
+            for setting, several in zip(arranged.settings, found, strict=True):
+                means = (spread([_mean(one.get(name, {})) for one in several]) for name in columns)
+                name = setting.name if arranged.sweep else f"{setting.name}, {setting.policy}"
+                rows.append((name, *(estimate(mean, scale.decimals) for mean in means)))
+        yield Table(("task" if only else "trained with", *columns), tuple(rows), scale.title)
     yield Note(_GRID, "dim")
 
 
-def _last(run: RunResult, measure: str, prompt: Prompt) -> dict[str, float]:
-    values = zip(run.tasks, run.final(measure, prompt), strict=True)
-    return {task: value for task, value in values if value is not None}
-
-
-def _worded(run: RunResult, measure: str, over: Over) -> dict[str, float]:
-    return {task: float(over(one.of(measure))) for task, one in (run.robustness or {}).items()}
-
-
-def _crossed(run: RunResult, measure: str) -> Mapping[str, float]:
-    return run.crossed.of(measure) if run.crossed is not None else {}
+def _tested(run: Run | None, measure: str, prompts: Sequence[Prompt]) -> dict[str, Mapping[str, float]]:
+    """Return what the tasks of a run end with, by column and task; nothing where there is no run."""
+    if run is None:
+        return {}
+    result, wordings = run.result, {task: one.of(measure) for task, one in (run.result.robustness or {}).items()}
+    ends = {prompt: zip(result.tasks, result.final(measure, prompt), strict=True) for prompt in prompts}
+    worst = max if measure == NLL else min
+    return {
+        **{prompt_name(p): {task: value for task, value in of if value is not None} for p, of in ends.items()},
+        "held-out paraphrases": {task: float(np.mean(values)) for task, values in wordings.items()},
+        "the worst of them": {task: worst(values) for task, values in wordings.items()},
+        "choice of sapo": result.crossed.of(measure) if result.crossed else {},
+    }
 
 
 def _mean(values: Mapping[str, float]) -> float | None:
     return float(np.mean(list(values.values()))) if values else None
-
-
-def _mean_of(run: RunResult, of: ByTask) -> float | None:
-    return _mean(of(run))
 
 
 def _alarms(runs: Sequence[Run]) -> Iterator[Block]:

@@ -38,13 +38,13 @@ def outcome(run: Run, prompt: Prompt) -> Iterator[Note]:
             end, change = (run.metric(measure, prompt, name) for name in HEADLINE)
             if end.value is None:
                 reason = run.result.estimate(measure, prompt, HEADLINE[0])["reason"]
-                yield Note(f"There is no mean {scale.short} over all tasks after the last one: {reason}.", "strong")
+                yield Note(f"There is no mean {scale.short} over all tasks after the last one: {reason}.", "bold")
                 continue
             text = f"After {len(tasks)} tasks the mean {what} is {estimate(end, scale.decimals)}"
             text += "" if change.value is None else "; earlier tasks changed by"
         if change.value is not None and change.interval is not None:
             text += f" {estimate(change, scale.decimals, sign=True)}: {verdict(change.interval, scale.better)}"
-        yield Note(f"{text}.", "strong")
+        yield Note(f"{text}.", "bold")
 
 
 def said(arranged: Arranged) -> list[str]:

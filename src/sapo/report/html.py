@@ -9,7 +9,7 @@ from markdown_it import MarkdownIt
 from markupsafe import Markup
 
 from sapo.core.untrusted import one_line, plain
-from sapo.report.blocks import SHORT, Block, Page, Plot, Section, Table
+from sapo.report.blocks import Block, Page, Plot, Table
 from sapo.report.markdown import block_markdown
 from sapo.report.plots import to_svg
 
@@ -37,11 +37,10 @@ def to_html(page: Page) -> str:
         folded = '<details><summary>{}: {} rows</summary><div class="table">{}</div></details>'
         return Markup(folded).format(one_line(plain(block.title)) or "Table", len(block.rows), content)
 
-    verdict = [Section(SHORT, page.verdict, "screen")] if page.verdict else []
     return environment.get_template("report.html").render(
         title=one_line(plain(page.title)),
-        sections=[*verdict, *page.sections],
-        verdict=bool(verdict),
+        sections=page.parts,
+        verdict=bool(page.verdict),
         shown=shown,
         is_plot=lambda block: isinstance(block, Plot),
         line=lambda text: one_line(plain(text)),

@@ -6,18 +6,16 @@ import re
 import shlex
 
 from sapo.core.untrusted import inline_markdown, plain
-from sapo.report.blocks import SHORT, Block, Command, Listing, Note, Page, Plot, Section, Style
+from sapo.report.blocks import Block, Command, Listing, Note, Page, Plot
 
 # What would begin a list, a heading or a rule at the start of a paragraph.
 _BLOCK = re.compile(r"^(\d*)([-+=.)])")
-_MARKS: dict[Style, str] = {"": "", "strong": "**", "dim": ""}
 
 
 def to_markdown(page: Page) -> str:
     """Return a page as GitHub-flavoured Markdown."""
-    verdict = Section(SHORT, page.verdict)
     parts = [f"# {inline(page.title)}"]
-    for section in (*([verdict] if page.verdict else []), *page.sections):
+    for section in page.parts:
         parts += [f"## {inline(section.title)}", *filter(None, map(block_markdown, section.blocks))]
     return "\n\n".join(parts) + "\n"
 
@@ -32,20 +30,17 @@ def block_markdown(block: Block) -> str:
     if isinstance(block, Plot):
         return ""
     if isinstance(block, Note):
-        return _marked(inline(block.text), _MARKS[block.style])
+        return _marked(inline(block.text), bold=block.style == "bold")
     if isinstance(block, Listing):
-        shown = [inline(block.label), fenced(block.text, "text")]
-        return "\n\n".join(
-            shown + (["It replaces:", fenced(block.original, "text")] if block.original is not None else [])
-        )
+        shown = f"{inline(block.label)}\n\n{fenced(block.text, 'text')}"
+        return shown if block.original is None else f"{shown}\n\nIt replaces:\n\n{fenced(block.original, 'text')}"
     if isinstance(block, Command):
         return f"{inline(block.purpose)}\n\n{fenced(shlex.join(map(plain, block.words)), 'sh')}"
     lines = [f"### {inline(block.title)}", ""] if block.title else []
     lines.append(_row([inline(title) for title in block.columns]))
     lines.append(_row(["---:" if block.numeric(i) else ":---" for i in range(len(block.columns))]))
     lines += [
-        _row([_marked(inline_markdown(text), "**" if n in block.bold else "") for text in row])
-        for n, row in enumerate(block.rows)
+        _row([_marked(inline_markdown(text), bold=n in block.bold) for text in row]) for n, row in enumerate(block.rows)
     ]
     lines += ["", *(f"- {inline(sentence)}" for sentence in block.legend)] if block.legend else []
     return "\n".join(lines)
@@ -61,6 +56,6 @@ def _row(texts: list[str]) -> str:
     return "| " + " | ".join(texts) + " |"
 
 
-def _marked(text: str, mark: str) -> str:
+def _marked(text: str, *, bold: bool) -> str:
     # Emphasis around nothing would show its asterisks.
-    return f"{mark}{text}{mark}" if text else text
+    return f"**{text}**" if bold and text else text

@@ -39,7 +39,7 @@ def results_page(runs: Sequence[Run]) -> Page:
         first = [Section(f"By task: {table.title}", (replace(table, title=""),), "screen")]
     else:
         title = f"{'Sweep' if sweep else 'Comparison'} of {count(len(arranged.runs), 'run')}"
-        notes = [Note(text, "strong") for text in said(arranged) or ["There is one setting: nothing to compare."]]
+        notes = [Note(text, "bold") for text in said(arranged) or ["There is one setting: nothing to compare."]]
         first = [Section("Results", (_headline(arranged),), "screen")]
         if not sweep:
             first.append(Section("What differs", (details.differing(runs),), "screen"))

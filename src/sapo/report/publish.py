@@ -94,7 +94,7 @@ def read_report(paths: Sequence[Path]) -> tuple[Page, Path]:
                 f"{count(len(missing), 'run')} without a result yet ({names}): at work now, or resumed by the same "
                 "`sapo run`."
             )
-        page = replace(page, verdict=(*(Note(text, "strong") for text in told), *page.verdict))
+        page = replace(page, verdict=(*(Note(text, "bold") for text in told), *page.verdict))
         return page, files[0].with_suffix(".md") if alone else files[0].parent / "comparison.md"
     with undamaged(Path(", ".join(map(str, paths))), _DAMAGED):
         page = results_page([read_run(path) for path in paths])

@@ -77,8 +77,6 @@ def _sweep_again(configs: Sequence[Mapping[str, Any]]) -> tuple[Block, ...]:
     for config in configs:
         for key, value in _shared(config).items():
             merged[key] = {**merged.get(key, {}), **value} if isinstance(value, Mapping) else value
-    if not merged:
-        return (Note("The records hold no configuration."),)
     differing = mixed(configs)
     for key in _VARIED:
         values = [config[key] for config in configs if key in config]
@@ -89,7 +87,8 @@ def _sweep_again(configs: Sequence[Mapping[str, Any]]) -> tuple[Block, ...]:
             merged.setdefault("sweep", {})[key] = several
             if key == "sequence":
                 merged[key] = several[0]
-    if len(rules := _rules(configs)) > 1:
+    choosing = (config["selection"] for config in configs if config.get("policy") in LOWEST and "selection" in config)
+    if len(rules := list(dict.fromkeys(selection["rule"] for selection in choosing))) > 1:
         merged.setdefault("sweep", {})["rule"] = rules
         merged["selection"].pop("rule")
     elif rules:
@@ -123,11 +122,6 @@ def mixed(configs: Sequence[Mapping[str, Any]]) -> list[str]:
 def _shared(config: Mapping[str, Any]) -> dict[str, Any]:
     # What one run switches off, as None, is no value of another.
     return {key: value for key, value in config.items() if key not in _VARIED and value not in (None, {})}
-
-
-def _rules(configs: Sequence[Mapping[str, Any]]) -> list[str]:
-    found = (c["selection"]["rule"] for c in configs if c.get("policy") in LOWEST and "selection" in c)
-    return list(dict.fromkeys(found))
 
 
 def _yaml(config: Mapping[str, Any]) -> str:

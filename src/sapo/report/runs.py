@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -140,7 +139,7 @@ class Run:
         if task not in self.result.instructions and not path.exists():
             # A text that is the watch task's instruction was tested once, as the original.
             path = cells / f"{task}.{ORIGINAL}.json"
-        return Evaluation.from_json(_read(path)["value"])
+        return Evaluation.from_json(read_json(path, AGAIN)["value"])
 
 
 def read_run(directory: Path) -> Run:
@@ -159,7 +158,7 @@ def read_run(directory: Path) -> Run:
     selections = tuple(
         None
         if result.instructions[task].losses is None
-        else Selection.from_json(_read(directory / "selections" / f"{number}-{task}.json")["value"])
+        else Selection.from_json(read_json(directory / "selections" / f"{number}-{task}.json", AGAIN)["value"])
         for number, task in enumerate(result.tasks, start=1)
     )
     environment, data = directory / "environment.json", directory / "data.json"
@@ -211,7 +210,3 @@ def shared_prompts(runs: Sequence[Run]) -> tuple[Prompt, ...]:
         )
         raise RecordError(f"these runs were tested with different prompts: {few}. Give them the same evaluate.prompts")
     return shared
-
-
-def _read(path: Path) -> Any:
-    return read_json(path, AGAIN)

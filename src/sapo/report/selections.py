@@ -1,12 +1,14 @@
-"""Candidates ranked by pre-update loss, for `sapo select` and for every task of a run."""
+"""Candidates as `sapo paraphrase` finds them, and ranked by pre-update loss: by `sapo select`, for tasks of a run."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sapo.core.types import Rejection
+from sapo.core.types import Rejection, Task
 from sapo.core.untrusted import one_line
 from sapo.report.blocks import NOTHING, Block, Command, Listing, Note, Page, Plot, Section, Table
 from sapo.report.numbers import LOSS, Figure, duration, estimate, interval, number, tokens
@@ -14,8 +16,11 @@ from sapo.report.plots import Range, ranges
 from sapo.selection.selection import CandidateLoss, Selection
 from sapo.training.policies import LOWEST
 
-# Characters of a candidate that a table shows, where there is room.
-_SHOWN = 90
+if TYPE_CHECKING:
+    from sapo.candidates.gather import Gathered
+
+# Characters of a candidate that a table shows, where there is room, and rejected texts.
+_SHOWN, _NAMED = 90, 12
 RULES = {
     "lowest": "the candidate with the lowest loss",
     "confident": "the original, unless a candidate's whole interval lies below 0; then the lowest of those",
@@ -32,6 +37,45 @@ OPTIMISTIC = (
     "The chosen one's own gain is optimistic: it is the lowest of many noisy losses, and the rows that chose it "
     "also measured it."
 )
+
+
+def gathered_page(task: Task, asked: Sequence[str], gathered: Gathered, out: Path, refused: Path) -> Page:
+    """Return the page of candidates that nothing has scored yet.
+
+    Args:
+        task: whose instruction was paraphrased.
+        asked: options by which a command with data names it again.
+        gathered: its candidates.
+        out: where they were written.
+        refused: where the rejected texts were written, if there were any.
+    """
+    paraphrases = gathered.candidates[1:]
+    rows = tuple(
+        (str(n), c.origin, str(len(c.text)), one_line(c.text, _SHOWN)) for n, c in enumerate(paraphrases, start=1)
+    )
+    columns = ("no.", "from", "characters", "paraphrase")
+    found: list[Block] = [Table(columns, rows, text=(1, 3))]
+    if gathered.spare:
+        found.append(Note(f"{len(gathered.spare)} more are valid; the most different are kept."))
+    found += [Note(f"{note[:1].upper()}{note[1:]}.") for note in gathered.notes]
+    sections = [
+        Section("Original instruction", (Listing(f"{len(task.instruction)} characters:", task.instruction),)),
+        Section(f"Valid paraphrases: {len(paraphrases)}", tuple(found)),
+    ]
+    if count := len(gathered.rejected):
+        more = f"And {count - _NAMED} more. " * (count > _NAMED) + f"All of them with reasons: {refused}."
+        named = (rejections(gathered.rejected[:_NAMED]), Note(more))
+        sections.append(Section(f"Rejected texts: {count}", named))
+    following = (
+        Note(f"Written to {out}, one JSON object a line: text, origin."),
+        Command(
+            ("sapo", "select", *asked, "--candidates", str(out)),
+            "To see which of them fits a model best, with data of the task (and further options that it needs):",
+        ),
+    )
+    sections.append(Section("Next", following))
+    whose = f"the instruction of {task.name}" if task.train else "your instruction"
+    return Page(f"Paraphrases of {whose}", tuple(sections))
 
 
 def selection_page(selection: Selection) -> Page:
@@ -65,7 +109,7 @@ def selection_page(selection: Selection) -> Page:
         Section("Chosen instruction", (Listing(f"From: {chosen.origin}. In full:", chosen.text),)),
         Section("Next", following),
     )
-    verdict = (Note(finding(selection), "strong"), Note(OPTIMISTIC))
+    verdict = (Note(finding(selection), "bold"), Note(OPTIMISTIC))
     return Page(f"Which instruction fits the model now: {selection.task}", sections, verdict)
 
 

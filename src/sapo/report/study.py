@@ -83,7 +83,7 @@ def _short(found: Analysis) -> Iterator[Note]:
         f"{_CLAIMS[3]}: {predicted(test)}. Rank correlation with the effect on earlier tasks "
         f"{_in_words(test.rho, RHO)}{p} (the claim: below 0), over {size}. {least} have been "
         "detected at this size.",
-        "strong",
+        "bold",
     )
     agreement, ratio = main.agreements[0].across, main.spreads[0].ratio
     yield Note(
@@ -101,7 +101,7 @@ def _short(found: Analysis) -> Iterator[Note]:
         f"better): {_in_words(gain, NLL_DECIMALS)}: {claims.gain_verdict(gain)}."
     )
     if len(main.blocks) == 1:
-        yield Note("There is one transition: nothing here says what other transitions would show.", "strong")
+        yield Note("There is one transition: nothing here says what other transitions would show.", "bold")
 
 
 def _power(found: Analysis) -> Iterator[Note]:
@@ -172,7 +172,7 @@ def _cost(ordered: Sequence[StudyRecord]) -> Note:
 
 
 def _reading(found: Analysis) -> Iterator[Note]:
-    yield Note("One test was fixed before: the primary one. Everything else on this page is a hint.", "strong")
+    yield Note("One test was fixed before: the primary one. Everything else on this page is a hint.", "bold")
     yield Note(
         "[..]: 95 % intervals; where nothing else is said, bootstrap intervals over transitions and, within them, "
         "candidates. They hold for other transitions only as far as these are a sample of them, and for these test "

@@ -1,12 +1,17 @@
-"""What tasks and sequences there are, and what one task is."""
+"""What tasks and sequences there are, what one task is, and one prompt as the model sees it."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from rich.console import Console
+from rich.text import Text
+
 from sapo.core.errors import DataError
-from sapo.core.types import Example, Task
-from sapo.core.untrusted import one_line
+from sapo.core.types import Encoded, Example, Task
+from sapo.core.untrusted import one_line, plain
+from sapo.models.render import Renderer
 from sapo.report.blocks import NOTHING, Block, Command, Listing, Note, Page, Section, Table
 from sapo.report.data import data_blocks
 from sapo.tasks.benchmark import benchmark_names
@@ -21,6 +26,8 @@ _LABELS = 40
 # Characters of a text that is shown in full: about a screen.
 _HUGE = 1000
 _TURNS = ("User", "Assistant")
+# What a token decodes to that holds only part of a character.
+_PART = "\ufffd"
 
 
 def tasks_page(data_dir: Path | None) -> Page:
@@ -100,3 +107,39 @@ def _sequences(available: set[str]) -> Table:
         rows.append((name, state, ", ".join(tasks)))
     legend = "data: ready, or what is missing; the published sequences need --data-dir with their benchmark's files."
     return Table(("sequence", "data", "tasks in order"), tuple(rows), legend=(legend,), text=(0, 1, 2))
+
+
+def print_prompt(console: Console, renderer: Renderer, encoded: Encoded) -> None:
+    """Print the prompt as running text and each supervised token in brackets."""
+    supervised = encoded.ids[encoded.prompt_length :]
+    console.print()
+    console.rule(Text("The prompt as the model sees it", style="bold"), align="left", style="dim")
+    shown = Text(plain(renderer.text(encoded.prompt)), overflow="fold")
+    for text, count in token_texts(renderer, supervised):
+        # A line break is spelled out, or its bracket would close on the next line.
+        content = plain(text).replace("\n", "\\n").replace("\t", "\\t")
+        shown.append(f"[{content}]" + (f"x{count}" if count > 1 else ""), style="bold green")
+    console.print(shown)
+    console.rule(style="dim")
+    console.print(
+        Text(
+            f"{encoded.prompt_length} prompt tokens, {encoded.supervised} supervised tokens. [...] marks a supervised "
+            "token: the answer and what ends its turn; only these count in the loss. [...]x2: one piece of text that "
+            "takes 2 tokens.",
+            style="dim",
+        )
+    )
+    if encoded.cut:
+        console.print(Text(f"{encoded.cut} characters of the input's middle were cut to fit max_length.", style="bold"))
+
+
+def token_texts(renderer: Renderer, ids: Sequence[int]) -> Iterator[tuple[str, int]]:
+    """Yield the text of each token and 1; tokens that make up characters only together come with their number."""
+    split = [_PART in renderer.text([i]) for i in ids]
+    start = 0
+    while start < len(ids):
+        end = start + 1
+        while split[start] and end < len(ids) and split[end]:
+            end += 1
+        yield renderer.text(ids[start:end]), end - start
+        start = end

@@ -15,7 +15,6 @@ from rich.text import Text
 from sapo.core.untrusted import one_line, plain
 from sapo.report.blocks import Block, Command, Listing, Note, Page, Style, Table
 
-_STYLES: dict[Style, str] = {"": "", "strong": "bold", "dim": "dim"}
 # Columns of texts are readable down to this width. Longer words may be broken. Blanks between two columns.
 _NARROW, _WORD, _GAP = 12, 26, 2
 
@@ -54,13 +53,13 @@ def show_block(console: Console, block: Block) -> None:
 
 
 def _text(content: str, style: Style = "") -> Text:
-    return Text(plain(content), style=_STYLES[style], overflow="fold")
+    return Text(plain(content), style=style, overflow="fold")
 
 
 def _show_table(console: Console, table: Table) -> None:
     if table.title:
         console.print()
-        console.print(_text(table.title, "strong"))
+        console.print(_text(table.title, "bold"))
     whole = [_width(table, i) for i in range(len(table.columns))]
     least = _least(table, whole, console.width)
     for group in _groups(table, least, console.width):
@@ -68,14 +67,14 @@ def _show_table(console: Console, table: Table) -> None:
         rich = RichTable(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, _GAP - 1, 0, 0))
         for i, width in zip(group, widths, strict=True):
             rich.add_column(
-                _text(table.columns[i], "strong"),
+                _text(table.columns[i], "bold"),
                 justify="right" if table.numeric(i) else "left", width=width, no_wrap=table.numeric(i), overflow="fold",
             )  # fmt: skip
         for n, row in enumerate(table.rows):
             cells = [one_line(row[i]) for i in group]
             if table.clipped and group[-1] == len(table.columns) - 1:
                 cells[-1] = _clipped(row[-1], widths[-1])
-            rich.add_row(*(_text(cell, "strong" if n in table.bold else "") for cell in cells))
+            rich.add_row(*(_text(cell, "bold" if n in table.bold else "") for cell in cells))
         console.print(rich)
     for sentence in table.legend:
         console.print(_text(sentence, "dim"))

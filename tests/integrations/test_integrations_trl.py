@@ -157,7 +157,7 @@ def test_a_row_that_sft_trainer_would_cut_is_refused_before_any_is_scored() -> N
 
 
 def test_rows_with_their_own_instruction_are_limited_as_sft_trainer_limits_them() -> None:
-    rows = [{"prompt": "Answer.\n" + "word " * words, "completion": "yes"} for words in (5, 10, 1100)]
+    rows = [{"prompt": "Answer.\n" + "word " * words, "completion": "yes"} for words in (5, 10, 210)]
     given = (tiny_model(), tiny_tokenizer(), rows, ["Answer yes."])
     with pytest.raises(RenderError, match="max_length is 1024: SFTTrainer would cut it"):
         sapo.score(*given, instruction="Answer.")

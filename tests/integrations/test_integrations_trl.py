@@ -256,18 +256,12 @@ class KillsAt(TrainerCallback):
 Trained = tuple[Any, SapoCallback, list[tuple[str, str]]]
 
 
-def switching(
-    directory: Path,
-    *,
-    killed: int | None = None,
-    resumed: int | None = None,
-    candidates: tuple[str, ...] = ("Many words: yes. Few words: no.", PARAPHRASES[1]),
-    **settings: Any,
-) -> Trained:
+def switching(directory: Path, *, killed: int | None = None, resumed: int | None = None, **settings: Any) -> Trained:
     """Train three epochs of four updates, each epoch with another instruction; return also what every batch held."""
     tokenizer, task = tiny_tokenizer(), toy_task(rows=8)
     model = tiny_model(seed=2)
-    selection = sapo.select(model, tokenizer, task, list(candidates), strategy="exhaustive")
+    candidates = ["Many words: yes. Few words: no.", PARAPHRASES[1]]
+    selection = sapo.select(model, tokenizer, task, candidates, strategy="exhaustive")
     made = trainer(
         model, tokenizer, trl.dataset(task, selection, tokenizer), directory,
         **{"num_train_epochs": 3, "per_device_train_batch_size": 2, "learning_rate": 1e-2, "saved": "steps",

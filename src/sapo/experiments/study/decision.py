@@ -14,13 +14,13 @@ from typing import Literal, get_args
 import numpy as np
 
 from sapo.core.types import Floats
-from sapo.experiments.study.blocks import Block, Outcome, together
+from sapo.experiments.study.blocks import ROLES, Block, Outcome, together
 from sapo.experiments.study.prediction import PRIMARY
 from sapo.experiments.study.resampling import Measured, student
 
 Rule = Literal["lowest", "median", "random", "highest", "oracle"]
 RULES: tuple[Rule, ...] = get_args(Rule)
-VALUED: tuple[Outcome | Literal["sum"], ...] = ("in_task", "forgetting", "generalisation", "sum")
+VALUED: tuple[Outcome | Literal["sum"], ...] = (*ROLES, "sum")
 _ONE_SEED = "one seed: what is best on it cannot be valued on another one"
 _NO_ORIGINAL = "no transition has the original and another candidate with pre-update losses and such effects"
 _ONE_TRANSITION = "one transition: no interval"
@@ -66,7 +66,7 @@ def chosen(losses: Floats, rule: Rule) -> int:
 
 
 def _gain(block: Block, rule: Rule, outcome: Outcome | Literal["sum"]) -> float | None:
-    outcomes: tuple[Outcome, ...] = ("in_task", "forgetting", "generalisation") if outcome == "sum" else (outcome,)
+    outcomes = tuple(ROLES) if outcome == "sum" else (outcome,)
     parts, losses = together([block.outcome(one) for one in outcomes]), block.indicator(PRIMARY)
     if parts is None or losses is None or len(losses) < 2 or block.candidates[0] != 0:
         return None

@@ -98,18 +98,15 @@ def predictions(blocks: Sequence[Block], sampling: Sampling) -> tuple[Associatio
 
 def mediations(blocks: Sequence[Block], sampling: Sampling) -> tuple[tuple[Association, Association], ...]:
     """Return, by mediator, pre-update loss against it and it against forgetting, of the blocks of one arm."""
-    there = {name for block in blocks for name in block.first.mediators}
+    arm, there = blocks[0].arm, {name for block in blocks for name in block.first.mediators}
+    losses = [block.indicator(PRIMARY) for block in blocks]
+    forgetting = [_mean(block.outcome("forgetting")) for block in blocks]
     found = []
     for name in (name for name in MEDIATORS if name in there):
         values = [_mean(block.mediator(name)) for block in blocks]
-        losses = [block.indicator(PRIMARY) for block in blocks]
-        forgetting = [_mean(block.outcome("forgetting")) for block in blocks]
-        found.append(
-            (
-                associate(blocks[0].arm, PRIMARY, name, list(zip(losses, values, strict=True)), sampling),
-                associate(blocks[0].arm, name, "forgetting", list(zip(values, forgetting, strict=True)), sampling),
-            )
-        )
+        before = associate(arm, PRIMARY, name, list(zip(losses, values, strict=True)), sampling)
+        after = associate(arm, name, "forgetting", list(zip(values, forgetting, strict=True)), sampling)
+        found.append((before, after))
     return tuple(found)
 
 

@@ -359,13 +359,10 @@ def test_a_callback_tells_its_choices_beside_the_adapter(undisturbed: Trained, t
     assert callback.choices == () and callback.instruction == callback.selection.instruction
 
 
-def test_rows_in_a_list_are_as_good_and_other_kinds_are_told() -> None:
+def test_rows_in_a_list_are_as_good_and_mixed_or_long_ones_are_told() -> None:
     row = {"prompt": "Say it. x", "completion": " y"}
     rows = trl.Rows([row], "Say it.")
     assert rows.task == trl.Rows(Dataset.from_list([row]), "Say it.").task
-    for wrong in (None, 5, iter([row])):
-        with pytest.raises(DataError, match="allowed are one split of a"):
-            trl.Rows(wrong, "Say it.")
     with pytest.raises(DataError, match="instruction = 5: pass the text"):
         trl.Rows([row], 5)  # type: ignore[arg-type]
     asked, said = [{"role": "user", "content": "Say it. x"}], [{"role": "assistant", "content": "y"}]

@@ -63,7 +63,7 @@ def test_the_oracle_is_valued_on_seeds_that_did_not_choose_it() -> None:
     assert found["forgetting", "oracle"].mean.value == pytest.approx(expected)
     random = np.random.default_rng(9)
     still = np.zeros((9, 3))
-    noisy = (tables({"b": still, "a": random.normal(size=(9, 3))}, transition=f"a>{n}>b") for n in range(150))
+    noisy = (tables({"b": still, "a": random.normal(size=(9, 3))}, transition=f"a>{n}>b") for n in range(60))
     records = [record for one in noisy for record in one]
     noise = gained(gains(blocks_of(records)))["forgetting", "oracle"].mean
     assert noise.interval is not None and noise.interval[0] < 0 < noise.interval[1]

@@ -163,33 +163,13 @@ def test_all_candidates_of_a_seed_come_before_the_next_seed() -> None:
 
 
 def test_a_state_is_that_of_a_run_of_its_tasks_which_gathers_candidates_and_scores_them_all() -> None:
-    transition = transitions(study())[1]
+    few, all_of_them = transitions(study())[:2]
     shared = ("model", "data_dir", "data", "candidates", "train", "lora", "max_length")
-    assert state_config(study(), transition) == make_config({
+    assert state_config(study(), all_of_them) == make_config({
         **{key: FULL[key] for key in shared}, "sequence": ["c", "own", "a"], "watch": ["other", "u"],
         "tasks": FULL["tasks"], "method": "seq-lora", "policy": "highest",
         "selection": {"examples": 11, "strategy": "exhaustive"}, "evaluate": {"rows": 12, "max_new_tokens": 13},
         "seed": 7, "run_dir": "elsewhere/states/c>own>a",
     })  # fmt: skip
-
-
-def test_a_state_depends_on_no_setting_of_the_trainings_after_it() -> None:
-    transition = transitions(study())[0]
-    expected = state_config(study(), transition)
-    later = {"arms": ["adamw"], "sgd": {"learning_rate": 1.0}, "seeds": [7, 8, 9], "scores": False}
-    assert state_config(study(**later), transition) == expected
-    more = study(transitions=[["a", "b"], ["d", "b"]])
-    assert state_config(more, transitions(more)[0]) == expected
-    # The premise: what it does depend on shows.
-    assert state_config(study(seeds=[3, 7]), transition) != expected
-
-
-@pytest.mark.parametrize(
-    ("tasks", "unseen", "taken"),
-    [(["a", "own"], [], {"own"}), (["own", "a"], ["own", "other"], {"own", "other"}), (["a", "b"], [], set())],
-)
-def test_a_run_is_told_of_own_tasks_that_take_part_alone(tasks: list[str], unseen: list[str], taken: set[str]) -> None:
-    config = study(transitions=[tasks], unseen=unseen)
-    own = state_config(config, transitions(config)[0])
-    assert own.tasks.keys() == taken
-    assert all(own.tasks[name] == config.tasks[name] for name in taken)
+    # Of the user's own tasks, those that take part.
+    assert state_config(study(), few).tasks == {"other": study().tasks["other"]}

@@ -27,6 +27,7 @@ from sapo.tasks.load import task_fingerprint
 from sapo.training.finetune import finetune
 
 TASKS = ("alpha", "beta", "gamma")
+LORA, TRAIN = {"dropout": 0.0}, {"epochs": 1}
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +45,7 @@ def plain_study(small_model: Path, bench: Path, run_dir: Path, **changes: Any) -
     found = {key: data[key] for key in taken} | own | changes
     # The original and one paraphrase.
     candidates = {**data["candidates"], "count": 1}
-    return {**found, "candidates": candidates, "lora": {**found["lora"], "dropout": 0.0}}
+    return {**found, "candidates": candidates, "lora": {**found["lora"], **LORA}, "train": {**found["train"], **TRAIN}}
 
 
 @pytest.fixture
@@ -57,9 +58,9 @@ def study(small_model: Path, bench: Path, tmp_path: Path) -> Callable[..., Study
 
 @pytest.fixture(scope="module")
 def made(small_model: Path, bench: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[StudyConfig, Path]:
-    """A finished study of two candidates, two seeds and both arms; nothing may change it."""
+    """A finished study of two candidates and both arms; nothing may change it."""
     root = tmp_path_factory.mktemp("made") / "study"
-    config = StudyConfig.model_validate(plain_study(small_model, bench, root, seeds=[1, 2], arms=["adamw", "sgd"]))
+    config = StudyConfig.model_validate(plain_study(small_model, bench, root, arms=["adamw", "sgd"]))
     run_study(config)
     return config, root
 
@@ -75,9 +76,8 @@ def test_a_training_does_what_the_same_stage_of_an_ordinary_run_does(
 ) -> None:
     """The original instruction with the first seed is what `sapo run` with policy original trains."""
     record = next(r for r in read_study(made[1] / STUDY) if r.name == "alpha>beta/adamw-c0-s1")
-    config = configure(
-        small_model, bench, tmp_path / "run", policy="original", seed=1, lora={"dropout": 0.0}, watch=["gamma"]
-    )
+    own: dict[str, Any] = {"policy": "original", "seed": 1, "lora": LORA, "train": TRAIN, "watch": ["gamma"]}
+    config = configure(small_model, bench, tmp_path / "run", **own)
     run(config)
     for task, (when, stage) in product(TASKS, (("before", 1), ("after", 2))):
         cell = read(tmp_path / "run" / "cells" / str(stage) / f"{task}.original.json")["value"]
@@ -115,9 +115,11 @@ def test_controls_are_studied_as_they_are(study: Callable[..., StudyConfig], tmp
     controls = ["Lamp seven.", "[INST]"]
     write(tmp_path / "controls.json", controls)
     candidates = {"file": str(tmp_path / "controls.json"), "count": 2, "check": False}
-    config = study("controls", lean=True, scores=False).model_dump() | {"candidates": candidates}
-    records = run_study(StudyConfig.model_validate(config))
-    assert [(r.text, r.origin) for r in records[1:]] == [(text, "unchecked") for text in controls]
+    config = StudyConfig.model_validate(study().model_dump() | {"candidates": candidates})
+    _, given = inputs_of(state_config(config, transitions(config)[0]))
+    assert [(one.text, one.origin) for one in given.candidates["beta"][1:]] == [
+        (text, "unchecked") for text in controls
+    ]
 
 
 def test_an_interrupted_study_is_resumed_to_the_same_records(
@@ -132,8 +134,7 @@ def test_an_interrupted_study_is_resumed_to_the_same_records(
     told = Told()
     records = run_study(config, told)
     assert len(told.of(", training ")) == 1
-    expected = {name: value for name, value in lasting(read_study(made[1] / STUDY)).items() if "adamw" in name and
-                name.endswith("s1")}  # fmt: skip
+    expected = {name: value for name, value in lasting(read_study(made[1] / STUDY)).items() if "adamw" in name}
     assert lasting(records) == {name: value | {"study": study_fingerprint(config)} for name, value in expected.items()}
     again = Told()
     assert run_study(config, again) == records and not again.steps
@@ -172,7 +173,7 @@ def test_more_seeds_arms_and_transitions_may_be_asked_for_later(copy: Callable[.
     told = Told()
     more = run_study(copy(seeds=(1, 3), transitions=(("alpha", "beta"), ("beta", "alpha")), arms=("sgd",)), told)
     assert all(lasting(more)[name] == value for name, value in lasting(first).items())
-    assert len(more) == 8 + 2 + 4 and len(told.of(", training ")) == 6
+    assert len(more) == 4 + 2 + 4 and len(told.of(", training ")) == 6
     assert {record.transition for record in more} == {"alpha>beta", "beta>alpha"}
 
 
@@ -186,10 +187,10 @@ def test_a_dry_run_names_what_is_missing_and_writes_nothing(
     seconds = [record.seconds for record in read_study(config.run_dir / STUDY)]
     (table, _), _ = (part.blocks for part in study_dry_run_page(config, *planned(config)).sections)
     assert isinstance(table, Table)
-    each = sum(seconds) / 8
+    each = sum(seconds) / 4
     assert table.rows == (
-        ("alpha>beta", "8", "4", duration(4 * each)), ("beta>alpha", "0", "12", duration(12 * each)),
-        ("total", "8", "16", duration(16 * each)),
+        ("alpha>beta", "4", "8", duration(8 * each)), ("beta>alpha", "0", "12", duration(12 * each)),
+        ("total", "4", "20", duration(20 * each)),
     )  # fmt: skip
     write(tmp_path / "study.yaml", study().model_dump(mode="json"))
     assert command("study", tmp_path / "study.yaml", "--dry-run") == 0
@@ -294,7 +295,7 @@ def test_workers_make_the_same_trainings(
     if where is not workers:
         pytest.importorskip("ray")
     records = run_study(study(), Told(), where)
-    expected = {r.name: r for r in read_study(made[1] / STUDY) if r.arm == "adamw" and r.seed == 1}
+    expected = {r.name: r for r in read_study(made[1] / STUDY) if r.arm == "adamw"}
     assert near(lasting(records), lasting(replace(expected[r.name], study=r.study) for r in records))
     assert all(r.config["seeds"] == [1] and "run_dir" not in r.config and "torch" in r.versions for r in records)
     # The process that asked for them wrote the records.

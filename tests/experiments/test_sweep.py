@@ -7,16 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 from small_runs import Json, Told, adapters, cell, cells, configure, lasting, nll_by_hand, read
 
 import sapo.runs.steps
 from sapo.core.errors import ConfigError
 from sapo.experiments.sweep import planned, run_sweep
 from sapo.integrations.testing import tiny_tokenizer
-from sapo.report.blocks import Listing, Table
-from sapo.report.page import results_page
-from sapo.report.runs import Run
 from sapo.runs.config.loading import make_config
 from sapo.runs.config.schema import Config
 from sapo.runs.prepare import read as read_inputs
@@ -26,6 +22,7 @@ from sapo.runs.results import RunResult
 from sapo.sequence import run
 
 NAME = "alpha+beta"
+SHORT: Json = {"train": {"epochs": 1}, "evaluate": {"prompts": ["own", "original"]}}
 
 
 @pytest.fixture
@@ -127,17 +124,6 @@ def test_what_one_policy_lacks_is_said_before_the_first_run(swept: Callable[...,
     assert not list(config.run_dir.rglob("config.yaml"))
 
 
-def test_rules_stand_side_by_side_on_the_page_and_in_the_sweep_that_it_names(swept: Callable[..., Config]) -> None:
-    config = swept({"rule": ["lowest", "trial"], "policy": ["original", "sapo"]}, train={"batch_size": 2})
-    records = run_sweep(config)
-    assert [record.way for record in records] == ["sapo", "sapo (trial)", "original"]
-    page = results_page([Run(record) for record in records])
-    (again,) = [block for s in page.sections for block in s.blocks if isinstance(block, Listing)]
-    assert yaml.safe_load(again.text)["sweep"] == {"policy": ["original", "sapo"], "rule": ["lowest", "trial"]}
-    compared = {row[0] for s in page.sections for b in s.blocks if isinstance(b, Table) for row in b.rows}
-    assert {"original", "sapo", "sapo (trial)"} <= compared
-
-
 # A whole sweep of two methods and two policies.
 
 
@@ -155,7 +141,7 @@ class Swept:
 @pytest.fixture(scope="module")
 def whole(small_model: Path, bench: Path, tmp_path_factory: pytest.TempPathFactory) -> Swept:
     config = configure(
-        small_model, bench, tmp_path_factory.mktemp("whole") / "sweep", evaluate={"prompts": ["own", "original"]},
+        small_model, bench, tmp_path_factory.mktemp("whole") / "sweep", **SHORT,
         sweep={"method": ["seq-lora", "inc-lora"], "policy": ["original", "sapo"]},
     )  # fmt: skip
     told, calls = Told(), list[str]()
@@ -194,8 +180,7 @@ def test_runs_are_made_one_after_the_other_and_recorded_in_their_order(whole: Sw
 
 def test_a_run_of_a_sweep_is_the_run_by_itself(whole: Swept, small_model: Path, bench: Path, tmp_path: Path) -> None:
     directory = whole.directory("inc-lora", "sapo")
-    prompts = {"prompts": ["own", "original"]}
-    alone = configure(small_model, bench, tmp_path / "run", method="inc-lora", evaluate=prompts)
+    alone = configure(small_model, bench, tmp_path / "run", method="inc-lora", **SHORT)
     found = lasting(read(directory / "results.json"))
     assert found == lasting(run(alone))
     assert adapters(directory) == adapters(alone.run_dir) and cells(directory) == cells(alone.run_dir)

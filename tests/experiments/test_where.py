@@ -1,17 +1,18 @@
 """Where jobs are made: in this process, in others, on Ray; what comes back, what an error and a killed worker do."""
 
 import os
-import signal
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from jobs import work
 from small_runs import Told
 
-from sapo.core.errors import ConfigError, DataError, ProcessError, SapoError
+from sapo.core.errors import ConfigError, DataError, ProcessError
 from sapo.core.progress import SILENT, Reporter
 from sapo.experiments.where import Job, Where, here, in_processes, on_ray, visible_gpus
 from sapo.runs.config.schema import ResourcesConfig
@@ -21,23 +22,6 @@ from sapo.runs.config.schema import ResourcesConfig
 def importable(monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers of Ray begin without the paths that pytest adds, and take this file's functions by name."""
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
-
-
-def work(value: Any, progress: Reporter) -> Any:
-    """Give a value, fail with it, or be killed: the first time, or every time."""
-    progress.note("one file is not used")
-    if isinstance(value, SapoError):
-        raise value
-    if value == "resources":
-        import ray
-
-        return ray.get_runtime_context().get_assigned_resources()
-    if value == "fatal":
-        os.kill(os.getpid(), signal.SIGKILL)
-    if isinstance(value, Path) and not value.exists():
-        value.touch()
-        os.kill(os.getpid(), signal.SIGKILL)
-    return os.getcwd() if value == "where" else value
 
 
 def given(value: Any, name: str = "", after: str = "") -> Job[Any]:
@@ -61,28 +45,25 @@ def test_jobs_give_values_or_errors_and_begin_when_the_one_before_them_is_known(
 
     bad = given(DataError("no rows"), "bad")
     jobs = [given(1, "first"), Job("later", later, "first"), bad, given("where"), given(3, after="bad")]
-    with where(SILENT) as place:
+
+    told = Told()
+    dies: AbstractContextManager[Any] = nullcontext()
+    if where is not here:
+        dies = pytest.raises(ProcessError, match=r"a worker process died.*same command again to resume")
+    # A process takes seconds to start: one serves for all of this.
+    with dies, where(told) as place:
         for job, found in place.make("jobs", jobs):
             known[job.name] = found
-    assert isinstance(known["bad"], DataError) and str(known.pop("bad")) == "no rows"
+        if where is not here:
+            list(place.make("jobs", [given("fatal")]))
+    failure = known.pop("bad")
+    assert isinstance(failure, DataError) and str(failure) == "no rows"
+    # It holds nothing of what failed.
+    assert failure.__traceback__ is None and failure.__context__ is None
     assert known == {"first": 1, "later": 2, "where": str(tmp_path), "3": 3}
-
-
-def test_a_failure_holds_nothing_of_what_failed() -> None:
-    found = made(here, [given(DataError("no rows"), "bad")])["bad"]
-    assert isinstance(found, DataError) and found.__traceback__ is None and found.__context__ is None
-
-
-def test_what_workers_have_to_say_is_told_once() -> None:
-    told = Told()
-    with in_processes(("",), told) as place:
-        assert len(list(place.make("jobs", [given(1), given(2)]))) == 2
-    assert told.notes in (["1: one file is not used"], ["2: one file is not used"])
-
-
-def test_a_worker_process_that_is_killed_is_told(tmp_path: Path) -> None:
-    with pytest.raises(ProcessError, match=r"a worker process died.*same command again to resume"):
-        made(partial(in_processes, ("",)), [given(tmp_path / "killed")])
+    # What workers have to say is told once, at the end of the first that says it.
+    said = [note for note in told.notes if "one file is not used" in note]
+    assert told.notes.count("FAILED bad: no rows") == 1 and len(said) == (5 if where is here else 1)
 
 
 def on_own_cluster(**wanted: Any) -> Where:

@@ -26,7 +26,7 @@ def follow(seq: sapo.TaskSequence, states: dict[str, Any], candidates: Any = Non
 def test_a_loop_of_ones_own_finds_what_a_run_finds(small_model: Path, bench: Path, tmp_path: Path) -> None:
     """With the models that a run trained, choices, matrix and metrics are those of the run."""
     config = configure(
-        small_model, bench, tmp_path / "run", train={"rows": None},
+        small_model, bench, tmp_path / "run", train={"rows": None, "epochs": 1},
         evaluate={"rows": None, "prompts": ["own", "original"]}, selection={"examples": 8, "budget": None}, seed=3,
     )  # fmt: skip
     data = run(config).to_json()

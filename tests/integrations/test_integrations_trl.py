@@ -157,7 +157,7 @@ def test_a_row_that_sft_trainer_would_cut_is_refused_before_any_is_scored() -> N
 
 
 def test_rows_with_their_own_instruction_are_limited_as_sft_trainer_limits_them() -> None:
-    rows = [{"prompt": "Answer.\n" + "word " * words, "completion": "yes"} for words in (5, 10, 1100)]
+    rows = [{"prompt": "Answer.\n" + "word " * words, "completion": "yes"} for words in (5, 10, 210)]
     given = (tiny_model(), tiny_tokenizer(), rows, ["Answer yes."])
     with pytest.raises(RenderError, match="max_length is 1024: SFTTrainer would cut it"):
         sapo.score(*given, instruction="Answer.")
@@ -256,18 +256,12 @@ class KillsAt(TrainerCallback):
 Trained = tuple[Any, SapoCallback, list[tuple[str, str]]]
 
 
-def switching(
-    directory: Path,
-    *,
-    killed: int | None = None,
-    resumed: int | None = None,
-    candidates: tuple[str, ...] = ("Many words: yes. Few words: no.", PARAPHRASES[1]),
-    **settings: Any,
-) -> Trained:
+def switching(directory: Path, *, killed: int | None = None, resumed: int | None = None, **settings: Any) -> Trained:
     """Train three epochs of four updates, each epoch with another instruction; return also what every batch held."""
     tokenizer, task = tiny_tokenizer(), toy_task(rows=8)
     model = tiny_model(seed=2)
-    selection = sapo.select(model, tokenizer, task, list(candidates), strategy="exhaustive")
+    candidates = ["Many words: yes. Few words: no.", PARAPHRASES[1]]
+    selection = sapo.select(model, tokenizer, task, candidates, strategy="exhaustive")
     made = trainer(
         model, tokenizer, trl.dataset(task, selection, tokenizer), directory,
         **{"num_train_epochs": 3, "per_device_train_batch_size": 2, "learning_rate": 1e-2, "saved": "steps",
@@ -365,7 +359,7 @@ def test_a_callback_tells_its_choices_beside_the_adapter(undisturbed: Trained, t
     assert callback.choices == () and callback.instruction == callback.selection.instruction
 
 
-def test_rows_in_a_list_are_as_good_and_other_kinds_are_told() -> None:
+def test_rows_in_a_list_are_as_good_and_mixed_or_long_ones_are_told() -> None:
     row = {"prompt": "Say it. x", "completion": " y"}
     rows = trl.Rows([row], "Say it.")
     dataset = Dataset.from_list([row])

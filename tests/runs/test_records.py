@@ -99,7 +99,7 @@ def test_test_prompts_are_the_same_where_only_originals_were_trained_with() -> N
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format": 0}, "format 0: known is 3"),
+        ({"format": 0}, "format 0, but this version of sapo reads 3 only"),
         ({"test_rows": dict.fromkeys(TASKS, "x")}, "test_rows.alpha: Input should be a valid integer"),
         ({"tasks": [*TASKS, "third"]}, "task third lacks"),
         ({"test_prompt": "neither"}, "needs a matrix and metrics for test prompt neither"),

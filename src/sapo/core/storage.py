@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Generic, Self, TypeVar
 
 from platformdirs import user_cache_path
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from sapo.core.errors import RecordError
 
@@ -125,6 +125,26 @@ class Stored:
         """
         found: Self = adapter(cls).validate_python(values)
         return found
+
+
+def parsed(data: Any, known: int, parse: Callable[[Any], T], what: str) -> T:
+    """Return what pydantic makes of values that say their format; those that do not have the ``known`` one.
+
+    Raises:
+        RecordError: if a newer version wrote them.
+        ValueError: if they are something else, with the first thing that is wrong; ``what`` names them as a whole.
+    """
+    found = data.get("format") if isinstance(data, Mapping) else known
+    if isinstance(found, int) and found > known:
+        raise RecordError(f"it has format {found}, and this version of sapo reads {known}: use a newer one")
+    if found != known:
+        raise ValueError(f"it has format {found!r}, but this version of sapo reads {known} only")
+    try:
+        return parse(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or what
+        raise ValueError(f"{where}: {first['msg']}") from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,6 @@ from sapo.core.progress import Reporter
 from sapo.runs.config.schema import ResourcesConfig
 
 T = TypeVar("T")
-U = TypeVar("U")
 # Seconds within which a cluster must answer, those between two looks at jobs that workers make, and how often a job is
 # begun again whose worker was killed.
 _PATIENCE, _LOOK, _RETRIES = 20, 2, 3
@@ -70,10 +69,15 @@ class Place:
 
         ``label`` is that of all jobs together; they begin in the order given.
         """
-        if self.submit is None:
-            for job in jobs:
-                yield job, self._told(job, _tried(job.begin(), self.progress))
-            return
+        here = ((job, _tried(job.begin(), self.progress)) for job in jobs)
+        for job, found in here if self.submit is None else self._by_workers(self.submit, label, jobs):
+            if isinstance(found, SapoError):
+                self.progress.note(f"FAILED {job.name}: {found}")
+            yield job, found
+
+    def _by_workers(
+        self, submit: Callable[..., Future[Any]], label: str, jobs: Sequence[Job[T]]
+    ) -> Iterator[tuple[Job[T], T | SapoError]]:
         waiting, ended, said = list(jobs), dict[str, str](), set[str]()
         far = dict[str, tuple[int, int]]()
         handed = dict[Future[tuple[T | SapoError, tuple[str, ...]]], Job[T]]()
@@ -82,11 +86,11 @@ class Place:
                 unfinished = {job.name for job in (*waiting, *handed.values())}
                 for job in [job for job in waiting if job.after not in unfinished]:
                     waiting.remove(job)
-                    handed[self.submit(_in_worker, Path.cwd(), job.begin())] = job
-                for job in handed.values():
-                    self._look(job, far)
+                    handed[submit(_in_worker, Path.cwd(), job.begin())] = job
                 self._show(jobs, ended, far)
-                for future in wait(handed, _LOOK, FIRST_COMPLETED).done:
+                done = wait(handed, _LOOK, FIRST_COMPLETED).done
+                far |= {job.name: now for job in handed.values() if job.far is not None and (now := job.far())}
+                for future in done:
                     job = handed.pop(future)
                     try:
                         found, notes = future.result()
@@ -98,20 +102,9 @@ class Place:
                             said.add(note)
                             self.progress.note(f"{job.name}: {note}")
                     ended[job.name] = "failed" if isinstance(found, SapoError) else "finished"
-                    self._look(job, far)
-                    yield job, self._told(job, found)
+                    yield job, found
                     advance(1)
             self._show(jobs, ended, far)
-
-    def _told(self, job: Job[T], found: U) -> U:
-        """Say at once what failed."""
-        if isinstance(found, SapoError):
-            self.progress.note(f"FAILED {job.name}: {found}")
-        return found
-
-    def _look(self, job: Job[T], far: dict[str, tuple[int, int]]) -> None:
-        if job.far is not None and (found := job.far()) is not None:
-            far[job.name] = found
 
     def _show(self, jobs: Sequence[Job[T]], ended: Mapping[str, str], far: Mapping[str, tuple[int, int]]) -> None:
         """Report how far all jobs are that can be looked at."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, computed_field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, computed_field, model_validator
 from typing_extensions import TypedDict
 
-from sapo.core.errors import RecordError
+from sapo.core.storage import parsed
 from sapo.runs.prompts import ORIGINAL, OWN, Prompt
 from sapo.training.guard import Alarm
 from sapo.training.policies import LOWEST
@@ -270,17 +270,7 @@ class RunResult(_Value):
             RecordError: if a newer version wrote it.
             ValueError: if it is something else, and what is wrong.
         """
-        found = data.get("format", FORMAT) if isinstance(data, Mapping) else FORMAT
-        if isinstance(found, int) and found > FORMAT:
-            raise RecordError(f"it has format {found}, and this version of sapo reads {FORMAT}: use a newer one")
-        if found != FORMAT:
-            raise ValueError(f"it has format {found!r}: known is {FORMAT}")
-        try:
-            result = cls.model_validate(data)
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"])) or "result"
-            raise ValueError(f"{where}: {first['msg']}") from error
+        result = parsed(data, FORMAT, cls.model_validate, "result")
         # Only in a loop of a user's own is a result looked at before all tasks are trained.
         if missing := [task for task in result.tasks if task not in result.instructions]:
             raise ValueError(f"task {missing[0]} lacks its instruction")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -53,9 +53,8 @@ class Block:
 
     def outcome(self, outcome: Outcome, measure: Measure = "nll") -> Floats | None:
         """Return the mean effects over the tasks of an outcome, shape [candidates, seeds]; None without any."""
-        found = [self.effects(task, measure) for task in self.tasks(ROLES[outcome])]
-        known = [effects for effects in found if effects is not None]
-        return np.mean(known, axis=0) if known and len(known) == len(found) else None
+        found = together([self.effects(task, measure) for task in self.tasks(ROLES[outcome])])
+        return None if found is None else found.mean(axis=0)
 
     def indicator(self, name: str) -> Floats | None:
         """Return an indicator of every candidate, shape [candidates]; None where it is not defined for all."""
@@ -65,6 +64,12 @@ class Block:
     def mediator(self, name: str) -> Floats | None:
         """Return a mediator of every training, shape [candidates, seeds]; None where it is not defined for all."""
         return _table([[record.mediators.get(name) for record in row] for row in self.records])
+
+
+def together(tables: Sequence[Floats | None]) -> Floats | None:
+    """Return tables of one shape as one, shape [tables, ...]; None if there are none or one is missing."""
+    known = [table for table in tables if table is not None]
+    return np.stack(known) if known and len(known) == len(tables) else None
 
 
 def blocks_of(records: Iterable[StudyRecord]) -> tuple[Block, ...]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sapo.core.types import Floats, Ints
-from sapo.experiments.study.blocks import Block
+from sapo.experiments.study.blocks import Block, together
 from sapo.experiments.study.records import Measure
 from sapo.experiments.study.resampling import Measured, Part, Sampling, estimates, point
 
@@ -95,19 +95,13 @@ def spread(blocks: Sequence[Block], measure: Measure, sampling: Sampling) -> Spr
         "unseen": lambda block: [block.outcome("generalisation", measure)],
     }
     blocks = [block for block in blocks if len(block.candidates) > 1]
-    tables = {kind: [_known(found(block)) for block in blocks] for kind, found in kinds.items()}
+    tables = {kind: [together(found(block)) for block in blocks] for kind, found in kinds.items()}
     both = list(zip(tables["own"], tables["other"], strict=True))
     return Spread(
         measure,
         tuple(_components(kind, [found for found in tables[kind] if found is not None], sampling) for kind in kinds),
         *(_ratio([(a, b) for a, b in both if a is not None and b is not None], k, sampling) for k in (0, 3)),
     )
-
-
-def _known(tables: Sequence[Floats | None]) -> Floats | None:
-    """Return tables of several tasks, shape [tasks, candidates, seeds]; None if there are none or one is missing."""
-    known = [table for table in tables if table is not None]
-    return np.stack(known) if known and len(known) == len(tables) else None
 
 
 def _components(kind: str, tables: Sequence[Floats], sampling: Sampling) -> Components:

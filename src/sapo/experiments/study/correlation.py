@@ -71,15 +71,9 @@ def _agreement(blocks: Sequence[Block], group: str, sampling: Sampling) -> Agree
     return Agreement(group, sum(map(len, pairs)), across, same, by_transition)
 
 
-def _effects(block: Block) -> dict[str, Floats]:
-    """Return the effects on the tasks other than the trained one, each of shape [candidates, seeds]."""
-    found = {task: block.effects(task) for task in block.tasks("earlier", "unseen")}
-    return {task: effects for task, effects in found.items() if effects is not None}
-
-
 def _pairs(block: Block, kind: tuple[Role, Role] | None) -> list[tuple[int, int]]:
-    """Return the pairs of tasks of a kind, by their places in `_effects`."""
-    roles = [block.first.losses[task].role for task in _effects(block)]
+    """Return the pairs of tasks of a kind, by their places among those other than the trained one."""
+    roles = [block.first.losses[task].role for task in block.tasks("earlier", "unseen")]
     return [
         (a, b) for a, b in combinations(range(len(roles)), 2) if kind is None or sorted((roles[a], roles[b])) == [*kind]
     ]
@@ -87,7 +81,8 @@ def _pairs(block: Block, kind: tuple[Role, Role] | None) -> list[tuple[int, int]
 
 def _part(block: Block, pairs: Sequence[tuple[int, int]], *, same: bool) -> Part:
     """Return a transition's share in the mean correlation of pairs, within one seed or between different ones."""
-    effects = np.stack(list(_effects(block).values()))
+    found = (block.effects(task) for task in block.tasks("earlier", "unseen"))
+    effects = np.stack([table for table in found if table is not None])
     _, n, seeds = effects.shape
     xs, ys = ([pair[side] for pair in pairs] for side in (0, 1))
     chosen = np.eye(seeds, dtype=bool) == same

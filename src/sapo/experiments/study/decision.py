@@ -14,13 +14,13 @@ from typing import Literal, get_args
 import numpy as np
 
 from sapo.core.types import Floats
-from sapo.experiments.study.blocks import Block, Outcome
+from sapo.experiments.study.blocks import ROLES, Block, Outcome, together
 from sapo.experiments.study.prediction import PRIMARY
 from sapo.experiments.study.resampling import Measured, student
 
 Rule = Literal["lowest", "median", "random", "highest", "oracle"]
 RULES: tuple[Rule, ...] = get_args(Rule)
-VALUED: tuple[Outcome | Literal["sum"], ...] = ("in_task", "forgetting", "generalisation", "sum")
+VALUED: tuple[Outcome | Literal["sum"], ...] = (*ROLES, "sum")
 _ONE_SEED = "one seed: what is best on it cannot be valued on another one"
 _NO_ORIGINAL = "no transition has the original and another candidate with pre-update losses and such effects"
 _ONE_TRANSITION = "one transition: no interval"
@@ -44,8 +44,11 @@ def gains(blocks: Sequence[Block]) -> tuple[Gain, ...]:
     found, single = [], all(len(block.seeds) < 2 for block in blocks)
     for outcome, rule in product(VALUED, RULES):
         by_transition = tuple(_gain(block, rule, outcome) for block in blocks)
-        mean = _over_transitions(by_transition, _ONE_SEED if rule == "oracle" and single else _NO_ORIGINAL)
-        found.append(Gain(rule, outcome, mean, by_transition))
+        known = [value for value in by_transition if value is not None]
+        mean, interval = student(known) if known else (None, None)
+        undefined = _ONE_SEED if rule == "oracle" and single else _NO_ORIGINAL
+        reason = None if interval is not None else _ONE_TRANSITION if known else undefined
+        found.append(Gain(rule, outcome, Measured(mean, interval, reason), by_transition))
     return tuple(found)
 
 
@@ -63,12 +66,11 @@ def chosen(losses: Floats, rule: Rule) -> int:
 
 
 def _gain(block: Block, rule: Rule, outcome: Outcome | Literal["sum"]) -> float | None:
-    outcomes: tuple[Outcome, ...] = ("in_task", "forgetting", "generalisation") if outcome == "sum" else (outcome,)
-    parts, losses = [block.outcome(one) for one in outcomes], block.indicator(PRIMARY)
-    known = [part for part in parts if part is not None]
-    effects = np.sum(known, axis=0) if len(known) == len(parts) else None
-    if effects is None or losses is None or len(losses) < 2 or block.candidates[0] != 0:
+    outcomes = tuple(ROLES) if outcome == "sum" else (outcome,)
+    parts, losses = together([block.outcome(one) for one in outcomes]), block.indicator(PRIMARY)
+    if parts is None or losses is None or len(losses) < 2 or block.candidates[0] != 0:
         return None
+    effects = parts.sum(axis=0)
     over_original = effects - effects[0]
     if rule == "oracle":
         return _oracle(over_original)
@@ -88,11 +90,3 @@ def _oracle(effects: Floats) -> float | None:
         return None
     best = (int(np.delete(effects, seed, axis=1).mean(axis=1).argmax()) for seed in range(seeds))
     return float(np.mean([effects[candidate, seed] for seed, candidate in enumerate(best)]))
-
-
-def _over_transitions(values: Sequence[float | None], undefined: str) -> Measured:
-    known = [value for value in values if value is not None]
-    if not known:
-        return Measured(None, None, undefined)
-    mean, interval = student(known)
-    return Measured(mean, interval, _ONE_TRANSITION if interval is None else None)

@@ -7,8 +7,9 @@ scale (weight candidates - 3) the mean would not exist for a correlation of +-1,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -75,7 +76,7 @@ def associate(
     sizes = tuple(len(a) for a, _ in used)
     if not used:
         return Association(arm, x, y, Measured(None, None, _UNDEFINED), by_transition, (), None, None, None)
-    parts = [Part(len(a), len(a) - 1, _statistic(a, b)) for a, b in used]
+    parts = [Part(len(a), len(a) - 1, partial(_correlations, a, b)) for a, b in used]
     (rho,) = estimates(parts, sampling, _UNDEFINED)
     test = permutation_test(used, [part.weight for part in parts], sampling)
     return Association(arm, x, y, rho, by_transition, sizes, test.p, None, test.critical)
@@ -97,18 +98,15 @@ def predictions(blocks: Sequence[Block], sampling: Sampling) -> tuple[Associatio
 
 def mediations(blocks: Sequence[Block], sampling: Sampling) -> tuple[tuple[Association, Association], ...]:
     """Return, by mediator, pre-update loss against it and it against forgetting, of the blocks of one arm."""
-    there = {name for block in blocks for name in block.first.mediators}
+    arm, there = blocks[0].arm, {name for block in blocks for name in block.first.mediators}
+    losses = [block.indicator(PRIMARY) for block in blocks]
+    forgetting = [_mean(block.outcome("forgetting")) for block in blocks]
     found = []
     for name in (name for name in MEDIATORS if name in there):
         values = [_mean(block.mediator(name)) for block in blocks]
-        losses = [block.indicator(PRIMARY) for block in blocks]
-        forgetting = [_mean(block.outcome("forgetting")) for block in blocks]
-        found.append(
-            (
-                associate(blocks[0].arm, PRIMARY, name, list(zip(losses, values, strict=True)), sampling),
-                associate(blocks[0].arm, name, "forgetting", list(zip(values, forgetting, strict=True)), sampling),
-            )
-        )
+        before = associate(arm, PRIMARY, name, list(zip(losses, values, strict=True)), sampling)
+        after = associate(arm, name, "forgetting", list(zip(values, forgetting, strict=True)), sampling)
+        found.append((before, after))
     return tuple(found)
 
 
@@ -118,11 +116,8 @@ def adjusted(secondary: Sequence[Association]) -> tuple[Association, ...]:
     return tuple(one if one.p is None else replace(one, adjusted=next(corrected)) for one in secondary)
 
 
-def _statistic(x: Floats, y: Floats) -> Callable[[Ints], Floats]:
-    def correlate(index: Ints) -> Floats:
-        return rank_correlation(x[index], y[index])[:, None]
-
-    return correlate
+def _correlations(x: Floats, y: Floats, index: Ints) -> Floats:
+    return rank_correlation(x[index], y[index])[:, None]
 
 
 def _mean(values: Floats | None) -> Floats | None:

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from sapo.core.errors import RecordError
-from sapo.core.storage import Lines, Stored, adapter
+from sapo.core.storage import Lines, Stored, adapter, parsed
 from sapo.training.settings import Optimiser
 
 FORMAT: Literal[1] = 1
@@ -147,18 +147,8 @@ class StudyRecord(Stored):
             RecordError: if a newer version wrote it.
             ValueError: if it is something else, and what is wrong.
         """
-        found = data.get("format") if isinstance(data, Mapping) else FORMAT
-        if isinstance(found, int) and found > FORMAT:
-            raise RecordError(f"it has format {found}, and this version of sapo reads {FORMAT}: use a newer one")
-        if found != FORMAT:
-            raise ValueError(f"it has format {found!r}, but this version of sapo reads {FORMAT} only")
-        try:
-            record: StudyRecord = adapter(cls).validate_python(data)
-            return record
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"])) or "record"
-            raise ValueError(f"{where}: {first['msg']}") from error
+        record: StudyRecord = parsed(data, FORMAT, adapter(cls).validate_python, "record")
+        return record
 
 
 def training_name(transition: str, arm: str, candidate: int, seed: int) -> str:

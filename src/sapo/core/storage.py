@@ -134,7 +134,7 @@ def parsed(data: Any, known: int, parse: Callable[[Any], T], what: str) -> T:
         RecordError: if a newer version wrote them.
         ValueError: if they are something else, with the first thing that is wrong; ``what`` names them as a whole.
     """
-    found = data.get("format") if isinstance(data, Mapping) else known
+    found = data.get("format", known) if isinstance(data, Mapping) else known
     if isinstance(found, int) and found > known:
         raise RecordError(f"it has format {found}, and this version of sapo reads {known}: use a newer one")
     if found != known:

@@ -24,23 +24,26 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Spare what the imports made from garbage collection, which every training asks for: half of a tiny one."""
+    """Spare what the imports made from garbage collection."""
     gc.collect()
     gc.freeze()
 
 
 @pytest.fixture(autouse=True, scope="session")
-def no_loss_cache_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def no_cache_of_the_user_and_nothing_slow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Keep what session and module fixtures compute out of the user's cache, and what is there out of them."""
     directory = tmp_path_factory.mktemp("losses")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sapo.core.storage.user_cache_path", lambda name: directory)
         # What tests write need not survive a power cut.
         patch.setattr("os.fsync", lambda file: None)
-        # Of a tiny training, these take the most time: garbage that Python collects by itself, and a card that ours
-        # replaces.
+        # Of a tiny training, these take the most time: garbage that Python collects by itself, and peft's card, which
+        # ours must replace.
         patch.setattr("accelerate.utils.memory.gc", SimpleNamespace(collect=lambda: 0))
-        patch.setattr("peft.PeftModel.create_or_update_model_card", lambda self, output_dir: None)
+        patch.setattr(
+            "peft.PeftModel.create_or_update_model_card",
+            lambda self, output_dir: Path(output_dir, "README.md").write_text("peft's card"),
+        )
         yield
 
 

@@ -467,14 +467,18 @@ def serving(model: Path) -> Iterator[str]:
     """Serve a model from a thread, yield the URL once it answers, and stop in any case."""
     from transformers.cli.serve import Serve
 
-    served = Serve(str(model), device="cpu", dtype="float32", host="127.0.0.1", port=0, non_blocking=True)
-    try:
-        while not served.server.started:
-            assert served._thread.is_alive()
-            time.sleep(0.01)
-        yield f"http://127.0.0.1:{served.server.servers[0].sockets[0].getsockname()[1]}/v1"
-    finally:
-        served.kill_server()
+    # It seeds this process's generator for every request that has a seed.
+    with torch.random.fork_rng(devices=[]):
+        served = Serve(str(model), device="cpu", dtype="float32", host="127.0.0.1", port=0, non_blocking=True)
+        try:
+            deadline = time.monotonic() + 120
+            while not served.server.started:
+                assert served._thread.is_alive() and time.monotonic() < deadline
+                time.sleep(0.01)
+            yield f"http://127.0.0.1:{served.server.servers[0].sockets[0].getsockname()[1]}/v1"
+        finally:
+            served.kill_server()
+            assert not served._thread.is_alive()
 
 
 @pytest.mark.skipif(not is_serve_available(), reason="`transformers serve` needs fastapi and uvicorn")

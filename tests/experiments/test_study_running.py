@@ -115,11 +115,9 @@ def test_controls_are_studied_as_they_are(study: Callable[..., StudyConfig], tmp
     controls = ["Lamp seven.", "[INST]"]
     write(tmp_path / "controls.json", controls)
     candidates = {"file": str(tmp_path / "controls.json"), "count": 2, "check": False}
-    config = StudyConfig.model_validate(study().model_dump() | {"candidates": candidates})
-    _, given = inputs_of(state_config(config, transitions(config)[0]))
-    assert [(one.text, one.origin) for one in given.candidates["beta"][1:]] == [
-        (text, "unchecked") for text in controls
-    ]
+    config = study("controls", lean=True, scores=False).model_dump() | {"candidates": candidates}
+    records = run_study(StudyConfig.model_validate(config))
+    assert [(r.text, r.origin) for r in records[1:]] == [(text, "unchecked") for text in controls]
 
 
 def test_an_interrupted_study_is_resumed_to_the_same_records(

@@ -359,7 +359,7 @@ def test_a_callback_tells_its_choices_beside_the_adapter(undisturbed: Trained, t
     assert callback.choices == () and callback.instruction == callback.selection.instruction
 
 
-def test_rows_in_a_list_are_as_good_and_mixed_or_long_ones_are_told() -> None:
+def test_rows_in_a_list_are_as_good_and_other_kinds_are_told() -> None:
     row = {"prompt": "Say it. x", "completion": " y"}
     rows = trl.Rows([row], "Say it.")
     dataset = Dataset.from_list([row])

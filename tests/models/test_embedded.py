@@ -1,4 +1,4 @@
-"""The embedded model: a real instruct model through the real path."""
+"""The embedded model: a real instruct model."""
 
 from typing import Any
 

@@ -154,7 +154,7 @@ def test_the_first_screen_holds_verdict_matrix_cost_and_next_step() -> None:
 
 
 def test_the_first_screen_has_a_line_for_each_of_many_tasks() -> None:
-    run = write_run(Path("b"), names=tuple("uvwxyzabcdefghi"), prompts=("own",), watch=())
+    run = write_run(Path("b"), names=tuple("uvwxyzabcdefghi"))
     page = results_page([run])
     text = printed(page, 80, full=False)
     assert len(text.splitlines()) <= 24 + 15 and max(map(len, text.splitlines())) <= 80

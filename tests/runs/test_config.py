@@ -214,6 +214,7 @@ def test_every_mistake_is_named_in_one_message() -> None:
         ),
         ({"candidates": {"openai": SERVER}}, ["openai is given, but sources (builtin, rules) lacks openai"]),
         ({"candidates": {"sources": ["openai"], "openai": {}}}, ["candidates.openai.model: missing"]),
+        ({"candidates": {"openai": {**SERVER, "api_key": "k"}}}, ["candidates.openai.api_key: unknown key"]),
         ({"candidates": {"openai": {**SERVER, "base_url": "localhost:80"}}}, ["candidates.openai.base_url"]),
         ({"candidates": {"check": False}}, ["check is false, which is for the texts of a file, but no file is given"]),
         ({"candidates": {"judge": True}}, ["judge is true, but no server's model is named (candidates.openai.model)"]),

@@ -196,12 +196,14 @@ def test_a_mistake_is_printed_once_and_ends_the_job(folder: Path) -> None:
     assert not job.directory.exists()
 
 
-TOLD = """
+JOIN = """
 import os
-from sapo.core.processes import launched
-job, where = launched(), all(name in os.environ for name in ("LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"))
+from sapo.core.processes import join, launched, leave
+processes = join("cpu")
+assert processes == launched()
 # Both write to one file: a line in one piece.
-os.write(1, f"{job.rank} of {job.count}, {where}\\n".encode())
+os.write(1, f"{processes.gather(processes.rank)}\\n".encode())
+leave()
 """
 
 
@@ -210,12 +212,12 @@ def torchrun(*arguments: str) -> None:
     torch.distributed.run.main()
 
 
-def test_torchrun_tells_processes_what_jobs_are_started_with_here(folder: Path) -> None:
-    (folder / "told.py").write_text(TOLD)
+def test_torchrun_starts_processes_that_find_each_other(folder: Path) -> None:
+    (folder / "join.py").write_text(JOIN)
     path = os.pathsep.join(filter(None, sys.path))
-    job = forked.start(torchrun, "told.py", directory=folder, name="told", PYTHONPATH=path)
-    assert forked.ended([job]) == (0,), (folder / "told.err").read_text()
-    assert sorted((folder / "told.out").read_text().splitlines()) == ["0 of 2, True", "1 of 2, True"]
+    job = forked.start(torchrun, "join.py", directory=folder, name="joined", PYTHONPATH=path)
+    assert forked.ended([job]) == (0,), (folder / "joined.err").read_text()
+    assert (folder / "joined.out").read_text().splitlines() == ["[0, 1]"] * 2
 
 
 # Methods that add something to the loss, and those that train other weights than an adapter's. 21 rows, then 7.

@@ -90,7 +90,8 @@ def test_another_state_device_library_or_number_of_processes_is_not_found(
         "{", "[]", '{"nll": [1, 2], "seconds": 1}', '{"nll": [1], "seconds": 1, "route": "plain"}',
         '{"nll": [[1, 2]], "seconds": 1, "route": "plain"}', '{"nll": [1, NaN], "seconds": 1, "route": "plain"}',
         '{"nll": ["a", 2], "seconds": 1, "route": "plain"}', '{"nll": [1, 2], "seconds": "long", "route": "plain"}',
-        '{"nll": null, "seconds": 1, "route": "plain"}', "[" * 100_000,
+        '{"nll": null, "seconds": 1, "route": "plain"}', '{"nll": [{}, 2], "seconds": 1, "route": "plain"}',
+        '{"nll": {}, "seconds": 1, "route": "plain"}', "[" * 100_000,
     ],
 )  # fmt: skip
 def test_a_damaged_or_foreign_file_is_not_found_and_is_replaced(content: str, directory: Path) -> None:

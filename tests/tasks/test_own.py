@@ -33,6 +33,7 @@ def test_every_kind_of_file_gives_the_same_rows(tmp_path: Path) -> None:
         own(tmp_path / "m.jsonl", f"\ufeff{lines}\n"),
         own(tmp_path / "n.json", lines),
         own(tmp_path / "w.jsonl", lines.replace("\n", "\r\n")),
+        own(tmp_path / "r.jsonl", lines.replace("\n", "\r")),
         own(write_table(tmp_path / "m.csv", ROWS, ",")),
         own(write_table(tmp_path / "n.CSV", ROWS, ";")),
         own(write_table(tmp_path / "m.tsv", ROWS, "\t")),

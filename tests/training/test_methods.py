@@ -32,7 +32,7 @@ TRAIN = TrainSettings(epochs=2, learning_rate=3e-2, batch_size=4, micro_batch_si
 TASKS = ("first", "second", "third")
 each_method = pytest.mark.parametrize("name", METHODS)
 each_lora_method = pytest.mark.parametrize("name", LORA_METHODS)
-# The others start, prepare, finish and resume as one of these.
+# The others start, prepare and resume as one of these.
 each_start = pytest.mark.parametrize("name", ["seq-lora", "inc-lora"])
 each_adapter = pytest.mark.parametrize(
     "features",

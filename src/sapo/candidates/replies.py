@@ -19,7 +19,8 @@ from sapo.core.storage import fingerprint, read_json, write_json
 
 # No instruction is longer; of a longer reply this much is enough to see what it was.
 _LONGEST, _SHOWN = 20_000, 2_000
-
+# Of the files that replies are kept in.
+_FORMAT = 1
 _QUOTES = {'"': '"', "'": "'", "`": "`", "“": "”", "‘": "’", "„": "“", "«": "»", "「": "」", "『": "』"}
 _FENCED = re.compile(r"```(?:\w*[ \t]*\n)?(.*)```", re.DOTALL)
 _TAGGED = re.compile(r"<(instruction\d*)>(.*)</\1>", re.DOTALL)
@@ -100,8 +101,7 @@ class Kept:
             write_json(self._path(request), {"text": text})
 
     def _path(self, request: Mapping[str, Any]) -> Path:
-        # The number of this format of files.
-        return self._directory / f"{fingerprint([1, dict(request)])}.json"
+        return self._directory / f"{fingerprint([_FORMAT, dict(request)])}.json"
 
 
 class _Message(BaseModel):

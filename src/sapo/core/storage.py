@@ -128,7 +128,7 @@ class Stored:
 
 
 def parsed(data: Any, known: int, parse: Callable[[Any], T], what: str) -> T:
-    """Return what pydantic makes of values that say their format; those that do not have the ``known`` one.
+    """Return what pydantic makes of values of the ``known`` format; those that do not say theirs are taken to have it.
 
     Raises:
         RecordError: if a newer version wrote them.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,15 +13,24 @@ from pydantic import PlainSerializer, PlainValidator
 from sapo.core.storage import Stored
 from sapo.core.untrusted import brief
 
+
+def _array(dtype: type[np.generic], value: Any) -> NDArray[Any]:
+    try:
+        return np.asarray(value, dtype)
+    except TypeError as error:
+        # pydantic takes a ValueError alone as one about the value.
+        raise ValueError(str(error)) from error
+
+
 # Stored as lists. Told their type, pydantic leaves NaN as it is, which no file may hold; else it would become null.
 Floats = Annotated[
     NDArray[np.float64],
-    PlainValidator(partial(np.asarray, dtype=np.float64)),
+    PlainValidator(partial(_array, np.float64)),
     PlainSerializer(np.ndarray.tolist, return_type=list[float]),
 ]
 Ints = Annotated[
     NDArray[np.int64],
-    PlainValidator(partial(np.asarray, dtype=np.int64)),
+    PlainValidator(partial(_array, np.int64)),
     PlainSerializer(np.ndarray.tolist, return_type=list[int]),
 ]
 

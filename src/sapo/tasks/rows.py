@@ -1,6 +1,6 @@
 """What one row says: an example from its columns, or the last assistant turn of a conversation.
 
-Where a row cannot be used, every function here raises an `UnusableError`; `read_split` catches it.
+Where a row cannot be used, functions that read one raise an `UnusableError`; `read_split` catches it.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ ROLE_NAMES: Mapping[str, Role] = MappingProxyType(
 
 
 class UnusableError(Exception):
-    """A row that cannot be used; the text is the reason, one clause. No public function lets it out."""
+    """A row that cannot be used; the text is the reason, one clause."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -202,17 +202,13 @@ def _with_header(path: Path, lines: list[list[str]]) -> Raw:
         raise DataError(f"{path} has no rows: its first line names the columns, the rows follow")
     header = [name.strip() or f"column {place}" for place, name in enumerate(lines[0], start=1)]
     _demand_distinct(str(path), header)
-    reason = "it has {} cells where the header has {}"
-    return Raw(
-        {
-            "train": [
-                Broken(reason.format(len(cells), len(header)))
-                if any(cells[len(header) :])
-                else dict(zip(header, cells, strict=False))
-                for cells in lines[1:]
-            ]
-        }
-    )
+    rows = list[Any]()
+    for cells in lines[1:]:
+        if any(cells[len(header) :]):
+            rows.append(Broken(f"it has {len(cells)} cells where the header has {len(header)}"))
+        else:
+            rows.append(dict(zip(header, cells, strict=False)))
+    return Raw({"train": rows})
 
 
 def _demand_distinct(where: str, names: list[str]) -> None:

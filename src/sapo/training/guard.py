@@ -113,7 +113,7 @@ class Guard:
 
     def restore(self, model: Any, state: Any) -> None:
         """Resume from a checkpoint, which holds weights that were looked at."""
-        self.alarms = [Alarm(**{"task": self.task, **alarm}) for alarm in state["alarms"]]
+        self.alarms = [Alarm(**alarm) for alarm in state["alarms"]]
         self._keep(model, int(state["good"]))
 
     def _keep(self, model: Any, step: int) -> None:

@@ -114,6 +114,7 @@ class SupervisedTrainer(Trainer):
         keep, targets = supervised_positions(labels)
         skip = columns_to_share(ids, keep) if self._shares else 0
         past = self._beginning(model, ids[0, :skip], len(ids)) if skip else None
+        skip = 0 if past is None else skip
         output = model(
             input_ids=ids[:, skip:], past_key_values=past, use_cache=past is not None, logits_to_keep=keep[:, skip:]
         )

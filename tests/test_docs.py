@@ -32,7 +32,7 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = (*sorted(DOCS.glob("*.md")), ROOT / "README.md")
 # One page for each kind of reader.
-GUIDES = ("one-task.md", "sequence.md", "integrate.md", "research.md", "check.md", "scale.md")
+GUIDES = ("one-task.md", "sequence.md", "integrate.md", "methods.md", "check.md", "scale.md")
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
 
@@ -122,7 +122,7 @@ def test_configurations_are_accepted() -> None:
                 config = StudyConfig.model_validate(data) if "transitions" in data else make_config(data)
                 assert config.run_dir == Path(data["run_dir"]), page.name
                 checked += 1
-    assert checked >= 5
+    assert checked >= 4
 
 
 def commands() -> Iterator[tuple[str, list[str]]]:

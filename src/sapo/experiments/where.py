@@ -87,9 +87,9 @@ class Place:
                 for job in [job for job in waiting if job.after not in unfinished]:
                     waiting.remove(job)
                     handed[submit(_in_worker, Path.cwd(), job.begin())] = job
-                far |= {job.name: now for job in handed.values() if job.far is not None and (now := job.far())}
                 self._show(jobs, ended, far)
                 done = wait(handed, _LOOK, FIRST_COMPLETED).done
+                far |= {job.name: now for job in handed.values() if job.far is not None and (now := job.far())}
                 for future in done:
                     job = handed.pop(future)
                     try:
